@@ -1,0 +1,50 @@
+"""How much a coreset may hold: rows, a share of the eligible rows, or response tokens."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import UsageError
+
+_FORM = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<scale>[kKmM]?)(?P<unit>%|-tokens)?")
+_SCALE = {"": 1, "k": 1_000, "m": 1_000_000}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`amount` is rows, per cent of the eligible rows, or response tokens, as `unit` says."""
+
+    amount: float
+    unit: Literal["rows", "percent", "tokens"]
+
+    def rows(self, eligible: int) -> int:
+        """The largest number of rows this budget can take from `eligible` rows."""
+        if self.unit == "percent":
+            return min(eligible, round(eligible * self.amount / 100))
+        return eligible if self.unit == "tokens" else int(self.amount)
+
+    def __str__(self) -> str:
+        number = f"{self.amount:g}" if self.unit == "percent" else str(int(self.amount))
+        return number + {"rows": "", "percent": "%", "tokens": "-tokens"}[self.unit]
+
+
+def parse_budget(text: str) -> Budget:
+    """Read `1000`, `10k`, `5%` or `200k-tokens`.
+
+    Raises:
+        UsageError: the text has another form, is zero, or asks for more than 100 %.
+    """
+    match = _FORM.fullmatch(text.strip())
+    if not match:
+        raise UsageError(f"budget {text!r}: write rows (1000), per cent (5%) or 200k-tokens")
+    amount = float(match["number"]) * _SCALE[match["scale"].lower()]
+    unit = {"%": "percent", "-tokens": "tokens", None: "rows"}[match["unit"]]
+    if unit == "percent" and (amount > 100 or match["scale"]):
+        raise UsageError(f"budget {text!r}: a share lies between 0% and 100%")
+    if unit != "percent" and amount != int(amount):
+        raise UsageError(f"budget {text!r}: {unit} come in whole numbers")
+    if amount <= 0:
+        raise UsageError(f"budget {text!r}: it must be above zero")
+    return Budget(amount, unit)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""Every error a user can meet: what was wrong, where, and what to do next.
+
+Each class is also the built-in error a generic handler would expect. The command line prints the
+message and leaves with `exit_code`: 1 when the work failed, 2 when the call was wrong.
+"""
+
+from __future__ import annotations
+
+
+class CoresetDBError(Exception):
+    """Base of all errors raised on purpose; `str(error)` is a sentence meant for a person."""
+
+    exit_code = 1
+
+
+class UsageError(CoresetDBError, ValueError):
+    """The call itself is wrong: an unknown name, a malformed option, a name already taken."""
+
+    exit_code = 2
+
+
+class InputError(CoresetDBError, ValueError):
+    """A source file cannot be read as a whole (a single bad record is a reject, not an error)."""
+
+    def __init__(self, file: str, problem: str, advice: str) -> None:
+        self.file, self.problem, self.advice = file, problem, advice
+        super().__init__(f"{file}: {problem}. {advice}")
+
+
+class AmbiguousFormatError(InputError):
+    """Several shapes fit a file; the user has to say which with --format or --map."""
+
+    exit_code = 2
+
+
+class StoreError(CoresetDBError, OSError):
+    """The store cannot be opened, written or trusted."""
+
+    def __init__(self, message: str) -> None:
+        self.message = message
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no store at this place."""
+
+    exit_code = 2
+
+
+class LayoutError(StoreError):
+    """The store was written by a newer coresetdb, in a layout this one cannot read."""
+
+
+class DamagedStoreError(StoreError):
+    """Bytes of the store are not what was written."""
+
+
+class BackboneError(CoresetDBError, ValueError):
+    """A model folder cannot serve as a backbone."""
+
+
+class FingerprintError(CoresetDBError, ValueError):
+    """Features made in different ways were about to be compared."""
+
+
+class MissingFeatureError(CoresetDBError, LookupError):
+    """The store lacks the feature a method needs."""
+
+
+class QueryError(CoresetDBError, ValueError):
+    """A SQL text or a filter was refused or failed."""
+
+    exit_code = 2
