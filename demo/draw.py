@@ -96,9 +96,9 @@ def sources_page(made: Counter[tuple[str, str]]) -> str:
     lines += [
         "",
         "gsm8k: Cobbe et al. 2021. math: Hendrycks et al. 2021. mbpp: Austin et al. 2021.",
-        "flan_cot: the chain-of-thought part of the FLAN collection (CREAK, StrategyQA, AQuA, QASC).",
+        "flan_cot: the chain-of-thought part of FLAN (CREAK, StrategyQA, AQuA, QASC).",
         "p3: Public Pool of Prompts (QuaRTz, QASC, Cosmos QA, ROPES). ni_v1: Natural Instructions.",
-        "oasst_zh: OpenAssistant. self_instruct_seed: the hand-written seed tasks of Self-Instruct.",
+        "oasst_zh: OpenAssistant. self_instruct_seed: the seed tasks of Self-Instruct.",
     ]
     return "\n".join(lines) + "\n"
 
