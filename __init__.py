@@ -1,3 +1,47 @@
-"""coresetdb: a database for choosing which instruction data to fine-tune on."""
+"""coresetdb: a database for choosing which instruction data to fine-tune on.
+
+import coresetdb
+
+db = coresetdb.connect("pool")
+db.ingest(["data/*.jsonl"])
+db.add_target("gsm8k", "examples.jsonl")
+coreset = db.select("gsm8k", budget=1000)
+coreset.to_polars()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .database import Database
 
 __version__ = "0.1.0"
+__all__ = ["Database", "__version__", "connect", "create"]
+
+
+def connect(uri: str, *, storage_options: dict[str, str] | None = None) -> Database:
+    """Open the store at `uri`, a folder or an `s3://` address.
+
+    Raises:
+        StoreNotFoundError: there is no store at `uri`.
+        LayoutError: a newer coresetdb wrote it.
+    """
+    from .database import Database
+
+    return Database.open(uri, storage_options=storage_options)
+
+
+def create(uri: str, **options: Any) -> Database:
+    """Create an empty store at `uri`; `options` are those of `Database.create`."""
+    from .database import Database
+
+    return Database.create(uri, **options)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Database":
+        from .database import Database
+
+        return Database
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,76 @@
+"""`coresetdb coreset`: list, show, replay and remove coresets."""
+
+from __future__ import annotations
+
+import click
+
+from .frame import json_option, open_database, print_json, store_argument, table, talk
+
+
+@click.group(short_help="List, show, replay and remove coresets.")
+def command() -> None:
+    """Coresets: selections that were made, with everything needed to repeat them."""
+
+
+@command.command("list", short_help="List the coresets.")
+@store_argument
+@json_option
+def list_(store: str, as_json: bool) -> None:
+    """List the coresets, the newest last.
+
+    \b
+        coresetdb coreset list pool
+    """
+    coresets = open_database(store).coresets()
+    if as_json:
+        print_json([coreset.as_dict() for coreset in coresets])
+    elif coresets:
+        click.echo(table([coreset.headline() for coreset in coresets]))
+    else:
+        talk(f"No coresets yet. Next: coresetdb select {store} TARGET")
+
+
+@command.command("show", short_help="Show a coreset's facts and where its rows come from.")
+@store_argument
+@click.argument("name")
+@json_option
+def show(store: str, name: str, as_json: bool) -> None:
+    """Show how coreset NAME was made and where its rows come from.
+
+    \b
+        coresetdb coreset show pool gsm8k-rds-1
+    """
+    coreset = open_database(store).coreset(name)
+    if as_json:
+        print_json(coreset.as_dict())
+        return
+    click.echo(str(coreset))
+    click.echo()
+    click.echo(table(coreset.mix()))
+
+
+@command.command("replay", short_help="Prove that a coreset comes out again.")
+@store_argument
+@click.argument("name")
+def replay(store: str, name: str) -> int:
+    """Select again as coreset NAME was selected and compare the ids, one by one.
+
+    \b
+        coresetdb coreset replay pool gsm8k-rds-1
+    """
+    replayed = open_database(store).replay(name)
+    click.echo(str(replayed))
+    return 0 if replayed.identical else 1
+
+
+@command.command("remove", short_help="Remove a coreset.")
+@store_argument
+@click.argument("name")
+def remove(store: str, name: str) -> None:
+    """Remove coreset NAME; the pool keeps its rows.
+
+    \b
+        coresetdb coreset remove pool gsm8k-rds-1
+    """
+    open_database(store).remove_coreset(name)
+    talk(f"{name}: removed.")

@@ -1,0 +1,48 @@
+"""`coresetdb init`: make an empty store and settle how its features are made."""
+
+from __future__ import annotations
+
+import click
+
+from .frame import store_argument, talk
+
+
+@click.command(short_help="Make an empty store.")
+@store_argument
+@click.option(
+    "--backbone",
+    default="builtin",
+    show_default=True,
+    metavar="builtin|NAME|FOLDER",
+    help="The model that makes features: the built-in proxy, a Hugging Face name or a folder.",
+)
+@click.option("--features", default="rds,losses", show_default=True, help="What to keep per row.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
+@click.option("--max-length", type=int, help="Tokens of a row; the model's own bound otherwise.")
+def command(
+    store: str, backbone: str, features: str, device: str, dtype: str, max_length: int | None
+) -> None:
+    """Make an empty store at STORE, a folder or an s3:// address.
+
+    Backbone and features are settled here, once, so that all rows are comparable.
+
+    \b
+        coresetdb init pool
+        coresetdb init pool --backbone Qwen/Qwen3-0.6B --max-length 1024
+        coresetdb init s3://bucket/pool --features rds
+    """
+    from .. import create
+
+    database = create(
+        store,
+        backbone=backbone,
+        features=features,
+        device=device,
+        dtype=dtype,
+        max_length=max_length,
+    )
+    for sentence in database.notices:
+        talk(sentence)
+    talk(f"{store}: an empty store for {features}, made by {backbone}.")
+    talk(f"Next: coresetdb ingest {store} FILE...")

@@ -1,0 +1,64 @@
+"""`coresetdb select`: choose rows for one or more targets."""
+
+from __future__ import annotations
+
+import click
+
+from .frame import json_option, open_database, print_json, store_argument, table, talk
+
+
+@click.command(short_help="Choose rows for targets.")
+@store_argument
+@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.option(
+    "--method",
+    default="rds:round_robin",
+    show_default=True,
+    help="representation:selector, or a method's name (rds, random).",
+)
+@click.option(
+    "--budget", default="1000", show_default=True, help="Rows, 5% or 200k-tokens of responses."
+)
+@click.option("--where", metavar="SQL", help="Only rows for which this SQL expression holds.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--name", help="Name of the coreset; made up otherwise.")
+@click.option("--out", metavar="FILE", help="Write the rows here as well (.jsonl or .parquet).")
+@click.option("--format", "format_", default="messages", show_default=True, help="Of --out.")
+@json_option
+def command(
+    store: str,
+    targets: tuple[str, ...],
+    method: str,
+    budget: str,
+    where: str | None,
+    seed: int,
+    name: str | None,
+    out: str | None,
+    format_: str,
+    as_json: bool,
+) -> None:
+    """Choose rows of STORE for TARGETs (they share the budget in turns); no model runs.
+
+    The choice is kept as a coreset with everything needed to repeat it.
+
+    \b
+        coresetdb select pool gsm8k --budget 1000 --out gsm8k.jsonl
+        coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
+        coresetdb select pool --method random --budget 1000 --seed 1
+    """
+    database = open_database(store)
+    coreset = database.select(
+        *targets, method=method, budget=budget, where=where, seed=seed, name=name
+    )
+    if as_json:
+        print_json(coreset.as_dict())
+    else:
+        click.echo(str(coreset))
+        click.echo()
+        click.echo(table(coreset.mix()))
+    if out:
+        exported = database.export(coreset.name, out, format=format_)
+        for sentence in exported.sentences():
+            talk(sentence)
+    else:
+        talk(f"Next: coresetdb export {store} {coreset.name} --out {coreset.name}.jsonl")

@@ -1,0 +1,27 @@
+"""How a long ingestion tells what it is doing; the command line and notebooks show it their way."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives news from an ingestion."""
+
+    def say(self, sentence: str) -> None:
+        """Something worth a line: a decision, a commit, a fault."""
+        ...
+
+    def advance(self, *, rows: int, tokens: int, bytes_read: int, bytes_total: int | None) -> None:
+        """Totals so far: records read, tokens featurized, bytes read of those to read."""
+        ...
+
+
+class Silence:
+    """A progress that nobody watches."""
+
+    def say(self, sentence: str) -> None:
+        """Dropped."""
+
+    def advance(self, *, rows: int, tokens: int, bytes_read: int, bytes_total: int | None) -> None:
+        """Dropped."""
