@@ -19,6 +19,7 @@ COMMANDS = (
     "ingest",
     "status",
     "verify",
+    "compact",
     "target",
     "select",
     "coreset",

@@ -1,49 +1,67 @@
-"""Make a store: settle backbone and features once, so that every later row is comparable."""
+"""Make a store, and the featurizer that fits it: backbone and features are settled once."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ..schemas.errors import FingerprintError
 from ..schemas.recipe import Recipe, difference
 from ..store.store import Store
-from .backbone import BackboneConfig, describe
-from .representations.registry import parse_features, representation
+from .describe import BackboneConfig, describe
+from .representations.registry import fields_of, parse_features
+
+if TYPE_CHECKING:
+    from .featurizer import Featurizer
 
 
 def create_store(
     uri: str,
-    *,
     backbone: BackboneConfig,
-    features: str = "rds,losses",
+    features: str,
     storage_options: dict[str, str] | None = None,
-) -> Store:
-    """Create an empty store whose pool asks for `features` made by `backbone`.
+) -> tuple[Store, tuple[str, ...]]:
+    """Create an empty store whose rows get `features`, made by `backbone`.
+
+    Device and dtype `auto` are resolved here, so that the store says what made its features.
+
+    Returns:
+        The store, and sentences about the backbone that its user should read.
 
     Raises:
         BackboneError: the backbone cannot be found or is no causal language model.
-        UsageError: a feature is unknown.
-        StoreError: something already stands at `uri`.
+        UsageError: a feature is unknown, or something already stands at `uri`.
     """
-    info = describe(backbone)
+    from .backbone import resolve
+
+    resolved = resolve(backbone)
+    info = describe(resolved)
     recipes = parse_features(features, info)
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
-    config = {"backbone": info.config.as_dict(), "features": [r.representation for r in recipes]}
+    config = {"backbone": resolved.as_dict(), "features": features}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         store.put_recipe(recipe)
-    return store
+    return store, info.notices
 
 
-def fields_of(recipe, info):
-    """The pool columns of a recipe."""
-    return representation(recipe.representation).fields(info, recipe.options)
-
-
-def featurizer_of(store: Store, *, device: str | None = None):
-    """The featurizer that makes a store's features, checked against how they were made so far.
+def load_featurizer(store: Store) -> Featurizer:
+    """Load the store's backbone, checked against what made the features so far.
 
     Raises:
-        FingerprintError: the backbone is no longer the one the store was created with.
+        BackboneError: the backbone is gone or broken.
+        FingerprintError: its weights, tokenizer or template are no longer those of the store.
     """
     from .backbone import Backbone
     from .featurizer import Featurizer
-    raise NotImplementedError
+
+    config = BackboneConfig(**store.config["backbone"])
+    recipes = list({recipe.fingerprint: recipe for recipe in store.recipes().values()}.values())
+    identity = describe(config).identity
+    for recipe in recipes:
+        if recipe.backbone and recipe.backbone != identity:
+            raise FingerprintError(
+                f"{config.name} is no longer the backbone that made the features of {store.uri}: "
+                + "; ".join(difference(Recipe("", 0, {}, identity), Recipe("", 0, {}, recipe.backbone)))
+                + ". Put the original model back, or make a new store"
+            )
+    return Featurizer(Backbone.load(config), recipes)

@@ -1,0 +1,252 @@
+"""The Python face: a store and everything one does with it.
+
+The command line is a thin skin over this class; each method names the room that does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .store.store import Store
+
+if TYPE_CHECKING:
+    from .ingest.account import Account
+    from .ingest.featurizer import Featurizer
+    from .ingest.progress import Progress
+    from .ingest.reading import ReadOptions
+    from .query.coresets import Coreset, Replayed
+    from .query.export.write import Exported
+    from .query.targets import Added, Target
+    from .store.sql import QueryResult
+    from .store.status import Status
+    from .store.verify import Report
+
+
+class Database:
+    """An open store. Make one with `coresetdb.connect` or `coresetdb.create`."""
+
+    def __init__(self, store: Store, notices: Sequence[str] = ()) -> None:
+        self.store = store
+        self.notices = tuple(notices)
+
+    def __repr__(self) -> str:
+        return f"<coresetdb.Database {self.store.uri}>"
+
+    @classmethod
+    def create(
+        cls,
+        uri: str,
+        *,
+        backbone: str = "builtin",
+        features: str = "rds,losses",
+        device: str = "auto",
+        dtype: str = "auto",
+        max_length: int | None = None,
+        storage_options: dict[str, str] | None = None,
+    ) -> Database:
+        """Create an empty store.
+
+        Args:
+            uri: a folder or an `s3://` address.
+            backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
+            features: comma-separated representations, such as `rds,losses`.
+            device: auto, cpu, cuda or mps.
+            dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
+            max_length: tokens of a row, at most the model's positions.
+
+        Raises:
+            UsageError: an unknown feature, or something already stands at `uri`.
+            BackboneError: the backbone cannot be found or is no causal language model.
+        """
+        from .ingest.create import create_store
+        from .ingest.describe import BackboneConfig
+
+        config = BackboneConfig(backbone, device, dtype, max_length)
+        return cls(*create_store(uri, config, features, storage_options))
+
+    @classmethod
+    def open(cls, uri: str, *, storage_options: dict[str, str] | None = None) -> Database:
+        """Open an existing store; see `coresetdb.connect`."""
+        return cls(Store.open(uri, storage_options))
+
+    @cached_property
+    def _featurizer(self) -> Featurizer:
+        from .ingest.create import load_featurizer
+
+        return load_featurizer(self.store)
+
+    def ingest(
+        self,
+        sources: str | Sequence[str],
+        *,
+        corpus: str | None = None,
+        limit: int | None = None,
+        progress: Progress | None = None,
+        command: str = "connect().ingest",
+        **reading: Any,
+    ) -> Account:
+        """Read files into the pool; what the pool already has is skipped.
+
+        Args:
+            sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin.
+            corpus: name of the corpus; each file's own name otherwise.
+            limit: read no more than this many records.
+            progress: is told what happens.
+            reading: fields of `ReadOptions` (format, mapping, encoding, explanation, unescape).
+
+        Returns:
+            The account of every record; what it counts as new is on disk.
+
+        Raises:
+            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.job import ingest
+        from .ingest.reading import find_files, open_source
+
+        options = _reading(corpus=corpus, **reading)
+        paths = find_files([sources] if isinstance(sources, str) else list(sources))
+        return ingest(
+            self.store,
+            [open_source(path, options) for path in paths],
+            lambda: self._featurizer,
+            limit=limit,
+            progress=progress,
+            command=command,
+        )
+
+    def add_target(self, name: str, file: str, **reading: Any) -> Added:
+        """Featurize a target's examples and keep them; afterwards no model is needed for it.
+
+        Raises:
+            UsageError: the name is taken or malformed.
+            InputError: the file cannot be read.
+        """
+        from .query.targets import add_target
+
+        options = _reading(allow_empty_answer=True, **reading)
+        return add_target(self.store, name, [file], options, lambda: self._featurizer)
+
+    def targets(self) -> list[Target]:
+        """The targets, by name."""
+        from .query.targets import list_targets
+
+        return list_targets(self.store)
+
+    def remove_target(self, name: str) -> int:
+        """Remove a target; returns how many examples it had. Coresets chosen for it stay."""
+        from .query.targets import remove_target
+
+        return remove_target(self.store, name)
+
+    def select(
+        self,
+        *targets: str,
+        method: str = "rds:round_robin",
+        budget: str | int = 1000,
+        where: str | None = None,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> Coreset:
+        """Choose rows for the targets (they share the budget in turns) and keep the choice.
+
+        Args:
+            targets: names of targets; none for methods that need none.
+            method: `representation:selector` or a method's name.
+            budget: rows, `"5%"` of the eligible rows, or `"200k-tokens"` of responses.
+            where: an SQL expression over the pool's columns, metadata fields included.
+            seed: of methods that draw at random.
+            name: of the coreset; made up otherwise.
+
+        Raises:
+            UsageError: an unknown target or method, a malformed budget, a name that is taken.
+            MissingFeatureError: the store lacks what the method compares.
+            FingerprintError: target and pool were featurized differently.
+            QueryError: `where` is no expression DuckDB accepts.
+        """
+        from .query.select import select
+
+        return select(
+            self.store,
+            targets,
+            method=method,
+            budget=str(budget),
+            where=where,
+            seed=seed,
+            name=name,
+        )
+
+    def coreset(self, name: str) -> Coreset:
+        """A coreset chosen earlier."""
+        from .query.coresets import load_coreset
+
+        return load_coreset(self.store, name)
+
+    def coresets(self) -> list[Coreset]:
+        """All coresets, the oldest first."""
+        from .query.coresets import list_coresets
+
+        return list_coresets(self.store)
+
+    def replay(self, name: str) -> Replayed:
+        """Select again exactly as a coreset was selected, and compare the ids."""
+        from .query.select import replay
+
+        return replay(self.store, name)
+
+    def remove_coreset(self, name: str) -> None:
+        """Forget a coreset; the pool keeps its rows."""
+        from .query.coresets import remove_coreset
+
+        remove_coreset(self.store, name)
+
+    def export(
+        self, coreset: str, out: str, *, format: str = "messages", shuffle: bool = True
+    ) -> Exported:
+        """Write a coreset as JSON Lines or Parquet, with a manifest and trainer snippets beside it.
+
+        Raises:
+            UsageError: an unknown coreset or format, or rows that the format cannot hold.
+        """
+        from .query.export.write import export
+
+        return export(self.store, coreset, out, format=format, shuffle=shuffle)
+
+    def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
+        """Run one SELECT over the store's relations, in a process of its own.
+
+        Raises:
+            QueryError: the text was refused, failed, or met a limit.
+        """
+        from .store.sql import run_query
+
+        options = self.store.storage_options
+        return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
+
+    def status(self) -> Status:
+        """What the store holds."""
+        from .store.status import status_of
+
+        return status_of(self.store)
+
+
+def verify_store(uri: str, *, full: bool = False) -> Report:
+    """Hold a store's files against what was written; a store that does not open can be verified."""
+    from .store.verify import verify
+
+    return verify(uri, full=full)
+
+
+def repair_store(uri: str, *, say: Callable[[str], None] = lambda sentence: None) -> Report:
+    """Bring a damaged store back, then verify it in full."""
+    from .ingest.heal import heal
+
+    return heal(uri, say)
+
+
+def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:
+    from .ingest.reading import ReadOptions
+
+    return ReadOptions(mapping=dict(mapping or {}), **options)

@@ -1,0 +1,157 @@
+"""What a store holds, counted from its tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .store import Store
+
+
+@dataclass(frozen=True)
+class Status:
+    """A store's contents at one version of its pool; every part is a list of plain rows."""
+
+    uri: str
+    version: int
+    rows: int
+    backbone: str
+    corpora: list[dict[str, Any]]
+    features: list[dict[str, Any]]
+    targets: list[dict[str, Any]]
+    coresets: list[dict[str, Any]]
+    unfinished: list[dict[str, Any]]
+    rejected: int
+
+    def headline(self) -> str:
+        """One line."""
+        return (
+            f"{self.uri}: {self.rows:,} rows, version {self.version}, features by {self.backbone}"
+        )
+
+    def sections(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Titles with their rows."""
+        return [
+            ("Corpora", self.corpora),
+            ("Features", self.features),
+            ("Targets", self.targets),
+            ("Coresets", self.coresets),
+            ("Runs that did not finish", self.unfinished),
+        ]
+
+    def advice(self) -> list[str]:
+        """What a person might want to do about it."""
+        said = []
+        if self.rejected:
+            said.append(
+                f"{self.rejected:,} records were rejected: "
+                f'coresetdb sql {self.uri} "SELECT reason, count(*) FROM rejects GROUP BY reason"'
+            )
+        if not self.rows:
+            said.append(f"The pool is empty. Next: coresetdb ingest {self.uri} FILE...")
+        elif not self.targets:
+            said.append(f"No target yet. Next: coresetdb target add {self.uri} NAME FILE")
+        return said
+
+    def as_dict(self) -> dict[str, Any]:
+        """The status as JSON values."""
+        return dict(vars(self))
+
+
+def status_of(store: Store) -> Status:
+    """Count what `store` holds."""
+    pool = store.dataset("pool")
+    recipes = store.recipes()
+    reasons = [name for name in pool.schema.names if name.endswith("_reason")]
+    columns = ["corpus", "tokens", "response_tokens", "truncated", *reasons]
+    rows = pool.to_table(columns=columns)
+    return Status(
+        uri=store.uri,
+        version=pool.version,
+        rows=rows.num_rows,
+        backbone=str(store.config["backbone"]["name"]),
+        corpora=_corpora(rows),
+        features=[
+            {
+                "feature": name,
+                "type": _type(pool.schema.field(name).type),
+                "representation": recipe.representation,
+                "fingerprint": recipe.fingerprint,
+                "rows without": _missing(rows, name, recipe.representation),
+            }
+            for name, recipe in recipes.items()
+            if not name.endswith("_reason")
+        ],
+        targets=_counted(store, "targets", "target", "examples"),
+        coresets=_named(store),
+        unfinished=_unfinished(store),
+        rejected=store.dataset("rejects").count_rows(),
+    )
+
+
+def _corpora(rows: pa.Table) -> list[dict[str, Any]]:
+    grouped = rows.group_by("corpus").aggregate(
+        [("corpus", "count"), ("tokens", "sum"), ("response_tokens", "sum"), ("truncated", "sum")]
+    )
+    return [
+        {
+            "corpus": row["corpus"],
+            "rows": row["corpus_count"],
+            "tokens": row["tokens_sum"],
+            "response tokens": row["response_tokens_sum"],
+            "truncated": row["truncated_sum"],
+        }
+        for row in sorted(grouped.to_pylist(), key=lambda row: row["corpus"])
+    ]
+
+
+def _missing(rows: pa.Table, column: str, representation: str) -> int:
+    suffix = column.partition("__")[2]
+    reason = f"{representation}_reason" + (f"__{suffix}" if suffix else "")
+    if reason not in rows.column_names:
+        return 0
+    return pc.sum(pc.is_valid(rows[reason])).as_py() or 0
+
+
+def _counted(store: Store, table: str, column: str, count: str) -> list[dict[str, Any]]:
+    values = store.dataset(table).to_table(columns=[column])
+    grouped = values.group_by(column).aggregate([(column, "count")]).to_pylist()
+    return [
+        {column: row[column], count: row[f"{column}_count"]}
+        for row in sorted(grouped, key=lambda row: row[column])
+    ]
+
+
+def _named(store: Store) -> list[dict[str, Any]]:
+    columns = ["name", "targets", "method", "rows", "pool_version", "created_at"]
+    rows = store.dataset("coresets").to_table(columns=columns).sort_by("created_at").to_pylist()
+    return [
+        {
+            "coreset": row["name"],
+            "rows": row["rows"],
+            "method": row["method"],
+            "targets": ", ".join(row["targets"] or []),
+            "version": row["pool_version"],
+        }
+        for row in rows
+    ]
+
+
+def _unfinished(store: Store) -> list[dict[str, Any]]:
+    runs = store.dataset("runs").to_table(
+        columns=["run", "status", "started_at", "read", "new", "command"],
+        filter="status <> 'done'",
+    )
+    return [
+        {**row, "started_at": row["started_at"].isoformat(timespec="seconds")}
+        for row in runs.sort_by("started_at").to_pylist()
+    ]
+
+
+def _type(kind: pa.DataType) -> str:
+    if pa.types.is_fixed_size_list(kind):
+        return f"{kind.list_size} x {kind.value_type}"
+    return str(kind)
