@@ -33,6 +33,7 @@ COMMIT_SECONDS = 60.0
 READ_BLOCK = 1024
 SHARD_SECONDS = 10.0
 SHARD_ROWS = (16, 2048)
+FIRST_SHARD_ROWS = 256
 SIGHTINGS_PER_COMMIT = 100_000
 
 
@@ -44,6 +45,7 @@ def ingest(
     limit: int | None = None,
     progress: Progress | None = None,
     command: str = "",
+    commit_rows: int = COMMIT_ROWS,
 ) -> Account:
     """Ingest `files` into the pool, each record accounted for.
 
@@ -54,11 +56,12 @@ def ingest(
         limit: stop after this many records (rejected ones count).
         progress: is told what happens.
         command: kept in the table `runs`.
+        commit_rows: rows that become visible together, at the most.
 
     Returns:
         The account; what is counted as new is committed and on disk.
     """
-    job = _Job(store, featurizer, progress or Silence(), command)
+    job = _Job(store, featurizer, progress or Silence(), command, commit_rows)
     try:
         job.read_all(files, limit)
     except KeyboardInterrupt:
@@ -84,15 +87,21 @@ class _Job:
     """The state of one run."""
 
     def __init__(
-        self, store: Store, featurizer: Callable[[], Featurizer], progress: Progress, command: str
+        self,
+        store: Store,
+        featurizer: Callable[[], Featurizer],
+        progress: Progress,
+        command: str,
+        commit_rows: int,
     ) -> None:
         self.store, self.progress, self.command = store, progress, command
+        self.commit_rows = commit_rows
         self.make_featurizer, self.featurizer = featurizer, None
         self.account = Account(run=uuid.uuid4().hex)
         self.known = store.known_ids()
         self.pending: set[str] = set()
         self.shard = _Shard([], [])
-        self.shard_rows = SHARD_ROWS[0] * 16
+        self.shard_rows = min(FIRST_SHARD_ROWS, commit_rows)
         self.commit = Commit(self.account.run)
         self.owners: dict[str, FileAccount] = {}
         self.metadata_keys: set[str] = set()
@@ -183,9 +192,9 @@ class _Job:
             self.owners[row_id] = owner
         # Slow backbones get small shards, so that a commit never waits much over its minute.
         wanted = int(len(shard.records) * SHARD_SECONDS / max(seconds, 1e-3))
-        self.shard_rows = min(max(wanted, SHARD_ROWS[0]), SHARD_ROWS[1])
+        self.shard_rows = min(max(wanted, SHARD_ROWS[0]), SHARD_ROWS[1], self.commit_rows)
         waited = time.monotonic() - self.committed
-        if len(self.commit.rows) >= COMMIT_ROWS or waited >= COMMIT_SECONDS:
+        if len(self.commit.rows) >= self.commit_rows or waited >= COMMIT_SECONDS:
             self._write()
 
     def _count_reasons(self, features: pa.Table) -> None:

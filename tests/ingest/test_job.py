@@ -1,0 +1,229 @@
+"""The ingestion job: every record accounted for, once, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import coresetdb
+import numpy as np
+import pytest
+from coresetdb.schemas.errors import FingerprintError
+
+COLOURS = ("red", "green", "blue", "white", "black", "amber", "violet")
+
+
+def rows(n: int, start: int = 0) -> list[dict[str, str]]:
+    return [
+        {
+            "instruction": f"Name colour number {i}, please.",
+            "input": "" if i % 3 else f"{COLOURS[i % 7]} " * (i % 40),
+            "output": f"It is {COLOURS[i % 7]} and {i}.",
+            "topic": "odd" if i % 2 else "even",
+        }
+        for i in range(start, start + n)
+    ]
+
+
+def write(path: Path, records: list[dict[str, str]]) -> str:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def features_of(database: coresetdb.Database) -> dict[str, np.ndarray]:
+    """id -> the row's vector times its norm, then its losses (float64)."""
+    table = database.store.dataset("pool").to_table(columns=["id", "rds", "rds_norm", "nll", "ifd"])
+    return {
+        row["id"]: np.array([*row["rds"], row["rds_norm"], row["nll"], row["ifd"]], dtype=float)
+        for row in table.to_pylist()
+    }
+
+
+@pytest.fixture
+def database(tmp_path: Path, tiny_llama: Path) -> coresetdb.Database:
+    return coresetdb.create(str(tmp_path / "pool"), backbone=str(tiny_llama), dtype="float32")
+
+
+def test_the_account_adds_up_and_a_second_run_adds_nothing(database, tmp_path):
+    records = rows(50)
+    records[7]["output"] = "  "
+    records[9] = records[8]
+    file = write(tmp_path / "a.jsonl", records)
+    account = database.ingest(file, corpus="colours")
+    (counts,) = account.files
+    assert (counts.read, counts.new, counts.duplicate, counts.rejected) == (50, 48, 1, 1)
+    assert counts.reasons == {"empty response": 1}
+    assert database.store.dataset("pool").count_rows() == 48
+    assert database.store.dataset("sources").count_rows() == 49
+    rejects = database.store.dataset("rejects").to_table().to_pylist()
+    assert [(row["line"], row["reason"], row["corpus"]) for row in rejects] == [
+        (8, "empty response", "colours")
+    ]
+    version = database.store.version()
+    again = database.ingest(file, corpus="colours")
+    (counts,) = again.files
+    assert (counts.read, counts.new, counts.duplicate, counts.rejected) == (50, 0, 49, 1)
+    assert again.tokens == 0
+    assert database.store.version() == version
+    assert database.store.dataset("sources").count_rows() == 49
+    assert database.store.dataset("rejects").count_rows() == 1
+
+
+def test_a_second_file_costs_only_its_new_rows(database, tmp_path):
+    database.ingest(write(tmp_path / "a.jsonl", rows(30)))
+    before = {file for part in database.store.dataset("pool").get_fragments() for file in files(part)}
+    account = database.ingest(write(tmp_path / "b.jsonl", rows(30, start=20)))
+    assert account.total("new") == 20
+    assert account.total("duplicate") == 10
+    after = {file for part in database.store.dataset("pool").get_fragments() for file in files(part)}
+    assert before < after
+    seen = database.store.dataset("sources").to_table(columns=["corpus"])["corpus"].to_pylist()
+    assert sorted(seen) == ["a"] * 30 + ["b"] * 30
+
+
+def files(fragment) -> list[str]:
+    return [file.path for file in fragment.data_files()]
+
+
+def test_limit_stops_early_and_says_so(database, tmp_path):
+    account = database.ingest(write(tmp_path / "a.jsonl", rows(30)), limit=12)
+    assert account.total("read") == 12
+    assert "--limit" in " ".join(account.sentences())
+
+
+def test_metadata_keys_and_run_are_kept(database, tmp_path):
+    database.ingest(write(tmp_path / "a.jsonl", rows(5)))
+    (run,) = database.store.dataset("runs").to_table().to_pylist()
+    assert run["status"] == "done"
+    assert run["metadata_keys"] == ["topic"]
+    assert run["files"][0]["new"] == 5
+    assert run["files"][0]["xxh3"]
+    pool = database.store.dataset("pool").to_table(columns=["run", "metadata"]).to_pylist()
+    assert {row["run"] for row in pool} == {run["run"]}
+    assert json.loads(pool[0]["metadata"]) == {"topic": "even"}
+
+
+def test_another_backbone_in_the_same_folder_is_refused(database, tmp_path, tiny_llama):
+    config = dict(database.store.config["backbone"])
+    weights = Path(config["name"]) / "model.safetensors"
+    original = weights.read_bytes()
+    try:
+        weights.write_bytes(original[:-4] + b"\0\0\x80\x3f")
+        with pytest.raises(FingerprintError, match=r"weights: '\w+', not '\w+'"):
+            coresetdb.connect(database.store.uri).ingest(write(tmp_path / "a.jsonl", rows(3)))
+    finally:
+        weights.write_bytes(original)
+
+
+def test_interrupting_keeps_what_is_committed(database, tmp_path):
+    class Impatient:
+        def say(self, sentence: str) -> None: ...
+
+        def advance(self, *, rows: int, **rest: int | None) -> None:
+            if rows >= 2048:
+                raise KeyboardInterrupt
+
+    file = write(tmp_path / "a.jsonl", rows(3000))
+    with pytest.raises(KeyboardInterrupt):
+        database.ingest(file, progress=Impatient())
+    kept = database.store.dataset("pool").count_rows()
+    assert 0 < kept <= 2048
+    runs = database.store.dataset("runs").to_table().to_pylist()
+    assert [(run["status"], run["new"]) for run in runs] == [("interrupted", kept)]
+    account = database.ingest(file)
+    assert account.total("new") == 3000 - kept
+    assert database.store.dataset("pool").count_rows() == 3000
+
+
+INGEST = textwrap.dedent(
+    """
+    import sys
+    from coresetdb.database import Database
+    from coresetdb.ingest.job import ingest
+    from coresetdb.ingest.reading import ReadOptions, open_source
+
+    database = Database.open(sys.argv[1])
+    files = [open_source(path, ReadOptions()) for path in sys.argv[2:]]
+    account = ingest(database.store, files, lambda: database._featurizer, commit_rows=64)
+    print(account.total("new"), account.total("duplicate"))
+    """
+)
+
+
+def start(store: str, *paths: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", INGEST, store, *paths]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_ingesters_at_once_leave_every_id_once_and_none_out(database, tmp_path):
+    first = write(tmp_path / "a.jsonl", rows(500))
+    second = write(tmp_path / "b.jsonl", rows(500, start=250))
+    running = [start(database.store.uri, first, second), start(database.store.uri, second, first)]
+    said = [process.communicate(timeout=300) for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    ids = database.store.dataset("pool").to_table(columns=["id"])["id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 750
+    counted = [list(map(int, out.split())) for out, _ in said]
+    assert sum(new for new, _ in counted) == 750
+    assert all(new + duplicate == 1000 for new, duplicate in counted)
+    assert database.store.dataset("sources").count_rows() == 1000
+
+
+def test_killed_ten_times_it_ends_as_if_uninterrupted(database, tmp_path, tiny_llama):
+    file = write(tmp_path / "a.jsonl", rows(1500))
+    whole = coresetdb.create(str(tmp_path / "whole"), backbone=str(tiny_llama), dtype="float32")
+    whole.ingest(file)
+    failures: list[BaseException] = []
+    done = threading.Event()
+
+    def poll() -> None:
+        last = 0
+        try:
+            while not done.wait(0.02):
+                count = coresetdb.connect(database.store.uri).store.dataset("pool").count_rows()
+                assert count >= last
+                last = count
+        except BaseException as error:
+            failures.append(error)
+
+    reader = threading.Thread(target=poll)
+    reader.start()
+    chance = random.Random(7)
+    kills = 0
+    while kills < 10:
+        process = start(database.store.uri, file)
+        # Killed at a random moment after the first commit this run makes, or before it.
+        before = database.store.dataset("pool").count_rows()
+        deadline = time.monotonic() + 60
+        while (
+            process.poll() is None
+            and time.monotonic() < deadline
+            and database.store.dataset("pool").count_rows() == before
+            and kills % 3
+        ):
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.3)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    last = start(database.store.uri, file)
+    _, said = last.communicate(timeout=300)
+    done.set()
+    reader.join()
+    assert last.returncode == 0, said
+    assert not failures
+    expected, found = features_of(whole), features_of(database)
+    assert found.keys() == expected.keys()
+    for row_id, vector in expected.items():
+        # The stored vectors are float16; their own rounding is 2^-11 of each number.
+        error = np.linalg.norm(found[row_id] - vector) / np.linalg.norm(vector)
+        assert error < 1e-3, row_id
