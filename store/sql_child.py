@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
-from ..schemas.errors import CoresetDBError, QueryError
+from ..schemas.errors import CoresetDBError
+from .layout import read_config
+from .place import place_at
 from .relations import register
 from .sql_frames import (
     BATCH,
@@ -115,12 +117,13 @@ def _out_of_memory(error: BaseException, limit: str) -> str:
 def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]) -> None:
     connection = _connect(settings["memory_bytes"])
     try:
-        # Refused before anything is opened, and again nothing runs that was not looked at.
         if "where" in request:
             query = filtered_ids(connection, request["where"])
         else:
             query = sole_select(connection, request["text"])
-        register(connection, settings["store_uri"], settings["at"], settings["storage_options"])
+        place = place_at(settings["store_uri"], settings["storage_options"])
+        read_config(place)  # is it a store, and of a layout that this version reads?
+        register(connection, place, settings["at"])
         connection.execute("SET lock_configuration = true")
         reader = connection.sql(query).to_arrow_reader(ROWS_PER_BATCH)
         schema = pa.schema(
