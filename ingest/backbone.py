@@ -1,0 +1,247 @@
+"""A backbone at work: a causal language model with its tokenizer and chat template.
+
+Any causal LM of transformers, in a folder or by its Hugging Face name; `builtin` is the small
+proxy that comes with the package. Code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..schemas.errors import BackboneError, UsageError
+from ..schemas.instruction import Instruction
+from .chat_template import ChatTemplate, RowRefusedError, read_templates
+from .describe import BackboneConfig, BackboneInfo, describe
+from .encoding import Encoded, Encoder
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Backbone", "BackboneConfig", "BackboneInfo", "States", "describe", "resolve"]
+
+PROBE_TOKENS = 8
+PROBE_TOLERANCE = 1e-3
+"""Relative; heads that scale or cap their logits miss it by orders of magnitude."""
+
+
+@dataclass(frozen=True)
+class States:
+    """What a forward leaves: `hidden` (B, T, D) after the final norm, in the compute dtype.
+
+    `logits` (B, T, V) is there only when asked for and the head is not a plain linear layer.
+    """
+
+    hidden: torch.Tensor
+    logits: torch.Tensor | None = None
+
+
+class Backbone:
+    """A loaded model; `encode` makes tokens, `states` and `head` run it."""
+
+    def __init__(
+        self,
+        config: BackboneConfig,
+        info: BackboneInfo,
+        model: Any,
+        encoder: Encoder,
+        padding_token: int,
+    ) -> None:
+        self.config, self.info, self.model, self.encoder = config, info, model, encoder
+        self.padding_token = padding_token
+        self.device: torch.device = model.device
+        self._takes_positions = (
+            "position_ids" in inspect.signature(model.base_model.forward).parameters
+        )
+        self.plain_head = self._probe_head()
+
+    @classmethod
+    def load(cls, config: BackboneConfig) -> Backbone:
+        """Read model and tokenizer; `auto` device and dtype are resolved first.
+
+        What a user should know about the model (no chat template...) is said once on stderr.
+
+        Raises:
+            BackboneError: no such model, not a causal LM, weights or tokenizer missing or broken.
+            UsageError: `max_length` above the model's positions, or a device that is not there.
+        """
+        info = describe(config)
+        config = resolve(config)
+        encoder, padding_token = _load_encoder(info)
+        model = _load_model(info.folder, config, info.name)
+        for notice in info.notices:
+            print(notice, file=sys.stderr)
+        return cls(config, info, model, encoder, padding_token)
+
+    def encode(self, instruction: Instruction) -> Encoded:
+        """Tokens and masks of one conversation (see Encoder.encode for what it raises)."""
+        return self.encoder.encode(instruction)
+
+    def encode_all(self, instructions: Sequence[Instruction]) -> list[Encoded | RowRefusedError]:
+        """Tokens and masks of many conversations; a refused one gives its error."""
+        return self.encoder.encode_all(instructions)
+
+    def states(self, ids: torch.Tensor, mask: torch.Tensor, logits: bool = False) -> States:
+        """One forward over a padded batch.
+
+        Args:
+            ids: (B, T) int64; padding on either side.
+            mask: (B, T) bool, true at tokens.
+            logits: whether `head` will be asked for logits of this batch.
+        """
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
+        if self._takes_positions:
+            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
+        if not logits or self.plain_head:
+            return States(self.model.base_model(**inputs, use_cache=False).last_hidden_state)
+        return self._full_forward(inputs)
+
+    def head(self, states: States, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+        """Logits (n, V) in float32 at n positions, given by their rows and columns."""
+        if states.logits is not None:
+            return states.logits[rows, columns].float()
+        return self.model.get_output_embeddings()(states.hidden[rows, columns]).float()
+
+    def _full_forward(self, inputs: dict[str, Any]) -> States:
+        """States and all logits from the model's own forward (its head does more than multiply)."""
+        kept: list[torch.Tensor] = []
+        hook = self.model.base_model.register_forward_hook(
+            lambda module, args, output: kept.append(output.last_hidden_state)
+        )
+        try:
+            logits = self.model(**inputs, use_cache=False).logits
+        finally:
+            hook.remove()
+        return States(kept[0], logits)
+
+    def _probe_head(self) -> bool:
+        """Whether the logits are the output layer times the final states, and nothing else.
+
+        Tried rather than looked up: Cohere scales its logits, Gemma caps them, Granite divides.
+        """
+        import torch
+
+        head = self.model.get_output_embeddings()
+        if head is None:
+            return False
+        count = min(PROBE_TOKENS, self.info.max_length)
+        ids = torch.arange(count, device=self.device)[None] % self.info.vocabulary
+        with torch.inference_mode():
+            full = self._full_forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            assert full.logits is not None
+            expected, got = full.logits.float(), head(full.hidden).float()
+        error = (expected - got).norm() / expected.norm().clamp(min=1e-12)
+        return bool(error < PROBE_TOLERANCE)
+
+
+def resolve(config: BackboneConfig) -> BackboneConfig:
+    """The same configuration with `auto` device and dtype replaced, and a folder made absolute.
+
+    dtype auto: bfloat16 on CUDA cards that have it and on CPUs with AMX or AVX512-BF16 (float16
+    never: CPUs emulate it), float32 elsewhere.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    import torch
+
+    device = config.device
+    if device == "auto":
+        device = (
+            "cuda"
+            if torch.cuda.is_available()
+            else "mps"
+            if torch.backends.mps.is_available()
+            else "cpu"
+        )
+    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    kind = device.split(":")[0]
+    if kind in there and not there[kind]():
+        raise UsageError(f"device {device!r} is not available here: use cpu or auto")
+    dtype = config.dtype
+    if dtype == "auto":
+        fast = torch.cuda.is_bf16_supported() if kind == "cuda" else kind == "cpu" and _cpu_bf16()
+        dtype = "bfloat16" if fast else "float32"
+    folder = Path(config.name).expanduser()
+    name = str(folder.resolve()) if folder.is_dir() and config.name != "builtin" else config.name
+    return replace(config, name=name, device=device, dtype=dtype)
+
+
+def _cpu_bf16() -> bool:
+    import torch
+
+    # Older versions of torch do not tell; there float32 is the safe answer.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(info.folder, local_files_only=True)
+    except Exception as error:  # its readers raise whatever a broken file makes them raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BackboneError(
+            f"{info.name}: the tokenizer cannot be loaded ({reason}). Save tokenizer and model "
+            "into the same folder"
+        ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise BackboneError(
+            f"{info.name}: the tokenizer has no tokenizer.json form. Convert it with transformers "
+            "and save it again"
+        )
+    special = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}
+    template = ChatTemplate(read_templates(info.folder), special)
+    encoder = Encoder(backend, template, info.max_length, tokenizer.bos_token_id)
+    # Padding is masked wherever it stands, so without a pad token any id of the vocabulary does.
+    padding = tokenizer.pad_token_id
+    return encoder, padding if padding is not None and padding < info.vocabulary else 0
+
+
+def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, config.dtype),
+                local_files_only=True,
+                output_loading_info=True,
+            )
+    except Exception as error:  # a damaged checkpoint raises whatever its reader raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BackboneError(
+            f"{name}: the model cannot be loaded ({reason}). It must be a causal language model "
+            "of transformers whose code needs no download (trust_remote_code stays off)"
+        ) from error
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise BackboneError(
+            f"{name}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...), so they "
+            "would be random. Give a complete causal LM checkpoint"
+        )
+    return model.to(config.device).eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar for reading weights: stderr is for what a user needs to know."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,39 @@
+"""Batches of about equal work: rows sorted by length, as many as fit a budget of padded tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Side = Literal["right", "left"]
+
+
+def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+    """Indices of rows, longest first, in batches of at most `tokens_per_batch` padded tokens.
+
+    A row longer than the budget is a batch by itself. The longest come first so that too little
+    memory shows at once.
+    """
+    batches: list[list[int]] = []
+    widest = 0
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        if not batches or (len(batches[-1]) + 1) * widest > tokens_per_batch:
+            batches.append([])
+            widest = max(1, lengths[index])
+        batches[-1].append(index)
+    return batches
+
+
+def pad(rows: Sequence[NDArray], value: int | bool, side: Side = "right") -> NDArray:
+    """(B, T) array of rows of unequal length, filled up with `value` on `side`."""
+    width = max(map(len, rows))
+    padded = np.full((len(rows), width), value, dtype=rows[0].dtype)
+    for line, row in zip(padded, rows, strict=True):
+        if side == "right":
+            line[: len(row)] = row
+        else:
+            line[width - len(row) :] = row
+    return padded

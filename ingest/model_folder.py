@@ -1,0 +1,72 @@
+"""Where a backbone's files lie: the built-in proxy, a folder, or a snapshot from the hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..schemas.errors import BackboneError
+
+BUILTIN = "builtin"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def model_folder(name: str) -> Path:
+    """The local folder of a backbone named `builtin`, by a path, or by a Hugging Face name.
+
+    A folder of that path wins over a hub name. Files from the hub land in Hugging Face's own
+    cache; what is already there is used without the network.
+
+    Raises:
+        BackboneError: there is no such folder or model, or the hub cannot be reached.
+    """
+    if name == BUILTIN:
+        folder = Path(__file__).resolve().parent.parent / "proxies" / BUILTIN
+        if not (folder / "config.json").is_file():
+            raise BackboneError(
+                f"the built-in proxy is missing at {folder}: install coresetdb again, or name "
+                "another backbone"
+            )
+        return folder
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise BackboneError(
+                f"{name}: the folder holds no config.json. Give the folder that "
+                "`save_pretrained` of a causal LM and of its tokenizer wrote"
+            )
+        return folder.resolve()
+    if not _HUB_NAME.fullmatch(name):
+        raise BackboneError(
+            f"{name}: no such folder. Give `builtin`, a model's folder, or a Hugging Face name "
+            "such as Qwen/Qwen3-0.6B"
+        )
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.bin"]))
+    except GatedRepoError as error:
+        raise BackboneError(
+            f"{name}: the model is gated. Accept its terms on the hub and set HF_TOKEN"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise BackboneError(
+            f"{name}: no folder here and no such model on the Hugging Face hub. Check the name; "
+            "for a private model set HF_TOKEN"
+        ) from error
+    # Offline mode, a dead network and a refusing server are all OSErrors there.
+    except OSError as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BackboneError(
+            f"{name}: the Hugging Face hub cannot be reached and the model is not in its cache "
+            f"({reason}). Check the network, or give the folder of a copy"
+        ) from error
+    return folder

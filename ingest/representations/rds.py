@@ -1,0 +1,84 @@
+"""RDS+: the position-weighted mean of the final hidden states (METHODS 3.1).
+
+Source: Ivison et al. 2025, "Large-Scale Data Selection for Instruction Tuning". Token p of T has
+weight p / (1 + ... + T), over prompt and response; padding has none.
+
+Query side: the same vector of each target example, compared by cosine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..describe import BackboneInfo
+from .registry import Needs, Reducer, View
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..encoding import Encoded
+    from ..forward import Batch
+
+
+class Rds:
+    """Columns: `rds` unit vector (float16 on disk), `rds_norm` of the mean before, `rds_reason`."""
+
+    name = "rds"
+    version = 1
+    defaults: Mapping[str, Any] = {}
+    similarity: str | None = "rds"
+
+    def fields(self, info: BackboneInfo, options: Mapping[str, Any]) -> list[pa.Field]:
+        return [
+            pa.field("rds", pa.list_(pa.float16(), info.hidden_size)),
+            pa.field("rds_norm", pa.float32()),
+            pa.field("rds_reason", pa.string()),
+        ]
+
+    def passes(self, options: Mapping[str, Any]) -> dict[View, Needs]:
+        return {"row": Needs(hidden=True)}
+
+    def reducer(self, view: View, batch: Batch, options: Mapping[str, Any]) -> Reducer:
+        return WeightedMean(batch)
+
+    def finish(
+        self,
+        rows: Sequence[Encoded],
+        passed: Mapping[View, Mapping[str, np.ndarray]],
+        options: Mapping[str, Any],
+    ) -> dict[str, np.ndarray]:
+        mean = passed["row"]["mean"]
+        with np.errstate(all="ignore"):  # what is not finite is told by its reason
+            norm = np.linalg.norm(mean.astype(np.float64), axis=1)
+            unit = (mean / norm[:, None]).astype(np.float32)
+        reason = np.full(len(rows), None, dtype=object)
+        reason[norm == 0] = "the vector is zero"
+        reason[~np.isfinite(norm)] = "the vector is not finite"
+        unit[reason != None] = np.nan  # noqa: E711 (elementwise)
+        norm[reason != None] = np.nan  # noqa: E711
+        return {"rds": unit, "rds_norm": norm.astype(np.float32), "rds_reason": reason}
+
+
+class WeightedMean(Reducer):
+    """sum_p p / (1 + ... + T) * h_p of each row, accumulated in float32."""
+
+    def __init__(self, batch: Batch) -> None:
+        weights = (batch.positions * batch.mask).float()
+        self._weights = weights / weights.sum(1, keepdim=True)
+        self._mean: torch.Tensor | None = None
+
+    def hidden(self, states: torch.Tensor) -> None:
+        # Padding's states may be anything, NaN too: a zero weight alone would let it through.
+        clean = states.float().masked_fill((self._weights == 0)[:, :, None], 0.0)
+        self._mean = (self._weights[:, None, :] @ clean)[:, 0]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        assert self._mean is not None, "the pass hands the states over first"
+        return {"mean": self._mean.cpu().numpy()}
+
+
+representation = Rds()

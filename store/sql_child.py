@@ -1,0 +1,166 @@
+"""The process that runs queries: one DuckDB connection per query, locked, bounded, read-only.
+
+Started by `sql.SqlSession` as a fresh interpreter (nothing is inherited but the environment); it
+speaks `sql_frames` on standard input and output. Nothing outside the store's own relations can be
+reached: no files, no network, no extensions, no Python variables, no settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from typing import Any, BinaryIO
+
+import duckdb
+import pyarrow as pa
+
+from ..schemas.errors import CoresetDBError, QueryError
+from .relations import register
+from .sql_frames import (
+    BATCH,
+    DONE,
+    ERROR,
+    READY,
+    SCHEMA,
+    batch_to_bytes,
+    receive,
+    send,
+    send_json,
+)
+from .sql_statement import filtered_ids, sole_select
+
+ROWS_PER_BATCH = 2048  # DuckDB's own vector, so that wide text stays small in a frame
+
+SLACK_BYTES = 1 << 30  # address space for Lance's buffers and the threads it starts
+SLACK_BYTES_PER_CORE = 32 << 20
+
+
+def main() -> None:
+    """Serve queries until the owner closes its end; never returns."""
+    requests, channel = _claim_standard_streams()
+    settings = _json(receive(requests))
+    waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
+    _restrict(settings["memory_bytes"])
+    send(channel, READY)
+    while True:
+        _answer(channel, settings, waiting.get())
+
+
+def _claim_standard_streams() -> tuple[BinaryIO, BinaryIO]:
+    # Whatever a library prints goes to stderr; only frames go to the owner.
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return sys.stdin.buffer, channel
+
+
+def _listen(requests: BinaryIO, waiting: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Pass requests on; when the owner is gone, so is this process, even amid a query."""
+    while (frame := receive(requests)) is not None:
+        waiting.put(_json(frame))
+    os._exit(0)
+
+
+def _json(frame: tuple[bytes, bytes] | None) -> dict[str, Any]:
+    if frame is None:
+        os._exit(0)
+    return json.loads(frame[1])
+
+
+def _restrict(memory_bytes: int) -> None:
+    """No file can grow, no core is dumped, and the address space ends above DuckDB's own limit.
+
+    DuckDB's limit leaves out what Lance, Arrow and some of its own functions allocate. Only Linux
+    honours a bound on the address space; elsewhere DuckDB's own limit stands alone.
+    """
+    if sys.platform != "linux":
+        return
+    import resource
+
+    with open("/proc/self/statm") as statm:
+        mapped = int(statm.read().split()[0]) * resource.getpagesize()
+    # DuckDB and Lance map their thread stacks and pools only when first used, hence the slack.
+    bound = mapped + memory_bytes + SLACK_BYTES + SLACK_BYTES_PER_CORE * (os.cpu_count() or 1)
+    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _answer(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]) -> None:
+    try:
+        _stream(channel, settings, request)
+    except CoresetDBError as error:
+        _fail(channel, type(error).__name__, str(error))
+    except (duckdb.OutOfMemoryException, MemoryError) as error:
+        _fail(channel, "QueryError", _out_of_memory(error, settings["memory_limit"]))
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        _fail(channel, "QueryError", str(error))
+
+
+def _fail(channel: BinaryIO, kind: str, message: str) -> None:
+    send_json(channel, ERROR, {"kind": kind, "message": message})
+
+
+def _out_of_memory(error: BaseException, limit: str) -> str:
+    detail = (str(error).splitlines() or ["Out of Memory Error"])[0]
+    return (
+        f"{detail}\nThe query needs more than its memory limit of {limit}: ask for fewer columns "
+        "or rows at once, or raise the limit"
+    )
+
+
+def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]) -> None:
+    connection = _connect(settings["memory_bytes"])
+    try:
+        # Refused before anything is opened, and again nothing runs that was not looked at.
+        if "where" in request:
+            query = filtered_ids(connection, request["where"])
+        else:
+            query = sole_select(connection, request["text"])
+        register(connection, settings["store_uri"], settings["at"], settings["storage_options"])
+        connection.execute("SET lock_configuration = true")
+        reader = connection.sql(query).to_arrow_reader(ROWS_PER_BATCH)
+        schema = pa.schema(
+            [
+                field.with_name(name)
+                for field, name in zip(reader.schema, distinct(reader.schema.names), strict=True)
+            ]
+        )
+        send(channel, SCHEMA, schema.serialize())
+        for batch in reader:
+            send(channel, BATCH, batch_to_bytes(batch.rename_columns(schema.names)))
+        send(channel, DONE)
+    finally:
+        connection.close()
+
+
+def _connect(memory_bytes: int) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "enable_external_access": "false",
+            "autoload_known_extensions": "false",
+            "autoinstall_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "python_enable_replacements": "false",
+            "memory_limit": f"{memory_bytes >> 10}KiB",
+            "temp_directory": "",
+        },
+    )
+
+
+def distinct(names: list[str]) -> list[str]:
+    """Column names made different: a second `n` becomes `n_1`, or the next that is free."""
+    taken: set[str] = set()
+    result: list[str] = []
+    for name in names:
+        number, candidate = 0, name
+        while candidate in taken or (number and candidate in names):
+            number += 1
+            candidate = f"{name}_{number}"
+        taken.add(candidate)
+        result.append(candidate)
+    return result

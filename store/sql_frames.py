@@ -1,0 +1,57 @@
+"""What a query's process and its owner say to each other: frames of kind, length, bytes.
+
+The owner sends READY's settings and one QUERY at a time; the process answers READY once, then for
+each query SCHEMA, any number of BATCH and DONE, or ERROR at any point. Rows travel as Arrow IPC.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+SETTINGS, READY, QUERY, SCHEMA, BATCH, DONE, ERROR = b"O", b"R", b"Q", b"S", b"B", b"D", b"E"
+
+_HEADER = struct.Struct("<cQ")
+
+
+def send(channel: BinaryIO, kind: bytes, payload: bytes | pa.Buffer = b"") -> None:
+    """Write one frame.
+
+    Raises:
+        BrokenPipeError: the other side is gone.
+    """
+    channel.write(_HEADER.pack(kind, len(payload)))
+    channel.write(payload)
+    channel.flush()
+
+
+def receive(channel: BinaryIO) -> tuple[bytes, bytes] | None:
+    """Read one frame; None when the other side is gone."""
+    header = channel.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    kind, length = _HEADER.unpack(header)
+    payload = channel.read(length)
+    return (kind, payload) if len(payload) == length else None
+
+
+def send_json(channel: BinaryIO, kind: bytes, value: dict[str, Any]) -> None:
+    """Write one frame that holds JSON."""
+    send(channel, kind, json.dumps(value).encode())
+
+
+def batch_to_bytes(batch: pa.RecordBatch) -> pa.Buffer:
+    """One batch as a whole IPC stream: it brings the dictionaries of its ENUM columns along."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def batch_from_bytes(payload: bytes) -> pa.RecordBatch:
+    """The batch that `batch_to_bytes` wrote, without a copy."""
+    with pa.ipc.open_stream(pa.py_buffer(payload)) as reader:
+        return reader.read_next_batch()
