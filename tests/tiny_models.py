@@ -44,7 +44,10 @@ def save_tiny_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    corpus = ["what is the sum of two and three? the sum is five.", "name a colour: the sky is blue"]
+    corpus = [
+        "what is the sum of two and three? the sum is five.",
+        "name a colour: the sky is blue",
+    ]
     tokenizer.train_from_iterator(corpus * 20, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))

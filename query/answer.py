@@ -1,0 +1,220 @@
+"""Answer a request: which rows, why, and how well they cover the queries. Writes nothing.
+
+`select` records the answer as a coreset; `replay` answers a recorded request again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..schemas.budget import Budget
+from ..schemas.errors import UsageError
+from ..selectors.keys import KeySet, keys_of
+from .features import Feature, feature_named, vector_features
+from .methods import Method, parse_method
+from .queries import Queries, load_queries, matrix_of, query_hash
+from .ranking import MEMORY_LIMIT, Picks, rank
+from .scan import Scanned
+from .token_budget import lengths_to_try, prefix_that_fits, response_tokens
+
+if TYPE_CHECKING:
+    import lance
+
+    from ..store.store import Store
+
+_BYTES_PER_TAKE = 64 << 20
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything an answer depends on, besides the rows of the store."""
+
+    targets: tuple[str, ...]
+    method: str
+    budget: Budget
+    where: str | None
+    seed: int
+    pool_version: int
+    targets_version: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows and what is to be said about them.
+
+    Attributes:
+        picks: the rows, best first.
+        method: as it was understood.
+        feature: the vectors compared, None for methods that look at none.
+        eligible: rows the filter lets through.
+        missing: eligible rows left out because they lack the feature.
+        short_by: what is left of the budget, in its unit, because the eligible rows ran out.
+        tokens: response tokens of the picks, for budgets in tokens.
+        distance: mean over queries of 1 - highest cosine to a pick (METHODS 3.2); None without a
+            feature, a target or a pick.
+        query_hash: digest of what was asked.
+        notes: sentences a person should read.
+    """
+
+    picks: Picks
+    method: Method
+    feature: Feature | None
+    eligible: int
+    missing: int
+    short_by: int
+    tokens: int | None
+    distance: float | None
+    query_hash: str | None
+    notes: tuple[str, ...]
+
+
+def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> Answer:
+    """Choose rows of the pool, at the versions the request names.
+
+    Raises:
+        UsageError: an unknown method or target, a budget below one row, too much memory planned.
+        MissingFeatureError: pool or target lack the feature.
+        FingerprintError: pool and target were featurized differently.
+        QueryError: the filter is no SQL expression over the pool.
+    """
+    method = _method(store, request)
+    version = request.pool_version
+    feature = (
+        feature_named(store, method.representation, version) if method.representation else None
+    )
+    if method.needs_target and not request.targets:
+        raise UsageError(f"{method} compares rows with a target: name one or more")
+    queries = [
+        load_queries(store, each, feature, request.targets_version) for each in request.targets
+    ]
+    dataset = store.dataset("pool", version)
+    eligible = _eligible(store, request)
+    rows = dataset.count_rows() if eligible is None else len(eligible)
+
+    def ranked(k: int) -> tuple[Picks, Scanned]:
+        return rank(
+            dataset,
+            method,
+            feature,
+            queries,
+            k=min(k, rows),
+            rows=rows,
+            seed=request.seed,
+            eligible=eligible,
+            memory_limit=memory_limit,
+        )
+
+    tokens = None
+    if request.budget.unit == "tokens":
+        picks, seen, tokens, short_by = _within_tokens(store, request, dataset, eligible, ranked)
+    else:
+        k = request.budget.rows(rows)
+        if rows and not k:
+            raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
+        picks, seen = ranked(k)
+        short_by = k - len(picks.ids)
+    return Answer(
+        picks=picks,
+        method=method,
+        feature=feature,
+        eligible=rows,
+        missing=seen.missing,
+        short_by=short_by,
+        tokens=tokens,
+        distance=_distance(store, feature, queries, picks.ids, version),
+        query_hash=query_hash(queries, feature),
+        notes=tuple(_notes(request, feature, queries, rows, seen.missing, short_by)),
+    )
+
+
+def _within_tokens(
+    store: Store,
+    request: Request,
+    dataset: lance.LanceDataset,
+    eligible: KeySet | None,
+    ranked: Callable[[int], tuple[Picks, Scanned]],
+) -> tuple[Picks, Scanned, int, int]:
+    """The longest prefix of the ranking that fits: picks, scan, tokens used, tokens left over.
+
+    Tokens count as left over only when the rows that could be chosen ran out.
+    """
+    budget, version = int(request.budget.amount), request.pool_version
+    picks, seen, count, used = Picks([], [], [], []), Scanned(), 0, 0
+    for k in lengths_to_try(response_tokens(dataset, eligible), budget):
+        picks, seen = ranked(k)
+        lengths = store.take(picks.ids, ["response_tokens"], version)["response_tokens"]
+        count, used = prefix_that_fits(lengths.to_pylist(), budget)
+        if count < len(picks.ids):
+            break
+    return picks.first(count), seen, used, budget - used if count == seen.scored else 0
+
+
+def _method(store: Store, request: Request) -> Method:
+    from ..ingest.representations.registry import names
+
+    known = {*vector_features(store, request.pool_version), *names()}
+    return parse_method(request.method, known)
+
+
+def _eligible(store: Store, request: Request) -> KeySet | None:
+    if request.where is None:
+        return None
+    from ..store.filter import eligible_ids
+
+    return KeySet(keys_of(eligible_ids(store, request.where, request.pool_version)))
+
+
+def _distance(
+    store: Store,
+    feature: Feature | None,
+    queries: Sequence[Queries],
+    ids: Sequence[str],
+    version: int,
+) -> float | None:
+    if feature is None or not queries or not ids:
+        return None
+    import torch
+
+    matrix = matrix_of(queries)
+    nearest = torch.full((len(matrix),), -np.inf)
+    step = max(1, _BYTES_PER_TAKE // (2 * matrix.shape[1]))
+    for start in range(0, len(ids), step):
+        part = store.take(ids[start : start + step], [feature.column], version)
+        column = part[feature.column].combine_chunks()
+        vectors = torch.from_numpy(np.array(column.flatten())).view(-1, matrix.shape[1])
+        if len(vectors):
+            nearest = nearest.maximum((matrix @ vectors.float().T).amax(dim=1))
+    distance = float((1 - nearest.double()).mean())
+    return distance if np.isfinite(distance) else None
+
+
+def _notes(
+    request: Request,
+    feature: Feature | None,
+    queries: Sequence[Queries],
+    rows: int,
+    missing: int,
+    short_by: int,
+) -> list[str]:
+    notes = []
+    if short_by:
+        unit = "response tokens" if request.budget.unit == "tokens" else "rows"
+        notes.append(
+            f"short by {short_by:,} {unit}: all {rows - missing:,} rows that could be chosen are in"
+        )
+    if missing and feature:
+        notes.append(
+            f"{missing:,} of {rows:,} eligible rows lack {feature.column} and were left out "
+            f"(the reason stands in {feature.recipe.representation}_reason)"
+        )
+    notes += [
+        f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "
+        "feature and did not ask"
+        for each in queries
+        if each.missing
+    ]
+    return notes

@@ -1,0 +1,262 @@
+"""Coresets as facts: what was chosen, from what, how, and everything needed to choose it again."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..schemas.canonical import canonical_json
+from ..schemas.errors import UsageError
+from ..schemas.tables import CORESET_ROWS, CORESETS
+from ..store.keys import key_of
+from .names import LONGEST, quoted
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ..store.store import Store
+
+
+_LONGEST_STEM = LONGEST - 8
+
+
+@dataclass(frozen=True)
+class Share:
+    """How a corpus fares: its rows among the picks and in the pool."""
+
+    corpus: str
+    picked: int
+    pool: int
+
+
+@dataclass(frozen=True, repr=False)
+class Coreset:
+    """A named, replayable selection.
+
+    Attributes:
+        name: its own.
+        targets: asked for, in order; empty for selections without one.
+        method: in full, such as "rds:round_robin".
+        parameters: JSON values; all that `replay` needs beside the other fields.
+        fingerprint: of the feature compared, or None.
+        budget: as it was asked for.
+        pool_version: of the pool, tagged so that cleaning up keeps it.
+        filter: the SQL expression, or None.
+        eligible: rows the filter let through.
+        short_by: what is left of the budget, in its unit, because eligible rows ran out.
+        distance: mean over queries of 1 - highest cosine to a pick; None where undefined.
+        query_hash: digest of the examples asked with and their feature's fingerprint.
+        members: rank (from 1), id, score, target, query, corpus; in order of rank.
+        mix: corpora of the pool, most picked first.
+        notes: sentences a person should read (not stored).
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    method: str
+    parameters: dict[str, Any]
+    fingerprint: str | None
+    seed: int
+    budget: str
+    pool_version: int
+    filter: str | None
+    eligible: int
+    short_by: int
+    distance: float | None
+    query_hash: str | None
+    created_at: datetime
+    members: pa.Table
+    mix: tuple[Share, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> list[str]:
+        """Row ids, best first."""
+        return self.members["id"].to_pylist()
+
+    def __len__(self) -> int:
+        return self.members.num_rows
+
+    def table(self) -> pa.Table:
+        """The members: rank, id, score, target, query (the example that pulled it), corpus."""
+        return self.members
+
+    def to_polars(self) -> pl.DataFrame:
+        """The members as a polars frame."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.members)
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def __repr__(self) -> str:
+        asked = f" for {', '.join(self.targets)}" if self.targets else ""
+        near = "" if self.distance is None else f", distance {self.distance:.4f}"
+        total = sum(share.pool for share in self.mix)
+        lines = [
+            f"Coreset {self.name}: {len(self):,} rows by {self.method}{asked} "
+            f"(pool version {self.pool_version}{near})"
+        ]
+        lines += [
+            f"  {share.corpus}: {share.picked:,} of {share.pool:,} "
+            f"({share.picked / len(self):.1%} of the picks, {share.pool / total:.1%} of the pool)"
+            for share in self.mix
+            if share.picked
+        ]
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def row(self) -> dict[str, Any]:
+        """The row of the table `coresets`."""
+        return {
+            "name": self.name,
+            "targets": list(self.targets),
+            "method": self.method,
+            "parameters": canonical_json(self.parameters),
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+            "budget": self.budget,
+            "pool_version": self.pool_version,
+            "filter": self.filter,
+            "eligible": self.eligible,
+            "rows": len(self),
+            "short_by": self.short_by,
+            "distance": self.distance,
+            "query_hash": self.query_hash,
+            "created_at": self.created_at,
+        }
+
+
+def tag_of(name: str) -> str:
+    """The tag that keeps the pool version of a coreset."""
+    return f"coreset-{name}-pool"
+
+
+def coreset_names(store: Store) -> list[str]:
+    """The names of all coresets, sorted."""
+    return sorted(store.dataset("coresets").to_table(columns=["name"])["name"].to_pylist())
+
+
+def record(store: Store, coreset: Coreset) -> bool:
+    """Write a coreset: its rows, a tag on the pool, then itself; False if the name was taken.
+
+    A kill in between leaves rows without a coreset, which nothing shows and the next selection of
+    that name replaces; never a coreset without its rows.
+    """
+    name = coreset.name
+    rows = _member_rows(coreset)
+    store.delete("coreset_rows", f"coreset = {quoted(name)}")
+    store.insert("coreset_rows", rows)
+    store.tag(tag_of(name), coreset.pool_version)
+    if not store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS)):
+        return False
+    # Another selection of the same name may have cleared our rows before it found the name taken.
+    there = _stored_rows(store, name)
+    if there.num_rows != rows.num_rows or there["id"] != rows["id"]:
+        store.delete("coreset_rows", f"coreset = {quoted(name)}")
+        store.upsert("coreset_rows", rows)
+    store.sync()
+    return True
+
+
+def load_coreset(store: Store, name: str) -> Coreset:
+    """A recorded coreset.
+
+    Raises:
+        UsageError: there is none of that name; the message lists those there are.
+    """
+    found = store.dataset("coresets").to_table(filter=f"name = {quoted(name)}").to_pylist()
+    if not found:
+        there = ", ".join(coreset_names(store)) or "none yet"
+        raise UsageError(f"no coreset {name!r} in {store.uri}; coresets: {there}")
+    row = found[0]
+    rows = _stored_rows(store, name)
+    members, mix = describe_members(
+        store, rows.select(["rank", "id", "score", "target", "query"]), row["pool_version"]
+    )
+    return Coreset(
+        name=name,
+        targets=tuple(row["targets"] or ()),
+        method=row["method"],
+        parameters=json.loads(row["parameters"]),
+        fingerprint=row["fingerprint"],
+        seed=row["seed"],
+        budget=row["budget"],
+        pool_version=row["pool_version"],
+        filter=row["filter"],
+        eligible=row["eligible"],
+        short_by=row["short_by"],
+        distance=row["distance"],
+        query_hash=row["query_hash"],
+        created_at=row["created_at"],
+        members=members,
+        mix=mix,
+    )
+
+
+def describe_members(
+    store: Store, members: pa.Table, version: int
+) -> tuple[pa.Table, tuple[Share, ...]]:
+    """Members with the corpus of each row, and the mix of corpora against the pool's."""
+    corpora = store.take(members["id"].to_pylist(), ["corpus"], version)["corpus"]
+    picked, pool = (
+        _counts([corpora]),
+        _counts(
+            batch.column("corpus")
+            for batch in store.dataset("pool", version).scanner(columns=["corpus"]).to_batches()
+        ),
+    )
+    mix = [Share(corpus, picked.get(corpus, 0), count) for corpus, count in pool.items()]
+    mix.sort(key=lambda share: (-share.picked, -share.pool, share.corpus))
+    return members.append_column("corpus", corpora), tuple(mix)
+
+
+def _counts(columns: Any) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for column in columns:
+        for each in pc.value_counts(column).to_pylist():
+            counts[each["values"]] = counts.get(each["values"], 0) + each["counts"]
+    return counts
+
+
+def _member_rows(coreset: Coreset) -> pa.Table:
+    members, count = coreset.members, len(coreset)
+    keys = [key_of(coreset.name, rank) for rank in members["rank"].to_pylist()]
+    columns = {
+        "key": pa.array(keys, pa.string()),
+        "coreset": pa.array([coreset.name] * count, pa.string()),
+        **{name: members[name] for name in ("rank", "id", "score", "target", "query")},
+    }
+    return pa.table([columns[field.name] for field in CORESET_ROWS], schema=CORESET_ROWS)
+
+
+def _stored_rows(store: Store, name: str) -> pa.Table:
+    rows = store.dataset("coreset_rows").to_table(filter=f"coreset = {quoted(name)}")
+    return rows.sort_by("rank")
+
+
+def free_name(store: Store, targets: Sequence[str], method: str) -> str:
+    """A name nobody has: `<target>-<method>-<n>` with the lowest n that is free."""
+    taken = set(coreset_names(store))
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*targets, method])).strip("-")
+    numbers = itertools.count(1)
+    return next(
+        name for number in numbers if (name := f"{words[:_LONGEST_STEM]}-{number}") not in taken
+    )
+
+
+def check_free(store: Store, name: str) -> None:
+    """Refuse a name that is taken.
+
+    Raises:
+        UsageError: there is a coreset of that name.
+    """
+    if name in coreset_names(store):
+        raise UsageError(f"there is a coreset {name!r} already; choose another name with --name")

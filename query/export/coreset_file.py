@@ -1,0 +1,222 @@
+"""Export a coreset for a trainer: the rows, a manifest, and snippets of configuration.
+
+Rows are shuffled by a recorded seed (the order of selection is by score, bad for training). What
+a format cannot hold is an error, or left out by `skip_unfit` and counted in the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ...schemas.errors import UsageError
+from ...schemas.instruction import Instruction
+from ...selectors.keys import keys_of
+from ...selectors.random_order import shuffle_words
+from ..coresets import Coreset, load_coreset
+from . import alpaca, messages, prompt_completion, sharegpt
+from .files import check_suffix, opened, write_text
+from .shape import Converted, Format, UnfitError
+from .snippets import axolotl_yaml, dataset_info, skipped_by_llama_factory
+
+if TYPE_CHECKING:
+    from ...store.store import Store
+
+FORMATS: dict[str, Format] = {
+    each.FORMAT.name: each.FORMAT for each in (messages, prompt_completion, alpaca, sharegpt)
+}
+
+EXTRAS = {
+    "rank": pa.int64(),
+    "score": pa.float32(),
+    "query": pa.string(),
+    "target": pa.string(),
+    "id": pa.string(),
+    "corpus": pa.string(),
+}
+"""Columns every export has beside those of its format."""
+
+_ROWS_PER_PART = 5000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        out: the file of rows.
+        rows: how many it holds.
+        left_out: reason -> rows the format could not hold (only with `skip_unfit`).
+        remarks: what the format says in another way, or which trainer skips what -> rows.
+        files: everything written, the file of rows first.
+    """
+
+    out: str
+    rows: int
+    left_out: dict[str, int]
+    remarks: dict[str, int]
+    files: tuple[str, ...]
+
+
+def export(
+    store: Store,
+    coreset: str | Coreset,
+    out: str,
+    format: str = "messages",
+    *,
+    shuffle: bool = True,
+    seed: int | None = None,
+    skip_unfit: bool = False,
+) -> Exported:
+    """Write a coreset's rows as a trainer reads them.
+
+    Beside `out` go `<out>.manifest.json` and, where the trainer can read the file,
+    `<out>.axolotl.yaml` and `<out>.dataset_info.json`. Files of those names are replaced.
+
+    Args:
+        store: an open store.
+        coreset: its name, or itself.
+        out: a path ending in .jsonl or .parquet.
+        format: messages, prompt-completion, alpaca or sharegpt.
+        shuffle: mix the rows; otherwise they stand by rank.
+        seed: of the shuffling; the coreset's by default.
+        skip_unfit: leave out rows that the format cannot hold, and count them.
+
+    Raises:
+        UsageError: unknown coreset, format or suffix, no such folder, or rows that the format
+            cannot hold.
+        StoreError: a row is not in the pool version the coreset was made from.
+    """
+    chosen = load_coreset(store, coreset) if isinstance(coreset, str) else coreset
+    if format not in FORMATS:
+        raise UsageError(f"format {format!r}: choose from {', '.join(FORMATS)}")
+    check_suffix(out)
+    folder = os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(folder):
+        raise UsageError(f"{out}: there is no folder {folder}; make it first")
+    shape, mixed_by = FORMATS[format], chosen.seed if seed is None else seed
+    members = chosen.members
+    if shuffle:
+        members = members.take(_shuffled(members["id"], mixed_by))
+    survey = _survey(store, chosen, members, shape)
+    if survey.left_out and not skip_unfit:
+        reasons = "; ".join(f"{count:,} with {why}" for why, count in survey.left_out.items())
+        raise UsageError(
+            f"{format} cannot hold {survey.left_out.total():,} of {len(chosen):,} rows ({reasons}). "
+            "Export --format messages, which holds everything, or leave them out by --skip-unfit"
+        )
+    schema = pa.schema(list((shape.columns(survey.traits) | EXTRAS).items()))
+    ids: list[str] = []
+    with opened(out, schema) as writer:
+        for part in _parts(store, chosen, members, shape):
+            rows = [fields | extras for fields, extras in part if fields is not None]
+            writer.write(rows)
+            ids += [row["id"] for row in rows]
+    axolotl, no_axolotl = axolotl_yaml(shape, survey.traits, out)
+    info, no_info = dataset_info(shape, survey.traits, out, chosen.name)
+    manifest = _manifest(store, chosen) | {
+        "export": {
+            "file": os.path.basename(out),
+            "format": format,
+            "rows": len(ids),
+            "order": "shuffled" if shuffle else "by rank",
+            "shuffle_seed": mixed_by if shuffle else None,
+            "left_out": dict(survey.left_out),
+            "remarks": dict(survey.remarks),
+            "no_snippet": {
+                trainer: why
+                for trainer, why in (("axolotl", no_axolotl), ("llama_factory", no_info))
+                if why
+            },
+        },
+        "ids": ids,
+    }
+    beside = {
+        f"{out}.manifest.json": json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
+        f"{out}.axolotl.yaml": axolotl,
+        f"{out}.dataset_info.json": info,
+    }
+    for name, text in beside.items():
+        write_text(name, text)
+    written = tuple(name for name, text in beside.items() if text is not None)
+    return Exported(out, len(ids), dict(survey.left_out), dict(survey.remarks), (out, *written))
+
+
+@dataclass
+class _Survey:
+    """What a first look over the rows found; decides the columns and the snippets."""
+
+    traits: set[str]
+    left_out: Counter[str]
+    remarks: Counter[str]
+
+
+def _survey(store: Store, coreset: Coreset, members: pa.Table, shape: Format) -> _Survey:
+    survey = _Survey(set(), Counter(), Counter())
+    for instructions, _ in _read(store, coreset, members):
+        for each in instructions:
+            converted = _converted(shape, each)
+            if isinstance(converted, str):
+                survey.left_out[converted] += 1
+                continue
+            survey.traits |= converted.traits
+            survey.remarks.update(converted.remarks)
+            if skipped_by_llama_factory(shape, converted.fields):
+                survey.remarks["LLaMA-Factory skips it: user and assistant do not take turns"] += 1
+    return survey
+
+
+def _parts(
+    store: Store, coreset: Coreset, members: pa.Table, shape: Format
+) -> Iterator[list[tuple[dict[str, Any] | None, dict[str, Any]]]]:
+    """(fields, extras) of every row, part by part; fields are None where the format fails."""
+    for instructions, extras in _read(store, coreset, members):
+        converted = [_converted(shape, each) for each in instructions]
+        yield [
+            (None if isinstance(row, str) else row.fields, extra)
+            for row, extra in zip(converted, extras, strict=True)
+        ]
+
+
+def _read(
+    store: Store, coreset: Coreset, members: pa.Table
+) -> Iterator[tuple[list[Instruction], list[dict[str, Any]]]]:
+    for start in range(0, members.num_rows, _ROWS_PER_PART):
+        part = members.slice(start, _ROWS_PER_PART)
+        ids = part["id"].to_pylist()
+        rows = store.take(ids, ["messages", "tools"], coreset.pool_version).to_pylist()
+        scores = part["score"].to_numpy()
+        # The shortest decimal that reads back as the same float32.
+        shown = [None if np.isnan(score) else float(str(score)) for score in scores]
+        extras = part.select(list(EXTRAS)).to_pylist()
+        for extra, score in zip(extras, shown, strict=True):
+            extra["score"] = score
+        yield [Instruction.from_row(row["messages"], row["tools"]) for row in rows], extras
+
+
+def _converted(shape: Format, instruction: Instruction) -> Converted | str:
+    try:
+        return shape.convert(instruction)
+    except UnfitError as reason:
+        return str(reason)
+
+
+def _shuffled(ids: pa.ChunkedArray, seed: int) -> Sequence[int]:
+    keys = keys_of(ids)
+    return np.lexsort((keys[:, 1], keys[:, 0], shuffle_words(keys, seed))).tolist()
+
+
+def _manifest(store: Store, coreset: Coreset) -> dict[str, Any]:
+    from ... import __version__
+
+    facts = coreset.row() | {"created_at": coreset.created_at.isoformat()}
+    facts["parameters"] = coreset.parameters
+    mix = {share.corpus: {"picked": share.picked, "pool": share.pool} for share in coreset.mix}
+    return {"coresetdb": __version__, "store": store.uri, "coreset": facts, "mix": mix}

@@ -1,0 +1,79 @@
+"""`messages`: what TRL, axolotl, open-instruct, ms-swift, unsloth and torchtune read.
+
+Every message has exactly `role` and `content`; tool fields appear, null where they do not apply,
+only when some exported row uses them, so that all rows have one type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pyarrow as pa
+
+from ...schemas.instruction import Instruction
+from .shape import CALL, Converted, Format, calls_of
+
+_TOOL_FIELDS = {"name": pa.string(), "tool_calls": pa.list_(CALL), "tool_call_id": pa.string()}
+
+
+def _convert(instruction: Instruction) -> Converted:
+    messages, traits = [], set()
+    for message in instruction.messages:
+        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.name is not None:
+            turn["name"] = message.name
+        if message.tool_calls is not None:
+            turn["tool_calls"] = calls_of(message.tool_calls)
+        if message.tool_call_id is not None:
+            turn["tool_call_id"] = message.tool_call_id
+        traits |= _TOOL_FIELDS.keys() & turn.keys()
+        messages.append(turn)
+    fields: dict[str, Any] = {"messages": messages}
+    if instruction.tools is not None:
+        fields["tools"] = instruction.tools
+        traits.add("tools")
+    return Converted(fields, frozenset(traits))
+
+
+def _columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+    turn = [pa.field("role", pa.string()), pa.field("content", pa.string())]
+    turn += [pa.field(name, kind) for name, kind in _TOOL_FIELDS.items() if name in traits]
+    columns: dict[str, pa.DataType] = {"messages": pa.list_(pa.struct(turn))}
+    return columns | ({"tools": pa.string()} if "tools" in traits else {})
+
+
+def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
+    if "tools" in traits:
+        return "axolotl wants `tools` as a list, here it is JSON text (as TRL reads it)"
+    return {
+        "type": "chat_template",
+        "field_messages": "messages",
+        "message_property_mappings": {"role": "role", "content": "content"},
+    }
+
+
+def _llama_factory(traits: Collection[str]) -> dict[str, Any] | str:
+    if {"tools", "tool_calls"} & set(traits):
+        return "LLaMA-Factory reads tool calls in the sharegpt format: export --format sharegpt"
+    return {
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    }
+
+
+FORMAT = Format(
+    "messages",
+    _convert,
+    _columns,
+    _axolotl,
+    _llama_factory,
+    lambda fields: [turn["role"] for turn in fields["messages"]],
+)

@@ -1,0 +1,126 @@
+"""Run a method over the pool: selectors ask for passes, the scan makes them, rankings come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..schemas.errors import UsageError
+from ..selectors.keys import KeySet, ids_of
+from ..selectors.round_robin import take_turns
+from ..selectors.task import Need, Passes, Ranking, Task
+from .features import Feature
+from .methods import Method
+from .queries import Queries, matrix_of
+from .reducers import reducer_for
+from .scan import Scanned, scan_ids, scan_vectors
+
+if TYPE_CHECKING:
+    import lance
+
+MEMORY_LIMIT = 4 << 30
+"""Bytes a selection may plan for, by default."""
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Chosen rows, best first: ids, scores (NaN-free or None), target and example of each."""
+
+    ids: list[str]
+    scores: list[float | None]
+    targets: list[str | None]
+    queries: list[str | None]
+
+    def first(self, count: int) -> Picks:
+        """The first `count` of them."""
+        return Picks(
+            self.ids[:count], self.scores[:count], self.targets[:count], self.queries[:count]
+        )
+
+
+def rank(
+    dataset: lance.LanceDataset,
+    method: Method,
+    feature: Feature | None,
+    queries: Sequence[Queries],
+    *,
+    k: int,
+    rows: int,
+    seed: int,
+    eligible: KeySet | None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> tuple[Picks, Scanned]:
+    """The best `k` rows; with several targets, targets take turns, each with its own ranking.
+
+    Raises:
+        UsageError: the selector's memory formula exceeds the limit.
+    """
+    asked = list(queries) if method.needs_target else []
+    sizes = [len(each.ids) for each in asked] or [0]
+    tasks = [Task(size, rows, k, seed, method.options) for size in sizes]
+    _check_memory(method, tasks, memory_limit)
+    ends = np.cumsum(sizes).tolist()
+    spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    matrix = matrix_of(asked) if asked else None
+    passes = [method.selector.passes(task) for task in tasks]
+    needs = {number: next(each) for number, each in enumerate(passes)}
+    rankings: dict[int, Ranking] = {}
+    seen = Scanned()
+    while needs:
+        reducers = {
+            number: [reducer_for(need, spans[number]) for need in each]
+            for number, each in needs.items()
+        }
+        flat = [reducer for each in reducers.values() for reducer in each]
+        if matrix is None or feature is None:
+            seen = scan_ids(dataset, flat, eligible)
+        else:
+            seen = scan_vectors(dataset, feature.column, matrix, flat, eligible)
+        needs = {}
+        for number, each in reducers.items():
+            found = _send(passes[number], tuple(reducer.result() for reducer in each))
+            if isinstance(found, Ranking):
+                rankings[number] = found
+            else:
+                needs[number] = found
+    return _merge([rankings[number] for number in range(len(tasks))], asked, k), seen
+
+
+def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
+    try:
+        return passes.send(found)
+    except StopIteration as end:
+        return end.value
+
+
+def _check_memory(method: Method, tasks: Sequence[Task], limit: int) -> None:
+    needed = sum(method.selector.memory(task) for task in tasks)
+    if needed > limit:
+        raise UsageError(
+            f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} target "
+            f"examples plans {needed / 2**30:.1f} GiB of memory, above the limit of "
+            f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit"
+        )
+
+
+def _merge(rankings: Sequence[Ranking], queries: Sequence[Queries], k: int) -> Picks:
+    players, places = take_turns([ranking.keys for ranking in rankings], k)
+    ids: list[str] = [""] * len(players)
+    picks = Picks(ids, [None] * len(ids), [None] * len(ids), [None] * len(ids))
+    for number, ranking in enumerate(rankings):
+        turns = np.flatnonzero(players == number).tolist()
+        chosen = places[players == number]
+        scores = None if ranking.scores is None else ranking.scores[chosen].tolist()
+        pulled = None if ranking.queries is None else ranking.queries[chosen].tolist()
+        for place, turn in enumerate(turns):
+            picks.targets[turn] = queries[number].target if queries else None
+            if scores is not None:
+                picks.scores[turn] = scores[place]
+            if pulled is not None:
+                picks.queries[turn] = queries[number].ids[pulled[place]]
+        for turn, text in zip(turns, ids_of(ranking.keys[chosen]), strict=True):
+            ids[turn] = text
+    return picks

@@ -1,0 +1,125 @@
+"""Select: a new target becomes a recorded coreset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ..schemas.budget import parse_budget
+from .answer import Answer, Request, answer
+from .coresets import Coreset, check_free, describe_members, free_name, record
+from .names import check_name
+from .ranking import MEMORY_LIMIT
+from .scan import block_rows
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+
+def select(
+    store: Store,
+    targets: Sequence[str] = (),
+    *,
+    method: str = "rds:round_robin",
+    budget: str = "1000",
+    where: str | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Coreset:
+    """Choose rows of the newest pool for one or more targets, and record them as a coreset.
+
+    Args:
+        store: an open store.
+        targets: names of targets; several share the budget by turns. None are needed for `random`.
+        method: `representation:selector(option=value,...)`, `rds`, `rds+` or `random`.
+        budget: rows (`1000`), a share of the eligible rows (`5%`) or `200k-tokens`.
+        where: SQL expression over the pool; only rows for which it holds are eligible.
+        seed: of random methods, and of the shuffling at export.
+        name: of the coreset; `<target>-<method>-<n>` by default.
+        memory_limit: bytes the selection may plan for.
+
+    Raises:
+        UsageError: unknown target or method, bad budget, taken name, or too much memory planned.
+        MissingFeatureError: pool or target lack the feature.
+        FingerprintError: pool and target were featurized differently.
+        QueryError: the filter was refused.
+    """
+    wanted = parse_budget(budget)
+    if name is not None:
+        check_free(store, check_name("coreset", name))
+    request = Request(
+        targets=tuple(dict.fromkeys(targets)),
+        method=method,
+        budget=wanted,
+        where=where,
+        seed=seed,
+        pool_version=store.version("pool"),
+        targets_version=store.version("targets"),
+    )
+    found = answer(store, request, memory_limit)
+    coreset = _coreset(
+        store, name or free_name(store, request.targets, str(found.method)), request, found
+    )
+    while not record(store, coreset):  # somebody else was quicker with the name
+        if name is not None:
+            check_free(store, name)
+        coreset = replace(coreset, name=free_name(store, request.targets, coreset.method))
+    return coreset
+
+
+def _coreset(store: Store, name: str, request: Request, found: Answer) -> Coreset:
+    picks, feature = found.picks, found.feature
+    members = pa.table(
+        {
+            "rank": pa.array(range(1, len(picks.ids) + 1), pa.int64()),
+            "id": pa.array(picks.ids, pa.string()),
+            "score": pa.array(picks.scores, pa.float32()),
+            "target": pa.array(picks.targets, pa.string()),
+            "query": pa.array(picks.queries, pa.string()),
+        }
+    )
+    members, mix = describe_members(store, members, request.pool_version)
+    return Coreset(
+        name=name,
+        targets=request.targets,
+        method=str(found.method),
+        parameters=_parameters(request, found),
+        fingerprint=feature.recipe.fingerprint if feature else None,
+        seed=request.seed,
+        budget=str(request.budget),
+        pool_version=request.pool_version,
+        filter=request.where,
+        eligible=found.eligible,
+        short_by=found.short_by,
+        distance=found.distance,
+        query_hash=found.query_hash,
+        created_at=datetime.now(UTC),
+        members=members,
+        mix=mix,
+        notes=found.notes,
+    )
+
+
+def _parameters(request: Request, found: Answer) -> dict:
+    from .. import __version__
+
+    method, feature = found.method, found.feature
+    parameters = {
+        "representation": method.representation,
+        "column": feature.column if feature else None,
+        "selector": method.selector.name,
+        "selector_version": method.selector.version,
+        "options": dict(method.options),
+        "targets_version": request.targets_version,
+        "missing": found.missing,
+        "tokens": found.tokens,
+        "code_version": __version__,
+    }
+    if feature and method.needs_target:
+        parameters["block_rows"] = block_rows(feature.width)
+    return parameters

@@ -1,0 +1,193 @@
+"""Targets: a handful of examples of the task at hand, featurized once and kept in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..schemas.errors import InputError, UsageError
+from ..schemas.instruction import Record, Reject
+from ..store.keys import key_of
+from .features import vector_features
+from .names import check_name, quoted
+
+if TYPE_CHECKING:
+    from ..ingest.featurizer import Featurizer
+    from ..ingest.reading import ReadOptions
+    from ..store.store import Store
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target as the store holds it.
+
+    Attributes:
+        name: its own.
+        examples: how many it has.
+        tokens: of all examples together.
+        files: they were read from.
+        missing: vector feature -> examples that lack it.
+        added_at: when.
+        coresets: names of those made for it.
+    """
+
+    name: str
+    examples: int
+    tokens: int
+    files: tuple[str, ...]
+    missing: dict[str, int]
+    added_at: datetime
+    coresets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AddedTarget:
+    """The account of an addition: what was read, kept, dropped as a repetition, or refused."""
+
+    target: Target
+    read: int
+    duplicates: int
+    rejected: tuple[Reject, ...]
+    decisions: tuple[str, ...]
+
+
+def add_target(
+    store: Store,
+    name: str,
+    files: str | Sequence[str],
+    options: ReadOptions,
+    featurizer: Featurizer,
+) -> AddedTarget:
+    """Read a target's examples, featurize them and keep them under a name.
+
+    Args:
+        store: an open store.
+        name: letters, digits, dots, dashes and underscores, at most 64.
+        files: a file, glob or folder, or several; every shape the importers know.
+        options: how to read them.
+        featurizer: for the store's recipes, on the store's backbone.
+
+    Raises:
+        UsageError: a bad name, or there is a target of that name.
+        InputError: nothing found, a file that cannot be read to its end, or no usable example.
+    """
+    check_name("target", name)
+    if name in _names(store):
+        raise UsageError(
+            f"there is a target {name!r} already. Choose another name, or remove it first: "
+            f"coresetdb target remove {store.uri} {name}"
+        )
+    records, read, rejected, decisions = _read(files, options)
+    rows = _rows(store, name, records, featurizer)
+    store.insert("targets", rows)
+    store.sync()
+    (target,) = (each for each in list_targets(store) if each.name == name)
+    return AddedTarget(target, read, read - len(records) - len(rejected), rejected, decisions)
+
+
+def list_targets(store: Store) -> list[Target]:
+    """Every target, by name."""
+    table = store.dataset("targets")
+    vectors = [name for name in vector_features(store) if name in table.schema.names]
+    columns = {name: name for name in ("target", "tokens", "file", "added_at")}
+    columns |= {f"lacks_{name}": f"{name} IS NULL" for name in vectors}
+    rows = table.to_table(columns=columns)
+    used = store.dataset("coresets").to_table(columns=["name", "targets"]).to_pylist()
+    targets = []
+    for name in sorted(set(rows["target"].to_pylist())):
+        own = rows.filter(pc.equal(rows["target"], name))
+        targets.append(
+            Target(
+                name=name,
+                examples=own.num_rows,
+                tokens=pc.sum(own["tokens"]).as_py() or 0,
+                files=tuple(sorted(set(own["file"].to_pylist()))),
+                missing={each: pc.sum(own[f"lacks_{each}"]).as_py() for each in vectors},
+                added_at=pc.min(own["added_at"]).as_py(),
+                coresets=tuple(row["name"] for row in used if name in (row["targets"] or ())),
+            )
+        )
+    return targets
+
+
+def remove_target(store: Store, name: str) -> Target:
+    """Remove a target and return what it was.
+
+    Coresets made for it stay (they are named in the result); they can be replayed as long as the
+    version of `targets` they were made from is kept.
+
+    Raises:
+        UsageError: there is no such target.
+    """
+    found = [each for each in list_targets(store) if each.name == name]
+    if not found:
+        there = ", ".join(_names(store)) or "none"
+        raise UsageError(f"no target {name!r} in {store.uri}; targets: {there}")
+    store.delete("targets", f"target = {quoted(name)}")
+    store.sync()
+    return found[0]
+
+
+def _names(store: Store) -> list[str]:
+    return sorted(set(store.dataset("targets").to_table(columns=["target"])["target"].to_pylist()))
+
+
+def _read(
+    files: str | Sequence[str], options: ReadOptions
+) -> tuple[list[Record], int, tuple[Reject, ...], tuple[str, ...]]:
+    """Distinct records in reading order, how many there were, rejects, how files were read."""
+    from ..ingest.reading import find_files, open_source
+
+    named = [files] if isinstance(files, str) else list(files)
+    records: dict[str, Record] = {}
+    rejected: list[Reject] = []
+    decisions: list[str] = []
+    read = 0
+    for file in find_files(named):
+        source = open_source(file, options)
+        decisions.append(f"{file}: {source.decision}")
+        for each in source:
+            read += 1
+            if isinstance(each, Reject):
+                rejected.append(each)
+            else:
+                records.setdefault(each.instruction.id, each)
+        if source.fault:
+            raise source.fault
+    if not records:
+        reasons = sorted({each.reason for each in rejected}) or ["it is empty"]
+        raise InputError(
+            ", ".join(named), f"no usable example ({'; '.join(reasons)})", "A target needs one"
+        )
+    return list(records.values()), read, tuple(rejected), tuple(decisions)
+
+
+def _rows(store: Store, name: str, records: Sequence[Record], featurizer: Featurizer) -> pa.Table:
+    schema = store.dataset("targets").schema
+    features = featurizer.featurize([record.instruction for record in records])
+    now = datetime.now(UTC)
+    fixed = [
+        {
+            "key": key_of(name, record.instruction.id),
+            "target": name,
+            "id": record.instruction.id,
+            "position": position,
+            "messages": [message.as_dict() for message in record.instruction.messages],
+            "tools": record.instruction.tools,
+            "metadata": record.metadata,
+            "file": record.file,
+            "added_at": now,
+        }
+        for position, record in enumerate(records)
+    ]
+    own = pa.schema([schema.field(column) for column in fixed[0]])
+    table = pa.Table.from_pylist(fixed, own)
+    for column in features.column_names:
+        if column in schema.names:
+            table = table.append_column(schema.field(column), features[column])
+    return table.select([column for column in schema.names if column in table.column_names])

@@ -1,0 +1,88 @@
+"""Row ids as two 64-bit words, so that millions of them are compared, sorted and searched fast.
+
+A key is (high, low): the two halves of the 32 hexadecimal digits, biased so that the order of
+signed integers is the order of the text. NumPy and torch both sort signed 64-bit integers.
+"""
+
+from __future__ import annotations
+
+import binascii
+
+import numpy as np
+import pyarrow as pa
+
+ID_DIGITS = 32
+_BIAS = np.uint64(1 << 63)
+
+
+def keys_of(ids: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """The keys of an Arrow string array of ids, (n, 2) int64.
+
+    Raises:
+        ValueError: an id is null or is not 32 hexadecimal digits.
+    """
+    column = pa.chunked_array([ids]) if isinstance(ids, pa.Array) else ids
+    parts = [_keys_of_chunk(chunk) for chunk in column.cast(pa.string()).chunks]
+    return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
+
+
+def _keys_of_chunk(ids: pa.Array) -> np.ndarray:
+    count = len(ids)
+    if not count:
+        return np.empty((0, 2), np.int64)
+    _, offsets, text = ids.buffers()
+    ends = np.frombuffer(offsets, np.int32, count + 1, ids.offset * 4)
+    if ids.null_count or not (np.diff(ends) == ID_DIGITS).all():
+        raise ValueError(f"a row id is not {ID_DIGITS} hexadecimal digits")
+    digits = memoryview(text)[int(ends[0]) : int(ends[-1])]
+    words = np.frombuffer(binascii.unhexlify(digits), ">u8").astype(np.uint64)
+    return (words ^ _BIAS).view(np.int64).reshape(count, 2)
+
+
+def ids_of(keys: np.ndarray) -> list[str]:
+    """The ids behind keys of shape (n, 2), in the same order."""
+    text = words_of(keys).astype(">u8").tobytes().hex()
+    return [text[at : at + ID_DIGITS] for at in range(0, len(text), ID_DIGITS)]
+
+
+def words_of(keys: np.ndarray) -> np.ndarray:
+    """Keys as the plain unsigned words of the ids, same shape, uint64."""
+    return np.ascontiguousarray(keys).view(np.uint64) ^ _BIAS
+
+
+def codes_of(keys: np.ndarray) -> tuple[np.ndarray, int]:
+    """Small integers that are equal exactly where keys are, and how many distinct keys there are.
+
+    Codes ascend with the id. Keys of shape (..., 2) give codes of shape (...,), int64.
+    """
+    flat = keys.reshape(-1, 2)
+    order = np.lexsort((flat[:, 1], flat[:, 0]))
+    ordered = flat[order]
+    fresh = np.ones(len(flat), bool)
+    fresh[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    codes = np.empty(len(flat), np.int64)
+    codes[order] = np.cumsum(fresh) - 1
+    return codes.reshape(keys.shape[:-1]), int(fresh.sum())
+
+
+class KeySet:
+    """A fixed set of row keys with a fast membership test; 16 bytes a row."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        order = np.lexsort((keys[:, 1], keys[:, 0]))
+        self._high, self._low = keys[order, 0], keys[order, 1]
+        _, runs = np.unique(self._high, return_counts=True)
+        # Ids whose upper halves agree stand side by side; in practice every run has length one.
+        self._longest_run = int(runs.max(initial=0))
+
+    def __len__(self) -> int:
+        return len(self._high)
+
+    def contains(self, keys: np.ndarray) -> np.ndarray:
+        """Which of the keys (n, 2) are in the set, (n,) bool."""
+        found = np.zeros(len(keys), bool)
+        first = np.searchsorted(self._high, keys[:, 0])
+        for step in range(self._longest_run):
+            at = np.minimum(first + step, len(self._high) - 1)
+            found |= (self._high[at] == keys[:, 0]) & (self._low[at] == keys[:, 1])
+        return found

@@ -1,0 +1,70 @@
+"""Round-robin: queries take turns, each takes its most similar unused row (METHODS 3.2).
+
+k = N is a permutation, prefixes nest, counts per query differ by at most one. The best k rows of
+every query always suffice: before its turn at most k - 1 rows are used up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .keys import codes_of
+from .task import Lists, Passes, Ranking, Selector, Task, TopPerQuery
+
+
+def take_turns(lists: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Merge ranked lists by turns, without repetition.
+
+    Args:
+        lists: for every player the keys of its rows, best first, (n_i, 2) int64.
+        k: how many rows to take; fewer are taken when the lists run out.
+
+    Returns:
+        The player and the place in its list of each pick, both (min(k, distinct),) int64.
+    """
+    codes, distinct = codes_of(np.concatenate(lists))
+    ends = np.cumsum([len(rows) for rows in lists])[:-1]
+    rows_of = [part.tolist() for part in np.split(codes, ends)]
+    places = [0] * len(lists)
+    used = bytearray(distinct)
+    players: list[int] = []
+    taken: list[int] = []
+    waiting = list(range(len(lists)))
+    while waiting and len(players) < k:
+        still = []
+        for player in waiting:
+            rows, place = rows_of[player], places[player]
+            while place < len(rows) and used[rows[place]]:
+                place += 1
+            places[player] = place + 1
+            if place == len(rows):
+                continue
+            used[rows[place]] = 1
+            players.append(player)
+            taken.append(place)
+            still.append(player)
+            if len(players) == k:
+                break
+        waiting = still
+    return np.array(players, np.int64), np.array(taken, np.int64)
+
+
+def _ranking(nearest: Lists, k: int) -> Ranking:
+    assert nearest.scores is not None
+    queries, places = take_turns(list(nearest.keys), k)
+    return Ranking(nearest.keys[queries, places], nearest.scores[queries, places], queries)
+
+
+def _passes(task: Task) -> Passes:
+    (nearest,) = yield (TopPerQuery(task.k),)
+    return _ranking(nearest, task.k)
+
+
+def _memory(task: Task) -> int:
+    # The turns: sorting keys to codes, and the codes as lists of Python integers.
+    return TopPerQuery(task.k).bytes(task.queries) + task.queries * task.k * 100
+
+
+SELECTOR = Selector("round_robin", 1, ("query_similarity",), _passes, _memory)

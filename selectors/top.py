@@ -1,0 +1,29 @@
+"""Top: the rows most similar to the queries, by the mean or the maximum over them (METHODS 3.2).
+
+`by=max` is the targeted-selection paper's doubly greedy order. The query that pulled a row is the
+one most similar to it.
+"""
+
+from __future__ import annotations
+
+from .task import Option, Passes, Ranking, Selector, Task, TopRows
+
+
+def _passes(task: Task) -> Passes:
+    (best,) = yield (TopRows(task.k, task.options["by"]),)
+    assert best.scores is not None and best.queries is not None
+    return Ranking(best.keys[0], best.scores[0], best.queries[0])
+
+
+def _memory(task: Task) -> int:
+    return TopRows(task.k, task.options["by"]).bytes(task.queries)
+
+
+SELECTOR = Selector(
+    "top",
+    1,
+    ("query_similarity",),
+    _passes,
+    _memory,
+    {"by": Option("mean", ("mean", "max"))},
+)

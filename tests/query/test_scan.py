@@ -1,0 +1,120 @@
+"""The scan over a real Lance dataset against the full matrix."""
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from coresetdb.query.reducers import reducer_for
+from coresetdb.query.scan import block_rows, read_ahead, scan_ids, scan_vectors
+from coresetdb.selectors.keys import KeySet, ids_of, keys_of
+from coresetdb.selectors.task import Shuffled, TopPerQuery
+
+torch.set_num_threads(1)
+WIDTH = 16
+
+
+def unit(generator, rows):
+    vectors = generator.standard_normal((rows, WIDTH)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def table(ids, vectors, missing):
+    values = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.ravel(), pa.float16()), WIDTH, mask=pa.array(missing)
+    )
+    return pa.table({"id": ids, "rds": values, "text": ["x"] * len(ids)})
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """900 rows in fragments of 7 to 400, every ninth without the feature."""
+    generator = np.random.default_rng(1)
+    ids = [generator.bytes(16).hex() for _ in range(900)]
+    vectors = unit(generator, 900)
+    missing = np.arange(900) % 9 == 4
+    place = str(tmp_path_factory.mktemp("scan") / "pool.lance")
+    start = 0
+    for rows in (7, 400, 93, 300, 100):
+        part = slice(start, start + rows)
+        lance.write_dataset(table(ids[part], vectors[part], missing[part]), place, mode="append")
+        start += rows
+    return lance.dataset(place), ids, vectors, missing
+
+
+def naive_lists(queries, ids, vectors, allowed, k):
+    similarity = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    rows = [j for j in range(len(ids)) if allowed[j]]
+    return [
+        [ids[j] for j in sorted(rows, key=lambda j: (-row[j], ids[j]))[:k]] for row in similarity
+    ]
+
+
+def scanned(dataset, queries, k, eligible=None):
+    reducer = reducer_for(TopPerQuery(k), slice(0, len(queries)))
+    matrix = torch.from_numpy(queries.astype(np.float32))
+    seen = scan_vectors(dataset, "rds", matrix, [reducer], eligible)
+    return seen, reducer.result()
+
+
+@pytest.mark.parametrize("k", [1, 50, 2000])
+def test_scan_equals_full_matrix(pool, k):
+    dataset, ids, vectors, missing = pool
+    queries = unit(np.random.default_rng(2), 5)
+    seen, found = scanned(dataset, queries, k)
+    assert [ids_of(keys) for keys in found.keys] == naive_lists(queries, ids, vectors, ~missing, k)
+    assert (seen.rows, seen.missing, seen.filtered, seen.scored) == (900, 100, 0, 800)
+
+
+def test_scan_with_a_mask(pool):
+    dataset, ids, vectors, missing = pool
+    queries = unit(np.random.default_rng(3), 4)
+    allowed = np.arange(900) % 4 == 0
+    eligible = KeySet(keys_of(pa.array([ids[j] for j in np.flatnonzero(allowed)])))
+    seen, found = scanned(dataset, queries, 30, eligible)
+    expected = naive_lists(queries, ids, vectors, allowed & ~missing, 30)
+    assert [ids_of(keys) for keys in found.keys] == expected
+    assert (seen.rows, seen.filtered) == (900, 675)
+    assert seen.missing == int((allowed & missing).sum())
+    nobody, empty = scanned(dataset, queries, 30, KeySet(keys_of(pa.array([], pa.string()))))
+    assert nobody.scored == 0 and empty.keys.shape[1] == 0
+
+
+def test_scores_do_not_depend_on_fragments(pool, tmp_path):
+    """The same rows in one fragment give the same bits."""
+    dataset, *_ = pool
+    whole = lance.write_dataset(dataset.to_table(), str(tmp_path / "one.lance"))
+    queries = unit(np.random.default_rng(4), 6)
+    (_, first), (_, second) = scanned(dataset, queries, 100), scanned(whole, queries, 100)
+    assert (first.keys == second.keys).all() and (first.scores == second.scores).all()
+
+
+def test_scan_of_ids_feeds_every_row_once(pool):
+    dataset, ids, *_ = pool
+    reducer = reducer_for(Shuffled(5000, 3), slice(0, 0))
+    seen = scan_ids(dataset, [reducer])
+    assert sorted(ids_of(reducer.result().keys[0])) == sorted(ids)
+    assert (seen.rows, seen.scored, seen.missing) == (900, 900, 0)
+
+
+def test_blocks_lie_within_their_bounds():
+    assert [block_rows(width) for width in (16, 256, 1024, 4096, 8192)] == [
+        4096,
+        4096,
+        2048,
+        512,
+        256,
+    ]
+
+
+def test_read_ahead_keeps_order_and_passes_errors_on():
+    assert list(read_ahead(iter(range(1, 50)))) == list(range(1, 50))
+
+    def broken():
+        yield 1
+        raise OSError("the disk is gone")
+
+    batches = read_ahead(broken())
+    assert next(batches) == 1
+    with pytest.raises(OSError, match="disk"):
+        next(batches)
