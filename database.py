@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from .ingest.account import Account
     from .ingest.featurizer import Featurizer
     from .ingest.progress import Progress
-    from .ingest.reading import ReadOptions
-    from .query.coresets import Coreset, Replayed
-    from .query.export.write import Exported
-    from .query.targets import Added, Target
+    from .ingest.read_options import ReadOptions
+    from .query.coresets import Coreset
+    from .query.export.coreset_file import Exported
+    from .query.replay import Replay
+    from .query.targets import AddedTarget, Target
+    from .store.report import Repair, Report
     from .store.sql import QueryResult
     from .store.status import Status
-    from .store.verify import Report
 
 
 class Database:
@@ -117,7 +118,7 @@ class Database:
             command=command,
         )
 
-    def add_target(self, name: str, file: str, **reading: Any) -> Added:
+    def add_target(self, name: str, file: str, **reading: Any) -> AddedTarget:
         """Featurize a target's examples and keep them; afterwards no model is needed for it.
 
         Raises:
@@ -127,7 +128,7 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(allow_empty_answer=True, **reading)
-        return add_target(self.store, name, [file], options, lambda: self._featurizer)
+        return add_target(self.store, name, file, options, self._featurizer)
 
     def targets(self) -> list[Target]:
         """The targets, by name."""
@@ -135,8 +136,8 @@ class Database:
 
         return list_targets(self.store)
 
-    def remove_target(self, name: str) -> int:
-        """Remove a target; returns how many examples it had. Coresets chosen for it stay."""
+    def remove_target(self, name: str) -> Target:
+        """Remove a target, and return what it was; coresets chosen for it stay."""
         from .query.targets import remove_target
 
         return remove_target(self.store, name)
@@ -184,15 +185,15 @@ class Database:
 
         return load_coreset(self.store, name)
 
-    def coresets(self) -> list[Coreset]:
-        """All coresets, the oldest first."""
-        from .query.coresets import list_coresets
+    def coresets(self) -> list[str]:
+        """Names of all coresets."""
+        from .query.coresets import coreset_names
 
-        return list_coresets(self.store)
+        return coreset_names(self.store)
 
-    def replay(self, name: str) -> Replayed:
+    def replay(self, name: str) -> Replay:
         """Select again exactly as a coreset was selected, and compare the ids."""
-        from .query.select import replay
+        from .query.replay import replay
 
         return replay(self.store, name)
 
@@ -203,16 +204,24 @@ class Database:
         remove_coreset(self.store, name)
 
     def export(
-        self, coreset: str, out: str, *, format: str = "messages", shuffle: bool = True
+        self,
+        coreset: str | Coreset,
+        out: str,
+        *,
+        format: str = "messages",
+        shuffle: bool = True,
+        skip_unfit: bool = False,
     ) -> Exported:
         """Write a coreset as JSON Lines or Parquet, with a manifest and trainer snippets beside it.
 
         Raises:
             UsageError: an unknown coreset or format, or rows that the format cannot hold.
         """
-        from .query.export.write import export
+        from .query.export.coreset_file import export
 
-        return export(self.store, coreset, out, format=format, shuffle=shuffle)
+        return export(
+            self.store, coreset, out, format=format, shuffle=shuffle, skip_unfit=skip_unfit
+        )
 
     def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
         """Run one SELECT over the store's relations, in a process of its own.
@@ -222,7 +231,7 @@ class Database:
         """
         from .store.sql import run_query
 
-        options = self.store.storage_options
+        options = self.store.place.options
         return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
 
     def status(self) -> Status:
@@ -239,7 +248,7 @@ def verify_store(uri: str, *, full: bool = False) -> Report:
     return verify(uri, full=full)
 
 
-def repair_store(uri: str, *, say: Callable[[str], None] = lambda sentence: None) -> Report:
+def repair_store(uri: str, *, say: Callable[[str], None] = lambda sentence: None) -> Repair:
     """Bring a damaged store back, then verify it in full."""
     from .ingest.heal import heal
 
@@ -247,6 +256,6 @@ def repair_store(uri: str, *, say: Callable[[str], None] = lambda sentence: None
 
 
 def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:
-    from .ingest.reading import ReadOptions
+    from .ingest.read_options import ReadOptions
 
     return ReadOptions(mapping=dict(mapping or {}), **options)

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from .frame import json_option, open_database, print_json, store_argument, table, talk
+
+if TYPE_CHECKING:
+    from ..query.coresets import Coreset
+
+
+def facts(coreset: Coreset) -> dict[str, Any]:
+    """A coreset as JSON values: how it was made, where its rows come from, and their ids."""
+    mix = [asdict(share) for share in coreset.mix]
+    return {
+        **coreset.row(),
+        "parameters": coreset.parameters,
+        "created_at": coreset.created_at.isoformat(),
+        "mix": mix,
+        "notes": list(coreset.notes),
+        "ids": coreset.ids,
+    }
 
 
 @click.group(short_help="List, show, replay and remove coresets.")
@@ -21,11 +40,11 @@ def list_(store: str, as_json: bool) -> None:
     \b
         coresetdb coreset list pool
     """
-    coresets = open_database(store).coresets()
+    coresets = open_database(store).status().coresets
     if as_json:
-        print_json([coreset.as_dict() for coreset in coresets])
+        print_json(coresets)
     elif coresets:
-        click.echo(table([coreset.headline() for coreset in coresets]))
+        click.echo(table(coresets))
     else:
         talk(f"No coresets yet. Next: coresetdb select {store} TARGET")
 
@@ -42,11 +61,9 @@ def show(store: str, name: str, as_json: bool) -> None:
     """
     coreset = open_database(store).coreset(name)
     if as_json:
-        print_json(coreset.as_dict())
-        return
-    click.echo(str(coreset))
-    click.echo()
-    click.echo(table(coreset.mix()))
+        print_json(facts(coreset))
+    else:
+        click.echo(repr(coreset))
 
 
 @command.command("replay", short_help="Prove that a coreset comes out again.")
@@ -59,8 +76,11 @@ def replay(store: str, name: str) -> int:
         coresetdb coreset replay pool gsm8k-rds-1
     """
     replayed = open_database(store).replay(name)
-    click.echo(str(replayed))
-    return 0 if replayed.identical else 1
+    if replayed.same:
+        click.echo(f"{name}: the same {len(replayed.ids):,} ids come out, in the same order.")
+        return 0
+    click.echo(f"{name}: other ids come out, from rank {replayed.first_difference} on.")
+    return 1
 
 
 @command.command("remove", short_help="Remove a coreset.")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from .frame import table, talk
+from .target import told
 
 DATA = Path(__file__).parent.parent / "demo"
 TARGETS = ("grade_school_math", "python_functions")
@@ -56,14 +57,14 @@ def command(folder: str) -> None:
         if target not in there:
             _step(f"coresetdb target add {store} {target} {DATA.name}/{target}.jsonl")
             added = database.add_target(target, str(DATA / f"{target}.jsonl"))
-            click.echo("\n".join(added.sentences()))
+            click.echo("\n".join(told(added)))
         out = f"{folder}/{target}.jsonl"
         _step(f"coresetdb select {store} {target} --budget {BUDGET} --out {out}")
         asked = time.monotonic()
         coreset = database.select(target, budget=BUDGET)
-        database.export(coreset.name, out)
+        database.export(coreset, out)
         seconds = time.monotonic() - asked
-        click.echo(f"{coreset.rows} rows in {seconds:.1f} s, no model run. Where they come from:\n")
+        click.echo(f"{len(coreset)} rows in {seconds:.1f} s, no model run. Where they come from:\n")
         rows = database.sql(WHERE_FROM.format(coreset=coreset.name)).read_all().to_pylist()
         click.echo(table(rows))
     talk(_next(store, folder, time.monotonic() - started))

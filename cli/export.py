@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
 import click
 
 from .frame import json_option, open_database, print_json, store_argument
+
+if TYPE_CHECKING:
+    from ..query.export.coreset_file import Exported
+
+
+def told(exported: Exported) -> list[str]:
+    """What was written and what the format says otherwise, a sentence each."""
+    sentences = [f"{exported.out}: {exported.rows:,} rows"]
+    sentences += [f"  left out, {why}: {rows:,}" for why, rows in exported.left_out.items()]
+    sentences += [f"  {what}: {rows:,} rows" for what, rows in exported.remarks.items()]
+    return sentences + [f"  beside it: {file}" for file in exported.files[1:]]
 
 
 @click.command(short_help="Write a coreset for a trainer.")
@@ -19,9 +33,16 @@ from .frame import json_option, open_database, print_json, store_argument
     type=click.Choice(["messages", "prompt-completion", "alpaca", "sharegpt"]),
 )
 @click.option("--keep-order", is_flag=True, help="In order of selection instead of shuffled.")
+@click.option("--skip-unfit", is_flag=True, help="Leave out rows that the format cannot hold.")
 @json_option
 def command(
-    store: str, coreset: str, out: str, format_: str, keep_order: bool, as_json: bool
+    store: str,
+    coreset: str,
+    out: str,
+    format_: str,
+    keep_order: bool,
+    skip_unfit: bool,
+    as_json: bool,
 ) -> None:
     """Write CORESET to a file, with a manifest and trainer snippets beside it.
 
@@ -30,10 +51,9 @@ def command(
         coresetdb export pool gsm8k-rds-1 --out gsm8k.parquet --format alpaca
     """
     exported = open_database(store).export(
-        coreset, out, format=format_, shuffle=not keep_order
+        coreset, out, format=format_, shuffle=not keep_order, skip_unfit=skip_unfit
     )
     if as_json:
-        print_json(exported.as_dict())
-        return
-    for sentence in exported.sentences():
-        click.echo(sentence)
+        print_json(asdict(exported))
+    else:
+        click.echo("\n".join(told(exported)))

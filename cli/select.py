@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
-from .frame import json_option, open_database, print_json, store_argument, table, talk
+from .coreset import facts
+from .export import told
+from .frame import json_option, open_database, print_json, store_argument, talk
 
 
 @click.command(short_help="Choose rows for targets.")
@@ -51,14 +53,12 @@ def command(
         *targets, method=method, budget=budget, where=where, seed=seed, name=name
     )
     if as_json:
-        print_json(coreset.as_dict())
+        print_json(facts(coreset))
     else:
-        click.echo(str(coreset))
-        click.echo()
-        click.echo(table(coreset.mix()))
+        click.echo(repr(coreset))
     if out:
-        exported = database.export(coreset.name, out, format=format_)
-        for sentence in exported.sentences():
+        exported = database.export(coreset, out, format=format_)
+        for sentence in told(exported):
             talk(sentence)
     else:
         talk(f"Next: coresetdb export {store} {coreset.name} --out {coreset.name}.jsonl")

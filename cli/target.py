@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from .frame import (
@@ -14,6 +17,33 @@ from .frame import (
     table,
     talk,
 )
+
+if TYPE_CHECKING:
+    from ..query.targets import AddedTarget, Target
+
+
+def told(added: AddedTarget) -> list[str]:
+    """What became of a target's examples, a sentence each."""
+    target = added.target
+    sentences = [*added.decisions]
+    sentences.append(
+        f"{target.name}: read {added.read:,}: {target.examples:,} examples "
+        f"({target.tokens:,} tokens), {added.duplicates:,} duplicate, "
+        f"{len(added.rejected):,} rejected"
+    )
+    sentences += [f"  {each.file}:{each.line}: {each.reason}" for each in added.rejected]
+    sentences += [f"  without {name}: {n:,}" for name, n in target.missing.items() if n]
+    return sentences
+
+
+def _row(target: Target) -> dict[str, Any]:
+    return {
+        "target": target.name,
+        "examples": target.examples,
+        "tokens": target.tokens,
+        "coresets": ", ".join(target.coresets),
+        "files": ", ".join(target.files),
+    }
 
 
 @click.group(short_help="Add, list and remove target tasks.")
@@ -55,10 +85,9 @@ def add(
         unescape=unescape,
     )
     if as_json:
-        print_json(added.as_dict())
+        print_json(asdict(added))
         return
-    for sentence in added.sentences():
-        click.echo(sentence)
+    click.echo("\n".join(told(added)))
     talk(f"Next: coresetdb select {store} {name} --budget 1000")
 
 
@@ -71,11 +100,11 @@ def list_(store: str, as_json: bool) -> None:
     \b
         coresetdb target list pool
     """
-    targets = [target.as_dict() for target in open_database(store).targets()]
+    targets = open_database(store).targets()
     if as_json:
-        print_json(targets)
+        print_json([asdict(target) for target in targets])
     elif targets:
-        click.echo(table(targets))
+        click.echo(table([_row(target) for target in targets]))
     else:
         talk(f"No targets yet. Next: coresetdb target add {store} NAME FILE")
 
@@ -89,5 +118,7 @@ def remove(store: str, name: str) -> None:
     \b
         coresetdb target remove pool gsm8k
     """
-    n = open_database(store).remove_target(name)
-    talk(f"{name}: removed, with its {n} examples.")
+    gone = open_database(store).remove_target(name)
+    talk(f"{name}: removed, with its {gone.examples} examples.")
+    if gone.coresets:
+        talk(f"Coresets chosen for it stay: {', '.join(gone.coresets)}")

@@ -28,5 +28,5 @@ def command(store: str, full: bool, repair: bool, as_json: bool) -> int:
     if as_json:
         print_json(report.as_dict())
     else:
-        click.echo("\n".join(report.sentences()))
-    return 0 if report.clean else 1
+        click.echo("\n".join(report.lines()))
+    return 0 if report.ok else 1

@@ -61,7 +61,9 @@ def load_featurizer(store: Store) -> Featurizer:
         if recipe.backbone and recipe.backbone != identity:
             raise FingerprintError(
                 f"{config.name} is no longer the backbone that made the features of {store.uri}: "
-                + "; ".join(difference(Recipe("", 0, {}, identity), Recipe("", 0, {}, recipe.backbone)))
+                + "; ".join(
+                    difference(Recipe("", 0, {}, identity), Recipe("", 0, {}, recipe.backbone))
+                )
                 + ". Put the original model back, or make a new store"
             )
     return Featurizer(Backbone.load(config), recipes)

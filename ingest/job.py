@@ -26,7 +26,7 @@ from .account import Account, FileAccount
 from .commit import Commit
 from .featurizer import Featurizer
 from .progress import Progress, Silence
-from .reading import SourceFile
+from .source import Source
 
 COMMIT_ROWS = 8192
 COMMIT_SECONDS = 60.0
@@ -39,7 +39,7 @@ SIGHTINGS_PER_COMMIT = 100_000
 
 def ingest(
     store: Store,
-    files: Iterable[SourceFile],
+    files: Iterable[Source],
     featurizer: Callable[[], Featurizer],
     *,
     limit: int | None = None,
@@ -109,7 +109,7 @@ class _Job:
         self.committed = self.started
         self.bytes_before, self.bytes_total = 0, 0
 
-    def read_all(self, files: Iterable[SourceFile], limit: int | None) -> None:
+    def read_all(self, files: Iterable[Source], limit: int | None) -> None:
         """Read every file to its end, or to `limit` records in all."""
         files = list(files)
         sizes = [file.size for file in files]
@@ -124,7 +124,7 @@ class _Job:
         self._featurize()
         self._write()
 
-    def _read(self, file: SourceFile, limit: int | None) -> None:
+    def _read(self, file: Source, limit: int | None) -> None:
         counts = FileAccount(
             file=file.file,
             corpus=file.corpus,
@@ -149,9 +149,7 @@ class _Job:
 
     def _take_in(self, block: Sequence[Record | Reject], counts: FileAccount) -> None:
         """Count a block of records and queue what is new."""
-        records = [
-            (item.instruction.id, item) for item in block if isinstance(item, Record)
-        ]
+        records = [(item.instruction.id, item) for item in block if isinstance(item, Record)]
         known = self.known.contains([row_id for row_id, _ in records])
         counts.read += len(block)
         for reject in block:
