@@ -28,3 +28,9 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny_models import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root, which is the package."""
+    return Path(__file__).resolve().parents[1]

@@ -79,11 +79,15 @@ def test_the_account_adds_up_and_a_second_run_adds_nothing(database, tmp_path):
 
 def test_a_second_file_costs_only_its_new_rows(database, tmp_path):
     database.ingest(write(tmp_path / "a.jsonl", rows(30)))
-    before = {file for part in database.store.dataset("pool").get_fragments() for file in files(part)}
+    before = {
+        file for part in database.store.dataset("pool").get_fragments() for file in files(part)
+    }
     account = database.ingest(write(tmp_path / "b.jsonl", rows(30, start=20)))
     assert account.total("new") == 20
     assert account.total("duplicate") == 10
-    after = {file for part in database.store.dataset("pool").get_fragments() for file in files(part)}
+    after = {
+        file for part in database.store.dataset("pool").get_fragments() for file in files(part)
+    }
     assert before < after
     seen = database.store.dataset("sources").to_table(columns=["corpus"])["corpus"].to_pylist()
     assert sorted(seen) == ["a"] * 30 + ["b"] * 30
