@@ -18,6 +18,9 @@ DELIMITERS = ("\t", ",", ";", "|")
 PROBED_ROWS = 50
 PROBED_BYTES = 1 << 18
 
+ESCAPE = re.compile(r"\\([ntr\\])")
+ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+
 csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES + 1))
 
 
@@ -103,23 +106,24 @@ def cut_rows(
             if line.strip() or (dialect.delimiter == "\t" and b"\t" in line):
                 yield number, _cells(line, dialect)
             continue
-        taken = [(number, line)]
+        parts, swallowed = [line], []
         size = len(line)
         is_open = _open_after(line, dialect, inside=False)
         while is_open and size <= limit:
             item = again.pop() if again else next(lines, None)
             if item is None:
                 break
-            taken.append(item)
+            swallowed.append(item)
             if isinstance(item[1], Bad):
                 break
+            parts.append(item[1])
             size += len(item[1]) + 1
             is_open = _open_after(item[1], dialect, inside=True)
         if is_open:
             yield number, Bad("unterminated quote", excerpt_of(line))
-            again.extend(reversed(taken[1:]))
+            again.extend(reversed(swallowed))
         else:
-            yield number, _cells(b"\n".join(part for _, part in taken), dialect)  # type: ignore[misc]
+            yield number, _cells(b"\n".join(parts), dialect)
 
 
 def keyed_rows(
@@ -135,6 +139,17 @@ def keyed_rows(
             yield number, Bad(reason, excerpt_of(" | ".join(cells)))
         else:
             yield number, dict(zip(columns, cells, strict=True))
+
+
+def unescaped_rows(rows: Iterator[Row]) -> Iterator[Row]:
+    """Rows with backslash-n, -t, -r and the double backslash in their cells read as characters."""
+    for number, value in rows:
+        if isinstance(value, dict):
+            value = {
+                name: ESCAPE.sub(lambda match: ESCAPED[match.group(1)], cell)
+                for name, cell in value.items()
+            }
+        yield number, value
 
 
 def _cells(line: bytes, dialect: Dialect) -> list[str] | Bad:

@@ -149,7 +149,7 @@ class Spool:
     """Values written to a temporary file and read back once, in order."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the spool
+        self._file = tempfile.TemporaryFile()
         self._count = 0
 
     def __len__(self) -> int:

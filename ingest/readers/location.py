@@ -42,7 +42,7 @@ def open_binary(path: str) -> tuple[BinaryIO | Any, int | None]:
         except (OSError, pa.ArrowException) as error:
             raise unreachable(path, error) from error
     try:
-        handle = open(path, "rb")  # noqa: SIM115 - HashedFile closes it
+        handle = open(path, "rb")
     except OSError as error:
         raise InputError(path, error.strerror or str(error), "Check the path") from error
     return handle, os.fstat(handle.fileno()).st_size

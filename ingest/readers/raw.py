@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import xxhash
 import zstandard
@@ -58,9 +58,12 @@ class HashedFile:
     def drain(self) -> str:
         """Read what is left and give the xxh3 (64 bits, hexadecimal) of the whole file."""
         while self.read(CHUNK_BYTES):
-            pass
-        self._handle.close()
+            continue
         return self._hash.hexdigest()
+
+    def close(self) -> None:
+        """Close the file underneath."""
+        self._handle.close()
 
 
 class ByteStream:
@@ -102,7 +105,7 @@ class ByteStream:
 
     def _gunzip(self) -> Iterator[bytes]:
         # read1 makes one raw read, so nothing decoded before an error is lost with it.
-        archive = gzip.GzipFile(fileobj=self.raw, mode="rb")  # pyright: ignore[reportArgumentType]
+        archive = gzip.GzipFile(fileobj=cast(Any, self.raw), mode="rb")
         try:
             while chunk := archive.read1(CHUNK_BYTES):
                 yield chunk

@@ -17,7 +17,7 @@ EXCERPT_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A record that could not be read. `reason` up to its first colon is what counts are kept by."""
+    """A record that could not be read; counts go by `reason` up to its first colon."""
 
     reason: str
     excerpt: str = ""

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
+import xxhash
 
 from ...schemas.errors import InputError
 from .location import is_remote, open_random
@@ -37,6 +38,7 @@ class Table:
 
     def __init__(self, words: str, schema: pa.Schema, rows: int | None) -> None:
         self.words, self.rows = words, rows
+        self.share = 0.0  # of the table handed on so far, for progress
         self.left_out = [field.name for field in schema if _is_vector(field.type)]
         self.columns = [field.name for field in schema if field.name not in self.left_out]
 
@@ -79,7 +81,8 @@ class ArrowTable(Table):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """As `Table.batches`."""
-        for source in self._sources:
+        for place, source in enumerate(self._sources):
+            self.share = place / len(self._sources)
             reader = self._reader(source)
             if isinstance(reader, ipc.RecordBatchFileReader):
                 batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
@@ -150,6 +153,8 @@ def table_rows(table: Table) -> Iterator[Row]:
     """Rows as JSON objects. A row over 8 MB is refused before its values are made."""
     number = 1
     for batch in table.batches():
+        if table.rows:
+            table.share = number / table.rows
         batch = batch.cast(pa.schema([_readable(field) for field in batch.schema]), safe=False)
         plain = [not _needs_care(field.type) for field in batch.schema]
         fat = batch.nbytes > MAX_RECORD_BYTES
@@ -239,6 +244,11 @@ def _datasets_files(path: Path) -> list[str]:
         if listed:
             return [str(path / entry["filename"]) for entry in listed]
     return sorted(str(file) for file in path.glob("*.arrow"))
+
+
+def digest_of_digests(digests: list[str]) -> str:
+    """One xxh3 (64 bits, hexadecimal) for a source of several files."""
+    return xxhash.xxh3_64_hexdigest("\n".join(digests))
 
 
 def is_seekable_here(file: str, compression: str) -> bool:
