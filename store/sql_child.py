@@ -98,6 +98,8 @@ def _answer(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         _fail(channel, type(error).__name__, str(error))
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         _fail(channel, "QueryError", _out_of_memory(error, settings["memory_limit"]))
+    except RecursionError:
+        _fail(channel, "QueryError", "the query is nested too deeply")
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         _fail(channel, "QueryError", str(error))
 
