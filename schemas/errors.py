@@ -58,6 +58,17 @@ class DamagedStoreError(StoreError):
     """Bytes of the store are not what was written."""
 
 
+class StoreBusyError(StoreError):
+    """Somebody else holds the store's lock."""
+
+    def __init__(self, uri: str, activity: str) -> None:
+        self.uri, self.activity = uri, activity
+        super().__init__(
+            f"{uri}: the store is being {activity} by another process. "
+            "Let it finish, then run this again"
+        )
+
+
 class BackboneError(CoresetDBError, ValueError):
     """A model folder cannot serve as a backbone."""
 

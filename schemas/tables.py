@@ -206,7 +206,8 @@ REJECTS = pa.schema(
     ]
 )
 
-# `key` is the digest of (table, path).
+# `key` is the digest of (table, path). `late` marks a checksum that was not taken by the process
+# that wrote the file: the file was found committed without one and noted as it stood.
 FILES = pa.schema(
     [
         _key("key"),
@@ -215,6 +216,7 @@ FILES = pa.schema(
         pa.field("size", pa.int64()),
         pa.field("xxh3", pa.string()),
         pa.field("version", pa.int64()),
+        pa.field("late", pa.bool_()),
     ]
 )
 

@@ -1,0 +1,240 @@
+"""The store's own knowledge of its files: size and xxh3 of every file a version is made of.
+
+Lance keeps no checksum of data files, deletion files or manifests. After each commit the files it
+added are hashed and noted in one small object under `_checksums/`, which carries a hash of itself;
+`fold` moves such notes into the table `files`. The files of that table cannot vouch for themselves:
+after every fold a seal, again an object under `_checksums/`, lists them.
+
+Order: Lance offers no way to learn the names of the files before a commit that is still exact
+(`execute_uncommitted` leaves out the key filter, so two stale inserts of one id both get in:
+tried). So the note follows its commit. A process killed in between leaves files without a note;
+the next writer or `verify` finds them, notes them as they stand and marks them `late`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ..schemas.canonical import digest_of
+from ..schemas.errors import DamagedStoreError
+from ..schemas.tables import FILES
+from .commits import committed, lost_race
+from .keys import key_of
+from .place import Place
+
+FOLDER = "_checksums"
+FOLD_AFTER = 64  # notes
+_MERGE_FRAGMENTS = 32  # of the table `files`, which grows by one with every fold
+_SETTLE_SECONDS = 0.5
+_KINDS = ("manifest", "data file", "deletion file", "index file")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FileNote:
+    """What a file was when it was written. `path` is relative to the store."""
+
+    table: str
+    path: str
+    size: int
+    xxh3: str
+    version: int
+    late: bool = False
+
+
+def members(table: str, dataset: Any, since: int | None = None) -> dict[str, int]:
+    """The files of a version (path relative to the store -> version), or of those after `since`.
+
+    With `since`, files that version `since` already had are left out.
+    """
+    version = dataset.version
+    first = version if since is None else since
+    rows = dataset.tracked_files(min_version=first).read_all().to_pylist()
+    found: dict[str, int] = {}
+    for row in sorted(rows, key=lambda row: row["version"]):
+        if row["version"] <= version and row["type"] in _KINDS:
+            found.setdefault(f"{table}.lance/{row['path']}", row["version"])
+    return {path: at for path, at in found.items() if since is None or at > since}
+
+
+class Checksums:
+    """Notes of one store, as one process reads and writes them."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._open_notes = 0
+        self.unsynced: set[str] = set()
+
+    def note(self, table: str, files: dict[str, int], late: bool = False) -> list[FileNote]:
+        """Hash files (path -> version) and keep what they are."""
+        notes = [
+            FileNote(table, path, *self._place.fingerprint(path), version, late)
+            for path, version in files.items()
+        ]
+        if notes:
+            self._put(f"{table}-{max(files.values()):012d}", notes)
+            self._open_notes += 1
+            self.unsynced.update(files)
+            self.unsynced.add(f"{table}.lance/_versions/latest_version_hint.json")
+        if self._open_notes >= FOLD_AFTER:
+            self.fold()
+        return notes
+
+    def known(self) -> dict[str, FileNote]:
+        """Every note there is, by path."""
+        journal, _ = read_journal(self._place)  # before the table: a fold may be moving them
+        rows = self._files().to_table().to_pylist()
+        return by_path(rows) | {note.path: note for notes in journal.values() for note in notes}
+
+    def heal(self, table: str, dataset: Any) -> list[FileNote]:
+        """Note the files of a version that nobody noted, marked `late`; says so in the log."""
+        missing = self._unnoted(table, dataset)
+        if missing:  # most likely another writer between its commit and its note
+            time.sleep(_SETTLE_SECONDS)
+            missing = self._unnoted(table, dataset)
+        if not missing:
+            return []
+        log.warning(
+            "%s: %d files were committed by a run that died before noting their checksums; "
+            "noted now as they stand",
+            table,
+            len(missing),
+        )
+        return self.note(table, missing, late=True)
+
+    def _unnoted(self, table: str, dataset: Any) -> dict[str, int]:
+        if table == "files":
+            journal, _ = read_journal(self._place)
+            noted = {note.path for name in journal for note in journal[name]}
+        else:
+            noted = set(self.known())
+        return {path: at for path, at in members(table, dataset).items() if path not in noted}
+
+    def fold(self) -> None:
+        """Move the notes of all processes into the table `files`; repeating it changes nothing."""
+        journal, _ = read_journal(self._place)
+        moving = {name: notes for name, notes in journal.items() if not name.startswith("files-")}
+        self._open_notes = 0
+        if not moving:
+            return
+        rows = note_table(note for notes in moving.values() for note in notes)
+
+        def insert() -> None:
+            merge = self._files().merge_insert("key").when_not_matched_insert_all()
+            merge.execute(rows)
+
+        committed("noting checksums", insert)
+        self._merge_fragments()
+        self.seal()
+        for name in moving:
+            self._place.delete(f"{FOLDER}/{name}")
+
+    def seal(self, late: bool = False) -> None:
+        """Note the files of the newest version of the table `files`; older seals go."""
+        dataset = self._files()
+        name = f"files-{dataset.version:012d}"
+        files = members("files", dataset)
+        notes = [
+            FileNote("files", path, *self._place.fingerprint(path), version, late)
+            for path, version in files.items()
+        ]
+        mine = self._put(name, notes)
+        self.unsynced.update(files)
+        for path in self._place.sizes(FOLDER):
+            other = path.rsplit("/", 1)[1]
+            if other.startswith("files-") and other < name and path != mine:
+                self._place.delete(path)
+
+    def forget(self, paths: Iterable[str]) -> None:
+        """Drop the notes of files that were removed on purpose."""
+        gone = sorted(set(paths))
+        self.fold()
+        for start in range(0, len(gone), 1000):
+            keys = ", ".join(
+                f"'{key_of(path.split('.lance/')[0], path)}'" for path in gone[start : start + 1000]
+            )
+            committed("forgetting checksums", lambda k=keys: self._files().delete(f"key IN ({k})"))
+        if gone:
+            self.seal()
+
+    def _files(self) -> Any:
+        import lance
+
+        try:
+            return lance.dataset(
+                self._place.table_uri("files"), storage_options=self._place.options
+            )
+        except (OSError, ValueError) as error:
+            raise DamagedStoreError(
+                f"{self._place.uri}: the table of checksums does not open. "
+                f"Run `coresetdb verify {self._place.uri} --repair`"
+            ) from error
+
+    def _merge_fragments(self) -> None:
+        dataset = self._files()
+        if len(dataset.get_fragments()) > _MERGE_FRAGMENTS:
+            try:
+                dataset.optimize.compact_files()
+            except OSError as error:
+                if not lost_race(error):
+                    raise
+                log.info("the table files is being compacted by another writer")
+
+    def _put(self, stem: str, notes: list[FileNote]) -> str:
+        path = f"{FOLDER}/{stem}-{uuid.uuid4().hex[:8]}.json"
+        entries = [asdict(note) for note in notes]
+        text = json.dumps({"files": entries, "digest": digest_of(entries)})
+        self._place.write(path, text.encode())
+        self.unsynced.add(path)
+        return path
+
+
+def read_journal(place: Place) -> tuple[dict[str, list[FileNote]], list[str]]:
+    """Notes not yet in the table `files`, by object name, and the paths of damaged objects."""
+    journal: dict[str, list[FileNote]] = {}
+    damaged = []
+    for path in sorted(place.sizes(FOLDER)):
+        if not path.endswith(".json"):
+            continue  # half-written by a process that was killed; `clean` removes it
+        try:
+            content = json.loads(place.read(path))
+            entries = content["files"]
+            if content["digest"] != digest_of(entries):
+                raise ValueError("digest differs")
+            journal[path.rsplit("/", 1)[1]] = [FileNote(**entry) for entry in entries]
+        except FileNotFoundError:  # folded into the table meanwhile
+            continue
+        except (ValueError, KeyError, TypeError):
+            damaged.append(path)
+    return journal, damaged
+
+
+def by_path(rows: list[dict[str, Any]]) -> dict[str, FileNote]:
+    """Rows of the table `files` as notes."""
+    return {
+        row["path"]: FileNote(
+            row["table"],
+            row["path"],
+            row["size"],
+            row["xxh3"],
+            row["version"],
+            bool(row["late"]),
+        )
+        for row in rows
+    }
+
+
+def note_table(notes: Iterable[FileNote]) -> pa.Table:
+    """Notes as rows of the table `files`, each path once."""
+    unique = {note.path: note for note in notes}.values()
+    rows = [{"key": key_of(note.table, note.path), **asdict(note)} for note in unique]
+    return pa.Table.from_pylist(rows, schema=FILES)

@@ -1,0 +1,133 @@
+"""Making a store's tables, and reading what a store says about itself.
+
+The layout version and the configuration stand in the schema metadata of `pool`, which is made last:
+a folder with tables but no `pool` is a store whose creation was interrupted, and creating it again
+finishes it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from ..schemas.errors import (
+    DamagedStoreError,
+    LayoutError,
+    StoreError,
+    StoreNotFoundError,
+    UsageError,
+)
+from ..schemas.tables import LAYOUT_VERSION, TABLES
+from .place import Place
+
+LAYOUT_KEY = "coresetdb:layout"
+CONFIG_KEY = "coresetdb:config"
+WRITER_KEY = "coresetdb:writer"
+TABLE_KEY = "coresetdb:table"
+RECIPE_PREFIX = "coresetdb:recipe:"
+
+
+def make_tables(
+    place: Place,
+    config: dict[str, Any],
+    pool_features: Sequence[pa.Field],
+    target_features: Sequence[pa.Field],
+) -> None:
+    """Write every table, empty, `pool` last.
+
+    Raises:
+        UsageError: there is a store already, or a table of somebody else's is in the way.
+    """
+    import lance
+
+    from .. import __version__
+
+    if place.exists("pool.lance/_versions"):
+        raise UsageError(f"{place.uri}: there is a store already")
+    unfinished = [table for table in TABLES if _ours(place, table)]
+    features = {"pool": pool_features, "targets": target_features}
+    facts = {
+        LAYOUT_KEY: str(LAYOUT_VERSION),
+        WRITER_KEY: __version__,
+        CONFIG_KEY: json.dumps(config, ensure_ascii=False, sort_keys=True),
+    }
+    for table in [*(name for name in TABLES if name != "pool"), "pool"]:
+        metadata = {TABLE_KEY: table, **(facts if table == "pool" else {})}
+        schema = pa.schema([*TABLES[table], *features.get(table, ())], metadata=metadata)
+        lance.write_dataset(
+            schema.empty_table(),
+            place.table_uri(table),
+            mode="overwrite" if table in unfinished else "create",
+            storage_options=place.options,
+            enable_stable_row_ids=True,
+        )
+
+
+def _ours(place: Place, table: str) -> bool:
+    """Whether an interrupted creation left this table."""
+    import lance
+
+    try:
+        found = lance.dataset(place.table_uri(table), storage_options=place.options)
+    except (OSError, ValueError):  # not there, or killed before its first manifest
+        return False
+    if (found.schema.metadata or {}).get(TABLE_KEY.encode()) != table.encode():
+        raise UsageError(
+            f"{place.uri}: the table {table!r} there was not made by coresetdb; "
+            "choose another folder"
+        )
+    return True
+
+
+def read_config(place: Place) -> dict[str, Any]:
+    """The configuration of the store at `place`.
+
+    Raises:
+        StoreNotFoundError: there is no store, or its creation was interrupted.
+        LayoutError: a newer coresetdb wrote it.
+        DamagedStoreError: `pool` is there but does not open.
+    """
+    import lance
+
+    from .. import __version__
+
+    if not place.exists("pool.lance/_versions"):
+        if any(place.exists(f"{table}.lance") for table in TABLES):
+            raise StoreNotFoundError(
+                f"{place.uri}: the creation of this store was interrupted; "
+                "run `coresetdb init` for it again"
+            )
+        raise StoreNotFoundError(
+            f"{place.uri}: there is no store here; make one with `coresetdb init {place.uri}`"
+        )
+    try:
+        pool = lance.dataset(place.table_uri("pool"), storage_options=place.options)
+        facts = {
+            key.decode(): value.decode() for key, value in (pool.schema.metadata or {}).items()
+        }
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DamagedStoreError(
+            f"{place.uri}: the table pool does not open ({_first_line(error)}). "
+            f"Run `coresetdb verify {place.uri} --repair`"
+        ) from error
+    if LAYOUT_KEY not in facts:
+        raise StoreNotFoundError(
+            f"{place.uri}: this is a LanceDB folder, but not a store of coresetdb"
+        )
+    if int(facts[LAYOUT_KEY]) > LAYOUT_VERSION:
+        raise LayoutError(
+            f"{place.uri}: this store was written by coresetdb {facts.get(WRITER_KEY, '?')} in "
+            f"layout {facts[LAYOUT_KEY]}; this is coresetdb {__version__}, which reads layouts up "
+            f"to {LAYOUT_VERSION}. Upgrade coresetdb to open it"
+        )
+    try:
+        return json.loads(facts[CONFIG_KEY])
+    except (KeyError, ValueError) as error:
+        raise StoreError(f"{place.uri}: the store's configuration is not readable") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,100 @@
+"""Keeping a store small: merge little fragments, drop old versions and what killed runs left."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from ..schemas.errors import StoreError
+from ..schemas.tables import TABLES
+from .checksums import FOLDER
+from .commits import committed
+from .rows import bytes_per_row
+
+if TYPE_CHECKING:
+    from .store import Store
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 2 << 20  # per batch; the writer gathers batches into pages of 8 to 12 MB
+_READ_ROWS = (64, 8192)
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What `clean` removed."""
+
+    versions: int
+    files: int
+    bytes: int
+
+
+def compact(store: Store, small_rows: int) -> int:
+    """Merge fragments of fewer than `small_rows` rows in every table; how many went away."""
+    removed = 0
+    with store.lock():
+        for table in TABLES:
+            removed += committed(
+                f"compacting {table}", lambda name=table: _compact(store, name, small_rows)
+            )
+    return removed
+
+
+def _compact(store: Store, table: str, small_rows: int) -> int:
+    dataset = store.dataset(table)
+    fragments = dataset.get_fragments()
+    small = [part for part in fragments if part.physical_rows < small_rows]
+    if len(small) < 2 and not any(part.num_deletions for part in fragments):
+        return 0
+    if table != "files":
+        store.checksums.heal(table, dataset)
+    least, most = _READ_ROWS
+    rows = min(most, max(least, _READ_BYTES // bytes_per_row(dataset.schema)))
+    before = dataset.version
+    done = dataset.optimize.compact_files(target_rows_per_fragment=small_rows, batch_size=rows)
+    if not done.fragments_removed:
+        return 0
+    if table == "files":
+        store.checksums.seal()
+    else:
+        store.note(table, before)
+    log.info("%s: %d fragments became %d", table, done.fragments_removed, done.fragments_added)
+    return done.fragments_removed - done.fragments_added
+
+
+def clean(store: Store, older_than_seconds: float) -> Cleaned:
+    """Remove untagged versions older than that, and every file no version names.
+
+    The newest version and tagged ones stay, and so do the files they are made of.
+    """
+    versions = files = size = 0
+    with store.lock():
+        store.checksums.fold()
+        for table in TABLES:
+            dataset = store.dataset(table)
+            try:
+                done = dataset.cleanup_old_versions(
+                    older_than=timedelta(seconds=max(older_than_seconds, 1e-6)),
+                    delete_unverified=True,  # safe alone: nobody else is between write and commit
+                    error_if_tagged_old_versions=False,
+                )
+            except OSError as error:
+                raise StoreError(
+                    f"cleaning {table}: {error}. Run `coresetdb verify {store.uri}`"
+                ) from error
+            versions += done.old_versions
+            files += (
+                done.data_files_removed + done.deletion_files_removed + done.index_files_removed
+            )
+            size += done.bytes_removed
+        present = {path for table in TABLES for path in store.place.sizes(f"{table}.lance")}
+        known = store.checksums.known()
+        store.checksums.forget(
+            path for path, note in known.items() if note.table != "files" and path not in present
+        )
+        for path in store.place.sizes(FOLDER):
+            if path.endswith(".part"):
+                store.place.delete(path)
+    return Cleaned(versions, files, size)

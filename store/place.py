@@ -1,0 +1,168 @@
+"""Where a store lives: a local folder or an `s3://` prefix, and the raw bytes under it.
+
+Lance reads and writes the tables; everything else the store does to files (checksums, notes,
+locks, looking for damage) goes through a Place, the same way on a disk and on an object store.
+Paths are relative to the store, with forward slashes.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pyarrow.fs as pafs
+import xxhash
+
+from ..schemas.errors import StoreError
+
+CHUNK_BYTES = 4 << 20
+
+_ENVIRONMENT = {
+    "aws_access_key_id": ("AWS_ACCESS_KEY_ID",),
+    "aws_secret_access_key": ("AWS_SECRET_ACCESS_KEY",),
+    "aws_session_token": ("AWS_SESSION_TOKEN",),
+    "aws_region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+    "aws_endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
+    "allow_http": ("AWS_ALLOW_HTTP",),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store's root: `uri` as Lance takes it, and the same root as a pyarrow file system."""
+
+    uri: str
+    options: dict[str, str]
+    files: Any  # pyarrow.fs.FileSystem; its stubs are incomplete
+    root: str
+    local: bool
+
+    def table_uri(self, table: str) -> str:
+        """Where Lance finds one table."""
+        return f"{self.uri}/{table}.lance"
+
+    def absolute(self, path: str) -> str:
+        """The path of a file of the store, as the file system under it takes it."""
+        return f"{self.root}/{path}"
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Every file below `folder`, as path -> size in bytes; empty where there is no folder."""
+        selector = pafs.FileSelector(self.absolute(folder), recursive=True, allow_not_found=True)
+        start = len(self.root) + 1
+        return {
+            info.path[start:]: info.size
+            for info in self.files.get_file_info(selector)
+            if info.type == pafs.FileType.File
+        }
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file or folder at `path`."""
+        return self.files.get_file_info(self.absolute(path)).type != pafs.FileType.NotFound
+
+    def read(self, path: str) -> bytes:
+        """All bytes of a file."""
+        with self.files.open_input_stream(self.absolute(path)) as stream:
+            return stream.read()
+
+    def write(self, path: str, data: bytes) -> None:
+        """Put a file there whole or not at all: a reader never sees half of it."""
+        target = self.absolute(path)
+        if not self.local:
+            with self.files.open_output_stream(target) as stream:
+                stream.write(data)
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        part = f"{target}.{uuid.uuid4().hex}.part"
+        Path(part).write_bytes(data)
+        os.replace(part, target)
+
+    def delete(self, path: str) -> None:
+        """Remove a file; one that is gone already is no error."""
+        if self.exists(path):
+            try:
+                self.files.delete_file(self.absolute(path))
+            except FileNotFoundError:  # another process was quicker
+                return
+
+    def fingerprint(self, path: str) -> tuple[int, str]:
+        """Size in bytes and xxh3 (64 bits, 16 hexadecimal digits) of a file, streamed."""
+        size, hasher = 0, xxhash.xxh3_64()
+        with self.files.open_input_stream(self.absolute(path)) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                size += len(chunk)
+                hasher.update(chunk)
+        return size, hasher.hexdigest()
+
+    def sync(self, paths: Iterable[str]) -> None:
+        """Force files and the directories that name them onto the disk (local stores only).
+
+        Files that are gone again (compacted away meanwhile) are passed over.
+        """
+        if not self.local:
+            return
+        folders = {self.root, os.path.dirname(self.root)}
+        for path in paths:
+            target = self.absolute(path)
+            folder = os.path.dirname(target)
+            while len(folder) > len(self.root):
+                folders.add(folder)
+                folder = os.path.dirname(folder)
+            if os.path.exists(target):
+                _fsync(target)
+        for folder in folders:
+            if os.path.isdir(folder):
+                _fsync(folder)
+
+
+def place_at(uri: str, storage_options: Mapping[str, str] | None = None) -> Place:
+    """The place a path or an `s3://` address names.
+
+    Options go to Lance as they are; what they leave open is taken from the AWS environment
+    variables (keys, region, AWS_ENDPOINT_URL; an `http://` endpoint allows plain HTTP).
+
+    Raises:
+        StoreError: the address has a scheme the store cannot live on.
+    """
+    address = urlparse(uri)
+    if address.scheme == "s3":
+        return _s3(uri.rstrip("/"), dict(storage_options or {}))
+    if address.scheme not in ("", "file") and len(address.scheme) > 1:
+        raise StoreError(f"{uri}: a store lives in a local folder or under s3://")
+    root = os.path.abspath(os.path.expanduser(address.path if address.scheme == "file" else uri))
+    return Place(root, dict(storage_options or {}), pafs.LocalFileSystem(), root, local=True)
+
+
+def _s3(uri: str, given: dict[str, str]) -> Place:
+    options = {
+        key: value
+        for key, names in _ENVIRONMENT.items()
+        if (value := next((os.environ[name] for name in names if os.environ.get(name)), None))
+    } | {key.lower(): value for key, value in given.items()}
+    endpoint = options.get("aws_endpoint")
+    if endpoint:  # anything but AWS itself: path-style addresses
+        options.setdefault("aws_virtual_hosted_style_request", "false")
+        if endpoint.startswith("http://"):
+            options.setdefault("allow_http", "true")
+        options.setdefault("aws_region", "us-east-1")
+    arguments: dict[str, Any] = {
+        "access_key": options.get("aws_access_key_id"),
+        "secret_key": options.get("aws_secret_access_key"),
+        "session_token": options.get("aws_session_token"),
+        "region": options.get("aws_region"),
+        "endpoint_override": endpoint,
+    }
+    files = pafs.S3FileSystem(**{key: value for key, value in arguments.items() if value})
+    return Place(uri, options, files, uri.removeprefix("s3://"), local=False)
+
+
+def _fsync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,260 @@
+"""Bringing a damaged store back: step over torn manifests, take damaged rows out, fetch them again.
+
+Nothing is dropped in silence: every step is an action in the result, and what cannot be brought
+back is named with what to type. Old versions are left as they are; a damaged file stays on the disk
+as long as one of them names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..schemas.tables import POOL, RECIPES, TABLES
+from . import catalog, layout
+from .checksums import Checksums, members
+from .commits import committed
+from .examine import State
+from .place import Place
+from .report import Damage, LostRow, Repair
+from .verify import inspect, reach, verify
+
+if TYPE_CHECKING:
+    from .store import Store
+
+Reingest = Callable[[list[LostRow]], None]
+
+_ADVICE = {
+    "targets": "examples of targets are lost; type `coresetdb target add {uri} NAME FILE` again "
+    "for those that `coresetdb target list {uri}` shows short",
+    "scores": "scores are lost; type `coresetdb score {uri} ...` again where you need them",
+    "coresets": "coresets are lost; type `coresetdb select {uri} ...` again",
+    "coreset_rows": "members of coresets are lost; type `coresetdb select {uri} ...` again",
+    "artifacts": "fitted artifacts are lost: features that depend on them can be compared, but "
+    "not extended; type `coresetdb init` for a new store to fit them again",
+    "runs": "the history of some ingestions is lost; the rows they brought are not",
+}
+
+
+def repair(
+    store: str | Store,
+    reingest: Reingest | None = None,
+    storage_options: dict[str, str] | None = None,
+) -> Repair:
+    """Make the newest version of every table sound again.
+
+    A damaged newest manifest is removed, so the version before it counts. Damaged fragments are
+    taken out of the newest version. `reingest` is then handed the lost rows (after the lock is let
+    go, so that it may write): it reads the text again from its source and makes the features anew.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreBusyError: another process is writing.
+    """
+    place, lock = reach(store, storage_options)
+    with lock.held(shared=False, wait=0.0):
+        found, states = inspect(place, full=True)
+        done = Repair(found)
+        if states["pool"].version is None:
+            done.unrepaired.append(
+                "pool: no version of it opens; restore the folder pool.lance from a copy, or make "
+                "a new store and ingest again"
+            )
+            return done
+        if found.damages:
+            _mend(place, states, done)
+    if found.lost or found.unnamed_rows:
+        _fetch(place, done, sum(states["pool"].rows.values()), reingest)
+    for table, hurt in _hurt(found.damages).items():
+        rows = sum(damage.rows for damage in hurt)
+        keys = [key for damage in hurt for key in damage.keys]
+        if table in _ADVICE and (rows or any(damage.what == "manifest" for damage in hurt)):
+            named = f" ({', '.join(keys[:20])})" if keys else ""
+            advice = _ADVICE[table].format(uri=place.uri)
+            done.unrepaired.append(f"{table}: {rows or 'the last'} rows{named}: {advice}")
+    done.after = verify(store, full=True, storage_options=storage_options)
+    return done
+
+
+def _hurt(damages: list[Damage]) -> dict[str, list[Damage]]:
+    tables: dict[str, list[Damage]] = {}
+    for damage in damages:
+        if damage.newest and damage.what in ("manifest", "data", "deletions"):
+            tables.setdefault(damage.table, []).append(damage)
+    return tables
+
+
+def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
+    """Everything that takes the store for oneself."""
+    gone = []
+    for damage in done.found.damages:
+        if damage.what == "manifest":
+            gone += _remove_manifest(place, damage, done)
+        elif damage.what in ("checksums", "tag"):
+            place.delete(damage.path)
+            done.actions.append(f"removed the damaged {damage.what} {damage.path}")
+    _drop_tags(place, states["pool"], done)
+    _mend_files_table(place, states["files"], done)
+    checksums = Checksums(place)
+    checksums.forget(gone)
+    for table, state in states.items():
+        if table in ("files", "pool") or state.version is not None:
+            continue
+        _make_anew(place, table, checksums)
+        done.actions.append(f"{table}: no version opened; made it anew, empty")
+    for table, state in states.items():
+        if table != "files" and state.version is not None and state.broken_fragments:
+            _take_out(place, state, checksums)
+            rows = sum(state.rows[number] for number in state.broken_fragments)
+            done.actions.append(f"{table}: took {rows} rows in damaged files out")
+    _drop_indices(place, done, checksums)
+    if any(damage.table == "recipes" for damage in done.found.damages):
+        _restore_recipes(place, done, checksums)
+    checksums.fold()
+    place.sync(checksums.unsynced)
+
+
+def _remove_manifest(place: Place, damage: Damage, done: Repair) -> list[str]:
+    if damage.version is None:
+        return []
+    place.delete(damage.path)
+    back = "the version before it counts again" if damage.newest else "it cannot be opened any more"
+    done.actions.append(
+        f"{damage.table}: removed the damaged manifest of version {damage.version}; {back}"
+    )
+    return [damage.path]
+
+
+def _drop_tags(place: Place, pool: State, done: Repair) -> None:
+    if pool.version is None:
+        return
+    removed = {
+        damage.version
+        for damage in pool.damages
+        if damage.what == "manifest" and damage.version is not None
+    }
+    tags = _open(place, "pool").tags
+    for name, tag in tags.list().items():
+        if tag["version"] in removed:
+            tags.delete(name)
+            done.actions.append(
+                f"pool: tag {name} stood for version {tag['version']}, which is gone; removed it. "
+                f"The coreset {name} keeps its rows but cannot be replayed at its version"
+            )
+
+
+def _mend_files_table(place: Place, files: State, done: Repair) -> None:
+    """The table of checksums: what it still says is kept, or it is made anew and says so."""
+    checksums = Checksums(place)
+    if files.version is None or files.broken_fragments:
+        _make_anew(place, "files", checksums)
+        for table in TABLES:
+            if table != "files" and _opens(place, table):
+                checksums.note(table, members(table, _open(place, table)), late=True)
+        checksums.fold()
+        done.actions.append(
+            "files: the checksums were damaged; noted all files anew as they stand, unproven"
+        )
+    checksums.seal()
+
+
+def _make_anew(place: Place, table: str, checksums: Checksums) -> None:
+    import lance
+
+    features = []
+    if table == "targets":
+        pool = _open(place, "pool").schema
+        features = [pool.field(name) for name in pool.names if name not in POOL.names]
+    schema = pa.schema([*TABLES[table], *features], metadata={layout.TABLE_KEY: table})
+    lance.write_dataset(
+        schema.empty_table(),
+        place.table_uri(table),
+        mode="overwrite" if _opens(place, table) else "create",
+        storage_options=place.options,
+        enable_stable_row_ids=True,
+    )
+    if table == "files":
+        checksums.seal()
+    else:
+        checksums.note(table, members(table, _open(place, table)))
+
+
+def _take_out(place: Place, state: State, checksums: Checksums) -> None:
+    import lance
+
+    before = _open(place, state.table)
+    operation = lance.LanceOperation.Delete([], state.broken_fragments, "damaged files")
+    after = lance.LanceDataset.commit(
+        before.uri, operation, read_version=before.version, storage_options=place.options
+    )
+    checksums.note(state.table, members(state.table, after, since=before.version))
+
+
+def _drop_indices(place: Place, done: Repair, checksums: Checksums) -> None:
+    for damage in done.found.damages:
+        if damage.what != "index" or not _opens(place, damage.table):
+            continue
+        dataset = _open(place, damage.table)
+        for index in dataset.list_indices():
+            if str(index["uuid"]) in damage.path:
+                before = dataset.version
+                dataset.drop_index(index["name"])
+                newest = _open(place, damage.table)
+                checksums.note(damage.table, members(damage.table, newest, since=before))
+                done.actions.append(f"{damage.table}: dropped the damaged index {index['name']}")
+
+
+def _restore_recipes(place: Place, done: Repair, checksums: Checksums) -> None:
+    pool = _open(place, "pool")
+    rows = catalog.recipes_in(pool.schema.metadata or {})
+    if not rows:
+        return
+
+    def insert() -> None:
+        table = _open(place, "recipes")
+        before = table.version
+        merge = table.merge_insert("fingerprint").when_not_matched_insert_all()
+        merge.execute(pa.Table.from_pylist(rows, schema=RECIPES))
+        newest = _open(place, "recipes")
+        checksums.note("recipes", members("recipes", newest, since=before))
+
+    committed("restoring recipes", insert)
+    done.actions.append(f"recipes: restored {len(rows)} from their copies in the pool")
+
+
+def _fetch(place: Place, done: Repair, rows: int, reingest: Reingest | None) -> None:
+    """Have the lost rows read again, and see which are back; `rows` is what the pool had."""
+    lost, ids = done.found.lost, done.found.lost_ids
+    if reingest is not None and lost:
+        reingest(lost)
+    files = sorted({row.file for row in lost})
+    again = f"type `coresetdb ingest {place.uri} {' '.join(files[:5]) or 'FILE'}`"
+    pool = set(_open(place, "pool").to_table(columns=["id"])["id"].to_pylist())
+    done.restored = [row for row in ids if row in pool]
+    missing = [row for row in ids if row not in pool]
+    if missing:
+        some = ", ".join(missing[:20])
+        done.unrepaired.append(f"pool: {len(missing)} rows are not back ({some}); {again}")
+    if reingest is None and any(not row.id for row in lost):
+        done.unrepaired.append(f"sources, rejects: some places of rows are lost; {again}")
+    short = min(done.found.unnamed_rows, rows - len(pool) - len(missing))
+    if short > 0:
+        done.unrepaired.append(
+            f"pool: {short} more rows are lost whose source is not known; {again}"
+        )
+
+
+def _opens(place: Place, table: str) -> bool:
+    try:
+        _open(place, table)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _open(place: Place, table: str) -> Any:
+    import lance
+
+    return lance.dataset(place.table_uri(table), storage_options=place.options)

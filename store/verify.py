@@ -1,0 +1,198 @@
+"""Is a store what was written? Sizes and manifests in under a second, or every byte.
+
+No byte of a table is read by Lance in this process before its checksum was compared; what carries
+no checksum is first read to the end in a process of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..schemas.errors import StoreNotFoundError
+from ..schemas.tables import TABLES
+from . import isolated
+from .checksums import Checksums, FileNote, by_path, read_journal
+from .examine import State, examine, read_sound
+from .keys import key_column
+from .locks import StoreLock
+from .place import Place, place_at
+from .report import Damage, LostRow, Report
+
+if TYPE_CHECKING:
+    from .store import Store
+
+WAIT_SECONDS = 600.0
+_SETTLE_SECONDS = 0.5
+_PLACES = ["id", "corpus", "file", "line"]
+
+
+def verify(
+    store: str | Store, full: bool = False, storage_options: dict[str, str] | None = None
+) -> Report:
+    """Compare the files of a store with what was noted when they were written.
+
+    Plain: sizes of all files, hashes of manifests. Full: hashes of everything. Files without a
+    note (their run died before noting it) are read in a process of their own, then noted as they
+    stand and reported.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreBusyError: maintenance kept the store for ten minutes.
+    """
+    place, lock = reach(store, storage_options)
+    with lock.held(shared=True, wait=WAIT_SECONDS):
+        return inspect(place, full)[0]
+
+
+def reach(store: str | Store, storage_options: dict[str, str] | None) -> tuple[Place, StoreLock]:
+    """Place and lock of a store that may not open.
+
+    Raises:
+        StoreNotFoundError: there is none.
+    """
+    if not isinstance(store, str):
+        return store.place, store.locking
+    place = place_at(store, storage_options)
+    if not place.exists("pool.lance/_versions"):
+        raise StoreNotFoundError(
+            f"{place.uri}: there is no store here; make one with `coresetdb init {place.uri}`"
+        )
+    return place, StoreLock(place)
+
+
+def inspect(place: Place, full: bool) -> tuple[Report, dict[str, State]]:
+    """The report and what it was drawn from; the caller holds the lock."""
+    states, torn = _examine_all(place, full)
+    if not full and any(damage.newest for damage in _damages(states)):
+        states, torn = _examine_all(place, full=True)  # which rows are lost takes reading: hash all
+    report = Report(place.uri, full)
+    report.late = _heal(place, states)
+    for path in torn:
+        what = "its note of checksums is damaged; the files it spoke of count as without one"
+        report.damages.append(Damage("files", path, "bytes", "checksums", what))
+    for table, state in states.items():
+        report.damages += [_with_keys(place, state, damage) for damage in state.damages]
+        report.orphans |= state.orphans
+        report.checked_files += len(state.files)
+        report.checked_bytes += sum(state.files.values())
+        if state.version is not None:
+            report.versions[table] = state.version
+    _add_lost(place, states, report)
+    return report, states
+
+
+def _damages(states: dict[str, State]) -> list[Damage]:
+    return [damage for state in states.values() for damage in state.damages]
+
+
+def _examine_all(place: Place, full: bool) -> tuple[dict[str, State], list[str]]:
+    notes, torn, states = _notes(place)
+    for table in TABLES:
+        if table != "files":
+            states[table] = examine(place, table, notes, full=full)
+    if any(state.unnoted for state in states.values()):
+        time.sleep(_SETTLE_SECONDS)  # most likely a writer between its commit and its note
+        notes, torn, again = _notes(place)
+        states["files"] = again["files"]
+        for table, state in states.items():
+            if state.unnoted and table != "files":
+                states[table] = examine(place, table, notes, full=full)
+    return states, torn
+
+
+def _notes(place: Place) -> tuple[dict[str, FileNote], list[str], dict[str, State]]:
+    """Every note there is, after the table `files` itself was checked byte by byte."""
+    journal, torn = read_journal(place)
+    seals: dict[str, FileNote] = {}
+    others: dict[str, FileNote] = {}
+    for name, notes in journal.items():
+        into = seals if name.startswith("files-") else others
+        into |= {note.path: note for note in notes}
+    state = examine(place, "files", seals, full=True)
+    _try_unnoted(place, state)
+    rows = []
+    if state.version is not None and not state.broken_fragments:
+        rows = read_sound(place, state, [*TABLES["files"].names]).to_pylist()
+    return by_path(rows) | others, torn, {"files": state}
+
+
+def _try_unnoted(place: Place, state: State) -> None:
+    """Read fragments no note vouches for in a process of their own; those that fail are damaged."""
+    if state.version is None:
+        return
+    sound = set(state.sound_fragments)
+    doubtful = {state.fragment_of.get(path) for path in state.unnoted} & sound
+    if not doubtful or not isolated.readable(place, state.table, state.version, sorted(doubtful)):
+        return
+    for number in sorted(doubtful):
+        why = isolated.readable(place, state.table, state.version, [number])
+        if not why:
+            continue
+        state.sound_fragments.remove(number)
+        for path in [path for path in state.unnoted if state.fragment_of.get(path) == number]:
+            detail = f"no checksum was noted, and {why}"
+            what = Damage(state.table, path, "unreadable", "data", detail, fragment=number)
+            state.damages.append(replace(what, rows=state.rows[number]))
+            del state.unnoted[path]
+
+
+def _heal(place: Place, states: dict[str, State]) -> list[str]:
+    """Note files that nobody noted, once a process of its own has read them to the end."""
+    checksums, late = Checksums(place), []
+    for table, state in states.items():
+        if table != "files":
+            _try_unnoted(place, state)
+        broken = set(state.broken_fragments)
+        files = {p: v for p, v in state.unnoted.items() if state.fragment_of.get(p) not in broken}
+        if table == "files" and files:
+            checksums.seal(late=True)
+        elif files:
+            checksums.note(table, files, late=True)
+        late += sorted(files)
+    place.sync(checksums.unsynced)
+    return late
+
+
+def _with_keys(place: Place, state: State, damage: Damage) -> Damage:
+    if damage.fragment is None or not damage.newest or state.table == "pool":
+        return damage
+    assert state.version is not None
+    column = key_column(TABLES[state.table])
+    told = isolated.keys(place, state.table, state.version, damage.fragment, column)
+    return replace(damage, keys=tuple(told))
+
+
+def _add_lost(place: Place, states: dict[str, State], report: Report) -> None:
+    """Which rows of the pool are gone, and where each can be read again."""
+    pool, sources = states["pool"], states["sources"]
+    hurt = {damage.table for damage in report.damages if damage.newest}
+    if not hurt & {"pool", "sources", "rejects"} or pool.version is None:
+        return
+    held = read_sound(place, pool, ["id"])["id"]
+    if sources.version is not None and "pool" in hurt:
+        seen = read_sound(place, sources, _PLACES)
+        gone = pc.invert(pc.is_in(seen["id"], value_set=held))
+        report.lost = [LostRow(**row) for row in seen.filter(gone).to_pylist()]
+        broken = sum(pool.rows[number] for number in pool.broken_fragments)
+        report.unnamed_rows = max(0, broken - len(report.lost_ids))
+    if hurt & {"sources", "rejects"}:
+        report.lost += _whole_files(place, states)
+
+
+def _whole_files(place: Place, states: dict[str, State]) -> list[LostRow]:
+    """Every file that was ever read: the lists of what stood in them are damaged."""
+    files: dict[tuple[str, str], None] = {}
+    runs, sources = states["runs"], states["sources"]
+    if runs.version is not None:
+        for row in read_sound(place, runs, ["files"])["files"].to_pylist():
+            files |= {(entry["corpus"], entry["file"]): None for entry in row or ()}
+    if sources.version is not None:
+        pairs: pa.Table = read_sound(place, sources, ["corpus", "file"])
+        for row in pairs.group_by(["corpus", "file"]).aggregate([]).to_pylist():
+            files[(row["corpus"], row["file"])] = None
+    return [LostRow("", corpus, file, 0) for corpus, file in files]
