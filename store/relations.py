@@ -118,11 +118,13 @@ def metadata_columns(keys: Iterable[str], taken: Sequence[str]) -> dict[str, str
 
     SQL knows no upper and lower case in names, so a key that differs from a pool column (or from
     an earlier key) in nothing else is named `meta_<key>`, and `meta_<key>_2` and so on if that is
-    taken too.
+    taken too. A key that holds a NUL character has no column: SQL text ends there.
     """
     used = {name.casefold() for name in taken}
     columns: dict[str, str] = {}
     for key in keys:
+        if "\0" in key:
+            continue
         name = key or "meta_"  # a column needs a name, a JSON key does not
         number = 1
         while name.casefold() in used:

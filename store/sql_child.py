@@ -127,7 +127,7 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         read_config(place)  # is it a store, and of a layout that this version reads?
         register(connection, place, settings["at"])
         connection.execute("SET lock_configuration = true")
-        reader = connection.sql(query).to_arrow_reader(ROWS_PER_BATCH)
+        reader = _bound(connection, query).to_arrow_reader(ROWS_PER_BATCH)
         schema = pa.schema(
             [
                 field.with_name(name)
@@ -140,6 +140,14 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         send(channel, DONE)
     finally:
         connection.close()
+
+
+def _bound(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
+    try:
+        return connection.sql(query)  # unlike `execute`, it streams what it finds
+    except (duckdb.BinderException, duckdb.CatalogException):
+        connection.execute(query)  # fails alike, and says at which line and word
+        raise
 
 
 def _connect(memory_bytes: int) -> duckdb.DuckDBPyConnection:

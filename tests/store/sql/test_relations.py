@@ -225,7 +225,8 @@ def test_any_json_key_becomes_its_own_column(fields: dict[str, str]) -> None:
     connection.execute(pool_view(table.column_names, fields))
     row = connection.sql("SELECT * FROM pool").to_arrow_table().to_pylist()[0]
     columns = metadata_columns(fields, table.column_names)
-    assert {key: row[column] for key, column in columns.items()} == fields
+    there = {key: text for key, text in fields.items() if "\0" not in key}
+    assert {key: row[column] for key, column in columns.items()} == there
 
 
 def test_an_earlier_version_of_the_pool(store: Store) -> None:
