@@ -102,25 +102,29 @@ def register(
         relations = dict(zip(RELATIONS, threads.map(opened, RELATIONS), strict=True))
     for table, relation in relations.items():
         connection.register(POOL_TABLE if table == "pool" else table, relation)
-    keys = relations["runs"].to_table(columns=["metadata_keys"])["metadata_keys"]
-    connection.execute(
-        pool_view(
-            relations["pool"].schema.names,
-            {key for keys_of_run in keys.to_pylist() for key in keys_of_run or ()},
-        )
-    )
+    connection.execute(pool_view(relations["pool"].schema.names, _metadata_keys(relations["runs"])))
+
+
+def _metadata_keys(runs: Relation) -> list[str]:
+    """All keys, those of the first ingestion first: a later corpus renames no column."""
+    table = runs.to_table(columns=["metadata_keys", "started_at", "run"])
+    by_age = table.sort_by([("started_at", "ascending"), ("run", "ascending")])
+    keys = (key for of_run in by_age["metadata_keys"].to_pylist() for key in of_run or ())
+    return list(dict.fromkeys(keys))
 
 
 def metadata_columns(keys: Iterable[str], taken: Sequence[str]) -> dict[str, str]:
-    """The column under which each metadata key is reached, in the order of the keys.
+    """The column under which each (distinct) metadata key is reached, in the order of the keys.
 
     SQL knows no upper and lower case in names, so a key that differs from a pool column (or from
     an earlier key) in nothing else is named `meta_<key>`, and `meta_<key>_2` and so on if that is
-    taken too.
+    taken too. A key that holds a NUL character has no column: SQL text ends there.
     """
     used = {name.casefold() for name in taken}
     columns: dict[str, str] = {}
-    for key in sorted(set(keys)):
+    for key in keys:
+        if "\0" in key:
+            continue
         name = key or "meta_"  # a column needs a name, a JSON key does not
         number = 1
         while name.casefold() in used:

@@ -98,6 +98,8 @@ def _answer(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         _fail(channel, type(error).__name__, str(error))
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         _fail(channel, "QueryError", _out_of_memory(error, settings["memory_limit"]))
+    except RecursionError:
+        _fail(channel, "QueryError", "the query is nested too deeply")
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         _fail(channel, "QueryError", str(error))
 
@@ -125,7 +127,7 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         read_config(place)  # is it a store, and of a layout that this version reads?
         register(connection, place, settings["at"])
         connection.execute("SET lock_configuration = true")
-        reader = connection.sql(query).to_arrow_reader(ROWS_PER_BATCH)
+        reader = _bound(connection, query).to_arrow_reader(ROWS_PER_BATCH)
         schema = pa.schema(
             [
                 field.with_name(name)
@@ -138,6 +140,14 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         send(channel, DONE)
     finally:
         connection.close()
+
+
+def _bound(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
+    try:
+        return connection.sql(query)  # unlike `execute`, it streams what it finds
+    except (duckdb.BinderException, duckdb.CatalogException):
+        connection.execute(query)  # fails alike, and says at which line and word
+        raise
 
 
 def _connect(memory_bytes: int) -> duckdb.DuckDBPyConnection:

@@ -49,6 +49,8 @@ def filtered_ids(connection: duckdb.DuckDBPyConnection, where: str) -> str:
     Raises:
         QueryError: `where` is not one expression (it closes the parenthesis it stands in, say).
     """
+    if not where.strip():
+        raise QueryError("the filter is empty: write an expression, such as tokens < 512")
     text = _wrapped(where)
     statements = _parsed(connection, text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
