@@ -41,11 +41,11 @@ def eligible_ids(
         StoreError: the store cannot be opened.
     """
     with SqlSession(
-        store.uri,
+        store.place.uri,
         at=version,
         memory_limit=memory_limit,
         time_limit=time_limit,
-        storage_options=store.storage_options,
+        storage_options=store.place.options,
     ) as session:
         try:
             ids = session.run_filter(where).read_all()["id"]

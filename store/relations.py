@@ -15,26 +15,12 @@ from typing import TYPE_CHECKING, Any
 import lance
 import pyarrow as pa
 
-from ..schemas.errors import QueryError, StoreError
+from ..schemas.errors import DamagedStoreError, QueryError
+from .place import Place
+from .sql_names import POOL_TABLE, RELATIONS
 
 if TYPE_CHECKING:
     import duckdb
-
-RELATIONS = (
-    "pool",
-    "sources",
-    "targets",
-    "scores",
-    "coresets",
-    "coreset_rows",
-    "recipes",
-    "runs",
-    "rejects",
-)
-"""What SQL sees. `files` and `artifacts` are the store's own book-keeping."""
-
-POOL_TABLE = "pool_table"
-"""The pool as it is stored, below the view `pool` that adds the metadata fields."""
 
 IO_BUFFER_BYTES = 64 << 20  # Lance's default of 2 GiB is most of a query's memory limit
 BATCH_BYTES = 8 << 20
@@ -52,11 +38,14 @@ class Relation(lance.LanceDataset):
         stored = super().schema
         return pa.schema([field for field in stored if not holds_float16(field.type)])
 
-    def scanner(self, columns: Any = None, filter: Any = None, **options: Any) -> lance.LanceScanner:
+    def scanner(
+        self, columns: Any = None, filter: Any = None, *args: Any, **options: Any
+    ) -> lance.LanceScanner:
         """Lance's scanner on the visible columns alone, with buffers that fit a memory limit."""
         return super().scanner(
-            columns=self.schema.names if columns is None else columns,
-            filter=filter,
+            self.schema.names if columns is None else columns,
+            filter,
+            *args,
             **{"io_buffer_size": IO_BUFFER_BYTES, "batch_size_bytes": BATCH_BYTES, **options},
         )
 
@@ -68,50 +57,33 @@ def holds_float16(type_: pa.DataType) -> bool:
     )
 
 
-def open_relation(
-    store_uri: str,
-    table: str,
-    version: int | str | None = None,
-    storage_options: dict[str, str] | None = None,
-) -> Relation:
-    """One table of the store, newest or at a version number or tag.
+def open_relation(place: Place, table: str, version: int | str | None = None) -> Relation:
+    """One table of the store at `place`, newest or at a version number or tag.
 
     Raises:
         QueryError: the table has no such version.
-        StoreError: the table cannot be opened.
+        DamagedStoreError: the table cannot be opened.
     """
-    uri = f"{store_uri.rstrip('/')}/{table}.lance"
+    uri = place.table_uri(table)
     try:
-        return Relation(uri, version=version, storage_options=storage_options)
+        return Relation(uri, version=version, storage_options=place.options)
     except (ValueError, OSError) as error:
         if version is not None:
-            raise QueryError(_no_such_version(uri, table, version, storage_options)) from error
-        raise StoreError(
-            f"{uri} cannot be opened ({_first_line(error)}); run `coresetdb verify {store_uri}`"
+            newest = open_relation(place, table)
+            numbers = [known["version"] for known in newest.versions()]
+            tags = ", ".join(sorted(newest.tags.list())) or "none"
+            raise QueryError(
+                f"{table} has no version {version!r}: its versions run from {numbers[0]} to "
+                f"{numbers[-1]}, its tags are: {tags}"
+            ) from error
+        raise DamagedStoreError(
+            f"{uri} cannot be opened ({str(error).splitlines()[0]}); "
+            f"run `coresetdb verify {place.uri}`"
         ) from error
 
 
-def _no_such_version(
-    uri: str, table: str, version: int | str, storage_options: dict[str, str] | None
-) -> str:
-    newest = lance.LanceDataset(uri, storage_options=storage_options)
-    there = [entry["version"] for entry in newest.versions()]
-    tags = ", ".join(sorted(newest.tags.list())) or "none"
-    return (
-        f"{table} has no version {version!r}: its versions run from {there[0]} to {there[-1]}, "
-        f"its tags are: {tags}"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
-
-
 def register(
-    connection: duckdb.DuckDBPyConnection,
-    store_uri: str,
-    at: int | str | None = None,
-    storage_options: dict[str, str] | None = None,
+    connection: duckdb.DuckDBPyConnection, place: Place, at: int | str | None = None
 ) -> None:
     """Give a DuckDB connection every relation of a store; `at` is a version or tag of the pool.
 
@@ -120,33 +92,39 @@ def register(
 
     Raises:
         QueryError: the pool has no version `at`.
-        StoreError: a table cannot be opened.
+        DamagedStoreError: a table cannot be opened.
     """
 
     def opened(table: str) -> Relation:
-        version = at if table == "pool" else None
-        return open_relation(store_uri, table, version, storage_options)
+        return open_relation(place, table, at if table == "pool" else None)
 
-    with ThreadPoolExecutor(len(RELATIONS)) as threads:  # an object store answers each in its time
+    with ThreadPoolExecutor(len(RELATIONS)) as threads:  # an object store takes its time for each
         relations = dict(zip(RELATIONS, threads.map(opened, RELATIONS), strict=True))
     for table, relation in relations.items():
         connection.register(POOL_TABLE if table == "pool" else table, relation)
-    keys = relations["runs"].to_table(columns=["metadata_keys"])["metadata_keys"]
-    connection.execute(
-        pool_view(relations["pool"].schema.names, keys.combine_chunks().flatten().to_pylist())
-    )
+    connection.execute(pool_view(relations["pool"].schema.names, _metadata_keys(relations["runs"])))
+
+
+def _metadata_keys(runs: Relation) -> list[str]:
+    """All keys, those of the first ingestion first: a later corpus renames no column."""
+    table = runs.to_table(columns=["metadata_keys", "started_at", "run"])
+    by_age = table.sort_by([("started_at", "ascending"), ("run", "ascending")])
+    keys = (key for of_run in by_age["metadata_keys"].to_pylist() for key in of_run or ())
+    return list(dict.fromkeys(keys))
 
 
 def metadata_columns(keys: Iterable[str], taken: Sequence[str]) -> dict[str, str]:
-    """The column under which each metadata key is reached, in the order of the keys.
+    """The column under which each (distinct) metadata key is reached, in the order of the keys.
 
     SQL knows no upper and lower case in names, so a key that differs from a pool column (or from
     an earlier key) in nothing else is named `meta_<key>`, and `meta_<key>_2` and so on if that is
-    taken too.
+    taken too. A key that holds a NUL character has no column: SQL text ends there.
     """
     used = {name.casefold() for name in taken}
     columns: dict[str, str] = {}
-    for key in sorted(set(keys)):
+    for key in keys:
+        if "\0" in key:
+            continue
         name = key or "meta_"  # a column needs a name, a JSON key does not
         number = 1
         while name.casefold() in used:

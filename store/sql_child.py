@@ -17,7 +17,9 @@ from typing import Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
-from ..schemas.errors import CoresetDBError, QueryError
+from ..schemas.errors import CoresetDBError
+from .layout import read_config
+from .place import place_at
 from .relations import register
 from .sql_frames import (
     BATCH,
@@ -96,6 +98,8 @@ def _answer(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         _fail(channel, type(error).__name__, str(error))
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         _fail(channel, "QueryError", _out_of_memory(error, settings["memory_limit"]))
+    except RecursionError:
+        _fail(channel, "QueryError", "the query is nested too deeply")
     except (duckdb.Error, pa.ArrowException, OSError) as error:
         _fail(channel, "QueryError", str(error))
 
@@ -115,14 +119,15 @@ def _out_of_memory(error: BaseException, limit: str) -> str:
 def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]) -> None:
     connection = _connect(settings["memory_bytes"])
     try:
-        # Refused before anything is opened, and again nothing runs that was not looked at.
         if "where" in request:
             query = filtered_ids(connection, request["where"])
         else:
             query = sole_select(connection, request["text"])
-        register(connection, settings["store_uri"], settings["at"], settings["storage_options"])
+        place = place_at(settings["store_uri"], settings["storage_options"])
+        read_config(place)  # is it a store, and of a layout that this version reads?
+        register(connection, place, settings["at"])
         connection.execute("SET lock_configuration = true")
-        reader = connection.sql(query).to_arrow_reader(ROWS_PER_BATCH)
+        reader = _bound(connection, query).to_arrow_reader(ROWS_PER_BATCH)
         schema = pa.schema(
             [
                 field.with_name(name)
@@ -135,6 +140,14 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         send(channel, DONE)
     finally:
         connection.close()
+
+
+def _bound(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
+    try:
+        return connection.sql(query)  # unlike `execute`, it streams what it finds
+    except (duckdb.BinderException, duckdb.CatalogException):
+        connection.execute(query)  # fails alike, and says at which line and word
+        raise
 
 
 def _connect(memory_bytes: int) -> duckdb.DuckDBPyConnection:

@@ -69,6 +69,7 @@ class QueryProcess:
         self._last_words: deque[bytes] = deque(maxlen=LAST_WORDS)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+        self.pid = self._process.pid
         self._expired = False
         self._ready = False
         self.gone = False

@@ -17,9 +17,7 @@ from ..schemas.errors import QueryError
 READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 """The nodes of a syntax tree that read; INSERT_QUERY_NODE, COPY_QUERY_NODE and so on do not."""
 
-_PIVOT = (
-    "; a PIVOT has to name its values, as in PIVOT pool ON corpus IN ('a', 'b') USING count(*)"
-)
+_PIVOT = "; a PIVOT has to name its values, as in PIVOT pool ON corpus IN ('a', 'b') USING count(*)"
 
 
 def sole_select(connection: duckdb.DuckDBPyConnection, text: str) -> str:
@@ -51,6 +49,8 @@ def filtered_ids(connection: duckdb.DuckDBPyConnection, where: str) -> str:
     Raises:
         QueryError: `where` is not one expression (it closes the parenthesis it stands in, say).
     """
+    if not where.strip():
+        raise QueryError("the filter is empty: write an expression, such as tokens < 512")
     text = _wrapped(where)
     statements = _parsed(connection, text)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:

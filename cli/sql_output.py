@@ -1,0 +1,108 @@
+"""The rows of a query as CSV, JSON Lines or Parquet, written as they arrive."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+
+import click
+import pyarrow as pa
+
+from ..schemas.errors import QueryError, UsageError
+from ..store.sql import QueryResult
+from .sql_cells import json_value
+from .sql_table import rows_of, write_table, write_to_terminal
+
+
+def show(result: QueryResult, form: str, parquet: str | None = None) -> None:
+    """Write a result to a Parquet file if one is named, else to stdout as "table", "csv", "json".
+
+    Raises:
+        QueryError: the query failed on the way, or Parquet has no form for a column.
+        UsageError: the Parquet file cannot be written.
+    """
+    if parquet is not None:
+        rows = write_parquet(result, parquet)
+        click.echo(f"wrote {rows:,} rows to {parquet}", err=True)
+    elif form == "csv":
+        write_csv(result)
+    elif form == "json":
+        write_json(result)
+    elif sys.stdout.isatty():
+        write_to_terminal(result, shutil.get_terminal_size().columns)
+    else:
+        write_table(result)
+
+
+def write_parquet(result: QueryResult, path: str) -> int:
+    """Write a Parquet file, which appears only when it is whole; the number of rows.
+
+    Raises:
+        QueryError: the query failed on the way, or Parquet has no form for a column.
+        UsageError: the file cannot be written.
+    """
+    import pyarrow.parquet as pq
+
+    partial = f"{path}.partial-{os.getpid()}"
+    rows = 0
+    try:
+        with pq.ParquetWriter(partial, result.schema, compression="zstd") as writer:
+            for batch in result:
+                writer.write_batch(batch)
+                rows += batch.num_rows
+        os.replace(partial, path)
+    except pa.ArrowNotImplementedError as error:
+        raise QueryError(f"{error}: cast the column in the query, to VARCHAR say") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error}") from error
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    return rows
+
+
+def write_csv(result: QueryResult) -> None:
+    """Write CSV: nothing for NULL, "" for an empty text, JSON text for lists and structs."""
+    import pyarrow.csv as csv
+
+    schema = pa.schema([field.with_type(_csv_type(field.type)) for field in result.schema])
+    with csv.CSVWriter(sys.stdout.buffer, schema) as writer:
+        for batch in result:
+            columns = [
+                column if column.type == type_ else _as_text(column)
+                for column, type_ in zip(batch.columns, schema.types, strict=True)
+            ]
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+def _csv_type(type_: pa.DataType) -> pa.DataType:
+    is_ = pa.types
+    plain = (
+        is_.is_boolean,
+        is_.is_integer,
+        is_.is_floating,
+        is_.is_decimal,
+        is_.is_timestamp,
+        is_.is_date,
+        is_.is_time,
+    )
+    return type_ if any(check(type_) for check in plain) else pa.string()
+
+
+def _as_text(column: pa.Array) -> pa.Array:
+    values = [json_value(value, column.type) for value in column.to_pylist()]
+    texts = [
+        value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for value in values
+    ]
+    return pa.array(texts, pa.string())
+
+
+def write_json(result: QueryResult) -> None:
+    """Write JSON Lines: an object per row; NaN and the infinities, which JSON lacks, are null."""
+    names, types = result.schema.names, result.schema.types
+    for row in rows_of(result):
+        values = [json_value(value, type_) for value, type_ in zip(row, types, strict=True)]
+        click.echo(json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False))

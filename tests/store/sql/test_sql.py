@@ -1,0 +1,321 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from coresetdb.schemas.errors import QueryError, StoreError, StoreNotFoundError, UsageError
+from coresetdb.store.sql import SqlSession, run_query
+from coresetdb.store.store import Store
+
+
+@pytest.fixture(scope="module")
+def session(store: Store):
+    with SqlSession(store.uri, time_limit=60, memory_limit="400MB") as session:
+        yield session
+
+
+def rows(session: SqlSession, text: str) -> list[dict]:
+    return session.run(text).read_all().to_pylist()
+
+
+def test_one_query_in_a_process_that_ends_with_it(store: Store) -> None:
+    result = run_query(
+        store.uri, "SELECT corpus, count(*) AS n FROM pool GROUP BY corpus ORDER BY 1"
+    )
+    assert result.schema == pa.schema([("corpus", pa.string()), ("n", pa.int64())])
+    assert result.read_all().to_pylist() == [
+        {"corpus": "code", "n": 20},
+        {"corpus": "dolly", "n": 20},
+        {"corpus": "gsm8k", "n": 20},
+    ]
+    assert result._process.gone
+    assert list(result) == []
+
+
+def test_every_relation_answers(session: SqlSession) -> None:
+    tables = {row["name"] for row in rows(session, "SHOW TABLES")}
+    assert {"pool", "sources", "targets", "scores", "coresets", "coreset_rows"} < tables
+    assert {"runs", "rejects", "recipes"} < tables
+    assert not {"files", "artifacts"} & tables
+    described = [row["column_name"] for row in rows(session, "DESCRIBE pool")]
+    assert described == session.run("FROM pool LIMIT 0").schema.names
+    assert len(rows(session, "SUMMARIZE pool")) == len(described)
+
+
+def test_a_result_without_rows_has_its_schema(session: SqlSession) -> None:
+    table = session.run("SELECT id, tokens FROM pool WHERE false").read_all()
+    assert table.schema == pa.schema([("id", pa.string()), ("tokens", pa.int32())])
+    assert table.num_rows == 0
+
+
+def test_equal_names_are_made_different(session: SqlSession) -> None:
+    assert rows(session, 'SELECT 1 AS a, 2 AS a, 3 AS a_1, 4 AS a, 5 AS "A"') == [
+        {"a": 1, "a_2": 2, "a_1": 3, "a_3": 4, "A": 5}
+    ]
+
+
+def test_enums_bring_their_dictionary(session: SqlSession) -> None:
+    query = "SELECT (['x', 'y'][r % 2 + 1])::ENUM('x', 'y') AS e FROM range(5000) t(r)"
+    values = session.run(query).read_all()["e"].to_pylist()
+    assert values == ["x", "y"] * 2500
+
+
+def test_an_earlier_version(store: Store) -> None:
+    with SqlSession(store.uri, at=1) as session:
+        assert rows(session, "SELECT count(*) AS n FROM pool") == [{"n": 0}]
+    with pytest.raises(QueryError, match="pool has no version 77: its versions run from 1 to"):
+        run_query(store.uri, "SELECT 1", at=77)
+
+
+def test_a_session_sees_what_was_written_since(store: Store, tmp_path: Path) -> None:
+    fresh = Store.create(str(tmp_path / "pool"), {})
+    with SqlSession(fresh.uri) as session:
+        assert rows(session, "SELECT count(*) AS n FROM pool") == [{"n": 0}]
+        fresh.insert("pool", pa.table({"id": ["0" * 32]}))
+        assert rows(session, "SELECT count(*) AS n FROM pool") == [{"n": 1}]
+
+
+# -- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM read_csv('{file}')",
+        "FROM read_text('{file}')",
+        "FROM read_blob('{file}')",
+        "FROM read_json('{file}')",
+        "FROM read_parquet('{file}')",
+        "FROM read_duckdb('{file}')",
+        "FROM sniff_csv('{file}')",
+        "FROM parquet_metadata('{file}')",
+        "FROM glob('/etc/*')",
+        "FROM '{file}'",
+        "FROM 'https://example.com/x.csv'",
+        "FROM 's3://bucket/x.parquet'",
+        "FROM query('FROM read_text(''{file}'')')",
+        "FROM query('COPY (SELECT 1) TO ''{file}.out''')",
+        "FROM query_table('{file}')",
+        "SELECT * FROM json_execute_serialized_sql(json_serialize_sql("
+        "'WITH x AS (COPY (SELECT 1) TO ''{file}.out'') SELECT 1'))",
+        "COPY (SELECT 1) TO '{file}.out'",
+        "WITH x AS (COPY (SELECT 1) TO '{file}.out') SELECT 1",
+        "EXPLAIN COPY (SELECT 1) TO '{file}.out'",
+        "ATTACH '{file}.db'",
+        "EXPORT DATABASE '{file}.out'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "SET memory_limit = '100GB'",
+        "RESET lock_configuration",
+        "FROM enable_logging()",
+        "FROM enable_profiling()",
+        "CREATE SECRET (TYPE s3, KEY_ID 'a', SECRET 'b')",
+        "FROM duckdb_secrets()",
+        "FROM which_secret('s3://x', 's3')",
+        "FROM duckdb_extensions()",
+        "PRAGMA database_list",
+        "SELECT 1; SELECT 2",
+        "CREATE TABLE t AS SELECT 1",
+        "CREATE VIEW v AS SELECT 1",
+        "DROP VIEW pool",
+        "INSERT INTO pool (id) VALUES ('x')",
+        "DELETE FROM pool",
+        "SELECT getenv('HOME')",
+        "FROM connection",
+        "FROM sys",
+        "FROM settings",
+        "FROM arrow_scan(1, 2, 3)",
+        "FROM pandas_scan(1)",
+        "FROM files",
+        "FROM artifacts",
+        "FROM pool AT (VERSION => 1)",
+        "SELECT ?",
+        "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+    ],
+)
+def test_a_way_out_is_refused_and_the_process_lives_on(
+    session: SqlSession, tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "secret.csv"
+    file.write_text("a,b\n1,2\n")
+    before = session._process
+    with pytest.raises(QueryError):
+        session.run(text.replace("{file}", str(file))).read_all()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["secret.csv"]
+    assert rows(session, "SELECT 1 AS one") == [{"one": 1}]
+    assert session._process is before
+
+
+def test_what_duckdb_says_comes_back_with_the_place(session: SqlSession) -> None:
+    with pytest.raises(QueryError) as error:
+        session.run("SELECT id,\n  tokns FROM pool")
+    assert "tokns" in str(error.value) and '"tokens"' in str(error.value)
+    assert "LINE 2" in str(error.value) and "^" in str(error.value)
+
+
+def test_an_error_after_the_first_rows(session: SqlSession) -> None:
+    text = "SELECT CASE WHEN r = 200000 THEN 'x' ELSE '1' END::INT AS n FROM range(300000) t(r)"
+    with pytest.raises(QueryError, match="Could not convert string 'x' to INT32"):
+        session.run(text).read_all()
+    assert rows(session, "SELECT 1 AS one") == [{"one": 1}]
+
+
+# -- bounds -------------------------------------------------------------------------------------
+
+
+def test_a_runaway_query_stops_at_its_time_limit(store: Store) -> None:
+    with SqlSession(store.uri, time_limit=0.5) as session:
+        first = session._process
+        with pytest.raises(QueryError, match=r"time limit: it ran for 0.5 seconds"):
+            session.run("SELECT count(*) FROM range(10000000000000)")
+        assert first.gone
+        with pytest.raises(QueryError, match="time limit"):  # counted over the whole result
+            for _ in session.run("FROM range(10000000000000)"):
+                pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT list(r) FROM range(300000000) t(r)",
+        "SELECT string_agg(r) FROM range(300000000) t(r)",
+        "SELECT repeat('x', 3000000000)",
+        "SELECT unnest(range(1000000000))",
+        "SELECT md5(r::VARCHAR) FROM range(30000000) t(r) ORDER BY 1",
+    ],
+)
+def test_a_hungry_query_stops_at_its_memory_limit(session: SqlSession, text: str) -> None:
+    with pytest.raises(QueryError, match=r"memory limit of 400MB"):
+        session.run(text).read_all()
+    assert rows(session, "SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the address space")
+def test_the_process_itself_is_bounded(session: SqlSession) -> None:
+    rows(session, "SELECT 1")
+    limits = Path(f"/proc/{session._process.pid}/limits").read_text()
+    bounds = {line[:25].strip(): line[25:].split()[0] for line in limits.splitlines()}
+    assert bounds["Max file size"] == "0"
+    assert bounds["Max core file size"] == "0"
+    assert int(bounds["Max address space"]) < 10_000_000_000
+
+
+def test_a_killed_process_is_a_query_error_and_is_replaced(session: SqlSession) -> None:
+    result = session.run("FROM range(10000000)")
+    next(result)
+    os.kill(session._process.pid, signal.SIGKILL)
+    with pytest.raises(QueryError, match=r"SIGKILL, most likely at its memory limit of 400MB"):
+        result.read_all()
+    assert rows(session, "SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_a_huge_result_is_streamed(session: SqlSession) -> None:
+    result = session.run("FROM range(1000000000000)")
+    seen = 0
+    for batch in result:
+        seen += batch.num_rows
+        if seen > 100_000:
+            break
+    assert batch.num_rows <= 2048
+    result.close()
+    assert session._process.gone
+    assert rows(session, "SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_the_next_query_stops_the_one_still_read(session: SqlSession) -> None:
+    first = session.run("FROM range(1000000000000)")
+    next(first)
+    assert rows(session, "SELECT 1 AS one") == [{"one": 1}]
+    assert list(first) == []
+
+
+def test_the_process_ends_with_its_owner(store: Store) -> None:
+    program = (
+        "import os, sys\n"
+        "from coresetdb.store.sql import SqlSession\n"
+        f"session = SqlSession({store.uri!r})\n"
+        "session.run('SELECT 1').read_all()\n"
+        "print(session._process.pid, flush=True)\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    child = int(done.stdout)
+    for _ in range(1000):
+        if not _alive(child):
+            return
+        signal.sigtimedwait([], 0.02)
+    pytest.fail("the query's process outlived its owner")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("limit", ["", "2 elephants", "-1GB", "1KB", "0", "10MB"])
+def test_a_malformed_memory_limit(store: Store, limit: str) -> None:
+    with pytest.raises(UsageError, match="memory limit"):
+        run_query(store.uri, "SELECT 1", memory_limit=limit)
+
+
+@pytest.mark.parametrize("limit", ["64MB", "1.5 GiB", "2g", "500000000", "1TB"])
+def test_memory_limits(store: Store, limit: str) -> None:
+    assert run_query(store.uri, "SELECT 1 AS one", memory_limit=limit).read_all().num_rows == 1
+
+
+def test_a_time_limit_is_above_zero(store: Store) -> None:
+    for limit in (0, -1, float("nan")):
+        with pytest.raises(UsageError, match="time limit"):
+            run_query(store.uri, "SELECT 1", time_limit=limit)
+
+
+# -- the store ----------------------------------------------------------------------------------
+
+
+def test_no_store_there(tmp_path: Path) -> None:
+    with pytest.raises(StoreNotFoundError, match="no store here"):
+        run_query(str(tmp_path / "none"), "SELECT 1")
+
+
+def test_a_scheme_it_cannot_live_on() -> None:
+    with pytest.raises(StoreError, match="local folder or under s3://"):
+        run_query("ftp://host/pool", "SELECT 1")
+
+
+def test_neither_side_imports_torch_and_this_side_no_lance(store: Store) -> None:
+    program = (
+        "import sys\n"
+        "from coresetdb.store.sql import run_query\n"
+        f"run_query({store.uri!r}, 'SELECT 1').read_all()\n"
+        "print([name for name in ('torch', 'transformers', 'duckdb', 'lance', 'pandas')"
+        " if name in sys.modules])\n"
+        "import coresetdb.store.sql_child\n"
+        "print([name for name in ('torch', 'transformers', 'pandas') if name in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+def test_a_script_without_main_guard_starts_no_second_script(store: Store, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from coresetdb.store.sql import run_query\n"
+        "print('started')\n"
+        f"print(run_query({store.uri!r}, 'SELECT 41 + 1 AS n').read_all().to_pylist())\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["started", "[{'n': 42}]", ""]
