@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError
@@ -221,7 +220,7 @@ def describe_members(
 def _counts(columns: Any) -> dict[str, int]:
     counts: dict[str, int] = {}
     for column in columns:
-        for each in pc.value_counts(column).to_pylist():
+        for each in column.value_counts().to_pylist():
             counts[each["values"]] = counts.get(each["values"], 0) + each["counts"]
     return counts
 

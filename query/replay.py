@@ -67,7 +67,7 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
 
 
 def _targets_version(store: Store, coreset: Coreset) -> int:
-    """The newest version of `targets` if it still holds the same examples, else the recorded one."""
+    """The newest version of `targets` if it holds the same examples, else the recorded one."""
     newest, column = store.version("targets"), coreset.parameters["column"]
     feature = feature_named(store, column, coreset.pool_version) if column else None
     try:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schemas.errors import InputError, UsageError
 from ..schemas.instruction import Record, Reject
@@ -98,21 +97,21 @@ def list_targets(store: Store) -> list[Target]:
     columns |= {f"lacks_{name}": f"{name} IS NULL" for name in vectors}
     rows = table.to_table(columns=columns)
     used = store.dataset("coresets").to_table(columns=["name", "targets"]).to_pylist()
-    targets = []
-    for name in sorted(set(rows["target"].to_pylist())):
-        own = rows.filter(pc.equal(rows["target"], name))
-        targets.append(
-            Target(
-                name=name,
-                examples=own.num_rows,
-                tokens=pc.sum(own["tokens"]).as_py() or 0,
-                files=tuple(sorted(set(own["file"].to_pylist()))),
-                missing={each: pc.sum(own[f"lacks_{each}"]).as_py() for each in vectors},
-                added_at=pc.min(own["added_at"]).as_py(),
-                coresets=tuple(row["name"] for row in used if name in (row["targets"] or ())),
-            )
+    examples: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.to_pylist():
+        examples.setdefault(row["target"], []).append(row)
+    return [
+        Target(
+            name=name,
+            examples=len(own),
+            tokens=sum(row["tokens"] or 0 for row in own),
+            files=tuple(sorted({row["file"] for row in own})),
+            missing={each: sum(row[f"lacks_{each}"] for row in own) for each in vectors},
+            added_at=min(row["added_at"] for row in own),
+            coresets=tuple(row["name"] for row in used if name in (row["targets"] or ())),
         )
-    return targets
+        for name, own in sorted(examples.items())
+    ]
 
 
 def remove_target(store: Store, name: str) -> Target:
@@ -189,5 +188,5 @@ def _rows(store: Store, name: str, records: Sequence[Record], featurizer: Featur
     table = pa.Table.from_pylist(fixed, own)
     for column in features.column_names:
         if column in schema.names:
-            table = table.append_column(schema.field(column), features[column])
+            table = table.append_column(column, features[column])
     return table.select([column for column in schema.names if column in table.column_names])

@@ -1,4 +1,4 @@
-"""Exported rows as JSON Lines or Parquet, by the file's suffix; the file appears when it is whole."""
+"""Exported rows as JSON Lines or Parquet, by the suffix; a file appears when it is whole."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ CALL = pa.struct(
         ),
     ]
 )
-"""A tool call as the OpenAI interface writes it: arguments are a JSON text, so types stay uniform."""
+"""A tool call as OpenAI writes it: arguments are a JSON text, so that types stay uniform."""
 
 
 def calls_of(text: str) -> list[dict[str, Any]]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from .shape import Format
+
+_PLAIN = re.compile(r"[A-Za-z/.][A-Za-z0-9_/.-]*")
 
 
 def axolotl_yaml(format: Format, traits: Collection[str], out: str) -> tuple[str | None, str]:
@@ -33,7 +36,7 @@ def dataset_info(
 
 
 def skipped_by_llama_factory(format: Format, fields: Mapping[str, Any]) -> bool:
-    """Whether LLaMA-Factory would skip this row: its turns must alternate and end with an answer."""
+    """Whether LLaMA-Factory would skip the row: its turns must alternate and end in an answer."""
     if format.turns is None:
         return False
     roles = format.turns(fields)
@@ -47,5 +50,7 @@ def _yaml(entry: Mapping[str, Any], indent: str) -> list[str]:
         if isinstance(value, Mapping):
             lines += [f"{indent}{key}:", *_yaml(value, indent + "  ")]
         else:  # a JSON string is a YAML string
-            lines.append(f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}")
+            plain = _PLAIN.fullmatch(value)
+            text = value if plain else json.dumps(value, ensure_ascii=False)
+            lines.append(f"{indent}{key}: {text}")
     return lines

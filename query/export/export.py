@@ -109,7 +109,7 @@ def export(
     if survey.left_out and not skip_unfit:
         reasons = "; ".join(f"{count:,} with {why}" for why, count in survey.left_out.items())
         raise UsageError(
-            f"{format} cannot hold {survey.left_out.total():,} of {len(chosen):,} rows ({reasons}). "
+            f"{format} cannot hold {survey.left_out.total():,} of {len(chosen):,} rows: {reasons}. "
             "Export --format messages, which holds everything, or leave them out by --skip-unfit"
         )
     schema = pa.schema(list((shape.columns(survey.traits) | EXTRAS).items()))

@@ -1,0 +1,60 @@
+"""Method names: what is understood, what is refused, and how."""
+
+import pytest
+from coresetdb.query.methods import method_names, parse_method
+from coresetdb.schemas.errors import UsageError
+
+KNOWN = ("rds", "rds__0123abcd", "losses")
+
+
+@pytest.mark.parametrize(
+    ("text", "full", "representation", "options"),
+    [
+        ("rds", "rds:round_robin", "rds", {}),
+        ("rds+", "rds:round_robin", "rds", {}),
+        ("rds:round_robin", "rds:round_robin", "rds", {}),
+        ("rds+:top", "rds:top", "rds", {"by": "mean"}),
+        ("rds:top(by=max)", "rds:top(by=max)", "rds", {"by": "max"}),
+        (" rds:top( by = mean ) ", "rds:top", "rds", {"by": "mean"}),
+        ("rds__0123abcd:top", "rds__0123abcd:top", "rds__0123abcd", {"by": "mean"}),
+        ("random", "random", None, {}),
+        ("rds:random", "rds:random", "rds", {}),
+    ],
+)
+def test_understood(text, full, representation, options):
+    method = parse_method(text, KNOWN)
+    assert str(method) == full
+    assert (method.representation, dict(method.options)) == (representation, options)
+    assert parse_method(str(method), KNOWN) == method
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "representation:selector"),
+        ("rds:top(by=max", "representation:selector"),
+        ("rds top", "representation:selector"),
+        ("tdm", "no representation 'tdm'; methods: random, "),
+        ("rds:knn", "no selector 'knn'; methods: random, "),
+        ("top", "rds"),
+        ("rds:top(k=3)", "no option 'k=3'; top has by"),
+        ("rds:top(by)", "no option 'by'"),
+        ("rds:round_robin(by=max)", "round_robin has none"),
+        ("rds:top(by=median)", "choose from mean, max"),
+    ],
+)
+def test_refused(text, says):
+    with pytest.raises(UsageError) as refusal:
+        parse_method(text, KNOWN)
+    assert says in str(refusal.value)
+
+
+def test_a_selector_alone_says_which_vectors():
+    with pytest.raises(UsageError, match="compares vectors, write which: losses:top"):
+        parse_method("top", KNOWN)
+
+
+def test_all_names_can_be_read():
+    names = method_names(KNOWN)
+    assert {"random", "rds:round_robin", "rds:top"} <= set(names)
+    assert [str(parse_method(name, KNOWN)) for name in names] == names

@@ -1,0 +1,55 @@
+"""Replay: the same ids after all that may happen to a store."""
+
+import pytest
+from coresetdb.query.replay import replay
+from coresetdb.query.select import select
+from coresetdb.query.targets import remove_target
+from coresetdb.schemas.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [("rds", "40"), ("rds:top(by=max)", "15%"), ("random", "40"), ("rds:round_robin", "90-tokens")],
+)
+def test_same_ids_after_ingestion_compaction_and_clean_up(store, toys, method, budget):
+    made = select(store, ["arithmetic", "python"], method=method, budget=budget, seed=3)
+    more = [
+        toys.question(topic, number) for topic in ("sums", "code") for number in range(900, 940)
+    ]
+    store.insert("pool", toys.pool_rows(more, ["late"] * len(more)))
+    store.compact()
+    store.clean(older_than_seconds=0)
+    again = replay(store, made.name)
+    assert again.same and again.same_queries and again.ids == made.ids
+    if method != "random":
+        assert select(store, ["arithmetic", "python"], method=method, budget=budget).ids != made.ids
+
+
+def test_a_target_that_changed_is_read_at_its_old_version(store, toys):
+    made = select(store, ["python"], budget="30")
+    remove_target(store, "python")
+    assert replay(store, made.name).same
+    toys.add_target(store, "python", [toys.question("poems", 5)])
+    again = replay(store, made.name)
+    assert again.same and again.same_queries
+
+
+def test_a_target_that_is_gone_for_good_is_said(store):
+    made = select(store, ["python"], budget="30")
+    remove_target(store, "python")
+    store.clean(older_than_seconds=0)
+    with pytest.raises(UsageError, match="targets"):
+        replay(store, made.name)
+
+
+def test_a_difference_is_found(store, monkeypatch):
+    made = select(store, method="random", budget="30", seed=1)
+    monkeypatch.setattr("coresetdb.query.replay.Request", _other_seed)
+    again = replay(store, made.name)
+    assert not again.same and again.first_difference == 1
+
+
+def _other_seed(**fields):
+    from coresetdb.query.answer import Request
+
+    return Request(**{**fields, "seed": 2})
