@@ -105,15 +105,17 @@ class Database:
             FingerprintError: the backbone is no longer the one that made the store's features.
         """
         from .ingest.job import ingest
-        from .ingest.reading import find_files, open_source
+        from .ingest.looking import look_at
 
         options = _reading(corpus=corpus, **reading)
-        paths = find_files([sources] if isinstance(sources, str) else list(sources))
+        looked = look_at([sources] if isinstance(sources, str) else list(sources), options)
         return ingest(
             self.store,
-            [open_source(path, options) for path in paths],
+            looked.sources(),
             lambda: self._featurizer,
             limit=limit,
+            bytes_total=looked.bytes,
+            unreadable=looked.unreadable,
             progress=progress,
             command=command,
         )

@@ -40,7 +40,7 @@ class Account:
     """One ingestion: its files and what was featurized.
 
     `tokens` and `seconds` are those of this run; `limited` says that --limit ended it before the
-    files did.
+    files did; `unreadable` says of files that could not even be opened what is wrong with them.
     """
 
     run: str
@@ -49,6 +49,7 @@ class Account:
     seconds: float = 0.0
     without_feature: Counter[str] = field(default_factory=Counter)
     limited: bool = False
+    unreadable: list[str] = field(default_factory=list)
 
     def total(self, name: str) -> int:
         """Sum over the files of `read`, `new`, `duplicate` or `rejected`."""
@@ -56,8 +57,8 @@ class Account:
 
     @property
     def faults(self) -> list[str]:
-        """Files that broke half-way, each with what was wrong."""
-        return [file.fault for file in self.files if file.fault]
+        """Files that could not be read, or broke half-way, each with what was wrong."""
+        return self.unreadable + [file.fault for file in self.files if file.fault]
 
     def sentences(self) -> list[str]:
         """The closing account, in words."""
@@ -76,6 +77,7 @@ class Account:
                 f"all: read {self.total('read'):,}: {self.total('new'):,} new, "
                 f"{self.total('duplicate'):,} duplicate, {self.total('rejected'):,} rejected"
             )
+        lines += [f"NOT read: {fault}" for fault in self.faults]
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines.append(
             f"featurized {self.total('new'):,} rows, {self.tokens:,} tokens "
@@ -94,6 +96,7 @@ class Account:
             "seconds": round(self.seconds, 3),
             "limited": self.limited,
             "without_feature": dict(self.without_feature),
+            "unreadable": self.unreadable,
             "files": [
                 {**file.as_row(), "reasons": dict(file.reasons), "fault": file.fault}
                 for file in self.files

@@ -1,7 +1,7 @@
 """One commit of an ingestion: the rows that become visible together, and everything about them.
 
-Order: `sources`, `pool`, `runs`, each idempotent by key. A kill between two of them leaves sightings
-of rows that the pool does not hold yet; ingesting the same file again heals that.
+Order: `sources`, `pool`, `runs`, each idempotent by key. A kill between two of them leaves
+sightings of rows that the pool does not hold yet; ingesting the same file again heals that.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from ..schemas.instruction import Record, Reject
-from ..schemas.keys import key_of
 from ..schemas.tables import POOL, REJECTS, SOURCES
+from ..store.keys import key_of
 from ..store.store import Store
 
 

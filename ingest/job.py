@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from .. import __version__
 from ..schemas.canonical import canonical_json
+from ..schemas.errors import InputError
 from ..schemas.instruction import Record, Reject
 from ..schemas.tables import RUNS
 from ..store.store import Store
@@ -43,6 +44,8 @@ def ingest(
     featurizer: Callable[[], Featurizer],
     *,
     limit: int | None = None,
+    bytes_total: int | None = None,
+    unreadable: Sequence[InputError] = (),
     progress: Progress | None = None,
     command: str = "",
     commit_rows: int = COMMIT_ROWS,
@@ -54,6 +57,8 @@ def ingest(
         files: opened sources, read one after the other.
         featurizer: makes the featurizer; called only when there is something new to featurize.
         limit: stop after this many records (rejected ones count).
+        bytes_total: of all files, None where it is not known; for the progress.
+        unreadable: files that could not be opened; they are part of the account.
         progress: is told what happens.
         command: kept in the table `runs`.
         commit_rows: rows that become visible together, at the most.
@@ -62,6 +67,8 @@ def ingest(
         The account; what is counted as new is committed and on disk.
     """
     job = _Job(store, featurizer, progress or Silence(), command, commit_rows)
+    job.bytes_total = bytes_total
+    job.account.unreadable = [str(error) for error in unreadable]
     try:
         job.read_all(files, limit)
     except KeyboardInterrupt:
@@ -107,13 +114,11 @@ class _Job:
         self.metadata_keys: set[str] = set()
         self.started, self.started_at = time.monotonic(), datetime.now(UTC)
         self.committed = self.started
-        self.bytes_before, self.bytes_total = 0, 0
+        self.bytes_before = 0
+        self.bytes_total: int | None = None
 
     def read_all(self, files: Iterable[Source], limit: int | None) -> None:
         """Read every file to its end, or to `limit` records in all."""
-        files = list(files)
-        sizes = [file.size for file in files]
-        self.bytes_total = None if None in sizes else sum(size or 0 for size in sizes)
         for file in files:
             self.progress.say(f"{file.file}: {file.decision}")
             self._read(file, None if limit is None else limit - self.account.total("read"))

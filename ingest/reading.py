@@ -41,6 +41,7 @@ class SourceFile:
     Attributes:
         file: absolute path, address, or "-".
         corpus: `--corpus`, or the file's name without its endings.
+        options: how it is read.
         decision: what was found, in words, for the user.
         format: name of the importer ("none" for a file without any record).
         size: raw bytes, None where unknown (standard input).
@@ -54,7 +55,7 @@ class SourceFile:
         self.size = opened.size
         self.xxh3 = ""
         self.fault: InputError | None = None
-        self._options, self._opened = options, opened
+        self.options, self._opened = options, opened
         self._started = False
         sample = _sample(file, opened)
         objects = [value for _, value in sample if isinstance(value, dict)][:SAMPLE_RECORDS]
@@ -101,7 +102,7 @@ class SourceFile:
         choice = self._choice
         value = choice.renamed(value)
         try:
-            for item in choice.importer.read(value, self._options):
+            for item in choice.importer.read(value, self.options):
                 if isinstance(item, Refused):
                     yield self._refuse(line, item.reason, value)
                 else:
@@ -115,7 +116,7 @@ class SourceFile:
 
     def _admit(self, line: int, found: Found, value: Any) -> Record | Reject:
         instruction = found.instruction
-        empty_ok = self._options.allow_empty_answer
+        empty_ok = self.options.allow_empty_answer
         if empty_ok:
             instruction = _without_empty_answer(instruction)
         reason = unusable(instruction, allow_empty_answer=empty_ok)
