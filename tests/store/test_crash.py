@@ -11,6 +11,7 @@ import time
 
 import pyarrow.feather as feather
 from coresetdb.schemas.canonical import digest
+from coresetdb.store.rows import conform
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
 
@@ -85,12 +86,7 @@ def commit_without_note(store, rows) -> None:
 
 def test_the_next_writer_notes_what_a_dead_one_did_not(filled, pool_rows, caplog):
     pool = filled.dataset("pool")
-    commit_without_note(filled, pool.to_table().slice(0, 0).schema.empty_table())
-    whole = pool.schema
-    late = pool_rows(300, 310)
-    from coresetdb.store.rows import conform
-
-    commit_without_note(filled, conform("pool", late, whole))
+    commit_without_note(filled, conform("pool", pool_rows(300, 310), pool.schema))
     with caplog.at_level(logging.WARNING):
         fresh = Store.open(filled.uri)
         fresh.insert("pool", pool_rows(310, 311))
@@ -101,8 +97,6 @@ def test_the_next_writer_notes_what_a_dead_one_did_not(filled, pool_rows, caplog
 
 
 def test_verify_notes_them_too_and_says_so(filled, pool_rows):
-    from coresetdb.store.rows import conform
-
     commit_without_note(filled, conform("pool", pool_rows(300, 310), filled.dataset("pool").schema))
     report = verify(filled.uri)
     assert report.ok and len(report.late) == 2

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store.repair import repair
 from coresetdb.store.report import LostRow
+from coresetdb.store.rows import conform
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
 from lance.file import LanceFileReader
@@ -173,8 +174,8 @@ def test_damaged_sources_have_whole_files_read_again(filled, toy, pool_rows):
 
 
 def test_without_a_callback_the_rest_is_named(filled):
-    flip(fragment_file(filled, "pool", 3), 40)
     lost = ids_in(filled, 3)
+    flip(fragment_file(filled, "pool", 3), 40)
     done = repair(filled.uri)
     assert not done.ok and done.after is not None and done.after.ok
     assert any("40 rows are not back" in line and "ingest" in line for line in done.unrepaired)
@@ -209,12 +210,11 @@ def test_a_torn_tag(filled):
 
 
 def test_targets_are_named_with_what_to_type(filled):
-    import pyarrow as pa
-
     rows = [{"key": digest(str(n)), "target": "gsm8k", "id": digest(str(n))} for n in range(3)]
     filled.upsert("targets", pa.Table.from_pylist(rows))
     filled.sync()
-    flip(fragment_file(filled, "targets", 0), fragment_file(filled, "targets", 0).stat().st_size // 2)
+    path = fragment_file(filled, "targets", 0)
+    flip(path, path.stat().st_size // 2)
     report = verify(filled.uri, full=True)
     assert [(d.table, d.rows) for d in report.damages] == [("targets", 3)]
     done = repair(filled.uri)
@@ -275,8 +275,6 @@ def test_a_pool_that_does_not_open_at_all_is_said(filled):
 
 def test_an_unnoted_damaged_file_is_read_elsewhere(filled, pool_rows):
     """Neither a checksum nor trust: the file is tried in a process of its own."""
-    from coresetdb.store.rows import conform
-
     pool = filled.dataset("pool")
     rows = conform("pool", pool_rows(300, 320), pool.schema)
     pool.merge_insert("id").when_not_matched_insert_all().execute(rows)
@@ -299,4 +297,3 @@ def test_plain_verify_hashes_no_data(filled, monkeypatch):
     assert verify(filled.uri).ok
     tables = {path.split("/")[0] for path in seen if not path.endswith(".manifest")}
     assert tables <= {"files.lance"}
-    assert time.monotonic() > 0
