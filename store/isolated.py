@@ -1,70 +1,104 @@
 """Reading what may be damaged in a process of its own, with bounded memory and time.
 
 A flipped byte in a page of text can make Lance abort the process or ask for 24 GB. So bytes that
-no checksum vouches for are read here: `python -m coresetdb.store.isolated` takes one request as
-JSON on stdin and answers with JSON on stdout.
+no checksum vouches for are read here: `python -m coresetdb.store.isolated` takes requests as lines
+of JSON on stdin and answers each with a line on stdout. A process that dies is named as the
+answer, and the next request gets a new one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from .place import Place
 
 MEMORY_BYTES = 8 << 30  # of address space; Lance's threads reserve a good part without using it
-TIME_SECONDS = 120.0
+TIME_SECONDS = 120.0  # for one answer
 
 
-def readable(
-    place: Place, table: str, version: int, fragments: Sequence[int] | None = None
-) -> str | None:
-    """Why a version (or some fragments of it) cannot be read to the end, or None when it can."""
-    answer = _ask(place, table, version, fragments, columns=None)
-    return answer if isinstance(answer, str) else None
+class Reader:
+    """Reads tables of one store elsewhere; started when first asked. A context manager."""
 
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._child: subprocess.Popen[bytes] | None = None
+        self._talk = tempfile.TemporaryFile()
 
-def keys(place: Place, table: str, version: int, fragment: int, column: str) -> list[str]:
-    """What one column of a damaged fragment still tells; nothing when it cannot be read."""
-    answer = _ask(place, table, version, [fragment], columns=[column])
-    return [] if isinstance(answer, str) else answer
+    def __enter__(self) -> Reader:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._talk.close()
 
-def _ask(
-    place: Place,
-    table: str,
-    version: int,
-    fragments: Sequence[int] | None,
-    columns: list[str] | None,
-) -> Any:
-    request = {
-        "uri": place.table_uri(table),
-        "options": place.options,
-        "version": version,
-        "fragments": None if fragments is None else list(fragments),
-        "columns": columns,
-    }
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    try:
-        done = subprocess.run(
+    def unopenable(self, table: str, versions: Sequence[int]) -> dict[int, str]:
+        """Those of the versions whose manifest cannot be read, and why."""
+        answers = {v: self._ask(table, {"version": v, "fragments": []}) for v in versions}
+        return {v: answer["error"] for v, answer in answers.items() if "error" in answer}
+
+    def unreadable(self, table: str, version: int, fragments: Sequence[int]) -> dict[int, str]:
+        """Those fragments of a version that cannot be read to the end, and why."""
+        answers = {n: self._ask(table, {"version": version, "fragments": [n]}) for n in fragments}
+        return {n: answer["error"] for n, answer in answers.items() if "error" in answer}
+
+    def keys(self, table: str, version: int, fragment: int, column: str) -> list[str]:
+        """What one column of a damaged fragment still tells; nothing when it cannot be read."""
+        request = {"version": version, "fragments": [fragment], "column": column}
+        return self._ask(table, request).get("keys", [])
+
+    def _ask(self, table: str, request: dict[str, Any]) -> dict[str, Any]:
+        place = self._place
+        task = {"uri": place.table_uri(table), "options": place.options, **request}
+        child = self._child or self._start()
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            child.stdin.write(json.dumps(task).encode() + b"\n")
+            child.stdin.flush()
+            if select.select([child.stdout], [], [], TIME_SECONDS)[0]:
+                if line := child.stdout.readline():
+                    return json.loads(line)
+                problem = "reading it ended the process"
+            else:
+                problem = f"reading it took longer than {TIME_SECONDS:.0f} s"
+        except BrokenPipeError:
+            problem = "reading it ended the process"
+        self._stop()
+        self._talk.seek(0)
+        last = self._talk.read().decode(errors="replace").strip().splitlines()[-1:]
+        return {"error": f"{problem} ({child.returncode}) {''.join(last)[:200]}".rstrip()}
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        search = os.pathsep.join(filter(None, sys.path))
+        self._talk.seek(0)
+        self._talk.truncate()
+        self._child = subprocess.Popen(
             [sys.executable, "-m", "coresetdb.store.isolated"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=TIME_SECONDS,
-            env={**environment, "LANCE_LOG": "error"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._talk,
+            env={**os.environ, "PYTHONPATH": search, "LANCE_LOG": "error"},
         )
-    except subprocess.TimeoutExpired:
-        return f"reading it took longer than {TIME_SECONDS:.0f} s"
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        return f"reading it ended the process ({done.returncode}): {last[:200]}"
-    answer = json.loads(done.stdout)
-    return answer.get("error") or answer["keys"]
+        return self._child
+
+    def _stop(self) -> None:
+        if self._child is None:
+            return
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:  # it died with a request unread
+                    continue
+        self._child = None
 
 
 def _serve(request: dict[str, Any]) -> dict[str, Any]:
@@ -74,22 +108,26 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
         dataset = lance.dataset(
             request["uri"], version=request["version"], storage_options=request["options"]
         )
-        parts = dataset.get_fragments()
-        if request["fragments"] is not None:
-            parts = [part for part in parts if part.fragment_id in request["fragments"]]
-        columns, found = request["columns"], []
+        wanted, column, found = set(request["fragments"]), request.get("column"), []
+        parts = [part for part in dataset.get_fragments() if part.fragment_id in wanted]
+        columns = [column] if column else None
         scanner = dataset.scanner(columns=columns, fragments=parts, batch_size=512)
         for batch in scanner.to_batches() if parts else ():
-            if columns:
+            if column:
                 found += batch.column(0).to_pylist()
     except BaseException as error:  # a panic inside Lance is no Exception
         return {"error": (str(error).splitlines() or [type(error).__name__])[0][:200]}
     return {"keys": found}
 
 
-if __name__ == "__main__":
+def _main() -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    print(json.dumps(_serve(json.load(sys.stdin))))
+    for line in sys.stdin:
+        print(json.dumps(_serve(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    _main()
