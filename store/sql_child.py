@@ -37,6 +37,8 @@ from .sql_statement import filtered_ids, sole_select
 
 ROWS_PER_BATCH = 2048  # DuckDB's own vector, so that wide text stays small in a frame
 
+OUT_OF_MEMORY = "Out of Memory Error"  # how such an error of DuckDB begins
+
 SLACK_BYTES = 1 << 30  # address space for Lance's buffers and the threads it starts
 SLACK_BYTES_PER_CORE = 32 << 20
 
@@ -115,12 +117,13 @@ def _answer(
         _stream(channel, settings, request)
     except CoresetDBError as error:
         return _failed(type(error).__name__, str(error))
-    except (duckdb.OutOfMemoryException, MemoryError) as error:
-        return _failed("QueryError", _out_of_memory(error, settings["memory_limit"]))
     except RecursionError:
         return _failed("QueryError", "the query is nested too deeply")
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        return _failed("QueryError", str(error))
+    except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
+        # While rows stream, Arrow passes DuckDB's errors on as its own: only the text tells.
+        hungry = isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error)
+        limit = settings["memory_limit"]
+        return _failed("QueryError", _out_of_memory(error, limit) if hungry else str(error))
     return DONE, {}
 
 
@@ -129,7 +132,7 @@ def _failed(kind: str, message: str) -> tuple[bytes, dict[str, Any]]:
 
 
 def _out_of_memory(error: BaseException, limit: str) -> str:
-    detail = (str(error).splitlines() or ["Out of Memory Error"])[0]
+    detail = (str(error).splitlines() or [OUT_OF_MEMORY])[0]
     return (
         f"{detail}\nThe query needs more than its memory limit of {limit}: ask for fewer columns "
         "or rows at once, or raise the limit"

@@ -72,9 +72,7 @@ def test_a_newer_layout_says_who_wrote_it_and_what_to_do(store):
 
 
 def test_a_torn_pool_is_named_with_what_to_type(store):
-    manifest = next(
-        path for path in store.place.sizes("pool.lance") if path.endswith(".manifest")
-    )
+    manifest = next(path for path in store.place.sizes("pool.lance") if path.endswith(".manifest"))
     os.truncate(store.place.absolute(manifest), 10)
     with pytest.raises(DamagedStoreError, match="verify .* --repair"):
         Store.open(store.uri)
