@@ -1,0 +1,47 @@
+"""Dolly and GPTeacher: `instruction`, `context` or `input`?, `response`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..read_options import ReadOptions
+from .shape import (
+    Fields,
+    Found,
+    Importer,
+    Refused,
+    answer_of,
+    dialogue,
+    found,
+    looks_textual,
+    required,
+    text_of,
+    with_input,
+)
+
+USED = ("instruction", "context", "input", "response", "system")
+
+
+def _fits(record: Fields) -> list[str] | None:
+    if not looks_textual(record, ("instruction", "response")):
+        return None
+    return [name for name in USED if name in record]
+
+
+def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+    user = required(record, "instruction")
+    for name in ("context", "input"):
+        user = with_input(user, text_of(record.get(name), name))
+    response = answer_of(record, "response", options)
+    system = text_of(record.get("system"), "system")
+    return [found(record, USED, dialogue(system, ("user", user), ("assistant", response)))]
+
+
+IMPORTER = Importer(
+    name="dolly",
+    reads="instruction, context? or input?, response",
+    fits=_fits,
+    read=_read,
+    positional=(("instruction", "context", "response"),),
+    aliases=("gpteacher",),
+)

@@ -1,0 +1,91 @@
+"""Preference pairs: the chosen answer becomes the conversation, the rejected one metadata.
+
+Read on request only, since half of what stands in the file is left out of the conversations.
+Anthropic transcripts, chat lists, single turns behind `conversations` or `messages`, and plain
+answers behind `prompt`, `question` or `instruction`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from ...schemas.instruction import Message
+from ..read_options import ReadOptions
+from .shape import Fields, Found, Importer, Refused, dialogue, found, required, text_of, with_input
+from .turns import Extras, are_turns, keep_extras, read_turn, read_turns
+
+CHATS = ("conversations", "messages", "prompt")
+PROMPTS = ("prompt", "question", "instruction")
+SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def _fits(record: Fields) -> list[str] | None:
+    if "chosen" not in record or "rejected" not in record:
+        return None
+    before = (*CHATS, *PROMPTS, "input", "system")
+    return ["chosen", "rejected", *(name for name in before if name in record)]
+
+
+def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+    chosen = record.get("chosen")
+    if chosen is None:
+        raise Refused("missing field: chosen")
+    extras: Extras = []
+    used = {"chosen"}
+    if isinstance(chosen, str) and not are_turns(chosen):
+        messages = _from_text(record, chosen, used)
+    else:
+        messages, extras = _from_turns(record, chosen, used)
+    conversation = found(record, used, messages)
+    keep_extras(conversation.metadata, extras)
+    return [conversation]
+
+
+def _from_text(record: Fields, chosen: str, used: set[str]) -> list[Message]:
+    if chosen.startswith("\n\nHuman:"):
+        parts = SPEAKER.split(chosen)[1:]
+        return [
+            Message(SPEAKERS[speaker], text)
+            for speaker, text in zip(parts[::2], parts[1::2], strict=True)
+        ]
+    name = next((name for name in PROMPTS if isinstance(record.get(name), str)), None)
+    if name is None:
+        raise Refused("missing field: prompt")
+    used.update((name, "input", "system"))
+    user = with_input(required(record, name), text_of(record.get("input"), "input"))
+    system = text_of(record.get("system"), "system")
+    return dialogue(system, ("user", user), ("assistant", chosen))
+
+
+def _from_turns(record: Fields, chosen: Any, used: set[str]) -> tuple[list[Message], Extras]:
+    if isinstance(chosen, dict):
+        message, extra = read_turn(chosen)
+        messages, extras = [message], [extra]
+    else:
+        messages, extras = read_turns(chosen, "chosen")
+    if any(message.role == "user" for message in messages):
+        used.update(name for name in PROMPTS if isinstance(record.get(name), str))
+        return messages, extras  # the prompt stands inside already
+    name = next((n for n in CHATS if isinstance(record.get(n), list)), None)
+    if name is not None:
+        used.add(name)
+        before, extras_before = read_turns(record[name], name)
+        return [*before, *messages], [*extras_before, *extras]
+    name = next((n for n in PROMPTS if isinstance(record.get(n), str)), None)
+    if name is None:
+        raise Refused("missing field: prompt")
+    used.add(name)
+    return [Message("user", required(record, name)), *messages], [{}, *extras]
+
+
+IMPORTER = Importer(
+    name="preference",
+    reads="chosen, rejected, prompt? or conversations?",
+    fits=_fits,
+    read=_read,
+    on_request="it keeps the chosen answers as conversations and the rejected ones as metadata",
+    aliases=("dpo", "hh_rlhf"),
+)

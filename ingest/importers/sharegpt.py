@@ -1,0 +1,23 @@
+"""ShareGPT: `conversations` [{from, value}] (also `conversation`, `items`), `system`, `tools`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..read_options import ReadOptions
+from .messages import fits_list, read_list
+from .shape import Fields, Found, Importer, Refused
+
+LISTS = ("conversations", "conversation", "items")
+
+
+def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+    return [read_list(record, LISTS)]
+
+
+IMPORTER = Importer(
+    name="sharegpt",
+    reads="conversations [{from, value}], system?, tools?",
+    fits=lambda record: fits_list(record, LISTS),
+    read=_read,
+)

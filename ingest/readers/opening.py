@@ -1,0 +1,261 @@
+"""Any source to numbered rows: what holds them is told by content, the name only breaks ties."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+
+from ...schemas.errors import InputError
+from . import delimited, json_records, tables
+from .encoding import detect, to_utf8
+from .json_layout import WINDOW_BYTES, Layout, find_layout
+from .lines import split_lines
+from .location import STDIN, open_binary, open_random
+from .raw import ByteStream, HashedFile
+from .rows import NOT_UTF8, Bad, Row, excerpt_of
+
+HEAD_BYTES = 1 << 16
+MARKUP = (b"<!doctype", b"<html", b"<?xml")
+DELIMITED_NAMES = (".csv", ".tsv", ".tab")
+JSON_NAMES = (".json", ".jsonl", ".ndjson")
+
+Header = Callable[[Sequence[str], Sequence[str]], list[str] | None]
+"""From the first two rows of a delimited file to its column names, or None without header."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the reader may ask: a user's wishes, and the knowledge of shapes that it lacks."""
+
+    encoding: str | None
+    list_key: str | None
+    plain_text: bool
+    unescape: bool
+    is_record: Callable[[dict[str, Any]], bool]
+    header: Header
+    names: Callable[[int], list[str]]
+
+
+@dataclass
+class Opened:
+    """Rows, words for the decision, and the accounts of what has been read."""
+
+    file: str
+    rows: Iterator[Row]
+    words: list[str]
+    streams: list[ByteStream]
+    size: int | None
+    table: tables.Table | None = None
+    fault: InputError | None = field(default=None)
+
+    @property
+    def bytes_read(self) -> int:
+        """Raw bytes passed so far (for tables, which are read out of order, their share)."""
+        passed = sum(stream.raw.bytes_read for stream in self.streams)
+        share = int(self.table.share * self.size) if self.table and self.size else 0
+        return max(passed, share)
+
+    @property
+    def unpacked(self) -> int:
+        """Bytes behind decompression so far."""
+        return sum(stream.unpacked for stream in self.streams)
+
+    def finish(self) -> str:
+        """Close the source; the xxh3 of all its raw bytes, in the order of its files."""
+        digests = []
+        for stream in self.streams:
+            digests.append(stream.raw.drain())
+            self.fault = self.fault or stream.fault
+            if stream.file != STDIN:
+                stream.raw.close()
+        if len(digests) == 1:
+            return digests[0]
+        return tables.digest_of_digests(digests)
+
+
+def open_rows(file: str, hints: Hints) -> Opened:
+    """Open `file` (a path, an address, "-", or the folder of a table).
+
+    Raises:
+        InputError: nothing in it can be rows; the message says what it looks like.
+    """
+    if os.path.isdir(file):
+        table, files = tables.open_folder(file)
+        streams = [_stream(part) for part in files]
+        size = sum(stream.raw.size or 0 for stream in streams)
+        return _guarded(
+            Opened(file, tables.table_rows(table), _table_words(table), streams, size, table)
+        )
+    stream = _stream(file)
+    head, whole, chunks = look_ahead(iter(stream), HEAD_BYTES)
+    if tables.is_table(head):
+        return _guarded(_open_table(file, head, chunks, stream))
+    opened = Opened(file, iter(()), [], [stream], stream.raw.size)
+    encoding = detect(head, hints.encoding)
+    head, whole, chunks = look_ahead(to_utf8(chunks, encoding), WINDOW_BYTES)
+    if head.strip() or not whole:
+        opened.rows, words = _text_rows(file, head, whole, chunks, stream, hints)
+    else:
+        words = "empty"
+    opened.words = [word for word in (words, stream.compression, encoding.words) if word]
+    return _guarded(opened)
+
+
+def look_ahead(chunks: Iterator[bytes], size: int) -> tuple[bytes, bool, Iterator[bytes]]:
+    """The first `size` bytes or more, whether that is all, and the chunks from the start again."""
+    taken: list[bytes] = []
+    held = 0
+    while held < size:
+        chunk = next(chunks, None)
+        if chunk is None:
+            return b"".join(taken), True, iter(taken)
+        taken.append(chunk)
+        held += len(chunk)
+    return b"".join(taken), False, chain(taken, chunks)
+
+
+def _stream(file: str) -> ByteStream:
+    handle, size = open_binary(file)
+    return ByteStream(HashedFile(handle, size), file)
+
+
+def _guarded(opened: Opened) -> Opened:
+    """The same, with an error in the middle of the rows kept as the fault that ends them."""
+    rows = opened.rows
+
+    def until_it_breaks() -> Iterator[Row]:
+        try:
+            yield from rows
+        except (OSError, pa.ArrowException) as error:
+            problem = str(error).strip().splitlines() or [type(error).__name__]
+            opened.fault = InputError(
+                opened.file,
+                f"it breaks off while being read ({problem[0][:300]})",
+                "What was read before is kept; fetch or write the file again",
+            )
+
+    opened.rows = until_it_breaks()
+    return opened
+
+
+def _open_table(file: str, head: bytes, chunks: Iterator[bytes], stream: ByteStream) -> Opened:
+    """Parquet or Arrow, in place where it can be, else from a temporary copy."""
+    if tables.is_seekable_here(file, stream.compression):
+        source: Any = open_random(file)
+    else:
+        copy = tempfile.TemporaryFile()
+        for chunk in chunks:
+            copy.write(chunk)
+        copy.seek(0)
+        source = pa.PythonFile(copy, mode="r")
+        if stream.fault is not None:
+            raise stream.fault
+    table = tables.open_table(head, source, file)
+    words = [*_table_words(table), *filter(None, [stream.compression])]
+    return Opened(file, tables.table_rows(table), words, [stream], stream.raw.size, table)
+
+
+def _table_words(table: tables.Table) -> list[str]:
+    vectors = f"without the vectors {', '.join(table.left_out)}" if table.left_out else ""
+    return [word for word in (table.words, vectors) if word]
+
+
+def _text_rows(
+    file: str,
+    head: bytes,
+    whole: bool,
+    chunks: Iterator[bytes],
+    stream: ByteStream,
+    hints: Hints,
+) -> tuple[Iterator[Row], str]:
+    """Rows of a text file that is not empty, and what it is."""
+    name = file.lower().partition("?")[0].removesuffix(".gz").removesuffix(".zst")
+    if not name.endswith(DELIMITED_NAMES) and not (hints.plain_text and name.endswith(".txt")):
+        layout = find_layout(head, whole, hints.list_key, hints.is_record)
+        if layout is not None:
+            return _json_rows(file, layout, chunks, stream), layout.words
+    beginning = head.lstrip()[:20].lower()
+    if beginning.startswith(MARKUP):
+        raise InputError(
+            file, "it is a web page or XML, not data", "Perhaps the download failed; fetch it again"
+        )
+    if b"\0" in head[:4096]:
+        raise InputError(file, "it is binary data of an unknown kind", "Convert it first")
+    if name.endswith(JSON_NAMES):
+        raise InputError(
+            file, "there is no JSON object in it", "Check that it is what its name says"
+        )
+    if hints.plain_text and not name.endswith(DELIMITED_NAMES):
+        return _plain_rows(chunks), "text, a record a line"
+    dialect = delimited.find_dialect(head)
+    if dialect is None:
+        if not name.endswith(DELIMITED_NAMES):
+            raise InputError(
+                file,
+                "it is neither JSON nor a table with columns",
+                "Read plain text with --format text",
+            )
+        dialect = delimited.Dialect(",")
+    return _delimited_rows(file, chunks, dialect, hints)
+
+
+def _json_rows(
+    file: str, layout: Layout, chunks: Iterator[bytes], stream: ByteStream
+) -> Iterator[Row]:
+    if layout.choices:
+        raise InputError(
+            file,
+            f"it holds several lists ({', '.join(layout.choices)})",
+            f"Name one with --map records={layout.choices[0]}",
+        )
+    if layout.kind == "lines":
+        return json_records.line_rows(chunks)
+    if layout.kind == "array":
+        return json_records.array_rows(chunks, stream.fail)
+    if layout.kind == "objects":
+        return json_records.object_rows(chunks)
+    if layout.kind == "below":
+        return json_records.below_rows(chunks, layout.key, stream.fail)
+    return json_records.column_rows(chunks, file, stream.fail)
+
+
+def _plain_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
+    for number, line in split_lines(chunks):
+        if isinstance(line, Bad):
+            yield number, line
+        elif line.strip():
+            try:
+                yield number, {"text": line.decode("utf-8").removesuffix("\r")}
+            except UnicodeDecodeError:
+                yield number, Bad(NOT_UTF8, excerpt_of(line))
+
+
+def _delimited_rows(
+    file: str, chunks: Iterator[bytes], dialect: delimited.Dialect, hints: Hints
+) -> tuple[Iterator[Row], str]:
+    rows = delimited.cut_rows(chunks, dialect)
+    first = next(rows)
+    second = next(rows, None)
+    if isinstance(first[1], Bad):
+        raise InputError(
+            file, f"its first row cannot be read ({first[1].reason})", "Correct that row"
+        )
+    again = [first] if second is None else [first, second]
+    sample = second[1] if second is not None and isinstance(second[1], list) else []
+    columns = hints.header(first[1], sample)
+    words = dialect.words
+    if columns is None:
+        columns = hints.names(len(first[1]))
+        words += ", no header"
+    else:
+        again = again[1:]
+    keyed = delimited.keyed_rows(chain(again, rows), columns)
+    if hints.unescape:
+        keyed, words = delimited.unescaped_rows(keyed), f"{words}, backslashes unescaped"
+    return keyed, words
