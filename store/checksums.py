@@ -17,7 +17,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ FOLDER = "_checksums"
 FOLD_AFTER = 64  # notes
 _MERGE_FRAGMENTS = 32  # of the table `files`, which grows by one with every fold
 _SETTLE_SECONDS = 0.5
+_NEWEST_FIRST = (1 << 64) - 1  # Lance names manifests so that the newest sorts first
 _KINDS = ("manifest", "data file", "deletion file", "index file")
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,18 @@ def members(table: str, dataset: Any, since: int | None = None) -> dict[str, int
         if row["version"] <= version and row["type"] in _KINDS:
             found.setdefault(f"{table}.lance/{row['path']}", row["version"])
     return {path: at for path, at in found.items() if since is None or at > since}
+
+
+def manifest_versions(table: str, paths: Iterable[str]) -> dict[int, str]:
+    """Version -> path of every manifest among the paths."""
+    found = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        stem = name.removesuffix(".manifest")
+        if folder == f"{table}.lance/_versions" and stem != name and stem.isdigit():
+            number = int(stem)
+            found[_NEWEST_FIRST - number if len(stem) == 20 else number] = path
+    return found
 
 
 class Checksums:
@@ -139,19 +152,34 @@ class Checksums:
             self._place.delete(f"{FOLDER}/{name}")
 
     def seal(self, late: bool = False) -> None:
-        """Note the files of the newest version of the table `files`; older seals go."""
+        """Note the files of the newest version of the table `files`; older seals go.
+
+        What a seal said before is carried over, never hashed again: that would vouch for damage.
+        """
         dataset = self._files()
         name = f"files-{dataset.version:012d}"
-        files = members("files", dataset)
-        notes = [
+        journal, _ = read_journal(self._place)
+        before = {n.path: n for stem in journal if stem.startswith("files-") for n in journal[stem]}
+        there = self._place.sizes("files.lance")
+        now = {path: version for version, path in manifest_versions("files", there).items()}
+        now |= members("files", dataset)
+        new = {path: version for path, version in now.items() if path not in before}
+        notes = [note for path, note in before.items() if path in there] + [
             FileNote("files", path, *self._place.fingerprint(path), version, late)
-            for path, version in files.items()
+            for path, version in new.items()
         ]
         mine = self._put(name, notes)
-        self.unsynced.update(files)
+        self.unsynced.update(new)
+        self._drop_seals(lambda other: other < name and not mine.endswith(other))
+
+    def unseal(self) -> None:
+        """Take back everything that was said of the table `files`, before it is made anew."""
+        self._drop_seals(lambda other: True)
+
+    def _drop_seals(self, which: Callable[[str], bool]) -> None:
         for path in self._place.sizes(FOLDER):
-            other = path.rsplit("/", 1)[1]
-            if other.startswith("files-") and other < name and path != mine:
+            name = path.rsplit("/", 1)[1]
+            if name.startswith("files-") and which(name):
                 self._place.delete(path)
 
     def forget(self, paths: Iterable[str]) -> None:
@@ -163,8 +191,7 @@ class Checksums:
                 f"'{key_of(path.split('.lance/')[0], path)}'" for path in gone[start : start + 1000]
             )
             committed("forgetting checksums", lambda k=keys: self._files().delete(f"key IN ({k})"))
-        if gone:
-            self.seal()
+        self.seal()
 
     def _files(self) -> Any:
         import lance

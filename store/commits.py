@@ -28,6 +28,7 @@ def committed(what: str, action: Callable[[], Result], attempts: int = ATTEMPTS)
     Raises:
         StoreError: other writers were quicker every time, the disk is full, or Lance refused.
     """
+    last: OSError | None = None
     for attempt in range(attempts):
         try:
             return action()

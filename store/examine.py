@@ -7,18 +7,16 @@ manifest follow the files the table needs; they are compared by size, or by hash
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 
 from . import isolated
-from .checksums import FileNote
+from .checksums import FileNote, manifest_versions
 from .place import Place
 from .report import Damage
-
-_NEWEST_FIRST = (1 << 64) - 1  # Lance names manifests so that the newest sorts first
 
 
 @dataclass
@@ -82,18 +80,6 @@ def examine(place: Place, table: str, notes: Mapping[str, FileNote], *, full: bo
     return state
 
 
-def manifest_versions(table: str, paths: Iterable[str]) -> dict[int, str]:
-    """Version -> path of every manifest among the paths."""
-    found = {}
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        stem = name.removesuffix(".manifest")
-        if folder == f"{table}.lance/_versions" and stem != name and stem.isdigit():
-            number = int(stem)
-            found[_NEWEST_FIRST - number if len(stem) == 20 else number] = path
-    return found
-
-
 def _bad_manifests(
     place: Place,
     state: State,
@@ -104,15 +90,16 @@ def _bad_manifests(
     table = state.table
     noted = manifest_versions(table, notes)
     bad = {}
+    unnoted = sorted(version for version, path in manifests.items() if path not in notes)
+    closed = isolated.unopenable(place, table, unnoted)
     for version, path in sorted(manifests.items()):
-        note = notes.get(path)
-        if note is not None:
-            problem = _compare(place, note, sizes[path], full=True)
+        problem: tuple[str, str] | None = None
+        if path in notes:
+            problem = _compare(place, notes[path], sizes[path], full=True)
+        elif version in closed:
+            problem = ("unreadable", closed[version])
         else:
-            why = isolated.readable(place, table, version, [])
-            problem = ("unreadable", why) if why else None
-            if not problem and version == max(manifests):
-                state.unnoted[path] = version
+            state.unnoted[path] = version
         if problem:
             bad[version] = Damage(table, path, problem[0], "manifest", problem[1], version)
     for version, path in noted.items():  # older ones may have been cleaned away

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from ..schemas.tables import POOL, RECIPES, TABLES
 from . import catalog, layout
-from .checksums import Checksums, members
+from .checksums import Checksums, members, read_journal
 from .commits import committed
 from .examine import State
 from .place import Place
@@ -149,10 +149,15 @@ def _mend_files_table(place: Place, files: State, done: Repair) -> None:
     """The table of checksums: what it still says is kept, or it is made anew and says so."""
     checksums = Checksums(place)
     if files.version is None or files.broken_fragments:
+        checksums.unseal()
         _make_anew(place, "files", checksums)
+        journal, _ = read_journal(place)
+        noted = {note.path for notes in journal.values() for note in notes}
         for table in TABLES:
             if table != "files" and _opens(place, table):
-                checksums.note(table, members(table, _open(place, table)), late=True)
+                every = members(table, _open(place, table), since=0)
+                bare = {path: version for path, version in every.items() if path not in noted}
+                checksums.note(table, bare, late=True)
         checksums.fold()
         done.actions.append(
             "files: the checksums were damaged; noted all files anew as they stand, unproven"

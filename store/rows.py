@@ -12,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schemas.errors import StoreError
 
@@ -81,7 +80,7 @@ def check_vectors(table: str, rows: pa.Table, key: str) -> None:
             continue
         if kind.value_type.bit_width == 64:
             raise StoreError(f"table {table}, column {field.name!r}: vectors are float16 or 32")
-        present = pc.is_valid(rows[field.name]).to_numpy()
+        present = rows[field.name].is_valid().to_numpy()
         values = rows[field.name].drop_null().combine_chunks().flatten()
         whole, exponent, magnitude = _BITS[kind.value_type.bit_width // 8]
         bits = values.to_numpy(zero_copy_only=False).view(whole).reshape(-1, kind.list_size)

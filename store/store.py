@@ -139,10 +139,10 @@ class Store:
         dataset = self.dataset(table, version)
         wanted = pa.array(ids, pa.string())
         keys = dataset.to_table(columns=[key_column(dataset.schema)])[0]
-        offsets = np.flatnonzero(pc.is_valid(pc.index_in(keys, value_set=wanted)).to_numpy())
-        order = pc.index_in(wanted, value_set=keys.take(pa.array(offsets)).combine_chunks())
+        offsets = np.flatnonzero(_positions(keys, wanted).is_valid().to_numpy())
+        order = _positions(wanted, keys.take(pa.array(offsets)).combine_chunks())
         if order.null_count:
-            missing = wanted.filter(pc.is_null(order)).to_pylist()
+            missing = wanted.filter(order.is_null()).to_pylist()
             raise StoreError(
                 f"{self.uri}: {len(missing)} of {len(ids)} rows are not in table {table} "
                 f"version {dataset.version}; the first is {missing[0]}"
@@ -249,7 +249,7 @@ class Store:
         return rows.filter(pa.array(~known.contains(rows[key])))
 
     def _merge(self, table: str, part: pa.Table, key: str, update: bool) -> dict[str, int]:
-        def merge() -> tuple[Any, dict[str, int]]:
+        def merge() -> tuple[Any, Any]:
             dataset = self.dataset(table)
             builder = dataset.merge_insert(key).when_not_matched_insert_all()
             if update:
@@ -351,3 +351,8 @@ class Store:
         from .maintenance import clean
 
         return clean(self, older_than_seconds)
+
+
+def _positions(values: Any, among: pa.Array) -> Any:
+    """Where each value stands in `among`; null where it does not."""
+    return pc.index_in(values, value_set=among)  # pyright: ignore[reportAttributeAccessIssue]

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schemas.errors import StoreNotFoundError
 from ..schemas.tables import TABLES
@@ -126,13 +125,10 @@ def _try_unnoted(place: Place, state: State) -> None:
     if state.version is None:
         return
     sound = set(state.sound_fragments)
-    doubtful = {state.fragment_of.get(path) for path in state.unnoted} & sound
-    if not doubtful or not isolated.readable(place, state.table, state.version, sorted(doubtful)):
-        return
-    for number in sorted(doubtful):
-        why = isolated.readable(place, state.table, state.version, [number])
-        if not why:
-            continue
+    doubtful = {state.fragment_of.get(path, -1) for path in state.unnoted} & sound
+    for number, why in isolated.unreadable(
+        place, state.table, state.version, sorted(doubtful)
+    ).items():
         state.sound_fragments.remove(number)
         for path in [path for path in state.unnoted if state.fragment_of.get(path) == number]:
             detail = f"no checksum was noted, and {why}"
@@ -149,7 +145,9 @@ def _heal(place: Place, states: dict[str, State]) -> list[str]:
             _try_unnoted(place, state)
         broken = set(state.broken_fragments)
         files = {p: v for p, v in state.unnoted.items() if state.fragment_of.get(p) not in broken}
-        if table == "files" and files:
+        if table == "files" and (not files or state.damages):
+            continue  # repair makes the table whole first
+        if table == "files":
             checksums.seal(late=True)
         elif files:
             checksums.note(table, files, late=True)
@@ -176,8 +174,8 @@ def _add_lost(place: Place, states: dict[str, State], report: Report) -> None:
     held = read_sound(place, pool, ["id"])["id"]
     if sources.version is not None and "pool" in hurt:
         seen = read_sound(place, sources, _PLACES)
-        gone = pc.invert(pc.is_in(seen["id"], value_set=held))
-        report.lost = [LostRow(**row) for row in seen.filter(gone).to_pylist()]
+        there = set(held.to_pylist())
+        report.lost = [LostRow(**row) for row in seen.to_pylist() if row["id"] not in there]
         broken = sum(pool.rows[number] for number in pool.broken_fragments)
         report.unnamed_rows = max(0, broken - len(report.lost_ids))
     if hurt & {"sources", "rejects"}:

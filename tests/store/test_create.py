@@ -1,0 +1,119 @@
+"""Making, opening and refusing stores, and opening them without coresetdb."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import lance
+import lancedb
+import polars as pl
+import pyarrow as pa
+import pytest
+from coresetdb.schemas.errors import (
+    DamagedStoreError,
+    LayoutError,
+    StoreError,
+    StoreNotFoundError,
+    UsageError,
+)
+from coresetdb.schemas.tables import TABLES
+from coresetdb.store.store import Store
+from coresetdb.store.verify import verify
+
+
+def test_a_new_store_has_every_table_and_its_configuration(store, features):
+    again = Store.open(store.uri)
+    assert again.config == {"backbone": {"name": "toy"}}
+    for table, schema in TABLES.items():
+        found = again.dataset(table).schema
+        assert found.names[: len(schema.names)] == schema.names
+        assert found.field(0).metadata[b"lance-schema:unenforced-primary-key"] == b"true"
+    assert again.dataset("pool").schema.field("rds").type == features[0].type
+    assert again.dataset("targets").schema.field("rds").type == features[0].type
+    assert verify(store.uri, full=True).ok
+
+
+def test_create_refuses_an_existing_store(store):
+    with pytest.raises(UsageError, match="there is a store already"):
+        Store.create(store.uri, {})
+
+
+def test_nothing_there_is_a_clear_error(tmp_path):
+    with pytest.raises(StoreNotFoundError, match="coresetdb init"):
+        Store.open(str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError):
+        verify(str(tmp_path / "nowhere"))
+
+
+def test_other_addresses_are_refused():
+    with pytest.raises(StoreError, match="local folder or under s3"):
+        Store.open("gs://bucket/store")
+
+
+def test_a_lancedb_folder_of_somebody_else_is_left_alone(tmp_path):
+    lance.write_dataset(pa.table({"a": [1]}), str(tmp_path / "runs.lance"))
+    with pytest.raises(UsageError, match="not made by coresetdb"):
+        Store.create(str(tmp_path), {})
+    lance.write_dataset(pa.table({"a": [1]}), str(tmp_path / "pool.lance"))
+    with pytest.raises(StoreNotFoundError, match="not a store of coresetdb"):
+        Store.open(str(tmp_path))
+
+
+def test_a_newer_layout_says_who_wrote_it_and_what_to_do(store):
+    store.dataset("pool").update_schema_metadata(
+        {"coresetdb:layout": "2", "coresetdb:writer": "9.1.0"}
+    )
+    with pytest.raises(LayoutError, match=r"coresetdb 9\.1\.0 in layout 2.*Upgrade coresetdb"):
+        Store.open(store.uri)
+
+
+def test_a_torn_pool_is_named_with_what_to_type(store):
+    manifest = next(
+        path for path in store.place.sizes("pool.lance") if path.endswith(".manifest")
+    )
+    os.truncate(store.place.absolute(manifest), 10)
+    with pytest.raises(DamagedStoreError, match="verify .* --repair"):
+        Store.open(store.uri)
+
+
+def test_an_interrupted_creation_is_said_and_finished(tmp_path, features):
+    uri = str(tmp_path / "half")
+    schema = TABLES["sources"].with_metadata({"coresetdb:table": "sources"})
+    lance.write_dataset(schema.empty_table(), f"{uri}/sources.lance")
+    with pytest.raises(StoreNotFoundError, match="interrupted"):
+        Store.open(uri)
+    Store.create(uri, {}, features)
+    assert verify(uri, full=True).ok
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2])
+def test_kill_during_create(tmp_path, delay):
+    uri = str(tmp_path / "killed")
+    code = (
+        "import sys; from coresetdb.store.store import Store; import lance\n"
+        "print('go', flush=True); Store.create(sys.argv[1], {})"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, uri], stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"go\n"
+    time.sleep(delay)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    try:
+        Store.open(uri)
+    except StoreNotFoundError:
+        Store.create(uri, {})
+    assert verify(uri, full=True).ok
+
+
+def test_lancedb_and_polars_open_it(filled):
+    database = lancedb.connect(filled.uri)
+    assert set(database.table_names(limit=100)) == set(TABLES)
+    assert database.open_table("pool").count_rows() == 200
+    assert database.open_table("pool").search([1.0] * 16).limit(3).to_arrow().num_rows == 3
+    frame = pl.scan_lance(f"{filled.uri}/pool.lance")
+    assert frame.select(pl.col("id").n_unique()).collect().item() == 200
