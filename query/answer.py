@@ -156,8 +156,9 @@ def _within_tokens(
 def _method(store: Store, request: Request) -> Method:
     from ..ingest.representations.registry import names
 
-    known = {*vector_features(store, request.pool_version), *names()}
-    return parse_method(request.method, known)
+    return parse_method(
+        request.method, vector_features(store, request.pool_version), elsewhere=names()
+    )
 
 
 def _eligible(store: Store, request: Request) -> KeySet | None:

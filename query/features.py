@@ -46,10 +46,12 @@ def feature_named(store: Store, name: str, version: int | None = None) -> Featur
     """
     features = vector_features(store, version)
     if name not in features:
-        has = ", ".join(features) or "none"
+        has = f"Vectors of this store: {', '.join(features) or 'none'}"
+        if any(recipe.representation == name for recipe in store.recipes().values()):
+            raise MissingFeatureError(f"{name} holds no vectors to compare with a target. {has}")
         raise MissingFeatureError(
-            f"the pool of {store.uri} has no vectors in a column {name!r} (it has: {has}). "
-            f"Features are chosen when a store is made: coresetdb init NEW-STORE --features {name}"
+            f"the pool of {store.uri} has no column {name!r}. {has}. Features are chosen when a "
+            f"store is made: coresetdb init NEW-STORE --features {name}"
         )
     feature = features[name]
     check_fingerprint(store, feature, "pool", store.dataset("pool", version).schema)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +42,15 @@ class Method:
         return "query_similarity" in self.selector.inputs
 
 
-def parse_method(text: str, representations: Iterable[str]) -> Method:
+def parse_method(
+    text: str, representations: Iterable[str], elsewhere: Collection[str] = ()
+) -> Method:
     """Read a method's name.
 
     Args:
         text: such as `rds`, `rds+:top(by=max)` or `random`.
-        representations: names that may stand before the colon.
+        representations: what this store can compare, by the names that stand before the colon.
+        elsewhere: more such names, which are understood though this store cannot answer them.
 
     Raises:
         UsageError: another form, or an unknown representation, selector, option or value; the
@@ -58,20 +61,18 @@ def parse_method(text: str, representations: Iterable[str]) -> Method:
     if not match:
         raise UsageError(f"method {text!r}: write representation:selector(option=value,...)")
     first, second = ALIASES.get(match["first"], match["first"]), match["second"]
-    if second is None and first in selectors() and first not in known:
+    if second is None and first in selectors():
         representation, name = None, first
     else:
         representation, name = first, second or DEFAULT_SELECTOR
-        if representation not in known:
+        if representation not in known and representation not in elsewhere:
             raise UsageError(f"method {text!r}: no representation {first!r}; {_known(known)}")
     if name not in selectors():
         raise UsageError(f"method {text!r}: no selector {name!r}; {_known(known)}")
     selector = selectors()[name]
     method = Method(representation, selector, _options(text, selector, match["options"] or ""))
     if method.needs_target and representation is None:
-        raise UsageError(
-            f"method {text!r}: {name} compares vectors, write which: {known[0]}:{name}"
-        )
+        raise UsageError(f"method {text!r}: {name} compares vectors, say which; {_known(known)}")
     return method
 
 

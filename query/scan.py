@@ -3,9 +3,11 @@
 A thread reads ahead while blocks are scored. Rows without the feature and rows outside the filter
 are dropped first; the rest are packed in table order into blocks of one fixed shape (the last one
 is multiplied full as well), cast from float16 to float32 and multiplied with the queries. Which
-rows share a block, and the shape every product has, therefore depend neither on timing nor on how
-the table is cut into fragments; on one machine with one torch the similarities come out the same
-bit for bit.
+rows share a block, and the shape of every product, depend neither on timing nor on how the table
+is cut into fragments. The rows stand on the left, where the BLAS divides work among threads, and
+queries are padded to whole tiles of its kernels: measured with MKL, no bit of a similarity then
+depends on the number of threads or on the row's place in its block. Another BLAS or processor may
+round the last bit differently, which can only swap rows whose scores agree to about 1e-7.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ BLOCK_BYTES = 4 << 20
 """Of float16 vectors per block: within the 2-8 MB that SUBSTRATE 2 found fastest."""
 
 MIN_BLOCK_ROWS = 256
+QUERY_TILE = 32
 _IDS_PER_BATCH = 1 << 16
 _READ_AHEAD = 3
 
@@ -140,8 +143,11 @@ class _Packer:
     def __init__(self, queries: torch.Tensor, rows: int, feed: Callable[[Block], Any]) -> None:
         import torch
 
-        self._queries, self._rows, self._feed = queries, rows, feed
-        self._vectors = torch.zeros(rows, queries.shape[1])
+        self._count, width = queries.shape
+        self._queries = torch.zeros(-(-self._count // QUERY_TILE) * QUERY_TILE, width)
+        self._queries[: self._count] = queries
+        self._rows, self._feed = rows, feed
+        self._vectors = torch.zeros(rows, width)
         self._keys = np.empty((rows, 2), np.int64)
         self._filled = 0
 
@@ -159,6 +165,6 @@ class _Packer:
 
     def flush(self) -> None:
         if self._filled:
-            similarity = self._queries @ self._vectors.T
+            similarity = (self._vectors @ self._queries.T)[:, : self._count].T.contiguous()
             self._feed(Block(self._keys[: self._filled].copy(), similarity[:, : self._filled]))
             self._filled = 0

@@ -121,5 +121,7 @@ def _parameters(request: Request, found: Answer) -> dict:
         "code_version": __version__,
     }
     if feature and method.needs_target:
-        parameters["block_rows"] = block_rows(feature.width)
+        import torch
+
+        parameters |= {"block_rows": block_rows(feature.width), "torch": str(torch.__version__)}
     return parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +143,8 @@ def _read(
     from ..ingest.reading import find_files, open_source
 
     named = [files] if isinstance(files, str) else list(files)
+    # What an example without an answer lacks, its features say for themselves.
+    options = replace(options, allow_empty_answer=True)
     records: dict[str, Record] = {}
     rejected: list[Reject] = []
     decisions: list[str] = []

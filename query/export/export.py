@@ -37,11 +37,12 @@ EXTRAS = {
     "rank": pa.int64(),
     "score": pa.float32(),
     "query": pa.string(),
-    "target": pa.string(),
     "id": pa.string(),
     "corpus": pa.string(),
 }
 """Columns every export has beside those of its format."""
+
+SKIPPED = "LLaMA-Factory skips the row: user and assistant do not take turns"
 
 _ROWS_PER_PART = 5000
 
@@ -106,6 +107,8 @@ def export(
     if shuffle:
         members = members.take(_shuffled(members["id"], mixed_by))
     survey = _survey(store, chosen, members, shape)
+    if shuffle:
+        members = members.take(_typical_first(survey, len(members)))
     if survey.left_out and not skip_unfit:
         reasons = "; ".join(f"{count:,} with {why}" for why, count in survey.left_out.items())
         raise UsageError(
@@ -121,6 +124,9 @@ def export(
             ids += [row["id"] for row in rows]
     axolotl, no_axolotl = axolotl_yaml(shape, survey.traits, out)
     info, no_info = dataset_info(shape, survey.traits, out, chosen.name)
+    remarks = dict(survey.remarks)
+    if survey.skipped and not no_info:
+        remarks[SKIPPED] = survey.skipped
     manifest = _manifest(store, chosen) | {
         "export": {
             "file": os.path.basename(out),
@@ -129,7 +135,7 @@ def export(
             "order": "shuffled" if shuffle else "by rank",
             "shuffle_seed": mixed_by if shuffle else None,
             "left_out": dict(survey.left_out),
-            "remarks": dict(survey.remarks),
+            "remarks": remarks,
             "no_snippet": {
                 trainer: why
                 for trainer, why in (("axolotl", no_axolotl), ("llama_factory", no_info))
@@ -146,31 +152,44 @@ def export(
     for name, text in beside.items():
         write_text(name, text)
     written = tuple(name for name, text in beside.items() if text is not None)
-    return Exported(out, len(ids), dict(survey.left_out), dict(survey.remarks), (out, *written))
+    return Exported(out, len(ids), dict(survey.left_out), remarks, (out, *written))
 
 
 @dataclass
 class _Survey:
     """What a first look over the rows found; decides the columns and the snippets."""
 
-    traits: set[str]
+    traits: dict[str, int]  # the first row that has it
     left_out: Counter[str]
     remarks: Counter[str]
+    skipped: int = 0  # by LLaMA-Factory
 
 
 def _survey(store: Store, coreset: Coreset, members: pa.Table, shape: Format) -> _Survey:
-    survey = _Survey(set(), Counter(), Counter())
+    survey = _Survey({}, Counter(), Counter())
+    place = -1
     for instructions, _ in _read(store, coreset, members):
         for each in instructions:
+            place += 1
             converted = _converted(shape, each)
             if isinstance(converted, str):
                 survey.left_out[converted] += 1
                 continue
-            survey.traits |= converted.traits
+            for trait in converted.traits:
+                survey.traits.setdefault(trait, place)
             survey.remarks.update(converted.remarks)
-            if skipped_by_llama_factory(shape, converted.fields):
-                survey.remarks["LLaMA-Factory skips it: user and assistant do not take turns"] += 1
+            survey.skipped += skipped_by_llama_factory(shape, converted.fields)
     return survey
+
+
+def _typical_first(survey: _Survey, count: int) -> list[int]:
+    """The order of rows with those in front that show every optional column filled.
+
+    `datasets` takes the types of a JSON file from its first megabytes and refuses a column that
+    is null all through them and is filled later.
+    """
+    front = sorted(set(survey.traits.values()))
+    return front + [place for place in range(count) if place not in survey.traits.values()]
 
 
 def _parts(

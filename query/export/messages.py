@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.instruction import Instruction
-from .shape import CALL, Converted, Format, calls_of
+from .shape import Converted, Format, call_type, calls_of
 
-_TOOL_FIELDS = {"name": pa.string(), "tool_calls": pa.list_(CALL), "tool_call_id": pa.string()}
+_TOOL_FIELDS = ("name", "tool_calls", "tool_call_id")
 
 
 def _convert(instruction: Instruction) -> Converted:
@@ -25,9 +25,13 @@ def _convert(instruction: Instruction) -> Converted:
             turn["name"] = message.name
         if message.tool_calls is not None:
             turn["tool_calls"] = calls_of(message.tool_calls)
+            if any(call["id"] is not None for call in turn["tool_calls"]):
+                traits.add("call_ids")
         if message.tool_call_id is not None:
             turn["tool_call_id"] = message.tool_call_id
-        traits |= _TOOL_FIELDS.keys() & turn.keys()
+        traits |= set(_TOOL_FIELDS) & turn.keys()
+        if message.role == "tool":
+            traits.add("tool_turns")
         messages.append(turn)
     fields: dict[str, Any] = {"messages": messages}
     if instruction.tools is not None:
@@ -38,7 +42,12 @@ def _convert(instruction: Instruction) -> Converted:
 
 def _columns(traits: Collection[str]) -> dict[str, pa.DataType]:
     turn = [pa.field("role", pa.string()), pa.field("content", pa.string())]
-    turn += [pa.field(name, kind) for name, kind in _TOOL_FIELDS.items() if name in traits]
+    calls = pa.list_(call_type("call_ids" in traits))
+    turn += [
+        pa.field(name, calls if name == "tool_calls" else pa.string())
+        for name in _TOOL_FIELDS
+        if name in traits
+    ]
     columns: dict[str, pa.DataType] = {"messages": pa.list_(pa.struct(turn))}
     return columns | ({"tools": pa.string()} if "tools" in traits else {})
 
@@ -54,7 +63,7 @@ def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
 
 
 def _llama_factory(traits: Collection[str]) -> dict[str, Any] | str:
-    if {"tools", "tool_calls"} & set(traits):
+    if {"tools", "tool_calls", "tool_turns"} & set(traits):
         return "LLaMA-Factory reads tool calls in the sharegpt format: export --format sharegpt"
     return {
         "formatting": "sharegpt",

@@ -22,7 +22,7 @@ class Converted:
     """A row in a format: its fields, and what the format could only say in another way.
 
     `traits` are facts about the row that decide which columns the file has and which trainers can
-    read it: names of optional columns that it fills, or "tools".
+    read it, such as the names of optional columns that it fills.
     """
 
     fields: dict[str, Any]
@@ -52,21 +52,15 @@ class Format:
     turns: Callable[[Mapping[str, Any]], list[str]] | None = field(default=None)
 
 
-CALL = pa.struct(
-    [
-        pa.field("id", pa.string()),
-        pa.field("type", pa.string()),
-        pa.field(
-            "function",
-            pa.struct([pa.field("name", pa.string()), pa.field("arguments", pa.string())]),
-        ),
-    ]
-)
-"""A tool call as OpenAI writes it: arguments are a JSON text, so that types stay uniform."""
+def call_type(ids: bool) -> pa.DataType:
+    """A tool call as OpenAI writes it: arguments are a JSON text, so that types stay uniform."""
+    function = pa.struct([pa.field("name", pa.string()), pa.field("arguments", pa.string())])
+    call = [pa.field("type", pa.string()), pa.field("function", function)]
+    return pa.struct([pa.field("id", pa.string()), *call] if ids else call)
 
 
 def calls_of(text: str) -> list[dict[str, Any]]:
-    """Tool calls, stored as JSON in any of the usual ways, in the form of CALL.
+    """Tool calls, stored as JSON in any of the usual ways, in the form of `call_type`.
 
     Raises:
         UnfitError: a call has no name.

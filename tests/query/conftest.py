@@ -32,7 +32,7 @@ def vector(instruction: Instruction) -> np.ndarray | None:
     text = instruction.messages[-2].content if len(instruction.messages) > 1 else "?"
     if text.startswith("blank"):
         return None
-    parts = [text.split()[0], instruction.id]
+    parts = [(text.split() or [""])[0], instruction.id]
     seeds = [int.from_bytes(hashlib.sha256(part.encode()).digest()[:8], "big") for part in parts]
     topic, own = (np.random.default_rng(seed).standard_normal(WIDTH) for seed in seeds)
     mixed = topic + 0.6 * own

@@ -4,7 +4,7 @@ import pytest
 from coresetdb.query.methods import method_names, parse_method
 from coresetdb.schemas.errors import UsageError
 
-KNOWN = ("rds", "rds__0123abcd", "losses")
+KNOWN = ("rds", "rds__0123abcd")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_understood(text, full, representation, options):
         ("rds top", "representation:selector"),
         ("tdm", "no representation 'tdm'; methods: random, "),
         ("rds:knn", "no selector 'knn'; methods: random, "),
-        ("top", "rds"),
+        ("top", "top compares vectors, say which; methods: random, rds:"),
         ("rds:top(k=3)", "no option 'k=3'; top has by"),
         ("rds:top(by)", "no option 'by'"),
         ("rds:round_robin(by=max)", "round_robin has none"),
@@ -49,9 +49,8 @@ def test_refused(text, says):
     assert says in str(refusal.value)
 
 
-def test_a_selector_alone_says_which_vectors():
-    with pytest.raises(UsageError, match="compares vectors, write which: losses:top"):
-        parse_method("top", KNOWN)
+def test_a_feature_that_only_other_stores_have_is_understood():
+    assert parse_method("less", KNOWN, elsewhere=("less",)).representation == "less"
 
 
 def test_all_names_can_be_read():

@@ -89,6 +89,25 @@ def test_scores_do_not_depend_on_fragments(pool, tmp_path):
     assert (first.keys == second.keys).all() and (first.scores == second.scores).all()
 
 
+@pytest.mark.parametrize("count", [1, 5, 17, 40])
+def test_scores_do_not_depend_on_threads_or_neighbours(pool, count):
+    dataset, ids, *_ = pool
+    queries = unit(np.random.default_rng(5), count)
+    _, alone = scanned(dataset, queries, 900)
+    torch.set_num_threads(3)
+    try:
+        _, shared = scanned(dataset, queries, 900)
+    finally:
+        torch.set_num_threads(1)
+    assert (alone.keys == shared.keys).all() and (alone.scores == shared.scores).all()
+    some = KeySet(keys_of(pa.array(ids[::3])))
+    _, few = scanned(dataset, queries, 900, some)
+    for query in range(count):
+        scores = dict(zip(ids_of(alone.keys[query]), alone.scores[query].tolist(), strict=True))
+        picked = zip(ids_of(few.keys[query]), few.scores[query].tolist(), strict=True)
+        assert all(scores[row] == score for row, score in picked)
+
+
 def test_scan_of_ids_feeds_every_row_once(pool):
     dataset, ids, *_ = pool
     reducer = reducer_for(Shuffled(5000, 3), slice(0, 0))

@@ -1,0 +1,260 @@
+"""Exports: what each format writes, byte for byte, and that nothing is lost on the way."""
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.json
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from coresetdb.query.export.export import EXTRAS, FORMATS, export
+from coresetdb.query.export.shape import UnfitError
+from coresetdb.query.select import select
+from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.instruction import Instruction, Message
+
+GOLDEN = Path(__file__).parent / "golden"
+
+CALL = '[{"function":{"arguments":{"city":"Rome"},"name":"weather"},"type":"function"}]'
+PLAIN = Instruction.from_turns(("user", "Name a prime."), ("assistant", "7 — “sept”"))
+SYSTEM = Instruction.from_turns(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"))
+LONG = Instruction.from_turns(
+    ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")
+)
+TOOLS = Instruction(
+    (
+        Message("user", "Weather in Rome?"),
+        Message("assistant", "", tool_calls=CALL),
+        Message("tool", "sunny", name="weather", tool_call_id="c1"),
+        Message("assistant", "Sunny."),
+    ),
+    tools='[{"name":"weather"}]',
+)
+
+
+def exported(tmp_path, toys, instructions, format="messages", name="out.jsonl", **options):
+    """A store of these rows, all of them selected and exported; rows, manifest and account."""
+    store = toys.new_store(tmp_path / "small")
+    store.insert("pool", toys.pool_rows(instructions, ["mixed"] * len(instructions)))
+    coreset = select(store, method="random", budget=str(len(instructions)), seed=4, name="all")
+    out = str(tmp_path / name)
+    account = export(store, coreset, out, format, **options)
+    if name.endswith(".jsonl"):
+        rows = [json.loads(line) for line in Path(out).read_text("utf-8").splitlines()]
+    else:
+        rows = pq.read_table(out).to_pylist()
+    return rows, json.loads(Path(f"{out}.manifest.json").read_text("utf-8")), account
+
+
+@pytest.mark.parametrize(
+    ("format", "instructions"),
+    [
+        ("messages", (PLAIN, SYSTEM, LONG)),
+        ("messages", (PLAIN, TOOLS)),
+        ("prompt-completion", (PLAIN, SYSTEM)),
+        ("alpaca", (PLAIN,)),
+        ("alpaca", (PLAIN, SYSTEM, LONG)),
+        ("sharegpt", (PLAIN, SYSTEM, LONG)),
+        ("sharegpt", (PLAIN, TOOLS)),
+    ],
+)
+def test_golden(tmp_path, toys, format, instructions):
+    """Rows and snippets as committed in golden/; the manifest without what changes by itself."""
+    exported(tmp_path, toys, instructions, format, "out.jsonl")
+    kind = "tools" if TOOLS in instructions else "plain" if len(instructions) == 1 else "mixed"
+    found = {
+        path.name.replace("out.jsonl", f"{format}-{kind}.jsonl"): path.read_text("utf-8")
+        for path in sorted(tmp_path.glob("out.jsonl*"))
+        if not path.name.endswith("manifest.json")
+    }
+    found = {name: text.replace(str(tmp_path), "FOLDER") for name, text in found.items()}
+    expected = {
+        path.name: path.read_text("utf-8") for path in GOLDEN.glob(f"{format}-{kind}.jsonl*")
+    }
+    assert found == expected
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_both_files_hold_the_same(tmp_path, toys, format, suffix):
+    rows, manifest, account = exported(tmp_path, toys, [PLAIN, SYSTEM], format, f"out.{suffix}")
+    assert account.rows == len(rows) == 2 and manifest["ids"] == [row["id"] for row in rows]
+    assert list(rows[0])[-len(EXTRAS) :] == list(EXTRAS)
+    assert {row["rank"] for row in rows} == {1, 2}
+    other, _, _ = exported(tmp_path / ".." / f"{tmp_path.name}-b", toys, [PLAIN, SYSTEM], format)
+    assert other == rows
+
+
+def test_messages_have_exactly_two_keys_without_tools(tmp_path, toys):
+    rows, _, _ = exported(tmp_path, toys, [PLAIN, SYSTEM, LONG])
+    assert all(set(turn) == {"role", "content"} for row in rows for turn in row["messages"])
+    assert all(set(row) == {"messages", *EXTRAS} for row in rows)
+
+
+def test_every_line_has_the_same_shape(tmp_path, toys):
+    """`datasets` types a JSON file by its first block and refuses what other types follow."""
+    many = [
+        Instruction.from_turns(("user", f"sums {n}"), ("assistant", "x" * 50)) for n in range(40)
+    ]
+    exported(tmp_path, toys, [*many, TOOLS])
+    lines = (tmp_path / "out.jsonl").read_bytes().splitlines(keepends=True)
+    first, *later = (
+        pyarrow.json.read_json(io.BytesIO(b"".join(lines[at : at + 10]))) for at in range(0, 41, 10)
+    )
+    declared = FORMATS["messages"].columns({"name", "tool_calls", "tool_call_id", "tools"})
+    assert all(first.schema.field(name).type == kind for name, kind in declared.items())
+    assert all(part.schema.names == first.schema.names for part in later)
+    for line in lines:
+        turn = json.loads(line)["messages"][0]
+        assert list(turn) == ["role", "content", "name", "tool_calls", "tool_call_id"]
+
+
+def test_a_round_trip_through_the_importers(tmp_path, toys):
+    from coresetdb.ingest.reading import ReadOptions, open_source
+
+    for format in ("messages", "alpaca", "sharegpt"):
+        folder = tmp_path / format
+        folder.mkdir()
+        exported(folder, toys, [PLAIN, SYSTEM, LONG], format)
+        source = open_source(str(folder / "out.jsonl"), ReadOptions())
+        assert {record.instruction.id for record in source} == {PLAIN.id, SYSTEM.id, LONG.id}
+
+
+def test_order(tmp_path, toys):
+    rows = [toys.question("sums", number) for number in range(60)]
+    ranked, manifest, _ = exported(tmp_path, toys, rows, shuffle=False)
+    assert [row["rank"] for row in ranked] == list(range(1, 61))
+    assert manifest["export"]["order"] == "by rank" and manifest["export"]["shuffle_seed"] is None
+    store_rows = {}
+    for seed in (7, 7, 8):
+        folder = tmp_path / f"s{len(store_rows)}-{seed}"
+        folder.mkdir(exist_ok=True)
+        mixed, manifest, _ = exported(folder, toys, rows, seed=seed)
+        order = tuple(row["id"] for row in mixed)
+        assert store_rows.setdefault(seed, order) == order
+        assert manifest["export"]["shuffle_seed"] == seed
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+    assert len(set(store_rows.values())) == 2 and set(store_rows[7]) == set(store_rows[8])
+
+
+def test_what_a_format_cannot_hold_is_never_dropped_silently(tmp_path, toys):
+    with pytest.raises(UsageError, match=r"cannot hold 2 of 3 rows: .*--skip-unfit"):
+        exported(tmp_path, toys, [PLAIN, LONG, TOOLS], "prompt-completion")
+    assert not list(tmp_path.glob("out.jsonl*"))
+    rows, manifest, account = exported(
+        tmp_path / ".." / f"{tmp_path.name}-b",
+        toys,
+        [PLAIN, LONG, TOOLS],
+        "prompt-completion",
+        skip_unfit=True,
+    )
+    assert len(rows) == 1
+    assert manifest["export"]["left_out"] == {"several turns": 1, "tool calls": 1}
+    assert account.left_out == manifest["export"]["left_out"]
+    assert manifest["coreset"]["rows"] == 3 and len(manifest["ids"]) == 1
+
+
+def test_the_manifest_says_where_it_all_came_from(store, tmp_path):
+    coreset = select(store, ["arithmetic"], budget="10", where="corpus <> 'facts'", seed=9)
+    export(store, coreset.name, str(tmp_path / "x.parquet"))
+    manifest = json.loads((tmp_path / "x.parquet.manifest.json").read_text())
+    facts = manifest["coreset"]
+    assert manifest["store"] == store.uri and facts["pool_version"] == coreset.pool_version
+    assert facts["method"] == "rds:round_robin" and facts["filter"] == "corpus <> 'facts'"
+    assert facts["query_hash"] == coreset.query_hash and facts["seed"] == 9
+    assert facts["parameters"] == coreset.parameters
+    assert sorted(manifest["ids"]) == sorted(coreset.ids)
+    assert manifest["mix"]["sums"] == {"picked": 10, "pool": 60}
+    table = pq.read_table(tmp_path / "x.parquet")
+    assert table.schema.field("score").type == pa.float32()
+    by_id = {row["id"]: row for row in table.to_pylist()}
+    assert by_id[coreset.ids[0]]["rank"] == 1
+    assert by_id[coreset.ids[0]]["query"] == coreset.table()["query"][0].as_py()
+
+
+def test_remarks_and_snippets_that_do_not_fit(tmp_path, toys):
+    ends_open = Instruction.from_turns(("user", "a"), ("assistant", "b"), ("user", "c"))
+    _, manifest, account = exported(tmp_path, toys, [PLAIN, ends_open])
+    assert list(account.remarks.values()) == [1] and "LLaMA-Factory" in next(iter(account.remarks))
+    other = tmp_path / "tools"
+    other.mkdir()
+    _, manifest, account = exported(other, toys, [PLAIN, TOOLS])
+    assert set(manifest["export"]["no_snippet"]) == {"axolotl", "llama_factory"}
+    assert len(account.files) == 2 and not account.remarks
+
+
+def test_snippets_name_columns_that_exist(tmp_path, toys):
+    for format in FORMATS:
+        folder = tmp_path / format
+        folder.mkdir()
+        rows, _, _ = exported(folder, toys, [PLAIN, SYSTEM], format)
+        (entry,) = json.loads((folder / "out.jsonl.dataset_info.json").read_text()).values()
+        assert entry["file_name"] == "out.jsonl"
+        assert set(entry["columns"].values()) <= set(rows[0])
+        if format == "alpaca":  # a system text, which axolotl's alpaca type does not read
+            assert not (folder / "out.jsonl.axolotl.yaml").exists()
+            continue
+        (dataset,) = yaml.safe_load((folder / "out.jsonl.axolotl.yaml").read_text())["datasets"]
+        assert dataset["path"] == str(folder / "out.jsonl") and dataset["ds_type"] == "json"
+        if "field_messages" in dataset:
+            turn = rows[0][dataset["field_messages"]][0]
+            assert set(dataset["message_property_mappings"].values()) == set(turn)
+
+
+def test_wrong_calls(store, tmp_path):
+    coreset = select(store, method="random", budget="2")
+    with pytest.raises(UsageError, match="choose from messages, prompt-completion"):
+        export(store, coreset, str(tmp_path / "x.jsonl"), "chatml")
+    with pytest.raises(UsageError, match="suffix"):
+        export(store, coreset, str(tmp_path / "x.csv"))
+    with pytest.raises(UsageError, match="no folder"):
+        export(store, coreset, str(tmp_path / "absent" / "x.jsonl"))
+    with pytest.raises(UsageError, match="no coreset"):
+        export(store, "absent", str(tmp_path / "x.jsonl"))
+
+
+def test_an_interrupted_export_leaves_the_old_file(store, tmp_path, monkeypatch):
+    coreset = select(store, method="random", budget="20")
+    out = tmp_path / "x.jsonl"
+    export(store, coreset, str(out))
+    before, calls = out.read_text(), []
+    take = store.take
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return take(*arguments)
+
+    monkeypatch.setattr(store, "take", failing)
+    with pytest.raises(KeyboardInterrupt):
+        export(store, coreset, str(out), shuffle=False)
+    assert out.read_text() == before
+    assert not list(tmp_path.glob("*.part-*"))
+
+
+@pytest.mark.parametrize(
+    "calls", ['[{"function":{"arguments":{}},"type":"function"}]', '["weather"]', "3"]
+)
+def test_a_call_without_a_name_fits_nowhere(calls):
+    broken = Instruction((Message("user", "?"), Message("assistant", "", tool_calls=calls)))
+    for format in FORMATS.values():
+        with pytest.raises(UnfitError):
+            format.convert(broken)
+
+
+def test_calls_in_other_forms():
+    forms = [
+        '{"arguments":"{\\"a\\":1}","name":"f"}',
+        '[{"name":"f","parameters":{"a":1}}]',
+        '[{"id":"x","function":{"name":"f","arguments":{"a":1}},"type":"function"}]',
+    ]
+    for text in forms:
+        row = Instruction((Message("user", "?"), Message("assistant", "", tool_calls=text)))
+        (call,) = FORMATS["messages"].convert(row).fields["messages"][1]["tool_calls"]
+        assert call["function"] == {"name": "f", "arguments": '{"a":1}'}
+        value = FORMATS["sharegpt"].convert(row).fields["conversations"][1]["value"]
+        assert json.loads(value) == {"name": "f", "arguments": {"a": 1}}
