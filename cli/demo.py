@@ -46,11 +46,13 @@ def command(folder: str) -> None:
         _step(f"coresetdb init {store}")
         database = create(store)
     _step(f"coresetdb ingest {store} {DATA.name}/pool.jsonl.gz --corpus sample")
-    progress = ShownProgress()
-    account = database.ingest(
-        str(DATA / "pool.jsonl.gz"), corpus="sample", progress=progress, command="coresetdb demo"
-    )
-    progress.clear()
+    with ShownProgress() as progress:
+        account = database.ingest(
+            str(DATA / "pool.jsonl.gz"),
+            corpus="sample",
+            progress=progress,
+            command="coresetdb demo",
+        )
     click.echo("\n".join(account.sentences()))
     there = {target.name for target in database.targets()}
     for target in TARGETS:

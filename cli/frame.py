@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..schemas.errors import UsageError
-
 if TYPE_CHECKING:
     from ..database import Database
 
@@ -39,19 +37,19 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def parse_mapping(text: str) -> dict[str, str]:
-    """`user=question,assistant=answer` as a dictionary.
+def read_options(
+    format_: str, mapping: str, encoding: str | None, explanation: bool, unescape: bool
+) -> dict[str, Any]:
+    """The values of `reading_options` as the Python face takes them."""
+    from ..ingest.read_options import ReadOptions
 
-    Raises:
-        UsageError: a part has no `=`.
-    """
-    mapping = {}
-    for part in filter(None, text.split(",")):
-        role, equals, column = part.partition("=")
-        if not equals or not role or not column:
-            raise UsageError(f"--map {text!r}: write ROLE=COLUMN pairs, separated by commas")
-        mapping[role.strip()] = column.strip()
-    return mapping
+    return {
+        "format": format_,
+        "mapping": ReadOptions.parse_mapping(mapping),
+        "encoding": encoding,
+        "explanation": explanation,
+        "unescape": unescape,
+    }
 
 
 def open_database(uri: str) -> Database:
@@ -72,21 +70,23 @@ def print_json(value: Any) -> None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as aligned columns: numbers to the right, an empty string where there is nothing."""
-    if not rows:
-        return ""
-    cells = [[_cell(value) for value in row.values()] for row in rows]
-    names = list(rows[0])
-    widths = [max(len(name), *(len(row[i]) for row in cells)) for i, name in enumerate(names)]
-    right = [isinstance(value, int | float) for value in rows[0].values()]
-    lines = [names, ["-" * width for width in widths], *cells]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if flush else cell.ljust(width)
-            for cell, width, flush in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    """Rows as aligned columns, numbers to the right; nothing is shortened."""
+    from io import StringIO
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name, value in (rows[0] if rows else {}).items():
+        number = isinstance(value, int | float)
+        grid.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row.values()))
+    console = Console(file=StringIO(), width=100_000, markup=False, highlight=False)
+    console.print(grid)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def _cell(value: Any) -> str:

@@ -9,8 +9,8 @@ import click
 from .frame import (
     json_option,
     open_database,
-    parse_mapping,
     print_json,
+    read_options,
     reading_options,
     store_argument,
     talk,
@@ -48,20 +48,15 @@ def command(
     """
     from .progress import ShownProgress
 
-    progress = ShownProgress()
-    account = open_database(store).ingest(
-        list(sources),
-        corpus=corpus,
-        format=format_,
-        mapping=parse_mapping(mapping),
-        encoding=encoding,
-        explanation=explanation,
-        unescape=unescape,
-        limit=limit,
-        progress=progress,
-        command=" ".join(["coresetdb", *sys.argv[1:]]),
-    )
-    progress.clear()
+    with ShownProgress() as progress:
+        account = open_database(store).ingest(
+            list(sources),
+            corpus=corpus,
+            **read_options(format_, mapping, encoding, explanation, unescape),
+            limit=limit,
+            progress=progress,
+            command=" ".join(["coresetdb", *sys.argv[1:]]),
+        )
     if as_json:
         print_json(account.as_dict())
     else:

@@ -10,8 +10,8 @@ import click
 from .frame import (
     json_option,
     open_database,
-    parse_mapping,
     print_json,
+    read_options,
     reading_options,
     store_argument,
     table,
@@ -78,11 +78,7 @@ def add(
     added = open_database(store).add_target(
         name,
         file,
-        format=format_,
-        mapping=parse_mapping(mapping),
-        encoding=encoding,
-        explanation=explanation,
-        unescape=unescape,
+        **read_options(format_, mapping, encoding, explanation, unescape),
     )
     if as_json:
         print_json(asdict(added))
