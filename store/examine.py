@@ -105,8 +105,8 @@ def _bad_manifests(
             state.unnoted[path] = version
         if problem:
             bad[version] = Damage(table, path, problem[0], "manifest", problem[1], version)
-    for version, path in noted.items():  # older ones may have been cleaned away
-        if version > max(manifests, default=0):
+    for version, path in noted.items():
+        if version not in manifests:
             detail = f"version {version} was committed, its manifest is gone"
             bad[version] = Damage(table, path, "missing", "manifest", detail, version)
     if not set(manifests) - set(bad):
@@ -188,11 +188,12 @@ def _check_older(
     if not full:
         return
     told = {damage.path for damage in state.damages} | set(state.files)
-    for path, size in sizes.items():
-        note = notes.get(path)
-        if note is None or path in told or path.endswith(".manifest"):
+    for path, note in notes.items():
+        if note.table != state.table or path in told or path.endswith(".manifest"):
             continue
-        problem = _compare(place, note, size, full=True)
+        problem = ("missing", "the file is gone")
+        if path in sizes:
+            problem = _compare(place, note, sizes[path], full=True)
         if problem:
             state.damages.append(
                 Damage(state.table, path, problem[0], _what(path), problem[1], newest=False)
