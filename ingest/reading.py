@@ -18,7 +18,7 @@ from typing import Any
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import InputError, UsageError
 from ..schemas.instruction import Instruction, Record, Reject, unusable
-from .importers.choosing import Choice, choose, fits_any, header_of, names_without_header
+from .importers.choosing import Choice, choose, header_of, is_record, names_without_header
 from .importers.registry import importer_named
 from .importers.shape import Found, Refused, kind_of
 from .read_options import ReadOptions
@@ -151,7 +151,7 @@ def open_source(path: str, options: ReadOptions | None = None) -> SourceFile:
         list_key=options.mapping.get("records"),
         plain_text=plain,
         unescape=options.unescape,
-        is_record=fits_any,
+        is_record=lambda record: is_record(record, options),
         header=lambda first, second: header_of(file, first, second, options),
         names=lambda width: names_without_header(width, options),
     )

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from ...schemas.errors import AmbiguousFormatError, InputError, UsageError
 from ..read_options import ReadOptions
-from .mapped import mapped_importer
+from .mapped import mapped_importer, reach
 from .registry import importer_named, importers
 from .shape import Fields, Importer
+from .turns import are_turns
 
 MAP_ADVICE = "Name the columns with --map user=COLUMN,assistant=COLUMN"
 SHOWN_COLUMNS = 12
@@ -127,9 +128,16 @@ def names_without_header(width: int, options: ReadOptions) -> list[str]:
     return [str(number) for number in range(1, width + 1)]
 
 
-def fits_any(record: Fields) -> bool:
-    """Whether an object is by itself a record of some shape."""
-    return any(importer.fits(record) is not None for importer in importers().values())
+def is_record(record: Fields, options: ReadOptions) -> bool:
+    """Whether an object is by itself a record of a shape that may be meant."""
+    mapping = {key: column for key, column in options.mapping.items() if key != "records"}
+    if options.format in ("auto", "map") and mapping:
+        chat = mapping.get("messages")
+        if chat is not None:
+            return are_turns(reach(record, chat))
+        return not isinstance(reach(record, mapping.get("assistant", "")), list)
+    renamed = {**record, **{n: record[c] for n, c in mapping.items() if c in record}}
+    return any(importer.fits(renamed) is not None for importer in importers().values())
 
 
 def _by_rules(file: str, records: Sequence[Fields]) -> Choice | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from .lines import split_lines
 from .rows import MAX_RECORD_BYTES, NOT_UTF8, Bad, Row, excerpt_of
 
 DELIMITERS = ("\t", ",", ";", "|")
+UNTERMINATED = Bad("unterminated quote")
 PROBED_ROWS = 50
 PROBED_BYTES = 1 << 18
 
@@ -90,15 +92,17 @@ def cut_rows(
 ) -> Iterator[tuple[int, list[str] | Bad]]:
     """Line number and cells of every row that is not blank; the number is of the row's first line.
 
-    A quote that is never closed spoils the line it opens on; reading goes on with the next line.
+    A quote that is never closed, or closed by the quote of a later row, spoils the line it opens
+    on; reading goes on with the next line.
     """
     lines = split_lines(chunks, limit)
-    again: list[tuple[int, bytes | Bad]] = []  # lines an open quote had swallowed, last first
+    again: deque[bytes | Bad] = deque()  # lines that an open quote had swallowed
+    number = 0
     while True:
-        item = again.pop() if again else next(lines, None)
-        if item is None:
+        line = _next_line(again, lines)
+        if line is None:
             return
-        number, line = item
+        number += 1
         if isinstance(line, Bad):
             yield number, line
             continue
@@ -106,24 +110,36 @@ def cut_rows(
             if line.strip() or (dialect.delimiter == "\t" and b"\t" in line):
                 yield number, _cells(line, dialect)
             continue
-        parts, swallowed = [line], []
+        parts = [line]
         size = len(line)
         is_open = _open_after(line, dialect, inside=False)
         while is_open and size <= limit:
-            item = again.pop() if again else next(lines, None)
-            if item is None:
+            more = _next_line(again, lines)
+            if more is None:
                 break
-            swallowed.append(item)
-            if isinstance(item[1], Bad):
+            if isinstance(more, Bad):
+                again.appendleft(more)
                 break
-            parts.append(item[1])
-            size += len(item[1]) + 1
-            is_open = _open_after(item[1], dialect, inside=True)
-        if is_open:
-            yield number, Bad("unterminated quote", excerpt_of(line))
-            again.extend(reversed(swallowed))
+            parts.append(more)
+            size += len(more) + 1
+            is_open = _open_after(more, dialect, inside=True)
+        cells = UNTERMINATED if is_open else _cells(b"\n".join(parts), dialect)
+        if isinstance(cells, Bad) and cells.reason != NOT_UTF8:
+            yield number, Bad(cells.reason, excerpt_of(line))
+            again.extendleft(reversed(parts[1:]))
         else:
-            yield number, _cells(b"\n".join(parts), dialect)
+            yield number, cells
+            number += len(parts) - 1
+
+
+def _next_line(
+    again: deque[bytes | Bad], lines: Iterator[tuple[int, bytes | Bad]]
+) -> bytes | Bad | None:
+    """The next line, from those to be read again first; None at the end."""
+    if again:
+        return again.popleft()
+    item = next(lines, None)
+    return None if item is None else item[1]
 
 
 def keyed_rows(

@@ -56,7 +56,7 @@ def detect(head: bytes, asked: str | None) -> Encoding:
         mark = next((len(m) for m, name in MARKS if head.startswith(m) and name == codec), 0)
         if codec in ("utf-8", "utf-8-sig"):
             return Encoding("utf-8", 3 if head.startswith(codecs.BOM_UTF8) else 0)
-        return Encoding(codec, mark, codec)
+        return Encoding(codec, mark, asked)
     for mark, codec in MARKS:
         if head.startswith(mark):
             return Encoding(codec, len(mark), f"{codec.upper()} with BOM")

@@ -12,11 +12,10 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ...schemas.errors import InputError
-from .location import STDIN, is_local_glob, is_remote, remote, unreachable
+from .location import REMOTE_ERRORS, STDIN, is_local_glob, is_remote, remote, unreachable
 
 NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 PACKED = (".gz", ".zst")
@@ -116,7 +115,7 @@ def _remote_files(address: str) -> Iterator[str]:
         if info.type == pafs.FileType.NotFound:
             return
         below = system.get_file_info(pafs.FileSelector(root, recursive=True))
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except REMOTE_ERRORS as error:
         raise unreachable(address, error) from error
     for entry in sorted(below, key=lambda entry: entry.path):
         if entry.type != pafs.FileType.File:

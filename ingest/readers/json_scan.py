@@ -69,12 +69,12 @@ class JsonScanner:
     def value(self) -> Any | Bad:
         """The value at the cursor (`peek` must have found one)."""
         start = self._at
+        if self._text[start] not in '{["':  # a number may go on in the next chunk
+            return self._measured_value()
         try:
             value, end = DECODER.raw_decode(self._text, start)
         except (ValueError, RecursionError):
             return self._measured_value()
-        if end == len(self._text) and not self._ended and self._text[end - 1] not in '}]"':
-            return self._measured_value()  # a number may go on in the next chunk
         if self._undecoded and UNDECODED.search(self._text, start, end):
             self._at = end
             return Bad(NOT_UTF8, excerpt_of(self._text[start:end]))

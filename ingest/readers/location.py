@@ -20,6 +20,9 @@ from ...schemas.errors import InputError
 
 STDIN = "-"
 REMOTE = ("hf://", "s3://")
+LOCAL_ERRORS = (OSError, pa.ArrowException)
+REMOTE_ERRORS = (Exception,)
+"""The Hub's client hands on whatever its HTTP library raises, which has no common base."""
 
 
 def is_remote(path: str) -> bool:
@@ -39,7 +42,7 @@ def open_binary(path: str) -> tuple[BinaryIO | Any, int | None]:
         system, inside = remote(path)
         try:
             return system.open_input_stream(inside), system.get_file_info(inside).size
-        except (OSError, pa.ArrowException) as error:
+        except REMOTE_ERRORS as error:
             raise unreachable(path, error) from error
     try:
         handle = open(path, "rb")
@@ -59,7 +62,7 @@ def open_random(path: str) -> Any:
     system, inside = remote(path)
     try:
         return system.open_input_file(inside)
-    except (OSError, pa.ArrowException) as error:
+    except REMOTE_ERRORS as error:
         raise unreachable(path, error) from error
 
 
@@ -78,6 +81,12 @@ def remote(address: str) -> tuple[pafs.FileSystem, str]:
             ) from error
         handler = pafs.FSSpecHandler(HfFileSystem())
         return pafs.PyFileSystem(handler), address.removeprefix("hf://")
+    if "@" in address.removeprefix("s3://").partition("/")[0]:
+        raise InputError(
+            address.partition("@")[2],
+            "credentials in an address would be written into the store",
+            "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
+        )
     try:
         system, inside = pafs.FileSystem.from_uri(address)
     except (OSError, ValueError, pa.ArrowException) as error:

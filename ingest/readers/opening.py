@@ -16,7 +16,14 @@ from . import delimited, json_records, tables
 from .encoding import detect, to_utf8
 from .json_layout import WINDOW_BYTES, Layout, find_layout
 from .lines import split_lines
-from .location import STDIN, open_binary, open_random
+from .location import (
+    LOCAL_ERRORS,
+    REMOTE_ERRORS,
+    STDIN,
+    is_remote,
+    open_binary,
+    open_random,
+)
 from .raw import ByteStream, HashedFile
 from .rows import NOT_UTF8, Bad, Row, excerpt_of
 
@@ -128,11 +135,14 @@ def _stream(file: str) -> ByteStream:
 def _guarded(opened: Opened) -> Opened:
     """The same, with an error in the middle of the rows kept as the fault that ends them."""
     rows = opened.rows
+    breaking = REMOTE_ERRORS if is_remote(opened.file) else LOCAL_ERRORS
 
     def until_it_breaks() -> Iterator[Row]:
         try:
             yield from rows
-        except (OSError, pa.ArrowException) as error:
+        except InputError:
+            raise
+        except breaking as error:
             problem = str(error).strip().splitlines() or [type(error).__name__]
             opened.fault = InputError(
                 opened.file,

@@ -67,7 +67,7 @@ class HashedFile:
 
 
 class ByteStream:
-    """The unpacked bytes of a file in chunks of at most 256 KB (16 MB for hostile zstd)."""
+    """The unpacked bytes of a file in chunks of at most 256 KB."""
 
     def __init__(self, raw: HashedFile, file: str) -> None:
         self.raw, self.file = raw, file
@@ -124,8 +124,9 @@ class ByteStream:
                 while data:
                     if frame.eof:
                         frame, fed = zstandard.ZstdDecompressor().decompressobj(), False
-                    if chunk := frame.decompress(data):
-                        yield chunk
+                    chunk = frame.decompress(data)
+                    for start in range(0, len(chunk), CHUNK_BYTES):
+                        yield chunk[start : start + CHUNK_BYTES]
                     fed, data = True, frame.unused_data if frame.eof else b""
         except zstandard.ZstdError as error:
             self.fail(f"the zstd archive is damaged ({error})")

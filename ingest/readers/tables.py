@@ -248,7 +248,7 @@ def _datasets_files(path: Path) -> list[str]:
 
 def digest_of_digests(digests: list[str]) -> str:
     """One xxh3 (64 bits, hexadecimal) for a source of several files."""
-    return xxhash.xxh3_64_hexdigest("\n".join(digests))
+    return xxhash.xxh3_64_hexdigest("\n".join(digests).encode())
 
 
 def is_seekable_here(file: str, compression: str) -> bool:

@@ -1,0 +1,141 @@
+"""Sources to files: paths, globs, folders, addresses."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from coresetdb.ingest.reading import find_files, open_source
+from coresetdb.schemas.errors import InputError
+
+ROW = json.dumps({"question": "q", "answer": "a"}) + "\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in (
+        "b.jsonl",
+        "a.json.gz",
+        "sub/c.CSV",
+        "sub/.hidden/d.jsonl",
+        "sub/.e.jsonl",
+        "notes.txt",
+        "sub/deep/f.tsv.zst",
+        "saved/data.arrow",
+        "saved/state.json",
+        "saved/dataset_info.json",
+        "t.lance/data/x.lance",
+        "[odd].jsonl",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(ROW)
+    return tmp_path
+
+
+def names(files: list[str], folder: Path) -> list[str]:
+    return [os.path.relpath(file, folder) for file in files]
+
+
+def test_a_folder_is_searched(folder: Path) -> None:
+    assert names(find_files([str(folder)]), folder) == [
+        "[odd].jsonl",
+        "a.json.gz",
+        "b.jsonl",
+        "saved",
+        "sub/c.CSV",
+        "sub/deep/f.tsv.zst",
+        "t.lance",
+    ]
+
+
+def test_globs_and_names(folder: Path) -> None:
+    assert names(find_files([str(folder / "*.json*")]), folder) == [
+        "[odd].jsonl",
+        "a.json.gz",
+        "b.jsonl",
+    ]
+    assert names(find_files([str(folder / "**" / "*.tsv.zst")]), folder) == ["sub/deep/f.tsv.zst"]
+    assert names(find_files([str(folder / "sub*")]), folder) == ["sub/c.CSV", "sub/deep/f.tsv.zst"]
+    assert names(find_files([str(folder / "[odd].jsonl")]), folder) == ["[odd].jsonl"]
+    assert names(find_files([str(folder / "notes.txt")]), folder) == ["notes.txt"]
+    assert find_files(["-"]) == ["-"]
+
+
+def test_each_file_once_and_absolute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    files = find_files(["b.jsonl", "*.jsonl", str(folder / "b.jsonl")])
+    assert names(files, folder) == ["b.jsonl", "[odd].jsonl"]
+    assert all(os.path.isabs(file) for file in files)
+
+
+@pytest.mark.parametrize("source", ["absent.jsonl", "absent/*.jsonl", "empty"])
+def test_nothing_found(tmp_path: Path, source: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"nothing to read was found|no such file"):
+        find_files([str(tmp_path / source)])
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file"):
+        open_source(str(tmp_path / "gone.jsonl"))
+
+
+def test_credentials_in_an_address() -> None:
+    with pytest.raises(InputError, match="credentials in an address") as error:
+        find_files(["s3://me:hunter2@bucket/a.jsonl"])
+    assert "hunter2" not in str(error.value)
+
+
+def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match="pip install huggingface_hub"):
+        find_files(["hf://datasets/a/b"])
+
+
+def test_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.fs as pafs
+    import pyarrow.parquet as pq
+
+    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        there = f"endpoint_override={host}%3A{port}&scheme=http&region=us-east-1"
+        system = pafs.S3FileSystem(
+            endpoint_override=f"{host}:{port}",
+            scheme="http",
+            region="us-east-1",
+            allow_bucket_creation=True,
+        )
+        system.create_dir("bucket")
+        sink = io.BytesIO()
+        pq.write_table(pa.table({"question": ["q"], "answer": ["b"]}), sink)
+        contents = {"bucket/d/a.jsonl": ROW.encode(), "bucket/d/sub/t.parquet": sink.getvalue()}
+        for path, content in contents.items():
+            with system.open_output_stream(path) as stream:
+                stream.write(content)
+        files = find_files([f"s3://bucket/d?{there}"])
+        assert [file.partition("?")[0] for file in files] == [f"s3://{path}" for path in contents]
+        assert find_files([f"s3://bucket/d/*.jsonl?{there}"]) == files[:1]
+        answers = []
+        for file in files:
+            source = open_source(file)
+            answers += [item.instruction.messages[1].content for item in source]
+            assert source.bytes_read == source.size
+        assert answers == ["a", "b"]
+        assert [open_source(file).corpus for file in files] == ["a", "t"]
+        with pytest.raises(InputError, match="nothing to read"):
+            find_files([f"s3://bucket/none?{there}"])
+    finally:
+        server.stop()
