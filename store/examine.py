@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from . import isolated
 from .checksums import FileNote, manifest_versions
+from .isolated import Reader
 from .place import Place
 from .report import Damage
 
@@ -50,12 +50,14 @@ class _Need:
     rows: int
 
 
-def examine(place: Place, table: str, notes: Mapping[str, FileNote], *, full: bool) -> State:
-    """Check one table against its notes (path -> note)."""
+def examine(
+    place: Place, reader: Reader, table: str, notes: Mapping[str, FileNote], *, full: bool
+) -> State:
+    """Check one table against its notes (path -> note); `reader` opens what has none."""
     state = State(table)
     sizes = place.sizes(f"{table}.lance")
     manifests = manifest_versions(table, sizes)
-    bad = _bad_manifests(place, state, manifests, sizes, notes)
+    bad = _bad_manifests(place, reader, state, manifests, sizes, notes)
     sound = [version for version in manifests if version not in bad]
     if not sound:
         return state
@@ -82,6 +84,7 @@ def examine(place: Place, table: str, notes: Mapping[str, FileNote], *, full: bo
 
 def _bad_manifests(
     place: Place,
+    reader: Reader,
     state: State,
     manifests: Mapping[int, str],
     sizes: Mapping[str, int],
@@ -91,7 +94,7 @@ def _bad_manifests(
     noted = manifest_versions(table, notes)
     bad = {}
     unnoted = sorted(version for version, path in manifests.items() if path not in notes)
-    closed = isolated.unopenable(place, table, unnoted)
+    closed = reader.unopenable(table, unnoted)
     for version, path in sorted(manifests.items()):
         problem: tuple[str, str] | None = None
         if path in notes:
@@ -102,8 +105,8 @@ def _bad_manifests(
             state.unnoted[path] = version
         if problem:
             bad[version] = Damage(table, path, problem[0], "manifest", problem[1], version)
-    for version, path in noted.items():  # older ones may have been cleaned away
-        if version > max(manifests, default=0):
+    for version, path in noted.items():
+        if version not in manifests:
             detail = f"version {version} was committed, its manifest is gone"
             bad[version] = Damage(table, path, "missing", "manifest", detail, version)
     if not set(manifests) - set(bad):
@@ -171,7 +174,7 @@ def _check_older(
         for d in state.damages
     ]
     for version, names in sorted(tags.items()):
-        if version == state.version or version in bad or version not in manifests:
+        if version in bad or version not in manifests:
             continue
         older = _needs(state.table, _open(place, state.table, version))
         known = {damage.path: damage for damage in state.damages}
@@ -185,11 +188,12 @@ def _check_older(
     if not full:
         return
     told = {damage.path for damage in state.damages} | set(state.files)
-    for path, size in sizes.items():
-        note = notes.get(path)
-        if note is None or path in told or path.endswith(".manifest"):
+    for path, note in notes.items():
+        if note.table != state.table or path in told or path.endswith(".manifest"):
             continue
-        problem = _compare(place, note, size, full=True)
+        problem = ("missing", "the file is gone")
+        if path in sizes:
+            problem = _compare(place, note, sizes[path], full=True)
         if problem:
             state.damages.append(
                 Damage(state.table, path, problem[0], _what(path), problem[1], newest=False)

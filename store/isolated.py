@@ -1,97 +1,117 @@
 """Reading what may be damaged in a process of its own, with bounded memory and time.
 
 A flipped byte in a page of text can make Lance abort the process or ask for 24 GB. So bytes that
-no checksum vouches for are read here: `python -m coresetdb.store.isolated` takes one request as
-JSON on stdin and answers with JSON on stdout.
+no checksum vouches for are read here: `python -m coresetdb.store.isolated` takes requests as lines
+of JSON on stdin and answers each with a line on stdout. A process that dies is named as the
+answer, and the next request gets a new one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 from .place import Place
 
 MEMORY_BYTES = 8 << 30  # of address space; Lance's threads reserve a good part without using it
-TIME_SECONDS = 120.0
+TIME_SECONDS = 120.0  # for one answer
 
 
-def unopenable(place: Place, table: str, versions: Sequence[int]) -> dict[int, str]:
-    """Those of the versions whose manifest cannot be read, and why."""
-    waiting, bad = list(versions), {}
-    while waiting:
-        answers, problem = _ask(place, table, [{"version": v, "fragments": []} for v in waiting])
-        bad |= {v: a["error"] for v, a in zip(waiting, answers, strict=False) if "error" in a}
-        waiting = waiting[len(answers) :]
-        if waiting and problem:
-            bad[waiting.pop(0)] = problem
-    return bad
+class Reader:
+    """Reads tables of one store elsewhere; started when first asked. A context manager."""
 
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._child: subprocess.Popen[bytes] | None = None
+        self._talk = tempfile.TemporaryFile()
 
-def unreadable(place: Place, table: str, version: int, fragments: Sequence[int]) -> dict[int, str]:
-    """Those fragments of a version that cannot be read to the end, and why."""
-    waiting, bad = list(fragments), {}
-    while waiting:
-        requests = [{"version": version, "fragments": [number]} for number in waiting]
-        answers, problem = _ask(place, table, requests)
-        bad |= {n: a["error"] for n, a in zip(waiting, answers, strict=False) if "error" in a}
-        waiting = waiting[len(answers) :]
-        if waiting and problem:
-            bad[waiting.pop(0)] = problem
-    return bad
+    def __enter__(self) -> Reader:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        self._talk.close()
 
-def keys(place: Place, table: str, version: int, fragment: int, column: str) -> list[str]:
-    """What one column of a damaged fragment still tells; nothing when it cannot be read."""
-    request = {"version": version, "fragments": [fragment], "column": column}
-    answers, _ = _ask(place, table, [request])
-    return answers[0].get("keys", []) if answers else []
+    def unopenable(self, table: str, versions: Sequence[int]) -> dict[int, str]:
+        """Those of the versions whose manifest cannot be read, and why."""
+        answers = {v: self._ask(table, {"version": v, "fragments": []}) for v in versions}
+        return {v: answer["error"] for v, answer in answers.items() if "error" in answer}
 
+    def unreadable(self, table: str, version: int, fragments: Sequence[int]) -> dict[int, str]:
+        """Those fragments of a version that cannot be read to the end, and why."""
+        answers = {n: self._ask(table, {"version": version, "fragments": [n]}) for n in fragments}
+        return {n: answer["error"] for n, answer in answers.items() if "error" in answer}
 
-def _ask(
-    place: Place, table: str, requests: list[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Answers in order, as far as the process got, and what ended it before the last."""
-    task = {"uri": place.table_uri(table), "options": place.options, "requests": requests}
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "LANCE_LOG": "error",
-    }
-    problem = None
-    try:
-        done = subprocess.run(
+    def keys(self, table: str, version: int, fragment: int, column: str) -> list[str]:
+        """What one column of a damaged fragment still tells; nothing when it cannot be read."""
+        request = {"version": version, "fragments": [fragment], "column": column}
+        return self._ask(table, request).get("keys", [])
+
+    def _ask(self, table: str, request: dict[str, Any]) -> dict[str, Any]:
+        place = self._place
+        task = {"uri": place.table_uri(table), "options": place.options, **request}
+        child = self._child or self._start()
+        assert child.stdin is not None and child.stdout is not None
+        try:
+            child.stdin.write(json.dumps(task).encode() + b"\n")
+            child.stdin.flush()
+            if select.select([child.stdout], [], [], TIME_SECONDS)[0]:
+                if line := child.stdout.readline():
+                    return json.loads(line)
+                problem = "reading it ended the process"
+            else:
+                problem = f"reading it took longer than {TIME_SECONDS:.0f} s"
+        except BrokenPipeError:
+            problem = "reading it ended the process"
+        self._stop()
+        self._talk.seek(0)
+        last = self._talk.read().decode(errors="replace").strip().splitlines()[-1:]
+        return {"error": f"{problem} ({child.returncode}) {''.join(last)[:200]}".rstrip()}
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        search = os.pathsep.join(filter(None, sys.path))
+        self._talk.seek(0)
+        self._talk.truncate()
+        self._child = subprocess.Popen(
             [sys.executable, "-m", "coresetdb.store.isolated"],
-            input=json.dumps(task).encode(),
-            capture_output=True,
-            timeout=TIME_SECONDS,
-            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._talk,
+            env={**os.environ, "PYTHONPATH": search, "LANCE_LOG": "error"},
         )
-        output = done.stdout
-        if done.returncode:
-            last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-            problem = f"reading it ended the process ({done.returncode}): {last[:200]}"
-    except subprocess.TimeoutExpired as expired:
-        output = expired.stdout or b""
-        problem = f"reading it took longer than {TIME_SECONDS:.0f} s"
-    lines = [line for line in output.split(b"\n")[:-1] if line]
-    return [json.loads(line) for line in lines], problem
+        return self._child
+
+    def _stop(self) -> None:
+        if self._child is None:
+            return
+        self._child.kill()
+        self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except BrokenPipeError:  # it died with a request unread
+                    continue
+        self._child = None
 
 
-def _serve(uri: str, options: dict[str, str], request: dict[str, Any]) -> dict[str, Any]:
+def _serve(request: dict[str, Any]) -> dict[str, Any]:
     import lance
 
     try:
-        dataset = lance.dataset(uri, version=request["version"], storage_options=options)
+        dataset = lance.dataset(
+            request["uri"], version=request["version"], storage_options=request["options"]
+        )
         wanted, column, found = set(request["fragments"]), request.get("column"), []
         parts = [part for part in dataset.get_fragments() if part.fragment_id in wanted]
-        scanner = dataset.scanner(
-            columns=[column] if column else None, fragments=parts, batch_size=512
-        )
+        columns = [column] if column else None
+        scanner = dataset.scanner(columns=columns, fragments=parts, batch_size=512)
         for batch in scanner.to_batches() if parts else ():
             if column:
                 found += batch.column(0).to_pylist()
@@ -105,9 +125,8 @@ def _main() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    task = json.load(sys.stdin)
-    for request in task["requests"]:
-        print(json.dumps(_serve(task["uri"], task["options"], request)), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(_serve(json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class KnownIds:
         self._open, self._column = open_newest, column
         self._stored: list[Halves] = []
         self._added: list[Halves] = []
-        self._fragments: dict[int, str | None] = {}
+        self._fragments: dict[int, tuple[str, str | None]] = {}
         if open_newest:
             self.refresh()
 
@@ -49,8 +49,11 @@ class KnownIds:
         if newest is None:
             return
         fragments = {part.fragment_id: part for part in newest.get_fragments()}
-        now = {number: part.deletion_file() for number, part in fragments.items()}
-        if any(now.get(number, "gone") != mark for number, mark in self._fragments.items()):
+        now = {
+            number: (part.metadata.files[0].path, part.deletion_file())
+            for number, part in fragments.items()
+        }
+        if any(now.get(number) != mark for number, mark in self._fragments.items()):
             self._stored, self._fragments = [], {}
         fresh = [part for number, part in fragments.items() if number not in self._fragments]
         if fresh:

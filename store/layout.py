@@ -8,7 +8,7 @@ finishes it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -35,8 +35,8 @@ def make_tables(
     config: dict[str, Any],
     pool_features: Sequence[pa.Field],
     target_features: Sequence[pa.Field],
-) -> None:
-    """Write every table, empty, `pool` last.
+) -> Iterator[str]:
+    """Write every table, empty, `pool` last; gives back each name once its table is there.
 
     Raises:
         UsageError: there is a store already, or a table of somebody else's is in the way.
@@ -45,7 +45,7 @@ def make_tables(
 
     from .. import __version__
 
-    if place.exists("pool.lance/_versions"):
+    if _has_pool(place):
         raise UsageError(f"{place.uri}: there is a store already")
     unfinished = [table for table in TABLES if _ours(place, table)]
     features = {"pool": pool_features, "targets": target_features}
@@ -54,7 +54,7 @@ def make_tables(
         WRITER_KEY: __version__,
         CONFIG_KEY: json.dumps(config, ensure_ascii=False, sort_keys=True),
     }
-    for table in [*(name for name in TABLES if name != "pool"), "pool"]:
+    for table in ["files", *(name for name in TABLES if name not in ("files", "pool")), "pool"]:
         metadata = {TABLE_KEY: table, **(facts if table == "pool" else {})}
         schema = pa.schema([*TABLES[table], *features.get(table, ())], metadata=metadata)
         lance.write_dataset(
@@ -64,6 +64,7 @@ def make_tables(
             storage_options=place.options,
             enable_stable_row_ids=True,
         )
+        yield table
 
 
 def _ours(place: Place, table: str) -> bool:
@@ -82,6 +83,32 @@ def _ours(place: Place, table: str) -> bool:
     return True
 
 
+def _has_pool(place: Place) -> bool:
+    """A manifest, or rows that lost theirs (an interrupted creation leaves neither)."""
+    versions = place.sizes("pool.lance/_versions")
+    return any(path.endswith(".manifest") for path in versions) or bool(
+        place.sizes("pool.lance/data")
+    )
+
+
+def require_pool(place: Place) -> None:
+    """Make sure there is a store, sound or not.
+
+    Raises:
+        StoreNotFoundError: there is none, or its creation was interrupted.
+    """
+    if _has_pool(place):
+        return
+    if any(place.exists(f"{table}.lance") for table in TABLES):
+        raise StoreNotFoundError(
+            f"{place.uri}: the creation of this store was interrupted; "
+            "run `coresetdb init` for it again"
+        )
+    raise StoreNotFoundError(
+        f"{place.uri}: there is no store here; make one with `coresetdb init {place.uri}`"
+    )
+
+
 def read_config(place: Place) -> dict[str, Any]:
     """The configuration of the store at `place`.
 
@@ -94,15 +121,7 @@ def read_config(place: Place) -> dict[str, Any]:
 
     from .. import __version__
 
-    if not place.exists("pool.lance/_versions"):
-        if any(place.exists(f"{table}.lance") for table in TABLES):
-            raise StoreNotFoundError(
-                f"{place.uri}: the creation of this store was interrupted; "
-                "run `coresetdb init` for it again"
-            )
-        raise StoreNotFoundError(
-            f"{place.uri}: there is no store here; make one with `coresetdb init {place.uri}`"
-        )
+    require_pool(place)
     try:
         pool = lance.dataset(place.table_uri("pool"), storage_options=place.options)
         facts = {

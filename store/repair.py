@@ -70,10 +70,12 @@ def repair(
     for table, hurt in _hurt(found.damages).items():
         rows = sum(damage.rows for damage in hurt)
         keys = [key for damage in hurt for key in damage.keys]
-        if table in _ADVICE and (rows or any(damage.what == "manifest" for damage in hurt)):
+        last = any((damage.version or 0) > 1 for damage in hurt)  # version 1 is the empty table
+        if table in _ADVICE and (rows or last):
             named = f" ({', '.join(keys[:20])})" if keys else ""
+            count = f"{rows} rows{named}" if rows else "what the last commits brought"
             advice = _ADVICE[table].format(uri=place.uri)
-            done.unrepaired.append(f"{table}: {rows or 'the last'} rows{named}: {advice}")
+            done.unrepaired.append(f"{table}: {count}: {advice}")
     done.after = verify(store, full=True, storage_options=storage_options)
     return done
 

@@ -75,9 +75,10 @@ class Store:
             place.files.create_dir(place.root, recursive=True)
         store = cls(place, config)
         with store.lock():
-            layout.make_tables(place, config, pool_features, target_features)
-            for table in TABLES:
-                if table != "files":
+            for table in layout.make_tables(place, config, pool_features, target_features):
+                if table == "files":
+                    store.checksums.seal()
+                else:
                     store.checksums.note(table, members(table, store.dataset(table)))
             store.sync()
         return store

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..schemas.errors import StoreNotFoundError
 from ..schemas.tables import TABLES
-from . import isolated
+from . import layout
 from .checksums import Checksums, FileNote, by_path, read_journal
 from .examine import State, examine, read_sound
+from .isolated import Reader
 from .keys import key_column
 from .locks import StoreLock
 from .place import Place, place_at
@@ -57,25 +57,27 @@ def reach(store: str | Store, storage_options: dict[str, str] | None) -> tuple[P
     if not isinstance(store, str):
         return store.place, store.locking
     place = place_at(store, storage_options)
-    if not place.exists("pool.lance/_versions"):
-        raise StoreNotFoundError(
-            f"{place.uri}: there is no store here; make one with `coresetdb init {place.uri}`"
-        )
+    layout.require_pool(place)
     return place, StoreLock(place)
 
 
 def inspect(place: Place, full: bool) -> tuple[Report, dict[str, State]]:
     """The report and what it was drawn from; the caller holds the lock."""
-    states, torn = _examine_all(place, full)
+    with Reader(place) as reader:
+        return _inspect(place, reader, full)
+
+
+def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str, State]]:
+    states, torn = _examine_all(place, reader, full)
     if not full and any(damage.newest for damage in _damages(states)):
-        states, torn = _examine_all(place, full=True)  # which rows are lost takes reading: hash all
+        states, torn = _examine_all(place, reader, full=True)  # naming lost rows takes reading
     report = Report(place.uri, full)
-    report.late = _heal(place, states)
+    report.late = _heal(place, reader, states)
     for path in torn:
         what = "its note of checksums is damaged; the files it spoke of count as without one"
         report.damages.append(Damage("files", path, "bytes", "checksums", what))
     for table, state in states.items():
-        report.damages += [_with_keys(place, state, damage) for damage in state.damages]
+        report.damages += [_with_keys(reader, state, damage) for damage in state.damages]
         report.orphans |= state.orphans
         report.checked_files += len(state.files)
         report.checked_bytes += sum(state.files.values())
@@ -89,22 +91,22 @@ def _damages(states: dict[str, State]) -> list[Damage]:
     return [damage for state in states.values() for damage in state.damages]
 
 
-def _examine_all(place: Place, full: bool) -> tuple[dict[str, State], list[str]]:
-    notes, torn, states = _notes(place)
+def _examine_all(place: Place, reader: Reader, full: bool) -> tuple[dict[str, State], list[str]]:
+    notes, torn, states = _notes(place, reader)
     for table in TABLES:
         if table != "files":
-            states[table] = examine(place, table, notes, full=full)
+            states[table] = examine(place, reader, table, notes, full=full)
     if any(state.unnoted for state in states.values()):
         time.sleep(_SETTLE_SECONDS)  # most likely a writer between its commit and its note
-        notes, torn, again = _notes(place)
+        notes, torn, again = _notes(place, reader)
         states["files"] = again["files"]
         for table, state in states.items():
             if state.unnoted and table != "files":
-                states[table] = examine(place, table, notes, full=full)
+                states[table] = examine(place, reader, table, notes, full=full)
     return states, torn
 
 
-def _notes(place: Place) -> tuple[dict[str, FileNote], list[str], dict[str, State]]:
+def _notes(place: Place, reader: Reader) -> tuple[dict[str, FileNote], list[str], dict[str, State]]:
     """Every note there is, after the table `files` itself was checked byte by byte."""
     journal, torn = read_journal(place)
     seals: dict[str, FileNote] = {}
@@ -112,23 +114,22 @@ def _notes(place: Place) -> tuple[dict[str, FileNote], list[str], dict[str, Stat
     for name, notes in journal.items():
         into = seals if name.startswith("files-") else others
         into |= {note.path: note for note in notes}
-    state = examine(place, "files", seals, full=True)
-    _try_unnoted(place, state)
+    state = examine(place, reader, "files", seals, full=True)
+    _try_unnoted(reader, state)
     rows = []
     if state.version is not None and not state.broken_fragments:
         rows = read_sound(place, state, [*TABLES["files"].names]).to_pylist()
     return by_path(rows) | others, torn, {"files": state}
 
 
-def _try_unnoted(place: Place, state: State) -> None:
+def _try_unnoted(reader: Reader, state: State) -> None:
     """Read fragments no note vouches for in a process of their own; those that fail are damaged."""
     if state.version is None:
         return
     sound = set(state.sound_fragments)
     doubtful = {state.fragment_of.get(path, -1) for path in state.unnoted} & sound
-    for number, why in isolated.unreadable(
-        place, state.table, state.version, sorted(doubtful)
-    ).items():
+    failed = reader.unreadable(state.table, state.version, sorted(doubtful))
+    for number, why in failed.items():
         state.sound_fragments.remove(number)
         for path in [path for path in state.unnoted if state.fragment_of.get(path) == number]:
             detail = f"no checksum was noted, and {why}"
@@ -137,12 +138,12 @@ def _try_unnoted(place: Place, state: State) -> None:
             del state.unnoted[path]
 
 
-def _heal(place: Place, states: dict[str, State]) -> list[str]:
+def _heal(place: Place, reader: Reader, states: dict[str, State]) -> list[str]:
     """Note files that nobody noted, once a process of its own has read them to the end."""
     checksums, late = Checksums(place), []
     for table, state in states.items():
         if table != "files":
-            _try_unnoted(place, state)
+            _try_unnoted(reader, state)
         broken = set(state.broken_fragments)
         files = {p: v for p, v in state.unnoted.items() if state.fragment_of.get(p) not in broken}
         if table == "files" and (not files or state.damages):
@@ -156,12 +157,12 @@ def _heal(place: Place, states: dict[str, State]) -> list[str]:
     return late
 
 
-def _with_keys(place: Place, state: State, damage: Damage) -> Damage:
+def _with_keys(reader: Reader, state: State, damage: Damage) -> Damage:
     if damage.fragment is None or not damage.newest or state.table == "pool":
         return damage
     assert state.version is not None
     column = key_column(TABLES[state.table])
-    told = isolated.keys(place, state.table, state.version, damage.fragment, column)
+    told = reader.keys(state.table, state.version, damage.fragment, column)
     return replace(damage, keys=tuple(told))
 
 

@@ -72,11 +72,9 @@ def test_a_newer_layout_says_who_wrote_it_and_what_to_do(store):
 
 
 def test_a_torn_pool_is_named_with_what_to_type(store):
-    manifest = next(
-        path for path in store.place.sizes("pool.lance") if path.endswith(".manifest")
-    )
+    manifest = next(path for path in store.place.sizes("pool.lance") if path.endswith(".manifest"))
     os.truncate(store.place.absolute(manifest), 10)
-    with pytest.raises(DamagedStoreError, match="verify .* --repair"):
+    with pytest.raises(DamagedStoreError, match=r"verify .* --repair"):
         Store.open(store.uri)
 
 
@@ -86,8 +84,18 @@ def test_an_interrupted_creation_is_said_and_finished(tmp_path, features):
     lance.write_dataset(schema.empty_table(), f"{uri}/sources.lance")
     with pytest.raises(StoreNotFoundError, match="interrupted"):
         Store.open(uri)
+    os.makedirs(f"{uri}/pool.lance/_versions")
     Store.create(uri, {}, features)
     assert verify(uri, full=True).ok
+
+
+def test_rows_that_lost_their_manifests_are_not_taken_for_a_new_store(filled):
+    for path in filled.place.sizes("pool.lance/_versions"):
+        os.remove(filled.place.absolute(path))
+    with pytest.raises(DamagedStoreError):
+        Store.open(filled.uri)
+    with pytest.raises(UsageError, match="store already"):
+        Store.create(filled.uri, {})
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2])

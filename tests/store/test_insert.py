@@ -15,6 +15,7 @@ from coresetdb.schemas.errors import StoreError, UsageError
 from coresetdb.store import rows as incoming
 from coresetdb.store.commits import committed
 from coresetdb.store.store import Store
+from coresetdb.store.verify import verify
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lance.file import LanceFileReader
@@ -88,6 +89,8 @@ def test_two_processes_leave_every_id_once(store, pool_rows, tmp_path):
     assert all(worker.returncode == 0 for worker in workers)
     assert sum(counts) == 640
     assert sorted(ids_of(store)) == sorted(digest(str(n)) for n in range(640))
+    report = verify(store.uri, full=True)
+    assert report.ok and not report.late
 
 
 def test_stale_handles_stay_exact(store, pool_rows):

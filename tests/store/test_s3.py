@@ -1,0 +1,108 @@
+"""The same store on an object store: a moto server on loopback."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+from coresetdb.schemas.canonical import digest
+from coresetdb.schemas.errors import StoreBusyError, StoreNotFoundError
+from coresetdb.store import locks
+from coresetdb.store.locks import StoreLock
+from coresetdb.store.place import place_at
+from coresetdb.store.repair import repair
+from coresetdb.store.store import Store
+from coresetdb.store.verify import verify
+
+moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+boto3 = pytest.importorskip("boto3", reason="boto3 is not installed")
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(endpoint, monkeypatch, request):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+    }.items():
+        monkeypatch.setenv(name, value)
+    name = "bucket" + str(abs(hash(request.node.name)))[:10]
+    boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=name)
+    return name
+
+
+def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows):
+    uri = f"s3://{bucket}/some/store"
+    with pytest.raises(StoreNotFoundError):
+        Store.open(uri)
+    store = Store.create(uri, {"where": "s3"}, features)
+    with store.lock(shared=True):
+        store.insert("sources", source_rows(0, 60))
+        assert store.insert("pool", pool_rows(0, 40)) == 40
+        assert store.insert("pool", pool_rows(20, 60)) == 20
+    store.sync()
+    options = {
+        "aws_access_key_id": "key",
+        "aws_secret_access_key": "secret",
+        "aws_endpoint": endpoint,
+        "allow_http": "true",
+    }
+    again = Store.open(uri, storage_options=options)
+    assert again.config == {"where": "s3"}
+    assert again.take([digest("55"), digest("1")], ["tokens"])["tokens"].to_pylist() == [55, 1]
+    assert again.compact() > 0
+    assert verify(uri, full=True).ok
+
+    victim = next(path for path in store.place.sizes("pool.lance/data"))
+    data = bytearray(store.place.read(victim))
+    data[len(data) // 2] ^= 1
+    store.place.write(victim, bytes(data))
+    report = verify(uri, full=True)
+    assert report.damages and report.damages[0].kind == "bytes"
+
+    def reingest(lost):
+        store.insert("pool", pool_rows(0, 60))
+
+    assert repair(uri, reingest).ok or not report.lost
+    assert store.dataset("pool").count_rows() == 60
+    assert verify(uri, full=True).ok
+
+
+def test_leases(bucket, monkeypatch):
+    place = place_at(f"s3://{bucket}/locks")
+    ours, theirs = StoreLock(place), StoreLock(place)
+    with ours.held(shared=True, wait=0):
+        with theirs.held(shared=True, wait=0):
+            pass
+        with pytest.raises(StoreBusyError), theirs.held(shared=False, wait=0):
+            pass
+    with ours.held(shared=False, wait=0), pytest.raises(StoreBusyError):
+        with theirs.held(shared=True, wait=0):
+            pass
+    assert place.sizes(locks.LEASE_FOLDER) == {}
+
+
+def test_a_lease_nobody_renews_is_dead(bucket, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 1.5)
+    place = place_at(f"s3://{bucket}/locks")
+    place.write(f"{locks.LEASE_FOLDER}/exclusive-dead.json", b"{}")
+    with pytest.raises(StoreBusyError), StoreLock(place).held(shared=True, wait=0):
+        pass
+    time.sleep(3)
+    with StoreLock(place).held(shared=False, wait=0):
+        time.sleep(3)  # renewed meanwhile
+        with pytest.raises(StoreBusyError), StoreLock(place).held(shared=True, wait=0):
+            pass
