@@ -12,6 +12,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..schemas.errors import QueryError
+
+
+def python_values(column: pa.Array) -> list[Any]:
+    """A column's values; times that Python has no form for (nanoseconds, infinity) are text.
+
+    Raises:
+        QueryError: such a time stands within a list or struct.
+    """
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError) as error:
+        try:
+            return column.cast(pa.string()).to_pylist()
+        except pa.ArrowNotImplementedError:
+            raise QueryError(f"{error}: cast the value in the query, to VARCHAR say") from error
+
 
 def json_value(value: Any, type_: pa.DataType) -> Any:
     """A value as JSON can say it.

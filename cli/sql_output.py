@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ..schemas.errors import QueryError, UsageError
 from ..store.sql import QueryResult
-from .sql_cells import json_value
+from .sql_cells import json_value, python_values
 from .sql_table import rows_of, write_table, write_to_terminal
 
 
@@ -92,7 +92,7 @@ def _csv_type(type_: pa.DataType) -> pa.DataType:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    values = [json_value(value, column.type) for value in column.to_pylist()]
+    values = [json_value(value, column.type) for value in python_values(column)]
     texts = [
         value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for value in values

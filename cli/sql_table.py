@@ -10,7 +10,7 @@ import click
 import pyarrow as pa
 
 from ..store.sql import QueryResult
-from .sql_cells import cell, fit, padded, width
+from .sql_cells import cell, fit, padded, python_values, width
 
 ROWS_FOR_WIDTHS = 1000  # rows looked at before the first line is written
 ROWS_ON_TERMINAL = 500
@@ -21,7 +21,7 @@ GAP = "  "
 def rows_of(result: QueryResult) -> Iterator[tuple[Any, ...]]:
     """The rows as Python values."""
     for batch in result:
-        yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        yield from zip(*map(python_values, batch.columns), strict=True)
 
 
 def write_table(result: QueryResult) -> None:

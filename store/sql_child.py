@@ -12,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+import traceback
 from typing import Any, BinaryIO
 
 import duckdb
@@ -36,20 +37,30 @@ from .sql_statement import filtered_ids, sole_select
 
 ROWS_PER_BATCH = 2048  # DuckDB's own vector, so that wide text stays small in a frame
 
+OUT_OF_MEMORY = "Out of Memory Error"  # how such an error of DuckDB begins
+
 SLACK_BYTES = 1 << 30  # address space for Lance's buffers and the threads it starts
 SLACK_BYTES_PER_CORE = 32 << 20
 
 
 def main() -> None:
-    """Serve queries until the owner closes its end; never returns."""
+    """Serve queries until the owner closes its end or something unforeseen; never returns."""
     requests, channel = _claim_standard_streams()
     settings = _json(receive(requests))
     waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
     _restrict(settings["memory_bytes"])
     send(channel, READY)
-    while True:
-        _answer(channel, settings, waiting.get())
+    room = _mapped_bytes() + SLACK_BYTES
+    try:
+        while True:
+            kind, answer = _answer(channel, settings, waiting.get())
+            # What allocators keep mapped counts against the bound: then the next query is better
+            # served by a fresh process.
+            send_json(channel, kind, {**answer, "worn": _mapped_bytes() > room})
+    except BaseException:  # the listening thread would keep the interpreter from ending by itself
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _claim_standard_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -82,34 +93,46 @@ def _restrict(memory_bytes: int) -> None:
         return
     import resource
 
-    with open("/proc/self/statm") as statm:
-        mapped = int(statm.read().split()[0]) * resource.getpagesize()
-    # DuckDB and Lance map their thread stacks and pools only when first used, hence the slack.
-    bound = mapped + memory_bytes + SLACK_BYTES + SLACK_BYTES_PER_CORE * (os.cpu_count() or 1)
+    # Thread stacks and pools are mapped only when first used, hence the slack per core.
+    slack = SLACK_BYTES + SLACK_BYTES_PER_CORE * (os.cpu_count() or 1)
+    bound = _mapped_bytes() + memory_bytes + slack
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _answer(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]) -> None:
+def _mapped_bytes() -> int:
+    """The address space this process has in use; 0 where it is not bounded anyway."""
+    if sys.platform != "linux":
+        return 0
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _answer(
+    channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
+    """Send a query's rows; how it ended, as the last frame says it."""
     try:
         _stream(channel, settings, request)
     except CoresetDBError as error:
-        _fail(channel, type(error).__name__, str(error))
-    except (duckdb.OutOfMemoryException, MemoryError) as error:
-        _fail(channel, "QueryError", _out_of_memory(error, settings["memory_limit"]))
+        return _failed(type(error).__name__, str(error))
     except RecursionError:
-        _fail(channel, "QueryError", "the query is nested too deeply")
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        _fail(channel, "QueryError", str(error))
+        return _failed("QueryError", "the query is nested too deeply")
+    except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
+        # While rows stream, Arrow passes DuckDB's errors on as its own: only the text tells.
+        hungry = isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error)
+        limit = settings["memory_limit"]
+        return _failed("QueryError", _out_of_memory(error, limit) if hungry else str(error))
+    return DONE, {}
 
 
-def _fail(channel: BinaryIO, kind: str, message: str) -> None:
-    send_json(channel, ERROR, {"kind": kind, "message": message})
+def _failed(kind: str, message: str) -> tuple[bytes, dict[str, Any]]:
+    return ERROR, {"kind": kind, "message": message}
 
 
 def _out_of_memory(error: BaseException, limit: str) -> str:
-    detail = (str(error).splitlines() or ["Out of Memory Error"])[0]
+    detail = (str(error).splitlines() or [OUT_OF_MEMORY])[0]
     return (
         f"{detail}\nThe query needs more than its memory limit of {limit}: ask for fewer columns "
         "or rows at once, or raise the limit"
@@ -137,7 +160,6 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         send(channel, SCHEMA, schema.serialize())
         for batch in reader:
             send(channel, BATCH, batch_to_bytes(batch.rename_columns(schema.names)))
-        send(channel, DONE)
     finally:
         connection.close()
 

@@ -1,7 +1,8 @@
 """What a query's process and its owner say to each other: frames of kind, length, bytes.
 
-The owner sends READY's settings and one QUERY at a time; the process answers READY once, then for
-each query SCHEMA, any number of BATCH and DONE, or ERROR at any point. Rows travel as Arrow IPC.
+The owner sends SETTINGS once and then one QUERY at a time; the process answers READY once, then for
+each query SCHEMA, any number of BATCH and DONE, or ERROR at any point. Rows travel as Arrow IPC,
+the rest as JSON; DONE and ERROR say in `worn` whether the process wants to be replaced.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 
 from ..schemas import errors
 from ..schemas.errors import QueryError
-from .sql_frames import ERROR, QUERY, READY, SETTINGS, receive, send_json
+from .sql_frames import DONE, ERROR, QUERY, READY, SETTINGS, receive, send_json
 
 START_SECONDS = 120.0  # to import DuckDB and Lance, on however slow a disk
 LAST_WORDS = 5  # lines of stderr kept for the message when the process dies
@@ -97,9 +97,12 @@ class QueryProcess:
             StoreError: the store cannot be opened.
         """
         kind, payload = self._receive(clock, "the query was stopped at its time limit: it ran")
-        if kind == ERROR:
-            error = json.loads(payload)
-            raise getattr(errors, error["kind"])(error["message"])
+        if kind in (DONE, ERROR):
+            end = json.loads(payload)
+            if end["worn"]:
+                self.end()
+            if kind == ERROR:
+                raise getattr(errors, end["kind"])(end["message"])
         return kind, payload
 
     def end(self) -> None:

@@ -6,7 +6,15 @@ import pyarrow as pa
 import pytest
 from coresetdb.schemas.errors import QueryError
 from coresetdb.store.filter import eligible_ids
+from coresetdb.store.sql import SqlSession
 from coresetdb.store.store import Store
+
+
+@pytest.fixture(scope="module")
+def session(store: Store):
+    """The warm process that `eligible_ids` would start for each filter."""
+    with SqlSession(store.uri) as session:
+        yield session
 
 
 @pytest.mark.parametrize(
@@ -27,10 +35,9 @@ from coresetdb.store.store import Store
     ],
 )
 def test_the_rows_for_which_it_is_true(
-    store: Store, where: str, wanted: Callable[[dict], bool]
+    session: SqlSession, store: Store, where: str, wanted: Callable[[dict], bool]
 ) -> None:
-    ids = eligible_ids(store, where, store.version())
-    assert ids.type == pa.string()
+    ids = session.run_filter(where).read_all()["id"]
     naive = [row["id"] for row in store.dataset("pool").to_table().to_pylist() if wanted(row)]
     assert sorted(ids.to_pylist()) == sorted(naive)
 
@@ -38,6 +45,7 @@ def test_the_rows_for_which_it_is_true(
 def test_it_looks_into_other_relations(store: Store) -> None:
     members = store.dataset("coreset_rows").to_table()["id"].to_pylist()
     inside = eligible_ids(store, "id IN (SELECT id FROM coreset_rows)", store.version())
+    assert inside.type == pa.string()
     assert sorted(inside.to_pylist()) == sorted(members)
     best = "(SELECT score FROM scores s WHERE s.id = pool.id AND target = 'gsm8k') > 0.945"
     assert len(eligible_ids(store, best, store.version())) == 5
@@ -68,9 +76,9 @@ def test_an_unknown_column_is_named_with_those_there_are(store: Store) -> None:
         ("sum(tokens) > 5", "aggregate"),
     ],
 )
-def test_what_is_no_filter_is_refused(store: Store, where: str, why: str) -> None:
+def test_what_is_no_filter_is_refused(session: SqlSession, where: str, why: str) -> None:
     with pytest.raises(QueryError, match=why):
-        eligible_ids(store, where, store.version())
+        session.run_filter(where).read_all()
 
 
 def test_limits_hold(store: Store) -> None:
