@@ -197,6 +197,14 @@ def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
             f"{info.name}: the tokenizer has no tokenizer.json form. Convert it with transformers "
             "and save it again"
         )
+    ids = backend.get_vocab(with_added_tokens=True)
+    strangers = [t for t, id in ids.items() if id >= info.vocabulary and t != tokenizer.pad_token]
+    if strangers:
+        raise BackboneError(
+            f"{info.name}: the tokenizer knows tokens the model has no embedding for "
+            f"({strangers[0]!r}, ...; the model has {info.vocabulary}). Give the model's own "
+            "tokenizer, or resize its embeddings and save it again"
+        )
     special = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}
     template = ChatTemplate(read_templates(info.folder), special)
     encoder = Encoder(backend, template, info.max_length, tokenizer.bos_token_id)

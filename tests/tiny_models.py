@@ -7,8 +7,13 @@ model hardly depend on its input, and wrong masks or positions would go unnotice
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from coresetdb.ingest.backbone import Backbone, BackboneConfig
+from coresetdb.schemas.instruction import Instruction
 
 VOCABULARY = 320
 POSITIONS = 256
@@ -131,3 +136,44 @@ def save_tiny_model(
                 weight.add_(torch.randn_like(weight) * 0.1)
     model.save_pretrained(folder)
     return folder
+
+
+_FOLDERS: list[TemporaryDirectory[str]] = []  # removed when the process ends
+
+
+@cache
+def tiny_folder(architecture: str = "llama") -> Path:
+    """A saved tiny model, made once per test process."""
+    _FOLDERS.append(TemporaryDirectory(prefix=f"tiny-{architecture}-"))
+    return save_tiny_model(Path(_FOLDERS[-1].name), architecture)
+
+
+@cache
+def tiny_backbone(architecture: str = "llama", dtype: str = "float32") -> Backbone:
+    """A loaded tiny model on the CPU; shared by the tests, so do not change it."""
+    import torch
+
+    torch.set_num_threads(1)
+    return Backbone.load(BackboneConfig(str(tiny_folder(architecture)), "cpu", dtype))
+
+
+def tiny_conversations() -> list[Instruction]:
+    """Conversations of unequal length: one turn, several turns, a system turn, awkward text."""
+    one = Instruction.from_turns
+    rows = [
+        one(("user", f"what is the sum of {i} and {7 * i}?"), ("assistant", f"the sum is {8 * i}."))
+        for i in range(6)
+    ]
+    rows += [
+        one(("user", "sky " * 40), ("assistant", "blue")),
+        one(("user", "?"), ("assistant", "the sky is blue and " * 12)),
+        one(("system", "be brief"), ("user", "name a colour"), ("assistant", " blue \n")),
+        one(
+            ("user", "two and three?"),
+            ("assistant", "five"),
+            ("user", "and <|end|> as text?"),
+            ("assistant", "<|endoftext|> stays text; 你好"),
+        ),
+        one(("assistant", "an answer that nobody asked for")),
+    ]
+    return rows
