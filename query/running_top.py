@@ -63,39 +63,40 @@ class RunningTop:
             index = torch.arange(scores.shape[1]).expand(self.lists, -1)
             best = scores
         else:
-            best, index = scores.topk(self.k, dim=1, sorted=False)
-            self._settle_ties(scores, best, index, fresh, old)
+            # One more than is kept: it shows where a tie crosses the edge.
+            values, index = scores.topk(self.k + 1, dim=1)
+            tied = (values[:, self.k - 1] == values[:, self.k]).nonzero()[:, 0].tolist()
+            best, index = values[:, : self.k].clone(), index[:, : self.k].clone()
+            for row in tied:
+                index[row] = self._lowest_of_tied(scores[row], best[row, -1], row, fresh, old)
+                best[row] = scores[row, index[row]]
         self._carried = [
             self._gather(self._carried[i] if old else None, fresh[i], index, old)
             for i in range(len(fresh))
         ]
         self._kept = best
 
-    def _settle_ties(
+    def _lowest_of_tied(
         self,
         scores: torch.Tensor,
-        best: torch.Tensor,
-        index: torch.Tensor,
+        edge: torch.Tensor,
+        row: int,
         fresh: list[torch.Tensor],
         old: int,
-    ) -> None:
-        """Where more rows tie at the k-th score than fit, keep those with the lowest ids."""
-        edge = best.amin(dim=1, keepdim=True)
-        tied = (scores == edge).sum(dim=1)
-        ambiguous = (tied > (best == edge).sum(dim=1)).nonzero()[:, 0].tolist()
-        for row in ambiguous:
-            above = (scores[row] > edge[row]).nonzero()[:, 0]
-            equal = (scores[row] == edge[row]).nonzero()[:, 0]
-            high, low = (
-                self._gather(
-                    self._carried[i][row : row + 1] if old else None, fresh[i], equal[None], old
-                )[0].numpy()
-                for i in (0, 1)
-            )
-            lowest = np.lexsort((low, high))[: self.k - len(above)]
-            index[row, : len(above)] = above
-            index[row, len(above) :] = equal[lowest]
-            best[row] = scores[row, index[row]]
+    ) -> torch.Tensor:
+        """Where k rows of one list stand: all above the edge, then the lowest ids upon it, (k,)."""
+        import torch
+
+        above = (scores > edge).nonzero()[:, 0]
+        equal = (scores == edge).nonzero()[:, 0]
+        high, low = (
+            self._gather(
+                self._carried[i][row : row + 1] if old else None, fresh[i], equal[None], old
+            )[0].numpy()
+            for i in (0, 1)
+        )
+        lowest = np.lexsort((low, high))[: self.k - len(above)]
+        return torch.cat([above, equal[torch.from_numpy(lowest)]])
 
     @staticmethod
     def _gather(
