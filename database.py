@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .ingest.progress import Progress
     from .ingest.read_options import ReadOptions
     from .query.coresets import Coreset
-    from .query.export.coreset_file import Exported
+    from .query.export.export import Exported
     from .query.replay import Replay
     from .query.targets import AddedTarget, Target
     from .store.report import Repair, Report
@@ -219,7 +219,7 @@ class Database:
         Raises:
             UsageError: an unknown coreset or format, or rows that the format cannot hold.
         """
-        from .query.export.coreset_file import export
+        from .query.export.export import export
 
         return export(
             self.store, coreset, out, format=format, shuffle=shuffle, skip_unfit=skip_unfit

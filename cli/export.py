@@ -10,7 +10,7 @@ import click
 from .frame import json_option, open_database, print_json, store_argument
 
 if TYPE_CHECKING:
-    from ..query.export.coreset_file import Exported
+    from ..query.export.export import Exported
 
 
 def told(exported: Exported) -> list[str]:
