@@ -98,3 +98,6 @@ class _Again:
 
     def __iter__(self) -> Iterator[Record | Reject]:
         yield from reread(self.file, self.lines, self.options)
+
+    def finish(self) -> None:
+        """Nothing is left open."""

@@ -146,6 +146,7 @@ class _Job:
                 bytes_read=self.bytes_before + file.bytes_read,
                 bytes_total=self.bytes_total,
             )
+        file.finish()
         counts.xxh3 = file.xxh3
         counts.bytes = file.bytes_read
         if file.fault:
@@ -160,7 +161,7 @@ class _Job:
         for reject in block:
             if isinstance(reject, Reject):
                 counts.rejected += 1
-                counts.reasons[reject.reason] += 1
+                counts.reasons[reject.reason.partition(":")[0]] += 1
                 self.commit.rejects.append(reject)
         for (row_id, record), there in zip(records, known, strict=True):
             self.commit.sightings.append((row_id, record))

@@ -143,7 +143,7 @@ def test_filters_reach_metadata_and_select_at_random(shell):
 def test_sql_answers_on_stdout(shell):
     query = "SELECT corpus, count(*) AS n FROM pool WHERE corpus <> 'typed' GROUP BY 1 ORDER BY 1"
     out, _ = shell("sql", "pool", query, "--csv")
-    assert out.split() == ["corpus,n", "colours,40", "sums,20"]
+    assert out.split() == ['"corpus","n"', '"colours",40', '"sums",20']
 
 
 def test_verify_is_clean_and_compact_keeps_every_row(shell):
