@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from .. import __version__
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import InputError
+from ..schemas.errors import InputError, StoreBusyError
 from ..schemas.instruction import Record, Reject
 from ..schemas.tables import RUNS
 from ..store.store import Store
@@ -36,6 +36,8 @@ SHARD_SECONDS = 10.0
 SHARD_ROWS = (16, 2048)
 FIRST_SHARD_ROWS = 256
 SIGHTINGS_PER_COMMIT = 100_000
+SMALL_ROWS = 20_000
+MERGE_FRAGMENTS = 64
 
 
 def ingest(
@@ -241,7 +243,21 @@ class _Job:
         """Sync what was committed and close the run's record."""
         self.store.sync()
         self._record_run(status)
+        self._merge_small_fragments()
         self.store.sync()
+
+    def _merge_small_fragments(self) -> None:
+        """Many short runs leave many small fragments; what lies about is merged now and then.
+
+        Not after every run: merging rewrites rows, and a new corpus should cost its own rows only.
+        """
+        fragments = self.store.dataset("pool").get_fragments()
+        if sum(part.physical_rows < SMALL_ROWS for part in fragments) < MERGE_FRAGMENTS:
+            return
+        try:
+            self.store.compact(SMALL_ROWS)
+        except StoreBusyError:
+            self.progress.say("Small fragments are left for later: another process is writing.")
 
     def _record_run(self, status: str) -> None:
         self.account.seconds = time.monotonic() - self.started

@@ -29,7 +29,7 @@ Reingest = Callable[[list[LostRow]], None]
 _ADVICE = {
     "targets": "examples of targets are lost; type `coresetdb target add {uri} NAME FILE` again "
     "for those that `coresetdb target list {uri}` shows short",
-    "scores": "scores are lost; type `coresetdb score {uri} ...` again where you need them",
+    "scores": "scores are lost; compute them again where you need them",
     "coresets": "coresets are lost; type `coresetdb select {uri} ...` again",
     "coreset_rows": "members of coresets are lost; type `coresetdb select {uri} ...` again",
     "artifacts": "fitted artifacts are lost: features that depend on them can be compared, but "

@@ -112,7 +112,7 @@ class Report:
         if self.orphans:
             told.append(
                 f"{len(self.orphans)} files of killed runs, {sum(self.orphans.values())} bytes, "
-                "belong to no version; `coresetdb clean` removes them"
+                "belong to no version; `coresetdb compact` removes them"
             )
         told += self.notes
         state = "sound" if self.ok else "DAMAGED"

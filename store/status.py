@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .store import Store
 
@@ -113,7 +112,7 @@ def _missing(rows: pa.Table, column: str, representation: str) -> int:
     reason = f"{representation}_reason" + (f"__{suffix}" if suffix else "")
     if reason not in rows.column_names:
         return 0
-    return pc.sum(pc.is_valid(rows[reason])).as_py() or 0
+    return rows.num_rows - rows[reason].null_count
 
 
 def _counted(store: Store, table: str, column: str, count: str) -> list[dict[str, Any]]:
