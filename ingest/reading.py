@@ -44,7 +44,7 @@ class SourceFile:
         decision: what was found, in words, for the user.
         format: name of the importer ("none" for a file without any record).
         size: raw bytes, None where unknown (standard input).
-        xxh3: of the raw bytes (64 bits, hexadecimal); "" until the iteration is over.
+        xxh3: of all raw bytes (64 bits, hexadecimal); "" until the iteration is over.
         fault: why the file ended early; None until the iteration is over, and if it is whole.
     """
 
@@ -87,8 +87,14 @@ class SourceFile:
         self._started = True
         for line, value in self._rows:
             yield from self._judge(line, value)
-        self.xxh3 = self._opened.finish()
-        self.fault = self._opened.fault
+        self.finish()
+
+    def finish(self) -> None:
+        """Close the source and set `xxh3` and `fault`; to be called only by who stops early."""
+        if not self.xxh3:
+            self._started = True
+            self.xxh3 = self._opened.finish()
+            self.fault = self._opened.fault
 
     def _judge(self, line: int, value: Any) -> Iterator[Record | Reject]:
         """The records of one row, or why there is none."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ...schemas.errors import AmbiguousFormatError, InputError, UsageError
 from ..read_options import ReadOptions
-from .mapped import mapped_importer, reach
+from .mapped import MISSING, mapped_importer, reach
 from .registry import importer_named, importers
 from .shape import Fields, Importer
 from .turns import are_turns
@@ -135,7 +135,8 @@ def is_record(record: Fields, options: ReadOptions) -> bool:
         chat = mapping.get("messages")
         if chat is not None:
             return are_turns(reach(record, chat))
-        return not isinstance(reach(record, mapping.get("assistant", "")), list)
+        answer = reach(record, mapping.get("assistant", ""))
+        return answer is not MISSING and not isinstance(answer, list | dict)
     renamed = {**record, **{n: record[c] for n, c in mapping.items() if c in record}}
     return any(importer.fits(renamed) is not None for importer in importers().values())
 

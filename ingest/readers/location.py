@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -48,7 +49,8 @@ def open_binary(path: str) -> tuple[BinaryIO | Any, int | None]:
         handle = open(path, "rb")
     except OSError as error:
         raise InputError(path, error.strerror or str(error), "Check the path") from error
-    return handle, os.fstat(handle.fileno()).st_size
+    status = os.fstat(handle.fileno())
+    return handle, status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def open_random(path: str) -> Any:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from ...schemas.errors import InputError
 from . import delimited, json_records, tables
 from .encoding import detect, to_utf8
+from .finding import is_table_folder
 from .json_layout import WINDOW_BYTES, Layout, find_layout
 from .lines import split_lines
 from .location import (
@@ -93,6 +94,10 @@ def open_rows(file: str, hints: Hints) -> Opened:
         InputError: nothing in it can be rows; the message says what it looks like.
     """
     if os.path.isdir(file):
+        if not is_table_folder(file):
+            raise InputError(
+                file, "it is a folder of files, not one source", "Find its files with find_files"
+            )
         table, files = tables.open_folder(file)
         streams = [_stream(part) for part in files]
         size = sum(stream.raw.size or 0 for stream in streams)

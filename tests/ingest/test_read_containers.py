@@ -227,6 +227,34 @@ def test_several_lists_ask(tmp_path: Path) -> None:
     assert instructions(path, mapping={"records": "hard"}) == EXPECTED[:1]
 
 
+def test_named_columns_in_documents(tmp_path: Path) -> None:
+    mapping = {"user": "instruction", "assistant": "output"}
+    for name in ("array.json", "below.json", "columns.json", "pandas.json", "comma.csv"):
+        (tmp_path / name).write_text(TEXTS[name], newline="")
+        answers = [
+            item.messages[-1].content for item in instructions(tmp_path / name, mapping=mapping)
+        ]
+        assert answers == [row["output"] for row in ROWS], name
+    one = {"talk": [{"role": "assistant", "content": "a"}], "tools": [{"name": "f"}]}
+    (tmp_path / "one.json").write_text(json.dumps(one))
+    (only,) = instructions(tmp_path / "one.json", mapping={"messages": "talk"})
+    assert only.messages[0].content == "a"
+
+
+def test_stopping_early(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(TEXTS["lines.jsonl"])
+    source = open_source(str(path))
+    next(iter(source))
+    source.finish()
+    assert source.xxh3 == xxhash.xxh3_64_hexdigest(path.read_bytes())
+
+
+def test_a_folder_is_no_source(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="folder of files"):
+        open_source(str(tmp_path))
+
+
 def test_columns_of_unequal_length(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"question": ["a", "b"], "answer": ["c"]}')

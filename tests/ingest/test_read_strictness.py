@@ -13,6 +13,8 @@ import zstandard
 from coresetdb.ingest.reading import ReadOptions, SourceFile, open_source
 from coresetdb.schemas.errors import InputError, UsageError
 from coresetdb.schemas.instruction import Record, Reject
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 GOOD = '{"question": "q", "answer": "a"}'
 
@@ -296,3 +298,39 @@ def test_utf16_with_half_a_pair(tmp_path: Path) -> None:
     rows = GOOD + "\n" + GOOD.replace("q", "\ud83d", 2) + "\n"
     found = outcome(tmp_path / "a.jsonl", b"\xff\xfe" + rows.encode("utf-16-le", "surrogatepass"))
     assert [reason.partition(":")[0] for _, reason in found] == ["", "not UTF-8"]
+
+
+CONTENTS = [
+    (GOOD + "\n") * 5,
+    "[" + ",".join([GOOD] * 5) + "]",
+    json.dumps({"question": ["q"] * 5, "answer": ["a"] * 5}),
+    json.dumps({"data": [json.loads(GOOD)] * 5}),
+    'question,answer\n"q","a"\n' + "q,a\n" * 4,
+    "question\tanswer\n" + "q\ta\n" * 5,
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.sampled_from([c.encode() for c in CONTENTS]),
+    st.sampled_from([bytes, gzip.compress, zstandard.compress]),
+    st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=3)), max_size=4),
+    st.floats(0, 1),
+)
+def test_damage_is_an_error_or_a_reject(
+    tmp_path_factory: pytest.TempPathFactory, content, pack, changes, kept: float
+) -> None:
+    """Whatever happens to a file, reading it ends in records, rejects, a fault or an InputError."""
+    data = bytearray(pack(content))
+    for place, change in changes:
+        at = int(place * len(data))
+        data[at : at + len(change)] = change
+    path = tmp_path_factory.mktemp("d") / "file"
+    path.write_bytes(data[: int(kept * len(data)) + 1])
+    try:
+        source = open_source(str(path))
+        items = list(source)
+    except InputError:
+        return
+    assert all(isinstance(item, Record | Reject) for item in items)
+    assert source.xxh3

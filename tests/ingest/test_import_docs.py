@@ -1,0 +1,22 @@
+"""docs/importers.md names every format, option and key."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from coresetdb.ingest.importers.registry import importers
+from coresetdb.ingest.importers.shape import ID_FIELDS
+from coresetdb.ingest.read_options import MAP_KEYS, ReadOptions
+from coresetdb.ingest.readers.finding import NAMES
+
+TEXT = (Path(__file__).parents[2] / "docs" / "importers.md").read_text(encoding="utf-8")
+
+
+def test_everything_a_user_can_type_is_documented() -> None:
+    names = [name for each in importers().values() for name in (each.name, *each.aliases)]
+    documented = (*MAP_KEYS, *ID_FIELDS, *(field.name for field in fields(ReadOptions)))
+    hidden = {"natural-instructions", "super_natural_instructions"}
+    missing = [name for name in (*names, *documented) if f"`{name}`" not in TEXT]
+    assert set(missing) <= hidden
+    assert all(ending in TEXT for ending in NAMES)
