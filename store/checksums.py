@@ -90,7 +90,7 @@ class Checksums:
     def note(self, table: str, files: dict[str, int], late: bool = False) -> list[FileNote]:
         """Hash files (path -> version) and keep what they are."""
         notes = [
-            FileNote(table, path, *self._place.fingerprint(path), version, late)
+            FileNote(table, path, *self._place.checksum(path), version, late)
             for path, version in files.items()
         ]
         if notes:
@@ -165,7 +165,7 @@ class Checksums:
         now |= members("files", dataset)
         new = {path: version for path, version in now.items() if path not in before}
         notes = [note for path, note in before.items() if path in there] + [
-            FileNote("files", path, *self._place.fingerprint(path), version, late)
+            FileNote("files", path, *self._place.checksum(path), version, late)
             for path, version in new.items()
         ]
         mine = self._put(name, notes)

@@ -17,7 +17,12 @@ from ..schemas.errors import StoreError
 ATTEMPTS = 12
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 5.0
-_RETRYABLE = ("Retryable commit conflict", "Too many concurrent writers")
+# "Incompatible" would be final for a stale handle; our actions open the newest version each time
+_RETRYABLE = (
+    "Retryable commit conflict",
+    "Too many concurrent writers",
+    "Incompatible transaction",
+)
 
 Result = TypeVar("Result")
 

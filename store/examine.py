@@ -219,7 +219,7 @@ def _tags(place: Place, state: State, sizes: Mapping[str, int]) -> dict[int, lis
 def _compare(place: Place, note: FileNote, size: int, full: bool) -> tuple[str, str] | None:
     if size != note.size:
         return "size", f"{size} bytes, written were {note.size}"
-    if full and place.fingerprint(note.path)[1] != note.xxh3:
+    if full and place.checksum(note.path)[1] != note.xxh3:
         return "bytes", "its bytes are not those that were written"
     return None
 

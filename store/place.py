@@ -89,7 +89,7 @@ class Place:
             except FileNotFoundError:  # another process was quicker
                 return
 
-    def fingerprint(self, path: str) -> tuple[int, str]:
+    def checksum(self, path: str) -> tuple[int, str]:
         """Size in bytes and xxh3 (64 bits, 16 hexadecimal digits) of a file, streamed."""
         size, hasher = 0, xxhash.xxh3_64()
         with self.files.open_input_stream(self.absolute(path)) as stream:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+
 from coresetdb.schemas.recipe import Recipe
+from coresetdb.store.store import Store
 
 RDS = Recipe("rds", 1, {"layer": -1}, {"model": "toy"}, ("rds", "rds_norm"))
 LOSSES = Recipe("losses", 2, columns=("nll",), artifacts={"pca": "ab"})
@@ -21,3 +24,18 @@ def test_the_first_artifact_wins(store):
     assert store.put_artifact("f1", "basis", b"two") == b"\x00one"
     assert store.put_artifact("f2", "basis", b"two") == b"two"
     assert store.artifact("f1", "basis") == b"\x00one"
+
+
+def test_recipes_put_at_the_same_time_all_stay(store):
+    recipes = [Recipe(f"r{n}", 1, columns=(f"c{n}",)) for n in range(4)]
+    threads = [
+        threading.Thread(target=Store.open(store.uri).put_recipe, args=(recipe,))
+        for recipe in recipes
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(store.recipes()) == {"c0", "c1", "c2", "c3"}
+    names = store.dataset("pool").schema.metadata
+    assert all(f"coresetdb:recipe:{recipe.fingerprint}".encode() in names for recipe in recipes)

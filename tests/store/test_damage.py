@@ -290,9 +290,9 @@ def test_an_unnoted_damaged_file_is_read_elsewhere(filled, pool_rows):
 def test_plain_verify_hashes_no_data(filled, monkeypatch):
     seen: list[str] = []
     kind = type(filled.place)
-    whole = kind.fingerprint
+    whole = kind.checksum
     monkeypatch.setattr(
-        kind, "fingerprint", lambda self, path: (seen.append(path), whole(self, path))[1]
+        kind, "checksum", lambda self, path: (seen.append(path), whole(self, path))[1]
     )
     assert verify(filled.uri).ok
     tables = {path.split("/")[0] for path in seen if not path.endswith(".manifest")}
