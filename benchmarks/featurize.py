@@ -4,7 +4,8 @@
 
 Rows are made up, their lengths drawn as in Alpaca (median about 110 tokens); `--data FILE` takes
 Alpaca-style JSON (.gz) instead. Bare forwards get the same padded batches, made beforehand; the
-featurizer starts from text. Prints a table; writes JSON with versions and hardware.
+featurizer starts from text. Times are the best of
+several rounds taken in turns. Prints a table; writes JSON with versions and hardware.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import gzip
 import json
 import platform
 import random
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,18 @@ def alpaca_rows(path: Path, count: int, seed: int) -> list[Instruction]:
     ]
 
 
-def seconds(work: Callable[[], Any], repeats: int) -> float:
-    """Median wall time of `repeats` runs, after one that does not count."""
-    times = []
-    for repeat in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        if repeat:
-            times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def best_seconds(works: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Least wall time of each work over `rounds`, taken in turns so that noise meets them all."""
+    best = dict.fromkeys(works, float("inf"))
+    for round in range(rounds + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if round:  # the first warms up
+                best[name] = min(best[name], time.perf_counter() - start)
+    return best
 
 
 def bare_forward(backbone: Backbone, batches: Sequence[Batch], logits: bool) -> None:
@@ -102,7 +104,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--tokens-per-batch", type=int, default=TOKENS_PER_BATCH_CPU)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("featurize.json"))
     options = parser.parse_args()
@@ -121,19 +123,16 @@ def main() -> None:
     ]
     padded = sum(batch.ids.numel() for batch in batches)
 
-    timed = {
-        "bare forward, states": seconds(
-            lambda: bare_forward(backbone, batches, False), options.repeats
-        ),
-        "bare forward, all logits": seconds(
-            lambda: bare_forward(backbone, batches, True), options.repeats
-        ),
-        "encoding alone": seconds(lambda: backbone.encode_all(rows), options.repeats),
+    works: dict[str, Callable[[], Any]] = {
+        "bare forward, states": lambda: bare_forward(backbone, batches, False),
+        "bare forward, all logits": lambda: bare_forward(backbone, batches, True),
+        "encoding alone": lambda: backbone.encode_all(rows),
     }
     for label, features in FEATURE_SETS.items():
         recipes = parse_features(features, backbone.info)
         featurizer = Featurizer(backbone, recipes, options.tokens_per_batch)
-        timed[label] = seconds(lambda f=featurizer: f.featurize(rows), options.repeats)
+        works[label] = partial(featurizer.featurize, rows)
+    timed = best_seconds(works, options.rounds)
 
     floor = timed["bare forward, all logits"]
     print(

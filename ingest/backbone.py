@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Backbone", "BackboneConfig", "BackboneInfo", "States", "describe", "resolve"]
 
+_TWO_ROUNDS = Instruction.from_turns(
+    ("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")
+)
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
 """Relative; heads that scale or cap their logits miss it by orders of magnitude."""
@@ -74,7 +77,7 @@ class Backbone:
         config = resolve(config)
         encoder, padding_token = _load_encoder(info)
         model = _load_model(info.folder, config, info.name)
-        for notice in info.notices:
+        for notice in (*info.notices, *_history_notice(encoder, info.name)):
             print(notice, file=sys.stderr)
         return cls(config, info, model, encoder, padding_token)
 
@@ -211,6 +214,17 @@ def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
     # Padding is masked wherever it stands, so without a pad token any id of the vocabulary does.
     padding = tokenizer.pad_token_id
     return encoder, padding if padding is not None and padding < info.vocabulary else 0
+
+
+def _history_notice(encoder: Encoder, name: str) -> list[str]:
+    try:
+        encoder.encode_all([_TWO_ROUNDS])
+    except BackboneError:
+        return [
+            f"{name}: its chat template rewrites history, so conversations of several rounds "
+            "will be refused (docs/backbones.md says what to do)"
+        ]
+    return []
 
 
 def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -202,7 +202,7 @@ def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     """A column for storage: NaN (in a vector: any) becomes null, vectors fixed-size lists."""
     if values.dtype == object:
         return pa.array(values.tolist(), kind)
-    missing = np.asarray(np.isnan(values))
+    missing: Any = np.isnan(values)
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind, mask=missing)
     missing = missing.any(axis=1)

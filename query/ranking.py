@@ -21,6 +21,8 @@ from .scan import Scanned, scan_ids, scan_vectors
 if TYPE_CHECKING:
     import lance
 
+_PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
+
 MEMORY_LIMIT = 4 << 30
 """Bytes a selection may plan for, by default."""
 
@@ -97,7 +99,7 @@ def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
 
 
 def _check_memory(method: Method, tasks: Sequence[Task], limit: int) -> None:
-    needed = sum(method.selector.memory(task) for task in tasks)
+    needed = sum(method.selector.memory(task) + task.k * _PICK_BYTES for task in tasks)
     if needed > limit:
         raise UsageError(
             f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} target "

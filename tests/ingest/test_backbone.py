@@ -17,6 +17,7 @@ from coresetdb.schemas.instruction import Instruction
 from tiny_models import (
     ARCHITECTURES,
     POSITIONS,
+    TEMPLATE,
     VOCABULARY,
     save_tiny_model,
     tiny_backbone,
@@ -121,6 +122,12 @@ def test_a_missing_template_is_said_and_part_of_the_identity(tmp_path, capsys):
     assert backbone.info.identity["template"].startswith("plain ")
     row = backbone.encode(Instruction.from_turns(("user", "two?"), ("assistant", "three")))
     assert row.response_tokens > 0
+
+
+def test_a_template_that_rewrites_history_is_said(tmp_path, capsys):
+    turn = "~ ('(thinking)' if loop.last and message.role == 'assistant' else '') ~ message.content"
+    load(save_tiny_model(tmp_path / "model", template=TEMPLATE.replace("~ message.content", turn)))
+    assert "rewrites history" in capsys.readouterr().err
 
 
 def test_neither_pad_nor_bos_token_is_needed(tmp_path):

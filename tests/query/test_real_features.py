@@ -1,0 +1,63 @@
+"""With a real model: a target from a file, its features, a selection that needs no model."""
+
+import json
+
+import pyarrow as pa
+import torch
+from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.reading import ReadOptions
+from coresetdb.ingest.representations.registry import fields_of, parse_features
+from coresetdb.query.replay import replay
+from coresetdb.query.select import select
+from coresetdb.query.targets import add_target
+from coresetdb.schemas.instruction import Instruction
+from coresetdb.schemas.tables import POOL
+from coresetdb.store.store import Store
+from tiny_models import tiny_backbone
+
+torch.set_num_threads(1)
+
+
+def test_rows_equal_to_an_example_come_first(tmp_path):
+    backbone = tiny_backbone("llama")
+    recipes = parse_features("rds,losses", backbone.info)
+    fields = [field for recipe in recipes for field in fields_of(recipe, backbone.info)]
+    store = Store.create(str(tmp_path / "store"), {}, fields, fields)
+    for recipe in recipes:
+        store.put_recipe(recipe)
+    rows = [
+        Instruction.from_turns(("user", f"what is {n} and {n * 7 % 11}?"), ("assistant", str(n)))
+        for n in range(60)
+    ]
+    featurizer = Featurizer(backbone, recipes)
+    features = featurizer.featurize(rows)
+    fixed = pa.Table.from_pylist(
+        [
+            {
+                "id": row.id,
+                "corpus": "sums",
+                "messages": [message.as_dict() for message in row.messages],
+            }
+            for row in rows
+        ],
+        POOL,
+    )
+    for name in features.column_names:
+        kept = fixed.drop_columns([name]) if name in fixed.column_names else fixed
+        fixed = kept.append_column(name, features[name])
+    store.insert("pool", fixed.select(store.dataset("pool").schema.names))
+    examples = rows[10:14]
+    file = tmp_path / "task.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps({"prompt": row.messages[0].content, "completion": row.messages[1].content})
+            + "\n"
+            for row in examples
+        )
+    )
+    added = add_target(store, "task", str(file), ReadOptions(), featurizer)
+    assert added.target.examples == 4 and added.target.missing == {"rds": 0}
+    coreset = select(store, ["task"], budget="8")
+    assert set(coreset.ids[:4]) == {row.id for row in examples}
+    assert coreset.distance is not None and abs(coreset.distance) < 1e-3
+    assert replay(store, coreset.name).same
