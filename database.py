@@ -169,7 +169,7 @@ class Database:
             FingerprintError: target and pool were featurized differently.
             QueryError: `where` is no expression DuckDB accepts.
         """
-        from .query.select import select
+        from .query.selection import select
 
         return select(
             self.store,

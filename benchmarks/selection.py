@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from coresetdb.query.scan import block_rows
-from coresetdb.query.select import select
+from coresetdb.query.selection import select
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import POOL, TARGETS
 from coresetdb.store.keys import key_of

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from coresetdb.query.export.export import EXTRAS, FORMATS, export
 from coresetdb.query.export.shape import UnfitError
-from coresetdb.query.select import select
+from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction, Message
 

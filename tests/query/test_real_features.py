@@ -8,7 +8,7 @@ from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.reading import ReadOptions
 from coresetdb.ingest.representations.registry import fields_of, parse_features
 from coresetdb.query.replay import replay
-from coresetdb.query.select import select
+from coresetdb.query.selection import select
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.tables import POOL

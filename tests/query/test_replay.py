@@ -2,7 +2,7 @@
 
 import pytest
 from coresetdb.query.replay import replay
-from coresetdb.query.select import select
+from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import UsageError
 

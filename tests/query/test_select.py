@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from coresetdb.query.coresets import load_coreset, tag_of
-from coresetdb.query.select import select
+from coresetdb.query.selection import select
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from coresetdb.schemas.recipe import Recipe
 
@@ -130,7 +130,7 @@ def test_random_needs_no_target_and_keeps_its_seed(store):
 def test_random_imports_no_torch(store):
     code = (
         "import sys; from coresetdb.store.store import Store; "
-        "from coresetdb.query.select import select; "
+        "from coresetdb.query.selection import select; "
         "from coresetdb.query.export.export import export; "
         f"coreset = select(Store.open({store.uri!r}), method='random', budget='5'); "
         f"export(Store.open({store.uri!r}), coreset, {store.uri + '.jsonl'!r}); "
