@@ -91,7 +91,7 @@ class ResponseLoss(Reducer):
     def logits(self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> None:
         nll = logits.logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]
         where = rows.cpu().numpy()
-        self._sum += np.bincount(where, nll.double().cpu().numpy(), minlength=len(self._sum))
+        self._sum += np.bincount(where, nll.cpu().double().numpy(), minlength=len(self._sum))
         self._tokens += np.bincount(where, minlength=len(self._sum))
 
     def columns(self) -> dict[str, np.ndarray]:
