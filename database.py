@@ -212,6 +212,7 @@ class Database:
         *,
         format: str = "messages",
         shuffle: bool = True,
+        seed: int | None = None,
         skip_unfit: bool = False,
     ) -> Exported:
         """Write a coreset as JSON Lines or Parquet, with a manifest and trainer snippets beside it.
@@ -222,7 +223,13 @@ class Database:
         from .query.export.export import export
 
         return export(
-            self.store, coreset, out, format=format, shuffle=shuffle, skip_unfit=skip_unfit
+            self.store,
+            coreset,
+            out,
+            format,
+            shuffle=shuffle,
+            seed=seed,
+            skip_unfit=skip_unfit,
         )
 
     def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:

@@ -21,9 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import coresetdb
 import torch
 import transformers
+
+import coresetdb
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batching import plan_batches
 from coresetdb.ingest.encoding import Encoded

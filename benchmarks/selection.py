@@ -27,11 +27,12 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import coresetdb
 import lance
 import numpy as np
 import pyarrow as pa
 import torch
+
+import coresetdb
 from coresetdb.query.scan import block_rows
 from coresetdb.query.selection import select
 from coresetdb.schemas.recipe import Recipe

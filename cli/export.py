@@ -32,7 +32,8 @@ def told(exported: Exported) -> list[str]:
     show_default=True,
     type=click.Choice(["messages", "prompt-completion", "alpaca", "sharegpt"]),
 )
-@click.option("--keep-order", is_flag=True, help="In order of selection instead of shuffled.")
+@click.option("--no-shuffle", is_flag=True, help="Rows by rank instead of shuffled.")
+@click.option("--seed", type=int, help="Of the shuffling; the coreset's otherwise.")
 @click.option("--skip-unfit", is_flag=True, help="Leave out rows that the format cannot hold.")
 @json_option
 def command(
@@ -40,7 +41,8 @@ def command(
     coreset: str,
     out: str,
     format_: str,
-    keep_order: bool,
+    no_shuffle: bool,
+    seed: int | None,
     skip_unfit: bool,
     as_json: bool,
 ) -> None:
@@ -51,7 +53,7 @@ def command(
         coresetdb export pool gsm8k-rds-1 --out gsm8k.parquet --format alpaca
     """
     exported = open_database(store).export(
-        coreset, out, format=format_, shuffle=not keep_order, skip_unfit=skip_unfit
+        coreset, out, format=format_, shuffle=not no_shuffle, seed=seed, skip_unfit=skip_unfit
     )
     if as_json:
         print_json(asdict(exported))

@@ -145,8 +145,9 @@ class Backbone:
 def resolve(config: BackboneConfig) -> BackboneConfig:
     """The same configuration with `auto` device and dtype replaced, and a folder made absolute.
 
-    dtype auto: bfloat16 on CUDA cards that have it and on CPUs with AMX or AVX512-BF16 (float16
-    never: CPUs emulate it), float32 elsewhere.
+    dtype auto: bfloat16 on CUDA cards that have it, float32 elsewhere: in float32 a row's features
+    do not depend on the rows it was batched with, so an ingestion that was killed and called
+    again ends as if it had not been.
 
     Raises:
         UsageError: the device is not there.
@@ -168,19 +169,11 @@ def resolve(config: BackboneConfig) -> BackboneConfig:
         raise UsageError(f"device {device!r} is not available here: use cpu or auto")
     dtype = config.dtype
     if dtype == "auto":
-        fast = torch.cuda.is_bf16_supported() if kind == "cuda" else kind == "cpu" and _cpu_bf16()
+        fast = kind == "cuda" and torch.cuda.is_bf16_supported()
         dtype = "bfloat16" if fast else "float32"
     folder = Path(config.name).expanduser()
     name = str(folder.resolve()) if folder.is_dir() and config.name != "builtin" else config.name
     return replace(config, name=name, device=device, dtype=dtype)
-
-
-def _cpu_bf16() -> bool:
-    import torch
-
-    # Older versions of torch do not tell; there float32 is the safe answer.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import FingerprintError
@@ -22,7 +23,7 @@ def create_store(
 ) -> tuple[Store, tuple[str, ...]]:
     """Create an empty store whose rows get `features`, made by `backbone`.
 
-    Device and dtype `auto` are resolved here, so that the store says what made its features.
+    dtype `auto` is resolved here, so that the store says what made its features.
 
     Returns:
         The store, and sentences about the backbone that its user should read.
@@ -37,7 +38,9 @@ def create_store(
     info = describe(resolved)
     recipes = parse_features(features, info)
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
-    config = {"backbone": resolved.as_dict(), "features": features}
+    # The device is found again wherever the store is opened; everything else is settled.
+    settled = replace(resolved, device=backbone.device)
+    config = {"backbone": settled.as_dict(), "features": features}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         store.put_recipe(recipe)

@@ -42,8 +42,10 @@ def test_imports_follow_the_arrows(repository):
 
 def test_the_wheel_runs_from_another_folder(repository, tmp_path):
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
-        + ["-w", str(tmp_path), str(repository)],
+        [
+            *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"),
+            *("-w", str(tmp_path), str(repository)),
+        ],
         check=True,
         capture_output=True,
         text=True,

@@ -7,6 +7,7 @@ import sys
 
 import click
 import pytest
+
 from coresetdb.cli.main import COMMANDS, commands
 
 HEAVY = ("torch", "transformers", "lance", "lancedb", "pyarrow", "duckdb", "polars", "numpy")

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+
 from coresetdb.cli.sql import command
 from coresetdb.cli.sql_output import show
 from coresetdb.cli.sql_prompt import prompt

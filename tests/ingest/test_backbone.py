@@ -10,10 +10,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from coresetdb.ingest import weights
-from coresetdb.ingest.backbone import Backbone, BackboneConfig, describe, resolve
-from coresetdb.schemas.errors import BackboneError, UsageError
-from coresetdb.schemas.instruction import Instruction
 from tiny_models import (
     ARCHITECTURES,
     POSITIONS,
@@ -23,6 +19,11 @@ from tiny_models import (
     tiny_backbone,
     tiny_folder,
 )
+
+from coresetdb.ingest import weights
+from coresetdb.ingest.backbone import Backbone, BackboneConfig, describe, resolve
+from coresetdb.schemas.errors import BackboneError, UsageError
+from coresetdb.schemas.instruction import Instruction
 
 
 @pytest.fixture

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from coresetdb.ingest.batching import pad, plan_batches
 from hypothesis import given
 from hypothesis import strategies as st
+
+from coresetdb.ingest.batching import pad, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 

@@ -7,6 +7,8 @@ import random
 import numpy as np
 import pytest
 import torch
+from tiny_models import ARCHITECTURES, VOCABULARY, tiny_backbone, tiny_conversations, tiny_folder
+
 from coresetdb.ingest import forward
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batching import plan_batches
@@ -14,7 +16,6 @@ from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations.registry import parse_features, recipe
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.schemas.instruction import Instruction
-from tiny_models import ARCHITECTURES, VOCABULARY, tiny_backbone, tiny_conversations, tiny_folder
 
 NUMBERS = ("rds", "rds_norm", "nll", "ppl", "nll_alone", "ifd")
 

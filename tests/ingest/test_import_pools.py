@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from coresetdb.ingest.reading import ReadOptions, open_source
 from coresetdb.schemas.errors import AmbiguousFormatError
 from coresetdb.schemas.instruction import Record

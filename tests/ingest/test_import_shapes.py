@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from coresetdb.ingest.importers.registry import importer_named, importers
 from coresetdb.ingest.reading import ReadOptions, open_source
 from coresetdb.schemas.errors import AmbiguousFormatError, UsageError
 from coresetdb.schemas.instruction import Instruction, Message, Record
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def read(tmp_path: Path, *rows: Any, **options: Any) -> list[Any]:

@@ -13,9 +13,10 @@ import threading
 import time
 from pathlib import Path
 
-import coresetdb
 import numpy as np
 import pytest
+
+import coresetdb
 from coresetdb.schemas.errors import FingerprintError
 
 COLOURS = ("red", "green", "blue", "white", "black", "amber", "violet")

@@ -6,11 +6,12 @@ import math
 
 import pytest
 import torch
+from tiny_models import ARCHITECTURES, BOS, END, tiny_backbone, tiny_conversations, tiny_folder
+
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.instruction import Instruction
-from tiny_models import ARCHITECTURES, BOS, END, tiny_backbone, tiny_conversations, tiny_folder
 
 
 def tokens_and_answers(backbone, turns) -> tuple[list[int], list[bool]]:

@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations.registry import fields_of, parse_features
 from coresetdb.schemas.instruction import Instruction
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 
 def naive_rds(model, ids) -> np.ndarray:

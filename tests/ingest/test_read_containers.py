@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 import xxhash
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
 from coresetdb.ingest.readers.json_scan import JsonScanner
 from coresetdb.ingest.readers.lines import split_lines
 from coresetdb.ingest.readers.rows import Bad
 from coresetdb.ingest.reading import ReadOptions, open_source, reread
 from coresetdb.schemas.errors import InputError, UsageError
 from coresetdb.schemas.instruction import Instruction, Record, Reject
-from hypothesis import given
-from hypothesis import strategies as st
 
 ROWS = [
     {"instruction": "Name a fruit.", "input": "", "output": "Apple."},

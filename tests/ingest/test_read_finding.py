@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from coresetdb.ingest.reading import find_files, open_source
 from coresetdb.schemas.errors import InputError
 

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import pytest
 import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from coresetdb.ingest.reading import ReadOptions, SourceFile, open_source
 from coresetdb.schemas.errors import InputError, UsageError
 from coresetdb.schemas.instruction import Record, Reject
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 GOOD = '{"question": "q", "answer": "a"}'
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import POOL

@@ -9,6 +9,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 import pytest
 import yaml
+
 from coresetdb.query.export.export import EXTRAS, FORMATS, export
 from coresetdb.query.export.shape import UnfitError
 from coresetdb.query.selection import select

@@ -1,6 +1,7 @@
 """Method names: what is understood, what is refused, and how."""
 
 import pytest
+
 from coresetdb.query.methods import method_names, parse_method
 from coresetdb.schemas.errors import UsageError
 

@@ -4,6 +4,8 @@ import json
 
 import pyarrow as pa
 import torch
+from tiny_models import tiny_backbone
+
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.reading import ReadOptions
 from coresetdb.ingest.representations.registry import fields_of, parse_features
@@ -13,7 +15,6 @@ from coresetdb.query.targets import add_target
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.tables import POOL
 from coresetdb.store.store import Store
-from tiny_models import tiny_backbone
 
 torch.set_num_threads(1)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from coresetdb.query.reducers import Block, reducer_for
 from coresetdb.selectors.task import (
     MAX_BLOCK_ROWS,

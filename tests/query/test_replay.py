@@ -1,6 +1,7 @@
 """Replay: the same ids after all that may happen to a store."""
 
 import pytest
+
 from coresetdb.query.replay import replay
 from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+
 from coresetdb.query.coresets import load_coreset, tag_of
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError

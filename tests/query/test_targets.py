@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from coresetdb.ingest.reading import ReadOptions
 from coresetdb.query.selection import select
 from coresetdb.query.targets import add_target, list_targets, remove_target

@@ -1,9 +1,10 @@
 """Budgets in tokens: the longest prefix that fits, whatever the first guess was."""
 
 import numpy as np
-from coresetdb.query.token_budget import lengths_to_try, prefix_that_fits
 from hypothesis import given
 from hypothesis import strategies as st
+
+from coresetdb.query.token_budget import lengths_to_try, prefix_that_fits
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 400))

@@ -4,12 +4,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from coresetdb.query.reducers import Block, reducer_for
 from coresetdb.selectors.keys import ids_of, keys_of
 from coresetdb.selectors.registry import selectors
 from coresetdb.selectors.task import Task
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 torch.set_num_threads(1)
 

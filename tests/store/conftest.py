@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from coresetdb.schemas.canonical import digest
 from coresetdb.store.keys import key_of
 from coresetdb.store.store import Store

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pyarrow.feather as feather
+
 from coresetdb.schemas.canonical import digest
 from coresetdb.store.rows import conform
 from coresetdb.store.store import Store

@@ -13,6 +13,7 @@ import lancedb
 import polars as pl
 import pyarrow as pa
 import pytest
+
 from coresetdb.schemas.errors import (
     DamagedStoreError,
     LayoutError,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from lance.file import LanceFileReader
+
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store.repair import repair
@@ -14,7 +16,6 @@ from coresetdb.store.report import LostRow
 from coresetdb.store.rows import conform
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
-from lance.file import LanceFileReader
 
 
 def newest_manifest(store: Store, table: str) -> Path:

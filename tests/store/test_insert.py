@@ -10,15 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.feather as feather
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from lance.file import LanceFileReader
+
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import StoreError, UsageError
 from coresetdb.store import rows as incoming
 from coresetdb.store.commits import committed
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from lance.file import LanceFileReader
 
 INSERTER = """
 import sys, pyarrow.feather as feather

@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+
 from coresetdb.schemas.errors import StoreBusyError
 from coresetdb.store.locks import StoreLock
 from coresetdb.store.place import place_at

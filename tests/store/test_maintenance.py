@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import StoreBusyError, UsageError
 from coresetdb.store.checksums import read_journal

@@ -6,6 +6,7 @@ import os
 import time
 
 import pytest
+
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import StoreBusyError, StoreNotFoundError
 from coresetdb.store import locks

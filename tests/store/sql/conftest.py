@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from coresetdb.store.keys import key_of
 from coresetdb.store.store import Store
 

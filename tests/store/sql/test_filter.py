@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 import pytest
+
 from coresetdb.schemas.errors import QueryError
 from coresetdb.store.filter import eligible_ids
 from coresetdb.store.sql import SqlSession

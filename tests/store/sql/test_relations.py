@@ -9,6 +9,9 @@ import lance
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from coresetdb.schemas.errors import DamagedStoreError, QueryError
 from coresetdb.schemas.tables import TABLES
 from coresetdb.store.place import place_at
@@ -22,8 +25,6 @@ from coresetdb.store.relations import (
 )
 from coresetdb.store.sql_names import RELATIONS
 from coresetdb.store.store import Store
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+
 from coresetdb.schemas.errors import QueryError, StoreError, StoreNotFoundError, UsageError
 from coresetdb.store.sql import SqlSession, run_query
 from coresetdb.store.store import Store

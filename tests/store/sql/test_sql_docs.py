@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from coresetdb.schemas.tables import TABLES
 from coresetdb.store.sql import SqlSession
 from coresetdb.store.sql_names import RELATIONS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
+
 from coresetdb.store.filter import eligible_ids
 from coresetdb.store.sql import run_query
 from coresetdb.store.store import Store

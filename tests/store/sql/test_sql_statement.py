@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import duckdb
 import pytest
+
 from coresetdb.schemas.errors import QueryError
 from coresetdb.store.sql_statement import filtered_ids, sole_select
 
