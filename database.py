@@ -130,7 +130,7 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(allow_empty_answer=True, **reading)
-        return add_target(self.store, name, file, options, self._featurizer)
+        return add_target(self.store, name, file, options, lambda: self._featurizer)
 
     def targets(self) -> list[Target]:
         """The targets, by name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ def add_target(
     name: str,
     files: str | Sequence[str],
     options: ReadOptions,
-    featurizer: Featurizer,
+    featurizer: Callable[[], Featurizer],
 ) -> AddedTarget:
     """Read a target's examples, featurize them and keep them under a name.
 
@@ -69,7 +69,7 @@ def add_target(
         name: letters, digits, dots, dashes and underscores, at most 64.
         files: a file, glob or folder, or several; every shape the importers know.
         options: how to read them.
-        featurizer: for the store's recipes, on the store's backbone.
+        featurizer: makes the featurizer of the store's recipes; called once the examples are read.
 
     Raises:
         UsageError: a bad name, or there is a target of that name.
@@ -82,7 +82,7 @@ def add_target(
             f"coresetdb target remove {store.uri} {name}"
         )
     records, read, rejected, decisions = _read(files, options)
-    rows = _rows(store, name, records, featurizer)
+    rows = _rows(store, name, records, featurizer())
     store.insert("targets", rows)
     store.sync()
     (target,) = (each for each in list_targets(store) if each.name == name)

@@ -20,7 +20,7 @@ QUESTIONS = [{"question": f"sums example {n}", "answer": f"{n}"} for n in (3, 1,
 
 def test_a_target_from_a_file(store, tmp_path, toys):
     file = written(tmp_path / "new.jsonl", [*QUESTIONS, QUESTIONS[0], ["no", "object"]])
-    added = add_target(store, "new", file, ReadOptions(), toys.featurizer)
+    added = add_target(store, "new", file, ReadOptions(), lambda: toys.featurizer)
     assert (added.read, added.target.examples, added.duplicates) == (5, 3, 1)
     assert [(reject.line, reject.file) for reject in added.rejected] == [(5, file)]
     assert added.target.name == "new" and added.target.files == (file,)
@@ -39,13 +39,13 @@ def test_several_files_and_a_folder(store, tmp_path, toys):
     written(tmp_path / "a.jsonl", QUESTIONS[:2])
     written(tmp_path / "b.jsonl", QUESTIONS[1:])
     files = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
-    added = add_target(store, "two", files, ReadOptions(), toys.featurizer)
+    added = add_target(store, "two", files, ReadOptions(), lambda: toys.featurizer)
     assert (added.target.examples, added.duplicates, len(added.decisions)) == (3, 1, 2)
 
 
 def test_an_example_without_an_answer_is_kept(store, tmp_path, toys):
     file = written(tmp_path / "open.jsonl", [{"prompt": "sums now", "completion": ""}])
-    added = add_target(store, "open", file, ReadOptions(), toys.featurizer)
+    added = add_target(store, "open", file, ReadOptions(), lambda: toys.featurizer)
     assert added.target.examples == 1 and not added.rejected
 
 
@@ -58,18 +58,20 @@ def test_examples_that_lack_the_feature_are_counted(store, toys):
 def test_refusals(store, tmp_path, toys):
     file = written(tmp_path / "q.jsonl", QUESTIONS)
     with pytest.raises(UsageError, match="already") as taken:
-        add_target(store, "python", file, ReadOptions(), toys.featurizer)
+        add_target(store, "python", file, ReadOptions(), lambda: toys.featurizer)
     assert taken.value.exit_code == 2
     for bad in ("", "with space", "a/b", "x" * 65):
         with pytest.raises(UsageError, match="target name"):
-            add_target(store, bad, file, ReadOptions(), toys.featurizer)
+            add_target(store, bad, file, ReadOptions(), lambda: toys.featurizer)
     unusable = written(
         tmp_path / "bad.jsonl", [{"messages": [{"role": "martian", "content": "x"}]}]
     )
     with pytest.raises(InputError, match="no usable example"):
-        add_target(store, "bad", unusable, ReadOptions(), toys.featurizer)
+        add_target(store, "bad", unusable, ReadOptions(), lambda: toys.featurizer)
     with pytest.raises((InputError, UsageError)):
-        add_target(store, "none", str(tmp_path / "absent.jsonl"), ReadOptions(), toys.featurizer)
+        add_target(
+            store, "none", str(tmp_path / "absent.jsonl"), ReadOptions(), lambda: toys.featurizer
+        )
     assert [each.name for each in list_targets(store)] == ["arithmetic", "python"]
 
 
