@@ -116,7 +116,7 @@ class _Job:
         self.metadata_keys: set[str] = set()
         self.started, self.started_at = time.monotonic(), datetime.now(UTC)
         self.committed = self.started
-        self.bytes_before = 0
+        self.bytes_before = self.bytes_read = 0
         self.bytes_total: int | None = None
 
     def read_all(self, files: Iterable[Source], limit: int | None) -> None:
@@ -141,13 +141,9 @@ class _Job:
         )
         self.account.files.append(counts)
         for block in _blocks(islice(file, limit), READ_BLOCK):
+            self.bytes_read = self.bytes_before + file.bytes_read
             self._take_in(block, counts)
-            self.progress.advance(
-                rows=self.account.total("read"),
-                tokens=self.account.tokens,
-                bytes_read=self.bytes_before + file.bytes_read,
-                bytes_total=self.bytes_total,
-            )
+            self._tell(0, 0)
         file.finish()
         counts.xxh3 = file.xxh3
         counts.bytes = file.bytes_read
@@ -189,9 +185,10 @@ class _Job:
             self.committed = time.monotonic()
         shard, self.shard = self.shard, _Shard([], [])
         begun = time.monotonic()
-        features = self.featurizer.featurize([record.instruction for _, record in shard.records])
+        features = self.featurizer.featurize(
+            [record.instruction for _, record in shard.records], self._tell
+        )
         seconds = time.monotonic() - begun
-        self.account.tokens += sum(features["tokens"].to_pylist())
         self._count_reasons(features)
         self.commit.add_rows(shard.records, features)
         for (row_id, _), owner in zip(shard.records, shard.owners, strict=True):
@@ -202,6 +199,16 @@ class _Job:
         waited = time.monotonic() - self.committed
         if len(self.commit.rows) >= self.commit_rows or waited >= COMMIT_SECONDS:
             self._write()
+
+    def _tell(self, rows: int, tokens: int) -> None:
+        """Count a batch of `rows` with `tokens` as featurized, and say where the job stands."""
+        self.account.tokens += tokens
+        self.progress.advance(
+            rows=self.account.total("read"),
+            tokens=self.account.tokens,
+            bytes_read=self.bytes_read,
+            bytes_total=self.bytes_total,
+        )
 
     def _count_reasons(self, features: pa.Table) -> None:
         for name in features.column_names:

@@ -165,6 +165,22 @@ def record(store: Store, coreset: Coreset) -> bool:
     return True
 
 
+def remove_coreset(store: Store, name: str) -> None:
+    """Forget a coreset; the pool keeps its rows, and its version may be cleaned away.
+
+    Itself goes first: a kill in between leaves rows without a coreset, as in `record`.
+
+    Raises:
+        UsageError: there is no such coreset.
+    """
+    if name not in coreset_names(store):
+        raise UsageError(f"no coreset {name!r} in {store.uri}; see `coresetdb coreset list`")
+    store.delete("coresets", f"name = {quoted(name)}")
+    store.delete("coreset_rows", f"coreset = {quoted(name)}")
+    store.untag(tag_of(name))
+    store.sync()
+
+
 def load_coreset(store: Store, name: str) -> Coreset:
     """A recorded coreset.
 

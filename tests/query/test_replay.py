@@ -2,6 +2,7 @@
 
 import pytest
 
+from coresetdb.query.coresets import coreset_names, remove_coreset, tag_of
 from coresetdb.query.replay import replay
 from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target
@@ -54,3 +55,14 @@ def _other_seed(**fields):
     from coresetdb.query.answer import Request
 
     return Request(**{**fields, "seed": 2})
+
+
+def test_a_removed_coreset_leaves_nothing_behind(store):
+    kept, gone = select(store, ["python"], budget="5"), select(store, ["python"], budget="7")
+    remove_coreset(store, gone.name)
+    assert coreset_names(store) == [kept.name]
+    names = store.dataset("coreset_rows").to_table(columns=["coreset"])["coreset"].to_pylist()
+    assert names == [kept.name] * 5
+    assert list(store.tags()) == [tag_of(kept.name)]
+    with pytest.raises(UsageError, match=gone.name):
+        remove_coreset(store, gone.name)
