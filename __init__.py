@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .schemas.version import VERSION
+
 if TYPE_CHECKING:
     from .database import Database
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Database", "__version__", "connect", "create"]
 
 

@@ -26,10 +26,10 @@ import transformers
 
 import coresetdb
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.batch import Batch, make_batch
 from coresetdb.ingest.batching import plan_batches
 from coresetdb.ingest.encoding import Encoded
 from coresetdb.ingest.featurizer import TOKENS_PER_BATCH_CPU, Featurizer
-from coresetdb.ingest.forward import Batch, make_batch
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.instruction import Instruction
 

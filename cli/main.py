@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from .. import __version__
 from ..schemas.errors import CoresetDBError
+from ..schemas.version import VERSION
 
 COMMANDS = (
     "init",
@@ -46,7 +46,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="coresetdb")
+@click.version_option(VERSION, prog_name="coresetdb")
 def commands() -> None:
     """Choose which instruction data to fine-tune on.
 

@@ -164,7 +164,8 @@ class Featurizer:
         self, view: View, rows: Sequence[Encoded], on_batch: Callable[[int, int], None] | None
     ) -> dict[int, dict[str, np.ndarray]]:
         """Recipe's place -> its reducers' columns over `rows`, for recipes that need this view."""
-        from .forward import make_batch, run_pass
+        from .batch import make_batch
+        from .forward import run_pass
 
         asked = {
             place: (representation, needs[view], recipe.options)

@@ -17,11 +17,11 @@ from itertools import islice
 
 import pyarrow as pa
 
-from .. import __version__
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import InputError, StoreBusyError
 from ..schemas.instruction import Record, Reject
 from ..schemas.tables import RUNS
+from ..schemas.version import VERSION
 from ..store.store import Store
 from .account import Account, FileAccount
 from .commit import Commit
@@ -279,7 +279,7 @@ class _Job:
             "seconds": self.account.seconds,
             "files": [file.as_row() for file in self.account.files],
             "metadata_keys": sorted(self.metadata_keys),
-            "code_version": __version__,
+            "code_version": VERSION,
             "note": "; ".join(self.account.faults) or None,
         }
         self.store.upsert("runs", pa.Table.from_pylist([row], schema=RUNS))

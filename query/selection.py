@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..schemas.budget import parse_budget
+from ..schemas.version import VERSION
 from .answer import Answer, Request, answer
 from .coresets import Coreset, check_free, describe_members, free_name, record
 from .names import check_name
@@ -106,8 +107,6 @@ def _coreset(store: Store, name: str, request: Request, found: Answer) -> Corese
 
 
 def _parameters(request: Request, found: Answer) -> dict:
-    from .. import __version__
-
     method, feature = found.method, found.feature
     parameters = {
         "representation": method.representation,
@@ -118,7 +117,7 @@ def _parameters(request: Request, found: Answer) -> dict:
         "targets_version": request.targets_version,
         "missing": found.missing,
         "tokens": found.tokens,
-        "code_version": __version__,
+        "code_version": VERSION,
     }
     if feature and method.needs_target:
         import torch

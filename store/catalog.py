@@ -12,6 +12,7 @@ import pyarrow as pa
 from ..schemas.canonical import canonical_json
 from ..schemas.recipe import Recipe
 from ..schemas.tables import ARTIFACTS, RECIPES
+from ..schemas.version import VERSION
 from .commits import committed
 from .keys import key_of
 from .layout import RECIPE_PREFIX
@@ -78,8 +79,6 @@ def artifact(store: Store, fingerprint: str, name: str) -> bytes | None:
 
 
 def _row(recipe: Recipe) -> dict[str, Any]:
-    from .. import __version__
-
     return {
         "fingerprint": recipe.fingerprint,
         "representation": recipe.representation,
@@ -89,7 +88,7 @@ def _row(recipe: Recipe) -> dict[str, Any]:
         "columns": list(recipe.columns),
         "stored_dtype": recipe.stored_dtype,
         "artifacts": canonical_json(recipe.artifacts),
-        "code_version": __version__,
+        "code_version": VERSION,
         "created_at": datetime.now(UTC),
     }
 

@@ -21,6 +21,7 @@ from ..schemas.errors import (
     UsageError,
 )
 from ..schemas.tables import LAYOUT_VERSION, TABLES
+from ..schemas.version import VERSION
 from .place import Place
 
 LAYOUT_KEY = "coresetdb:layout"
@@ -43,15 +44,13 @@ def make_tables(
     """
     import lance
 
-    from .. import __version__
-
     if _has_pool(place):
         raise UsageError(f"{place.uri}: there is a store already")
     unfinished = [table for table in TABLES if _ours(place, table)]
     features = {"pool": pool_features, "targets": target_features}
     facts = {
         LAYOUT_KEY: str(LAYOUT_VERSION),
-        WRITER_KEY: __version__,
+        WRITER_KEY: VERSION,
         CONFIG_KEY: json.dumps(config, ensure_ascii=False, sort_keys=True),
     }
     for table in ["files", *(name for name in TABLES if name not in ("files", "pool")), "pool"]:
@@ -119,8 +118,6 @@ def read_config(place: Place) -> dict[str, Any]:
     """
     import lance
 
-    from .. import __version__
-
     require_pool(place)
     try:
         pool = lance.dataset(place.table_uri("pool"), storage_options=place.options)
@@ -139,7 +136,7 @@ def read_config(place: Place) -> dict[str, Any]:
     if int(facts[LAYOUT_KEY]) > LAYOUT_VERSION:
         raise LayoutError(
             f"{place.uri}: this store was written by coresetdb {facts.get(WRITER_KEY, '?')} in "
-            f"layout {facts[LAYOUT_KEY]}; this is coresetdb {__version__}, which reads layouts up "
+            f"layout {facts[LAYOUT_KEY]}; this is coresetdb {VERSION}, which reads layouts up "
             f"to {LAYOUT_VERSION}. Upgrade coresetdb to open it"
         )
     try:

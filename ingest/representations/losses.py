@@ -22,8 +22,8 @@ from .registry import Needs, Reducer, View
 if TYPE_CHECKING:
     import torch
 
+    from ..batch import Batch
     from ..encoding import Encoded
-    from ..forward import Batch
 
 NO_RESPONSE = "no response token"
 NOT_FINITE = "the loss is not finite"

@@ -20,8 +20,8 @@ from .registry import Needs, Reducer, View
 if TYPE_CHECKING:
     import torch
 
+    from ..batch import Batch
     from ..encoding import Encoded
-    from ..forward import Batch
 
 
 class Rds:

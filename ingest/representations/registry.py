@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from ..batch import Batch
     from ..encoding import Encoded
-    from ..forward import Batch
 
 ENTRY_POINTS = "coresetdb.representations"
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ...schemas.instruction import Instruction
+from ...schemas.version import VERSION
 from ...selectors.keys import keys_of
 from ...selectors.random_order import shuffle_words
 from ..coresets import Coreset, load_coreset
@@ -233,9 +234,7 @@ def _shuffled(ids: pa.ChunkedArray, seed: int) -> Sequence[int]:
 
 
 def _manifest(store: Store, coreset: Coreset) -> dict[str, Any]:
-    from ... import __version__
-
     facts = coreset.row() | {"created_at": coreset.created_at.isoformat()}
     facts["parameters"] = coreset.parameters
     mix = {share.corpus: {"picked": share.picked, "pool": share.pool} for share in coreset.mix}
-    return {"coresetdb": __version__, "store": store.uri, "coreset": facts, "mix": mix}
+    return {"coresetdb": VERSION, "store": store.uri, "coreset": facts, "mix": mix}

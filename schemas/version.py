@@ -1,0 +1,3 @@
+"""The version of this code, below everything that writes it into a store or a file."""
+
+VERSION = "0.1.0"
