@@ -164,7 +164,9 @@ def test_stopping_within_a_shard_counts_only_what_is_kept(database, tmp_path, er
     seen = database.store.dataset("sources").to_table(columns=["id"])["id"].to_pylist()
     pool = database.store.dataset("pool").to_table(columns=["id"])["id"].to_pylist()
     assert set(seen) == set(pool)
+    assert [run["status"] for run in database.status().unfinished] == [status]
     account = database.ingest(file)
+    assert database.status().unfinished == []
     assert account.total("new") == 198 - kept
     assert database.store.dataset("sources").count_rows() == 200
 
