@@ -12,7 +12,14 @@ from typing import Any
 
 from ..schemas.canonical import digest, digest_of
 from ..schemas.errors import BackboneError, UsageError
-from .chat_template import PLAIN_TEMPLATE, TEMPLATE_DATE, read_templates
+from .answers import history_notice
+from .chat_template import (
+    PLAIN_TEMPLATE,
+    TEMPLATE_DATE,
+    ChatTemplate,
+    read_special_tokens,
+    read_templates,
+)
 from .model_folder import model_folder
 from .weights import hash_file, hash_weights
 
@@ -103,7 +110,8 @@ def describe(config: BackboneConfig) -> BackboneInfo:
     """Sizes and identity of a backbone, from its files (weight hashes are cached).
 
     Raises:
-        BackboneError: no such model, not a causal LM, weights or tokenizer missing.
+        BackboneError: no such model, not a causal LM, weights or tokenizer missing, a chat
+            template that does not compile.
         UsageError: `max_length` is above the model's positions.
     """
     folder = model_folder(config.name)
@@ -120,6 +128,8 @@ def describe(config: BackboneConfig) -> BackboneInfo:
             f"{config.name}: the tokenizer has no chat template; rows are rendered with "
             "coresetdb's plain one (### User: / ### Assistant:)"
         )
+    elif said := history_notice(ChatTemplate(templates, read_special_tokens(folder))):
+        notices.append(f"{config.name}: {said}")
     max_length = _max_length(config, positions)
     return BackboneInfo(
         name=config.name,

@@ -13,7 +13,6 @@ import torch
 from tiny_models import (
     ARCHITECTURES,
     POSITIONS,
-    TEMPLATE,
     VOCABULARY,
     save_tiny_model,
     tiny_backbone,
@@ -60,10 +59,11 @@ def test_heads_that_scale_their_logits_are_noticed():
     assert plain == {name: name != "cohere" for name in ARCHITECTURES}
 
 
-def test_describing_needs_no_torch(folder):
+@pytest.mark.parametrize("name", ["builtin", "a folder"])
+def test_describing_needs_no_torch(folder, name):
     script = (
         "import sys; from coresetdb.ingest.describe import BackboneConfig, describe;"
-        f"describe(BackboneConfig({str(folder)!r}));"
+        f"describe(BackboneConfig({(name if name == 'builtin' else str(folder))!r}));"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -117,18 +117,26 @@ def test_a_cache_that_cannot_be_written_is_no_fault(folder, monkeypatch, tmp_pat
     assert describe(BackboneConfig(str(folder))).hidden_size == 32
 
 
-def test_a_missing_template_is_said_and_part_of_the_identity(tmp_path, capsys):
+def test_a_missing_template_is_said_and_part_of_the_identity(tmp_path, capfd):
     backbone = load(save_tiny_model(tmp_path / "model", template=None))
-    assert "no chat template" in capsys.readouterr().err
+    (notice,) = backbone.info.notices
+    assert "no chat template" in notice
+    assert capfd.readouterr() == ("", "")  # a progress bar may be on the screen
     assert backbone.info.identity["template"].startswith("plain ")
     row = backbone.encode(Instruction.from_turns(("user", "two?"), ("assistant", "three")))
     assert row.response_tokens > 0
 
 
-def test_a_template_that_rewrites_history_is_said(tmp_path, capsys):
-    turn = "~ ('(thinking)' if loop.last and message.role == 'assistant' else '') ~ message.content"
-    load(save_tiny_model(tmp_path / "model", template=TEMPLATE.replace("~ message.content", turn)))
-    assert "rewrites history" in capsys.readouterr().err
+def test_the_built_in_proxy_loads():
+    backbone = Backbone.load(BackboneConfig("builtin", "cpu", "float32", 64))
+    assert backbone.info.notices == () and backbone.plain_head
+    row = backbone.encode(
+        Instruction.from_turns(("user", "two?"), ("assistant", "three"), ("user", "b"))
+    )
+    assert row.response_tokens > 1
+    states = backbone.states(torch.tensor(row.ids)[None].long(), torch.ones(1, len(row)).bool())
+    assert states.hidden.shape == (1, len(row), backbone.info.hidden_size)
+    assert torch.isfinite(states.hidden).all()
 
 
 def test_neither_pad_nor_bos_token_is_needed(tmp_path):
