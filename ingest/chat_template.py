@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..schemas.errors import BackboneError
+from .model_folder import read_settings
 
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 """The day every template is told; part of a backbone's identity."""
@@ -47,7 +48,7 @@ def read_templates(folder: Path) -> dict[str, str]:
     templates: dict[str, str] = {}
     config = folder / "tokenizer_config.json"
     if config.is_file():
-        found = _read_json(config).get("chat_template")
+        found = read_settings(config).get("chat_template")
         if isinstance(found, str):
             templates[DEFAULT] = found
         elif isinstance(found, list):
@@ -68,19 +69,12 @@ def read_special_tokens(folder: Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings = _read_json(folder / file) if (folder / file).is_file() else {}
+        settings = read_settings(folder / file) if (folder / file).is_file() else {}
         for name, token in settings.items():
             text = token.get("content") if isinstance(token, dict) else token
             if name.endswith("_token") and isinstance(text, str):
                 found[name] = text
     return found
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BackboneError(f"{path} is not JSON ({error}). Copy the model again") from error
 
 
 class ChatTemplate:

@@ -5,7 +5,6 @@ No torch here: opening a store, planning and comparing fingerprints stay light.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from .chat_template import (
     read_special_tokens,
     read_templates,
 )
-from .model_folder import model_folder
+from .model_folder import model_folder, read_settings
 from .weights import hash_file, hash_weights
 
 DEFAULT_MAX_LENGTH = 2048
@@ -115,7 +114,7 @@ def describe(config: BackboneConfig) -> BackboneInfo:
         UsageError: `max_length` is above the model's positions.
     """
     folder = model_folder(config.name)
-    model = _read_json(folder / "config.json", config.name)
+    model = read_settings(folder / "config.json")
     _require_causal(model, config.name)
     sizes = model.get("text_config") or model
     positions = _first(
@@ -152,15 +151,6 @@ def describe(config: BackboneConfig) -> BackboneInfo:
         },
         notices=tuple(notices),
     )
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BackboneError(
-            f"{name}: {path.name} is not JSON ({error}). Copy the model again"
-        ) from error
 
 
 def _require_causal(model: dict[str, Any], name: str) -> None:
@@ -213,6 +203,6 @@ def _tokenizer_hash(folder: Path, name: str) -> str:
     parts: dict[str, Any] = {file.name: hash_file(file) for file in files}
     config = folder / "tokenizer_config.json"
     if config.is_file():
-        settings = _read_json(config, name)
+        settings = read_settings(config)
         parts[config.name] = {key: settings[key] for key in _TOKENIZER_KEYS if key in settings}
     return digest_of(parts)

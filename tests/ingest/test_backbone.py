@@ -211,8 +211,15 @@ def test_what_is_broken_is_named(folder):
     weight_file.write_bytes(whole)
     tokenizer.write_text('{"version": "1.0"}')
     refused(folder, "the tokenizer cannot be loaded")
-    (folder / "config.json").write_text("{")
-    refused(folder, "config.json is not JSON")
+    for text, complaint in (("{", "is not JSON"), ("[1]", "holds no JSON object")):
+        for file in ("tokenizer_config.json", "config.json"):
+            whole = (folder / file).read_bytes()
+            (folder / file).write_text(text)
+            refused(folder, f"{file} {complaint}")
+            (folder / file).write_bytes(whole)
+    (folder / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(BackboneError, match="does not compile"):
+        describe(BackboneConfig(str(folder)))
 
 
 @pytest.mark.parametrize("architecture", ["BertForMaskedLM", "LlamaModel", "T5EncoderModel"])
@@ -257,7 +264,11 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
 
 def test_hub_failures_are_told_apart(monkeypatch):
     import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     def failing(error):
         def snapshot_download(*args, **settings):
@@ -268,6 +279,7 @@ def test_hub_failures_are_told_apart(monkeypatch):
     not_found = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
     for error, complaint in (
         (not_found, "no such model on the Hugging Face hub"),
+        (HFValidationError("--"), "no name the Hugging Face hub allows"),
         (LocalEntryNotFoundError("no network"), "cannot be reached"),
         (ConnectionError("refused"), "cannot be reached"),
     ):

@@ -48,8 +48,10 @@ THINKING = """\
 """
 EMPTY = "<think>\n\n</think>\n\n"
 
-# The end of a turn is another one for the last turn.
-UNCLEAR = TEMPLATE.replace("'<|end|>'", "('<|end|>' if loop.last else ' / ')")
+# An answer ends otherwise when it is the last turn.
+UNCLEAR = TEMPLATE.replace(
+    "'<|end|>'", "(' / ' if message.role == 'assistant' and not loop.last else '<|end|>')"
+)
 
 SINGLE = Instruction.from_turns(("user", "two?"), ("assistant", "three"))
 SEVERAL = Instruction.from_turns(
