@@ -47,6 +47,7 @@ def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows):
 
     def reingest(lost):
         store.insert("pool", pool_rows(0, 60))
+        return {}
 
     assert repair(uri, reingest).ok or not report.lost
     assert store.dataset("pool").count_rows() == 60
