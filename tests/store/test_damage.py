@@ -180,7 +180,8 @@ def test_without_a_callback_the_rest_is_named(filled):
     lost = ids_in(filled, 3)
     flip(fragment_file(filled, "pool", 3), 40)
     done = repair(filled.uri)
-    assert not done.ok and done.after is not None and not done.after.damages
+    assert not done.ok and done.after is not None and not done.after.ok
+    assert not any(damage.newest for damage in done.after.damages)
     assert any("40 rows are not back" in line and "ingest" in line for line in done.unrepaired)
     assert set(done.found.lost_ids) == lost
     assert filled.dataset("pool").count_rows() == 160
