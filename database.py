@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .query.export.export import Exported
     from .query.replay import Replay
     from .query.targets import AddedTarget, Target
+    from .store.maintenance import Compacted
     from .store.report import Repair, Report
     from .store.sql import QueryResult
     from .store.status import Status
@@ -259,19 +260,43 @@ class Database:
 
         return status_of(self.store)
 
+    def compact(self, keep_hours: float = 24.0) -> Compacted:
+        """Merge small fragments, then drop versions older than `keep_hours` and leftover files.
 
-def verify_store(uri: str, *, full: bool = False) -> Report:
+        Versions that coresets were chosen from stay.
+
+        Raises:
+            StoreBusyError: another process is writing.
+        """
+        from .store.maintenance import compact_and_clean
+
+        return compact_and_clean(self.store, keep_hours)
+
+
+def verify_store(
+    uri: str, *, full: bool = False, storage_options: dict[str, str] | None = None
+) -> Report:
     """Hold a store's files against what was written; a store that does not open can be verified."""
     from .store.verify import verify
 
-    return verify(uri, full=full)
+    return verify(uri, full, storage_options)
 
 
-def repair_store(uri: str, *, say: Callable[[str], None] = lambda sentence: None) -> Repair:
-    """Bring a damaged store back, then verify it in full."""
+def repair_store(
+    uri: str,
+    *,
+    say: Callable[[str], None] = lambda sentence: None,
+    storage_options: dict[str, str] | None = None,
+) -> Repair:
+    """Bring a damaged store back, then verify it in full.
+
+    Raises:
+        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
+            made them is gone or another; nothing was changed.
+    """
     from .ingest.heal import heal
 
-    return heal(uri, say)
+    return heal(uri, say, storage_options)
 
 
 def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:

@@ -6,8 +6,6 @@ import click
 
 from .frame import open_database, store_argument, talk
 
-HOUR = 3600.0
-
 
 @click.command(short_help="Merge small fragments, drop old versions.")
 @store_argument
@@ -26,10 +24,8 @@ def command(store: str, keep_hours: float) -> None:
     \b
         coresetdb compact pool
     """
-    database = open_database(store)
-    merged = database.store.compact()
-    cleaned = database.store.clean(older_than_seconds=keep_hours * HOUR)
+    done = open_database(store).compact(keep_hours)
     talk(
-        f"{store}: {merged:,} fragments merged away, {cleaned.versions:,} old versions and "
-        f"{cleaned.files:,} files dropped ({cleaned.bytes / 1e6:,.1f} MB)."
+        f"{store}: {done.merged:,} fragments merged away, {done.versions:,} old versions and "
+        f"{done.files:,} files dropped ({done.bytes / 1e6:,.1f} MB)."
     )

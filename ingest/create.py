@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -59,14 +60,24 @@ def load_featurizer(store: Store) -> Featurizer:
 
     config = BackboneConfig(**store.config["backbone"])
     recipes = list({recipe.fingerprint: recipe for recipe in store.recipes().values()}.values())
+    check_backbone(store.uri, config, recipes)
+    return Featurizer(Backbone.load(config), recipes)
+
+
+def check_backbone(uri: str, config: BackboneConfig, recipes: Sequence[Recipe]) -> None:
+    """Make sure a backbone is the one that made a store's features; reads files, loads nothing.
+
+    Raises:
+        BackboneError: the backbone is gone or broken.
+        FingerprintError: its weights, tokenizer or template are no longer those of the store.
+    """
     identity = describe(config).identity
     for recipe in recipes:
         if recipe.backbone and recipe.backbone != identity:
             raise FingerprintError(
-                f"{config.name} is no longer the backbone that made the features of {store.uri}: "
+                f"{config.name} is no longer the backbone that made the features of {uri}: "
                 + "; ".join(
                     difference(Recipe("", 0, {}, identity), Recipe("", 0, {}, recipe.backbone))
                 )
                 + ". Put the original model back, or make a new store"
             )
-    return Featurizer(Backbone.load(config), recipes)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def recipes(store: Store) -> dict[str, Recipe]:
     """Pool column -> the recipe that fills it."""
-    kept = [_recipe(row) for row in store.dataset("recipes").to_table().to_pylist()]
+    kept = [recipe_of(row) for row in store.dataset("recipes").to_table().to_pylist()]
     return {column: recipe for recipe in kept for column in recipe.columns}
 
 
@@ -99,7 +99,8 @@ def _row(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _recipe(row: dict[str, Any]) -> Recipe:
+def recipe_of(row: dict[str, Any]) -> Recipe:
+    """A row of the table `recipes` as what it stands for."""
     return Recipe(
         representation=row["representation"],
         version=row["version"],

@@ -24,11 +24,10 @@ from typing import Any
 import pyarrow as pa
 
 from ..schemas.canonical import digest_of
-from ..schemas.errors import DamagedStoreError
 from ..schemas.tables import FILES
 from .commits import committed, lost_race
 from .keys import key_of
-from .place import Place
+from .place import Place, unopened
 
 FOLDER = "_checksums"
 FOLD_AFTER = 64  # notes
@@ -201,10 +200,7 @@ class Checksums:
                 self._place.table_uri("files"), storage_options=self._place.options
             )
         except (OSError, ValueError) as error:
-            raise DamagedStoreError(
-                f"{self._place.uri}: the table of checksums does not open. "
-                f"Run `coresetdb verify {self._place.uri} --repair`"
-            ) from error
+            raise unopened(self._place, "files", error) from error
 
     def _merge_fragments(self) -> None:
         dataset = self._files()

@@ -27,6 +27,7 @@ class State:
     version: int | None = None
     damages: list[Damage] = field(default_factory=list)
     files: dict[str, int] = field(default_factory=dict)  # needed by the newest version -> bytes
+    checked: dict[str, int] = field(default_factory=dict)  # compared with its note -> bytes
     unnoted: dict[str, int] = field(default_factory=dict)  # path -> version
     orphans: dict[str, int] = field(default_factory=dict)
     sound_fragments: list[int] = field(default_factory=list)
@@ -98,7 +99,7 @@ def _bad_manifests(
     for version, path in sorted(manifests.items()):
         problem: tuple[str, str] | None = None
         if path in notes:
-            problem = _compare(place, notes[path], sizes[path], full=True)
+            problem = _compare(place, state, notes[path], sizes[path], full=True)
         elif version in closed:
             problem = ("unreadable", closed[version])
         else:
@@ -135,7 +136,7 @@ def _check(
         if need.path not in sizes:
             problem = ("missing", "the file is gone")
         elif note is not None:
-            problem = _compare(place, note, sizes[need.path], full)
+            problem = _compare(place, state, note, sizes[need.path], full)
         elif need.size is not None and need.size != sizes[need.path]:
             problem = ("size", f"{sizes[need.path]} bytes, written were {need.size}")
         else:
@@ -193,7 +194,7 @@ def _check_older(
             continue
         problem = ("missing", "the file is gone")
         if path in sizes:
-            problem = _compare(place, note, sizes[path], full=True)
+            problem = _compare(place, state, note, sizes[path], full=True)
         if problem:
             state.damages.append(
                 Damage(state.table, path, problem[0], _what(path), problem[1], newest=False)
@@ -216,7 +217,10 @@ def _tags(place: Place, state: State, sizes: Mapping[str, int]) -> dict[int, lis
     return tags
 
 
-def _compare(place: Place, note: FileNote, size: int, full: bool) -> tuple[str, str] | None:
+def _compare(
+    place: Place, state: State, note: FileNote, size: int, full: bool
+) -> tuple[str, str] | None:
+    state.checked[note.path] = size
     if size != note.size:
         return "size", f"{size} bytes, written were {note.size}"
     if full and place.checksum(note.path)[1] != note.xxh3:

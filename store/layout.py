@@ -14,7 +14,6 @@ from typing import Any
 import pyarrow as pa
 
 from ..schemas.errors import (
-    DamagedStoreError,
     LayoutError,
     StoreError,
     StoreNotFoundError,
@@ -22,7 +21,7 @@ from ..schemas.errors import (
 )
 from ..schemas.tables import LAYOUT_VERSION, TABLES
 from ..schemas.version import VERSION
-from .place import Place
+from .place import Place, unopened
 
 LAYOUT_KEY = "coresetdb:layout"
 CONFIG_KEY = "coresetdb:config"
@@ -56,13 +55,14 @@ def make_tables(
     for table in ["files", *(name for name in TABLES if name not in ("files", "pool")), "pool"]:
         metadata = {TABLE_KEY: table, **(facts if table == "pool" else {})}
         schema = pa.schema([*TABLES[table], *features.get(table, ())], metadata=metadata)
-        lance.write_dataset(
-            schema.empty_table(),
-            place.table_uri(table),
-            mode="overwrite" if table in unfinished else "create",
-            storage_options=place.options,
-            enable_stable_row_ids=True,
-        )
+        with place.reached("written"):
+            lance.write_dataset(
+                schema.empty_table(),
+                place.table_uri(table),
+                mode="overwrite" if table in unfinished else "create",
+                storage_options=place.options,
+                enable_stable_row_ids=True,
+            )
         yield table
 
 
@@ -115,6 +115,7 @@ def read_config(place: Place) -> dict[str, Any]:
         StoreNotFoundError: there is no store, or its creation was interrupted.
         LayoutError: a newer coresetdb wrote it.
         DamagedStoreError: `pool` is there but does not open.
+        StoreError: the place cannot be reached.
     """
     import lance
 
@@ -125,10 +126,7 @@ def read_config(place: Place) -> dict[str, Any]:
             key.decode(): value.decode() for key, value in (pool.schema.metadata or {}).items()
         }
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise DamagedStoreError(
-            f"{place.uri}: the table pool does not open ({_first_line(error)}). "
-            f"Run `coresetdb verify {place.uri} --repair`"
-        ) from error
+        raise unopened(place, "pool", error) from error
     if LAYOUT_KEY not in facts:
         raise StoreNotFoundError(
             f"{place.uri}: this is a LanceDB folder, but not a store of coresetdb"
@@ -143,7 +141,3 @@ def read_config(place: Place) -> dict[str, Any]:
         return json.loads(facts[CONFIG_KEY])
     except (KeyError, ValueError) as error:
         raise StoreError(f"{place.uri}: the store's configuration is not readable") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -27,7 +27,7 @@ from typing import Protocol
 
 import pyarrow.fs as pafs
 
-from ..schemas.errors import StoreBusyError
+from ..schemas.errors import StoreBusyError, StoreError
 from .place import Place
 
 LOCK_FILE = "_lock"
@@ -90,7 +90,9 @@ class _FileLock:
     def acquire(self, shared: bool) -> bool:
         try:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except PermissionError:  # a store on a read-only disk can still be verified
+        except OSError as error:  # a store on a read-only disk can still be verified
+            if not os.path.exists(self._path):
+                raise StoreError(f"{self._path}: cannot be written: {error.strerror}") from error
             handle = os.open(self._path, os.O_RDONLY)
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -31,6 +31,27 @@ class Cleaned:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Compacted:
+    """What `compact_and_clean` did: fragments merged away, and what was removed."""
+
+    merged: int
+    versions: int
+    files: int
+    bytes: int
+
+
+def compact_and_clean(store: Store, keep_hours: float) -> Compacted:
+    """Merge small fragments, then drop what versions of the last `keep_hours` do not need.
+
+    Raises:
+        StoreBusyError: another process is writing.
+    """
+    merged = store.compact()
+    cleaned = store.clean(older_than_seconds=keep_hours * 3600.0)
+    return Compacted(merged, cleaned.versions, cleaned.files, cleaned.bytes)
+
+
 def compact(store: Store, small_rows: int) -> int:
     """Merge fragments of fewer than `small_rows` rows in every table; how many went away."""
     removed = 0

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 import xxhash
 
-from ..schemas.errors import StoreError
+from ..schemas.errors import DamagedStoreError, StoreError
 
 CHUNK_BYTES = 4 << 20
 
@@ -30,6 +32,30 @@ _ENVIRONMENT = {
     "aws_endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
     "allow_http": ("AWS_ALLOW_HTTP",),
 }
+
+
+# What Lance says when a table could not be looked at, whatever its bytes are.
+_OUT_OF_REACH = (
+    "permission denied",
+    "operation not permitted",
+    "too many open files",
+    "error sending request",
+    "error reading a body",
+    "timed out",
+    "connection",
+    "unreachable",
+    "no route to host",
+    "dns error",
+    "accessdenied",
+    "forbidden",
+    "unauthorized",
+    "invalidaccesskeyid",
+    "signaturedoesnotmatch",
+    "expiredtoken",
+    "slowdown",
+    "service unavailable",
+    "internal server error",
+)
 
 
 @dataclass(frozen=True)
@@ -54,49 +80,65 @@ class Place:
         """Every file below `folder`, as path -> size in bytes; empty where there is no folder."""
         selector = pafs.FileSelector(self.absolute(folder), recursive=True, allow_not_found=True)
         start = len(self.root) + 1
-        return {
-            info.path[start:]: info.size
-            for info in self.files.get_file_info(selector)
-            if info.type == pafs.FileType.File
-        }
+        with self.reached("read"):
+            found = self.files.get_file_info(selector)
+        return {info.path[start:]: info.size for info in found if info.type == pafs.FileType.File}
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder at `path`."""
-        return self.files.get_file_info(self.absolute(path)).type != pafs.FileType.NotFound
+        with self.reached("read"):
+            return self.files.get_file_info(self.absolute(path)).type != pafs.FileType.NotFound
 
     def read(self, path: str) -> bytes:
         """All bytes of a file."""
-        with self.files.open_input_stream(self.absolute(path)) as stream:
+        with self.reached("read"), self.files.open_input_stream(self.absolute(path)) as stream:
             return stream.read()
 
     def write(self, path: str, data: bytes) -> None:
         """Put a file there whole or not at all: a reader never sees half of it."""
         target = self.absolute(path)
-        if not self.local:
-            with self.files.open_output_stream(target) as stream:
-                stream.write(data)
-            return
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        part = f"{target}.{uuid.uuid4().hex}.part"
-        Path(part).write_bytes(data)
-        os.replace(part, target)
+        with self.reached("written"):
+            if not self.local:
+                with self.files.open_output_stream(target) as stream:
+                    stream.write(data)
+                return
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            part = f"{target}.{uuid.uuid4().hex}.part"
+            Path(part).write_bytes(data)
+            os.replace(part, target)
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is gone already is no error."""
         if self.exists(path):
             try:
-                self.files.delete_file(self.absolute(path))
+                with self.reached("written"):
+                    self.files.delete_file(self.absolute(path))
             except FileNotFoundError:  # another process was quicker
                 return
 
     def checksum(self, path: str) -> tuple[int, str]:
         """Size in bytes and xxh3 (64 bits, 16 hexadecimal digits) of a file, streamed."""
         size, hasher = 0, xxhash.xxh3_64()
-        with self.files.open_input_stream(self.absolute(path)) as stream:
+        with self.reached("read"), self.files.open_input_stream(self.absolute(path)) as stream:
             while chunk := stream.read(CHUNK_BYTES):
                 size += len(chunk)
                 hasher.update(chunk)
         return size, hasher.hexdigest()
+
+    @contextmanager
+    def reached(self, done: str) -> Iterator[None]:
+        """Turn what the system says of a disk or a server into a sentence.
+
+        Raises:
+            StoreError: the store cannot be `done` ("read", "written"...); a file that is not there
+                stays a FileNotFoundError.
+        """
+        try:
+            yield
+        except (FileNotFoundError, StoreError):
+            raise
+        except OSError as error:
+            raise StoreError(f"{self.uri}: cannot be {done}: {first_line(error)}") from error
 
     def sync(self, paths: Iterable[str]) -> None:
         """Force files and the directories that name them onto the disk (local stores only).
@@ -126,7 +168,7 @@ def place_at(uri: str, storage_options: Mapping[str, str] | None = None) -> Plac
     variables (keys, region, AWS_ENDPOINT_URL; an `http://` endpoint allows plain HTTP).
 
     Raises:
-        StoreError: the address has a scheme the store cannot live on.
+        StoreError: the address has a scheme the store cannot live on, or S3 cannot be set up.
     """
     address = urlparse(uri)
     if address.scheme == "s3":
@@ -156,8 +198,30 @@ def _s3(uri: str, given: dict[str, str]) -> Place:
         "region": options.get("aws_region"),
         "endpoint_override": endpoint,
     }
-    files = pafs.S3FileSystem(**{key: value for key, value in arguments.items() if value})
+    try:
+        files = pafs.S3FileSystem(**{key: value for key, value in arguments.items() if value})
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{uri}: S3 cannot be used: {first_line(error)}. "
+            "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL"
+        ) from error
     return Place(uri, options, files, uri.removeprefix("s3://"), local=False)
+
+
+def unopened(place: Place, table: str, error: Exception) -> StoreError:
+    """What it means that Lance could not open a table: it is out of reach, or damaged."""
+    reason = first_line(error)
+    if any(words in str(error).lower() for words in _OUT_OF_REACH):
+        return StoreError(f"{place.uri}: the table {table} cannot be reached: {reason}")
+    return DamagedStoreError(
+        f"{place.uri}: the table {table} does not open ({reason}). "
+        f"Run `coresetdb verify {place.uri} --repair`"
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line of at most 300 characters."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _fsync(path: str) -> None:

@@ -2,29 +2,39 @@
 
 Nothing is dropped in silence: every step is an action in the result, and what cannot be brought
 back is named with what to type. Old versions are left as they are; a damaged file stays on the disk
-as long as one of them names it.
+as long as one of them names it. What is taken out is written down first (`owed`), and struck off
+only once it is back.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL, RECIPES, TABLES
 from . import catalog, layout
 from .checksums import Checksums, members, read_journal
 from .commits import committed
 from .examine import State
+from .owed import PATH as OWED_PATH
+from .owed import Owed, write_owed
 from .place import Place
-from .report import Damage, LostRow, Repair
-from .verify import inspect, reach, verify
+from .report import Damage, LostRow, Repair, ids_of
+from .verify import WAIT_SECONDS, inspect, reach, verify
 
 if TYPE_CHECKING:
     from .store import Store
 
-Reingest = Callable[[list[LostRow]], None]
+Reingest = Callable[[list[LostRow]], dict[str, str]]
+"""Makes lost rows anew; gives back the files it could not read (or not wholly), and why."""
+
+Check = Callable[[dict[str, Any], list[Recipe]], None]
+"""Told the store's configuration and recipes before rows are taken out; raises where they could
+not be made again."""
 
 _ADVICE = {
     "targets": "examples of targets are lost; type `coresetdb target add {uri} NAME FILE` again "
@@ -42,16 +52,20 @@ def repair(
     store: str | Store,
     reingest: Reingest | None = None,
     storage_options: dict[str, str] | None = None,
+    check: Check | None = None,
 ) -> Repair:
     """Make the newest version of every table sound again.
 
     A damaged newest manifest is removed, so the version before it counts. Damaged fragments are
-    taken out of the newest version. `reingest` is then handed the lost rows (after the lock is let
-    go, so that it may write): it reads the text again from its source and makes the features anew.
+    taken out of the newest version. `reingest` is then handed the lost rows, and those that were
+    seen but never reached the pool (after the lock is let go, so that it may write): it reads the
+    text again from its source and makes the features anew. What is not back afterwards, whatever
+    the reason, is still lost to the next `verify`.
 
     Raises:
         StoreNotFoundError: there is no store.
         StoreBusyError: another process is writing.
+        CoresetDBError: what `check` raised; nothing was changed then.
     """
     place, lock = reach(store, storage_options)
     with lock.held(shared=False, wait=0.0):
@@ -63,10 +77,19 @@ def repair(
                 "a new store and ingest again"
             )
             return done
+        pool = states["pool"]
+        if check is not None and (found.lost_ids or found.unnamed_rows or found.pending):
+            check(*_made_by(place, pool))
+        held = sum(pool.rows[number] for number in pool.sound_fragments)
+        named = len(found.lost_ids)
+        owed = Owed(found.lost, found.unnamed_rows, held + named + found.unnamed_rows)
         if found.damages:
+            write_owed(place, owed)
             _mend(place, states, done)
-    if found.lost or found.unnamed_rows:
-        _fetch(place, done, sum(states["pool"].rows.values()), reingest)
+    if owed or found.pending:
+        _fetch(place, done, owed, reingest)
+        with lock.held(shared=True, wait=WAIT_SECONDS):
+            _settle(place, done, owed)
     for table, hurt in _hurt(found.damages).items():
         rows = sum(damage.rows for damage in hurt)
         keys = [key for damage in hurt for key in damage.keys]
@@ -94,6 +117,8 @@ def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
     for damage in done.found.damages:
         if damage.what == "manifest":
             gone += _remove_manifest(place, damage, done)
+        elif damage.path == OWED_PATH:
+            done.actions.append("wrote the damaged list of lost rows anew")
         elif damage.what in ("checksums", "tag"):
             place.delete(damage.path)
             done.actions.append(f"removed the damaged {damage.what} {damage.path}")
@@ -231,26 +256,85 @@ def _restore_recipes(place: Place, done: Repair, checksums: Checksums) -> None:
     done.actions.append(f"recipes: restored {len(rows)} from their copies in the pool")
 
 
-def _fetch(place: Place, done: Repair, rows: int, reingest: Reingest | None) -> None:
-    """Have the lost rows read again, and see which are back; `rows` is what the pool had."""
-    lost, ids = done.found.lost, done.found.lost_ids
-    if reingest is not None and lost:
-        reingest(lost)
-    files = sorted({row.file for row in lost})
-    again = f"type `coresetdb ingest {place.uri} {' '.join(files[:5]) or 'FILE'}`"
-    pool = set(_open(place, "pool").to_table(columns=["id"])["id"].to_pylist())
+def _made_by(place: Place, pool: State) -> tuple[dict[str, Any], list[Recipe]]:
+    """Configuration and recipes, as the newest version of the pool that opens has them."""
+    import lance
+
+    newest = lance.dataset(
+        place.table_uri("pool"), version=pool.version, storage_options=place.options
+    )
+    facts = newest.schema.metadata or {}
+    config = json.loads(facts[layout.CONFIG_KEY.encode()])
+    return config, [catalog.recipe_of(row) for row in catalog.recipes_in(facts)]
+
+
+def _fetch(place: Place, done: Repair, owed: Owed, reingest: Reingest | None) -> None:
+    """Have lost rows read again, and see which are back."""
+    wanted = [*owed.rows, *done.found.pending]
+    if reingest is not None and wanted:
+        done.unread, done.reread = reingest(wanted), True
+    pool = _pool_ids(place)
+    ids = ids_of(wanted)
     done.restored = [row for row in ids if row in pool]
-    missing = [row for row in ids if row not in pool]
-    if missing:
-        some = ", ".join(missing[:20])
-        done.unrepaired.append(f"pool: {len(missing)} rows are not back ({some}); {again}")
-    if reingest is None and any(not row.id for row in lost):
-        done.unrepaired.append(f"sources, rejects: some places of rows are lost; {again}")
-    short = min(done.found.unnamed_rows, rows - len(pool) - len(missing))
-    if short > 0:
+    lost, pending = done.found.lost_ids, done.found.pending_ids
+    _name_missing(place, done, "rows are not back", [row for row in lost if row not in pool])
+    _name_missing(
+        place,
+        done,
+        "rows that were seen, but never reached the pool, could not be read again",
+        [row for row in pending if row not in pool],
+    )
+
+
+def _name_missing(place: Place, done: Repair, what: str, missing: list[str]) -> None:
+    if not missing:
+        return
+    gone = set(missing)
+    files = {row.file: None for row in (*done.found.lost, *done.found.pending) if row.id in gone}
+    why = "; ".join(f"{file}: {done.unread[file]}" for file in files if file in done.unread)
+    some = ", ".join(missing[:20])
+    done.unrepaired.append(
+        f"pool: {len(missing)} {what} ({some}); {why + '; ' if why else ''}"
+        + _again(place, list(files))
+    )
+
+
+def _settle(place: Place, done: Repair, owed: Owed) -> None:
+    """Strike off what is back; the rest stays owed."""
+    pool = _pool_ids(place)
+    missing = [row for row in done.found.lost_ids if row not in pool]
+    short = owed.short(len(pool), len(missing))
+    files = sorted({row.file for row in owed.rows})
+    if short:
         done.unrepaired.append(
-            f"pool: {short} more rows are lost whose source is not known; {again}"
+            f"pool: {short} more rows are lost whose source is not known; {_again(place, files)}"
         )
+    gone, left = set(missing), []
+    for row in owed.rows:
+        if row.id in gone:
+            left.append(row)
+        elif not row.id and (not done.reread or row.file in done.unread):
+            left.append(row)
+            why = done.unread.get(row.file, "nobody read it again")
+            done.unrepaired.append(
+                f"sources, rejects: what stood in {row.file} ({row.corpus}) is not listed any "
+                f"more: {why}; {_again(place, [row.file])}"
+            )
+    rest = Owed(left, short, owed.expected)
+    write_owed(place, rest)
+    if rest:
+        done.unrepaired.append(
+            f"this loss stays noted in {place.uri}/{OWED_PATH} until it is made good; "
+            "to live with it, delete that file"
+        )
+
+
+def _again(place: Place, files: list[str]) -> str:
+    return f"type `coresetdb ingest {place.uri} {' '.join(files[:5]) or 'FILE'}`"
+
+
+def _pool_ids(place: Place) -> set[str]:
+    return set(_open(place, "pool").to_table(columns=["id"])["id"].to_pylist())
 
 
 def _opens(place: Place, table: str) -> bool:

@@ -13,14 +13,20 @@ _NAMED = 20  # ids written out in `lines`; the report itself holds all
 class LostRow:
     """One place a lost row can be read again from.
 
-    An id seen in several places comes once for each. `line` 0 and an empty id: it is not known
-    which rows of this file are lost, the whole file has to be read again.
+    An id seen in several places comes once for each. `line` 0 and an empty id: the list of what
+    stood in this file is lost, the whole file has to be read again.
+
+    Attributes:
+        run: that read the place; it knows how (None where that is not known).
+        unnamed: of a whole file: rows of the pool may be lost whose ids no list names.
     """
 
     id: str
     corpus: str
     file: str
     line: int
+    run: str | None = None
+    unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Damage:
         path: relative to the store.
         kind: "missing", "size", "bytes", or "unreadable" (no checksum was ever noted, and a
             process of its own could not read it).
-        what: "manifest", "data", "deletions", "index", "tag" or "checksums".
+        what: "manifest", "data", "deletions", "index", "tag", "checksums" or "list of lost rows".
         version: of a manifest.
         fragment: of data and deletions.
         rows: how many rows of the newest version stand in it.
@@ -63,7 +69,16 @@ class Damage:
 
 @dataclass
 class Report:
-    """The state of a store. `ok` speaks of the newest version of every table."""
+    """The state of a store. `ok` speaks of the newest version of every table.
+
+    Attributes:
+        checked_files, checked_bytes: files held against what was noted of them: manifests of all
+            versions, files of the newest ones and of tagged ones; in full every file there is.
+        lost: what damage took and nobody has brought back yet, now or before an earlier repair.
+        unnamed_rows: rows of the pool among them that no list of sources names.
+        pending: places of rows that were seen but are not in the pool: an ingestion runs right
+            now or was interrupted. No damage; looked for in full only.
+    """
 
     uri: str
     full: bool
@@ -73,19 +88,29 @@ class Report:
     damages: list[Damage] = field(default_factory=list)
     lost: list[LostRow] = field(default_factory=list)
     unnamed_rows: int = 0
+    pending: list[LostRow] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     orphans: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Whether every file of the newest versions is what was written."""
-        return not any(damage.newest for damage in self.damages)
+        """Whether the newest versions are what was written, and nothing is lost from them."""
+        return not (self._damaged or self.lost or self.unnamed_rows)
+
+    @property
+    def _damaged(self) -> bool:
+        return any(damage.newest for damage in self.damages)
 
     @property
     def lost_ids(self) -> list[str]:
         """Ids of the pool rows that damage took, each once."""
-        return list(dict.fromkeys(row.id for row in self.lost if row.id))
+        return ids_of(self.lost)
+
+    @property
+    def pending_ids(self) -> list[str]:
+        """Ids that were seen but are not in the pool, each once."""
+        return ids_of(self.pending)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -95,15 +120,25 @@ class Report:
         """For a person, one fact a line."""
         depth = "contents" if self.full else "sizes and manifests"
         told = [str(damage) for damage in self.damages]
-        if self.lost:
-            ids = self.lost_ids
+        if ids := self.lost_ids:
             told.append(f"pool: {len(ids)} rows are lost: {_some(ids)}")
+            named = [row for row in self.lost if row.id]
             told += [
-                f"  {row.id or 'whole file'} from {row.corpus} {row.file}:{row.line}"
-                for row in self.lost[:_NAMED]
+                f"  {row.id} from {row.corpus} {row.file}:{row.line}" for row in named[:_NAMED]
             ]
         if self.unnamed_rows:
-            told.append(f"pool: {self.unnamed_rows} lost rows stand in no healthy list of sources")
+            told.append(f"pool: {self.unnamed_rows} rows are lost that no healthy list names")
+        told += [
+            f"{row.file} ({row.corpus}): the list of what stood in it is lost; it has to be read "
+            "again as a whole"
+            for row in self.lost
+            if not row.id
+        ]
+        if ids := self.pending_ids:
+            told.append(
+                f"{len(ids)} rows were seen but are not in the pool (an ingestion runs or was "
+                f"interrupted): ingest again, or `coresetdb verify {self.uri} --repair`"
+            )
         if self.late:
             told.append(
                 f"{len(self.late)} files had no checksum (their run died before noting it) and "
@@ -115,21 +150,28 @@ class Report:
                 "belong to no version; `coresetdb compact` removes them"
             )
         told += self.notes
-        state = "sound" if self.ok else "DAMAGED"
+        state = "sound" if self.ok else "DAMAGED" if self._damaged else "ROWS ARE MISSING"
         told.append(
-            f"{self.uri}: {state} ({self.checked_files} files, {self.checked_bytes} bytes, "
-            f"{depth} checked)"
+            f"{self.uri}: {state} ({depth} of {self.checked_files} files checked, "
+            f"{self.checked_bytes} bytes)"
         )
         return told
 
 
 @dataclass
 class Repair:
-    """What repair did: what it found, did, brought back, and had to leave."""
+    """What repair did: what it found, did, brought back, and had to leave.
+
+    Attributes:
+        reread: whether sources were asked for lost rows at all.
+        unread: files that could not be read again, or not wholly, and why.
+    """
 
     found: Report
     actions: list[str] = field(default_factory=list)
     restored: list[str] = field(default_factory=list)
+    reread: bool = False
+    unread: dict[str, str] = field(default_factory=dict)
     unrepaired: list[str] = field(default_factory=list)
     after: Report | None = None
 
@@ -145,6 +187,7 @@ class Repair:
             "found": self.found.as_dict(),
             "actions": self.actions,
             "restored": self.restored,
+            "unread": self.unread,
             "unrepaired": self.unrepaired,
             "after": self.after.as_dict() if self.after else None,
         }
@@ -158,6 +201,11 @@ class Repair:
         if self.after:
             told.append(self.after.lines()[-1])
         return told
+
+
+def ids_of(rows: Sequence[LostRow]) -> list[str]:
+    """The ids among places, each once, in their order."""
+    return list(dict.fromkeys(row.id for row in rows if row.id))
 
 
 def _some(ids: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from .commits import committed
 from .keys import key_column
 from .known_ids import KnownIds
 from .locks import StoreLock
-from .place import Place, place_at
+from .place import Place, first_line, place_at, unopened
 
 if TYPE_CHECKING:
     import lance
@@ -68,11 +68,12 @@ class Store:
         """Make an empty store; one whose creation was interrupted is finished.
 
         Raises:
-            UsageError: there is a store already, or foreign tables are in the way.
+            UsageError: there is a store already, or a file or foreign tables are in the way.
+            StoreError: the place cannot be reached or written.
         """
         place = place_at(uri, storage_options)
         if place.local:
-            place.files.create_dir(place.root, recursive=True)
+            _make_folder(place)
         store = cls(place, config)
         with store.lock():
             for table in layout.make_tables(place, config, pool_features, target_features):
@@ -91,6 +92,7 @@ class Store:
             StoreNotFoundError: there is none, or its creation was interrupted.
             LayoutError: a newer coresetdb wrote it.
             DamagedStoreError: it does not open.
+            StoreError: it cannot be reached.
         """
         place = place_at(uri, storage_options)
         return cls(place, layout.read_config(place))
@@ -102,6 +104,8 @@ class Store:
 
         Raises:
             UsageError: there is no such table or version.
+            DamagedStoreError: the newest version does not open.
+            StoreError: the table cannot be reached.
         """
         import lance
 
@@ -114,11 +118,9 @@ class Store:
                 storage_options=self.place.options,
             )
         except (OSError, ValueError) as error:
-            if version is None:
-                raise DamagedStoreError(
-                    f"{self.uri}: the table {table} does not open. "
-                    f"Run `coresetdb verify {self.uri} --repair`"
-                ) from error
+            why = unopened(self.place, table, error)
+            if version is None or not isinstance(why, DamagedStoreError):
+                raise why from error
             raise UsageError(f"{self.uri}: table {table} has no version {version!r}") from error
 
     def version(self, table: str = "pool") -> int:
@@ -275,19 +277,21 @@ class Store:
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
         """
-        pool = self.dataset("pool", version)
-        known = pool.tags.list().get(name)
-        if known is None:
-            pool.tags.create(name, version)
-            self.checksums.unsynced.add(f"pool.lance/_refs/tags/{name}.json")
-        elif known["version"] != version:
-            raise UsageError(f"tag {name!r} stands for version {known['version']} already")
+        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):  # `clean` must not be at work
+            pool = self.dataset("pool", version)
+            known = pool.tags.list().get(name)
+            if known is None:
+                pool.tags.create(name, version)
+                self.checksums.unsynced.add(f"pool.lance/_refs/tags/{name}.json")
+            elif known["version"] != version:
+                raise UsageError(f"tag {name!r} stands for version {known['version']} already")
 
     def untag(self, name: str) -> None:
         """Let go of a name given by `tag`; one that is not there is no error."""
-        pool = self.dataset("pool")
-        if name in pool.tags.list():
-            pool.tags.delete(name)
+        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+            pool = self.dataset("pool")
+            if name in pool.tags.list():
+                pool.tags.delete(name)
 
     def tags(self) -> dict[str, int]:
         """Tagged versions of the pool, by name."""
@@ -314,10 +318,16 @@ class Store:
     # -- durability and maintenance -----------------------------------------------------------
 
     def sync(self) -> None:
-        """Force everything this process committed onto the disk; call before reporting success."""
-        self.checksums.fold()
-        written, self.checksums.unsynced = self.checksums.unsynced, set()
-        self.place.sync(written)
+        """Force everything this process committed onto the disk; call before reporting success.
+
+        Raises:
+            StoreBusyError: maintenance kept the store for ten minutes.
+        """
+        # The fold commits to the table of checksums: a `clean` meanwhile would take its files.
+        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+            self.checksums.fold()
+            written, self.checksums.unsynced = self.checksums.unsynced, set()
+            self.place.sync(written)
 
     @contextmanager
     def lock(self, *, shared: bool = False, wait: float = 0.0) -> Iterator[None]:
@@ -352,6 +362,17 @@ class Store:
         from .maintenance import clean
 
         return clean(self, older_than_seconds)
+
+
+def _make_folder(place: Place) -> None:
+    try:
+        place.files.create_dir(place.root, recursive=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"{place.uri}: a file is in the way; a store is a folder, choose another name"
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{place.uri}: cannot be made: {first_line(error)}") from error
 
 
 def _positions(values: Any, among: pa.Array) -> Any:

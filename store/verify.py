@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schemas.tables import TABLES
 from . import layout
@@ -19,6 +20,8 @@ from .examine import State, examine, read_sound
 from .isolated import Reader
 from .keys import key_column
 from .locks import StoreLock
+from .owed import PATH as OWED_PATH
+from .owed import Owed, read_owed
 from .place import Place, place_at
 from .report import Damage, LostRow, Report
 
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 WAIT_SECONDS = 600.0
 _SETTLE_SECONDS = 0.5
-_PLACES = ["id", "corpus", "file", "line"]
+_PLACES = ["id", "corpus", "file", "line", "run"]
 
 
 def verify(
@@ -35,9 +38,9 @@ def verify(
 ) -> Report:
     """Compare the files of a store with what was noted when they were written.
 
-    Plain: sizes of all files, hashes of manifests. Full: hashes of everything. Files without a
-    note (their run died before noting it) are read in a process of their own, then noted as they
-    stand and reported.
+    Plain: sizes of all files, hashes of manifests. Full: hashes of everything, and whether every
+    row that was seen is in the pool. Files without a note (their run died before noting it) are
+    read in a process of their own, then noted as they stand and reported.
 
     Raises:
         StoreNotFoundError: there is no store.
@@ -69,21 +72,25 @@ def inspect(place: Place, full: bool) -> tuple[Report, dict[str, State]]:
 
 def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str, State]]:
     states, torn = _examine_all(place, reader, full)
-    if not full and any(damage.newest for damage in _damages(states)):
+    owed = read_owed(place)
+    if not full and (owed or any(damage.newest for damage in _damages(states))):
         states, torn = _examine_all(place, reader, full=True)  # naming lost rows takes reading
     report = Report(place.uri, full)
     report.late = _heal(place, reader, states)
     for path in torn:
         what = "its note of checksums is damaged; the files it spoke of count as without one"
         report.damages.append(Damage("files", path, "bytes", "checksums", what))
+    if owed.torn:
+        what = "every row that was seen and is not in the pool counts as lost"
+        report.damages.append(Damage("pool", OWED_PATH, "bytes", "list of lost rows", what))
     for table, state in states.items():
         report.damages += [_with_keys(reader, state, damage) for damage in state.damages]
         report.orphans |= state.orphans
-        report.checked_files += len(state.files)
-        report.checked_bytes += sum(state.files.values())
+        report.checked_files += len(state.checked)
+        report.checked_bytes += sum(state.checked.values())
         if state.version is not None:
             report.versions[table] = state.version
-    _add_lost(place, states, report)
+    _add_lost(place, states, report, owed)
     return report, states
 
 
@@ -166,21 +173,49 @@ def _with_keys(reader: Reader, state: State, damage: Damage) -> Damage:
     return replace(damage, keys=tuple(told))
 
 
-def _add_lost(place: Place, states: dict[str, State], report: Report) -> None:
+def _add_lost(place: Place, states: dict[str, State], report: Report, owed: Owed) -> None:
     """Which rows of the pool are gone, and where each can be read again."""
     pool, sources = states["pool"], states["sources"]
     hurt = {damage.table for damage in report.damages if damage.newest}
-    if not hurt & {"pool", "sources", "rejects"} or pool.version is None:
+    if pool.version is None:
+        report.lost = list(owed.rows)
+        return
+    if not (report.full or owed or hurt & {"pool", "sources", "rejects"}):
         return
     held = read_sound(place, pool, ["id"])["id"]
-    if sources.version is not None and "pool" in hurt:
-        seen = read_sound(place, sources, _PLACES)
-        there = set(held.to_pylist())
-        report.lost = [LostRow(**row) for row in seen.to_pylist() if row["id"] not in there]
-        broken = sum(pool.rows[number] for number in pool.broken_fragments)
-        report.unnamed_rows = max(0, broken - len(report.lost_ids))
+    places = (
+        _absent(read_sound(place, sources, _PLACES), held) if sources.version is not None else []
+    )
+    # Which absent rows the pool never had cannot be told once it is damaged: all count as lost.
+    debts = {row.id for row in owed.rows if row.id}
+    taken = "pool" in hurt
+    report.lost = [row for row in places if taken or row.id in debts]
+    report.pending = [row for row in places if not (taken or row.id in debts)]
+    known = {row.id for row in report.lost}
+    report.lost += _absent_rows([row for row in owed.rows if row.id not in known], held)
+    ids = report.lost_ids
+    old = len(debts.intersection(ids))
+    broken = sum(pool.rows[number] for number in pool.broken_fragments)
+    report.unnamed_rows = max(0, broken - (len(ids) - old))
+    report.unnamed_rows += owed.short(len(held) + broken, old)
+    whole = {(row.corpus, row.file): row for row in owed.rows if not row.id}
     if hurt & {"sources", "rejects"}:
-        report.lost += _whole_files(place, states)
+        for row in _whole_files(place, states):
+            whole.setdefault((row.corpus, row.file), row)
+    blind = taken and ("sources" in hurt or any(not row.id for row in owed.rows))
+    report.lost += [replace(row, unnamed=row.unnamed or blind) for row in whole.values()]
+
+
+def _absent(places: pa.Table, held: pa.ChunkedArray) -> list[LostRow]:
+    """The places whose rows are not among the ids held."""
+    there = pc.is_in(places["id"], value_set=held.combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
+    gone = places.filter(pc.invert(there))  # pyright: ignore[reportAttributeAccessIssue]
+    return [LostRow(**row) for row in gone.to_pylist()]
+
+
+def _absent_rows(rows: list[LostRow], held: pa.ChunkedArray) -> list[LostRow]:
+    there = set(held.to_pylist()) if rows else set()
+    return [row for row in rows if row.id and row.id not in there]
 
 
 def _whole_files(place: Place, states: dict[str, State]) -> list[LostRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +11,40 @@ import pytest
 
 import coresetdb
 from coresetdb.database import repair_store, verify_store
+from coresetdb.ingest.heal import reingest
+from coresetdb.schemas.errors import BackboneError, StoreError
+from coresetdb.store.owed import PATH as OWED_PATH
+from coresetdb.store.report import LostRow
 
 ROWS = 120
+MAPPING = {"user": "ask", "assistant": "say"}
 
 
 @pytest.fixture
-def database(tmp_path: Path, tiny_llama: Path) -> coresetdb.Database:
-    """A store of three commits, from a file that only `mapping` can read."""
+def colours(tmp_path: Path) -> Path:
+    """A file that only a mapping can read."""
     records = [
         {"ask": f"Name colour {i}, {'please ' * (i % 9)}.", "say": f"It is shade {i}.", "hue": i}
         for i in range(ROWS)
     ]
     file = tmp_path / "colours.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    made = coresetdb.create(str(tmp_path / "pool"), backbone=str(tiny_llama), dtype="float32")
+    return file
+
+
+@pytest.fixture
+def empty(tmp_path: Path, tiny_llama: Path) -> coresetdb.Database:
+    """A store whose backbone lies in `tmp_path / "model"`."""
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    return coresetdb.create(str(tmp_path / "pool"), backbone=str(model), dtype="float32")
+
+
+@pytest.fixture
+def database(empty: coresetdb.Database, colours: Path) -> coresetdb.Database:
+    """A store of three commits of 40 rows."""
     for limit in (40, 80, None):
-        made.ingest(
-            str(file), corpus="colours", mapping={"user": "ask", "assistant": "say"}, limit=limit
-        )
-    return made
+        empty.ingest(str(colours), corpus="colours", mapping=MAPPING, limit=limit)
+    return empty
 
 
 def rows_of(database: coresetdb.Database) -> dict[str, tuple]:
@@ -43,10 +59,25 @@ def rows_of(database: coresetdb.Database) -> dict[str, tuple]:
     }
 
 
-def data_files(database: coresetdb.Database) -> list[Path]:
-    folder = Path(database.store.uri) / "pool.lance"
-    fragments = database.store.dataset("pool").get_fragments()
+def data_files(database: coresetdb.Database, table: str = "pool") -> list[Path]:
+    folder = Path(database.store.uri) / f"{table}.lance"
+    fragments = database.store.dataset(table).get_fragments()
     return [folder / "data" / part.data_files()[0].path for part in fragments]
+
+
+def wipe(file: Path) -> None:
+    file.write_bytes(b"\0" * file.stat().st_size)
+
+
+def lost_with(database: coresetdb.Database, number: int) -> list[str]:
+    """Wipe a file of the pool; the ids that `verify` says were in it."""
+    wipe(data_files(database)[number])
+    return verify_store(database.store.uri, full=True).lost_ids
+
+
+def sightings(database: coresetdb.Database) -> set[tuple[str, str, int]]:
+    rows = coresetdb.connect(database.store.uri).store.dataset("sources").to_table()
+    return {(row["id"], row["file"], row["line"]) for row in rows.to_pylist()}
 
 
 def same_rows(found: dict[str, tuple], expected: dict[str, tuple]) -> bool:
@@ -112,3 +143,115 @@ def test_a_source_that_is_gone_is_said_with_the_rows_it_held(database, tmp_path)
     assert any("cannot be read again" in sentence for sentence in said)
     assert any("40 rows are not back" in line for line in repaired.unrepaired)
     assert len(rows_of(database)) == 80
+
+
+def test_without_its_backbone_a_repair_takes_nothing_out(database, tmp_path):
+    before = rows_of(database)
+    wipe(data_files(database)[1])
+    version = database.store.version()
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    with pytest.raises(BackboneError):
+        repair_store(database.store.uri)
+    report = verify_store(database.store.uri, full=True)
+    assert database.store.version() == version and len(report.lost_ids) == 40
+    assert any(damage.newest for damage in report.damages)
+    (tmp_path / "elsewhere").rename(tmp_path / "model")
+    assert repair_store(database.store.uri).ok
+    assert same_rows(rows_of(database), before)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), StoreError("the disk is full")])
+def test_a_repair_that_did_not_get_through_is_not_forgotten(database, monkeypatch, stop):
+    before = rows_of(database)
+    lost = lost_with(database, 2)
+
+    def fail(*_, **__):
+        raise stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("coresetdb.ingest.heal.ingest", fail)
+        with pytest.raises(type(stop)):
+            repair_store(database.store.uri)
+    assert len(rows_of(database)) == 80
+    report = verify_store(database.store.uri, full=True)
+    assert not report.ok and report.lost_ids == lost
+    assert not verify_store(database.store.uri).ok
+    assert repair_store(database.store.uri).ok
+    assert same_rows(rows_of(database), before)
+    assert not (Path(database.store.uri) / OWED_PATH).exists()
+
+
+def test_rows_of_an_interrupted_ingestion_are_fetched(database):
+    before = rows_of(database)
+    ids = sorted(before)[:7]
+    database.store.delete("pool", "id IN (" + ", ".join(f"'{row}'" for row in ids) + ")")
+    database.store.sync()
+    report = verify_store(database.store.uri, full=True)
+    assert report.ok and sorted(report.pending_ids) == ids
+    done = repair_store(database.store.uri)
+    assert done.ok and sorted(done.restored) == ids
+    assert same_rows(rows_of(database), before)
+    assert not verify_store(database.store.uri, full=True).pending
+
+
+def test_only_lost_rows_come_back_from_a_file_that_was_edited(database, colours):
+    before = rows_of(database)
+    lost = lost_with(database, 1)
+    lines = colours.read_text().splitlines(keepends=True)
+    edited = lines[50]
+    lines[50] = json.dumps({"ask": "Who are you?", "say": "An intruder.", "hue": 0}) + "\n"
+    lines.insert(0, json.dumps({"ask": "And you?", "say": "Another.", "hue": 0}) + "\n")
+    colours.write_text("".join(lines))
+    done = repair_store(database.store.uri)
+    after = rows_of(database)
+    assert not done.ok and len(done.restored) == 39 and set(done.restored) < set(lost)
+    assert after.keys() < before.keys() and len(after) == ROWS - 1
+    assert any("1 of 40 lost rows no longer stand in it" in line for line in done.unrepaired)
+    assert not verify_store(database.store.uri, full=True).ok, "one row is still lost"
+    colours.write_text("".join([*lines[1:51], edited, *lines[52:]]))
+    assert repair_store(database.store.uri).ok
+    assert same_rows(rows_of(database), before)
+
+
+def test_a_whole_file_is_read_no_further_than_it_was(empty, colours):
+    for limit in (40, 80):
+        empty.ingest(str(colours), corpus="colours", mapping=MAPPING, limit=limit)
+    before, seen = rows_of(empty), sightings(empty)
+    wipe(data_files(empty, "sources")[0])
+    assert repair_store(empty.store.uri).ok
+    assert rows_of(empty).keys() == before.keys() and sightings(empty) == seen
+    for table in ("sources", "pool"):  # now nothing names the lost rows
+        for file in data_files(empty, table):
+            wipe(file)
+    done = repair_store(empty.store.uri)
+    assert done.ok, done.lines()
+    assert same_rows(rows_of(empty), before) and sightings(empty) == seen
+
+
+def test_sightings_that_cannot_be_listed_again_are_said(database, colours):
+    wipe(data_files(database, "sources")[0])
+    colours.unlink()
+    done = repair_store(database.store.uri)
+    assert not done.ok and len(rows_of(database)) == ROWS
+    assert any("colours.jsonl" in line and "cannot be read" in line for line in done.unrepaired)
+    assert not verify_store(database.store.uri).ok
+
+
+def test_standard_input_is_not_read(database, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    said: list[str] = []
+    lost = [LostRow("", "stdin", "-", 0), LostRow("0" * 32, "stdin", "-", 3)]
+    unread = reingest(database.store.uri, lost, said.append)
+    assert list(unread) == ["-"] and "standard input, which cannot be read again" in unread["-"]
+    assert unread["-"] in said[-1]
+
+
+def test_each_row_is_read_as_the_run_that_saw_it_did(empty, colours):
+    empty.ingest(str(colours), corpus="colours", mapping=MAPPING, limit=30)
+    empty.ingest(str(colours), corpus="colours", mapping={"user": "say", "assistant": "ask"})
+    before = rows_of(empty)
+    for file in data_files(empty):
+        wipe(file)
+    assert len(verify_store(empty.store.uri, full=True).lost_ids) == len(before) == 30 + ROWS
+    assert repair_store(empty.store.uri).ok
+    assert same_rows(rows_of(empty), before)

@@ -79,6 +79,47 @@ def test_a_torn_pool_is_named_with_what_to_type(store):
         Store.open(store.uri)
 
 
+def test_a_file_in_the_way_and_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("not a store")
+    for uri in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match="a file is in the way"):
+            Store.create(str(uri), {})
+    with pytest.raises(StoreError, match="cannot be made"):
+        Store.create("/proc/no-folder-here", {})
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("coresetdb.store.locks.os.open", refuse)
+    with pytest.raises(StoreError, match="cannot be written: Permission denied"):
+        Store.create(str(tmp_path / "store"), {})
+
+
+@pytest.mark.parametrize(
+    ("said", "damaged"),
+    [
+        ("LanceError(IO): Generic S3 error: HTTP error: error sending request", False),
+        ("LanceError(IO): Unable to open file: Permission denied (os error 13)", False),
+        ("LanceError(IO): Metadata at end of file is not valid", True),
+    ],
+)
+def test_a_table_out_of_reach_is_not_called_damaged(store, monkeypatch, said, damaged):
+    def refuse(*_, **__):
+        raise OSError(said)
+
+    monkeypatch.setattr(lance, "dataset", refuse)
+    for act in (lambda: Store.open(store.uri), lambda: store.dataset("sources")):
+        with pytest.raises(StoreError) as raised:
+            act()
+        assert isinstance(raised.value, DamagedStoreError) == damaged
+        assert ("--repair" in str(raised.value)) == damaged and said in str(raised.value)
+    if not damaged:
+        with pytest.raises(StoreError, match="cannot be reached"):
+            store.dataset("pool", 1)
+
+
 def test_an_interrupted_creation_is_said_and_finished(tmp_path, features):
     uri = str(tmp_path / "half")
     schema = TABLES["sources"].with_metadata({"coresetdb:table": "sources"})

@@ -57,7 +57,7 @@ class Toy:
         self.uri, self.pool_rows, self.source_rows = store.uri, pool_rows, source_rows
         self.asked: list[LostRow] = []
 
-    def __call__(self, lost: list[LostRow]) -> None:
+    def __call__(self, lost: list[LostRow]) -> dict[str, str]:
         self.asked = lost
         store = Store.open(self.uri)
         lines = range(200) if any(not row.id for row in lost) else [row.line for row in lost]
@@ -67,6 +67,7 @@ class Toy:
             store.insert("sources", self.source_rows(start, start + 40))
             store.insert("pool", self.pool_rows(start, start + 40))
         store.sync()
+        return {}
 
 
 @pytest.fixture
@@ -168,7 +169,8 @@ def test_damaged_sources_have_whole_files_read_again(filled, toy, pool_rows):
     flip(fragment_file(filled, "pool", 1), 40)
     report = verify(filled.uri, full=True)
     assert {d.table for d in report.damages} == {"pool", "sources"}
-    assert LostRow("", "toy", "toy.jsonl", 0) in report.lost and report.unnamed_rows == 40
+    assert LostRow("", "toy", "toy.jsonl", 0, unnamed=True) in report.lost
+    assert report.unnamed_rows == 40
     done = repair(filled.uri, toy)
     assert done.ok, done.lines()
     assert_whole(filled, pool_rows)
@@ -178,7 +180,8 @@ def test_without_a_callback_the_rest_is_named(filled):
     lost = ids_in(filled, 3)
     flip(fragment_file(filled, "pool", 3), 40)
     done = repair(filled.uri)
-    assert not done.ok and done.after is not None and done.after.ok
+    assert not done.ok and done.after is not None and not done.after.ok
+    assert not any(damage.newest for damage in done.after.damages)
     assert any("40 rows are not back" in line and "ingest" in line for line in done.unrepaired)
     assert set(done.found.lost_ids) == lost
     assert filled.dataset("pool").count_rows() == 160
@@ -284,7 +287,8 @@ def test_an_unnoted_damaged_file_is_read_elsewhere(filled, pool_rows):
     path.write_bytes(os.urandom(len(data) - 100) + data[-100:])
     report = verify(filled.uri)
     assert [(d.kind, d.rows) for d in report.damages] == [("unreadable", 20)]
-    assert repair(filled.uri).after.ok
+    after = repair(filled.uri).after
+    assert after is not None and not after.damages and after.unnamed_rows == 20
     assert filled.dataset("pool").count_rows() == 200
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from coresetdb.database import Database
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import StoreBusyError, UsageError
 from coresetdb.store.checksums import read_journal
@@ -47,6 +48,30 @@ def test_clean_drops_untagged_versions_only(filled, pool_rows):
     present = filled.place.sizes("pool.lance")
     noted = [path for path in filled.checksums.known() if path.startswith("pool.lance")]
     assert all(path in present for path in noted)
+
+
+def test_the_python_face_compacts_and_cleans(filled):
+    done = Database(filled).compact(keep_hours=0)
+    assert done.merged >= 4 and done.versions > 5 and done.bytes > 0
+    assert filled.dataset("pool").count_rows() == 200
+
+
+@pytest.mark.parametrize("action", ["sync", "tag", "untag"])
+def test_what_commits_waits_for_maintenance(filled, pool_rows, monkeypatch, action):
+    """A `clean` meanwhile would take the files of a fold, or the version being tagged."""
+    monkeypatch.setattr("coresetdb.store.store.WRITER_WAIT_SECONDS", 0.0)
+    filled.insert("pool", pool_rows(200, 210))
+    act = {
+        "sync": filled.sync,
+        "tag": lambda: filled.tag("mine", filled.version()),
+        "untag": lambda: filled.untag("mine"),
+    }[action]
+    with Store.open(filled.uri).lock(), pytest.raises(StoreBusyError, match="maintained"):
+        act()
+    with filled.lock():
+        act()  # whoever holds the store alone may
+    act()
+    assert verify(filled.uri, full=True).ok
 
 
 def test_clean_spares_recent_versions(filled):

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
 
+from coresetdb.database import repair_store, verify_store
 from coresetdb.schemas.canonical import digest
-from coresetdb.schemas.errors import StoreBusyError, StoreNotFoundError
+from coresetdb.schemas.errors import (
+    DamagedStoreError,
+    StoreBusyError,
+    StoreError,
+    StoreNotFoundError,
+)
 from coresetdb.store import locks
 from coresetdb.store.locks import StoreLock
 from coresetdb.store.place import place_at
@@ -16,7 +23,7 @@ from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
 
 
-def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows):
+def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows, monkeypatch):
     uri = f"s3://{bucket}/some/store"
     with pytest.raises(StoreNotFoundError):
         Store.open(uri)
@@ -45,12 +52,31 @@ def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows):
     report = verify(uri, full=True)
     assert report.damages and report.damages[0].kind == "bytes"
 
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    assert not verify_store(uri, full=True, storage_options=options).ok or not report.lost
+
     def reingest(lost):
         store.insert("pool", pool_rows(0, 60))
+        return {}
 
-    assert repair(uri, reingest).ok or not report.lost
+    assert repair(uri, reingest, storage_options=options).ok or not report.lost
     assert store.dataset("pool").count_rows() == 60
-    assert verify(uri, full=True).ok
+    assert repair_store(uri, storage_options=options).ok
+
+
+def test_an_s3_that_cannot_be_reached_is_not_damaged(monkeypatch, features):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    options = {
+        "aws_access_key_id": "key",
+        "aws_secret_access_key": "secret",
+        "aws_endpoint": "http://127.0.0.1:9",
+    }
+    for act in (Store.open, lambda *call: Store.create(call[0], {}, features, [], call[1])):
+        with pytest.raises(StoreError, match=r"cannot be (read|written): .*connect") as raised:
+            act("s3://bucket/store", options)
+        assert not isinstance(raised.value, DamagedStoreError)
 
 
 def test_leases(bucket, monkeypatch):
