@@ -233,6 +233,16 @@ class Database:
             skip_unfit=skip_unfit,
         )
 
+    def check_export(self, out: str, format: str = "messages") -> None:
+        """Refuse an export that cannot be written, before rows are chosen for it.
+
+        Raises:
+            UsageError: unknown format or suffix, or no such folder.
+        """
+        from .query.export.export import check_export
+
+        check_export(out, format)
+
     def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
         """Run one SELECT over the store's relations, in a process of its own.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -45,10 +47,11 @@ def command(folder: str) -> None:
     except StoreNotFoundError:
         _step(f"coresetdb init {store}")
         database = create(store)
-    _step(f"coresetdb ingest {store} {DATA.name}/pool.jsonl.gz --corpus sample")
+    sample = os.path.relpath(DATA / "pool.jsonl.gz")
+    _step(f"coresetdb ingest {store} {sample} --corpus sample")
     with ShownProgress() as progress:
         account = database.ingest(
-            str(DATA / "pool.jsonl.gz"),
+            sample,
             corpus="sample",
             progress=progress,
             command="coresetdb demo",
@@ -57,8 +60,9 @@ def command(folder: str) -> None:
     there = {target.name for target in database.targets()}
     for target in TARGETS:
         if target not in there:
-            _step(f"coresetdb target add {store} {target} {DATA.name}/{target}.jsonl")
-            added = database.add_target(target, str(DATA / f"{target}.jsonl"))
+            examples = os.path.relpath(DATA / f"{target}.jsonl")
+            _step(f"coresetdb target add {store} {target} {examples}")
+            added = database.add_target(target, examples)
             click.echo("\n".join(told(added)))
         out = f"{folder}/{target}.jsonl"
         _step(f"coresetdb select {store} {target} --budget {BUDGET} --out {out}")
@@ -77,12 +81,13 @@ def _step(line: str) -> None:
 
 
 def _next(store: str, folder: str, seconds: float) -> str:
+    called = "coresetdb" if shutil.which("coresetdb") else os.path.relpath(sys.argv[0])
     return f"""
 Done in {seconds:.0f} s. {folder}/{TARGETS[0]}.jsonl is ready for a trainer, for instance
     SFTTrainer(model, train_dataset=load_dataset("json", data_files="{folder}/{TARGETS[0]}.jsonl"))
 
 Try next:
-    coresetdb status {store}
-    coresetdb sql {store} "SELECT source, avg(ifd) FROM pool GROUP BY ALL ORDER BY 2"
-    coresetdb select {store} {TARGETS[0]} --budget 5% --where "source <> 'gsm8k'"
-    coresetdb ingest {store} YOUR_DATA.jsonl"""
+    {called} status {store}
+    {called} sql {store} "SELECT source, avg(ifd) FROM pool GROUP BY ALL ORDER BY 2"
+    {called} select {store} {TARGETS[0]} --budget 5% --where "source <> 'gsm8k'"
+    {called} ingest {store} YOUR_DATA.jsonl"""

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ..query.export.export import Exported
 
 
+FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt")
+
+
 def told(exported: Exported) -> list[str]:
     """What was written and what the format says otherwise, a sentence each."""
     sentences = [f"{exported.out}: {exported.rows:,} rows"]
@@ -30,7 +33,7 @@ def told(exported: Exported) -> list[str]:
     "format_",
     default="messages",
     show_default=True,
-    type=click.Choice(["messages", "prompt-completion", "alpaca", "sharegpt"]),
+    type=click.Choice(FORMATS),
 )
 @click.option("--no-shuffle", is_flag=True, help="Rows by rank instead of shuffled.")
 @click.option("--seed", type=int, help="Of the shuffling; the coreset's otherwise.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .coreset import facts
-from .export import told
+from .export import FORMATS, told
 from .frame import json_option, open_database, print_json, store_argument, talk
 
 
@@ -25,7 +25,14 @@ from .frame import json_option, open_database, print_json, store_argument, talk
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the coreset; made up otherwise.")
 @click.option("--out", metavar="FILE", help="Write the rows here as well (.jsonl or .parquet).")
-@click.option("--format", "format_", default="messages", show_default=True, help="Of --out.")
+@click.option(
+    "--format",
+    "format_",
+    default="messages",
+    show_default=True,
+    type=click.Choice(FORMATS),
+    help="Of --out.",
+)
 @json_option
 def command(
     store: str,
@@ -49,6 +56,8 @@ def command(
         coresetdb select pool --method random --budget 1000 --seed 1
     """
     database = open_database(store)
+    if out:
+        database.check_export(out, format_)
     coreset = database.select(
         *targets, method=method, budget=budget, where=where, seed=seed, name=name
     )

@@ -84,7 +84,7 @@ class Account:
             f"in {self.seconds:,.1f} s{speed}"
         )
         if self.limited:
-            lines.append("stopped at --limit; the rest of the files was not read")
+            lines.append("stopped at --limit; what follows was not read")
         return lines
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Backbone", "BackboneConfig", "BackboneInfo", "States", "describe", "resolve"]
 
-_TWO_ROUNDS = Instruction.from_turns(
-    ("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")
-)
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
 """Relative; heads that scale or cap their logits miss it by orders of magnitude."""
@@ -67,7 +63,7 @@ class Backbone:
     def load(cls, config: BackboneConfig) -> Backbone:
         """Read model and tokenizer; `auto` device and dtype are resolved first.
 
-        What a user should know about the model (no chat template...) is said once on stderr.
+        What a user should know about the model (no chat template...) stands in `info.notices`.
 
         Raises:
             BackboneError: no such model, not a causal LM, weights or tokenizer missing or broken.
@@ -77,8 +73,6 @@ class Backbone:
         config = resolve(config)
         encoder, padding_token = _load_encoder(info)
         model = _load_model(info.folder, config, info.name)
-        for notice in (*info.notices, *_history_notice(encoder, info.name)):
-            print(notice, file=sys.stderr)
         return cls(config, info, model, encoder, padding_token)
 
     def encode(self, instruction: Instruction) -> Encoded:
@@ -207,17 +201,6 @@ def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
     # Padding is masked wherever it stands, so without a pad token any id of the vocabulary does.
     padding = tokenizer.pad_token_id
     return encoder, padding if padding is not None and padding < info.vocabulary else 0
-
-
-def _history_notice(encoder: Encoder, name: str) -> list[str]:
-    try:
-        encoder.encode_all([_TWO_ROUNDS])
-    except BackboneError:
-        return [
-            f"{name}: its chat template rewrites history, so conversations of several rounds "
-            "will be refused (docs/backbones.md says what to do)"
-        ]
-    return []
 
 
 def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..schemas.errors import BackboneError
+from .model_folder import read_settings
 
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 """The day every template is told; part of a backbone's identity."""
@@ -47,10 +48,7 @@ def read_templates(folder: Path) -> dict[str, str]:
     templates: dict[str, str] = {}
     config = folder / "tokenizer_config.json"
     if config.is_file():
-        try:
-            found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-        except ValueError as error:
-            raise BackboneError(f"{config} is not JSON ({error}). Copy the model again") from error
+        found = read_settings(config).get("chat_template")
         if isinstance(found, str):
             templates[DEFAULT] = found
         elif isinstance(found, list):
@@ -61,6 +59,22 @@ def read_templates(folder: Path) -> dict[str, str]:
     if (folder / "chat_template.jinja").is_file():
         templates[DEFAULT] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     return templates
+
+
+def read_special_tokens(folder: Path) -> dict[str, str]:
+    """bos_token, eos_token... as a model folder's files name them, for its templates.
+
+    Raises:
+        BackboneError: a file cannot be read.
+    """
+    found: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings = read_settings(folder / file) if (folder / file).is_file() else {}
+        for name, token in settings.items():
+            text = token.get("content") if isinstance(token, dict) else token
+            if name.endswith("_token") and isinstance(text, str):
+                found[name] = text
+    return found
 
 
 class ChatTemplate:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,12 +22,14 @@ from ..store.store import Store
 class Commit:
     """What has been read and featurized since the last commit.
 
-    `features[i]` holds the features of the records queued by the i-th call of `add_rows`.
+    `features[i]` holds the features of the records queued by the i-th call of `add_rows`. A reject
+    stands with its number among equal ones: one line may hold several conversations that are
+    refused alike.
     """
 
     run: str
     sightings: list[tuple[str, Record]] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+    rejects: list[tuple[Reject, int]] = field(default_factory=list)
     rows: list[tuple[str, Record]] = field(default_factory=list)
     features: list[pa.Table] = field(default_factory=list)
 
@@ -97,16 +100,18 @@ class Commit:
         return pa.Table.from_pylist(rows, schema=SOURCES)
 
     def _reject_table(self) -> pa.Table:
-        rows = [
-            {
-                "key": key_of(reject.corpus, reject.file, reject.line, reject.reason),
-                "corpus": reject.corpus,
-                "file": reject.file,
-                "line": reject.line,
-                "reason": reject.reason,
-                "excerpt": reject.excerpt,
-                "run": self.run,
-            }
-            for reject in self.rejects
-        ]
+        rows = [_reject_row(reject, nth, self.run) for reject, nth in self.rejects]
         return pa.Table.from_pylist(rows, schema=REJECTS)
+
+
+def _reject_row(reject: Reject, nth: int, run: str) -> dict[str, Any]:
+    place = (reject.corpus, reject.file, reject.line, reject.reason, reject.excerpt)
+    return {
+        "key": key_of(*place, nth),
+        "corpus": reject.corpus,
+        "file": reject.file,
+        "line": reject.line,
+        "reason": reject.reason,
+        "excerpt": reject.excerpt,
+        "run": run,
+    }

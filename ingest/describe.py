@@ -5,15 +5,21 @@ No torch here: opening a store, planning and comparing fingerprints stay light.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..schemas.canonical import digest, digest_of
 from ..schemas.errors import BackboneError, UsageError
-from .chat_template import PLAIN_TEMPLATE, TEMPLATE_DATE, read_templates
-from .model_folder import model_folder
+from .answers import history_notice
+from .chat_template import (
+    PLAIN_TEMPLATE,
+    TEMPLATE_DATE,
+    ChatTemplate,
+    read_special_tokens,
+    read_templates,
+)
+from .model_folder import model_folder, read_settings
 from .weights import hash_file, hash_weights
 
 DEFAULT_MAX_LENGTH = 2048
@@ -103,11 +109,12 @@ def describe(config: BackboneConfig) -> BackboneInfo:
     """Sizes and identity of a backbone, from its files (weight hashes are cached).
 
     Raises:
-        BackboneError: no such model, not a causal LM, weights or tokenizer missing.
+        BackboneError: no such model, not a causal LM, weights or tokenizer missing, a chat
+            template that does not compile.
         UsageError: `max_length` is above the model's positions.
     """
     folder = model_folder(config.name)
-    model = _read_json(folder / "config.json", config.name)
+    model = read_settings(folder / "config.json")
     _require_causal(model, config.name)
     sizes = model.get("text_config") or model
     positions = _first(
@@ -120,6 +127,8 @@ def describe(config: BackboneConfig) -> BackboneInfo:
             f"{config.name}: the tokenizer has no chat template; rows are rendered with "
             "coresetdb's plain one (### User: / ### Assistant:)"
         )
+    elif said := history_notice(ChatTemplate(templates, read_special_tokens(folder))):
+        notices.append(f"{config.name}: {said}")
     max_length = _max_length(config, positions)
     return BackboneInfo(
         name=config.name,
@@ -142,15 +151,6 @@ def describe(config: BackboneConfig) -> BackboneInfo:
         },
         notices=tuple(notices),
     )
-
-
-def _read_json(path: Path, name: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BackboneError(
-            f"{name}: {path.name} is not JSON ({error}). Copy the model again"
-        ) from error
 
 
 def _require_causal(model: dict[str, Any], name: str) -> None:
@@ -203,6 +203,6 @@ def _tokenizer_hash(folder: Path, name: str) -> str:
     parts: dict[str, Any] = {file.name: hash_file(file) for file in files}
     config = folder / "tokenizer_config.json"
     if config.is_file():
-        settings = _read_json(config, name)
+        settings = read_settings(config)
         parts[config.name] = {key: settings[key] for key in _TOKENIZER_KEYS if key in settings}
     return digest_of(parts)

@@ -101,8 +101,7 @@ class Encoder:
         """One conversation as tokens, at most `max_length` of them.
 
         Raises:
-            RowRefusedError: the template has no form for it, or changes its text.
-            BackboneError: the template rewrites history.
+            RowRefusedError: the template has no form for it, changes its text, or rewrites history.
         """
         (encoded,) = self.encode_all([instruction])
         if isinstance(encoded, RowRefusedError):
@@ -110,11 +109,7 @@ class Encoder:
         return encoded
 
     def encode_all(self, instructions: Sequence[Instruction]) -> list[Encoded | RowRefusedError]:
-        """Many conversations as tokens, in order; a refused one gives its error in its place.
-
-        Raises:
-            BackboneError: the template rewrites history.
-        """
+        """Many conversations as tokens, in order; a refused one gives its error in its place."""
         found: list[tuple[Layout, list[str]] | RowRefusedError] = []
         for instruction in instructions:
             try:

@@ -89,9 +89,6 @@ class Featurizer:
         Columns: tokens, prompt_tokens, response_tokens, truncated (null where the template
         refuses the conversation), then each recipe's. `on_batch(rows, tokens)` is called after
         each batch of whole rows.
-
-        Raises:
-            BackboneError: the template rewrites history.
         """
         features = self.compute(instructions, on_batch)
         rows = [None if isinstance(each, RowRefusedError) else each for each in features.encoded]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +35,6 @@ COMMIT_SECONDS = 60.0
 READ_BLOCK = 1024
 SHARD_SECONDS = 10.0
 SHARD_ROWS = (16, 2048)
-FIRST_SHARD_ROWS = 256
 SIGHTINGS_PER_COMMIT = 100_000
 SMALL_ROWS = 20_000
 MERGE_FRAGMENTS = 64
@@ -67,6 +67,9 @@ def ingest(
 
     Returns:
         The account; what is counted as new is committed and on disk.
+
+    Raises:
+        KeyboardInterrupt: after what was featurized is committed; the rest counts as not read.
     """
     job = _Job(store, featurizer, progress or Silence(), command, commit_rows)
     job.bytes_total = bytes_total
@@ -74,22 +77,22 @@ def ingest(
     try:
         job.read_all(files, limit)
     except KeyboardInterrupt:
-        job.keep_featurized()
-        job.finish("interrupted")
+        job.stop_early("interrupted")
         raise
     except Exception:
-        job.finish("failed")
+        job.stop_early("failed")
         raise
     job.finish("done")
     return job.account
 
 
-@dataclass
-class _Shard:
-    """Records waiting to be featurized together, with the file account each belongs to."""
+@dataclass(frozen=True)
+class _Queued:
+    """A record that waits for its features, and the account that counts it as new."""
 
-    records: list[tuple[str, Record]]
-    owners: list[FileAccount]
+    id: str
+    record: Record
+    counts: FileAccount
 
 
 class _Job:
@@ -108,11 +111,14 @@ class _Job:
         self.make_featurizer, self.featurizer = featurizer, None
         self.account = Account(run=uuid.uuid4().hex)
         self.known = store.known_ids()
-        self.pending: set[str] = set()
-        self.shard = _Shard([], [])
-        self.shard_rows = min(FIRST_SHARD_ROWS, commit_rows)
+        self.shard: list[_Queued] = []
+        self.shard_rows = min(SHARD_ROWS[0], commit_rows)
         self.commit = Commit(self.account.run)
-        self.owners: dict[str, FileAccount] = {}
+        # Rows of this run that the pool does not hold yet, and who met them again meanwhile.
+        self.waiting: dict[str, _Queued] = {}
+        self.met_again: defaultdict[str, list[FileAccount]] = defaultdict(list)
+        self.refused_line = 0
+        self.alike: Counter[Reject] = Counter()
         self.metadata_keys: set[str] = set()
         self.started, self.started_at = time.monotonic(), datetime.now(UTC)
         self.committed = self.started
@@ -145,57 +151,63 @@ class _Job:
             self._take_in(block, counts)
             self._tell(0, 0)
         file.finish()
-        counts.xxh3 = file.xxh3
-        counts.bytes = file.bytes_read
+        counts.xxh3, counts.bytes = file.xxh3, file.bytes_read
         if file.fault:
             counts.fault = str(file.fault)
             self.progress.say(f"{counts.fault} What was read before is kept.")
 
     def _take_in(self, block: Sequence[Record | Reject], counts: FileAccount) -> None:
         """Count a block of records and queue what is new."""
-        records = [(item.instruction.id, item) for item in block if isinstance(item, Record)]
-        known = self.known.contains([row_id for row_id, _ in records])
-        counts.read += len(block)
-        for reject in block:
-            if isinstance(reject, Reject):
+        ids = [item.instruction.id if isinstance(item, Record) else "" for item in block]
+        known = self.known.contains([row_id for row_id in ids if row_id])
+        there = iter(known.tolist())
+        for row_id, item in zip(ids, block, strict=True):
+            counts.read += 1
+            if isinstance(item, Reject):
                 counts.rejected += 1
-                counts.reasons[reject.reason.partition(":")[0]] += 1
-                self.commit.rejects.append(reject)
-        for (row_id, record), there in zip(records, known, strict=True):
-            self.commit.sightings.append((row_id, record))
-            if there or row_id in self.pending:
+                counts.reasons[item.reason.partition(":")[0]] += 1
+                self._refuse(item)
+                continue
+            self.commit.sightings.append((row_id, item))
+            if next(there) or row_id in self.waiting:
                 counts.duplicate += 1
+                if row_id in self.waiting:
+                    self.met_again[row_id].append(counts)
                 continue
             counts.new += 1
-            self.pending.add(row_id)
-            self.shard.records.append((row_id, record))
-            self.shard.owners.append(counts)
-            if len(self.shard.records) >= self.shard_rows:
+            queued = _Queued(row_id, item, counts)
+            self.waiting[row_id] = queued
+            self.shard.append(queued)
+            if len(self.shard) >= self.shard_rows:
                 self._featurize()
         if len(self.commit.sightings) + len(self.commit.rejects) >= SIGHTINGS_PER_COMMIT:
             self._featurize()
             self._write()
 
+    def _refuse(self, reject: Reject) -> None:
+        if reject.line != self.refused_line:
+            self.refused_line = reject.line
+            self.alike.clear()
+        self.alike[reject] += 1
+        self.commit.rejects.append((reject, self.alike[reject]))
+
     def _featurize(self) -> None:
         """Featurize the shard; commit when enough rows or time have gathered."""
-        if not self.shard.records:
+        if not self.shard:
             return
         if self.featurizer is None:
             self.featurizer = self.make_featurizer()
             self.committed = time.monotonic()
-        shard, self.shard = self.shard, _Shard([], [])
         begun = time.monotonic()
-        features = self.featurizer.featurize(
-            [record.instruction for _, record in shard.records], self._tell
-        )
+        instructions = [queued.record.instruction for queued in self.shard]
+        features = self.featurizer.featurize(instructions, self._tell)
         seconds = time.monotonic() - begun
         self._count_reasons(features)
-        self.commit.add_rows(shard.records, features)
-        for (row_id, _), owner in zip(shard.records, shard.owners, strict=True):
-            self.owners[row_id] = owner
+        self.commit.add_rows([(queued.id, queued.record) for queued in self.shard], features)
         # Slow backbones get small shards, so that a commit never waits much over its minute.
-        wanted = int(len(shard.records) * SHARD_SECONDS / max(seconds, 1e-3))
+        wanted = int(len(self.shard) * SHARD_SECONDS / max(seconds, 1e-3))
         self.shard_rows = min(max(wanted, SHARD_ROWS[0]), SHARD_ROWS[1], self.commit_rows)
+        self.shard = []
         waited = time.monotonic() - self.committed
         if len(self.commit.rows) >= self.commit_rows or waited >= COMMIT_SECONDS:
             self._write()
@@ -219,32 +231,41 @@ class _Job:
                 )
 
     def _write(self) -> None:
-        commit, self.commit = self.commit, Commit(self.account.run)
-        theirs = commit.write(self.store)
-        for row_id in theirs:
-            self.owners[row_id].new -= 1
-            self.owners[row_id].duplicate += 1
-        ids = [row_id for row_id, _ in commit.rows]
+        """Make what is featurized visible, with everything that was seen so far."""
+        for row_id in self.commit.write(self.store):
+            counts = self.waiting[row_id].counts
+            counts.new -= 1
+            counts.duplicate += 1
+        ids = [row_id for row_id, _ in self.commit.rows]
         self.known.add(ids)
-        self.pending.difference_update(ids)
-        self.owners.clear()
-        self._note_metadata_keys(commit)
+        for row_id in ids:
+            del self.waiting[row_id]
+            self.met_again.pop(row_id, None)
+        for _, record in self.commit.sightings:
+            if record.metadata != "{}":
+                self.metadata_keys.update(json.loads(record.metadata))
+        self.commit = Commit(self.account.run)
         self._record_run("running")
         self.committed = time.monotonic()
 
-    def _note_metadata_keys(self, commit: Commit) -> None:
-        for _, record in commit.sightings:
-            if record.metadata != "{}":
-                self.metadata_keys.update(json.loads(record.metadata))
-
-    def keep_featurized(self) -> None:
-        """Commit what is featurized, and only that; the rest is read again by the next run."""
-        for (_, record), owner in zip(self.shard.records, self.shard.owners, strict=True):
-            owner.new -= 1
-            owner.read -= 1
-            self.pending.discard(record.instruction.id)
-        self.shard = _Shard([], [])
+    def stop_early(self, status: str) -> None:
+        """Commit what is featurized; the rest counts as not read, and is read again next time."""
+        for queued in self.shard:
+            queued.counts.read -= 1
+            queued.counts.new -= 1
+            for counts in self.met_again.pop(queued.id, ()):
+                counts.read -= 1
+                counts.duplicate -= 1
+            del self.waiting[queued.id]
+        dropped = {queued.id for queued in self.shard}
+        self.shard = []
+        seen = self.commit.sightings
+        self.commit.sightings = [sighting for sighting in seen if sighting[0] not in dropped]
         self._write()
+        self.finish(status)
+        self.progress.say(f"{status.capitalize()}. What is kept:")
+        for sentence in self.account.sentences():
+            self.progress.say(sentence)
 
     def finish(self, status: str) -> None:
         """Sync what was committed and close the run's record."""

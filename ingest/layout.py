@@ -2,7 +2,7 @@
 
 A conversation is rendered with a placeholder in the place of every text of the user's. What stands
 between the placeholders is the template's, and depends on the conversation's form alone (roles,
-tools, tool calls), so it is tokenised once per form. Answers are found by rendering turn by turn.
+tools, tool calls), so it is tokenised once per form.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..schemas.errors import BackboneError
 from ..schemas.instruction import Instruction
+from .answers import PLACEHOLDER, Answer, find_answers, placeholder
 from .chat_template import ChatTemplate, RowRefusedError
-
-# Private-use characters: no template trims, splits or looks for them.
-_PLACEHOLDER = re.compile("\ue000slot([0-9]+)\ue001")
 
 Mask = NDArray[np.bool_]
 
@@ -139,8 +136,8 @@ def build_layout(
             one become slots, so that they stay text.
 
     Raises:
-        RowRefusedError: the template refuses this form, or leaves an answer out.
-        BackboneError: the template rewrites history.
+        RowRefusedError: the template refuses this form, leaves a text of it out, or rewrites
+            history so that answers cannot be told.
     """
     turns, _ = form
     slots: list[Slot] = []
@@ -149,26 +146,27 @@ def build_layout(
         if turn.text == "none":
             texts.append("")
             continue
-        texts.append(_mark(len(slots)))
+        texts.append(placeholder(len(slots)))
         slots.append(Slot(index, None, turn.answers))
 
     def guard(text: str) -> str:
         if not special_text.search(text):
             return text
         slots.append(Slot(None, text, False))
-        return _mark(len(slots) - 1)
+        return placeholder(len(slots) - 1)
 
     messages, tools = messages_of(form, texts, guard)
     full = template.render(messages, tools)
-    answers = [
-        _answer_span(index, turn, messages, tools, full, texts[index], template)
-        for index, turn in enumerate(turns)
-        if turn.answers
-    ]
+    for turn, mark in zip(turns, texts, strict=True):
+        if mark not in full:
+            whose = "an answer" if turn.answers else "a message"
+            raise RowRefusedError(f"the chat template leaves the text of {whose} out")
+    answering = [index for index, turn in enumerate(turns) if turn.answers]
+    answers = find_answers(messages, tools, answering, full, template)
     pieces: list[Piece] = []
     placed: list[Slot] = []
     start = 0
-    for match in [*_PLACEHOLDER.finditer(full), None]:
+    for match in [*PLACEHOLDER.finditer(full), None]:
         end = match.start() if match else len(full)
         pieces.append(_piece(full[start:end], start, answers, tokenize, special_ids))
         if match:
@@ -179,48 +177,10 @@ def build_layout(
     return Layout(tuple(pieces), tuple(placed))
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """Character positions in the rendering: turn begins, answer begins, turn is over."""
-
-    start: int
-    content: int
-    end: int
-    calls: bool
-
-
-def _answer_span(
-    index: int,
-    turn: Turn,
-    messages: list[dict[str, Any]],
-    tools: list[Any] | None,
-    full: str,
-    mark: str,
-    template: ChatTemplate,
-) -> _Answer:
-    before = template.render(messages[:index], tools) if index else ""
-    after = template.render(messages[: index + 1], tools)
-    if not (full.startswith(after) and after.startswith(before)):
-        raise BackboneError(
-            "the chat template rewrites history: a conversation's first turns render otherwise "
-            "once more turns follow, so what the model answered to cannot be told. Give the "
-            "model's folder a chat_template.jinja that renders each turn the same way, or ingest "
-            "conversations of one turn only"
-        )
-    if mark:
-        content = full.find(mark, len(before), len(after))
-        if content < 0:
-            raise RowRefusedError("the chat template leaves the text of an answer out")
-    else:
-        opening = template.render(messages[:index], tools, generation=True)
-        content = _common_prefix(opening, full)
-    return _Answer(len(before), content, len(after), turn.tool_calls is not None)
-
-
 def _piece(
     text: str,
     offset: int,
-    answers: Sequence[_Answer],
+    answers: Sequence[Answer],
     tokenize: Callable[[str, bool], PieceTokens],
     special_ids: frozenset[int],
 ) -> Piece:
@@ -274,7 +234,8 @@ def place_texts(layout: Layout, texts: Sequence[str], rendered: str) -> list[str
 
 def _forms(text: str) -> list[str]:
     escaped = json.dumps(text, ensure_ascii=False)[1:-1]
-    forms = [text, text.strip(), text.lstrip(), text.rstrip(), escaped]
+    stripped = [text.strip(), text.lstrip(), text.rstrip(), text.strip("\n"), text.lstrip("\n")]
+    forms = [text, *stripped, escaped]
     return list(dict.fromkeys(forms))
 
 
@@ -283,17 +244,6 @@ def _joined(layout: Layout, texts: Sequence[str]) -> str:
     for text, piece in zip(texts, layout.pieces[1:], strict=True):
         parts += [text, piece.text]
     return "".join(parts)
-
-
-def _mark(slot: int) -> str:
-    return f"\ue000slot{slot}\ue001"
-
-
-def _common_prefix(left: str, right: str) -> int:
-    for position, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return position
-    return min(len(left), len(right))
 
 
 def _with_parsed_arguments(tool_calls: str) -> Any:

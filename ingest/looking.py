@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..schemas.errors import AmbiguousFormatError, InputError
-from .readers.location import STDIN
 from .reading import ReadOptions, SourceFile, find_files, open_source
 
 
@@ -18,22 +17,19 @@ class Looked:
         paths: readable files, in order.
         bytes: of all of them; None where a size is not known.
         unreadable: what is wrong with the others.
-        stdin: standard input, which cannot be opened twice.
+        held: sources that cannot be opened twice (standard input, pipes), by path.
     """
 
     paths: list[str]
     options: ReadOptions
     bytes: int | None
     unreadable: list[InputError]
-    stdin: SourceFile | None = None
+    held: dict[str, SourceFile]
 
     def sources(self) -> Iterator[SourceFile]:
         """The files, each opened when its turn comes."""
         for path in self.paths:
-            if path == STDIN and self.stdin is not None:
-                yield self.stdin
-            else:
-                yield open_source(path, self.options)
+            yield self.held.get(path) or open_source(path, self.options)
 
 
 def look_at(named: Sequence[str], options: ReadOptions) -> Looked:
@@ -48,7 +44,7 @@ def look_at(named: Sequence[str], options: ReadOptions) -> Looked:
     paths: list[str] = []
     unreadable: list[InputError] = []
     sizes: list[int | None] = []
-    stdin = None
+    held: dict[str, SourceFile] = {}
     for path in found:
         try:
             source = open_source(path, options)
@@ -61,6 +57,7 @@ def look_at(named: Sequence[str], options: ReadOptions) -> Looked:
             continue
         paths.append(path)
         sizes.append(source.size)
-        stdin = source if path == STDIN else stdin
+        if source.size is None:
+            held[path] = source
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    return Looked(paths, options, total, unreadable, stdin)
+    return Looked(paths, options, total, unreadable, held)

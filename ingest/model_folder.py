@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from ..schemas.errors import BackboneError
 
@@ -45,9 +47,28 @@ def model_folder(name: str) -> Path:
     return _from_hub(name)
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a JSON file of a model says.
+
+    Raises:
+        BackboneError: it is damaged, or no JSON object.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BackboneError(f"{path} is not JSON ({error}). Copy the model again") from error
+    if not isinstance(settings, dict):
+        raise BackboneError(f"{path} holds no JSON object. Copy the model again")
+    return settings
+
+
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
@@ -62,11 +83,16 @@ def _from_hub(name: str) -> Path:
             f"{name}: no folder here and no such model on the Hugging Face hub. Check the name; "
             "for a private model set HF_TOKEN"
         ) from error
+    except HFValidationError as error:
+        raise BackboneError(
+            f"{name}: no folder here, and no name the Hugging Face hub allows. Give `builtin`, a "
+            "model's folder, or a Hugging Face name such as Qwen/Qwen3-0.6B"
+        ) from error
     # Offline mode, a dead network and a refusing server are all OSErrors there.
     except OSError as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
-            f"{name}: the Hugging Face hub cannot be reached and the model is not in its cache "
-            f"({reason}). Check the network, or give the folder of a copy"
+            f"{name}: no folder here, the Hugging Face hub cannot be reached and the model is not "
+            f"in its cache ({reason}). Check the name and the network, or give a model's folder"
         ) from error
     return folder

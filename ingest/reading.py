@@ -88,14 +88,13 @@ class SourceFile:
         self._started = True
         for line, value in self._rows:
             yield from self._judge(line, value)
-        self.finish()
+        self.xxh3 = self._opened.finish()
+        self.fault = self._opened.fault
 
     def finish(self) -> None:
-        """Close the source and set `xxh3` and `fault`; to be called only by who stops early."""
-        if not self.xxh3:
-            self._started = True
-            self.xxh3 = self._opened.finish()
-            self.fault = self._opened.fault
+        """Close the source; one that was not read to its end keeps no hash."""
+        self._started = True
+        self._opened.close()
 
     def _judge(self, line: int, value: Any) -> Iterator[Record | Reject]:
         """The records of one row, or why there is none."""

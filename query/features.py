@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import pyarrow as pa
 
 from ..schemas.errors import FingerprintError, MissingFeatureError
 from ..schemas.recipe import Recipe, difference
-from .names import quoted
+from ..store.catalog import recipe_of
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -73,24 +72,9 @@ def check_fingerprint(store: Store, feature: Feature, place: str, schema: pa.Sch
     found = (schema.field(feature.column).metadata or {}).get(FINGERPRINT, b"").decode()
     if found == feature.recipe.fingerprint:
         return
-    other = _recipe(store, found)
+    other = recipe_of(store, found)
     points = "; ".join(difference(other, feature.recipe)) if other else f"made as {found or '?'}"
     raise FingerprintError(
         f"{feature.column} of {place} cannot be compared with the pool's {feature.column}: "
         f"{points}. Make it again with this store's recipe {feature.recipe.fingerprint}"
     )
-
-
-def _recipe(store: Store, fingerprint: str) -> Recipe | None:
-    rows = store.dataset("recipes").to_table(filter=f"fingerprint = {quoted(fingerprint)}")
-    for row in rows.to_pylist():
-        return Recipe(
-            row["representation"],
-            row["version"],
-            json.loads(row["options"]),
-            json.loads(row["backbone"]),
-            tuple(row["columns"]),
-            row["stored_dtype"],
-            json.loads(row["artifacts"]),
-        )
-    return None

@@ -10,11 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..ingest.representations.registry import ALIASES
 from ..schemas.errors import UsageError
 from ..selectors.registry import selectors
 from ..selectors.task import Option, Selector
-
-ALIASES = {"rds+": "rds"}
 
 DEFAULT_SELECTOR = "round_robin"
 """Of a representation named alone (METHODS: less, rds and embed take turns)."""

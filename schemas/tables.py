@@ -193,7 +193,7 @@ RUNS = pa.schema(
     ]
 )
 
-# `key` is the digest of (corpus, file, line, reason).
+# `key` is the digest of (corpus, file, line, reason, excerpt, n): the n-th alike of that line.
 REJECTS = pa.schema(
     [
         _key("key"),

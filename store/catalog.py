@@ -27,6 +27,12 @@ def recipes(store: Store) -> dict[str, Recipe]:
     return {column: recipe for recipe in kept for column in recipe.columns}
 
 
+def recipe_of(store: Store, fingerprint: str) -> Recipe | None:
+    """The recipe of that fingerprint, or None where the store has none."""
+    rows = store.dataset("recipes").to_table().to_pylist()
+    return next((_recipe(row) for row in rows if row["fingerprint"] == fingerprint), None)
+
+
 def put_recipe(store: Store, recipe: Recipe) -> None:
     """Keep a recipe in its table and, for repair, in the pool's schema metadata."""
     row = _row(recipe)

@@ -38,7 +38,7 @@ class Status:
             ("Features", self.features),
             ("Targets", self.targets),
             ("Coresets", self.coresets),
-            ("Runs that did not finish", self.unfinished),
+            ("Runs that go on, or did not finish", self.unfinished),
         ]
 
     def advice(self) -> list[str]:
@@ -140,14 +140,19 @@ def _named(store: Store) -> list[dict[str, Any]]:
 
 
 def _unfinished(store: Store) -> list[dict[str, Any]]:
-    runs = store.dataset("runs").to_table(
-        columns=["run", "status", "started_at", "read", "new", "command"],
-        filter="status <> 'done'",
-    )
-    return [
-        {**row, "started_at": row["started_at"].isoformat(timespec="seconds")}
-        for row in runs.sort_by("started_at").to_pylist()
-    ]
+    """Runs that did not end well, but for those whose files a later run read to the end."""
+    columns = ["run", "status", "started_at", "read", "new", "command", "files"]
+    runs = store.dataset("runs").to_table(columns=columns).sort_by("started_at").to_pylist()
+    finished: set[tuple[str, str]] = set()
+    unfinished = []
+    for run in reversed(runs):
+        files = {(entry["file"], entry["corpus"]) for entry in run.pop("files") or ()}
+        if run["status"] == "done":
+            finished |= files
+        elif not files <= finished:
+            started = run["started_at"].isoformat(timespec="seconds")
+            unfinished.append({**run, "started_at": started})
+    return unfinished[::-1]
 
 
 def _type(kind: pa.DataType) -> str:

@@ -80,11 +80,16 @@ class Opened:
         for stream in self.streams:
             digests.append(stream.raw.drain())
             self.fault = self.fault or stream.fault
-            if stream.file != STDIN:
-                stream.raw.close()
+        self.close()
         if len(digests) == 1:
             return digests[0]
         return tables.digest_of_digests(digests)
+
+    def close(self) -> None:
+        """Let go of the files, read to their end or not; standard input stays open."""
+        for stream in self.streams:
+            if stream.file != STDIN:
+                stream.raw.close()
 
 
 def open_rows(file: str, hints: Hints) -> Opened:

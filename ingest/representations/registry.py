@@ -36,7 +36,7 @@ BUILTIN = {
 """Name -> module of this package; its `representation` is the object."""
 
 ALIASES = {"rds+": "rds"}
-
+"""Other names people know them by, here and in methods."""
 
 View = Literal["row", "alone"]
 """What a forward is shown: whole rows, or their answers without the questions."""

@@ -67,6 +67,20 @@ class Exported:
     files: tuple[str, ...]
 
 
+def check_export(out: str, format: str) -> None:
+    """Refuse what cannot be written, before anything is done for it.
+
+    Raises:
+        UsageError: unknown format or suffix, or no such folder.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"format {format!r}: choose from {', '.join(FORMATS)}")
+    check_suffix(out)
+    folder = os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(folder):
+        raise UsageError(f"{out}: there is no folder {folder}; make it first")
+
+
 def export(
     store: Store,
     coreset: str | Coreset,
@@ -97,12 +111,7 @@ def export(
         StoreError: a row is not in the pool version the coreset was made from.
     """
     chosen = load_coreset(store, coreset) if isinstance(coreset, str) else coreset
-    if format not in FORMATS:
-        raise UsageError(f"format {format!r}: choose from {', '.join(FORMATS)}")
-    check_suffix(out)
-    folder = os.path.dirname(os.path.abspath(out))
-    if not os.path.isdir(folder):
-        raise UsageError(f"{out}: there is no folder {folder}; make it first")
+    check_export(out, format)
     shape, mixed_by = FORMATS[format], chosen.seed if seed is None else seed
     members = chosen.members
     if shuffle:

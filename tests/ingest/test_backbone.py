@@ -13,7 +13,6 @@ import torch
 from tiny_models import (
     ARCHITECTURES,
     POSITIONS,
-    TEMPLATE,
     VOCABULARY,
     save_tiny_model,
     tiny_backbone,
@@ -60,10 +59,11 @@ def test_heads_that_scale_their_logits_are_noticed():
     assert plain == {name: name != "cohere" for name in ARCHITECTURES}
 
 
-def test_describing_needs_no_torch(folder):
+@pytest.mark.parametrize("name", ["builtin", "a folder"])
+def test_describing_needs_no_torch(folder, name):
     script = (
         "import sys; from coresetdb.ingest.describe import BackboneConfig, describe;"
-        f"describe(BackboneConfig({str(folder)!r}));"
+        f"describe(BackboneConfig({(name if name == 'builtin' else str(folder))!r}));"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -117,18 +117,26 @@ def test_a_cache_that_cannot_be_written_is_no_fault(folder, monkeypatch, tmp_pat
     assert describe(BackboneConfig(str(folder))).hidden_size == 32
 
 
-def test_a_missing_template_is_said_and_part_of_the_identity(tmp_path, capsys):
+def test_a_missing_template_is_said_and_part_of_the_identity(tmp_path, capfd):
     backbone = load(save_tiny_model(tmp_path / "model", template=None))
-    assert "no chat template" in capsys.readouterr().err
+    (notice,) = backbone.info.notices
+    assert "no chat template" in notice
+    assert capfd.readouterr() == ("", "")  # a progress bar may be on the screen
     assert backbone.info.identity["template"].startswith("plain ")
     row = backbone.encode(Instruction.from_turns(("user", "two?"), ("assistant", "three")))
     assert row.response_tokens > 0
 
 
-def test_a_template_that_rewrites_history_is_said(tmp_path, capsys):
-    turn = "~ ('(thinking)' if loop.last and message.role == 'assistant' else '') ~ message.content"
-    load(save_tiny_model(tmp_path / "model", template=TEMPLATE.replace("~ message.content", turn)))
-    assert "rewrites history" in capsys.readouterr().err
+def test_the_built_in_proxy_loads():
+    backbone = Backbone.load(BackboneConfig("builtin", "cpu", "float32", 64))
+    assert backbone.info.notices == () and backbone.plain_head
+    row = backbone.encode(
+        Instruction.from_turns(("user", "two?"), ("assistant", "three"), ("user", "b"))
+    )
+    assert row.response_tokens > 1
+    states = backbone.states(torch.tensor(row.ids)[None].long(), torch.ones(1, len(row)).bool())
+    assert states.hidden.shape == (1, len(row), backbone.info.hidden_size)
+    assert torch.isfinite(states.hidden).all()
 
 
 def test_neither_pad_nor_bos_token_is_needed(tmp_path):
@@ -203,8 +211,15 @@ def test_what_is_broken_is_named(folder):
     weight_file.write_bytes(whole)
     tokenizer.write_text('{"version": "1.0"}')
     refused(folder, "the tokenizer cannot be loaded")
-    (folder / "config.json").write_text("{")
-    refused(folder, "config.json is not JSON")
+    for text, complaint in (("{", "is not JSON"), ("[1]", "holds no JSON object")):
+        for file in ("tokenizer_config.json", "config.json"):
+            whole = (folder / file).read_bytes()
+            (folder / file).write_text(text)
+            refused(folder, f"{file} {complaint}")
+            (folder / file).write_bytes(whole)
+    (folder / "chat_template.jinja").write_text("{% for %}")
+    with pytest.raises(BackboneError, match="does not compile"):
+        describe(BackboneConfig(str(folder)))
 
 
 @pytest.mark.parametrize("architecture", ["BertForMaskedLM", "LlamaModel", "T5EncoderModel"])
@@ -249,7 +264,11 @@ def test_a_tokenizer_of_another_model_is_refused(folder):
 
 def test_hub_failures_are_told_apart(monkeypatch):
     import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     def failing(error):
         def snapshot_download(*args, **settings):
@@ -260,6 +279,7 @@ def test_hub_failures_are_told_apart(monkeypatch):
     not_found = RepositoryNotFoundError.__new__(RepositoryNotFoundError)
     for error, complaint in (
         (not_found, "no such model on the Hugging Face hub"),
+        (HFValidationError("--"), "no name the Hugging Face hub allows"),
         (LocalEntryNotFoundError("no network"), "cannot be reached"),
         (ConnectionError("refused"), "cannot be reached"),
     ):

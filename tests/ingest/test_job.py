@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 
 import coresetdb
+from coresetdb.ingest.job import ingest
+from coresetdb.ingest.reading import ReadOptions, open_source
 from coresetdb.schemas.errors import FingerprintError
 
 COLOURS = ("red", "green", "blue", "white", "black", "amber", "violet")
@@ -126,6 +128,71 @@ def test_another_backbone_in_the_same_folder_is_refused(database, tmp_path, tiny
             coresetdb.connect(database.store.uri).ingest(write(tmp_path / "a.jsonl", rows(3)))
     finally:
         weights.write_bytes(original)
+
+
+class Stops:
+    """A featurizer that is interrupted, or fails, in the middle of its n-th shard."""
+
+    def __init__(self, featurizer, shards: int, error: BaseException) -> None:
+        self.featurizer, self.left, self.error = featurizer, shards, error
+
+    def featurize(self, instructions, on_batch):
+        self.left -= 1
+        if not self.left:
+            raise self.error
+        return self.featurizer.featurize(instructions, on_batch)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), "interrupted"), (RuntimeError("out of memory"), "failed")],
+)
+def test_stopping_within_a_shard_counts_only_what_is_kept(database, tmp_path, error, status):
+    records = rows(200)
+    records[30] = records[2]  # met again before it is committed
+    records[190] = records[180]
+    file = write(tmp_path / "a.jsonl", records)
+    stops = Stops(database._featurizer, 2, error)
+    sources = [open_source(file, ReadOptions())]
+    with pytest.raises(type(error)):
+        ingest(database.store, sources, lambda: stops, commit_rows=4096)
+    kept = database.store.dataset("pool").count_rows()
+    assert kept == 16
+    (run,) = database.store.dataset("runs").to_table().to_pylist()
+    assert (run["status"], run["new"]) == (status, kept)
+    assert run["read"] == run["new"] + run["duplicate"] + run["rejected"]
+    seen = database.store.dataset("sources").to_table(columns=["id"])["id"].to_pylist()
+    pool = database.store.dataset("pool").to_table(columns=["id"])["id"].to_pylist()
+    assert set(seen) == set(pool)
+    assert [run["status"] for run in database.status().unfinished] == [status]
+    account = database.ingest(file)
+    assert database.status().unfinished == []
+    assert account.total("new") == 198 - kept
+    assert database.store.dataset("sources").count_rows() == 200
+
+
+def test_conversations_of_one_line_refused_alike_are_all_kept(database, tmp_path):
+    task = {
+        "Definition": "Name a colour.",
+        "Instances": [{"input": "", "output": [""]}, {"input": "", "output": [""]}],
+    }
+    task["Instances"].append({"input": "now", "output": ["red"]})
+    account = database.ingest(write(tmp_path / "task.jsonl", [task]))
+    assert (account.total("new"), account.total("rejected")) == (1, 2)
+    assert database.store.dataset("rejects").count_rows() == 2
+    database.ingest(str(tmp_path / "task.jsonl"))
+    assert database.store.dataset("rejects").count_rows() == 2
+
+
+def test_a_pipe_is_read_whole_though_it_cannot_be_opened_twice(database, tmp_path):
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    text = "".join(json.dumps(record) + "\n" for record in rows(300))
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    account = database.ingest(str(pipe))
+    writer.join()
+    assert account.total("new") == 300
 
 
 def test_interrupting_keeps_what_is_committed(database, tmp_path):

@@ -135,17 +135,11 @@ def test_a_template_that_leaves_an_answer_out_refuses_the_row(tokenizer):
         )
 
 
-def test_a_template_that_rewrites_history_is_an_error(tokenizer):
-    thinking = TEMPLATE.replace(
-        "~ message.content",
-        "~ ('(thinking)' if loop.last and message.role == 'assistant' else '') ~ message.content",
-    )
-    single = Instruction.from_turns(("user", "one"), ("assistant", "two"))
-    row = encoder(tokenizer, thinking).encode(single)
-    assert text(tokenizer, row.ids[row.response]) == "two<|end|>"
-    with pytest.raises(BackboneError, match="rewrites history") as caught:
-        encoder(tokenizer, thinking).encode_all([single, SEVERAL])
-    assert not isinstance(caught.value, RowRefusedError)
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_a_template_that_leaves_a_message_out_refuses_the_row(tokenizer, role):
+    template = TEMPLATE.replace("in messages", f"in messages if message.role != '{role}'")
+    with pytest.raises(RowRefusedError, match="leaves the text of a message out"):
+        encoder(tokenizer, template).encode(SEVERAL)
 
 
 def test_a_row_the_template_refuses_does_not_stop_the_others(tokenizer):
