@@ -13,10 +13,11 @@ from .frame import json_option, print_json, store_argument, talk
 @click.option("--repair", is_flag=True, help="Bring back what can be brought back.")
 @json_option
 def command(store: str, full: bool, repair: bool, as_json: bool) -> int:
-    """Check that the files of STORE are what was written; exit 1 if any is not.
+    """Check that the files of STORE are what was written; exit 1 if any is not, or rows are lost.
 
-    Plain: sizes and manifests. --full: a hash of every file. --repair (implies --full): a torn
-    manifest falls back one version, damaged rows are read from their source and featurized again.
+    Plain: sizes and manifests. --full: a hash of every file, and whether every row that was seen
+    is in the pool. --repair (implies --full): a torn manifest falls back one version, damaged rows
+    are read from their source and featurized again.
 
     \b
         coresetdb verify pool --full

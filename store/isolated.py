@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from .place import Place
+from ..schemas.errors import StoreError
+from .place import Place, out_of_reach
 
 MEMORY_BYTES = 8 << 30  # of address space; Lance's threads reserve a good part without using it
 TIME_SECONDS = 120.0  # for one answer
@@ -63,7 +64,10 @@ class Reader:
             child.stdin.flush()
             if select.select([child.stdout], [], [], TIME_SECONDS)[0]:
                 if line := child.stdout.readline():
-                    return json.loads(line)
+                    answer = json.loads(line)
+                    if out_of_reach(answer.get("error", "")):  # says nothing about the bytes
+                        raise StoreError(f"{place.uri}: cannot be read: {answer['error']}")
+                    return answer
                 problem = "reading it ended the process"
             else:
                 problem = f"reading it took longer than {TIME_SECONDS:.0f} s"

@@ -138,7 +138,10 @@ class Place:
         except (FileNotFoundError, StoreError):
             raise
         except OSError as error:
-            raise StoreError(f"{self.uri}: cannot be {done}: {first_line(error)}") from error
+            raise StoreError(
+                f"{self.uri}: cannot be {done}: {first_line(error)}. "
+                "Check that it can be reached and that you may use it"
+            ) from error
 
     def sync(self, paths: Iterable[str]) -> None:
         """Force files and the directories that name them onto the disk (local stores only).
@@ -211,12 +214,20 @@ def _s3(uri: str, given: dict[str, str]) -> Place:
 def unopened(place: Place, table: str, error: Exception) -> StoreError:
     """What it means that Lance could not open a table: it is out of reach, or damaged."""
     reason = first_line(error)
-    if any(words in str(error).lower() for words in _OUT_OF_REACH):
-        return StoreError(f"{place.uri}: the table {table} cannot be reached: {reason}")
+    if out_of_reach(str(error)):
+        return StoreError(
+            f"{place.uri}: the table {table} cannot be reached: {reason}. "
+            "Check that it can be reached and that you may use it"
+        )
     return DamagedStoreError(
         f"{place.uri}: the table {table} does not open ({reason}). "
         f"Run `coresetdb verify {place.uri} --repair`"
     )
+
+
+def out_of_reach(said: str) -> bool:
+    """Whether what Lance said is about the way to a table, not about its bytes."""
+    return any(words in said.lower() for words in _OUT_OF_REACH)
 
 
 def first_line(error: Exception) -> str:

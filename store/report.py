@@ -146,14 +146,14 @@ class Report:
             )
         if self.orphans:
             told.append(
-                f"{len(self.orphans)} files of killed runs, {sum(self.orphans.values())} bytes, "
+                f"{len(self.orphans)} files of killed runs, {sum(self.orphans.values()):,} bytes, "
                 "belong to no version; `coresetdb compact` removes them"
             )
         told += self.notes
         state = "sound" if self.ok else "DAMAGED" if self._damaged else "ROWS ARE MISSING"
         told.append(
-            f"{self.uri}: {state} ({depth} of {self.checked_files} files checked, "
-            f"{self.checked_bytes} bytes)"
+            f"{self.uri}: {state} ({depth} of {self.checked_files:,} files checked, "
+            f"{self.checked_bytes:,} bytes)"
         )
         return told
 
@@ -198,8 +198,8 @@ class Repair:
         if self.restored:
             told.append(f"{len(self.restored)} rows are back: {_some(self.restored)}")
         told += [f"NOT repaired: {line}" for line in self.unrepaired]
-        if self.after:
-            told.append(self.after.lines()[-1])
+        if self.after and (last := self.after.lines()[-1]) not in told:
+            told.append(last)
         return told
 
 
