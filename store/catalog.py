@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 def recipes(store: Store) -> dict[str, Recipe]:
     """Pool column -> the recipe that fills it."""
-    kept = [recipe_from(row) for row in store.dataset("recipes").to_table().to_pylist()]
+    kept = [as_recipe(row) for row in store.dataset("recipes").to_table().to_pylist()]
     return {column: recipe for recipe in kept for column in recipe.columns}
 
 
 def recipe_of(store: Store, fingerprint: str) -> Recipe | None:
     """The recipe of that fingerprint, or None where the store has none."""
     rows = store.dataset("recipes").to_table().to_pylist()
-    return next((recipe_from(row) for row in rows if row["fingerprint"] == fingerprint), None)
+    return next((as_recipe(row) for row in rows if row["fingerprint"] == fingerprint), None)
 
 
 def put_recipe(store: Store, recipe: Recipe) -> None:
@@ -99,7 +99,7 @@ def _row(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def recipe_from(row: dict[str, Any]) -> Recipe:
+def as_recipe(row: dict[str, Any]) -> Recipe:
     """A row of the table `recipes` as what it stands for."""
     return Recipe(
         representation=row["representation"],

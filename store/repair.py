@@ -265,7 +265,7 @@ def _made_by(place: Place, pool: State) -> tuple[dict[str, Any], list[Recipe]]:
     )
     facts = newest.schema.metadata or {}
     config = json.loads(facts[layout.CONFIG_KEY.encode()])
-    return config, [catalog.recipe_from(row) for row in catalog.recipes_in(facts)]
+    return config, [catalog.as_recipe(row) for row in catalog.recipes_in(facts)]
 
 
 def _fetch(place: Place, done: Repair, owed: Owed, reingest: Reingest | None) -> None:
