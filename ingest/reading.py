@@ -11,7 +11,7 @@ for file in find_files(["pools/", "more/*.jsonl.gz"]):
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
@@ -28,7 +28,7 @@ from .readers.location import STDIN
 from .readers.opening import Hints, Opened, open_rows
 from .readers.rows import Bad, Row, excerpt_of
 
-__all__ = ["ReadOptions", "SourceFile", "find_files", "open_source", "reread"]
+__all__ = ["ReadOptions", "SourceFile", "find_files", "open_source"]
 
 SAMPLE_RECORDS = 50
 SAMPLE_ROWS = 1000
@@ -162,19 +162,6 @@ def open_source(path: str, options: ReadOptions | None = None) -> SourceFile:
         names=lambda width: names_without_header(width, options),
     )
     return SourceFile(file, options, open_rows(file, hints))
-
-
-def reread(file: str, lines: Container[int], options: ReadOptions) -> Iterator[Record]:
-    """The records at the given lines of a file read before with the same options.
-
-    Raises:
-        InputError: the file is gone, or came from standard input.
-    """
-    if file == STDIN:
-        raise InputError(file, "standard input cannot be read again", "Ingest it from a file")
-    for item in open_source(file, options):
-        if isinstance(item, Record) and item.line in lines:
-            yield item
 
 
 def stem_of(file: str) -> str:

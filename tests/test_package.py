@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -41,10 +42,15 @@ def test_imports_follow_the_arrows(repository):
 
 
 def test_the_wheel_runs_from_another_folder(repository, tmp_path):
+    tree = tmp_path / "tree"  # building writes into the tree it builds from
+    unwanted = shutil.ignore_patterns(
+        ".git", ".venv", "build", "*.egg-info", "__pycache__", ".*_cache"
+    )
+    shutil.copytree(repository, tree, ignore=unwanted)
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"),
-            *("-w", str(tmp_path), str(repository)),
+            *("-w", str(tmp_path), str(tree)),
         ],
         check=True,
         capture_output=True,

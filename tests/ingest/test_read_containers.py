@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from coresetdb.ingest.readers.json_scan import JsonScanner
 from coresetdb.ingest.readers.lines import split_lines
 from coresetdb.ingest.readers.rows import Bad
-from coresetdb.ingest.reading import ReadOptions, open_source, reread
+from coresetdb.ingest.reading import ReadOptions, open_source
 from coresetdb.schemas.errors import InputError, UsageError
 from coresetdb.schemas.instruction import Instruction, Record, Reject
 
@@ -172,21 +172,12 @@ def test_standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         assert [item.instruction for item in source] == EXPECTED
         assert (source.corpus, source.file, source.size) == ("stdin", "-", None)
         assert source.xxh3 == xxhash.xxh3_64_hexdigest(content)
-    with pytest.raises(InputError, match="cannot be read again"):
-        list(reread("-", {1}, ReadOptions()))
 
 
 def _parquet_bytes() -> bytes:
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(ROWS), sink)
     return sink.getvalue()
-
-
-def test_reread_gives_the_named_lines(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(TEXTS["lines.jsonl"])
-    again = list(reread(str(path), {1, 3}, ReadOptions()))
-    assert [item.instruction for item in again] == [EXPECTED[0], EXPECTED[2]]
 
 
 def test_a_source_is_read_once(tmp_path: Path) -> None:
