@@ -2,7 +2,7 @@
 
 Not a script; `train.py` uses it. Why processes and not the threads of one: inside an operator all
 threads wait for the slowest at every step of it, so one busy neighbour on a core stops them all
-(measured: 630 tokens/s in place of 7,000 beside three other programs). Workers meet once per
+(measured: 630 tokens/s in place of 6,000 beside three other programs). Workers meet once per
 optimiser step, and whoever is free takes the next micro-batch.
 
 The weights live in shared memory and are read by all; each worker adds into its own gradient.
