@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from coresetdb.ingest.backbone import Backbone
 from coresetdb.ingest.describe import BackboneConfig
@@ -54,15 +56,9 @@ def test_its_tokenizer_loses_nothing(text):
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
 
 
-_TOKENIZERS: dict[Path, object] = {}
-
-
-def tokenizer_of(folder: Path):
-    from tokenizers import Tokenizer
-
-    if folder not in _TOKENIZERS:
-        _TOKENIZERS[folder] = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return _TOKENIZERS[folder]
+@cache
+def tokenizer_of(folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def test_plain_sentences_cost_less_than_three_bits_a_byte(backbone):
