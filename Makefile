@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/coresetdb demo
 
 test: check
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
