@@ -59,5 +59,7 @@ def look_at(named: Sequence[str], options: ReadOptions) -> Looked:
         sizes.append(source.size)
         if source.size is None:
             held[path] = source
+        else:
+            source.finish()
     total = None if None in sizes else sum(size or 0 for size in sizes)
     return Looked(paths, options, total, unreadable, held)
