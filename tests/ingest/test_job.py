@@ -296,6 +296,7 @@ def test_killed_ten_times_it_ends_as_if_uninterrupted(database, tmp_path, tiny_l
     expected, found = features_of(whole), features_of(database)
     assert found.keys() == expected.keys()
     for row_id, vector in expected.items():
-        # The stored vectors are float16; their own rounding is 2^-11 of each number.
+        # Norm and losses are stored as they were made; of the vector, float16 keeps 11 bits, and
+        # equal numbers round to equal ones.
         error = np.linalg.norm(found[row_id] - vector) / np.linalg.norm(vector)
-        assert error < 1e-3, row_id
+        assert error < 1e-4, row_id
