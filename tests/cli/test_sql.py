@@ -313,7 +313,6 @@ def test_the_end_of_the_input_ends_the_prompt(session: SqlSession, capsys) -> No
     assert capsys.readouterr().err.endswith("\n\n")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_person_at_a_terminal(store: str, tmp_path: Path) -> None:
     owner, terminal = pty.openpty()
     program = f"from coresetdb.cli.sql import command; command([{store!r}])"
