@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING
 from ..schemas.errors import FingerprintError
 from ..schemas.recipe import Recipe, difference
 from ..store.store import Store
+from .artifacts import artifacts_of
 from .describe import BackboneConfig, describe
-from .representations.registry import fields_of, parse_features
+from .representations.registry import (
+    Wanted,
+    fields_of,
+    get,
+    parse_wanted,
+    recipe_for,
+)
 
 if TYPE_CHECKING:
+    from .backbone import Backbone
     from .featurizer import Featurizer
 
 
@@ -24,7 +32,8 @@ def create_store(
 ) -> tuple[Store, tuple[str, ...]]:
     """Create an empty store whose rows get `features`, made by `backbone`.
 
-    dtype `auto` is resolved here, so that the store says what made its features.
+    dtype `auto` is resolved here, so that the store says what made its features. Features that
+    must be fitted first are remembered and declared once that is done (`pending`).
 
     Returns:
         The store, and sentences about the backbone that its user should read.
@@ -37,7 +46,10 @@ def create_store(
 
     resolved = resolve(backbone)
     info = describe(resolved)
-    recipes = parse_features(features, info)
+    recipes: list[Recipe] = []
+    for asked in parse_wanted(features):
+        if not get(asked.representation).fits(info, asked.options):
+            recipes.append(recipe_for(asked, info, {}, {}, recipes))
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
     # The device is found again wherever the store is opened; everything else is settled.
     settled = replace(resolved, device=backbone.device)
@@ -48,6 +60,18 @@ def create_store(
     return store, info.notices
 
 
+def pending(store: Store) -> list[Wanted]:
+    """Features the store was asked for and cannot make yet, because nothing was fitted for them."""
+    recipes = recipes_of(store)
+    asked = parse_wanted(store.config["features"])
+    return [each for each in asked if not any(map(each.is_made_by, recipes))]
+
+
+def recipes_of(store: Store) -> list[Recipe]:
+    """The recipes of a store, each once."""
+    return list({recipe.fingerprint: recipe for recipe in store.recipes().values()}.values())
+
+
 def load_featurizer(store: Store) -> Featurizer:
     """Load the store's backbone, checked against what made the features so far.
 
@@ -56,12 +80,22 @@ def load_featurizer(store: Store) -> Featurizer:
         FingerprintError: its weights, tokenizer or template are no longer those of the store.
     """
     from .backbone import Backbone
-    from .featurizer import Featurizer
 
     config = BackboneConfig(**store.config["backbone"])
-    recipes = list({recipe.fingerprint: recipe for recipe in store.recipes().values()}.values())
-    check_backbone(store.uri, config, recipes)
-    return Featurizer(Backbone.load(config), recipes)
+    check_backbone(store.uri, config, recipes_of(store))
+    return featurizer_for(store, Backbone.load(config), recipes_of(store))
+
+
+def featurizer_for(store: Store, backbone: Backbone, recipes: Sequence[Recipe]) -> Featurizer:
+    """A featurizer of some of a store's recipes, with what was fitted for them."""
+    from .featurizer import Featurizer
+
+    artifacts = {
+        recipe.artifacts[name]: artifact
+        for recipe in recipes
+        for name, artifact in artifacts_of(store, recipe).items()
+    }
+    return Featurizer(backbone, recipes, artifacts=artifacts)
 
 
 def check_backbone(uri: str, config: BackboneConfig, recipes: Sequence[Recipe]) -> None:
@@ -71,9 +105,10 @@ def check_backbone(uri: str, config: BackboneConfig, recipes: Sequence[Recipe]) 
         BackboneError: the backbone is gone or broken.
         FingerprintError: its weights, tokenizer or template are no longer those of the store.
     """
-    identity = describe(config).identity
+    info = describe(config)
     for recipe in recipes:
-        if recipe.backbone and recipe.backbone != identity:
+        identity = get(recipe.representation).identity(info, recipe.options)
+        if recipe.backbone != identity:
             raise FingerprintError(
                 f"{config.name} is no longer the backbone that made the features of {uri}: "
                 + "; ".join(

@@ -1,25 +1,28 @@
-"""From conversations to feature columns: encode, batch, one forward for all recipes, reduce.
+"""From conversations to feature columns: encode, batch, one pass for all recipes, reduce.
 
-A second forward, over the answers alone, runs only for recipes that need it (IFD).
+Recipes that ask for the same pass (what the model is shown, and the adapter it wears) share it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from ..schemas.errors import FingerprintError
 from ..schemas.instruction import Instruction
-from ..schemas.recipe import Recipe
-from .batching import Side, plan_batches
+from ..schemas.recipe import Recipe, difference
+from .artifacts import Artifact
+from .batching import Side as Padding
+from .batching import plan_batches
 from .chat_template import RowRefusedError
+from .columns import joined, no_rows, spread, to_arrow
 from .encoding import Encoded, response_alone
 from .representations import registry
-from .representations.registry import View
+from .representations.representation import Needs, Pass, Representation, Setup, Side
 
 if TYPE_CHECKING:
     from .backbone import Backbone
@@ -49,12 +52,29 @@ class Features:
     columns: dict[str, np.ndarray]
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A recipe to be made, with what its representation works with."""
+
+    recipe: Recipe
+    representation: Representation
+    setup: Setup
+
+    def passes(self) -> dict[tuple[str, str], tuple[Pass, Needs]]:
+        """What it needs, by the view and the digest of the adapter worn: what can be shared."""
+        return {
+            (each.view, self.recipe.artifacts.get(each.adapter, "")): (each, needs)
+            for each, needs in self.representation.passes(self.setup).items()
+        }
+
+
 class Featurizer:
     """Makes the columns of some recipes with one backbone.
 
     Args:
         tokens_per_batch: padded tokens of a forward; by default what suits the device.
         side: where batches are padded (features agree but for rounding).
+        artifacts: everything the recipes depend on, by digest.
 
     Raises:
         FingerprintError: a recipe was made for another backbone.
@@ -65,12 +85,15 @@ class Featurizer:
         backbone: Backbone,
         recipes: Sequence[Recipe],
         tokens_per_batch: int | None = None,
-        side: Side = "right",
+        side: Padding = "right",
+        artifacts: Mapping[str, Artifact] | None = None,
     ) -> None:
-        for recipe in recipes:
-            _require_backbone(recipe, backbone)
         self.backbone, self.recipes = backbone, list(recipes)
-        self.side: Side = side
+        self.padding: Padding = side
+        self.artifacts = dict(artifacts or {})
+        self._works = [self._work(recipe) for recipe in recipes]
+        for work in self._works:
+            _require_backbone(work, backbone)
         if tokens_per_batch is None:
             cpu = backbone.device.type == "cpu"
             tokens_per_batch = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
@@ -83,14 +106,18 @@ class Featurizer:
         self,
         instructions: Sequence[Instruction],
         on_batch: Callable[[int, int], None] | None = None,
+        of: Side = "pool",
     ) -> pa.Table:
         """Token counts and feature columns, one row per instruction, in the same order.
 
         Columns: tokens, prompt_tokens, response_tokens, truncated (null where the template
         refuses the conversation), then each recipe's. `on_batch(rows, tokens)` is called after
-        each batch of whole rows.
+        each batch of whole rows. `of` says whether they are candidates or a target's examples.
         """
-        features = self.compute(instructions, on_batch)
+        return self.table(self.compute(instructions, on_batch, of))
+
+    def table(self, features: Features) -> pa.Table:
+        """Computed features as they are stored."""
         rows = [None if isinstance(each, RowRefusedError) else each for each in features.encoded]
         counts = [
             [None if row is None else value(row) for row in rows]
@@ -101,7 +128,7 @@ class Featurizer:
                 lambda row: row.truncated,
             )
         ]
-        fields = [field for recipe in self.recipes for field in self._fields(recipe)]
+        fields = [field for recipe in self.recipes for field in self.fields(recipe)]
         arrays = [pa.array(each, field.type) for each, field in zip(counts, COUNTS, strict=True)]
         arrays += [to_arrow(features.columns[field.name], field.type) for field in fields]
         return pa.Table.from_arrays(arrays, schema=pa.schema([*COUNTS, *fields]))
@@ -110,69 +137,92 @@ class Featurizer:
         self,
         instructions: Sequence[Instruction],
         on_batch: Callable[[int, int], None] | None = None,
+        of: Side = "pool",
     ) -> Features:
         """The same as arrays before storage precision."""
         encoded = self.backbone.encode_all(instructions)
         usable = [index for index, each in enumerate(encoded) if isinstance(each, Encoded)]
         rows = [row for row in encoded if isinstance(row, Encoded)]
+        given = [instructions[index] for index in usable]
+        works = [replace(work, setup=replace(work.setup, side=of)) for work in self._works]
         columns: dict[str, np.ndarray] = {}
-        features = self._features_of(rows, on_batch) if rows else self._no_features()
+        features = self._features_of(works, rows, given, on_batch) if rows else self._no_features()
         for recipe, made in zip(self.recipes, features, strict=True):
             renamed = registry.columns_of(recipe)
             for name, values in made.items():
-                columns[renamed[name]] = _spread(values, usable, len(encoded))
+                columns[renamed[name]] = spread(values, usable, len(encoded))
             reason = columns[renamed[f"{recipe.representation}_reason"]]
             for index, each in enumerate(encoded):
                 if isinstance(each, RowRefusedError):
                     reason[index] = str(each)
         return Features(encoded, columns)
 
+    def fields(self, recipe: Recipe) -> list[pa.Field]:
+        """The stored fields of one of the recipes."""
+        return registry.fields_of(recipe, self.backbone.info, self._artifacts_of(recipe))
+
+    def setup(self, recipe: Recipe, of: Side = "pool") -> Setup:
+        """What the representation of one of the recipes works with."""
+        return registry.setup_of(recipe, self.backbone.info, self._artifacts_of(recipe), of)
+
+    def _artifacts_of(self, recipe: Recipe) -> dict[str, Artifact]:
+        return {name: self.artifacts[content] for name, content in recipe.artifacts.items()}
+
+    def _work(self, recipe: Recipe) -> _Work:
+        return _Work(recipe, registry.get(recipe.representation), self.setup(recipe))
+
     def _features_of(
-        self, rows: Sequence[Encoded], on_batch: Callable[[int, int], None] | None
+        self,
+        works: Sequence[_Work],
+        rows: Sequence[Encoded],
+        instructions: Sequence[Instruction],
+        on_batch: Callable[[int, int], None] | None,
     ) -> list[dict[str, np.ndarray]]:
-        passed: list[dict[View, dict[str, np.ndarray]]] = [{} for _ in self.recipes]
+        passed: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in works]
         alone = [response_alone(row) if row.response_tokens else row for row in rows]
-        shown: list[tuple[View, Sequence[Encoded]]] = [("row", rows), ("alone", alone)]
-        for view, seen in shown:
-            report = on_batch if view == "row" else None
-            for place, columns in self._run_view(view, seen, report).items():
-                passed[place][view] = columns
+        shared = dict.fromkeys(key for work in works for key in work.passes())
+        for key in shared:
+            seen = alone if key[0] == "alone" else rows
+            # Progress counts a row once, at the first pass that sees it whole.
+            report, on_batch = (on_batch, None) if key[0] == "row" else (None, on_batch)
+            for place, (each, columns) in self._run(key, works, seen, report).items():
+                passed[place][each] = columns
         return [
-            registry.get(recipe.representation).finish(rows, views, recipe.options)
-            for recipe, views in zip(self.recipes, passed, strict=True)
+            work.representation.compute(instructions, work.setup)
+            or work.representation.finish(rows, views, work.setup)
+            for work, views in zip(works, passed, strict=True)
         ]
 
     def _no_features(self) -> list[dict[str, np.ndarray]]:
         """The columns of each recipe over no row at all."""
         return [
             {
-                name: _no_rows(field.type)
+                name: no_rows(field.type)
                 for name, field in zip(
-                    registry.columns_of(recipe), self._fields(recipe), strict=True
+                    registry.columns_of(recipe), self.fields(recipe), strict=True
                 )
             }
             for recipe in self.recipes
         ]
 
-    def _fields(self, recipe: Recipe) -> list[pa.Field]:
-        return registry.fields_of(recipe, self.backbone.info)
-
-    def _run_view(
-        self, view: View, rows: Sequence[Encoded], on_batch: Callable[[int, int], None] | None
-    ) -> dict[int, dict[str, np.ndarray]]:
-        """Recipe's place -> its reducers' columns over `rows`, for recipes that need this view."""
+    def _run(
+        self,
+        key: tuple[str, str],
+        works: Sequence[_Work],
+        rows: Sequence[Encoded],
+        on_batch: Callable[[int, int], None] | None,
+    ) -> dict[int, tuple[Pass, dict[str, np.ndarray]]]:
+        """Work's place -> its reducers' columns over `rows`, for all that share this pass."""
         from .batch import make_batch
         from .forward import run_pass
 
         asked = {
-            place: (representation, needs[view], recipe.options)
-            for place, recipe in enumerate(self.recipes)
-            for representation in [registry.get(recipe.representation)]
-            for needs in [representation.passes(recipe.options)]
-            if view in needs
+            place: (work, *passes[key])
+            for place, work in enumerate(works)
+            for passes in [work.passes()]
+            if key in passes
         }
-        if not asked:
-            return {}
+        adapter = self.artifacts[key[1]] if key[1] else None
         order: list[int] = []
         parts: dict[int, list[Mapping[str, np.ndarray]]] = {place: [] for place in asked}
         for members in plan_batches([len(row) for row in rows], self.tokens_per_batch):
@@ -180,62 +230,30 @@ class Featurizer:
                 [rows[index] for index in members],
                 self.backbone.padding_token,
                 self.backbone.device,
-                self.side,
+                self.padding,
             )
             readers = {
-                place: (needs, representation.reducer(view, batch, options))
-                for place, (representation, needs, options) in asked.items()
+                place: (needs, work.representation.reducer(each, batch, work.setup))
+                for place, (work, each, needs) in asked.items()
             }
-            run_pass(self.backbone, batch, list(readers.values()))
+            run_pass(self.backbone, batch, list(readers.values()), adapter)
             for place, (_, reducer) in readers.items():
                 parts[place].append(reducer.columns())
             order += members
             if on_batch:
                 on_batch(len(members), sum(len(row) for row in batch.rows))
         back = np.argsort(np.asarray(order, dtype=np.int64))
-        return {place: _joined(columns, back) for place, columns in parts.items()}
+        return {place: (asked[place][1], joined(each, back)) for place, each in parts.items()}
 
 
-def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
-    """A column for storage: NaN (in a vector: any) becomes null, vectors fixed-size lists."""
-    if values.dtype == object:
-        return pa.array(values.tolist(), kind)
-    missing: Any = np.isnan(values)
-    if not pa.types.is_fixed_size_list(kind):
-        return pa.array(values, kind, mask=missing)
-    missing = missing.any(axis=1)
-    stored = np.where(missing[:, np.newaxis], 0, values).astype(np.float16)
-    flat = pa.array(stored.ravel(), pa.float16())
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(missing))
-
-
-def _require_backbone(recipe: Recipe, backbone: Backbone) -> None:
-    if recipe.backbone != backbone.info.identity:
-        parts = sorted(
-            key
-            for key in {*recipe.backbone, *backbone.info.identity}
-            if recipe.backbone.get(key) != backbone.info.identity.get(key)
-        )
+def _require_backbone(work: _Work, backbone: Backbone) -> None:
+    recipe = work.recipe
+    identity = work.representation.identity(backbone.info, recipe.options)
+    if recipe.backbone != identity:
+        ours = Recipe("", 0, {}, identity)
         raise FingerprintError(
             f"the recipe of {recipe.representation} was made with another backbone than "
-            f"{backbone.info.name} (different: {', '.join(parts)}). Load the store's own backbone"
+            f"{backbone.info.name} (different: "
+            f"{'; '.join(difference(ours, Recipe('', 0, {}, recipe.backbone)))}). "
+            "Load the store's own backbone"
         )
-
-
-def _no_rows(kind: pa.DataType) -> np.ndarray:
-    if pa.types.is_string(kind):
-        return np.empty(0, dtype=object)
-    width = (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
-    return np.empty((0, *width), dtype=np.float32)
-
-
-def _joined(parts: Sequence[Mapping[str, np.ndarray]], order: np.ndarray) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
-
-
-def _spread(values: np.ndarray, places: Sequence[int], total: int) -> np.ndarray:
-    """`values` at `places` of an array of `total` rows; NaN (None for objects) elsewhere."""
-    empty = None if values.dtype == object else np.nan
-    spread = np.full((total, *values.shape[1:]), empty, dtype=values.dtype)
-    spread[np.asarray(places, dtype=np.int64)] = values
-    return spread

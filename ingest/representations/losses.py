@@ -11,13 +11,12 @@ Query side: none; these are columns to filter and sort by.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from ..describe import BackboneInfo
-from .registry import Needs, Reducer, View
+from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
     import torch
@@ -28,40 +27,38 @@ if TYPE_CHECKING:
 NO_RESPONSE = "no response token"
 NOT_FINITE = "the loss is not finite"
 
+WHOLE, ALONE = Pass("row"), Pass("alone")
 
-class Losses:
+
+class Losses(Representation):
     """Columns: nll, ppl, and unless `alone=false` (one forward less) nll_alone and ifd."""
 
     name = "losses"
     version = 1
-    defaults: Mapping[str, Any] = {"alone": True}
-    similarity: str | None = None
+    defaults: ClassVar[Mapping[str, Any]] = {"alone": True}
 
-    def fields(self, info: BackboneInfo, options: Mapping[str, Any]) -> list[pa.Field]:
-        numbers = ["nll", "ppl", *(["nll_alone", "ifd"] if options["alone"] else [])]
+    def fields(self, setup: Setup) -> list[pa.Field]:
+        numbers = ["nll", "ppl", *(["nll_alone", "ifd"] if setup.options["alone"] else [])]
         return [
             *(pa.field(name, pa.float32()) for name in numbers),
             pa.field("losses_reason", pa.string()),
         ]
 
-    def passes(self, options: Mapping[str, Any]) -> dict[View, Needs]:
-        views: tuple[View, ...] = ("row", "alone") if options["alone"] else ("row",)
-        return {view: Needs(logits=True) for view in views}
+    def passes(self, setup: Setup) -> dict[Pass, Needs]:
+        wanted = (WHOLE, ALONE) if setup.options["alone"] else (WHOLE,)
+        return {each: Needs(logits=True) for each in wanted}
 
-    def reducer(self, view: View, batch: Batch, options: Mapping[str, Any]) -> Reducer:
+    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         return ResponseLoss(batch)
 
     def finish(
-        self,
-        rows: Sequence[Encoded],
-        passed: Mapping[View, Mapping[str, np.ndarray]],
-        options: Mapping[str, Any],
+        self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
-        nll = passed["row"]["nll"]
+        nll = passed[WHOLE]["nll"]
         with np.errstate(over="ignore"):
             columns = {"nll": nll, "ppl": np.exp(nll)}
-        if options["alone"]:
-            columns["nll_alone"] = passed["alone"]["nll"]
+        if setup.options["alone"]:
+            columns["nll_alone"] = passed[ALONE]["nll"]
             with np.errstate(divide="ignore", invalid="ignore"):
                 columns["ifd"] = nll / columns["nll_alone"]
         finite = np.all([np.isfinite(column) for column in columns.values()], axis=0)
@@ -73,7 +70,7 @@ class Losses:
         return {**columns, "losses_reason": reason}
 
 
-def _why(row: Encoded, passed: Mapping[View, Mapping[str, np.ndarray]], index: int) -> str:
+def _why(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: int) -> str:
     if not row.response_tokens:
         return NO_RESPONSE + (" left after truncation" if row.truncated else "")
     if any(not each["tokens"][index] for each in passed.values()):

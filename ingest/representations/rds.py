@@ -9,13 +9,12 @@ Query side: the same vector of each target example, compared by cosine.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from ..describe import BackboneInfo
-from .registry import Needs, Reducer, View
+from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
     import torch
@@ -23,35 +22,33 @@ if TYPE_CHECKING:
     from ..batch import Batch
     from ..encoding import Encoded
 
+WHOLE = Pass()
 
-class Rds:
+
+class Rds(Representation):
     """Columns: `rds` unit vector (float16 on disk), `rds_norm` of the mean before, `rds_reason`."""
 
     name = "rds"
     version = 1
-    defaults: Mapping[str, Any] = {}
-    similarity: str | None = "rds"
+    similarity = "rds"
 
-    def fields(self, info: BackboneInfo, options: Mapping[str, Any]) -> list[pa.Field]:
+    def fields(self, setup: Setup) -> list[pa.Field]:
         return [
-            pa.field("rds", pa.list_(pa.float16(), info.hidden_size)),
+            pa.field("rds", pa.list_(pa.float16(), setup.info.hidden_size)),
             pa.field("rds_norm", pa.float32()),
             pa.field("rds_reason", pa.string()),
         ]
 
-    def passes(self, options: Mapping[str, Any]) -> dict[View, Needs]:
-        return {"row": Needs(hidden=True)}
+    def passes(self, setup: Setup) -> dict[Pass, Needs]:
+        return {WHOLE: Needs(hidden=True)}
 
-    def reducer(self, view: View, batch: Batch, options: Mapping[str, Any]) -> Reducer:
+    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         return WeightedMean(batch)
 
     def finish(
-        self,
-        rows: Sequence[Encoded],
-        passed: Mapping[View, Mapping[str, np.ndarray]],
-        options: Mapping[str, Any],
+        self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
-        mean = passed["row"]["mean"]
+        mean = passed[WHOLE]["mean"]
         with np.errstate(all="ignore"):  # what is not finite is told by its reason
             norm = np.linalg.norm(mean.astype(np.float64), axis=1)
             unit = (mean / norm[:, None]).astype(np.float32)

@@ -1,8 +1,7 @@
-"""What a representation is, where they are found, and how `--features` names them.
+"""Where representations are found, and how `--features` names them.
 
-A representation turns what one pass of the backbone leaves of a row into columns. Third parties
-add theirs through the entry-point group `coresetdb.representations`; the entry is an object of
-the protocol below.
+Third parties add theirs through the entry-point group `coresetdb.representations`; the entry is
+an object of the class `Representation`.
 """
 
 from __future__ import annotations
@@ -12,20 +11,15 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any
 
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
+from ..artifacts import Artifact
 from ..describe import BackboneInfo
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-    from ..batch import Batch
-    from ..encoding import Encoded
+from .representation import Representation, Setup, Side
 
 ENTRY_POINTS = "coresetdb.representations"
 
@@ -38,78 +32,21 @@ BUILTIN = {
 ALIASES = {"rds+": "rds"}
 """Other names people know them by, here and in methods."""
 
-View = Literal["row", "alone"]
-"""What a forward is shown: whole rows, or their answers without the questions."""
-
 
 @dataclass(frozen=True)
-class Needs:
-    """What a pass must hand to a reducer; the pass does nothing that nobody needs.
+class Wanted:
+    """A feature that is asked for: a representation with every option spelled out."""
 
-    `hidden`: final states of every token. `logits`: those that predict the response tokens.
-    """
+    representation: str
+    options: Mapping[str, Any]
 
-    hidden: bool = False
-    logits: bool = False
-
-
-class Reducer:
-    """Takes in what one forward over one batch gives and keeps only what becomes columns.
-
-    The pass calls the methods its `Needs` ask for, and `columns` last.
-    """
-
-    def hidden(self, states: torch.Tensor) -> None:
-        """Final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
-        raise NotImplementedError
-
-    def logits(self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> None:
-        """Some of the response tokens: logits (n, V) float32, token ids (n,) and rows (n,)."""
-        raise NotImplementedError
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Column -> (B,) or (B, d) float32, NaN where a row has no such value."""
-        raise NotImplementedError
-
-
-class Representation(Protocol):
-    """A feature: what it needs, what it keeps of a pass, what its columns are.
-
-    Attributes:
-        name: unique; the first column bears it, and `<name>_reason` is the last.
-        version: rises when the numbers change.
-        defaults: option -> default value (bool, int, float or str).
-        similarity: the vector column by which pool and target are compared (cosine), or None.
-    """
-
-    name: str
-    version: int
-    defaults: Mapping[str, Any]
-    similarity: str | None
-
-    def fields(self, info: BackboneInfo, options: Mapping[str, Any]) -> list[pa.Field]:
-        """Arrow fields of the columns, the reason last."""
-        ...
-
-    def passes(self, options: Mapping[str, Any]) -> dict[View, Needs]:
-        """The forwards it needs something of."""
-        ...
-
-    def reducer(self, view: View, batch: Batch, options: Mapping[str, Any]) -> Reducer:
-        """A fresh reducer for one batch of one pass."""
-        ...
-
-    def finish(
-        self,
-        rows: Sequence[Encoded],
-        passed: Mapping[View, Mapping[str, np.ndarray]],
-        options: Mapping[str, Any],
-    ) -> dict[str, np.ndarray]:
-        """Final columns of all rows, before storage precision, from the columns of each pass.
-
-        A row without the feature holds NaN, and says why in `<name>_reason` (str or None).
-        """
-        ...
+    def is_made_by(self, recipe: Recipe) -> bool:
+        """Whether a recipe is what is asked for, whatever was fitted for it."""
+        return (recipe.representation, recipe.version, recipe.options) == (
+            self.representation,
+            get(self.representation).version,
+            dict(self.options),
+        )
 
 
 def names() -> list[str]:
@@ -132,49 +69,81 @@ def get(name: str) -> Representation:
     raise UsageError(f"unknown feature {name!r}: known are {', '.join(names())}")
 
 
-def recipe(name: str, info: BackboneInfo, options: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a representation on a backbone, every option spelled out.
+def wanted(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
+    """A representation with every option spelled out.
 
     Raises:
         UsageError: an unknown representation or option, or a value of the wrong type.
     """
     representation = get(name)
-    full = _checked(representation, options or {})
-    return Recipe(
-        representation=representation.name,
-        version=representation.version,
-        options=full,
-        backbone=info.identity,
-        columns=tuple(field.name for field in representation.fields(info, full)),
-    )
+    return Wanted(representation.name, _checked(representation, options or {}))
 
 
-def parse_features(text: str, info: BackboneInfo, present: Iterable[Recipe] = ()) -> list[Recipe]:
-    """Recipes of a list such as `rds,losses` or `rds,losses:alone=false`.
+def parse_wanted(text: str) -> list[Wanted]:
+    """What a list such as `rds,losses` or `rds,losses:alone=false` asks for, each once.
 
-    Options follow a name as `:option=value`. A recipe whose representation is already among
-    `present` (or earlier in the list) with another fingerprint gets columns of its own,
-    `<column>__<8 hex of the fingerprint>`; one that is there already is left out.
+    Options follow a name as `:option=value`.
 
     Raises:
         UsageError: an unknown name (the known ones are listed) or option, or an empty list.
     """
-    taken = {each.fingerprint: each.representation for each in present}
-    recipes: list[Recipe] = []
+    found: list[Wanted] = []
     for entry in filter(None, map(str.strip, text.split(","))):
         name, *settings = entry.split(":")
         options = dict(_setting(entry, each) for each in settings)
-        found = recipe(name.strip(), info, _typed(get(name.strip()), options))
-        if found.fingerprint in taken:
-            continue
-        if found.representation in taken.values():
-            suffix = f"__{found.fingerprint[:8]}"
-            found = replace(found, columns=tuple(column + suffix for column in found.columns))
-        taken[found.fingerprint] = found.representation
-        recipes.append(found)
-    if not taken:
+        each = wanted(name.strip(), _typed(get(name.strip()), options))
+        if each not in found:
+            found.append(each)
+    if not found:
         raise UsageError(f"no features named: choose from {', '.join(names())}")
-    return recipes
+    return found
+
+
+def recipe_for(
+    asked: Wanted,
+    info: BackboneInfo,
+    artifacts: Mapping[str, Artifact],
+    digests: Mapping[str, str],
+    present: Iterable[Recipe] = (),
+) -> Recipe:
+    """The recipe of what is asked for on a backbone.
+
+    Args:
+        artifacts: everything fitted for it, by name; `digests` of the same.
+        present: recipes of the store; where one has the same representation, the new one gets
+            columns of its own, `<column>__<8 hex of the fingerprint>`.
+    """
+    representation = get(asked.representation)
+    options = dict(asked.options)
+    setup = Setup(info, options, artifacts)
+    made = Recipe(
+        representation=representation.name,
+        version=representation.version,
+        options=options,
+        backbone=representation.identity(info, options),
+        columns=tuple(field.name for field in representation.fields(setup)),
+        artifacts=dict(digests),
+    )
+    others = [each for each in present if each.representation == made.representation]
+    if any(each.fingerprint != made.fingerprint for each in others):
+        suffix = f"__{made.fingerprint[:8]}"
+        made = replace(made, columns=tuple(column + suffix for column in made.columns))
+    return made
+
+
+def parse_features(text: str, info: BackboneInfo, present: Iterable[Recipe] = ()) -> list[Recipe]:
+    """Recipes of a list of features that need nothing fitted; those of `present` are left out.
+
+    Raises:
+        UsageError: an unknown name (the known ones are listed) or option, or an empty list.
+    """
+    recipes = list(present)
+    before = len(recipes)
+    for asked in parse_wanted(text):
+        made = recipe_for(asked, info, {}, {}, recipes)
+        if all(made.fingerprint != each.fingerprint for each in recipes):
+            recipes.append(made)
+    return recipes[before:]
 
 
 def columns_of(made: Recipe) -> dict[str, str]:
@@ -183,13 +152,25 @@ def columns_of(made: Recipe) -> dict[str, str]:
     return {column.removesuffix(suffix): column for column in made.columns}
 
 
-def fields_of(made: Recipe, info: BackboneInfo) -> list[pa.Field]:
+def setup_of(
+    made: Recipe,
+    info: BackboneInfo,
+    artifacts: Mapping[str, Artifact] | None = None,
+    side: Side = "pool",
+) -> Setup:
+    """What a recipe's representation works with."""
+    return Setup(info, made.options, artifacts or {}, side)
+
+
+def fields_of(
+    made: Recipe, info: BackboneInfo, artifacts: Mapping[str, Artifact] | None = None
+) -> list[pa.Field]:
     """The pool's fields for a recipe, its fingerprint in the metadata of each."""
     renamed = columns_of(made)
     metadata = {b"coresetdb:fingerprint": made.fingerprint.encode()}
     return [
         field.with_name(renamed[field.name]).with_metadata(metadata)
-        for field in get(made.representation).fields(info, made.options)
+        for field in get(made.representation).fields(setup_of(made, info, artifacts))
     ]
 
 

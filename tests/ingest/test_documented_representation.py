@@ -12,6 +12,7 @@ from tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations import registry
+from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.instruction import Instruction
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -59,6 +60,16 @@ def test_it_is_the_mean_over_the_answers(documented):
 
 def test_every_attribute_of_the_protocol_is_explained(documented):
     text = DOCS.read_text("utf-8")
-    attributes = {*registry.Representation.__annotations__, "fields", "passes", "reducer", "finish"}
+    attributes = {
+        *Representation.__annotations__,
+        *Representation.__abstractmethods__,
+        "passes",
+        "reducer",
+        "fits",
+        "facts",
+        "scorer",
+        "identity",
+        "compute",
+    }
     assert {each for each in attributes if f"`{each}" not in text} <= {"name"}
     assert "answer_mean" in registry.names()

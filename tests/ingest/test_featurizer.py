@@ -13,7 +13,8 @@ from coresetdb.ingest import forward
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batching import plan_batches
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.representations.registry import parse_features, recipe
+from coresetdb.ingest.representations.registry import parse_features, wanted
+from coresetdb.ingest.representations.representation import Needs, Pass, Reducer, Representation
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.schemas.instruction import Instruction
 
@@ -151,7 +152,7 @@ def test_feature_lists():
         with pytest.raises(UsageError, match=complaint):
             parse_features(text, info)
     with pytest.raises(UsageError, match="option alone is a bool"):
-        recipe("losses", info, {"alone": 1})
+        wanted("losses", {"alone": 1})
 
 
 def test_a_second_recipe_fills_columns_of_its_own():
@@ -165,9 +166,9 @@ def test_a_second_recipe_fills_columns_of_its_own():
 def test_the_fingerprint_holds_truncation_but_neither_device_nor_dtype():
     folder = str(tiny_folder())
     prints = {
-        (length, dtype): recipe(
+        (length, dtype): parse_features(
             "rds", Backbone.load(BackboneConfig(folder, "cpu", dtype, length)).info
-        ).fingerprint
+        )[0].fingerprint
         for length in (32, 64)
         for dtype in ("float32", "bfloat16")
     }
@@ -195,30 +196,28 @@ def test_a_third_party_representation_is_found(monkeypatch):
     assert table["length"].to_pylist() == table["tokens"].to_pylist()
 
 
-class Length:
+class Length(Representation):
     """Number of positions that have a state: a representation as a third party writes one."""
 
-    name, version, defaults, similarity = "length", 1, {}, None
+    name, version = "length", 1
 
-    def fields(self, info, options):
+    def fields(self, setup):
         import pyarrow as pa
 
         return [pa.field("length", pa.float32()), pa.field("length_reason", pa.string())]
 
-    def passes(self, options):
-        from coresetdb.ingest.representations.registry import Needs
+    def passes(self, setup):
+        return {Pass(): Needs(hidden=True)}
 
-        return {"row": Needs(hidden=True)}
-
-    def reducer(self, view, batch, options):
+    def reducer(self, each, batch, setup):
         return CountStates(batch)
 
-    def finish(self, rows, passed, options):
+    def finish(self, rows, passed, setup):
         reason = np.full(len(rows), None, dtype=object)
-        return {"length": passed["row"]["length"], "length_reason": reason}
+        return {"length": passed[Pass()]["length"], "length_reason": reason}
 
 
-class CountStates:
+class CountStates(Reducer):
     def __init__(self, batch):
         self.mask = batch.mask
 

@@ -1,0 +1,68 @@
+"""Feature columns on their way from a pass to storage.
+
+Numbers are float32 (N,) or (N, d) with NaN where a row has none; texts and values of unequal
+length are object arrays (N,) of str or 1-d arrays, None where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    """A column for storage: NaN (in a vector: any) becomes null, vectors fixed-size lists."""
+    if pa.types.is_list(kind):
+        return _lists(values, kind)
+    if values.dtype == object:
+        return pa.array(values.tolist(), kind)
+    missing: Any = np.isnan(values)
+    if not pa.types.is_fixed_size_list(kind):
+        return pa.array(values, kind, mask=missing)
+    missing = missing.any(axis=1)
+    stored = np.where(missing[:, np.newaxis], 0, values).astype(kind.value_type.to_pandas_dtype())
+    flat = pa.array(stored.ravel(), kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(missing))
+
+
+def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array:
+    missing = np.array([row is None for row in rows], dtype=bool)
+    lengths = [0 if row is None else len(row) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+    kept = [row for row in rows if row is not None]
+    dtype = kind.value_type.to_pandas_dtype()
+    flat = np.concatenate(kept).astype(dtype) if kept else np.empty(0, dtype)
+    values = pa.array(flat, kind.value_type)
+    return pa.ListArray.from_arrays(pa.array(offsets), values, kind, mask=pa.array(missing))
+
+
+def no_rows(kind: pa.DataType) -> np.ndarray:
+    """The column of no row at all."""
+    if pa.types.is_string(kind) or pa.types.is_list(kind):
+        return np.empty(0, dtype=object)
+    width = (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
+    return np.empty((0, *width), dtype=np.float32)
+
+
+def joined(parts: Sequence[Mapping[str, np.ndarray]], order: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of several batches one below the other, then in another order."""
+    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+
+def spread(values: np.ndarray, places: Sequence[int], total: int) -> np.ndarray:
+    """`values` at `places` of an array of `total` rows; NaN (None for objects) elsewhere."""
+    empty = None if values.dtype == object else np.nan
+    wide = np.full((total, *values.shape[1:]), empty, dtype=values.dtype)
+    wide[np.asarray(places, dtype=np.int64)] = values
+    return wide
+
+
+def ragged(rows: Sequence[np.ndarray | None]) -> np.ndarray:
+    """An object array (N,) of values of unequal length (NumPy would stack equal ones)."""
+    column = np.empty(len(rows), dtype=object)
+    for index, row in enumerate(rows):
+        column[index] = row
+    return column

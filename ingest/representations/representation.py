@@ -1,0 +1,212 @@
+"""What a representation is: what it needs of a model, what it keeps of a pass, what it becomes.
+
+Both sides of a method stand in its class: what is made of a row of the pool, what is made of a
+target's example, and how the two are compared when no model is there any more.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import pyarrow as pa
+
+from ..artifacts import Artifact
+from ..describe import BackboneInfo
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from ...schemas.instruction import Instruction
+    from ..backbone import Backbone
+    from ..batch import Batch
+    from ..encoding import Encoded
+    from ..fits import Fit
+
+View = Literal["row", "alone"]
+"""What a forward is shown: whole rows, or their answers without the questions."""
+
+Side = Literal["pool", "target"]
+"""Whose features are made: candidates, or the examples of a target."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One run of the model over rows; everybody who names the same one shares it.
+
+    `adapter` is the name of the recipe's artifact that the model wears; "" for none.
+    """
+
+    view: View = "row"
+    adapter: str = ""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a pass must hand to a reducer; the pass does nothing that nobody needs.
+
+    Attributes:
+        hidden: final states of every token.
+        logits: those that predict the response tokens.
+        layers: the output of every decoder layer.
+        neurons: the activations inside every feed-forward network.
+        gradients: of each row's mean response loss, module by module (a backward).
+    """
+
+    hidden: bool = False
+    logits: bool = False
+    layers: bool = False
+    neurons: bool = False
+    gradients: bool = False
+
+
+class Reducer:
+    """Takes in what one pass over one batch gives and keeps only what becomes columns.
+
+    The pass calls the methods its `Needs` ask for, in no stated order, and `columns` last.
+    """
+
+    def hidden(self, states: torch.Tensor) -> None:
+        """Final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
+        raise NotImplementedError
+
+    def logits(self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> None:
+        """Some of the response tokens: logits (n, V) float32, token ids (n,) and rows (n,)."""
+        raise NotImplementedError
+
+    def layer(self, index: int, states: torch.Tensor) -> None:
+        """What decoder layer `index` (from 0) gives, (B, T, D), once per layer."""
+        raise NotImplementedError
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Column -> (B,) or (B, d) float32 with NaN where a row has no such value.
+
+        Values of unequal length are an object array (B,) of 1-d arrays, None where there is none.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a representation works with.
+
+    Attributes:
+        info: sizes of the backbone.
+        options: of the recipe, every one spelled out.
+        artifacts: what was fitted for it, by name.
+        side: whose features are being made.
+    """
+
+    info: BackboneInfo
+    options: Mapping[str, Any]
+    artifacts: Mapping[str, Artifact] = field(default_factory=dict)
+    side: Side = "pool"
+
+
+class Scorer(ABC):
+    """Scores rows of the pool for one target from their stored columns alone.
+
+    `columns` are the representation's own names for what it reads; a recipe may have renamed
+    them, and the scan hands them over under their own names.
+    """
+
+    columns: tuple[str, ...]
+
+    @abstractmethod
+    def scores(self, rows: pa.RecordBatch) -> np.ndarray:
+        """(n,) float32, the higher the better; NaN for a row without the feature."""
+
+
+class Representation(ABC):
+    """A feature: what it needs, what it keeps of a pass, what its columns are, how it compares.
+
+    Attributes:
+        name: unique; the first column bears it, and `<name>_reason` is the last.
+        version: rises when the numbers change.
+        defaults: option -> default value (bool, int, float or str).
+        similarity: the vector column by which pool and target are compared (cosine), or None.
+        asking: option of the comparison -> default value; it changes no stored number.
+        selector: which selector its name alone stands for.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    similarity: ClassVar[str | None] = None
+    asking: ClassVar[Mapping[str, Any]] = {}
+    selector: ClassVar[str] = "round_robin"
+
+    @abstractmethod
+    def fields(self, setup: Setup) -> list[pa.Field]:
+        """Arrow fields of the columns, the reason last."""
+
+    def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
+        """What must be learned from a sample of the pool before it can be made."""
+        return ()
+
+    def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What its numbers depend on beside its options: the backbone, or a model of its own."""
+        return info.identity
+
+    def passes(self, setup: Setup) -> dict[Pass, Needs]:
+        """The runs of the backbone it needs something of; none for one with a model of its own."""
+        return {}
+
+    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+        """A fresh reducer for one batch of one pass."""
+        raise NotImplementedError(f"{self.name} needs nothing of a pass")
+
+    @abstractmethod
+    def finish(
+        self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
+    ) -> dict[str, np.ndarray]:
+        """Final columns of all rows, before storage precision, from the columns of each pass.
+
+        A row without the feature holds NaN (None in object arrays), and says why in
+        `<name>_reason` (str or None).
+        """
+
+    def compute(
+        self, instructions: Sequence[Instruction], setup: Setup
+    ) -> dict[str, np.ndarray] | None:
+        """The final columns by a model of its own, or None where `passes` make them."""
+        return None
+
+    def facts(
+        self,
+        backbone: Backbone,
+        rows: Sequence[Encoded],
+        columns: Mapping[str, np.ndarray],
+        setup: Setup,
+    ) -> Artifact | None:
+        """What a target as a whole comes to, kept beside its examples; None for nothing.
+
+        Args:
+            backbone: as it is; a pass of its own over the few examples is allowed.
+            rows: the examples' tokens.
+            columns: what `finish` made of them.
+        """
+        return None
+
+    def scorer(
+        self,
+        options: Mapping[str, Any],
+        artifacts: Mapping[str, Artifact],
+        facts: Artifact | None,
+        asked: Mapping[str, Any],
+    ) -> Scorer | None:
+        """How a target scores the pool, for one that is not compared by cosine; no model runs.
+
+        Args:
+            options: of the recipe.
+            artifacts: what was fitted for it.
+            facts: what `facts` gave for the target; None for methods without a target.
+            asked: the options of the comparison, every one spelled out.
+
+        Raises:
+            UsageError: the options asked for do not fit what is stored.
+        """
+        return None
