@@ -31,6 +31,10 @@ class WeightGradient:
     _sketches: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
     _squared_norm: torch.Tensor | None = None
 
+    @property
+    def input_size(self) -> int:
+        return self._whole_inputs().shape[2]
+
     def values(self, rows: slice = slice(None)) -> torch.Tensor:
         """(B, o, i) float32, in the weight's usual orientation (out, in)."""
         return self.deltas[rows].float().transpose(1, 2) @ self._whole_inputs()[rows].float()
@@ -46,7 +50,9 @@ class WeightGradient:
                 # A sum of squares; rounding may leave a tiny negative number.
                 self._squared_norm = products.sum((1, 2)).clamp(min=0)
             else:
-                each = [self.values(slice(row, row + 1)).square().sum() for row in range(len(deltas))]
+                each = [
+                    self.values(slice(row, row + 1)).square().sum() for row in range(len(deltas))
+                ]
                 self._squared_norm = torch.stack(each)
         return self._squared_norm
 
@@ -66,7 +72,9 @@ class WeightGradient:
         return self._sketches[spec]
 
     def _whole_inputs(self) -> torch.Tensor:
-        assert self.inputs is not None, "a reducer that wants more than its sketch must not name one"
+        assert self.inputs is not None, (
+            "a reducer that wants more than its sketch must not name one"
+        )
         return self.inputs
 
 
