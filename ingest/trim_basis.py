@@ -7,7 +7,8 @@ strongest first; `trim_rank` says how many are kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ LEAST_ROWS = 4
 OUTPUT = "trim-basis"
 
 
+@dataclass(frozen=True)
 class TrimBasis(Fit):
     """Fits the basis.
 
@@ -40,7 +42,7 @@ class TrimBasis(Fit):
     falling), and as facts `rank`, `overlap` at each rank tried, `kept` (share of the energy) and
     the `rows` it was made from.
 
-    Args:
+    Attributes:
         rank: directions to keep; 0 for as few as are enough.
         rows: of the sample.
         layers: attention layers of a fingerprint.
@@ -48,11 +50,13 @@ class TrimBasis(Fit):
         warmup: the fit whose last output the model wears; None for the model as it is.
     """
 
-    name = OUTPUT
+    name: ClassVar[str] = OUTPUT
 
-    def __init__(self, rank: int, rows: int, layers: int, seed: int, warmup: Fit | None) -> None:
-        self.rank, self.rows, self.layers, self.seed = rank, rows, layers, seed
-        self.warmup = warmup
+    rank: int
+    rows: int
+    layers: int
+    seed: int
+    warmup: Fit | None = None
 
     def spec(self) -> dict[str, Any]:
         """Everything the basis depends on beside backbone, sample and warm-up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import log
 
 import numpy as np
@@ -12,9 +13,14 @@ from coresetdb.ingest.encoding import Encoded
 
 def run(model, row: Encoded) -> tuple[np.ndarray, list[np.ndarray]]:
     """Final states (T, d) and each layer's attention (H, T, T) of a model that attends eagerly."""
+    return _run(model, tuple(row.ids.tolist()))
+
+
+@cache
+def _run(model, ids: tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray]]:
     with torch.no_grad():
         output = model(
-            torch.tensor(row.ids.tolist())[None], output_hidden_states=True, output_attentions=True
+            torch.tensor(ids)[None], output_hidden_states=True, output_attentions=True
         )
     return (
         output.hidden_states[-1][0].double().numpy(),
@@ -66,10 +72,16 @@ def fingerprints(model, rows: list[Encoded], layers: int = 4) -> dict[int, np.nd
     }
 
 
+@cache
+def embeddings(model) -> np.ndarray:
+    """Input embeddings (V, d) of unit length."""
+    weights = model.get_input_embeddings().weight.detach().double().numpy()
+    return weights / np.linalg.norm(weights, axis=1, keepdims=True)
+
+
 def nearest(model, token: int, classes: list[int]) -> int:
     """The class whose input embedding has the greatest cosine with the token's."""
-    weights = model.get_input_embeddings().weight.detach().double().numpy()
-    unit = weights / np.linalg.norm(weights, axis=1, keepdims=True)
+    unit = embeddings(model)
     return max(classes, key=lambda each: unit[each] @ unit[token])
 
 

@@ -24,12 +24,15 @@ from ..describe import BackboneInfo
 from ..fits import Fit
 from ..token_scores import CONTENT, PENALTY, RESPONSE, ClassTable, TokenScorer
 from ..trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
+from ..warmup import WarmUp
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..batch import Batch
     from ..encoding import Encoded
+
+WARMUPS = ("none", "lora")
 
 NO_CONTENT = "no token of content"
 BAD_STATE = "a state is zero or not finite"
@@ -47,6 +50,7 @@ class Trim(Representation):
     selector = "top"
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",
+        "epochs": 4,
         "rank": 0,
         "sample": 2000,
         "layers": 4,
@@ -66,13 +70,13 @@ class Trim(Representation):
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         _check(info, options)
-        basis = TrimBasis(
-            options["rank"], options["sample"], options["layers"], options["seed"], None
-        )
-        return (basis,)
+        sizes = (options["rank"], options["sample"], options["layers"], options["seed"])
+        warmup = _warmup(options)
+        basis = TrimBasis(*sizes, warmup)
+        return (basis,) if warmup is None else (warmup, basis)
 
     def passes(self, setup: Setup) -> dict[Pass, Needs]:
-        return {Pass(): Needs(hidden=True)}
+        return {Pass("row", _adapter(setup.options)): Needs(hidden=True)}
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         from ..token_codes import Codes
@@ -119,7 +123,8 @@ class Trim(Representation):
         """
         from ..fingerprints import fingerprints, nearest_classes
 
-        found = fingerprints(backbone, rows, setup.options["layers"])
+        worn = setup.artifacts.get(_adapter(setup.options))
+        found = fingerprints(backbone, rows, setup.options["layers"], worn)
         if not len(found.classes):
             raise UsageError("trim: no example of the target has any text. Give it another one")
         return Artifact(
@@ -144,8 +149,21 @@ class Trim(Representation):
         return TokenScorer(ClassTable.of(facts), asked["scope"], asked["penalty"])
 
 
+def _warmup(options: Mapping[str, Any]) -> WarmUp | None:
+    return WarmUp(epochs=options["epochs"]) if options["warmup"] == "lora" else None
+
+
+def _adapter(options: Mapping[str, Any]) -> str:
+    """The artifact the model wears: the warm-up's last checkpoint; "" for none."""
+    warmup = _warmup(options)
+    return warmup.outputs()[-1] if warmup else ""
+
+
 def _check(info: BackboneInfo, options: Mapping[str, Any]) -> None:
-    least = {"rank": 0, "sample": LEAST_ROWS, "layers": 1}
+    if options["warmup"] not in WARMUPS:
+        known = " or ".join(WARMUPS)
+        raise UsageError(f"trim: warmup {options['warmup']!r}: give {known}")
+    least = {"epochs": 1, "rank": 0, "sample": LEAST_ROWS, "layers": 1}
     for name, bound in least.items():
         if options[name] < bound:
             raise UsageError(f"trim: {name} {options[name]}: give at least {bound}")
