@@ -28,6 +28,7 @@ BUILTIN = {
     "losses": ".losses",
     "less": ".less",
     "gradfiltering": ".gradfiltering",
+    "trim": ".trim",
 }
 """Name -> module of this package; its `representation` is the object."""
 
