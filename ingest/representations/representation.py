@@ -113,12 +113,14 @@ class Setup:
         options: of the recipe, every one spelled out.
         artifacts: what was fitted for it, by name.
         side: whose features are being made.
+        device: where a model of its own should run.
     """
 
     info: BackboneInfo
     options: Mapping[str, Any]
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     side: Side = "pool"
+    device: str = "cpu"
 
 
 class Scorer(ABC):
@@ -161,6 +163,10 @@ class Representation(ABC):
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         """What must be learned from a sample of the pool before it can be made."""
         return ()
+
+    def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options as they are kept, such as a folder made absolute."""
+        return options
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         """What its numbers depend on beside its options: the backbone, or a model of its own."""
