@@ -18,6 +18,7 @@ from .anatomy import decoder_layers
 from .artifacts import Artifact
 from .backbone import Backbone, States
 from .batch import Batch
+from .neurons import neurons_read
 from .representations.representation import Needs, Reducer
 
 LOGIT_ELEMENTS = 1 << 24
@@ -35,6 +36,11 @@ def run_pass(
         torch.inference_mode(),
         worn(backbone.model, adapter),
         layers_read(backbone.model, [r for needs, r in readers if needs.layers]),
+        neurons_read(
+            backbone.model,
+            [r for needs, r in readers if needs.neurons],
+            (batch.ids.shape[0], batch.ids.shape[1]),
+        ),
     ):
         states = backbone.states(batch.ids, batch.mask, logits=bool(wanted_logits))
         for needs, reducer in readers:

@@ -26,6 +26,8 @@ ENTRY_POINTS = "coresetdb.representations"
 BUILTIN = {
     "rds": ".rds",
     "losses": ".losses",
+    "mads": ".mads",
+    "nait": ".nait",
 }
 """Name -> module of this package; its `representation` is the object."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..batch import Batch
     from ..encoding import Encoded
     from ..fits import Fit
+    from ..neurons import Neurons
 
 View = Literal["row", "alone"]
 """What a forward is shown: whole rows, or their answers without the questions."""
@@ -79,6 +80,10 @@ class Reducer:
 
     def layer(self, index: int, states: torch.Tensor) -> None:
         """What decoder layer `index` (from 0) gives, (B, T, D), once per layer."""
+        raise NotImplementedError
+
+    def neurons(self, part: Neurons) -> None:
+        """Activations inside one feed-forward network (or one of its experts), layer by layer."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, np.ndarray]:
