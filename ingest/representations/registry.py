@@ -30,6 +30,8 @@ BUILTIN = {
     "less": ".less",
     "gradfiltering": ".gradfiltering",
     "trim": ".trim",
+    "mads": ".mads",
+    "nait": ".nait",
 }
 """Name -> module of this package; its `representation` is the object."""
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..fits import Fit
     from ..gradients.gradient import WeightGradient
     from ..gradients.sketch import SketchSpec
+    from ..neurons import Neurons
 
 View = Literal["row", "alone"]
 """What a forward is shown: whole rows, or their answers without the questions."""
@@ -94,6 +95,10 @@ class Reducer:
 
         Zero for a row without a response token.
         """
+        raise NotImplementedError
+
+    def neurons(self, part: Neurons) -> None:
+        """Activations inside one feed-forward network (or one of its experts), layer by layer."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, np.ndarray]:
