@@ -78,6 +78,11 @@ def get(name: str) -> Representation:
     )
 
 
+def has_facts(representation: Representation) -> bool:
+    """Whether it makes something of a target as a whole."""
+    return type(representation).facts is not Representation.facts
+
+
 def wanted(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
     """A representation with every option spelled out.
 

@@ -132,7 +132,8 @@ class Scorer(ABC):
     """Scores rows of the pool for one target from their stored columns alone.
 
     `columns` are the representation's own names for what it reads; a recipe may have renamed
-    them, and the scan hands them over under their own names.
+    them, and the scan hands them over under their own names. Blocks are cut by the rows' sizes
+    in the order of the table, so the same rows always share a block.
     """
 
     columns: tuple[str, ...]
@@ -152,6 +153,7 @@ class Representation(ABC):
         similarity: the vector column by which pool and target are compared (cosine), or None.
         asking: option of the comparison -> default value; it changes no stored number.
         selector: which selector its name alone stands for.
+        sets: the column of lists of unsigned integers whose union a selection covers, or None.
     """
 
     name: ClassVar[str]
@@ -160,6 +162,7 @@ class Representation(ABC):
     similarity: ClassVar[str | None] = None
     asking: ClassVar[Mapping[str, Any]] = {}
     selector: ClassVar[str] = "round_robin"
+    sets: ClassVar[str | None] = None
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:
