@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from .frame import talk
@@ -58,3 +59,14 @@ class ShownProgress:
             self.told = now
             share = f", {bytes_read / bytes_total:.0%} of the bytes" if bytes_total else ""
             talk(words + share)
+
+    def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
+        """Implements ingest.progress.FillProgress."""
+        now = time.monotonic()
+        spent = max(now - self.started, 1e-9)
+        words = f"{rows:,} of {rows_total:,} rows, {tokens / spent:,.0f} tokens/s"
+        self.bar.update(self.task, description=words, completed=rows, total=rows_total)
+        if not self.terminal and now - self.told >= LINE_SECONDS:
+            self.told = now
+            left = timedelta(seconds=round(spent / rows * max(0, rows_total - rows)))
+            talk(f"{words}, {left} left")

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from ..schemas.errors import FingerprintError
 from ..schemas.recipe import Recipe, difference
+from ..store.features import features_of
 from ..store.store import Store
 from .describe import BackboneConfig, describe
 from .representations.registry import fields_of, parse_features
@@ -46,6 +49,33 @@ def create_store(
     for recipe in recipes:
         store.put_recipe(recipe)
     return store, info.notices
+
+
+def asked_for(store: Store, features: str) -> list[tuple[Recipe, list[pa.Field]]]:
+    """The recipes that `features` names, with their columns: the store's own, or new ones.
+
+    A name may be that of a feature of the store (`losses__1a2b3c4d`), or a representation with
+    options as `init` takes them; one the store does not have yet becomes a new recipe. Without
+    any name: every feature of the store.
+
+    Raises:
+        UsageError: an unknown feature or option.
+        BackboneError, FingerprintError: as `load_featurizer`.
+    """
+    config = BackboneConfig(**store.config["backbone"])
+    present = features_of(store)
+    check_backbone(store.uri, config, list(present.values()))
+    info = describe(config)
+    by_fingerprint = {recipe.fingerprint: recipe for recipe in present.values()}
+    asked: dict[str, Recipe] = {} if features.strip(" ,") else dict(by_fingerprint)
+    for entry in filter(None, map(str.strip, features.split(","))):
+        if entry in present:
+            asked[present[entry].fingerprint] = present[entry]
+            continue
+        known = [*present.values(), *asked.values()]
+        for recipe in parse_features(entry, info, known) or parse_features(entry, info):
+            asked.setdefault(recipe.fingerprint, by_fingerprint.get(recipe.fingerprint, recipe))
+    return [(recipe, fields_of(recipe, info)) for recipe in asked.values()]
 
 
 def load_featurizer(store: Store) -> Featurizer:

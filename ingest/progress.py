@@ -17,8 +17,23 @@ class Progress(Protocol):
         ...
 
 
+class FillProgress(Protocol):
+    """Receives news while features are added to rows that are there already."""
+
+    def say(self, sentence: str) -> None:
+        """Something worth a line."""
+        ...
+
+    def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
+        """Totals so far: rows made of those that wait, tokens featurized."""
+        ...
+
+
 class Silence:
     """A progress that nobody watches."""
+
+    def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
+        """Dropped."""
 
     def say(self, sentence: str) -> None:
         """Dropped."""

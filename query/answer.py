@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..schemas.budget import Budget
-from ..schemas.errors import UsageError
+from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, keys_of
+from ..store.fill import count_undone
 from .features import Feature, feature_named, vector_features
 from .methods import Method, parse_method
 from .queries import Queries, load_queries, matrix_of, query_hash
@@ -117,6 +118,12 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
             raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
         picks, seen = ranked(k)
         short_by = k - len(picks.ids)
+    waiting = count_undone(dataset, feature.recipe) if feature and seen.missing else 0
+    if feature and waiting and not seen.scored:
+        raise MissingFeatureError(
+            f"no eligible row of {store.uri} has {feature.column} yet: "
+            f"{_to_featurize(store, feature, waiting)}"
+        )
     return Answer(
         picks=picks,
         method=method,
@@ -127,7 +134,10 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         tokens=tokens,
         distance=_distance(store, feature, queries, picks.ids, version),
         query_hash=query_hash(queries, feature),
-        notes=tuple(_notes(request, feature, queries, rows, seen.missing, short_by)),
+        notes=(
+            *_notes(request, feature, queries, rows, seen.missing, short_by),
+            *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
+        ),
     )
 
 
@@ -193,6 +203,14 @@ def _distance(
     return distance if np.isfinite(distance) else None
 
 
+def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
+    name = feature.recipe.feature
+    return (
+        f"{waiting:,} rows of the pool are not featurized with {name} yet; "
+        f"run: coresetdb featurize {store.uri} {name}"
+    )
+
+
 def _notes(
     request: Request,
     feature: Feature | None,
@@ -210,7 +228,7 @@ def _notes(
     if missing and feature:
         notes.append(
             f"{missing:,} of {rows:,} eligible rows lack {feature.column} and were left out "
-            f"(the reason stands in {feature.recipe.representation}_reason)"
+            f"(the reason stands in {feature.recipe.reason})"
         )
     notes += [
         f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from ..schemas.errors import FingerprintError, MissingFeatureError
 from ..schemas.recipe import Recipe, difference
-from ..store.catalog import recipe_of
+from ..store.catalog import as_recipe, recipe_of, recipes_in
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -27,11 +27,18 @@ class Feature:
 
 
 def vector_features(store: Store, version: int | None = None) -> dict[str, Feature]:
-    """The vector columns of the pool by the name methods use: the column's own."""
+    """The vector columns of the pool by the name methods use: the column's own.
+
+    An older version knows its recipes itself, those of features that were dropped since as well.
+    """
     schema = store.dataset("pool", version).schema
+    recipes = store.recipes()
+    for row in recipes_in(schema.metadata or {}):
+        recipe = as_recipe(row)
+        recipes |= dict.fromkeys(recipe.columns, recipe)
     return {
         column: Feature(column, schema.field(column).type.list_size, recipe)
-        for column, recipe in store.recipes().items()
+        for column, recipe in recipes.items()
         if column in schema.names and pa.types.is_fixed_size_list(schema.field(column).type)
     }
 
@@ -49,8 +56,8 @@ def feature_named(store: Store, name: str, version: int | None = None) -> Featur
         if any(recipe.representation == name for recipe in store.recipes().values()):
             raise MissingFeatureError(f"{name} holds no vectors to compare with a target. {has}")
         raise MissingFeatureError(
-            f"the pool of {store.uri} has no column {name!r}. {has}. Features are chosen when a "
-            f"store is made: coresetdb init NEW-STORE --features {name}"
+            f"the pool of {store.uri} has no column {name!r}. {has}. To add a feature to the rows "
+            f"that are there: coresetdb featurize {store.uri} {name}"
         )
     feature = features[name]
     check_fingerprint(store, feature, "pool", store.dataset("pool", version).schema)

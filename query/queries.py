@@ -51,7 +51,7 @@ def load_queries(
     columns = ["id", "position"]
     if feature:
         if feature.column not in table.schema.names:
-            raise MissingFeatureError(_no_feature(target, feature))
+            raise MissingFeatureError(_no_feature(store, target, feature))
         check_fingerprint(store, feature, f"target {target!r}", table.schema)
         columns.append(feature.column)
     rows = table.to_table(columns=columns, filter=f"target = {quoted(target)}")
@@ -67,7 +67,7 @@ def load_queries(
     vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
     present = np.asarray(column.is_valid())
     if not present.any():
-        raise MissingFeatureError(_no_feature(target, feature))
+        raise MissingFeatureError(_no_feature(store, target, feature))
     kept = tuple(each for each, yes in zip(ids, present, strict=True) if yes)
     return Queries(target, kept, vectors, int((~present).sum()))
 
@@ -96,8 +96,9 @@ def _names(table: lance.LanceDataset) -> list[str]:
     return sorted(set(table.to_table(columns=["target"])["target"].to_pylist()))
 
 
-def _no_feature(target: str, feature: Feature) -> str:
+def _no_feature(store: Store, target: str, feature: Feature) -> str:
     return (
-        f"no example of target {target!r} has the feature {feature.column}. Add it again: "
-        f"coresetdb target remove STORE {target}; coresetdb target add STORE {target} FILE"
+        f"no example of target {target!r} has the feature {feature.column}. Make it: "
+        f"coresetdb featurize {store.uri} {feature.recipe.feature}; the reason of examples that "
+        f"cannot have it stands in the column {feature.recipe.reason} of targets"
     )

@@ -72,7 +72,19 @@ def _targets_version(store: Store, coreset: Coreset) -> int:
     feature = feature_named(store, column, coreset.pool_version) if column else None
     try:
         queries = [load_queries(store, each, feature, newest) for each in coreset.targets]
-    except UsageError:  # a target was removed since
-        return coreset.parameters["targets_version"]
+    except (UsageError, LookupError):  # a target was removed since, or the feature dropped
+        return _recorded_version(store, coreset)
     same = query_hash(queries, feature) == coreset.query_hash
     return newest if same else coreset.parameters["targets_version"]
+
+
+def _recorded_version(store: Store, coreset: Coreset) -> int:
+    recorded = coreset.parameters["targets_version"]
+    try:
+        return store.dataset("targets", recorded).version
+    except UsageError as error:
+        raise UsageError(
+            f"{coreset.name} cannot be replayed: its targets, or the feature they were compared "
+            f"by, were removed since, and version {recorded} of the targets, which held them, was "
+            "cleaned away. Its rows are still known: coresetdb export"
+        ) from error
