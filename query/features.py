@@ -12,7 +12,7 @@ from ..ingest.representations import registry
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError
 from ..schemas.recipe import Recipe, difference
-from ..store.catalog import recipe_of
+from ..store.catalog import as_recipe, recipe_of, recipes_in
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -73,11 +73,14 @@ def comparison_of(representation: Representation) -> Comparison | None:
 def features_of(store: Store, version: int | None = None) -> dict[str, Feature]:
     """The features of the pool by the name that methods use.
 
-    Left out are those whose representation no installed package brings.
+    Left out are those whose representation no installed package brings. An older version knows
+    its recipes itself, those of features that were dropped since as well.
     """
     schema = store.dataset("pool", version).schema
     known = set(registry.names())
     recipes = {recipe.fingerprint: recipe for recipe in store.recipes().values()}
+    for row in recipes_in(schema.metadata or {}):
+        recipes.setdefault(row["fingerprint"], as_recipe(row))
     features = [
         _feature(recipe, schema)
         for recipe in recipes.values()
