@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..schemas.errors import FingerprintError
+from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
 from ..store.features import features_of
 from ..store.store import Store
 from .describe import BackboneConfig, describe
-from .representations.registry import fields_of, parse_features
+from .representations.registry import fields_of, names, parse_features
 
 if TYPE_CHECKING:
     from .featurizer import Featurizer
@@ -59,7 +59,7 @@ def asked_for(store: Store, features: str) -> list[tuple[Recipe, list[pa.Field]]
     any name: every feature of the store.
 
     Raises:
-        UsageError: an unknown feature or option.
+        UsageError: an unknown feature or option, or no name and no feature.
         BackboneError, FingerprintError: as `load_featurizer`.
     """
     config = BackboneConfig(**store.config["backbone"])
@@ -75,6 +75,8 @@ def asked_for(store: Store, features: str) -> list[tuple[Recipe, list[pa.Field]]
         known = [*present.values(), *asked.values()]
         for recipe in parse_features(entry, info, known) or parse_features(entry, info):
             asked.setdefault(recipe.fingerprint, by_fingerprint.get(recipe.fingerprint, recipe))
+    if not asked:
+        raise UsageError(f"{store.uri} has no features: name some of {', '.join(names())}")
     return [(recipe, fields_of(recipe, info)) for recipe in asked.values()]
 
 
