@@ -230,11 +230,11 @@ def stop_after(monkeypatch, shards: int, error: type[BaseException] = KeyboardIn
     """The backbone is interrupted while it makes the shard after that many."""
     columns, left = Maker.columns, [shards]
 
-    def limited(self, recipes, instructions, on_batch=None):
+    def limited(self, recipes, instructions, on_batch=None, of="pool"):
         if not left[0]:
             raise error
         left[0] -= 1
-        return columns(self, recipes, instructions, on_batch)
+        return columns(self, recipes, instructions, on_batch, of)
 
     monkeypatch.setattr(Maker, "columns", limited)
 
