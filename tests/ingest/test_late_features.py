@@ -456,12 +456,12 @@ def test_a_damaged_fill_is_repaired_and_the_rest_is_filled(database, monkeypatch
     account = again.featurize()
     assert account.rows + account.resumed == 400
     assert_same(features_of(again), features_of(whole))
-    assert_sound(again)
+    assert verify(again.store.uri, full=True).ok  # an old version still needs the damaged file
 
 
 def test_a_store_without_any_feature_takes_rows_and_gets_one(database, tmp_path):
     database.drop_feature("losses")
-    with pytest.raises(UsageError, match="no features: name some of .*rds"):
+    with pytest.raises(UsageError, match=r"no features: name some of .*rds"):
         database.featurize()
     account = database.ingest(write(tmp_path / "more.jsonl", rows(10, 9000)))
     assert account.total("new") == 10
