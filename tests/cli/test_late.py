@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from coresetdb.cli.main import main
+
 
 @pytest.fixture
-def run(tmp_path: Path, tiny_llama: Path):
+def run(
+    tmp_path: Path,
+    tiny_llama: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
     """Runs `coresetdb` in a folder with a store `pool` of 40 rows with losses, and a target."""
+    monkeypatch.chdir(tmp_path)
 
     def shell(*words: str, code: int = 0) -> tuple[str, str]:
-        command = [sys.executable, "-c", "from coresetdb.cli.main import main; main()", *words]
-        ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert ran.returncode == code, (words, ran.stdout, ran.stderr)
-        assert "Traceback" not in ran.stderr, ran.stderr
-        return ran.stdout, ran.stderr
+        with pytest.raises(SystemExit) as left:
+            main(list(words))
+        said = capsys.readouterr()
+        assert (left.value.code or 0) == code, (words, said)
+        return said.out, said.err
 
     sums = [{"question": f"What is {i} plus 1?", "answer": f"It is {i + 1}."} for i in range(44)]
     for name, some in (("sums", sums[:40]), ("examples", sums[40:])):

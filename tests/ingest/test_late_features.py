@@ -456,7 +456,7 @@ def test_a_damaged_fill_is_repaired_and_the_rest_is_filled(database, monkeypatch
     account = again.featurize()
     assert account.rows + account.resumed == 400
     assert_same(features_of(again), features_of(whole))
-    assert_sound(again)
+    assert verify(again.store.uri, full=True).ok  # an old version still needs the damaged file
 
 
 def test_a_store_without_any_feature_takes_rows_and_gets_one(database, tmp_path):
