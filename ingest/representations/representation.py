@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..batch import Batch
     from ..encoding import Encoded
     from ..fits import Fit
+    from ..gradients.gradient import WeightGradient
+    from ..gradients.sketch import SketchSpec
 
 View = Literal["row", "alone"]
 """What a forward is shown: whole rows, or their answers without the questions."""
@@ -67,7 +69,13 @@ class Reducer:
     """Takes in what one pass over one batch gives and keeps only what becomes columns.
 
     The pass calls the methods its `Needs` ask for, in no stated order, and `columns` last.
+
+    Attributes:
+        sketch: the only thing it asks of a weight's gradient, so that the pass keeps no more; None
+            for one that wants whole gradients (an adapter's are always whole).
     """
+
+    sketch: SketchSpec | None = None
 
     def hidden(self, states: torch.Tensor) -> None:
         """Final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
@@ -79,6 +87,13 @@ class Reducer:
 
     def layer(self, index: int, states: torch.Tensor) -> None:
         """What decoder layer `index` (from 0) gives, (B, T, D), once per layer."""
+        raise NotImplementedError
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        """The gradient of each row's mean response loss by one weight, once per weight.
+
+        Zero for a row without a response token.
+        """
         raise NotImplementedError
 
     def columns(self) -> dict[str, np.ndarray]:
