@@ -112,5 +112,7 @@ def _run(
 def _linear(experts: Any, which: str, number: int, inputs: torch.Tensor) -> torch.Tensor:
     weight = getattr(experts, which)[number]
     weight = weight.T if getattr(experts, "is_transposed", False) else weight
-    bias = getattr(experts, f"{which}_bias")[number] if getattr(experts, "has_bias", False) else None
+    bias = (
+        getattr(experts, f"{which}_bias")[number] if getattr(experts, "has_bias", False) else None
+    )
     return nn.functional.linear(inputs, weight, bias)

@@ -108,7 +108,9 @@ class _Capture:
             places = _places(each.tokens, self._mask)
             inputs = _spread(each.inputs.detach(), places, len(self._mask))
             tell = self._kept(f"{name}.{each.weight}.{each.expert}", inputs, padded=False)
-            _on_gradient(each.outputs, lambda deltas: tell(_spread(deltas, places, len(self._mask))))
+            _on_gradient(
+                each.outputs, lambda deltas: tell(_spread(deltas, places, len(self._mask)))
+            )
 
         return hear
 
@@ -157,9 +159,7 @@ def _on_gradient(outputs: torch.Tensor, tell: Callable[[torch.Tensor], None]) ->
     outputs.register_hook(lambda deltas: tell(deltas.detach()))
 
 
-def _require_logits(
-    name: str, module: Any, inputs: torch.Tensor, outputs: torch.Tensor
-) -> None:
+def _require_logits(name: str, module: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
     with torch.no_grad():
         bias = getattr(module, "bias", None)
         expected = nn.functional.linear(inputs.flatten(0, -2), module.weight, bias)

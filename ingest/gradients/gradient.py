@@ -46,7 +46,9 @@ class WeightGradient:
                 # A sum of squares; rounding may leave a tiny negative number.
                 self._squared_norm = products.sum((1, 2)).clamp(min=0)
             else:
-                each = [self.values(slice(row, row + 1)).square().sum() for row in range(len(deltas))]
+                each = [
+                    self.values(slice(row, row + 1)).square().sum() for row in range(len(deltas))
+                ]
                 self._squared_norm = torch.stack(each)
         return self._squared_norm
 
@@ -66,7 +68,9 @@ class WeightGradient:
         return self._sketches[spec]
 
     def _whole_inputs(self) -> torch.Tensor:
-        assert self.inputs is not None, "a reducer that wants more than its sketch must not name one"
+        assert self.inputs is not None, (
+            "a reducer that wants more than its sketch must not name one"
+        )
         return self.inputs
 
 

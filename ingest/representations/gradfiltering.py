@@ -280,5 +280,14 @@ def _why(row: Encoded, norms: np.ndarray) -> str:
 class GradientNorm(Reducer):
     """Norm of each row's gradient with respect to every A and B of the adapter worn."""
 
+    def __init__(self, batch: Batch) -> None:
+        self._squared = 0.0
+
+    def gradient(self, gradient: Any) -> None:
+        self._squared = self._squared + gradient.squared_norm()
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {"norm": self._squared.sqrt().cpu().numpy()}
+
 
 representation = GradFiltering()
