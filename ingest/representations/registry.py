@@ -26,6 +26,7 @@ ENTRY_POINTS = "coresetdb.representations"
 BUILTIN = {
     "rds": ".rds",
     "losses": ".losses",
+    "less": ".less",
     "gradfiltering": ".gradfiltering",
 }
 """Name -> module of this package; its `representation` is the object."""
