@@ -2,50 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-
-import numpy as np
-import peft
 import pytest
 import torch
+from tiny_adapters import in_peft, random_adapter
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.adapters import low_rank_modules, worn
 from coresetdb.ingest.anatomy import attention_projections
-from coresetdb.ingest.artifacts import Artifact
 from coresetdb.ingest.batch import make_batch
 from coresetdb.schemas.errors import BackboneError
-
-RANK, ALPHA = 4, 8
-
-
-def random_adapter(backbone, seed: int = 0) -> Artifact:
-    draw = np.random.default_rng(seed)
-    arrays = {}
-    for name in attention_projections(backbone.model):
-        weight = backbone.model.get_submodule(name).weight
-        inputs, outputs = weight.shape if backbone.info.model_type == "gpt2" else weight.shape[::-1]
-        arrays[f"{name}.A"] = draw.normal(0, 0.2, (RANK, inputs)).astype(np.float32)
-        arrays[f"{name}.B"] = draw.normal(0, 0.2, (outputs, RANK)).astype(np.float32)
-    return Artifact(arrays, {"scaling": ALPHA / RANK})
-
-
-def in_peft(backbone, adapter: Artifact):
-    """A copy of the model under peft with the same adapter."""
-    names = [key.removesuffix(".A") for key in adapter.arrays if key.endswith(".A")]
-    config = peft.LoraConfig(
-        r=RANK,
-        lora_alpha=ALPHA,
-        target_modules=names,
-        fan_in_fan_out=backbone.info.model_type == "gpt2",
-    )
-    model = peft.get_peft_model(copy.deepcopy(backbone.model), config).eval()
-    with torch.no_grad():
-        for name in names:
-            layer = model.base_model.model.get_submodule(name)
-            layer.lora_A["default"].weight.copy_(torch.tensor(adapter.arrays[f"{name}.A"]))
-            layer.lora_B["default"].weight.copy_(torch.tensor(adapter.arrays[f"{name}.B"]))
-    return model
 
 
 def a_batch(backbone):

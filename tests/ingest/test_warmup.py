@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import peft
 import pytest
 import torch
+from tiny_adapters import run, same
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.artifacts import Artifact, found_artifact, keep_artifact, load_artifact
@@ -22,32 +22,6 @@ from coresetdb.schemas.instruction import Instruction
 from coresetdb.store.store import Store
 
 SMALL = WarmUp(epochs=2, rank=4, alpha=8, dropout=0.0, learning_rate=1e-2, batch=4, seed=3)
-
-
-class KilledError(Exception):
-    pass
-
-
-def run(fit, backbone, rows, kept: Mapping[str, Artifact] | None = None, stop_after=None):
-    """Everything the fit kept, and what it told."""
-    made, told = dict(kept or {}), []
-
-    def keep(name: str, artifact: Artifact) -> Artifact:
-        assert name not in made, f"{name} was made twice"
-        made[name] = artifact
-        return artifact
-
-    def tell(fraction: float, sentence: str) -> None:
-        told.append((fraction, sentence))
-        if stop_after is not None and stop_after in made:
-            raise KilledError
-
-    sample = Sample([row.id for row in rows], rows, len(rows))
-    try:
-        fit.run(Fitting(backbone, sample, dict(kept or {}), keep, tell))
-    except KilledError:
-        assert stop_after in made
-    return made, told
 
 
 def naive(fit: WarmUp, backbone, rows, start: Artifact) -> dict[str, Artifact]:
@@ -104,13 +78,6 @@ def naive(fit: WarmUp, backbone, rows, start: Artifact) -> dict[str, Artifact]:
         facts = {"loss": np.mean(losses), "learning_rate": np.mean(rates), "step": step}
         found[f"warm-up/{epoch}"] = Artifact(arrays, facts)
     return found
-
-
-def same(one: Artifact, other: Artifact) -> bool:
-    return one.facts == other.facts and all(
-        np.array_equal(one.arrays[key], other.arrays[key])
-        for key in one.arrays.keys() | other.arrays.keys()
-    )
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:
