@@ -174,10 +174,10 @@ def test_a_sample_without_text_is_refused():
 
 def test_with_a_warm_up_basis_codes_and_fingerprints_come_from_the_adapted_model():
     backbone, rows = tiny_backbone(), many(12)
-    asked = registry.wanted("trim", {"warmup": "lora", "epochs": 2, "rank": 32})
+    asked = registry.wanted("trim", {"warmup": "lora", "epochs": 2, "rank": 32, "lora_rank": 4})
     trim = registry.get("trim")
     warmup, basis = in_order(trim.fits(backbone.info, asked.options))
-    assert warmup == WarmUp(epochs=2) and isinstance(basis, TrimBasis)
+    assert warmup == WarmUp(epochs=2, rank=4) and isinstance(basis, TrimBasis)
     plain = trim.fits(backbone.info, registry.wanted("trim", {"rank": 32}).options)
     assert basis.asked({}) != plain[0].asked({})
     draw = np.random.default_rng(0)
