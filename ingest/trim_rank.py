@@ -21,8 +21,9 @@ from .sample_pass import states_of
 from .token_codes import quantise, unit_states
 from .token_scores import ClassTable, row_terms, score_tokens
 
-RANKS = (32, 64, 128, 256)
-"""Tried in this order, then the full width."""
+RANKS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Tried as far as they are below the full width, and then that. Steps of a third or a half: bytes
+grow with the rank, and between 256 and a wide model's 4096 there would be nothing to choose."""
 
 BEST = 0.05
 """Share of the rows that are the best ones."""

@@ -81,8 +81,8 @@ def test_overlap_counts_the_best_twentieth():
 
 
 def test_ranks_end_with_the_width():
-    assert ranks_tried(4096) == (32, 64, 128, 256, 4096)
-    assert ranks_tried(256) == (32, 64, 128, 256)
+    assert ranks_tried(4096) == (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 4096)
+    assert ranks_tried(256) == (32, 64, 96, 128, 192, 256)
     assert ranks_tried(32) == (32,)
 
 
