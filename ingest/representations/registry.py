@@ -27,6 +27,7 @@ ENTRY_POINTS = "coresetdb.representations"
 BUILTIN = {
     "rds": ".rds",
     "losses": ".losses",
+    "embed": ".embed",
 }
 """Name -> module of this package; its `representation` is the object."""
 
