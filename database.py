@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .ingest.account import Account
     from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
+    from .ingest.planned import Plan
     from .ingest.progress import FitProgress
     from .ingest.read_options import ReadOptions
     from .query.coresets import Coreset
@@ -130,6 +131,33 @@ class Database:
             recipes = fit_from(self.store, looked, lambda: self._backbone, limit, progress)
         self.__dict__.pop("_featurizer", None)
         return recipes
+
+    def plan(
+        self,
+        sources: str | Sequence[str],
+        *,
+        features: str | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> Plan:
+        """Tell what ingesting files would cost: bytes, passes, fits and time; nothing is changed.
+
+        Args:
+            sources: as `ingest` takes them.
+            features: others than the store's own, as `create` takes them.
+            progress: is told what happens.
+            reading: fields of `ReadOptions`.
+
+        Raises:
+            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: an unknown feature, or nothing in the files is new.
+        """
+        from .ingest.looking import look_at
+        from .ingest.plan import plan
+
+        named = [sources] if isinstance(sources, str) else list(sources)
+        looked = look_at(named, _reading(**reading))
+        return plan(self.store, looked, lambda: self._backbone, features, progress)
 
     def ingest(
         self,
