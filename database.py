@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from .ingest.account import Account
     from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
+    from .ingest.late_account import LateAccount
     from .ingest.planned import Plan
-    from .ingest.progress import FitProgress
+    from .ingest.progress import FillProgress, FitProgress
     from .ingest.read_options import ReadOptions
     from .query.coresets import Coreset
     from .query.export.export import Exported
@@ -159,6 +160,13 @@ class Database:
         looked = look_at(named, _reading(**reading))
         return plan(self.store, looked, lambda: self._backbone, features, progress)
 
+    def _current_featurizer(self) -> Featurizer:
+        """The featurizer of the features the store has now; somebody may have added one."""
+        made = {recipe.fingerprint for recipe in self._featurizer.recipes}
+        if made != {recipe.fingerprint for recipe in self.store.recipes().values()}:
+            del self._featurizer
+        return self._featurizer
+
     def ingest(
         self,
         sources: str | Sequence[str],
@@ -199,7 +207,7 @@ class Database:
             return ingest(
                 self.store,
                 looked.sources(),
-                lambda: self._featurizer,
+                self._current_featurizer,
                 limit=limit,
                 bytes_total=looked.bytes,
                 unreadable=looked.unreadable,
@@ -217,7 +225,45 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(allow_empty_answer=True, **reading)
-        return add_target(self.store, name, file, options, lambda: self._featurizer)
+        return add_target(self.store, name, file, options, self._current_featurizer)
+
+    def featurize(
+        self,
+        features: str = "",
+        *,
+        progress: FillProgress | None = None,
+        command: str = "connect().featurize",
+    ) -> LateAccount:
+        """Add features to rows and target examples that are there already, or go on adding.
+
+        Readers and ingestions go on meanwhile; what was interrupted resumes when called again.
+
+        Args:
+            features: as for `create`, or names of the store's own; all of these when empty.
+            progress: is told what happens.
+            command: kept in the table `runs`.
+
+        Raises:
+            UsageError: an unknown feature or option.
+            StoreBusyError: another process is featurizing this store, or maintains it.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.late import featurize
+
+        return featurize(self.store, features, progress=progress, command=command)
+
+    def drop_feature(self, name: str, *, force: bool = False) -> Recipe | None:
+        """Remove a feature from pool and targets, and return what it was.
+
+        A feature that waits to be fitted is no longer waited for; that gives None.
+
+        Raises:
+            UsageError: there is no such feature, or coresets were made with it (and not `force`).
+            StoreBusyError: somebody is writing.
+        """
+        from .ingest.create import drop_feature
+
+        return drop_feature(self.store, name, force)
 
     def targets(self) -> list[Target]:
         """The targets, by name."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _FACTS = "facts"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
-    """Named arrays with JSON facts about them."""
+    """Named arrays with JSON facts about them; never changed, so it can be a key of caches."""
 
     arrays: Mapping[str, np.ndarray]
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -101,6 +101,29 @@ def load_artifact(store: Store, content: str, name: str) -> Artifact:
 def artifacts_of(store: Store, recipe: Recipe) -> dict[str, Artifact]:
     """Everything fitted that a recipe depends on, by name."""
     return {name: load_artifact(store, content, name) for name, content in recipe.artifacts.items()}
+
+
+class LazyArtifacts(Mapping[str, Artifact]):
+    """The same, each loaded when it is first looked at: a query may need few of them.
+
+    Args:
+        references: name -> digest.
+    """
+
+    def __init__(self, store: Store, references: Mapping[str, str]) -> None:
+        self._store, self._references = store, references
+        self._loaded: dict[str, Artifact] = {}
+
+    def __getitem__(self, name: str) -> Artifact:
+        if name not in self._loaded:
+            self._loaded[name] = load_artifact(self._store, self._references[name], name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._references)
+
+    def __len__(self) -> int:
+        return len(self._references)
 
 
 def content_of(data: bytes) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..schemas.recipe import Recipe
+from ..store.features import declare
 from ..store.store import Store
 from .artifacts import Artifact
 from .create import recipes_of
@@ -178,8 +179,5 @@ def _declared(store: Store, asked: Wanted, info: BackboneInfo, found: Learned) -
     for each in present:
         if each.fingerprint == made.fingerprint:
             return each
-    fields = fields_of(made, info, found.artifacts)
-    for table in ("targets", "pool"):
-        store.add_columns(table, fields)
-    store.put_recipe(made)
+    declare(store, made, fields_of(made, info, found.artifacts))
     return made

@@ -28,6 +28,11 @@ BUILTIN = {
     "rds": ".rds",
     "losses": ".losses",
     "embed": ".embed",
+    "less": ".less",
+    "gradfiltering": ".gradfiltering",
+    "trim": ".trim",
+    "mads": ".mads",
+    "nait": ".nait",
 }
 """Name -> module of this package; its `representation` is the object."""
 
@@ -72,6 +77,11 @@ def get(name: str) -> Representation:
         f"unknown feature {name!r}: known are {', '.join(names())}, and the presets "
         f"{', '.join(PRESETS)}"
     )
+
+
+def has_facts(representation: Representation) -> bool:
+    """Whether it makes something of a target as a whole."""
+    return type(representation).facts is not Representation.facts
 
 
 def wanted(name: str, options: Mapping[str, Any] | None = None) -> Wanted:

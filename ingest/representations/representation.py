@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ..batch import Batch
     from ..encoding import Encoded
     from ..fits import Fit
+    from ..gradients.gradient import WeightGradient
+    from ..gradients.sketch import SketchSpec
+    from ..neurons import Neurons
 
 View = Literal["row", "alone"]
 """What a forward is shown: whole rows, or their answers without the questions."""
@@ -67,7 +70,13 @@ class Reducer:
     """Takes in what one pass over one batch gives and keeps only what becomes columns.
 
     The pass calls the methods its `Needs` ask for, in no stated order, and `columns` last.
+
+    Attributes:
+        sketch: the only thing it asks of a weight's gradient, so that the pass keeps no more; None
+            for one that wants whole gradients (an adapter's are always whole).
     """
+
+    sketch: SketchSpec | None = None
 
     def hidden(self, states: torch.Tensor) -> None:
         """Final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
@@ -79,6 +88,17 @@ class Reducer:
 
     def layer(self, index: int, states: torch.Tensor) -> None:
         """What decoder layer `index` (from 0) gives, (B, T, D), once per layer."""
+        raise NotImplementedError
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        """The gradient of each row's mean response loss by one weight, once per weight.
+
+        Zero for a row without a response token.
+        """
+        raise NotImplementedError
+
+    def neurons(self, part: Neurons) -> None:
+        """Activations inside one feed-forward network (or one of its experts), layer by layer."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -112,7 +132,8 @@ class Scorer(ABC):
     """Scores rows of the pool for one target from their stored columns alone.
 
     `columns` are the representation's own names for what it reads; a recipe may have renamed
-    them, and the scan hands them over under their own names.
+    them, and the scan hands them over under their own names. Blocks are cut by the rows' sizes
+    in the order of the table, so the same rows always share a block.
     """
 
     columns: tuple[str, ...]
@@ -132,6 +153,7 @@ class Representation(ABC):
         similarity: the vector column by which pool and target are compared (cosine), or None.
         asking: option of the comparison -> default value; it changes no stored number.
         selector: which selector its name alone stands for.
+        sets: the column of lists of unsigned integers whose union a selection covers, or None.
     """
 
     name: ClassVar[str]
@@ -140,6 +162,7 @@ class Representation(ABC):
     similarity: ClassVar[str | None] = None
     asking: ClassVar[Mapping[str, Any]] = {}
     selector: ClassVar[str] = "round_robin"
+    sets: ClassVar[str | None] = None
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:
