@@ -6,9 +6,11 @@ The command line is a thin skin over this class; each method names the room that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .schemas.errors import UsageError
 from .store.store import Store
 
 if TYPE_CHECKING:
@@ -387,10 +389,19 @@ class Database:
         return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
 
     def status(self) -> Status:
-        """What the store holds."""
+        """What the store holds, what it waits for, and whether what was learned still suits it."""
+        from .ingest.fitness import advice, fitness, gaps
         from .store.status import status_of
 
-        return status_of(self.store)
+        bases = fitness(self.store)
+        due = advice(self.store, bases)
+        try:
+            pending = self.pending()
+        except UsageError as error:  # of a package that is not installed here
+            pending, due = [], [*due, str(error)]
+        return replace(
+            status_of(self.store), pending=pending, bases=bases, ensembles=gaps(self.store), due=due
+        )
 
     def compact(self, keep_hours: float = 24.0) -> Compacted:
         """Merge small fragments, then drop versions older than `keep_hours` and leftover files.

@@ -75,8 +75,8 @@ def _told(plan: Plan) -> list[str]:
                 {
                     "column": each.column,
                     "of": each.feature,
-                    "type": each.type if "struct" not in each.type else "messages",
-                    "bytes a row": round(each.bytes_per_row, 1),
+                    "type": each.type,
+                    "bytes a row": max(1, round(each.bytes_per_row)),
                     "known from": "the trial" if each.measured else "its type",
                 }
                 for each in plan.columns
@@ -88,7 +88,7 @@ def _told(plan: Plan) -> list[str]:
             {
                 "learned first": each.fit,
                 "from rows": each.rows,
-                "megabytes": each.bytes / 1e6,
+                "MB": each.bytes / 1e6,
                 "time": spell(each.seconds),
             }
             for each in plan.fits

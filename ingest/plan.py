@@ -17,6 +17,7 @@ from ..schemas.errors import UsageError
 from ..schemas.instruction import Record
 from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL
+from ..store.status import type_words
 from ..store.store import Store
 from .counting import Counted, count
 from .create import artifacts_of, recipes_of
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 TRIAL_ROWS = 64
 TRIAL_SECONDS = 10.0
 FIT_SECONDS = 30.0
-LEAST_ROWS = 8
+LEAST_ROWS = 16
 FORWARDS_OF_FEATURES = 4
 FORWARDS_OF_FITS = 16
 """How much more than a bare forward is expected; only to choose how many rows a trial takes."""
@@ -85,7 +86,7 @@ def plan(
     rows = _rows_within(TRIAL_SECONDS, FORWARDS_OF_FEATURES * per_row, counted.drawn)
     tried = _try([*mine, *recipes], loaded, artifacts, rows, counted.new)
     return Plan(
-        features=[*(each.representation for each in mine), *map(written, wanted)],
+        features=[*(each.feature for each in mine), *map(written, wanted)],
         records=counted.records,
         rows=counted.new,
         read=counted.read,
@@ -199,7 +200,7 @@ def _try(
     passes = [
         planned(
             _words(featurizer, key),
-            [recipe.columns[0] for recipe, _ in sharing],
+            [recipe.feature for recipe, _ in sharing],
             featurizer.seconds[key],
         )
         for key, sharing in featurizer.passes().items()
@@ -207,7 +208,7 @@ def _try(
     for recipe in recipes:
         if not get(recipe.representation).passes(featurizer.setup(recipe)):
             spent = featurizer.seconds[recipe.fingerprint]
-            passes.append(planned("a model of its own", [recipe.columns[0]], spent))
+            passes.append(planned("a model of its own", [recipe.feature], spent))
     spent = sum(each.seconds for each in passes) * rows / total
     passes.append(planned("everything else: tokens, columns", [], max(seconds - spent, 0.0)))
     columns = [
@@ -248,7 +249,7 @@ def _column(values: pa.ChunkedArray, name: str, feature: str, rows: int) -> Plan
         width = kind.bit_width / 8
     measured = width is None
     return PlannedColumn(
-        name, feature, str(kind), values.nbytes / rows if width is None else width, measured
+        name, feature, type_words(kind), values.nbytes / rows if width is None else width, measured
     )
 
 
