@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     import polars as pl
 
     from .ingest.account import Account
+    from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
-    from .ingest.progress import Progress
+    from .ingest.progress import FitProgress
     from .ingest.read_options import ReadOptions
     from .query.carry import CarriedTarget
     from .query.coresets import Coreset
     from .query.export.export import Exported
     from .query.replay import Replay
     from .query.targets import AddedTarget, Target
+    from .schemas.recipe import Recipe
     from .store.maintenance import Compacted
     from .store.report import Repair, Report
     from .store.sql import QueryResult
@@ -56,7 +58,8 @@ class Database:
         Args:
             uri: a folder or an `s3://` address.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
-            features: comma-separated representations, such as `rds,losses`.
+            features: comma-separated representations, such as `rds,losses`, or the presets
+                `fast` and `paper`.
             device: auto, cpu, cuda or mps.
             dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
             max_length: tokens of a row, at most the model's positions.
@@ -77,10 +80,59 @@ class Database:
         return cls(Store.open(uri, storage_options))
 
     @cached_property
-    def _featurizer(self) -> Featurizer:
-        from .ingest.create import load_featurizer
+    def _backbone(self) -> Backbone:
+        from .ingest.create import load_backbone
 
-        return load_featurizer(self.store)
+        return load_backbone(self.store)
+
+    @cached_property
+    def _featurizer(self) -> Featurizer:
+        from .ingest.create import featurizer_for, recipes_of
+
+        return featurizer_for(self.store, self._backbone, recipes_of(self.store))
+
+    def pending(self) -> list[str]:
+        """Features the store was asked for that nothing was fitted for yet, as `init` takes them.
+
+        They are fitted by the first `ingest`, or by `fit`.
+        """
+        from .ingest.create import pending
+        from .ingest.representations.registry import written
+
+        return [written(each) for each in pending(self.store)]
+
+    def fit(
+        self,
+        sources: str | Sequence[str],
+        *,
+        limit: int | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> list[Recipe]:
+        """Learn from a sample of files what the store's features need; nothing is ingested.
+
+        What was learned before stays. The next `ingest` makes the features.
+
+        Args:
+            sources: as `ingest` takes them.
+            limit: read no more than this many records.
+            progress: is told what is learned, and how it goes.
+            reading: fields of `ReadOptions`.
+
+        Returns:
+            The recipes of the features that could not be made before.
+
+        Raises:
+            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: there is no usable record, or there are too few to learn from.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.first_fit import fit_from, looked_at
+
+        with looked_at(self.store, sources, _reading(**reading), progress) as looked:
+            recipes = fit_from(self.store, looked, lambda: self._backbone, limit, progress)
+        self.__dict__.pop("_featurizer", None)
+        return recipes
 
     def ingest(
         self,
@@ -88,11 +140,14 @@ class Database:
         *,
         corpus: str | None = None,
         limit: int | None = None,
-        progress: Progress | None = None,
+        progress: FitProgress | None = None,
         command: str = "connect().ingest",
         **reading: Any,
     ) -> Account:
         """Read files into the pool; what the pool already has is skipped.
+
+        Features that must be fitted first are, from a sample of the same files, which are then
+        read twice.
 
         Args:
             sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin.
@@ -106,23 +161,26 @@ class Database:
 
         Raises:
             InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: a feature cannot be fitted from these files; nothing was ingested.
             FingerprintError: the backbone is no longer the one that made the store's features.
         """
+        from .ingest.first_fit import fit_from, looked_at
         from .ingest.job import ingest
-        from .ingest.looking import look_at
 
         options = _reading(corpus=corpus, **reading)
-        looked = look_at([sources] if isinstance(sources, str) else list(sources), options)
-        return ingest(
-            self.store,
-            looked.sources(),
-            lambda: self._featurizer,
-            limit=limit,
-            bytes_total=looked.bytes,
-            unreadable=looked.unreadable,
-            progress=progress,
-            command=command,
-        )
+        with looked_at(self.store, sources, options, progress) as looked:
+            if fit_from(self.store, looked, lambda: self._backbone, limit, progress):
+                self.__dict__.pop("_featurizer", None)
+            return ingest(
+                self.store,
+                looked.sources(),
+                lambda: self._featurizer,
+                limit=limit,
+                bytes_total=looked.bytes,
+                unreadable=looked.unreadable,
+                progress=progress,
+                command=command,
+            )
 
     def add_target(self, name: str, file: str, **reading: Any) -> AddedTarget:
         """Featurize a target's examples and keep them; afterwards no model is needed for it.

@@ -16,6 +16,7 @@ from ..schemas.version import VERSION
 
 COMMANDS = (
     "init",
+    "fit",
     "ingest",
     "status",
     "verify",

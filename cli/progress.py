@@ -58,3 +58,11 @@ class ShownProgress:
             self.told = now
             share = f", {bytes_read / bytes_total:.0%} of the bytes" if bytes_total else ""
             talk(words + share)
+
+    def learn(self, *, name: str, share: float, said: str) -> None:
+        """Show how far a fit is, or print a line when some time has passed."""
+        now = time.monotonic()
+        self.bar.update(self.task, description=f"{name}: {said}", completed=share, total=1.0)
+        if not self.terminal and now - self.told >= LINE_SECONDS:
+            self.told = now
+            talk(f"{name}: {share:.0%}, {said}")

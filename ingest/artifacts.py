@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _FACTS = "facts"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
-    """Named arrays with JSON facts about them."""
+    """Named arrays with JSON facts about them; never changed, so it can be a key of caches."""
 
     arrays: Mapping[str, np.ndarray]
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -72,7 +72,7 @@ def keep_artifact(store: Store, asked: str, name: str, artifact: Artifact) -> st
         The digest of the artifact that stands for the fit from now on: the first one committed.
     """
     data = artifact.pack()
-    content = _digest(data)
+    content = content_of(data)
     store.put_artifact(content, name, data)
     return store.put_artifact(asked, name, content.encode()).decode()
 
@@ -90,7 +90,7 @@ def load_artifact(store: Store, content: str, name: str) -> Artifact:
         DamagedStoreError: it is gone, or its bytes changed.
     """
     data = store.artifact(content, name)
-    if data is None or _digest(data) != content:
+    if data is None or content_of(data) != content:
         what = "is gone" if data is None else "is not what was kept"
         raise DamagedStoreError(
             f"{store.uri}: the artifact {name!r} ({content}) {what}. Run `coresetdb verify --full`"
@@ -126,5 +126,6 @@ class LazyArtifacts(Mapping[str, Artifact]):
         return len(self._references)
 
 
-def _digest(data: bytes) -> str:
+def content_of(data: bytes) -> str:
+    """The digest that a packed artifact is kept under."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()

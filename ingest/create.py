@@ -17,6 +17,7 @@ from .representations.registry import (
     get,
     parse_wanted,
     recipe_for,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -47,13 +48,15 @@ def create_store(
     resolved = resolve(backbone)
     info = describe(resolved)
     recipes: list[Recipe] = []
-    for asked in parse_wanted(features):
+    wanted = parse_wanted(features)
+    for asked in wanted:
         if not get(asked.representation).fits(info, asked.options):
             recipes.append(recipe_for(asked, info, {}, {}, recipes))
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
     # The device is found again wherever the store is opened; everything else is settled.
     settled = replace(resolved, device=backbone.device)
-    config = {"backbone": settled.as_dict(), "features": features}
+    # Written out: a later version may mean something else by a preset.
+    config = {"backbone": settled.as_dict(), "features": ",".join(map(written, wanted))}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         store.put_recipe(recipe)
@@ -79,11 +82,16 @@ def load_featurizer(store: Store) -> Featurizer:
         BackboneError: the backbone is gone or broken.
         FingerprintError: its weights, tokenizer or template are no longer those of the store.
     """
+    return featurizer_for(store, load_backbone(store), recipes_of(store))
+
+
+def load_backbone(store: Store) -> Backbone:
+    """Load the store's backbone, checked as `load_featurizer` says."""
     from .backbone import Backbone
 
     config = BackboneConfig(**store.config["backbone"])
     check_backbone(store.uri, config, recipes_of(store))
-    return featurizer_for(store, Backbone.load(config), recipes_of(store))
+    return Backbone.load(config)
 
 
 def featurizer_for(store: Store, backbone: Backbone, recipes: Sequence[Recipe]) -> Featurizer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..schemas.canonical import digest_of
 from ..schemas.instruction import Instruction
@@ -25,6 +25,13 @@ class Sample:
     ids: Sequence[str]
     instructions: Sequence[Instruction]
     total: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def first(self, rows: int) -> Sample:
+        """The first `rows` of it (all, where it has fewer)."""
+        return Sample(self.ids[:rows], self.instructions[:rows], self.total)
 
 
 @dataclass(frozen=True)
@@ -54,11 +61,19 @@ class Fit(ABC):
         name: such as "warm-up".
     """
 
-    name: str
+    name: ClassVar[str]
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """JSON values: everything the result depends on beside backbone and sample."""
+        """JSON values: everything the result depends on beside the backbone.
+
+        The sample is drawn with its `seed`, 0 where it has none.
+        """
+
+    @property
+    def sample_seed(self) -> int:
+        """Which random sample of the pool it learns from."""
+        return int(self.spec().get("seed", 0))
 
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:

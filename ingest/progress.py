@@ -17,6 +17,14 @@ class Progress(Protocol):
         ...
 
 
+class FitProgress(Progress, Protocol):
+    """Receives news from fits as well."""
+
+    def learn(self, *, name: str, share: float, said: str) -> None:
+        """How far a fit is (0 to 1), and what it says of itself, such as its loss."""
+        ...
+
+
 class Silence:
     """A progress that nobody watches."""
 
@@ -24,4 +32,7 @@ class Silence:
         """Dropped."""
 
     def advance(self, *, rows: int, tokens: int, bytes_read: int, bytes_total: int | None) -> None:
+        """Dropped."""
+
+    def learn(self, *, name: str, share: float, said: str) -> None:
         """Dropped."""

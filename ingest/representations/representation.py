@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from ..batch import Batch
     from ..encoding import Encoded
     from ..fits import Fit
+    from ..gradients.gradient import WeightGradient
+    from ..gradients.sketch import SketchSpec
+    from ..neurons import Neurons
 
 View = Literal["row", "alone"]
 """What a forward is shown: whole rows, or their answers without the questions."""
@@ -67,7 +70,13 @@ class Reducer:
     """Takes in what one pass over one batch gives and keeps only what becomes columns.
 
     The pass calls the methods its `Needs` ask for, in no stated order, and `columns` last.
+
+    Attributes:
+        sketch: the only thing it asks of a weight's gradient, so that the pass keeps no more; None
+            for one that wants whole gradients (an adapter's are always whole).
     """
+
+    sketch: SketchSpec | None = None
 
     def hidden(self, states: torch.Tensor) -> None:
         """Final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
@@ -79,6 +88,17 @@ class Reducer:
 
     def layer(self, index: int, states: torch.Tensor) -> None:
         """What decoder layer `index` (from 0) gives, (B, T, D), once per layer."""
+        raise NotImplementedError
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        """The gradient of each row's mean response loss by one weight, once per weight.
+
+        Zero for a row without a response token.
+        """
+        raise NotImplementedError
+
+    def neurons(self, part: Neurons) -> None:
+        """Activations inside one feed-forward network (or one of its experts), layer by layer."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -98,12 +118,14 @@ class Setup:
         options: of the recipe, every one spelled out.
         artifacts: what was fitted for it, by name.
         side: whose features are being made.
+        device: where a model of its own should run.
     """
 
     info: BackboneInfo
     options: Mapping[str, Any]
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     side: Side = "pool"
+    device: str = "cpu"
 
 
 class Scorer(ABC):
@@ -149,6 +171,10 @@ class Representation(ABC):
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         """What must be learned from a sample of the pool before it can be made."""
         return ()
+
+    def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options as they are kept, such as a folder made absolute."""
+        return options
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         """What its numbers depend on beside its options: the backbone, or a model of its own."""
