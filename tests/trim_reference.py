@@ -19,9 +19,7 @@ def run(model, row: Encoded) -> tuple[np.ndarray, list[np.ndarray]]:
 @cache
 def _run(model, ids: tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray]]:
     with torch.no_grad():
-        output = model(
-            torch.tensor(ids)[None], output_hidden_states=True, output_attentions=True
-        )
+        output = model(torch.tensor(ids)[None], output_hidden_states=True, output_attentions=True)
     return (
         output.hidden_states[-1][0].double().numpy(),
         [each[0].double().numpy() for each in output.attentions],
