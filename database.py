@@ -6,6 +6,7 @@ The command line is a thin skin over this class; each method names the room that
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from .ingest.account import Account
     from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
-    from .ingest.progress import FitProgress
+    from .ingest.late_account import LateAccount
+    from .ingest.progress import FillProgress, FitProgress
     from .ingest.read_options import ReadOptions
     from .query.carry import CarriedTarget
     from .query.coresets import Coreset
@@ -134,6 +136,13 @@ class Database:
         self.__dict__.pop("_featurizer", None)
         return recipes
 
+    def _current_featurizer(self) -> Featurizer:
+        """The featurizer of the features the store has now; somebody may have added one."""
+        made = {recipe.fingerprint for recipe in self._featurizer.recipes}
+        if made != {recipe.fingerprint for recipe in self.store.recipes().values()}:
+            del self._featurizer
+        return self._featurizer
+
     def ingest(
         self,
         sources: str | Sequence[str],
@@ -174,7 +183,7 @@ class Database:
             return ingest(
                 self.store,
                 looked.sources(),
-                lambda: self._featurizer,
+                self._current_featurizer,
                 limit=limit,
                 bytes_total=looked.bytes,
                 unreadable=looked.unreadable,
@@ -194,7 +203,51 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(allow_empty_answer=True, **reading)
-        return add_target(self.store, name, file, options, lambda: self._featurizer)
+        added = add_target(self.store, name, file, options, self._current_featurizer)
+        waiting = tuple(
+            f"{each} is not fitted yet; after the first ingestion run: "
+            f"coresetdb featurize {self.store.uri} {each}"
+            for each in self.pending()
+        )
+        return replace(added, notes=added.notes + waiting)
+
+    def featurize(
+        self,
+        features: str = "",
+        *,
+        progress: FillProgress | None = None,
+        command: str = "connect().featurize",
+    ) -> LateAccount:
+        """Add features to rows and target examples that are there already, or go on adding.
+
+        Readers and ingestions go on meanwhile; what was interrupted resumes when called again.
+
+        Args:
+            features: as for `create`, or names of the store's own; all of these when empty.
+            progress: is told what happens.
+            command: kept in the table `runs`.
+
+        Raises:
+            UsageError: an unknown feature or option.
+            StoreBusyError: another process is featurizing this store, or maintains it.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.late import featurize
+
+        return featurize(self.store, features, progress=progress, command=command)
+
+    def drop_feature(self, name: str, *, force: bool = False) -> Recipe | None:
+        """Remove a feature from pool and targets, and return what it was.
+
+        A feature that waits to be fitted is no longer waited for; that gives None.
+
+        Raises:
+            UsageError: there is no such feature, or coresets were made with it (and not `force`).
+            StoreBusyError: somebody is writing.
+        """
+        from .ingest.create import drop_feature
+
+        return drop_feature(self.store, name, force)
 
     def targets(self) -> list[Target]:
         """The targets, by name."""

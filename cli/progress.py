@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from .frame import talk
@@ -66,3 +67,14 @@ class ShownProgress:
         if not self.terminal and now - self.told >= LINE_SECONDS:
             self.told = now
             talk(f"{name}: {share:.0%}, {said}")
+
+    def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
+        """Implements ingest.progress.FillProgress."""
+        now = time.monotonic()
+        spent = max(now - self.started, 1e-9)
+        words = f"{rows:,} of {rows_total:,} rows, {tokens / spent:,.0f} tokens/s"
+        self.bar.update(self.task, description=words, completed=rows, total=rows_total)
+        if not self.terminal and now - self.told >= LINE_SECONDS:
+            self.told = now
+            left = timedelta(seconds=round(spent / rows * max(0, rows_total - rows)))
+            talk(f"{words}, {left} left")

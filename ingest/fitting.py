@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.recipe import Recipe
+from ..store.features import declare
 from ..store.store import Store
 from .artifacts import Artifact
 from .create import recipes_of
@@ -171,7 +172,5 @@ def _declared(store: Store, asked: Wanted, info: BackboneInfo, learned: Learned)
         if each.fingerprint == made.fingerprint:
             return each
     fields = fields_of(made, info, learned.artifacts)
-    for table in ("targets", "pool"):
-        store.add_columns(table, fields)
-    store.put_recipe(made)
+    declare(store, made, fields)
     return made

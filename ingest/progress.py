@@ -25,8 +25,19 @@ class FitProgress(Progress, Protocol):
         ...
 
 
+class FillProgress(FitProgress, Protocol):
+    """Receives news while features are added to rows that are there already."""
+
+    def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
+        """Totals so far: rows made of those that wait, tokens featurized."""
+        ...
+
+
 class Silence:
     """A progress that nobody watches."""
+
+    def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
+        """Dropped."""
 
     def say(self, sentence: str) -> None:
         """Dropped."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..schemas.budget import Budget
-from ..schemas.errors import UsageError
+from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, keys_of
+from ..store.fill import count_undone
 from .comparison import comparison, understood
 from .features import Feature
 from .methods import Method
@@ -110,6 +111,12 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
             raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
         picks, seen = ranked(k)
         short_by = k - len(picks.ids)
+    waiting = count_undone(dataset, feature.recipe) if feature and seen.missing else 0
+    if feature and waiting and not seen.scored:
+        raise MissingFeatureError(
+            f"no eligible row of {store.uri} has {feature.name} yet: "
+            f"{_to_featurize(store, feature, waiting)}"
+        )
     return Answer(
         picks=picks,
         method=method,
@@ -120,7 +127,10 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         tokens=tokens,
         distance=_distance(store, feature, queries, picks.ids, version),
         query_hash=asked.hash,
-        notes=tuple(_notes(request, asked, rows, seen.missing, short_by)),
+        notes=(
+            *_notes(request, asked, rows, seen.missing, short_by),
+            *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
+        ),
     )
 
 
@@ -212,6 +222,14 @@ def _distance(
             nearest = nearest.maximum((matrix @ vectors.float().T).amax(dim=1))
     distance = float((1 - nearest.double()).mean())
     return distance if np.isfinite(distance) else None
+
+
+def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
+    name = feature.recipe.feature
+    return (
+        f"{waiting:,} rows of the pool are not featurized with {name} yet; "
+        f"run: coresetdb featurize {store.uri} {name}"
+    )
 
 
 def _notes(request: Request, asked: Asked, rows: int, missing: int, short_by: int) -> list[str]:

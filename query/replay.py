@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..schemas.budget import parse_budget
-from ..schemas.errors import MissingFeatureError, UsageError
+from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from .answer import Request, answer, what_is_asked
 from .coresets import Coreset, load_coreset
 from .ranking import MEMORY_LIMIT
@@ -60,8 +60,8 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         pool_version=coreset.pool_version,
         targets_version=store.version("targets"),
     )
-    recorded = replace(newest, targets_version=coreset.parameters["targets_version"])
-    request = newest if _same_examples(store, newest, coreset) else recorded
+    same = _same_examples(store, newest, coreset)
+    request = newest if same else _as_recorded(store, newest, coreset)
     again = answer(store, request, memory_limit)
     return Replay(coreset, again.picks.ids, again.query_hash == coreset.query_hash)
 
@@ -70,5 +70,18 @@ def _same_examples(store: Store, request: Request, coreset: Coreset) -> bool:
     """Whether a request asks with the examples that the coreset was chosen for."""
     try:
         return what_is_asked(store, request).hash == coreset.query_hash
-    except (UsageError, MissingFeatureError):  # a target was removed since, or holds others now
-        return False
+    except (UsageError, MissingFeatureError, FingerprintError):
+        return False  # a target was removed since, or made anew
+
+
+def _as_recorded(store: Store, request: Request, coreset: Coreset) -> Request:
+    recorded = coreset.parameters["targets_version"]
+    try:
+        store.dataset("targets", recorded)
+    except UsageError as error:
+        raise UsageError(
+            f"{coreset.name} cannot be replayed: its targets, or the feature they were compared "
+            f"by, were removed since, and version {recorded} of the targets, which held them, was "
+            "cleaned away. Its rows are still known: coresetdb export"
+        ) from error
+    return replace(request, targets_version=recorded)

@@ -118,15 +118,14 @@ class Trim(Representation):
     ) -> Artifact:
         """`classes` (C,) int32, `vectors` (C, r) float32, `nearest` (V,) int32.
 
-        Raises:
-            UsageError: no example has a token of content.
+        The sentence `refused` instead where no example has a token of content.
         """
         from ..fingerprints import fingerprints, nearest_classes
 
         worn = setup.artifacts.get(_adapter(setup.options))
         found = fingerprints(backbone, rows, setup.options["layers"], worn)
         if not len(found.classes):
-            raise UsageError("trim: no example of the target has any text. Give it another one")
+            return Artifact({}, {"refused": "no example has any text. Give it another one"})
         return Artifact(
             {
                 "classes": found.classes,
