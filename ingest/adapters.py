@@ -11,12 +11,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from ..schemas.errors import BackboneError
 from .artifacts import Artifact
+
+_PLACED: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Artifact, dict[str, LowRank]]] = (
+    WeakKeyDictionary()
+)
+"""Adapters on a model's device, while both live: a pass wears one once per batch."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,20 @@ class LowRank:
 
 
 def low_rank_modules(model: Any, adapter: Artifact) -> dict[str, LowRank]:
-    """Every adapted module of `model` by name.
+    """Every adapted module of `model` by name; placed on its device once.
 
     Raises:
         BackboneError: the adapter was made for other modules than the model has.
     """
+    placed = _PLACED.setdefault(model, WeakKeyDictionary())
+    if adapter not in placed:
+        # A pass without gradients must not leave tensors that one with gradients cannot use.
+        with torch.inference_mode(False):
+            placed[adapter] = _place(model, adapter)
+    return placed[adapter]
+
+
+def _place(model: Any, adapter: Artifact) -> dict[str, LowRank]:
     found: dict[str, LowRank] = {}
     for key in adapter.arrays:
         name, dot, part = key.rpartition(".")
@@ -47,11 +62,11 @@ def low_rank_modules(model: Any, adapter: Artifact) -> dict[str, LowRank]:
             model.get_submodule(name)
         except AttributeError as error:
             raise BackboneError(f"the adapter was made for a module {name!r} ({error})") from error
-        pair = [
-            torch.from_numpy(adapter.arrays[f"{name}.{each}"]).to(model.device, model.dtype)
+        a, b = (
+            torch.tensor(adapter.arrays[f"{name}.{each}"], dtype=model.dtype, device=model.device)
             for each in ("A", "B")
-        ]
-        found[name] = LowRank(pair[0], pair[1], float(adapter.facts["scaling"]))
+        )
+        found[name] = LowRank(a, b, float(adapter.facts["scaling"]))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -23,3 +24,28 @@ def decoder_layers(model: Any) -> list[nn.Module]:
         f"{model.config.model_type}: the decoder layers of this architecture are not found. "
         "Use features that look at no layers, or another backbone"
     )
+
+
+def attention_projections(model: Any) -> list[str]:
+    """Names of the linear layers of every attention block, in the model's order.
+
+    They are q/k/v/o_proj in llama, c_attn and c_proj of `attn` in gpt2, query_key_value and dense
+    of `attention` in gpt_neox.
+
+    Raises:
+        BackboneError: there are none.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and re.search(r"attn|attention", name.rpartition(".")[0])
+    ]
+    if not found:
+        raise BackboneError(
+            f"{model.config.model_type}: this architecture has no attention projections that an "
+            "adapter could be trained on. Use features without a warm-up, or another backbone"
+        )
+    return found

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 _FACTS = "facts"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
-    """Named arrays with JSON facts about them."""
+    """Named arrays with JSON facts about them; never changed, so it can be a key of caches."""
 
     arrays: Mapping[str, np.ndarray]
     facts: Mapping[str, Any] = field(default_factory=dict)

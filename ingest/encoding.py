@@ -47,6 +47,7 @@ class Encoded:
         header: (T,) bool, template tokens that open an answer.
         has_bos: whether ids[0] is the beginning-of-sequence token.
         truncated: whether tokens were left out.
+        id: the instruction's.
     """
 
     ids: NDArray[np.int32]
@@ -55,6 +56,7 @@ class Encoded:
     header: Mask
     has_bos: bool
     truncated: bool
+    id: str
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -121,8 +123,8 @@ class Encoder:
         encoded = [
             each
             if isinstance(each, RowRefusedError)
-            else self._assemble(each[0], [next(tokens) for _ in each[1]])
-            for each in found
+            else self._assemble(instruction.id, each[0], [next(tokens) for _ in each[1]])
+            for instruction, each in zip(instructions, found, strict=True)
         ]
         return [
             RowRefusedError(NOTHING) if isinstance(each, Encoded) and not len(each) else each
@@ -168,7 +170,7 @@ class Encoder:
             return []
         return self._content_tokens.encode("\n", add_special_tokens=False).ids
 
-    def _assemble(self, layout: Layout, contents: Sequence[Sequence[int]]) -> Encoded:
+    def _assemble(self, id: str, layout: Layout, contents: Sequence[Sequence[int]]) -> Encoded:
         head = layout.pieces[0]
         ids, response, content, header = [head.ids], [head.response], [head.content], [head.header]
         for slot, tokens, piece in zip(layout.slots, contents, layout.pieces[1:], strict=True):
@@ -188,6 +190,7 @@ class Encoder:
             np.concatenate(header)[keep],
             bool(has_bos),
             len(joined) > self.max_length,
+            id,
         )
 
 
@@ -220,4 +223,5 @@ def response_alone(row: Encoded) -> Encoded:
         row.header[keep],
         row.has_bos,
         row.truncated,
+        row.id,
     )

@@ -140,7 +140,18 @@ class Featurizer:
         of: Side = "pool",
     ) -> Features:
         """The same as arrays before storage precision."""
-        encoded = self.backbone.encode_all(instructions)
+        return self.compute_encoded(
+            self.backbone.encode_all(instructions), instructions, on_batch, of
+        )
+
+    def compute_encoded(
+        self,
+        encoded: list[Encoded | RowRefusedError],
+        instructions: Sequence[Instruction],
+        on_batch: Callable[[int, int], None] | None = None,
+        of: Side = "pool",
+    ) -> Features:
+        """The same of rows whose tokens are known."""
         usable = [index for index, each in enumerate(encoded) if isinstance(each, Encoded)]
         rows = [row for row in encoded if isinstance(row, Encoded)]
         given = [instructions[index] for index in usable]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..schemas.canonical import digest_of
 from ..schemas.instruction import Instruction
@@ -54,7 +54,7 @@ class Fit(ABC):
         name: such as "warm-up".
     """
 
-    name: str
+    name: ClassVar[str]
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:

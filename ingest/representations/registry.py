@@ -28,6 +28,7 @@ BUILTIN = {
     "losses": ".losses",
     "mads": ".mads",
     "nait": ".nait",
+    "gradfiltering": ".gradfiltering",
 }
 """Name -> module of this package; its `representation` is the object."""
 

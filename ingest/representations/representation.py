@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ..batch import Batch
     from ..encoding import Encoded
     from ..fits import Fit
+    from ..gradients.gradient import WeightGradient
+    from ..gradients.sketch import SketchSpec
     from ..neurons import Neurons
 
 View = Literal["row", "alone"]
@@ -68,7 +70,13 @@ class Reducer:
     """Takes in what one pass over one batch gives and keeps only what becomes columns.
 
     The pass calls the methods its `Needs` ask for, in no stated order, and `columns` last.
+
+    Attributes:
+        sketch: the only thing it asks of a weight's gradient, so that the pass keeps no more; None
+            for one that wants whole gradients (an adapter's are always whole).
     """
+
+    sketch: SketchSpec | None = None
 
     def hidden(self, states: torch.Tensor) -> None:
         """Final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
@@ -84,6 +92,13 @@ class Reducer:
 
     def neurons(self, part: Neurons) -> None:
         """Activations inside one feed-forward network (or one of its experts), layer by layer."""
+        raise NotImplementedError
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        """The gradient of each row's mean response loss by one weight, once per weight.
+
+        Zero for a row without a response token.
+        """
         raise NotImplementedError
 
     def columns(self) -> dict[str, np.ndarray]:

@@ -1,0 +1,97 @@
+"""Sketches of gradients: few numbers whose inner products are, on average, the gradients' own.
+
+Everything random is a hash of the weight's name and the seed, so that one gradient has one sketch
+on every device, in every batch and in every version of torch. `docs/methods.md`, "less", has the
+noise that was measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+HASHES_KEPT = 4096
+DEFAULT_DIMS = 2048
+
+
+@dataclass(frozen=True)
+class SketchSpec:
+    """Which sketch: `dims` numbers a row, drawn by `seed`."""
+
+    dims: int = DEFAULT_DIMS
+    seed: int = 0
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """How far a weight's output and its input side are folded before they are multiplied.
+
+        Their product is 4 dims. The output gradients of a row lie in fewer directions than its
+        inputs, so folding them makes more noise, and they keep twice as many.
+        """
+        inner = max(1, round(math.sqrt(2 * self.dims)))
+        return 2 * inner, inner
+
+
+def fold(values: torch.Tensor, width: int, key: str, seed: int) -> torch.Tensor:
+    """Count-sketch of the last axis: signs, then position modulo `width` summed, in float32.
+
+    It costs one reading of the values (a projection costs a multiplication with a matrix). What
+    is no wider than `width` stays as it is: no noise where there is nothing to gain.
+
+    Args:
+        values: (B, T, n).
+
+    Returns:
+        (B, T, min(n, width)) float32.
+    """
+    size = values.shape[-1]
+    if size <= width:
+        return values.float()
+    signs = _signs(key, seed, size, values.device).to(values.dtype)
+    whole = size // width * width
+    parts = values[..., :whole].unflatten(-1, (-1, width))
+    folded = (parts * signs[:whole].view(-1, width)).sum(-2, dtype=torch.float32)
+    if whole < size:
+        folded[..., : size - whole] += values[..., whole:] * signs[whole:]
+    return folded
+
+
+def count_sketch(values: torch.Tensor, key: str, spec: SketchSpec) -> torch.Tensor:
+    """Every number goes with a random sign to one random of `dims` places (Charikar et al. 2002).
+
+    Args:
+        values: (B, n) float32.
+        key: what the hash depends on beside the seed, such as a weight's name.
+
+    Returns:
+        (B, dims) float32; inner products are unbiased, with standard deviation about
+        |x| |y| / sqrt(dims).
+    """
+    places, signs = _hashes(key, spec, values.shape[1], values.device)
+    return values.new_zeros(len(values), spec.dims).index_add_(1, places, values * signs)
+
+
+@lru_cache(HASHES_KEPT)
+def _hashes(
+    key: str, spec: SketchSpec, size: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    words = np.frombuffer(_bytes(f"places of {key}", spec.seed, 4 * size), dtype="<u4")
+    places = (words % np.uint32(spec.dims)).astype(np.int32)
+    return torch.from_numpy(places).to(device), _signs(f"entries of {key}", spec.seed, size, device)
+
+
+@lru_cache(HASHES_KEPT)
+def _signs(key: str, seed: int, size: int, device: torch.device) -> torch.Tensor:
+    drawn = np.frombuffer(_bytes(f"signs of {key}", seed, -(-size // 8)), dtype=np.uint8)
+    bits = np.unpackbits(drawn, count=size).astype(np.float32)
+    return torch.from_numpy(1 - 2 * bits).to(device)
+
+
+def _bytes(key: str, seed: int, count: int) -> bytes:
+    # A cryptographic hash is defined for good; random generators of libraries are not.
+    return hashlib.shake_256(f"{seed} {key}".encode()).digest(count)

@@ -1,0 +1,281 @@
+"""GradFiltering: how much a row's gradient falls while a small ensemble learns (METHODS 2).
+
+Source: arXiv 2601.13697. Members are LoRA adapters of one small frozen model; per row and member
+the norm of the gradient of the mean response loss with respect to the adapter, at an early and a
+late snapshot. The score G-SNR is the relative drop of the mean squared norm, over the noise of
+the late norms between members. A row is judged by members that were not trained on it.
+
+Query side: none; the stored score ranks the pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from ...schemas.errors import UsageError
+from ...schemas.recipe import Recipe
+from ..artifacts import Artifact
+from ..describe import BackboneInfo, describe
+from ..ensemble import HALVES, SNAPSHOTS, Ensemble, halves_of, judges, own_backbone, own_config
+from ..ensemble import snapshot as snapshot_name
+from .losses import NO_RESPONSE
+from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
+
+if TYPE_CHECKING:
+    from ...schemas.instruction import Instruction
+    from ..batch import Batch
+    from ..encoding import Encoded
+
+NOISE_FLOOR = 1e-3
+NOISES = ("normalised", "raw")
+JUDGES = ("half", "all")
+
+
+class GradFiltering(Representation):
+    """Columns: the score, `gradfiltering_norms` (M early, then M late), `_in_fit`, `_reason`."""
+
+    name = "gradfiltering"
+    version = 1
+    selector = "top"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "model": "builtin",
+        "members": 4,
+        "epochs": 2,
+        "rank": 8,
+        "alpha": 16,
+        "learning_rate": 2e-4,
+        "share": 0.2,
+        "at_least": 2000,
+        "at_most": 10_000,
+        "noise": "normalised",
+        "judges": "half",
+        "seed": 0,
+    }
+
+    def fields(self, setup: Setup) -> list[pa.Field]:
+        norms = len(SNAPSHOTS) * setup.options["members"]
+        return [
+            pa.field("gradfiltering", pa.float32()),
+            pa.field("gradfiltering_norms", pa.list_(pa.float32(), norms)),
+            pa.field("gradfiltering_in_fit", pa.int8()),
+            pa.field("gradfiltering_reason", pa.string()),
+        ]
+
+    def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
+        _check(options)
+        kept = ("members", "epochs", "rank", "alpha", "learning_rate", "seed")
+        sample = ("share", "at_least", "at_most")
+        model = "" if _shared(info, options["model"]) else options["model"]
+        return (Ensemble(model=model, **{name: options[name] for name in (*kept, *sample)}),)
+
+    def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
+        return info.identity if _shared(info, options["model"]) else _own(options["model"]).identity
+
+    def passes(self, setup: Setup) -> dict[Pass, Needs]:
+        if not _shared(setup.info, setup.options["model"]):
+            return {}
+        return {each: Needs(gradients=True) for each in _passes(setup.options["members"])}
+
+    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+        return GradientNorm(batch)
+
+    def compute(
+        self, instructions: Sequence[Instruction], setup: Setup
+    ) -> dict[str, np.ndarray] | None:
+        if _shared(setup.info, setup.options["model"]):
+            return None
+        from ..featurizer import Featurizer
+
+        # To its own model it is a representation like any other.
+        backbone = own_backbone(setup.options["model"])
+        columns = tuple(field.name for field in self.fields(setup))
+        names = {name: name for name in setup.artifacts}
+        recipe = Recipe(
+            self.name, self.version, dict(setup.options), backbone.info.identity, columns, names
+        )
+        featurizer = Featurizer(backbone, [recipe], artifacts=setup.artifacts)
+        return featurizer.compute(instructions, of=setup.side).columns
+
+    def finish(
+        self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
+    ) -> dict[str, np.ndarray]:
+        members = setup.options["members"]
+        norms = np.stack([passed[each]["norm"] for each in _passes(members)], axis=1)
+        halves = halves_of(setup.artifacts)
+        in_fit = np.array([halves.get(row.id, np.nan) for row in rows], dtype=np.float32)
+        scores = snr(
+            norms[:, :members].astype(np.float64),
+            norms[:, members:].astype(np.float64),
+            _judges(rows, in_fit, members, setup.options["judges"]),
+            setup.options["noise"],
+        )
+        reason = np.full(len(rows), None, dtype=object)
+        for index in np.flatnonzero(~np.isfinite(scores)).tolist():
+            reason[index] = _why(rows[index], norms[index])
+        norms[reason != None] = np.nan  # noqa: E711 (elementwise)
+        scores[reason != None] = np.nan  # noqa: E711
+        return {
+            "gradfiltering": scores.astype(np.float32),
+            "gradfiltering_norms": norms,
+            "gradfiltering_in_fit": in_fit,
+            "gradfiltering_reason": reason,
+        }
+
+    def scorer(
+        self,
+        options: Mapping[str, Any],
+        artifacts: Mapping[str, Artifact],
+        facts: Artifact | None,
+        asked: Mapping[str, Any],
+    ) -> Scorer:
+        return StoredScore()
+
+
+class StoredScore(Scorer):
+    """The score as it was stored, whatever the target."""
+
+    columns = ("gradfiltering",)
+
+    def scores(self, rows: pa.RecordBatch) -> np.ndarray:
+        return rows.column("gradfiltering").to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+def snr(early: np.ndarray, late: np.ndarray, judges: np.ndarray, noise: str) -> np.ndarray:
+    """The G-SNR of every row: relative drop of the gradient, over the noise between members.
+
+    Args:
+        early, late: gradient norms (N, M) at the two snapshots.
+        judges: (N, M) bool, the members that count; at least two a row.
+        noise: `normalised` (variance of the late norms over their squared mean) or `raw`.
+
+    Returns:
+        (N,) float64; NaN where a norm is not finite or the early gradient is zero.
+    """
+    count = judges.sum(1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.where(judges, values, 0.0).sum(1) / count
+
+    with np.errstate(all="ignore"):  # what is not finite is told by its reason
+        before, after = mean(early**2), mean(late**2)
+        drop = (before - after) / before
+        centre = mean(late)
+        variance = mean((late - centre[:, None]) ** 2) * count / (count - 1)
+        if noise == "normalised":
+            # All late gradients zero: they agree.
+            variance = np.where(centre > 0, variance / centre**2, variance)
+        quiet = variance + NOISE_FLOOR
+        # Dividing a negative drop would reward noise.
+        return np.where(drop > 0, drop / quiet, drop * quiet)
+
+
+def seen_gap(table: pa.Table) -> dict[str, float]:
+    """How far rows the ensemble was trained on are apart from others, from the stored columns.
+
+    Args:
+        table: with `gradfiltering_norms` and `gradfiltering_in_fit`.
+
+    Returns:
+        `rows_in_fit` and `rows_outside` (with norms); `seen_over_unseen`: the late gradient norm
+        of a row at members trained on it over that at the others, geometric mean over rows, 1
+        where nothing was memorised; `outside_over_unseen`: late norms of rows outside over those
+        of rows in the fit at members that did not see them, 1 where the ensemble suits both.
+        NaN where there are no such rows.
+    """
+    column = table["gradfiltering_norms"].combine_chunks()
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    valid = column.drop_null()
+    norms = valid.flatten().to_numpy().reshape(len(valid), column.type.list_size)
+    half = table["gradfiltering_in_fit"].cast(pa.float32()).to_numpy()[there]
+    members = norms.shape[1] // len(SNAPSHOTS)
+    with np.errstate(divide="ignore"):
+        late = np.log(norms[:, members:].astype(np.float64))
+    inside = ~np.isnan(half)
+    unseen = judges(half[inside], members)
+    by_others = _mean(late[inside], unseen)
+    by_its_own = _mean(late[inside], ~unseen)
+    outside = late[~inside].mean(1)
+
+    def ratio(above: np.ndarray, below: np.ndarray) -> float:
+        if not len(above) or not len(below):
+            return float("nan")
+        return float(np.exp(above.mean() - below.mean()))
+
+    return {
+        "rows_in_fit": int(inside.sum()),
+        "rows_outside": int((~inside).sum()),
+        "seen_over_unseen": ratio(by_its_own, by_others),
+        "outside_over_unseen": ratio(outside, by_others),
+    }
+
+
+def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return np.where(chosen, values, 0.0).sum(1) / chosen.sum(1)
+
+
+def _judges(rows: Sequence[Encoded], in_fit: np.ndarray, members: int, option: str) -> np.ndarray:
+    """(N, M) bool: for a row of the sample the members of the other half.
+
+    A row outside is judged by one half too, by its id: among scores from two and from four
+    members the extremes would all be those from two.
+    """
+    inside = ~np.isnan(in_fit)
+    by_id = np.array([int(row.id[-1], 16) % HALVES for row in rows], dtype=np.float32)
+    found = judges(np.where(inside, in_fit, by_id), members)
+    if option == "all":
+        found[~inside] = True
+    return found
+
+
+def _passes(members: int) -> list[Pass]:
+    """In the order of the norms: every member's early snapshot, then every member's late one."""
+    return [
+        Pass("row", adapter=snapshot_name(member, which))
+        for which in SNAPSHOTS
+        for member in range(members)
+    ]
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    members, epochs = options["members"], options["epochs"]
+    if members < 2 * HALVES or members % HALVES:
+        raise UsageError(
+            f"gradfiltering: members={members}: an even number of at least 4, as each half of the "
+            "sample needs two members that did not see it"
+        )
+    if epochs < len(SNAPSHOTS):
+        raise UsageError(f"gradfiltering: epochs={epochs}: at least 2, the first and the last")
+    for name, known in (("noise", NOISES), ("judges", JUDGES)):
+        if options[name] not in known:
+            raise UsageError(f"gradfiltering: {name}={options[name]}: {' or '.join(known)}")
+
+
+def _shared(info: BackboneInfo, model: str) -> bool:
+    """Whether a model is the store's backbone, but for the length rows are truncated to."""
+    own = _own(model).identity
+    return {**own, "max_length": info.max_length} == info.identity
+
+
+@cache
+def _own(model: str) -> BackboneInfo:
+    return describe(own_config(model))
+
+
+def _why(row: Encoded, norms: np.ndarray) -> str:
+    if not row.response_tokens:
+        return NO_RESPONSE + (" left after truncation" if row.truncated else "")
+    if not row.response[1:].any():
+        return "no response token has a token before it"
+    return "the gradient is zero" if np.isfinite(norms).all() else "the gradient is not finite"
+
+
+class GradientNorm(Reducer):
+    """Norm of each row's gradient with respect to every A and B of the adapter worn."""
+
+
+representation = GradFiltering()

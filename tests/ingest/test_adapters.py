@@ -1,0 +1,65 @@
+"""An adapter worn by hooks against peft's own model that loaded the same adapter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_adapters import in_peft, random_adapter
+from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+
+from coresetdb.ingest.adapters import low_rank_modules, worn
+from coresetdb.ingest.anatomy import attention_projections
+from coresetdb.ingest.batch import make_batch
+from coresetdb.schemas.errors import BackboneError
+
+
+def a_batch(backbone):
+    rows = backbone.encode_all(tiny_conversations())
+    return make_batch(rows, backbone.padding_token, backbone.device)
+
+
+def run(model, batch):
+    with torch.no_grad():
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits
+    return logits.float()[batch.mask]
+
+
+def error(found, expected):
+    """Of the median token: in bfloat16 rounding sends some to another expert."""
+    return ((found - expected).norm(dim=-1) / expected.norm(dim=-1)).median()
+
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("bfloat16", 3e-2)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_peft(architecture, dtype, bound):
+    backbone = tiny_backbone(architecture, dtype)
+    adapter, batch = random_adapter(backbone), a_batch(backbone)
+    bare = run(backbone.model, batch)
+    with worn(backbone.model, adapter) as modules:
+        dressed = run(backbone.model, batch)
+    expected = run(in_peft(backbone, adapter), batch)
+    assert error(dressed, expected) < bound
+    assert error(bare, expected) > 0.1
+    if dtype == "float32":
+        assert (dressed - expected).norm() / expected.norm() < bound
+    assert list(modules) == attention_projections(backbone.model)
+    assert torch.equal(run(backbone.model, batch), bare)
+
+
+def test_an_adapter_is_placed_once_and_then_used_by_passes_with_and_without_gradients():
+    backbone = tiny_backbone()
+    adapter, batch = random_adapter(backbone), a_batch(backbone)
+    with torch.inference_mode(), worn(backbone.model, adapter) as first:
+        run(backbone.model, batch)
+    with worn(backbone.model, adapter) as second:
+        states = backbone.model.get_input_embeddings()(batch.ids).requires_grad_()
+        backbone.model(inputs_embeds=states).logits.sum().backward()
+    assert states.grad is not None and states.grad.any()
+    assert second is first
+    assert low_rank_modules(backbone.model, random_adapter(backbone, 1)) is not first
+
+
+def test_an_adapter_for_another_model_is_refused():
+    adapter = random_adapter(tiny_backbone("llama"))
+    with pytest.raises(BackboneError, match="was made for a module"):
+        low_rank_modules(tiny_backbone("gpt2").model, adapter)
