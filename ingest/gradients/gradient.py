@@ -31,6 +31,10 @@ class WeightGradient:
     _sketches: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
     _squared_norm: torch.Tensor | None = None
 
+    @property
+    def input_size(self) -> int:
+        return self._whole_inputs().shape[2]
+
     def values(self, rows: slice = slice(None)) -> torch.Tensor:
         """(B, o, i) float32, in the weight's usual orientation (out, in)."""
         return self.deltas[rows].float().transpose(1, 2) @ self._whole_inputs()[rows].float()

@@ -1,12 +1,13 @@
-"""LESS: sketches of per-row gradients, compared by cosine (METHODS 3.1).
+"""LESS: sketches of every row's gradient, compared by cosine (METHODS 3.1).
 
 Source: Xia et al. 2024, "LESS: Selecting Influential Data for Targeted Instruction Tuning". With
-`warmup=lora` it is theirs: the gradient by a LoRA adapter at the end of every warm-up epoch,
-candidates in Adam's direction, queries plain, each of unit length, and the epochs weighted by their
-mean learning rate. With `warmup=none` (ours) it is the plain gradient by the linear layers of the
-model as it is, for both sides, in one pass.
+`warmup=lora` it is theirs: the gradient with respect to a LoRA adapter as it is at the end of each
+warm-up epoch, of candidates in Adam's direction, of queries plain, each of unit length, epochs
+weighted by their mean learning rate. With `warmup=none` (ours) it is the plain gradient with
+respect to the linear layers of the model as it is, on both sides, in one pass.
 
-Query side: the same vector of each target example, without Adam's step, compared by cosine.
+Query side: the same vector of each target example, without Adam's step. The pool's vectors and the
+target's have the square roots of the epochs' weights in them, so the cosine is the influence.
 """
 
 from __future__ import annotations
@@ -17,51 +18,141 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from .representation import Needs, Pass, Reducer, Representation, Setup
+from ...schemas.errors import UsageError
+from ..describe import BackboneInfo
+from ..warmup import WarmUp
+from .losses import why_no_loss
+from .representation import Needs, Pass, Representation, Setup
 
 if TYPE_CHECKING:
     from ..batch import Batch
     from ..encoding import Encoded
+    from ..fits import Fit
+    from .representation import Reducer
 
-WHOLE = Pass()
 WARMUPS = ("none", "lora")
+DIMS = (32, 1 << 16)
 
-BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
-"""Of Adam's step, as the paper has it: no bias correction, epsilon inside the root."""
+PLAIN = WarmUp()
+"""The warm-up where no option says otherwise."""
 
 
 class Less(Representation):
-    """Columns: `less` unit vector, `less_norm`, with a warm-up `less_in_fit`, `less_reason`."""
+    """Columns: `less` unit vector (float16 on disk), `less_norm`, with a warm-up `less_in_fit`
+    (was the row in its sample), `less_reason`."""
 
     name = "less"
     version = 1
     similarity = "less"
-    defaults: ClassVar[Mapping[str, Any]] = {"warmup": "none", "dims": 2048, "seed": 0}
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "warmup": "none",
+        "dims": 2048,
+        "seed": 0,
+        "epochs": PLAIN.epochs,
+        "rank": PLAIN.rank,
+        "alpha": PLAIN.alpha,
+        "dropout": PLAIN.dropout,
+        "learning_rate": PLAIN.learning_rate,
+        "batch": PLAIN.batch,
+        "share": PLAIN.share,
+        "at_least": PLAIN.at_least,
+        "at_most": PLAIN.at_most,
+    }
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        width = setup.options["dims"] * len(self._passes(setup.options))
-        fields = [
-            pa.field("less", pa.list_(pa.float16(), width)),
+        vectors = len(_passes(setup.options))
+        in_fit = [pa.field("less_in_fit", pa.bool_())] if _warm(setup.options) else []
+        return [
+            pa.field("less", pa.list_(pa.float16(), setup.options["dims"] * vectors)),
             pa.field("less_norm", pa.float32()),
+            *in_fit,
             pa.field("less_reason", pa.string()),
         ]
-        return fields
+
+    def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
+        return (_warm_up(options),) if _warm(options) else ()
 
     def passes(self, setup: Setup) -> dict[Pass, Needs]:
-        return dict.fromkeys(self._passes(setup.options), Needs(gradients=True))
+        return dict.fromkeys(_passes(setup.options), Needs(gradients=True))
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+        from ..gradients.reducers import LowRankSketch, SketchSum
         from ..gradients.sketch import SketchSpec
 
-        return SketchSum(batch, SketchSpec(setup.options["dims"], setup.options["seed"]))
+        spec = SketchSpec(setup.options["dims"], setup.options["seed"])
+        if not each.adapter:
+            return SketchSum(spec)
+        moments = setup.artifacts[each.adapter] if setup.side == "pool" else None
+        return LowRankSketch(batch, spec, moments)
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
-        raise NotImplementedError
+        passes = _passes(setup.options)
+        parts = np.stack([passed[each]["sketch"] for each in passes], axis=1)
+        weights = epoch_weights(setup) if _warm(setup.options) else np.ones(1)
+        with np.errstate(all="ignore"):  # what is not finite is told by its reason
+            norms = np.linalg.norm(parts.astype(np.float64), axis=2)
+            vectors = parts * (np.sqrt(weights) / norms)[:, :, None]
+            norm = np.sqrt((norms**2) @ weights)
+        reason = np.full(len(rows), None, dtype=object)
+        for index in np.flatnonzero(~np.isfinite(norm) | (norms == 0).any(axis=1)).tolist():
+            reason[index] = _why(rows[index], float(norm[index]))
+        missing = reason != None  # noqa: E711 (elementwise)
+        vectors[missing] = np.nan
+        norm[missing] = np.nan
+        columns = {
+            "less": vectors.reshape(len(rows), -1).astype(np.float32),
+            "less_norm": norm.astype(np.float32),
+        }
+        if _warm(setup.options):
+            sample = set(setup.artifacts[passes[-1].adapter].facts["sample"])
+            columns["less_in_fit"] = np.array([row.id in sample for row in rows], dtype=object)
+        return {**columns, "less_reason": reason}
 
-    def _passes(self, options: Mapping[str, Any]) -> tuple[Pass, ...]:
-        return (WHOLE,)
+
+def epoch_weights(setup: Setup) -> np.ndarray:
+    """(E,) float64, sum 1: how much each epoch of the warm-up counts, by its mean learning rate."""
+    rates = np.array(
+        [setup.artifacts[each.adapter].facts["learning_rate"] for each in _passes(setup.options)]
+    )
+    return rates / rates.sum()
+
+
+def _warm(options: Mapping[str, Any]) -> bool:
+    if options["warmup"] not in WARMUPS:
+        known = " or ".join(WARMUPS)
+        raise UsageError(f"less: warmup {options['warmup']!r}: give {known}")
+    if not DIMS[0] <= options["dims"] <= DIMS[1]:
+        raise UsageError(f"less: dims {options['dims']}: give {DIMS[0]} to {DIMS[1]}")
+    return options["warmup"] == "lora"
+
+
+def _warm_up(options: Mapping[str, Any]) -> WarmUp:
+    return WarmUp(
+        epochs=options["epochs"],
+        rank=options["rank"],
+        alpha=options["alpha"],
+        dropout=options["dropout"],
+        learning_rate=options["learning_rate"],
+        batch=options["batch"],
+        share=options["share"],
+        at_least=options["at_least"],
+        at_most=options["at_most"],
+    )
+
+
+def _passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:
+    if not _warm(options):
+        return (Pass(),)
+    return tuple(Pass(adapter=name) for name in _warm_up(options).outputs())
+
+
+def _why(row: Encoded, norm: float) -> str:
+    missing = why_no_loss(row)
+    if missing:
+        return missing
+    return "the gradient is zero" if np.isfinite(norm) else "the gradient is not finite"
 
 
 representation = Less()
