@@ -13,13 +13,16 @@ from .store.store import Store
 
 if TYPE_CHECKING:
     from .ingest.account import Account
+    from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
-    from .ingest.progress import Progress
+    from .ingest.late_account import LateAccount
+    from .ingest.progress import FillProgress, FitProgress
     from .ingest.read_options import ReadOptions
     from .query.coresets import Coreset
     from .query.export.export import Exported
     from .query.replay import Replay
     from .query.targets import AddedTarget, Target
+    from .schemas.recipe import Recipe
     from .store.maintenance import Compacted
     from .store.report import Repair, Report
     from .store.sql import QueryResult
@@ -53,7 +56,8 @@ class Database:
         Args:
             uri: a folder or an `s3://` address.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
-            features: comma-separated representations, such as `rds,losses`.
+            features: comma-separated representations, such as `rds,losses`, or the presets
+                `fast` and `paper`.
             device: auto, cpu, cuda or mps.
             dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
             max_length: tokens of a row, at most the model's positions.
@@ -74,10 +78,66 @@ class Database:
         return cls(Store.open(uri, storage_options))
 
     @cached_property
-    def _featurizer(self) -> Featurizer:
-        from .ingest.create import load_featurizer
+    def _backbone(self) -> Backbone:
+        from .ingest.create import load_backbone
 
-        return load_featurizer(self.store)
+        return load_backbone(self.store)
+
+    @cached_property
+    def _featurizer(self) -> Featurizer:
+        from .ingest.create import featurizer_for, recipes_of
+
+        return featurizer_for(self.store, self._backbone, recipes_of(self.store))
+
+    def pending(self) -> list[str]:
+        """Features the store was asked for that nothing was fitted for yet, as `init` takes them.
+
+        They are fitted by the first `ingest`, or by `fit`.
+        """
+        from .ingest.create import pending
+        from .ingest.representations.registry import written
+
+        return [written(each) for each in pending(self.store)]
+
+    def fit(
+        self,
+        sources: str | Sequence[str],
+        *,
+        limit: int | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> list[Recipe]:
+        """Learn from a sample of files what the store's features need; nothing is ingested.
+
+        What was learned before stays. The next `ingest` makes the features.
+
+        Args:
+            sources: as `ingest` takes them.
+            limit: read no more than this many records.
+            progress: is told what is learned, and how it goes.
+            reading: fields of `ReadOptions`.
+
+        Returns:
+            The recipes of the features that could not be made before.
+
+        Raises:
+            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: there is no usable record, or there are too few to learn from.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.first_fit import fit_from, looked_at
+
+        with looked_at(self.store, sources, _reading(**reading), progress) as looked:
+            recipes = fit_from(self.store, looked, lambda: self._backbone, limit, progress)
+        self.__dict__.pop("_featurizer", None)
+        return recipes
+
+    def _current_featurizer(self) -> Featurizer:
+        """The featurizer of the features the store has now; somebody may have added one."""
+        made = {recipe.fingerprint for recipe in self._featurizer.recipes}
+        if made != {recipe.fingerprint for recipe in self.store.recipes().values()}:
+            del self._featurizer
+        return self._featurizer
 
     def ingest(
         self,
@@ -85,11 +145,14 @@ class Database:
         *,
         corpus: str | None = None,
         limit: int | None = None,
-        progress: Progress | None = None,
+        progress: FitProgress | None = None,
         command: str = "connect().ingest",
         **reading: Any,
     ) -> Account:
         """Read files into the pool; what the pool already has is skipped.
+
+        Features that must be fitted first are, from a sample of the same files, which are then
+        read twice.
 
         Args:
             sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin.
@@ -103,23 +166,26 @@ class Database:
 
         Raises:
             InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: a feature cannot be fitted from these files; nothing was ingested.
             FingerprintError: the backbone is no longer the one that made the store's features.
         """
+        from .ingest.first_fit import fit_from, looked_at
         from .ingest.job import ingest
-        from .ingest.looking import look_at
 
         options = _reading(corpus=corpus, **reading)
-        looked = look_at([sources] if isinstance(sources, str) else list(sources), options)
-        return ingest(
-            self.store,
-            looked.sources(),
-            lambda: self._featurizer,
-            limit=limit,
-            bytes_total=looked.bytes,
-            unreadable=looked.unreadable,
-            progress=progress,
-            command=command,
-        )
+        with looked_at(self.store, sources, options, progress) as looked:
+            if fit_from(self.store, looked, lambda: self._backbone, limit, progress):
+                self.__dict__.pop("_featurizer", None)
+            return ingest(
+                self.store,
+                looked.sources(),
+                self._current_featurizer,
+                limit=limit,
+                bytes_total=looked.bytes,
+                unreadable=looked.unreadable,
+                progress=progress,
+                command=command,
+            )
 
     def add_target(self, name: str, file: str, **reading: Any) -> AddedTarget:
         """Featurize a target's examples and keep them; afterwards no model is needed for it.
@@ -131,7 +197,45 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(allow_empty_answer=True, **reading)
-        return add_target(self.store, name, file, options, lambda: self._featurizer)
+        return add_target(self.store, name, file, options, self._current_featurizer)
+
+    def featurize(
+        self,
+        features: str = "",
+        *,
+        progress: FillProgress | None = None,
+        command: str = "connect().featurize",
+    ) -> LateAccount:
+        """Add features to rows and target examples that are there already, or go on adding.
+
+        Readers and ingestions go on meanwhile; what was interrupted resumes when called again.
+
+        Args:
+            features: as for `create`, or names of the store's own; all of these when empty.
+            progress: is told what happens.
+            command: kept in the table `runs`.
+
+        Raises:
+            UsageError: an unknown feature or option.
+            StoreBusyError: another process is featurizing this store, or maintains it.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.late import featurize
+
+        return featurize(self.store, features, progress=progress, command=command)
+
+    def drop_feature(self, name: str, *, force: bool = False) -> Recipe | None:
+        """Remove a feature from pool and targets, and return what it was.
+
+        A feature that waits to be fitted is no longer waited for; that gives None.
+
+        Raises:
+            UsageError: there is no such feature, or coresets were made with it (and not `force`).
+            StoreBusyError: somebody is writing.
+        """
+        from .ingest.create import drop_feature
+
+        return drop_feature(self.store, name, force)
 
     def targets(self) -> list[Target]:
         """The targets, by name."""

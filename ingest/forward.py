@@ -53,13 +53,13 @@ def run_pass(
         torch.enable_grad() if of_gradients else torch.inference_mode(),
         worn(model, adapter) as adapted,
         layers_read(model, [r for needs, r in readers if needs.layers]),
-        checkpointed(model, checkpointing and bool(of_gradients)),
-        gradients_read(model, batch, adapted, of_gradients),
         neurons_read(
             model,
             [r for needs, r in readers if needs.neurons],
-            (len(batch.rows), batch.ids.shape[1]),
+            (batch.ids.shape[0], batch.ids.shape[1]),
         ),
+        checkpointed(model, checkpointing and bool(of_gradients)),
+        gradients_read(model, batch, adapted, of_gradients),
     ):
         states = backbone.states(batch.ids, batch.mask, logits=bool(of_logits or of_gradients))
         for needs, reducer in readers:

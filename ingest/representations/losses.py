@@ -1,9 +1,11 @@
-"""Scalar losses of the response: nll, perplexity, nll without the prompt, IFD (METHODS 6).
+"""Scalar losses of the response: nll, perplexity, IFD, EL2N, gradient norm (METHODS 6).
 
 nll is the mean over response tokens of -log p(token | everything before), in nats; ppl its
 exponential; nll_alone the same where the model sees the answers only (beginning of sequence, each
 answer's header and text); ifd = nll / nll_alone, the ratio of the two means (Li et al. 2024,
-"From Quantity to Quality": L(A|Q) / L(A)).
+"From Quantity to Quality": L(A|Q) / L(A)). el2n is the mean over response tokens of the distance
+between the predicted distribution and the token (Paul et al. 2021, "Deep Learning on a Data
+Diet"); grad_norm the length of the gradient of nll by the linear layers of the decoder layers.
 
 Query side: none; these are columns to filter and sort by.
 """
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from ...schemas.errors import UsageError
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
@@ -23,44 +26,65 @@ if TYPE_CHECKING:
 
     from ..batch import Batch
     from ..encoding import Encoded
+    from ..gradients.gradient import WeightGradient
 
 NO_RESPONSE = "no response token"
-NOT_FINITE = "the loss is not finite"
+NOTHING_BEFORE = "no response token has a token before it"
 
 WHOLE, ALONE = Pass("row"), Pass("alone")
 
+GRAD_NORMS = {"none": None, "sketch": "grad_norm_sketch", "exact": "grad_norm"}
+"""Option -> column."""
+
 
 class Losses(Representation):
-    """Columns: nll, ppl, and unless `alone=false` (one forward less) nll_alone and ifd."""
+    """Columns: nll, ppl, unless `alone=false` (one forward less) nll_alone and ifd, el2n, and
+    with `grad_norm=exact` grad_norm, with `grad_norm=sketch` its estimate grad_norm_sketch."""
 
     name = "losses"
-    version = 1
-    defaults: ClassVar[Mapping[str, Any]] = {"alone": True}
+    version = 2
+    defaults: ClassVar[Mapping[str, Any]] = {"alone": True, "grad_norm": "none"}
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        numbers = ["nll", "ppl", *(["nll_alone", "ifd"] if setup.options["alone"] else [])]
+        norm = _norm_column(setup.options)
+        numbers = [
+            *("nll", "ppl"),
+            *(("nll_alone", "ifd") if setup.options["alone"] else ()),
+            "el2n",
+            *((norm,) if norm else ()),
+        ]
         return [
             *(pa.field(name, pa.float32()) for name in numbers),
             pa.field("losses_reason", pa.string()),
         ]
 
     def passes(self, setup: Setup) -> dict[Pass, Needs]:
-        wanted = (WHOLE, ALONE) if setup.options["alone"] else (WHOLE,)
-        return {each: Needs(logits=True) for each in wanted}
+        backward = _norm_column(setup.options) is not None
+        needs = {WHOLE: Needs(logits=True, gradients=backward)}
+        return {**needs, ALONE: Needs(logits=True)} if setup.options["alone"] else needs
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
-        return ResponseLoss(batch)
+        if each == ALONE:
+            return ResponseLoss(batch)
+        if _norm_column(setup.options) is None:
+            return ResponseErrors(batch)
+        return ErrorsAndGradient(batch, exact=setup.options["grad_norm"] == "exact")
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
-        nll = passed[WHOLE]["nll"]
+        whole = passed[WHOLE]
+        nll = whole["nll"]
         with np.errstate(over="ignore"):
             columns = {"nll": nll, "ppl": np.exp(nll)}
         if setup.options["alone"]:
             columns["nll_alone"] = passed[ALONE]["nll"]
             with np.errstate(divide="ignore", invalid="ignore"):
                 columns["ifd"] = nll / columns["nll_alone"]
+        columns["el2n"] = whole["el2n"]
+        norm = _norm_column(setup.options)
+        if norm:
+            columns[norm] = whole["norm"]
         finite = np.all([np.isfinite(column) for column in columns.values()], axis=0)
         reason = np.full(len(rows), None, dtype=object)
         for index in np.flatnonzero(~finite).tolist():
@@ -70,12 +94,26 @@ class Losses(Representation):
         return {**columns, "losses_reason": reason}
 
 
-def _why(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: int) -> str:
+def why_no_loss(row: Encoded) -> str | None:
+    """Why a row has no response token that could be scored; None if it has one."""
     if not row.response_tokens:
         return NO_RESPONSE + (" left after truncation" if row.truncated else "")
+    return None if row.response[1:].any() else NOTHING_BEFORE
+
+
+def _why(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: int) -> str:
     if any(not each["tokens"][index] for each in passed.values()):
-        return "no response token has a token before it"
-    return NOT_FINITE
+        return why_no_loss(row) or NOTHING_BEFORE
+    if all(np.isfinite(each["nll"][index]) for each in passed.values()):
+        return "the gradient is not finite, or a ratio of the losses is not"
+    return "the loss is not finite"
+
+
+def _norm_column(options: Mapping[str, Any]) -> str | None:
+    if options["grad_norm"] not in GRAD_NORMS:
+        known = ", ".join(GRAD_NORMS)
+        raise UsageError(f"losses: grad_norm {options['grad_norm']!r}: give one of {known}")
+    return GRAD_NORMS[options["grad_norm"]]
 
 
 class ResponseLoss(Reducer):
@@ -87,14 +125,66 @@ class ResponseLoss(Reducer):
 
     def logits(self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> None:
         nll = logits.logsumexp(-1) - logits.gather(1, targets[:, None])[:, 0]
-        where = rows.cpu().numpy()
-        self._sum += np.bincount(where, nll.cpu().double().numpy(), minlength=len(self._sum))
-        self._tokens += np.bincount(where, minlength=len(self._sum))
+        self.add(nll, rows)
+
+    def add(self, nll: torch.Tensor, rows: torch.Tensor) -> None:
+        """The nll (n,) of some tokens, and the rows they are of."""
+        self._sum += self._per_row(nll, rows)
+        self._tokens += np.bincount(rows.cpu().numpy(), minlength=len(self._sum))
 
     def columns(self) -> dict[str, np.ndarray]:
+        return {"nll": self._mean(self._sum), "tokens": self._tokens.astype(np.float32)}
+
+    def _per_row(self, values: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
+        where, each = rows.cpu().numpy(), values.cpu().double().numpy()
+        return np.bincount(where, each, minlength=len(self._sum))
+
+    def _mean(self, total: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):  # 0 / 0: the row has no response token
-            nll = (self._sum / self._tokens).astype(np.float32)
-        return {"nll": nll, "tokens": self._tokens.astype(np.float32)}
+            return (total / self._tokens).astype(np.float32)
+
+
+class ResponseErrors(ResponseLoss):
+    """The same with EL2N: the mean over response tokens of ||softmax - one-hot of the token||."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch)
+        self._errors = np.zeros(len(batch.rows))
+
+    def logits(self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> None:
+        # One exp for both. The token's own share is taken out before anything is summed: of a
+        # token that is all but certain, 1 - p would be lost to rounding.
+        at = targets[:, None]
+        highest = logits.amax(-1, keepdim=True)
+        others = (logits - highest).exp_()
+        own = others.gather(1, at)[:, 0]
+        others.scatter_(1, at, 0.0)
+        rest = others.sum(-1)
+        total = rest + own
+        self.add(total.log() + highest[:, 0] - logits.gather(1, at)[:, 0], rows)
+        error = (rest / total).hypot(others.norm(dim=-1) / total)
+        self._errors += self._per_row(error, rows)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {**super().columns(), "el2n": self._mean(self._errors)}
+
+
+class ErrorsAndGradient(ResponseErrors):
+    """The same with the norm of the gradient, exact or by the sketch that `less` has too."""
+
+    def __init__(self, batch: Batch, exact: bool) -> None:
+        from ..gradients.reducers import GradientNorm
+        from ..gradients.sketch import SketchSpec
+
+        super().__init__(batch)
+        self.sketch = None if exact else SketchSpec()
+        self._norm = GradientNorm(self.sketch)
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        self._norm.gradient(gradient)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {**super().columns(), **self._norm.columns()}
 
 
 representation = Losses()

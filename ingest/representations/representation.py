@@ -90,15 +90,15 @@ class Reducer:
         """What decoder layer `index` (from 0) gives, (B, T, D), once per layer."""
         raise NotImplementedError
 
-    def neurons(self, part: Neurons) -> None:
-        """Activations inside one feed-forward network (or one of its experts), layer by layer."""
-        raise NotImplementedError
-
     def gradient(self, gradient: WeightGradient) -> None:
         """The gradient of each row's mean response loss by one weight, once per weight.
 
         Zero for a row without a response token.
         """
+        raise NotImplementedError
+
+    def neurons(self, part: Neurons) -> None:
+        """Activations inside one feed-forward network (or one of its experts), layer by layer."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -118,19 +118,22 @@ class Setup:
         options: of the recipe, every one spelled out.
         artifacts: what was fitted for it, by name.
         side: whose features are being made.
+        device: where a model of its own should run.
     """
 
     info: BackboneInfo
     options: Mapping[str, Any]
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     side: Side = "pool"
+    device: str = "cpu"
 
 
 class Scorer(ABC):
     """Scores rows of the pool for one target from their stored columns alone.
 
     `columns` are the representation's own names for what it reads; a recipe may have renamed
-    them, and the scan hands them over under their own names.
+    them, and the scan hands them over under their own names. Blocks are cut by the rows' sizes
+    in the order of the table, so the same rows always share a block.
     """
 
     columns: tuple[str, ...]
@@ -150,6 +153,7 @@ class Representation(ABC):
         similarity: the vector column by which pool and target are compared (cosine), or None.
         asking: option of the comparison -> default value; it changes no stored number.
         selector: which selector its name alone stands for.
+        sets: the column of lists of unsigned integers whose union a selection covers, or None.
     """
 
     name: ClassVar[str]
@@ -158,6 +162,7 @@ class Representation(ABC):
     similarity: ClassVar[str | None] = None
     asking: ClassVar[Mapping[str, Any]] = {}
     selector: ClassVar[str] = "round_robin"
+    sets: ClassVar[str | None] = None
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:
@@ -166,6 +171,10 @@ class Representation(ABC):
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         """What must be learned from a sample of the pool before it can be made."""
         return ()
+
+    def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options as they are kept, such as a folder made absolute."""
+        return options
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         """What its numbers depend on beside its options: the backbone, or a model of its own."""
