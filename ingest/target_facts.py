@@ -2,7 +2,8 @@
 
 Facts are kept in the table `artifacts` under the recipe's fingerprint and a digest of the target's
 examples in their order, so equal examples share them, and they outlive the target: a coreset that
-was chosen by them can be replayed. Facts that cannot be had say why under `refused`.
+was chosen by them can be replayed. Facts that cannot be had say why under `refused` (a sentence);
+`notes` (a list of them) is what a person should know of facts that can.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .featurizer import Features, Featurizer
 
 REFUSED = "refused"
+NOTES = "notes"
 
 
 def facts_name(ids: Sequence[str]) -> str:
@@ -48,11 +50,11 @@ def make_facts(
         features: of the same examples, computed by `featurizer` with `of="target"`.
 
     Returns:
-        A sentence for every recipe whose facts could not be had.
+        Sentences a person should read: facts that could not be had, and what facts say.
     """
     usable = [index for index, row in enumerate(features.encoded) if isinstance(row, Encoded)]
     rows = [row for row in features.encoded if isinstance(row, Encoded)]
-    refusals = []
+    notes: list[str] = []
     for recipe in featurizer.recipes if rows else ():
         facts = find_facts(store, recipe.fingerprint, ids)
         if facts is None:
@@ -70,8 +72,9 @@ def make_facts(
             kept = store.put_artifact(recipe.fingerprint, facts_name(ids), facts.pack())
             facts = Artifact.unpack(kept)
         if REFUSED in facts.facts:
-            refusals.append(f"{recipe.representation} cannot use it: {facts.facts[REFUSED]}")
-    return tuple(refusals)
+            notes.append(f"{recipe.representation} cannot use it: {facts.facts[REFUSED]}")
+        notes += facts.facts.get(NOTES, ())
+    return tuple(notes)
 
 
 def complete_facts(store: Store, featurizer: Featurizer) -> tuple[str, ...]:
@@ -81,7 +84,7 @@ def complete_facts(store: Store, featurizer: Featurizer) -> tuple[str, ...]:
     them go through the model again.
 
     Returns:
-        A sentence for every target and recipe whose facts could not be had.
+        Sentences a person should read, each with its target.
     """
     fingerprints = [
         recipe.fingerprint
@@ -94,7 +97,7 @@ def complete_facts(store: Store, featurizer: Featurizer) -> tuple[str, ...]:
     examples: dict[str, list[dict]] = {}
     for row in rows:
         examples.setdefault(row["target"], []).append(row)
-    refusals = []
+    notes: list[str] = []
     for target, own in examples.items():
         ids = [row["id"] for row in own]
         if all(find_facts(store, each, ids) is not None for each in fingerprints):
@@ -102,5 +105,5 @@ def complete_facts(store: Store, featurizer: Featurizer) -> tuple[str, ...]:
         instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
         features = featurizer.compute(instructions, of="target")
         made = make_facts(store, featurizer, ids, features)
-        refusals += [f"target {target}: {sentence}" for sentence in made]
-    return tuple(refusals)
+        notes += [f"target {target}: {sentence}" for sentence in made]
+    return tuple(notes)

@@ -49,7 +49,7 @@ class Target:
 class AddedTarget:
     """The account of an addition: what was read, kept, dropped as a repetition, or refused.
 
-    `notes` has a sentence for each representation that can make nothing of the target.
+    `notes` are sentences a person should read, such as which methods can make nothing of it.
     """
 
     target: Target

@@ -93,10 +93,13 @@ class GradFiltering(Representation):
 
         # To its own model it is a representation like any other.
         backbone = own_backbone(setup.options["model"])
-        columns = tuple(field.name for field in self.fields(setup))
-        names = {name: name for name in setup.artifacts}
         recipe = Recipe(
-            self.name, self.version, dict(setup.options), backbone.info.identity, columns, names
+            representation=self.name,
+            version=self.version,
+            options=dict(setup.options),
+            backbone=backbone.info.identity,
+            columns=tuple(field.name for field in self.fields(setup)),
+            artifacts={name: name for name in setup.artifacts},
         )
         featurizer = Featurizer(backbone, [recipe], artifacts=setup.artifacts)
         return featurizer.compute(instructions, of=setup.side).columns
@@ -276,6 +279,15 @@ def _why(row: Encoded, norms: np.ndarray) -> str:
 
 class GradientNorm(Reducer):
     """Norm of each row's gradient with respect to every A and B of the adapter worn."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._squared = 0.0
+
+    def gradient(self, gradient: Any) -> None:
+        self._squared = self._squared + gradient.squared_norm()
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {"norm": self._squared.sqrt().cpu().numpy()}
 
 
 representation = GradFiltering()
