@@ -57,7 +57,7 @@ def test_a_method_by_its_name_and_with_options(run):
 
 def test_what_a_target_is_too_small_for_is_said(run):
     out, _ = run("target", "add", "pool", "pair", "pair.jsonl")
-    assert "nait cannot use it: nait finds a direction among at least 3 examples" in out
+    assert "nait cannot use it: a direction needs at least 3 examples" in out
     _, err = run("select", "pool", "pair", "--method", "nait", "--budget", "3", code=2)
     assert "target 'pair'" in err and "at least 3 examples" in err
     run("select", "pool", "pair", "--method", "rds", "--budget", "3")
