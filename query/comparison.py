@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from ..ingest.artifacts import LazyArtifacts
+from ..ingest.representations.registry import names
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet
-from .features import Feature
-from .methods import Method
+from .features import Feature, feature_named, features_of
+from .methods import Method, parse_method
 from .queries import Queries, matrix_of
 from .reducers import Reducer
 from .scan import Scanned, scan_ids, scan_vectors
@@ -96,6 +99,34 @@ def _by_scores(
         askers,
         lambda reducers, eligible: scan_scores(dataset, columns, scorers, reducers, eligible),
     )
+
+
+def understood(
+    store: Store, text: str, version: int | None = None
+) -> tuple[Method, Feature | None]:
+    """A method by its name, and the feature of the pool that it looks at.
+
+    Args:
+        store: whose features can be named.
+        text: see `parse_method`.
+        version: of the pool; the newest one otherwise.
+
+    Raises:
+        UsageError: no such method; the message lists those this store can answer.
+        MissingFeatureError: the store lacks the feature.
+        FingerprintError: the pool's columns were made otherwise than the store says.
+    """
+    known = {name: each.representation for name, each in features_of(store, version).items()}
+    method = parse_method(text, known, elsewhere=names())
+    if method.representation is None:
+        return method, None
+    return method, feature_named(store, method.representation, version)
+
+
+def columns_for(scorer: Scorer, feature: Feature, rows: pa.Table) -> pa.RecordBatch:
+    """What a scorer reads of these rows, under its own names."""
+    columns = {own: rows[feature.columns[own]].combine_chunks() for own in scorer.columns}
+    return pa.RecordBatch.from_pydict(columns)
 
 
 def scorer_of(

@@ -47,6 +47,7 @@ class Mads(Representation):
     version = 1
     defaults: ClassVar[Mapping[str, Any]] = {"share": 0.01, "tokens": "response"}
     selector = "coverage"
+    sets = "mads"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [

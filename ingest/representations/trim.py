@@ -132,13 +132,16 @@ class Trim(Representation):
         columns: Mapping[str, np.ndarray],
         setup: Setup,
     ) -> Artifact:
-        """`classes` (C,) int32, `vectors` (C, r) float32, `nearest` (V,) int32."""
+        """`classes` (C,) int32, `vectors` (C, r) float32, `nearest` (V,) int32.
+
+        The sentence `refused` instead where no example has a token of content.
+        """
         from ..fingerprints import fingerprints, nearest_classes
 
         worn = setup.artifacts.get(_adapter(setup.options))
         found = fingerprints(backbone, rows, setup.options["layers"], worn)
         if not len(found.classes):
-            return Artifact({}, {REFUSED: "no example has any text"})
+            return Artifact({}, {REFUSED: "no example has any text. Give it another one"})
         return Artifact(
             {
                 "classes": found.classes,

@@ -185,14 +185,19 @@ def test_a_target_from_before_the_feature(database):
     store.delete("artifacts", "name LIKE 'target:%'")
     with pytest.raises(MissingFeatureError, match=r"added before the feature. Run .*featurize"):
         database.select("few", method="words", budget=5)
-    refusals = complete_facts(store, database._featurizer)
+    featurizer = database._featurizer
+    refusals = complete_facts(store, featurizer.recipes, lambda: featurizer)
     assert refusals == ("target one: words cannot use it: it takes 2 examples, this target has 1",)
     version = store.version("artifacts")
     assert (
         database.select("few", method="words", budget=30).ids == list(naive(database, "few"))[:30]
     )
-    assert complete_facts(store, database._featurizer) == ()
+    assert complete_facts(store, featurizer.recipes, _not_again) == ()
     assert store.version("artifacts") == version
+
+
+def _not_again():
+    raise AssertionError("the facts were there")
 
 
 def test_facts_are_those_of_the_examples_in_their_order(database):
