@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from .schemas.errors import UsageError
 from .store.store import Store
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
     from .ingest.late_account import LateAccount
+    from .ingest.planned import Plan
     from .ingest.progress import FillProgress, FitProgress
     from .ingest.read_options import ReadOptions
     from .query.carry import CarriedTarget
@@ -135,6 +137,33 @@ class Database:
             recipes = fit_from(self.store, looked, lambda: self._backbone, limit, progress)
         self.__dict__.pop("_featurizer", None)
         return recipes
+
+    def plan(
+        self,
+        sources: str | Sequence[str],
+        *,
+        features: str | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> Plan:
+        """Tell what ingesting files would cost: bytes, passes, fits and time; nothing is changed.
+
+        Args:
+            sources: as `ingest` takes them.
+            features: others than the store's own, as `create` takes them.
+            progress: is told what happens.
+            reading: fields of `ReadOptions`.
+
+        Raises:
+            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: an unknown feature, or nothing in the files is new.
+        """
+        from .ingest.looking import look_at
+        from .ingest.plan import plan
+
+        named = [sources] if isinstance(sources, str) else list(sources)
+        looked = look_at(named, _reading(**reading))
+        return plan(self.store, looked, lambda: self._backbone, features, progress)
 
     def _current_featurizer(self) -> Featurizer:
         """The featurizer of the features the store has now; somebody may have added one."""
@@ -424,10 +453,19 @@ class Database:
         return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
 
     def status(self) -> Status:
-        """What the store holds."""
+        """What the store holds, what it waits for, and whether what was learned still suits it."""
+        from .ingest.fitness import advice, fitness, gaps
         from .store.status import status_of
 
-        return status_of(self.store)
+        bases = fitness(self.store)
+        due = advice(self.store, bases)
+        try:
+            pending = self.pending()
+        except UsageError as error:  # of a package that is not installed here
+            pending, due = [], [*due, str(error)]
+        return replace(
+            status_of(self.store), pending=pending, bases=bases, ensembles=gaps(self.store), due=due
+        )
 
     def compact(self, keep_hours: float = 24.0) -> Compacted:
         """Merge small fragments, then drop versions older than `keep_hours` and leftover files.

@@ -12,6 +12,7 @@ from ..store.features import drop, features_of
 from ..store.store import Store
 from .artifacts import artifacts_of
 from .describe import BackboneConfig, describe
+from .presets import expanded
 from .representations.registry import (
     Wanted,
     fields_of,
@@ -116,7 +117,7 @@ def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
     asked: dict[str, Recipe | Wanted] = {}
     if not features.strip(" ,"):
         asked |= present | {written(each): each for each in pending(store)}
-    for entry in filter(None, map(str.strip, features.split(","))):
+    for entry in expanded(features):
         for each in [present[entry]] if entry in present else parse_wanted(entry):
             if isinstance(each, Wanted):
                 made = [recipe for recipe in present.values() if each.is_made_by(recipe)]
