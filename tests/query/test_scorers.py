@@ -288,8 +288,13 @@ def test_a_pool_column_made_otherwise_is_refused(database):
         database.select("few", method="words", budget=5)
 
 
-def test_a_representation_of_another_version_is_refused(database, monkeypatch):
+def test_a_representation_of_another_version_is_refused(database, monkeypatch, tmp_path):
     feature = features_of(database.store)["words"]
     monkeypatch.setattr(type(feature.representation), "version", 2)
     with pytest.raises(FingerprintError, match=r"version 1 .* has version 2.*drop-feature"):
         database.select("few", method="words", budget=5)
+    file = written(tmp_path / "new.jsonl", rows(np.random.default_rng(2), 3))
+    opened = Database.open(database.store.uri)
+    with pytest.raises(FingerprintError, match="words was made by version 1 of words"):
+        opened.add_target("new", file)
+    assert [each.name for each in opened.targets()] == ["few", "more", "one"]
