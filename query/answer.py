@@ -245,7 +245,7 @@ def _notes(request: Request, asked: Asked, rows: int, missing: int, short_by: in
             f"{missing:,} of {rows:,} eligible rows lack {feature.name} and were left out "
             f"(the reason stands in {feature.reason})"
         )
-    if queries and feature and asked.method.compares and not asked.method.needs_target:
+    if queries and feature and asked.method.looks and not asked.method.needs_target:
         notes.append(f"{feature.name} ranks rows by themselves: the target changes nothing")
     notes += [
         f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from ..ingest.artifacts import LazyArtifacts
@@ -19,6 +20,7 @@ from .queries import Queries, matrix_of
 from .reducers import Reducer
 from .scan import Scanned, scan_ids, scan_vectors
 from .score_scan import scan_scores
+from .set_scan import scan_sets, size_of_sets
 
 if TYPE_CHECKING:
     import lance
@@ -34,11 +36,13 @@ class Asker:
         target: its name; None where no target asks.
         queries: rows of the similarity matrix that are its own.
         examples: ids behind those rows; empty where the target asks as a whole.
+        units: that its examples hold, (n,) int64, where sets are covered for it.
     """
 
     target: str | None
     queries: int
     examples: tuple[str, ...] = ()
+    units: np.ndarray | None = None
 
 
 Scan = Callable[[Sequence[Reducer], KeySet | None], Scanned]
@@ -46,10 +50,14 @@ Scan = Callable[[Sequence[Reducer], KeySet | None], Scanned]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Who asks, and the pass that feeds reducers with how every row compares."""
+    """Who asks, and the pass that feeds reducers with how every row compares.
+
+    `set_size` is about how many units a row holds, where sets are covered.
+    """
 
     askers: tuple[Asker, ...]
     scan: Scan
+    set_size: int = 0
 
 
 def comparison(
@@ -64,6 +72,8 @@ def comparison(
     Raises:
         UsageError: the options asked for do not fit what is stored.
     """
+    if feature and method.covers:
+        return _by_sets(dataset, method, feature, queries)
     if not method.compares or feature is None:
         return Comparison(
             (Asker(None, 0),), lambda reducers, eligible: scan_ids(dataset, reducers, eligible)
@@ -78,6 +88,22 @@ def _by_cosine(dataset: lance.LanceDataset, column: str, queries: Sequence[Queri
     return Comparison(
         tuple(Asker(each.target, len(each.ids), each.ids) for each in queries),
         lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),
+    )
+
+
+def _by_sets(
+    dataset: lance.LanceDataset, method: Method, feature: Feature, queries: Sequence[Queries]
+) -> Comparison:
+    own = feature.representation.sets
+    assert own is not None, "the method's name was refused otherwise"
+    column = feature.columns[own]
+    askers = (Asker(None, 0),)
+    if method.needs_target:
+        askers = tuple(Asker(each.target, 0, units=each.units) for each in queries)
+    return Comparison(
+        askers,
+        lambda reducers, eligible: scan_sets(dataset, column, reducers, eligible),
+        size_of_sets(dataset, column),
     )
 
 

@@ -109,7 +109,7 @@ class RowSets:
     Attributes:
         keys: (n, 2) int64, see `keys`.
         starts: (n + 1,) int64, row i holds `units[starts[i] : starts[i + 1]]`.
-        units: (total,) uint32, each at most once in a row.
+        units: (total,) int32, each at most once in a row.
     """
 
     keys: np.ndarray

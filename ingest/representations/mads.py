@@ -51,7 +51,7 @@ class Mads(Representation):
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [
-            pa.field("mads", pa.list_(pa.uint32())),
+            pa.field("mads", pa.list_(pa.int32())),
             pa.field("mads_values", pa.list_(pa.float16())),
             pa.field("mads_reason", pa.string()),
         ]

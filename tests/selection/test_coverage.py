@@ -71,7 +71,7 @@ def row_sets(sets, order=None):
     sizes = [len(sets[row]) for row in order]
     units = [unit for row in order for unit in sets[row]]
     return RowSets(
-        keys, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), np.array(units, np.uint32)
+        keys, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]), np.array(units, np.int32)
     )
 
 
