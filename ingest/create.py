@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..schemas.errors import FingerprintError
+from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
 from ..store.features import drop, features_of
 from ..store.store import Store
@@ -17,6 +17,7 @@ from .representations.registry import (
     Wanted,
     fields_of,
     get,
+    names,
     parse_wanted,
     recipe_for,
     written,
@@ -107,7 +108,7 @@ def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
     those that wait to be fitted.
 
     Raises:
-        UsageError: an unknown feature or option.
+        UsageError: an unknown feature or option, or no name and no feature.
         BackboneError, FingerprintError: as `load_featurizer`.
     """
     present = features_of(store)
@@ -122,6 +123,8 @@ def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
                 made = [recipe for recipe in present.values() if each.is_made_by(recipe)]
                 each = made[-1] if made else each
             asked[each.feature if isinstance(each, Recipe) else written(each)] = each
+    if not asked:
+        raise UsageError(f"{store.uri} has no features: name some of {', '.join(names())}")
     return list(asked.values())
 
 
