@@ -147,8 +147,7 @@ class Database:
         from .ingest.looking import look_at
         from .ingest.plan import plan
 
-        named = [sources] if isinstance(sources, str) else list(sources)
-        looked = look_at(named, _reading(**reading))
+        looked = look_at([sources] if isinstance(sources, str) else sources, _reading(**reading))
         return plan(self.store, looked, lambda: self._backbone, features, progress)
 
     def _current_featurizer(self) -> Featurizer:
