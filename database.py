@@ -13,6 +13,8 @@ from .store.store import Store
 from .upkeep import repair_store, verify_store
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from .ingest.account import Account
     from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .ingest.planned import Plan
     from .ingest.progress import FillProgress, FitProgress
     from .ingest.read_options import ReadOptions
+    from .query.carry import CarriedTarget
     from .query.coresets import Coreset
     from .query.export.export import Exported
     from .query.replay import Replay
@@ -207,6 +210,8 @@ class Database:
     def add_target(self, name: str, file: str, **reading: Any) -> AddedTarget:
         """Featurize a target's examples and keep them; afterwards no model is needed for it.
 
+        What a representation makes of the target as a whole is kept as well.
+
         Raises:
             UsageError: the name is taken or malformed.
             InputError: the file cannot be read.
@@ -214,7 +219,13 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(allow_empty_answer=True, **reading)
-        return add_target(self.store, name, file, options, self._current_featurizer)
+        added = add_target(self.store, name, file, options, self._current_featurizer)
+        waiting = tuple(
+            f"{each} is not fitted yet; after the first ingestion run: "
+            f"coresetdb featurize {self.store.uri} {each}"
+            for each in self.pending()
+        )
+        return replace(added, notes=added.notes + waiting)
 
     def featurize(
         self,
@@ -260,6 +271,58 @@ class Database:
 
         return list_targets(self.store)
 
+    def copy_target(
+        self, name: str, other: Database | str, new_name: str | None = None
+    ) -> CarriedTarget:
+        """Copy a target with its features and facts into another store; no model runs.
+
+        Args:
+            name: of the target.
+            other: a store, or where it lies (with this store's storage options).
+            new_name: of the copy; the same name otherwise.
+
+        Raises:
+            UsageError: there is no such target, or the other store has one of that name.
+            FingerprintError: the stores make no feature the same way; names the differences.
+        """
+        from .query.carry import copy_target
+
+        if isinstance(other, str):
+            other = Database.open(other, storage_options=self.store.place.options or None)
+        return copy_target(self.store, name, other.store, new_name)
+
+    def transfer(self, *targets: str, method: str = "nait") -> pl.DataFrame:
+        """The mean score of every target's examples as every other target scores them.
+
+        A row for each target whose examples are scored, a column for each that scores (null on
+        the diagonal); see `query/transfer.py`.
+        """
+        from .query.transfer import transfer
+
+        return transfer(self.store, targets, method)
+
+    def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
+        """What every token of a row scores for a target under TRIM; see `query/explanations.py`.
+
+        Raises:
+            UsageError: no such target or row.
+            MissingFeatureError: target or row lack the feature.
+        """
+        from .query.explanations import token_scores
+
+        return token_scores(self.store, target, row, method)
+
+    def layer_contributions(self, target: str, row: str, method: str = "nait") -> pl.DataFrame:
+        """What every layer adds to a row's score for a target under NAIT.
+
+        Raises:
+            UsageError: no such target or row.
+            MissingFeatureError: target or row lack the feature.
+        """
+        from .query.explanations import layer_contributions
+
+        return layer_contributions(self.store, target, row, method)
+
     def remove_target(self, name: str) -> Target:
         """Remove a target, and return what it was; coresets chosen for it stay."""
         from .query.targets import remove_target
@@ -279,7 +342,8 @@ class Database:
 
         Args:
             targets: names of targets; none for methods that need none.
-            method: `representation:selector` or a method's name.
+            method: `representation:selector(option=value,...)`, a representation's name, or
+                `random`; options are the selector's or those of the comparison.
             budget: rows, `"5%"` of the eligible rows, or `"200k-tokens"` of responses.
             where: an SQL expression over the pool's columns, metadata fields included.
             seed: of methods that draw at random.

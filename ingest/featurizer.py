@@ -86,7 +86,8 @@ class Featurizer:
             representation does by itself.
 
     Raises:
-        FingerprintError: a recipe was made for another backbone.
+        FingerprintError: a recipe was made for another backbone, or by another version of its
+            representation.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Featurizer:
         self.seconds: dict[PassKey | str, float] = {}
         self._works = [self._work(recipe) for recipe in recipes]
         for work in self._works:
+            _require_version(work)
             _require_backbone(work, backbone)
         if tokens_per_batch is None:
             cpu = backbone.device.type == "cpu"
@@ -287,6 +289,16 @@ class Featurizer:
                 on_batch(len(members), sum(len(row) for row in batch.rows))
         back = np.argsort(np.asarray(order, dtype=np.int64))
         return {place: (asked[place][1], joined(each, back)) for place, each in parts.items()}
+
+
+def _require_version(work: _Work) -> None:
+    recipe, version = work.recipe, work.representation.version
+    if recipe.version != version:
+        raise FingerprintError(
+            f"{recipe.feature} was made by version {recipe.version} of {recipe.representation}, "
+            f"and this coresetdb has version {version}: new rows would not compare with old ones. "
+            "Use the coresetdb that made it, or drop the feature and make it anew"
+        )
 
 
 def _require_backbone(work: _Work, backbone: Backbone) -> None:

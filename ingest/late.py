@@ -285,8 +285,11 @@ class _Late:
             self.account.examples += len(keys)
             self.account.without_feature += count_reasons(made)
             amend(self.store, "targets", made.add_column(0, "key", rows["key"]))
-        if self.first_round and self.recipes and self.store.dataset("targets").count_rows():
-            for sentence in complete_facts(self.store, self.maker.featurizer(self.recipes)):
+        if self.first_round:
+            notes = complete_facts(
+                self.store, self.recipes, lambda: self.maker.featurizer(self.recipes)
+            )
+            for sentence in notes:
                 self.progress.say(sentence)
         return lacking
 

@@ -4,9 +4,8 @@ A neuron is a unit of the feed-forward network: act(W_g h) * (W_u h) where it is
 activation's output where it is not; either way what the down projection takes in. In a mixture of
 experts a neuron is an (expert, unit), and only tokens that were routed to the expert have a value.
 
-Transformers keeps experts as bare three-dimensional parameters, whose inner values no hook sees.
-For the time of a pass they are run by an operation of our own that says them; it gives the same
-output but for rounding.
+Of experts, which are bare parameters, they are what the operation of `experts` feeds to the second
+matrix.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +20,7 @@ from torch import nn
 
 from ..schemas.errors import BackboneError
 from .anatomy import decoder_layers
+from .experts import ExpertLinear, expert_weights, has_experts, listen
 
 DOWN_PROJECTIONS = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2")
 """What architectures call the last linear layer of a feed-forward network."""
@@ -103,14 +102,14 @@ def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
         own = name.rpartition(".")[2]
         if own in DOWN_PROJECTIONS and not any(word in name for word in _ATTENTION):
             parts.append((module, _inputs(module), 0))
-        elif any(each.ndim == 3 for each in module.parameters(recurse=False)):
-            if isinstance(module, nn.Conv1d):
-                continue
-            if not hasattr(module, "_apply_gate"):
-                raise BackboneError(_unknown(model, f"the experts in {name} are of no known form"))
-            down: Any = module.down_proj
+        elif has_experts(module):
+            down: Any = getattr(module, expert_weights(module)[1])
             transposed = getattr(module, "is_transposed", False)
             parts.append((module, down.shape[1 if transposed else 2], down.shape[0]))
+        elif not isinstance(module, nn.Conv1d) and any(
+            each.ndim == 3 for each in module.parameters(recurse=False)
+        ):
+            raise BackboneError(_unknown(model, f"the experts in {name} are of no known form"))
     return parts
 
 
@@ -140,7 +139,10 @@ def neurons_read(model: Any, readers: Sequence[Reader], shape: tuple[int, int]) 
     try:
         for part in feed_forwards(model) if readers else ():
             hand = _Handing(part, readers, shape)
-            undo.append(_experts_told(part, hand) if part.experts else _inputs_told(part, hand))
+            if part.experts:
+                undo.append(listen(part.module, hand.expert))
+            else:
+                undo.append(part.module.register_forward_pre_hook(hand.dense).remove)
         yield
     finally:
         for each in undo:
@@ -152,83 +154,22 @@ class _Handing:
 
     def __init__(self, part: FeedForward, readers: Sequence[Reader], shape: tuple[int, int]):
         self._part, self._readers, self._shape = part, readers, shape
-        self.done = False
+        self._told: set[int] = set()
 
-    def dense(self, values: torch.Tensor) -> None:
-        if not self.done:
-            self._give(0, values.detach().reshape(*self._shape, -1), None)
-            self.done = True
+    def dense(self, module: nn.Module, args: tuple) -> None:
+        self._give(0, args[0], None)
 
-    def expert(self, number: int, values: torch.Tensor, tokens: torch.Tensor) -> None:
-        if not self.done:
-            self._give(number * self._part.width, values.detach(), tokens)
+    def expert(self, each: ExpertLinear) -> None:
+        if each.weight == expert_weights(self._part.module)[1]:
+            self._give(each.expert, each.inputs, each.tokens)
 
-    def _give(self, inner: int, values: torch.Tensor, tokens: torch.Tensor | None) -> None:
-        at = self._part
-        told = Neurons(at.layer, at.start, at.units, at.offset + inner, values, tokens)
+    def _give(self, number: int, values: torch.Tensor, tokens: torch.Tensor | None) -> None:
+        if number in self._told:
+            return
+        self._told.add(number)
+        at, values = self._part, values.detach()
+        if tokens is None:
+            values = values.reshape(*self._shape, -1)
+        offset = at.offset + number * at.width
         for reader in self._readers:
-            reader.neurons(told)
-
-
-def _inputs_told(part: FeedForward, hand: _Handing) -> Callable[[], None]:
-    def read(module: nn.Module, args: tuple) -> None:
-        hand.dense(args[0])
-
-    return part.module.register_forward_pre_hook(read).remove
-
-
-def _experts_told(part: FeedForward, hand: _Handing) -> Callable[[], None]:
-    own = vars(part.module)
-    before = own.get("forward")
-    own["forward"] = partial(run_experts, part.module, hand)
-
-    def restore() -> None:
-        if before is None:
-            del own["forward"]
-        else:
-            own["forward"] = before
-
-    return restore
-
-
-def run_experts(
-    experts: Any,
-    hand: _Handing,
-    hidden_states: torch.Tensor,
-    top_k_index: torch.Tensor,
-    top_k_weights: torch.Tensor,
-) -> torch.Tensor:
-    """What the experts' own forward gives, expert by expert, with their activations told.
-
-    Args:
-        experts: holds `gate_up_proj` (or `up_proj`) and `down_proj`, one matrix per expert.
-        hidden_states: (tokens, d).
-        top_k_index, top_k_weights: (tokens, k), which experts a token goes to and how much counts.
-    """
-    gated, biased = getattr(experts, "has_gate", True), getattr(experts, "has_bias", False)
-    name = "gate_up_proj" if gated else "up_proj"
-    chosen = top_k_index.flatten()
-    order = chosen.argsort(stable=True)
-    counts = torch.bincount(chosen, minlength=len(experts.down_proj)).tolist()
-    output = torch.zeros_like(hidden_states)
-
-    def linear(which: str, number: int, inputs: torch.Tensor) -> torch.Tensor:
-        weight = getattr(experts, which)[number]
-        weight = weight.T if getattr(experts, "is_transposed", False) else weight
-        bias = getattr(experts, f"{which}_bias")[number] if biased else None
-        return nn.functional.linear(inputs, weight, bias)
-
-    for number, places in enumerate(order.split(counts)):
-        if not len(places):
-            continue
-        tokens = places // top_k_index.shape[1]
-        raised = linear(name, number, hidden_states[tokens])
-        inner = experts._apply_gate(raised) if gated else experts.act_fn(raised)
-        hand.expert(number, inner, tokens)
-        lowered = linear("down_proj", number, inner)
-        if getattr(experts, "has_post_expert_norm", False):
-            lowered = experts.post_expert_norm(lowered)
-        weighted = lowered * top_k_weights.flatten()[places, None]
-        output.index_add_(0, tokens, weighted.to(output.dtype))
-    hand.done = True
-    return output
+            reader.neurons(Neurons(at.layer, at.start, at.units, offset, values, tokens))

@@ -2,18 +2,20 @@
 
 Facts are kept in the table `artifacts` under the recipe's fingerprint and a digest of the target's
 examples in their order, so equal examples share them, and they outlive the target: a coreset that
-was chosen by them can be replayed. Facts that cannot be had say why under `refused`.
+was chosen by them can be replayed. Facts that cannot be had say why under `refused` (a sentence);
+`notes` (a list of them) is what a person should know of facts that can.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..schemas.canonical import digest_of
 from ..schemas.instruction import Instruction
+from ..schemas.recipe import Recipe
 from .artifacts import Artifact
 from .encoding import Encoded
 from .representations import registry
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from .featurizer import Features, Featurizer
 
 REFUSED = "refused"
+NOTES = "notes"
 
 
 def facts_name(ids: Sequence[str]) -> str:
@@ -48,11 +51,11 @@ def make_facts(
         features: of the same examples, computed by `featurizer` with `of="target"`.
 
     Returns:
-        A sentence for every recipe whose facts could not be had.
+        Sentences a person should read: facts that could not be had, and what facts say.
     """
     usable = [index for index, row in enumerate(features.encoded) if isinstance(row, Encoded)]
     rows = [row for row in features.encoded if isinstance(row, Encoded)]
-    refusals = []
+    notes: list[str] = []
     for recipe in featurizer.recipes if rows else ():
         facts = find_facts(store, recipe.fingerprint, ids)
         if facts is None:
@@ -70,37 +73,45 @@ def make_facts(
             kept = store.put_artifact(recipe.fingerprint, facts_name(ids), facts.pack())
             facts = Artifact.unpack(kept)
         if REFUSED in facts.facts:
-            refusals.append(f"{recipe.representation} cannot use it: {facts.facts[REFUSED]}")
-    return tuple(refusals)
+            notes.append(f"{recipe.representation} cannot use it: {facts.facts[REFUSED]}")
+        notes += facts.facts.get(NOTES, ())
+    return tuple(notes)
 
 
-def complete_facts(store: Store, featurizer: Featurizer) -> tuple[str, ...]:
+def complete_facts(
+    store: Store, recipes: Sequence[Recipe], featurizer: Callable[[], Featurizer]
+) -> tuple[str, ...]:
     """Make the facts that targets lack, as they do when a feature came after them.
 
-    Only the recipes of `featurizer` are looked at, and only targets that lack facts of one of
-    them go through the model again.
+    Args:
+        store: that keeps targets and facts.
+        recipes: those that are looked at.
+        featurizer: makes the featurizer of these recipes; called if a target lacks facts of one.
 
     Returns:
-        A sentence for every target and recipe whose facts could not be had.
+        Sentences a person should read, each with its target.
     """
     fingerprints = [
         recipe.fingerprint
-        for recipe in featurizer.recipes
+        for recipe in recipes
         if registry.has_facts(registry.get(recipe.representation))
     ]
+    if not fingerprints:
+        return ()
     columns = ["target", "id", "position", "messages", "tools"]
     order = [("target", "ascending"), ("position", "ascending")]
     rows = store.dataset("targets").to_table(columns=columns).sort_by(order).to_pylist()
-    examples: dict[str, list[dict]] = {}
+    examples: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         examples.setdefault(row["target"], []).append(row)
-    refusals = []
+    notes: list[str] = []
     for target, own in examples.items():
         ids = [row["id"] for row in own]
         if all(find_facts(store, each, ids) is not None for each in fingerprints):
             continue
         instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
-        features = featurizer.compute(instructions, of="target")
-        made = make_facts(store, featurizer, ids, features)
-        refusals += [f"target {target}: {sentence}" for sentence in made]
-    return tuple(refusals)
+        maker = featurizer()
+        features = maker.compute(instructions, of="target")
+        made = make_facts(store, maker, ids, features)
+        notes += [f"target {target}: {sentence}" for sentence in made]
+    return tuple(notes)

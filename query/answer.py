@@ -15,9 +15,9 @@ from ..schemas.budget import Budget
 from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, keys_of
 from ..store.fill import count_undone
-from .comparison import comparison
-from .features import Feature, feature_named, features_of
-from .methods import Method, parse_method
+from .comparison import comparison, understood
+from .features import Feature
+from .methods import Method
 from .queries import Queries, load_queries, matrix_of, query_hash
 from .ranking import MEMORY_LIMIT, Picks, rank
 from .scan import Scanned
@@ -181,17 +181,9 @@ def what_is_asked(store: Store, request: Request) -> Asked:
 
     Raises: as `answer`.
     """
-    from ..ingest.representations.registry import names
-
-    version = request.pool_version
-    features = features_of(store, version)
-    known = {name: each.representation for name, each in features.items()}
-    method = parse_method(request.method, known, elsewhere=names())
+    method, feature = understood(store, request.method, request.pool_version)
     if method.needs_target and not request.targets:
         raise UsageError(f"{method} compares rows with a target: name one or more")
-    feature = (
-        feature_named(store, method.representation, version) if method.representation else None
-    )
     # A ranking that looks at no target can still be held against one, by the vectors of both.
     held_against = feature if feature and (method.needs_target or feature.column) else None
     queries = [
@@ -253,7 +245,7 @@ def _notes(request: Request, asked: Asked, rows: int, missing: int, short_by: in
             f"{missing:,} of {rows:,} eligible rows lack {feature.name} and were left out "
             f"(the reason stands in {feature.reason})"
         )
-    if queries and feature and asked.method.compares and not asked.method.needs_target:
+    if queries and feature and asked.method.looks and not asked.method.needs_target:
         notes.append(f"{feature.name} ranks rows by themselves: the target changes nothing")
     notes += [
         f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "

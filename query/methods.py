@@ -56,8 +56,20 @@ class Method:
         return "query_similarity" in self.selector.inputs
 
     @property
+    def covers(self) -> bool:
+        """Whether it looks at the sets that rows hold."""
+        return "neuron_sets" in self.selector.inputs
+
+    @property
+    def looks(self) -> bool:
+        """Whether what it chooses depends on the feature at all."""
+        return self.compares or self.covers
+
+    @property
     def needs_target(self) -> bool:
-        """Whether it compares rows with a target's examples."""
+        """Whether it asks a target's examples."""
+        if self.covers:
+            return self.options.get("weights") == "target"
         if not self.compares or self.made_by is None:
             return False
         return comparison_of(self.made_by) in ("cosine", "target_scorer")

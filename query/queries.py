@@ -34,6 +34,7 @@ class Queries:
         ids: of the examples that are asked with, (M,).
         vectors: (M, d) float16 where rows are compared by cosine, None otherwise.
         facts: what the target as a whole comes to, where a scorer asks for that.
+        units: those of all its examples, (n,) int64, where sets are covered.
         missing: examples left out for want of the feature.
     """
 
@@ -41,6 +42,7 @@ class Queries:
     ids: tuple[str, ...]
     vectors: np.ndarray | None = None
     facts: Artifact | None = None
+    units: np.ndarray | None = None
     missing: int = 0
 
 
@@ -79,6 +81,9 @@ def load_queries(
     if feature.column:
         vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, feature.width)
         return Queries(target, kept, vectors, missing=missing)
+    if feature.representation.sets:
+        units = np.unique(column.flatten().to_numpy()).astype(np.int64)
+        return Queries(target, kept, units=units, missing=missing)
     if comparison_of(feature.representation) == "target_scorer":
         return Queries(target, kept, facts=_facts(store, target, feature, ids), missing=missing)
     return Queries(target, kept, missing=missing)

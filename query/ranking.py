@@ -55,7 +55,10 @@ def rank(
     """
     askers = comparison.askers
     sizes = [each.queries for each in askers]
-    tasks = [Task(size, rows, k, seed, method.options) for size in sizes]
+    tasks = [
+        Task(each.queries, rows, k, seed, method.options, comparison.set_size, each.units)
+        for each in askers
+    ]
     _check_memory(method, tasks, memory_limit)
     ends = np.cumsum(sizes).tolist()
     spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]

@@ -96,10 +96,10 @@ def packed(
         start = 0
         while start < batch.num_rows:
             before = int(ends[start - 1]) if start else 0
-            fitting = int(np.searchsorted(ends, before + most_bytes - size, "right")) - start
+            room = max(most_bytes - size, 0)
+            fitting = int(np.searchsorted(ends, before + room, "right")) - start
             count = min(fitting if rows else max(fitting, 1), most_rows - rows)
             if count:
-                count = min(count, batch.num_rows - start)
                 parts.append(batch.slice(start, count))
                 start += count
                 rows += count
@@ -124,11 +124,10 @@ def _bytes_of(column: pa.Array) -> np.ndarray | int:
     if pa.types.is_fixed_size_list(kind):
         return kind.list_size * kind.value_type.bit_width // 8
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        width = kind.value_type.bit_width
-        lengths = pc.list_value_length(column)
+        width, measure = kind.value_type.bit_width, "list_value_length"
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        width = 8
-        lengths = pc.binary_length(column)
+        width, measure = 8, "binary_length"
     else:
         return -(-kind.bit_width // 8)
-    return lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64) * width // 8
+    lengths = pc.call_function(measure, [column]).fill_null(0)
+    return lengths.to_numpy(zero_copy_only=False).astype(np.int64) * width // 8

@@ -47,10 +47,11 @@ class Mads(Representation):
     version = 1
     defaults: ClassVar[Mapping[str, Any]] = {"share": 0.01, "tokens": "response"}
     selector = "coverage"
+    sets = "mads"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [
-            pa.field("mads", pa.list_(pa.uint32())),
+            pa.field("mads", pa.list_(pa.int32())),
             pa.field("mads_values", pa.list_(pa.float16())),
             pa.field("mads_reason", pa.string()),
         ]

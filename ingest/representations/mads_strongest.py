@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Strongest(Reducer):
     """Maximum of every unit over the tokens asked for, and of each layer the top share.
 
-    Columns: `ids` (B,) of uint32 arrays, ascending, and `values` (B,) of float32 arrays; None for
+    Columns: `ids` (B,) of int32 arrays, ascending, and `values` (B,) of float32 arrays; None for
     rows without such a token or with a value that is not finite. Ties go to the lower id.
     """
 
@@ -78,7 +78,7 @@ class Strongest(Reducer):
         order = np.argsort(rows, kind="stable")  # layers stay in their order
         ends = np.cumsum(np.bincount(rows, minlength=len(self._usable)))[:-1]
         usable = self._usable.cpu().tolist()
-        found = {"ids": ids[order].astype(np.uint32), "values": values[order]}
+        found = {"ids": ids[order].astype(np.int32), "values": values[order]}
         return {
             name: ragged(
                 [

@@ -35,7 +35,7 @@ def directions_of(drifts: np.ndarray) -> Artifact:
         that the mean drift points along them. Facts: examples; per layer the share of variance the
         direction explains; `undetermined`, layers whose mean drift lies along the direction by less
         than its standard error, so that the sign says little; `notes`. Fewer than three examples
-        have no direction: the sentence `cannot` instead.
+        have no direction: the sentence `refused` instead.
     """
     count = len(drifts)
     if count < LEAST_EXAMPLES:
@@ -43,9 +43,9 @@ def directions_of(drifts: np.ndarray) -> Artifact:
             {},
             {
                 "examples": count,
-                "cannot": f"nait finds a direction among at least {LEAST_EXAMPLES} examples with "
-                f"content ({ADVISED_EXAMPLES} or more are better), and this target has {count}. "
-                "Add it again with more examples, or use another method",
+                "refused": f"a direction needs at least {LEAST_EXAMPLES} examples with content "
+                f"({ADVISED_EXAMPLES} or more are better), and there are {count}. Add the target "
+                "again with more examples, or use another method",
             },
         )
     directions = np.zeros(drifts.shape[1:], dtype=np.float64)
@@ -100,8 +100,8 @@ class Along(Scorer):
     def __init__(
         self, facts: Artifact, artifacts: Mapping[str, Artifact], asked: Mapping[str, Any]
     ) -> None:
-        if "cannot" in facts.facts:
-            raise UsageError(facts.facts["cannot"])
+        if "refused" in facts.facts:
+            raise UsageError(f"nait: {facts.facts['refused']}")
         activation, self._score = asked["activation"], asked["score"]
         _check("activation", activation, ACTIVATIONS)
         _check("score", self._score, SCORES)

@@ -153,7 +153,7 @@ class Representation(ABC):
         similarity: the vector column by which pool and target are compared (cosine), or None.
         asking: option of the comparison -> default value; it changes no stored number.
         selector: which selector its name alone stands for.
-        sets: the column of lists of unsigned integers whose union a selection covers, or None.
+        sets: the column of lists of int32 (no negative ones) that a selection can cover, or None.
     """
 
     name: ClassVar[str]

@@ -157,7 +157,7 @@ def test_storage():
     featurizer = Featurizer(backbone, parse_features("mads", backbone.info))
     table = featurizer.featurize(rows)
     computed = featurizer.compute(rows).columns
-    assert table.schema.field("mads").type == pa.list_(pa.uint32())
+    assert table.schema.field("mads").type == pa.list_(pa.int32())
     assert table.schema.field("mads_values").type == pa.list_(pa.float16())
     for index in range(len(rows)):
         assert table["mads"][index].as_py() == computed["mads"][index].tolist()

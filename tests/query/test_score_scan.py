@@ -133,11 +133,11 @@ def test_only_the_columns_of_the_scorers_are_read(pool, monkeypatch):
     assert asked == [["id", "codes__1f", "scale__1f"]]
 
 
-lengths = st.lists(st.one_of(st.none(), st.integers(0, 60)), max_size=60)
+lengths = st.lists(st.one_of(st.none(), st.integers(0, 60)), max_size=40)
 
 
 @given(lengths, st.lists(st.integers(1, 20), min_size=1, max_size=5), st.integers(20, 300))
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_blocks_do_not_depend_on_how_batches_were_cut(lengths, cuts, most):
     rows = table(lengths, np.random.default_rng(0))
 
