@@ -18,7 +18,7 @@ from coresetdb.ingest.representations.representation import Needs, Pass, Reducer
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.schemas.instruction import Instruction
 
-NUMBERS = ("rds", "rds_norm", "nll", "ppl", "nll_alone", "ifd")
+NUMBERS = ("rds", "rds_norm", "nll", "ppl", "nll_alone", "ifd", "el2n")
 
 
 def features(backbone, rows, **settings):
@@ -68,7 +68,7 @@ def test_columns_and_their_order():
     assert table.column_names == [
         *("tokens", "prompt_tokens", "response_tokens", "truncated"),
         *("rds", "rds_norm", "rds_reason"),
-        *("nll", "ppl", "nll_alone", "ifd", "losses_reason"),
+        *("nll", "ppl", "nll_alone", "ifd", "el2n", "losses_reason"),
     ]
     encoded = [backbone.encode(row) for row in rows]
     assert table["tokens"].to_pylist() == [len(row) for row in encoded]
