@@ -5,25 +5,34 @@ The command line is a thin skin over this class; each method names the room that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .store.store import Store
+from .upkeep import repair_store, verify_store
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from .ingest.account import Account
+    from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
-    from .ingest.progress import Progress
+    from .ingest.late_account import LateAccount
+    from .ingest.planned import Plan
+    from .ingest.progress import FillProgress, FitProgress
     from .ingest.read_options import ReadOptions
+    from .query.carry import CarriedTarget
     from .query.coresets import Coreset
     from .query.export.export import Exported
     from .query.replay import Replay
     from .query.targets import AddedTarget, Target
+    from .schemas.recipe import Recipe
     from .store.maintenance import Compacted
-    from .store.report import Repair, Report
     from .store.sql import QueryResult
     from .store.status import Status
+
+__all__ = ["Database", "repair_store", "verify_store"]
 
 
 class Database:
@@ -53,7 +62,8 @@ class Database:
         Args:
             uri: a folder or an `s3://` address.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
-            features: comma-separated representations, such as `rds,losses`.
+            features: comma-separated representations, such as `rds,losses`, or the presets
+                `fast` and `paper`.
             device: auto, cpu, cuda or mps.
             dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
             max_length: tokens of a row, at most the model's positions.
@@ -74,10 +84,82 @@ class Database:
         return cls(Store.open(uri, storage_options))
 
     @cached_property
-    def _featurizer(self) -> Featurizer:
-        from .ingest.create import load_featurizer
+    def _backbone(self) -> Backbone:
+        from .ingest.create import load_backbone
 
-        return load_featurizer(self.store)
+        return load_backbone(self.store)
+
+    @cached_property
+    def _featurizer(self) -> Featurizer:
+        from .ingest.create import featurizer_for, recipes_of
+
+        return featurizer_for(self.store, self._backbone, recipes_of(self.store))
+
+    def pending(self) -> list[str]:
+        """Features that the first `ingest`, or `fit`, must fit first, as `create` takes them."""
+        from .ingest.create import pending
+        from .ingest.representations.registry import written
+
+        return [written(each) for each in pending(self.store)]
+
+    def fit(
+        self,
+        sources: str | Sequence[str],
+        *,
+        limit: int | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> list[Recipe]:
+        """Learn from a sample of files what the store's features need; nothing is ingested.
+
+        Args:
+            sources, limit, reading: as `ingest` takes them.
+            progress: is told what is learned, and how it goes.
+
+        Returns:
+            The recipes of the features that could not be made before.
+
+        Raises:
+            InputError, FingerprintError: as `ingest`.
+            UsageError: there is no usable record, or there are too few to learn from.
+        """
+        from .ingest.first_fit import fit_from, looked_at
+
+        with looked_at(self.store, sources, _reading(**reading), progress) as looked:
+            return fit_from(self.store, looked, lambda: self._backbone, limit, progress)
+
+    def plan(
+        self,
+        sources: str | Sequence[str],
+        *,
+        features: str | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> Plan:
+        """Tell what ingesting files would cost: bytes, passes, fits and time; nothing is changed.
+
+        Args:
+            sources, reading: as `ingest` takes them.
+            features: others than the store's own, as `create` takes them.
+            progress: is told what happens.
+
+        Raises:
+            InputError: as `ingest`.
+            UsageError: an unknown feature, or nothing in the files is new.
+        """
+        from .ingest.looking import look_at
+        from .ingest.plan import plan
+
+        named = [sources] if isinstance(sources, str) else list(sources)
+        looked = look_at(named, _reading(**reading))
+        return plan(self.store, looked, lambda: self._backbone, features, progress)
+
+    def _current_featurizer(self) -> Featurizer:
+        """The featurizer of the features the store has now; somebody may have added one."""
+        made = {recipe.fingerprint for recipe in self._featurizer.recipes}
+        if made != {recipe.fingerprint for recipe in self.store.recipes().values()}:
+            del self._featurizer
+        return self._featurizer
 
     def ingest(
         self,
@@ -85,11 +167,14 @@ class Database:
         *,
         corpus: str | None = None,
         limit: int | None = None,
-        progress: Progress | None = None,
+        progress: FitProgress | None = None,
         command: str = "connect().ingest",
         **reading: Any,
     ) -> Account:
         """Read files into the pool; what the pool already has is skipped.
+
+        Features that must be fitted first are, from a sample of the same files, which are then
+        read twice.
 
         Args:
             sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin.
@@ -103,26 +188,30 @@ class Database:
 
         Raises:
             InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: a feature cannot be fitted from these files; nothing was ingested.
             FingerprintError: the backbone is no longer the one that made the store's features.
         """
+        from .ingest.first_fit import fit_from, looked_at
         from .ingest.job import ingest
-        from .ingest.looking import look_at
 
         options = _reading(corpus=corpus, **reading)
-        looked = look_at([sources] if isinstance(sources, str) else list(sources), options)
-        return ingest(
-            self.store,
-            looked.sources(),
-            lambda: self._featurizer,
-            limit=limit,
-            bytes_total=looked.bytes,
-            unreadable=looked.unreadable,
-            progress=progress,
-            command=command,
-        )
+        with looked_at(self.store, sources, options, progress) as looked:
+            fit_from(self.store, looked, lambda: self._backbone, limit, progress)
+            return ingest(
+                self.store,
+                looked.sources(),
+                self._current_featurizer,
+                limit=limit,
+                bytes_total=looked.bytes,
+                unreadable=looked.unreadable,
+                progress=progress,
+                command=command,
+            )
 
     def add_target(self, name: str, file: str, **reading: Any) -> AddedTarget:
         """Featurize a target's examples and keep them; afterwards no model is needed for it.
+
+        What a representation makes of the target as a whole is kept as well.
 
         Raises:
             UsageError: the name is taken or malformed.
@@ -131,13 +220,109 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(allow_empty_answer=True, **reading)
-        return add_target(self.store, name, file, options, lambda: self._featurizer)
+        added = add_target(self.store, name, file, options, self._current_featurizer)
+        waiting = tuple(
+            f"{each} is not fitted yet; after the first ingestion run: "
+            f"coresetdb featurize {self.store.uri} {each}"
+            for each in self.pending()
+        )
+        return replace(added, notes=added.notes + waiting)
+
+    def featurize(
+        self,
+        features: str = "",
+        *,
+        progress: FillProgress | None = None,
+        command: str = "connect().featurize",
+    ) -> LateAccount:
+        """Add features to rows and target examples that are there already, or go on adding.
+
+        Readers and ingestions go on meanwhile; what was interrupted resumes when called again.
+
+        Args:
+            features: as for `create`, or names of the store's own; all of these when empty.
+            progress: is told what happens.
+            command: kept in the table `runs`.
+
+        Raises:
+            UsageError: an unknown feature or option.
+            StoreBusyError: another process is featurizing this store, or maintains it.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.late import featurize
+
+        return featurize(self.store, features, progress=progress, command=command)
+
+    def drop_feature(self, name: str, *, force: bool = False) -> Recipe | None:
+        """Remove a feature from pool and targets, and return what it was.
+
+        A feature that waits to be fitted is no longer waited for; that gives None.
+
+        Raises:
+            UsageError: there is no such feature, or coresets were made with it (and not `force`).
+            StoreBusyError: somebody is writing.
+        """
+        from .ingest.create import drop_feature
+
+        return drop_feature(self.store, name, force)
 
     def targets(self) -> list[Target]:
         """The targets, by name."""
         from .query.targets import list_targets
 
         return list_targets(self.store)
+
+    def copy_target(
+        self, name: str, other: Database | str, new_name: str | None = None
+    ) -> CarriedTarget:
+        """Copy a target with its features and facts into another store; no model runs.
+
+        Args:
+            name: of the target.
+            other: a store, or where it lies (with this store's storage options).
+            new_name: of the copy; the same name otherwise.
+
+        Raises:
+            UsageError: there is no such target, or the other store has one of that name.
+            FingerprintError: the stores make no feature the same way; names the differences.
+        """
+        from .query.carry import copy_target
+
+        if isinstance(other, str):
+            other = Database.open(other, storage_options=self.store.place.options or None)
+        return copy_target(self.store, name, other.store, new_name)
+
+    def transfer(self, *targets: str, method: str = "nait") -> pl.DataFrame:
+        """The mean score of every target's examples as every other target scores them.
+
+        A row for each target whose examples are scored, a column for each that scores (null on
+        the diagonal); see `query/transfer.py`.
+        """
+        from .query.transfer import transfer
+
+        return transfer(self.store, targets, method)
+
+    def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
+        """What every token of a row scores for a target under TRIM; see `query/explanations.py`.
+
+        Raises:
+            UsageError: no such target or row.
+            MissingFeatureError: target or row lack the feature.
+        """
+        from .query.explanations import token_scores
+
+        return token_scores(self.store, target, row, method)
+
+    def layer_contributions(self, target: str, row: str, method: str = "nait") -> pl.DataFrame:
+        """What every layer adds to a row's score for a target under NAIT.
+
+        Raises:
+            UsageError: no such target or row.
+            MissingFeatureError: target or row lack the feature.
+        """
+        from .query.explanations import layer_contributions
+
+        return layer_contributions(self.store, target, row, method)
 
     def remove_target(self, name: str) -> Target:
         """Remove a target, and return what it was; coresets chosen for it stay."""
@@ -158,7 +343,8 @@ class Database:
 
         Args:
             targets: names of targets; none for methods that need none.
-            method: `representation:selector` or a method's name.
+            method: `representation:selector(option=value,...)`, a representation's name, or
+                `random`; options are the selector's or those of the comparison.
             budget: rows, `"5%"` of the eligible rows, or `"200k-tokens"` of responses.
             where: an SQL expression over the pool's columns, metadata fields included.
             seed: of methods that draw at random.
@@ -255,10 +441,10 @@ class Database:
         return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
 
     def status(self) -> Status:
-        """What the store holds."""
-        from .store.status import status_of
+        """What the store holds, what it waits for, and whether what was learned still suits it."""
+        from .ingest.fitness import status
 
-        return status_of(self.store)
+        return status(self.store)
 
     def compact(self, keep_hours: float = 24.0) -> Compacted:
         """Merge small fragments, then drop versions older than `keep_hours` and leftover files.
@@ -271,32 +457,6 @@ class Database:
         from .store.maintenance import compact_and_clean
 
         return compact_and_clean(self.store, keep_hours)
-
-
-def verify_store(
-    uri: str, *, full: bool = False, storage_options: dict[str, str] | None = None
-) -> Report:
-    """Hold a store's files against what was written; a store that does not open can be verified."""
-    from .store.verify import verify
-
-    return verify(uri, full, storage_options)
-
-
-def repair_store(
-    uri: str,
-    *,
-    say: Callable[[str], None] = lambda sentence: None,
-    storage_options: dict[str, str] | None = None,
-) -> Repair:
-    """Bring a damaged store back, then verify it in full.
-
-    Raises:
-        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
-            made them is gone or another; nothing was changed.
-    """
-    from .ingest.heal import heal
-
-    return heal(uri, say, storage_options)
 
 
 def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:

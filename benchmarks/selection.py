@@ -58,13 +58,11 @@ def columns(schema: pa.Schema, count: int, filled: dict[str, pa.Array]) -> pa.Ta
 
 def make_store(place: str, rows: int, width: int, queries: int) -> Store:
     """A store of `rows` random rows and a target "t" of `queries` examples."""
-    recipe = Recipe("rds", 1, {}, {"name": "synthetic"}, ("rds",))
-    field = pa.field(
-        "rds",
-        pa.list_(pa.float16(), width),
-        metadata={b"coresetdb:fingerprint": recipe.fingerprint.encode()},
-    )
-    store = Store.create(place, {}, [field], [field])
+    recipe = Recipe("rds", 1, {}, {"name": "synthetic"}, ("rds", "rds_reason"))
+    metadata = {b"coresetdb:fingerprint": recipe.fingerprint.encode()}
+    field = pa.field("rds", pa.list_(pa.float16(), width), metadata=metadata)
+    fields = [field, pa.field("rds_reason", pa.string(), metadata=metadata)]
+    store = Store.create(place, {}, fields, fields)
     store.put_recipe(recipe)
     generator = np.random.default_rng(0)
     step = 8_000_000 // (2 * width)
@@ -72,7 +70,7 @@ def make_store(place: str, rows: int, width: int, queries: int) -> Store:
     def part(schema: pa.Schema, count: int, extra: dict[str, pa.Array]) -> pa.Table:
         vectors = pa.array(unit_vectors(generator, count, width).ravel())
         filled = {"rds": pa.FixedSizeListArray.from_arrays(vectors, type=field.type)}
-        return columns(schema.append(field), count, filled | extra)
+        return columns(pa.schema([*schema, *fields]), count, filled | extra)
 
     def batches():
         for start in range(0, rows, step):

@@ -16,7 +16,13 @@ from .frame import store_argument, talk
     metavar="builtin|NAME|FOLDER",
     help="The model that makes features: the built-in proxy, a Hugging Face name or a folder.",
 )
-@click.option("--features", default="rds,losses", show_default=True, help="What to keep per row.")
+@click.option(
+    "--features",
+    default="rds,losses",
+    show_default=True,
+    metavar="NAME,...",
+    help="What to keep per row: features with their options, or the presets fast and paper.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--max-length", type=int, help="Tokens of a row; the model's own bound otherwise.")
@@ -30,7 +36,12 @@ def command(
     \b
         coresetdb init pool
         coresetdb init pool --backbone Qwen/Qwen3-0.6B --max-length 1024
-        coresetdb init s3://bucket/pool --features rds
+        coresetdb init s3://bucket/pool --features rds,losses:alone=false
+        coresetdb init pool --features fast,embed
+
+    The preset fast is rds, losses with a sketched gradient norm, nait, mads, trim and less, all of
+    the model as it is; paper is what each paper says, with warm-up, ensemble and encoder.
+    `coresetdb plan` tells what they cost.
     """
     from .. import create
 
@@ -45,4 +56,6 @@ def command(
     for sentence in database.notices:
         talk(sentence)
     talk(f"{store}: an empty store for {features}, made by {backbone}.")
+    if waiting := database.pending():
+        talk(f"Fitted first, by the first ingest or by coresetdb fit: {', '.join(waiting)}.")
     talk(f"Next: coresetdb ingest {store} FILE...")

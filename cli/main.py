@@ -16,7 +16,11 @@ from ..schemas.version import VERSION
 
 COMMANDS = (
     "init",
+    "plan",
+    "fit",
     "ingest",
+    "featurize",
+    "drop-feature",
     "status",
     "verify",
     "compact",
@@ -28,7 +32,7 @@ COMMANDS = (
     "demo",
     "completion",
 )
-"""Module names under cli/; each holds a click command called `command`."""
+"""Module names under cli/ (with underscores there); each holds a click command `command`."""
 
 INTERRUPTED = 130
 
@@ -42,7 +46,7 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(f"..{cmd_name}", __name__).command
+        return importlib.import_module(f"..{cmd_name.replace('-', '_')}", __name__).command
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from .frame import talk
@@ -58,3 +59,22 @@ class ShownProgress:
             self.told = now
             share = f", {bytes_read / bytes_total:.0%} of the bytes" if bytes_total else ""
             talk(words + share)
+
+    def learn(self, *, name: str, share: float, said: str) -> None:
+        """Show how far a fit is, or print a line when some time has passed."""
+        now = time.monotonic()
+        self.bar.update(self.task, description=f"{name}: {said}", completed=share, total=1.0)
+        if not self.terminal and now - self.told >= LINE_SECONDS:
+            self.told = now
+            talk(f"{name}: {share:.0%}, {said}")
+
+    def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
+        """Implements ingest.progress.FillProgress."""
+        now = time.monotonic()
+        spent = max(now - self.started, 1e-9)
+        words = f"{rows:,} of {rows_total:,} rows, {tokens / spent:,.0f} tokens/s"
+        self.bar.update(self.task, description=words, completed=rows, total=rows_total)
+        if not self.terminal and now - self.told >= LINE_SECONDS:
+            self.told = now
+            left = timedelta(seconds=round(spent / rows * max(0, rows_total - rows)))
+            talk(f"{words}, {left} left")

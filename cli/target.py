@@ -33,7 +33,7 @@ def told(added: AddedTarget) -> list[str]:
     )
     sentences += [f"  {each.file}:{each.line}: {each.reason}" for each in added.rejected]
     sentences += [f"  without {name}: {n:,}" for name, n in target.missing.items() if n]
-    return sentences
+    return sentences + [f"  {note}" for note in added.notes]
 
 
 def _row(target: Target) -> dict[str, Any]:
@@ -75,7 +75,8 @@ def add(
     \b
         coresetdb target add pool gsm8k examples.jsonl
     """
-    added = open_database(store).add_target(
+    database = open_database(store)
+    added = database.add_target(
         name,
         file,
         **read_options(format_, mapping, encoding, explanation, unescape),
@@ -84,6 +85,11 @@ def add(
         print_json(asdict(added))
         return
     click.echo("\n".join(told(added)))
+    if waiting := database.pending():
+        talk(
+            f"Not fitted yet, so {name} lacks {', '.join(waiting)}. Once it is (coresetdb fit, or "
+            f"the first ingest), run: coresetdb featurize {store}"
+        )
     talk(f"Next: coresetdb select {store} {name} --budget 1000")
 
 
@@ -103,6 +109,35 @@ def list_(store: str, as_json: bool) -> None:
         click.echo(table([_row(target) for target in targets]))
     else:
         talk(f"No targets yet. Next: coresetdb target add {store} NAME FILE")
+
+
+@command.command("copy", short_help="Copy a target to another store.")
+@store_argument
+@click.argument("name")
+@click.argument("other", metavar="OTHER-STORE")
+@click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same otherwise.")
+@json_option
+def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool) -> None:
+    """Copy target NAME with its features to OTHER-STORE; no model runs.
+
+    What comes along are the features that both stores make by the same recipe.
+
+    \b
+        coresetdb target copy pool gsm8k other-pool
+        coresetdb target copy pool gsm8k other-pool --as sums
+    """
+    copied = open_database(store).copy_target(name, open_database(other), new_name)
+    if as_json:
+        print_json(asdict(copied))
+        return
+    target = copied.target
+    click.echo(
+        f"{target.name}: {target.examples:,} examples in {other}, with "
+        f"{', '.join(copied.features) or 'no feature'}"
+    )
+    for sentence in copied.left_out:
+        click.echo(f"  {sentence}")
+    talk(f"Next: coresetdb select {other} {target.name} --budget 1000")
 
 
 @command.command("remove", short_help="Remove a target.")

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 
 @dataclass
 class FileAccount:
@@ -110,3 +112,15 @@ class Account:
             for name in ("read", "new", "duplicate", "rejected"):
                 setattr(into, name, getattr(into, name) + getattr(file, name))
         return list(merged.values())
+
+
+def count_reasons(features: pa.Table) -> Counter[str]:
+    """How often each feature is missing for which reason, as "feature: reason"."""
+    counts: Counter[str] = Counter()
+    for name in features.column_names:
+        stem, _, suffix = name.partition("__")
+        if stem.endswith("_reason"):
+            feature = stem.removesuffix("_reason") + (f"__{suffix}" if suffix else "")
+            reasons = [reason for reason in features[name].to_pylist() if reason]
+            counts.update(f"{feature}: {reason}" for reason in reasons)
+    return counts

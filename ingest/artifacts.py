@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,7 @@ class Artifact:
         from safetensors.numpy import load
 
         try:
-            arrays = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            facts = json.loads(header["__metadata__"][_FACTS])
+            arrays, facts = load(data), _facts(data)
         except (SafetensorError, ValueError, KeyError) as error:
             raise DamagedStoreError(
                 f"an artifact of the store cannot be read ({error}). Run `coresetdb verify --full`"
@@ -72,7 +70,7 @@ def keep_artifact(store: Store, asked: str, name: str, artifact: Artifact) -> st
         The digest of the artifact that stands for the fit from now on: the first one committed.
     """
     data = artifact.pack()
-    content = _digest(data)
+    content = content_of(data)
     store.put_artifact(content, name, data)
     return store.put_artifact(asked, name, content.encode()).decode()
 
@@ -90,7 +88,7 @@ def load_artifact(store: Store, content: str, name: str) -> Artifact:
         DamagedStoreError: it is gone, or its bytes changed.
     """
     data = store.artifact(content, name)
-    if data is None or _digest(data) != content:
+    if data is None or content_of(data) != content:
         what = "is gone" if data is None else "is not what was kept"
         raise DamagedStoreError(
             f"{store.uri}: the artifact {name!r} ({content}) {what}. Run `coresetdb verify --full`"
@@ -98,10 +96,48 @@ def load_artifact(store: Store, content: str, name: str) -> Artifact:
     return Artifact.unpack(data)
 
 
+def facts_of(store: Store, content: str, name: str) -> Mapping[str, Any]:
+    """The facts of an artifact, without its arrays; none where it is gone or damaged."""
+    data = store.artifact(content, name)
+    try:
+        return _facts(data) if data else {}
+    except (ValueError, KeyError):
+        return {}  # status goes on; `verify --full` says what is wrong
+
+
 def artifacts_of(store: Store, recipe: Recipe) -> dict[str, Artifact]:
     """Everything fitted that a recipe depends on, by name."""
     return {name: load_artifact(store, content, name) for name, content in recipe.artifacts.items()}
 
 
-def _digest(data: bytes) -> str:
+class LazyArtifacts(Mapping[str, Artifact]):
+    """The same, each loaded when it is first looked at: a query may need few of them.
+
+    Args:
+        references: name -> digest.
+    """
+
+    def __init__(self, store: Store, references: Mapping[str, str]) -> None:
+        self._store, self._references = store, references
+        self._loaded: dict[str, Artifact] = {}
+
+    def __getitem__(self, name: str) -> Artifact:
+        if name not in self._loaded:
+            self._loaded[name] = load_artifact(self._store, self._references[name], name)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._references)
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+
+def content_of(data: bytes) -> str:
+    """The digest that a packed artifact is kept under."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"][_FACTS])

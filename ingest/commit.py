@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from ..schemas.instruction import Record, Reject
 from ..schemas.tables import POOL, REJECTS, SOURCES
+from ..store.features import FINGERPRINT
 from ..store.keys import key_of
 from ..store.store import Store
 
@@ -50,7 +51,9 @@ class Commit:
             store.insert("sources", self._source_table())
         if not self.rows:
             return set()
-        inserted = store.insert("pool", self._pool_table())
+        with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
+            rows = _declared(self._pool_table(), store.dataset("pool").schema)
+            inserted = store.insert("pool", rows)
         return set() if inserted == len(self.rows) else self._theirs(store)
 
     def _theirs(self, store: Store) -> set[str]:
@@ -102,6 +105,24 @@ class Commit:
     def _reject_table(self) -> pa.Table:
         rows = [_reject_row(reject, nth, self.run) for reject, nth in self.rejects]
         return pa.Table.from_pylist(rows, schema=REJECTS)
+
+
+def _declared(rows: pa.Table, pool: pa.Schema) -> pa.Table:
+    """`rows` without features the pool no longer has, or has made otherwise since.
+
+    A run keeps the recipes it began with; a feature may be dropped, or declared, meanwhile.
+    """
+    mine = [
+        field.name
+        for field in rows.schema
+        if field.name in POOL.names
+        or (field.name in pool.names and _maker(field) == _maker(pool.field(field.name)))
+    ]
+    return rows.select(mine)
+
+
+def _maker(field: pa.Field) -> bytes | None:
+    return (field.metadata or {}).get(FINGERPRINT)
 
 
 def _reject_row(reject: Reject, nth: int, run: str) -> dict[str, Any]:

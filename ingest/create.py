@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..schemas.errors import FingerprintError
+from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
+from ..store.features import drop, features_of
 from ..store.store import Store
 from .artifacts import artifacts_of
 from .describe import BackboneConfig, describe
+from .presets import expanded
 from .representations.registry import (
     Wanted,
     fields_of,
     get,
+    names,
     parse_wanted,
     recipe_for,
+    written,
 )
 
 if TYPE_CHECKING:
@@ -47,13 +51,15 @@ def create_store(
     resolved = resolve(backbone)
     info = describe(resolved)
     recipes: list[Recipe] = []
-    for asked in parse_wanted(features):
+    wanted = parse_wanted(features)
+    for asked in wanted:
         if not get(asked.representation).fits(info, asked.options):
             recipes.append(recipe_for(asked, info, {}, {}, recipes))
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
     # The device is found again wherever the store is opened; everything else is settled.
     settled = replace(resolved, device=backbone.device)
-    config = {"backbone": settled.as_dict(), "features": features}
+    # Written out: a later version may mean something else by a preset.
+    config = {"backbone": settled.as_dict(), "features": ",".join(map(written, wanted))}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         store.put_recipe(recipe)
@@ -63,13 +69,63 @@ def create_store(
 def pending(store: Store) -> list[Wanted]:
     """Features the store was asked for and cannot make yet, because nothing was fitted for them."""
     recipes = recipes_of(store)
-    asked = parse_wanted(store.config["features"])
-    return [each for each in asked if not any(map(each.is_made_by, recipes))]
+    return [each for each in _configured(store) if not any(map(each.is_made_by, recipes))]
+
+
+def _configured(store: Store) -> list[Wanted]:
+    """What the store was asked for; nothing once its last feature was dropped."""
+    text = store.config["features"]
+    return parse_wanted(text) if text else []
+
+
+def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
+    """Remove a feature, or stop waiting for one that is not fitted yet (which gives None).
+
+    Raises: as `store.features.drop`.
+    """
+    waiting = [each for each in pending(store) if name in (each.representation, written(each))]
+    if waiting and name not in features_of(store):
+        gone, recipe = waiting, None
+    else:
+        recipe = drop(store, name, force)
+        gone = [each for each in _configured(store) if each.is_made_by(recipe)]
+    asked = _configured(store)
+    kept = ",".join(written(each) for each in asked if each not in gone)
+    store.configure(features=kept)
+    return recipe
 
 
 def recipes_of(store: Store) -> list[Recipe]:
     """The recipes of a store, each once."""
     return list({recipe.fingerprint: recipe for recipe in store.recipes().values()}.values())
+
+
+def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
+    """What `features` names: recipes that the store has, and features that it lacks.
+
+    A name may be that of a feature of the store (`losses__1a2b3c4d`), or a representation with
+    options as `init` takes them, or a preset. Without any name: every feature of the store, and
+    those that wait to be fitted.
+
+    Raises:
+        UsageError: an unknown feature or option, or no name and no feature.
+        BackboneError, FingerprintError: as `load_featurizer`.
+    """
+    present = features_of(store)
+    config = BackboneConfig(**store.config["backbone"])
+    check_backbone(store.uri, config, list(present.values()))
+    asked: dict[str, Recipe | Wanted] = {}
+    if not features.strip(" ,"):
+        asked |= present | {written(each): each for each in pending(store)}
+    for entry in expanded(features):
+        for each in [present[entry]] if entry in present else parse_wanted(entry):
+            if isinstance(each, Wanted):
+                made = [recipe for recipe in present.values() if each.is_made_by(recipe)]
+                each = made[-1] if made else each
+            asked[each.feature if isinstance(each, Recipe) else written(each)] = each
+    if not asked:
+        raise UsageError(f"{store.uri} has no features: name some of {', '.join(names())}")
+    return list(asked.values())
 
 
 def load_featurizer(store: Store) -> Featurizer:
@@ -79,11 +135,16 @@ def load_featurizer(store: Store) -> Featurizer:
         BackboneError: the backbone is gone or broken.
         FingerprintError: its weights, tokenizer or template are no longer those of the store.
     """
+    return featurizer_for(store, load_backbone(store), recipes_of(store))
+
+
+def load_backbone(store: Store) -> Backbone:
+    """Load the store's backbone, checked as `load_featurizer` says."""
     from .backbone import Backbone
 
     config = BackboneConfig(**store.config["backbone"])
     check_backbone(store.uri, config, recipes_of(store))
-    return featurizer_for(store, Backbone.load(config), recipes_of(store))
+    return Backbone.load(config)
 
 
 def featurizer_for(store: Store, backbone: Backbone, recipes: Sequence[Recipe]) -> Featurizer:

@@ -26,6 +26,13 @@ class Sample:
     instructions: Sequence[Instruction]
     total: int
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def first(self, rows: int) -> Sample:
+        """The first `rows` of it (all, where it has fewer)."""
+        return Sample(self.ids[:rows], self.instructions[:rows], self.total)
+
 
 @dataclass(frozen=True)
 class Fitting:
@@ -58,7 +65,15 @@ class Fit(ABC):
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """JSON values: everything the result depends on beside backbone and sample."""
+        """JSON values: everything the result depends on beside the backbone.
+
+        The sample is drawn with its `seed`, 0 where it has none.
+        """
+
+    @property
+    def sample_seed(self) -> int:
+        """Which random sample of the pool it learns from."""
+        return int(self.spec().get("seed", 0))
 
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from .batch import Batch
 from .gradients.capture import gradients_read
 from .gradients.checkpointing import checkpointed, worth_checkpointing
 from .gradients.loss import LossDerivative
+from .neurons import neurons_read
 from .representations.representation import Needs, Reducer
 
 LOGIT_ELEMENTS = 1 << 24
@@ -52,6 +53,11 @@ def run_pass(
         torch.enable_grad() if of_gradients else torch.inference_mode(),
         worn(model, adapter) as adapted,
         layers_read(model, [r for needs, r in readers if needs.layers]),
+        neurons_read(
+            model,
+            [r for needs, r in readers if needs.neurons],
+            (batch.ids.shape[0], batch.ids.shape[1]),
+        ),
         checkpointed(model, checkpointing and bool(of_gradients)),
         gradients_read(model, batch, adapted, of_gradients),
     ):

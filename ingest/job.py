@@ -24,7 +24,7 @@ from ..schemas.instruction import Record, Reject
 from ..schemas.tables import RUNS
 from ..schemas.version import VERSION
 from ..store.store import Store
-from .account import Account, FileAccount
+from .account import Account, FileAccount, count_reasons
 from .commit import Commit
 from .featurizer import Featurizer
 from .progress import Progress, Silence
@@ -202,7 +202,7 @@ class _Job:
         instructions = [queued.record.instruction for queued in self.shard]
         features = self.featurizer.featurize(instructions, self._tell)
         seconds = time.monotonic() - begun
-        self._count_reasons(features)
+        self.account.without_feature += count_reasons(features)
         self.commit.add_rows([(queued.id, queued.record) for queued in self.shard], features)
         # Slow backbones get small shards, so that a commit never waits much over its minute.
         wanted = int(len(self.shard) * SHARD_SECONDS / max(seconds, 1e-3))
@@ -221,14 +221,6 @@ class _Job:
             bytes_read=self.bytes_read,
             bytes_total=self.bytes_total,
         )
-
-    def _count_reasons(self, features: pa.Table) -> None:
-        for name in features.column_names:
-            if name.endswith("_reason"):
-                reasons = [reason for reason in features[name].to_pylist() if reason]
-                self.account.without_feature.update(
-                    f"{name.removesuffix('_reason')}: {reason}" for reason in reasons
-                )
 
     def _write(self) -> None:
         """Make what is featurized visible, with everything that was seen so far."""

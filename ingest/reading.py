@@ -90,6 +90,8 @@ class SourceFile:
             yield from self._judge(line, value)
         self.xxh3 = self._opened.finish()
         self.fault = self._opened.fault
+        if self.fault and self.fault.file == self._opened.file:
+            self.fault = _named(self.fault, self.file)
 
     def finish(self) -> None:
         """Close the source; one that was not read to its end keeps no hash."""
@@ -141,8 +143,12 @@ class SourceFile:
         return Reject(self.corpus, self.file, line, reason, excerpt_of(_as_text(value)))
 
 
-def open_source(path: str, options: ReadOptions | None = None) -> SourceFile:
+def open_source(
+    path: str, options: ReadOptions | None = None, copy: str | None = None
+) -> SourceFile:
     """Open a file, find out what it holds, and be ready to read it.
+
+    `copy` is where its bytes lie, for one that cannot be read twice; it keeps its own name.
 
     Raises:
         InputError: it cannot be opened, or holds nothing that could be records.
@@ -161,7 +167,18 @@ def open_source(path: str, options: ReadOptions | None = None) -> SourceFile:
         header=lambda first, second: header_of(file, first, second, options),
         names=lambda width: names_without_header(width, options),
     )
-    return SourceFile(file, options, open_rows(file, hints))
+    if copy is None:
+        return SourceFile(file, options, open_rows(file, hints))
+    try:
+        opened = open_rows(copy, hints)
+    except InputError as error:
+        raise _named(error, file) from error
+    return SourceFile(file, options, opened)
+
+
+def _named(fault: InputError, file: str) -> InputError:
+    """The same fault, of the file itself rather than of its copy."""
+    return type(fault)(file, fault.problem, fault.advice)
 
 
 def stem_of(file: str) -> str:

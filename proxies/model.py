@@ -1,4 +1,4 @@
-"""A compact Llama for training on CPU, and its exact export to `LlamaForCausalLM`.
+"""A compact Llama for training, and its exact export to `LlamaForCausalLM`.
 
 Not a script. Why not train the transformers module itself: here every linear layer sees one flat
 (tokens, width) matrix, what lies between the products is compiled once for all layers and sizes,
@@ -8,9 +8,10 @@ and the vocabulary's logits exist for a slice of tokens only. Same arithmetic ot
 Shapes: T = tokens of a micro-batch (rows x length, padding counted in), D = width.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from transformers import LlamaConfig
 
 INITIAL_STD = 0.02
-LOGIT_SLICE_TOKENS = 1024
+LOGIT_SLICE_TOKENS = {"cpu": 1024, "cuda": 16384}
 # Up to this length two batched products beat the flash kernel on CPU (measured: 15 against 30 ms
 # at 200 tokens, 38 against 47 at 400, 111 against 52 at 900; forward and backward).
 PLAIN_ATTENTION_TOKENS = 448
@@ -125,10 +126,11 @@ class SlicedLoss(torch.autograd.Function):
         ctx: Any, hidden: Tensor, embedding: Tensor, targets: Tensor, kernel: Any
     ) -> Tensor:
         d_hidden = torch.empty_like(hidden)
-        d_embedding = torch.zeros(embedding.shape, dtype=torch.float32)
-        loss = torch.zeros((), dtype=torch.float32)
-        for start in range(0, len(hidden), LOGIT_SLICE_TOKENS):
-            part = slice(start, start + LOGIT_SLICE_TOKENS)
+        d_embedding = torch.zeros_like(embedding, dtype=torch.float32)
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        step = LOGIT_SLICE_TOKENS[hidden.device.type]
+        for start in range(0, len(hidden), step):
+            part = slice(start, start + step)
             part_loss, d_logits = kernel(hidden[part] @ embedding.T, targets[part])
             loss += part_loss
             d_hidden[part] = d_logits.to(hidden.dtype) @ embedding
@@ -143,14 +145,38 @@ class SlicedLoss(torch.autograd.Function):
         return d_hidden * scale, (d_embedding * scale).to(ctx.embedding_dtype), None, None
 
 
+def inside_rows(q: Tensor, k: Tensor, v: Tensor, bounds: Tensor, longest: int) -> Tensor:
+    """Causal attention inside each of the rows laid end to end: (T, heads, head width) -> (T, D).
+
+    Row i is the tokens bounds[i] to bounds[i + 1]. Off the GPU every pair of tokens is looked at
+    and masked: slow, and there for the tests.
+    """
+    if q.is_cuda:
+        from torch.nn.attention.varlen import varlen_attn
+
+        mixed = varlen_attn(q, k, v, bounds, bounds, longest, longest, window_size=(-1, 0))
+        return cast(Tensor, mixed).flatten(1)
+    row = torch.bucketize(torch.arange(len(q)), bounds.long(), right=True)
+    same = (row.unsqueeze(0) == row.unsqueeze(1)).tril()
+    q, k, v = (t.transpose(0, 1) for t in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=same).transpose(0, 1).flatten(1)
+
+
 class Llama(nn.Module):
-    """The model with fp32 weights, multiplied in `compute_dtype`; `compiled` fuses the rest."""
+    """The model with fp32 weights, multiplied in `compute_dtype`; `compiled` fuses the rest.
+
+    With `one_size` what is compiled serves one number of tokens, and serves it better.
+    """
 
     cos: Tensor
     sin: Tensor
 
     def __init__(
-        self, shape: Shape, compute_dtype: torch.dtype = torch.bfloat16, compiled: bool = True
+        self,
+        shape: Shape,
+        compute_dtype: torch.dtype = torch.bfloat16,
+        compiled: bool = True,
+        one_size: bool = False,
     ) -> None:
         super().__init__()
         self.shape, self.compute_dtype = shape, compute_dtype
@@ -183,7 +209,9 @@ class Llama(nn.Module):
         angle = torch.outer(torch.arange(shape.context, dtype=torch.float32), frequency)
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
-        make: Any = partial(torch.compile, dynamic=True) if compiled else (lambda kernel: kernel)
+        make: Any = (
+            partial(torch.compile, dynamic=not one_size) if compiled else (lambda kernel: kernel)
+        )
         self.before, self.after = make(before_attention), make(after_attention)
         self.softmax, self.loss_kernel = make(causal_softmax), make(slice_loss)
 
@@ -216,17 +244,26 @@ class Llama(nn.Module):
 
         The states of unused entries mean nothing; no loss may be taken there.
         """
-        shape, used, flat = self.shape, rows * length, len(tokens)
-        w, dtype = self.weights, self.compute_dtype
-        position = torch.arange(flat) % length
-        cos, sin = self.cos[position].unsqueeze(1), self.sin[position].unsqueeze(1)
+        used, flat = rows * length, len(tokens)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            mixed = self.attention(q[:used], k[:used], v[:used], rows, length)
+            return F.pad(mixed, (0, 0, 0, flat - used)) if used < flat else mixed
+
+        return self.states(tokens, torch.arange(flat) % length, attend)
+
+    def states(
+        self, tokens: Tensor, positions: Tensor, attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    ) -> Tensor:
+        """Final normed states (T, D); `attend` turns q, k, v (T, heads, head width) into (T, D)."""
+        shape, w, dtype = self.shape, self.weights, self.compute_dtype
+        cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)
         x = F.embedding(tokens, w["model/embed_tokens"])
         for layer in range(shape.layers):
             at = f"model/layers/{layer}/"
             qkv = torch.cat([w[f"{at}self_attn/{n}_proj"] for n in "qkv"]).to(dtype)
             q, k, v = self.before(x, w[at + "input_layernorm"], qkv, cos, sin, shape)
-            mixed = self.attention(q[:used], k[:used], v[:used], rows, length)
-            mixed = F.pad(mixed, (0, 0, 0, flat - used)) if used < flat else mixed
+            mixed = attend(q, k, v)
             gate_up = torch.cat([w[at + "mlp/gate_proj"], w[at + "mlp/up_proj"]]).to(dtype)
             x = self.after(
                 x,
@@ -241,6 +278,20 @@ class Llama(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor, rows: int, length: int) -> Tensor:
         """Summed loss in nats over the targets that are not -1; both (flat,)."""
-        hidden = self.hidden(tokens, rows, length).to(self.compute_dtype)
+        return self.loss_of_states(self.hidden(tokens, rows, length), targets)
+
+    def packed_loss(
+        self, tokens: Tensor, targets: Tensor, positions: Tensor, bounds: Tensor, longest: int
+    ) -> Tensor:
+        """Summed loss in nats of rows laid end to end, as `accelerator.Pack` describes them."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return inside_rows(q, k, v, bounds, longest)
+
+        return self.loss_of_states(self.states(tokens, positions, attend), targets)
+
+    def loss_of_states(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Summed loss in nats of the tied logits of (T, D) states; target -1 is ignored."""
         embedding = self.weights["model/embed_tokens"].to(self.compute_dtype)
+        hidden = states.to(self.compute_dtype)
         return SlicedLoss.apply(hidden, embedding, targets, self.loss_kernel)

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..schemas.budget import Budget
-from ..schemas.errors import UsageError
+from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, keys_of
-from .features import Feature, feature_named, vector_features
-from .methods import Method, parse_method
+from ..store.fill import count_undone
+from .comparison import comparison, understood
+from .features import Feature
+from .methods import Method
 from .queries import Queries, load_queries, matrix_of, query_hash
 from .ranking import MEMORY_LIMIT, Picks, rank
 from .scan import Scanned
@@ -49,13 +51,13 @@ class Answer:
     Attributes:
         picks: the rows, best first.
         method: as it was understood.
-        feature: the vectors compared, None for methods that look at none.
+        feature: what rows were compared by, None for methods that look at nothing.
         eligible: rows the filter lets through.
         missing: eligible rows left out because they lack the feature.
         short_by: what is left of the budget, in its unit, because the eligible rows ran out.
         tokens: response tokens of the picks, for budgets in tokens.
-        distance: mean over queries of 1 - highest cosine to a pick (METHODS 3.2); None without a
-            feature, a target or a pick.
+        distance: mean over queries of 1 - highest cosine to a pick (METHODS 3.2); None without
+            vectors to compare, a target or a pick.
         query_hash: digest of what was asked.
         notes: sentences a person should read.
     """
@@ -81,26 +83,18 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         FingerprintError: pool and target were featurized differently.
         QueryError: the filter is no SQL expression over the pool.
     """
-    method = _method(store, request)
+    asked = what_is_asked(store, request)
+    method, feature, queries = asked.method, asked.feature, asked.queries
     version = request.pool_version
-    feature = (
-        feature_named(store, method.representation, version) if method.representation else None
-    )
-    if method.needs_target and not request.targets:
-        raise UsageError(f"{method} compares rows with a target: name one or more")
-    queries = [
-        load_queries(store, each, feature, request.targets_version) for each in request.targets
-    ]
     dataset = store.dataset("pool", version)
+    compared = comparison(store, dataset, method, feature, queries)
     eligible = _eligible(store, request)
     rows = dataset.count_rows() if eligible is None else len(eligible)
 
     def ranked(k: int) -> tuple[Picks, Scanned]:
         return rank(
-            dataset,
             method,
-            feature,
-            queries,
+            compared,
             k=min(k, rows),
             rows=rows,
             seed=request.seed,
@@ -117,6 +111,12 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
             raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
         picks, seen = ranked(k)
         short_by = k - len(picks.ids)
+    waiting = count_undone(dataset, feature.recipe) if feature and seen.missing else 0
+    if feature and waiting and not seen.scored:
+        raise MissingFeatureError(
+            f"no eligible row of {store.uri} has {feature.name} yet: "
+            f"{_to_featurize(store, feature, waiting)}"
+        )
     return Answer(
         picks=picks,
         method=method,
@@ -126,8 +126,11 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         short_by=short_by,
         tokens=tokens,
         distance=_distance(store, feature, queries, picks.ids, version),
-        query_hash=query_hash(queries, feature),
-        notes=tuple(_notes(request, feature, queries, rows, seen.missing, short_by)),
+        query_hash=asked.hash,
+        notes=(
+            *_notes(request, asked, rows, seen.missing, short_by),
+            *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
+        ),
     )
 
 
@@ -153,12 +156,40 @@ def _within_tokens(
     return picks.first(count), seen, used, budget - used if count == seen.scored else 0
 
 
-def _method(store: Store, request: Request) -> Method:
-    from ..ingest.representations.registry import names
+@dataclass(frozen=True)
+class Asked:
+    """A request as the store understands it.
 
-    return parse_method(
-        request.method, vector_features(store, request.pool_version), elsewhere=names()
-    )
+    Attributes:
+        method: with every option spelled out.
+        feature: what it looks at, None for nothing.
+        queries: the targets' examples, with what the method compares rows by.
+    """
+
+    method: Method
+    feature: Feature | None
+    queries: list[Queries]
+
+    @property
+    def hash(self) -> str | None:
+        """Digest of the examples and of what made their features."""
+        return query_hash(self.queries, self.feature)
+
+
+def what_is_asked(store: Store, request: Request) -> Asked:
+    """Understand a request; reads the targets, not the pool.
+
+    Raises: as `answer`.
+    """
+    method, feature = understood(store, request.method, request.pool_version)
+    if method.needs_target and not request.targets:
+        raise UsageError(f"{method} compares rows with a target: name one or more")
+    # A ranking that looks at no target can still be held against one, by the vectors of both.
+    held_against = feature if feature and (method.needs_target or feature.column) else None
+    queries = [
+        load_queries(store, each, held_against, request.targets_version) for each in request.targets
+    ]
+    return Asked(method, feature, queries)
 
 
 def _eligible(store: Store, request: Request) -> KeySet | None:
@@ -176,7 +207,7 @@ def _distance(
     ids: Sequence[str],
     version: int,
 ) -> float | None:
-    if feature is None or not queries or not ids:
+    if feature is None or not feature.column or not queries or not ids:
         return None
     import torch
 
@@ -193,15 +224,17 @@ def _distance(
     return distance if np.isfinite(distance) else None
 
 
-def _notes(
-    request: Request,
-    feature: Feature | None,
-    queries: Sequence[Queries],
-    rows: int,
-    missing: int,
-    short_by: int,
-) -> list[str]:
+def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
+    name = feature.recipe.feature
+    return (
+        f"{waiting:,} rows of the pool are not featurized with {name} yet; "
+        f"run: coresetdb featurize {store.uri} {name}"
+    )
+
+
+def _notes(request: Request, asked: Asked, rows: int, missing: int, short_by: int) -> list[str]:
     notes = []
+    feature, queries = asked.feature, asked.queries
     if short_by:
         unit = "response tokens" if request.budget.unit == "tokens" else "rows"
         notes.append(
@@ -209,9 +242,11 @@ def _notes(
         )
     if missing and feature:
         notes.append(
-            f"{missing:,} of {rows:,} eligible rows lack {feature.column} and were left out "
-            f"(the reason stands in {feature.recipe.representation}_reason)"
+            f"{missing:,} of {rows:,} eligible rows lack {feature.name} and were left out "
+            f"(the reason stands in {feature.reason})"
         )
+    if queries and feature and asked.method.looks and not asked.method.needs_target:
+        notes.append(f"{feature.name} ranks rows by themselves: the target changes nothing")
     notes += [
         f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "
         "feature and did not ask"

@@ -1,107 +1,174 @@
 """Methods: a representation and a selector, written `representation:selector(option=value,...)`.
 
-`rds` (or `rds+`) alone means `rds:round_robin`; `random` looks at no feature and stands alone.
+A representation's name alone stands for the selector it names itself (`rds` for `rds:round_robin`,
+`trim` for `trim:top`); `random` looks at no feature and stands alone. Options are the selector's
+or those of the comparison (`Representation.asking`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..ingest.representations.registry import ALIASES
+from ..ingest.representations.registry import ALIASES, get
+from ..ingest.representations.representation import Representation
 from ..schemas.errors import UsageError
 from ..selectors.registry import selectors
 from ..selectors.task import Option, Selector
-
-DEFAULT_SELECTOR = "round_robin"
-"""Of a representation named alone (METHODS: less, rds and embed take turns)."""
+from .features import comparison_of
 
 _FORM = re.compile(r"(?P<first>[\w+]+)(?::(?P<second>\w+))?(?:\((?P<options>[^()]*)\))?")
+_TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
 class Method:
-    """How to choose: by which feature (None for none), by which selector, with which options."""
+    """How to choose.
+
+    Attributes:
+        representation: the feature looked at, by the name methods use; None for none.
+        made_by: the representation that makes it, None for none.
+        selector: that chooses.
+        options: of the selector, every one spelled out.
+        asked: options of the comparison, every one spelled out.
+    """
 
     representation: str | None
+    made_by: Representation | None
     selector: Selector
     options: Mapping[str, Any]
+    asked: Mapping[str, Any]
 
     def __str__(self) -> str:
         name = f"{self.representation}:" if self.representation else ""
-        defaults = self.selector.options
-        changed = [f"{k}={v}" for k, v in self.options.items() if v != defaults[k].default]
+        defaults = {key: option.default for key, option in self.selector.options.items()}
+        changed = [f"{k}={_text(v)}" for k, v in self.options.items() if v != defaults[k]]
+        if self.made_by:
+            asking = self.made_by.asking
+            changed += [f"{k}={_text(v)}" for k, v in self.asked.items() if v != asking[k]]
         return name + self.selector.name + (f"({','.join(changed)})" if changed else "")
 
     @property
-    def needs_target(self) -> bool:
-        """Whether it compares rows with a target's examples."""
+    def compares(self) -> bool:
+        """Whether it looks at how rows compare, by cosine or by a scorer."""
         return "query_similarity" in self.selector.inputs
+
+    @property
+    def covers(self) -> bool:
+        """Whether it looks at the sets that rows hold."""
+        return "neuron_sets" in self.selector.inputs
+
+    @property
+    def looks(self) -> bool:
+        """Whether what it chooses depends on the feature at all."""
+        return self.compares or self.covers
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether it asks a target's examples."""
+        if self.covers:
+            return self.options.get("weights") == "target"
+        if not self.compares or self.made_by is None:
+            return False
+        return comparison_of(self.made_by) in ("cosine", "target_scorer")
 
 
 def parse_method(
-    text: str, representations: Iterable[str], elsewhere: Collection[str] = ()
+    text: str, features: Mapping[str, Representation], elsewhere: Collection[str] = ()
 ) -> Method:
     """Read a method's name.
 
     Args:
-        text: such as `rds`, `rds+:top(by=max)` or `random`.
-        representations: what this store can compare, by the names that stand before the colon.
-        elsewhere: more such names, which are understood though this store cannot answer them.
+        text: such as `rds`, `rds+:top(by=max)`, `trim(scope=prompt)` or `random`.
+        features: what this store holds, by the names that stand before the colon.
+        elsewhere: names of representations that are understood though this store lacks them.
 
     Raises:
-        UsageError: another form, or an unknown representation, selector, option or value; the
-            message lists what exists.
+        UsageError: another form, an unknown representation, selector, option or value, or a
+            selector that needs what the representation does not have; the message lists what
+            exists.
     """
-    known = sorted(representations)
     match = _FORM.fullmatch(text.strip())
     if not match:
         raise UsageError(f"method {text!r}: write representation:selector(option=value,...)")
     first, second = ALIASES.get(match["first"], match["first"]), match["second"]
+    known = f"methods: {', '.join(method_names(features))}"
     if second is None and first in selectors():
-        representation, name = None, first
+        representation, made_by, name = None, None, first
+    elif first in features or first in elsewhere:
+        made_by = features[first] if first in features else get(first)
+        representation, name = first, second or made_by.selector
     else:
-        representation, name = first, second or DEFAULT_SELECTOR
-        if representation not in known and representation not in elsewhere:
-            raise UsageError(f"method {text!r}: no representation {first!r}; {_known(known)}")
+        raise UsageError(f"method {text!r}: no representation {first!r}; {known}")
     if name not in selectors():
-        raise UsageError(f"method {text!r}: no selector {name!r}; {_known(known)}")
+        raise UsageError(f"method {text!r}: no selector {name!r}; {known}")
     selector = selectors()[name]
-    method = Method(representation, selector, _options(text, selector, match["options"] or ""))
-    if method.needs_target and representation is None:
-        raise UsageError(f"method {text!r}: {name} compares vectors, say which; {_known(known)}")
-    return method
+    if lack := _lack(selector, made_by):
+        raise UsageError(f"method {text!r}: {lack}; {known}")
+    options, asked = _options(text, selector, made_by, match["options"] or "")
+    return Method(representation, made_by, selector, options, asked)
 
 
-def method_names(representations: Iterable[str]) -> list[str]:
-    """Every method that can be written, options left out, shortest first."""
-    alone = [name for name, each in selectors().items() if "query_similarity" not in each.inputs]
-    pairs = [f"{each}:{name}" for each in sorted(representations) for name in selectors()]
+def method_names(features: Mapping[str, Representation]) -> list[str]:
+    """Every method that can be answered with these features, options left out, shortest first."""
+    alone = [name for name, each in selectors().items() if _lack(each, None) is None]
+    pairs = [
+        f"{name}:{selector.name}"
+        for name, representation in sorted(features.items())
+        for selector in selectors().values()
+        # Choosing without a look at the feature is told apart by its distance, or not at all.
+        if _lack(selector, representation) is None
+        and (selector.name not in alone or comparison_of(representation) == "cosine")
+    ]
     return alone + pairs
 
 
-def _known(representations: list[str]) -> str:
-    return f"methods: {', '.join(method_names(representations))}"
+def _lack(selector: Selector, representation: Representation | None) -> str | None:
+    """What a selector needs and a representation does not give, as a sentence; None if nothing."""
+    if "query_similarity" in selector.inputs:
+        if representation is None:
+            return f"{selector.name} compares rows, say by what"
+        if comparison_of(representation) is None:
+            return f"{representation.name} gives no way to compare rows"
+    if "neuron_sets" in selector.inputs:
+        if representation is None:
+            return f"{selector.name} covers sets, say which"
+        if representation.sets is None:
+            return f"{representation.name} keeps no sets that {selector.name} could cover"
+    return None
 
 
-def _options(method: str, selector: Selector, text: str) -> dict[str, Any]:
-    chosen = {name: option.default for name, option in selector.options.items()}
+def _options(
+    method: str, selector: Selector, representation: Representation | None, text: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of the selector and of the comparison, every one spelled out."""
+    options = {name: option.default for name, option in selector.options.items()}
+    asked = dict(representation.asking) if representation else {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if not equals or name not in selector.options:
-            known = ", ".join(selector.options) or "none"
-            raise UsageError(f"method {method!r}: no option {part!r}; {selector.name} has {known}")
-        chosen[name] = _value(method, name, selector.options[name], value)
-    return chosen
+        if equals and name in options:
+            options[name] = _value(method, name, selector.options[name], value)
+        elif equals and name in asked:
+            asked[name] = _value(method, name, Option(asked[name]), value)
+        else:
+            raise UsageError(
+                f"method {method!r}: no option {part!r}; {_has(selector.name, options)}"
+                + (f", {_has(representation.name, asked)}" if representation else "")
+            )
+    return options, asked
+
+
+def _has(name: str, options: Mapping[str, Any]) -> str:
+    return f"{name} has {', '.join(options) or 'none'}"
 
 
 def _value(method: str, name: str, option: Option, text: str) -> Any:
     kind = type(option.default)
     try:
-        value = text.lower() in ("true", "yes", "1") if kind is bool else kind(text)
-    except ValueError:
+        value = _TRUTHS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
         raise UsageError(
             f"method {method!r}: {name}={text}: it must be a {kind.__name__}"
         ) from None
@@ -109,3 +176,7 @@ def _value(method: str, name: str, option: Option, text: str) -> Any:
         choices = ", ".join(map(str, option.choices))
         raise UsageError(f"method {method!r}: {name}={text}: choose from {choices}")
     return value
+
+
+def _text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""The query side of a target: its examples' vectors, read from the store, no model needed."""
+"""The query side of a target: its vectors or its facts, read from the store; no model needed."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
+from ..ingest.target_facts import REFUSED, facts_name, find_facts
 from ..schemas.canonical import digest_of
-from ..schemas.errors import MissingFeatureError, UsageError
-from .features import Feature, check_fingerprint
+from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ..schemas.recipe import difference
+from ..store.catalog import recipe_of
+from .features import Feature, check_fingerprint, comparison_of
 from .names import quoted
 
 if TYPE_CHECKING:
     import lance
     import torch
 
+    from ..ingest.artifacts import Artifact
     from ..store.store import Store
 
 
@@ -27,13 +32,17 @@ class Queries:
     Attributes:
         target: its name.
         ids: of the examples that are asked with, (M,).
-        vectors: (M, d) float16, or None when no feature is asked for.
+        vectors: (M, d) float16 where rows are compared by cosine, None otherwise.
+        facts: what the target as a whole comes to, where a scorer asks for that.
+        units: those of all its examples, (n,) int64, where sets are covered.
         missing: examples left out for want of the feature.
     """
 
     target: str
     ids: tuple[str, ...]
-    vectors: np.ndarray | None
+    vectors: np.ndarray | None = None
+    facts: Artifact | None = None
+    units: np.ndarray | None = None
     missing: int = 0
 
 
@@ -43,17 +52,18 @@ def load_queries(
     """The examples of a target, at the newest version of `targets` or the one given.
 
     Raises:
-        UsageError: there is no such target; the message lists those there are.
-        MissingFeatureError: none of its examples has the feature.
+        UsageError: there is no such target (the message lists those there are), or the feature
+            can make nothing of it.
+        MissingFeatureError: none of its examples has the feature, or it was never made for them.
         FingerprintError: its features were made otherwise than the pool's.
     """
     table = store.dataset("targets", version)
     columns = ["id", "position"]
     if feature:
-        if feature.column not in table.schema.names:
-            raise MissingFeatureError(_no_feature(target, feature))
+        if not set(feature.recipe.columns) <= set(table.schema.names):
+            raise MissingFeatureError(_never_made(store, target, feature))
         check_fingerprint(store, feature, f"target {target!r}", table.schema)
-        columns.append(feature.column)
+        columns += [feature.first, feature.reason]
     rows = table.to_table(columns=columns, filter=f"target = {quoted(target)}")
     if not rows.num_rows:
         there = ", ".join(_names(table)) or "none yet: coresetdb target add STORE NAME FILE"
@@ -61,15 +71,22 @@ def load_queries(
     rows = rows.sort_by("position")
     ids = rows["id"].to_pylist()
     if feature is None:
-        return Queries(target, tuple(ids), None)
-    column = rows[feature.column].combine_chunks()
-    width = column.type.list_size
-    vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        return Queries(target, tuple(ids))
+    column = rows[feature.first].combine_chunks()
     present = np.asarray(column.is_valid())
     if not present.any():
-        raise MissingFeatureError(_no_feature(target, feature))
+        raise MissingFeatureError(_nobody_has_it(store, target, feature, rows))
     kept = tuple(each for each, yes in zip(ids, present, strict=True) if yes)
-    return Queries(target, kept, vectors, int((~present).sum()))
+    missing = int((~present).sum())
+    if feature.column:
+        vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, feature.width)
+        return Queries(target, kept, vectors, missing=missing)
+    if feature.representation.sets:
+        units = np.unique(column.flatten().to_numpy()).astype(np.int64)
+        return Queries(target, kept, units=units, missing=missing)
+    if comparison_of(feature.representation) == "target_scorer":
+        return Queries(target, kept, facts=_facts(store, target, feature, ids), missing=missing)
+    return Queries(target, kept, missing=missing)
 
 
 def query_hash(queries: Sequence[Queries], feature: Feature | None) -> str | None:
@@ -92,12 +109,47 @@ def matrix_of(queries: Sequence[Queries]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts)).float()
 
 
+def _facts(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> Artifact:
+    facts = find_facts(store, feature.recipe.fingerprint, ids)
+    if facts is None:
+        _refuse_other_facts(store, target, feature, ids)
+        raise MissingFeatureError(_never_made(store, target, feature))
+    if REFUSED in facts.facts:
+        raise UsageError(f"target {target!r}: {feature.name}: {facts.facts[REFUSED]}")
+    return facts
+
+
+def _refuse_other_facts(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> None:
+    """Say so if another recipe of the same representation made facts of these examples."""
+    found = store.dataset("artifacts").to_table(
+        columns=["fingerprint"], filter=f"name = {quoted(facts_name(ids))}"
+    )
+    others = [recipe_of(store, each) for each in found["fingerprint"].to_pylist()]
+    for other in others:
+        if other and other.representation == feature.recipe.representation:
+            raise FingerprintError(
+                f"the facts of target {target!r} were made for another {feature.name}: "
+                f"{'; '.join(difference(other, feature.recipe))}. {_make_it(store, feature)}"
+            )
+
+
 def _names(table: lance.LanceDataset) -> list[str]:
     return sorted(set(table.to_table(columns=["target"])["target"].to_pylist()))
 
 
-def _no_feature(target: str, feature: Feature) -> str:
+def _never_made(store: Store, target: str, feature: Feature) -> str:
     return (
-        f"no example of target {target!r} has the feature {feature.column}. Add it again: "
-        f"coresetdb target remove STORE {target}; coresetdb target add STORE {target} FILE"
+        f"{feature.name} was never made for target {target!r}: the target was added before the "
+        f"feature. {_make_it(store, feature)}"
     )
+
+
+def _make_it(store: Store, feature: Feature) -> str:
+    return f"Run coresetdb featurize {store.uri} {feature.recipe.feature}"
+
+
+def _nobody_has_it(store: Store, target: str, feature: Feature, rows: pa.Table) -> str:
+    reasons = sorted(set(rows[feature.reason].drop_null().to_pylist()))
+    if not reasons:
+        return _never_made(store, target, feature)
+    return f"no example of target {target!r} has the feature {feature.name}: {'; '.join(reasons)}"

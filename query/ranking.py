@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,14 +11,10 @@ from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet, ids_of
 from ..selectors.round_robin import take_turns
 from ..selectors.task import Need, Passes, Ranking, Task
-from .features import Feature
+from .comparison import Asker, Comparison
 from .methods import Method
-from .queries import Queries, matrix_of
 from .reducers import reducer_for
-from .scan import Scanned, scan_ids, scan_vectors
-
-if TYPE_CHECKING:
-    import lance
+from .scan import Scanned
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
 
@@ -44,10 +39,8 @@ class Picks:
 
 
 def rank(
-    dataset: lance.LanceDataset,
     method: Method,
-    feature: Feature | None,
-    queries: Sequence[Queries],
+    comparison: Comparison,
     *,
     k: int,
     rows: int,
@@ -60,13 +53,15 @@ def rank(
     Raises:
         UsageError: the selector's memory formula exceeds the limit.
     """
-    asked = list(queries) if method.needs_target else []
-    sizes = [len(each.ids) for each in asked] or [0]
-    tasks = [Task(size, rows, k, seed, method.options) for size in sizes]
+    askers = comparison.askers
+    sizes = [each.queries for each in askers]
+    tasks = [
+        Task(each.queries, rows, k, seed, method.options, comparison.set_size, each.units)
+        for each in askers
+    ]
     _check_memory(method, tasks, memory_limit)
     ends = np.cumsum(sizes).tolist()
     spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    matrix = matrix_of(asked) if asked else None
     passes = [method.selector.passes(task) for task in tasks]
     needs = {number: next(each) for number, each in enumerate(passes)}
     rankings: dict[int, Ranking] = {}
@@ -76,11 +71,7 @@ def rank(
             number: [reducer_for(need, spans[number]) for need in each]
             for number, each in needs.items()
         }
-        flat = [reducer for each in reducers.values() for reducer in each]
-        if matrix is None or feature is None:
-            seen = scan_ids(dataset, flat, eligible)
-        else:
-            seen = scan_vectors(dataset, feature.column, matrix, flat, eligible)
+        seen = comparison.scan([each for own in reducers.values() for each in own], eligible)
         needs = {}
         for number, each in reducers.items():
             found = _send(passes[number], tuple(reducer.result() for reducer in each))
@@ -88,7 +79,7 @@ def rank(
                 rankings[number] = found
             else:
                 needs[number] = found
-    return _merge([rankings[number] for number in range(len(tasks))], asked, k), seen
+    return _merge([rankings[number] for number in range(len(tasks))], askers, k), seen
 
 
 def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
@@ -102,27 +93,27 @@ def _check_memory(method: Method, tasks: Sequence[Task], limit: int) -> None:
     needed = sum(method.selector.memory(task) + task.k * _PICK_BYTES for task in tasks)
     if needed > limit:
         raise UsageError(
-            f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} target "
-            f"examples plans {needed / 2**30:.1f} GiB of memory, above the limit of "
+            f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} "
+            f"queries plans {needed / 2**30:.1f} GiB of memory, above the limit of "
             f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit"
         )
 
 
-def _merge(rankings: Sequence[Ranking], queries: Sequence[Queries], k: int) -> Picks:
+def _merge(rankings: Sequence[Ranking], askers: Sequence[Asker], k: int) -> Picks:
     players, places = take_turns([ranking.keys for ranking in rankings], k)
     ids: list[str] = [""] * len(players)
     picks = Picks(ids, [None] * len(ids), [None] * len(ids), [None] * len(ids))
-    for number, ranking in enumerate(rankings):
+    for number, (asker, ranking) in enumerate(zip(askers, rankings, strict=True)):
         turns = np.flatnonzero(players == number).tolist()
         chosen = places[players == number]
         scores = None if ranking.scores is None else ranking.scores[chosen].tolist()
         pulled = None if ranking.queries is None else ranking.queries[chosen].tolist()
         for place, turn in enumerate(turns):
-            picks.targets[turn] = queries[number].target if queries else None
+            picks.targets[turn] = asker.target
             if scores is not None:
                 picks.scores[turn] = scores[place]
-            if pulled is not None:
-                picks.queries[turn] = queries[number].ids[pulled[place]]
+            if pulled is not None and asker.examples:
+                picks.queries[turn] = asker.examples[pulled[place]]
         for turn, text in zip(turns, ids_of(ranking.keys[chosen]), strict=True):
             ids[turn] = text
     return picks

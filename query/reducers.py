@@ -9,9 +9,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from ..selectors.random_order import shuffle_words
-from ..selectors.task import Lists, Need, Shuffled, TopPerQuery, TopRows, pending_rows
+from ..selectors.task import (
+    Lists,
+    Need,
+    RowSets,
+    Sets,
+    Shuffled,
+    TopPerQuery,
+    TopRows,
+    pending_rows,
+)
 from .running_top import RunningTop
 
 if TYPE_CHECKING:
@@ -20,10 +30,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Block:
-    """Some rows of the pool: keys (n, 2) int64 and, if vectors were read, (M, n) similarities."""
+    """Some rows of the pool.
+
+    Attributes:
+        keys: (n, 2) int64.
+        similarity: (M, n) where rows were compared.
+        sets: (n,) lists of int32 where those were read.
+    """
 
     keys: np.ndarray
-    similarity: torch.Tensor | None
+    similarity: torch.Tensor | None = None
+    sets: pa.ListArray | None = None
 
 
 class Reducer(Protocol):
@@ -37,7 +54,7 @@ class Reducer(Protocol):
         """Numbers held at this moment."""
         ...
 
-    def result(self) -> Lists:
+    def result(self) -> Lists | RowSets:
         """What the whole stream came to."""
         ...
 
@@ -106,6 +123,26 @@ class _Shuffled:
         return Lists(self._keys[0][None])
 
 
+class _Sets:
+    def __init__(self) -> None:
+        self._keys = [np.empty((0, 2), np.int64)]
+        self._sizes = [np.zeros(1, np.int64)]
+        self._units = [np.empty(0, np.int32)]
+
+    def feed(self, block: Block) -> None:
+        assert block.sets is not None
+        self._keys.append(block.keys)
+        self._sizes.append(block.sets.value_lengths().to_numpy().astype(np.int64))
+        self._units.append(block.sets.flatten().to_numpy().copy())  # not all that was read with it
+
+    def held_elements(self) -> int:
+        return sum(part.size for each in (self._keys, self._sizes, self._units) for part in each)
+
+    def result(self) -> RowSets:
+        starts = np.cumsum(np.concatenate(self._sizes))
+        return RowSets(np.concatenate(self._keys), starts, np.concatenate(self._units))
+
+
 def reducer_for(need: Need, queries: slice) -> Reducer:
     """The reducer that answers a need, for the queries of one target (a slice of all queries)."""
     match need:
@@ -115,3 +152,5 @@ def reducer_for(need: Need, queries: slice) -> Reducer:
             return _TopRows(need, queries)
         case Shuffled():
             return _Shuffled(need)
+        case Sets():
+            return _Sets()

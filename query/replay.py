@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..schemas.budget import parse_budget
-from ..schemas.errors import UsageError
-from .answer import Request, answer
+from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from .answer import Request, answer, what_is_asked
 from .coresets import Coreset, load_coreset
-from .features import feature_named
-from .queries import load_queries, query_hash
 from .ranking import MEMORY_LIMIT
 
 if TYPE_CHECKING:
@@ -53,26 +51,37 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         UsageError: there is no such coreset, or a version it was made from is gone.
     """
     coreset = load_coreset(store, name)
-    request = Request(
+    newest = Request(
         targets=coreset.targets,
         method=coreset.method,
         budget=parse_budget(coreset.budget),
         where=coreset.filter,
         seed=coreset.seed,
         pool_version=coreset.pool_version,
-        targets_version=_targets_version(store, coreset),
+        targets_version=store.version("targets"),
     )
+    same = _same_examples(store, newest, coreset)
+    request = newest if same else _as_recorded(store, newest, coreset)
     again = answer(store, request, memory_limit)
     return Replay(coreset, again.picks.ids, again.query_hash == coreset.query_hash)
 
 
-def _targets_version(store: Store, coreset: Coreset) -> int:
-    """The newest version of `targets` if it holds the same examples, else the recorded one."""
-    newest, column = store.version("targets"), coreset.parameters["column"]
-    feature = feature_named(store, column, coreset.pool_version) if column else None
+def _same_examples(store: Store, request: Request, coreset: Coreset) -> bool:
+    """Whether a request asks with the examples that the coreset was chosen for."""
     try:
-        queries = [load_queries(store, each, feature, newest) for each in coreset.targets]
-    except UsageError:  # a target was removed since
-        return coreset.parameters["targets_version"]
-    same = query_hash(queries, feature) == coreset.query_hash
-    return newest if same else coreset.parameters["targets_version"]
+        return what_is_asked(store, request).hash == coreset.query_hash
+    except (UsageError, MissingFeatureError, FingerprintError):
+        return False  # a target was removed since, or made anew
+
+
+def _as_recorded(store: Store, request: Request, coreset: Coreset) -> Request:
+    recorded = coreset.parameters["targets_version"]
+    try:
+        store.dataset("targets", recorded)
+    except UsageError as error:
+        raise UsageError(
+            f"{coreset.name} cannot be replayed: its targets, or the feature they were compared "
+            f"by, were removed since, and version {recorded} of the targets, which held them, was "
+            "cleaned away. Its rows are still known: coresetdb export"
+        ) from error
+    return replace(request, targets_version=recorded)

@@ -15,7 +15,7 @@ from .answer import Answer, Request, answer
 from .coresets import Coreset, check_free, describe_members, free_name, record
 from .names import check_name
 from .ranking import MEMORY_LIMIT
-from .scan import block_rows
+from .scan import BLOCK_BYTES, block_rows
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -36,8 +36,9 @@ def select(
 
     Args:
         store: an open store.
-        targets: names of targets; several share the budget by turns. None are needed for `random`.
-        method: `representation:selector(option=value,...)`, `rds`, `rds+` or `random`.
+        targets: names of targets; several share the budget by turns. Methods that rank rows by
+            themselves need none.
+        method: `representation:selector(option=value,...)`, a representation's name, or `random`.
         budget: rows (`1000`), a share of the eligible rows (`5%`) or `200k-tokens`.
         where: SQL expression over the pool; only rows for which it holds are eligible.
         seed: of random methods, and of the shuffling at export.
@@ -114,13 +115,19 @@ def _parameters(request: Request, found: Answer) -> dict:
         "selector": method.selector.name,
         "selector_version": method.selector.version,
         "options": dict(method.options),
+        "asked": dict(method.asked),
         "targets_version": request.targets_version,
         "missing": found.missing,
         "tokens": found.tokens,
         "code_version": VERSION,
     }
-    if feature and method.needs_target:
+    if feature and method.compares:
         import torch
 
-        parameters |= {"block_rows": block_rows(feature.width), "torch": str(torch.__version__)}
+        block = (
+            {"block_rows": block_rows(feature.width)}
+            if feature.column
+            else {"block_bytes": BLOCK_BYTES}
+        )
+        parameters |= {**block, "torch": str(torch.__version__)}
     return parameters

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..ingest.target_facts import make_facts
 from ..schemas.errors import InputError, UsageError
 from ..schemas.instruction import Record, Reject
 from ..store.keys import key_of
-from .features import vector_features
+from .features import comparison_of, features_of
 from .names import check_name, quoted
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Target:
         examples: how many it has.
         tokens: of all examples together.
         files: they were read from.
-        missing: vector feature -> examples that lack it.
+        missing: feature that rows are compared by -> examples that lack it.
         added_at: when.
         coresets: names of those made for it.
     """
@@ -46,13 +47,17 @@ class Target:
 
 @dataclass(frozen=True)
 class AddedTarget:
-    """The account of an addition: what was read, kept, dropped as a repetition, or refused."""
+    """The account of an addition: what was read, kept, dropped as a repetition, or refused.
+
+    `notes` are sentences a person should read, such as which methods can make nothing of it.
+    """
 
     target: Target
     read: int
     duplicates: int
     rejected: tuple[Reject, ...]
     decisions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def add_target(
@@ -82,19 +87,28 @@ def add_target(
             f"coresetdb target remove {store.uri} {name}"
         )
     records, read, rejected, decisions = _read(files, options)
-    rows = _rows(store, name, records, featurizer())
+    maker = featurizer()
+    features = maker.compute([record.instruction for record in records], of="target")
+    rows = _rows(store, name, records, maker.table(features))
+    # Facts first: a kill in between leaves facts without a target, which nothing shows.
+    notes = make_facts(store, maker, rows["id"].to_pylist(), features)
     store.insert("targets", rows)
     store.sync()
     (target,) = (each for each in list_targets(store) if each.name == name)
-    return AddedTarget(target, read, read - len(records) - len(rejected), rejected, decisions)
+    repeated = read - len(records) - len(rejected)
+    return AddedTarget(target, read, repeated, rejected, decisions, notes)
 
 
 def list_targets(store: Store) -> list[Target]:
     """Every target, by name."""
     table = store.dataset("targets")
-    vectors = [name for name in vector_features(store) if name in table.schema.names]
+    compared = {
+        name: feature.first
+        for name, feature in features_of(store).items()
+        if comparison_of(feature.representation) and feature.first in table.schema.names
+    }
     columns = {name: name for name in ("target", "tokens", "file", "added_at")}
-    columns |= {f"lacks_{name}": f"{name} IS NULL" for name in vectors}
+    columns |= {f"lacks_{name}": f"`{column}` IS NULL" for name, column in compared.items()}
     rows = table.to_table(columns=columns)
     used = store.dataset("coresets").to_table(columns=["name", "targets"]).to_pylist()
     examples: dict[str, list[dict[str, Any]]] = {}
@@ -106,7 +120,7 @@ def list_targets(store: Store) -> list[Target]:
             examples=len(own),
             tokens=sum(row["tokens"] or 0 for row in own),
             files=tuple(sorted({row["file"] for row in own})),
-            missing={each: sum(row[f"lacks_{each}"] for row in own) for each in vectors},
+            missing={each: sum(row[f"lacks_{each}"] for row in own) for each in compared},
             added_at=min(row["added_at"] for row in own),
             coresets=tuple(row["name"] for row in used if name in (row["targets"] or ())),
         )
@@ -168,9 +182,8 @@ def _read(
     return list(records.values()), read, tuple(rejected), tuple(decisions)
 
 
-def _rows(store: Store, name: str, records: Sequence[Record], featurizer: Featurizer) -> pa.Table:
+def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table) -> pa.Table:
     schema = store.dataset("targets").schema
-    features = featurizer.featurize([record.instruction for record in records])
     now = datetime.now(UTC)
     fixed = [
         {

@@ -52,6 +52,21 @@ class Recipe:
         """32 hexadecimal digits."""
         return digest_of(self.identity())
 
+    @property
+    def feature(self) -> str:
+        """What the feature is called: its representation, and `__<8 hex>` for a second recipe."""
+        return self.representation + self._suffix
+
+    @property
+    def reason(self) -> str:
+        """The column that says why a row has no value."""
+        return f"{self.representation}_reason{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        suffix = f"__{self.fingerprint[:8]}"
+        return suffix if any(column.endswith(suffix) for column in self.columns) else ""
+
 
 def difference(ours: Recipe, theirs: Recipe) -> list[str]:
     """Every point in which two recipes part, as "name: this, not that"; empty when they agree."""

@@ -25,13 +25,19 @@ _ENTRY_BYTES = 20  # float32 score and two 64-bit words of the id
 
 @dataclass(frozen=True)
 class Task:
-    """The question: the best `k` of at most `rows` eligible rows for `queries` target examples."""
+    """The question: the best `k` of at most `rows` eligible rows for `queries` target examples.
+
+    Where sets are covered, a row's has about `set_size` units, and `units` are those of the
+    target's examples, (n,) int64.
+    """
 
     queries: int
     rows: int
     k: int
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    set_size: int = 0
+    units: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,16 @@ class Shuffled:
         return top_bytes(1, self.k)
 
 
-Need: TypeAlias = TopPerQuery | TopRows | Shuffled
+@dataclass(frozen=True)
+class Sets:
+    """The sets of all eligible rows."""
+
+    def bytes(self, rows: int, set_size: int) -> int:
+        """Most memory they take, while they are collected or put in order: twice what they are."""
+        return 2 * rows * (4 * set_size + 24)
+
+
+Need: TypeAlias = TopPerQuery | TopRows | Shuffled | Sets
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,37 @@ class Lists:
 
 
 @dataclass(frozen=True)
+class RowSets:
+    """Rows with a set of units each.
+
+    Attributes:
+        keys: (n, 2) int64, see `keys`.
+        starts: (n + 1,) int64, row i holds `units[starts[i] : starts[i + 1]]`.
+        units: (total,) int32, each at most once in a row.
+    """
+
+    keys: np.ndarray
+    starts: np.ndarray
+    units: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def sorted(self) -> RowSets:
+        """The same rows in the order of their ids."""
+        order = np.lexsort((self.keys[:, 1], self.keys[:, 0]))
+        sizes = np.diff(self.starts)[order]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        units = np.empty_like(self.units)
+        for at in range(0, len(order), MAX_BLOCK_ROWS):
+            part = slice(at, at + MAX_BLOCK_ROWS)
+            first, last = starts[at], starts[min(at + MAX_BLOCK_ROWS, len(order))]
+            shift = np.repeat(self.starts[order[part]] - starts[:-1][part], sizes[part])
+            units[first:last] = self.units[shift + np.arange(first, last)]
+        return RowSets(self.keys[order], starts, units)
+
+
+@dataclass(frozen=True)
 class Ranking:
     """An ordered selection of distinct rows: keys (n, 2) int64, scores (n,) float32, queries (n,).
 
@@ -103,7 +149,8 @@ class Ranking:
         return len(self.keys)
 
 
-Passes: TypeAlias = Generator[tuple[Need, ...], tuple[Lists, ...], Ranking]
+Passes: TypeAlias = Generator[tuple[Need, ...], tuple[Any, ...], Ranking]
+"""What comes back is `Lists`, or `RowSets` for `Sets`."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +168,7 @@ class Selector:
     Attributes:
         name: as it stands after the colon of a method, in underscores.
         version: rises when the same question gets another answer.
-        inputs: what it looks at: "ids", "query_similarity".
+        inputs: what it looks at: "ids", "query_similarity", "neuron_sets".
         passes: the selection itself (see the module).
         memory: most bytes it needs for a task, scan included; checked before it starts.
         options: by name.

@@ -50,7 +50,7 @@ def make_tables(
     facts = {
         LAYOUT_KEY: str(LAYOUT_VERSION),
         WRITER_KEY: VERSION,
-        CONFIG_KEY: json.dumps(config, ensure_ascii=False, sort_keys=True),
+        CONFIG_KEY: config_text(config),
     }
     for table in ["files", *(name for name in TABLES if name not in ("files", "pool")), "pool"]:
         metadata = {TABLE_KEY: table, **(facts if table == "pool" else {})}
@@ -64,6 +64,11 @@ def make_tables(
                 enable_stable_row_ids=True,
             )
         yield table
+
+
+def config_text(config: dict[str, Any]) -> str:
+    """The configuration as the pool's schema metadata has it."""
+    return json.dumps(config, ensure_ascii=False, sort_keys=True)
 
 
 def _ours(place: Place, table: str) -> bool:

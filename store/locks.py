@@ -42,11 +42,14 @@ class _Holder(Protocol):
 
 
 class StoreLock:
-    """The lock of one store, as one process holds it; re-entrant, and safe between threads."""
+    """The lock of one store, as one process holds it; re-entrant, and safe between threads.
 
-    def __init__(self, place: Place) -> None:
+    With `folder` (a path in the store that ends in a slash) it is another lock, which lies there.
+    """
+
+    def __init__(self, place: Place, folder: str = "") -> None:
         self._uri = place.uri
-        self._holder: _Holder = _FileLock(place) if place.local else _Lease(place)
+        self._holder: _Holder = _FileLock(place, folder) if place.local else _Lease(place, folder)
         self._change = threading.Condition()
         self._depth, self._shared, self._owner = 0, False, 0
 
@@ -83,8 +86,8 @@ class StoreLock:
 
 
 class _FileLock:
-    def __init__(self, place: Place) -> None:
-        self._path = place.absolute(LOCK_FILE)
+    def __init__(self, place: Place, folder: str) -> None:
+        self._path = place.absolute(f"{folder}{LOCK_FILE}")
         self._handle = -1
 
     def acquire(self, shared: bool) -> bool:
@@ -107,15 +110,15 @@ class _FileLock:
 
 
 class _Lease:
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, folder: str) -> None:
+        self._place, self._folder = place, f"{folder}{LEASE_FOLDER}"
         self._path = ""
         self._stop = threading.Event()
         self._renewal = threading.Thread()
 
     def acquire(self, shared: bool) -> bool:
         mode = "shared" if shared else "exclusive"
-        path = f"{LEASE_FOLDER}/{mode}-{uuid.uuid4().hex}.json"
+        path = f"{self._folder}/{mode}-{uuid.uuid4().hex}.json"
         holder = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "mode": mode})
         self._place.write(path, holder.encode())
         if self._others(path, shared):
@@ -133,13 +136,13 @@ class _Lease:
         self._place.delete(self._path)
 
     def _others(self, mine: str, shared: bool) -> bool:
-        selector = pafs.FileSelector(self._place.absolute(LEASE_FOLDER), allow_not_found=True)
+        selector = pafs.FileSelector(self._place.absolute(self._folder), allow_not_found=True)
         leases = {info.base_name: info for info in self._place.files.get_file_info(selector)}
         now = leases.pop(mine.rsplit("/", 1)[1]).mtime_ns
         live = False
         for name, info in leases.items():
             if now - info.mtime_ns > LEASE_SECONDS * 1e9:
-                self._place.delete(f"{LEASE_FOLDER}/{name}")
+                self._place.delete(f"{self._folder}/{name}")
             elif not shared or name.startswith("exclusive"):
                 live = True
         return live

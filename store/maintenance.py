@@ -12,6 +12,7 @@ from ..schemas.tables import TABLES
 from .checksums import FOLDER
 from .commits import committed
 from .rows import bytes_per_row
+from .shards import sweep
 
 if TYPE_CHECKING:
     from .store import Store
@@ -118,4 +119,5 @@ def clean(store: Store, older_than_seconds: float) -> Cleaned:
         for path in store.place.sizes(FOLDER):
             if path.endswith(".part"):
                 store.place.delete(path)
+        sweep(store.place, [recipe.fingerprint for recipe in store.recipes().values()])
     return Cleaned(versions, files, size)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
+from .features import features_of
+from .fill import count_undone
 from .store import Store
 
 
 @dataclass(frozen=True)
 class Status:
-    """A store's contents at one version of its pool; every part is a list of plain rows."""
+    """A store's contents at one version of its pool; every part is a list of plain rows.
+
+    `waiting` says of each feature how many rows have neither a value nor a reason; `pending` names
+    features that are not fitted yet. `bases` and `ensembles` say how what was learned suits the
+    corpora, and `due` what to do about it (see ingest/fitness.py).
+    """
 
     uri: str
     version: int
@@ -24,6 +31,11 @@ class Status:
     coresets: list[dict[str, Any]]
     unfinished: list[dict[str, Any]]
     rejected: int
+    waiting: dict[str, int]
+    pending: list[str] = field(default_factory=list)
+    bases: list[dict[str, Any]] = field(default_factory=list)
+    ensembles: list[dict[str, Any]] = field(default_factory=list)
+    due: list[str] = field(default_factory=list)
 
     def headline(self) -> str:
         """One line."""
@@ -36,6 +48,8 @@ class Status:
         return [
             ("Corpora", self.corpora),
             ("Features", self.features),
+            ("Energy that bases keep", self.bases),
+            ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
             ("Targets", self.targets),
             ("Coresets", self.coresets),
             ("Runs that go on, or did not finish", self.unfinished),
@@ -53,7 +67,24 @@ class Status:
             said.append(f"The pool is empty. Next: coresetdb ingest {self.uri} FILE...")
         elif not self.targets:
             said.append(f"No target yet. Next: coresetdb target add {self.uri} NAME FILE")
-        return said
+        if self.pending:
+            names = ", ".join(self.pending)
+            said.append(
+                f"Not fitted yet: {names}. That is done at the next ingestion, or by "
+                + (
+                    f"coresetdb featurize {self.uri}"
+                    if self.rows
+                    else f"coresetdb fit {self.uri} SOURCE..."
+                )
+            )
+        waiting = {name: rows for name, rows in self.waiting.items() if rows}
+        if waiting:
+            rows = ", ".join(f"{name} ({rows:,} rows)" for name, rows in waiting.items())
+            said.append(
+                f"Not yet featurized: {rows}. Next: coresetdb featurize {self.uri} "
+                + ",".join(waiting)
+            )
+        return [*said, *self.due]
 
     def as_dict(self) -> dict[str, Any]:
         """The status as JSON values."""
@@ -63,10 +94,16 @@ class Status:
 def status_of(store: Store) -> Status:
     """Count what `store` holds."""
     pool = store.dataset("pool")
-    recipes = store.recipes()
-    reasons = [name for name in pool.schema.names if name.endswith("_reason")]
+    # A feature that is being dropped or declared may lack its columns at this version.
+    features = {
+        name: recipe
+        for name, recipe in features_of(store).items()
+        if set(recipe.columns) <= set(pool.schema.names)
+    }
+    reasons = [recipe.reason for recipe in features.values()]
     columns = ["corpus", "tokens", "response_tokens", "truncated", *reasons]
     rows = pool.to_table(columns=columns)
+    waiting = {name: count_undone(pool, recipe) for name, recipe in features.items()}
     return Status(
         uri=store.uri,
         version=pool.version,
@@ -75,19 +112,22 @@ def status_of(store: Store) -> Status:
         corpora=_corpora(rows),
         features=[
             {
-                "feature": name,
-                "type": _type(pool.schema.field(name).type),
+                "feature": column,
+                "type": type_words(pool.schema.field(column).type),
                 "representation": recipe.representation,
                 "fingerprint": recipe.fingerprint,
-                "rows without": _missing(rows, name, recipe.representation),
+                "rows without": rows.num_rows - rows[recipe.reason].null_count,
+                "not yet featurized": waiting[name],
             }
-            for name, recipe in recipes.items()
-            if not name.endswith("_reason")
+            for name, recipe in features.items()
+            for column in recipe.columns
+            if column != recipe.reason
         ],
         targets=_counted(store, "targets", "target", "examples"),
         coresets=_named(store),
         unfinished=_unfinished(store),
         rejected=store.dataset("rejects").count_rows(),
+        waiting=waiting,
     )
 
 
@@ -105,14 +145,6 @@ def _corpora(rows: pa.Table) -> list[dict[str, Any]]:
         }
         for row in sorted(grouped.to_pylist(), key=lambda row: row["corpus"])
     ]
-
-
-def _missing(rows: pa.Table, column: str, representation: str) -> int:
-    suffix = column.partition("__")[2]
-    reason = f"{representation}_reason" + (f"__{suffix}" if suffix else "")
-    if reason not in rows.column_names:
-        return 0
-    return rows.num_rows - rows[reason].null_count
 
 
 def _counted(store: Store, table: str, column: str, count: str) -> list[dict[str, Any]]:
@@ -155,7 +187,10 @@ def _unfinished(store: Store) -> list[dict[str, Any]]:
     return unfinished[::-1]
 
 
-def _type(kind: pa.DataType) -> str:
+def type_words(kind: pa.DataType) -> str:
+    """A column's type as people write it."""
     if pa.types.is_fixed_size_list(kind):
         return f"{kind.list_size} x {kind.value_type}"
-    return str(kind)
+    if pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type):
+        return f"list of {kind.value_type}"
+    return "messages" if pa.types.is_list(kind) else str(kind)

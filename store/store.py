@@ -97,6 +97,20 @@ class Store:
         place = place_at(uri, storage_options)
         return cls(place, layout.read_config(place))
 
+    def configure(self, **changes: Any) -> None:
+        """Change what the store says of itself (JSON values); other keys stay."""
+
+        def write() -> None:
+            pool = self.dataset("pool")
+            config = {**layout.read_config(self.place), **changes}
+            before = pool.version
+            pool.update_schema_metadata({layout.CONFIG_KEY: layout.config_text(config)})
+            self.note("pool", before)
+            self.config = config
+
+        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+            committed("changing the configuration", write)
+
     # -- reading -----------------------------------------------------------------------------
 
     def dataset(self, table: str, version: int | str | None = None) -> lance.LanceDataset:

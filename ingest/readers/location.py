@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import glob
 import os
+import shutil
 import stat
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,6 +53,37 @@ def open_binary(path: str) -> tuple[BinaryIO | Any, int | None]:
         raise InputError(path, error.strerror or str(error), "Check the path") from error
     status = os.fstat(handle.fileno())
     return handle, status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def can_be_read_again(path: str) -> bool:
+    """Whether a source gives the same bytes twice: not standard input, not a pipe."""
+    if path == STDIN:
+        return False
+    return is_remote(path) or not stat.S_ISFIFO(os.stat(path).st_mode)
+
+
+def copy_of(path: str, folder: str) -> str:
+    """Copy all bytes of a source into `folder`, under its own ending; where the copy lies.
+
+    Raises:
+        InputError: it is not readable, or the disk is full.
+    """
+    handle, _ = open_binary(path)
+    name = "stdin" if path == STDIN else os.path.basename(path)
+    descriptor, copy = tempfile.mkstemp(dir=folder, suffix=f"-{name}")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            shutil.copyfileobj(handle, file, 1 << 20)
+    except OSError as error:
+        raise InputError(
+            path,
+            f"cannot be copied to {folder} ({error.strerror or error})",
+            "Set TMPDIR to a folder with room, or write it to a file and name that",
+        ) from error
+    finally:
+        if path != STDIN:
+            handle.close()
+    return copy
 
 
 def open_random(path: str) -> Any:

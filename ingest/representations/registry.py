@@ -6,7 +6,8 @@ an object of the class `Representation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -19,6 +20,7 @@ from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
 from ..artifacts import Artifact
 from ..describe import BackboneInfo
+from ..presets import PRESETS, expanded
 from .representation import Representation, Setup, Side
 
 ENTRY_POINTS = "coresetdb.representations"
@@ -26,10 +28,16 @@ ENTRY_POINTS = "coresetdb.representations"
 BUILTIN = {
     "rds": ".rds",
     "losses": ".losses",
+    "embed": ".embed",
     "less": ".less",
     "gradfiltering": ".gradfiltering",
+    "trim": ".trim",
+    "mads": ".mads",
+    "nait": ".nait",
 }
 """Name -> module of this package; its `representation` is the object."""
+
+_ADDED: dict[str, Representation] = {}
 
 ALIASES = {"rds+": "rds"}
 """Other names people know them by, here and in methods."""
@@ -53,7 +61,21 @@ class Wanted:
 
 def names() -> list[str]:
     """Every representation known here, sorted."""
-    return sorted({*BUILTIN, *_entry_points()})
+    return sorted({*BUILTIN, *_ADDED, *_entry_points()})
+
+
+@contextmanager
+def added(representation: Representation) -> Iterator[None]:
+    """Know a representation inside the block, installed or not: for trying and testing it."""
+    before = dict(_ADDED)
+    _ADDED[representation.name] = representation
+    get.cache_clear()
+    try:
+        yield
+    finally:
+        _ADDED.clear()
+        _ADDED.update(before)
+        get.cache_clear()
 
 
 @cache
@@ -64,11 +86,21 @@ def get(name: str) -> Representation:
         UsageError: there is none.
     """
     name = ALIASES.get(name, name)
+    if name in _ADDED:
+        return _ADDED[name]
     if name in BUILTIN:
         return import_module(BUILTIN[name], __package__).representation
     if name in _entry_points():
         return _entry_points()[name].load()
-    raise UsageError(f"unknown feature {name!r}: known are {', '.join(names())}")
+    raise UsageError(
+        f"unknown feature {name!r}: known are {', '.join(names())}, and the presets "
+        f"{', '.join(PRESETS)}"
+    )
+
+
+def has_facts(representation: Representation) -> bool:
+    """Whether it makes something of a target as a whole."""
+    return type(representation).facts is not Representation.facts
 
 
 def wanted(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
@@ -78,27 +110,39 @@ def wanted(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
         UsageError: an unknown representation or option, or a value of the wrong type.
     """
     representation = get(name)
-    return Wanted(representation.name, _checked(representation, options or {}))
+    return Wanted(
+        representation.name, dict(representation.settled(_checked(representation, options or {})))
+    )
 
 
 def parse_wanted(text: str) -> list[Wanted]:
-    """What a list such as `rds,losses` or `rds,losses:alone=false` asks for, each once.
+    """What a list such as `rds,losses:alone=false` or `fast,embed` asks for, each once.
 
-    Options follow a name as `:option=value`.
+    Options follow a name as `:option=value`; presets stand for their features.
 
     Raises:
         UsageError: an unknown name (the known ones are listed) or option, or an empty list.
     """
     found: list[Wanted] = []
-    for entry in filter(None, map(str.strip, text.split(","))):
+    for entry in expanded(text):
         name, *settings = entry.split(":")
         options = dict(_setting(entry, each) for each in settings)
         each = wanted(name.strip(), _typed(get(name.strip()), options))
         if each not in found:
             found.append(each)
     if not found:
-        raise UsageError(f"no features named: choose from {', '.join(names())}")
+        raise UsageError(
+            f"no features named: choose from {', '.join(names())}, or the presets "
+            f"{' and '.join(PRESETS)}"
+        )
     return found
+
+
+def written(asked: Wanted) -> str:
+    """What is asked for as `parse_wanted` reads it: options that are not the defaults."""
+    defaults = get(asked.representation).defaults
+    own = [f"{k}={v}" for k, v in asked.options.items() if v != defaults[k]]
+    return ":".join([asked.representation, *own])
 
 
 def recipe_for(

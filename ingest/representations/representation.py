@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ..fits import Fit
     from ..gradients.gradient import WeightGradient
     from ..gradients.sketch import SketchSpec
+    from ..neurons import Neurons
 
 View = Literal["row", "alone"]
 """What a forward is shown: whole rows, or their answers without the questions."""
@@ -96,6 +97,10 @@ class Reducer:
         """
         raise NotImplementedError
 
+    def neurons(self, part: Neurons) -> None:
+        """Activations inside one feed-forward network (or one of its experts), layer by layer."""
+        raise NotImplementedError
+
     def columns(self) -> dict[str, np.ndarray]:
         """Column -> (B,) or (B, d) float32 with NaN where a row has no such value.
 
@@ -113,19 +118,22 @@ class Setup:
         options: of the recipe, every one spelled out.
         artifacts: what was fitted for it, by name.
         side: whose features are being made.
+        device: where a model of its own should run.
     """
 
     info: BackboneInfo
     options: Mapping[str, Any]
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     side: Side = "pool"
+    device: str = "cpu"
 
 
 class Scorer(ABC):
     """Scores rows of the pool for one target from their stored columns alone.
 
     `columns` are the representation's own names for what it reads; a recipe may have renamed
-    them, and the scan hands them over under their own names.
+    them, and the scan hands them over under their own names. Blocks are cut by the rows' sizes
+    in the order of the table, so the same rows always share a block.
     """
 
     columns: tuple[str, ...]
@@ -145,6 +153,7 @@ class Representation(ABC):
         similarity: the vector column by which pool and target are compared (cosine), or None.
         asking: option of the comparison -> default value; it changes no stored number.
         selector: which selector its name alone stands for.
+        sets: the column of lists of int32 (no negative ones) that a selection can cover, or None.
     """
 
     name: ClassVar[str]
@@ -153,6 +162,7 @@ class Representation(ABC):
     similarity: ClassVar[str | None] = None
     asking: ClassVar[Mapping[str, Any]] = {}
     selector: ClassVar[str] = "round_robin"
+    sets: ClassVar[str | None] = None
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:
@@ -161,6 +171,10 @@ class Representation(ABC):
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         """What must be learned from a sample of the pool before it can be made."""
         return ()
+
+    def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The options as they are kept, such as a folder made absolute."""
+        return options
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         """What its numbers depend on beside its options: the backbone, or a model of its own."""
@@ -174,7 +188,6 @@ class Representation(ABC):
         """A fresh reducer for one batch of one pass."""
         raise NotImplementedError(f"{self.name} needs nothing of a pass")
 
-    @abstractmethod
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
@@ -183,6 +196,7 @@ class Representation(ABC):
         A row without the feature holds NaN (None in object arrays), and says why in
         `<name>_reason` (str or None).
         """
+        raise NotImplementedError(f"{self.name} makes its columns of no pass")
 
     def compute(
         self, instructions: Sequence[Instruction], setup: Setup

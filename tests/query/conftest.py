@@ -43,6 +43,14 @@ def vector(instruction: Instruction) -> np.ndarray | None:
 class ToyFeaturizer:
     """Stands for ingest.featurizer.Featurizer: the same columns, no model."""
 
+    recipes = ()
+
+    def compute(self, instructions, on_batch=None, of="pool"):
+        return SimpleNamespace(encoded=[], table=self.featurize(instructions))
+
+    def table(self, features):
+        return features.table
+
     def featurize(self, instructions):
         vectors = [vector(each) for each in instructions]
         answers = [len(each.messages[-1].content.split()) for each in instructions]
@@ -104,7 +112,8 @@ def add_toy_target(store, name, instructions):
     from coresetdb.schemas.instruction import Record
 
     records = [Record(each, "t", "t.jsonl", line) for line, each in enumerate(instructions, 1)]
-    store.insert("targets", _rows(store, name, records, ToyFeaturizer()))
+    features = ToyFeaturizer().featurize(instructions)
+    store.insert("targets", _rows(store, name, records, features))
 
 
 @pytest.fixture

@@ -2,10 +2,11 @@
 
 import pytest
 
+from coresetdb.ingest.representations.registry import get
 from coresetdb.query.methods import method_names, parse_method
 from coresetdb.schemas.errors import UsageError
 
-KNOWN = ("rds", "rds__0123abcd")
+KNOWN = {"rds": get("rds"), "rds__0123abcd": get("rds")}
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_understood(text, full, representation, options):
         ("rds top", "representation:selector"),
         ("tdm", "no representation 'tdm'; methods: random, "),
         ("rds:knn", "no selector 'knn'; methods: random, "),
-        ("top", "top compares vectors, say which; methods: random, rds:"),
+        ("top", "top compares rows, say by what; methods: random, rds:"),
         ("rds:top(k=3)", "no option 'k=3'; top has by"),
         ("rds:top(by)", "no option 'by'"),
         ("rds:round_robin(by=max)", "round_robin has none"),
@@ -51,7 +52,7 @@ def test_refused(text, says):
 
 
 def test_a_feature_that_only_other_stores_have_is_understood():
-    assert parse_method("less", KNOWN, elsewhere=("less",)).representation == "less"
+    assert parse_method("rds", {}, elsewhere=("rds",)).representation == "rds"
 
 
 def test_all_names_can_be_read():

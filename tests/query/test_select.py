@@ -102,7 +102,7 @@ def test_what_is_missing_is_said(store):
     assert (len(coreset), coreset.eligible, coreset.short_by) == (240, 246, 760)
     assert coreset.parameters["missing"] == 6
     assert "short by 760 rows" in coreset.notes[0]
-    assert "6 of 246 eligible rows lack rds" in coreset.notes[1]
+    assert "6 of 246 eligible rows lack rds and" in coreset.notes[1]
     assert len(set(coreset.ids)) == 240
 
 
@@ -216,7 +216,9 @@ def test_unknown_things_are_named(store):
         select(store, ["python"], method="tsds")
     with pytest.raises(UsageError, match="name one or more"):
         select(store, method="rds")
-    with pytest.raises(MissingFeatureError, match="init NEW-STORE --features losses"):
+    with pytest.raises(MissingFeatureError, match=r"this store: rds.*featurize .* losses"):
+        select(store, ["python"], method="losses:random")
+    with pytest.raises(UsageError, match=r"no way to compare rows; methods: random, rds"):
         select(store, ["python"], method="losses:top")
     with pytest.raises(UsageError, match="no coreset 'x'"):
         load_coreset(store, "x")

@@ -1,0 +1,175 @@
+"""How rows are held against what is asked: the pass over the pool that a method needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from ..ingest.artifacts import LazyArtifacts
+from ..ingest.representations.registry import names
+from ..ingest.representations.representation import Scorer
+from ..schemas.errors import UsageError
+from ..selectors.keys import KeySet
+from .features import Feature, feature_named, features_of
+from .methods import Method, parse_method
+from .queries import Queries, matrix_of
+from .reducers import Reducer
+from .scan import Scanned, scan_ids, scan_vectors
+from .score_scan import scan_scores
+from .set_scan import scan_sets, size_of_sets
+
+if TYPE_CHECKING:
+    import lance
+
+    from ..store.store import Store
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks for a ranking of its own.
+
+    Attributes:
+        target: its name; None where no target asks.
+        queries: rows of the similarity matrix that are its own.
+        examples: ids behind those rows; empty where the target asks as a whole.
+        units: that its examples hold, (n,) int64, where sets are covered for it.
+    """
+
+    target: str | None
+    queries: int
+    examples: tuple[str, ...] = ()
+    units: np.ndarray | None = None
+
+
+Scan = Callable[[Sequence[Reducer], KeySet | None], Scanned]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Who asks, and the pass that feeds reducers with how every row compares.
+
+    `set_size` is about how many units a row holds, where sets are covered.
+    """
+
+    askers: tuple[Asker, ...]
+    scan: Scan
+    set_size: int = 0
+
+
+def comparison(
+    store: Store,
+    dataset: lance.LanceDataset,
+    method: Method,
+    feature: Feature | None,
+    queries: Sequence[Queries],
+) -> Comparison:
+    """What a method compares rows by, and with whom.
+
+    Raises:
+        UsageError: the options asked for do not fit what is stored.
+    """
+    if feature and method.covers:
+        return _by_sets(dataset, method, feature, queries)
+    if not method.compares or feature is None:
+        return Comparison(
+            (Asker(None, 0),), lambda reducers, eligible: scan_ids(dataset, reducers, eligible)
+        )
+    if feature.column:
+        return _by_cosine(dataset, feature.column, queries)
+    return _by_scores(store, dataset, method, feature, queries)
+
+
+def _by_cosine(dataset: lance.LanceDataset, column: str, queries: Sequence[Queries]) -> Comparison:
+    matrix = matrix_of(queries)
+    return Comparison(
+        tuple(Asker(each.target, len(each.ids), each.ids) for each in queries),
+        lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),
+    )
+
+
+def _by_sets(
+    dataset: lance.LanceDataset, method: Method, feature: Feature, queries: Sequence[Queries]
+) -> Comparison:
+    own = feature.representation.sets
+    assert own is not None, "the method's name was refused otherwise"
+    column = feature.columns[own]
+    askers = (Asker(None, 0),)
+    if method.needs_target:
+        askers = tuple(Asker(each.target, 0, units=each.units) for each in queries)
+    return Comparison(
+        askers,
+        lambda reducers, eligible: scan_sets(dataset, column, reducers, eligible),
+        size_of_sets(dataset, column),
+    )
+
+
+def _by_scores(
+    store: Store,
+    dataset: lance.LanceDataset,
+    method: Method,
+    feature: Feature,
+    queries: Sequence[Queries],
+) -> Comparison:
+    if method.needs_target:
+        askers = tuple(Asker(each.target, 1) for each in queries)
+        scorers = [scorer_of(store, feature, method, each) for each in queries]
+    else:
+        askers = (Asker(None, 1),)
+        scorers = [scorer_of(store, feature, method)]
+    columns = {own: feature.columns[own] for scorer in scorers for own in scorer.columns}
+    return Comparison(
+        askers,
+        lambda reducers, eligible: scan_scores(dataset, columns, scorers, reducers, eligible),
+    )
+
+
+def understood(
+    store: Store, text: str, version: int | None = None
+) -> tuple[Method, Feature | None]:
+    """A method by its name, and the feature of the pool that it looks at.
+
+    Args:
+        store: whose features can be named.
+        text: see `parse_method`.
+        version: of the pool; the newest one otherwise.
+
+    Raises:
+        UsageError: no such method; the message lists those this store can answer.
+        MissingFeatureError: the store lacks the feature.
+        FingerprintError: the pool's columns were made otherwise than the store says.
+    """
+    known = {name: each.representation for name, each in features_of(store, version).items()}
+    method = parse_method(text, known, elsewhere=names())
+    if method.representation is None:
+        return method, None
+    return method, feature_named(store, method.representation, version)
+
+
+def columns_for(scorer: Scorer, feature: Feature, rows: pa.Table) -> pa.RecordBatch:
+    """What a scorer reads of these rows, under its own names."""
+    columns = {own: rows[feature.columns[own]].combine_chunks() for own in scorer.columns}
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def scorer_of(
+    store: Store, feature: Feature, method: Method, queries: Queries | None = None
+) -> Scorer:
+    """The scorer of a target, or that of a method which asks none.
+
+    Raises:
+        UsageError: the options asked for do not fit what is stored.
+    """
+    recipe = feature.recipe
+    scorer = feature.representation.scorer(
+        recipe.options,
+        LazyArtifacts(store, recipe.artifacts),
+        queries.facts if queries else None,
+        method.asked,
+    )
+    if scorer is None:
+        raise UsageError(f"{feature.name} as this store has it gives no way to compare rows")
+    return scorer

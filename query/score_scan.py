@@ -1,0 +1,133 @@
+"""The streaming scan for scorers: the columns they read, block by block, each row scored once.
+
+A thread reads ahead while blocks are scored. Rows outside the filter are dropped first; the rest
+are packed in table order into blocks that end where the next row would make them too large. So
+memory depends neither on the pool nor on how long its rows are, and which rows share a block
+depends neither on timing nor on how the table is cut into fragments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..ingest.representations.representation import Scorer
+from ..selectors.keys import KeySet, keys_of
+from ..selectors.task import MAX_BLOCK_ROWS
+from .reducers import Block, Reducer
+from .scan import BLOCK_BYTES, Scanned, read_ahead
+
+if TYPE_CHECKING:
+    import lance
+
+
+def scan_scores(
+    dataset: lance.LanceDataset,
+    columns: Mapping[str, str],
+    scorers: Sequence[Scorer],
+    reducers: Sequence[Reducer],
+    eligible: KeySet | None = None,
+) -> Scanned:
+    """Feed the scores of every (eligible) row that has the feature to the reducers.
+
+    Args:
+        dataset: the table at the version to read.
+        columns: the scorers' name of each column they read -> the table's.
+        scorers: one for each target; together they give similarities (targets, n) float32. A row
+            that one of them has no score for counts as missing.
+        eligible: rows that may be chosen; None for all.
+    """
+    import torch
+
+    seen = Scanned()
+    for keys, rows in read_ahead(_blocks(dataset, columns, eligible, seen)):
+        scores = np.stack([scorer.scores(rows) for scorer in scorers]).astype(np.float32)
+        present = ~np.isnan(scores).any(axis=0)
+        seen.missing += int((~present).sum())
+        seen.scored += int(present.sum())
+        block = Block(keys[present], torch.from_numpy(scores[:, present]))
+        for reducer in reducers:
+            reducer.feed(block)
+    return seen
+
+
+def _blocks(
+    dataset: lance.LanceDataset, columns: Mapping[str, str], eligible: KeySet | None, seen: Scanned
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    """Keys (n, 2) and columns of the rows to score; rows read and left out are counted."""
+    scanner = dataset.scanner(
+        columns=list(dict.fromkeys(["id", *columns.values()])),
+        batch_size=MAX_BLOCK_ROWS,
+        batch_size_bytes=BLOCK_BYTES,
+        scan_in_order=True,
+        io_buffer_size=64 << 20,
+    )
+
+    def wanted() -> Iterator[pa.RecordBatch]:
+        for batch in scanner.to_batches():
+            seen.rows += batch.num_rows
+            if eligible is not None:
+                allowed = eligible.contains(keys_of(batch.column("id")))
+                seen.filtered += int((~allowed).sum())
+                batch = batch.filter(pa.array(allowed))
+            yield batch
+
+    for block in packed(wanted(), MAX_BLOCK_ROWS, BLOCK_BYTES):
+        renamed = {own: block.column(stored) for own, stored in columns.items()}
+        yield keys_of(block.column("id")), pa.RecordBatch.from_pydict(renamed)
+
+
+def packed(
+    batches: Iterator[pa.RecordBatch], most_rows: int, most_bytes: int
+) -> Iterator[pa.RecordBatch]:
+    """The same rows in the same order, in blocks that do not depend on how the batches were cut.
+
+    A block ends before the row that would be one too many or take it above `most_bytes`; a row
+    that is larger than that has a block of its own. Blocks are copies that start at offset 0.
+    """
+    parts: list[pa.RecordBatch] = []
+    rows, size = 0, 0
+    for batch in batches:
+        ends = np.cumsum(row_bytes(batch))
+        start = 0
+        while start < batch.num_rows:
+            before = int(ends[start - 1]) if start else 0
+            room = max(most_bytes - size, 0)
+            fitting = int(np.searchsorted(ends, before + room, "right")) - start
+            count = min(fitting if rows else max(fitting, 1), most_rows - rows)
+            if count:
+                parts.append(batch.slice(start, count))
+                start += count
+                rows += count
+                size += int(ends[start - 1]) - before
+            else:
+                yield pa.concat_batches(parts)
+                parts, rows, size = [], 0, 0
+    if parts:
+        yield pa.concat_batches(parts)
+
+
+def row_bytes(batch: pa.RecordBatch) -> np.ndarray:
+    """Bytes of every row, (n,) int64: lists, texts and vectors with all they hold."""
+    total = np.zeros(batch.num_rows, np.int64)
+    for column in batch.columns:
+        total += _bytes_of(column)
+    return total
+
+
+def _bytes_of(column: pa.Array) -> np.ndarray | int:
+    kind = column.type
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size * kind.value_type.bit_width // 8
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        width, measure = kind.value_type.bit_width, "list_value_length"
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        width, measure = 8, "binary_length"
+    else:
+        return -(-kind.bit_width // 8)
+    lengths = pc.call_function(measure, [column]).fill_null(0)
+    return lengths.to_numpy(zero_copy_only=False).astype(np.int64) * width // 8

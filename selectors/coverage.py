@@ -1,0 +1,193 @@
+"""Coverage: rows whose sets of neurons together cover the most (METHODS 5).
+
+F(S) = sum over units n of w_n g(rows of S that hold n); g is concave, so F is submodular and the
+greedy order, which takes the row of the largest gain every time, is within 1 - 1/e of the best.
+No target is needed. The score of a row is its gain when it was taken.
+
+The greedy order is exact and lazy: gains only fall, so a row whose gain was below another's current
+one need not be looked at again. Rows stand in nested fronts, each the best part of the one around
+it; a pick is looked for in the innermost, and the next one out is looked at again only where
+something outside might be better (Minoux 1978; CELF is the same with a heap).
+
+Gains are summed as whole multiples of 2^-40, so that neither the order of summation nor the width
+of a front can change one, and rounded to 2^-30: rows that cover equally well tie (the lower id goes
+first), though the parts of their gains may differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .task import Option, Passes, Ranking, RowSets, Selector, Sets, Task
+
+WORTH = float(1 << 40)
+"""What a unit is worth is counted in this part of one..."""
+_ROUNDED = 10
+SCALE = float(1 << 30)
+"""... and gains in this one."""
+
+_INNERMOST = 64
+_SHRINK = 8
+_UNITS_AT_ONCE = 1 << 20
+_TABLE_BYTES = 256 << 20  # counts, weights and worths of 8 million units, and one evaluation
+
+
+def gain_tables(g: str, cap: int) -> Callable[[np.ndarray], np.ndarray]:
+    """g(c + 1) - g(c) for counts c, float64; written so that they fall in floating point too."""
+    match g:
+        case "sqrt":
+            return lambda count: 1.0 / (np.sqrt(count + 1.0) + np.sqrt(count))
+        case "log1p":
+            return lambda count: np.log1p(1.0 / (count + 1.0))
+        case "capped":
+            return lambda count: (count < cap).astype(np.float64)
+        case _:
+            return lambda count: (count < 1).astype(np.float64)
+
+
+class Cover:
+    """Rows, what each would still add, and what was taken.
+
+    Args:
+        sets: rows in the order in which ties are settled.
+        weights: (units,) float64, of every unit.
+        rise: g(c + 1) - g(c) of counts c.
+    """
+
+    def __init__(
+        self, sets: RowSets, weights: np.ndarray, rise: Callable[[np.ndarray], np.ndarray]
+    ) -> None:
+        self._starts, self._units = sets.starts, sets.units
+        self._weights, self._rise = weights, rise
+        self._counts = np.zeros(len(weights), np.int64)
+        self._worth = self._of(np.arange(len(weights)))  # what one more row adds to each unit
+        self._free = np.ones(len(sets), bool)
+
+    def _of(self, units: np.ndarray) -> np.ndarray:
+        worth = self._weights[units] * self._rise(self._counts[units])
+        return np.rint(worth * WORTH).astype(np.int64)
+
+    def take(self, row: int) -> None:
+        """Choose a row: its units are worth less from now on."""
+        units = self._units[self._starts[row] : self._starts[row + 1]]
+        self._counts[units] += 1
+        self._worth[units] = self._of(units)
+        self._free[row] = False
+
+    def gains(self, rows: np.ndarray) -> np.ndarray:
+        """What each of the rows adds now, (n,) int64 in parts of `SCALE`; -1 for taken ones."""
+        found = np.empty(len(rows), np.int64)
+        sizes = self._starts[rows + 1] - self._starts[rows]
+        ends = np.cumsum(sizes)
+        start = 0
+        while start < len(rows):
+            before = int(ends[start - 1]) if start else 0
+            stop = int(np.searchsorted(ends, before + _UNITS_AT_ONCE, "right"))
+            stop = max(stop, start + 1)
+            found[start:stop] = self._sums(rows[start:stop], sizes[start:stop])
+            start = stop
+        found[~self._free[rows]] = -1
+        return found
+
+    def _sums(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        ends = np.cumsum(sizes)
+        places = np.repeat(self._starts[rows] - (ends - sizes), sizes) + np.arange(ends[-1])
+        # A running sum may pass 2^63 and wrap; differences of it are right all the same.
+        total = np.concatenate([[0], np.cumsum(self._worth[self._units[places]])])
+        gains = total[ends] - total[ends - sizes]
+        return (gains + (1 << (_ROUNDED - 1))) >> _ROUNDED
+
+
+def greedy(cover: Cover, count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `k` of `count` rows in greedy order, and the gain of each, both (k,) int64."""
+    # Every front: its rows, ascending, and the best (gain, row) that may stand outside it.
+    fronts: list[tuple[np.ndarray, tuple[int, int]]] = [(np.arange(count), (-1, count))]
+    picks, gains = np.empty(k, np.int64), np.empty(k, np.int64)
+    for pick in range(k):
+        while True:
+            rows, outside = fronts[-1]
+            now = cover.gains(rows)
+            best = int(now.argmax())  # the first of equals: the lowest id
+            gain, row = int(now[best]), int(rows[best])
+            if gain > outside[0] or (gain == outside[0] and row < outside[1]):
+                break
+            fronts.pop()
+        if not gain and len(fronts) == 1:  # nothing adds anything: the rest goes by id
+            rest = rows[now == 0][: k - pick]
+            picks[pick:], gains[pick:] = rest, 0
+            break
+        while len(rows) > _INNERMOST:
+            rows, now, outside = _front(rows, now, outside)
+            fronts.append((rows, outside))
+        picks[pick], gains[pick] = row, gain
+        cover.take(row)
+    return picks, gains
+
+
+def _front(
+    rows: np.ndarray, gains: np.ndarray, outside: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """The best part of a front: its rows and gains, and what is best outside it."""
+    size = max(_INNERMOST, len(rows) // _SHRINK)
+    edge = -np.partition(-gains, size)[size]  # of the best row that stays out
+    inside = gains > edge
+    equal = np.flatnonzero(gains == edge)
+    room = size - int(inside.sum())
+    inside[equal[:room]] = True
+    left = (int(edge), int(rows[equal[room]]))
+    better = left[0] > outside[0] or (left[0] == outside[0] and left[1] < outside[1])
+    return rows[inside], gains[inside], left if better else outside
+
+
+def weights_of(sets: RowSets, option: str, counting: np.ndarray | None) -> np.ndarray:
+    """The weight of every unit, float64.
+
+    Args:
+        option: "one"; "idf", log(rows / rows that hold the unit), so that what all rows share
+            counts nothing; "target", one for the units in `counting` and zero for all others.
+        counting: units of the target's examples.
+    """
+    units = int(sets.units.max(initial=0)) + 1
+    match option:
+        case "idf":
+            holding = np.bincount(sets.units, minlength=units)
+            return np.log(max(len(sets), 1) / np.maximum(holding, 1))
+        case "target":
+            assert counting is not None, "who asks for the target's units brings them"
+            weights = np.zeros(units)
+            weights[counting[counting < units]] = 1.0
+            return weights
+        case _:
+            return np.ones(units)
+
+
+def _passes(task: Task) -> Passes:
+    (found,) = yield (Sets(),)
+    sets = found.sorted()
+    options: Mapping[str, Any] = task.options
+    weights = weights_of(sets, options["weights"], task.units)
+    cover = Cover(sets, weights, gain_tables(options["g"], options["cap"]))
+    picks, gains = greedy(cover, len(sets), min(task.k, len(sets)))
+    return Ranking(sets.keys[picks], (gains / SCALE).astype(np.float32))
+
+
+def _memory(task: Task) -> int:
+    # The sets twice while they are put in order, and the numbers of the fronts beside them.
+    return Sets().bytes(task.rows, task.set_size) + task.rows * 64 + _TABLE_BYTES
+
+
+SELECTOR = Selector(
+    "coverage",
+    1,
+    ("neuron_sets",),
+    _passes,
+    _memory,
+    {
+        "g": Option("sqrt", ("sqrt", "log1p", "capped", "binary")),
+        "cap": Option(10),
+        "weights": Option("one", ("one", "idf", "target")),
+    },
+)

@@ -1,0 +1,137 @@
+"""The features of a store as facts: which there are, declaring one more, dropping one.
+
+A column exists before its recipe does, and goes after it: whoever reads the recipes finds columns
+for all of them. A kill in between leaves columns without a recipe, which the same command, run
+again, takes up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from ..schemas.errors import UsageError
+from ..schemas.recipe import Recipe
+from . import catalog, shards
+from .commits import committed
+from .layout import RECIPE_PREFIX
+
+if TYPE_CHECKING:
+    from .store import Store
+
+TABLES = ("targets", "pool")
+FINGERPRINT = b"coresetdb:fingerprint"
+MAINTENANCE_WAIT_SECONDS = 30.0
+
+
+def features_of(store: Store) -> dict[str, Recipe]:
+    """Name -> recipe of every feature, in the order they were added."""
+    rows = store.dataset("recipes").to_table().sort_by("created_at").to_pylist()
+    found = [catalog.as_recipe(row) for row in rows]
+    return {recipe.feature: recipe for recipe in found}
+
+
+def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
+    """Give pool and targets the columns of a recipe, all null, and keep the recipe.
+
+    Raises:
+        StoreError: a column of that name has another type.
+    """
+    owned = set(store.recipes())
+    for table in TABLES:
+        schema = store.dataset(table).schema
+        left = [
+            field.name
+            for field in fields
+            if field.name in schema.names
+            and field.name not in owned
+            and (schema.field(field.name).metadata or {}).get(FINGERPRINT)
+            != recipe.fingerprint.encode()
+        ]
+        if left:  # of a declaration or a drop that was killed
+            _drop_columns(store, table, left)
+        store.add_columns(table, fields)
+    if recipe.fingerprint not in {each.fingerprint for each in store.recipes().values()}:
+        store.put_recipe(recipe)
+
+
+def drop(store: Store, name: str, force: bool = False) -> Recipe:
+    """Remove a feature: its columns from pool and targets, its recipe, its unfinished shards.
+
+    Versions of the pool that coresets tagged keep the columns, and so do all others until they
+    are cleaned away.
+
+    Raises:
+        UsageError: there is no such feature, or coresets were made with it (and not `force`).
+        StoreBusyError: somebody is writing.
+    """
+    with store.lock(wait=MAINTENANCE_WAIT_SECONDS):
+        pool = store.dataset("pool").schema
+        known = features_of(store)
+        for row in catalog.recipes_in(pool.metadata or {}):  # a drop that was killed leaves these
+            known.setdefault(catalog.as_recipe(row).feature, catalog.as_recipe(row))
+        if name not in known:
+            raise UsageError(
+                f"{store.uri} has no feature {name!r}; it has {', '.join(known) or 'none'}"
+            )
+        recipe = known[name]
+        made = coresets_with(store, recipe)
+        if made and not force:
+            raise UsageError(
+                f"{name} was used for {len(made)} coresets ({', '.join(made)}). They keep their "
+                f"rows; replaying them needs the old versions of pool and targets. Drop it all "
+                f"the same: coresetdb drop-feature {store.uri} {name} --force"
+            )
+        if any(each.fingerprint == recipe.fingerprint for each in store.recipes().values()):
+            store.delete("recipes", f"fingerprint = '{recipe.fingerprint}'")
+        for table in TABLES:
+            there = store.dataset(table).schema.names
+            columns = [column for column in recipe.columns if column in there]
+            if columns:
+                _drop_columns(store, table, columns)
+        _forget_copy(store, recipe)
+        kept = [each.fingerprint for each in store.recipes().values()]
+        shards.sweep(store.place, kept)
+        store.sync()
+    return recipe
+
+
+def coresets_with(store: Store, recipe: Recipe) -> list[str]:
+    """Names of the coresets a feature was compared or filtered for."""
+    columns = ["name", "fingerprint", "filter", "parameters"]
+    word = re.compile(r"\b(" + "|".join(map(re.escape, recipe.columns)) + r")\b", re.IGNORECASE)
+    return [
+        row["name"]
+        for row in store.dataset("coresets").to_table(columns=columns).to_pylist()
+        if row["fingerprint"] == recipe.fingerprint
+        or json.loads(row["parameters"] or "{}").get("column") in recipe.columns
+        or word.search(row["filter"] or "")
+    ]
+
+
+def _drop_columns(store: Store, table: str, columns: Sequence[str]) -> None:
+    def drop_them() -> None:
+        dataset = store.dataset(table)
+        before = dataset.version
+        dataset.drop_columns(list(columns))
+        store.note(table, before)
+
+    with store.lock(shared=True, wait=600.0):
+        committed(f"dropping columns of {table}", drop_them)
+
+
+def _forget_copy(store: Store, recipe: Recipe) -> None:
+    name = RECIPE_PREFIX + recipe.fingerprint
+
+    def forget() -> None:
+        pool = store.dataset("pool")
+        if name.encode() in (pool.schema.metadata or {}):
+            before = pool.version
+            pool.update_schema_metadata({name: None})
+            store.note("pool", before)
+
+    committed("forgetting a recipe", forget)

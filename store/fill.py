@@ -1,0 +1,278 @@
+"""Filling a column that was declared after its rows: which rows wait for it, and the commits.
+
+A fragment is filled by one new data file for the columns in question, written from the shards in
+batches, and an `Update` commit. That conflicts with nothing but changes to the same fragment; then
+the fragment is written again from the newest version. `update_columns` would do the same with the
+whole column in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..schemas.errors import StoreBusyError
+from ..schemas.recipe import Recipe
+from . import rows as incoming
+from .commits import committed
+from .keys import key_column
+from .locks import StoreLock
+from .shards import FOLDER, Shards
+
+if TYPE_CHECKING:
+    import lance
+
+    from .store import Store
+
+_BATCH_BYTES = 2 << 20  # of the widest column; the writer gathers batches into pages of 8 MB
+_BATCH_ROWS = (64, 8192)
+_OFFSET = 0xFFFFFFFF  # of a row address; the fragment's number stands above
+_TOMBSTONE = -2  # a field of a data file that a later file of the fragment replaces
+
+
+@contextmanager
+def filling(store: Store) -> Iterator[None]:
+    """Be the one who fills, with maintenance (compaction, cleaning, repair) kept out meanwhile.
+
+    Raises:
+        StoreBusyError: another process is filling, or maintenance is at work.
+    """
+    if store.place.local:
+        os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(StoreLock(store.place, f"{FOLDER}/").held(shared=False, wait=0.0))
+        except StoreBusyError as error:
+            raise StoreBusyError(store.uri, "featurized") from error
+        held.enter_context(store.lock(shared=True, wait=60.0))
+        yield
+
+
+def undone(
+    dataset: lance.LanceDataset, fragment: lance.LanceFragment, recipe: Recipe
+) -> Iterator[tuple[pa.Array, np.ndarray]]:
+    """The rows of a fragment that have neither a value nor a reason.
+
+    Returns:
+        Keys and row addresses (uint64), in batches, in the fragment's order.
+    """
+    schema, key = dataset.schema, key_column(dataset.schema)
+    if not _has_file(dataset, fragment, recipe.columns):
+        scanner = fragment.scanner(columns=[key], with_row_address=True)
+        for batch in scanner.to_batches():
+            yield batch[key], batch["_rowaddr"].to_numpy()
+        return
+    # Scalars are asked first: whether a vector is null takes reading it.
+    nested = [name for name in recipe.columns if pa.types.is_nested(schema.field(name).type)]
+    flat = [name for name in recipe.columns if name not in nested]
+    scanner = fragment.scanner(
+        columns=[key, *nested],
+        filter=" AND ".join(f"`{name}` IS NULL" for name in flat),
+        with_row_address=True,
+        batch_size=_rows_per_batch(incoming.bytes_per_row(schema)),
+    )
+    for batch in scanner.to_batches():
+        empty = np.ones(batch.num_rows, bool)
+        for name in nested:
+            empty &= batch[name].is_null().to_numpy(zero_copy_only=False)
+        yield batch[key].filter(pa.array(empty)), batch["_rowaddr"].to_numpy()[empty]
+
+
+def count_undone(dataset: lance.LanceDataset, recipe: Recipe) -> int:
+    """How many rows of a table have neither a value nor a reason."""
+    count = 0
+    for fragment in dataset.get_fragments():
+        if _has_file(dataset, fragment, recipe.columns):
+            count += sum(len(keys) for keys, _ in undone(dataset, fragment, recipe))
+        else:
+            count += fragment.count_rows()
+    return count
+
+
+def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
+    """Fill fragments of the pool with what the shards hold of their rows, in one commit.
+
+    Fragments that are gone (compacted, deleted) are passed over: their rows, as far as they are
+    left, turn up in others. Values that are there already stay.
+
+    Returns:
+        How many rows got something.
+
+    Raises:
+        StoreError: other writers were quicker every time, or the disk is full.
+    """
+
+    def write_and_commit() -> list[_Written]:
+        import lance
+
+        dataset = store.dataset("pool")
+        here = {part.fragment_id: part for part in dataset.get_fragments()}
+        written: list[_Written] = []
+        files: list[str] = []
+        try:
+            for part in [here[number] for number in numbers if number in here]:
+                files.append(f"{uuid.uuid4().hex}.lance")
+                one = _write(store, dataset, part, shards, files[-1])
+                if one is not None:
+                    written.append(one)
+            if not written:
+                return []
+            operation = lance.LanceOperation.Update(
+                updated_fragments=[one.metadata for one in written],
+                fields_modified=sorted({field for one in written for field in one.fields}),
+                update_mode="rewrite_columns",
+            )
+            after = lance.LanceDataset.commit(
+                dataset.uri,
+                operation,
+                read_version=dataset.version,
+                storage_options=store.place.options,
+            )
+        except OSError:
+            for name in files:
+                store.place.delete(f"pool.lance/data/{name}")
+            raise
+        store.note("pool", after.version - 1, after)
+        return written
+
+    with store.lock(shared=True, wait=600.0):
+        written = committed("filling a feature", write_and_commit)
+    for one in written:
+        for each in shards:
+            each.forget(one.ids)
+    return sum(len(one.ids) for one in written)
+
+
+def amend(store: Store, table: str, rows: pa.Table) -> None:
+    """Set some columns of the rows with these keys; keys that are gone are passed over.
+
+    For small tables: the columns of each fragment touched are written anew.
+
+    Raises:
+        StoreError: a column does not fit, a vector is not sound, or the commit failed.
+    """
+
+    def merge() -> Any:
+        dataset = store.dataset(table)
+        dataset.merge_insert(key).when_matched_update_all().execute(fitting)
+        return dataset
+
+    with store.lock(shared=True, wait=600.0):
+        schema = store.dataset(table).schema
+        key = key_column(schema)
+        given = pa.schema([schema.field(name) for name in rows.column_names])
+        fitting = incoming.conform(table, rows, given)
+        incoming.check_vectors(table, fitting, key)
+        after = committed(f"writing to {table}", merge)
+        store.note(table, after.version - 1, after)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A fragment as it will be with its new data file."""
+
+    metadata: Any
+    fields: list[int]
+    ids: pa.Array  # of the rows the shards held
+
+
+def _write(
+    store: Store,
+    dataset: lance.LanceDataset,
+    fragment: lance.LanceFragment,
+    shards: Sequence[Shards],
+    name: str,
+) -> _Written | None:
+    """Write what the shards hold of a fragment's rows to a file; None where they hold nothing."""
+    from lance.file import LanceFileWriter
+    from lance.fragment import DataFile
+
+    live = fragment.scanner(columns=["id"], with_row_address=True).to_table()
+    ids = live["id"].combine_chunks()
+    places = [(each, each.positions(ids)) for each in shards]
+    places = [(each, where) for each, where in places if (where >= 0).any()]
+    if not places:
+        return None
+    offsets = (live["_rowaddr"].to_numpy() & _OFFSET).astype(np.int64)
+    columns = [name for each, _ in places for name in each.recipe.columns]
+    schema = pa.schema([dataset.schema.field(name) for name in columns])
+    step = _rows_per_batch(max(each.row_bytes() for each, _ in places))
+    with LanceFileWriter(
+        f"{store.place.table_uri('pool')}/data/{name}",
+        schema,
+        version=dataset.data_storage_version,
+        storage_options=store.place.options,
+    ) as writer:
+        physical = fragment.metadata.physical_rows
+        for start in range(0, physical, step):
+            count = min(step, physical - start)
+            first, last = np.searchsorted(offsets, (start, start + count))
+            rows = np.full(count, -1, np.int64)  # deleted rows have a place in the file
+            rows[offsets[first:last] - start] = np.arange(last - first)
+            arrays = []
+            for each, where in places:
+                arrays += _batch(dataset, fragment, each, where[first:last], first, rows)
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+    file = DataFile.create(dataset, name)
+    metadata = fragment.metadata
+    for older in metadata.files:
+        older.fields = [_TOMBSTONE if field in file.fields else field for field in older.fields]
+    kept = [older for older in metadata.files if any(field >= 0 for field in older.fields)]
+    metadata.files = [*kept, file]
+    held = np.any([where >= 0 for _, where in places], axis=0)
+    return _Written(metadata, file.fields, ids.filter(pa.array(held)))
+
+
+def _batch(
+    dataset: lance.LanceDataset,
+    fragment: lance.LanceFragment,
+    shards: Shards,
+    where: np.ndarray,
+    first: int,
+    rows: np.ndarray,
+) -> list[pa.Array]:
+    """One recipe's columns of a batch of physical rows.
+
+    Args:
+        where: positions in the shards of the live rows of the batch, -1 where they lack one.
+        first: how many live rows of the fragment stand before the batch.
+        rows: per physical row its number among the live ones of the batch, -1 for deleted rows.
+    """
+    columns, held = list(shards.recipe.columns), where >= 0
+    table = shards.take(where[held])
+    source = np.full(len(where), -1, np.int64)
+    source[held] = np.arange(held.sum())
+    if not held.all() and _has_file(dataset, fragment, columns):
+        there = fragment.scanner(columns=columns, offset=first, limit=len(where)).to_table()
+        source[~held] = len(table) + np.flatnonzero(~held)
+        table = pa.concat_tables([table, there.cast(table.schema)])
+    picked = np.where(rows >= 0, source[rows], -1) if len(source) else rows
+    taken = table.take(pa.array(picked, mask=picked < 0))
+    return [taken[name].combine_chunks() for name in columns]
+
+
+def _has_file(
+    dataset: lance.LanceDataset, fragment: lance.LanceFragment, columns: Sequence[str]
+) -> bool:
+    """Whether any of the columns was ever written for a fragment; else all of them are null."""
+    ids: set[int] = set()
+    for field in dataset.lance_schema.fields():
+        if field.name() in columns:
+            ids |= _field_ids(field)
+    return any(not ids.isdisjoint(file.fields) for file in fragment.metadata.files)
+
+
+def _field_ids(field: Any) -> set[int]:
+    return {field.id()}.union(*(_field_ids(child) for child in field.children()))
+
+
+def _rows_per_batch(row_bytes: int) -> int:
+    least, most = _BATCH_ROWS
+    return min(most, max(least, _BATCH_BYTES // max(1, row_bytes)))

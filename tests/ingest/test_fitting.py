@@ -1,0 +1,248 @@
+"""Fits run once, on one sample, whatever interrupts them, and their columns come with recipes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+import toy_fits
+from tiny_models import tiny_backbone
+from toy_fits import Centre
+
+import coresetdb
+from coresetdb.ingest.create import pending
+from coresetdb.ingest.fitting import settle
+from coresetdb.ingest.representations import registry
+from coresetdb.ingest.sampling import sample_of_pool
+from coresetdb.schemas.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    toy_fits.register(monkeypatch)
+    yield
+    registry.get.cache_clear()
+
+
+@pytest.fixture
+def create(tmp_path, tiny_llama):
+    def make(features="rds,counted", name="pool"):
+        place = str(tmp_path / name)
+        return coresetdb.create(place, backbone=str(tiny_llama), dtype="float32", features=features)
+
+    return make
+
+
+def records(n, start=0):
+    return [
+        {"prompt": f"How many? {'x' * (i % 50)} {i}", "response": f"It is {i}."}
+        for i in range(start, start + n)
+    ]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+class Told:
+    def __init__(self):
+        self.said, self.learned = [], []
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+    def advance(self, **news): ...
+
+    def learn(self, *, name, share, said):
+        self.learned.append((name, share, said))
+
+
+def names_of(database):
+    return set(database.store.dataset("pool").schema.names)
+
+
+def test_the_first_ingest_fits_and_featurizes(create, tmp_path):
+    database = create("rds,counted,spreading")
+    assert database.pending() == ["counted", "spreading"]
+    assert "counted" not in names_of(database)
+    told = Told()
+    account = database.ingest(write(tmp_path / "a.jsonl", records(40)), progress=told)
+    assert account.total("new") == 40
+    assert database.pending() == []
+    table = database.store.dataset("pool").to_table()
+    assert table["counted"].null_count == table["spreading"].null_count == 0
+    assert len(Centre.ran) == 1 and len(Centre.ran[0]) == 8  # shared by both
+    assert any("read once for the sample" in sentence for sentence in told.said)
+    assert ("centre", 0.5, "loss 1.0") in told.learned
+    recipe = database.store.recipes()["spreading"]
+    assert set(recipe.artifacts) == {"centre/1", "centre/2", "spread"}
+    again = database.ingest(write(tmp_path / "b.jsonl", records(10, start=35)))
+    assert (again.total("new"), again.total("duplicate")) == (5, 5)
+    assert len(Centre.ran) == 1
+
+
+def test_fit_learns_without_ingesting(create, tmp_path):
+    database = create()
+    file = write(tmp_path / "a.jsonl", records(30))
+    (recipe,) = database.fit(file)
+    assert recipe.representation == "counted"
+    assert database.store.dataset("pool").count_rows() == 0
+    assert {"counted", "counted_reason"} <= names_of(database)
+    assert {"counted"} <= set(database.store.dataset("targets").schema.names)
+    assert database.fit(file) == [] and len(Centre.ran) == 1
+
+
+def test_killed_between_outputs_it_goes_on(create, tmp_path, monkeypatch):
+    database = create()
+    file = write(tmp_path / "a.jsonl", records(30))
+    monkeypatch.setattr(Centre, "stop_after", "centre/1")
+    with pytest.raises(KeyboardInterrupt):
+        database.fit(file)
+    first = database.store.dataset("artifacts").to_table(columns=["key", "bytes"])
+    monkeypatch.setattr(Centre, "stop_after", None)
+    told = Told()
+    database.fit(file, progress=told)
+    assert any("centre/1 is there already" in sentence for sentence in told.said)
+    kept = dict(zip(first["key"].to_pylist(), first["bytes"].to_pylist(), strict=True))
+    after = database.store.dataset("artifacts").to_table(columns=["key", "bytes"]).to_pylist()
+    assert kept.items() <= {row["key"]: row["bytes"] for row in after}.items()
+
+
+def test_killed_before_the_recipe_the_columns_are_taken_up(create, tmp_path, monkeypatch):
+    database = create()
+    file = write(tmp_path / "a.jsonl", records(30))
+    monkeypatch.setattr(type(database.store), "put_recipe", fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        database.ingest(file)
+    monkeypatch.undo()
+    toy_fits.register(monkeypatch)
+    assert "counted" in names_of(database) and database.pending() == ["counted"]
+    database = coresetdb.connect(database.store.uri)
+    assert database.ingest(file).total("new") == 30
+    assert database.store.dataset("pool").to_table()["counted"].null_count == 0
+    assert Centre.ran == []  # what was learned is kept
+
+
+def fail(*args):
+    raise RuntimeError("killed")
+
+
+def test_two_that_fit_at_once_end_with_one_recipe(create, tmp_path, monkeypatch):
+    database = create()
+    other = coresetdb.connect(database.store.uri)
+    file = write(tmp_path / "a.jsonl", records(30))
+    run = Centre.run
+
+    def overtaken(self, fitting):
+        monkeypatch.setattr(Centre, "run", run)
+        other.fit(write(tmp_path / "b.jsonl", records(30, start=100)))
+        run(self, fitting)
+
+    monkeypatch.setattr(Centre, "run", overtaken)
+    (mine,) = database.fit(file)
+    theirs = other.store.recipes()["counted"]
+    assert mine.fingerprint == theirs.fingerprint and len(Centre.ran) == 2
+    assert mine.columns == theirs.columns == ("counted", "counted_reason")
+    assert database.store.dataset("recipes").count_rows() == 2
+
+
+def test_too_few_rows_fail_before_anything_is_featurized(create, tmp_path):
+    database = create()
+    for rows, complaint in ((2, "centre needs 3 rows, not 2"), (0, "nothing to learn from")):
+        with pytest.raises(UsageError, match=rf"{complaint}.*needed for counted; nothing was"):
+            database.ingest(write(tmp_path / "few.jsonl", records(rows)))
+    assert database.store.dataset("pool").count_rows() == 0
+    assert database.pending() == ["counted"]
+
+
+def test_rejected_records_are_named_when_nothing_is_left(create, tmp_path):
+    rows = [{"prompt": "?", "response": ""}] * 3
+    with pytest.raises(UsageError, match=r"none of the 3 records .* empty response"):
+        create().fit(write(tmp_path / "a.jsonl", rows))
+
+
+def test_standard_input_is_read_twice_and_loses_nothing(create, tmp_path, monkeypatch):
+    database = create()
+    text = "".join(json.dumps(row) + "\n" for row in records(50)).encode()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    told = Told()
+    account = database.ingest("-", corpus="typed", progress=told)
+    (counts,) = account.files
+    assert (counts.file, counts.new, counts.bytes) == ("-", 50, len(text))
+    assert any(sentence.startswith("standard input: copied") for sentence in told.said)
+    (run,) = database.store.dataset("runs").to_table().to_pylist()
+    assert run["files"][0]["file"] == "-"
+    sources = database.store.dataset("sources").to_table(columns=["file"])
+    assert set(sources["file"].to_pylist()) == {"-"}
+
+
+def test_a_pipe_is_read_twice_too(create, tmp_path):
+    database = create()
+    pipe = tmp_path / "pipe.jsonl"
+    os.mkfifo(pipe)
+    text = "".join(json.dumps(record) + "\n" for record in records(300))
+    writer = threading.Thread(target=pipe.write_text, args=(text,))
+    writer.start()
+    account = database.ingest(str(pipe))
+    writer.join()
+    assert account.files[0].file == str(pipe) and account.total("new") == 300
+
+
+def test_a_broken_copy_is_told_by_its_own_name(create, monkeypatch):
+    database = create()
+    lines = [json.dumps(row) for row in records(20)]
+    text = ("[" + ",\n".join(lines) + ",").encode()  # an array that is cut off
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+    account = database.ingest("-")
+    assert account.total("new") == 20
+    assert [fault[:3] for fault in account.faults] == ["-: "]
+
+
+def test_the_sample_does_not_depend_on_files_or_order(create, tmp_path):
+    rows = records(200)
+    one = create(name="one")
+    one.fit([write(tmp_path / "a.jsonl", rows)])
+    other = create(name="other")
+    parts = [
+        write(tmp_path / "b.jsonl", rows[120:]),
+        write(tmp_path / "c.jsonl", [*rows[:130], *rows[:5]]),
+    ]
+    other.fit(parts)
+    assert Centre.ran[0] == Centre.ran[1]
+    full = create("rds", name="full")
+    full.ingest(str(tmp_path / "a.jsonl"))
+    sample = sample_of_pool(full.store, 0, lambda total: 8)
+    assert list(sample.ids) == Centre.ran[0] and sample.total == 200
+    assert [each.id for each in sample.instructions] == list(sample.ids)
+
+
+def test_a_late_feature_is_settled_from_the_pool(create, tmp_path):
+    database = create("rds")
+    database.ingest(write(tmp_path / "a.jsonl", records(40)))
+    wanted = registry.parse_wanted("counted,counted:seed=1")
+    first, second = settle(
+        database.store,
+        wanted,
+        lambda seed, rows: sample_of_pool(database.store, seed, rows),
+        lambda: tiny_backbone(),
+    )
+    assert first.columns == ("counted", "counted_reason")
+    assert second.columns == tuple(f"{c}__{second.fingerprint[:8]}" for c in first.columns)
+    assert Centre.ran[0] != Centre.ran[1]
+    assert set(first.columns + second.columns) <= names_of(database)
+    assert pending(database.store) == []
+
+
+def test_a_target_may_come_before_the_fit(create, tmp_path):
+    database = create()
+    database.add_target("few", write(tmp_path / "t.jsonl", records(3)))
+    row = database.store.dataset("targets").to_table().to_pylist()[0]
+    assert row["rds"] and "counted" not in row
+    database.ingest(write(tmp_path / "a.jsonl", records(30)))
+    assert database.store.dataset("targets").to_table()["counted"].null_count == 3

@@ -1,0 +1,54 @@
+"""Presets stand for their features wherever features are named."""
+
+from __future__ import annotations
+
+import pytest
+
+import coresetdb
+from coresetdb.ingest import presets
+from coresetdb.ingest.presets import PRESETS, expanded
+from coresetdb.ingest.representations.registry import parse_wanted, written
+from coresetdb.schemas.errors import UsageError
+
+
+def test_a_preset_is_its_features():
+    assert expanded("fast") == [
+        *("rds", "losses:grad_norm=sketch", "nait", "mads", "trim", "less"),
+    ]
+    assert set(PRESETS["paper"]) > {"gradfiltering", "embed", "less:warmup=lora"}
+    assert expanded(" fast , embed") == [*PRESETS["fast"], "embed"]
+    assert expanded("rds,losses") == ["rds", "losses"]
+
+
+def test_what_stands_beside_a_preset_takes_its_place():
+    assert expanded("fast,less:dims=8192")[-1] == "less:dims=8192"
+    assert len(expanded("fast,less:dims=8192")) == len(PRESETS["fast"])
+    both = expanded("fast,less,less:dims=8192")
+    assert both[-2:] == ["less", "less:dims=8192"]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setitem(presets.PRESETS, "small", ("rds", "losses:alone=false"))
+
+
+def test_a_store_keeps_what_a_preset_meant(small, tmp_path, tiny_llama):
+    database = coresetdb.create(
+        str(tmp_path / "pool"), backbone=str(tiny_llama), dtype="float32", features="small"
+    )
+    assert database.store.config["features"] == "rds,losses:alone=False"
+    assert database.pending() == []
+    assert "nll_alone" not in database.store.dataset("pool").schema.names
+
+
+def test_what_is_written_is_read_again(small):
+    wanted = parse_wanted("small,losses,rds+")
+    assert [written(each) for each in wanted] == ["rds", "losses"]
+    for text in ("small", "rds,losses:alone=false"):
+        wanted = parse_wanted(text)
+        assert parse_wanted(",".join(map(written, wanted))) == wanted
+
+
+def test_an_unknown_name_is_told_of_the_presets():
+    with pytest.raises(UsageError, match="the presets fast, paper"):
+        parse_wanted("fats")

@@ -1,0 +1,173 @@
+"""NAIT and MADS end to end: a store, targets, selections, all from the columns alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import tiny_folder
+
+from coresetdb.database import Database
+from coresetdb.query.selection import select
+from coresetdb.schemas.errors import UsageError
+
+torch.set_num_threads(1)
+
+WORDS = "the sky is blue and two plus three make five while green trees grow by rivers".split()
+
+
+def rows(generator, count):
+    texts = (generator.choice(WORDS, generator.integers(2, 12)).tolist() for _ in range(count))
+    return [
+        {"prompt": f"{number} {' '.join(words)}", "completion": " ".join(words[1:])}
+        for number, words in enumerate(texts)
+    ]
+
+
+def written(path, records):
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store of 80 rows in two fragments, two of them without an answer, and three targets."""
+    place = tmp_path_factory.mktemp("neurons")
+    generator = np.random.default_rng(0)
+    database = Database.create(
+        str(place / "store"), backbone=str(tiny_folder()), dtype="float32", features="nait,mads"
+    )
+    pool = rows(generator, 80)
+    database.ingest(written(place / "a.jsonl", pool[:50]))
+    database.ingest(written(place / "b.jsonl", pool[50:]))
+    notes = {}
+    for name, count in (("six", 6), ("four", 4), ("two", 2)):
+        file = written(place / f"{name}.jsonl", rows(generator, count))
+        notes[name] = database.add_target(name, file).notes
+    return database, notes
+
+
+def stored(database, table, columns, where=None):
+    found = database.store.dataset(table).to_table(columns=["id", *columns], filter=where)
+    return {row["id"]: row for row in found.to_pylist()}
+
+
+def plain_greedy(sets, k, counting=lambda unit: True):
+    """Ids in the order of plain greedy with g = sqrt; ties to the lower id."""
+    counts: dict[int, int] = {}
+    left, picks = sorted(sets), []
+
+    def gain(key):
+        own = [counts.get(unit, 0) for unit in sets[key] if counting(unit)]
+        return round(sum(np.sqrt(count + 1) - np.sqrt(count) for count in own), 9)
+
+    while left and len(picks) < k:
+        best = max(left, key=gain)  # the first of equals
+        picks.append(best)
+        left.remove(best)
+        for unit in sets[best]:
+            counts[unit] = counts.get(unit, 0) + 1
+    return picks
+
+
+def test_mads_alone_covers_neurons(made):
+    database, _ = made
+    sets = {key: row["mads"] for key, row in stored(database, "pool", ["mads"]).items()}
+    coreset = database.select(method="mads", budget=30)
+    assert coreset.method == "mads:coverage"
+    assert coreset.ids == plain_greedy(sets, 30)
+    assert database.select(method="mads", budget=12).ids == coreset.ids[:12]
+    assert database.replay(coreset.name).same
+    scores = coreset.table()["score"].to_pylist()
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_filter_is_applied_first(made):
+    database, _ = made
+    sets = stored(database, "pool", ["mads"], "corpus = 'b'")
+    coreset = database.select(method="mads", budget=10, where="corpus = 'b'")
+    assert coreset.ids == plain_greedy({key: row["mads"] for key, row in sets.items()}, 10)
+
+
+def test_coverage_of_what_targets_use(made):
+    database, _ = made
+    sets = {key: row["mads"] for key, row in stored(database, "pool", ["mads"]).items()}
+    orders = []
+    for name in ("six", "two"):
+        examples = stored(database, "targets", ["mads"], f"target = '{name}'")
+        units = {unit for row in examples.values() for unit in row["mads"]}
+        orders.append(plain_greedy(sets, 20, units.__contains__))
+    method = "mads(weights=target)"
+    assert database.select("six", method=method, budget=20).ids == orders[0]
+    both = database.select("six", "two", method=method, budget=10)
+    assert both.ids[0] == orders[0][0] and len(set(both.ids)) == 10
+    assert set(both.table()["target"].to_pylist()) == {"six", "two"}
+    with pytest.raises(UsageError, match="name one or more"):
+        database.select(method=method, budget=5)
+
+
+def test_a_target_that_changes_nothing_is_said(made):
+    database, _ = made
+    coreset = database.select("six", method="mads", budget=5)
+    assert coreset.ids == database.select(method="mads", budget=5).ids
+    assert any("the target changes nothing" in note for note in coreset.notes)
+
+
+def test_too_much_memory_is_refused(made):
+    database, _ = made
+    with pytest.raises(UsageError, match="above the limit"):
+        select(database.store, method="mads", budget="5", memory_limit=1 << 20)
+
+
+def test_options_and_unfit_features_are_refused(made):
+    database, _ = made
+    with pytest.raises(UsageError, match="choose from sqrt, log1p, capped, binary"):
+        database.select(method="mads(g=cube)", budget=5)
+    with pytest.raises(UsageError, match="nait keeps no sets"):
+        database.select("six", method="nait:coverage", budget=5)
+    with pytest.raises(UsageError, match="covers sets, say which"):
+        database.select(method="coverage", budget=5)
+
+
+@pytest.mark.parametrize("activation", ["mean", "drift"])
+def test_nait_ranks_along_the_targets_directions(made, activation):
+    """From stored columns: numpy's principal component of the examples' stored drifts."""
+    database, _ = made
+    names = {"mean": ("nait", "nait_norms"), "drift": ("nait_drift", "nait_drift_norms")}
+
+    def summaries(table, kind, where=None):
+        found = stored(database, table, names[kind], where)
+        blocks, norms = names[kind]
+        return {
+            key: np.array(row[blocks], np.float64).reshape(2, -1) * np.array(row[norms])[:, None]
+            for key, row in found.items()
+        }
+
+    drifts = np.array(list(summaries("targets", "drift", "target = 'six'").values()))
+    directions = []
+    for layer in (0, 1):
+        own = drifts[:, layer]
+        direction = np.linalg.svd(own - own.mean(0))[2][0]
+        directions.append(direction * np.sign(own.mean(0) @ direction))
+    expected = {
+        key: sum(row[layer] @ directions[layer] for layer in (0, 1))
+        for key, row in summaries("pool", activation).items()
+    }
+    coreset = database.select("six", method=f"nait(activation={activation})", budget=80)
+    assert len(coreset.ids) == 80
+    scores = np.array([expected[key] for key in coreset.ids])
+    got = np.array(coreset.table()["score"].to_pylist())
+    assert np.linalg.norm(got - scores) < 2e-3 * np.linalg.norm(scores)
+    plain = database.select("six", method="nait", budget=80)
+    assert (plain.ids == coreset.ids) == (activation == "mean")
+
+
+def test_a_target_of_two_examples_is_added_and_refused_by_nait(made):
+    database, notes = made
+    assert len(notes["two"]) == 1 and "at least 3 examples" in notes["two"][0]
+    assert "6 examples; the direction settles with 16 or more" in notes["six"][0]
+    with pytest.raises(UsageError, match="at least 3 examples"):
+        database.select("two", method="nait", budget=5)
+    assert len(database.select("two", method="mads(weights=target)", budget=5)) == 5

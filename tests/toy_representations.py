@@ -1,0 +1,129 @@
+"""Representations as another package would bring them, compared by scorers; they need no model.
+
+`length` ranks rows by themselves, `words` by the tokens they share with a target as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from coresetdb.ingest.artifacts import Artifact
+from coresetdb.ingest.columns import ragged
+from coresetdb.ingest.representations import registry
+from coresetdb.ingest.representations.representation import Representation, Scorer
+from coresetdb.schemas.errors import UsageError
+
+MOST = 60
+"""Rows of more tokens have none of the two features."""
+
+
+class Length(Representation):
+    """`length`: tokens of a row, the most first, or the fewest with `fewest=true`."""
+
+    name = "length"
+    version = 1
+    asking = {"fewest": False}  # noqa: RUF012
+    selector = "top"
+
+    def fields(self, setup):
+        return [pa.field("length", pa.float32()), pa.field("length_reason", pa.string())]
+
+    def finish(self, rows, passed, setup):
+        lengths = np.array([len(row) for row in rows], np.float32)
+        reason = np.where(lengths > MOST, "too long", None)
+        lengths[lengths > MOST] = np.nan
+        return {"length": lengths, "length_reason": reason}
+
+    def scorer(self, options, artifacts, facts, asked):
+        assert facts is None
+        return ByLength(-1 if asked["fewest"] else 1)
+
+
+class ByLength(Scorer):
+    columns = ("length",)
+
+    def __init__(self, sign):
+        self.sign = sign
+
+    def scores(self, rows):
+        return self.sign * rows.column("length").to_numpy(zero_copy_only=False)
+
+
+class Words(Representation):
+    """`words`: ids of a row's tokens; a row scores the share of them that the target has."""
+
+    name = "words"
+    version = 1
+    defaults = {"first": 0}  # noqa: RUF012
+    asking = {"power": 1.0, "scope": "all"}  # noqa: RUF012
+    selector = "top"
+
+    def fields(self, setup):
+        return [
+            pa.field("words", pa.list_(pa.int32())),
+            pa.field("words_mean", pa.list_(pa.float16(), 2)),
+            pa.field("words_reason", pa.string()),
+        ]
+
+    def finish(self, rows, passed, setup):
+        ids = [np.asarray(row.ids, np.int32)[setup.options["first"] :] for row in rows]
+        usable = np.array([len(row) <= MOST for row in rows])
+        mean = np.array([[len(each), 1] for each in ids], np.float32)
+        mean[~usable] = np.nan
+        return {
+            "words": ragged([each if yes else None for each, yes in zip(ids, usable, strict=True)]),
+            "words_mean": mean,
+            "words_reason": np.where(usable, None, "too long"),
+        }
+
+    def facts(self, backbone, rows, columns, setup):
+        assert setup.side == "target" and len(rows) == len(columns["words"])
+        have = [each for each in columns["words"] if each is not None]
+        if len(have) < 2:
+            return Artifact({}, {"refused": f"it takes 2 examples, this target has {len(have)}"})
+        return Artifact({"tokens": np.unique(np.concatenate(have)).astype(np.int32)})
+
+    def scorer(self, options, artifacts, facts, asked):
+        if asked["scope"] not in ("all", "odd"):
+            raise UsageError(f"words: scope {asked['scope']!r}: choose from all, odd")
+        return ByWords(facts.arrays["tokens"], asked)
+
+
+class ByWords(Scorer):
+    columns = ("words", "words_mean")
+
+    def __init__(self, tokens, asked):
+        self.tokens, self.asked = tokens, asked
+
+    def scores(self, rows):
+        words = rows.column("words")
+        starts = words.offsets.to_numpy()
+        shared = np.isin(words.values.to_numpy(), self.tokens)
+        if self.asked["scope"] == "odd":
+            shared &= words.values.to_numpy() % 2 == 1
+        scores = np.full(len(words), np.nan, np.float32)
+        for row in np.flatnonzero(words.is_valid()):
+            scores[row] = shared[starts[row] : starts[row + 1]].mean() ** self.asked["power"]
+        return scores
+
+
+REPRESENTATIONS = (Length(), Words())
+
+
+@pytest.fixture
+def toy_representations(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Brings them by entry points."""
+
+    class Point:
+        def __init__(self, made):
+            self.name, self.value, self.load = made.name, f"my_package:{made.name}", lambda: made
+
+    points = [Point(each) for each in REPRESENTATIONS]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    registry.get.cache_clear()
+    yield
+    registry.get.cache_clear()
