@@ -6,6 +6,7 @@ The command line is a thin skin over this class; each method names the room that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -150,8 +151,7 @@ class Database:
         from .ingest.looking import look_at
         from .ingest.plan import plan
 
-        named = [sources] if isinstance(sources, str) else list(sources)
-        looked = look_at(named, _reading(**reading))
+        looked = look_at([sources] if isinstance(sources, str) else sources, _reading(**reading))
         return plan(self.store, looked, lambda: self._backbone, features, progress)
 
     def _current_featurizer(self) -> Featurizer:
