@@ -1,6 +1,7 @@
 """What features cost beside the bare model: one forward, one backward, in the same run.
 
     python benchmarks/one_pass.py [--backbone builtin | --random 31M] [--rows 256] [--out FILE]
+    python benchmarks/one_pass.py --random 800M --brief --rank 128          without its parts
 
 Floors: a bare forward with all logits; a forward with a backward to the activations only (frozen
 weights, loss on response tokens). Against them: every forward-only feature of preset `fast`
@@ -34,15 +35,20 @@ from coresetdb.ingest.batch import Batch, make_batch
 from coresetdb.ingest.batching import plan_batches
 from coresetdb.ingest.describe import describe
 from coresetdb.ingest.encoding import Encoded
-from coresetdb.ingest.featurizer import TOKENS_PER_BATCH_CPU, Featurizer
-from coresetdb.ingest.fitting import fit_in_memory
+from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.fits import Sample
+from coresetdb.ingest.fitting import learn
 from coresetdb.ingest.presets import PRESETS
-from coresetdb.ingest.representations.registry import parse_wanted
+from coresetdb.ingest.representations.registry import parse_wanted, recipe_for
+from coresetdb.ingest.shelf import MemoryShelf, Shelf
 from coresetdb.schemas.instruction import Instruction
 
 WORDS = "the of a model data row that is and for with how many answer list name number".split()
-SIZES = {"31M": (512, 8, 1376), "60M": (640, 10, 1728)}
+SIZES = {"31M": (512, 8, 1376), "60M": (640, 10, 1728), "800M": (2048, 16, 5632)}
 """Width, layers and inner width of random llamas with the built-in proxy's vocabulary."""
+
+FIT_ROWS = 256
+"""Rows that bases are fitted on: how good they are changes nothing of the cost."""
 
 
 def made_up_rows(count: int, seed: int) -> list[Instruction]:
@@ -135,34 +141,44 @@ def bare_backward(backbone: Backbone, batches: Sequence[Batch]) -> None:
 
 
 def featurizer_of(
-    backbone: Backbone, features: str, sample: Sequence[Instruction], tokens_per_batch: int
+    backbone: Backbone, features: str, sample: Sequence[Instruction], shelf: Shelf
 ) -> Featurizer:
-    """A featurizer with everything fitted on `sample`."""
-    recipes, artifacts = fit_in_memory(backbone, parse_wanted(features), sample)
-    return Featurizer(backbone, recipes, tokens_per_batch, artifacts=artifacts)
+    """A featurizer of some features; what they need is fitted on `sample`, once per shelf."""
+    wanted = parse_wanted(features)
+
+    def draw(seed: int, rows: Callable[[int], int]) -> Sample:
+        return Sample([row.id for row in sample], sample, len(sample)).first(rows(len(sample)))
+
+    found = learn(backbone.info, wanted, draw, lambda: backbone, shelf)
+    recipes = [
+        recipe_for(asked, backbone.info, each.artifacts, each.digests)
+        for asked, each in zip(wanted, found, strict=True)
+    ]
+    artifacts = {
+        each.digests[name]: artifact for each in found for name, artifact in each.artifacts.items()
+    }
+    return Featurizer(backbone, recipes, artifacts=artifacts)
 
 
-def feature_sets() -> dict[str, str]:
-    """Label -> features; `fast` in full, without IFD, its forward part, and without each one."""
-    fast = PRESETS["fast"].split(",")
-    plain = [each.replace("losses:", "losses:alone=false:") for each in fast]
+def feature_sets(rank: int, brief: bool) -> dict[str, str]:
+    """Label -> features: `fast`, its forward part, and (unless `brief`) both without each one."""
+    whole = [f"trim:rank={rank}" if each == "trim" else each for each in PRESETS["fast"]]
+    plain = [each.replace("losses:", "losses:alone=false:") for each in whole]
     forward = [
         "losses:alone=false" if each.startswith("losses") else each
         for each in plain
-        if not each.startswith("less")
+        if each != "less"
     ]
     sets = {
         "forward-only features, no IFD": forward,
-        "the same with IFD": ["losses" if e.startswith("losses") else e for e in forward],
-        "fast": fast,
+        "forward-only features": [e.replace("losses:alone=false", "losses") for e in forward],
         "fast, no IFD": plain,
+        "fast": whole,
     }
-    for each in plain:
-        name = each.partition(":")[0]
-        sets[f"fast, no IFD, without {name}"] = [e for e in plain if e != each]
-    for each in forward:
-        name = each.partition(":")[0]
-        sets[f"forward-only, without {name}"] = [e for e in forward if e != each]
+    for label, entries in (("forward-only", forward), ("fast", plain)) if not brief else ():
+        for each in entries:
+            name = each.partition(":")[0]
+            sets[f"{label}, no IFD, without {name}"] = [e for e in entries if e != each]
     return {label: ",".join(features) for label, features in sets.items()}
 
 
@@ -177,9 +193,16 @@ def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.N
     """Print the table of one backbone, and give its figures back."""
     encoded = [row for row in backbone.encode_all(rows) if isinstance(row, Encoded)]
     tokens = sum(map(len, encoded))
+    shelf = MemoryShelf()
+    featurizers = {
+        label: featurizer_of(backbone, features, rows[:FIT_ROWS], shelf)
+        for label, features in feature_sets(options.rank, options.brief).items()
+    }
     batches = [
         make_batch([encoded[i] for i in members], backbone.padding_token, backbone.device)
-        for members in plan_batches(list(map(len, encoded)), options.tokens_per_batch)
+        for members in plan_batches(
+            list(map(len, encoded)), featurizers["fast"].tokens_per_batch
+        )
     ]
     floors = {
         "floor: forward, all logits": partial(bare_forward, backbone, batches),
@@ -189,26 +212,26 @@ def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.N
         **floors,
         "text to tokens": lambda: backbone.encode_all(rows),
     }
-    for label, features in feature_sets().items():
-        featurizer = featurizer_of(backbone, features, rows, options.tokens_per_batch)
+    for label, featurizer in featurizers.items():
         works[label] = partial(featurizer.compute_encoded, encoded, rows)
-        if label == "fast":
-            works["fast, from text to table"] = partial(featurizer.featurize, rows)
+    works["fast, from text to table"] = partial(featurizers["fast"].featurize, rows)
     timed = best_seconds(works, options.rounds)
     forward, backward = (timed[label] for label in floors)
     print(
-        f"{backbone.info.name}: {len(rows)} rows, {tokens} tokens "
+        f"{options.random or backbone.info.name}: {len(rows)} rows, {tokens} tokens "
         f"({sum(batch.ids.numel() for batch in batches)} padded), {backbone.config.dtype} on "
         f"{backbone.device}, {torch.get_num_threads()} threads"
     )
-    print(f"{'':38}{'seconds':>9}{'tokens/s':>10}{'x forward':>11}{'x backward':>12}")
+    print(f"{'':40}{'seconds':>9}{'tokens/s':>10}{'x forward':>11}{'x backward':>12}")
     for label, spent in timed.items():
         rate, over, beside = tokens / spent, spent / forward, spent / backward
-        print(f"{label:38}{spent:9.3f}{rate:10.0f}{over:11.2f}{beside:12.2f}")
+        print(f"{label:40}{spent:9.3f}{rate:10.0f}{over:11.2f}{beside:12.2f}")
     return {
-        "backbone": backbone.info.name,
+        "backbone": options.random or backbone.info.name,
         "tokens": tokens,
         "seconds": timed,
+        "over_forward": {label: spent / forward for label, spent in timed.items()},
+        "over_backward": {label: spent / backward for label, spent in timed.items()},
         "dtype": backbone.config.dtype,
         "device": str(backbone.device),
     }
@@ -222,7 +245,8 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--tokens-per-batch", type=int, default=TOKENS_PER_BATCH_CPU)
+    parser.add_argument("--rank", type=int, default=0, help="of TRIM's basis; 0: it is tried out")
+    parser.add_argument("--brief", action="store_true", help="nothing without each feature")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("one_pass.json"))
