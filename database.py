@@ -5,11 +5,13 @@ The command line is a thin skin over this class; each method names the room that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .store.store import Store
+from .upkeep import repair_store, verify_store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
     from .ingest.late_account import LateAccount
+    from .ingest.planned import Plan
     from .ingest.progress import FillProgress, FitProgress
     from .ingest.read_options import ReadOptions
     from .query.carry import CarriedTarget
@@ -27,9 +30,10 @@ if TYPE_CHECKING:
     from .query.targets import AddedTarget, Target
     from .schemas.recipe import Recipe
     from .store.maintenance import Compacted
-    from .store.report import Repair, Report
     from .store.sql import QueryResult
     from .store.status import Status
+
+__all__ = ["Database", "repair_store", "verify_store"]
 
 
 class Database:
@@ -93,10 +97,7 @@ class Database:
         return featurizer_for(self.store, self._backbone, recipes_of(self.store))
 
     def pending(self) -> list[str]:
-        """Features the store was asked for that nothing was fitted for yet, as `init` takes them.
-
-        They are fitted by the first `ingest`, or by `fit`.
-        """
+        """Features that the first `ingest`, or `fit`, must fit first, as `create` takes them."""
         from .ingest.create import pending
         from .ingest.representations.registry import written
 
@@ -112,28 +113,46 @@ class Database:
     ) -> list[Recipe]:
         """Learn from a sample of files what the store's features need; nothing is ingested.
 
-        What was learned before stays. The next `ingest` makes the features.
-
         Args:
-            sources: as `ingest` takes them.
-            limit: read no more than this many records.
+            sources, limit, reading: as `ingest` takes them.
             progress: is told what is learned, and how it goes.
-            reading: fields of `ReadOptions`.
 
         Returns:
             The recipes of the features that could not be made before.
 
         Raises:
-            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            InputError, FingerprintError: as `ingest`.
             UsageError: there is no usable record, or there are too few to learn from.
-            FingerprintError: the backbone is no longer the one that made the store's features.
         """
         from .ingest.first_fit import fit_from, looked_at
 
         with looked_at(self.store, sources, _reading(**reading), progress) as looked:
-            recipes = fit_from(self.store, looked, lambda: self._backbone, limit, progress)
-        self.__dict__.pop("_featurizer", None)
-        return recipes
+            return fit_from(self.store, looked, lambda: self._backbone, limit, progress)
+
+    def plan(
+        self,
+        sources: str | Sequence[str],
+        *,
+        features: str | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> Plan:
+        """Tell what ingesting files would cost: bytes, passes, fits and time; nothing is changed.
+
+        Args:
+            sources, reading: as `ingest` takes them.
+            features: others than the store's own, as `create` takes them.
+            progress: is told what happens.
+
+        Raises:
+            InputError: as `ingest`.
+            UsageError: an unknown feature, or nothing in the files is new.
+        """
+        from .ingest.looking import look_at
+        from .ingest.plan import plan
+
+        looked = look_at([sources] if isinstance(sources, str) else sources, _reading(**reading))
+        return plan(self.store, looked, lambda: self._backbone, features, progress)
 
     def _current_featurizer(self) -> Featurizer:
         """The featurizer of the features the store has now; somebody may have added one."""
@@ -177,8 +196,7 @@ class Database:
 
         options = _reading(corpus=corpus, **reading)
         with looked_at(self.store, sources, options, progress) as looked:
-            if fit_from(self.store, looked, lambda: self._backbone, limit, progress):
-                self.__dict__.pop("_featurizer", None)
+            fit_from(self.store, looked, lambda: self._backbone, limit, progress)
             return ingest(
                 self.store,
                 looked.sources(),
@@ -202,7 +220,13 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(allow_empty_answer=True, **reading)
-        return add_target(self.store, name, file, options, self._current_featurizer)
+        added = add_target(self.store, name, file, options, self._current_featurizer)
+        waiting = tuple(
+            f"{each} is not fitted yet; after the first ingestion run: "
+            f"coresetdb featurize {self.store.uri} {each}"
+            for each in self.pending()
+        )
+        return replace(added, notes=added.notes + waiting)
 
     def featurize(
         self,
@@ -417,10 +441,10 @@ class Database:
         return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
 
     def status(self) -> Status:
-        """What the store holds."""
-        from .store.status import status_of
+        """What the store holds, what it waits for, and whether what was learned still suits it."""
+        from .ingest.fitness import status
 
-        return status_of(self.store)
+        return status(self.store)
 
     def compact(self, keep_hours: float = 24.0) -> Compacted:
         """Merge small fragments, then drop versions older than `keep_hours` and leftover files.
@@ -433,32 +457,6 @@ class Database:
         from .store.maintenance import compact_and_clean
 
         return compact_and_clean(self.store, keep_hours)
-
-
-def verify_store(
-    uri: str, *, full: bool = False, storage_options: dict[str, str] | None = None
-) -> Report:
-    """Hold a store's files against what was written; a store that does not open can be verified."""
-    from .store.verify import verify
-
-    return verify(uri, full, storage_options)
-
-
-def repair_store(
-    uri: str,
-    *,
-    say: Callable[[str], None] = lambda sentence: None,
-    storage_options: dict[str, str] | None = None,
-) -> Repair:
-    """Bring a damaged store back, then verify it in full.
-
-    Raises:
-        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
-            made them is gone or another; nothing was changed.
-    """
-    from .ingest.heal import heal
-
-    return heal(uri, say, storage_options)
 
 
 def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:

@@ -16,6 +16,7 @@ from ..schemas.version import VERSION
 
 COMMANDS = (
     "init",
+    "plan",
     "fit",
     "ingest",
     "featurize",

@@ -16,7 +16,8 @@ from .frame import json_option, open_database, print_json, store_argument, talk
     "--method",
     default="rds:round_robin",
     show_default=True,
-    help="representation:selector, or a method's name (rds, random).",
+    metavar="METHOD",
+    help="Such as trim, random or rds:top(by=max); see docs/selectors.md.",
 )
 @click.option(
     "--budget", default="1000", show_default=True, help="Rows, 5% or 200k-tokens of responses."
@@ -53,6 +54,7 @@ def command(
     \b
         coresetdb select pool gsm8k --budget 1000 --out gsm8k.jsonl
         coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
+        coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool --method random --budget 1000 --seed 1
     """
     database = open_database(store)

@@ -51,9 +51,7 @@ class Artifact:
         from safetensors.numpy import load
 
         try:
-            arrays = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            facts = json.loads(header["__metadata__"][_FACTS])
+            arrays, facts = load(data), _facts(data)
         except (SafetensorError, ValueError, KeyError) as error:
             raise DamagedStoreError(
                 f"an artifact of the store cannot be read ({error}). Run `coresetdb verify --full`"
@@ -98,6 +96,15 @@ def load_artifact(store: Store, content: str, name: str) -> Artifact:
     return Artifact.unpack(data)
 
 
+def facts_of(store: Store, content: str, name: str) -> Mapping[str, Any]:
+    """The facts of an artifact, without its arrays; none where it is gone or damaged."""
+    data = store.artifact(content, name)
+    try:
+        return _facts(data) if data else {}
+    except (ValueError, KeyError):
+        return {}  # status goes on; `verify --full` says what is wrong
+
+
 def artifacts_of(store: Store, recipe: Recipe) -> dict[str, Artifact]:
     """Everything fitted that a recipe depends on, by name."""
     return {name: load_artifact(store, content, name) for name, content in recipe.artifacts.items()}
@@ -129,3 +136,8 @@ class LazyArtifacts(Mapping[str, Artifact]):
 def content_of(data: bytes) -> str:
     """The digest that a packed artifact is kept under."""
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return json.loads(header["__metadata__"][_FACTS])

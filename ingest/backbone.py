@@ -208,7 +208,7 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _quiet():
+        with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, config.dtype),
@@ -232,7 +232,7 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar for reading weights: stderr is for what a user needs to know."""
     from transformers.utils import logging
 

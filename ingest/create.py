@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..schemas.errors import FingerprintError
+from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
 from ..store.features import drop, features_of
 from ..store.store import Store
 from .artifacts import artifacts_of
 from .describe import BackboneConfig, describe
+from .presets import expanded
 from .representations.registry import (
     Wanted,
     fields_of,
     get,
+    names,
     parse_wanted,
     recipe_for,
     written,
@@ -106,7 +108,7 @@ def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
     those that wait to be fitted.
 
     Raises:
-        UsageError: an unknown feature or option.
+        UsageError: an unknown feature or option, or no name and no feature.
         BackboneError, FingerprintError: as `load_featurizer`.
     """
     present = features_of(store)
@@ -115,12 +117,14 @@ def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
     asked: dict[str, Recipe | Wanted] = {}
     if not features.strip(" ,"):
         asked |= present | {written(each): each for each in pending(store)}
-    for entry in filter(None, map(str.strip, features.split(","))):
+    for entry in expanded(features):
         for each in [present[entry]] if entry in present else parse_wanted(entry):
             if isinstance(each, Wanted):
                 made = [recipe for recipe in present.values() if each.is_made_by(recipe)]
                 each = made[-1] if made else each
             asked[each.feature if isinstance(each, Recipe) else written(each)] = each
+    if not asked:
+        raise UsageError(f"{store.uri} has no features: name some of {', '.join(names())}")
     return list(asked.values())
 
 

@@ -5,7 +5,9 @@ Recipes that ask for the same pass (what the model is shown, and the adapter it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,9 @@ TOKENS_PER_BATCH_CPU = 2048
 TOKENS_PER_BATCH_ACCELERATOR = 16384
 FULL_LOGIT_ELEMENTS = 1 << 28
 """Logits of a batch (1 GB in float32) where the model's head cannot be applied to slices."""
+
+PassKey = tuple[str, str]
+"""A run of the model: what it is shown, and the digest of the adapter it wears ("" for none)."""
 
 COUNTS = [
     pa.field("tokens", pa.int32()),
@@ -60,7 +65,7 @@ class _Work:
     representation: Representation
     setup: Setup
 
-    def passes(self) -> dict[tuple[str, str], tuple[Pass, Needs]]:
+    def passes(self) -> dict[PassKey, tuple[Pass, Needs]]:
         """What it needs, by the view and the digest of the adapter worn: what can be shared."""
         return {
             (each.view, self.recipe.artifacts.get(each.adapter, "")): (each, needs)
@@ -76,8 +81,13 @@ class Featurizer:
         side: where batches are padded (features agree but for rounding).
         artifacts: everything the recipes depend on, by digest.
 
+    Attributes:
+        seconds: wall time so far, by run of the model, and by fingerprint for what a recipe's
+            representation does by itself.
+
     Raises:
-        FingerprintError: a recipe was made for another backbone.
+        FingerprintError: a recipe was made for another backbone, or by another version of its
+            representation.
     """
 
     def __init__(
@@ -91,8 +101,10 @@ class Featurizer:
         self.backbone, self.recipes = backbone, list(recipes)
         self.padding: Padding = side
         self.artifacts = dict(artifacts or {})
+        self.seconds: dict[PassKey | str, float] = {}
         self._works = [self._work(recipe) for recipe in recipes]
         for work in self._works:
+            _require_version(work)
             _require_backbone(work, backbone)
         if tokens_per_batch is None:
             cpu = backbone.device.type == "cpu"
@@ -155,7 +167,10 @@ class Featurizer:
         usable = [index for index, each in enumerate(encoded) if isinstance(each, Encoded)]
         rows = [row for row in encoded if isinstance(row, Encoded)]
         given = [instructions[index] for index in usable]
-        works = [replace(work, setup=replace(work.setup, side=of)) for work in self._works]
+        device = str(self.backbone.device)
+        works = [
+            replace(work, setup=replace(work.setup, side=of, device=device)) for work in self._works
+        ]
         columns: dict[str, np.ndarray] = {}
         features = self._features_of(works, rows, given, on_batch) if rows else self._no_features()
         for recipe, made in zip(self.recipes, features, strict=True):
@@ -167,6 +182,14 @@ class Featurizer:
                 if isinstance(each, RowRefusedError):
                     reason[index] = str(each)
         return Features(encoded, columns)
+
+    def passes(self) -> dict[PassKey, list[tuple[Recipe, Needs]]]:
+        """Every run of the model over the pool, in order, with the recipes that share it."""
+        found: dict[PassKey, list[tuple[Recipe, Needs]]] = {}
+        for work in self._works:
+            for key, (_, needs) in work.passes().items():
+                found.setdefault(key, []).append((work.recipe, needs))
+        return found
 
     def fields(self, recipe: Recipe) -> list[pa.Field]:
         """The stored fields of one of the recipes."""
@@ -191,18 +214,29 @@ class Featurizer:
     ) -> list[dict[str, np.ndarray]]:
         passed: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in works]
         alone = [response_alone(row) if row.response_tokens else row for row in rows]
-        shared = dict.fromkeys(key for work in works for key in work.passes())
-        for key in shared:
+        for key in dict.fromkeys(key for work in works for key in work.passes()):
             seen = alone if key[0] == "alone" else rows
             # Progress counts a row once, at the first pass that sees it whole.
             report, on_batch = (on_batch, None) if key[0] == "row" else (None, on_batch)
-            for place, (each, columns) in self._run(key, works, seen, report).items():
-                passed[place][each] = columns
-        return [
-            work.representation.compute(instructions, work.setup)
-            or work.representation.finish(rows, views, work.setup)
-            for work, views in zip(works, passed, strict=True)
-        ]
+            with self._timed(key):
+                for place, (each, columns) in self._run(key, works, seen, report).items():
+                    passed[place][each] = columns
+        made: list[dict[str, np.ndarray]] = []
+        for work, views in zip(works, passed, strict=True):
+            with self._timed(work.recipe.fingerprint):
+                made.append(
+                    work.representation.compute(instructions, work.setup)
+                    or work.representation.finish(rows, views, work.setup)
+                )
+        if on_batch:  # no pass sees whole rows: all is made by models of their own
+            on_batch(len(rows), sum(map(len, rows)))
+        return made
+
+    @contextmanager
+    def _timed(self, what: PassKey | str) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - begun
 
     def _no_features(self) -> list[dict[str, np.ndarray]]:
         """The columns of each recipe over no row at all."""
@@ -218,7 +252,7 @@ class Featurizer:
 
     def _run(
         self,
-        key: tuple[str, str],
+        key: PassKey,
         works: Sequence[_Work],
         rows: Sequence[Encoded],
         on_batch: Callable[[int, int], None] | None,
@@ -255,6 +289,16 @@ class Featurizer:
                 on_batch(len(members), sum(len(row) for row in batch.rows))
         back = np.argsort(np.asarray(order, dtype=np.int64))
         return {place: (asked[place][1], joined(each, back)) for place, each in parts.items()}
+
+
+def _require_version(work: _Work) -> None:
+    recipe, version = work.recipe, work.representation.version
+    if recipe.version != version:
+        raise FingerprintError(
+            f"{recipe.feature} was made by version {recipe.version} of {recipe.representation}, "
+            f"and this coresetdb has version {version}: new rows would not compare with old ones. "
+            "Use the coresetdb that made it, or drop the feature and make it anew"
+        )
 
 
 def _require_backbone(work: _Work, backbone: Backbone) -> None:

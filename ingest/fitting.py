@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..schemas.recipe import Recipe
 from ..store.features import declare
@@ -62,9 +62,9 @@ def settle(
         UsageError: there is no row to learn from, or there are too few; nothing was declared.
     """
     info = describe(BackboneConfig(**store.config["backbone"]))
-    learned = learn(info, wanted, draw, backbone, StoreShelf(store), progress)
+    found = learn(info, wanted, draw, backbone, StoreShelf(store), progress)
     recipes = [
-        _declared(store, asked, info, each) for asked, each in zip(wanted, learned, strict=True)
+        _declared(store, asked, info, each) for asked, each in zip(wanted, found, strict=True)
     ]
     store.sync()
     return recipes
@@ -80,37 +80,22 @@ def learn(
 ) -> list[Learned]:
     """Run the fits of features whose results `shelf` does not have; see `settle`."""
     progress = progress or Silence()
-    jobs: dict[str, _Job] = {}  # by everything they depend on, needs first
-    of: list[list[_Job]] = []
-    for each in wanted:
-        identity = get(each.representation).identity(info, each.options)
-        own = [_Job.of(fit, identity) for fit in fits_of(info, each)]
-        jobs |= {job.asked: job for job in own}
-        of.append(own)
+    own = [jobs_for(info, each) for each in wanted]
+    jobs = {job.asked: job for each in own for job in each}
     missing = [job for job in jobs.values() if not job.done(shelf)]
     samples = _samples([job.fit for job in missing], draw)
     for job in missing:
-        _run(job, jobs, samples[job.fit.sample_seed], backbone(), shelf, progress)
-    return [_learned(shelf, own) for own in of]
-
-
-def fits_of(info: BackboneInfo, wanted: Wanted) -> list[Fit]:
-    """Everything that must be learned for a feature, needs first."""
-    return in_order(get(wanted.representation).fits(info, wanted.options))
+        run(job, jobs, samples[job.fit.sample_seed], backbone(), shelf, progress)
+    return [learned(each, shelf) for each in own]
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """A fit on a backbone: the digest of what is asked for, and those of what it needs."""
 
     fit: Fit
     asked: str
     needs: tuple[str, ...]
-
-    @classmethod
-    def of(cls, fit: Fit, identity: Mapping[str, Any]) -> _Job:
-        needs = tuple(each.asked(identity) for each in fit.needs())
-        return cls(fit, fit.asked(identity), needs)
 
     def outputs(self, shelf: Shelf) -> dict[str, str]:
         """Name -> digest of those that are there."""
@@ -118,7 +103,18 @@ class _Job:
         return {name: content for name, content in found.items() if content}
 
     def done(self, shelf: Shelf) -> bool:
+        """Whether all of them are."""
         return len(self.outputs(shelf)) == len(self.fit.outputs())
+
+
+def jobs_for(info: BackboneInfo, wanted: Wanted) -> list[Job]:
+    """Everything that must be learned for a feature, needs first."""
+    representation = get(wanted.representation)
+    identity = representation.identity(info, wanted.options)
+    return [
+        Job(fit, fit.asked(identity), tuple(each.asked(identity) for each in fit.needs()))
+        for fit in in_order(representation.fits(info, wanted.options))
+    ]
 
 
 def _samples(fits: Sequence[Fit], draw: Draw) -> dict[int, Sample]:
@@ -130,14 +126,23 @@ def _samples(fits: Sequence[Fit], draw: Draw) -> dict[int, Sample]:
     return samples
 
 
-def _run(
-    job: _Job,
-    jobs: Mapping[str, _Job],
+def run(
+    job: Job,
+    jobs: Mapping[str, Job],
     sample: Sample,
     backbone: Backbone,
     shelf: Shelf,
     progress: FitProgress,
-) -> None:
+) -> float:
+    """Run one fit on its part of a sample; the seconds it took.
+
+    Args:
+        jobs: those it needs, by what they ask for; done already.
+        sample: at least the rows it wants, or all there are.
+
+    Raises:
+        UsageError: the sample is too small.
+    """
     fit = job.fit
     there = [each.outputs(shelf) for each in (*(jobs[need] for need in job.needs), job)]
     kept = {name: shelf.load(content, name) for each in there for name, content in each.items()}
@@ -157,20 +162,22 @@ def _run(
     fit.run(Fitting(backbone, own, kept, keep, tell))
     if not job.done(shelf):
         raise RuntimeError(f"the fit {fit.name} did not leave all of {', '.join(fit.outputs())}")
-    progress.say(f"{fit.name}: learned in {time.monotonic() - begun:,.1f} s")
+    seconds = time.monotonic() - begun
+    progress.say(f"{fit.name}: learned in {seconds:,.1f} s")
+    return seconds
 
 
-def _learned(shelf: Shelf, jobs: Sequence[_Job]) -> Learned:
+def learned(jobs: Sequence[Job], shelf: Shelf) -> Learned:
+    """What the jobs of a feature left."""
     digests = {name: content for job in jobs for name, content in job.outputs(shelf).items()}
     return Learned({name: shelf.load(digest, name) for name, digest in digests.items()}, digests)
 
 
-def _declared(store: Store, asked: Wanted, info: BackboneInfo, learned: Learned) -> Recipe:
+def _declared(store: Store, asked: Wanted, info: BackboneInfo, found: Learned) -> Recipe:
     present = recipes_of(store)
-    made = recipe_for(asked, info, learned.artifacts, learned.digests, present)
+    made = recipe_for(asked, info, found.artifacts, found.digests, present)
     for each in present:
         if each.fingerprint == made.fingerprint:
             return each
-    fields = fields_of(made, info, learned.artifacts)
-    declare(store, made, fields)
+    declare(store, made, fields_of(made, info, found.artifacts))
     return made

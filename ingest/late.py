@@ -11,15 +11,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schemas.instruction import Instruction
 from ..schemas.recipe import Recipe
@@ -29,11 +27,12 @@ from ..store.fill import amend, count_undone, fill, filling, undone
 from ..store.shards import Shards
 from ..store.store import Store
 from .account import count_reasons
-from .create import asked_for, featurizer_for, load_backbone
+from .create import asked_for
 from .fits import Sample
 from .fitting import settle
 from .job import COMMIT_ROWS, COMMIT_SECONDS, READ_BLOCK, SHARD_ROWS, SHARD_SECONDS
 from .late_account import LateAccount
+from .maker import Maker, instructions_of
 from .progress import FillProgress, Silence
 from .representations.registry import Wanted
 from .sampling import Rows, sample_of_pool
@@ -42,11 +41,7 @@ from .target_facts import complete_facts
 if TYPE_CHECKING:
     import lance
 
-    from .backbone import Backbone
-    from .featurizer import Featurizer
-    from .representations.representation import Side
 
-NEITHER = "the representation gave neither a value nor a reason"
 _TEXT = ["id", "messages", "tools"]
 
 
@@ -80,7 +75,7 @@ def featurize(
     """
     asked_for(store, features)  # a wrong name is said before anything is waited for
     progress = progress or Silence()
-    maker = _Maker(store)
+    maker = Maker(store)
     with filling(store):
         recipes = _declared(store, features, maker, progress)
         job = _Late(store, recipes, maker, progress, command, shard_rows, commit_rows)
@@ -95,7 +90,7 @@ def featurize(
     return job.account
 
 
-def _declared(store: Store, features: str, maker: _Maker, progress: FillProgress) -> list[Recipe]:
+def _declared(store: Store, features: str, maker: Maker, progress: FillProgress) -> list[Recipe]:
     """The recipes asked for; those the store lacks are fitted on its pool and get their columns."""
     asked = asked_for(store, features)
 
@@ -108,54 +103,6 @@ def _declared(store: Store, features: str, maker: _Maker, progress: FillProgress
         *(each for each in asked if isinstance(each, Recipe)),
         *settle(store, new, draw, lambda: maker.backbone, progress),
     ]
-
-
-class _Maker:
-    """The one place that runs the backbone: conversations to the columns of some recipes."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._made: dict[tuple[str, ...], Featurizer] = {}
-
-    @cached_property
-    def backbone(self) -> Backbone:
-        return load_backbone(self._store)
-
-    def featurizer(self, recipes: Sequence[Recipe]) -> Featurizer:
-        """One for just these recipes, with what was fitted for them."""
-        key = tuple(recipe.fingerprint for recipe in recipes)
-        if key not in self._made:
-            self._made[key] = featurizer_for(self._store, self.backbone, recipes)
-        return self._made[key]
-
-    @property
-    def used(self) -> bool:
-        return bool(self._made)
-
-    def columns(
-        self,
-        recipes: Sequence[Recipe],
-        instructions: Sequence[Instruction],
-        on_batch: Callable[[int, int], None] | None = None,
-        of: Side = "pool",
-    ) -> pa.Table:
-        """Each recipe's columns, one row per instruction; no row without value and reason."""
-        table = self.featurizer(recipes).featurize(instructions, on_batch, of)
-        for recipe in recipes:
-            table = _explained(table, recipe)
-        return table.select([column for recipe in recipes for column in recipe.columns])
-
-
-def _explained(table: pa.Table, recipe: Recipe) -> pa.Table:
-    """With a reason for rows that got nothing at all: they would be made for ever."""
-    bare = np.ones(len(table), bool)
-    for column in recipe.columns:
-        bare &= table[column].is_null().to_numpy()
-    if not bare.any():
-        return table
-    reason = pc.if_else(pa.array(bare), NEITHER, table[recipe.reason])  # pyright: ignore[reportAttributeAccessIssue]
-    at = table.column_names.index(recipe.reason)
-    return table.set_column(at, table.schema.field(at), reason)
 
 
 @dataclass(frozen=True)
@@ -174,7 +121,7 @@ class _Late:
         self,
         store: Store,
         recipes: Sequence[Recipe],
-        maker: _Maker,
+        maker: Maker,
         progress: FillProgress,
         command: str,
         shard_rows: tuple[int, int],
@@ -196,7 +143,7 @@ class _Late:
         self.due_rows = 0
         self.first_round = True  # what stands in the shards is an earlier run's
         self.rows_total = 0
-        self.told_rows = self.told_tokens = 0
+        self.told_rows = 0
         self.started, self.started_at = time.monotonic(), datetime.now(UTC)
         self.committed = self.started
 
@@ -204,6 +151,7 @@ class _Late:
         """Rounds over targets and pool until nothing lacks anything."""
         self._record("running")
         self._count()
+        self._announce()
         while self._fill_targets() or self._fill_pool():
             self._count()
         for each in self.shards:
@@ -225,10 +173,17 @@ class _Late:
             self.progress.say(sentence)
 
     def _count(self) -> None:
-        """How many rows wait, as far as the feature that most rows lack tells it."""
+        """How many rows are to be made, as far as the feature that most rows lack tells it."""
         pool = self.store.dataset("pool")
-        waiting = max((count_undone(pool, recipe) for recipe in self.recipes), default=0)
-        self.rows_total = self.account.rows + waiting
+        waiting = [count_undone(pool, each.recipe) - len(each) for each in self.shards]
+        self.rows_total = self.account.rows + max(0, *waiting)
+
+    def _announce(self) -> None:
+        held = max(len(each) for each in self.shards)
+        made = f", {held:,} more were made by an earlier run" if held else ""
+        if self.rows_total or held:
+            names = ", ".join(self.account.features)
+            self.progress.say(f"{names}: {self.rows_total:,} rows to featurize{made}")
 
     # -- the pool ----------------------------------------------------------------------------
 
@@ -274,16 +229,19 @@ class _Late:
         """Make the shard of rows that lack the same features, and keep it."""
         rows = self.gathered.pop(lacks)
         wanted = [each for bit, each in enumerate(self.shards) if lacks >> bit & 1]
-        loading = not self.maker.used
+        loaded = self.maker.loaded
         begun = time.monotonic()
-        made = self._columns([each.recipe for each in wanted], [row.instruction for row in rows])
+        self.told_rows = self.account.rows
+        made = self.maker.columns(
+            [each.recipe for each in wanted], [row.instruction for row in rows], self._tell
+        )
         seconds = time.monotonic() - begun
         self.account.rows += len(rows)
         self.account.without_feature += count_reasons(made)
         made = made.add_column(0, "id", pa.array([row.id for row in rows], pa.string()))
         for each in wanted:
             each.put(made)
-        if not loading:  # the first shard's time holds the loading of the model
+        if loaded:  # the first shard's time holds the loading of the model
             fitting = int(len(rows) * SHARD_SECONDS / max(seconds, 1e-3))
             self.shard_rows = min(max(fitting, self.least), self.most)
         self.open.subtract(row.fragment for row in rows)
@@ -321,22 +279,21 @@ class _Late:
                 continue
             lacking = True
             rows = self.store.take(keys, ["key", "messages", "tools"], table="targets")
-            made = self._columns([recipe], _instructions(rows), "target")
+            made = self.maker.columns(
+                [recipe], instructions_of(rows), lambda _, tokens: self._tell(0, tokens), "target"
+            )
             self.account.examples += len(keys)
             self.account.without_feature += count_reasons(made)
             amend(self.store, "targets", made.add_column(0, "key", rows["key"]))
-        if self.first_round and self.recipes and self.store.dataset("targets").count_rows():
-            for sentence in complete_facts(self.store, self.maker.featurizer(self.recipes)):
+        if self.first_round:
+            notes = complete_facts(
+                self.store, self.recipes, lambda: self.maker.featurizer(self.recipes)
+            )
+            for sentence in notes:
                 self.progress.say(sentence)
         return lacking
 
     # -- news --------------------------------------------------------------------------------
-
-    def _columns(
-        self, recipes: Sequence[Recipe], instructions: list[Instruction], of: Side = "pool"
-    ) -> pa.Table:
-        self.told_rows = self.account.rows
-        return self.maker.columns(recipes, instructions, self._tell, of)
 
     def _tell(self, rows: int, tokens: int) -> None:
         self.told_rows += rows
@@ -379,15 +336,6 @@ def _texts(
             lacks |= np.isin(addresses, some).astype(np.int64) << bit
         rows = pa.table(batch.select(_TEXT)).filter(pa.array(lacks > 0))
         for row_id, instruction, bits in zip(
-            rows["id"].to_pylist(), _instructions(rows), lacks[lacks > 0].tolist(), strict=True
+            rows["id"].to_pylist(), instructions_of(rows), lacks[lacks > 0].tolist(), strict=True
         ):
             yield _Waiting(fragment.fragment_id, row_id, instruction), bits
-
-
-def _instructions(rows: pa.Table) -> list[Instruction]:
-    return [
-        Instruction.from_row(messages, tools)
-        for messages, tools in zip(
-            rows["messages"].to_pylist(), rows["tools"].to_pylist(), strict=True
-        )
-    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..schemas.errors import BackboneError
 
 BUILTIN = "builtin"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
 
 
 def model_folder(name: str) -> Path:
@@ -63,6 +64,18 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def _from_hub(name: str) -> Path:
+    folder = hub_snapshot(name, [*SMALL_FILES, "*.safetensors"])
+    if not any(folder.glob("*.safetensors")):
+        folder = hub_snapshot(name, [*SMALL_FILES, "*.bin"])
+    return folder
+
+
+def hub_snapshot(name: str, patterns: Sequence[str]) -> Path:
+    """The local folder of those files of a model on the Hugging Face hub.
+
+    Raises:
+        BackboneError: there is no such model, or the hub cannot be reached.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -71,9 +84,7 @@ def _from_hub(name: str) -> Path:
     )
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*_SMALL_FILES, "*.bin"]))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except GatedRepoError as error:
         raise BackboneError(
             f"{name}: the model is gated. Accept its terms on the hub and set HF_TOKEN"
@@ -95,4 +106,3 @@ def _from_hub(name: str) -> Path:
             f"{name}: no folder here, the Hugging Face hub cannot be reached and the model is not "
             f"in its cache ({reason}). Check the name and the network, or give a model's folder"
         ) from error
-    return folder

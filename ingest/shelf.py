@@ -44,15 +44,17 @@ class StoreShelf:
 
 
 class MemoryShelf:
-    """For trials: nothing outlives it."""
+    """For trials: nothing outlives it. What lies on the shelf `below` is found and left alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, below: Shelf | None = None) -> None:
+        self._below = below
         self._asked: dict[tuple[str, str], str] = {}
         self._kept: dict[str, Artifact] = {}
 
     def find(self, asked: str, name: str) -> str | None:
         """See Shelf."""
-        return self._asked.get((asked, name))
+        there = self._below.find(asked, name) if self._below else None
+        return there or self._asked.get((asked, name))
 
     def keep(self, asked: str, name: str, artifact: Artifact) -> str:
         """See Shelf."""
@@ -62,4 +64,6 @@ class MemoryShelf:
 
     def load(self, content: str, name: str) -> Artifact:
         """See Shelf."""
-        return self._kept[content]
+        if content in self._kept or self._below is None:
+            return self._kept[content]
+        return self._below.load(content, name)

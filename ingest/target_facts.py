@@ -8,13 +8,14 @@ was chosen by them can be replayed. Facts that cannot be had say why under `refu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..schemas.canonical import digest_of
 from ..schemas.instruction import Instruction
+from ..schemas.recipe import Recipe
 from .artifacts import Artifact
 from .encoding import Encoded
 from .representations import registry
@@ -77,24 +78,30 @@ def make_facts(
     return tuple(notes)
 
 
-def complete_facts(store: Store, featurizer: Featurizer) -> tuple[str, ...]:
+def complete_facts(
+    store: Store, recipes: Sequence[Recipe], featurizer: Callable[[], Featurizer]
+) -> tuple[str, ...]:
     """Make the facts that targets lack, as they do when a feature came after them.
 
-    Only the recipes of `featurizer` are looked at, and only targets that lack facts of one of
-    them go through the model again.
+    Args:
+        store: that keeps targets and facts.
+        recipes: those that are looked at.
+        featurizer: makes the featurizer of these recipes; called if a target lacks facts of one.
 
     Returns:
         Sentences a person should read, each with its target.
     """
     fingerprints = [
         recipe.fingerprint
-        for recipe in featurizer.recipes
+        for recipe in recipes
         if registry.has_facts(registry.get(recipe.representation))
     ]
+    if not fingerprints:
+        return ()
     columns = ["target", "id", "position", "messages", "tools"]
     order = [("target", "ascending"), ("position", "ascending")]
     rows = store.dataset("targets").to_table(columns=columns).sort_by(order).to_pylist()
-    examples: dict[str, list[dict]] = {}
+    examples: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         examples.setdefault(row["target"], []).append(row)
     notes: list[str] = []
@@ -103,7 +110,8 @@ def complete_facts(store: Store, featurizer: Featurizer) -> tuple[str, ...]:
         if all(find_facts(store, each, ids) is not None for each in fingerprints):
             continue
         instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
-        features = featurizer.compute(instructions, of="target")
-        made = make_facts(store, featurizer, ids, features)
+        maker = featurizer()
+        features = maker.compute(instructions, of="target")
+        made = make_facts(store, maker, ids, features)
         notes += [f"target {target}: {sentence}" for sentence in made]
     return tuple(notes)

@@ -1,8 +1,14 @@
 """TRIM's scores: tokens of the pool against the fingerprints of a target's classes (METHODS 1).
 
 NumPy alone, over columns as they are stored. A token whose class (vocabulary id) the target has
-seen scores its similarity with that class's fingerprint; any other token is compared with the
-nearest seen class and penalised. A row scores (mean + max) / 2 of its tokens.
+seen scores its cosine with that class's fingerprint; any other token is compared with the nearest
+seen class and penalised. A row scores (mean + max) / 2 of its tokens.
+
+The basis keeps a part p of a token's unit state and a part q of a fingerprint. `rest` says what is
+assumed of the parts it leaves out, whose lengths are known though they are not: that their cosine
+is that of the kept parts (`alike`), so that the whole is
+cos(p, q) (|p| |q| + sqrt(1 - |p|^2) sqrt(1 - |q|^2)), or that they have nothing in common (`none`:
+<p, q>, too low by more for some classes than for others, which moves rows past each other).
 """
 
 from __future__ import annotations
@@ -26,6 +32,9 @@ PENALTY = 0.5
 """Lambda of unseen classes unless another is asked for."""
 
 SCOPES = ("content", "prompt", "response", "all")
+
+RESTS = ("alike", "none")
+"""What the parts of state and fingerprint outside the basis are taken to add."""
 
 BLOCK_TOKENS = 4096
 """Tokens compared at once: at rank 128 codes, classes and their product stay in the cache."""
@@ -90,7 +99,8 @@ def score_tokens(
     codes: NDArray[Any],
     scales: Floats | None,
     table: ClassTable,
-    penalty: float,
+    penalty: float = PENALTY,
+    rest: str = RESTS[0],
 ) -> TokenScores:
     """Score n tokens.
 
@@ -99,19 +109,32 @@ def score_tokens(
         codes: (n, r) int8 with `scales` (n,), or float32 without: unit states in the basis.
         table: fingerprints in the same basis.
         penalty: lambda in [0, 1]: c - (1 - lambda) |c| for tokens of unseen classes.
+        rest: one of RESTS.
     """
     places = table.nearest[tokens]
     classes = table.classes[places]
     seen = classes == tokens
-    scores = np.empty(len(tokens), np.float32)
+    scores, lengths = (np.empty(len(tokens), np.float32) for _ in range(2))
     for start in range(0, len(tokens), BLOCK_TOKENS):
         part = slice(start, start + BLOCK_TOKENS)
         states = codes[part].astype(np.float32, copy=False)
         scores[part] = np.einsum("ij,ij->i", states, table.vectors[places[part]])
+        lengths[part] = np.einsum("ij,ij->i", states, states)
     if scales is not None:
         scores *= scales
+        lengths *= np.square(scales)
+    if rest == "alike":
+        scores *= _completion(lengths, np.square(table.vectors).sum(1)[places])
     penalised = scores - np.float32(1 - penalty) * np.abs(scores)
     return TokenScores(tokens, classes, seen, np.where(seen, scores, penalised))
+
+
+def _completion(states: Floats, vectors: Floats) -> Floats:
+    """What makes <p, q> the whole cosine, from |p|^2 and |q|^2; 1 where nothing was left out."""
+    kept = states * vectors
+    left = np.clip(1 - states, 0, 1) * np.clip(1 - vectors, 0, 1)
+    # A fingerprint or state of which the basis keeps nothing stays at <p, q> = 0.
+    return 1 + np.sqrt(np.divide(left, kept, out=np.zeros_like(kept), where=kept > 0))
 
 
 def row_terms(scores: Floats, counted: NDArray[np.bool_], lengths: NDArray[Any]) -> RowTerms:
@@ -168,17 +191,19 @@ class TokenScorer(Scorer):
     """Scores rows of the pool by their stored tokens.
 
     Raises:
-        UsageError: an unknown scope, or a penalty outside [0, 1].
+        UsageError: an unknown scope or rest, or a penalty outside [0, 1].
     """
 
     columns = ("trim", "trim_codes", "trim_scales", "trim_scope")
 
-    def __init__(self, table: ClassTable, scope: str, penalty: float) -> None:
-        if scope not in SCOPES:
-            raise UsageError(f"trim: scope {scope!r}: choose from {', '.join(SCOPES)}")
+    def __init__(self, table: ClassTable, scope: str, penalty: float, rest: str) -> None:
+        for name, value, known in (("scope", scope, SCOPES), ("rest", rest, RESTS)):
+            if value not in known:
+                raise UsageError(f"trim: {name} {value!r}: choose from {', '.join(known)}")
         if not 0 <= penalty <= 1:
             raise UsageError(f"trim: penalty {penalty}: give a number from 0 to 1")
-        self._table, self._scope, self._penalty = table, scope, penalty
+        self._table, self._scope = table, scope
+        self._penalty, self._rest = penalty, rest
 
     def scores(self, rows: pa.RecordBatch) -> np.ndarray:
         """(n,) float32, (mean + max) / 2 of each row's tokens; NaN without the feature."""
@@ -194,7 +219,9 @@ class TokenScorer(Scorer):
         """What every stored token of these rows scores, whatever the scope."""
         codes = _values(rows, "trim_codes").reshape(-1, self._table.vectors.shape[1])
         scales = _values(rows, "trim_scales")
-        return score_tokens(_values(rows, "trim"), codes, scales, self._table, self._penalty)
+        return score_tokens(
+            _values(rows, "trim"), codes, scales, self._table, self._penalty, self._rest
+        )
 
     def counted(self, rows: pa.RecordBatch) -> NDArray[np.bool_]:
         """Which of these tokens the scope asked for counts."""

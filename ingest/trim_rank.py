@@ -19,10 +19,11 @@ from .encoding import Encoded
 from .fingerprints import fingerprints, nearest_classes
 from .sample_pass import states_of
 from .token_codes import quantise, unit_states
-from .token_scores import PENALTY, ClassTable, row_terms, score_tokens
+from .token_scores import ClassTable, row_terms, score_tokens
 
-RANKS = (32, 64, 128, 256)
-"""Tried in this order, then the full width."""
+RANKS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Tried as far as they are below the full width, and then that. Steps of a third or a half: bytes
+grow with the rank, and between 256 and a wide model's 4096 there would be nothing to choose."""
 
 BEST = 0.05
 """Share of the rows that are the best ones."""
@@ -116,7 +117,7 @@ def scores_by_rank(
         lengths = np.array([len(row) for row in batch.rows])
         for target, tables_of_target in enumerate(cut):
             for place, (table, kept) in enumerate(zip(tables_of_target, stored, strict=True)):
-                each = score_tokens(tokens, *kept, table, PENALTY).scores
+                each = score_tokens(tokens, *kept, table).scores
                 scores[members, target, place] = row_terms(each, content, lengths).scores
 
     states_of(backbone, rows, read, adapter, tell)

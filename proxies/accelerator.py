@@ -64,9 +64,9 @@ class Accelerator:
         for group in groups:
             laid = pack(group, self.size)
             arrays = (laid.tokens, laid.targets, laid.positions, laid.bounds)
-            tensors = [self.moved(array) for array in arrays]
+            tokens, targets, positions, bounds = (self.moved(array) for array in arrays)
             with torch.set_grad_enabled(factor > 0):
-                loss = self.model.packed_loss(*tensors, laid.longest)
+                loss = self.model.packed_loss(tokens, targets, positions, bounds, laid.longest)
             if factor > 0:
                 (loss * factor).backward()
             losses.append(loss.detach())

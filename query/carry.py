@@ -19,7 +19,7 @@ from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
 from ..schemas.tables import TARGETS
 from ..store.keys import key_of
-from .features import FINGERPRINT
+from .features import fingerprint_in
 from .names import check_name, quoted
 from .targets import Target, list_targets
 
@@ -93,8 +93,7 @@ def _recipes(store: Store) -> list[Recipe]:
         each
         for each in recipes
         if all(
-            column in schema.names
-            and (schema.field(column).metadata or {}).get(FINGERPRINT) == each.fingerprint.encode()
+            column in schema.names and fingerprint_in(schema, column) == each.fingerprint
             for column in each.columns
         )
     ]

@@ -25,18 +25,21 @@ class Feature:
     """What one recipe keeps of every row of the pool.
 
     Attributes:
-        name: as methods write it: the representation's, with `__<8 hex>` for a second recipe.
         recipe: that fills it.
         columns: the representation's own name of each column -> the pool's.
         representation: that makes and compares it.
         width: numbers in a vector compared by cosine, 0 where no such comparison is made.
     """
 
-    name: str
     recipe: Recipe
     columns: Mapping[str, str]
     representation: Representation
     width: int
+
+    @property
+    def name(self) -> str:
+        """As methods write it: the representation's, with `__<8 hex>` for a second recipe."""
+        return self.recipe.feature
 
     @property
     def column(self) -> str | None:
@@ -52,7 +55,7 @@ class Feature:
     @property
     def reason(self) -> str:
         """The pool's column that says why a row lacks it."""
-        return self.recipe.columns[-1]
+        return self.recipe.reason
 
 
 Comparison = Literal["cosine", "scorer", "target_scorer"]
@@ -81,21 +84,23 @@ def features_of(store: Store, version: int | None = None) -> dict[str, Feature]:
     recipes = {recipe.fingerprint: recipe for recipe in store.recipes().values()}
     for row in recipes_in(schema.metadata or {}):
         recipes.setdefault(row["fingerprint"], as_recipe(row))
-    features = [
-        _feature(recipe, schema)
+    there = [
+        recipe
         for recipe in recipes.values()
         if recipe.representation in known and set(recipe.columns) <= set(schema.names)
     ]
+    # A feature that was dropped and made otherwise has the columns of the one before it: the
+    # columns of this version say which it is.
+    there.sort(key=lambda each: fingerprint_in(schema, each.columns[0]) == each.fingerprint)
+    features = [_feature(recipe, schema) for recipe in there]
     return {feature.name: feature for feature in features}
 
 
 def _feature(recipe: Recipe, schema: pa.Schema) -> Feature:
     representation = registry.get(recipe.representation)
     columns = registry.columns_of(recipe)
-    own, first = next(iter(columns.items()))
     similarity = representation.similarity
     return Feature(
-        name=recipe.representation + first.removeprefix(own),
         recipe=recipe,
         columns=columns,
         representation=representation,
@@ -129,6 +134,11 @@ def feature_named(store: Store, name: str, version: int | None = None) -> Featur
     return feature
 
 
+def fingerprint_in(schema: pa.Schema, column: str) -> str:
+    """Of the recipe that fills a column, as the column itself says; empty where it says nothing."""
+    return (schema.field(column).metadata or {}).get(FINGERPRINT, b"").decode()
+
+
 def check_fingerprint(store: Store, feature: Feature, place: str, schema: pa.Schema) -> None:
     """Refuse to compare features that were made in different ways.
 
@@ -142,7 +152,7 @@ def check_fingerprint(store: Store, feature: Feature, place: str, schema: pa.Sch
         FingerprintError: names every point in which the two recipes differ.
     """
     for column in feature.recipe.columns:
-        found = (schema.field(column).metadata or {}).get(FINGERPRINT, b"").decode()
+        found = fingerprint_in(schema, column)
         if found != feature.recipe.fingerprint:
             raise FingerprintError(_refusal(store, feature, column, place, found))
 

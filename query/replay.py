@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..schemas.budget import parse_budget
-from ..schemas.errors import MissingFeatureError, UsageError
+from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from .answer import Request, answer, what_is_asked
 from .coresets import Coreset, load_coreset
 from .ranking import MEMORY_LIMIT
@@ -70,8 +70,8 @@ def _same_examples(store: Store, request: Request, coreset: Coreset) -> bool:
     """Whether a request asks with the examples that the coreset was chosen for."""
     try:
         return what_is_asked(store, request).hash == coreset.query_hash
-    except (UsageError, MissingFeatureError):  # a target was removed since, or holds others now
-        return False
+    except (UsageError, MissingFeatureError, FingerprintError):
+        return False  # a target was removed since, or made anew
 
 
 def _as_recorded(store: Store, request: Request, coreset: Coreset) -> Request:

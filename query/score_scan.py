@@ -96,10 +96,10 @@ def packed(
         start = 0
         while start < batch.num_rows:
             before = int(ends[start - 1]) if start else 0
-            fitting = int(np.searchsorted(ends, before + most_bytes - size, "right")) - start
+            room = max(most_bytes - size, 0)
+            fitting = int(np.searchsorted(ends, before + room, "right")) - start
             count = min(fitting if rows else max(fitting, 1), most_rows - rows)
             if count:
-                count = min(count, batch.num_rows - start)
                 parts.append(batch.slice(start, count))
                 start += count
                 rows += count

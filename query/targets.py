@@ -108,7 +108,7 @@ def list_targets(store: Store) -> list[Target]:
         if comparison_of(feature.representation) and feature.first in table.schema.names
     }
     columns = {name: name for name in ("target", "tokens", "file", "added_at")}
-    columns |= {f"lacks_{name}": f"{column} IS NULL" for name, column in compared.items()}
+    columns |= {f"lacks_{name}": f"`{column}` IS NULL" for name, column in compared.items()}
     rows = table.to_table(columns=columns)
     used = store.dataset("coresets").to_table(columns=["name", "targets"]).to_pylist()
     examples: dict[str, list[dict[str, Any]]] = {}

@@ -71,8 +71,9 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
     """
     with store.lock(wait=MAINTENANCE_WAIT_SECONDS):
         pool = store.dataset("pool").schema
-        half = [catalog.as_recipe(row) for row in catalog.recipes_in(pool.metadata or {})]
-        known = {recipe.feature: recipe for recipe in half} | features_of(store)
+        known = features_of(store)
+        for row in catalog.recipes_in(pool.metadata or {}):  # a drop that was killed leaves these
+            known.setdefault(catalog.as_recipe(row).feature, catalog.as_recipe(row))
         if name not in known:
             raise UsageError(
                 f"{store.uri} has no feature {name!r}; it has {', '.join(known) or 'none'}"

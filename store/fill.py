@@ -115,10 +115,11 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
         dataset = store.dataset("pool")
         here = {part.fragment_id: part for part in dataset.get_fragments()}
         written: list[_Written] = []
+        files: list[str] = []
         try:
-            for number in numbers:
-                part = here.get(number)
-                one = _write(store, dataset, part, shards) if part else None
+            for part in [here[number] for number in numbers if number in here]:
+                files.append(f"{uuid.uuid4().hex}.lance")
+                one = _write(store, dataset, part, shards, files[-1])
                 if one is not None:
                     written.append(one)
             if not written:
@@ -135,8 +136,8 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
                 storage_options=store.place.options,
             )
         except OSError:
-            for one in written:
-                store.place.delete(one.path)
+            for name in files:
+                store.place.delete(f"pool.lance/data/{name}")
             raise
         store.note("pool", after.version - 1, after)
         return written
@@ -175,9 +176,8 @@ def amend(store: Store, table: str, rows: pa.Table) -> None:
 
 @dataclass(frozen=True)
 class _Written:
-    """One fragment's new data file: where it lies, and the fragment as it will be."""
+    """A fragment as it will be with its new data file."""
 
-    path: str
     metadata: Any
     fields: list[int]
     ids: pa.Array  # of the rows the shards held
@@ -188,8 +188,9 @@ def _write(
     dataset: lance.LanceDataset,
     fragment: lance.LanceFragment,
     shards: Sequence[Shards],
+    name: str,
 ) -> _Written | None:
-    """Write what the shards hold of a fragment's rows; None where they hold nothing."""
+    """Write what the shards hold of a fragment's rows to a file; None where they hold nothing."""
     from lance.file import LanceFileWriter
     from lance.fragment import DataFile
 
@@ -202,8 +203,6 @@ def _write(
     offsets = (live["_rowaddr"].to_numpy() & _OFFSET).astype(np.int64)
     columns = [name for each, _ in places for name in each.recipe.columns]
     schema = pa.schema([dataset.schema.field(name) for name in columns])
-    name = f"{uuid.uuid4().hex}.lance"
-    path = f"pool.lance/data/{name}"
     step = _rows_per_batch(max(each.row_bytes() for each, _ in places))
     with LanceFileWriter(
         f"{store.place.table_uri('pool')}/data/{name}",
@@ -228,7 +227,7 @@ def _write(
     kept = [older for older in metadata.files if any(field >= 0 for field in older.fields)]
     metadata.files = [*kept, file]
     held = np.any([where >= 0 for _, where in places], axis=0)
-    return _Written(path, metadata, file.fields, ids.filter(pa.array(held)))
+    return _Written(metadata, file.fields, ids.filter(pa.array(held)))
 
 
 def _batch(

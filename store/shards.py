@@ -57,6 +57,9 @@ class Shards:
             self._take_up(path)
         self._index()
 
+    def __len__(self) -> int:
+        return len(self._ids)
+
     def put(self, rows: pa.Table) -> None:
         """Keep rows: a column `id` and the recipe's columns.
 

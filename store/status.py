@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +16,9 @@ from .store import Store
 class Status:
     """A store's contents at one version of its pool; every part is a list of plain rows.
 
-    `waiting` says of each feature how many rows have neither a value nor a reason.
+    `waiting` says of each feature how many rows have neither a value nor a reason; `pending` names
+    features that are not fitted yet. `bases` and `ensembles` say how what was learned suits the
+    corpora, and `due` what to do about it (see ingest/fitness.py).
     """
 
     uri: str
@@ -30,6 +32,10 @@ class Status:
     unfinished: list[dict[str, Any]]
     rejected: int
     waiting: dict[str, int]
+    pending: list[str] = field(default_factory=list)
+    bases: list[dict[str, Any]] = field(default_factory=list)
+    ensembles: list[dict[str, Any]] = field(default_factory=list)
+    due: list[str] = field(default_factory=list)
 
     def headline(self) -> str:
         """One line."""
@@ -42,6 +48,8 @@ class Status:
         return [
             ("Corpora", self.corpora),
             ("Features", self.features),
+            ("Energy that bases keep", self.bases),
+            ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
             ("Targets", self.targets),
             ("Coresets", self.coresets),
             ("Runs that go on, or did not finish", self.unfinished),
@@ -59,6 +67,16 @@ class Status:
             said.append(f"The pool is empty. Next: coresetdb ingest {self.uri} FILE...")
         elif not self.targets:
             said.append(f"No target yet. Next: coresetdb target add {self.uri} NAME FILE")
+        if self.pending:
+            names = ", ".join(self.pending)
+            said.append(
+                f"Not fitted yet: {names}. That is done at the next ingestion, or by "
+                + (
+                    f"coresetdb featurize {self.uri}"
+                    if self.rows
+                    else f"coresetdb fit {self.uri} SOURCE..."
+                )
+            )
         waiting = {name: rows for name, rows in self.waiting.items() if rows}
         if waiting:
             rows = ", ".join(f"{name} ({rows:,} rows)" for name, rows in waiting.items())
@@ -66,7 +84,7 @@ class Status:
                 f"Not yet featurized: {rows}. Next: coresetdb featurize {self.uri} "
                 + ",".join(waiting)
             )
-        return said
+        return [*said, *self.due]
 
     def as_dict(self) -> dict[str, Any]:
         """The status as JSON values."""
@@ -95,7 +113,7 @@ def status_of(store: Store) -> Status:
         features=[
             {
                 "feature": column,
-                "type": _type(pool.schema.field(column).type),
+                "type": type_words(pool.schema.field(column).type),
                 "representation": recipe.representation,
                 "fingerprint": recipe.fingerprint,
                 "rows without": rows.num_rows - rows[recipe.reason].null_count,
@@ -169,7 +187,10 @@ def _unfinished(store: Store) -> list[dict[str, Any]]:
     return unfinished[::-1]
 
 
-def _type(kind: pa.DataType) -> str:
+def type_words(kind: pa.DataType) -> str:
+    """A column's type as people write it."""
     if pa.types.is_fixed_size_list(kind):
         return f"{kind.list_size} x {kind.value_type}"
-    return str(kind)
+    if pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type):
+        return f"list of {kind.value_type}"
+    return "messages" if pa.types.is_list(kind) else str(kind)

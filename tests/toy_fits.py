@@ -66,7 +66,8 @@ class Spread(Fit):
 
     def run(self, fitting):
         mean = fitting.kept["centre/2"].arrays["mean"]
-        fitting.keep("spread", Artifact({"spread": mean * 2}))
+        if "spread" not in fitting.kept:
+            fitting.keep("spread", Artifact({"spread": mean * 2}))
 
 
 class Counting(Representation):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from math import log
+from math import log, sqrt
 
 import numpy as np
 import torch
@@ -83,15 +83,31 @@ def nearest(model, token: int, classes: list[int]) -> int:
     return max(classes, key=lambda each: unit[each] @ unit[token])
 
 
-def token_score(model, token: int, state, classes, penalty: float = 0.5) -> float:
+def similarity(p: np.ndarray, q: np.ndarray, rest: str) -> float:
+    """Cosine of two unit vectors of which p and q are the parts inside the basis."""
+    if rest == "none":
+        return float(p @ q)
+    inside = float(p @ q) / (np.linalg.norm(p) * np.linalg.norm(q))
+    outside = sqrt(max(0.0, 1 - p @ p)) * sqrt(max(0.0, 1 - q @ q))
+    return inside * (np.linalg.norm(p) * np.linalg.norm(q) + outside)
+
+
+def token_score(model, token: int, state, classes, penalty: float = 0.5, rest="alike") -> float:
     """s_j of a token with that state; `classes` are fingerprints in the same space."""
     if token in classes:
-        return float(state @ classes[token])
-    c = float(state @ classes[nearest(model, token, sorted(classes))])
+        return similarity(state, classes[token], rest)
+    c = similarity(state, classes[nearest(model, token, sorted(classes))], rest)
     return c - (1 - penalty) * abs(c)
 
 
-def score(model, row: Encoded, classes, basis: np.ndarray | None = None, scope="content") -> float:
+def score(
+    model,
+    row: Encoded,
+    classes,
+    basis: np.ndarray | None = None,
+    scope: str = "content",
+    rest: str = "alike",
+) -> float:
     """S of a row; with a basis from projected states and fingerprints."""
     states, _ = run(model, row)
     basis = np.eye(states.shape[1]) if basis is None else basis
@@ -103,8 +119,8 @@ def score(model, row: Encoded, classes, basis: np.ndarray | None = None, scope="
         "all": np.ones(len(row), dtype=bool),
     }[scope]
     scores = [
-        token_score(model, int(row.ids[place]), state / np.linalg.norm(state) @ basis, projected)
-        for place, state in enumerate(states)
+        token_score(model, int(row.ids[place]), unit @ basis, projected, rest=rest)
+        for place, unit in enumerate(states / np.linalg.norm(states, axis=1, keepdims=True))
         if counted[place]
     ]
     return (sum(scores) / len(scores) + max(scores)) / 2 if scores else float("nan")

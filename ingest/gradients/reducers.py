@@ -54,7 +54,7 @@ class LowRankSketch(Reducer):
     def gradient(self, gradient: WeightGradient) -> None:
         for rows, values in in_parts(gradient):
             if self._moments is not None:
-                values = adam_direction(values, *_moments_of(self._moments, gradient))
+                values = adam_direction(values, *moments_of(self._moments, gradient))
             self._sum[rows] += count_sketch(values.flatten(1), gradient.name, self._spec)
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -107,7 +107,7 @@ def in_parts(gradient: WeightGradient) -> Iterator[tuple[slice, torch.Tensor]]:
         yield rows, gradient.values(rows)
 
 
-def _moments_of(moments: Artifact, gradient: WeightGradient) -> tuple[torch.Tensor, torch.Tensor]:
+def moments_of(moments: Artifact, gradient: WeightGradient) -> tuple[torch.Tensor, torch.Tensor]:
     device = gradient.deltas.device
     first, second = (
         torch.from_numpy(moments.arrays[f"{gradient.name}.{which}"]).to(device)

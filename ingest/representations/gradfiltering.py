@@ -23,7 +23,7 @@ from ..artifacts import Artifact
 from ..describe import BackboneInfo, describe
 from ..ensemble import HALVES, SNAPSHOTS, Ensemble, halves_of, judges, own_backbone, own_config
 from ..ensemble import snapshot as snapshot_name
-from .losses import NO_RESPONSE
+from .losses import why_no_loss
 from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
 
 if TYPE_CHECKING:
@@ -82,7 +82,9 @@ class GradFiltering(Representation):
         return {each: Needs(gradients=True) for each in _passes(setup.options["members"])}
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
-        return GradientNorm(batch)
+        from ..gradients.reducers import GradientNorm
+
+        return GradientNorm(None)
 
     def compute(
         self, instructions: Sequence[Instruction], setup: Setup
@@ -92,7 +94,7 @@ class GradFiltering(Representation):
         from ..featurizer import Featurizer
 
         # To its own model it is a representation like any other.
-        backbone = own_backbone(setup.options["model"])
+        backbone = own_backbone(setup.options["model"], setup.device)
         recipe = Recipe(
             representation=self.name,
             version=self.version,
@@ -270,24 +272,8 @@ def _own(model: str) -> BackboneInfo:
 
 
 def _why(row: Encoded, norms: np.ndarray) -> str:
-    if not row.response_tokens:
-        return NO_RESPONSE + (" left after truncation" if row.truncated else "")
-    if not row.response[1:].any():
-        return "no response token has a token before it"
-    return "the gradient is zero" if np.isfinite(norms).all() else "the gradient is not finite"
-
-
-class GradientNorm(Reducer):
-    """Norm of each row's gradient with respect to every A and B of the adapter worn."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._squared = 0.0
-
-    def gradient(self, gradient: Any) -> None:
-        self._squared = self._squared + gradient.squared_norm()
-
-    def columns(self) -> dict[str, np.ndarray]:
-        return {"norm": self._squared.sqrt().cpu().numpy()}
+    wrong = "zero" if np.isfinite(norms).all() else "not finite"
+    return why_no_loss(row) or f"the gradient is {wrong}"
 
 
 representation = GradFiltering()

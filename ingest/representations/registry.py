@@ -6,7 +6,8 @@ an object of the class `Representation`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
@@ -27,6 +28,7 @@ ENTRY_POINTS = "coresetdb.representations"
 BUILTIN = {
     "rds": ".rds",
     "losses": ".losses",
+    "embed": ".embed",
     "less": ".less",
     "gradfiltering": ".gradfiltering",
     "trim": ".trim",
@@ -34,6 +36,8 @@ BUILTIN = {
     "nait": ".nait",
 }
 """Name -> module of this package; its `representation` is the object."""
+
+_ADDED: dict[str, Representation] = {}
 
 ALIASES = {"rds+": "rds"}
 """Other names people know them by, here and in methods."""
@@ -57,7 +61,21 @@ class Wanted:
 
 def names() -> list[str]:
     """Every representation known here, sorted."""
-    return sorted({*BUILTIN, *_entry_points()})
+    return sorted({*BUILTIN, *_ADDED, *_entry_points()})
+
+
+@contextmanager
+def added(representation: Representation) -> Iterator[None]:
+    """Know a representation inside the block, installed or not: for trying and testing it."""
+    before = dict(_ADDED)
+    _ADDED[representation.name] = representation
+    get.cache_clear()
+    try:
+        yield
+    finally:
+        _ADDED.clear()
+        _ADDED.update(before)
+        get.cache_clear()
 
 
 @cache
@@ -68,6 +86,8 @@ def get(name: str) -> Representation:
         UsageError: there is none.
     """
     name = ALIASES.get(name, name)
+    if name in _ADDED:
+        return _ADDED[name]
     if name in BUILTIN:
         return import_module(BUILTIN[name], __package__).representation
     if name in _entry_points():

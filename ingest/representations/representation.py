@@ -188,7 +188,6 @@ class Representation(ABC):
         """A fresh reducer for one batch of one pass."""
         raise NotImplementedError(f"{self.name} needs nothing of a pass")
 
-    @abstractmethod
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
@@ -197,6 +196,7 @@ class Representation(ABC):
         A row without the feature holds NaN (None in object arrays), and says why in
         `<name>_reason` (str or None).
         """
+        raise NotImplementedError(f"{self.name} makes its columns of no pass")
 
     def compute(
         self, instructions: Sequence[Instruction], setup: Setup

@@ -22,7 +22,8 @@ from ..artifacts import Artifact
 from ..columns import ragged
 from ..describe import BackboneInfo
 from ..fits import Fit
-from ..token_scores import CONTENT, PENALTY, RESPONSE, ClassTable, TokenScorer
+from ..target_facts import REFUSED
+from ..token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
 from ..trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
 from ..warmup import WarmUp
 from .representation import Needs, Pass, Reducer, Representation, Setup
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from ..encoding import Encoded
 
 WARMUPS = ("none", "lora")
+
+PLAIN = WarmUp()
+"""The warm-up where no option says otherwise: LESS's, so that both share one."""
 
 NO_CONTENT = "no token of content"
 BAD_STATE = "a state is zero or not finite"
@@ -50,13 +54,25 @@ class Trim(Representation):
     selector = "top"
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",
-        "epochs": 4,
         "rank": 0,
         "sample": 2000,
         "layers": 4,
         "seed": 0,
+        "epochs": PLAIN.epochs,
+        "lora_rank": PLAIN.rank,
+        "alpha": PLAIN.alpha,
+        "dropout": PLAIN.dropout,
+        "learning_rate": PLAIN.learning_rate,
+        "batch": PLAIN.batch,
+        "share": PLAIN.share,
+        "at_least": PLAIN.at_least,
+        "at_most": PLAIN.at_most,
     }
-    asking: ClassVar[Mapping[str, Any]] = {"scope": "content", "penalty": PENALTY}
+    asking: ClassVar[Mapping[str, Any]] = {
+        "scope": SCOPES[0],
+        "penalty": PENALTY,
+        "rest": RESTS[0],
+    }
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [
@@ -118,15 +134,14 @@ class Trim(Representation):
     ) -> Artifact:
         """`classes` (C,) int32, `vectors` (C, r) float32, `nearest` (V,) int32.
 
-        Raises:
-            UsageError: no example has a token of content.
+        The sentence `refused` instead where no example has a token of content.
         """
         from ..fingerprints import fingerprints, nearest_classes
 
         worn = setup.artifacts.get(_adapter(setup.options))
         found = fingerprints(backbone, rows, setup.options["layers"], worn)
         if not len(found.classes):
-            raise UsageError("trim: no example of the target has any text. Give it another one")
+            return Artifact({}, {REFUSED: "no example has any text. Give it another one"})
         return Artifact(
             {
                 "classes": found.classes,
@@ -146,11 +161,23 @@ class Trim(Representation):
         """Scores by the target's facts; `tokens` of it explains rows token by token."""
         if facts is None:
             raise UsageError("trim compares rows with a target: name one")
-        return TokenScorer(ClassTable.of(facts), asked["scope"], asked["penalty"])
+        return TokenScorer(ClassTable.of(facts), asked["scope"], asked["penalty"], asked["rest"])
 
 
 def _warmup(options: Mapping[str, Any]) -> WarmUp | None:
-    return WarmUp(epochs=options["epochs"]) if options["warmup"] == "lora" else None
+    if options["warmup"] == "none":
+        return None
+    return WarmUp(
+        epochs=options["epochs"],
+        rank=options["lora_rank"],
+        alpha=options["alpha"],
+        dropout=options["dropout"],
+        learning_rate=options["learning_rate"],
+        batch=options["batch"],
+        share=options["share"],
+        at_least=options["at_least"],
+        at_most=options["at_most"],
+    )
 
 
 def _adapter(options: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 
 MODELS = ("builtin", "gpt2", "gpt_neox", "qwen3_moe")
-ASKED = {"scope": "content", "penalty": 0.5}
+ASKED = {"scope": "content", "penalty": 0.5, "rest": "alike"}
 
 
 @cache
@@ -149,8 +149,8 @@ def test_the_basis_is_the_uncentred_svd_of_the_content_tokens(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("whole", [True, False])
-def test_scores_before_quantising_equal_the_naive_reference(name, whole):
+@pytest.mark.parametrize(("whole", "rest"), [(True, "alike"), (False, "alike"), (False, "none")])
+def test_scores_before_quantising_equal_the_naive_reference(name, whole, rest):
     backbone = backbone_of(name)
     width = backbone.info.hidden_size
     rank = width if whole else width // 4
@@ -164,9 +164,10 @@ def test_scores_before_quantising_equal_the_naive_reference(name, whole):
         states, _ = reference.run(eager(name), row)
         units = states / np.linalg.norm(states, axis=1, keepdims=True)
         projected = (units @ columns).astype(np.float32)
-        scored = score_tokens(row.ids, projected, None, facts, 0.5).scores
+        scored = score_tokens(row.ids, projected, None, facts, 0.5, rest).scores
         got.append(row_terms(scored, row.content, np.array([len(row)])).scores[0])
-        expected.append(reference.score(eager(name), row, classes, None if whole else columns))
+        kept = None if whole else columns
+        expected.append(reference.score(eager(name), row, classes, kept, rest=rest))
     assert error(np.array(got), np.array(expected)) < 1e-3
     assert same_order(np.array(got), np.array(expected))
 
@@ -215,6 +216,18 @@ def test_batch_order_and_padding_side_change_nothing(name):
         assert same_order(other, scores[0], 1e-3)
 
 
+def test_bfloat16_ranks_as_float32_does():
+    rows = pool()
+    featurizer, basis = made("builtin", 32)
+    half = Backbone.load(BackboneConfig("builtin", "cpu", "bfloat16"))
+    scores = []
+    for each in (featurizer, featurizer_of(half, basis, 32)):
+        scorer = scorer_of(each, facts_of(each, examples()))
+        scores.append(scorer.scores(batch_of(each, rows)))
+    ranks = [np.argsort(np.argsort(each)) for each in scores]
+    assert np.corrcoef(*ranks)[0, 1] >= 0.99
+
+
 def test_what_is_stored():
     featurizer, basis = made("gpt2", 8)
     rows = pool()
@@ -261,13 +274,15 @@ def test_a_row_without_text_or_with_a_broken_state_says_so():
     assert broken["trim"].null_count == broken["trim_kept"].null_count == 3
 
 
-def test_a_target_needs_text_and_the_asked_options_are_checked():
+def test_a_target_needs_text_and_what_is_asked_is_checked():
     featurizer, _ = made("gpt2", 8)
-    with pytest.raises(UsageError, match="text"):
-        facts_of(featurizer, [Instruction.from_turns(("user", ""))])
+    refused = facts_of(featurizer, [Instruction.from_turns(("user", ""))])
+    assert "text" in refused.facts["refused"] and not refused.arrays
     facts = facts_of(featurizer, examples())
     with pytest.raises(UsageError, match="choose from content, prompt, response, all"):
         scorer_of(featurizer, facts, scope="answer")
+    with pytest.raises(UsageError, match="choose from alike, none"):
+        scorer_of(featurizer, facts, rest="some")
     with pytest.raises(UsageError, match="from 0 to 1"):
         scorer_of(featurizer, facts, penalty=1.5)
 
@@ -317,6 +332,17 @@ def test_a_penalty_never_helps_and_its_variance_shares_add_up():
     halves = np.stack([terms.mean, terms.greatest]).astype(np.float64) / 2
     covariance = np.cov(halves)
     assert shares["mean"] == pytest.approx(covariance[0].sum() / covariance.sum(), rel=1e-6)
+
+
+def test_a_state_or_a_fingerprint_outside_the_basis_scores_nothing():
+    table = ClassTable(
+        np.array([0, 1], np.int32),
+        np.array([[0, 0], [0.6, 0]], np.float32),
+        np.array([0, 1], np.int32),
+    )
+    states = np.array([[0.5, 0.5], [0, 0], [0.8, 0]], np.float32)
+    scored = score_tokens(np.array([0, 1, 1], np.int32), states, None, table)
+    assert scored.scores.tolist() == pytest.approx([0, 0, 0.8 * 0.6 + 0.6 * 0.8])
 
 
 def test_encoded_rows_of_one_token():

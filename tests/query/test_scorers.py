@@ -180,19 +180,49 @@ def test_replay_after_the_target_was_removed(database):
     assert database.replay(made.name).same
 
 
+def test_replay_after_the_feature_was_made_otherwise(database):
+    """The columns bear the same names; each version of them says what made it."""
+    made = database.select("few", method="words", budget=30)
+    database.drop_feature("words", force=True)
+    with pytest.raises(MissingFeatureError, match="no feature 'words'"):
+        database.select("few", method="words", budget=5)
+    assert database.replay(made.name).same
+    database.featurize("words:first=1")
+    other = database.select("few", method="words", budget=30)
+    assert other.fingerprint != made.fingerprint and other.ids != made.ids
+    again = database.replay(made.name)
+    assert again.same and again.same_queries
+    assert database.replay(other.name).same
+
+
+def test_a_feature_that_came_after_the_target(tmp_path):
+    """`featurize` makes the facts as well."""
+    generator = np.random.default_rng(1)
+    late = Database.create(str(tmp_path / "late"), backbone=str(tiny_folder()), features="rds")
+    late.ingest(written(tmp_path / "pool.jsonl", rows(generator, 40)))
+    late.add_target("few", written(tmp_path / "few.jsonl", rows(generator, 3, 5)))
+    late.featurize("words")
+    assert late.select("few", method="words", budget=20).ids == list(naive(late, "few"))[:20]
+
+
 def test_a_target_from_before_the_feature(database):
     store = database.store
     store.delete("artifacts", "name LIKE 'target:%'")
     with pytest.raises(MissingFeatureError, match=r"added before the feature. Run .*featurize"):
         database.select("few", method="words", budget=5)
-    refusals = complete_facts(store, database._featurizer)
+    featurizer = database._featurizer
+    refusals = complete_facts(store, featurizer.recipes, lambda: featurizer)
     assert refusals == ("target one: words cannot use it: it takes 2 examples, this target has 1",)
     version = store.version("artifacts")
     assert (
         database.select("few", method="words", budget=30).ids == list(naive(database, "few"))[:30]
     )
-    assert complete_facts(store, database._featurizer) == ()
+    assert complete_facts(store, featurizer.recipes, _not_again) == ()
     assert store.version("artifacts") == version
+
+
+def _not_again():
+    raise AssertionError("the facts were there")
 
 
 def test_facts_are_those_of_the_examples_in_their_order(database):
@@ -228,7 +258,7 @@ def test_features_made_otherwise_are_refused(database):
         recipe, other = remade(store, **changes)
         with pytest.raises(FingerprintError, match=r"words of target 'few' .* made as"):
             database.select("few", method="words", budget=5)
-        store.put_recipe(Recipe(**{**vars(other), "columns": ()}))
+        store.put_recipe(Recipe(**{**vars(other), "columns": ("elsewhere",)}))
         with pytest.raises(FingerprintError, match=rf"words of target 'few' .*: {says}"):
             database.select("few", method="words", budget=5)
         assert len(database.select("few", method="rds", budget=5)) == 5
@@ -241,7 +271,7 @@ def test_features_made_otherwise_are_refused(database):
 def test_facts_of_another_recipe_are_refused(database):
     store = database.store
     recipe = features_of(store)["words"].recipe
-    other = Recipe(**{**vars(recipe), "options": {"first": 3}, "columns": ()})
+    other = Recipe(**{**vars(recipe), "options": {"first": 3}, "columns": ("elsewhere",)})
     store.put_recipe(other)
     artifacts = store.dataset("artifacts").to_table(filter="name LIKE 'target:%'").to_pylist()
     store.delete("artifacts", "name LIKE 'target:%'")
@@ -258,8 +288,13 @@ def test_a_pool_column_made_otherwise_is_refused(database):
         database.select("few", method="words", budget=5)
 
 
-def test_a_representation_of_another_version_is_refused(database, monkeypatch):
+def test_a_representation_of_another_version_is_refused(database, monkeypatch, tmp_path):
     feature = features_of(database.store)["words"]
     monkeypatch.setattr(type(feature.representation), "version", 2)
     with pytest.raises(FingerprintError, match=r"version 1 .* has version 2.*drop-feature"):
         database.select("few", method="words", budget=5)
+    file = written(tmp_path / "new.jsonl", rows(np.random.default_rng(2), 3))
+    opened = Database.open(database.store.uri)
+    with pytest.raises(FingerprintError, match="words was made by version 1 of words"):
+        opened.add_target("new", file)
+    assert [each.name for each in opened.targets()] == ["few", "more", "one"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+import pyarrow as pa
 import pytest
 
 from coresetdb.database import repair_store, verify_store
@@ -15,10 +16,14 @@ from coresetdb.schemas.errors import (
     StoreError,
     StoreNotFoundError,
 )
+from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import locks
+from coresetdb.store.features import declare, drop
+from coresetdb.store.fill import fill, filling
 from coresetdb.store.locks import StoreLock
 from coresetdb.store.place import place_at
 from coresetdb.store.repair import repair
+from coresetdb.store.shards import Shards
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
 
@@ -104,3 +109,27 @@ def test_a_lease_nobody_renews_is_dead(bucket, monkeypatch):
         time.sleep(3)  # renewed meanwhile
         with pytest.raises(StoreBusyError), StoreLock(place).held(shared=True, wait=0):
             pass
+
+
+def test_a_late_feature_on_s3(bucket, features, pool_rows):
+    store = Store.create(f"s3://{bucket}/late", {"where": "s3"}, features, features)
+    store.insert("pool", pool_rows(0, 60))
+    recipe = Recipe("toy", 1, {}, {}, ("toy", "toy_reason"))
+    toy = [pa.field("toy", pa.list_(pa.float16(), 4)), pa.field("toy_reason", pa.string())]
+    with filling(store):
+        declare(store, recipe, toy)
+        with pytest.raises(StoreBusyError, match="featurized"), filling(Store.open(store.uri)):
+            pass
+        ids = store.dataset("pool").to_table(columns=["id"])["id"]
+        values = pa.array([[1.0, 2.0, 3.0, float(n)] for n in range(60)], toy[0].type)
+        columns = {"id": ids, "toy": values, "toy_reason": pa.nulls(60, pa.string())}
+        Shards(store.place, recipe, store.dataset("pool").schema).put(pa.table(columns))
+        shards = Shards(store.place, recipe, store.dataset("pool").schema)
+        numbers = [part.fragment_id for part in store.dataset("pool").get_fragments()]
+        assert fill(store, numbers, [shards]) == 60
+    rows = store.take(ids.to_pylist(), ["toy"])
+    assert rows["toy"].to_pylist() == values.to_pylist()
+    store.sync()
+    assert verify(store.uri, full=True).ok
+    drop(store, "toy")
+    assert "toy" not in store.dataset("pool").schema.names

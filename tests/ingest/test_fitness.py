@@ -1,0 +1,130 @@
+"""Status says how what was learned suits later corpora, and what to do when it no longer does."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from toy_fits import Count
+
+import coresetdb
+from coresetdb.ingest.artifacts import Artifact
+from coresetdb.ingest.fitness import is_due
+from coresetdb.ingest.fits import Fit
+from coresetdb.ingest.representations import registry
+from coresetdb.ingest.representations.representation import Needs, Pass, Representation
+
+
+class Basis(Fit):
+    name = "toy-basis"
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def spec(self):
+        return {"seed": self.seed}
+
+    def outputs(self):
+        return (self.name,)
+
+    def sample_rows(self, total):
+        return total
+
+    def run(self, fitting):
+        fitting.keep(self.name, Artifact({"basis": np.eye(2, dtype=np.float32)}, {"kept": 0.95}))
+
+
+class Projected(Representation):
+    """Keeps 0.95 of rows with short prompts and 0.5 of others."""
+
+    name, version = "toy", 1
+    defaults = {"seed": 0}  # noqa: RUF012
+
+    def fits(self, info, options):
+        return (Basis(options["seed"]),)
+
+    def fields(self, setup):
+        return [
+            pa.field("toy", pa.float32()),
+            pa.field("toy_kept", pa.float32()),
+            pa.field("toy_reason", pa.string()),
+        ]
+
+    def passes(self, setup):
+        return {Pass(): Needs(hidden=True)}
+
+    def reducer(self, each, batch, setup):
+        return Count(batch)
+
+    def finish(self, rows, passed, setup):
+        n = passed[Pass()]["n"]
+        kept = np.where(n < 100, 0.95, 0.5).astype(np.float32)
+        return {"toy": n, "toy_kept": kept, "toy_reason": np.full(len(rows), None, dtype=object)}
+
+
+@pytest.fixture
+def database(tmp_path, tiny_llama):
+    with registry.added(Projected()):
+        place = str(tmp_path / "pool")
+        yield coresetdb.create(place, backbone=str(tiny_llama), dtype="float32", features="rds,toy")
+
+
+def ingest(database, tmp_path, corpus, text):
+    rows = [{"prompt": f"{text} {corpus} {i}", "response": f"{i}"} for i in range(6)]
+    file = tmp_path / f"{corpus}.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    database.ingest(str(file))
+
+
+def test_a_basis_that_loses_a_later_corpus_is_named(database, tmp_path):
+    status = database.status()
+    assert status.pending == ["toy"] and status.bases == []
+    (said,) = [each for each in status.advice() if "Not fitted yet" in each]
+    assert (
+        f"toy. That is done at the next ingestion, or by coresetdb fit {database.store.uri}" in said
+    )
+    ingest(database, tmp_path, "like", "short")
+    ingest(database, tmp_path, "unlike", "and so on " * 20)
+    status = database.status()
+    assert status.pending == []
+    assert [
+        (each["basis"], each["corpus"], each["rows"], each["refit due"]) for each in status.bases
+    ] == [("toy_kept", "like", 6, False), ("toy_kept", "unlike", 6, True)]
+    assert status.bases[1]["kept"] == pytest.approx(0.5)
+    assert status.bases[1]["of the sample"] == pytest.approx(0.95)
+    (due,) = status.due
+    assert "keeps 0.50 of unlike, and 0.95 of the sample" in due
+    assert due.endswith(f"coresetdb featurize {database.store.uri} toy:seed=1")
+    assert due in status.advice() and json.dumps(status.as_dict())
+
+
+def test_the_refit_it_names_makes_a_column_of_its_own(database, tmp_path):
+    ingest(database, tmp_path, "like", "short")
+    database.featurize("toy:seed=1")
+    names = database.store.dataset("pool").schema.names
+    assert sum(name.startswith("toy_kept") for name in names) == 2
+    bases = {each["basis"] for each in database.status().bases}
+    assert len(bases) == 2 and all(name.startswith("toy_kept") for name in bases)
+
+
+def test_a_store_of_a_package_that_is_gone_still_has_a_status(database, monkeypatch):
+    monkeypatch.setattr(registry, "_ADDED", {})
+    registry.get.cache_clear()
+    status = database.status()
+    assert any("unknown feature 'toy'" in each for each in status.advice())
+
+
+@pytest.mark.parametrize(
+    ("kept", "usual", "due"),
+    [
+        (0.91, 0.95, False),
+        (0.89, 0.95, True),
+        (0.96, 0.99, False),
+        (0.94, 0.99, True),
+        (0.7, 0.8, False),
+    ],
+)
+def test_when_a_refit_is_due(kept, usual, due):
+    assert is_due(kept, usual) == due

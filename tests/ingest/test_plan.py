@@ -1,0 +1,135 @@
+"""A plan adds up, says what it measured, and leaves the store as it is."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pytest
+import toy_fits
+from toy_fits import Centre
+
+import coresetdb
+from coresetdb.ingest import counting
+from coresetdb.ingest.representations import registry
+from coresetdb.schemas.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    toy_fits.register(monkeypatch)
+    yield
+    registry.get.cache_clear()
+
+
+@pytest.fixture
+def create(tmp_path, tiny_llama):
+    def make(features):
+        place = str(tmp_path / "pool")
+        return coresetdb.create(place, backbone=str(tiny_llama), dtype="float32", features=features)
+
+    return make
+
+
+def records(n, start=0):
+    return [
+        {"prompt": f"How many? {'x' * (i % 50)} {i}", "response": f"It is {i}."}
+        for i in range(start, start + n)
+    ]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_plan_of_what_is_settled(create, tmp_path):
+    database = create("rds,losses")
+    database.ingest(write(tmp_path / "old.jsonl", records(10)))
+    version = database.store.version()
+    rejected = {"prompt": "?", "response": ""}
+    plan = database.plan(write(tmp_path / "a.jsonl", [*records(40), *records(5), rejected]))
+    assert (plan.records, plan.rows, plan.read, plan.exact) == (46, 30, 46, True)
+    assert plan.features == ["rds", "losses"] and plan.fits == [] and plan.notes == []
+    columns = {each.column: each for each in plan.columns}
+    assert (columns["rds"].bytes_per_row, columns["rds"].measured) == (64.0, False)
+    assert (columns["nll"].bytes_per_row, columns["truncated"].bytes_per_row) == (4.0, 0.125)
+    assert columns["messages"].measured and columns["messages"].bytes_per_row > 40
+    assert set(columns) == set(database.store.dataset("pool").schema.names)
+    assert [(each.what, each.features) for each in plan.passes] == [
+        ("forward, whole rows", ["rds", "losses"]),
+        ("forward, answers alone", ["losses"]),
+        ("everything else: tokens, columns", []),
+    ]
+    assert plan.seconds == pytest.approx(sum(each.seconds for each in plan.passes))
+    for each in plan.passes:
+        assert each.seconds == pytest.approx(each.seconds_per_1000_rows * 30 / 1000)
+    assert plan.bytes_per_row == sum(each.bytes_per_row for each in plan.columns)
+    assert plan.gigabytes == pytest.approx(plan.bytes_per_row * 30 / 1e9)
+    assert json.loads(json.dumps(plan.as_dict()))["gigabytes"] == plan.gigabytes
+    assert database.store.version() == version
+
+
+def test_what_is_not_fitted_is_fitted_on_the_trial_alone(create, tmp_path):
+    database = create("rds,spreading")
+    file = write(tmp_path / "a.jsonl", records(40))
+    plan = database.plan(file)
+    assert [(each.fit, each.rows, each.artifacts) for each in plan.fits] == [
+        ("centre", 8, ["centre/1", "centre/2"]),
+        ("spread", 2, ["spread"]),
+    ]
+    assert all(each.bytes > 0 for each in plan.fits)
+    assert {"spreading", "spreading_reason"} <= {each.column for each in plan.columns}
+    assert "fits were tried on" in plan.notes[0]
+    assert database.store.dataset("artifacts").count_rows() == 0
+    assert database.pending() == ["spreading"]
+    database.fit(file)
+    Centre.ran.clear()
+    assert database.plan(file).fits == [] and Centre.ran == []
+
+
+def test_other_features_can_be_planned(create, tmp_path):
+    database = create("rds")
+    file = write(tmp_path / "a.jsonl", records(30))
+    plan = database.plan(file, features="losses:alone=false,counted")
+    assert plan.features == ["losses:alone=False", "counted"]
+    assert plan.passes[0].what == "forward, whole rows"
+    assert plan.passes[0].features == ["losses", "counted"]
+    few = write(tmp_path / "few.jsonl", records(2))
+    plan = database.plan(few, features="rds,counted")
+    assert plan.notes == [
+        "counted is left out: centre needs 3 rows, not 2 (on 2 rows)",
+    ]
+    with pytest.raises(UsageError, match="unknown feature 'nonsense'"):
+        database.plan(file, features="nonsense")
+
+
+def test_large_files_are_told_from_a_part(create, tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "COUNTED_RECORDS", 1500)
+    monkeypatch.setattr(counting, "LEAST_PER_FILE", 1500)
+    database = create("rds")
+    rows = [{**row, "pad": "p" * 800} for row in records(12_000)]
+    plan = database.plan(write(tmp_path / "a.jsonl", rows))
+    assert not plan.exact and plan.read == 1500
+    assert abs(plan.records - 12_000) < 2500 and plan.rows == plan.records
+
+
+def test_nothing_new_is_said(create, tmp_path):
+    database = create("rds")
+    file = write(tmp_path / "a.jsonl", records(5))
+    database.ingest(file)
+    with pytest.raises(UsageError, match="none of the 5 records read is new"):
+        database.plan(file)
+
+
+def test_the_bytes_are_those_that_are_stored(create, tmp_path):
+    database = create("rds,losses")
+    file = write(tmp_path / "a.jsonl", records(300))
+    plan = database.plan(file)
+    database.ingest(file)
+    table = database.store.dataset("pool").to_table()
+    for each in plan.columns:
+        if each.column in ("id", "corpus", "run") or pa.types.is_string(table[each.column].type):
+            continue
+        real = table[each.column].nbytes / 300
+        assert each.bytes_per_row == pytest.approx(real, rel=0.15, abs=0.5), each.column

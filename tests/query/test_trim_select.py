@@ -1,0 +1,98 @@
+"""TRIM in a store: fitted at the first ingestion, asked when the model is gone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import trim_reference as reference
+from tiny_models import save_tiny_model
+from transformers import AutoModelForCausalLM
+
+from coresetdb.database import Database
+from coresetdb.ingest.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.token_scores import variance_shares
+from coresetdb.query.comparison import scorer_of
+from coresetdb.query.features import feature_named
+from coresetdb.query.methods import parse_method
+from coresetdb.query.queries import load_queries
+from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.instruction import Instruction
+
+torch.set_num_threads(1)
+
+WORDS = "the sky is blue and two plus three make five while green trees grow by rivers".split()
+
+
+def rows(generator: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    def text(most: int) -> str:
+        return " ".join(generator.choice(WORDS, generator.integers(1, most)))
+
+    return [(f"{number} {text(9)}", text(14)) for number in range(count)]
+
+
+def written(path: Path, pairs: list[tuple[str, str]]) -> str:
+    records = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs]
+    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    return str(path)
+
+
+def instruction(pair: tuple[str, str]) -> Instruction:
+    return Instruction.from_turns(("user", pair[0]), ("assistant", pair[1]))
+
+
+def test_a_store_answers_without_a_model_as_the_reference_does_with_one(tmp_path):
+    generator = np.random.default_rng(1)
+    model = save_tiny_model(tmp_path / "model", "llama")
+    pool, examples = rows(generator, 60), rows(generator, 4)
+    database = Database.create(
+        str(tmp_path / "store"), backbone=str(model), dtype="float32", features="trim:rank=32"
+    )
+    assert database.pending() == ["trim:rank=32"]
+    database.ingest(written(tmp_path / "a.jsonl", pool[:40]))
+    assert database.pending() == []
+    database.ingest(written(tmp_path / "b.jsonl", pool[40:]))
+    database.add_target("task", written(tmp_path / "task.jsonl", examples))
+
+    backbone = Backbone.load(BackboneConfig(str(model), "cpu", "float32"))
+    eager = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager").eval()
+    encoded = {instruction(pair).id: backbone.encode(instruction(pair)) for pair in pool}
+    classes = reference.fingerprints(eager, [backbone.encode(instruction(e)) for e in examples])
+    expected = {id: reference.score(eager, row, classes) for id, row in encoded.items()}
+    answers = {
+        id: reference.score(eager, row, classes, scope="response") for id, row in encoded.items()
+    }
+
+    (model / "model.safetensors").unlink()
+    database = Database.open(str(tmp_path / "store"))
+    table = database.select("task", method="trim", budget=60).table()
+    scores = dict(zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True))
+    assert scores.keys() == expected.keys()
+    assert max(abs(scores[id] - expected[id]) for id in scores) < 0.01
+    asked = database.select("task", method="trim(scope=response)", budget=5).table()
+    for id, score in zip(asked["id"].to_pylist(), asked["score"].to_pylist(), strict=True):
+        assert score == pytest.approx(answers[id], abs=0.01)
+    with pytest.raises(UsageError, match="choose from content, prompt, response, all"):
+        database.select("task", method="trim(scope=answers)", budget=5)
+
+    # What explains a row token by token.
+    store = database.store
+    feature = feature_named(store, "trim")
+    method = parse_method("trim", {"trim": feature.representation})
+    (batch,) = store.dataset("pool").to_table(filter=f"id = '{table['id'][0]}'").to_batches()
+    scorer = scorer_of(store, feature, method, load_queries(store, "task", feature))
+    row = encoded[str(table["id"][0])]
+    told = scorer.tokens(batch)
+    assert told.tokens.tolist() == row.ids.tolist()
+    assert told.seen.tolist() == [token in classes for token in row.ids.tolist()]
+    assert scorer.counted(batch).tolist() == row.content.tolist()
+    states, _ = reference.run(eager, row)
+    for place in np.flatnonzero(row.content):
+        unit = states[place] / np.linalg.norm(states[place])
+        single = reference.token_score(eager, int(row.ids[place]), unit, classes)
+        assert told.scores[place] == pytest.approx(single, abs=0.02)
+    whole = store.dataset("pool").to_table().combine_chunks().to_batches()[0]
+    assert sum(variance_shares(scorer.terms(whole)).values()) == pytest.approx(1)

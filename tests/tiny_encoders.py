@@ -1,0 +1,55 @@
+"""Tiny random sentence-transformers models, saved as theirs are, for tests."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tiny_models import VOCABULARY, save_tiny_tokenizer
+
+_FOLDERS: list[TemporaryDirectory[str]] = []  # removed when the process ends
+
+
+@cache
+def tiny_encoder(kind: str = "bert", dense: bool = True) -> Path:
+    """A saved encoder of width 32, or 24 behind a dense layer; bert or t5."""
+    import torch
+    from sentence_transformers import SentenceTransformer, models
+    from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    _FOLDERS.append(TemporaryDirectory(prefix=f"tiny-{kind}-"))
+    folder = Path(_FOLDERS[-1].name)
+    save_tiny_tokenizer(folder / "inner", template=None)
+    torch.manual_seed(0)
+    if kind == "bert":
+        inner = BertModel(
+            BertConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=48,
+                max_position_embeddings=64,
+                pad_token_id=6,
+            )
+        )
+    else:
+        inner = T5EncoderModel(
+            T5Config(vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=2)
+        )
+    with torch.no_grad():
+        for weight in inner.parameters():
+            if weight.ndim >= 2:
+                weight.normal_(0, 0.3)
+    inner.save_pretrained(folder / "inner")
+    modules = [
+        models.Transformer(str(folder / "inner"), max_seq_length=64),
+        models.Pooling(32, pooling_mode="mean"),
+    ]
+    if dense:
+        modules += [models.Dense(32, 24), models.Normalize()]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
+    return folder / "model"
