@@ -75,6 +75,19 @@ def test_equals_the_naive_reference_on_the_proxy():
         assert np.allclose(columns["mads_values"][index], values, rtol=1e-4, atol=1e-5)
 
 
+def test_bf16_finds_most_of_the_same_neurons_on_the_proxy():
+    """Mean Jaccard of a row's sets in both (docs/methods.md has a larger sample)."""
+    torch.set_num_threads(1)
+    sets = []
+    for dtype in ("float32", "bfloat16"):
+        backbone = Backbone.load(BackboneConfig("builtin", "cpu", dtype))
+        sets.append(
+            [set(each.tolist()) for each in features(backbone, tiny_conversations())["mads"]]
+        )
+    overlap = [len(one & other) / len(one | other) for one, other in zip(*sets, strict=True)]
+    assert np.mean(overlap) > 0.85
+
+
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3_moe"])
 def test_batches_order_and_padding_change_nothing(architecture):
     backbone = tiny_backbone(architecture)
