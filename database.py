@@ -5,13 +5,13 @@ The command line is a thin skin over this class; each method names the room that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .schemas.errors import UsageError
 from .store.store import Store
+from .upkeep import repair_store, verify_store
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from .query.targets import AddedTarget, Target
     from .schemas.recipe import Recipe
     from .store.maintenance import Compacted
-    from .store.report import Repair, Report
     from .store.sql import QueryResult
     from .store.status import Status
+
+__all__ = ["Database", "repair_store", "verify_store"]
 
 
 class Database:
@@ -96,10 +97,7 @@ class Database:
         return featurizer_for(self.store, self._backbone, recipes_of(self.store))
 
     def pending(self) -> list[str]:
-        """Features the store was asked for that nothing was fitted for yet, as `init` takes them.
-
-        They are fitted by the first `ingest`, or by `fit`.
-        """
+        """Features that the first `ingest`, or `fit`, must fit first, as `create` takes them."""
         from .ingest.create import pending
         from .ingest.representations.registry import written
 
@@ -115,28 +113,21 @@ class Database:
     ) -> list[Recipe]:
         """Learn from a sample of files what the store's features need; nothing is ingested.
 
-        What was learned before stays. The next `ingest` makes the features.
-
         Args:
-            sources: as `ingest` takes them.
-            limit: read no more than this many records.
+            sources, limit, reading: as `ingest` takes them.
             progress: is told what is learned, and how it goes.
-            reading: fields of `ReadOptions`.
 
         Returns:
             The recipes of the features that could not be made before.
 
         Raises:
-            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            InputError, FingerprintError: as `ingest`.
             UsageError: there is no usable record, or there are too few to learn from.
-            FingerprintError: the backbone is no longer the one that made the store's features.
         """
         from .ingest.first_fit import fit_from, looked_at
 
         with looked_at(self.store, sources, _reading(**reading), progress) as looked:
-            recipes = fit_from(self.store, looked, lambda: self._backbone, limit, progress)
-        self.__dict__.pop("_featurizer", None)
-        return recipes
+            return fit_from(self.store, looked, lambda: self._backbone, limit, progress)
 
     def plan(
         self,
@@ -149,20 +140,18 @@ class Database:
         """Tell what ingesting files would cost: bytes, passes, fits and time; nothing is changed.
 
         Args:
-            sources: as `ingest` takes them.
+            sources, reading: as `ingest` takes them.
             features: others than the store's own, as `create` takes them.
             progress: is told what happens.
-            reading: fields of `ReadOptions`.
 
         Raises:
-            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            InputError: as `ingest`.
             UsageError: an unknown feature, or nothing in the files is new.
         """
         from .ingest.looking import look_at
         from .ingest.plan import plan
 
-        named = [sources] if isinstance(sources, str) else list(sources)
-        looked = look_at(named, _reading(**reading))
+        looked = look_at([sources] if isinstance(sources, str) else sources, _reading(**reading))
         return plan(self.store, looked, lambda: self._backbone, features, progress)
 
     def _current_featurizer(self) -> Featurizer:
@@ -207,8 +196,7 @@ class Database:
 
         options = _reading(corpus=corpus, **reading)
         with looked_at(self.store, sources, options, progress) as looked:
-            if fit_from(self.store, looked, lambda: self._backbone, limit, progress):
-                self.__dict__.pop("_featurizer", None)
+            fit_from(self.store, looked, lambda: self._backbone, limit, progress)
             return ingest(
                 self.store,
                 looked.sources(),
@@ -454,18 +442,9 @@ class Database:
 
     def status(self) -> Status:
         """What the store holds, what it waits for, and whether what was learned still suits it."""
-        from .ingest.fitness import advice, fitness, gaps
-        from .store.status import status_of
+        from .ingest.fitness import status
 
-        bases = fitness(self.store)
-        due = advice(self.store, bases)
-        try:
-            pending = self.pending()
-        except UsageError as error:  # of a package that is not installed here
-            pending, due = [], [*due, str(error)]
-        return replace(
-            status_of(self.store), pending=pending, bases=bases, ensembles=gaps(self.store), due=due
-        )
+        return status(self.store)
 
     def compact(self, keep_hours: float = 24.0) -> Compacted:
         """Merge small fragments, then drop versions older than `keep_hours` and leftover files.
@@ -478,32 +457,6 @@ class Database:
         from .store.maintenance import compact_and_clean
 
         return compact_and_clean(self.store, keep_hours)
-
-
-def verify_store(
-    uri: str, *, full: bool = False, storage_options: dict[str, str] | None = None
-) -> Report:
-    """Hold a store's files against what was written; a store that does not open can be verified."""
-    from .store.verify import verify
-
-    return verify(uri, full, storage_options)
-
-
-def repair_store(
-    uri: str,
-    *,
-    say: Callable[[str], None] = lambda sentence: None,
-    storage_options: dict[str, str] | None = None,
-) -> Repair:
-    """Bring a damaged store back, then verify it in full.
-
-    Raises:
-        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
-            made them is gone or another; nothing was changed.
-    """
-    from .ingest.heal import heal
-
-    return heal(uri, say, storage_options)
 
 
 def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:

@@ -23,7 +23,7 @@ def command(store: str, full: bool, repair: bool, as_json: bool) -> int:
         coresetdb verify pool --full
         coresetdb verify pool --repair
     """
-    from ..database import repair_store, verify_store
+    from ..upkeep import repair_store, verify_store
 
     report = repair_store(store, say=talk) if repair else verify_store(store, full=full)
     if as_json:

@@ -7,14 +7,17 @@ row how large its gradients were: of rows it was trained on, and of others.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..schemas.errors import UsageError
 from ..schemas.recipe import Recipe
+from ..store.status import Status, status_of
 from ..store.store import Store
 from .artifacts import facts_of
-from .create import recipes_of
+from .create import pending, recipes_of
 from .representations.gradfiltering import seen_gap
 from .representations.registry import Wanted, columns_of, written
 
@@ -27,6 +30,17 @@ LOSS_MINDED = 0.05
 The error of a stored cosine grows with the square root of the energy lost. A basis is as wide as
 its sample asked for; at twice the loss the error is 1.4 times what was accepted then.
 """
+
+
+def status(store: Store) -> Status:
+    """What a store holds, what it waits for, and whether what was learned still suits it."""
+    bases = fitness(store)
+    due = advice(store, bases)
+    try:
+        waiting = [written(each) for each in pending(store)]
+    except UsageError as error:  # of a package that is not installed here
+        waiting, due = [], [*due, str(error)]
+    return replace(status_of(store), pending=waiting, bases=bases, ensembles=gaps(store), due=due)
 
 
 def fitness(store: Store) -> list[dict[str, Any]]:
@@ -75,9 +89,8 @@ def gaps(store: Store) -> list[dict[str, Any]]:
         if recipe.representation == "gradfiltering" and pool.count_rows():
             names = [columns[name] for name in wanted]
             gap = seen_gap(pool.to_table(columns=names).rename_columns(list(wanted)))
-            found.append(
-                {"ensemble": recipe.feature, **{k.replace("_", " "): v for k, v in gap.items()}}
-            )
+            told = {k.replace("_", " "): None if np.isnan(v) else v for k, v in gap.items()}
+            found.append({"ensemble": recipe.feature, **told})
     return found
 
 

@@ -159,7 +159,8 @@ def train(
                 "sample": sample,
             }
             stands = keep(epoch, Artifact(_arrays(pairs, optimizer), facts))
-            _restore(pairs, optimizer, stands)
+            if epoch < training.epochs:
+                _restore(pairs, optimizer, stands)
 
 
 def _step(
@@ -238,7 +239,9 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
         pairs: dict[str, _Pair] = {}
         for name in names:
             layer: Any = model.get_submodule(name)
-            pairs[name] = _Pair(layer.lora_A[adapter].weight, layer.lora_B[adapter].weight)
+            # In bfloat16 most of AdamW's small steps would be rounded away.
+            a, b = (part[adapter].float() for part in (layer.lora_A, layer.lora_B))
+            pairs[name] = _Pair(a.weight, b.weight)
             layer.lora_dropout[adapter].train()
             _begin(pairs[name], _seed(training.seed, name))
         yield pairs

@@ -96,8 +96,9 @@ class Less(Representation):
             vectors = parts * (np.sqrt(weights) / norms)[:, :, None]
             norm = np.sqrt((norms**2) @ weights)
         reason = np.full(len(rows), None, dtype=object)
-        for index in np.flatnonzero(~np.isfinite(norm) | (norms == 0).any(axis=1)).tolist():
-            reason[index] = _why(rows[index], float(norm[index]))
+        for index, row in enumerate(rows):
+            # Asked first: without a gradient Adam's direction is that of the moments, not zero.
+            reason[index] = why_no_loss(row) or _why(norms[index])
         missing = reason != None  # noqa: E711 (elementwise)
         vectors[missing] = np.nan
         norm[missing] = np.nan
@@ -148,11 +149,10 @@ def _passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:
     return tuple(Pass(adapter=name) for name in _warm_up(options).outputs())
 
 
-def _why(row: Encoded, norm: float) -> str:
-    missing = why_no_loss(row)
-    if missing:
-        return missing
-    return "the gradient is zero" if np.isfinite(norm) else "the gradient is not finite"
+def _why(norms: np.ndarray) -> str | None:
+    if not np.isfinite(norms).all():
+        return "the gradient is not finite"
+    return None if norms.all() else "the gradient is zero"
 
 
 representation = Less()

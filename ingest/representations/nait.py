@@ -53,6 +53,7 @@ class Nait(Representation):
         "tokens": "content",
         "width": 128,
         "zscore": False,
+        "seed": 0,
     }
     asking: ClassVar[Mapping[str, Any]] = {"activation": "mean", "score": "dot"}
     selector = "top"

@@ -37,7 +37,7 @@ class Bases(Fit):
     name = "nait-bases"
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = {name: options[name] for name in ("neuron", "tokens", "width")}
+        self._options = {name: options[name] for name in ("neuron", "tokens", "width", "seed")}
 
     def spec(self) -> dict[str, Any]:
         return {**self._options, "version": 1, "rows": SAMPLE_ROWS}
@@ -69,7 +69,7 @@ class Statistics(Fit):
     name = "nait-statistics"
 
     def __init__(self, options: Mapping[str, Any], bases: Bases | None) -> None:
-        self._options = {name: options[name] for name in ("neuron", "tokens")}
+        self._options = {name: options[name] for name in ("neuron", "tokens", "seed")}
         self._bases = bases
 
     def spec(self) -> dict[str, Any]:

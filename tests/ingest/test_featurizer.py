@@ -18,7 +18,7 @@ from coresetdb.ingest.representations.representation import Needs, Pass, Reducer
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.schemas.instruction import Instruction
 
-NUMBERS = ("rds", "rds_norm", "nll", "ppl", "nll_alone", "ifd")
+NUMBERS = ("rds", "rds_norm", "nll", "ppl", "nll_alone", "ifd", "el2n")
 
 
 def features(backbone, rows, **settings):
@@ -68,7 +68,7 @@ def test_columns_and_their_order():
     assert table.column_names == [
         *("tokens", "prompt_tokens", "response_tokens", "truncated"),
         *("rds", "rds_norm", "rds_reason"),
-        *("nll", "ppl", "nll_alone", "ifd", "losses_reason"),
+        *("nll", "ppl", "nll_alone", "ifd", "el2n", "losses_reason"),
     ]
     encoded = [backbone.encode(row) for row in rows]
     assert table["tokens"].to_pylist() == [len(row) for row in encoded]
@@ -136,11 +136,12 @@ def test_feature_lists():
     info = tiny_backbone().info
     rds, losses = parse_features(" rds+ , losses ", info)
     assert (rds.representation, losses.representation) == ("rds", "losses")
-    assert losses.options == {"alone": True}
+    assert losses.options == {"alone": True, "grad_norm": "none"}
     assert parse_features("rds,losses", info, present=[rds]) == [losses]
     (second,) = parse_features("losses:alone=false", info, present=[rds, losses])
     suffix = f"__{second.fingerprint[:8]}"
-    assert second.columns == (f"nll{suffix}", f"ppl{suffix}", f"losses_reason{suffix}")
+    own = ("nll", "ppl", "el2n", "losses_reason")
+    assert second.columns == tuple(f"{column}{suffix}" for column in own)
     for text, complaint in (
         ("rds,nonsense", "unknown feature 'nonsense': known are .*losses, rds"),
         ("losses:speed=1", "losses has no option 'speed': it has alone"),
@@ -186,7 +187,7 @@ def test_a_third_party_representation_is_found(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
     registry.get.cache_clear()
     try:
-        assert registry.names() == ["length", "losses", "rds"]
+        assert registry.names() == sorted([*registry.BUILTIN, "length"])
         backbone = tiny_backbone()
         table = Featurizer(backbone, parse_features("length,rds", backbone.info)).featurize(
             tiny_conversations()

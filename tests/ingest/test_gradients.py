@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import gc
 import random
-from functools import cache
 
 import pytest
 import torch
+from naive_gradients import backbone_of, loss_of, naive, rows_of
 from tiny_adapters import in_peft, random_adapter
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from tiny_models import ARCHITECTURES, tiny_backbone
 
 from coresetdb.ingest.anatomy import decoder_layers
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batch import make_batch
 from coresetdb.ingest.experts import listen
 from coresetdb.ingest.forward import run_pass
@@ -23,8 +22,6 @@ from coresetdb.ingest.representations.representation import Needs, Reducer
 from coresetdb.schemas.instruction import Instruction
 
 MODELS = ("builtin", *ARCHITECTURES)
-MIXTURES = ("mixtral", "qwen3_moe")
-BUILTIN_ROWS = 2
 
 
 class Everything(Reducer):
@@ -44,50 +41,11 @@ class Everything(Reducer):
         self.states = states
 
 
-@cache
-def backbone_of(name: str) -> Backbone:
-    if name == "builtin":
-        return Backbone.load(BackboneConfig("builtin", "cpu", "float32"))
-    return tiny_backbone(name)
-
-
-def rows_of(backbone):
-    rows = [backbone.encode(row) for row in tiny_conversations()]
-    return rows[:BUILTIN_ROWS] if backbone.info.name == "builtin" else rows
-
-
 def engine(backbone, rows, side="right", adapter=None, **settings) -> Everything:
     reader = Everything()
     batch = make_batch(rows, backbone.padding_token, backbone.device, side)
     run_pass(backbone, batch, [(Needs(hidden=True, gradients=True), reader)], adapter, **settings)
     return reader
-
-
-def loss_of(model, row) -> torch.Tensor:
-    """The mean of -log p over the response tokens of one row, from the model's own logits."""
-    ids = torch.from_numpy(row.ids).long()
-    logits = model(input_ids=ids[None], use_cache=False).logits[0].double()
-    each = [
-        -torch.log_softmax(logits[place - 1], 0)[ids[place]]
-        for place in range(1, len(ids))
-        if row.response[place]
-    ]
-    return sum(each) / len(each)
-
-
-@cache
-def naive(name: str) -> list[dict[str, torch.Tensor]]:
-    """Per row: parameter name -> .grad, (out, in) or (experts, out, in)."""
-    backbone = backbone_of(name)
-    model = copy.deepcopy(backbone.model)
-    model.set_experts_implementation("eager") if name in MIXTURES else None
-    model.requires_grad_(True)
-    found = []
-    for row in rows_of(backbone):
-        model.zero_grad()
-        loss_of(model, row).backward()
-        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.ndim > 1})
-    return found
 
 
 def expected(name: str, row: int, gradient: str) -> torch.Tensor:
@@ -166,25 +124,26 @@ def test_checkpointing_gives_the_same_and_keeps_less(name):
     batch = make_batch(rows_of(backbone), backbone.padding_token, backbone.device)
 
     class Counting(Everything):
-        kept = None
+        kept = 0
 
         def __init__(self):
             super().__init__()
-            self.layers = []
+            self.layers, self.saved = [], 0
+
+        def save(self, tensor):
+            self.saved += tensor.numel()
+            return tensor
 
         def layer(self, index, states):
             self.layers.append(index)
 
         def logits(self, logits, targets, rows):
-            self.kept = self.kept or sum(saved)
+            self.kept = self.kept or self.saved
 
     runs = []
     for checkpointing in (False, True):
-        saved: list[int] = []
         reader = Counting()
-        with torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: saved.append(tensor.numel()) or tensor, lambda tensor: tensor
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(reader.save, lambda tensor: tensor):
             needs = Needs(hidden=True, logits=True, layers=True, gradients=True)
             run_pass(backbone, batch, [(needs, reader)], None, checkpointing)
         runs.append(reader)

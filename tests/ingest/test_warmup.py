@@ -197,6 +197,18 @@ def test_training_goes_on_from_what_another_process_was_quicker_to_keep():
     assert same(kept["warm-up/2"], resumed["warm-up/2"])
 
 
+def test_a_model_in_bfloat16_has_an_adapter_in_float32():
+    rows = tiny_conversations()
+    exact, rounded = (
+        run(SMALL, tiny_backbone("llama", dtype), rows)[0]["warm-up/2"]
+        for dtype in ("float32", "bfloat16")
+    )
+    assert {array.dtype for array in rounded.arrays.values()} == {np.dtype("float32")}
+    assert rounded.facts["loss"] == pytest.approx(exact.facts["loss"], rel=0.02)
+    for key in (name for name in exact.arrays if name.endswith(".B")):
+        assert relative(rounded.arrays[key], exact.arrays[key]) < 0.2
+
+
 def test_seed_and_sample_decide():
     backbone, rows = tiny_backbone(), tiny_conversations()
     fit = WarmUp(epochs=1, rank=4, alpha=8, learning_rate=1e-2, batch=4)
