@@ -6,6 +6,7 @@ The command line is a thin skin over this class; each method names the room that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 

@@ -18,7 +18,7 @@ from coresetdb.ingest.representations.representation import Needs, Pass, Reducer
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.schemas.instruction import Instruction
 
-NUMBERS = ("rds", "rds_norm", "nll", "ppl", "nll_alone", "ifd")
+NUMBERS = ("rds", "rds_norm", "nll", "ppl", "nll_alone", "ifd", "el2n")
 
 
 def features(backbone, rows, **settings):

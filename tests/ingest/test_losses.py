@@ -1,4 +1,4 @@
-"""nll, ppl, nll_alone and ifd against METHODS 6, one example at a time."""
+"""All scalar losses against METHODS 6, one example at a time."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import math
 
 import pytest
 import torch
+from naive_gradients import backbone_of, naive, rows_of
 from tiny_models import ARCHITECTURES, BOS, END, tiny_backbone, tiny_conversations, tiny_folder
 
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.representations.losses import ResponseErrors
 from coresetdb.ingest.representations.registry import parse_features
+from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 
 
@@ -101,3 +104,68 @@ def test_a_cut_answer_is_scored_and_counted():
     assert (only["tokens"], only["response_tokens"], only["truncated"]) == (20, 19, True)
     assert only["losses_reason"] is None
     assert only["nll"] == pytest.approx(only["nll_alone"], rel=1e-5)  # no prompt is left
+
+
+def naive_el2n(backbone, row) -> float:
+    ids = torch.from_numpy(row.ids).long()
+    with torch.no_grad():
+        logits = backbone.model(ids[None]).logits[0].double()
+    each = []
+    for place in range(1, len(ids)):
+        if row.response[place]:
+            error = torch.softmax(logits[place - 1], 0)
+            error[ids[place]] -= 1
+            each.append(error.norm().item())
+    return sum(each) / len(each)
+
+
+@pytest.mark.parametrize("name", ("builtin", *ARCHITECTURES))
+def test_el2n_and_the_gradients_norm(name):
+    backbone = backbone_of(name)
+    rows = rows_of(backbone)
+    given = tiny_conversations()[: len(rows)]
+    columns = {}
+    for option in ("sketch", "exact"):
+        recipes = parse_features(f"losses:alone=false:grad_norm={option}", backbone.info)
+        columns |= Featurizer(backbone, recipes).compute(given).columns
+    for index, row in enumerate(rows):
+        assert columns["el2n"][index] == pytest.approx(naive_el2n(backbone, row), rel=1e-4)
+        squared = sum(
+            float(grad.double().square().sum())
+            for parameter, grad in naive(name)[index].items()
+            if ".layers." in parameter or ".h." in parameter
+        )
+        assert columns["grad_norm"][index] == pytest.approx(math.sqrt(squared), rel=1e-3)
+    # The tiny models' layers are hardly wider than the folded sides.
+    noise = columns["grad_norm_sketch"] / columns["grad_norm"] - 1
+    assert abs(noise).max() < 0.15
+    assert columns["losses_reason"].tolist() == [None] * len(rows)
+
+
+def test_el2n_of_a_token_that_is_all_but_certain():
+    """1 - p = 1e-6 must not be lost to the rounding of 1."""
+
+    class Row:
+        rows = (None,)
+
+    reducer = ResponseErrors(Row())
+    logits = torch.zeros(1, 3)
+    logits[0, 0] = math.log(1e6)
+    reducer.logits(logits, torch.tensor([0]), torch.tensor([0]))
+    rest = 2 / (1e6 + 2)
+    other = 1 / (1e6 + 2)
+    expected = math.hypot(rest, other, other)
+    assert reducer.columns()["el2n"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_norms_columns_are_named_by_how_they_were_made():
+    info = tiny_backbone().info
+    for option, column in (("none", None), ("sketch", "grad_norm_sketch"), ("exact", "grad_norm")):
+        (recipe,) = parse_features(f"losses:grad_norm={option}", info)
+        assert [name for name in recipe.columns if "grad" in name] == ([column] if column else [])
+    with pytest.raises(UsageError, match="none, sketch, exact"):
+        parse_features("losses:grad_norm=yes", info)
+    row = Instruction.from_turns(("user", "what is two?"))
+    recipes = parse_features("losses:grad_norm=exact", info)
+    (only,) = Featurizer(tiny_backbone(), recipes).featurize([row]).to_pylist()
+    assert only["grad_norm"] is None and only["losses_reason"] == "no response token"
