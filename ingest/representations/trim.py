@@ -79,7 +79,7 @@ class Trim(Representation):
             pa.field("trim", pa.list_(pa.int32())),
             pa.field("trim_codes", pa.list_(pa.int8())),
             pa.field("trim_scales", pa.list_(pa.float32())),
-            pa.field("trim_scope", pa.list_(pa.uint8())),
+            pa.field("trim_scope", pa.list_(pa.int8())),
             pa.field("trim_kept", pa.float32()),
             pa.field("trim_reason", pa.string()),
         ]
@@ -202,8 +202,8 @@ def _check(info: BackboneInfo, options: Mapping[str, Any]) -> None:
 
 
 def flags_of(row: Encoded) -> np.ndarray:
-    """(T,) uint8 scope flags of a row's tokens."""
-    return (row.content * CONTENT + row.response * RESPONSE).astype(np.uint8)
+    """(T,) int8 scope flags of a row's tokens."""
+    return (row.content * CONTENT + row.response * RESPONSE).astype(np.int8)
 
 
 def _why(row: Encoded, usable: np.ndarray) -> str | None:
