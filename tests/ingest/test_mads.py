@@ -15,8 +15,7 @@ from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batch import make_batch
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.neurons import Neurons
-from coresetdb.ingest.representations.mads import active_units
-from coresetdb.ingest.representations.mads_strongest import Strongest
+from coresetdb.ingest.representations.mads_strongest import Strongest, active_units
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
