@@ -105,7 +105,7 @@ def drawn_rows(files: Sequence[Path], count: int, seed: int) -> list[Instruction
     return rows
 
 
-def warmed_up(backbone: Backbone, rows: Sequence[Instruction], rank: int) -> Artifact:
+def warmed_up(backbone: Backbone, rows: Sequence[Instruction], rank: int, batch: int) -> Artifact:
     """The adapter and the moments at the end of a warm-up on `rows`."""
     kept: dict[str, Artifact] = {}
 
@@ -116,7 +116,7 @@ def warmed_up(backbone: Backbone, rows: Sequence[Instruction], rank: int) -> Art
     def tell(fraction: float, sentence: str) -> None:
         print(f"warm-up {fraction:.0%}: {sentence}", end="\r", flush=True)
 
-    fit = WarmUp(rank=rank, share=1.0, at_most=len(rows))
+    fit = WarmUp(rank=rank, batch=batch, share=1.0, at_most=len(rows))
     fit.run(Fitting(backbone, Sample([r.id for r in rows], rows, len(rows)), {}, keep, tell))
     print()
     return kept[fit.outputs()[-1]]
@@ -183,6 +183,7 @@ def main() -> None:
     parser.add_argument("--dims", type=int, nargs="+", default=[2048, 8192])
     parser.add_argument("--seeds", type=int, default=3, help="sketches drawn")
     parser.add_argument("--warm-up-rows", type=int, default=0)
+    parser.add_argument("--warm-up-batch", type=int, default=WarmUp().batch)
     parser.add_argument("--rank", type=int, default=WarmUp().rank)
     parser.add_argument("--seed", type=int, default=0, help="of the rows")
     parser.add_argument("--out", type=Path, default=Path("sketch_noise.json"))
@@ -201,7 +202,9 @@ def main() -> None:
         ("full linear", None, [("plain", "plain")])
     ]
     if options.warm_up_rows:
-        adapter = warmed_up(backbone, drawn[: options.warm_up_rows], options.rank)
+        adapter = warmed_up(
+            backbone, drawn[: options.warm_up_rows], options.rank, options.warm_up_batch
+        )
         kinds = [("plain", "plain"), ("Adam", "Adam"), ("plain", "Adam")]
         studies.append((f"LoRA {options.rank}", adapter, kinds))
 
