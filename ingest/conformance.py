@@ -85,7 +85,7 @@ def conversations() -> list[Instruction]:
         Instruction.from_turns(
             ("user", f"name {'many ' * (i % 9)}colours, {i}"), ("assistant", "blue " * (1 + i % 7))
         )
-        for i in range(40)
+        for i in range(20)
     ]
     odd = [
         Instruction.from_turns(("user", "nobody answers")),

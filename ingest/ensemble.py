@@ -36,15 +36,15 @@ def snapshot(member: int, which: str) -> str:
 
 
 @cache
-def own_backbone(model: str) -> Backbone:
+def own_backbone(model: str, device: str) -> Backbone:
     """A model of the ensemble's own, in float32 wherever it runs; loaded once a process."""
     from .backbone import Backbone
 
-    return Backbone.load(own_config(model))
+    return Backbone.load(own_config(model, device))
 
 
-def own_config(model: str) -> BackboneConfig:
-    return BackboneConfig(model, dtype="float32")
+def own_config(model: str, device: str = "cpu") -> BackboneConfig:
+    return BackboneConfig(model, device, "float32")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ class Ensemble(Fit):
         return min(total, self.at_most, max(self.at_least, round(self.share * total)))
 
     def run(self, fitting: Fitting) -> None:
-        backbone = own_backbone(self.model) if self.model else fitting.backbone
+        backbone = fitting.backbone
+        if self.model:
+            backbone = own_backbone(self.model, str(backbone.device))
         wanted = [m for m in range(self.members) if snapshot(m, "late") not in fitting.kept]
         if not wanted:
             return

@@ -89,9 +89,8 @@ def gaps(store: Store) -> list[dict[str, Any]]:
         if recipe.representation == "gradfiltering" and pool.count_rows():
             names = [columns[name] for name in wanted]
             gap = seen_gap(pool.to_table(columns=names).rename_columns(list(wanted)))
-            found.append(
-                {"ensemble": recipe.feature, **{k.replace("_", " "): v for k, v in gap.items()}}
-            )
+            told = {k.replace("_", " "): None if np.isnan(v) else v for k, v in gap.items()}
+            found.append({"ensemble": recipe.feature, **told})
     return found
 
 

@@ -157,7 +157,8 @@ def _fitted(
         recipes.append(recipe_for(each, info, found.artifacts, found.digests, present))
     if planned:
         notes.append(
-            f"fits were tried on {len(sample)} rows, and their time is taken to grow with the rows"
+            f"fits were tried on {len(sample)} rows: their time is taken to grow with them, and "
+            "a width that a fit chooses by itself may come out otherwise on its whole sample"
         )
     return planned, recipes
 

@@ -6,6 +6,7 @@ TRIM reads its states at the last one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -47,6 +48,11 @@ class WarmUp(Fit):
     at_least: int = 1280
     at_most: int = 10_000
     seed: int = 0
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], rank: str = "rank") -> WarmUp:
+        """As a representation's options have it; `rank` is what it calls the adapter's."""
+        return cls(rank=options[rank], **{name: options[name] for name in OPTIONS})
 
     def spec(self) -> dict[str, Any]:
         return {**asdict(self), "version": VERSION}
@@ -102,3 +108,19 @@ def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encode
             "trained on. Fit on a corpus with answers, or leave out the features that need it"
         )
     return usable
+
+
+OPTIONS: Mapping[str, Any] = {
+    name: getattr(WarmUp, name)
+    for name in (
+        "epochs",
+        "alpha",
+        "dropout",
+        "learning_rate",
+        "batch",
+        "share",
+        "at_least",
+        "at_most",
+    )
+}
+"""Options of representations that begin with a warm-up, beside `warmup` and the adapter's rank."""

@@ -94,7 +94,7 @@ class GradFiltering(Representation):
         from ..featurizer import Featurizer
 
         # To its own model it is a representation like any other.
-        backbone = own_backbone(setup.options["model"])
+        backbone = own_backbone(setup.options["model"], setup.device)
         recipe = Recipe(
             representation=self.name,
             version=self.version,

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ..describe import BackboneInfo
-from ..warmup import WarmUp
+from ..warmup import OPTIONS, WarmUp
 from .losses import why_no_loss
 from .representation import Needs, Pass, Representation, Setup
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 WARMUPS = ("none", "lora")
 DIMS = (32, 1 << 16)
-
-PLAIN = WarmUp()
-"""The warm-up where no option says otherwise."""
 
 
 class Less(Representation):
@@ -48,15 +45,8 @@ class Less(Representation):
         "warmup": "none",
         "dims": 2048,
         "seed": 0,
-        "epochs": PLAIN.epochs,
-        "rank": PLAIN.rank,
-        "alpha": PLAIN.alpha,
-        "dropout": PLAIN.dropout,
-        "learning_rate": PLAIN.learning_rate,
-        "batch": PLAIN.batch,
-        "share": PLAIN.share,
-        "at_least": PLAIN.at_least,
-        "at_most": PLAIN.at_most,
+        "rank": WarmUp.rank,
+        **OPTIONS,
     }
 
     def fields(self, setup: Setup) -> list[pa.Field]:
@@ -70,7 +60,7 @@ class Less(Representation):
         ]
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
-        return (_warm_up(options),) if _warm(options) else ()
+        return (WarmUp.of(options),) if _warm(options) else ()
 
     def passes(self, setup: Setup) -> dict[Pass, Needs]:
         return dict.fromkeys(_passes(setup.options), Needs(gradients=True))
@@ -129,24 +119,10 @@ def _warm(options: Mapping[str, Any]) -> bool:
     return options["warmup"] == "lora"
 
 
-def _warm_up(options: Mapping[str, Any]) -> WarmUp:
-    return WarmUp(
-        epochs=options["epochs"],
-        rank=options["rank"],
-        alpha=options["alpha"],
-        dropout=options["dropout"],
-        learning_rate=options["learning_rate"],
-        batch=options["batch"],
-        share=options["share"],
-        at_least=options["at_least"],
-        at_most=options["at_most"],
-    )
-
-
 def _passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:
     if not _warm(options):
         return (Pass(),)
-    return tuple(Pass(adapter=name) for name in _warm_up(options).outputs())
+    return tuple(Pass(adapter=name) for name in WarmUp.of(options).outputs())
 
 
 def _why(norms: np.ndarray) -> str | None:

@@ -216,6 +216,18 @@ def test_batch_order_and_padding_side_change_nothing(name):
         assert same_order(other, scores[0], 1e-3)
 
 
+def test_bfloat16_ranks_as_float32_does():
+    rows = pool()
+    featurizer, basis = made("builtin", 32)
+    half = Backbone.load(BackboneConfig("builtin", "cpu", "bfloat16"))
+    scores = []
+    for each in (featurizer, featurizer_of(half, basis, 32)):
+        scorer = scorer_of(each, facts_of(each, examples()))
+        scores.append(scorer.scores(batch_of(each, rows)))
+    ranks = [np.argsort(np.argsort(each)) for each in scores]
+    assert np.corrcoef(*ranks)[0, 1] >= 0.99
+
+
 def test_what_is_stored():
     featurizer, basis = made("gpt2", 8)
     rows = pool()
