@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="sketches drawn")
     parser.add_argument("--warm-up-rows", type=int, default=0)
     parser.add_argument("--warm-up-batch", type=int, default=WarmUp().batch)
+    parser.add_argument("--only-lora", action="store_true")
     parser.add_argument("--rank", type=int, default=WarmUp().rank)
     parser.add_argument("--seed", type=int, default=0, help="of the rows")
     parser.add_argument("--out", type=Path, default=Path("sketch_noise.json"))
@@ -195,9 +196,9 @@ def main() -> None:
     ]
     groups = [rows[i : i + GROUP] for i in range(0, len(rows) - GROUP + 1, GROUP)]
     specs = [SketchSpec(dims, seed) for dims in options.dims for seed in range(options.seeds)]
-    studies: list[tuple[str, Artifact | None, list[tuple[str, str]]]] = [
-        ("full linear", None, [("plain", "plain")])
-    ]
+    studies: list[tuple[str, Artifact | None, list[tuple[str, str]]]] = []
+    if not options.only_lora:
+        studies.append(("full linear", None, [("plain", "plain")]))
     if options.warm_up_rows:
         adapter = warmed_up(
             backbone, drawn[: options.warm_up_rows], options.rank, options.warm_up_batch
