@@ -6,6 +6,7 @@ TRIM reads its states at the last one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -85,6 +86,48 @@ class WarmUp(Fit):
             lambda epoch, artifact: fitting.keep(names[epoch - 1], artifact),
             fitting.tell,
         )
+
+
+def warm_up_of(name: str, options: Mapping[str, Any], rank: str = "rank") -> WarmUp:
+    """The warm-up that the options of a representation ask for.
+
+    Args:
+        name: of the representation, for errors.
+        rank: what its option for the adapter's rank is called.
+
+    Raises:
+        UsageError: a number that cannot be meant.
+    """
+    require_sane(name, options, rank)
+    return WarmUp(
+        epochs=options["epochs"],
+        rank=options[rank],
+        alpha=options["alpha"],
+        dropout=options["dropout"],
+        learning_rate=options["learning_rate"],
+        batch=options["batch"],
+        share=options["share"],
+        at_least=options["at_least"],
+        at_most=options["at_most"],
+    )
+
+
+def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+    """Refuse numbers that no adapter can be trained with, before a sample is drawn.
+
+    Raises:
+        UsageError: names the option and what it may be.
+    """
+    for option in ("epochs", rank, "alpha", "batch", "at_least", "at_most"):
+        if options.get(option, 1) < 1:
+            raise UsageError(f"{name}: {option} {options[option]}: give at least 1")
+    for option in ("share", "learning_rate"):
+        if not 0 < options[option] <= 1:
+            raise UsageError(
+                f"{name}: {option} {options[option]}: give a number above 0, at most 1"
+            )
+    if not 0 <= options.get("dropout", 0) < 1:
+        raise UsageError(f"{name}: dropout {options['dropout']}: give a number from 0, below 1")
 
 
 def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encoded]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ..describe import BackboneInfo
-from ..warmup import WarmUp
+from ..warmup import WarmUp, warm_up_of
 from .losses import why_no_loss
 from .representation import Needs, Pass, Representation, Setup
 
@@ -70,7 +70,7 @@ class Less(Representation):
         ]
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
-        return (_warm_up(options),) if _warm(options) else ()
+        return (warm_up_of(self.name, options),) if _warm(options) else ()
 
     def passes(self, setup: Setup) -> dict[Pass, Needs]:
         return dict.fromkeys(_passes(setup.options), Needs(gradients=True))
@@ -129,24 +129,10 @@ def _warm(options: Mapping[str, Any]) -> bool:
     return options["warmup"] == "lora"
 
 
-def _warm_up(options: Mapping[str, Any]) -> WarmUp:
-    return WarmUp(
-        epochs=options["epochs"],
-        rank=options["rank"],
-        alpha=options["alpha"],
-        dropout=options["dropout"],
-        learning_rate=options["learning_rate"],
-        batch=options["batch"],
-        share=options["share"],
-        at_least=options["at_least"],
-        at_most=options["at_most"],
-    )
-
-
 def _passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:
     if not _warm(options):
         return (Pass(),)
-    return tuple(Pass(adapter=name) for name in _warm_up(options).outputs())
+    return tuple(Pass(adapter=name) for name in warm_up_of("less", options).outputs())
 
 
 def _why(norms: np.ndarray) -> str | None:

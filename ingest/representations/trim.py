@@ -25,7 +25,7 @@ from ..fits import Fit
 from ..target_facts import REFUSED
 from ..token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
 from ..trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
-from ..warmup import WarmUp
+from ..warmup import WarmUp, warm_up_of
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
@@ -167,17 +167,7 @@ class Trim(Representation):
 def _warmup(options: Mapping[str, Any]) -> WarmUp | None:
     if options["warmup"] == "none":
         return None
-    return WarmUp(
-        epochs=options["epochs"],
-        rank=options["lora_rank"],
-        alpha=options["alpha"],
-        dropout=options["dropout"],
-        learning_rate=options["learning_rate"],
-        batch=options["batch"],
-        share=options["share"],
-        at_least=options["at_least"],
-        at_most=options["at_most"],
-    )
+    return warm_up_of("trim", options, "lora_rank")
 
 
 def _adapter(options: Mapping[str, Any]) -> str:
@@ -190,7 +180,7 @@ def _check(info: BackboneInfo, options: Mapping[str, Any]) -> None:
     if options["warmup"] not in WARMUPS:
         known = " or ".join(WARMUPS)
         raise UsageError(f"trim: warmup {options['warmup']!r}: give {known}")
-    least = {"epochs": 1, "rank": 0, "sample": LEAST_ROWS, "layers": 1}
+    least = {"rank": 0, "sample": LEAST_ROWS, "layers": 1}
     for name, bound in least.items():
         if options[name] < bound:
             raise UsageError(f"trim: {name} {options[name]}: give at least {bound}")
