@@ -52,3 +52,16 @@ def test_what_is_written_is_read_again(small):
 def test_an_unknown_name_is_told_of_the_presets():
     with pytest.raises(UsageError, match="the presets fast, paper"):
         parse_wanted("fats")
+
+
+@pytest.mark.parametrize("name", ["gradfiltering", "embed"])
+def test_a_model_folder_is_kept_absolute_and_can_be_written(name, tmp_path, monkeypatch):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "a,b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (asked,) = parse_wanted(f"{name}:model=small")
+    assert asked.options["model"] == str(tmp_path / "small")
+    monkeypatch.chdir(tmp_path / "a,b")
+    (tmp_path / "a,b" / "small").mkdir()
+    with pytest.raises(UsageError, match="cannot hold a comma"):
+        parse_wanted(f"{name}:model=small")
