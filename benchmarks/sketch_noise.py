@@ -1,10 +1,10 @@
 """Noise of LESS's sketches: their cosines against those of the whole gradients, on real rows.
 
-    python benchmarks/sketch_noise.py --data ../shared/data/pools/alpaca_52k.json.gz \
-        ../shared/data/pools/gsm8k_train.jsonl.gz
-    python benchmarks/sketch_noise.py --data FILE ... --warm-up-rows 1280      LoRA too
+    python benchmarks/sketch_noise.py                             alpaca_52k and gsm8k_train
+    python benchmarks/sketch_noise.py --warm-up-rows 1280         LoRA too
+    python benchmarks/sketch_noise.py --data FILE ...
 
-Rows are drawn in equal parts from the files and compared within groups, so that whole gradients
+Rows are drawn in equal parts from the files (in `../shared/data` beside the repository) and compared within groups, so that whole gradients
 live no longer than a group: 15 rows make 105 pairs. For every kind of gradient the table gives the
 spread of the exact cosines, the standard deviation of the sketch's error beside the 1 / sqrt(dims)
 of an ideal projection, and how well sketched and exact cosines agree. Full linear layers have no
@@ -42,6 +42,9 @@ from coresetdb.ingest.reading import ReadOptions, open_source
 from coresetdb.ingest.representations.representation import Needs, Reducer
 from coresetdb.ingest.warmup import WarmUp
 from coresetdb.schemas.instruction import Instruction, Record
+
+POOLS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "pools"
+DATA = [POOLS / "alpaca_52k.json.gz", POOLS / "gsm8k_train.jsonl.gz"]
 
 GROUP = 15
 
@@ -86,7 +89,7 @@ class Products(Reducer):
             )
             norms = [first.norm(dim=1), second.norm(dim=1)]
             products = first @ second.T
-        cosines = (products / norms[0][:, None] / norms[1][None]).numpy()
+        cosines = (products / norms[0][:, None] / norms[1][None]).cpu().numpy()
         return cosines[np.triu_indices(len(cosines), 1)]
 
 
@@ -173,7 +176,7 @@ def summary(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--data", type=Path, nargs="+", default=DATA)
     parser.add_argument("--backbone", default="builtin")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", type=int, default=300)
