@@ -4,13 +4,14 @@
     python benchmarks/sketch_noise.py --warm-up-rows 1280         LoRA too
     python benchmarks/sketch_noise.py --data FILE ...
 
-Rows are drawn in equal parts from the files (in `../shared/data` beside the repository) and compared within groups, so that whole gradients
-live no longer than a group: 15 rows make 105 pairs. For every kind of gradient the table gives the
-spread of the exact cosines, the standard deviation of the sketch's error beside the 1 / sqrt(dims)
-of an ideal projection, and how well sketched and exact cosines agree. Full linear layers have no
-optimiser, so their candidate side is the plain gradient; with `--warm-up-rows` an adapter is
-trained first, and its gradients are compared plain, in Adam's direction, and as LESS compares
-them: plain queries with candidates in Adam's direction.
+Rows are drawn in equal parts from the files (in `../shared/data` beside the repository) and
+compared within groups, so that whole gradients live no longer than a group: 15 rows make 105
+pairs. For every kind of gradient the table gives the spread of the exact cosines, the standard
+deviation of the sketch's error beside the 1 / sqrt(dims) of an ideal projection, and how well
+sketched and exact cosines agree. Full linear layers have no optimiser, so their candidate side is
+the plain gradient; with `--warm-up-rows` an adapter is trained first, and its gradients are
+compared plain, in Adam's direction, and as LESS compares them: plain queries with candidates in
+Adam's direction.
 """
 
 from __future__ import annotations
