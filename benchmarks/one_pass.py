@@ -116,9 +116,7 @@ def bare_forward(backbone: Backbone, batches: Sequence[Batch]) -> None:
     """The model alone, logits at every position."""
     with torch.inference_mode():
         for batch in batches:
-            backbone.model(
-                input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False
-            )
+            backbone.model(input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False)
 
 
 def bare_backward(backbone: Backbone, batches: Sequence[Batch]) -> None:
@@ -200,9 +198,7 @@ def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.N
     }
     batches = [
         make_batch([encoded[i] for i in members], backbone.padding_token, backbone.device)
-        for members in plan_batches(
-            list(map(len, encoded)), featurizers["fast"].tokens_per_batch
-        )
+        for members in plan_batches(list(map(len, encoded)), featurizers["fast"].tokens_per_batch)
     ]
     floors = {
         "floor: forward, all logits": partial(bare_forward, backbone, batches),

@@ -41,7 +41,9 @@ FIT_ROWS = 2000
 
 
 def scores_of(
-    featurizer: Featurizer, rows: Sequence[Instruction], targets: Mapping[str, Sequence[Instruction]]
+    featurizer: Featurizer,
+    rows: Sequence[Instruction],
+    targets: Mapping[str, Sequence[Instruction]],
 ) -> tuple[dict[str, np.ndarray], pa.Table]:
     """Every score of every row by its label, from columns as they are stored, and these columns."""
     table = featurizer.featurize(rows)
@@ -81,9 +83,7 @@ def scored(
     encoded = [row for row in examples.encoded if isinstance(row, Encoded)]
     columns = {name: examples.columns[name] for name in registry.columns_of(recipe).values()}
     facts = representation.facts(featurizer.backbone, encoded, columns, setup)
-    scorer = representation.scorer(
-        recipe.options, setup.artifacts, facts, representation.asking
-    )
+    scorer = representation.scorer(recipe.options, setup.artifacts, facts, representation.asking)
     assert scorer is not None
     (batch,) = table.combine_chunks().to_batches()
     return scorer.scores(batch)
@@ -159,7 +159,8 @@ def main() -> None:
         "quantiles_1_50": np.quantile(sets, [0.01, 0.5]).tolist(),
         "rows": len(sets),
     }
-    print(f"mads: mean Jaccard {sets.mean():.4f}, 1 % of the rows below {np.quantile(sets, 0.01):.3f}")
+    low = np.quantile(sets, 0.01)
+    print(f"mads: mean Jaccard {sets.mean():.4f}, 1 % of the rows below {low:.3f}")
 
     errors: dict[str, float] = {}
     if options.beside_cpu:

@@ -4,13 +4,14 @@
     python benchmarks/sketch_noise.py --warm-up-rows 1280         LoRA too
     python benchmarks/sketch_noise.py --data FILE ...
 
-Rows are drawn in equal parts from the files (in `../shared/data` beside the repository) and compared within groups, so that whole gradients
-live no longer than a group: 15 rows make 105 pairs. For every kind of gradient the table gives the
-spread of the exact cosines, the standard deviation of the sketch's error beside the 1 / sqrt(dims)
-of an ideal projection, and how well sketched and exact cosines agree. Full linear layers have no
-optimiser, so their candidate side is the plain gradient; with `--warm-up-rows` an adapter is
-trained first, and its gradients are compared plain, in Adam's direction, and as LESS compares
-them: plain queries with candidates in Adam's direction.
+Rows are drawn in equal parts from the files (in `../shared/data` beside the repository) and
+compared within groups, so that whole gradients live no longer than a group: 15 rows make 105
+pairs. For every kind of gradient the table gives the spread of the exact cosines, the standard
+deviation of the sketch's error beside the 1 / sqrt(dims) of an ideal projection, and how well
+sketched and exact cosines agree. Full linear layers have no optimiser, so their candidate side is
+the plain gradient; with `--warm-up-rows` an adapter is trained first, and its gradients are
+compared plain, in Adam's direction, and as LESS compares them: plain queries with candidates in
+Adam's direction.
 """
 
 from __future__ import annotations
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="sketches drawn")
     parser.add_argument("--warm-up-rows", type=int, default=0)
     parser.add_argument("--warm-up-batch", type=int, default=WarmUp().batch)
+    parser.add_argument("--only-lora", action="store_true")
     parser.add_argument("--rank", type=int, default=WarmUp().rank)
     parser.add_argument("--seed", type=int, default=0, help="of the rows")
     parser.add_argument("--out", type=Path, default=Path("sketch_noise.json"))
@@ -198,9 +200,9 @@ def main() -> None:
     ]
     groups = [rows[i : i + GROUP] for i in range(0, len(rows) - GROUP + 1, GROUP)]
     specs = [SketchSpec(dims, seed) for dims in options.dims for seed in range(options.seeds)]
-    studies: list[tuple[str, Artifact | None, list[tuple[str, str]]]] = [
-        ("full linear", None, [("plain", "plain")])
-    ]
+    studies: list[tuple[str, Artifact | None, list[tuple[str, str]]]] = []
+    if not options.only_lora:
+        studies.append(("full linear", None, [("plain", "plain")]))
     if options.warm_up_rows:
         adapter = warmed_up(
             backbone, drawn[: options.warm_up_rows], options.rank, options.warm_up_batch

@@ -76,5 +76,7 @@ class ShownProgress:
         self.bar.update(self.task, description=words, completed=rows, total=rows_total)
         if not self.terminal and now - self.told >= LINE_SECONDS:
             self.told = now
-            left = timedelta(seconds=round(spent / rows * max(0, rows_total - rows)))
-            talk(f"{words}, {left} left")
+            if rows:  # none yet while examples of targets are made
+                left = timedelta(seconds=round(spent / rows * max(0, rows_total - rows)))
+                words += f", {left} left"
+            talk(words)

@@ -18,6 +18,7 @@ from ..schemas.instruction import Instruction
 from .chat_template import ChatTemplate, RowRefusedError, read_templates
 from .describe import BackboneConfig, BackboneInfo, describe
 from .encoding import Encoded, Encoder
+from .model_folder import settled_name
 
 if TYPE_CHECKING:
     import torch
@@ -165,9 +166,7 @@ def resolve(config: BackboneConfig) -> BackboneConfig:
     if dtype == "auto":
         fast = kind == "cuda" and torch.cuda.is_bf16_supported()
         dtype = "bfloat16" if fast else "float32"
-    folder = Path(config.name).expanduser()
-    name = str(folder.resolve()) if folder.is_dir() and config.name != "builtin" else config.name
-    return replace(config, name=name, device=device, dtype=dtype)
+    return replace(config, name=settled_name(config.name), device=device, dtype=dtype)
 
 
 def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+LIST_VALUES = (1 << 31) - 1
+"""Values that one Arrow array of lists can hold: its offsets have 32 bits."""
 
-def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+
+def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """A column for storage: NaN (in a vector: any) becomes null, vectors fixed-size lists."""
     if pa.types.is_list(kind):
         return _lists(values, kind)
@@ -28,10 +31,21 @@ def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(missing))
 
 
-def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array:
-    missing = np.array([row is None for row in rows], dtype=bool)
+def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     lengths = [0 if row is None else len(row) for row in rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int32)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    if len(rows) > 1 and ends[-1] > LIST_VALUES:
+        halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+        parts = [_lists(half, kind) for half in halves]
+        return pa.chunked_array(
+            [
+                chunk
+                for part in parts
+                for chunk in (part.chunks if isinstance(part, pa.ChunkedArray) else [part])
+            ]
+        )
+    missing = np.array([row is None for row in rows], dtype=bool)
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
     kept = [row for row in rows if row is not None]
     dtype = kind.value_type.to_pandas_dtype()
     flat = np.concatenate(kept).astype(dtype) if kept else np.empty(0, dtype)

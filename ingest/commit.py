@@ -33,11 +33,13 @@ class Commit:
     rejects: list[tuple[Reject, int]] = field(default_factory=list)
     rows: list[tuple[str, Record]] = field(default_factory=list)
     features: list[pa.Table] = field(default_factory=list)
+    bytes: int = 0  # of the features
 
     def add_rows(self, rows: list[tuple[str, Record]], features: pa.Table) -> None:
         """Queue featurized records; `features` has one row for each, in order."""
         self.rows.extend(rows)
         self.features.append(features)
+        self.bytes += features.nbytes
 
     def write(self, store: Store) -> set[str]:
         """Make everything queued visible.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
-from ..store.features import drop, features_of
+from ..store.features import drop, droppable, features_of
+from ..store.layout import read_config
 from ..store.store import Store
 from .artifacts import artifacts_of
 from .describe import BackboneConfig, describe
@@ -67,14 +68,27 @@ def create_store(
 
 
 def pending(store: Store) -> list[Wanted]:
-    """Features the store was asked for and cannot make yet, because nothing was fitted for them."""
+    """Features the store was asked for and cannot make yet, because nothing was fitted for them.
+
+    One that another version of its representation made does not wait: who would make rows of it
+    is told to drop it first.
+    """
     recipes = recipes_of(store)
-    return [each for each in _configured(store) if not any(map(each.is_made_by, recipes))]
+    return [
+        each
+        for each in _configured(store)
+        if not any(each.is_made_by(recipe) or _is_older(each, recipe) for recipe in recipes)
+    ]
+
+
+def _is_older(asked: Wanted, recipe: Recipe) -> bool:
+    name = asked.representation
+    return recipe.representation == name and recipe.version != get(name).version
 
 
 def _configured(store: Store) -> list[Wanted]:
     """What the store was asked for; nothing once its last feature was dropped."""
-    text = store.config["features"]
+    text = read_config(store.place)["features"]  # another process may have dropped one since
     return parse_wanted(text) if text else []
 
 
@@ -84,7 +98,7 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
     Raises: as `store.features.drop`.
     """
     waiting = [each for each in pending(store) if name in (each.representation, written(each))]
-    if waiting and name not in features_of(store):
+    if waiting and name not in droppable(store):
         gone, recipe = waiting, None
     else:
         recipe = drop(store, name, force)

@@ -1,8 +1,8 @@
 """The ingestion job: read, drop what the pool has, featurize, commit; resumable at any moment.
 
 A row appears with all the features its store asks for, or not at all. Commits hold up to
-`COMMIT_ROWS` rows or `COMMIT_SECONDS` of work, whichever comes first; a killed run loses no more
-than that, and running it again skips every id already there.
+`COMMIT_ROWS` rows, `COMMIT_BYTES` or `COMMIT_SECONDS` of work, whichever comes first; a killed run
+loses no more than that, and running it again skips every id already there.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ COMMIT_SECONDS = 60.0
 READ_BLOCK = 1024
 SHARD_SECONDS = 10.0
 SHARD_ROWS = (16, 2048)
+SHARD_BYTES = 256 << 20
+COMMIT_BYTES = 1 << 30
 SIGHTINGS_PER_COMMIT = 100_000
 SMALL_ROWS = 20_000
 MERGE_FRAGMENTS = 64
@@ -204,12 +206,11 @@ class _Job:
         seconds = time.monotonic() - begun
         self.account.without_feature += count_reasons(features)
         self.commit.add_rows([(queued.id, queued.record) for queued in self.shard], features)
-        # Slow backbones get small shards, so that a commit never waits much over its minute.
-        wanted = int(len(self.shard) * SHARD_SECONDS / max(seconds, 1e-3))
-        self.shard_rows = min(max(wanted, SHARD_ROWS[0]), SHARD_ROWS[1], self.commit_rows)
+        self.shard_rows = min(next_shard(features, seconds, SHARD_ROWS), self.commit_rows)
         self.shard = []
         waited = time.monotonic() - self.committed
-        if len(self.commit.rows) >= self.commit_rows or waited >= COMMIT_SECONDS:
+        full = len(self.commit.rows) >= self.commit_rows or self.commit.bytes >= COMMIT_BYTES
+        if full or waited >= COMMIT_SECONDS:
             self._write()
 
     def _tell(self, rows: int, tokens: int) -> None:
@@ -296,6 +297,21 @@ class _Job:
             "note": "; ".join(self.account.faults) or None,
         }
         self.store.upsert("runs", pa.Table.from_pylist([row], schema=RUNS))
+
+
+def next_shard(made: pa.Table, seconds: float, rows: tuple[int, int]) -> int:
+    """How many rows to make at once, from what the last shard took.
+
+    Slow backbones get small shards, so that a commit never waits much over its minute, and so do
+    large features: TRIM's codes on a wide model are a megabyte a row.
+
+    Args:
+        made: the columns of the last shard, at least one row.
+        rows: the least and the most.
+    """
+    least, most = rows
+    share = min(SHARD_SECONDS / max(seconds, 1e-3), SHARD_BYTES / max(made.nbytes, 1))
+    return min(max(int(made.num_rows * share), least), most)
 
 
 def _blocks(items: Iterable[Record | Reject], size: int) -> Iterator[list[Record | Reject]]:

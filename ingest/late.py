@@ -30,7 +30,7 @@ from .account import count_reasons
 from .create import asked_for
 from .fits import Sample
 from .fitting import settle
-from .job import COMMIT_ROWS, COMMIT_SECONDS, READ_BLOCK, SHARD_ROWS, SHARD_SECONDS
+from .job import COMMIT_ROWS, COMMIT_SECONDS, READ_BLOCK, SHARD_ROWS, next_shard
 from .late_account import LateAccount
 from .maker import Maker, instructions_of
 from .progress import FillProgress, Silence
@@ -133,8 +133,8 @@ class _Late:
         self.account = LateAccount(uuid.uuid4().hex, [recipe.feature for recipe in recipes])
         pool = store.dataset("pool").schema
         self.shards = [Shards(store.place, recipe, pool) for recipe in recipes]
-        self.least, self.most = shard_rows
-        self.shard_rows, self.commit_rows = self.least, commit_rows
+        self.bounds = shard_rows
+        self.shard_rows, self.commit_rows = shard_rows[0], commit_rows
         # By the recipes they lack (bits): rows that gather to a shard.
         self.gathered: defaultdict[int, list[_Waiting]] = defaultdict(list)
         self.open: Counter[int] = Counter()  # fragment -> gathered rows of it
@@ -242,8 +242,7 @@ class _Late:
         for each in wanted:
             each.put(made)
         if loaded:  # the first shard's time holds the loading of the model
-            fitting = int(len(rows) * SHARD_SECONDS / max(seconds, 1e-3))
-            self.shard_rows = min(max(fitting, self.least), self.most)
+            self.shard_rows = next_shard(made, seconds, self.bounds)
         self.open.subtract(row.fragment for row in rows)
         self._settle()
 

@@ -48,6 +48,12 @@ def model_folder(name: str) -> Path:
     return _from_hub(name)
 
 
+def settled_name(name: str) -> str:
+    """The same model named so that it is found from any folder: a folder's path made absolute."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name != BUILTIN and folder.is_dir() else name
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """What a JSON file of a model says.
 

@@ -20,7 +20,7 @@ from ..schemas.tables import POOL
 from ..store.status import type_words
 from ..store.store import Store
 from .counting import Counted, count
-from .create import artifacts_of, recipes_of
+from .create import artifacts_of, pending, recipes_of
 from .describe import BackboneConfig, BackboneInfo, describe
 from .fits import Sample
 from .fitting import Job, jobs_for, learned, run
@@ -73,9 +73,8 @@ def plan(
     loaded = backbone()
     said.say(f"{counted.records:,} records; trying {len(counted.drawn)} rows")
     per_row = _bare_forward(loaded, counted.drawn)
-    wanted = parse_wanted(features or store.config["features"])
+    wanted = parse_wanted(features) if features else pending(store)
     mine = [] if features else recipes_of(store)
-    wanted = [each for each in wanted if not any(map(each.is_made_by, mine))]
     artifacts = {
         content: artifact
         for recipe in mine
@@ -202,13 +201,13 @@ def _try(
         planned(
             _words(featurizer, key),
             [recipe.feature for recipe, _ in sharing],
-            featurizer.seconds[key],
+            featurizer.seconds.get(key, 0.0),  # none where no row has a form in the template
         )
         for key, sharing in featurizer.passes().items()
     ]
     for recipe in recipes:
         if not get(recipe.representation).passes(featurizer.setup(recipe)):
-            spent = featurizer.seconds[recipe.fingerprint]
+            spent = featurizer.seconds.get(recipe.fingerprint, 0.0)
             passes.append(planned("a model of its own", [recipe.feature], spent))
     spent = sum(each.seconds for each in passes) * rows / total
     passes.append(planned("everything else: tokens, columns", [], max(seconds - spent, 0.0)))

@@ -49,11 +49,6 @@ class WarmUp(Fit):
     at_most: int = 10_000
     seed: int = 0
 
-    @classmethod
-    def of(cls, options: Mapping[str, Any], rank: str = "rank") -> WarmUp:
-        """As a representation's options have it; `rank` is what it calls the adapter's."""
-        return cls(rank=options[rank], **{name: options[name] for name in OPTIONS})
-
     def spec(self) -> dict[str, Any]:
         return {**asdict(self), "version": VERSION}
 
@@ -91,6 +86,38 @@ class WarmUp(Fit):
             lambda epoch, artifact: fitting.keep(names[epoch - 1], artifact),
             fitting.tell,
         )
+
+
+def warm_up_of(name: str, options: Mapping[str, Any], rank: str = "rank") -> WarmUp:
+    """The warm-up that the options of a representation ask for.
+
+    Args:
+        name: of the representation, for errors.
+        rank: what its option for the adapter's rank is called.
+
+    Raises:
+        UsageError: a number that cannot be meant.
+    """
+    require_sane(name, options, rank)
+    return WarmUp(rank=options[rank], **{each: options[each] for each in OPTIONS})
+
+
+def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+    """Refuse numbers that no adapter can be trained with, before a sample is drawn.
+
+    Raises:
+        UsageError: names the option and what it may be.
+    """
+    for option in ("epochs", rank, "alpha", "batch", "at_least", "at_most"):
+        if options.get(option, 1) < 1:
+            raise UsageError(f"{name}: {option} {options[option]}: give at least 1")
+    for option in ("share", "learning_rate"):
+        if not 0 < options[option] <= 1:
+            raise UsageError(
+                f"{name}: {option} {options[option]}: give a number above 0, at most 1"
+            )
+    if not 0 <= options.get("dropout", 0) < 1:
+        raise UsageError(f"{name}: dropout {options['dropout']}: give a number from 0, below 1")
 
 
 def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encoded]:

@@ -35,6 +35,14 @@ def features_of(store: Store) -> dict[str, Recipe]:
     return {recipe.feature: recipe for recipe in found}
 
 
+def droppable(store: Store) -> dict[str, Recipe]:
+    """The same, and those of which a drop that was killed left columns or shards."""
+    known = features_of(store)
+    for row in catalog.recipes_in(store.dataset("pool").schema.metadata or {}):
+        known.setdefault(catalog.as_recipe(row).feature, catalog.as_recipe(row))
+    return known
+
+
 def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
     """Give pool and targets the columns of a recipe, all null, and keep the recipe.
 
@@ -70,10 +78,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
         StoreBusyError: somebody is writing.
     """
     with store.lock(wait=MAINTENANCE_WAIT_SECONDS):
-        pool = store.dataset("pool").schema
-        known = features_of(store)
-        for row in catalog.recipes_in(pool.metadata or {}):  # a drop that was killed leaves these
-            known.setdefault(catalog.as_recipe(row).feature, catalog.as_recipe(row))
+        known = droppable(store)
         if name not in known:
             raise UsageError(
                 f"{store.uri} has no feature {name!r}; it has {', '.join(known) or 'none'}"

@@ -21,7 +21,7 @@ import pyarrow as pa
 from ..schemas.errors import StoreBusyError
 from ..schemas.recipe import Recipe
 from . import rows as incoming
-from .commits import committed
+from .commits import committed, lost_race
 from .keys import key_column
 from .locks import StoreLock
 from .shards import FOLDER, Shards
@@ -116,6 +116,7 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
         here = {part.fragment_id: part for part in dataset.get_fragments()}
         written: list[_Written] = []
         files: list[str] = []
+        committing = False
         try:
             for part in [here[number] for number in numbers if number in here]:
                 files.append(f"{uuid.uuid4().hex}.lance")
@@ -129,15 +130,19 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
                 fields_modified=sorted({field for one in written for field in one.fields}),
                 update_mode="rewrite_columns",
             )
+            committing = True
             after = lance.LanceDataset.commit(
                 dataset.uri,
                 operation,
                 read_version=dataset.version,
                 storage_options=store.place.options,
             )
-        except OSError:
-            for name in files:
-                store.place.delete(f"pool.lance/data/{name}")
+        except OSError as error:
+            # After any other answer (a connection that broke) the commit may stand, and what it
+            # names must too; `clean` takes files that no version names.
+            if not committing or lost_race(error):
+                for name in files:
+                    store.place.delete(f"pool.lance/data/{name}")
             raise
         store.note("pool", after.version - 1, after)
         return written

@@ -27,8 +27,14 @@ def worth_checkpointing(model: Any, tokens: int) -> bool:
     per_token = config.num_hidden_layers * (8 * config.hidden_size + 4 * inner)
     room = ACTIVATION_BYTES
     if model.device.type == "cuda":
-        room = torch.cuda.mem_get_info(model.device)[0] // 2
+        room = _free(model.device) // 2
     return tokens * per_token * model.dtype.itemsize > room
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that can be had: what torch has put by after earlier batches counts as free."""
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + idle
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,6 +19,7 @@ import pyarrow as pa
 from ...schemas.errors import BackboneError
 from ..describe import BackboneInfo
 from ..encoder_folder import encoder_folder, encoder_identity, encoder_width
+from ..model_folder import settled_name
 from .representation import Representation, Setup
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class Embed(Representation):
     defaults: ClassVar[Mapping[str, Any]] = {"model": DEFAULT_MODEL}
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        folder = Path(options["model"]).expanduser()
-        return {**options, "model": str(folder.resolve())} if folder.is_dir() else options
+        return {**options, "model": settled_name(options["model"])}
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         width = encoder_width(encoder_folder(setup.options["model"]))

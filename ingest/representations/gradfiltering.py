@@ -23,6 +23,8 @@ from ..artifacts import Artifact
 from ..describe import BackboneInfo, describe
 from ..ensemble import HALVES, SNAPSHOTS, Ensemble, halves_of, judges, own_backbone, own_config
 from ..ensemble import snapshot as snapshot_name
+from ..model_folder import settled_name
+from ..warmup import require_sane
 from .losses import why_no_loss
 from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
 
@@ -56,6 +58,9 @@ class GradFiltering(Representation):
         "judges": "half",
         "seed": 0,
     }
+
+    def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**options, "model": settled_name(options["model"])}
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         norms = len(SNAPSHOTS) * setup.options["members"]
@@ -253,6 +258,7 @@ def _check(options: Mapping[str, Any]) -> None:
             f"gradfiltering: members={members}: an even number of at least 4, as each half of the "
             "sample needs two members that did not see it"
         )
+    require_sane("gradfiltering", options)
     if epochs < len(SNAPSHOTS):
         raise UsageError(f"gradfiltering: epochs={epochs}: at least 2, the first and the last")
     for name, known in (("noise", NOISES), ("judges", JUDGES)):

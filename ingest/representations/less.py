@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ..describe import BackboneInfo
-from ..warmup import OPTIONS, WarmUp
+from ..warmup import OPTIONS, WarmUp, warm_up_of
 from .losses import why_no_loss
 from .representation import Needs, Pass, Representation, Setup
 
@@ -60,7 +60,7 @@ class Less(Representation):
         ]
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
-        return (WarmUp.of(options),) if _warm(options) else ()
+        return (warm_up_of(self.name, options),) if _warm(options) else ()
 
     def passes(self, setup: Setup) -> dict[Pass, Needs]:
         return dict.fromkeys(_passes(setup.options), Needs(gradients=True))
@@ -122,7 +122,7 @@ def _warm(options: Mapping[str, Any]) -> bool:
 def _passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:
     if not _warm(options):
         return (Pass(),)
-    return tuple(Pass(adapter=name) for name in WarmUp.of(options).outputs())
+    return tuple(Pass(adapter=name) for name in warm_up_of("less", options).outputs())
 
 
 def _why(norms: np.ndarray) -> str | None:

@@ -35,6 +35,9 @@ FULL_NUMBERS = 4096
 CHOICES = {"neuron": ("layer", "mlp"), "tokens": ("content", "response", "all")}
 
 
+NO_DRIFT = "one content token: nothing drifts"
+
+
 class Nait(Representation):
     """Columns: blocks and norms of mean and drift, `nait_kept` where there are bases, the reason.
 
@@ -100,12 +103,16 @@ class Nait(Representation):
         if "nait-bases" in setup.artifacts:
             columns["nait_kept"] = _kept(found)
         norms = np.concatenate([found["mean_norms"], found["drift_norms"]], axis=1)
-        finite = np.isfinite(norms).all(axis=1)
+        finite = np.asarray(np.isfinite(norms).all(axis=1))
+        # A vector of zeros has no place in the store: it would vanish from searches unseen.
+        usable = finite & found["mean_norms"].any(axis=1) & found["drift_norms"].any(axis=1)
         reason = np.full(len(rows), None, dtype=object)
-        for index in np.flatnonzero(~finite).tolist():
-            reason[index] = _why(rows[index], setup.options["tokens"])
+        for index in np.flatnonzero(~usable).tolist():
+            reason[index] = (
+                NO_DRIFT if finite[index] else _why(rows[index], setup.options["tokens"])
+            )
         for column in columns.values():
-            column[~finite] = np.nan
+            column[~usable] = np.nan
         return {**columns, "nait_reason": reason}
 
     def facts(

@@ -37,6 +37,9 @@ BUILTIN = {
 }
 """Name -> module of this package; its `representation` is the object."""
 
+_MARKS = ",:"
+"""What stands between features, and between options: the store keeps both in one text."""
+
 _ADDED: dict[str, Representation] = {}
 
 ALIASES = {"rds+": "rds"}
@@ -111,9 +114,14 @@ def wanted(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
         UsageError: an unknown representation or option, or a value of the wrong type.
     """
     representation = get(name)
-    return Wanted(
-        representation.name, dict(representation.settled(_checked(representation, options or {})))
-    )
+    settled = dict(representation.settled(_checked(representation, options or {})))
+    for option, value in settled.items():
+        if isinstance(value, str) and set(value) & set(_MARKS):
+            raise UsageError(
+                f"{representation.name}: {option}={value}: a list of features cannot hold a comma "
+                "or a colon inside a value. Give the folder another name, or a link to it"
+            )
+    return Wanted(representation.name, settled)
 
 
 def parse_wanted(text: str) -> list[Wanted]:

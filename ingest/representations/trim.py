@@ -25,7 +25,7 @@ from ..fits import Fit
 from ..target_facts import REFUSED
 from ..token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
 from ..trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
-from ..warmup import OPTIONS, WarmUp
+from ..warmup import OPTIONS, WarmUp, warm_up_of
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
@@ -155,7 +155,9 @@ class Trim(Representation):
 
 
 def _warmup(options: Mapping[str, Any]) -> WarmUp | None:
-    return None if options["warmup"] == "none" else WarmUp.of(options, "lora_rank")
+    if options["warmup"] == "none":
+        return None
+    return warm_up_of("trim", options, "lora_rank")
 
 
 def _adapter(options: Mapping[str, Any]) -> str:
@@ -168,7 +170,7 @@ def _check(info: BackboneInfo, options: Mapping[str, Any]) -> None:
     if options["warmup"] not in WARMUPS:
         known = " or ".join(WARMUPS)
         raise UsageError(f"trim: warmup {options['warmup']!r}: give {known}")
-    least = {"epochs": 1, "rank": 0, "sample": LEAST_ROWS, "layers": 1}
+    least = {"rank": 0, "sample": LEAST_ROWS, "layers": 1}
     for name, bound in least.items():
         if options[name] < bound:
             raise UsageError(f"trim: {name} {options[name]}: give at least {bound}")

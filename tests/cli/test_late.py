@@ -60,3 +60,16 @@ def test_a_feature_comes_later_and_goes_again(run):
     assert "the same 5 ids" in out
     _, err = run("featurize", "pool", "nope", code=2)
     assert "unknown feature 'nope'" in err
+
+
+def test_progress_while_no_row_is_made_yet(monkeypatch, capsys):
+    """Examples of targets come first: on a slow model the first line is due before any row."""
+    from coresetdb.cli import progress
+
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    with progress.ShownProgress() as shown:
+        shown.fill(rows=0, rows_total=10, tokens=5)
+        shown.fill(rows=5, rows_total=10, tokens=9)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("0 of 10 rows") and not first.endswith("left")
+    assert second.startswith("5 of 10 rows") and second.endswith("left")

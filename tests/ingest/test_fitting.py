@@ -19,7 +19,8 @@ from coresetdb.ingest.create import pending
 from coresetdb.ingest.fitting import settle
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.sampling import sample_of_pool
-from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.errors import FingerprintError, UsageError
+from coresetdb.store import features
 
 
 @pytest.fixture(autouse=True)
@@ -246,3 +247,44 @@ def test_a_target_may_come_before_the_fit(create, tmp_path):
     assert row["rds"] and "counted" not in row
     database.ingest(write(tmp_path / "a.jsonl", records(30)))
     assert database.store.dataset("targets").to_table()["counted"].null_count == 3
+
+
+def test_a_drop_that_was_killed_is_finished_though_the_store_still_asks_for_it(create, monkeypatch):
+    database = create("rds,losses:alone=false")
+
+    def die(*_):
+        raise SystemExit
+
+    monkeypatch.setattr(features, "_drop_columns", die)
+    with pytest.raises(SystemExit):
+        database.drop_feature("losses")
+    monkeypatch.undo()
+    again = coresetdb.connect(database.store.uri)
+    assert {"nll", "rds"} <= names_of(again)
+    assert again.drop_feature("losses").feature == "losses"
+    assert "nll" not in names_of(again) and "rds" in names_of(again)
+    assert again.pending() == []
+
+
+def test_what_another_process_dropped_does_not_come_back(create, tmp_path):
+    database = create("rds,losses:alone=false")
+    coresetdb.connect(database.store.uri).drop_feature("losses")
+    assert database.pending() == []
+    database.ingest(write(tmp_path / "a.jsonl", records(5)))
+    assert "nll" not in names_of(database)
+
+
+def test_a_feature_of_another_version_is_refused_and_not_made_beside_itself(
+    create, tmp_path, monkeypatch
+):
+    database = create("rds,losses:alone=false")
+    monkeypatch.setattr(type(registry.get("losses")), "version", 99)
+    assert database.pending() == []
+    before = names_of(database)
+    with pytest.raises(FingerprintError, match=r"made by version .* and this coresetdb has .* 99"):
+        database.ingest(write(tmp_path / "a.jsonl", records(5)))
+    assert names_of(database) == before
+    database.drop_feature("losses")  # as the message says
+    assert database.pending() == ["losses:alone=False"]
+    assert database.ingest(write(tmp_path / "a.jsonl", records(5))).total("new") == 5
+    assert database.store.recipes()["nll"].version == 99

@@ -202,6 +202,8 @@ def test_what_rows_it_cannot_score_it_says_why():
         ({"members": 2}, "members=2"),
         ({"members": 5}, "members=5"),
         ({"epochs": 1}, "epochs=1"),
+        ({"rank": 0}, "rank 0"),
+        ({"share": 5.0}, "share 5.0"),
         ({"noise": "none"}, "normalised or raw"),
         ({"judges": "some"}, "half or all"),
     ],

@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import coresetdb
-from coresetdb.ingest.job import ingest
+from coresetdb.ingest.job import ingest, next_shard
 from coresetdb.ingest.reading import ReadOptions, open_source
 from coresetdb.schemas.errors import FingerprintError
 
@@ -219,7 +220,7 @@ INGEST = textwrap.dedent(
     """
     import sys
     from coresetdb.database import Database
-    from coresetdb.ingest.job import ingest
+    from coresetdb.ingest.job import ingest, next_shard
     from coresetdb.ingest.reading import ReadOptions, open_source
 
     database = Database.open(sys.argv[1])
@@ -300,3 +301,11 @@ def test_killed_ten_times_it_ends_as_if_uninterrupted(database, tmp_path, tiny_l
         # equal numbers round to equal ones.
         error = np.linalg.norm(found[row_id] - vector) / np.linalg.norm(vector)
         assert error < 1e-4, row_id
+
+
+def test_shards_are_as_large_as_time_and_memory_allow():
+    megabytes = pa.table({"codes": [bytes(1 << 20)] * 32})
+    assert next_shard(megabytes, 1.0, (16, 2048)) == 255  # 256 MB, and the offsets
+    assert next_shard(megabytes, 100.0, (1, 2048)) == 3
+    assert next_shard(pa.table({"x": [1.0] * 32}), 0.0, (16, 2048)) == 2048
+    assert next_shard(megabytes, 1000.0, (16, 2048)) == 16

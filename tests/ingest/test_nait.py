@@ -22,6 +22,7 @@ from coresetdb.ingest.representations.nait_directions import directions_of
 from coresetdb.ingest.representations.registry import get, parse_features, parse_wanted, recipe_for
 from coresetdb.schemas.errors import BackboneError, UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.rows import check_vectors
 
 NAIT = get("nait")
 
@@ -304,13 +305,16 @@ def test_rows_without_a_summary_say_why():
     assert np.isnan(answers["nait"]).all(axis=1).tolist() == [True, True, True]
 
 
-def test_one_content_token_drifts_nowhere():
+def test_one_content_token_has_no_drift_and_says_so():
     backbone = tiny_backbone()
-    rows = [Instruction.from_turns(("user", "a"))]
-    columns = made(backbone, rows, sample=tiny_conversations())[0].columns
-    assert columns["nait_reason"].tolist() == [None]
-    assert columns["nait_drift_norms"].tolist() == [[0, 0]]
-    assert not columns["nait_drift"].any()
+    rows = [Instruction.from_turns(("user", "a")), tiny_conversations()[0]]
+    _, featurizer, _ = made(backbone, rows, sample=tiny_conversations())
+    table = featurizer.featurize(rows)
+    assert table["nait_reason"].to_pylist() == ["one content token: nothing drifts", None]
+    for name in ("nait", "nait_norms", "nait_drift", "nait_drift_norms"):
+        assert table[name].is_valid().to_pylist() == [False, True]
+    # What goes to the store is sound: one such row must not stop an ingestion.
+    check_vectors("pool", table.append_column("id", pa.array(["a", "b"])), "id")
 
 
 def test_an_activation_that_is_not_finite_is_null_with_a_reason():

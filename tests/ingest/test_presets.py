@@ -63,3 +63,16 @@ def test_an_option_that_came_later_makes_no_feature_wait(monkeypatch, tmp_path, 
     monkeypatch.setattr(losses, "version", 99)
     assert database.pending() == []
     assert not parse_wanted("losses:alone=false")[0].is_made_by(database.store.recipes()["nll"])
+
+
+@pytest.mark.parametrize("name", ["gradfiltering", "embed"])
+def test_a_model_folder_is_kept_absolute_and_can_be_written(name, tmp_path, monkeypatch):
+    (tmp_path / "small").mkdir()
+    (tmp_path / "a,b").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (asked,) = parse_wanted(f"{name}:model=small")
+    assert asked.options["model"] == str(tmp_path / "small")
+    monkeypatch.chdir(tmp_path / "a,b")
+    (tmp_path / "a,b" / "small").mkdir()
+    with pytest.raises(UsageError, match="cannot hold a comma"):
+        parse_wanted(f"{name}:model=small")

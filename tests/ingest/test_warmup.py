@@ -16,6 +16,7 @@ from coresetdb.ingest.artifacts import Artifact, found_artifact, keep_artifact, 
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.fits import Fitting, Sample
 from coresetdb.ingest.lora_training import LoraTraining
+from coresetdb.ingest.representations import registry
 from coresetdb.ingest.warmup import WarmUp
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
@@ -252,3 +253,25 @@ def test_the_learning_rate_rises_and_falls_and_is_never_zero():
     assert training.rate(9, 333) == pytest.approx(2e-5)
     assert training.rate(0, 333) == pytest.approx(2e-5 / 10)
     assert training.rate(332, 333) == pytest.approx(2e-5 / 323)
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("epochs", 0),
+        ("rank", 0),
+        ("alpha", -1),
+        ("batch", 0),
+        ("at_most", 0),
+        ("share", 5.0),
+        ("share", float("nan")),
+        ("learning_rate", 0.0),
+        ("dropout", 1.0),
+    ],
+)
+@pytest.mark.parametrize("name", ["less", "trim"])
+def test_numbers_no_adapter_can_be_trained_with_are_refused_at_once(name, option, value):
+    option = "lora_rank" if (name, option) == ("trim", "rank") else option
+    asked = registry.wanted(name, {"warmup": "lora", option: value})
+    with pytest.raises(UsageError, match=f"{name}: {option} "):
+        registry.get(name).fits(tiny_backbone().info, asked.options)

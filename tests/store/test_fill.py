@@ -198,6 +198,25 @@ def test_a_fragment_that_changes_meanwhile_is_written_again(declared, monkeypatc
     assert verify(declared.uri, full=True).ok
 
 
+def test_a_commit_whose_answer_is_lost_keeps_its_files(declared, monkeypatch):
+    ids = ids_of(declared)
+    shards = shards_of(declared)
+    shards.put(made(ids))
+    commit = lance.LanceDataset.commit
+
+    def lose_the_answer(*arguments, **options):
+        commit(*arguments, **options)
+        raise OSError("connection reset by peer")
+
+    monkeypatch.setattr(lance.LanceDataset, "commit", staticmethod(lose_the_answer))
+    with pytest.raises(StoreError, match="connection reset"):
+        fill(declared, numbers(declared), [shards])
+    monkeypatch.undo()
+    again = Store.open(declared.uri)
+    assert count_undone(again.dataset("pool"), RECIPE) == 0
+    assert again.take(ids[:1], ["toy_norm"]).num_rows == 1
+
+
 def test_rows_that_come_in_without_the_columns_wait_too(declared, pool_rows):
     shards = shards_of(declared)
     shards.put(made(ids_of(declared)))

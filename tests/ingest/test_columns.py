@@ -1,0 +1,23 @@
+"""Feature columns on their way to storage."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from coresetdb.ingest import columns
+from coresetdb.ingest.columns import ragged, to_arrow
+
+
+@pytest.mark.parametrize("bound", [1 << 31, 7, 1])
+def test_lists_with_more_values_than_offsets_can_count_come_in_parts(monkeypatch, bound):
+    monkeypatch.setattr(columns, "LIST_VALUES", bound)
+    rows = [np.arange(n, dtype=np.int32) for n in (3, 0, 5, 2, 4)]
+    kind = pa.list_(pa.int32())
+    found = to_arrow(ragged([*rows, None]), kind)
+    assert found.type == kind
+    assert found.to_pylist() == [*(row.tolist() for row in rows), None]
+    assert isinstance(found, pa.ChunkedArray) == (bound < 14)
+    assert pa.table({"x": found}).num_rows == 6
+    assert to_arrow(np.empty(0, object), kind).to_pylist() == []
