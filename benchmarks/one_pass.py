@@ -209,7 +209,7 @@ def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.N
         "text to tokens": lambda: backbone.encode_all(rows),
     }
     for label, featurizer in featurizers.items():
-        works[label] = partial(featurizer.compute_encoded, encoded, rows)
+        works[label] = partial(featurizer.compute_encoded, list(encoded), rows)
     works["fast, from text to table"] = partial(featurizers["fast"].featurize, rows)
     timed = best_seconds(works, options.rounds)
     forward, backward = (timed[label] for label in floors)
