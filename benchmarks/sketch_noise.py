@@ -1,16 +1,17 @@
 """Noise of LESS's sketches: their cosines against those of the whole gradients, on real rows.
 
-    python benchmarks/sketch_noise.py --data ../shared/data/pools/alpaca_52k.json.gz \
-        ../shared/data/pools/gsm8k_train.jsonl.gz
-    python benchmarks/sketch_noise.py --data FILE ... --warm-up-rows 1280      LoRA too
+    python benchmarks/sketch_noise.py                             alpaca_52k and gsm8k_train
+    python benchmarks/sketch_noise.py --warm-up-rows 1280         LoRA too
+    python benchmarks/sketch_noise.py --data FILE ...
 
-Rows are drawn in equal parts from the files and compared within groups, so that whole gradients
-live no longer than a group: 15 rows make 105 pairs. For every kind of gradient the table gives the
-spread of the exact cosines, the standard deviation of the sketch's error beside the 1 / sqrt(dims)
-of an ideal projection, and how well sketched and exact cosines agree. Full linear layers have no
-optimiser, so their candidate side is the plain gradient; with `--warm-up-rows` an adapter is
-trained first, and its gradients are compared plain, in Adam's direction, and as LESS compares
-them: plain queries with candidates in Adam's direction.
+Rows are drawn in equal parts from the files (in `../shared/data` beside the repository) and
+compared within groups, so that whole gradients live no longer than a group: 15 rows make 105
+pairs. For every kind of gradient the table gives the spread of the exact cosines, the standard
+deviation of the sketch's error beside the 1 / sqrt(dims) of an ideal projection, and how well
+sketched and exact cosines agree. Full linear layers have no optimiser, so their candidate side is
+the plain gradient; with `--warm-up-rows` an adapter is trained first, and its gradients are
+compared plain, in Adam's direction, and as LESS compares them: plain queries with candidates in
+Adam's direction.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ from coresetdb.ingest.reading import ReadOptions, open_source
 from coresetdb.ingest.representations.representation import Needs, Reducer
 from coresetdb.ingest.warmup import WarmUp
 from coresetdb.schemas.instruction import Instruction, Record
+
+POOLS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "pools"
+DATA = [POOLS / "alpaca_52k.json.gz", POOLS / "gsm8k_train.jsonl.gz"]
 
 GROUP = 15
 
@@ -86,7 +90,7 @@ class Products(Reducer):
             )
             norms = [first.norm(dim=1), second.norm(dim=1)]
             products = first @ second.T
-        cosines = (products / norms[0][:, None] / norms[1][None]).numpy()
+        cosines = (products / norms[0][:, None] / norms[1][None]).cpu().numpy()
         return cosines[np.triu_indices(len(cosines), 1)]
 
 
@@ -102,7 +106,7 @@ def drawn_rows(files: Sequence[Path], count: int, seed: int) -> list[Instruction
     return rows
 
 
-def warmed_up(backbone: Backbone, rows: Sequence[Instruction], rank: int) -> Artifact:
+def warmed_up(backbone: Backbone, rows: Sequence[Instruction], rank: int, batch: int) -> Artifact:
     """The adapter and the moments at the end of a warm-up on `rows`."""
     kept: dict[str, Artifact] = {}
 
@@ -113,7 +117,7 @@ def warmed_up(backbone: Backbone, rows: Sequence[Instruction], rank: int) -> Art
     def tell(fraction: float, sentence: str) -> None:
         print(f"warm-up {fraction:.0%}: {sentence}", end="\r", flush=True)
 
-    fit = WarmUp(rank=rank, share=1.0, at_most=len(rows))
+    fit = WarmUp(rank=rank, batch=batch, share=1.0, at_most=len(rows))
     fit.run(Fitting(backbone, Sample([r.id for r in rows], rows, len(rows)), {}, keep, tell))
     print()
     return kept[fit.outputs()[-1]]
@@ -173,13 +177,15 @@ def summary(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--data", type=Path, nargs="+", default=DATA)
     parser.add_argument("--backbone", default="builtin")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--rows", type=int, default=300)
     parser.add_argument("--dims", type=int, nargs="+", default=[2048, 8192])
     parser.add_argument("--seeds", type=int, default=3, help="sketches drawn")
     parser.add_argument("--warm-up-rows", type=int, default=0)
+    parser.add_argument("--warm-up-batch", type=int, default=WarmUp().batch)
+    parser.add_argument("--only-lora", action="store_true")
     parser.add_argument("--rank", type=int, default=WarmUp().rank)
     parser.add_argument("--seed", type=int, default=0, help="of the rows")
     parser.add_argument("--out", type=Path, default=Path("sketch_noise.json"))
@@ -194,11 +200,13 @@ def main() -> None:
     ]
     groups = [rows[i : i + GROUP] for i in range(0, len(rows) - GROUP + 1, GROUP)]
     specs = [SketchSpec(dims, seed) for dims in options.dims for seed in range(options.seeds)]
-    studies: list[tuple[str, Artifact | None, list[tuple[str, str]]]] = [
-        ("full linear", None, [("plain", "plain")])
-    ]
+    studies: list[tuple[str, Artifact | None, list[tuple[str, str]]]] = []
+    if not options.only_lora:
+        studies.append(("full linear", None, [("plain", "plain")]))
     if options.warm_up_rows:
-        adapter = warmed_up(backbone, drawn[: options.warm_up_rows], options.rank)
+        adapter = warmed_up(
+            backbone, drawn[: options.warm_up_rows], options.rank, options.warm_up_batch
+        )
         kinds = [("plain", "plain"), ("Adam", "Adam"), ("plain", "Adam")]
         studies.append((f"LoRA {options.rank}", adapter, kinds))
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from featurize import alpaca_rows, cpu_model
+from one_pass import alpaca_rows, cpu_model
 
 import coresetdb
 from coresetdb.ingest.artifacts import Artifact
@@ -110,7 +110,7 @@ def all_terms(
 
     def read(members: Sequence[int], batch: Batch, states: torch.Tensor) -> None:
         own, norms = unit_states(batch, states)
-        units = own / norms
+        units = (own / norms).cpu()
         tokens = np.concatenate([row.ids for row in batch.rows])
         content = np.concatenate([row.content for row in batch.rows])
         lengths = np.array([len(row) for row in batch.rows])
@@ -162,6 +162,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--backbone", default="builtin")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--sample", type=int, default=2000)
@@ -169,7 +170,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("trim_exactness.json"))
     options = parser.parse_args()
 
-    backbone = Backbone.load(BackboneConfig(options.backbone, "cpu", "float32"))
+    backbone = Backbone.load(BackboneConfig(options.backbone, options.device, "float32"))
     pool = pool_rows(options.data)
     instructions, others = pool[: options.rows], pool[options.rows :]
     basis, seconds = fit(backbone, others, options.sample)
@@ -250,7 +251,11 @@ def main() -> None:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "hardware": {"cpu": cpu_model(), "cores": torch.get_num_threads()},
+        "hardware": {
+            "cpu": cpu_model(),
+            "cores": torch.get_num_threads(),
+            "device": str(backbone.device),
+        },
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"\nwritten: {options.out}")

@@ -75,8 +75,7 @@ def add(
     \b
         coresetdb target add pool gsm8k examples.jsonl
     """
-    database = open_database(store)
-    added = database.add_target(
+    added = open_database(store).add_target(
         name,
         file,
         **read_options(format_, mapping, encoding, explanation, unescape),
@@ -85,11 +84,6 @@ def add(
         print_json(asdict(added))
         return
     click.echo("\n".join(told(added)))
-    if waiting := database.pending():
-        talk(
-            f"Not fitted yet, so {name} lacks {', '.join(waiting)}. Once it is (coresetdb fit, or "
-            f"the first ingest), run: coresetdb featurize {store}"
-        )
     talk(f"Next: coresetdb select {store} {name} --budget 1000")
 
 

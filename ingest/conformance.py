@@ -188,6 +188,10 @@ def _check_recipe(wanted: Wanted, backbone: Backbone, found: Learned) -> Recipe:
     names = [field.name for field in fields]
     assert len(set(names)) == len(names), f"{name}: two columns have the same name"
     assert names[-1] == f"{name}_reason", f"{name}: the last column must be {name}_reason"
+    for field in fields:
+        kind = field.type
+        unsigned = pa.types.is_list(kind) and pa.types.is_unsigned_integer(kind.value_type)
+        assert not unsigned, f"{name}: {field.name}: Lance filters no table with unsigned lists"
     assert fields[-1].type == pa.string(), f"{name}_reason is a string"
     clash = set(names) & {*POOL.names, *TARGETS.names}
     assert not clash, f"{name}: the pool has columns called {', '.join(clash)} already"

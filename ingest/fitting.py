@@ -1,19 +1,24 @@
 """Fits are run here: what is missing is learned from one sample and kept, then columns declared.
 
-Every result is kept as soon as it is there, so a killed run goes on where it was; of two processes
-that learn the same at once, the first to commit wins and both go on with its numbers. Columns come
-before recipes: a kill between them leaves null columns that the next run takes up.
+Every result is kept as soon as it is there, so a killed run goes on where it was. One process
+learns for a store at a time: two samples must not mix in one feature, so a second one waits and
+takes what the first has learned. Columns come before recipes: a kill between them leaves null
+columns that the next run takes up.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..schemas.errors import StoreBusyError
 from ..schemas.recipe import Recipe
 from ..store.features import declare
+from ..store.locks import StoreLock
 from ..store.store import Store
 from .artifacts import Artifact
 from .create import recipes_of
@@ -26,6 +31,12 @@ from .shelf import Shelf, StoreShelf
 
 if TYPE_CHECKING:
     from .backbone import Backbone
+
+FOLDER = "_fit"
+"""In the store: where the lock of whoever learns lies."""
+
+WAIT_SECONDS = 7 * 86_400.0
+"""A warm-up on a large model may take days; a process that died lets go at once."""
 
 Draw = Callable[[int, Rows], Sample]
 """Draws a sample by its seed and by how many rows are wanted of a total."""
@@ -61,13 +72,30 @@ def settle(
     Raises:
         UsageError: there is no row to learn from, or there are too few; nothing was declared.
     """
+    if not wanted:
+        return []
     info = describe(BackboneConfig(**store.config["backbone"]))
-    found = learn(info, wanted, draw, backbone, StoreShelf(store), progress)
-    recipes = [
-        _declared(store, asked, info, each) for asked, each in zip(wanted, found, strict=True)
-    ]
-    store.sync()
+    with _alone(store, progress or Silence()):
+        found = learn(info, wanted, draw, backbone, StoreShelf(store), progress)
+        recipes = [
+            _declared(store, asked, info, each) for asked, each in zip(wanted, found, strict=True)
+        ]
+        store.sync()
     return recipes
+
+
+@contextmanager
+def _alone(store: Store, progress: FitProgress) -> Iterator[None]:
+    if store.place.local:
+        os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
+    lock = StoreLock(store.place, f"{FOLDER}/")
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.held(shared=False, wait=0.0))
+        except StoreBusyError:
+            progress.say("another process is fitting this store; waiting for what it learns")
+            held.enter_context(lock.held(shared=False, wait=WAIT_SECONDS))
+        yield
 
 
 def learn(

@@ -156,7 +156,7 @@ def row_terms(scores: Floats, counted: NDArray[np.bool_], lengths: NDArray[Any])
     return RowTerms(mean, greatest)
 
 
-def counted_tokens(scope: NDArray[np.uint8], which: str) -> NDArray[np.bool_]:
+def counted_tokens(scope: NDArray[np.int8], which: str) -> NDArray[np.bool_]:
     """Which tokens count in a scope of SCOPES; template tokens count in `all` alone.
 
     Args:

@@ -99,17 +99,7 @@ def warm_up_of(name: str, options: Mapping[str, Any], rank: str = "rank") -> War
         UsageError: a number that cannot be meant.
     """
     require_sane(name, options, rank)
-    return WarmUp(
-        epochs=options["epochs"],
-        rank=options[rank],
-        alpha=options["alpha"],
-        dropout=options["dropout"],
-        learning_rate=options["learning_rate"],
-        batch=options["batch"],
-        share=options["share"],
-        at_least=options["at_least"],
-        at_most=options["at_most"],
-    )
+    return WarmUp(rank=options[rank], **{each: options[each] for each in OPTIONS})
 
 
 def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
@@ -147,3 +137,19 @@ def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encode
             "trained on. Fit on a corpus with answers, or leave out the features that need it"
         )
     return usable
+
+
+OPTIONS: Mapping[str, Any] = {
+    name: getattr(WarmUp, name)
+    for name in (
+        "epochs",
+        "alpha",
+        "dropout",
+        "learning_rate",
+        "batch",
+        "share",
+        "at_least",
+        "at_most",
+    )
+}
+"""Options of representations that begin with a warm-up, beside `warmup` and the adapter's rank."""

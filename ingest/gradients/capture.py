@@ -7,6 +7,7 @@ sketch is asked for, the input folded to a few numbers per token is all that is 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from ...schemas.errors import BackboneError
 from ..adapters import LowRank
 from ..experts import ExpertLinear, listen
 from .gradient import WeightGradient, folded_inputs
-from .weights import expert_modules, linear_layers, routers
+from .weights import expert_modules, left_out, linear_layers, routers
 
 if TYPE_CHECKING:
     from ..batch import Batch
@@ -47,6 +48,7 @@ def gradients_read(
                 for name, low_rank in adapted.items()
             ]
         else:
+            _say_what_is_left_out(model)
             plain = {**linear_layers(model), **routers(model)}
             undo = [
                 module.register_forward_hook(capture.linear(name)).remove
@@ -60,6 +62,16 @@ def gradients_read(
     finally:
         for each in undo:
             each()
+
+
+def _say_what_is_left_out(model: Any) -> None:
+    names = left_out(model)
+    if names:  # a warning of the same words is shown once
+        warnings.warn(
+            f"{model.config.model_type}: gradients leave out {len(names)} weights that belong to "
+            f"no linear layer ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})",
+            stacklevel=2,
+        )
 
 
 class _Capture:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ..describe import BackboneInfo
-from ..warmup import WarmUp, warm_up_of
+from ..warmup import OPTIONS, WarmUp, warm_up_of
 from .losses import why_no_loss
 from .representation import Needs, Pass, Representation, Setup
 
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
 
 WARMUPS = ("none", "lora")
 DIMS = (32, 1 << 16)
-
-PLAIN = WarmUp()
-"""The warm-up where no option says otherwise."""
 
 
 class Less(Representation):
@@ -48,15 +45,8 @@ class Less(Representation):
         "warmup": "none",
         "dims": 2048,
         "seed": 0,
-        "epochs": PLAIN.epochs,
-        "rank": PLAIN.rank,
-        "alpha": PLAIN.alpha,
-        "dropout": PLAIN.dropout,
-        "learning_rate": PLAIN.learning_rate,
-        "batch": PLAIN.batch,
-        "share": PLAIN.share,
-        "at_least": PLAIN.at_least,
-        "at_most": PLAIN.at_most,
+        "rank": WarmUp.rank,
+        **OPTIONS,
     }
 
     def fields(self, setup: Setup) -> list[pa.Field]:

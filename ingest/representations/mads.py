@@ -9,7 +9,6 @@ Query side: none is needed; the selector `coverage` looks at the sets alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,12 +81,6 @@ class Mads(Representation):
             else:
                 values[index] = values[index].clip(-HALF_LARGEST, HALF_LARGEST)
         return {"mads": ids, "mads_values": values, "mads_reason": reason}
-
-
-def active_units(units: int, share: float) -> int:
-    """How many of a layer's units are active: at least one."""
-    # 0.01 * 700 is 7.000000000000001: what is meant is 7.
-    return max(1, math.ceil(round(share * units, 9)))
 
 
 def _why(row: Encoded, tokens: str) -> str:

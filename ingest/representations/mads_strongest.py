@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 
 from ..batch import Batch
 from ..columns import ragged
-from .mads import active_units
 from .representation import Reducer
 
 if TYPE_CHECKING:
@@ -96,3 +96,9 @@ def _spans(taken: np.ndarray) -> list[tuple[int, int, int]]:
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]
     return list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
+
+
+def active_units(units: int, share: float) -> int:
+    """How many of a layer's units are active: at least one."""
+    # 0.01 * 700 is 7.000000000000001: what is meant is 7.
+    return max(1, math.ceil(round(share * units, 9)))

@@ -103,7 +103,7 @@ class Nait(Representation):
         if "nait-bases" in setup.artifacts:
             columns["nait_kept"] = _kept(found)
         norms = np.concatenate([found["mean_norms"], found["drift_norms"]], axis=1)
-        finite = np.isfinite(norms).all(axis=1)
+        finite = np.asarray(np.isfinite(norms).all(axis=1))
         # A vector of zeros has no place in the store: it would vanish from searches unseen.
         usable = finite & found["mean_norms"].any(axis=1) & found["drift_norms"].any(axis=1)
         reason = np.full(len(rows), None, dtype=object)

@@ -54,12 +54,13 @@ class Wanted:
     options: Mapping[str, Any]
 
     def is_made_by(self, recipe: Recipe) -> bool:
-        """Whether a recipe is what is asked for, whatever was fitted for it."""
-        return (recipe.representation, recipe.version, recipe.options) == (
-            self.representation,
-            get(self.representation).version,
-            dict(self.options),
-        )
+        """Whether a recipe is what is asked for, whatever was fitted for it.
+
+        Options that came after the recipe do not count, nor does the version: a newer package must
+        not take an old feature for one that is still to be made.
+        """
+        known = {name: value for name, value in self.options.items() if name in recipe.options}
+        return recipe.representation == self.representation and recipe.options == known
 
 
 def names() -> list[str]:

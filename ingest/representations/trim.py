@@ -25,7 +25,7 @@ from ..fits import Fit
 from ..target_facts import REFUSED
 from ..token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
 from ..trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
-from ..warmup import WarmUp, warm_up_of
+from ..warmup import OPTIONS, WarmUp, warm_up_of
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from ..encoding import Encoded
 
 WARMUPS = ("none", "lora")
-
-PLAIN = WarmUp()
-"""The warm-up where no option says otherwise: LESS's, so that both share one."""
 
 NO_CONTENT = "no token of content"
 BAD_STATE = "a state is zero or not finite"
@@ -58,15 +55,8 @@ class Trim(Representation):
         "sample": 2000,
         "layers": 4,
         "seed": 0,
-        "epochs": PLAIN.epochs,
-        "lora_rank": PLAIN.rank,
-        "alpha": PLAIN.alpha,
-        "dropout": PLAIN.dropout,
-        "learning_rate": PLAIN.learning_rate,
-        "batch": PLAIN.batch,
-        "share": PLAIN.share,
-        "at_least": PLAIN.at_least,
-        "at_most": PLAIN.at_most,
+        "lora_rank": WarmUp.rank,
+        **OPTIONS,
     }
     asking: ClassVar[Mapping[str, Any]] = {
         "scope": SCOPES[0],
@@ -79,7 +69,7 @@ class Trim(Representation):
             pa.field("trim", pa.list_(pa.int32())),
             pa.field("trim_codes", pa.list_(pa.int8())),
             pa.field("trim_scales", pa.list_(pa.float32())),
-            pa.field("trim_scope", pa.list_(pa.uint8())),
+            pa.field("trim_scope", pa.list_(pa.int8())),
             pa.field("trim_kept", pa.float32()),
             pa.field("trim_reason", pa.string()),
         ]
@@ -192,8 +182,8 @@ def _check(info: BackboneInfo, options: Mapping[str, Any]) -> None:
 
 
 def flags_of(row: Encoded) -> np.ndarray:
-    """(T,) uint8 scope flags of a row's tokens."""
-    return (row.content * CONTENT + row.response * RESPONSE).astype(np.uint8)
+    """(T,) int8 scope flags of a row's tokens."""
+    return (row.content * CONTENT + row.response * RESPONSE).astype(np.int8)
 
 
 def _why(row: Encoded, usable: np.ndarray) -> str | None:

@@ -54,8 +54,8 @@ def test_a_feature_waits_is_planned_fitted_and_made(say, tmp_path):
     code, out, _ = say("plan", "pool", "a.jsonl", "--features", "losses", "--json")
     assert json.loads(out)["features"] == ["losses"] and json.loads(out)["rows"] == 40
     (tmp_path / "t.jsonl").write_text(lines(5, 100))
-    code, _, err = say("target", "add", "pool", "sums", "t.jsonl")
-    assert code == 0 and "Not fitted yet, so sums lacks trim:sample=30" in err
+    code, out, _ = say("target", "add", "pool", "sums", "t.jsonl")
+    assert code == 0 and "trim:sample=30 is not fitted yet; after the first ingestion run" in out
     code, out, err = say("fit", "pool", "a.jsonl")
     assert code == 0 and "trim-basis" in out and "learning from 30 of 40 rows" in err
     code, out, err = say("fit", "pool", "a.jsonl")

@@ -11,10 +11,13 @@ from toy_fits import Count
 
 import coresetdb
 from coresetdb.ingest.artifacts import Artifact
-from coresetdb.ingest.fitness import is_due
+from coresetdb.ingest.fitness import is_due, status
 from coresetdb.ingest.fits import Fit
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Needs, Pass, Representation
+from coresetdb.schemas.canonical import digest
+from coresetdb.schemas.recipe import Recipe
+from coresetdb.store.store import Store
 
 
 class Basis(Fit):
@@ -128,3 +131,37 @@ def test_a_store_of_a_package_that_is_gone_still_has_a_status(database, monkeypa
 )
 def test_when_a_refit_is_due(kept, usual, due):
     assert is_due(kept, usual) == due
+
+
+def test_the_gap_of_an_ensemble_is_told(tmp_path):
+    columns = (
+        "gradfiltering",
+        "gradfiltering_norms",
+        "gradfiltering_in_fit",
+        "gradfiltering_reason",
+    )
+    fields = [
+        pa.field(columns[0], pa.float32()),
+        pa.field(columns[1], pa.list_(pa.float32(), 8)),
+        pa.field(columns[2], pa.int8()),
+        pa.field(columns[3], pa.string()),
+    ]
+    store = Store.create(str(tmp_path / "s"), {"backbone": {"name": "toy"}, "features": ""}, fields)
+    store.put_recipe(Recipe("gradfiltering", 1, {"members": 4}, {}, columns))
+    assert status(store).ensembles == []
+    # Members 0 and 2 saw half 0 and are twice as sure of it; nobody saw the third row.
+    late = ([1, 2, 1, 2], [2, 1, 2, 1], [2, 2, 2, 2])
+    rows = pa.table(
+        {
+            "id": pa.array([digest(str(n)) for n in range(3)]),
+            "corpus": ["toy"] * 3,
+            "gradfiltering": pa.array([1.0] * 3, pa.float32()),
+            "gradfiltering_norms": pa.array([[4.0] * 4 + each for each in late], fields[1].type),
+            "gradfiltering_in_fit": pa.array([0, 1, None], pa.int8()),
+        }
+    )
+    store.insert("pool", rows)
+    (gap,) = status(store).ensembles
+    assert (gap["ensemble"], gap["rows in fit"], gap["rows outside"]) == ("gradfiltering", 2, 1)
+    assert gap["seen over unseen"] == pytest.approx(0.5)
+    assert gap["outside over unseen"] == pytest.approx(1.0)

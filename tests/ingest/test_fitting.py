@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -140,15 +141,21 @@ def test_two_that_fit_at_once_end_with_one_recipe(create, tmp_path, monkeypatch)
     file = write(tmp_path / "a.jsonl", records(30))
     run = Centre.run
 
-    def overtaken(self, fitting):
-        monkeypatch.setattr(Centre, "run", run)
-        other.fit(write(tmp_path / "b.jsonl", records(30, start=100)))
+    second = write(tmp_path / "b.jsonl", records(30, start=100))
+    told = Told()
+
+    def joined(self, fitting):
+        thread.start()
+        while not any("waiting" in sentence for sentence in told.said):
+            time.sleep(0.01)
         run(self, fitting)
 
-    monkeypatch.setattr(Centre, "run", overtaken)
+    thread = threading.Thread(target=other.fit, args=[second], kwargs={"progress": told})
+    monkeypatch.setattr(Centre, "run", joined)
     (mine,) = database.fit(file)
+    thread.join()
     theirs = other.store.recipes()["counted"]
-    assert mine.fingerprint == theirs.fingerprint and len(Centre.ran) == 2
+    assert mine.fingerprint == theirs.fingerprint and len(Centre.ran) == 1
     assert mine.columns == theirs.columns == ("counted", "counted_reason")
     assert database.store.dataset("recipes").count_rows() == 2
 
@@ -285,6 +292,7 @@ def test_a_feature_of_another_version_is_refused_and_not_made_beside_itself(
         database.ingest(write(tmp_path / "a.jsonl", records(5)))
     assert names_of(database) == before
     database.drop_feature("losses")  # as the message says
-    assert database.pending() == ["losses:alone=False"]
+    assert database.pending() == []
+    database.featurize("losses:alone=false")
     assert database.ingest(write(tmp_path / "a.jsonl", records(5))).total("new") == 5
     assert database.store.recipes()["nll"].version == 99

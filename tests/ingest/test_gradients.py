@@ -16,6 +16,7 @@ from coresetdb.ingest.anatomy import decoder_layers
 from coresetdb.ingest.batch import make_batch
 from coresetdb.ingest.experts import listen
 from coresetdb.ingest.forward import run_pass
+from coresetdb.ingest.gradients.capture import gradients_read
 from coresetdb.ingest.gradients.sketch import SketchSpec
 from coresetdb.ingest.gradients.weights import expert_modules, left_out, linear_layers, routers
 from coresetdb.ingest.representations.representation import Needs, Reducer
@@ -97,6 +98,12 @@ def test_what_is_no_linear_layer_is_named():
     assert left_out(model) == ["model.layers.0.mixer.weight"]
     assert "model.layers.0.mixer" not in linear_layers(model)
     assert not routers(model) and not expert_modules(model)
+    batch = make_batch(rows_of(backbone), backbone.padding_token, backbone.device)
+    with (
+        pytest.warns(UserWarning, match="leave out 1 weights .*model.layers.0.mixer.weight"),
+        gradients_read(model, batch, {}, [Everything()]),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

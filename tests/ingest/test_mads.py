@@ -15,8 +15,7 @@ from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batch import make_batch
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.neurons import Neurons
-from coresetdb.ingest.representations.mads import active_units
-from coresetdb.ingest.representations.mads_strongest import Strongest
+from coresetdb.ingest.representations.mads_strongest import Strongest, active_units
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
@@ -73,6 +72,19 @@ def test_equals_the_naive_reference_on_the_proxy():
         assert len(ids) == 5 * 8
         assert columns["mads"][index].tolist() == ids
         assert np.allclose(columns["mads_values"][index], values, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_finds_most_of_the_same_neurons_on_the_proxy():
+    """Mean Jaccard of a row's sets in both (docs/methods.md has a larger sample)."""
+    torch.set_num_threads(1)
+    sets = []
+    for dtype in ("float32", "bfloat16"):
+        backbone = Backbone.load(BackboneConfig("builtin", "cpu", dtype))
+        sets.append(
+            [set(each.tolist()) for each in features(backbone, tiny_conversations())["mads"]]
+        )
+    overlap = [len(one & other) / len(one | other) for one, other in zip(*sets, strict=True)]
+    assert np.mean(overlap) > 0.85
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3_moe"])

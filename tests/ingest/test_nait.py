@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -395,3 +397,38 @@ def test_wide_models_get_bases_by_themselves():
         "nait-bases",
         "nait-statistics",
     ]
+
+
+def demo_rows(repository, file, count):
+    """The first short conversations of one of the demo's files."""
+    opened = gzip.open if file.endswith(".gz") else open
+    rows = []
+    with opened(repository / "demo" / file, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            turns = [(each["role"], each["content"]) for each in json.loads(line)["messages"]]
+            if sum(len(text) for _, text in turns) < 800:
+                rows.append(Instruction.from_turns(*turns))
+            if len(rows) == count:
+                return rows
+    return rows
+
+
+def spearman(one, other):
+    ranks = [np.argsort(np.argsort(each)) for each in (one, other)]
+    return np.corrcoef(*ranks)[0, 1]
+
+
+def test_bf16_ranks_as_float32_on_the_proxy(repository):
+    """Spearman of the scores at least 0.99, for either activation."""
+    pool = demo_rows(repository, "pool.jsonl.gz", 40)
+    target = demo_rows(repository, "python_functions.jsonl", 8)
+    scores = {}
+    for dtype in ("float32", "bfloat16"):
+        backbone = builtin(dtype)
+        _, featurizer, recipe = made(backbone, pool)
+        for activation in ("mean", "drift"):
+            got = scored(featurizer, recipe, pool, target, activation=activation)[0]
+            scores[dtype, activation] = got
+    for activation in ("mean", "drift"):
+        one, other = (scores[dtype, activation] for dtype in ("float32", "bfloat16"))
+        assert spearman(one, other) > 0.99

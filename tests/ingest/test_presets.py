@@ -7,7 +7,7 @@ import pytest
 import coresetdb
 from coresetdb.ingest import presets
 from coresetdb.ingest.presets import PRESETS, expanded
-from coresetdb.ingest.representations.registry import parse_wanted, written
+from coresetdb.ingest.representations.registry import get, parse_wanted, written
 from coresetdb.schemas.errors import UsageError
 
 
@@ -52,6 +52,17 @@ def test_what_is_written_is_read_again(small):
 def test_an_unknown_name_is_told_of_the_presets():
     with pytest.raises(UsageError, match="the presets fast, paper"):
         parse_wanted("fats")
+
+
+def test_an_option_that_came_later_makes_no_feature_wait(monkeypatch, tmp_path, tiny_llama):
+    database = coresetdb.create(
+        str(tmp_path / "pool"), backbone=str(tiny_llama), dtype="float32", features="losses,rds"
+    )
+    losses = type(get("losses"))
+    monkeypatch.setattr(losses, "defaults", {**losses.defaults, "later": 1})
+    monkeypatch.setattr(losses, "version", 99)
+    assert database.pending() == []
+    assert not parse_wanted("losses:alone=false")[0].is_made_by(database.store.recipes()["nll"])
 
 
 @pytest.mark.parametrize("name", ["gradfiltering", "embed"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -17,7 +18,10 @@ from coresetdb.query.methods import method_names
 torch.set_num_threads(1)
 
 FEATURES = "rds,losses,less:dims=64,trim,nait,mads,gradfiltering:members=4:rank=2:at_least=8"
-METHODS = ("random", "rds", "less", "trim", "nait", "mads", "gradfiltering")
+METHODS = ["random", "rds", "less", "trim", "nait", "mads", "gradfiltering"]
+ENCODERS = find_spec("sentence_transformers") is not None
+if ENCODERS:
+    METHODS.append("embed")
 
 
 def written(path, instructions):
@@ -36,6 +40,11 @@ def folder(tmp_path_factory):
     model = shutil.copytree(tiny_folder(), place / "model")
     rows = tiny_conversations()
     features = f"{FEATURES}:model={model}"
+    if ENCODERS:
+        from tiny_encoders import tiny_encoder
+
+        encoder = shutil.copytree(tiny_encoder(), place / "encoder")
+        features += f",embed:model={encoder}"
     made = Database.create(
         str(place / "store"), backbone=str(model), dtype="float32", features=features
     )
@@ -44,6 +53,8 @@ def folder(tmp_path_factory):
     made.add_target("sums", written(place / "sums.jsonl", rows[:5]))
     made.add_target("rest", written(place / "rest.jsonl", rows[5:]))
     shutil.rmtree(model)
+    if ENCODERS:
+        shutil.rmtree(encoder)
     return place
 
 

@@ -195,6 +195,13 @@ def test_replay_after_the_feature_was_made_otherwise(database):
     assert database.replay(other.name).same
 
 
+def test_an_empty_pool(tmp_path):
+    empty = Database.create(str(tmp_path / "empty"), backbone=str(tiny_folder()), features="words")
+    empty.add_target("few", written(tmp_path / "few.jsonl", rows(np.random.default_rng(0), 3)))
+    coreset = empty.select("few", method="words", budget=5)
+    assert len(coreset) == 0 and coreset.short_by == 5
+
+
 def test_a_feature_that_came_after_the_target(tmp_path):
     """`featurize` makes the facts as well."""
     generator = np.random.default_rng(1)
