@@ -54,7 +54,7 @@ class Commit:
         if not self.rows:
             return set()
         with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
-            rows = _declared(self._pool_table(), store.dataset("pool").schema)
+            rows = declared(self._pool_table(), store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
         return set() if inserted == len(self.rows) else self._theirs(store)
 
@@ -109,8 +109,8 @@ class Commit:
         return pa.Table.from_pylist(rows, schema=REJECTS)
 
 
-def _declared(rows: pa.Table, pool: pa.Schema) -> pa.Table:
-    """`rows` without features the pool no longer has, or has made otherwise since.
+def declared(rows: pa.Table, table: pa.Schema) -> pa.Table:
+    """`rows` without features that pool or targets no longer have, or have made otherwise since.
 
     A run keeps the recipes it began with; a feature may be dropped, or declared, meanwhile.
     """
@@ -118,7 +118,7 @@ def _declared(rows: pa.Table, pool: pa.Schema) -> pa.Table:
         field.name
         for field in rows.schema
         if field.name in POOL.names
-        or (field.name in pool.names and _maker(field) == _maker(pool.field(field.name)))
+        or (field.name in table.names and _maker(field) == _maker(table.field(field.name)))
     ]
     return rows.select(mine)
 

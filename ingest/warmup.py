@@ -111,6 +111,8 @@ def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> N
     for option in ("epochs", rank, "alpha", "batch", "at_least", "at_most"):
         if options.get(option, 1) < 1:
             raise UsageError(f"{name}: {option} {options[option]}: give at least 1")
+    if options.get("seed", 0) < 0:
+        raise UsageError(f"{name}: seed {options['seed']}: give at least 0")
     for option in ("share", "learning_rate"):
         if not 0 < options[option] <= 1:
             raise UsageError(

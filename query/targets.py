@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..ingest.commit import declared
 from ..ingest.target_facts import make_facts
 from ..schemas.errors import InputError, UsageError
 from ..schemas.instruction import Record, Reject
@@ -89,10 +90,10 @@ def add_target(
     records, read, rejected, decisions = _read(files, options)
     maker = featurizer()
     features = maker.compute([record.instruction for record in records], of="target")
-    rows = _rows(store, name, records, maker.table(features))
     # Facts first: a kill in between leaves facts without a target, which nothing shows.
-    notes = make_facts(store, maker, rows["id"].to_pylist(), features)
-    store.insert("targets", rows)
+    notes = make_facts(store, maker, [record.instruction.id for record in records], features)
+    with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
+        store.insert("targets", _rows(store, name, records, maker.table(features)))
     store.sync()
     (target,) = (each for each in list_targets(store) if each.name == name)
     repeated = read - len(records) - len(rejected)
@@ -201,7 +202,7 @@ def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table
     ]
     own = pa.schema([schema.field(column) for column in fixed[0]])
     table = pa.Table.from_pylist(fixed, own)
-    for column in features.column_names:
-        if column in schema.names:
-            table = table.append_column(column, features[column])
+    kept = declared(features, schema)
+    for column in kept.column_names:
+        table = table.append_column(column, kept[column])
     return table.select([column for column in schema.names if column in table.column_names])

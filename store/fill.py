@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 2 << 20  # of the widest column; the writer gathers batches into pages of 8 MB
 _BATCH_ROWS = (64, 8192)
+_SCAN_BYTES = 64 << 20  # lists of unequal length may be a megabyte a row
 _OFFSET = 0xFFFFFFFF  # of a row address; the fragment's number stands above
 _TOMBSTONE = -2  # a field of a data file that a later file of the fragment replaces
 
@@ -77,6 +78,7 @@ def undone(
         filter=" AND ".join(f"`{name}` IS NULL" for name in flat),
         with_row_address=True,
         batch_size=_rows_per_batch(incoming.bytes_per_row(schema)),
+        batch_size_bytes=_SCAN_BYTES,
     )
     for batch in scanner.to_batches():
         empty = np.ones(batch.num_rows, bool)

@@ -15,12 +15,15 @@ from .rows import bytes_per_row
 from .shards import sweep
 
 if TYPE_CHECKING:
+    import lance
+
     from .store import Store
 
 log = logging.getLogger(__name__)
 
 _READ_BYTES = 2 << 20  # per batch; the writer gathers batches into pages of 8 to 12 MB
 _READ_ROWS = (64, 8192)
+_LIST_BYTES = 64 << 20  # of whole rows: lists of unequal length cost memory, not pages
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,23 @@ def compact(store: Store, small_rows: int) -> int:
     return removed
 
 
+def _rows_at_once(widest: int, whole: float) -> int:
+    """Rows of a batch, from the bytes of the widest vector of a row and those of a whole row.
+
+    A batch of lists must not outgrow 32-bit offsets either: TRIM's codes may be a megabyte a row.
+    """
+    least, most = _READ_ROWS
+    fitting = min(_READ_BYTES // widest, int(_LIST_BYTES / max(whole, 1.0)))
+    return min(most, max(least, fitting))
+
+
+def _bytes_on_disk(dataset: lance.LanceDataset) -> float:
+    """Of a row, on average; lists are packed there, codes hardly."""
+    fragments = dataset.get_fragments()
+    size = sum(file.file_size_bytes or 0 for part in fragments for file in part.data_files())
+    return size / max(1, sum(part.physical_rows for part in fragments))
+
+
 def _compact(store: Store, table: str, small_rows: int) -> int:
     dataset = store.dataset(table)
     fragments = dataset.get_fragments()
@@ -72,8 +92,7 @@ def _compact(store: Store, table: str, small_rows: int) -> int:
         return 0
     if table != "files":
         store.checksums.heal(table, dataset)
-    least, most = _READ_ROWS
-    rows = min(most, max(least, _READ_BYTES // bytes_per_row(dataset.schema)))
+    rows = _rows_at_once(bytes_per_row(dataset.schema), _bytes_on_disk(dataset))
     before = dataset.version
     done = dataset.optimize.compact_files(target_rows_per_fragment=small_rows, batch_size=rows)
     if not done.fragments_removed:

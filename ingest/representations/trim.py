@@ -170,7 +170,7 @@ def _check(info: BackboneInfo, options: Mapping[str, Any]) -> None:
     if options["warmup"] not in WARMUPS:
         known = " or ".join(WARMUPS)
         raise UsageError(f"trim: warmup {options['warmup']!r}: give {known}")
-    least = {"rank": 0, "sample": LEAST_ROWS, "layers": 1}
+    least = {"rank": 0, "sample": LEAST_ROWS, "layers": 1, "seed": 0}
     for name, bound in least.items():
         if options[name] < bound:
             raise UsageError(f"trim: {name} {options[name]}: give at least {bound}")

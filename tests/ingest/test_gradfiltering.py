@@ -203,6 +203,7 @@ def test_what_rows_it_cannot_score_it_says_why():
         ({"members": 5}, "members=5"),
         ({"epochs": 1}, "epochs=1"),
         ({"rank": 0}, "rank 0"),
+        ({"seed": -1}, "seed -1"),
         ({"share": 5.0}, "share 5.0"),
         ({"noise": "none"}, "normalised or raw"),
         ({"judges": "some"}, "half or all"),

@@ -23,6 +23,7 @@ from coresetdb.ingest.job import ingest
 from coresetdb.ingest.late import featurize
 from coresetdb.ingest.maker import NEITHER, Maker, explained
 from coresetdb.ingest.reading import ReadOptions, open_source
+from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import MissingFeatureError, StoreBusyError, UsageError
 from coresetdb.store.fill import filling
 from coresetdb.store.shards import FOLDER
@@ -181,6 +182,18 @@ def test_an_ingestion_that_outlives_a_feature_goes_on_without_it(database, tmp_p
     assert account.total("new") == 30
     assert database.status().waiting == {"losses": 0}
     assert_sound(database)
+
+
+def test_a_target_does_not_bring_values_of_a_feature_that_was_made_otherwise_since(
+    database, tmp_path
+):
+    featurizer = database._current_featurizer()
+    database.drop_feature("losses")
+    database.featurize("losses:alone=false:grad_norm=sketch")
+    file = write(tmp_path / "few.jsonl", rows(4, 2000))
+    add_target(database.store, "few", file, ReadOptions(), lambda: featurizer)
+    assert database.store.dataset("targets").to_table()["nll"].null_count == 4
+    assert database.featurize().examples == 4
 
 
 def test_a_second_recipe_of_a_representation_has_columns_of_its_own(database, tmp_path, tiny_llama):

@@ -287,7 +287,9 @@ def test_a_target_needs_text_and_what_is_asked_is_checked():
         scorer_of(featurizer, facts, penalty=1.5)
 
 
-@pytest.mark.parametrize("options", [{"rank": 33}, {"rank": -1}, {"layers": 0}, {"sample": 1}])
+@pytest.mark.parametrize(
+    "options", [{"rank": 33}, {"rank": -1}, {"layers": 0}, {"sample": 1}, {"seed": -1}]
+)
 def test_options_out_of_range_are_refused(options):
     asked = registry.wanted("trim", options)
     with pytest.raises(UsageError, match=next(iter(options))):

@@ -55,7 +55,7 @@ class ToyFeaturizer:
         vectors = [vector(each) for each in instructions]
         answers = [len(each.messages[-1].content.split()) for each in instructions]
         kinds = {field.name: field.type for field in feature_fields()}
-        return pa.table(
+        made = pa.table(
             {
                 "tokens": pa.array([count + 5 for count in answers], pa.int32()),
                 "prompt_tokens": pa.array([5] * len(answers), pa.int32()),
@@ -68,6 +68,7 @@ class ToyFeaturizer:
                 ),
             }
         )
+        return made.cast(pa.schema([*list(made.schema)[:4], *feature_fields()]))
 
 
 def pool_rows(instructions, corpora):

@@ -7,6 +7,7 @@ import pytest
 from coresetdb.database import Database
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import StoreBusyError, UsageError
+from coresetdb.store import maintenance
 from coresetdb.store.checksums import read_journal
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
@@ -98,3 +99,11 @@ def test_notes_are_folded_while_a_long_run_goes_on(store, source_rows, monkeypat
     assert len(store.dataset("files").get_fragments()) <= 5
     report = verify(store.uri, full=True)
     assert report.ok and not report.late
+
+
+def test_rows_are_merged_in_batches_that_fit_memory(filled):
+    assert maintenance._rows_at_once(2048, 10_000.0) == 1024
+    assert maintenance._rows_at_once(1, 20_000.0) == 3355
+    assert maintenance._rows_at_once(1, 3e6) == 64
+    assert maintenance._rows_at_once(1, 0.0) == 8192
+    assert 50 < maintenance._bytes_on_disk(filled.dataset("pool")) < 100_000
