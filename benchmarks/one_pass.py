@@ -189,7 +189,8 @@ def cpu_model() -> str:
 
 def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.Namespace) -> dict:
     """Print the table of one backbone, and give its figures back."""
-    encoded = [row for row in backbone.encode_all(rows) if isinstance(row, Encoded)]
+    known = backbone.encode_all(rows)
+    encoded = [row for row in known if isinstance(row, Encoded)]
     tokens = sum(map(len, encoded))
     shelf = MemoryShelf()
     featurizers = {
@@ -209,7 +210,7 @@ def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.N
         "text to tokens": lambda: backbone.encode_all(rows),
     }
     for label, featurizer in featurizers.items():
-        works[label] = partial(featurizer.compute_encoded, list(encoded), rows)
+        works[label] = partial(featurizer.compute_encoded, known, rows)
     works["fast, from text to table"] = partial(featurizers["fast"].featurize, rows)
     timed = best_seconds(works, options.rounds)
     forward, backward = (timed[label] for label in floors)
