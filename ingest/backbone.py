@@ -227,6 +227,10 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
             f"{name}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...), so they "
             "would be random. Give a complete causal LM checkpoint"
         )
+    if config.device.split(":")[0] == "cuda":
+        # cuDNN plans its attention anew for every shape of batch, and ingestion rarely sees one
+        # twice: on an H200 a shard took three times as long. The other kernels need no plan.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return model.to(config.device).eval().requires_grad_(False)
 
 

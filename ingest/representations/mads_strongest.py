@@ -45,7 +45,12 @@ class Strongest(Reducer):
                 (len(self._usable), part.units), -torch.inf, device=part.values.device
             )
         here = self._highest[:, part.offset : part.offset + part.values.shape[-1]]
-        if part.tokens is None:
+        if part.tokens is None and part.values.device.type != "cpu":
+            # A kernel for every row's span would cost an accelerator more than the model does.
+            unasked = ~self._taken.view(-1, self._wide, 1)
+            highest = part.values.masked_fill(unasked, -torch.inf).amax(1).float()
+            torch.maximum(here, highest, out=here)
+        elif part.tokens is None:
             for row, start, end in self._spans:
                 torch.maximum(here[row], part.values[row, start:end].amax(0).float(), out=here[row])
         else:
