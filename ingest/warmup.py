@@ -113,11 +113,12 @@ def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> N
             raise UsageError(f"{name}: {option} {options[option]}: give at least 1")
     if options.get("seed", 0) < 0:
         raise UsageError(f"{name}: seed {options['seed']}: give at least 0")
-    for option in ("share", "learning_rate"):
-        if not 0 < options[option] <= 1:
-            raise UsageError(
-                f"{name}: {option} {options[option]}: give a number above 0, at most 1"
-            )
+    if not 0 <= options["share"] <= 1:
+        raise UsageError(f"{name}: share {options['share']}: give a number from 0 to 1")
+    if not 0 < options["learning_rate"] <= 1:
+        raise UsageError(
+            f"{name}: learning_rate {options['learning_rate']}: give a number above 0, at most 1"
+        )
     if not 0 <= options.get("dropout", 0) < 1:
         raise UsageError(f"{name}: dropout {options['dropout']}: give a number from 0, below 1")
 
