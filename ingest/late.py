@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schemas.instruction import Instruction
 from ..schemas.recipe import Recipe
@@ -150,6 +151,7 @@ class _Late:
     def run(self) -> None:
         """Rounds over targets and pool until nothing lacks anything."""
         self._record("running")
+        self._forget_filled()
         self._count()
         self._announce()
         while self._fill_targets() or self._fill_pool():
@@ -171,6 +173,18 @@ class _Late:
         self.progress.say(f"{status.capitalize()}. What is kept:")
         for sentence in self.account.sentences():
             self.progress.say(sentence)
+
+    def _forget_filled(self) -> None:
+        """Let go of rows that an earlier run brought into the pool just before it was killed."""
+        pool = self.store.dataset("pool")
+        for each in self.shards:
+            if not len(each):
+                continue
+            parts = (undone(pool, fragment, each.recipe) for fragment in pool.get_fragments())
+            found = [ids for part in parts for ids, _ in part]
+            waiting = pa.concat_arrays([pa.array([], pa.string()), *found])
+            held = pc.is_in(each.ids, value_set=waiting)  # pyright: ignore[reportAttributeAccessIssue]
+            each.forget(each.ids.filter(pc.invert(held)))  # pyright: ignore[reportAttributeAccessIssue]
 
     def _count(self) -> None:
         """How many rows are to be made, as far as the feature that most rows lack tells it."""

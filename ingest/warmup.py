@@ -6,11 +6,14 @@ TRIM reads its states at the last one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from ..schemas.errors import UsageError
+from .artifacts import Artifact
 from .encoding import Encoded
 from .fits import Fit, Fitting, Sample
 
@@ -100,6 +103,12 @@ def warm_up_of(name: str, options: Mapping[str, Any], rank: str = "rank") -> War
     """
     require_sane(name, options, rank)
     return WarmUp(rank=options[rank], **{each: options[each] for each in OPTIONS})
+
+
+def in_sample(rows: Sequence[Encoded], adapter: Artifact) -> np.ndarray:
+    """(N,) bool objects: whether the adapter was trained on the row."""
+    sample = set(adapter.facts["sample"])
+    return np.array([row.id in sample for row in rows], dtype=object)
 
 
 def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:

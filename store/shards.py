@@ -58,7 +58,12 @@ class Shards:
         self._index()
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return sum(int((~shard.gone).sum()) for shard in self._shards)
+
+    @property
+    def ids(self) -> pa.Array:
+        """Of the rows that are held, as far as their shards are."""
+        return self._ids
 
     def put(self, rows: pa.Table) -> None:
         """Keep rows: a column `id` and the recipe's columns.

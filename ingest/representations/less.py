@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ..describe import BackboneInfo
-from ..warmup import OPTIONS, WarmUp, warm_up_of
+from ..warmup import OPTIONS, WarmUp, in_sample, warm_up_of
 from .losses import why_no_loss
 from .representation import Needs, Pass, Representation, Setup
 
@@ -97,8 +97,7 @@ class Less(Representation):
             "less_norm": norm.astype(np.float32),
         }
         if _warm(setup.options):
-            sample = set(setup.artifacts[passes[-1].adapter].facts["sample"])
-            columns["less_in_fit"] = np.array([row.id in sample for row in rows], dtype=object)
+            columns["less_in_fit"] = in_sample(rows, setup.artifacts[passes[-1].adapter])
         return {**columns, "less_reason": reason}
 
 

@@ -25,7 +25,7 @@ from ..fits import Fit
 from ..target_facts import REFUSED
 from ..token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
 from ..trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
-from ..warmup import OPTIONS, WarmUp, warm_up_of
+from ..warmup import OPTIONS, WarmUp, in_sample, warm_up_of
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
@@ -65,12 +65,14 @@ class Trim(Representation):
     }
 
     def fields(self, setup: Setup) -> list[pa.Field]:
+        worn = _adapter(setup.options)
         return [
             pa.field("trim", pa.list_(pa.int32())),
             pa.field("trim_codes", pa.list_(pa.int8())),
             pa.field("trim_scales", pa.list_(pa.float32())),
             pa.field("trim_scope", pa.list_(pa.int8())),
             pa.field("trim_kept", pa.float32()),
+            *([pa.field("trim_in_fit", pa.bool_())] if worn else []),
             pa.field("trim_reason", pa.string()),
         ]
 
@@ -93,6 +95,7 @@ class Trim(Representation):
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
         (made,) = passed.values()
+        worn = _adapter(setup.options)
         reason = np.full(len(rows), None, dtype=object)
         reason[:] = [_why(*each) for each in zip(rows, made["usable"], strict=True)]
         there = [each is None for each in reason]
@@ -112,6 +115,7 @@ class Trim(Representation):
                 for name, values in columns.items()
             },
             "trim_kept": np.asarray(kept, dtype=np.float32),
+            **({"trim_in_fit": in_sample(rows, setup.artifacts[worn])} if worn else {}),
             "trim_reason": reason,
         }
 

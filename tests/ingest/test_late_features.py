@@ -22,11 +22,12 @@ import coresetdb.database
 from coresetdb.ingest.job import ingest
 from coresetdb.ingest.late import featurize
 from coresetdb.ingest.maker import NEITHER, Maker, explained
+from coresetdb.ingest.progress import Silence
 from coresetdb.ingest.reading import ReadOptions, open_source
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import MissingFeatureError, StoreBusyError, UsageError
 from coresetdb.store.fill import filling
-from coresetdb.store.shards import FOLDER
+from coresetdb.store.shards import FOLDER, Shards
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
 
@@ -266,6 +267,27 @@ def test_what_is_made_before_an_interruption_is_kept(database, monkeypatch, whol
     account = featurize(database.store, "rds")
     assert (account.rows, account.resumed) == (350, 50)
     assert_same(features_of(database), features_of(whole))
+    assert_sound(database)
+
+
+def test_rows_that_reached_the_pool_before_a_kill_are_not_counted_again(database, monkeypatch):
+    def killed(self, ids):
+        raise RuntimeError("killed between the commit and the shards")
+
+    monkeypatch.setattr(Shards, "forget", killed)
+    with pytest.raises(RuntimeError):
+        featurize(database.store, "rds", shard_rows=(70, 70), commit_rows=200)
+    monkeypatch.undo()
+    waiting = database.status().waiting["rds"]
+    said: list[str] = []
+
+    class Told(Silence):
+        def say(self, sentence: str) -> None:
+            said.append(sentence)
+
+    account = featurize(database.store, "rds", progress=Told())
+    assert 0 < waiting < 600 and account.rows + account.resumed == waiting
+    assert f"rds: {account.rows} rows to featurize, {account.resumed} more were" in said[0]
     assert_sound(database)
 
 

@@ -187,7 +187,7 @@ def test_with_a_warm_up_basis_codes_and_fingerprints_come_from_the_adapted_model
             f"{layer}.A": draw.normal(size=(4, 32)).astype(np.float32),
             f"{layer}.B": draw.normal(size=(32, 4)).astype(np.float32),
         },
-        {"scaling": 1.0},
+        {"scaling": 1.0, "sample": [rows[1].id]},
     )
     kept = {"warm-up/1": Artifact({}), "warm-up/2": adapter}
     found = run(basis, rows, kept)[0]
@@ -195,6 +195,7 @@ def test_with_a_warm_up_basis_codes_and_fingerprints_come_from_the_adapted_model
     recipe = registry.recipe_for(asked, backbone.info, found, digests)
     featurizer = Featurizer(backbone, [recipe], artifacts=found)
     table = featurizer.featurize(rows)
+    assert table["trim_in_fit"].to_pylist() == [False, True] + [False] * 10
     setup = featurizer.setup(recipe, "target")
     facts = trim.facts(backbone, [backbone.encode(row) for row in rows[:2]], {}, setup)
     unadapted = run(TrimBasis(rank=32, rows=2000, layers=4, seed=0), rows)[0][OUTPUT]
