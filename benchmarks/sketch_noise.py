@@ -134,7 +134,8 @@ def compared(
     for number, group in enumerate(groups):
         batch = make_batch(group, backbone.padding_token, backbone.device)
         products = Products(specs, adapter)
-        run_pass(backbone, batch, [(Needs(gradients=True), products)], adapter)
+        # A group is one batch, however long its longest row: layers are run again, not kept.
+        run_pass(backbone, batch, [(Needs(gradients=True), products)], adapter, True)
         found.append(products)
         print(f"group {number + 1} of {len(groups)}", end="\r", flush=True)
     print()
