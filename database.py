@@ -136,7 +136,7 @@ class Database(Intake):
 
     def select(
         self,
-        *targets: str,
+        *targets: str | None,
         method: str = "rds:round_robin",
         budget: str | int = 1000,
         where: str | None = None,
@@ -146,7 +146,7 @@ class Database(Intake):
         """Choose rows for the targets (they share the budget in turns) and keep the choice.
 
         Args:
-            targets: names of targets; none for methods that need none.
+            targets: names of targets; none (or None) for methods that need none.
             method: `representation:selector(option=value,...)`, a representation's name, or
                 `random`; options are the selector's or those of the comparison.
             budget: rows, `"5%"` of the eligible rows, or `"200k-tokens"` of responses.
@@ -164,7 +164,7 @@ class Database(Intake):
 
         return select(
             self.store,
-            targets,
+            [each for each in targets if each is not None],
             method=method,
             budget=str(budget),
             where=where,

@@ -38,6 +38,7 @@ def command(
         coresetdb init pool --backbone Qwen/Qwen3-0.6B --max-length 1024
         coresetdb init s3://bucket/pool --features rds,losses:alone=false
         coresetdb init pool --features fast,embed
+        coresetdb init pool --features less:warmup=lora:epochs=2,paper,-embed
 
     The preset fast is rds, losses with a sketched gradient norm, nait, mads, trim and less, all of
     the model as it is; paper is what each paper says, with warm-up, ensemble and encoder.

@@ -37,7 +37,8 @@ def encoder_folder(name: str) -> Path:
         except BackboneError as error:
             raise BackboneError(
                 f"embed: {error}. Where there is a network, `hf download {name}` puts it into the "
-                "cache; a copy of its folder does as well: embed:model=FOLDER"
+                "cache; a copy of its folder does as well: embed:model=FOLDER. "
+                "To do without it: paper,-embed"
             ) from error
     if not (folder / MODULES).is_file():
         raise BackboneError(

@@ -111,6 +111,22 @@ def in_sample(rows: Sequence[Encoded], adapter: Artifact) -> np.ndarray:
     return np.array([row.id in sample for row in rows], dtype=object)
 
 
+def refuse_idle(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+    """Refuse options of a warm-up where there is none: they would say nothing.
+
+    Raises:
+        UsageError: names the option and how to ask for the warm-up.
+    """
+    defaults = {**OPTIONS, rank: WarmUp.rank}
+    for option, default in defaults.items() if options["warmup"] == "none" else ():
+        if options[option] != default:
+            given = f"{option}={options[option]}"
+            raise UsageError(
+                f"{name}: {given} says nothing without a warm-up; write "
+                f"{name}:warmup=lora:{given} (options of one feature follow each other)"
+            )
+
+
 def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
     """Refuse numbers that no adapter can be trained with, before a sample is drawn.
 

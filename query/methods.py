@@ -154,7 +154,7 @@ def _options(
             asked[name] = _value(method, name, Option(asked[name]), value)
         else:
             raise UsageError(
-                f"method {method!r}: no option {part!r}; {_has(selector.name, options)}"
+                f"method {method!r}: no option {name!r}; {_has(selector.name, options)}"
                 + (f", {_has(representation.name, asked)}" if representation else "")
             )
     return options, asked

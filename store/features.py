@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TABLES = ("targets", "pool")
 FINGERPRINT = b"coresetdb:fingerprint"
-MAINTENANCE_WAIT_SECONDS = 30.0
+MAINTENANCE_WAIT_SECONDS = 3.0
 
 
 def features_of(store: Store) -> dict[str, Recipe]:

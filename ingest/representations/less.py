@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ..describe import BackboneInfo
-from ..warmup import OPTIONS, WarmUp, in_sample, warm_up_of
+from ..warmup import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
 from .losses import why_no_loss
 from .representation import Needs, Pass, Representation, Setup
 
@@ -58,6 +58,10 @@ class Less(Representation):
             *in_fit,
             pa.field("less_reason", pa.string()),
         ]
+
+    def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        refuse_idle(self.name, options)
+        return options
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         return (warm_up_of(self.name, options),) if _warm(options) else ()

@@ -269,7 +269,7 @@ def _checked(representation: Representation, options: Mapping[str, Any]) -> dict
         default = representation.defaults[name]
         if type(value) is not type(default):
             raise UsageError(
-                f"{representation.name}: option {name} is a {type(default).__name__} "
+                f"{representation.name}: option {name} is of type {type(default).__name__} "
                 f"(default {default!r}), not {value!r}"
             )
     return {**representation.defaults, **options}

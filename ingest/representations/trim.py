@@ -25,7 +25,7 @@ from ..fits import Fit
 from ..target_facts import REFUSED
 from ..token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
 from ..trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
-from ..warmup import OPTIONS, WarmUp, in_sample, warm_up_of
+from ..warmup import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
@@ -75,6 +75,10 @@ class Trim(Representation):
             *([pa.field("trim_in_fit", pa.bool_())] if worn else []),
             pa.field("trim_reason", pa.string()),
         ]
+
+    def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        refuse_idle(self.name, options, "lora_rank")
+        return options
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         _check(info, options)

@@ -146,13 +146,13 @@ def test_feature_lists():
         ("rds,nonsense", "unknown feature 'nonsense': known are .*losses, .*rds"),
         ("losses:speed=1", "losses has no option 'speed': it has alone"),
         ("rds:x=1", "rds has no option 'x': it has none"),
-        ("losses:alone=perhaps", "option alone is a bool"),
+        ("losses:alone=perhaps", "option alone is of type bool"),
         ("losses:alone", "write options as losses:option=value"),
         (" , ", "no features named"),
     ):
         with pytest.raises(UsageError, match=complaint):
             parse_features(text, info)
-    with pytest.raises(UsageError, match="option alone is a bool"):
+    with pytest.raises(UsageError, match="option alone is of type bool"):
         wanted("losses", {"alone": 1})
 
 

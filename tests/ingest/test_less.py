@@ -46,8 +46,8 @@ def warmed(backbone, epochs: int = 3) -> dict[str, Artifact]:
 
 
 def less_of(backbone, rows, artifacts, of="pool", **settings):
-    options = {"dims": DIMS, "seed": 5, "warmup": "lora" if artifacts else "none"}
-    asked = wanted("less", {**options, "epochs": max(1, len(artifacts))})
+    warm = {"warmup": "lora", "epochs": len(artifacts)} if artifacts else {}
+    asked = wanted("less", {"dims": DIMS, "seed": 5, **warm})
     digests = {name: f"digest of {name}" for name in artifacts}
     recipe = recipe_for(asked, backbone.info, artifacts, digests)
     given = {digests[name]: artifact for name, artifact in artifacts.items()}

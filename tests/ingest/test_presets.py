@@ -65,6 +65,19 @@ def test_an_option_that_came_later_makes_no_feature_wait(monkeypatch, tmp_path, 
     assert not parse_wanted("losses:alone=false")[0].is_made_by(database.store.recipes()["nll"])
 
 
+def test_a_minus_takes_a_feature_of_a_preset_away():
+    assert expanded("paper,-embed") == [each for each in expanded("paper") if each != "embed"]
+    with pytest.raises(UsageError, match="has 'embed' to take away"):
+        expanded("fast,-embed")
+
+
+@pytest.mark.parametrize("feature", ["less:epochs=2", "trim:lora_rank=4"])
+def test_an_option_of_a_warm_up_says_nothing_without_one(feature):
+    with pytest.raises(UsageError, match=f"write {feature.replace(':', ':warmup=lora:', 1)}"):
+        parse_wanted(feature)
+    assert parse_wanted(feature.replace(":", ":warmup=lora:", 1))
+
+
 @pytest.mark.parametrize("name", ["gradfiltering", "embed"])
 def test_a_model_folder_is_kept_absolute_and_can_be_written(name, tmp_path, monkeypatch):
     (tmp_path / "small").mkdir()

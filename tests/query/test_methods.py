@@ -39,7 +39,7 @@ def test_understood(text, full, representation, options):
         ("tdm", "no representation 'tdm'; methods: random, "),
         ("rds:knn", "no selector 'knn'; methods: random, "),
         ("top", "top compares rows, say by what; methods: random, rds:"),
-        ("rds:top(k=3)", "no option 'k=3'; top has by"),
+        ("rds:top(k=3)", "no option 'k'; top has by"),
         ("rds:top(by)", "no option 'by'"),
         ("rds:round_robin(by=max)", "round_robin has none"),
         ("rds:top(by=median)", "choose from mean, max"),

@@ -121,7 +121,7 @@ def test_options_of_the_comparison(database):
     both = database.select("few", method="words:top(by=max,scope=odd)", budget=5)
     assert both.method == "words:top(by=max,scope=odd)"
     for method, says in {
-        "words(size=3)": "no option 'size=3'; top has by, words has power, scope",
+        "words(size=3)": "no option 'size'; top has by, words has power, scope",
         "words(power=high)": "power=high: it must be a float",
         "words(scope=even)": "choose from all, odd",
         "length(fewest=maybe)": "fewest=maybe: it must be a bool",
