@@ -60,7 +60,7 @@ def test_a_copy_asks_as_the_original_does(home, tmp_path, monkeypatch):
     assert (copied.target.name, copied.target.examples) == ("arithmetic", 3)
     assert set(copied.features) == {"rds", "words"}
     assert copied.left_out == (
-        f"length is missing here: make it there with coresetdb featurize {away.store.uri} length",
+        f"length did not come along: make it with coresetdb featurize {away.store.uri} length",
     )
     for method in ("words", "words(scope=odd)", "rds", "rds:top(by=max)"):
         first = home.select("sums", method=method, budget=10)
