@@ -186,7 +186,7 @@ class Representation(ABC):
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         """A fresh reducer for one batch of one pass."""
-        raise NotImplementedError(f"{self.name} needs nothing of a pass")
+        raise NotImplementedError(f"{self.name} names passes and has no reducer for them")
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
