@@ -5,28 +5,25 @@ The command line is a thin skin over this class; each method names the room that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .intake import Intake
+from .exploring import Exploring
 from .store.store import Store
 from .upkeep import repair_store, verify_store
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from .query.carry import CarriedTarget
     from .query.coresets import Coreset
     from .query.export.export import Exported
     from .query.replay import Replay
     from .query.targets import Target
     from .store.maintenance import Compacted
-    from .store.sql import QueryResult
     from .store.status import Status
 
 __all__ = ["Database", "repair_store", "verify_store"]
 
 
-class Database(Intake):
+class Database(Exploring):
     """An open store. Make one with `coresetdb.connect` or `coresetdb.create`."""
 
     def __repr__(self) -> str:
@@ -95,38 +92,6 @@ class Database(Intake):
         if isinstance(other, str):
             other = Database.open(other, storage_options=self.store.place.options or None)
         return copy_target(self.store, name, other.store, new_name)
-
-    def transfer(self, *targets: str, method: str = "nait") -> pl.DataFrame:
-        """The mean score of every target's examples as every other target scores them.
-
-        A row for each target whose examples are scored, a column for each that scores (null on
-        the diagonal); see `query/transfer.py`.
-        """
-        from .query.transfer import transfer
-
-        return transfer(self.store, targets, method)
-
-    def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
-        """What every token of a row scores for a target under TRIM; see `query/explanations.py`.
-
-        Raises:
-            UsageError: no such target or row.
-            MissingFeatureError: target or row lack the feature.
-        """
-        from .query.explanations import token_scores
-
-        return token_scores(self.store, target, row, method)
-
-    def layer_contributions(self, target: str, row: str, method: str = "nait") -> pl.DataFrame:
-        """What every layer adds to a row's score for a target under NAIT.
-
-        Raises:
-            UsageError: no such target or row.
-            MissingFeatureError: target or row lack the feature.
-        """
-        from .query.explanations import layer_contributions
-
-        return layer_contributions(self.store, target, row, method)
 
     def remove_target(self, name: str) -> Target:
         """Remove a target, and return what it was; coresets chosen for it stay."""
@@ -232,17 +197,6 @@ class Database(Intake):
         from .query.export.export import check_export
 
         check_export(out, format)
-
-    def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
-        """Run one SELECT over the store's relations, in a process of its own.
-
-        Raises:
-            QueryError: the text was refused, failed, or met a limit.
-        """
-        from .store.sql import run_query
-
-        options = self.store.place.options
-        return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
 
     def status(self) -> Status:
         """What the store holds, what it waits for, and whether what was learned still suits it."""

@@ -14,7 +14,9 @@ from ..ingest.representations.registry import names
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet
+from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
 from .features import Feature, feature_named, features_of
+from .fetch import fetcher
 from .methods import Method, parse_method
 from .queries import Queries, matrix_of
 from .reducers import Reducer
@@ -37,27 +39,33 @@ class Asker:
         queries: rows of the similarity matrix that are its own.
         examples: ids behind those rows; empty where the target asks as a whole.
         units: that its examples hold, (n,) int64, where sets are covered for it.
+        lengths: response tokens of the rows whose lengths are to be matched, (n,) int64.
     """
 
     target: str | None
     queries: int
     examples: tuple[str, ...] = ()
     units: np.ndarray | None = None
+    lengths: np.ndarray | None = None
 
 
 Scan = Callable[[Sequence[Reducer], KeySet | None], Scanned]
+Fetch = Callable[[Vectors | Columns, KeySet | None], RowVectors | RowColumns]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Who asks, and the pass that feeds reducers with how every row compares.
 
-    `set_size` is about how many units a row holds, where sets are covered.
+    `fetch` brings what is not reduced: vectors of `width` numbers, columns. `set_size` is about how
+    many units a row holds, where sets are covered.
     """
 
     askers: tuple[Asker, ...]
     scan: Scan
+    fetch: Fetch
     set_size: int = 0
+    width: int = 0
 
 
 def comparison(
@@ -72,27 +80,40 @@ def comparison(
     Raises:
         UsageError: the options asked for do not fit what is stored.
     """
+    fetch = fetcher(dataset, feature)
     if feature and method.covers:
-        return _by_sets(dataset, method, feature, queries)
+        return _by_sets(dataset, method, feature, queries, fetch)
     if not method.compares or feature is None:
         return Comparison(
-            (Asker(None, 0),), lambda reducers, eligible: scan_ids(dataset, reducers, eligible)
+            (Asker(None, 0),),
+            lambda reducers, eligible: scan_ids(dataset, reducers, eligible),
+            fetch,
+            width=feature.width if feature else 0,
         )
     if feature.column:
-        return _by_cosine(dataset, feature.column, queries)
-    return _by_scores(store, dataset, method, feature, queries)
+        return _by_cosine(dataset, feature, queries, fetch)
+    return _by_scores(store, dataset, method, feature, queries, fetch)
 
 
-def _by_cosine(dataset: lance.LanceDataset, column: str, queries: Sequence[Queries]) -> Comparison:
-    matrix = matrix_of(queries)
+def _by_cosine(
+    dataset: lance.LanceDataset, feature: Feature, queries: Sequence[Queries], fetch: Fetch
+) -> Comparison:
+    matrix, column = matrix_of(queries), feature.column
+    assert column is not None, "who compares by cosine names vectors"
     return Comparison(
         tuple(Asker(each.target, len(each.ids), each.ids) for each in queries),
         lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),
+        fetch,
+        width=feature.width,
     )
 
 
 def _by_sets(
-    dataset: lance.LanceDataset, method: Method, feature: Feature, queries: Sequence[Queries]
+    dataset: lance.LanceDataset,
+    method: Method,
+    feature: Feature,
+    queries: Sequence[Queries],
+    fetch: Fetch,
 ) -> Comparison:
     own = feature.representation.sets
     assert own is not None, "the method's name was refused otherwise"
@@ -103,6 +124,7 @@ def _by_sets(
     return Comparison(
         askers,
         lambda reducers, eligible: scan_sets(dataset, column, reducers, eligible),
+        fetch,
         size_of_sets(dataset, column),
     )
 
@@ -113,6 +135,7 @@ def _by_scores(
     method: Method,
     feature: Feature,
     queries: Sequence[Queries],
+    fetch: Fetch,
 ) -> Comparison:
     if method.needs_target:
         askers = tuple(Asker(each.target, 1) for each in queries)
@@ -124,6 +147,7 @@ def _by_scores(
     return Comparison(
         askers,
         lambda reducers, eligible: scan_scores(dataset, columns, scorers, reducers, eligible),
+        fetch,
     )
 
 

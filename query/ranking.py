@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet, ids_of
+from ..selectors.needs import Columns, Need, RowColumns, RowVectors, Vectors
 from ..selectors.round_robin import take_turns
-from ..selectors.task import Need, Passes, Ranking, Task
+from ..selectors.task import Passes, Ranking, Task
 from .comparison import Asker, Comparison
 from .methods import Method
-from .reducers import reducer_for
+from .reducers import Reducer, reducer_for
 from .scan import Scanned
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
@@ -24,17 +25,25 @@ MEMORY_LIMIT = 4 << 30
 
 @dataclass(frozen=True)
 class Picks:
-    """Chosen rows, best first: ids, scores (NaN-free or None), target and example of each."""
+    """Chosen rows, best first: ids, scores (NaN-free or None), target and example of each.
+
+    `notes` are sentences of the selector that a person should read.
+    """
 
     ids: list[str]
     scores: list[float | None]
     targets: list[str | None]
     queries: list[str | None]
+    notes: tuple[str, ...] = ()
 
     def first(self, count: int) -> Picks:
         """The first `count` of them."""
-        return Picks(
-            self.ids[:count], self.scores[:count], self.targets[:count], self.queries[:count]
+        return replace(
+            self,
+            ids=self.ids[:count],
+            scores=self.scores[:count],
+            targets=self.targets[:count],
+            queries=self.queries[:count],
         )
 
 
@@ -56,7 +65,17 @@ def rank(
     askers = comparison.askers
     sizes = [each.queries for each in askers]
     tasks = [
-        Task(each.queries, rows, k, seed, method.options, comparison.set_size, each.units)
+        Task(
+            each.queries,
+            rows,
+            k,
+            seed,
+            method.options,
+            comparison.set_size,
+            each.units,
+            comparison.width,
+            each.lengths,
+        )
         for each in askers
     ]
     _check_memory(method, tasks, memory_limit)
@@ -67,19 +86,31 @@ def rank(
     rankings: dict[int, Ranking] = {}
     seen = Scanned()
     while needs:
-        reducers = {
-            number: [reducer_for(need, spans[number]) for need in each]
+        sources = {
+            number: [_source(comparison, need, spans[number], eligible) for need in each]
             for number, each in needs.items()
         }
-        seen = comparison.scan([each for own in reducers.values() for each in own], eligible)
+        reducers = [each for own in sources.values() for each in own if not callable(each)]
+        if reducers:
+            seen = comparison.scan(reducers, eligible)
         needs = {}
-        for number, each in reducers.items():
-            found = _send(passes[number], tuple(reducer.result() for reducer in each))
+        for number, each in sources.items():
+            answers = tuple(one() if callable(one) else one.result() for one in each)
+            found = _send(passes[number], answers)
             if isinstance(found, Ranking):
                 rankings[number] = found
             else:
                 needs[number] = found
     return _merge([rankings[number] for number in range(len(tasks))], askers, k), seen
+
+
+def _source(
+    comparison: Comparison, need: Need, queries: slice, eligible: KeySet | None
+) -> Reducer | Callable[[], RowVectors | RowColumns]:
+    """Where the answer to a need comes from: a reducer to be fed, or something to call."""
+    if isinstance(need, (Vectors, Columns)):
+        return lambda: comparison.fetch(need, eligible)
+    return reducer_for(need, queries)
 
 
 def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
@@ -102,7 +133,8 @@ def _check_memory(method: Method, tasks: Sequence[Task], limit: int) -> None:
 def _merge(rankings: Sequence[Ranking], askers: Sequence[Asker], k: int) -> Picks:
     players, places = take_turns([ranking.keys for ranking in rankings], k)
     ids: list[str] = [""] * len(players)
-    picks = Picks(ids, [None] * len(ids), [None] * len(ids), [None] * len(ids))
+    notes = dict.fromkeys(note for ranking in rankings for note in ranking.notes)
+    picks = Picks(ids, [None] * len(ids), [None] * len(ids), [None] * len(ids), tuple(notes))
     for number, (asker, ranking) in enumerate(zip(askers, rankings, strict=True)):
         turns = np.flatnonzero(players == number).tolist()
         chosen = places[players == number]

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ..selectors.random_order import shuffle_words
-from ..selectors.task import (
+from ..selectors.needs import (
     Lists,
     Need,
     RowSets,
@@ -22,6 +21,7 @@ from ..selectors.task import (
     TopRows,
     pending_rows,
 )
+from ..selectors.random_order import shuffle_words
 from .running_top import RunningTop
 
 if TYPE_CHECKING:

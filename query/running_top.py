@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..selectors.task import Lists, pending_rows
+from ..selectors.needs import Lists, pending_rows
 
 if TYPE_CHECKING:
     import torch

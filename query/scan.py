@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..selectors.keys import KeySet, keys_of
-from ..selectors.task import MAX_BLOCK_ROWS
+from ..selectors.needs import MAX_BLOCK_ROWS
 from .reducers import Block, Reducer
 
 if TYPE_CHECKING:

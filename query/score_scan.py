@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from ..ingest.representations.representation import Scorer
 from ..selectors.keys import KeySet, keys_of
-from ..selectors.task import MAX_BLOCK_ROWS
+from ..selectors.needs import MAX_BLOCK_ROWS
 from .reducers import Block, Reducer
 from .scan import BLOCK_BYTES, Scanned, read_ahead
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..selectors.keys import KeySet, keys_of
-from ..selectors.task import MAX_BLOCK_ROWS
+from ..selectors.needs import MAX_BLOCK_ROWS
 from .reducers import Block, Reducer
 from .scan import Scanned, read_ahead
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from .task import Option, Passes, Ranking, RowSets, Selector, Sets, Task
+from .needs import RowSets, Sets
+from .task import Option, Passes, Ranking, Selector, Task
 
 WORTH = float(1 << 40)
 """What a unit is worth is counted in this part of one..."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from .keys import words_of
-from .task import Passes, Ranking, Selector, Shuffled, Task
+from .needs import Shuffled
+from .task import Passes, Ranking, Selector, Task
 
 
 def shuffle_words(keys: np.ndarray, seed: int) -> np.ndarray:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from .keys import codes_of
-from .task import Lists, Passes, Ranking, Selector, Task, TopPerQuery
+from .needs import Lists, TopPerQuery
+from .task import Passes, Ranking, Selector, Task
 
 
 def take_turns(lists: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:

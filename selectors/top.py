@@ -6,7 +6,8 @@ one most similar to it.
 
 from __future__ import annotations
 
-from .task import Option, Passes, Ranking, Selector, Task, TopRows
+from .needs import TopRows
+from .task import Option, Passes, Ranking, Selector, Task
 
 
 def _passes(task: Task) -> Passes:

@@ -5,13 +5,7 @@ import pytest
 import torch
 
 from coresetdb.query.reducers import Block, reducer_for
-from coresetdb.selectors.task import (
-    MAX_BLOCK_ROWS,
-    Shuffled,
-    TopPerQuery,
-    TopRows,
-    pending_rows,
-)
+from coresetdb.selectors.needs import MAX_BLOCK_ROWS, Shuffled, TopPerQuery, TopRows, pending_rows
 
 torch.set_num_threads(1)
 

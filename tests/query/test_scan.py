@@ -9,7 +9,7 @@ import torch
 from coresetdb.query.reducers import reducer_for
 from coresetdb.query.scan import block_rows, read_ahead, scan_ids, scan_vectors
 from coresetdb.selectors.keys import KeySet, ids_of, keys_of
-from coresetdb.selectors.task import Shuffled, TopPerQuery
+from coresetdb.selectors.needs import Shuffled, TopPerQuery
 
 torch.set_num_threads(1)
 WIDTH = 16

@@ -17,7 +17,7 @@ from coresetdb.query.reducers import reducer_for
 from coresetdb.query.scan import BLOCK_BYTES
 from coresetdb.query.score_scan import packed, row_bytes, scan_scores
 from coresetdb.selectors.keys import KeySet, ids_of, keys_of
-from coresetdb.selectors.task import TopPerQuery
+from coresetdb.selectors.needs import TopPerQuery
 
 torch.set_num_threads(1)
 KINDS = pa.schema(

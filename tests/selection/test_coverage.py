@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from coresetdb.selectors import coverage
 from coresetdb.selectors.keys import ids_of
+from coresetdb.selectors.needs import RowSets
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import RowSets, Task
+from coresetdb.selectors.task import Task
 
 G = {
     "sqrt": lambda count, cap: math.sqrt(count),

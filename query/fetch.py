@@ -1,0 +1,121 @@
+"""What selectors ask for beside the scan: the vectors of some rows, or columns of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from ..selectors.keys import KeySet, ids_of, keys_of
+from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from .features import Feature
+
+if TYPE_CHECKING:
+    import lance
+
+_ROWS_PER_BATCH = 1 << 14
+_BYTES_PER_TAKE = 64 << 20
+
+
+def fetcher(
+    dataset: lance.LanceDataset, feature: Feature | None
+) -> Callable[[Vectors | Columns, KeySet | None], RowVectors | RowColumns]:
+    """Answers `Vectors` (of the feature's column) and `Columns` at the dataset's version."""
+
+    def fetch(need: Vectors | Columns, eligible: KeySet | None) -> RowVectors | RowColumns:
+        if isinstance(need, Columns):
+            return _columns(dataset, need.names, eligible)
+        assert feature is not None and feature.column is not None, "refused by its name otherwise"
+        if need.keys is None:
+            return _all_vectors(dataset, feature.column, feature.width, eligible)
+        return _vectors_of(dataset, feature.column, feature.width, need.keys)
+
+    return fetch
+
+
+def _columns(
+    dataset: lance.LanceDataset, names: tuple[str, ...], eligible: KeySet | None
+) -> RowColumns:
+    keys: list[np.ndarray] = [np.empty((0, 2), np.int64)]
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
+    for own, batch in _eligible_batches(dataset, ["id", *names], eligible):
+        keys.append(own)
+        for name in names:
+            parts[name].append(_array(batch.column(name)))
+    found = np.concatenate(keys)
+    order = np.lexsort((found[:, 1], found[:, 0]))
+    columns = {
+        name: np.concatenate(each)[order] if each else np.empty(0) for name, each in parts.items()
+    }
+    return RowColumns(found[order], columns)
+
+
+def _array(column: pa.Array) -> np.ndarray:
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+
+
+def _all_vectors(
+    dataset: lance.LanceDataset, column: str, width: int, eligible: KeySet | None
+) -> RowVectors:
+    keys: list[np.ndarray] = [np.empty((0, 2), np.int64)]
+    vectors: list[np.ndarray] = [np.empty((0, width), np.float16)]
+    for own, batch in _eligible_batches(dataset, ["id", column], eligible):
+        feature = batch.column(column)
+        present = np.asarray(feature.is_valid())
+        keys.append(own[present])
+        vectors.append(np.array(feature.flatten()).reshape(-1, width))
+    found, matrix = np.concatenate(keys), np.concatenate(vectors)
+    order = np.lexsort((found[:, 1], found[:, 0]))
+    return RowVectors(found[order], matrix[order])
+
+
+def _vectors_of(
+    dataset: lance.LanceDataset, column: str, width: int, keys: np.ndarray
+) -> RowVectors:
+    """By one scan of the ids for where the rows stand, then by taking them."""
+    places = _places(dataset, keys)
+    matrix = np.empty((len(keys), width), np.float16)
+    step = max(1, _BYTES_PER_TAKE // (2 * width))
+    for start in range(0, len(keys), step):
+        part = places[start : start + step]
+        order = np.argsort(part)  # Lance takes in the order of the table fastest
+        taken = dataset.take(part[order].tolist(), columns=[column])[column].combine_chunks()
+        matrix[start + order] = np.array(taken.flatten()).reshape(-1, width)
+    return RowVectors(keys, matrix)
+
+
+def _places(dataset: lance.LanceDataset, keys: np.ndarray) -> np.ndarray:
+    """Where each row of `keys` stands in the order of the table, (n,) int64."""
+    wanted = KeySet(keys)
+    found: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    at = 0
+    for batch in dataset.scanner(columns=["id"], scan_in_order=True).to_batches():
+        own = keys_of(batch.column("id"))
+        here = np.flatnonzero(wanted.contains(own))
+        found.append(own[here])
+        places.append(at + here)
+        at += len(own)
+    there, where = np.concatenate(found), np.concatenate(places)
+    if len(there) != len(keys):
+        lost = set(ids_of(keys)) - set(ids_of(there))
+        raise AssertionError(f"rows of the pool are gone: {sorted(lost)[:3]}")
+    result = np.empty(len(keys), np.int64)
+    result[np.lexsort((keys[:, 1], keys[:, 0]))] = where[np.lexsort((there[:, 1], there[:, 0]))]
+    return result
+
+
+def _eligible_batches(
+    dataset: lance.LanceDataset, columns: list[str], eligible: KeySet | None
+) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
+    scanner = dataset.scanner(columns=columns, batch_size=_ROWS_PER_BATCH, scan_in_order=True)
+    for batch in scanner.to_batches():
+        keys = keys_of(batch.column("id"))
+        if eligible is not None:
+            allowed = eligible.contains(keys)
+            keys, batch = keys[allowed], batch.filter(pa.array(allowed))
+        yield keys, batch
