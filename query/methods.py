@@ -175,6 +175,12 @@ def _value(method: str, name: str, option: Option, text: str) -> Any:
     if option.choices and value not in option.choices:
         choices = ", ".join(map(str, option.choices))
         raise UsageError(f"method {method!r}: {name}={text}: choose from {choices}")
+    for word, bound, kept in (
+        ("least", option.least, option.least is None or value >= option.least),
+        ("most", option.most, option.most is None or value <= option.most),
+    ):
+        if not kept:
+            raise UsageError(f"method {method!r}: {name}={text}: it must be at {word} {bound:g}")
     return value
 
 

@@ -20,7 +20,7 @@ class RunningTop:
     """The `k` best rows of each of `lists` lists: score descending, then id ascending.
 
     Every list sees the same rows with scores of its own. Each row carries its key and, if asked,
-    one more integer (the query it belongs to).
+    one more number (the query it belongs to, its mean).
     """
 
     def __init__(self, lists: int, k: int) -> None:
@@ -39,7 +39,7 @@ class RunningTop:
         return kept + pending + sum(part.numel() for rows in self._rows for part in rows)
 
     def add(self, scores: torch.Tensor, keys: np.ndarray, extra: torch.Tensor | None = None):
-        """Take in a block: scores (lists, n) float32, keys (n, 2) int64, extra (n,) int64."""
+        """Take in a block: scores (lists, n) float32, keys (n, 2) int64, extra (n,)."""
         import torch
 
         if not self.k:

@@ -23,13 +23,15 @@ _ENTRY_BYTES = 20  # float32 score and two 64-bit words of the id
 
 @dataclass(frozen=True)
 class TopPerQuery:
-    """The `k` most similar rows of every query."""
+    """The `k` most similar rows of every query, with `means` also each row's mean similarity."""
 
     k: int
+    means: bool = False
 
     def bytes(self, queries: int) -> int:
         """Most memory this reduction holds at once."""
-        return top_bytes(queries, self.k)
+        carried = 16 * queries * (self.k + MAX_BLOCK_ROWS) if self.means else 0
+        return top_bytes(queries, self.k) + carried
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,15 @@ class LogSumExp:
 
     def bytes(self, queries: int) -> int:
         """Most memory this reduction holds at once."""
-        return 4 * queries * 8 + queries * MAX_BLOCK_ROWS * 8
+        return 4 * queries * 8 + 3 * queries * MAX_BLOCK_ROWS * 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Votes:
     """The `k` rows with the most votes: mean over queries of exp(similarity / temperature - log).
 
-    With `logs` from `LogSumExp` that is the mean of every query's softmax over the pool.
+    With `logs` from `LogSumExp` that is the mean of every query's softmax over the pool. The query
+    of a row is the one whose vote for it is the largest.
     """
 
     k: int
@@ -89,7 +92,7 @@ class Votes:
 
     def bytes(self, queries: int) -> int:
         """Most memory this reduction holds at once."""
-        return top_bytes(1, self.k) + 2 * queries * MAX_BLOCK_ROWS * 8
+        return top_bytes(1, self.k) + 3 * queries * MAX_BLOCK_ROWS * 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +133,13 @@ class Lists:
         keys: (lists, n, 2) int64, see `keys`.
         scores: (lists, n) float32, or None where the order has no score.
         queries: (lists, n) int64, the query most similar to the row, where the reduction knows it.
+        means: (lists, n) float32, the row's mean similarity, where it was asked for.
     """
 
     keys: np.ndarray
     scores: np.ndarray | None = None
     queries: np.ndarray | None = None
+    means: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,18 @@ Passes: TypeAlias = Generator[tuple[Need, ...], tuple[Any, ...], Ranking]
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a selector: its default and, where only some values make sense, all of them."""
+    """An option of a selector: its default and, where only some values make sense, which.
+
+    Attributes:
+        default: its type is the option's.
+        choices: all values that there are; empty for any.
+        least, most: bounds of a number, both included; None for none.
+    """
 
     default: Any
     choices: tuple[Any, ...] = ()
+    least: float | None = None
+    most: float | None = None
 
 
 @dataclass(frozen=True)
