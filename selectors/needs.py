@@ -18,6 +18,7 @@ PENDING = 1 << 22
 MAX_BLOCK_ROWS = 4096
 """The scan never hands more rows to a reduction at once."""
 
+_SIFTED = 1 << 18  # similarities held against the edges of running lists at once
 _ENTRY_BYTES = 20  # float32 score and two 64-bit words of the id
 
 
@@ -203,13 +204,21 @@ def pending_rows(lists: int, k: int) -> int:
     return max(min(1 << 16, PENDING // lists), k // 2, MAX_BLOCK_ROWS)
 
 
-def top_bytes(lists: int, k: int) -> int:
-    """Most bytes of `lists` running top-k lists: what is kept, what is pending, one merge.
+def waiting_entries(lists: int, k: int) -> int:
+    """Entries gathered before `lists` running top-k lists of similarities are settled."""
+    return max(1 << 16, lists * k // 2)
 
-    A merge copies kept and pending scores side by side and writes new lists beside the old ones.
-    """
-    kept = lists * k * _ENTRY_BYTES
-    rows = pending_rows(lists, k) + MAX_BLOCK_ROWS
-    pending = rows * (4 * lists + 24)
-    merged = lists * (k + rows) * 5
-    return 2 * kept + pending + merged + lists * k * 24
+
+def sifted_rows(lists: int) -> int:
+    """Rows of a block whose scores in `lists` lists are held against the edges at once."""
+    return min(MAX_BLOCK_ROWS, max(1, _SIFTED // lists))
+
+
+def top_bytes(lists: int, k: int) -> int:
+    """Most bytes of `lists` running top-k lists: kept, waiting, sifted, and sorted at the end."""
+    entry = _ENTRY_BYTES + 8  # with the query a row belongs to
+    gathered = waiting_entries(lists, k) + lists * sifted_rows(lists)
+    waiting = gathered * (entry + 12) + lists * sifted_rows(lists) * 100
+    settled = (k + gathered) * 50
+    found = lists * k * (entry + 24)
+    return lists * k * entry + max(waiting + settled, found)
