@@ -15,7 +15,17 @@ from .task import Selector
 
 GROUP = "coresetdb.selectors"
 
-_BUILT_IN = ("coverage", "random_order", "round_robin", "top")
+_BUILT_IN = (
+    "coverage",
+    "deita_filter",
+    "facility_location",
+    "k_center",
+    "length_matched",
+    "random_order",
+    "round_robin",
+    "source_balanced",
+    "top",
+)
 
 
 @cache
