@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,8 +74,9 @@ def comparison(
     method: Method,
     feature: Feature | None,
     queries: Sequence[Queries],
+    lengths: Mapping[str | None, np.ndarray],
 ) -> Comparison:
-    """What a method compares rows by, and with whom.
+    """What a method compares rows by, and with whom; `lengths` as `lengths_asked` brings them.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
@@ -84,8 +85,9 @@ def comparison(
     if feature and method.covers:
         return _by_sets(dataset, method, feature, queries, fetch)
     if not method.compares or feature is None:
+        own = tuple(Asker(target, 0, lengths=each) for target, each in lengths.items())
         return Comparison(
-            (Asker(None, 0),),
+            own or (Asker(None, 0),),
             lambda reducers, eligible: scan_ids(dataset, reducers, eligible),
             fetch,
             width=feature.width if feature else 0,

@@ -84,7 +84,7 @@ def rank(
     passes = [method.selector.passes(task) for task in tasks]
     needs = {number: next(each) for number, each in enumerate(passes)}
     rankings: dict[int, Ranking] = {}
-    seen = Scanned()
+    seen, fetched = Scanned(), Scanned()
     while needs:
         sources = {
             number: [_source(comparison, need, spans[number], eligible) for need in each]
@@ -96,12 +96,18 @@ def rank(
         needs = {}
         for number, each in sources.items():
             answers = tuple(one() if callable(one) else one.result() for one in each)
+            for found in answers:
+                if isinstance(found, RowVectors):
+                    fetched.scored += len(found)
+                    fetched.missing += found.missing
             found = _send(passes[number], answers)
             if isinstance(found, Ranking):
                 rankings[number] = found
             else:
                 needs[number] = found
-    return _merge([rankings[number] for number in range(len(tasks))], askers, k), seen
+    return _merge([rankings[number] for number in range(len(tasks))], askers, k), (
+        seen if seen.rows else fetched
+    )
 
 
 def _source(

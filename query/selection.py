@@ -130,4 +130,6 @@ def _parameters(request: Request, found: Answer) -> dict:
             else {"block_bytes": BLOCK_BYTES}
         )
         parameters |= {**block, "torch": str(torch.__version__)}
+    if found.like:
+        parameters["like"] = [list(pair) for pair in found.like]
     return parameters

@@ -100,7 +100,8 @@ class Votes:
 class Vectors:
     """The unit vectors of the rows `keys`, (n, 2) int64; None for all eligible rows that have one.
 
-    Answered by `RowVectors`, in the order of the keys given, else in the order of the ids.
+    Answered by `RowVectors`, in the order of the keys given, else in the order of the ids; rows
+    that have no vector are left out.
     """
 
     keys: np.ndarray | None = None
@@ -112,9 +113,13 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of the pool, of all eligible rows; answered by `RowColumns`."""
+    """Columns of the pool, of numbers or of text, of all eligible rows.
+
+    Answered by `RowColumns`.
+    """
 
     names: tuple[str, ...]
+    text: bool = False
 
     def bytes(self, rows: int) -> int:
         """Most memory they take."""
@@ -176,10 +181,14 @@ class RowSets:
 
 @dataclass(frozen=True)
 class RowVectors:
-    """Rows and their vectors: keys (n, 2) int64, vectors (n, d) float16 unit vectors."""
+    """Rows and their vectors: keys (n, 2) int64, vectors (n, d) float16 unit vectors.
+
+    `missing` counts the rows asked for that have none.
+    """
 
     keys: np.ndarray
     vectors: np.ndarray
+    missing: int = 0
 
     def __len__(self) -> int:
         return len(self.keys)

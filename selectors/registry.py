@@ -15,7 +15,18 @@ from .task import Selector
 
 GROUP = "coresetdb.selectors"
 
-_BUILT_IN = ("coverage", "random_order", "round_robin", "top", "uot")
+_BUILT_IN = (
+    "coverage",
+    "deita_filter",
+    "facility_location",
+    "k_center",
+    "length_matched",
+    "random_order",
+    "round_robin",
+    "source_balanced",
+    "top",
+    "uot",
+)
 
 
 @cache

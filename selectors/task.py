@@ -81,7 +81,8 @@ class Selector:
     Attributes:
         name: as it stands after the colon of a method, in underscores.
         version: rises when the same question gets another answer.
-        inputs: what it looks at: "ids", "query_similarity", "neuron_sets", "vectors", "columns".
+        inputs: what it looks at: "ids", "query_similarity", "neuron_sets", "vectors", "columns",
+            and "lengths" of a reference: its option `like`, else the target's examples.
         passes: the selection itself (see the module).
         memory: most bytes it needs for a task, scan included; checked before it starts.
         options: by name.
