@@ -128,7 +128,8 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         distance=_distance(store, feature, queries, picks.ids, version),
         query_hash=asked.hash,
         notes=(
-            *_notes(request, asked, rows, seen.missing, short_by),
+            *picks.notes,
+            *_notes(request, asked, rows, seen.missing, len(picks.ids), short_by),
             *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
         ),
     )
@@ -232,13 +233,15 @@ def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
     )
 
 
-def _notes(request: Request, asked: Asked, rows: int, missing: int, short_by: int) -> list[str]:
+def _notes(
+    request: Request, asked: Asked, rows: int, missing: int, chosen: int, short_by: int
+) -> list[str]:
     notes = []
     feature, queries = asked.feature, asked.queries
     if short_by:
         unit = "response tokens" if request.budget.unit == "tokens" else "rows"
         notes.append(
-            f"short by {short_by:,} {unit}: all {rows - missing:,} rows that could be chosen are in"
+            f"short by {short_by:,} {unit}: all {chosen:,} rows that could be chosen are in"
         )
     if missing and feature:
         notes.append(

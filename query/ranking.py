@@ -101,7 +101,8 @@ def rank(
                 rankings[number] = found
             else:
                 needs[number] = found
-    return _merge([rankings[number] for number in range(len(tasks))], askers, k), seen
+    picks = _merge([rankings[number] for number in range(len(tasks))], askers, k)
+    return replace(picks, notes=(*picks.notes, *seen.notes)), seen
 
 
 def _source(
