@@ -15,6 +15,7 @@ from ..selectors.needs import (
     Lists,
     Need,
     RowSets,
+    RowWords,
     Sets,
     Shuffled,
     TopPerQuery,
@@ -36,11 +37,13 @@ class Block:
         keys: (n, 2) int64.
         similarity: (M, n) where rows were compared.
         sets: (n,) lists of int32 where those were read.
+        words: of the same rows, where those were read.
     """
 
     keys: np.ndarray
     similarity: torch.Tensor | None = None
     sets: pa.ListArray | None = None
+    words: RowWords | None = None
 
 
 class Reducer(Protocol):
@@ -54,7 +57,7 @@ class Reducer(Protocol):
         """Numbers held at this moment."""
         ...
 
-    def result(self) -> Lists | RowSets:
+    def result(self) -> Lists | RowSets | np.ndarray:
         """What the whole stream came to."""
         ...
 

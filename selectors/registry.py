@@ -15,7 +15,7 @@ from .task import Selector
 
 GROUP = "coresetdb.selectors"
 
-_BUILT_IN = ("coverage", "random_order", "round_robin", "top")
+_BUILT_IN = ("bm25", "coverage", "dsir", "random_order", "round_robin", "top")
 
 
 @cache
