@@ -9,13 +9,22 @@ import numpy as np
 
 from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet, ids_of
-from ..selectors.needs import Columns, Need, RowColumns, RowVectors, Vectors
+from ..selectors.needs import (
+    Columns,
+    Need,
+    RowColumns,
+    RowVectors,
+    Vectors,
+    WordSimilarity,
+    WordTotals,
+)
 from ..selectors.round_robin import take_turns
 from ..selectors.task import Passes, Ranking, Task
 from .comparison import Asker, Comparison
 from .methods import Method
 from .reducers import Reducer, reducer_for
 from .scan import Scanned
+from .term_reducers import word_reducer
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
 
@@ -75,6 +84,7 @@ def rank(
             each.units,
             comparison.width,
             each.lengths,
+            each.words,
         )
         for each in askers
     ]
@@ -105,9 +115,9 @@ def rank(
                 rankings[number] = found
             else:
                 needs[number] = found
-    return _merge([rankings[number] for number in range(len(tasks))], askers, k), (
-        seen if seen.rows else fetched
-    )
+    picks = _merge([rankings[number] for number in range(len(tasks))], askers, k)
+    picks = replace(picks, notes=(*picks.notes, *seen.notes))
+    return picks, seen if seen.rows else fetched
 
 
 def _source(
@@ -116,6 +126,8 @@ def _source(
     """Where the answer to a need comes from: a reducer to be fed, or something to call."""
     if isinstance(need, (Vectors, Columns)):
         return lambda: comparison.fetch(need, eligible)
+    if isinstance(need, (WordTotals, WordSimilarity)):
+        return word_reducer(need, queries.stop - queries.start)
     return reducer_for(need, queries)
 
 

@@ -1,12 +1,13 @@
 """What a selector may ask of the pool, and what comes back.
 
-A need that reduces similarities, sets or terms is answered by one streaming pass over the pool
-(`query/reducers.py`), whatever the size of the pool; `Vectors` and `Columns` are fetched.
+A need that reduces similarities, sets or words is answered by one streaming pass over the pool
+(`query/reducers.py`, `query/term_reducers.py`), whatever the size of the pool; `Vectors` and
+`Columns` are fetched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -97,6 +98,28 @@ class Votes:
 
 
 @dataclass(frozen=True, eq=False)
+class WordTotals:
+    """The sum over all rows of what `of` makes of the words of some of them, (n,) int64."""
+
+    of: Callable[[RowWords], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class WordSimilarity:
+    """What `then` asks of similarities that `of` makes of the words of some rows, (M, n) float32.
+
+    A row's own must not depend on the rows beside it.
+    """
+
+    of: Callable[[RowWords], np.ndarray]
+    then: TopPerQuery | TopRows
+
+    def bytes(self, queries: int) -> int:
+        """Most memory the reduction holds at once, without what `of` takes."""
+        return self.then.bytes(queries) + queries * MAX_BLOCK_ROWS * 4
+
+
+@dataclass(frozen=True, eq=False)
 class Vectors:
     """The unit vectors of the rows `keys`, (n, 2) int64; None for all eligible rows that have one.
 
@@ -126,7 +149,8 @@ class Columns:
         return rows * (16 + 100 + 16 * len(self.names))
 
 
-Reduced: TypeAlias = TopPerQuery | TopRows | Shuffled | Sets | LogSumExp | Votes
+Counted: TypeAlias = WordTotals | WordSimilarity
+Reduced: TypeAlias = TopPerQuery | TopRows | Shuffled | Sets | LogSumExp | Votes | Counted
 Fetched: TypeAlias = Vectors | Columns
 Need: TypeAlias = Reduced | Fetched
 
@@ -177,6 +201,24 @@ class RowSets:
             shift = np.repeat(self.starts[order[part]] - starts[:-1][part], sizes[part])
             units[first:last] = self.units[shift + np.arange(first, last)]
         return RowSets(self.keys[order], starts, units)
+
+
+@dataclass(frozen=True)
+class RowWords:
+    """Rows with their words in order, at least one each.
+
+    Attributes:
+        keys: (n, 2) int64, see `keys`.
+        starts: (n + 1,) int64, row i holds `words[starts[i] : starts[i + 1]]`.
+        words: (total,) int32 ids, hashes that are spread evenly over 31 bits.
+    """
+
+    keys: np.ndarray
+    starts: np.ndarray
+    words: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 @dataclass(frozen=True)

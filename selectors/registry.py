@@ -16,8 +16,10 @@ from .task import Selector
 GROUP = "coresetdb.selectors"
 
 _BUILT_IN = (
+    "bm25",
     "coverage",
     "deita_filter",
+    "dsir",
     "facility_location",
     "k_center",
     "length_matched",
