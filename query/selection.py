@@ -87,6 +87,7 @@ def _coreset(store: Store, name: str, request: Request, found: Answer) -> Corese
     )
     members, mix = describe_members(store, members, request.pool_version)
     return Coreset(
+        store=store,
         name=name,
         targets=request.targets,
         method=str(found.method),
