@@ -66,7 +66,7 @@ class Exploring(Intake):
         return score_sets(self.store)
 
     def remove_scores(self, target: str, methods: Sequence[str] | None = None) -> int:
-        """Forget the scores of a target, or those by some methods; returns how many rows there were.
+        """Forget scores of a target, all or those by some methods; returns how many rows it had.
 
         Raises:
             UsageError: there are no such scores.

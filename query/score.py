@@ -160,7 +160,7 @@ def _spelled_out(store: Store, text: str, version: int) -> str:
     if name not in features and name not in registry.names():
         return text
     made_by = features[name].representation if name in features else registry.get(name)
-    selector = "top" if comparison_of(made_by) else "coverage"
+    selector = "coverage" if made_by.sets and not comparison_of(made_by) else "top"
     return f"{name}:{selector}{match['options'] or ''}"
 
 
