@@ -71,6 +71,39 @@ def rank(
     Raises:
         UsageError: the selector's memory formula exceeds the limit.
     """
+    found, seen = rankings(
+        method,
+        comparison,
+        k=k,
+        rows=rows,
+        seed=seed,
+        eligible=eligible,
+        memory_limit=memory_limit,
+        pick_bytes=_PICK_BYTES,
+    )
+    picks = _merge(found, comparison.askers, k)
+    return replace(picks, notes=(*picks.notes, *seen.notes)), seen
+
+
+def rankings(
+    method: Method,
+    comparison: Comparison,
+    *,
+    k: int,
+    rows: int,
+    seed: int,
+    eligible: KeySet | None,
+    memory_limit: int = MEMORY_LIMIT,
+    pick_bytes: int = 0,
+) -> tuple[list[Ranking], Scanned]:
+    """The best `k` rows of every asker, as the selector ranks them, and what the scan saw.
+
+    Args:
+        pick_bytes: that the caller will hold for every row beside what the selector does.
+
+    Raises:
+        UsageError: the selector's memory formula exceeds the limit.
+    """
     askers = comparison.askers
     sizes = [each.queries for each in askers]
     tasks = [
@@ -88,12 +121,12 @@ def rank(
         )
         for each in askers
     ]
-    _check_memory(method, tasks, memory_limit)
+    _check_memory(method, tasks, memory_limit, pick_bytes)
     ends = np.cumsum(sizes).tolist()
     spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     passes = [method.selector.passes(task) for task in tasks]
     needs = {number: next(each) for number, each in enumerate(passes)}
-    rankings: dict[int, Ranking] = {}
+    ranked: dict[int, Ranking] = {}
     seen, fetched = Scanned(), Scanned()
     while needs:
         sources = {
@@ -112,12 +145,10 @@ def rank(
                     fetched.missing += found.missing
             found = _send(passes[number], answers)
             if isinstance(found, Ranking):
-                rankings[number] = found
+                ranked[number] = found
             else:
                 needs[number] = found
-    picks = _merge([rankings[number] for number in range(len(tasks))], askers, k)
-    picks = replace(picks, notes=(*picks.notes, *seen.notes))
-    return picks, seen if seen.rows else fetched
+    return [ranked[number] for number in range(len(tasks))], seen if seen.rows else fetched
 
 
 def _source(
@@ -138,8 +169,8 @@ def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
         return end.value
 
 
-def _check_memory(method: Method, tasks: Sequence[Task], limit: int) -> None:
-    needed = sum(method.selector.memory(task) + task.k * _PICK_BYTES for task in tasks)
+def _check_memory(method: Method, tasks: Sequence[Task], limit: int, pick_bytes: int) -> None:
+    needed = sum(method.selector.memory(task) + task.k * pick_bytes for task in tasks)
     if needed > limit:
         raise UsageError(
             f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} "
