@@ -2,8 +2,8 @@
 
 A representation's name alone stands for the selector it names itself (`rds` for `rds:round_robin`,
 `trim` for `trim:top`); selectors that look at no feature, such as `random`, stand alone, and so do
-those that know their feature (`bm25` for `lexical:bm25`). Options are the selector's or those of the
-comparison (`Representation.asking`).
+those that know their feature (`bm25` for `lexical:bm25`). Options are the selector's or those of
+the comparison (`Representation.asking`).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from tiny_models import save_tiny_model
 
 from coresetdb import Database
 
-FEATURES = "fast,gradfiltering:at_least=24:at_most=24"
+FEATURES = "fast,lexical,gradfiltering:at_least=24:at_most=24"
 TARGETS = ("gsm8k", "svamp", "mbpp")
 
 

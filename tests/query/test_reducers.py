@@ -6,7 +6,6 @@ import torch
 
 from coresetdb.query.reducers import Block, reducer_for
 from coresetdb.selectors.needs import (
-    MAX_BLOCK_ROWS,
     LogSumExp,
     Shuffled,
     TopPerQuery,
