@@ -28,6 +28,7 @@ COMMANDS = (
     "select",
     "coreset",
     "export",
+    "score",
     "sql",
     "demo",
     "completion",

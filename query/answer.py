@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from ..selectors.keys import KeySet, keys_of
 from ..store.fill import count_undone
 from .comparison import comparison, understood
 from .features import Feature
+from .lengths import Lengths, counted, lengths_asked
 from .methods import Method
 from .queries import Queries, load_queries, matrix_of, query_hash
 from .ranking import MEMORY_LIMIT, Picks, rank
@@ -33,7 +34,10 @@ _BYTES_PER_TAKE = 64 << 20
 
 @dataclass(frozen=True)
 class Request:
-    """Everything an answer depends on, besides the rows of the store."""
+    """Everything an answer depends on, besides the rows of the store.
+
+    `like` holds the lengths of the coreset that a method names, once they are known.
+    """
 
     targets: tuple[str, ...]
     method: str
@@ -42,6 +46,7 @@ class Request:
     seed: int
     pool_version: int
     targets_version: int
+    like: Lengths | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class Answer:
             vectors to compare, a target or a pick.
         query_hash: digest of what was asked.
         notes: sentences a person should read.
+        like: lengths of the coreset that the method names, None where it names none.
     """
 
     picks: Picks
@@ -72,6 +78,7 @@ class Answer:
     distance: float | None
     query_hash: str | None
     notes: tuple[str, ...]
+    like: Lengths | None = None
 
 
 def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> Answer:
@@ -87,7 +94,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     method, feature, queries = asked.method, asked.feature, asked.queries
     version = request.pool_version
     dataset = store.dataset("pool", version)
-    compared = comparison(store, dataset, method, feature, queries)
+    compared = comparison(store, dataset, method, feature, queries, asked.lengths)
     eligible = _eligible(store, request)
     rows = dataset.count_rows() if eligible is None else len(eligible)
 
@@ -128,9 +135,11 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         distance=_distance(store, feature, queries, picks.ids, version),
         query_hash=asked.hash,
         notes=(
-            *_notes(request, asked, rows, seen.missing, short_by),
+            *_notes(request, asked, len(picks.ids), rows, seen.missing, short_by),
+            *picks.notes,
             *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
         ),
+        like=counted(asked.lengths[None]) if None in asked.lengths else None,
     )
 
 
@@ -153,7 +162,7 @@ def _within_tokens(
         count, used = prefix_that_fits(lengths.to_pylist(), budget)
         if count < len(picks.ids):
             break
-    return picks.first(count), seen, used, budget - used if count == seen.scored else 0
+    return picks.first(count), seen, used, budget - used if count == len(picks.ids) else 0
 
 
 @dataclass(frozen=True)
@@ -164,11 +173,13 @@ class Asked:
         method: with every option spelled out.
         feature: what it looks at, None for nothing.
         queries: the targets' examples, with what the method compares rows by.
+        lengths: those to be matched, see `lengths_asked`.
     """
 
     method: Method
     feature: Feature | None
     queries: list[Queries]
+    lengths: Mapping[str | None, np.ndarray]
 
     @property
     def hash(self) -> str | None:
@@ -183,13 +194,14 @@ def what_is_asked(store: Store, request: Request) -> Asked:
     """
     method, feature = understood(store, request.method, request.pool_version)
     if method.needs_target and not request.targets:
-        raise UsageError(f"{method} compares rows with a target: name one or more")
+        instead = ", or a coreset: length_matched(like=CORESET)" if method.matches_lengths else ""
+        raise UsageError(f"{method} compares rows with a target: name one or more{instead}")
     # A ranking that looks at no target can still be held against one, by the vectors of both.
     held_against = feature if feature and (method.needs_target or feature.column) else None
     queries = [
         load_queries(store, each, held_against, request.targets_version) for each in request.targets
     ]
-    return Asked(method, feature, queries)
+    return Asked(method, feature, queries, lengths_asked(store, request, method))
 
 
 def _eligible(store: Store, request: Request) -> KeySet | None:
@@ -232,13 +244,15 @@ def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
     )
 
 
-def _notes(request: Request, asked: Asked, rows: int, missing: int, short_by: int) -> list[str]:
+def _notes(
+    request: Request, asked: Asked, chosen: int, rows: int, missing: int, short_by: int
+) -> list[str]:
     notes = []
     feature, queries = asked.feature, asked.queries
     if short_by:
         unit = "response tokens" if request.budget.unit == "tokens" else "rows"
         notes.append(
-            f"short by {short_by:,} {unit}: all {rows - missing:,} rows that could be chosen are in"
+            f"short by {short_by:,} {unit}: all {chosen:,} rows that could be chosen are in"
         )
     if missing and feature:
         notes.append(

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,10 @@ from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError
 from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.keys import key_of
+from .faces import Faces
 from .names import LONGEST, quoted
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from ..store.store import Store
 
 
@@ -37,10 +36,11 @@ class Share:
 
 
 @dataclass(frozen=True, repr=False)
-class Coreset:
-    """A named, replayable selection.
+class Coreset(Faces):
+    """A named, replayable selection; `for messages in coreset` gives its conversations by rank.
 
     Attributes:
+        store: that it was chosen from.
         name: its own.
         targets: asked for, in order; empty for selections without one.
         method: in full, such as "rds:round_robin".
@@ -58,6 +58,7 @@ class Coreset:
         notes: sentences a person should read (not stored).
     """
 
+    store: Store = field(compare=False)
     name: str
     targets: tuple[str, ...]
     method: str
@@ -87,14 +88,6 @@ class Coreset:
     def table(self) -> pa.Table:
         """The members: rank, id, score, target, query (the example that pulled it), corpus."""
         return self.members
-
-    def to_polars(self) -> pl.DataFrame:
-        """The members as a polars frame."""
-        import polars as pl
-
-        frame = pl.from_arrow(self.members)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
 
     def __repr__(self) -> str:
         asked = f" for {', '.join(self.targets)}" if self.targets else ""
@@ -197,6 +190,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
         store, rows.select(["rank", "id", "score", "target", "query"]), row["pool_version"]
     )
     return Coreset(
+        store=store,
         name=name,
         targets=tuple(row["targets"] or ()),
         method=row["method"],

@@ -16,6 +16,7 @@ from ..selectors.needs import (
     LogSumExp,
     Need,
     RowSets,
+    RowWords,
     Sets,
     Shuffled,
     TopPerQuery,
@@ -38,11 +39,13 @@ class Block:
         keys: (n, 2) int64.
         similarity: (M, n) where rows were compared.
         sets: (n,) lists of int32 where those were read.
+        words: of the same rows, where those were read.
     """
 
     keys: np.ndarray
     similarity: torch.Tensor | None = None
     sets: pa.ListArray | None = None
+    words: RowWords | None = None
 
 
 class Reducer(Protocol):

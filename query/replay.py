@@ -59,6 +59,7 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         seed=coreset.seed,
         pool_version=coreset.pool_version,
         targets_version=store.version("targets"),
+        like=tuple((tokens, rows) for tokens, rows in coreset.parameters.get("like", ())),
     )
     same = _same_examples(store, newest, coreset)
     request = newest if same else _as_recorded(store, newest, coreset)

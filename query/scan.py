@@ -40,12 +40,16 @@ _READ_AHEAD = 3
 
 @dataclass
 class Scanned:
-    """What a scan saw: rows read, rows the filter left out, rows without the feature."""
+    """What a scan saw: rows read, rows the filter left out, rows without the feature.
+
+    `notes` are sentences on rows that have the feature and must not be chosen.
+    """
 
     rows: int = 0
     filtered: int = 0
     missing: int = 0
     scored: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def block_rows(width: int) -> int:

@@ -40,20 +40,26 @@ def scan_scores(
         dataset: the table at the version to read.
         columns: the scorers' name of each column they read -> the table's.
         scorers: one for each target; together they give similarities (targets, n) float32. A row
-            that one of them has no score for counts as missing.
+            that one of them has no score for counts as missing; one that any of them gives minus
+            infinity is left out and told in `notes`.
         eligible: rows that may be chosen; None for all.
     """
     import torch
 
-    seen = Scanned()
+    seen, refused = Scanned(), 0
     for keys, rows in read_ahead(_blocks(dataset, columns, eligible, seen)):
         scores = np.stack([scorer.scores(rows) for scorer in scorers]).astype(np.float32)
         present = ~np.isnan(scores).any(axis=0)
         seen.missing += int((~present).sum())
-        seen.scored += int(present.sum())
-        block = Block(keys[present], torch.from_numpy(scores[:, present]))
+        allowed = present & ~np.isneginf(scores).any(axis=0)
+        refused += int(present.sum() - allowed.sum())
+        seen.scored += int(allowed.sum())
+        block = Block(keys[allowed], torch.from_numpy(scores[:, allowed]))
         for reducer in reducers:
             reducer.feed(block)
+    if refused:
+        reasons = "; ".join(dict.fromkeys(scorer.refuses for scorer in scorers))
+        seen.notes = (f"{refused:,} eligible rows were left out: {reasons}",)
     return seen
 
 

@@ -87,6 +87,7 @@ def _coreset(store: Store, name: str, request: Request, found: Answer) -> Corese
     )
     members, mix = describe_members(store, members, request.pool_version)
     return Coreset(
+        store=store,
         name=name,
         targets=request.targets,
         method=str(found.method),
@@ -130,4 +131,6 @@ def _parameters(request: Request, found: Answer) -> dict:
             else {"block_bytes": BLOCK_BYTES}
         )
         parameters |= {**block, "torch": str(torch.__version__)}
+    if found.like:
+        parameters["like"] = [list(pair) for pair in found.like]
     return parameters

@@ -6,13 +6,13 @@ import torch
 
 from coresetdb.query.reducers import Block, reducer_for
 from coresetdb.selectors.needs import (
-    MAX_BLOCK_ROWS,
     LogSumExp,
     Shuffled,
     TopPerQuery,
     TopRows,
     Votes,
-    pending_rows,
+    sifted_rows,
+    waiting_entries,
 )
 
 torch.set_num_threads(1)
@@ -50,7 +50,8 @@ def peak(need, queries, blocks, tied=False, rows=1024):
 )
 def test_held_numbers_do_not_grow_with_the_pool(need, lists, carried, tied):
     bound = lists * need.k * (1 + carried)
-    bound += (pending_rows(lists, need.k) + MAX_BLOCK_ROWS) * (lists + carried)
+    waiting = waiting_entries(lists, need.k) + lists * sifted_rows(lists)
+    bound += waiting * (2 + carried)
     short = peak(need, max(lists, 3), 70, tied)
     assert short <= bound
     assert peak(need, max(lists, 3), 200, tied) <= bound

@@ -79,7 +79,7 @@ def case(number):
 @pytest.fixture
 def small_pending(monkeypatch):
     """Merge every few rows, so that tiny cases go through many merges."""
-    monkeypatch.setattr("coresetdb.query.running_top.pending_rows", lambda lists, k: 5)
+    monkeypatch.setattr("coresetdb.query.running_top.waiting_entries", lambda lists, k: 5)
     monkeypatch.setattr("coresetdb.query.reducers.pending_rows", lambda lists, k: 5)
 
 
