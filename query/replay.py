@@ -51,6 +51,17 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         UsageError: there is no such coreset, or a version it was made from is gone.
     """
     coreset = load_coreset(store, name)
+    request = request_of(store, coreset)
+    again = answer(store, request, memory_limit)
+    return Replay(coreset, again.picks.ids, again.query_hash == coreset.query_hash)
+
+
+def request_of(store: Store, coreset: Coreset) -> Request:
+    """What a coreset answered, with its targets at a version that holds the same examples.
+
+    Raises:
+        UsageError: a target was removed since, and the version that held it was cleaned away.
+    """
     newest = Request(
         targets=coreset.targets,
         method=coreset.method,
@@ -62,9 +73,7 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         like=tuple((tokens, rows) for tokens, rows in coreset.parameters.get("like", ())),
     )
     same = _same_examples(store, newest, coreset)
-    request = newest if same else _as_recorded(store, newest, coreset)
-    again = answer(store, request, memory_limit)
-    return Replay(coreset, again.picks.ids, again.query_hash == coreset.query_hash)
+    return newest if same else _as_recorded(store, newest, coreset)
 
 
 def _same_examples(store: Store, request: Request, coreset: Coreset) -> bool:
