@@ -72,7 +72,11 @@ class _TopPerQuery:
     def feed(self, block: Block) -> None:
         assert block.similarity is not None
         similarity = block.similarity[self._queries]
-        means = _means(similarity) if self._means else None
+        means = None
+        if self._means:  # carried as integers of the same bits
+            import torch
+
+            means = _means(similarity).view(torch.int32).long()
         self._top.add(similarity, block.keys, means)
 
     def held_elements(self) -> int:
@@ -83,7 +87,7 @@ class _TopPerQuery:
         if not self._means:
             return found
         assert found.queries is not None, "what is carried beside the rows"
-        return Lists(found.keys, found.scores, means=found.queries.astype(np.float32))
+        return Lists(found.keys, found.scores, means=found.queries.astype(np.int32).view("f4"))
 
 
 class _TopRows:
@@ -95,7 +99,7 @@ class _TopRows:
         assert block.similarity is not None
         similarity = block.similarity[self._queries]
         highest, nearest = similarity.max(dim=0)
-        scores = highest if self._by == "max" else similarity.mean(dim=0)
+        scores = highest if self._by == "max" else _means(similarity)
         self._top.add(scores[None], block.keys, nearest)
 
     def held_elements(self) -> int:

@@ -25,7 +25,7 @@ class RunningTop:
     """The `k` best rows of each of `lists` lists: score descending, then id ascending.
 
     Every list sees the same rows with scores of its own. Each row carries its key and, if asked,
-    one more number (the query it belongs to, its mean).
+    one more integer (the query it belongs to).
     """
 
     def __init__(self, lists: int, k: int) -> None:

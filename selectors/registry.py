@@ -22,6 +22,8 @@ _BUILT_IN = (
     "dsir",
     "facility_location",
     "k_center",
+    "knn_kde",
+    "knn_uniform",
     "length_matched",
     "random_order",
     "round_robin",
