@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -126,7 +127,8 @@ def _check_memory(method: Method, tasks: Sequence[Task], limit: int) -> None:
         raise UsageError(
             f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} "
             f"queries plans {needed / 2**30:.1f} GiB of memory, above the limit of "
-            f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit"
+            f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit: "
+            f"--memory {math.ceil(needed / 2**30)}GiB"
         )
 
 

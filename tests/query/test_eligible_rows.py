@@ -1,4 +1,4 @@
-"""Reading only the eligible rows: the same rows in the same order, whatever the filter looks like."""
+"""Reading only the eligible rows: the same rows in the same order, whatever the filter is."""
 
 import lance
 import numpy as np
