@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .exploring import Exploring
+from .schemas.memory import memory_bytes
 from .store.store import Store
 from .upkeep import repair_store, verify_store
 
@@ -107,6 +108,7 @@ class Database(Exploring):
         where: str | None = None,
         seed: int = 0,
         name: str | None = None,
+        memory_limit: str | int = "4GiB",
     ) -> Coreset:
         """Choose rows for the targets (they share the budget in turns) and keep the choice.
 
@@ -118,9 +120,11 @@ class Database(Exploring):
             where: an SQL expression over the pool's columns, metadata fields included.
             seed: of methods that draw at random.
             name: of the coreset; made up otherwise.
+            memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
 
         Raises:
-            UsageError: an unknown target or method, a malformed budget, a name that is taken.
+            UsageError: an unknown target or method, a malformed budget, a name that is taken, too
+                much memory planned.
             MissingFeatureError: the store lacks what the method compares.
             FingerprintError: target and pool were featurized differently.
             QueryError: `where` is no expression DuckDB accepts.
@@ -135,6 +139,7 @@ class Database(Exploring):
             where=where,
             seed=seed,
             name=name,
+            memory_limit=memory_bytes(memory_limit),
         )
 
     def coreset(self, name: str) -> Coreset:
@@ -149,11 +154,11 @@ class Database(Exploring):
 
         return coreset_names(self.store)
 
-    def replay(self, name: str) -> Replay:
+    def replay(self, name: str, *, memory_limit: str | int = "4GiB") -> Replay:
         """Select again exactly as a coreset was selected, and compare the ids."""
         from .query.replay import replay
 
-        return replay(self.store, name)
+        return replay(self.store, name, memory_bytes(memory_limit))
 
     def remove_coreset(self, name: str) -> None:
         """Forget a coreset; the pool keeps its rows."""

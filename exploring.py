@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from .ingest.progress import FitProgress
-    from .query.scores import Scores
-    from .store.scores import ScoreSet
     from .query.compare import Comparison
     from .query.explanation import Explanation
+    from .query.scores import Scores
+    from .store.scores import ScoreSet
     from .store.sql import QueryResult
 
 

@@ -25,6 +25,9 @@ from .frame import json_option, open_database, print_json, store_argument, talk
 @click.option("--where", metavar="SQL", help="Only rows for which this SQL expression holds.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the coreset; made up otherwise.")
+@click.option(
+    "--memory", default="4GiB", show_default=True, help="What the selection may plan for."
+)
 @click.option("--out", metavar="FILE", help="Write the rows here as well (.jsonl or .parquet).")
 @click.option(
     "--format",
@@ -43,6 +46,7 @@ def command(
     where: str | None,
     seed: int,
     name: str | None,
+    memory: str,
     out: str | None,
     format_: str,
     as_json: bool,
@@ -61,7 +65,13 @@ def command(
     if out:
         database.check_export(out, format_)
     coreset = database.select(
-        *targets, method=method, budget=budget, where=where, seed=seed, name=name
+        *targets,
+        method=method,
+        budget=budget,
+        where=where,
+        seed=seed,
+        name=name,
+        memory_limit=memory,
     )
     if as_json:
         print_json(facts(coreset))

@@ -16,12 +16,12 @@ from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, keys_of
 from ..store.fill import count_undone
 from .comparison import comparison, understood
+from .eligible_rows import Scanned
 from .features import Feature
 from .lengths import Lengths, counted, lengths_asked
 from .methods import Method
 from .queries import Queries, load_queries, matrix_of, query_hash
 from .ranking import MEMORY_LIMIT, Picks, rank
-from .scan import Scanned
 from .token_budget import lengths_to_try, prefix_that_fits, response_tokens
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,9 +22,9 @@ from ..selectors.needs import (
 from ..selectors.round_robin import take_turns
 from ..selectors.task import Passes, Ranking, Task
 from .comparison import Asker, Comparison
+from .eligible_rows import Scanned
 from .methods import Method
 from .reducers import Reducer, reducer_for
-from .scan import Scanned
 from .term_reducers import word_reducer
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
@@ -175,7 +176,8 @@ def _check_memory(method: Method, tasks: Sequence[Task], limit: int, pick_bytes:
         raise UsageError(
             f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} "
             f"queries plans {needed / 2**30:.1f} GiB of memory, above the limit of "
-            f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit"
+            f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit: "
+            f"--memory {math.ceil(needed / 2**30)}GiB"
         )
 
 

@@ -15,7 +15,7 @@ from .answer import Answer, Request, answer
 from .coresets import Coreset, check_free, describe_members, free_name, record
 from .names import check_name
 from .ranking import MEMORY_LIMIT
-from .scan import BLOCK_BYTES, block_rows
+from .scan import BLOCK_BYTES, block_rows, device
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -126,7 +126,7 @@ def _parameters(request: Request, found: Answer) -> dict:
         import torch
 
         block = (
-            {"block_rows": block_rows(feature.width)}
+            {"block_rows": block_rows(feature.width), "device": device()}
             if feature.column
             else {"block_bytes": BLOCK_BYTES}
         )
