@@ -5,7 +5,7 @@ The command line is a thin skin over this class; each method names the room that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .exploring import Exploring
 from .store.store import Store
@@ -107,6 +107,7 @@ class Database(Exploring):
         where: str | None = None,
         seed: int = 0,
         name: str | None = None,
+        **rules: Any,
     ) -> Coreset:
         """Choose rows for the targets (they share the budget in turns) and keep the choice.
 
@@ -118,6 +119,8 @@ class Database(Exploring):
             where: an SQL expression over the pool's columns, metadata fields included.
             seed: of methods that draw at random.
             name: of the coreset; made up otherwise.
+            rules: what shapes the selection beside its method, as `query.rules.asking.rules_for`
+                takes it: leakage, evaluation, exclude, quota, cap, distinct, distinct_by.
 
         Raises:
             UsageError: an unknown target or method, a malformed budget, a name that is taken.
@@ -125,6 +128,7 @@ class Database(Exploring):
             FingerprintError: target and pool were featurized differently.
             QueryError: `where` is no expression DuckDB accepts.
         """
+        from .query.rules.asking import rules_for
         from .query.selection import select
 
         return select(
@@ -135,6 +139,7 @@ class Database(Exploring):
             where=where,
             seed=seed,
             name=name,
+            rules=rules_for(self.store, **rules),
         )
 
     def coreset(self, name: str) -> Coreset:

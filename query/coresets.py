@@ -17,6 +17,7 @@ from ..schemas.errors import UsageError
 from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.keys import key_of
 from .names import LONGEST, quoted
+from .rules.told import told
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,7 +56,7 @@ class Coreset:
         query_hash: digest of the examples asked with and their feature's fingerprint.
         members: rank (from 1), id, score, target, query, corpus; in order of rank.
         mix: corpora of the pool, most picked first.
-        notes: sentences a person should read (not stored).
+        notes: sentences a person should read; those on its rules are kept with the parameters.
     """
 
     name: str
@@ -196,11 +197,12 @@ def load_coreset(store: Store, name: str) -> Coreset:
     members, mix = describe_members(
         store, rows.select(["rank", "id", "score", "target", "query"]), row["pool_version"]
     )
+    parameters = json.loads(row["parameters"])
     return Coreset(
         name=name,
         targets=tuple(row["targets"] or ()),
         method=row["method"],
-        parameters=json.loads(row["parameters"]),
+        parameters=parameters,
         fingerprint=row["fingerprint"],
         seed=row["seed"],
         budget=row["budget"],
@@ -213,6 +215,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
         created_at=row["created_at"],
         members=members,
         mix=mix,
+        notes=tuple(told(parameters.get("rules"))),
     )
 
 

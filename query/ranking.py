@@ -56,29 +56,39 @@ def rank(
     seed: int,
     eligible: KeySet | None,
     memory_limit: int = MEMORY_LIMIT,
+    spare: int = 0,
 ) -> tuple[Picks, Scanned]:
     """The best `k` rows; with several targets, targets take turns, each with its own ranking.
+
+    Up to `spare` rows more follow, as far as the memory allows.
 
     Raises:
         UsageError: the selector's memory formula exceeds the limit.
     """
     askers = comparison.askers
     sizes = [each.queries for each in askers]
-    tasks = [
-        Task(
-            each.queries,
-            rows,
-            k,
-            seed,
-            method.options,
-            comparison.set_size,
-            each.units,
-            comparison.width,
-            each.lengths,
-        )
-        for each in askers
-    ]
-    _check_memory(method, tasks, memory_limit)
+
+    def tasks_for(length: int) -> list[Task]:
+        return [
+            Task(
+                each.queries,
+                rows,
+                length,
+                seed,
+                method.options,
+                comparison.set_size,
+                each.units,
+                comparison.width,
+                each.lengths,
+            )
+            for each in askers
+        ]
+
+    _check_memory(method, tasks_for(k), memory_limit)
+    while spare and _planned(method, tasks_for(k + spare)) > memory_limit:
+        spare //= 2
+    k += spare
+    tasks = tasks_for(k)
     ends = np.cumsum(sizes).tolist()
     spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     passes = [method.selector.passes(task) for task in tasks]
@@ -121,13 +131,17 @@ def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
 
 
 def _check_memory(method: Method, tasks: Sequence[Task], limit: int) -> None:
-    needed = sum(method.selector.memory(task) + task.k * _PICK_BYTES for task in tasks)
+    needed = _planned(method, tasks)
     if needed > limit:
         raise UsageError(
             f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} "
             f"queries plans {needed / 2**30:.1f} GiB of memory, above the limit of "
             f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit"
         )
+
+
+def _planned(method: Method, tasks: Sequence[Task]) -> int:
+    return sum(method.selector.memory(task) + task.k * _PICK_BYTES for task in tasks)
 
 
 def _merge(rankings: Sequence[Ranking], askers: Sequence[Asker], k: int) -> Picks:
