@@ -1,4 +1,4 @@
-"""The leakage guard as a rule: rows that give an example away are left out, each with the reason."""
+"""The leakage guard as a rule: rows that give an example away leave, each with the reason."""
 
 from __future__ import annotations
 

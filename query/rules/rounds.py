@@ -25,7 +25,7 @@ RankRows = Callable[[int, int, int, KeySet | None], tuple[Picks, Scanned]]
 
 
 class Rule(Protocol):
-    """Looks at ranked rows and says which must leave; `judges_spares` those beyond the budget too."""
+    """Looks at ranked rows (with `judges_spares` also beyond the budget): which must leave?"""
 
     judges_spares: bool
 

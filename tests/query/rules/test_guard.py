@@ -80,7 +80,7 @@ def test_against_pairs(texts, pieces, filler, cut):
     ]
     said = list(filler)
     for which, start, length in pieces:
-        said += ["z"] + examples[which % len(examples)].said.whole[start : start + length]
+        said += ["z", *examples[which % len(examples)].said.whole[start : start + length]]
     at = len(said) // 2 if cut else len(said)
     row = turns(" ".join(said[:at]), " ".join(said[at:]))
     equal, contained, shared = naive(examples, row)

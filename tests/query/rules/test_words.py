@@ -12,7 +12,7 @@ from coresetdb.query.rules.words import ngrams, said_in, words_of
     [
         ("What's 12.5 + x_1?  NO", ["what", "s", "12", "5", "x_1", "no"]),
         ("Straße STRASSE", ["strasse", "strasse"]),
-        ("ﬁne Ａ１", ["fine", "a1"]),
+        ("ﬁne \uff21\uff11", ["fine", "a1"]),
         ("été E\u0301te\u0301", ["été", "été"]),
         ("हिन्दी में", ["हिन्दी", "में"]),
         ("日本のGPT4です", ["日", "本", "の", "gpt4", "で", "す"]),
