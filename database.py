@@ -5,7 +5,7 @@ The command line is a thin skin over this class; each method names the room that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .exploring import Exploring
 from .schemas.memory import memory_bytes
@@ -109,6 +109,7 @@ class Database(Exploring):
         seed: int = 0,
         name: str | None = None,
         memory_limit: str | int = "4GiB",
+        **rules: Any,
     ) -> Coreset:
         """Choose rows for the targets (they share the budget in turns) and keep the choice.
 
@@ -121,6 +122,8 @@ class Database(Exploring):
             seed: of methods that draw at random.
             name: of the coreset; made up otherwise.
             memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
+            rules: what shapes the selection beside its method, as `query.rules.asking.rules_for`
+                takes it: leakage, evaluation, exclude, quota, cap, distinct, distinct_by.
 
         Raises:
             UsageError: an unknown target or method, a malformed budget, a name that is taken, too
@@ -129,6 +132,7 @@ class Database(Exploring):
             FingerprintError: target and pool were featurized differently.
             QueryError: `where` is no expression DuckDB accepts.
         """
+        from .query.rules.asking import rules_for
         from .query.selection import select
 
         return select(
@@ -140,6 +144,7 @@ class Database(Exploring):
             seed=seed,
             name=name,
             memory_limit=memory_bytes(memory_limit),
+            rules=rules_for(self.store, **rules),
         )
 
     def coreset(self, name: str) -> Coreset:
