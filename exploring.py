@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from .ingest.progress import FitProgress
+    from .query.compare import Comparison
+    from .query.explanation import Explanation
     from .query.scores import Scores
     from .store.scores import ScoreSet
     from .store.sql import QueryResult
@@ -84,6 +86,31 @@ class Exploring(Intake):
         from .query.transfer import transfer
 
         return transfer(self.store, targets, method)
+
+    def explain(self, coreset: str, row: str | int, *, without: bool = False) -> Explanation:
+        """Why a row stands in a coreset: who pulled it, what came close, what is in it.
+
+        Args:
+            coreset: its name.
+            row: an id, the beginning of one, or a rank.
+            without: also select again from the pool less this row.
+
+        Raises:
+            UsageError: there is no such coreset, or no such row in it.
+        """
+        from .query.explain import explain
+
+        return explain(self.store, coreset, row, without=without)
+
+    def compare(self, first: str, second: str) -> Comparison:
+        """How two coresets overlap and differ; see `query/compare.py`.
+
+        Raises:
+            UsageError: there is no coreset of one of the names.
+        """
+        from .query.compare import compare
+
+        return compare(self.store, first, second)
 
     def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
         """What every token of a row scores for a target under TRIM; see `query/explanations.py`.

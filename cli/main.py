@@ -27,6 +27,8 @@ COMMANDS = (
     "target",
     "select",
     "coreset",
+    "explain",
+    "compare",
     "export",
     "score",
     "sql",

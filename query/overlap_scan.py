@@ -13,8 +13,8 @@ import numpy as np
 
 from ..selectors.keys import KeySet
 from ..selectors.needs import Lists
+from .eligible_rows import Scanned
 from .reducers import Block, Reducer
-from .scan import Scanned
 from .set_scan import scan_sets
 
 if TYPE_CHECKING:

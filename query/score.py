@@ -22,13 +22,13 @@ from ..selectors.registry import selectors
 from ..store.fill import count_undone
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
 from .comparison import Asker, Comparison, comparison, understood
+from .eligible_rows import Scanned
 from .features import Feature, comparison_of, features_of
 from .methods import Method
 from .overlap_scan import scan_overlap
 from .queries import Queries, load_queries
 from .ranking import MEMORY_LIMIT, rankings
 from .reducers import Block
-from .scan import Scanned
 from .scores import Scores
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def _prepared(
         return list({each.name: each for each in asked}.values()), []
     found, notes = [], []
     for name, feature in features_of(store, dataset.version).items():
-        if comparison_of(feature.representation) or feature.representation.sets:
+        made_by = feature.representation
+        if comparison_of(made_by) or made_by.sets or made_by.terms:
             try:
                 found.append(_prepare(store, dataset, target, name))
             except (UsageError, MissingFeatureError) as error:
@@ -146,12 +147,23 @@ def _prepare(store: Store, dataset: lance.LanceDataset, target: str, text: str) 
             f"its own{instead}"
         )
     queries = load_queries(store, target, feature if method.needs_target else None)
-    compared = comparison(store, dataset, method, feature, [queries])
-    return _Prepared(str(method).replace(":top", "", 1), method, feature, compared)
+    compared = comparison(store, dataset, method, feature, [queries], {})
+    return _Prepared(_name(method), method, feature, compared)
+
+
+def _name(method: Method) -> str:
+    """As short as it is understood: `rds` and `rds(by=max)`, `bm25`, `rds:uot`."""
+    prefix = f"{method.representation}:"
+    if method.selector.feature == method.representation:
+        return str(method).removeprefix(prefix)
+    return str(method).replace(":top", "", 1)
 
 
 def _spelled_out(store: Store, text: str, version: int) -> str:
-    """A representation alone as the method whose order scores rows: `rds` as `rds:top`."""
+    """A representation alone as the method whose order scores rows: `rds` as `rds:top`.
+
+    Where rows are not compared, it is the representation's own: `mads:coverage`, `lexical:bm25`.
+    """
     match = _BARE.fullmatch(text.strip())
     if not match:
         return text
@@ -160,7 +172,7 @@ def _spelled_out(store: Store, text: str, version: int) -> str:
     if name not in features and name not in registry.names():
         return text
     made_by = features[name].representation if name in features else registry.get(name)
-    selector = "coverage" if made_by.sets and not comparison_of(made_by) else "top"
+    selector = "top" if comparison_of(made_by) else made_by.selector
     return f"{name}:{selector}{match['options'] or ''}"
 
 

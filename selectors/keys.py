@@ -87,6 +87,15 @@ class KeySet:
     def __len__(self) -> int:
         return len(self._high)
 
+    def keys(self) -> np.ndarray:
+        """All of them in the order of the ids, (n, 2) int64."""
+        return np.stack([self._high, self._low], axis=1)
+
+    def without(self, others: KeySet) -> KeySet:
+        """Those that are not in another set."""
+        keys = self.keys()
+        return KeySet(keys[~others.contains(keys)])
+
     def contains(self, keys: np.ndarray) -> np.ndarray:
         """Which of the keys (n, 2) are in the set, (n,) bool."""
         found = np.zeros(len(keys), bool)

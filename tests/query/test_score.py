@@ -224,7 +224,7 @@ def made(tmp_path_factory):
         path.write_text("".join(json.dumps(each) + "\n" for each in rows))
         return str(path)
 
-    features = "rds,losses,nait,mads,trim:warmup=none"
+    features = "rds,losses,nait,mads,lexical,trim:warmup=none"
     database = Database.create(
         str(place / "store"), backbone=str(tiny_folder()), dtype="float32", features=features
     )
@@ -235,14 +235,18 @@ def made(tmp_path_factory):
 
 
 def test_scores_are_what_selections_rank_by(made):
-    scores = made.score("gsm8k", "rds,trim,nait,nait(score=cosine)")
-    frame = scores.to_polars()
-    for name, method in (
-        ("rds", "rds:top"),
-        ("trim", "trim"),
-        ("nait", "nait"),
-        ("nait(score=cosine)", "nait(score=cosine)"),
-    ):
+    methods = {
+        "rds": "rds:top",
+        "rds:uot": "rds:uot",
+        "trim": "trim",
+        "nait": "nait",
+        "nait(score=cosine)": "nait(score=cosine)",
+        "losses(score=nll)": "losses(score=nll)",
+        "bm25": "bm25",
+        "dsir(gumbel=false)": "dsir(gumbel=false)",
+    }
+    frame = made.score("gsm8k", ",".join(methods)).to_polars()
+    for name, method in methods.items():
         chosen = made.select("gsm8k", method=method, budget=40)
         assert frame.sort(f"{name}_rank")["id"].to_list() == chosen.ids
         np.testing.assert_array_equal(frame.sort(f"{name}_rank")[name], chosen.table()["score"])
@@ -267,7 +271,8 @@ def test_mads_counts_the_neurons_of_the_target(made):
 
 
 def test_all_that_store_and_target_allow(made):
-    assert set(made.score("gsm8k").methods) >= {"rds", "nait", "mads", "trim"}
+    everything = {"rds", "nait", "mads", "trim", "losses", "bm25"}
+    assert set(made.score("gsm8k").methods) == everything
     two = made.score("two")
     assert "nait" not in two.methods and {"rds", "mads"} <= set(two.methods)
     assert any("not scored by nait" in note and "3" in note for note in two.notes)
