@@ -12,6 +12,8 @@ from coresetdb.selectors.needs import (
     sifted_rows,
     waiting_entries,
 )
+from coresetdb.selectors.registry import selectors
+from coresetdb.selectors.task import Task
 
 torch.set_num_threads(1)
 
@@ -65,3 +67,15 @@ def test_a_budget_of_every_row_keeps_every_row():
 def test_no_rows_give_empty_lists():
     assert reducer_for(TopPerQuery(5), slice(0, 2)).result().keys.shape == (2, 0, 2)
     assert reducer_for(Shuffled(5, 0), slice(0, 0)).result().keys.shape == (1, 0, 2)
+
+
+def test_a_million_rows_and_ten_thousand_picks_plan_little():
+    """Nothing that similarity answers plans more than 0.8 GB; the scan itself adds below 0.5 GB."""
+    for selector in selectors().values():
+        if "query_similarity" not in selector.inputs:
+            continue
+        options = {name: option.default for name, option in selector.options.items()}
+        task = Task(64, 1_000_000, 10_000, options=options, width=1024)
+        assert selector.memory(task) < 800e6, selector.name
+        longer = Task(64, 100_000_000, 10_000, options=options, width=1024)
+        assert selector.memory(longer) == selector.memory(task), selector.name
