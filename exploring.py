@@ -9,7 +9,7 @@ from .intake import Intake
 if TYPE_CHECKING:
     import polars as pl
 
-    from .query.compare import Comparison
+    from .query.compare import SideBySide
     from .query.explanation import Explanation
     from .store.sql import QueryResult
 
@@ -42,7 +42,7 @@ class Exploring(Intake):
 
         return explain(self.store, coreset, row, without=without)
 
-    def compare(self, first: str, second: str) -> Comparison:
+    def compare(self, first: str, second: str) -> SideBySide:
         """How two coresets overlap and differ; see `query/compare.py`.
 
         Raises:

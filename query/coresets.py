@@ -78,6 +78,14 @@ class Coreset(Faces):
     notes: tuple[str, ...] = ()
 
     @property
+    def mmd(self) -> float | None:
+        """Maximum mean discrepancy to the queries, by the cosine (see `query/distances.py`).
+
+        None where undefined, and for coresets made before it was measured.
+        """
+        return self.parameters.get("mmd")
+
+    @property
     def ids(self) -> list[str]:
         """Row ids, best first."""
         return self.members["id"].to_pylist()
@@ -92,6 +100,7 @@ class Coreset(Faces):
     def __repr__(self) -> str:
         asked = f" for {', '.join(self.targets)}" if self.targets else ""
         near = "" if self.distance is None else f", distance {self.distance:.4f}"
+        near += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
         total = sum(share.pool for share in self.mix)
         lines = [
             f"Coreset {self.name}: {len(self):,} rows by {self.method}{asked} "

@@ -99,7 +99,7 @@ def _coreset(store: Store, name: str, request: Request, found: Answer) -> Corese
         filter=request.where,
         eligible=found.eligible,
         short_by=found.short_by,
-        distance=found.distance,
+        distance=found.distances.nearest,
         query_hash=found.query_hash,
         created_at=datetime.now(UTC),
         members=members,
@@ -120,6 +120,7 @@ def _parameters(request: Request, found: Answer) -> dict:
         "targets_version": request.targets_version,
         "missing": found.missing,
         "tokens": found.tokens,
+        "mmd": found.distances.mmd,
         "code_version": VERSION,
     }
     if feature and method.compares:
