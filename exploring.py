@@ -27,6 +27,12 @@ class Exploring(Intake):
 
         return transfer(self.store, targets, method)
 
+    def coreset_list(self) -> list[dict[str, Any]]:
+        """What tells the coresets apart (method, targets, distances, ...), the newest last."""
+        from .query.coresets import list_coresets
+
+        return list_coresets(self.store)
+
     def explain(self, coreset: str, row: str | int, *, without: bool = False) -> Explanation:
         """Why a row stands in a coreset: who pulled it, what came close, what is in it.
 

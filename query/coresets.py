@@ -145,6 +145,26 @@ def coreset_names(store: Store) -> list[str]:
     return sorted(store.dataset("coresets").to_table(columns=["name"])["name"].to_pylist())
 
 
+def list_coresets(store: Store) -> list[dict[str, Any]]:
+    """What tells coresets apart, as JSON values, the newest last; their rows are not read."""
+    rows = store.dataset("coresets").to_table().sort_by("created_at").to_pylist()
+    return [
+        {
+            "coreset": row["name"],
+            "rows": row["rows"],
+            "method": row["method"],
+            "targets": row["targets"] or [],
+            "budget": row["budget"],
+            "filter": row["filter"],
+            "version": row["pool_version"],
+            "distance": row["distance"],
+            "mmd": json.loads(row["parameters"]).get("mmd"),
+            "created": row["created_at"].isoformat(),
+        }
+        for row in rows
+    ]
+
+
 def record(store: Store, coreset: Coreset) -> bool:
     """Write a coreset: its rows, a tag on the pool, then itself; False if the name was taken.
 
