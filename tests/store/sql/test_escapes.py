@@ -300,8 +300,8 @@ def test_a_word_of_the_list_is_no_harm_as_a_name(session: SqlSession) -> None:
         "SELECT count(*) FROM range(10000000000000)",
         "SELECT sum(r) FROM generate_series(1, 10000000000000) t(r)",
         "WITH RECURSIVE t AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM t) SELECT count(*) FROM t",
-        "SELECT max(cosine(a.rds, b.rds) + cosine(c.rds, d.rds)) "
-        "FROM features a, features b, features c, features d",
+        "SELECT max(cosine(a.rds, b.rds) + cosine(c.rds, d.rds) + cosine(e.rds, f.rds)) "
+        "FROM features a, features b, features c, features d, features e, features f",
         "SELECT sleep_ms(1000000)",
     ],
 )
