@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..schemas.budget import Budget
 from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, keys_of

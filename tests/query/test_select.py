@@ -212,7 +212,7 @@ def test_a_name_lost_at_the_last_moment(store, monkeypatch):
 def test_unknown_things_are_named(store):
     with pytest.raises(UsageError, match="targets: arithmetic, python"):
         select(store, ["chemistry"])
-    with pytest.raises(UsageError, match="methods: .*random"):
+    with pytest.raises(UsageError, match=r"methods: .*random"):
         select(store, ["python"], method="tsds")
     with pytest.raises(UsageError, match="name one or more"):
         select(store, method="rds")
