@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from .ingest.progress import FitProgress
-    from .query.compare import Comparison
+    from .query.compare import SideBySide
     from .query.explanation import Explanation
     from .query.scores import Scores
     from .store.scores import ScoreSet
@@ -87,6 +87,12 @@ class Exploring(Intake):
 
         return transfer(self.store, targets, method)
 
+    def coreset_list(self) -> list[dict[str, Any]]:
+        """What tells the coresets apart (method, targets, distances, ...), the newest last."""
+        from .query.coresets import list_coresets
+
+        return list_coresets(self.store)
+
     def explain(self, coreset: str, row: str | int, *, without: bool = False) -> Explanation:
         """Why a row stands in a coreset: who pulled it, what came close, what is in it.
 
@@ -102,7 +108,7 @@ class Exploring(Intake):
 
         return explain(self.store, coreset, row, without=without)
 
-    def compare(self, first: str, second: str) -> Comparison:
+    def compare(self, first: str, second: str) -> SideBySide:
         """How two coresets overlap and differ; see `query/compare.py`.
 
         Raises:
