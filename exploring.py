@@ -9,6 +9,7 @@ from .intake import Intake
 if TYPE_CHECKING:
     import polars as pl
 
+    from .query.method_list import ListedMethod
     from .store.sql import QueryResult
 
 
@@ -46,6 +47,12 @@ class Exploring(Intake):
         from .query.explanations import layer_contributions
 
         return layer_contributions(self.store, target, row, method)
+
+    def methods(self) -> list[ListedMethod]:
+        """Every method by name, what it needs, and whether this store can answer it now."""
+        from .query.method_list import list_methods
+
+        return list_methods(self.store)
 
     def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
         """Run one SELECT over the store's relations, in a process of its own.
