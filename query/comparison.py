@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,13 @@ from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet
 from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from .eligible_rows import Scanned
 from .features import Feature, feature_named, features_of
 from .fetch import fetcher
 from .methods import Method, parse_method
 from .queries import Queries, matrix_of
 from .reducers import Reducer
-from .scan import Scanned, scan_ids, scan_vectors
+from .scan import scan_ids, scan_vectors
 from .score_scan import scan_scores
 from .set_scan import scan_sets, size_of_sets
 from .term_scan import scan_words
@@ -77,8 +78,9 @@ def comparison(
     method: Method,
     feature: Feature | None,
     queries: Sequence[Queries],
+    lengths: Mapping[str | None, np.ndarray],
 ) -> Comparison:
-    """What a method compares rows by, and with whom.
+    """What a method compares rows by, and with whom; `lengths` as `lengths_asked` brings them.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
@@ -89,8 +91,9 @@ def comparison(
     if feature and method.counts:
         return _by_words(dataset, feature, queries, fetch)
     if not method.compares or feature is None:
+        own = tuple(Asker(target, 0, lengths=each) for target, each in lengths.items())
         return Comparison(
-            (Asker(None, 0),),
+            own or (Asker(None, 0),),
             lambda reducers, eligible: scan_ids(dataset, reducers, eligible),
             fetch,
             width=feature.width if feature else 0,

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError
 from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.keys import key_of
+from .faces import Faces
 from .names import LONGEST, quoted
+from .rules.told import told
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from ..store.store import Store
 
 
@@ -37,10 +37,11 @@ class Share:
 
 
 @dataclass(frozen=True, repr=False)
-class Coreset:
-    """A named, replayable selection.
+class Coreset(Faces):
+    """A named, replayable selection; `for messages in coreset` gives its conversations by rank.
 
     Attributes:
+        store: that it was chosen from.
         name: its own.
         targets: asked for, in order; empty for selections without one.
         method: in full, such as "rds:round_robin".
@@ -55,9 +56,10 @@ class Coreset:
         query_hash: digest of the examples asked with and their feature's fingerprint.
         members: rank (from 1), id, score, target, query, corpus; in order of rank.
         mix: corpora of the pool, most picked first.
-        notes: sentences a person should read (not stored).
+        notes: sentences a person should read; those on its rules are kept with the parameters.
     """
 
+    store: Store = field(compare=False)
     name: str
     targets: tuple[str, ...]
     method: str
@@ -77,6 +79,14 @@ class Coreset:
     notes: tuple[str, ...] = ()
 
     @property
+    def mmd(self) -> float | None:
+        """Maximum mean discrepancy to the queries, by the cosine (see `query/distances.py`).
+
+        None where undefined, and for coresets made before it was measured.
+        """
+        return self.parameters.get("mmd")
+
+    @property
     def ids(self) -> list[str]:
         """Row ids, best first."""
         return self.members["id"].to_pylist()
@@ -88,17 +98,10 @@ class Coreset:
         """The members: rank, id, score, target, query (the example that pulled it), corpus."""
         return self.members
 
-    def to_polars(self) -> pl.DataFrame:
-        """The members as a polars frame."""
-        import polars as pl
-
-        frame = pl.from_arrow(self.members)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
-
     def __repr__(self) -> str:
         asked = f" for {', '.join(self.targets)}" if self.targets else ""
         near = "" if self.distance is None else f", distance {self.distance:.4f}"
+        near += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
         total = sum(share.pool for share in self.mix)
         lines = [
             f"Coreset {self.name}: {len(self):,} rows by {self.method}{asked} "
@@ -141,6 +144,26 @@ def tag_of(name: str) -> str:
 def coreset_names(store: Store) -> list[str]:
     """The names of all coresets, sorted."""
     return sorted(store.dataset("coresets").to_table(columns=["name"])["name"].to_pylist())
+
+
+def list_coresets(store: Store) -> list[dict[str, Any]]:
+    """What tells coresets apart, as JSON values, the newest last; their rows are not read."""
+    rows = store.dataset("coresets").to_table().sort_by("created_at").to_pylist()
+    return [
+        {
+            "coreset": row["name"],
+            "rows": row["rows"],
+            "method": row["method"],
+            "targets": row["targets"] or [],
+            "budget": row["budget"],
+            "filter": row["filter"],
+            "version": row["pool_version"],
+            "distance": row["distance"],
+            "mmd": json.loads(row["parameters"]).get("mmd"),
+            "created": row["created_at"].isoformat(),
+        }
+        for row in rows
+    ]
 
 
 def record(store: Store, coreset: Coreset) -> bool:
@@ -196,11 +219,13 @@ def load_coreset(store: Store, name: str) -> Coreset:
     members, mix = describe_members(
         store, rows.select(["rank", "id", "score", "target", "query"]), row["pool_version"]
     )
+    parameters = json.loads(row["parameters"])
     return Coreset(
+        store=store,
         name=name,
         targets=tuple(row["targets"] or ()),
         method=row["method"],
-        parameters=json.loads(row["parameters"]),
+        parameters=parameters,
         fingerprint=row["fingerprint"],
         seed=row["seed"],
         budget=row["budget"],
@@ -213,6 +238,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
         created_at=row["created_at"],
         members=members,
         mix=mix,
+        notes=tuple(told(parameters.get("rules"))),
     )
 
 

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from ..selectors.keys import KeySet, keys_of
 from ..selectors.needs import MAX_BLOCK_ROWS, RowWords
+from .eligible_rows import Scanned
 from .reducers import Block, Reducer
-from .scan import BLOCK_BYTES, Scanned, read_ahead
+from .scan import BLOCK_BYTES, read_ahead
 from .score_scan import packed
 
 if TYPE_CHECKING:

@@ -62,10 +62,18 @@ Passes: TypeAlias = Generator[tuple[Need, ...], tuple[Any, ...], Ranking]
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a selector: its default and, where only some values make sense, all of them."""
+    """An option of a selector: its default and, where only some values make sense, which.
+
+    Attributes:
+        default: its type is the option's.
+        choices: all values that there are; empty for any.
+        least, most: bounds of a number, both included; None for none.
+    """
 
     default: Any
     choices: tuple[Any, ...] = ()
+    least: float | None = None
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Selector:
         name: as it stands after the colon of a method, in underscores.
         version: rises when the same question gets another answer.
         inputs: what it looks at: "ids", "query_similarity", "neuron_sets", "vectors", "columns",
-            "terms".
+            "terms", and "lengths" of a reference: its option `like`, else the target's examples.
         passes: the selection itself (see the module).
         memory: most bytes it needs for a task, scan included; checked before it starts.
         options: by name.
