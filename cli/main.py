@@ -25,6 +25,7 @@ COMMANDS = (
     "verify",
     "compact",
     "target",
+    "methods",
     "select",
     "coreset",
     "explain",
