@@ -30,6 +30,7 @@ COMMANDS = (
     "explain",
     "compare",
     "export",
+    "score",
     "sql",
     "demo",
     "completion",

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..schemas.budget import Budget
 from ..schemas.errors import MissingFeatureError, UsageError
@@ -15,11 +17,15 @@ from ..selectors.keys import KeySet, keys_of
 from ..store.fill import count_undone
 from .comparison import comparison, understood
 from .distances import Distances, distances
+from .eligible_rows import Scanned
 from .features import Feature
+from .lengths import Lengths, counted, lengths_asked
 from .methods import Method
 from .queries import Queries, load_queries, query_hash
 from .ranking import MEMORY_LIMIT, Picks, rank
-from .scan import Scanned
+from .rules.asked import NONE, Rules
+from .rules.ruled import Ruled
+from .rules.told import told
 from .token_budget import lengths_to_try, prefix_that_fits, response_tokens
 
 if TYPE_CHECKING:
@@ -30,7 +36,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """Everything an answer depends on, besides the rows of the store."""
+    """Everything an answer depends on, besides the rows of the store.
+
+    `like` holds the lengths of the coreset that a method names, once they are known.
+    """
 
     targets: tuple[str, ...]
     method: str
@@ -39,6 +48,8 @@ class Request:
     seed: int
     pool_version: int
     targets_version: int
+    like: Lengths | None = None
+    rules: Rules = NONE
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,9 @@ class Answer:
         tokens: response tokens of the picks, for budgets in tokens.
         distances: of the picks to the queries.
         query_hash: digest of what was asked.
+        rules: what was asked and what it left out, as JSON values.
         notes: sentences a person should read.
+        like: lengths of the coreset that the method names, None where it names none.
     """
 
     picks: Picks
@@ -67,7 +80,9 @@ class Answer:
     tokens: int | None
     distances: Distances
     query_hash: str | None
+    rules: dict[str, Any]
     notes: tuple[str, ...]
+    like: Lengths | None = None
 
 
 def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> Answer:
@@ -83,32 +98,35 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     method, feature, queries = asked.method, asked.feature, asked.queries
     version = request.pool_version
     dataset = store.dataset("pool", version)
-    compared = comparison(store, dataset, method, feature, queries)
+    compared = comparison(store, dataset, method, feature, queries, asked.lengths)
     eligible = _eligible(store, request)
     rows = dataset.count_rows() if eligible is None else len(eligible)
 
-    def ranked(k: int) -> tuple[Picks, Scanned]:
+    def ranked(k: int, spare: int, among: int, allowed: KeySet | None) -> tuple[Picks, Scanned]:
         return rank(
             method,
             compared,
-            k=min(k, rows),
-            rows=rows,
+            k=k,
+            rows=among,
             seed=request.seed,
-            eligible=eligible,
+            eligible=allowed,
             memory_limit=memory_limit,
+            spare=spare,
         )
 
+    ruled = Ruled(store, dataset, request, eligible, ranked)
     tokens = None
     if request.budget.unit == "tokens":
-        picks, seen, tokens, short_by = _within_tokens(store, request, dataset, eligible, ranked)
+        picks, tokens, short_by = _within_tokens(store, request, dataset, eligible, ruled.first)
     else:
         k = request.budget.rows(rows)
         if rows and not k:
             raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
-        picks, seen = ranked(k)
+        picks = ruled.first(k)
         short_by = k - len(picks.ids)
-    waiting = count_undone(dataset, feature.recipe) if feature and seen.missing else 0
-    if feature and waiting and not seen.scored:
+    missing = ruled.missing
+    waiting = count_undone(dataset, feature.recipe) if feature and missing else 0
+    if feature and waiting and missing == rows:
         raise MissingFeatureError(
             f"no eligible row of {store.uri} has {feature.name} yet: "
             f"{_to_featurize(store, feature, waiting)}"
@@ -118,15 +136,19 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         method=method,
         feature=feature,
         eligible=rows,
-        missing=seen.missing,
+        missing=missing,
         short_by=short_by,
         tokens=tokens,
         distances=distances(store, feature, queries, picks.ids, version),
         query_hash=asked.hash,
+        rules=ruled.account(),
         notes=(
-            *_notes(request, asked, rows, seen.missing, short_by),
+            *_notes(request, asked, len(picks.ids), rows, missing, short_by),
+            *picks.notes,
+            *told(ruled.account()),
             *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
         ),
+        like=counted(asked.lengths[None]) if None in asked.lengths else None,
     )
 
 
@@ -135,21 +157,21 @@ def _within_tokens(
     request: Request,
     dataset: lance.LanceDataset,
     eligible: KeySet | None,
-    ranked: Callable[[int], tuple[Picks, Scanned]],
-) -> tuple[Picks, Scanned, int, int]:
-    """The longest prefix of the ranking that fits: picks, scan, tokens used, tokens left over.
+    first: Callable[[int], Picks],
+) -> tuple[Picks, int, int]:
+    """The longest prefix of the ranking that fits: picks, tokens used, tokens left over.
 
     Tokens count as left over only when the rows that could be chosen ran out.
     """
     budget, version = int(request.budget.amount), request.pool_version
-    picks, seen, count, used = Picks([], [], [], []), Scanned(), 0, 0
+    picks, count, used = Picks([], [], [], []), 0, 0
     for k in lengths_to_try(response_tokens(dataset, eligible), budget):
-        picks, seen = ranked(k)
+        picks = first(k)
         lengths = store.take(picks.ids, ["response_tokens"], version)["response_tokens"]
         count, used = prefix_that_fits(lengths.to_pylist(), budget)
         if count < len(picks.ids):
             break
-    return picks.first(count), seen, used, budget - used if count == seen.scored else 0
+    return picks.first(count), used, budget - used if count == len(picks.ids) else 0
 
 
 @dataclass(frozen=True)
@@ -160,11 +182,13 @@ class Asked:
         method: with every option spelled out.
         feature: what it looks at, None for nothing.
         queries: the targets' examples, with what the method compares rows by.
+        lengths: those to be matched, see `lengths_asked`.
     """
 
     method: Method
     feature: Feature | None
     queries: list[Queries]
+    lengths: Mapping[str | None, np.ndarray]
 
     @property
     def hash(self) -> str | None:
@@ -179,13 +203,14 @@ def what_is_asked(store: Store, request: Request) -> Asked:
     """
     method, feature = understood(store, request.method, request.pool_version)
     if method.needs_target and not request.targets:
-        raise UsageError(f"{method} compares rows with a target: name one or more")
+        instead = ", or a coreset: length_matched(like=CORESET)" if method.matches_lengths else ""
+        raise UsageError(f"{method} compares rows with a target: name one or more{instead}")
     # A ranking that looks at no target can still be held against one, by the vectors of both.
     held_against = feature if feature and (method.needs_target or feature.column) else None
     queries = [
         load_queries(store, each, held_against, request.targets_version) for each in request.targets
     ]
-    return Asked(method, feature, queries)
+    return Asked(method, feature, queries, lengths_asked(store, request, method))
 
 
 def _eligible(store: Store, request: Request) -> KeySet | None:
@@ -204,13 +229,15 @@ def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
     )
 
 
-def _notes(request: Request, asked: Asked, rows: int, missing: int, short_by: int) -> list[str]:
+def _notes(
+    request: Request, asked: Asked, chosen: int, rows: int, missing: int, short_by: int
+) -> list[str]:
     notes = []
     feature, queries = asked.feature, asked.queries
     if short_by:
         unit = "response tokens" if request.budget.unit == "tokens" else "rows"
         notes.append(
-            f"short by {short_by:,} {unit}: all {rows - missing:,} rows that could be chosen are in"
+            f"short by {short_by:,} {unit}: all {chosen:,} rows that could be chosen are in"
         )
     if missing and feature:
         notes.append(

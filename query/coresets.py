@@ -18,6 +18,7 @@ from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.keys import key_of
 from .faces import Faces
 from .names import LONGEST, quoted
+from .rules.told import told
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -55,7 +56,7 @@ class Coreset(Faces):
         query_hash: digest of the examples asked with and their feature's fingerprint.
         members: rank (from 1), id, score, target, query, corpus; in order of rank.
         mix: corpora of the pool, most picked first.
-        notes: sentences a person should read (not stored).
+        notes: sentences a person should read; those on its rules are kept with the parameters.
     """
 
     store: Store = field(compare=False)
@@ -218,12 +219,13 @@ def load_coreset(store: Store, name: str) -> Coreset:
     members, mix = describe_members(
         store, rows.select(["rank", "id", "score", "target", "query"]), row["pool_version"]
     )
+    parameters = json.loads(row["parameters"])
     return Coreset(
         store=store,
         name=name,
         targets=tuple(row["targets"] or ()),
         method=row["method"],
-        parameters=json.loads(row["parameters"]),
+        parameters=parameters,
         fingerprint=row["fingerprint"],
         seed=row["seed"],
         budget=row["budget"],
@@ -236,6 +238,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
         created_at=row["created_at"],
         members=members,
         mix=mix,
+        notes=tuple(told(parameters.get("rules"))),
     )
 
 

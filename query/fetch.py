@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from ..selectors.keys import KeySet, ids_of, keys_of
+from ..schemas.errors import UsageError
+from ..selectors.keys import KeySet, id_order, ids_of, keys_of
 from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from .eligible_rows import Scanned, eligible_batches
 from .features import Feature
+from .scan import block_rows
 
 if TYPE_CHECKING:
     import lance
 
 _ROWS_PER_BATCH = 1 << 14
+_SCALAR_BYTES = 32
 _BYTES_PER_TAKE = 64 << 20
 
 
 def fetcher(
     dataset: lance.LanceDataset, feature: Feature | None
 ) -> Callable[[Vectors | Columns, KeySet | None], RowVectors | RowColumns]:
-    """Answers `Vectors` (of the feature's column) and `Columns` at the dataset's version."""
+    """Answers `Vectors` (of the feature's column) and `Columns` at the dataset's version.
+
+    The answer raises UsageError for a column that the pool does not have.
+    """
 
     def fetch(need: Vectors | Columns, eligible: KeySet | None) -> RowVectors | RowColumns:
         if isinstance(need, Columns):
+            _check_columns(dataset, need)
             return _columns(dataset, need.names, eligible)
         assert feature is not None and feature.column is not None, "refused by its name otherwise"
         if need.keys is None:
@@ -35,17 +43,45 @@ def fetcher(
     return fetch
 
 
+def _check_columns(dataset: lance.LanceDataset, need: Columns) -> None:
+    """Refuse columns that are not there or hold something else than is asked for.
+
+    Raises:
+        UsageError: names the column, and those that would do.
+    """
+    is_wanted = _is_text if need.text else _is_number
+    known = [field.name for field in dataset.schema if is_wanted(field.type)]
+    for name in need.names:
+        if name not in known:
+            kind = "text" if need.text else "numeric"
+            raise UsageError(
+                f"the pool has no {kind} column {name!r}; {kind} are: {', '.join(known)}. "
+                "coresetdb featurize adds those of a representation"
+            )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
 def _columns(
     dataset: lance.LanceDataset, names: tuple[str, ...], eligible: KeySet | None
 ) -> RowColumns:
     keys: list[np.ndarray] = [np.empty((0, 2), np.int64)]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for own, batch in _eligible_batches(dataset, ["id", *names], eligible):
+    read = ["id", *names]
+    for own, batch in eligible_batches(
+        dataset, read, eligible, Scanned(), batch_rows=_ROWS_PER_BATCH, row_bytes=_SCALAR_BYTES
+    ):
         keys.append(own)
         for name in names:
             parts[name].append(_array(batch.column(name)))
     found = np.concatenate(keys)
-    order = np.lexsort((found[:, 1], found[:, 0]))
+    order = id_order(found)
     columns = {
         name: np.concatenate(each)[order] if each else np.empty(0) for name, each in parts.items()
     }
@@ -53,7 +89,7 @@ def _columns(
 
 
 def _array(column: pa.Array) -> np.ndarray:
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    if _is_text(column.type):
         return column.to_numpy(zero_copy_only=False)
     return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
 
@@ -63,14 +99,24 @@ def _all_vectors(
 ) -> RowVectors:
     keys: list[np.ndarray] = [np.empty((0, 2), np.int64)]
     vectors: list[np.ndarray] = [np.empty((0, width), np.float16)]
-    for own, batch in _eligible_batches(dataset, ["id", column], eligible):
+    missing = 0
+    for own, batch in eligible_batches(
+        dataset,
+        ["id", column],
+        eligible,
+        Scanned(),
+        batch_rows=block_rows(width),
+        row_bytes=2 * width,
+    ):
         feature = batch.column(column)
         present = np.asarray(feature.is_valid())
+        missing += int((~present).sum())
         keys.append(own[present])
         vectors.append(np.array(feature.flatten()).reshape(-1, width))
     found, matrix = np.concatenate(keys), np.concatenate(vectors)
-    order = np.lexsort((found[:, 1], found[:, 0]))
-    return RowVectors(found[order], matrix[order])
+    vectors.clear()  # there are to be two copies at most
+    order = id_order(found)
+    return RowVectors(found[order], matrix[order], missing)
 
 
 def _vectors_of(
@@ -79,13 +125,18 @@ def _vectors_of(
     """By one scan of the ids for where the rows stand, then by taking them."""
     places = _places(dataset, keys)
     matrix = np.empty((len(keys), width), np.float16)
+    present = np.ones(len(keys), bool)
     step = max(1, _BYTES_PER_TAKE // (2 * width))
     for start in range(0, len(keys), step):
         part = places[start : start + step]
         order = np.argsort(part)  # Lance takes in the order of the table fastest
         taken = dataset.take(part[order].tolist(), columns=[column])[column].combine_chunks()
-        matrix[start + order] = np.array(taken.flatten()).reshape(-1, width)
-    return RowVectors(keys, matrix)
+        here = np.asarray(taken.is_valid())
+        present[start + order[~here]] = False
+        matrix[start + order[here]] = np.array(taken.flatten()).reshape(-1, width)
+    if present.all():
+        return RowVectors(keys, matrix)
+    return RowVectors(keys[present], matrix[present], int((~present).sum()))
 
 
 def _places(dataset: lance.LanceDataset, keys: np.ndarray) -> np.ndarray:
@@ -105,17 +156,5 @@ def _places(dataset: lance.LanceDataset, keys: np.ndarray) -> np.ndarray:
         lost = set(ids_of(keys)) - set(ids_of(there))
         raise AssertionError(f"rows of the pool are gone: {sorted(lost)[:3]}")
     result = np.empty(len(keys), np.int64)
-    result[np.lexsort((keys[:, 1], keys[:, 0]))] = where[np.lexsort((there[:, 1], there[:, 0]))]
+    result[id_order(keys)] = where[id_order(there)]
     return result
-
-
-def _eligible_batches(
-    dataset: lance.LanceDataset, columns: list[str], eligible: KeySet | None
-) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    scanner = dataset.scanner(columns=columns, batch_size=_ROWS_PER_BATCH, scan_in_order=True)
-    for batch in scanner.to_batches():
-        keys = keys_of(batch.column("id"))
-        if eligible is not None:
-            allowed = eligible.contains(keys)
-            keys, batch = keys[allowed], batch.filter(pa.array(allowed))
-        yield keys, batch

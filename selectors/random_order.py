@@ -23,6 +23,11 @@ def shuffle_words(keys: np.ndarray, seed: int) -> np.ndarray:
     return _mix(high ^ _mix(low ^ _mix(np.full(1, seed % (1 << 64), np.uint64))))
 
 
+def shuffled(keys: np.ndarray, seed: int) -> np.ndarray:
+    """The numbers of the rows `keys`, (n, 2) int64, in the seeded random order, (n,) int64."""
+    return np.lexsort((keys[:, 1], keys[:, 0], shuffle_words(keys, seed)))
+
+
 def _mix(words: np.ndarray) -> np.ndarray:
     words = words + np.uint64(0x9E3779B97F4A7C15)  # wraps, as meant
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -20,7 +20,7 @@ from ...schemas.errors import UsageError
 from ...schemas.instruction import Instruction
 from ...schemas.version import VERSION
 from ...selectors.keys import keys_of
-from ...selectors.random_order import shuffle_words
+from ...selectors.random_order import shuffled
 from ..coresets import Coreset, load_coreset
 from . import alpaca, messages, prompt_completion, sharegpt
 from .files import check_suffix, opened, write_text
@@ -238,8 +238,7 @@ def _converted(shape: Format, instruction: Instruction) -> Converted | str:
 
 
 def _shuffled(ids: pa.ChunkedArray, seed: int) -> Sequence[int]:
-    keys = keys_of(ids)
-    return np.lexsort((keys[:, 1], keys[:, 0], shuffle_words(keys, seed))).tolist()
+    return shuffled(keys_of(ids), seed).tolist()
 
 
 def _manifest(store: Store, coreset: Coreset) -> dict[str, Any]:

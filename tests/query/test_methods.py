@@ -36,13 +36,15 @@ def test_understood(text, full, representation, options):
         ("", "representation:selector"),
         ("rds:top(by=max", "representation:selector"),
         ("rds top", "representation:selector"),
-        ("tdm", "no representation 'tdm'; methods: random, "),
-        ("rds:knn", "no selector 'knn'; methods: random, "),
-        ("top", "top compares rows, say by what; methods: random, rds:"),
+        ("tdm", "no representation 'tdm'; methods: "),
+        ("rds:knn", "no selector 'knn'; methods: "),
+        ("top", "top compares rows, say by what; methods: "),
         ("rds:top(k=3)", "no option 'k'; top has by"),
         ("rds:top(by)", "no option 'by'"),
         ("rds:round_robin(by=max)", "round_robin has none"),
         ("rds:top(by=median)", "choose from mean, max"),
+        ("rds:uot(reg=0)", "reg=0: it must be at least 0.0001"),
+        ("rds:uot(reg=nan)", "at least"),
     ],
 )
 def test_refused(text, says):

@@ -45,7 +45,7 @@ def database(tmp_path):
         str(tmp_path / "store"),
         backbone=str(tiny_folder()),
         dtype="float32",
-        features="rds,losses,length,words",
+        features="rds,losses,mads,length,words",
     )
     pool = rows(generator, 120)
     made.ingest(written(tmp_path / "a.jsonl", pool[:70]))
@@ -154,13 +154,15 @@ def test_only_what_can_be_compared_is_a_method(database):
     assert names == [
         "random",
         *(f"length:{each}" for each in ("round_robin", "top")),
+        *(f"losses:{each}" for each in ("round_robin", "top")),
+        "mads:coverage",
         *(f"rds:{each}" for each in ("random", "round_robin", "top")),
         *(f"words:{each}" for each in ("round_robin", "top")),
     ]
     for method in names:
         assert len(database.select("few", method=method, budget=4)) == 4
-    with pytest.raises(UsageError, match="losses gives no way to compare rows; methods: random, l"):
-        database.select("few", method="losses")
+    with pytest.raises(UsageError, match="mads gives no way to compare rows; methods: random, l"):
+        database.select("few", method="mads:top")
     with pytest.raises(UsageError, match="name one or more"):
         database.select(method="words")
 
@@ -305,3 +307,26 @@ def test_a_representation_of_another_version_is_refused(database, monkeypatch, t
     with pytest.raises(FingerprintError, match="words was made by version 1 of words"):
         opened.add_target("new", file)
     assert [each.name for each in opened.targets()] == ["few", "more", "one"]
+
+
+def test_losses_rank_rows_by_a_column(database):
+    names = ["nll", "ppl", "nll_alone", "ifd", "el2n"]
+    rows = database.store.dataset("pool").to_table(columns=["id", *names]).to_pylist()
+    for score, sign in ((name, sign) for name in names for sign in (-1, 1)):
+        allowed = [row for row in rows if score != "ifd" or row["ifd"] < 1]
+        allowed.sort(key=lambda row, by=score, sign=sign: (sign * row[by], row["id"]))
+        expected = [row["id"] for row in allowed]
+        order = "descending" if sign < 0 else "ascending"
+        coreset = database.select(method=f"losses(score={score},order={order})", budget=len(rows))
+        assert coreset.ids == expected, (score, order)
+        assert coreset.parameters["missing"] == 0
+        if score == "ifd":  # "keep below 1": more than that are not to be had, and it is said
+            assert 0 < len(expected) < len(rows)
+            said, left_out = str(coreset.notes), len(rows) - len(expected)
+            assert f"{left_out} eligible rows were left out: their ifd is 1 or more" in said
+            assert f"all {len(expected)} rows that could be chosen are in" in said
+    assert database.replay(coreset.name).same
+    with pytest.raises(UsageError, match="score=grad_norm: this store's losses have nll, ppl, nll"):
+        database.select(method="losses(score=grad_norm)")
+    with pytest.raises(UsageError, match="order=up: choose from descending, ascending"):
+        database.select(method="losses(order=up)")

@@ -1,0 +1,93 @@
+"""Length-matched: random rows whose responses are as long as those of a reference (METHODS 3.2).
+
+The control for every method that may only have chosen by length. The reference are the rows of a
+coreset (`like`) or a target's examples. Their response tokens are cut at quantiles into `bins` of
+about equal weight, and bins give their rows, in a seeded random order, in the proportion of the
+reference: the j-th row of a bin with n reference rows has the turn (2j - 1) / n (Sainte-Laguë), so
+every prefix is matched as well as its length allows.
+
+A bin that runs out is passed over, which is said. Rows shorter or longer than all of the reference
+come last, the nearest in length first.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..schemas.errors import MissingFeatureError, UsageError
+from .needs import Columns
+from .random_order import shuffled
+from .task import Option, Passes, Ranking, Selector, Task
+from .turns import turns_of
+
+_TOKENS = "response_tokens"
+
+
+def upper_ends(lengths: np.ndarray, bins: int) -> np.ndarray:
+    """The longest length of each bin of a reference, ascending; at most `bins`, none empty.
+
+    A bin holds lengths above the end of the one before it, the first those of the shortest too.
+    """
+    parts = np.arange(1, bins + 1) / bins
+    return np.unique(np.quantile(lengths, parts, method="inverted_cdf"))
+
+
+def _passes(task: Task) -> Passes:
+    assert task.lengths is not None, "who asks for lengths to be matched brings them"
+    if task.options["bins"] < 1:
+        raise UsageError(f"length_matched: bins={task.options['bins']}: give one or more")
+    (rows,) = yield (Columns((_TOKENS,)),)
+    order = shuffled(rows.keys, task.seed)
+    lengths = rows.columns[_TOKENS][order]
+    if np.isnan(lengths).any():
+        raise MissingFeatureError(
+            "rows of the pool have no token counts, so their lengths cannot be matched"
+        )
+    shortest, longest = task.lengths.min(), task.lengths.max()
+    ends = upper_ends(task.lengths, task.options["bins"])
+    wanted = np.bincount(np.searchsorted(ends, task.lengths))
+
+    inside = np.flatnonzero((lengths >= shortest) & (lengths <= longest))
+    bins = np.searchsorted(ends, lengths[inside])
+    turns = (2 * turns_of(bins) + 1) / wanted[bins]
+    matched = inside[np.lexsort((bins, turns))]
+    outside = np.flatnonzero((lengths < shortest) | (lengths > longest))
+    away = np.maximum(shortest - lengths[outside], lengths[outside] - longest)
+    others = outside[np.argsort(away, kind="stable")]
+
+    picks = np.concatenate([matched, others])[: task.k]
+    starts = np.concatenate([[shortest], ends[:-1] + 1]).astype(int)
+    there = np.bincount(bins, minlength=len(ends))
+    notes = _notes(task.k, starts, ends.astype(int), wanted, there)
+    return Ranking(rows.keys[order[picks]], notes=notes)
+
+
+def _notes(
+    k: int, starts: np.ndarray, ends: np.ndarray, wanted: np.ndarray, there: np.ndarray
+) -> tuple[str, ...]:
+    """Which bins have fewer rows than `k` rows of the reference's lengths take."""
+    share = k * wanted / wanted.sum()
+    short = np.flatnonzero(there < np.floor(share))
+    if not len(short):
+        return ()
+    listed = "; ".join(
+        f"{starts[each]}-{ends[each]}: {there[each]:,} of {share[each]:,.0f}" for each in short
+    )
+    return (
+        f"lengths do not match: for {k:,} rows the pool has too few of these response tokens "
+        f"({listed}), and rows of other lengths stand in",
+    )
+
+
+def _memory(task: Task) -> int:
+    return Columns((_TOKENS,)).bytes(task.rows) + task.rows * 120
+
+
+SELECTOR = Selector(
+    "length_matched",
+    1,
+    ("columns", "lengths"),
+    _passes,
+    _memory,
+    {"like": Option(""), "bins": Option(10)},
+)
