@@ -38,6 +38,9 @@ from .frame import json_option, open_database, print_json, store_argument, talk
     metavar="FILE",
     help="A benchmark whose examples are kept out as well; may be repeated.",
 )
+@click.option(
+    "--approximate", is_flag=True, help="Ask the feature's index (docs/indexing.md), not every row."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the coreset; made up otherwise.")
 @click.option(
@@ -62,6 +65,7 @@ def command(
     leakage: str,
     allow_leakage: bool,
     evaluation: tuple[str, ...],
+    approximate: bool,
     seed: int,
     name: str | None,
     memory: str,
@@ -94,6 +98,7 @@ def command(
         memory_limit=memory,
         leakage="off" if allow_leakage else leakage,
         evaluation=evaluation,
+        approximate=approximate,
     )
     if as_json:
         print_json(facts(coreset))
