@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .intake import Intake
+from .schemas.memory import memory_bytes
 
 if TYPE_CHECKING:
     import polars as pl
 
     from .ingest.progress import FitProgress
-    from .query.compare import Comparison
+    from .query.compare import SideBySide
     from .query.explanation import Explanation
     from .query.scores import Scores
     from .store.scores import ScoreSet
@@ -28,6 +29,7 @@ class Exploring(Intake):
         *,
         where: str | None = None,
         keep: bool = False,
+        memory_limit: str | int = "4GiB",
         progress: FitProgress | None = None,
     ) -> Scores:
         """Score the rows of the pool for a target and keep scores and ranks for SQL.
@@ -38,6 +40,7 @@ class Exploring(Intake):
                 and the target allow by default.
             where: an SQL expression over the pool's columns; only those rows are scored and ranked.
             keep: whether scores at other versions of the pool stay as well.
+            memory_limit: what ranking may plan for, such as `"8GiB"` or a number of bytes.
             progress: is told how far each method is.
 
         Raises:
@@ -48,8 +51,15 @@ class Exploring(Intake):
         """
         from .query.score import score, split_methods
 
-        named = split_methods(methods) if isinstance(methods, str) else methods
-        return score(self.store, target, named, where=where, keep=keep, progress=progress)
+        return score(
+            self.store,
+            target,
+            split_methods(methods) if isinstance(methods, str) else methods,
+            where=where,
+            keep=keep,
+            memory_limit=memory_bytes(memory_limit),
+            progress=progress,
+        )
 
     def scores(self, target: str, methods: Sequence[str] | None = None) -> Scores:
         """What `score` found for a target before: each method's newest scores, side by side.
@@ -87,6 +97,12 @@ class Exploring(Intake):
 
         return transfer(self.store, targets, method)
 
+    def coreset_list(self) -> list[dict[str, Any]]:
+        """What tells the coresets apart (method, targets, distances, ...), the newest last."""
+        from .query.coresets import list_coresets
+
+        return list_coresets(self.store)
+
     def explain(self, coreset: str, row: str | int, *, without: bool = False) -> Explanation:
         """Why a row stands in a coreset: who pulled it, what came close, what is in it.
 
@@ -102,7 +118,7 @@ class Exploring(Intake):
 
         return explain(self.store, coreset, row, without=without)
 
-    def compare(self, first: str, second: str) -> Comparison:
+    def compare(self, first: str, second: str) -> SideBySide:
         """How two coresets overlap and differ; see `query/compare.py`.
 
         Raises:

@@ -1,14 +1,20 @@
-"""Seconds from a target to a coreset, beside the bare scan and the bare multiplication.
+"""Seconds and memory from a target to a coreset, beside what cannot be avoided.
 
-    python benchmarks/selection.py                     100,000 x 256, about a minute
-    python benchmarks/selection.py --rows 1000000 --width 1024 --budget 10000
+    python benchmarks/selection.py                     100,000 x 256, two minutes
+    python benchmarks/selection.py --rows 1000000 --width 1024 --budget 10000 --folder /big/disk
 
-Makes a store of synthetic unit vectors with a power-law spectrum (real embeddings are like that),
-then times each part alone, warm, best of `--repeat`:
+Makes a store of synthetic unit vectors with a power-law spectrum (real embeddings are like that;
+with `--folder` it stays there and is used again), then measures the floors and every method, each
+in a process of its own, warm, best of `--repeat`:
 
-    scan        read the vector column in table order, nothing else
+    scan        read ids and vectors in table order, nothing else
     multiply    cast blocks from float16 and multiply with the queries, vectors in memory
-    select      the whole: queries read, pool scanned, rows chosen, distance, coreset recorded
+    top-k       `torch.topk` of all similarities, 64k rows at a time, similarities in memory
+    METHOD      the whole: queries read, pool scanned, rows chosen, distance, coreset recorded;
+                of it `pass` reading and scoring, and `choose` the selector's own work
+
+`ratio` is a method's time over the sum of the three floors, `added` the peak of memory above what
+the process held when the store was open and all libraries were loaded.
 
 The benchmark is not called select.py: a script's folder comes first on Python's path, and there
 the standard library would find it in place of its own `select`.
@@ -21,26 +27,27 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import lance
 import numpy as np
 import pyarrow as pa
-import torch
 
-import coresetdb
-from coresetdb.query.scan import block_rows
-from coresetdb.query.selection import select
-from coresetdb.schemas.recipe import Recipe
-from coresetdb.schemas.tables import POOL, TARGETS
-from coresetdb.store.keys import key_of
-from coresetdb.store.store import Store
-
-METHODS = ("random", "rds:top", "rds:top(by=max)", "rds:round_robin")
+METHODS = (
+    "random",
+    "rds:top",
+    "rds:top(by=max)",
+    "rds:round_robin",
+    "rds:knn_uniform",
+    "rds:knn_kde",
+    "rds:uot",
+)
+FLOORS = ("scan", "multiply", "top-k")
+TOP_ROWS = 1 << 16
 
 
 def unit_vectors(generator: np.random.Generator, rows: int, width: int) -> np.ndarray:
@@ -56,8 +63,15 @@ def columns(schema: pa.Schema, count: int, filled: dict[str, pa.Array]) -> pa.Ta
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def make_store(place: str, rows: int, width: int, queries: int) -> Store:
+def make_store(place: str, rows: int, width: int, queries: int) -> None:
     """A store of `rows` random rows and a target "t" of `queries` examples."""
+    import lance
+
+    from coresetdb.schemas.recipe import Recipe
+    from coresetdb.schemas.tables import POOL, TARGETS
+    from coresetdb.store.keys import key_of
+    from coresetdb.store.store import Store
+
     recipe = Recipe("rds", 1, {}, {"name": "synthetic"}, ("rds", "rds_reason"))
     metadata = {b"coresetdb:fingerprint": recipe.fingerprint.encode()}
     field = pa.field("rds", pa.list_(pa.float16(), width), metadata=metadata)
@@ -97,7 +111,6 @@ def make_store(place: str, rows: int, width: int, queries: int) -> Store:
         "position": pa.array(range(queries), pa.int32()),
     }
     store.insert("targets", part(TARGETS, queries, extra))
-    return store
 
 
 def best(repeat: int, action: Callable[[], object]) -> float:
@@ -111,18 +124,98 @@ def best(repeat: int, action: Callable[[], object]) -> float:
     return min(times)
 
 
-def bare_scan(store: Store, width: int) -> int:
-    """Read ids and vectors, use nothing."""
-    scanner = store.dataset("pool").scanner(
-        columns=["id", "rds"], batch_size=block_rows(width), io_buffer_size=64 << 20
-    )
-    return sum(batch.num_rows for batch in scanner.to_batches())
+def floor(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of one part that no selection can do without."""
+    import lance
+    import torch
+
+    from coresetdb.query.scan import block_rows
+
+    size, generator = block_rows(options.width), np.random.default_rng(1)
+
+    def scan() -> None:
+        pool = lance.dataset(os.path.join(options.store, "pool.lance"))
+        scanner = pool.scanner(columns=["id", "rds"], batch_size=size, io_buffer_size=64 << 20)
+        for _ in scanner.to_batches():
+            pass
+
+    block = torch.from_numpy(unit_vectors(generator, size, options.width))
+    queries = torch.from_numpy(unit_vectors(generator, options.queries, options.width)).float()
+    gathered = torch.empty(size, options.width)
+
+    def multiply() -> None:
+        for _ in range(-(-options.rows // size)):
+            gathered.copy_(block)
+            gathered @ queries.T
+
+    rows = min(options.rows, TOP_ROWS)
+    fresh = torch.rand(options.queries, rows)
+
+    def top() -> None:
+        kept = torch.empty(options.queries, 0)
+        for _ in range(-(-options.rows // rows)):
+            scores = torch.cat([kept, fresh], dim=1)
+            kept = scores.topk(min(options.budget, scores.shape[1]), dim=1).values
+
+    actions = {"scan": scan, "multiply": multiply, "top-k": top}
+    return {"seconds": best(options.repeat, actions[name])}
 
 
-def bare_multiplication(blocks: int, block: torch.Tensor, queries: torch.Tensor) -> None:
-    """Cast and multiply as many blocks as the pool has, from memory."""
-    for _ in range(blocks):
-        block.float() @ queries.T
+def whole(method: str, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of a selection, of its passes and of the selector, and the memory it adds."""
+    import duckdb  # noqa: F401  what a selection imports on its way is not its memory
+    import torch  # noqa: F401
+
+    from coresetdb.query import comparison, ranking
+    from coresetdb.query.selection import select
+    from coresetdb.store.store import Store
+
+    spent = {"pass": 0.0, "choose": 0.0}
+
+    def timed(part: str, function: Callable) -> Callable:
+        def run(*given):
+            start = time.perf_counter()
+            try:
+                return function(*given)
+            finally:
+                spent[part] += time.perf_counter() - start
+
+        return run
+
+    for name in ("scan_ids", "scan_vectors"):
+        setattr(comparison, name, timed("pass", getattr(comparison, name)))
+    ranking._send = timed("choose", ranking._send)
+    store = Store.open(options.store)
+    before = peak_mib()
+    found: dict[str, float] = {"seconds": float("inf")}
+    for _ in range(1 + options.repeat):
+        spent |= {"pass": 0.0, "choose": 0.0}
+        start = time.perf_counter()
+        select(store, ["t"], method=method, budget=str(options.budget), where=options.where)
+        seconds = time.perf_counter() - start
+        if seconds < found["seconds"]:
+            found = {"seconds": seconds, **spent}
+    return found | {"added_mib": peak_mib() - before}
+
+
+def peak_mib() -> float:
+    """The most memory this process ever held; Linux counts a parent's in `getrusage`."""
+    if os.path.exists("/proc/self/status"):
+        with open("/proc/self/status", encoding="utf-8") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def alone(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """One measurement in a fresh process, which prints JSON."""
+    command = [sys.executable, __file__, "--one", name, "--store", options.store]
+    for key in ("rows", "width", "queries", "budget", "repeat"):
+        command += [f"--{key}", str(getattr(options, key))]
+    if options.where:
+        command += ["--where", options.where]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(run.stdout)
 
 
 def main() -> None:
@@ -133,46 +226,60 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=64)
     parser.add_argument("--budget", type=int, default=1_000)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--folder", help="where to put the store (default: a temporary folder)")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--where", help="a filter, such as \"corpus = 'corpus-1'\"")
+    parser.add_argument("--folder", help="where the store stays (default: a temporary folder)")
     parser.add_argument("--json", default="selection.json", help="where to write the results")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--store", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rows, width, queries = options.rows, options.width, options.queries
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        store = make_store(os.path.join(folder, "store"), rows, width, queries)
-        size = block_rows(width)
-        block = torch.from_numpy(unit_vectors(np.random.default_rng(1), size, width))
-        matrix = block[:queries].float()
-        seconds = {
-            "scan": best(options.repeat, lambda: bare_scan(store, width)),
-            "multiply": best(
-                options.repeat, lambda: bare_multiplication(-(-rows // size), block, matrix)
-            ),
-        }
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for method in METHODS:
-            seconds[f"select {method}"] = best(
-                options.repeat,
-                lambda method=method: select(
-                    store, ["t"], method=method, budget=str(options.budget)
-                ),
-            )
-        added = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{rows:,} rows x {width}, {queries} queries, budget {options.budget:,}")
-    for name, value in seconds.items():
-        print(f"  {name:<24} {value:8.3f} s")
-    print(f"  added peak memory        {added / 1024:8.0f} MiB")
-    report = {
+    if options.one:
+        measure = floor if options.one in FLOORS else whole
+        print(json.dumps(measure(options.one, options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        name = f"store-{options.rows}x{options.width}x{options.queries}"
+        options.store = os.path.join(options.folder or folder, name)
+        if not os.path.exists(options.store):
+            make_store(options.store, options.rows, options.width, options.queries)
+        report(options)
+
+
+def report(options: argparse.Namespace) -> None:
+    """The floors, then every method beside them."""
+    print(
+        f"{options.rows:,} rows x {options.width}, {options.queries} queries, "
+        f"budget {options.budget:,}" + (f", where {options.where}" if options.where else "")
+    )
+    floors = {name: alone(name, options)["seconds"] for name in FLOORS}
+    for name, seconds in floors.items():
+        print(f"  {name:<20} {seconds:8.3f} s", flush=True)
+    total = sum(floors.values())
+    print(f"  {'all three':<20} {total:8.3f} s")
+    print(f"  {'method':<20} {'whole':>8}   {'pass':>8} {'choose':>8} {'ratio':>6} {'added':>10}")
+    methods = {}
+    for method in options.methods:
+        found = methods[method] = alone(method, options)
+        print(
+            f"  {method:<20} {found['seconds']:8.3f} s {found['pass']:8.3f} {found['choose']:8.3f} "
+            f"{found['seconds'] / total:6.2f} {found['added_mib']:6.0f} MiB",
+            flush=True,
+        )
+    import lance
+    import torch
+
+    import coresetdb
+
+    result = {
         "benchmark": "selection",
-        "rows": rows,
-        "width": width,
-        "queries": queries,
-        "budget": options.budget,
-        "seconds": seconds,
-        "added_peak_mib": added / 1024,
+        **{key: getattr(options, key) for key in ("rows", "width", "queries", "budget", "where")},
+        "floors": floors,
+        "methods": methods,
         "versions": {
             "coresetdb": coresetdb.__version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
+            "numpy": np.__version__,
             "lance": lance.__version__,
             "pyarrow": pa.__version__,
         },
@@ -180,12 +287,13 @@ def main() -> None:
             "processor": _processor(),
             "cpus": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             "load": os.getloadavg()[0],
         },
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with open(options.json, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=2)
+        json.dump(result, file, indent=2)
     print(f"written to {options.json}", file=sys.stderr)
 
 

@@ -20,6 +20,7 @@ def facts(coreset: Coreset) -> dict[str, Any]:
         **coreset.row(),
         "parameters": coreset.parameters,
         "created_at": coreset.created_at.isoformat(),
+        "mmd": coreset.mmd,
         "mix": mix,
         "notes": list(coreset.notes),
         "ids": coreset.ids,
@@ -40,11 +41,12 @@ def list_(store: str, as_json: bool) -> None:
     \b
         coresetdb coreset list pool
     """
-    coresets = open_database(store).status().coresets
+    coresets = open_database(store).coreset_list()
     if as_json:
         print_json(coresets)
     elif coresets:
-        click.echo(table(coresets))
+        shown = ({**row, "targets": ", ".join(row["targets"])} for row in coresets)
+        click.echo(table([{**row, "created": row["created"][:16]} for row in shown]))
     else:
         talk(f"No coresets yet. Next: coresetdb select {store} TARGET")
 
@@ -63,7 +65,12 @@ def show(store: str, name: str, as_json: bool) -> None:
     if as_json:
         print_json(facts(coreset))
     else:
-        click.echo(repr(coreset))
+        from .coreset_view import lines
+
+        click.echo("\n".join(lines(coreset)))
+        talk(
+            f"Next: coresetdb explain {store} {name} 1, or coresetdb coreset replay {store} {name}"
+        )
 
 
 @command.command("replay", short_help="Prove that a coreset comes out again.")

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,12 @@ from ..selectors.keys import KeySet, keys_of
 from ..store.fill import count_undone
 from .approximate import Search
 from .comparison import comparison, understood
+from .distances import Distances, distances
 from .eligible_rows import Scanned
 from .features import Feature
 from .lengths import Lengths, counted, lengths_asked
 from .methods import Method
-from .queries import Queries, load_queries, matrix_of, query_hash
+from .queries import Queries, load_queries, query_hash
 from .ranking import MEMORY_LIMIT, Picks, rank
 from .rules.asked import NONE, Rules
 from .rules.ruled import Ruled
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     import lance
 
     from ..store.store import Store
-
-_BYTES_PER_TAKE = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,7 @@ class Answer:
         missing: eligible rows left out because they lack the feature.
         short_by: what is left of the budget, in its unit, because the eligible rows ran out.
         tokens: response tokens of the picks, for budgets in tokens.
-        distance: mean over queries of 1 - highest cosine to a pick (METHODS 3.2); None without
-            vectors to compare, a target or a pick.
+        distances: of the picks to the queries.
         query_hash: digest of what was asked.
         rules: what was asked and what it left out, as JSON values.
         notes: sentences a person should read.
@@ -83,7 +81,7 @@ class Answer:
     missing: int
     short_by: int
     tokens: int | None
-    distance: float | None
+    distances: Distances
     query_hash: str | None
     rules: dict[str, Any]
     notes: tuple[str, ...]
@@ -149,7 +147,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         missing=missing,
         short_by=short_by,
         tokens=tokens,
-        distance=_distance(store, feature, queries, picks.ids, version),
+        distances=distances(store, feature, queries, picks.ids, version),
         query_hash=asked.hash,
         rules=ruled.account(),
         notes=(
@@ -230,30 +228,6 @@ def _eligible(store: Store, request: Request) -> KeySet | None:
     from ..store.filter import eligible_ids
 
     return KeySet(keys_of(eligible_ids(store, request.where, request.pool_version)))
-
-
-def _distance(
-    store: Store,
-    feature: Feature | None,
-    queries: Sequence[Queries],
-    ids: Sequence[str],
-    version: int,
-) -> float | None:
-    if feature is None or not feature.column or not queries or not ids:
-        return None
-    import torch
-
-    matrix = matrix_of(queries)
-    nearest = torch.full((len(matrix),), -np.inf)
-    step = max(1, _BYTES_PER_TAKE // (2 * matrix.shape[1]))
-    for start in range(0, len(ids), step):
-        part = store.take(ids[start : start + step], [feature.column], version)
-        column = part[feature.column].combine_chunks()
-        vectors = torch.from_numpy(np.array(column.flatten())).view(-1, matrix.shape[1])
-        if len(vectors):
-            nearest = nearest.maximum((matrix @ vectors.float().T).amax(dim=1))
-    distance = float((1 - nearest.double()).mean())
-    return distance if np.isfinite(distance) else None
 
 
 def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:

@@ -79,6 +79,14 @@ class Coreset(Faces):
     notes: tuple[str, ...] = ()
 
     @property
+    def mmd(self) -> float | None:
+        """Maximum mean discrepancy to the queries, by the cosine (see `query/distances.py`).
+
+        None where undefined, and for coresets made before it was measured.
+        """
+        return self.parameters.get("mmd")
+
+    @property
     def ids(self) -> list[str]:
         """Row ids, best first."""
         return self.members["id"].to_pylist()
@@ -93,6 +101,7 @@ class Coreset(Faces):
     def __repr__(self) -> str:
         asked = f" for {', '.join(self.targets)}" if self.targets else ""
         near = "" if self.distance is None else f", distance {self.distance:.4f}"
+        near += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
         total = sum(share.pool for share in self.mix)
         lines = [
             f"Coreset {self.name}: {len(self):,} rows by {self.method}{asked} "
@@ -135,6 +144,26 @@ def tag_of(name: str) -> str:
 def coreset_names(store: Store) -> list[str]:
     """The names of all coresets, sorted."""
     return sorted(store.dataset("coresets").to_table(columns=["name"])["name"].to_pylist())
+
+
+def list_coresets(store: Store) -> list[dict[str, Any]]:
+    """What tells coresets apart, as JSON values, the newest last; their rows are not read."""
+    rows = store.dataset("coresets").to_table().sort_by("created_at").to_pylist()
+    return [
+        {
+            "coreset": row["name"],
+            "rows": row["rows"],
+            "method": row["method"],
+            "targets": row["targets"] or [],
+            "budget": row["budget"],
+            "filter": row["filter"],
+            "version": row["pool_version"],
+            "distance": row["distance"],
+            "mmd": json.loads(row["parameters"]).get("mmd"),
+            "created": row["created_at"].isoformat(),
+        }
+        for row in rows
+    ]
 
 
 def record(store: Store, coreset: Coreset) -> bool:

@@ -25,7 +25,7 @@ class RunningTop:
     """The `k` best rows of each of `lists` lists: score descending, then id ascending.
 
     Every list sees the same rows with scores of its own. Each row carries its key and, if asked,
-    one more integer (the query it belongs to).
+    one more number (the query it belongs to, its mean).
     """
 
     def __init__(self, lists: int, k: int) -> None:

@@ -109,7 +109,7 @@ def _coreset(store: Store, name: str, request: Request, found: Answer) -> Corese
         filter=request.where,
         eligible=found.eligible,
         short_by=found.short_by,
-        distance=found.distance,
+        distance=found.distances.nearest,
         query_hash=found.query_hash,
         created_at=datetime.now(UTC),
         members=members,
@@ -131,6 +131,7 @@ def _parameters(request: Request, found: Answer) -> dict:
         "missing": found.missing,
         "tokens": found.tokens,
         "rules": found.rules,
+        "mmd": found.distances.mmd,
         "code_version": VERSION,
     }
     if feature and method.compares:

@@ -5,10 +5,12 @@ pairs of neighbouring words are hashed into buckets; p is the distribution of th
 target's examples, q that over all eligible rows. A row's log importance weight is the sum over its
 words and pairs of log(p + s) - log(q + s), and rows are drawn without replacement by their weights:
 the largest weights, each with a Gumbel variable added, are taken (`gumbel=false` adds none). The
-score is that sum. 10,000 buckets and s = 1e-8 are the published ones.
+score is that sum. 10,000 buckets are the published number.
 
-The weight is a sum, as published, and a bucket that few examples never met costs much: long rows
-score low for a small target. `smoothing` (s) is what to raise.
+The smoothing s is ours: 1e-4, a bucket's even share. The published code has 1e-8, for targets of
+many thousand texts. The weight is a sum, and at 1e-8 every bucket that a handful of examples does
+not meet costs a row about nine: the shortest rows win, whatever they say (docs/methods.md has
+figures).
 
 The Gumbel variable comes of the word that orders rows in `random`: seeded, the same for a row
 wherever it is stored. Where all weights are equal the order is that of `random`.
@@ -98,7 +100,7 @@ SELECTOR = Selector(
     ("terms",),
     _passes,
     _memory,
-    {"gumbel": Option(True), "buckets": Option(10_000), "smoothing": Option(1e-8)},
+    {"gumbel": Option(True), "buckets": Option(10_000), "smoothing": Option(1e-4)},
     feature="lexical",
     paper="Xie et al. 2023",
 )

@@ -16,7 +16,10 @@ from .sql_names import literal, quoted
 
 FINGERPRINT = b"coresetdb:fingerprint"
 
-COSINE = "CREATE MACRO cosine(a, b) AS list_cosine_similarity(a::FLOAT[], b::FLOAT[])"
+# Without the CASE a null array is an error: cast to a list it is one of nulls to that function.
+COSINE = """
+    CREATE MACRO cosine(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL
+    THEN list_cosine_similarity(a::FLOAT[], b::FLOAT[]) END"""
 
 _MEMBER = ("rank", "id", "score", "target", "query")
 

@@ -101,6 +101,11 @@ def question(topic: str, number: int) -> Instruction:
     return Instruction.from_turns(("user", f"{topic} question {number}"), ("assistant", answer))
 
 
+def mute(topic: str) -> Instruction:
+    """An example without an answer."""
+    return Instruction.from_turns(("user", f"{topic} question"), ("assistant", ""))
+
+
 def new_store(place, recipe=RECIPE) -> Store:
     store = Store.create(str(place), {}, feature_fields(), feature_fields(recipe))
     store.put_recipe(RECIPE)
@@ -144,6 +149,7 @@ def toys():
         width=WIDTH,
         vector=vector,
         question=question,
+        mute=mute,
         pool_rows=pool_rows,
         new_store=new_store,
         add_target=add_toy_target,

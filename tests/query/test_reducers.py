@@ -14,6 +14,8 @@ from coresetdb.selectors.needs import (
     sifted_rows,
     waiting_entries,
 )
+from coresetdb.selectors.registry import selectors
+from coresetdb.selectors.task import Task
 
 torch.set_num_threads(1)
 
@@ -101,3 +103,15 @@ def test_means_stand_beside_the_rows_of_every_query(cut):
     expected = similarity[1:].double().mean(dim=0).float().numpy()
     assert (found.means == expected[found.keys[:, :, 0]]).all()
     assert (found.scores == np.sort(similarity[1:].numpy(), axis=1)[:, :-51:-1]).all()
+
+
+def test_a_million_rows_and_ten_thousand_picks_plan_little():
+    """Nothing that similarity answers plans more than 0.8 GB; the scan itself adds below 0.5 GB."""
+    for selector in selectors().values():
+        if "query_similarity" not in selector.inputs:
+            continue
+        options = {name: option.default for name, option in selector.options.items()}
+        task = Task(64, 1_000_000, 10_000, options=options, width=1024)
+        assert selector.memory(task) < 800e6, selector.name
+        longer = Task(64, 100_000_000, 10_000, options=options, width=1024)
+        assert selector.memory(longer) == selector.memory(task), selector.name

@@ -212,13 +212,13 @@ def test_a_name_lost_at_the_last_moment(store, monkeypatch):
 def test_unknown_things_are_named(store):
     with pytest.raises(UsageError, match="targets: arithmetic, python"):
         select(store, ["chemistry"])
-    with pytest.raises(UsageError, match="methods: random"):
+    with pytest.raises(UsageError, match=r"methods: .*random"):
         select(store, ["python"], method="tsds")
     with pytest.raises(UsageError, match="name one or more"):
         select(store, method="rds")
     with pytest.raises(MissingFeatureError, match=r"this store: rds.*featurize .* losses"):
         select(store, ["python"], method="losses:random")
-    with pytest.raises(UsageError, match=r"no way to compare rows; methods: random, rds"):
+    with pytest.raises(UsageError, match=r"no way to compare rows; methods: .*random.* rds:"):
         select(store, ["python"], method="mads:top")
     with pytest.raises(UsageError, match="no coreset 'x'"):
         load_coreset(store, "x")

@@ -142,20 +142,20 @@ def small_steps(request, monkeypatch):
 
 
 def test_k_center_equals_naive(small_steps):
-    for number in range(150):
+    for number in range(100):
         vectors, k, _ = case(number)
         assert drive("k_center", vectors, k) == (naive_k_center(vectors, k), ()), f"case {number}"
 
 
 def test_facility_location_equals_naive(small_steps):
-    for number in range(150):
+    for number in range(100):
         vectors, k, _ = case(number)
         expected = naive_facility_location(vectors, k)
         assert drive("facility_location", vectors, k) == (expected, ()), f"case {number}"
 
 
 def test_deita_filter_equals_naive(small_steps):
-    for number in range(150):
+    for number in range(100):
         vectors, k, generator = case(number)
         scores = generator.standard_normal(len(vectors))
         if number % 2:

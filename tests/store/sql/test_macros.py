@@ -192,6 +192,17 @@ def test_cosine(connection, a: str, b: str, wanted: float | None) -> None:
     assert found == (wanted if wanted is None else pytest.approx(wanted))
 
 
+def test_cosine_of_all_rows_with_all(connection, store: Store) -> None:
+    _, pool = vectors(store, "pool")
+    pairs = "FROM features a, features b WHERE a.id < b.id"
+    query = f"SELECT count(cosine(a.rds, b.rds)), max(cosine(a.rds, b.rds)) {pairs}"
+    [(count, largest)] = connection.sql(query).fetchall()
+    norms = np.linalg.norm(pool, axis=1)
+    cosines = (pool @ pool.T / np.outer(norms, norms))[np.triu_indices(59, 1)]
+    assert count == len(cosines)  # a row that lacks the vector has none
+    assert largest == pytest.approx(cosines.max(), abs=1e-6)
+
+
 def test_cosine_of_different_lengths_is_an_error(connection) -> None:
     with pytest.raises(duckdb.Error, match="dimensions must be equal"):
         connection.sql("SELECT cosine([1], [1, 2])").fetchall()

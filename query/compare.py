@@ -1,0 +1,256 @@
+"""Compare two coresets: what they share, whether they agree on its order, and how they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from .coresets import Coreset, load_coreset
+from .distances import Distances, distances
+from .features import features_of
+from .queries import load_queries
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+PREFIXES = (10, 100, 1000, 10_000)
+"""Ranks down to which the overlap is counted as well."""
+
+LENGTHS = ("prompt_tokens", "response_tokens", "tokens")
+QUANTILES = (0, 10, 25, 50, 75, 90, 100)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two coresets, by what was recorded of it.
+
+    Attributes:
+        distance: and `mmd`, to its own targets by its own method's vectors, which may not be those
+            of the other one.
+    """
+
+    name: str
+    method: str
+    targets: tuple[str, ...]
+    budget: str
+    filter: str | None
+    pool_version: int
+    rows: int
+    distance: float | None
+    mmd: float | None
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Rows of the first `ranks` of both that both have; `jaccard` = common / either."""
+
+    ranks: int
+    common: int
+    jaccard: float
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A corpus's rows in both coresets and in the pool, and its shares of the three."""
+
+    corpus: str
+    first: int
+    second: int
+    pool: int
+    first_share: float
+    second_share: float
+    pool_share: float
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long the rows of both are.
+
+    Attributes:
+        what: the column of the pool.
+        first: mean, and quantiles by QUANTILES; second alike.
+        gap: the greatest distance between the two cumulative distributions (Kolmogorov and
+            Smirnov's), 0 to 1.
+    """
+
+    what: str
+    first: dict[str, float]
+    second: dict[str, float]
+    gap: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Both coresets' distances to one target by one feature, as the store has them now."""
+
+    target: str
+    feature: str
+    first: Distances
+    second: Distances
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """What two coresets share, and how they differ.
+
+    Attributes:
+        first, second: the two.
+        common: rows in both.
+        jaccard: common / in either.
+        of_first, of_second: share of each that the other has as well.
+        by_chance: common rows to expect if one were drawn at random from the pool.
+        spearman: rank correlation on the common rows, -1 to 1; None for fewer than two.
+        prefixes: the overlap of the first 10, 100, ... rows of both.
+        corpora: side by side, the most different first.
+        lengths: of prompt, response and whole row.
+        measured: both distances of each, to every target of the two, by every feature that allows.
+        notes: sentences a person should read.
+    """
+
+    first: Side
+    second: Side
+    common: int
+    jaccard: float
+    of_first: float
+    of_second: float
+    by_chance: float
+    spearman: float | None
+    prefixes: tuple[Overlap, ...]
+    corpora: tuple[Mix, ...]
+    lengths: tuple[Lengths, ...]
+    measured: tuple[Measured, ...]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The comparison as JSON values."""
+        return asdict(self)
+
+
+def compare(store: Store, first: str, second: str) -> SideBySide:
+    """Hold two coresets of a store against each other.
+
+    Raises:
+        UsageError: there is no coreset of one of the names, or one of them is empty.
+    """
+    pair = (load_coreset(store, first), load_coreset(store, second))
+    for each in pair:
+        if not len(each):
+            raise UsageError(f"{each.name} has no rows to compare")
+    ids = pair[0].ids, pair[1].ids
+    whole = _overlap(ids, max(map(len, pair)))
+    pool = sum(share.pool for share in max(pair, key=lambda each: each.pool_version).mix)
+    measured, notes = _measured(store, pair)
+    if pair[0].pool_version != pair[1].pool_version:
+        notes.append(
+            f"they were chosen from different versions of the pool, {pair[0].pool_version} and "
+            f"{pair[1].pool_version}"
+        )
+    return SideBySide(
+        first=_side(pair[0]),
+        second=_side(pair[1]),
+        common=whole.common,
+        jaccard=whole.jaccard,
+        of_first=whole.common / len(ids[0]),
+        of_second=whole.common / len(ids[1]),
+        by_chance=len(ids[0]) * len(ids[1]) / pool,
+        spearman=spearman(*ids),
+        prefixes=tuple(_overlap(ids, k) for k in PREFIXES if k < max(map(len, pair))),
+        corpora=_corpora(*pair),
+        lengths=_lengths(store, pair),
+        measured=tuple(measured),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def spearman(first: Sequence[str], second: Sequence[str]) -> float | None:
+    """Spearman's rank correlation of two orders on the ids that both have; None below two.
+
+    The common ids are ranked anew within each order, so that there are no ties.
+    """
+    places = {each: place for place, each in enumerate(second)}
+    theirs = np.array([places[each] for each in first if each in places], np.int64)
+    count = len(theirs)
+    if count < 2:
+        return None
+    ranks = np.argsort(np.argsort(theirs))
+    apart = (ranks - np.arange(count)).astype(np.float64)
+    return 1 - 6 * float(apart @ apart) / (count * (count**2 - 1))
+
+
+def _side(coreset: Coreset) -> Side:
+    return Side(
+        name=coreset.name,
+        method=coreset.method,
+        targets=coreset.targets,
+        budget=coreset.budget,
+        filter=coreset.filter,
+        pool_version=coreset.pool_version,
+        rows=len(coreset),
+        distance=coreset.distance,
+        mmd=coreset.mmd,
+    )
+
+
+def _overlap(ids: tuple[Sequence[str], Sequence[str]], ranks: int) -> Overlap:
+    first, second = (set(each[:ranks]) for each in ids)
+    common = len(first & second)
+    return Overlap(ranks, common, common / len(first | second))
+
+
+def _corpora(first: Coreset, second: Coreset) -> tuple[Mix, ...]:
+    newest = max((first, second), key=lambda each: each.pool_version)
+    picked = [{share.corpus: share.picked for share in each.mix} for each in (first, second)]
+    total = sum(share.pool for share in newest.mix)
+    rows = []
+    for share in newest.mix:
+        counts = [each.get(share.corpus, 0) for each in picked]
+        if any(counts):
+            shares = counts[0] / len(first), counts[1] / len(second), share.pool / total
+            rows.append(Mix(share.corpus, *counts, share.pool, *shares))
+    rows.sort(key=lambda row: (-abs(row.first_share - row.second_share), row.corpus))
+    return tuple(rows)
+
+
+def _lengths(store: Store, pair: Sequence[Coreset]) -> tuple[Lengths, ...]:
+    taken = [store.take(each.ids, LENGTHS, each.pool_version) for each in pair]
+    found = []
+    for what in LENGTHS:
+        first, second = (each[what].drop_null().to_numpy() for each in taken)
+        gap = _gap(first, second)
+        found.append(Lengths(what, _described(first), _described(second), gap))
+    return tuple(found)
+
+
+def _described(lengths: np.ndarray) -> dict[str, float]:
+    quantiles = np.percentile(lengths, QUANTILES)
+    named = {f"q{q}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)}
+    return {"mean": float(lengths.mean()), **named}
+
+
+def _gap(first: np.ndarray, second: np.ndarray) -> float:
+    values = np.unique(np.concatenate([first, second]))
+    below = [
+        np.searchsorted(np.sort(each), values, "right") / len(each) for each in (first, second)
+    ]
+    return float(np.abs(below[0] - below[1]).max())
+
+
+def _measured(store: Store, pair: Sequence[Coreset]) -> tuple[list[Measured], list[str]]:
+    """Both distances of both by the same yardsticks, and what could not be measured."""
+    found, notes = [], []
+    version = store.version("pool")
+    features = [each for each in features_of(store, version).values() if each.column]
+    for target in dict.fromkeys(each for coreset in pair for each in coreset.targets):
+        for feature in features:
+            try:
+                queries = [load_queries(store, target, feature)]
+            except (UsageError, MissingFeatureError, FingerprintError) as error:
+                notes.append(f"not measured: {error}")
+                continue
+            first, second = (distances(store, feature, queries, each.ids, version) for each in pair)
+            found.append(Measured(target, feature.name, first, second))
+    return found, notes
