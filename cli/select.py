@@ -65,6 +65,9 @@ from .frame import json_option, open_database, print_json, store_argument, talk
 @click.option(
     "--distinct-by", metavar="FEATURE", help="Whose vectors tell; the method's own otherwise."
 )
+@click.option(
+    "--approximate", is_flag=True, help="Ask the feature's index (docs/indexing.md), not every row."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the coreset; made up otherwise.")
 @click.option(
@@ -94,6 +97,7 @@ def command(
     cap: tuple[str, ...],
     distinct: float | None,
     distinct_by: str | None,
+    approximate: bool,
     seed: int,
     name: str | None,
     memory: str,
@@ -132,6 +136,7 @@ def command(
         cap=cap,
         distinct=distinct,
         distinct_by=distinct_by,
+        approximate=approximate,
     )
     if as_json:
         print_json(facts(coreset))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..schemas.budget import Budget
 from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, keys_of
 from ..store.fill import count_undone
+from .approximate import Search
 from .comparison import comparison, understood
 from .distances import Distances, distances
 from .eligible_rows import Scanned
@@ -50,6 +51,7 @@ class Request:
     targets_version: int
     like: Lengths | None = None
     rules: Rules = NONE
+    approximate: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Answer:
         rules: what was asked and what it left out, as JSON values.
         notes: sentences a person should read.
         like: lengths of the coreset that the method names, None where it names none.
+        approximate: which index found the rows and how well, as JSON values; None for every row.
     """
 
     picks: Picks
@@ -83,6 +86,7 @@ class Answer:
     rules: dict[str, Any]
     notes: tuple[str, ...]
     like: Lengths | None = None
+    approximate: dict[str, Any] | None = None
 
 
 def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> Answer:
@@ -99,6 +103,10 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     version = request.pool_version
     dataset = store.dataset("pool", version)
     compared = comparison(store, dataset, method, feature, queries, asked.lengths)
+    search = None
+    if request.approximate:
+        search = Search(store, dataset, method, feature, queries, compared)
+        compared = replace(compared, scan=search.scan)
     total = dataset.count_rows()
     eligible = _eligible(store, dataset, request)
     rows = total if eligible is None else len(eligible)
@@ -152,6 +160,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
             *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
         ),
         like=counted(asked.lengths[None]) if None in asked.lengths else None,
+        approximate=search.facts if search else None,
     )
 
 

@@ -67,6 +67,7 @@ class Reducer(Protocol):
 class _TopPerQuery:
     def __init__(self, need: TopPerQuery, queries: slice) -> None:
         self._queries, self._means = queries, need.means
+        self.nearest = None if need.means else need.k
         self._top = RunningTop(queries.stop - queries.start, need.k)
 
     def feed(self, block: Block) -> None:
@@ -93,6 +94,7 @@ class _TopPerQuery:
 class _TopRows:
     def __init__(self, need: TopRows, queries: slice) -> None:
         self._queries, self._by = queries, need.by
+        self.nearest = need.k if need.by == "max" else None
         self._top = RunningTop(1, need.k)
 
     def feed(self, block: Block) -> None:
@@ -219,3 +221,8 @@ def reducer_for(need: Need, queries: slice) -> Reducer:
             return _Shuffled(need)
         case Sets():
             return _Sets()
+
+
+def nearest_wanted(reducer: Reducer) -> int | None:
+    """How many of every query's nearest rows settle what a reducer finds; None where none do."""
+    return reducer.nearest if isinstance(reducer, _TopPerQuery | _TopRows) else None
