@@ -14,7 +14,7 @@ import pyarrow as pa
 from ..selectors.needs import (
     Lists,
     LogSumExp,
-    Need,
+    Reduced,
     RowSets,
     RowWords,
     Sets,
@@ -206,7 +206,7 @@ class _Sets:
         return RowSets(np.concatenate(self._keys), starts, np.concatenate(self._units))
 
 
-def reducer_for(need: Need, queries: slice) -> Reducer:
+def reducer_for(need: Reduced, queries: slice) -> Reducer:
     """The reducer that answers a need, for the queries of one target (a slice of all queries)."""
     match need:
         case TopPerQuery():

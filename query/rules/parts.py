@@ -80,5 +80,7 @@ def interleaved(parts: Sequence[tuple[Picks, int]]) -> tuple[Picks, int]:
         return [values[at] for at in order]
 
     notes = dict.fromkeys(chain.from_iterable(picks.notes for picks, _ in parts))
-    whole = Picks(*map(merged, ("ids", "scores", "targets", "queries")), tuple(notes))
+    whole = Picks(
+        merged("ids"), merged("scores"), merged("targets"), merged("queries"), tuple(notes)
+    )
     return whole, sum(count for _, count in parts)
