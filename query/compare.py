@@ -209,8 +209,17 @@ def _corpora(first: Coreset, second: Coreset) -> tuple[Mix, ...]:
     for share in newest.mix:
         counts = [each.get(share.corpus, 0) for each in picked]
         if any(counts):
-            shares = counts[0] / len(first), counts[1] / len(second), share.pool / total
-            rows.append(Mix(share.corpus, *counts, share.pool, *shares))
+            rows.append(
+                Mix(
+                    share.corpus,
+                    counts[0],
+                    counts[1],
+                    share.pool,
+                    counts[0] / max(len(first), 1),  # a filter may have let nothing through
+                    counts[1] / max(len(second), 1),
+                    share.pool / total,
+                )
+            )
     rows.sort(key=lambda row: (-abs(row.first_share - row.second_share), row.corpus))
     return tuple(rows)
 
