@@ -5,9 +5,10 @@ The command line is a thin skin over this class; each method names the room that
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .exploring import Exploring
+from .schemas.memory import memory_bytes
 from .store.store import Store
 from .upkeep import repair_store, verify_store
 
@@ -107,6 +108,8 @@ class Database(Exploring):
         where: str | None = None,
         seed: int = 0,
         name: str | None = None,
+        memory_limit: str | int = "4GiB",
+        **rules: Any,
     ) -> Coreset:
         """Choose rows for the targets (they share the budget in turns) and keep the choice.
 
@@ -118,13 +121,18 @@ class Database(Exploring):
             where: an SQL expression over the pool's columns, metadata fields included.
             seed: of methods that draw at random.
             name: of the coreset; made up otherwise.
+            memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
+            rules: what shapes the selection beside its method, as `query.rules.asking.rules_for`
+                takes it: leakage, evaluation, exclude, quota, cap, distinct, distinct_by.
 
         Raises:
-            UsageError: an unknown target or method, a malformed budget, a name that is taken.
+            UsageError: an unknown target or method, a malformed budget, a name that is taken, too
+                much memory planned.
             MissingFeatureError: the store lacks what the method compares.
             FingerprintError: target and pool were featurized differently.
             QueryError: `where` is no expression DuckDB accepts.
         """
+        from .query.rules.asking import rules_for
         from .query.selection import select
 
         return select(
@@ -135,6 +143,8 @@ class Database(Exploring):
             where=where,
             seed=seed,
             name=name,
+            memory_limit=memory_bytes(memory_limit),
+            rules=rules_for(self.store, **rules),
         )
 
     def coreset(self, name: str) -> Coreset:
@@ -149,11 +159,11 @@ class Database(Exploring):
 
         return coreset_names(self.store)
 
-    def replay(self, name: str) -> Replay:
+    def replay(self, name: str, *, memory_limit: str | int = "4GiB") -> Replay:
         """Select again exactly as a coreset was selected, and compare the ids."""
         from .query.replay import replay
 
-        return replay(self.store, name)
+        return replay(self.store, name, memory_bytes(memory_limit))
 
     def remove_coreset(self, name: str) -> None:
         """Forget a coreset; the pool keeps its rows."""

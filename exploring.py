@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .intake import Intake
@@ -9,11 +10,72 @@ from .intake import Intake
 if TYPE_CHECKING:
     import polars as pl
 
+    from .ingest.progress import FitProgress
+    from .query.compare import Comparison
+    from .query.explanation import Explanation
+    from .query.scores import Scores
+    from .store.scores import ScoreSet
     from .store.sql import QueryResult
 
 
 class Exploring(Intake):
     """An open store that answers questions about its rows; nothing here changes the pool."""
+
+    def score(
+        self,
+        target: str,
+        methods: str | Sequence[str] | None = None,
+        *,
+        where: str | None = None,
+        keep: bool = False,
+        progress: FitProgress | None = None,
+    ) -> Scores:
+        """Score the rows of the pool for a target and keep scores and ranks for SQL.
+
+        Args:
+            target: its name.
+            methods: such as `["rds", "trim(scope=response)"]` or `"rds,trim"`; all that the store
+                and the target allow by default.
+            where: an SQL expression over the pool's columns; only those rows are scored and ranked.
+            keep: whether scores at other versions of the pool stay as well.
+            progress: is told how far each method is.
+
+        Raises:
+            UsageError: an unknown target or method, or one that gives rows no score of their own.
+            MissingFeatureError: the store lacks what a method compares.
+            FingerprintError: target and pool were featurized differently.
+            QueryError: `where` is no expression DuckDB accepts.
+        """
+        from .query.score import score, split_methods
+
+        named = split_methods(methods) if isinstance(methods, str) else methods
+        return score(self.store, target, named, where=where, keep=keep, progress=progress)
+
+    def scores(self, target: str, methods: Sequence[str] | None = None) -> Scores:
+        """What `score` found for a target before: each method's newest scores, side by side.
+
+        Raises:
+            UsageError: there are no such scores.
+        """
+        from .query.scores import load_scores
+
+        return load_scores(self.store, target, methods)
+
+    def score_sets(self) -> list[ScoreSet]:
+        """Which scores are kept: target, method, version of the pool, and how many rows."""
+        from .store.scores import score_sets
+
+        return score_sets(self.store)
+
+    def remove_scores(self, target: str, methods: Sequence[str] | None = None) -> int:
+        """Forget scores of a target, all or those by some methods; returns how many rows it had.
+
+        Raises:
+            UsageError: there are no such scores.
+        """
+        from .query.scores import remove_scores
+
+        return remove_scores(self.store, target, methods)
 
     def transfer(self, *targets: str, method: str = "nait") -> pl.DataFrame:
         """The mean score of every target's examples as every other target scores them.
@@ -24,6 +86,31 @@ class Exploring(Intake):
         from .query.transfer import transfer
 
         return transfer(self.store, targets, method)
+
+    def explain(self, coreset: str, row: str | int, *, without: bool = False) -> Explanation:
+        """Why a row stands in a coreset: who pulled it, what came close, what is in it.
+
+        Args:
+            coreset: its name.
+            row: an id, the beginning of one, or a rank.
+            without: also select again from the pool less this row.
+
+        Raises:
+            UsageError: there is no such coreset, or no such row in it.
+        """
+        from .query.explain import explain
+
+        return explain(self.store, coreset, row, without=without)
+
+    def compare(self, first: str, second: str) -> Comparison:
+        """How two coresets overlap and differ; see `query/compare.py`.
+
+        Raises:
+            UsageError: there is no coreset of one of the names.
+        """
+        from .query.compare import compare
+
+        return compare(self.store, first, second)
 
     def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
         """What every token of a row scores for a target under TRIM; see `query/explanations.py`.

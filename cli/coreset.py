@@ -69,13 +69,16 @@ def show(store: str, name: str, as_json: bool) -> None:
 @command.command("replay", short_help="Prove that a coreset comes out again.")
 @store_argument
 @click.argument("name")
-def replay(store: str, name: str) -> int:
+@click.option(
+    "--memory", default="4GiB", show_default=True, help="What the selection may plan for."
+)
+def replay(store: str, name: str, memory: str) -> int:
     """Select again as coreset NAME was selected and compare the ids, one by one.
 
     \b
         coresetdb coreset replay pool gsm8k-rds-1
     """
-    replayed = open_database(store).replay(name)
+    replayed = open_database(store).replay(name, memory_limit=memory)
     if replayed.same:
         click.echo(f"{name}: the same {len(replayed.ids):,} ids come out, in the same order.")
         return 0

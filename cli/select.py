@@ -23,8 +23,26 @@ from .frame import json_option, open_database, print_json, store_argument, talk
     "--budget", default="1000", show_default=True, help="Rows, 5% or 200k-tokens of responses."
 )
 @click.option("--where", metavar="SQL", help="Only rows for which this SQL expression holds.")
+@click.option(
+    "--leakage",
+    default="ranked",
+    show_default=True,
+    type=click.Choice(["ranked", "full", "off"]),
+    help="Which rows are held against the examples: those that come up, all, or none.",
+)
+@click.option("--allow-leakage", is_flag=True, help="The same as --leakage off.")
+@click.option(
+    "--eval",
+    "evaluation",
+    multiple=True,
+    metavar="FILE",
+    help="A benchmark whose examples are kept out as well; may be repeated.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--name", help="Name of the coreset; made up otherwise.")
+@click.option(
+    "--memory", default="4GiB", show_default=True, help="What the selection may plan for."
+)
 @click.option("--out", metavar="FILE", help="Write the rows here as well (.jsonl or .parquet).")
 @click.option(
     "--format",
@@ -41,27 +59,41 @@ def command(
     method: str,
     budget: str,
     where: str | None,
+    leakage: str,
+    allow_leakage: bool,
+    evaluation: tuple[str, ...],
     seed: int,
     name: str | None,
+    memory: str,
     out: str | None,
     format_: str,
     as_json: bool,
 ) -> None:
     """Choose rows of STORE for TARGETs (they share the budget in turns); no model runs.
 
-    The choice is kept as a coreset with everything needed to repeat it.
+    Rows that give an example of a target away are left out (docs/rules.md). The choice is kept as
+    a coreset with everything needed to repeat it.
 
     \b
         coresetdb select pool gsm8k --budget 1000 --out gsm8k.jsonl
         coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
+        coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
         coresetdb select pool --method random --budget 1000 --seed 1
     """
     database = open_database(store)
     if out:
         database.check_export(out, format_)
     coreset = database.select(
-        *targets, method=method, budget=budget, where=where, seed=seed, name=name
+        *targets,
+        method=method,
+        budget=budget,
+        where=where,
+        seed=seed,
+        name=name,
+        memory_limit=memory,
+        leakage="off" if allow_leakage else leakage,
+        evaluation=evaluation,
     )
     if as_json:
         print_json(facts(coreset))

@@ -46,13 +46,14 @@ def command(
 ) -> None:
     """Ask anything of STORE in SQL.
 
-    The pool (without its vectors), metadata fields, sources, targets, scores, coresets, runs and
-    rejects are relations of DuckDB. QUERY is one SELECT; without it, it is read from standard
-    input, or on a terminal a prompt opens.
+    The pool with its metadata fields, vectors (`features`), sources, targets, scores, coresets,
+    runs and rejects are relations of DuckDB. QUERY is one SELECT; without it, it is read from
+    standard input, or on a terminal a prompt opens. docs/cookbook.md has queries to start from.
 
     \b
         coresetdb sql pool "SELECT corpus, count(*) FROM pool GROUP BY corpus"
-        coresetdb sql pool "FROM coreset_rows WHERE coreset = 'math'" --csv > math.csv
+        coresetdb sql pool "SELECT * EXCLUDE messages FROM members('math')" --csv > math.csv
+        coresetdb sql pool "FROM nearest('gsm8k', 'rds', 10) JOIN pool USING (id)" --json
     """
     if as_csv + as_json + (parquet is not None) > 1:
         raise click.UsageError("choose one of --csv, --json and --parquet")

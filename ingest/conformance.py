@@ -344,7 +344,11 @@ def _check_comparison(recipe: Recipe, backbone: Backbone, found: Learned) -> Non
     assert scores.shape == (len(rows),) and scores.dtype == np.float32, "scores are (n,) float32"
     without = np.array([reason is not None for reason in table[recipe.reason].to_pylist()])
     assert np.isnan(scores[without]).all(), "a row without the feature must score NaN"
-    assert np.isfinite(scores[~without]).all(), "a row with the feature must have a score"
-    halves = [scorer.scores(batch.slice(0, 9)), scorer.scores(batch.slice(9))]
-    error = _distance(np.concatenate(halves), scores)
+    refused = np.isneginf(scores)
+    assert np.isfinite(scores[~without & ~refused]).all(), (
+        "a row with the feature must have a score, or minus infinity where it must not be chosen"
+    )
+    assert scorer.refuses or not refused.any(), "a scorer says why a row must not be chosen"
+    halves = np.concatenate([scorer.scores(batch.slice(0, 9)), scorer.scores(batch.slice(9))])
+    error = _distance(*(np.where(np.isneginf(each), np.nan, each) for each in (halves, scores)))
     assert error <= TOLERANCE, f"scores depend on the rows scored with them ({error:.1e})"

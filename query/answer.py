@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,12 +16,15 @@ from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, keys_of
 from ..store.fill import count_undone
 from .comparison import comparison, understood
+from .eligible_rows import Scanned
 from .features import Feature
 from .lengths import Lengths, counted, lengths_asked
 from .methods import Method
 from .queries import Queries, load_queries, matrix_of, query_hash
 from .ranking import MEMORY_LIMIT, Picks, rank
-from .scan import Scanned
+from .rules.asked import NONE, Rules
+from .rules.ruled import Ruled
+from .rules.told import told
 from .token_budget import lengths_to_try, prefix_that_fits, response_tokens
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ class Request:
     pool_version: int
     targets_version: int
     like: Lengths | None = None
+    rules: Rules = NONE
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Answer:
         distance: mean over queries of 1 - highest cosine to a pick (METHODS 3.2); None without
             vectors to compare, a target or a pick.
         query_hash: digest of what was asked.
+        rules: what was asked and what it left out, as JSON values.
         notes: sentences a person should read.
         like: lengths of the coreset that the method names, None where it names none.
     """
@@ -77,6 +82,7 @@ class Answer:
     tokens: int | None
     distance: float | None
     query_hash: str | None
+    rules: dict[str, Any]
     notes: tuple[str, ...]
     like: Lengths | None = None
 
@@ -98,28 +104,31 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     eligible = _eligible(store, request)
     rows = dataset.count_rows() if eligible is None else len(eligible)
 
-    def ranked(k: int) -> tuple[Picks, Scanned]:
+    def ranked(k: int, spare: int, among: int, allowed: KeySet | None) -> tuple[Picks, Scanned]:
         return rank(
             method,
             compared,
-            k=min(k, rows),
-            rows=rows,
+            k=k,
+            rows=among,
             seed=request.seed,
-            eligible=eligible,
+            eligible=allowed,
             memory_limit=memory_limit,
+            spare=spare,
         )
 
+    ruled = Ruled(store, dataset, request, eligible, ranked)
     tokens = None
     if request.budget.unit == "tokens":
-        picks, seen, tokens, short_by = _within_tokens(store, request, dataset, eligible, ranked)
+        picks, tokens, short_by = _within_tokens(store, request, dataset, eligible, ruled.first)
     else:
         k = request.budget.rows(rows)
         if rows and not k:
             raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
-        picks, seen = ranked(k)
+        picks = ruled.first(k)
         short_by = k - len(picks.ids)
-    waiting = count_undone(dataset, feature.recipe) if feature and seen.missing else 0
-    if feature and waiting and not seen.scored:
+    missing = ruled.missing
+    waiting = count_undone(dataset, feature.recipe) if feature and missing else 0
+    if feature and waiting and missing == rows:
         raise MissingFeatureError(
             f"no eligible row of {store.uri} has {feature.name} yet: "
             f"{_to_featurize(store, feature, waiting)}"
@@ -129,14 +138,16 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         method=method,
         feature=feature,
         eligible=rows,
-        missing=seen.missing,
+        missing=missing,
         short_by=short_by,
         tokens=tokens,
         distance=_distance(store, feature, queries, picks.ids, version),
         query_hash=asked.hash,
+        rules=ruled.account(),
         notes=(
-            *_notes(request, asked, len(picks.ids), rows, seen.missing, short_by),
+            *_notes(request, asked, len(picks.ids), rows, missing, short_by),
             *picks.notes,
+            *told(ruled.account()),
             *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
         ),
         like=counted(asked.lengths[None]) if None in asked.lengths else None,
@@ -148,21 +159,21 @@ def _within_tokens(
     request: Request,
     dataset: lance.LanceDataset,
     eligible: KeySet | None,
-    ranked: Callable[[int], tuple[Picks, Scanned]],
-) -> tuple[Picks, Scanned, int, int]:
-    """The longest prefix of the ranking that fits: picks, scan, tokens used, tokens left over.
+    first: Callable[[int], Picks],
+) -> tuple[Picks, int, int]:
+    """The longest prefix of the ranking that fits: picks, tokens used, tokens left over.
 
     Tokens count as left over only when the rows that could be chosen ran out.
     """
     budget, version = int(request.budget.amount), request.pool_version
-    picks, seen, count, used = Picks([], [], [], []), Scanned(), 0, 0
+    picks, count, used = Picks([], [], [], []), 0, 0
     for k in lengths_to_try(response_tokens(dataset, eligible), budget):
-        picks, seen = ranked(k)
+        picks = first(k)
         lengths = store.take(picks.ids, ["response_tokens"], version)["response_tokens"]
         count, used = prefix_that_fits(lengths.to_pylist(), budget)
         if count < len(picks.ids):
             break
-    return picks.first(count), seen, used, budget - used if count == len(picks.ids) else 0
+    return picks.first(count), used, budget - used if count == len(picks.ids) else 0
 
 
 @dataclass(frozen=True)

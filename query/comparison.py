@@ -15,14 +15,16 @@ from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet
 from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from .eligible_rows import Scanned
 from .features import Feature, feature_named, features_of
 from .fetch import fetcher
 from .methods import Method, parse_method
 from .queries import Queries, matrix_of
 from .reducers import Reducer
-from .scan import Scanned, scan_ids, scan_vectors
+from .scan import scan_ids, scan_vectors
 from .score_scan import scan_scores
 from .set_scan import scan_sets, size_of_sets
+from .term_scan import scan_words
 
 if TYPE_CHECKING:
     import lance
@@ -40,6 +42,7 @@ class Asker:
         examples: ids behind those rows; empty where the target asks as a whole.
         units: that its examples hold, (n,) int64, where sets are covered for it.
         lengths: response tokens of the rows whose lengths are to be matched, (n,) int64.
+        words: of each example, (n,) int32, where words are counted for it.
     """
 
     target: str | None
@@ -47,6 +50,7 @@ class Asker:
     examples: tuple[str, ...] = ()
     units: np.ndarray | None = None
     lengths: np.ndarray | None = None
+    words: tuple[np.ndarray, ...] = ()
 
 
 Scan = Callable[[Sequence[Reducer], KeySet | None], Scanned]
@@ -84,6 +88,8 @@ def comparison(
     fetch = fetcher(dataset, feature)
     if feature and method.covers:
         return _by_sets(dataset, method, feature, queries, fetch)
+    if feature and method.counts:
+        return _by_words(dataset, feature, queries, fetch)
     if not method.compares or feature is None:
         own = tuple(Asker(target, 0, lengths=each) for target, each in lengths.items())
         return Comparison(
@@ -128,6 +134,21 @@ def _by_sets(
         lambda reducers, eligible: scan_sets(dataset, column, reducers, eligible),
         fetch,
         size_of_sets(dataset, column),
+    )
+
+
+def _by_words(
+    dataset: lance.LanceDataset, feature: Feature, queries: Sequence[Queries], fetch: Fetch
+) -> Comparison:
+    own = feature.representation.terms
+    assert own is not None, "the method's name was refused otherwise"
+    column = feature.columns[own]
+    return Comparison(
+        tuple(
+            Asker(each.target, len(each.ids), each.ids, words=each.words or ()) for each in queries
+        ),
+        lambda reducers, eligible: scan_words(dataset, column, reducers, eligible),
+        fetch,
     )
 
 

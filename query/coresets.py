@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,11 @@ from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError
 from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.keys import key_of
+from .faces import Faces
 from .names import LONGEST, quoted
+from .rules.told import told
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from ..store.store import Store
 
 
@@ -37,10 +37,11 @@ class Share:
 
 
 @dataclass(frozen=True, repr=False)
-class Coreset:
-    """A named, replayable selection.
+class Coreset(Faces):
+    """A named, replayable selection; `for messages in coreset` gives its conversations by rank.
 
     Attributes:
+        store: that it was chosen from.
         name: its own.
         targets: asked for, in order; empty for selections without one.
         method: in full, such as "rds:round_robin".
@@ -55,9 +56,10 @@ class Coreset:
         query_hash: digest of the examples asked with and their feature's fingerprint.
         members: rank (from 1), id, score, target, query, corpus; in order of rank.
         mix: corpora of the pool, most picked first.
-        notes: sentences a person should read (not stored).
+        notes: sentences a person should read; those on its rules are kept with the parameters.
     """
 
+    store: Store = field(compare=False)
     name: str
     targets: tuple[str, ...]
     method: str
@@ -87,14 +89,6 @@ class Coreset:
     def table(self) -> pa.Table:
         """The members: rank, id, score, target, query (the example that pulled it), corpus."""
         return self.members
-
-    def to_polars(self) -> pl.DataFrame:
-        """The members as a polars frame."""
-        import polars as pl
-
-        frame = pl.from_arrow(self.members)
-        assert isinstance(frame, pl.DataFrame)
-        return frame
 
     def __repr__(self) -> str:
         asked = f" for {', '.join(self.targets)}" if self.targets else ""
@@ -196,11 +190,13 @@ def load_coreset(store: Store, name: str) -> Coreset:
     members, mix = describe_members(
         store, rows.select(["rank", "id", "score", "target", "query"]), row["pool_version"]
     )
+    parameters = json.loads(row["parameters"])
     return Coreset(
+        store=store,
         name=name,
         targets=tuple(row["targets"] or ()),
         method=row["method"],
-        parameters=json.loads(row["parameters"]),
+        parameters=parameters,
         fingerprint=row["fingerprint"],
         seed=row["seed"],
         budget=row["budget"],
@@ -213,6 +209,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
         created_at=row["created_at"],
         members=members,
         mix=mix,
+        notes=tuple(told(parameters.get("rules"))),
     )
 
 

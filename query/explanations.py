@@ -17,6 +17,8 @@ from .queries import load_queries
 if TYPE_CHECKING:
     import polars as pl
 
+    from ..ingest.representations.nait_directions import Along
+    from ..ingest.token_scores import TokenScorer
     from ..store.store import Store
 
 
@@ -40,13 +42,18 @@ def token_scores(store: Store, target: str, row: str, method: str = "trim") -> p
         MissingFeatureError: the row, or the target, has no such feature.
         FingerprintError: the target's features were made otherwise.
     """
-    import polars as pl
-
     from ..ingest.token_scores import TokenScorer
 
-    scorer, rows = _scorer_and_row(store, target, row, method)
+    scorer, rows = scorer_and_row(store, target, row, method)
     if not isinstance(scorer, TokenScorer):
         raise UsageError(f"{method} does not score tokens; trim does")
+    return token_frame(store, scorer, rows)
+
+
+def token_frame(store: Store, scorer: TokenScorer, rows: pa.RecordBatch) -> pl.DataFrame:
+    """What `token_scores` gives, of a row at hand."""
+    import polars as pl
+
     found = scorer.tokens(rows)
     return pl.DataFrame(
         {
@@ -77,25 +84,43 @@ def layer_contributions(store: Store, target: str, row: str, method: str = "nait
         MissingFeatureError: the row, or the target, has no such feature.
         FingerprintError: the target's features were made otherwise.
     """
-    import polars as pl
-
     from ..ingest.representations.nait_directions import Along
 
-    scorer, rows = _scorer_and_row(store, target, row, method)
+    scorer, rows = scorer_and_row(store, target, row, method)
     if not isinstance(scorer, Along):
         raise UsageError(f"{method} does not add up layers; nait does")
+    return layer_frame(scorer, rows)
+
+
+def layer_frame(scorer: Along, rows: pa.RecordBatch) -> pl.DataFrame:
+    """What `layer_contributions` gives, of a row at hand."""
+    import polars as pl
+
     contributions = scorer.contributions(rows)[0]
     return pl.DataFrame({"layer": np.arange(len(contributions)), "contribution": contributions})
 
 
-def _scorer_and_row(
-    store: Store, target: str, row: str, method: str
+def scorer_and_row(
+    store: Store,
+    target: str,
+    row: str,
+    method: str,
+    version: int | None = None,
+    targets_version: int | None = None,
 ) -> tuple[Scorer, pa.RecordBatch]:
-    asked, feature = understood(store, method)
+    """A target's scorer, and what it reads of a row; at the newest versions or those given.
+
+    Raises:
+        UsageError: no such target or row, or a method that scores rows otherwise.
+        MissingFeatureError: the row, or the target, has no such feature.
+        FingerprintError: the target's features were made otherwise.
+    """
+    asked, feature = understood(store, method, version)
     if feature is None or comparison_of(feature.representation) != "target_scorer":
         raise UsageError(f"{asked} does not score rows piece by piece; trim and nait do")
-    scorer = scorer_of(store, feature, asked, load_queries(store, target, feature))
-    found = store.dataset("pool").to_table(
+    queries = load_queries(store, target, feature, targets_version)
+    scorer = scorer_of(store, feature, asked, queries)
+    found = store.dataset("pool", version).to_table(
         columns=list(feature.recipe.columns),
         filter=f"id = {quoted(row)}",
     )

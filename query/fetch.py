@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from ..schemas.errors import UsageError
-from ..selectors.keys import KeySet, ids_of, keys_of
+from ..selectors.keys import KeySet, id_order, ids_of, keys_of
 from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from .eligible_rows import Scanned, eligible_batches
 from .features import Feature
+from .scan import block_rows
 
 if TYPE_CHECKING:
     import lance
 
 _ROWS_PER_BATCH = 1 << 14
+_SCALAR_BYTES = 32
 _BYTES_PER_TAKE = 64 << 20
 
 
@@ -70,12 +73,15 @@ def _columns(
 ) -> RowColumns:
     keys: list[np.ndarray] = [np.empty((0, 2), np.int64)]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for own, batch in _eligible_batches(dataset, ["id", *names], eligible):
+    read = ["id", *names]
+    for own, batch in eligible_batches(
+        dataset, read, eligible, Scanned(), batch_rows=_ROWS_PER_BATCH, row_bytes=_SCALAR_BYTES
+    ):
         keys.append(own)
         for name in names:
             parts[name].append(_array(batch.column(name)))
     found = np.concatenate(keys)
-    order = np.lexsort((found[:, 1], found[:, 0]))
+    order = id_order(found)
     columns = {
         name: np.concatenate(each)[order] if each else np.empty(0) for name, each in parts.items()
     }
@@ -94,7 +100,14 @@ def _all_vectors(
     keys: list[np.ndarray] = [np.empty((0, 2), np.int64)]
     vectors: list[np.ndarray] = [np.empty((0, width), np.float16)]
     missing = 0
-    for own, batch in _eligible_batches(dataset, ["id", column], eligible):
+    for own, batch in eligible_batches(
+        dataset,
+        ["id", column],
+        eligible,
+        Scanned(),
+        batch_rows=block_rows(width),
+        row_bytes=2 * width,
+    ):
         feature = batch.column(column)
         present = np.asarray(feature.is_valid())
         missing += int((~present).sum())
@@ -102,7 +115,7 @@ def _all_vectors(
         vectors.append(np.array(feature.flatten()).reshape(-1, width))
     found, matrix = np.concatenate(keys), np.concatenate(vectors)
     vectors.clear()  # there are to be two copies at most
-    order = np.lexsort((found[:, 1], found[:, 0]))
+    order = id_order(found)
     return RowVectors(found[order], matrix[order], missing)
 
 
@@ -143,17 +156,5 @@ def _places(dataset: lance.LanceDataset, keys: np.ndarray) -> np.ndarray:
         lost = set(ids_of(keys)) - set(ids_of(there))
         raise AssertionError(f"rows of the pool are gone: {sorted(lost)[:3]}")
     result = np.empty(len(keys), np.int64)
-    result[np.lexsort((keys[:, 1], keys[:, 0]))] = where[np.lexsort((there[:, 1], there[:, 0]))]
+    result[id_order(keys)] = where[id_order(there)]
     return result
-
-
-def _eligible_batches(
-    dataset: lance.LanceDataset, columns: list[str], eligible: KeySet | None
-) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
-    scanner = dataset.scanner(columns=columns, batch_size=_ROWS_PER_BATCH, scan_in_order=True)
-    for batch in scanner.to_batches():
-        keys = keys_of(batch.column("id"))
-        if eligible is not None:
-            allowed = eligible.contains(keys)
-            keys, batch = keys[allowed], batch.filter(pa.array(allowed))
-        yield keys, batch

@@ -1,8 +1,9 @@
 """Methods: a representation and a selector, written `representation:selector(option=value,...)`.
 
 A representation's name alone stands for the selector it names itself (`rds` for `rds:round_robin`,
-`trim` for `trim:top`); selectors that look at no feature, such as `random`, stand alone. Options
-are the selector's or those of the comparison (`Representation.asking`).
+`trim` for `trim:top`); selectors that look at no feature, such as `random`, stand alone, and so do
+those that know their feature (`bm25` for `lexical:bm25`). Options are the selector's or those of
+the comparison (`Representation.asking`).
 """
 
 from __future__ import annotations
@@ -71,15 +72,22 @@ class Method:
         return "lengths" in self.selector.inputs
 
     @property
+    def counts(self) -> bool:
+        """Whether it looks at the words of rows."""
+        return "terms" in self.selector.inputs
+
+    @property
     def looks(self) -> bool:
         """Whether what it chooses depends on the feature at all."""
-        return self.compares or self.covers or self.spreads
+        return self.compares or self.covers or self.spreads or self.counts
 
     @property
     def needs_target(self) -> bool:
         """Whether it asks a target's examples."""
         if self.matches_lengths:
             return not self.options["like"]
+        if self.counts:
+            return True
         if self.covers:
             return self.options.get("weights") == "target"
         if not self.compares or self.made_by is None:
@@ -106,6 +114,8 @@ def parse_method(
     if not match:
         raise UsageError(f"method {text!r}: write representation:selector(option=value,...)")
     first, second = ALIASES.get(match["first"], match["first"]), match["second"]
+    if second is None and first in selectors() and (own := selectors()[first].feature):
+        first, second = own, first
     known = f"methods: {', '.join(method_names(features))}"
     if second is None and first in selectors():
         representation, made_by, name = None, None, first
@@ -154,6 +164,11 @@ def _lack(selector: Selector, representation: Representation | None) -> str | No
             return f"{selector.name} looks at vectors, say which"
         if comparison_of(representation) != "cosine":
             return f"{representation.name} keeps no vectors that {selector.name} could look at"
+    if "terms" in selector.inputs:
+        if representation is None:
+            return f"{selector.name} counts words, say whose"
+        if representation.terms is None:
+            return f"{representation.name} keeps no words that {selector.name} could count"
     return None
 
 
@@ -192,6 +207,12 @@ def _value(method: str, name: str, option: Option, text: str) -> Any:
     if option.choices and value not in option.choices:
         choices = ", ".join(map(str, option.choices))
         raise UsageError(f"method {method!r}: {name}={text}: choose from {choices}")
+    for word, bound, kept in (
+        ("least", option.least, option.least is None or value >= option.least),
+        ("most", option.most, option.most is None or value <= option.most),
+    ):
+        if not kept:
+            raise UsageError(f"method {method!r}: {name}={text}: it must be at {word} {bound:g}")
     return value
 
 

@@ -35,6 +35,7 @@ class Queries:
         vectors: (M, d) float16 where rows are compared by cosine, None otherwise.
         facts: what the target as a whole comes to, where a scorer asks for that.
         units: those of all its examples, (n,) int64, where sets are covered.
+        words: of each of them, (n,) int32, where words are counted.
         missing: examples left out for want of the feature.
     """
 
@@ -43,6 +44,7 @@ class Queries:
     vectors: np.ndarray | None = None
     facts: Artifact | None = None
     units: np.ndarray | None = None
+    words: tuple[np.ndarray, ...] | None = None
     missing: int = 0
 
 
@@ -84,6 +86,9 @@ def load_queries(
     if feature.representation.sets:
         units = np.unique(column.flatten().to_numpy()).astype(np.int64)
         return Queries(target, kept, units=units, missing=missing)
+    if feature.representation.terms:
+        words = tuple(np.array(each, np.int32) for each in column.drop_null().to_pylist())
+        return Queries(target, kept, words=words, missing=missing)
     if comparison_of(feature.representation) == "target_scorer":
         return Queries(target, kept, facts=_facts(store, target, feature, ids), missing=missing)
     return Queries(target, kept, missing=missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,13 +10,22 @@ import numpy as np
 
 from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet, ids_of
-from ..selectors.needs import Columns, Need, RowColumns, RowVectors, Vectors
+from ..selectors.needs import (
+    Columns,
+    Need,
+    RowColumns,
+    RowVectors,
+    Vectors,
+    WordSimilarity,
+    WordTotals,
+)
 from ..selectors.round_robin import take_turns
 from ..selectors.task import Passes, Ranking, Task
 from .comparison import Asker, Comparison
+from .eligible_rows import Scanned
 from .methods import Method
 from .reducers import Reducer, reducer_for
-from .scan import Scanned
+from .term_reducers import word_reducer
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
 
@@ -56,34 +66,63 @@ def rank(
     seed: int,
     eligible: KeySet | None,
     memory_limit: int = MEMORY_LIMIT,
+    spare: int = 0,
 ) -> tuple[Picks, Scanned]:
     """The best `k` rows; with several targets, targets take turns, each with its own ranking.
+
+    Up to `spare` rows more follow, as far as the memory allows.
+
+    Raises:
+        UsageError: the selector's memory formula exceeds the limit.
+    """
+    while spare:
+        tasks = _tasks(method, comparison, rows, k + spare, seed)
+        if _planned(method, tasks, _PICK_BYTES) <= memory_limit:
+            break
+        spare //= 2
+    k += spare
+    found, seen = rankings(
+        method,
+        comparison,
+        k=k,
+        rows=rows,
+        seed=seed,
+        eligible=eligible,
+        memory_limit=memory_limit,
+        pick_bytes=_PICK_BYTES,
+    )
+    picks = _merge(found, comparison.askers, k)
+    return replace(picks, notes=(*picks.notes, *seen.notes)), seen
+
+
+def rankings(
+    method: Method,
+    comparison: Comparison,
+    *,
+    k: int,
+    rows: int,
+    seed: int,
+    eligible: KeySet | None,
+    memory_limit: int = MEMORY_LIMIT,
+    pick_bytes: int = 0,
+) -> tuple[list[Ranking], Scanned]:
+    """The best `k` rows of every asker, as the selector ranks them, and what the scan saw.
+
+    Args:
+        pick_bytes: that the caller will hold for every row beside what the selector does.
 
     Raises:
         UsageError: the selector's memory formula exceeds the limit.
     """
     askers = comparison.askers
     sizes = [each.queries for each in askers]
-    tasks = [
-        Task(
-            each.queries,
-            rows,
-            k,
-            seed,
-            method.options,
-            comparison.set_size,
-            each.units,
-            comparison.width,
-            each.lengths,
-        )
-        for each in askers
-    ]
-    _check_memory(method, tasks, memory_limit)
+    tasks = _tasks(method, comparison, rows, k, seed)
+    _check_memory(method, tasks, memory_limit, pick_bytes)
     ends = np.cumsum(sizes).tolist()
     spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     passes = [method.selector.passes(task) for task in tasks]
     needs = {number: next(each) for number, each in enumerate(passes)}
-    rankings: dict[int, Ranking] = {}
+    ranked: dict[int, Ranking] = {}
     seen, fetched = Scanned(), Scanned()
     while needs:
         sources = {
@@ -102,12 +141,10 @@ def rank(
                     fetched.missing += found.missing
             found = _send(passes[number], answers)
             if isinstance(found, Ranking):
-                rankings[number] = found
+                ranked[number] = found
             else:
                 needs[number] = found
-    return _merge([rankings[number] for number in range(len(tasks))], askers, k), (
-        seen if seen.rows else fetched
-    )
+    return [ranked[number] for number in range(len(tasks))], seen if seen.rows else fetched
 
 
 def _source(
@@ -116,6 +153,8 @@ def _source(
     """Where the answer to a need comes from: a reducer to be fed, or something to call."""
     if isinstance(need, (Vectors, Columns)):
         return lambda: comparison.fetch(need, eligible)
+    if isinstance(need, (WordTotals, WordSimilarity)):
+        return word_reducer(need, queries.stop - queries.start)
     return reducer_for(need, queries)
 
 
@@ -126,13 +165,36 @@ def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
         return end.value
 
 
-def _check_memory(method: Method, tasks: Sequence[Task], limit: int) -> None:
-    needed = sum(method.selector.memory(task) + task.k * _PICK_BYTES for task in tasks)
+def _tasks(method: Method, comparison: Comparison, rows: int, k: int, seed: int) -> list[Task]:
+    return [
+        Task(
+            each.queries,
+            rows,
+            k,
+            seed,
+            method.options,
+            comparison.set_size,
+            each.units,
+            comparison.width,
+            each.lengths,
+            each.words,
+        )
+        for each in comparison.askers
+    ]
+
+
+def _planned(method: Method, tasks: Sequence[Task], pick_bytes: int) -> int:
+    return sum(method.selector.memory(task) + task.k * pick_bytes for task in tasks)
+
+
+def _check_memory(method: Method, tasks: Sequence[Task], limit: int, pick_bytes: int) -> None:
+    needed = _planned(method, tasks, pick_bytes)
     if needed > limit:
         raise UsageError(
             f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} "
             f"queries plans {needed / 2**30:.1f} GiB of memory, above the limit of "
-            f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit"
+            f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit: "
+            f"--memory {math.ceil(needed / 2**30)}GiB"
         )
 
 

@@ -13,12 +13,15 @@ import pyarrow as pa
 
 from ..selectors.needs import (
     Lists,
+    LogSumExp,
     Need,
     RowSets,
+    RowWords,
     Sets,
     Shuffled,
     TopPerQuery,
     TopRows,
+    Votes,
     pending_rows,
 )
 from ..selectors.random_order import shuffle_words
@@ -36,11 +39,13 @@ class Block:
         keys: (n, 2) int64.
         similarity: (M, n) where rows were compared.
         sets: (n,) lists of int32 where those were read.
+        words: of the same rows, where those were read.
     """
 
     keys: np.ndarray
     similarity: torch.Tensor | None = None
     sets: pa.ListArray | None = None
+    words: RowWords | None = None
 
 
 class Reducer(Protocol):
@@ -54,25 +59,35 @@ class Reducer(Protocol):
         """Numbers held at this moment."""
         ...
 
-    def result(self) -> Lists | RowSets:
+    def result(self) -> Lists | RowSets | np.ndarray:
         """What the whole stream came to."""
         ...
 
 
 class _TopPerQuery:
     def __init__(self, need: TopPerQuery, queries: slice) -> None:
-        self._queries = queries
+        self._queries, self._means = queries, need.means
         self._top = RunningTop(queries.stop - queries.start, need.k)
 
     def feed(self, block: Block) -> None:
         assert block.similarity is not None
-        self._top.add(block.similarity[self._queries], block.keys)
+        similarity = block.similarity[self._queries]
+        means = None
+        if self._means:  # carried as integers of the same bits
+            import torch
+
+            means = _means(similarity).view(torch.int32).long()
+        self._top.add(similarity, block.keys, means)
 
     def held_elements(self) -> int:
         return self._top.held_elements()
 
     def result(self) -> Lists:
-        return self._top.lists_found()
+        found = self._top.lists_found()
+        if not self._means:
+            return found
+        assert found.queries is not None, "what is carried beside the rows"
+        return Lists(found.keys, found.scores, means=found.queries.astype(np.int32).view("f4"))
 
 
 class _TopRows:
@@ -84,7 +99,7 @@ class _TopRows:
         assert block.similarity is not None
         similarity = block.similarity[self._queries]
         highest, nearest = similarity.max(dim=0)
-        scores = highest if self._by == "max" else similarity.mean(dim=0)
+        scores = highest if self._by == "max" else _means(similarity)
         self._top.add(scores[None], block.keys, nearest)
 
     def held_elements(self) -> int:
@@ -92,6 +107,51 @@ class _TopRows:
 
     def result(self) -> Lists:
         return self._top.lists_found()
+
+
+class _LogSumExp:
+    def __init__(self, need: LogSumExp, queries: slice) -> None:
+        self._queries, self._temperature = queries, need.temperature
+        self._logs = np.full(queries.stop - queries.start, -np.inf)
+
+    def feed(self, block: Block) -> None:
+        assert block.similarity is not None
+        scaled = block.similarity[self._queries].double().div_(self._temperature)
+        self._logs = np.logaddexp(self._logs, scaled.logsumexp(dim=1).numpy())
+
+    def held_elements(self) -> int:
+        return self._logs.size
+
+    def result(self) -> np.ndarray:
+        return self._logs
+
+
+class _Votes:
+    """In float64: what is summed in another order may then differ, but hardly as a float32."""
+
+    def __init__(self, need: Votes, queries: slice) -> None:
+        import torch
+
+        self._queries, self._temperature = queries, need.temperature
+        self._logs = torch.from_numpy(need.logs)[:, None]
+        self._top = RunningTop(1, need.k)
+
+    def feed(self, block: Block) -> None:
+        assert block.similarity is not None
+        votes = block.similarity[self._queries].double().div_(self._temperature)
+        votes = votes.sub_(self._logs).exp_()
+        self._top.add(votes.mean(dim=0).float()[None], block.keys, votes.argmax(dim=0))
+
+    def held_elements(self) -> int:
+        return self._top.held_elements()
+
+    def result(self) -> Lists:
+        return self._top.lists_found()
+
+
+def _means(similarity: torch.Tensor) -> torch.Tensor:
+    """(M, n) -> (n,) float32; summed in float64, so that the width of a block changes no bit."""
+    return similarity.double().mean(dim=0).float()
 
 
 class _Shuffled:
@@ -150,6 +210,10 @@ def reducer_for(need: Need, queries: slice) -> Reducer:
             return _TopPerQuery(need, queries)
         case TopRows():
             return _TopRows(need, queries)
+        case LogSumExp():
+            return _LogSumExp(need, queries)
+        case Votes():
+            return _Votes(need, queries)
         case Shuffled():
             return _Shuffled(need)
         case Sets():

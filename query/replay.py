@@ -10,6 +10,9 @@ from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from .answer import Request, answer, what_is_asked
 from .coresets import Coreset, load_coreset
 from .ranking import MEMORY_LIMIT
+from .rules.asked import recalled
+from .rules.examples import digest_of_examples
+from .rules.ruled import guarded_by
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -51,6 +54,17 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         UsageError: there is no such coreset, or a version it was made from is gone.
     """
     coreset = load_coreset(store, name)
+    request = request_of(store, coreset)
+    again = answer(store, request, memory_limit)
+    return Replay(coreset, again.picks.ids, again.query_hash == coreset.query_hash)
+
+
+def request_of(store: Store, coreset: Coreset) -> Request:
+    """What a coreset answered, with its targets at a version that holds the same examples.
+
+    Raises:
+        UsageError: a target was removed since, and the version that held it was cleaned away.
+    """
     newest = Request(
         targets=coreset.targets,
         method=coreset.method,
@@ -60,17 +74,21 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         pool_version=coreset.pool_version,
         targets_version=store.version("targets"),
         like=tuple((tokens, rows) for tokens, rows in coreset.parameters.get("like", ())),
+        rules=recalled(store, coreset.parameters),
     )
     same = _same_examples(store, newest, coreset)
-    request = newest if same else _as_recorded(store, newest, coreset)
-    again = answer(store, request, memory_limit)
-    return Replay(coreset, again.picks.ids, again.query_hash == coreset.query_hash)
+    return newest if same else _as_recorded(store, newest, coreset)
 
 
 def _same_examples(store: Store, request: Request, coreset: Coreset) -> bool:
-    """Whether a request asks with the examples that the coreset was chosen for."""
+    """Whether a request asks with, and guards, the examples that the coreset was chosen for."""
+    guarded = coreset.parameters.get("rules", {}).get("leakage")
     try:
-        return what_is_asked(store, request).hash == coreset.query_hash
+        if what_is_asked(store, request).hash != coreset.query_hash:
+            return False
+        return guarded is None or guarded["digest"] == digest_of_examples(
+            guarded_by(store, request)
+        )
     except (UsageError, MissingFeatureError, FingerprintError):
         return False  # a target was removed since, or made anew
 

@@ -1,6 +1,6 @@
 """The streaming scan for scorers: the columns they read, block by block, each row scored once.
 
-A thread reads ahead while blocks are scored. Rows outside the filter are dropped first; the rest
+A thread reads ahead while blocks are scored. Rows outside the filter are hardly read; the rest
 are packed in table order into blocks that end where the next row would make them too large. So
 memory depends neither on the pool nor on how long its rows are, and which rows share a block
 depends neither on timing nor on how the table is cut into fragments.
@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 from ..ingest.representations.representation import Scorer
 from ..selectors.keys import KeySet, keys_of
 from ..selectors.needs import MAX_BLOCK_ROWS
+from .eligible_rows import Scanned, eligible_batches
 from .reducers import Block, Reducer
-from .scan import BLOCK_BYTES, Scanned, read_ahead
+from .scan import BLOCK_BYTES, read_ahead
 
 if TYPE_CHECKING:
     import lance
@@ -40,20 +41,26 @@ def scan_scores(
         dataset: the table at the version to read.
         columns: the scorers' name of each column they read -> the table's.
         scorers: one for each target; together they give similarities (targets, n) float32. A row
-            that one of them has no score for counts as missing.
+            that one of them has no score for counts as missing; one that any of them gives minus
+            infinity is left out and told in `notes`.
         eligible: rows that may be chosen; None for all.
     """
     import torch
 
-    seen = Scanned()
+    seen, refused = Scanned(), 0
     for keys, rows in read_ahead(_blocks(dataset, columns, eligible, seen)):
         scores = np.stack([scorer.scores(rows) for scorer in scorers]).astype(np.float32)
         present = ~np.isnan(scores).any(axis=0)
         seen.missing += int((~present).sum())
-        seen.scored += int(present.sum())
-        block = Block(keys[present], torch.from_numpy(scores[:, present]))
+        allowed = present & ~np.isneginf(scores).any(axis=0)
+        refused += int(present.sum() - allowed.sum())
+        seen.scored += int(allowed.sum())
+        block = Block(keys[allowed], torch.from_numpy(scores[:, allowed]))
         for reducer in reducers:
             reducer.feed(block)
+    if refused:
+        reasons = "; ".join(dict.fromkeys(scorer.refuses for scorer in scorers))
+        seen.notes = (f"{refused:,} eligible rows were left out: {reasons}",)
     return seen
 
 
@@ -62,28 +69,16 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and columns of the rows to score; rows read and left out are counted."""
     read = list(dict.fromkeys(["id", *columns.values()]))
-    scanner = dataset.scanner(
-        columns=read,
-        batch_size=_rows_per_batch(dataset, read),
-        scan_in_order=True,
-        io_buffer_size=64 << 20,
+    rows = rows_per_batch(dataset, read)
+    batches = eligible_batches(
+        dataset, read, eligible, seen, batch_rows=rows, row_bytes=BLOCK_BYTES // rows
     )
-
-    def wanted() -> Iterator[pa.RecordBatch]:
-        for batch in scanner.to_batches():
-            seen.rows += batch.num_rows
-            if eligible is not None:
-                allowed = eligible.contains(keys_of(batch.column("id")))
-                seen.filtered += int((~allowed).sum())
-                batch = batch.filter(pa.array(allowed))
-            yield batch
-
-    for block in packed(wanted(), MAX_BLOCK_ROWS, BLOCK_BYTES):
+    for block in packed((batch for _, batch in batches), MAX_BLOCK_ROWS, BLOCK_BYTES):
         renamed = {own: block.column(stored) for own, stored in columns.items()}
         yield keys_of(block.column("id")), pa.RecordBatch.from_pydict(renamed)
 
 
-def _rows_per_batch(dataset: lance.LanceDataset, columns: list[str]) -> int:
+def rows_per_batch(dataset: lance.LanceDataset, columns: list[str]) -> int:
     """Rows that make about a block, by the size of some rows from all over the table.
 
     Measured on rows of 16 kB: Lance's own limit in bytes doubles the work of reading lists.

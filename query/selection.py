@@ -15,7 +15,8 @@ from .answer import Answer, Request, answer
 from .coresets import Coreset, check_free, describe_members, free_name, record
 from .names import check_name
 from .ranking import MEMORY_LIMIT
-from .scan import BLOCK_BYTES, block_rows
+from .rules.asked import Rules, keep
+from .scan import BLOCK_BYTES, block_rows, device
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -30,6 +31,7 @@ def select(
     where: str | None = None,
     seed: int = 0,
     name: str | None = None,
+    rules: Rules | None = None,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Coreset:
     """Choose rows of the newest pool for one or more targets, and record them as a coreset.
@@ -43,10 +45,12 @@ def select(
         where: SQL expression over the pool; only rows for which it holds are eligible.
         seed: of random methods, and of the shuffling at export.
         name: of the coreset; `<target>-<method>-<n>` by default.
+        rules: what shapes the selection beside its method; by default the leakage guard alone.
         memory_limit: bytes the selection may plan for.
 
     Raises:
-        UsageError: unknown target or method, bad budget, taken name, or too much memory planned.
+        UsageError: unknown target or method, bad budget, taken name, rules that cannot be kept, or
+            too much memory planned.
         MissingFeatureError: pool or target lack the feature.
         FingerprintError: pool and target were featurized differently.
         QueryError: the filter was refused.
@@ -62,8 +66,10 @@ def select(
         seed=seed,
         pool_version=store.version("pool"),
         targets_version=store.version("targets"),
+        rules=rules or Rules(),
     )
     found = answer(store, request, memory_limit)
+    keep(store, request.rules)
     coreset = _coreset(
         store, name or free_name(store, request.targets, str(found.method)), request, found
     )
@@ -87,6 +93,7 @@ def _coreset(store: Store, name: str, request: Request, found: Answer) -> Corese
     )
     members, mix = describe_members(store, members, request.pool_version)
     return Coreset(
+        store=store,
         name=name,
         targets=request.targets,
         method=str(found.method),
@@ -119,13 +126,14 @@ def _parameters(request: Request, found: Answer) -> dict:
         "targets_version": request.targets_version,
         "missing": found.missing,
         "tokens": found.tokens,
+        "rules": found.rules,
         "code_version": VERSION,
     }
     if feature and method.compares:
         import torch
 
         block = (
-            {"block_rows": block_rows(feature.width)}
+            {"block_rows": block_rows(feature.width), "device": device()}
             if feature.column
             else {"block_bytes": BLOCK_BYTES}
         )

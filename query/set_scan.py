@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..selectors.keys import KeySet, keys_of
-from ..selectors.needs import MAX_BLOCK_ROWS
+from ..selectors.keys import KeySet
+from .eligible_rows import Scanned, eligible_batches
 from .reducers import Block, Reducer
-from .scan import Scanned, read_ahead
+from .scan import BLOCK_BYTES, read_ahead
+from .score_scan import rows_per_batch
 
 if TYPE_CHECKING:
     import lance
@@ -32,17 +33,16 @@ def scan_sets(
         eligible: rows that may be chosen; None for all.
     """
     seen = Scanned()
-    scanner = dataset.scanner(columns=["id", column], batch_size=MAX_BLOCK_ROWS, scan_in_order=True)
-    for batch in read_ahead(iter(scanner.to_batches())):
-        keys = keys_of(batch.column("id"))
-        allowed = np.ones(len(keys), bool) if eligible is None else eligible.contains(keys)
+    read = ["id", column]
+    rows = rows_per_batch(dataset, read)
+    batches = eligible_batches(
+        dataset, read, eligible, seen, batch_rows=rows, row_bytes=BLOCK_BYTES // rows
+    )
+    for keys, batch in read_ahead(batches):
         present = np.asarray(batch.column(column).is_valid())
-        use = allowed & present
-        seen.rows += len(keys)
-        seen.filtered += int((~allowed).sum())
-        seen.missing += int((allowed & ~present).sum())
-        seen.scored += int(use.sum())
-        block = Block(keys[use], sets=batch.column(column).filter(pa.array(use)))
+        seen.missing += int((~present).sum())
+        seen.scored += int(present.sum())
+        block = Block(keys[present], sets=batch.column(column).filter(pa.array(present)))
         for reducer in reducers:
             reducer.feed(block)
     return seen

@@ -14,6 +14,7 @@ from ..ingest.target_facts import make_facts
 from ..schemas.errors import InputError, UsageError
 from ..schemas.instruction import Record, Reject
 from ..store.keys import key_of
+from ..store.scores import drop_scores
 from .features import comparison_of, features_of
 from .names import check_name, quoted
 
@@ -130,7 +131,7 @@ def list_targets(store: Store) -> list[Target]:
 
 
 def remove_target(store: Store, name: str) -> Target:
-    """Remove a target and return what it was.
+    """Remove a target with its scores, and return what it was.
 
     Coresets made for it stay (they are named in the result); they can be replayed as long as the
     version of `targets` they were made from is kept.
@@ -143,6 +144,7 @@ def remove_target(store: Store, name: str) -> Target:
         there = ", ".join(_names(store)) or "none"
         raise UsageError(f"no target {name!r} in {store.uri}; targets: {there}")
     store.delete("targets", f"target = {quoted(name)}")
+    drop_scores(store, name)  # a later target of that name has other examples
     store.sync()
     return found[0]
 

@@ -1,12 +1,13 @@
 """What a selector may ask of the pool, and what comes back.
 
-A need that reduces similarities, sets or terms is answered by one streaming pass over the pool
-(`query/reducers.py`), whatever the size of the pool; `Vectors` and `Columns` are fetched.
+A need that reduces similarities, sets or words is answered by one streaming pass over the pool
+(`query/reducers.py`, `query/term_reducers.py`), whatever the size of the pool; `Vectors` and
+`Columns` are fetched.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,18 +19,21 @@ PENDING = 1 << 22
 MAX_BLOCK_ROWS = 4096
 """The scan never hands more rows to a reduction at once."""
 
+_SIFTED = 1 << 18  # similarities held against the edges of running lists at once
 _ENTRY_BYTES = 20  # float32 score and two 64-bit words of the id
 
 
 @dataclass(frozen=True)
 class TopPerQuery:
-    """The `k` most similar rows of every query."""
+    """The `k` most similar rows of every query, with `means` also each row's mean similarity."""
 
     k: int
+    means: bool = False
 
     def bytes(self, queries: int) -> int:
         """Most memory this reduction holds at once."""
-        return top_bytes(queries, self.k)
+        carried = 16 * queries * (self.k + MAX_BLOCK_ROWS) if self.means else 0
+        return top_bytes(queries, self.k) + carried
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,15 @@ class LogSumExp:
 
     def bytes(self, queries: int) -> int:
         """Most memory this reduction holds at once."""
-        return 4 * queries * 8 + queries * MAX_BLOCK_ROWS * 8
+        return 4 * queries * 8 + 3 * queries * MAX_BLOCK_ROWS * 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Votes:
     """The `k` rows with the most votes: mean over queries of exp(similarity / temperature - log).
 
-    With `logs` from `LogSumExp` that is the mean of every query's softmax over the pool.
+    With `logs` from `LogSumExp` that is the mean of every query's softmax over the pool. The query
+    of a row is the one whose vote for it is the largest.
     """
 
     k: int
@@ -89,7 +94,29 @@ class Votes:
 
     def bytes(self, queries: int) -> int:
         """Most memory this reduction holds at once."""
-        return top_bytes(1, self.k) + 2 * queries * MAX_BLOCK_ROWS * 8
+        return top_bytes(1, self.k) + 3 * queries * MAX_BLOCK_ROWS * 8
+
+
+@dataclass(frozen=True, eq=False)
+class WordTotals:
+    """The sum over all rows of what `of` makes of the words of some of them, (n,) int64."""
+
+    of: Callable[[RowWords], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class WordSimilarity:
+    """What `then` asks of similarities that `of` makes of the words of some rows, (M, n) float32.
+
+    A row's own must not depend on the rows beside it.
+    """
+
+    of: Callable[[RowWords], np.ndarray]
+    then: TopPerQuery | TopRows
+
+    def bytes(self, queries: int) -> int:
+        """Most memory the reduction holds at once, without what `of` takes."""
+        return self.then.bytes(queries) + queries * MAX_BLOCK_ROWS * 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +149,8 @@ class Columns:
         return rows * (16 + 100 + 16 * len(self.names))
 
 
-Reduced: TypeAlias = TopPerQuery | TopRows | Shuffled | Sets | LogSumExp | Votes
+Counted: TypeAlias = WordTotals | WordSimilarity
+Reduced: TypeAlias = TopPerQuery | TopRows | Shuffled | Sets | LogSumExp | Votes | Counted
 Fetched: TypeAlias = Vectors | Columns
 Need: TypeAlias = Reduced | Fetched
 
@@ -135,11 +163,13 @@ class Lists:
         keys: (lists, n, 2) int64, see `keys`.
         scores: (lists, n) float32, or None where the order has no score.
         queries: (lists, n) int64, the query most similar to the row, where the reduction knows it.
+        means: (lists, n) float32, the row's mean similarity, where it was asked for.
     """
 
     keys: np.ndarray
     scores: np.ndarray | None = None
     queries: np.ndarray | None = None
+    means: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +201,24 @@ class RowSets:
             shift = np.repeat(self.starts[order[part]] - starts[:-1][part], sizes[part])
             units[first:last] = self.units[shift + np.arange(first, last)]
         return RowSets(self.keys[order], starts, units)
+
+
+@dataclass(frozen=True)
+class RowWords:
+    """Rows with their words in order, at least one each.
+
+    Attributes:
+        keys: (n, 2) int64, see `keys`.
+        starts: (n + 1,) int64, row i holds `words[starts[i] : starts[i + 1]]`.
+        words: (total,) int32 ids, hashes that are spread evenly over 31 bits.
+    """
+
+    keys: np.ndarray
+    starts: np.ndarray
+    words: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.keys)
 
 
 @dataclass(frozen=True)
@@ -207,13 +255,21 @@ def pending_rows(lists: int, k: int) -> int:
     return max(min(1 << 16, PENDING // lists), k // 2, MAX_BLOCK_ROWS)
 
 
-def top_bytes(lists: int, k: int) -> int:
-    """Most bytes of `lists` running top-k lists: what is kept, what is pending, one merge.
+def waiting_entries(lists: int, k: int) -> int:
+    """Entries gathered before `lists` running top-k lists of similarities are settled."""
+    return max(1 << 16, lists * k // 2)
 
-    A merge copies kept and pending scores side by side and writes new lists beside the old ones.
-    """
-    kept = lists * k * _ENTRY_BYTES
-    rows = pending_rows(lists, k) + MAX_BLOCK_ROWS
-    pending = rows * (4 * lists + 24)
-    merged = lists * (k + rows) * 5
-    return 2 * kept + pending + merged + lists * k * 24
+
+def sifted_rows(lists: int) -> int:
+    """Rows of a block whose scores in `lists` lists are held against the edges at once."""
+    return min(MAX_BLOCK_ROWS, max(1, _SIFTED // lists))
+
+
+def top_bytes(lists: int, k: int) -> int:
+    """Most bytes of `lists` running top-k lists: kept, waiting, sifted, and sorted at the end."""
+    entry = _ENTRY_BYTES + 8  # with the query a row belongs to
+    gathered = waiting_entries(lists, k) + lists * sifted_rows(lists)
+    waiting = gathered * (entry + 12) + lists * sifted_rows(lists) * 100
+    settled = (k + gathered) * 50
+    found = lists * k * (entry + 24)
+    return lists * k * entry + max(waiting + settled, found)

@@ -16,15 +16,20 @@ from .task import Selector
 GROUP = "coresetdb.selectors"
 
 _BUILT_IN = (
+    "bm25",
     "coverage",
     "deita_filter",
+    "dsir",
     "facility_location",
     "k_center",
+    "knn_kde",
+    "knn_uniform",
     "length_matched",
     "random_order",
     "round_robin",
     "source_balanced",
     "top",
+    "uot",
 )
 
 

@@ -24,6 +24,7 @@ class Task:
     Where sets are covered, a row's has about `set_size` units, and `units` are those of the
     target's examples, (n,) int64. Where vectors are looked at, they are `width` numbers wide.
     `lengths` are the response tokens of the rows whose lengths are to be matched, (n,) int64.
+    Where words are counted, `words` are those of each example, (n,) int32.
     """
 
     queries: int
@@ -35,6 +36,7 @@ class Task:
     units: np.ndarray | None = None
     width: int = 0
     lengths: np.ndarray | None = None
+    words: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,18 @@ Passes: TypeAlias = Generator[tuple[Need, ...], tuple[Any, ...], Ranking]
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a selector: its default and, where only some values make sense, all of them."""
+    """An option of a selector: its default and, where only some values make sense, which.
+
+    Attributes:
+        default: its type is the option's.
+        choices: all values that there are; empty for any.
+        least, most: bounds of a number, both included; None for none.
+    """
 
     default: Any
     choices: tuple[Any, ...] = ()
+    least: float | None = None
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,10 +84,12 @@ class Selector:
         name: as it stands after the colon of a method, in underscores.
         version: rises when the same question gets another answer.
         inputs: what it looks at: "ids", "query_similarity", "neuron_sets", "vectors", "columns",
-            and "lengths" of a reference: its option `like`, else the target's examples.
+            "terms", and "lengths" of a reference: its option `like`, else the target's examples.
         passes: the selection itself (see the module).
         memory: most bytes it needs for a task, scan included; checked before it starts.
         options: by name.
+        feature: that it looks at where its name stands alone; None for none.
+        paper: where it comes from, as a short citation; empty where it is ours.
     """
 
     name: str
@@ -86,3 +98,5 @@ class Selector:
     passes: Callable[[Task], Passes]
     memory: Callable[[Task], int]
     options: Mapping[str, Option] = field(default_factory=dict)
+    feature: str | None = None
+    paper: str = ""

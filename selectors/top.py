@@ -1,7 +1,8 @@
 """Top: the rows most similar to the queries, by the mean or the maximum over them (METHODS 3.2).
 
 `by=max` is the targeted-selection paper's doubly greedy order. The query that pulled a row is the
-one most similar to it.
+one most similar to it. Version 2: means are summed in float64, so that rows which compare equally
+tie wherever they stand in a block.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def _memory(task: Task) -> int:
 
 SELECTOR = Selector(
     "top",
-    1,
+    2,
     ("query_similarity",),
     _passes,
     _memory,

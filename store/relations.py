@@ -1,85 +1,19 @@
-"""The tables of a store as DuckDB relations: columns, filters and versions reach Lance.
-
-DuckDB asks a registered dataset for the columns and the filter it needs, and Lance reads just
-those. One thing stands in the way: DuckDB refuses a dataset whose schema holds a float16 column,
-even one that no query names. `Relation` leaves such columns out of its schema; the vectors stay
-where they are.
-"""
+"""The relations of a store on a DuckDB connection: tables, features, views and macros by name."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import lance
-import pyarrow as pa
-
-from ..schemas.errors import DamagedStoreError, QueryError
 from .place import Place
-from .sql_names import POOL_TABLE, RELATIONS
+from .sql_macros import COSINE, members_macro, nearest_macro
+from .sql_names import FEATURES_OF, POOL_TABLE, RELATIONS, literal, quoted
+from .sql_relation import FeatureRelation, Relation, open_relation
+from .sql_scores import scores_views, scorings
 
 if TYPE_CHECKING:
     import duckdb
-
-IO_BUFFER_BYTES = 64 << 20  # Lance's default of 2 GiB is most of a query's memory limit
-BATCH_BYTES = 8 << 20
-
-
-class Relation(lance.LanceDataset):
-    """A table without its float16 columns, for DuckDB: columns and filters are still pushed down.
-
-    `io_stats_incremental()` tells the bytes that really were read.
-    """
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The stored schema less every column that holds float16 at any depth."""
-        stored = super().schema
-        return pa.schema([field for field in stored if not holds_float16(field.type)])
-
-    def scanner(
-        self, columns: Any = None, filter: Any = None, *args: Any, **options: Any
-    ) -> lance.LanceScanner:
-        """Lance's scanner on the visible columns alone, with buffers that fit a memory limit."""
-        return super().scanner(
-            self.schema.names if columns is None else columns,
-            filter,
-            *args,
-            **{"io_buffer_size": IO_BUFFER_BYTES, "batch_size_bytes": BATCH_BYTES, **options},
-        )
-
-
-def holds_float16(type_: pa.DataType) -> bool:
-    """Whether a type is float16 or contains it in a list, struct or map."""
-    return pa.types.is_float16(type_) or any(
-        holds_float16(type_.field(index).type) for index in range(type_.num_fields)
-    )
-
-
-def open_relation(place: Place, table: str, version: int | str | None = None) -> Relation:
-    """One table of the store at `place`, newest or at a version number or tag.
-
-    Raises:
-        QueryError: the table has no such version.
-        DamagedStoreError: the table cannot be opened.
-    """
-    uri = place.table_uri(table)
-    try:
-        return Relation(uri, version=version, storage_options=place.options)
-    except (ValueError, OSError) as error:
-        if version is not None:
-            newest = open_relation(place, table)
-            numbers = [known["version"] for known in newest.versions()]
-            tags = ", ".join(sorted(newest.tags.list())) or "none"
-            raise QueryError(
-                f"{table} has no version {version!r}: its versions run from {numbers[0]} to "
-                f"{numbers[-1]}, its tags are: {tags}"
-            ) from error
-        raise DamagedStoreError(
-            f"{uri} cannot be opened ({str(error).splitlines()[0]}); "
-            f"run `coresetdb verify {place.uri}`"
-        ) from error
 
 
 def register(
@@ -88,7 +22,7 @@ def register(
     """Give a DuckDB connection every relation of a store; `at` is a version or tag of the pool.
 
     The view `pool` carries the metadata fields of all corpora as VARCHAR columns after the stored
-    ones. The other relations are always the newest.
+    ones. Of the pool are `pool` and `features`; the other relations are always the newest.
 
     Raises:
         QueryError: the pool has no version `at`.
@@ -102,7 +36,19 @@ def register(
         relations = dict(zip(RELATIONS, threads.map(opened, RELATIONS), strict=True))
     for table, relation in relations.items():
         connection.register(POOL_TABLE if table == "pool" else table, relation)
-    connection.execute(pool_view(relations["pool"].schema.names, _metadata_keys(relations["runs"])))
+    features = {
+        name: open_relation(place, table, relations[table].version, FeatureRelation)
+        for name, table in FEATURES_OF.items()
+    }
+    for name, relation in features.items():
+        connection.register(name, relation)
+    stored, keys = relations["pool"].schema.names, _metadata_keys(relations["runs"])
+    connection.execute(pool_view(stored, keys))
+    for name, query in scores_views(scorings(relations["scores"])).items():
+        connection.execute(f"CREATE VIEW {quoted(name)} AS {query}")
+    connection.execute(COSINE)
+    connection.execute(members_macro([*stored, *metadata_columns(keys, stored).values()]))
+    connection.execute(nearest_macro(*(each.stored_schema for each in features.values())))
 
 
 def _metadata_keys(runs: Relation) -> list[str]:
@@ -139,19 +85,10 @@ def pool_view(stored: Sequence[str], keys: Iterable[str]) -> str:
     """The statement that makes `pool`: the stored columns, then one per metadata key."""
     fields = [quoted(name) for name in stored]
     fields += [
-        f"json_extract_string(metadata, {_text(_pointer(key))}) AS {quoted(name)}"
+        f"json_extract_string(metadata, {literal(_pointer(key))}) AS {quoted(name)}"
         for key, name in metadata_columns(keys, stored).items()
     ]
     return f"CREATE VIEW pool AS SELECT {', '.join(fields)} FROM {POOL_TABLE}"
-
-
-def quoted(name: str) -> str:
-    """A name as a SQL identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 def _pointer(key: str) -> str:

@@ -10,21 +10,19 @@ query had to be stopped. This side imports neither DuckDB nor Lance.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, Self
 
 import pyarrow as pa
 
 from ..schemas.errors import UsageError
+from ..schemas.memory import memory_bytes
 from .sql_frames import BATCH, batch_from_bytes
 from .sql_process import Clock, QueryProcess
 
 MEMORY_LIMIT = "2GB"
 TIME_LIMIT = 60.0  # seconds
 SMALLEST_MEMORY = 64_000_000  # bytes; DuckDB needs some for every thread before it does anything
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def run_query(
@@ -195,12 +193,7 @@ class SqlSession:
 
 
 def _memory_bytes(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if not match:
-        raise UsageError(f"memory limit {text!r}: write a size such as 2GB or 512MiB")
-    number, scale, binary = match.groups()
-    power = "KMGT".index(scale.upper()) + 1 if scale else 0
-    size = int(float(number) * (1024 if binary else 1000) ** power)
+    size = memory_bytes(text)
     if size < SMALLEST_MEMORY:
         raise UsageError(f"memory limit {text!r}: it must be at least 64MB")
     return size

@@ -11,9 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.recipe import Recipe
@@ -25,6 +23,7 @@ from .commits import committed
 from .keys import key_column
 from .known_ids import KnownIds
 from .locks import StoreLock
+from .lookup import offsets_of
 from .place import Place, first_line, place_at, unopened
 
 if TYPE_CHECKING:
@@ -154,17 +153,25 @@ class Store:
             StoreError: some keys are not in that version; names the first of them.
         """
         dataset = self.dataset(table, version)
-        wanted = pa.array(ids, pa.string())
-        keys = dataset.to_table(columns=[key_column(dataset.schema)])[0]
-        offsets = np.flatnonzero(_positions(keys, wanted).is_valid().to_numpy())
-        order = _positions(wanted, keys.take(pa.array(offsets)).combine_chunks())
-        if order.null_count:
-            missing = wanted.filter(order.is_null()).to_pylist()
-            raise StoreError(
-                f"{self.uri}: {len(missing)} of {len(ids)} rows are not in table {table} "
-                f"version {dataset.version}; the first is {missing[0]}"
-            )
-        return dataset.take(offsets[order.to_numpy()].tolist(), columns=list(columns))
+        return dataset.take(offsets_of(dataset, self.uri, table, ids), columns=list(columns))
+
+    def stream(
+        self,
+        ids: Sequence[str],
+        columns: Sequence[str],
+        version: int | str | None = None,
+        table: str = "pool",
+        rows: int = 1000,
+    ) -> Iterator[pa.Table]:
+        """What `take` gives in parts of at most `rows`; the keys are looked for only once.
+
+        Raises:
+            StoreError: as `take`, before the first part.
+        """
+        dataset = self.dataset(table, version)
+        offsets = offsets_of(dataset, self.uri, table, ids)
+        for start in range(0, len(offsets), rows):
+            yield dataset.take(offsets[start : start + rows], columns=list(columns))
 
     def known_ids(self, table: str = "pool") -> KnownIds:
         """The keys a table holds now, in memory (16 bytes each); `refresh()` brings in more."""
@@ -387,8 +394,3 @@ def _make_folder(place: Place) -> None:
         ) from error
     except OSError as error:
         raise StoreError(f"{place.uri}: cannot be made: {first_line(error)}") from error
-
-
-def _positions(values: Any, among: pa.Array) -> Any:
-    """Where each value stands in `among`; null where it does not."""
-    return pc.index_in(values, value_set=among)  # pyright: ignore[reportAttributeAccessIssue]

@@ -7,7 +7,8 @@ answer's header and text); ifd = nll / nll_alone, the ratio of the two means (Li
 between the predicted distribution and the token (Paul et al. 2021, "Deep Learning on a Data
 Diet"); grad_norm the length of the gradient of nll by the linear layers of the decoder layers.
 
-Query side: none; these are columns to filter and sort by.
+Query side: none; rows are ranked by one of the columns, whatever the target. By ifd those of 1 and
+more are left out: knowing the question did not help the answer (Li et al. 2024).
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from .representation import Needs, Pass, Reducer, Representation, Setup
+from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
 
 if TYPE_CHECKING:
     import torch
 
+    from ..artifacts import Artifact
     from ..batch import Batch
     from ..encoding import Encoded
     from ..gradients.gradient import WeightGradient
@@ -36,25 +38,28 @@ WHOLE, ALONE = Pass("row"), Pass("alone")
 GRAD_NORMS = {"none": None, "sketch": "grad_norm_sketch", "exact": "grad_norm"}
 """Option -> column."""
 
+ORDERS = ("descending", "ascending")
+IFD_LIMIT = 1.0
+
 
 class Losses(Representation):
     """Columns: nll, ppl, unless `alone=false` (one forward less) nll_alone and ifd, el2n, and
-    with `grad_norm=exact` grad_norm, with `grad_norm=sketch` its estimate grad_norm_sketch."""
+    with `grad_norm=exact` grad_norm, with `grad_norm=sketch` its estimate grad_norm_sketch.
+
+    Asked with `score`, one of the columns (`grad_norm` stands for its estimate as well), and
+    `order`: the largest first (`descending`) or the smallest.
+    """
 
     name = "losses"
     version = 2
     defaults: ClassVar[Mapping[str, Any]] = {"alone": True, "grad_norm": "none"}
+    asking: ClassVar[Mapping[str, Any]] = {"score": "ifd", "order": "descending"}
+    selector = "top"
+    paper = "Li et al. 2024 (IFD), Paul et al. 2021 (EL2N)"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        norm = _norm_column(setup.options)
-        numbers = [
-            *("nll", "ppl"),
-            *(("nll_alone", "ifd") if setup.options["alone"] else ()),
-            "el2n",
-            *((norm,) if norm else ()),
-        ]
         return [
-            *(pa.field(name, pa.float32()) for name in numbers),
+            *(pa.field(name, pa.float32()) for name in _columns(setup.options).values()),
             pa.field("losses_reason", pa.string()),
         ]
 
@@ -93,6 +98,39 @@ class Losses(Representation):
             column[~finite] = np.nan
         return {**columns, "losses_reason": reason}
 
+    def scorer(
+        self,
+        options: Mapping[str, Any],
+        artifacts: Mapping[str, Artifact],
+        facts: Artifact | None,
+        asked: Mapping[str, Any],
+    ) -> Scorer:
+        scores, order = _columns(options), asked["order"]
+        if asked["score"] not in scores:
+            raise UsageError(
+                f"losses: score={asked['score']}: this store's losses have {', '.join(scores)}"
+            )
+        if order not in ORDERS:
+            raise UsageError(f"losses: order={order}: choose from {', '.join(ORDERS)}")
+        return ByLoss(scores[asked["score"]], order == "descending")
+
+
+class ByLoss(Scorer):
+    """Ranks rows by one column, the largest or the smallest first."""
+
+    def __init__(self, column: str, descending: bool) -> None:
+        self.columns = (column,)
+        self._sign = np.float32(1 if descending else -1)
+        if column == "ifd":
+            self.refuses = f"their ifd is {IFD_LIMIT:g} or more, the question did not help"
+
+    def scores(self, rows: pa.RecordBatch) -> np.ndarray:
+        values = rows.column(0).to_numpy(zero_copy_only=False).astype(np.float32)
+        scores = self._sign * values
+        if self.refuses:
+            scores[values >= IFD_LIMIT] = -np.inf
+        return scores
+
 
 def why_no_loss(row: Encoded) -> str | None:
     """Why a row has no response token that could be scored; None if it has one."""
@@ -107,6 +145,17 @@ def _why(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: i
     if all(np.isfinite(each["nll"][index]) for each in passed.values()):
         return "the gradient is not finite, or a ratio of the losses is not"
     return "the loss is not finite"
+
+
+def _columns(options: Mapping[str, Any]) -> dict[str, str]:
+    """What rows can be ranked by -> the column that holds it."""
+    norm = _norm_column(options)
+    return {
+        **{name: name for name in ("nll", "ppl")},
+        **{name: name for name in ("nll_alone", "ifd") if options["alone"]},
+        "el2n": "el2n",
+        **({"grad_norm": norm} if norm else {}),
+    }
 
 
 def _norm_column(options: Mapping[str, Any]) -> str | None:

@@ -34,6 +34,7 @@ BUILTIN = {
     "trim": ".trim",
     "mads": ".mads",
     "nait": ".nait",
+    "lexical": ".lexical",
 }
 """Name -> module of this package; its `representation` is the object."""
 

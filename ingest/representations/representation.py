@@ -133,14 +133,19 @@ class Scorer(ABC):
 
     `columns` are the representation's own names for what it reads; a recipe may have renamed
     them, and the scan hands them over under their own names. Blocks are cut by the rows' sizes
-    in the order of the table, so the same rows always share a block.
+    in the order of the table, so the same rows always share a block. `refuses` says what is wrong
+    with rows that score minus infinity, as the end of a sentence on them.
     """
 
     columns: tuple[str, ...]
+    refuses: str = ""
 
     @abstractmethod
     def scores(self, rows: pa.RecordBatch) -> np.ndarray:
-        """(n,) float32, the higher the better; NaN for a row without the feature."""
+        """(n,) float32, the higher the better.
+
+        NaN for a row without the feature, minus infinity for one that must not be chosen.
+        """
 
 
 class Representation(ABC):
@@ -154,6 +159,8 @@ class Representation(ABC):
         asking: option of the comparison -> default value; it changes no stored number.
         selector: which selector its name alone stands for.
         sets: the column of lists of int32 (no negative ones) that a selection can cover, or None.
+        terms: the column of lists of int32 that are a row's words in their order, or None.
+        paper: where it comes from, as a short citation; empty where it is ours.
     """
 
     name: ClassVar[str]
@@ -163,6 +170,8 @@ class Representation(ABC):
     asking: ClassVar[Mapping[str, Any]] = {}
     selector: ClassVar[str] = "round_robin"
     sets: ClassVar[str | None] = None
+    terms: ClassVar[str | None] = None
+    paper: ClassVar[str] = ""
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:

@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from coresetdb.cli.sql import command
+from coresetdb.cli.sql_completion import Completer, candidates, relations_of
 from coresetdb.cli.sql_output import show
 from coresetdb.cli.sql_prompt import prompt
 from coresetdb.cli.sql_table import fitted, write_to_terminal
@@ -299,13 +300,77 @@ def test_the_prompt_goes_on_after_everything(session: SqlSession, capsys) -> Non
     assert '"corpus","n"\n"dolly",4\n' in out
     assert '"n"\n42\n' in out and "43" not in out
     assert '"pool_version","BIGINT"' in out
-    assert "coreset_rows  a row is a member of a selection\n" in out
+    assert "coreset_rows     a row is a member of a selection\n" in out
+    assert "features         a row is the vectors and lists of an instruction\n" in out
+    assert "members(coreset): the rows of a coreset" in out
     assert ".schema RELATION" in out
     assert "Error: only SELECT is allowed here, and this is DROP\n" in err
     assert "interrupted" in err
-    assert "nowhere is not a relation; they are: pool, sources" in err
+    assert "nowhere is not a relation; they are: coreset_rows, coresets, f" in err
     assert ".what is not known here" in err
     assert typed.asked[:4] == ["sql> ", "sql> ", "...> ", "sql> "]
+
+
+RELATIONS = {"pool": ["id", "tokens", "topic name"], "scores_my-task": ["id", "rds:top"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "wanted"),
+    [
+        ("sel", "sel", ["SELECT"]),
+        ("SELECT to", "to", ["tokens", '"topic name"']),
+        ('SELECT "to', '"to', ["tokens", '"topic name"']),
+        ("SELECT p.tok", "tok", ["tokens"]),
+        ("SELECT rd", "rd", ['"rds:top"']),
+        ("FROM po", "po", ["pool"]),
+        ("FROM SCO", "SCO", ['"scores_my-task"']),
+        ("FROM ne", "ne", ["nearest("]),
+        ("SELECT zz", "zz", []),
+        (".", "", ["exit", "help", "schema", "tables"]),
+        (".sc", "sc", ["schema"]),
+        (".schema p", "p", ["pool"]),
+    ],
+)
+def test_what_tab_completes(line: str, text: str, wanted: list[str]) -> None:
+    assert sorted(candidates(line, text, RELATIONS)) == sorted(wanted)
+
+
+class Readline:
+    """What the completer uses of readline."""
+
+    __doc__ = "GNU readline"
+
+    def __init__(self, line: str) -> None:
+        self.line, self.bound = line, ""
+
+    def get_line_buffer(self) -> str:
+        return self.line
+
+    def set_completer_delims(self, text: str) -> None:
+        self.delims = text
+
+    def set_completer(self, completer) -> None:
+        self.complete = completer
+
+    def parse_and_bind(self, text: str) -> None:
+        self.bound = text
+
+
+def test_tab_knows_the_relations_of_the_store(session: SqlSession) -> None:
+    readline = Readline("SELECT nl")
+    Completer(session).install(readline)
+    assert readline.bound == "tab: complete"
+    assert [readline.complete("nl", state) for state in (0, 1)] == ["nll", None]
+    assert [readline.complete("target_f", state) for state in (0, 1)] == ["target_features", None]
+    assert "pool_table" not in relations_of(session)
+    assert relations_of(session)["features"] == ["id"]
+
+
+def test_tab_with_no_store_behind_it_knows_sql(tmp_path: Path) -> None:
+    with SqlSession(str(tmp_path / "none")) as session:
+        readline = Readline("sel")
+        Completer(session).install(readline)
+        assert readline.complete("sel", 0) == "SELECT"
 
 
 def test_the_end_of_the_input_ends_the_prompt(session: SqlSession, capsys) -> None:
@@ -336,6 +401,9 @@ def test_a_person_at_a_terminal(store: str, tmp_path: Path) -> None:
     until(b"sql> ")
     os.write(owner, b"SELECT count(*) AS rows_there FROM pool;\n")
     until(b"1 row\r\n")
+    os.write(owner, b"SELECT 'tabbed' AS t, count(cor\tpus) FROM coreset_r\t;\n")
+    until(b"coreset_rows;")
+    until(b"tabbed")
     os.write(owner, b".exit\n")
     assert process.wait(60) == 0
     os.close(owner)

@@ -141,7 +141,7 @@ def store(tmp_path):
     return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toys():
     """The makers above, for tests that build more."""
     return SimpleNamespace(

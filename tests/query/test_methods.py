@@ -43,6 +43,8 @@ def test_understood(text, full, representation, options):
         ("rds:top(by)", "no option 'by'"),
         ("rds:round_robin(by=max)", "round_robin has none"),
         ("rds:top(by=median)", "choose from mean, max"),
+        ("rds:uot(reg=0)", "reg=0: it must be at least 0.0001"),
+        ("rds:uot(reg=nan)", "at least"),
     ],
 )
 def test_refused(text, says):

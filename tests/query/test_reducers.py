@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from coresetdb.query.reducers import Block, reducer_for
-from coresetdb.selectors.needs import MAX_BLOCK_ROWS, Shuffled, TopPerQuery, TopRows, pending_rows
+from coresetdb.selectors.needs import (
+    LogSumExp,
+    Shuffled,
+    TopPerQuery,
+    TopRows,
+    Votes,
+    sifted_rows,
+    waiting_entries,
+)
 
 torch.set_num_threads(1)
 
@@ -33,14 +41,17 @@ def peak(need, queries, blocks, tied=False, rows=1024):
     [
         (TopPerQuery(500), 16, 2),
         (TopPerQuery(1), 3, 2),
+        (TopPerQuery(500, means=True), 16, 3),
         (TopRows(700, "max"), 1, 3),
         (TopRows(700, "mean"), 1, 3),
+        (Votes(700, 0.02, np.zeros(3)), 1, 3),
         (Shuffled(900, 1), 1, 1),
     ],
 )
 def test_held_numbers_do_not_grow_with_the_pool(need, lists, carried, tied):
     bound = lists * need.k * (1 + carried)
-    bound += (pending_rows(lists, need.k) + MAX_BLOCK_ROWS) * (lists + carried)
+    waiting = waiting_entries(lists, need.k) + lists * sifted_rows(lists)
+    bound += waiting * (2 + carried)
     short = peak(need, max(lists, 3), 70, tied)
     assert short <= bound
     assert peak(need, max(lists, 3), 200, tied) <= bound
@@ -58,3 +69,35 @@ def test_a_budget_of_every_row_keeps_every_row():
 def test_no_rows_give_empty_lists():
     assert reducer_for(TopPerQuery(5), slice(0, 2)).result().keys.shape == (2, 0, 2)
     assert reducer_for(Shuffled(5, 0), slice(0, 0)).result().keys.shape == (1, 0, 2)
+
+
+def test_log_sum_exp_is_that_of_the_whole_pool():
+    similarity = torch.rand(3, 1000, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    keys = np.zeros((1000, 2), np.int64)
+    for cut in (1, 7, 400, 1000):
+        reducer = reducer_for(LogSumExp(0.02), slice(1, 3))
+        for start in range(0, 1000, cut):
+            reducer.feed(Block(keys[start : start + cut], similarity[:, start : start + cut]))
+            assert reducer.held_elements() == 2
+        expected = np.log(np.exp(similarity[1:].double().numpy() / 0.02).sum(axis=1))
+        np.testing.assert_allclose(reducer.result(), expected, rtol=1e-13)
+
+
+def test_log_sum_exp_of_nothing():
+    reducer = reducer_for(LogSumExp(0.02), slice(0, 2))
+    reducer.feed(Block(np.zeros((0, 2), np.int64), torch.zeros(2, 0)))
+    assert (reducer.result() == -np.inf).all()
+
+
+@pytest.mark.parametrize("cut", [1, 9, 500])
+def test_means_stand_beside_the_rows_of_every_query(cut):
+    similarity = torch.rand(4, 500, generator=torch.Generator().manual_seed(1))
+    keys = np.stack([np.arange(500), np.arange(500) % 3], axis=1)
+    reducer = reducer_for(TopPerQuery(50, means=True), slice(1, 4))
+    for start in range(0, 500, cut):
+        reducer.feed(Block(keys[start : start + cut], similarity[:, start : start + cut]))
+    found = reducer.result()
+    assert found.queries is None and found.means.dtype == np.float32
+    expected = similarity[1:].double().mean(dim=0).float().numpy()
+    assert (found.means == expected[found.keys[:, :, 0]]).all()
+    assert (found.scores == np.sort(similarity[1:].numpy(), axis=1)[:, :-51:-1]).all()

@@ -16,6 +16,7 @@ from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from coresetdb.schemas.recipe import Recipe
+from coresetdb.selectors.registry import selectors
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("toy_representations")
@@ -45,7 +46,7 @@ def database(tmp_path):
         str(tmp_path / "store"),
         backbone=str(tiny_folder()),
         dtype="float32",
-        features="rds,losses,length,words",
+        features="rds,losses,mads,length,words",
     )
     pool = rows(generator, 120)
     made.ingest(written(tmp_path / "a.jsonl", pool[:70]))
@@ -151,16 +152,22 @@ def test_a_method_without_a_target(database):
 def test_only_what_can_be_compared_is_a_method(database):
     features = features_of(database.store)
     names = method_names({name: each.representation for name, each in features.items()})
-    assert names == [
-        "random",
-        *(f"length:{each}" for each in ("round_robin", "top")),
-        *(f"rds:{each}" for each in ("random", "round_robin", "top")),
-        *(f"words:{each}" for each in ("round_robin", "top")),
-    ]
+    needing = {
+        needs: {name for name, each in selectors().items() if each.inputs == (needs,)}
+        for needs in ("query_similarity", "neuron_sets", "terms")
+    }
+    pairs = {
+        first: {n[len(first) + 1 :] for n in names if n.startswith(f"{first}:")}
+        for first in (*features, "")
+    }
+    assert pairs["length"] == pairs["losses"] == pairs["words"] == needing["query_similarity"]
+    assert pairs["mads"] == needing["neuron_sets"]
+    assert pairs["rds"] == set(selectors()) - needing["neuron_sets"] - needing["terms"]
+    assert {"random", "source_balanced", "length_matched"} <= set(names)
     for method in names:
         assert len(database.select("few", method=method, budget=4)) == 4
-    with pytest.raises(UsageError, match="losses gives no way to compare rows; methods: random, l"):
-        database.select("few", method="losses")
+    with pytest.raises(UsageError, match="mads gives no way to compare rows; methods: "):
+        database.select("few", method="mads:top")
     with pytest.raises(UsageError, match="name one or more"):
         database.select(method="words")
 
@@ -305,3 +312,26 @@ def test_a_representation_of_another_version_is_refused(database, monkeypatch, t
     with pytest.raises(FingerprintError, match="words was made by version 1 of words"):
         opened.add_target("new", file)
     assert [each.name for each in opened.targets()] == ["few", "more", "one"]
+
+
+def test_losses_rank_rows_by_a_column(database):
+    names = ["nll", "ppl", "nll_alone", "ifd", "el2n"]
+    rows = database.store.dataset("pool").to_table(columns=["id", *names]).to_pylist()
+    for score, sign in ((name, sign) for name in names for sign in (-1, 1)):
+        allowed = [row for row in rows if score != "ifd" or row["ifd"] < 1]
+        allowed.sort(key=lambda row, by=score, sign=sign: (sign * row[by], row["id"]))
+        expected = [row["id"] for row in allowed]
+        order = "descending" if sign < 0 else "ascending"
+        coreset = database.select(method=f"losses(score={score},order={order})", budget=len(rows))
+        assert coreset.ids == expected, (score, order)
+        assert coreset.parameters["missing"] == 0
+        if score == "ifd":  # "keep below 1": more than that are not to be had, and it is said
+            assert 0 < len(expected) < len(rows)
+            said, left_out = str(coreset.notes), len(rows) - len(expected)
+            assert f"{left_out} eligible rows were left out: their ifd is 1 or more" in said
+            assert f"all {len(expected)} rows that could be chosen are in" in said
+    assert database.replay(coreset.name).same
+    with pytest.raises(UsageError, match="score=grad_norm: this store's losses have nll, ppl, nll"):
+        database.select(method="losses(score=grad_norm)")
+    with pytest.raises(UsageError, match="order=up: choose from descending, ascending"):
+        database.select(method="losses(order=up)")

@@ -212,21 +212,34 @@ def test_a_name_lost_at_the_last_moment(store, monkeypatch):
 def test_unknown_things_are_named(store):
     with pytest.raises(UsageError, match="targets: arithmetic, python"):
         select(store, ["chemistry"])
-    with pytest.raises(UsageError, match="methods: .*random"):
+    with pytest.raises(UsageError, match=r"methods: .*random"):
         select(store, ["python"], method="tsds")
     with pytest.raises(UsageError, match="name one or more"):
         select(store, method="rds")
     with pytest.raises(MissingFeatureError, match=r"this store: rds.*featurize .* losses"):
         select(store, ["python"], method="losses:random")
     with pytest.raises(UsageError, match=r"no way to compare rows; methods: .*random.* rds:"):
-        select(store, ["python"], method="losses:top")
+        select(store, ["python"], method="mads:top")
     with pytest.raises(UsageError, match="no coreset 'x'"):
         load_coreset(store, "x")
 
 
 def test_memory_is_checked_before_the_scan(store):
-    with pytest.raises(UsageError, match="GiB of memory"):
+    with pytest.raises(UsageError, match=r"GiB of memory.*or raise the limit: --memory 1GiB"):
         select(store, ["python"], budget="100", memory_limit=1000)
+
+
+def test_the_memory_limit_reaches_the_check(store):
+    from coresetdb.database import Database
+
+    database = Database(store)
+    with pytest.raises(UsageError, match=r"above the limit of 0\.0 GiB"):
+        database.select("python", budget=100, memory_limit="1MiB")
+    chosen = database.select("python", budget=100, memory_limit="1 GiB", name="roomy")
+    assert len(chosen.ids) == 100
+    with pytest.raises(UsageError, match="above the limit"):
+        database.replay("roomy", memory_limit="1MiB")
+    assert database.replay("roomy").same
 
 
 def test_features_made_otherwise_are_refused(tmp_path, toys):

@@ -56,10 +56,12 @@ def pool_row(number: int) -> dict:
 
 def with_vectors(rows: list[dict], schema: pa.Schema) -> pa.Table:
     """The rows as a table, unit vectors added where the schema has `rds`."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(len(rows))
     for row in rows:
         vector = rng.normal(size=WIDTH)
         row["rds"] = (vector / np.linalg.norm(vector)).astype(np.float16)
+        row["layers"] = [vector[:4].astype(np.float16), None, vector[4:8].astype(np.float16)]
+    rows[5 % len(rows)]["rds"] = None
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -88,20 +90,18 @@ def fill(store: Store) -> None:
             for id_, corpus, line in sources
         ],
     )
-    put(
-        "targets",
-        [
-            {
-                "key": key_of("gsm8k", f"q{n}"),
-                "target": "gsm8k",
-                "id": f"q{n}",
-                "position": n,
-                "messages": [{"role": "user", "content": f"example {n}"}],
-                "metadata": "{}",
-            }
-            for n in range(4)
-        ],
-    )
+    examples = [
+        {
+            "key": key_of("gsm8k", f"q{n}"),
+            "target": "gsm8k",
+            "id": f"q{n}",
+            "position": n,
+            "messages": [{"role": "user", "content": f"example {n}"}],
+            "metadata": "{}",
+        }
+        for n in range(4)
+    ]
+    store.insert("targets", with_vectors(examples, store.dataset("targets").schema))
     put(
         "scores",
         [

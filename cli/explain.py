@@ -1,0 +1,36 @@
+"""`coresetdb explain`: why a row stands in a coreset."""
+
+from __future__ import annotations
+
+import click
+
+from .frame import json_option, open_database, print_json, store_argument
+
+
+@click.command(short_help="Say why a row stands in a coreset.")
+@store_argument
+@click.argument("coreset")
+@click.argument("row")
+@click.option(
+    "--without",
+    is_flag=True,
+    help="Also select again from the pool less this row, and say what takes its place.",
+)
+@json_option
+def command(store: str, coreset: str, row: str, without: bool, as_json: bool) -> None:
+    """Say why ROW (a rank, an id or its beginning) stands in CORESET; no model runs.
+
+    Which example of the target pulled it, what came close, and what the method saw in it: TRIM's
+    tokens, NAIT's layers, the neurons of MADS.
+
+    \b
+        coresetdb explain pool gsm8k-rds-round_robin-1 17
+        coresetdb explain pool gsm8k-trim-top-1 3f2a8c --json
+    """
+    found = open_database(store).explain(coreset, row, without=without)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        from .explain_view import show
+
+        show(found)

@@ -1,0 +1,84 @@
+"""Lexical: the words of a conversation in their order, as hashed ids; no model (METHODS 6).
+
+What `bm25` and `dsir` count. Words are stored with the row, and not looked up in a full-text index:
+Lance cannot index the structs that conversations are, the statistics of an index change with every
+corpus, so that no selection could be made again, and a filter would not change them.
+
+Query side: the same words of each target example.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..columns import ragged
+from ..describe import BackboneInfo
+from .representation import Representation, Setup
+
+if TYPE_CHECKING:
+    from ...schemas.instruction import Instruction
+
+SPACELESS = (
+    "\u0e00-\u0eff"  # Thai, Lao
+    "\u1000-\u109f"  # Myanmar
+    "\u1780-\u17ff"  # Khmer
+    "\u3040-\u30ff\u31f0-\u31ff"  # kana
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
+)
+"""Scripts written without spaces: each of their letters is a word; pairs come in as bigrams."""
+
+_WORD = re.compile(rf"(?=\w)[{SPACELESS}]|[^\W{SPACELESS}]+")
+_POSITIVE = 0x7FFFFFFF
+_KNOWN_WORDS = 1 << 18
+
+NO_WORD = "no word"
+
+
+class Lexical(Representation):
+    """Columns: `lexical` ids of the words, in order, and `lexical_reason`.
+
+    Words are runs of Unicode letters, digits and underscores, casefolded; an id is 31 bits of
+    BLAKE2b, so that of a million distinct words about 230 pairs share one.
+    """
+
+    name = "lexical"
+    version = 1
+    selector = "bm25"
+    terms = "lexical"
+
+    def fields(self, setup: Setup) -> list[pa.Field]:
+        return [pa.field("lexical", pa.list_(pa.int32())), pa.field("lexical_reason", pa.string())]
+
+    def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {"name": "words"}
+
+    def compute(self, instructions: Sequence[Instruction], setup: Setup) -> dict[str, np.ndarray]:
+        words = [words_of(each) for each in instructions]
+        reason = np.full(len(words), None, dtype=object)
+        reason[[not len(each) for each in words]] = NO_WORD
+        return {
+            "lexical": ragged([each if len(each) else None for each in words]),
+            "lexical_reason": reason,
+        }
+
+
+def words_of(instruction: Instruction) -> np.ndarray:
+    """Ids of the words of all turns, tool calls among them, in order, (n,) int32."""
+    texts = (text for turn in instruction.messages for text in (turn.content, turn.tool_calls))
+    words = (word for text in texts if text for word in _WORD.findall(text.casefold()))
+    return np.fromiter(map(_id_of, words), np.int32)
+
+
+@lru_cache(_KNOWN_WORDS)
+def _id_of(word: str) -> int:
+    return int.from_bytes(blake2b(word.encode(), digest_size=4).digest(), "big") & _POSITIVE
+
+
+representation = Lexical()

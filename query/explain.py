@@ -1,0 +1,131 @@
+"""Explain: why a row stands in a coreset, from what is stored; no model runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..schemas.budget import parse_budget
+from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from .answer import Request, answer, what_is_asked
+from .conversations import conversations
+from .coresets import Coreset, load_coreset
+from .explain_beside import beside
+from .explain_inside import inside
+from .explanation import Explanation, Neighbour, Without
+from .methods import Method
+from .names import quoted
+from .replay import request_of
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+LEAST_BEGINNING = 6
+"""Characters of an id that stand for the whole, if no other row of the coreset begins so."""
+
+
+def explain(store: Store, coreset: str, row: str | int, *, without: bool = False) -> Explanation:
+    """Say why a row stands in a coreset, as far as its method lets it be said.
+
+    Args:
+        store: an open store.
+        coreset: its name.
+        row: an id, the beginning of one, or a rank (`17`, `#17`).
+        without: also select again from the pool less this row, which takes as long as the
+            selection did.
+
+    Raises:
+        UsageError: there is no such coreset, or no such row in it.
+    """
+    chosen = load_coreset(store, coreset)
+    member = member_of(chosen, row)
+    found = _alone(store, chosen, member)
+    try:
+        request = request_of(store, chosen)
+        asked = what_is_asked(store, request)
+    except (UsageError, MissingFeatureError, FingerprintError) as error:
+        # What it was chosen by is gone since; the row itself is not.
+        return replace(found, cannot=(f"Its target and scores: {error}",))
+    found = replace(found, score_is=_meaning(asked.method))
+    found = beside(store, chosen, found, request, asked)
+    found = inside(store, chosen, found, request, asked)
+    return replace(found, without=_without(store, chosen, found, request)) if without else found
+
+
+def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
+    """The member of a coreset that a rank, an id or the beginning of one names.
+
+    Raises:
+        UsageError: none, or more than one.
+    """
+    text = str(row).strip().lower()
+    rank = text.removeprefix("#")
+    if rank.isdecimal() and len(rank) < 32:
+        if not 1 <= int(rank) <= len(coreset):
+            raise UsageError(f"{coreset.name} has no rank {rank}: it has {len(coreset):,} rows")
+        return coreset.members.slice(int(rank) - 1, 1).to_pylist()[0]
+    places = [place for place, each in enumerate(coreset.ids) if each.startswith(text)]
+    if len(text) < LEAST_BEGINNING:
+        raise UsageError(f"row {row!r}: give a rank, or {LEAST_BEGINNING} characters of an id")
+    if not places:
+        raise UsageError(
+            f"row {row!r} is not in {coreset.name}. Its rows: coresetdb sql {coreset.store.uri} "
+            f'"SELECT rank, id FROM coreset_rows WHERE coreset = {quoted(coreset.name)}"'
+        )
+    if len(places) > 1:
+        raise UsageError(f"row {row!r}: {len(places)} ids of {coreset.name} begin so, give more")
+    return coreset.members.slice(places[0], 1).to_pylist()[0]
+
+
+def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanation:
+    """What the coreset itself says of a row, and the row's text."""
+    (row,) = conversations(store, [member["id"]], coreset.pool_version)
+    after = coreset.members.slice(member["rank"], 1).to_pylist()
+    following = [Neighbour(each["rank"], each["id"], each["score"]) for each in after]
+    return Explanation(
+        coreset=coreset.name,
+        method=coreset.method,
+        rows=len(coreset),
+        rank=member["rank"],
+        id=member["id"],
+        corpus=member["corpus"],
+        score=member["score"],
+        target=member["target"],
+        messages=row["messages"],
+        tools=row.get("tools"),
+        next=following[0] if following else None,
+    )
+
+
+def _meaning(method: Method) -> str | None:
+    """What the scores of a method say."""
+    name = method.selector.name
+    if name == "random":
+        return "none: a seed drew the rows, and their order says nothing"
+    if name == "round_robin":
+        return "its similarity to the example whose turn it was"
+    if name == "top":
+        by = {"mean": "mean", "max": "highest"}[method.options["by"]]
+        return f"its {by} similarity over the examples"
+    if name == "coverage":
+        return "what it added to the coverage when it was taken"
+    return None
+
+
+def _without(store: Store, coreset: Coreset, found: Explanation, request: Request) -> Without:
+    """Answer the request again, from a pool that lacks the row."""
+    other = f"id <> {quoted(found.id)}"
+    tokens = request.budget.unit == "tokens"
+    again = replace(
+        request,
+        where=f"({request.where}) AND {other}" if request.where else other,
+        # A share of one row less could be another number of rows.
+        budget=request.budget if tokens else parse_budget(str(len(coreset))),
+    )
+    now = answer(store, again).picks.ids
+    before = set(coreset.ids)
+    goes = before - {found.id} - set(now)
+    return Without(
+        comes=tuple(each for each in now if each not in before),
+        goes=tuple(each for each in coreset.ids if each in goes),
+    )

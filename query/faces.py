@@ -1,0 +1,162 @@
+"""The faces of a result whose rows are rows of the pool: frames, a dataset, text, a notebook's.
+
+What mixes `Faces` in names a store, the version of its pool, and a table of ids with what was found
+about them; a coreset is one, the scores of a pool are another.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..schemas.errors import UsageError
+from .conversations import check_columns, conversation_columns, conversations
+
+if TYPE_CHECKING:
+    import datasets
+    import polars as pl
+
+    from ..store.store import Store
+
+ROWS_SHOWN = 10
+"""Rows of a result that a notebook shows."""
+
+TEXT_SHOWN = 200
+"""Characters of a turn that a notebook shows."""
+
+_STYLE = "max-width: 40em; text-align: left; vertical-align: top; white-space: pre-wrap"
+
+
+class Faces(ABC):
+    """Rows of a pool, best first, in every form one asks for them.
+
+    Attributes:
+        store: that holds their text.
+        pool_version: of the pool they were found in; text and columns are read at that version.
+    """
+
+    store: Store
+    pool_version: int
+
+    @abstractmethod
+    def table(self) -> pa.Table:
+        """A row for each, best first, with `id` and what was found about it."""
+
+    def to_arrow(self, *columns: str, text: bool = False) -> pa.Table:
+        """The rows as an Arrow table.
+
+        Args:
+            columns: further columns of the pool, such as `nll` or `response_tokens`.
+            text: with `messages`, and `tools` where a row offers some, as an export has them.
+
+        Raises:
+            UsageError: the pool has no such column, or a row has a tool call without a name.
+            StoreError: a row is not in the pool at that version.
+        """
+        found = self.table()
+        ids = found["id"].to_pylist()
+        if text:
+            for name, values in conversation_columns(self.store, ids, self.pool_version).items():
+                found = found.append_column(name, values)
+        wanted = [each for each in dict.fromkeys(columns) if each not in found.column_names]
+        if wanted:
+            check_columns(self.store, wanted, self.pool_version)
+            taken = self.store.take(ids, wanted, self.pool_version)
+            for name in wanted:
+                found = found.append_column(taken.schema.field(name), taken[name])
+        return found
+
+    def to_polars(self, *columns: str, text: bool = False) -> pl.DataFrame:
+        """The rows as a polars frame; arguments and errors as `to_arrow`."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.to_arrow(*columns, text=text))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def to_dataset(self, *columns: str, text: bool = True) -> datasets.Dataset:
+        """The rows as a Hugging Face `datasets.Dataset`, with their text unless told otherwise.
+
+        Arguments and errors as `to_arrow`, and:
+
+        Raises:
+            UsageError: the package `datasets` is not installed.
+        """
+        try:
+            import datasets
+        except ImportError as error:
+            raise UsageError(
+                "to_dataset needs the package datasets: pip install 'coresetdb[datasets]'. "
+                "to_arrow and to_polars work without it"
+            ) from error
+        return datasets.Dataset(self.to_arrow(*columns, text=text))
+
+    def rows(self, *columns: str) -> Iterator[dict[str, Any]]:
+        """Each row with its text, read in parts: the table's columns, `messages`, `tools`.
+
+        Args:
+            columns: further columns of the pool.
+
+        Raises: as `to_arrow`.
+        """
+        table = self.table()
+        there = {*table.column_names, "messages", "tools"}
+        wanted = [each for each in dict.fromkeys(columns) if each not in there]
+        ids = table["id"].to_pylist()
+        texts = conversations(self.store, ids, self.pool_version, wanted)
+        facts = (row for batch in table.to_batches(1000) for row in batch.to_pylist())
+        for fact, text in zip(facts, texts, strict=True):
+            yield fact | text
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """The conversations, best first: lists of turns as `apply_chat_template` takes them."""
+        ids = self.table()["id"].to_pylist()
+        for each in conversations(self.store, ids, self.pool_version):
+            yield each["messages"]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and the first rows with the beginning of their text."""
+        table = self.table()
+        first = table.slice(0, ROWS_SHOWN)
+        ids = first["id"].to_pylist()
+        texts = conversations(self.store, ids, self.pool_version)
+        names = [*first.column_names, "question", "answer"]
+        body = [
+            [*fact.values(), *_beginnings(text["messages"])]
+            for fact, text in zip(first.to_pylist(), texts, strict=True)
+        ]
+        lines = [
+            _line("th", names),
+            *(_line("td", [_shown(value) for value in row]) for row in body),
+        ]
+        more = table.num_rows - len(body)
+        rest = f"<p>... and {more:,} rows more</p>" if more else ""
+        return f"<pre>{escape(repr(self))}</pre><table>{''.join(lines)}</table>{rest}"
+
+
+def _beginnings(messages: list[dict[str, Any]]) -> tuple[str, str]:
+    """Of the last thing a user said before the last answer, and of that answer."""
+    answer = next(
+        (each["content"] for each in reversed(messages) if each["role"] == "assistant"), ""
+    )
+    asked = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "")
+    return _cut(asked), _cut(answer)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _line(tag: str, values: list[str]) -> str:
+    cells = "".join(f'<{tag} style="{_STYLE}">{escape(value)}</{tag}>' for value in values)
+    return f"<tr>{cells}</tr>"

@@ -1,0 +1,29 @@
+"""What the rules of a selection did, in sentences for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def told(rules: Mapping[str, Any] | None) -> list[str]:
+    """Sentences on a coreset's `parameters["rules"]`; none for coresets without rules."""
+    if rules is None:
+        return []
+    sentences = []
+    if rules["asked"]["leakage"] == "off":
+        sentences.append("leakage was allowed: no row's text was held against the examples")
+    if rules.get("leakage", {}).get("left_out"):
+        sentences.append(_leakage(rules["leakage"]))
+    return sentences
+
+
+def _leakage(found: Mapping[str, Any]) -> str:
+    first = found["rows"][0]
+    kinds = ", ".join(f"{count:,} {how}" for how, count in sorted(found["how"].items()))
+    example = f"example {first['example'][:8]} of {first['of']}"
+    return (
+        f"left out for leakage: {found['left_out']:,} that give examples away ({kinds}), such as "
+        f"{first['id'][:8]} ({first['how']}, {example}: {first['words']!r}). "
+        "They are listed in the parameters; --allow-leakage lets them in"
+    )

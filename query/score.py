@@ -1,0 +1,289 @@
+"""Score: every row of the pool by one or more methods for a target, kept in the table `scores`.
+
+A row's score is what a selection ranks it by, so that sorting by it gives what `select` would with
+the whole pool as its budget; methods that choose rows together give no row a score of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..ingest.progress import FitProgress, Silence
+from ..ingest.representations import registry
+from ..schemas.errors import MissingFeatureError, UsageError
+from ..selectors.keys import KeySet, ids_of, keys_of
+from ..selectors.needs import Lists
+from ..selectors.registry import selectors
+from ..store.fill import count_undone
+from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
+from .comparison import Asker, Comparison, comparison, understood
+from .eligible_rows import Scanned
+from .features import Feature, comparison_of, features_of
+from .methods import Method
+from .overlap_scan import scan_overlap
+from .queries import Queries, load_queries
+from .ranking import MEMORY_LIMIT, rankings
+from .reducers import Block
+from .scores import Scores
+
+if TYPE_CHECKING:
+    import lance
+
+    from ..store.store import Store
+
+_SCORE_EACH_ROW = ("top", "uot", "knn_uniform", "knn_kde", "bm25", "dsir")
+"""Selectors that rank rows by a score of their own, whatever else is chosen."""
+
+_SET_BYTES = 100  # of a scored row while its set is put in order and written
+_BARE = re.compile(r"(?P<name>[\w+]+)(?P<options>\(.*\))?")
+
+
+def split_methods(text: str) -> list[str]:
+    """`less,trim(scope=prompt,penalty=0.3)` as its methods: commas in parentheses stay."""
+    return [each for each in map(str.strip, re.split(r",(?![^()]*\))", text)) if each]
+
+
+def score(
+    store: Store,
+    target: str,
+    methods: Sequence[str] | None = None,
+    *,
+    where: str | None = None,
+    keep: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+    progress: FitProgress | None = None,
+) -> Scores:
+    """Score the rows of the newest pool for a target, and keep scores and ranks.
+
+    What was kept for the same target and method is replaced.
+
+    Args:
+        store: an open store.
+        target: its name.
+        methods: such as `rds`, `rds(by=max)` or `trim(scope=response)`; a representation's name
+            stands for the order that `select` gives with `:top`. All that this store and target
+            allow by default.
+        where: SQL expression over the pool; only rows for which it holds are scored and ranked.
+        keep: whether scores at other versions of the pool stay as well.
+        memory_limit: bytes that ranking may plan for.
+        progress: is told how far each method is.
+
+    Raises:
+        UsageError: unknown target or method, a method that gives rows no score of their own, or
+            too much memory planned.
+        MissingFeatureError: pool or target lack the feature.
+        FingerprintError: pool and target were featurized differently.
+        QueryError: the filter was refused.
+    """
+    version = store.version("pool")
+    dataset = store.dataset("pool", version)
+    load_queries(store, target, None)  # an unknown target is no matter of any one method
+    prepared, notes = _prepared(store, dataset, target, methods)
+    eligible = None if where is None else _eligible(store, where, version)
+    rows = dataset.count_rows() if eligible is None else len(eligible)
+    keys = []
+    for each in prepared:
+        keys.append(SetKey(target, each.name, each.fingerprint, version))
+        notes += _score_one(
+            store, dataset, each, keys[-1], rows, eligible, keep, memory_limit, progress
+        )
+    store.sync()
+    return Scores(store, target, tuple(keys), version, where, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A method ready to be run: its name among the scores, and what it compares rows by."""
+
+    name: str
+    method: Method
+    feature: Feature | None
+    comparison: Comparison
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self.feature.recipe.fingerprint if self.feature else None
+
+
+def _prepared(
+    store: Store, dataset: lance.LanceDataset, target: str, methods: Sequence[str] | None
+) -> tuple[list[_Prepared], list[str]]:
+    """Every method, before the first of them runs, and why some of those not named do not."""
+    if methods is not None:
+        asked = [_prepare(store, dataset, target, each) for each in methods]
+        if not asked:
+            raise UsageError("name one or more methods to score by, such as rds")
+        return list({each.name: each for each in asked}.values()), []
+    found, notes = [], []
+    for name, feature in features_of(store, dataset.version).items():
+        made_by = feature.representation
+        if comparison_of(made_by) or made_by.sets or made_by.terms:
+            try:
+                found.append(_prepare(store, dataset, target, name))
+            except (UsageError, MissingFeatureError) as error:
+                notes.append(f"not scored by {name}: {error}")
+    if not found:
+        why = "; ".join(notes) or "its features are none that rows could be compared by"
+        raise UsageError(f"{store.uri} has nothing to score rows by for {target!r}: {why}")
+    return found, notes
+
+
+def _prepare(store: Store, dataset: lance.LanceDataset, target: str, text: str) -> _Prepared:
+    version = dataset.version
+    method, feature = understood(store, _spelled_out(store, text, version), version)
+    if feature and method.covers:
+        method = _by_overlap(method)
+        queries = load_queries(store, target, feature)
+        return _Prepared(feature.name, method, feature, _overlap(dataset, feature, queries))
+    if method.selector.name not in _SCORE_EACH_ROW:
+        instead = f"; {feature.name}:top gives each row a score" if feature else ""
+        raise UsageError(
+            f"{method}: {method.selector.name} chooses rows together, and no row has a score of "
+            f"its own{instead}"
+        )
+    queries = load_queries(store, target, feature if method.needs_target else None)
+    compared = comparison(store, dataset, method, feature, [queries], {})
+    return _Prepared(_name(method), method, feature, compared)
+
+
+def _name(method: Method) -> str:
+    """As short as it is understood: `rds` and `rds(by=max)`, `bm25`, `rds:uot`."""
+    prefix = f"{method.representation}:"
+    if method.selector.feature == method.representation:
+        return str(method).removeprefix(prefix)
+    return str(method).replace(":top", "", 1)
+
+
+def _spelled_out(store: Store, text: str, version: int) -> str:
+    """A representation alone as the method whose order scores rows: `rds` as `rds:top`.
+
+    Where rows are not compared, it is the representation's own: `mads:coverage`, `lexical:bm25`.
+    """
+    match = _BARE.fullmatch(text.strip())
+    if not match:
+        return text
+    name = registry.ALIASES.get(match["name"], match["name"])
+    features = features_of(store, version)
+    if name not in features and name not in registry.names():
+        return text
+    made_by = features[name].representation if name in features else registry.get(name)
+    selector = "top" if comparison_of(made_by) else made_by.selector
+    return f"{name}:{selector}{match['options'] or ''}"
+
+
+def _by_overlap(method: Method) -> Method:
+    """What covers sets ranks a row by what it alone would cover of the target."""
+    changed = {
+        name: value
+        for name, value in method.options.items()
+        if value != method.selector.options[name].default and (name, value) != ("weights", "target")
+    }
+    if changed:
+        raise UsageError(
+            f"{method}: a row's score is how many of the target's units it holds; "
+            f"{', '.join(changed)} would only change how rows are chosen together"
+        )
+    return replace(method, selector=selectors()["top"], options={"by": "mean"})
+
+
+def _overlap(dataset: lance.LanceDataset, feature: Feature, queries: Queries) -> Comparison:
+    own, units = feature.representation.sets, queries.units
+    assert own is not None and units is not None, "who covers sets has them, the target too"
+    column = feature.columns[own]
+
+    def fetch(need: object, eligible: object) -> None:
+        raise AssertionError("top asks for nothing beside the scan")
+
+    return Comparison(
+        (Asker(queries.target, 1),),
+        lambda reducers, eligible: scan_overlap(dataset, column, units, reducers, eligible),
+        fetch,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def _score_one(
+    store: Store,
+    dataset: lance.LanceDataset,
+    each: _Prepared,
+    key: SetKey,
+    rows: int,
+    eligible: KeySet | None,
+    keep: bool,
+    memory_limit: int,
+    progress: FitProgress | None,
+) -> list[str]:
+    """Rank all rows by one method and write the set; what is to be said about it."""
+    (ranking, *_), seen = rankings(
+        each.method,
+        _watched(each, rows, progress or Silence()),
+        k=rows,
+        rows=rows,
+        seed=0,
+        eligible=eligible,
+        memory_limit=memory_limit,
+        pick_bytes=_SET_BYTES,
+    )
+    assert ranking.scores is not None, "who scores each row gives scores"
+    put_scores(store, key, _in_parts(ranking.keys), ranking.scores, keep)
+    return [*ranking.notes, *_missing(store, dataset, each.feature, rows, seen)]
+
+
+def _in_parts(keys: np.ndarray) -> Iterator[list[str]]:
+    for start in range(0, len(keys), ROWS_PER_COMMIT):
+        yield ids_of(keys[start : start + ROWS_PER_COMMIT])
+
+
+def _watched(each: _Prepared, rows: int, progress: FitProgress) -> Comparison:
+    """The same comparison, whose passes tell how far they are."""
+    scan = each.comparison.scan
+    return replace(
+        each.comparison,
+        scan=lambda reducers, eligible: scan(
+            [*reducers, _Told(each.name, rows, progress)], eligible
+        ),
+    )
+
+
+class _Told:
+    """Counts the rows of a pass as they go by."""
+
+    def __init__(self, name: str, rows: int, progress: FitProgress) -> None:
+        self._name, self._rows, self._progress = name, rows, progress
+        self._seen = 0
+
+    def feed(self, block: Block) -> None:
+        self._seen += len(block.keys)
+        said = f"{self._seen:,} of {self._rows:,} rows"
+        self._progress.learn(name=self._name, share=self._seen / max(self._rows, 1), said=said)
+
+    def held_elements(self) -> int:
+        return 1
+
+    def result(self) -> Lists:
+        """Nothing that a selector asked for."""
+        return Lists(np.empty((0, 0, 2), np.int64))
+
+
+def _missing(
+    store: Store, dataset: lance.LanceDataset, feature: Feature | None, rows: int, seen: Scanned
+) -> list[str]:
+    if feature is None or not seen.missing:
+        return []
+    lacking = f"{seen.missing:,} of {rows:,} rows lack {feature.name} and have no score by it"
+    if waiting := count_undone(dataset, feature.recipe):
+        return [
+            f"{lacking}; {waiting:,} of the pool wait for it: "
+            f"coresetdb featurize {store.uri} {feature.recipe.feature}"
+        ]
+    return [f"{lacking} (the reason stands in {feature.reason})"]
+
+
+def _eligible(store: Store, where: str, version: int) -> KeySet:
+    from ..store.filter import eligible_ids
+
+    return KeySet(keys_of(eligible_ids(store, where, version)))

@@ -1,0 +1,135 @@
+"""BM25: rows that share the rare words of the target's examples (METHODS 6).
+
+Every example is a query of all its words. A row scores the sum over the query's words t, as often
+as it holds them, of
+
+    log(1 + (N - n_t + 1/2) / (n_t + 1/2)) * f_t (k1 + 1) / (f_t + k1 (1 - b + b l / L))
+
+where f_t counts t in the row, n_t the eligible rows that hold t, l is the row's length in words and
+N and L are the number and mean length of the eligible rows (Robertson and Zaragoza 2009, with the
+logarithm that Lucene takes, which is never negative). A first pass brings N, L and n_t.
+
+How several examples make one order is ours. Scores of a long query are larger than those of a short
+one, so by default examples take turns (as in `round_robin`), which asks for no common scale. The
+mean over the examples (`by=mean`) is the score for all of them written as one query; `by=max` takes
+a row's best example. Rows that share no word score 0 and come last, by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ..schemas.errors import UsageError
+from .needs import MAX_BLOCK_ROWS, RowWords, TopPerQuery, TopRows, WordSimilarity, WordTotals
+from .round_robin import take_turns
+from .task import Option, Passes, Ranking, Selector, Task
+
+_NUMBERS_AT_ONCE = 1 << 22
+_WORDS_AT_ONCE = 1 << 20  # of a block of 4 MB
+_BYTES_PER_WORD = 64  # place, row, code, twice while they are sorted
+
+
+class Asked:
+    """The words of the examples, each word once.
+
+    Attributes:
+        words: (V,) int32, ascending.
+        counts: (V, M) float64, how often each example holds each word.
+    """
+
+    def __init__(self, examples: Sequence[np.ndarray]) -> None:
+        self.words = np.unique(np.concatenate(examples))
+        self.counts = np.zeros((len(self.words), len(examples)))
+        for column, example in enumerate(examples):
+            np.add.at(self.counts, (np.searchsorted(self.words, example), column), 1.0)
+
+    def found(self, rows: RowWords) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows, the places in `words` and the counts of all words found, by row, then place."""
+        places = np.searchsorted(self.words, rows.words)
+        places[places == len(self.words)] = 0
+        hits = np.flatnonzero(self.words[places] == rows.words)
+        row = np.repeat(np.arange(len(rows)), np.diff(rows.starts))[hits]
+        codes, counts = np.unique(row * len(self.words) + places[hits], return_counts=True)
+        return *np.divmod(codes, len(self.words)), counts
+
+    def totals(self, rows: RowWords) -> np.ndarray:
+        """Rows, their words, and the rows that hold each word asked for, (V + 2,) int64."""
+        _, places, _ = self.found(rows)
+        holding = np.bincount(places, minlength=len(self.words))
+        return np.concatenate([[len(rows), len(rows.words)], holding])
+
+
+class Scores:
+    """BM25 of rows for every example, from the totals of `Asked` over all of them."""
+
+    def __init__(self, asked: Asked, totals: np.ndarray, k1: float, b: float) -> None:
+        rows, words, holding = totals[0], totals[1], totals[2:]
+        rarity = np.log1p((rows - holding + 0.5) / (holding + 0.5))
+        self._asked, self._weights = asked, asked.counts * rarity[:, None]
+        self._k1, self._b = k1, b
+        self._mean_length = words / max(rows, 1)
+
+    def of(self, rows: RowWords) -> np.ndarray:
+        """(M, n) float32; a row's sums run over its words in one order, whatever the block."""
+        row, places, counts = self._asked.found(rows)
+        length = np.diff(rows.starts)[row] / self._mean_length
+        worth = counts * (self._k1 + 1) / (counts + self._k1 * (1 - self._b + self._b * length))
+        scores = np.zeros((len(rows), self._weights.shape[1]), np.float32)
+        begins = np.flatnonzero(np.diff(row, prepend=-1))
+        for some in self._parts(begins, len(row)):
+            first, last = some[0], some[-1]
+            values = self._weights[places[first:last]] * worth[first:last, None]
+            scores[row[some[:-1]]] = np.add.reduceat(values, some[:-1] - first, axis=0)
+        return scores.T
+
+    def _parts(self, begins: np.ndarray, end: int) -> Iterator[np.ndarray]:
+        """Where rows begin, in parts of bounded work, each with where its last row ends."""
+        bounds = np.append(begins, end)
+        at, room = 0, max(1, _NUMBERS_AT_ONCE // self._weights.shape[1])
+        while at < len(begins):
+            stop = int(np.searchsorted(bounds, bounds[at] + room, "right")) - 1
+            stop = max(stop, at + 1)
+            yield bounds[at : stop + 1]
+            at = stop
+
+
+def _passes(task: Task) -> Passes:
+    k1, b, by = task.options["k1"], task.options["b"], task.options["by"]
+    if k1 < 0 or not 0 <= b <= 1:
+        raise UsageError(f"bm25: k1={k1}, b={b}: k1 is 0 or more, b between 0 and 1")
+    asked = Asked(task.words)
+    (totals,) = yield (WordTotals(asked.totals),)
+    scores = Scores(asked, totals, k1, b)
+    if by == "turns":
+        (best,) = yield (WordSimilarity(scores.of, TopPerQuery(task.k)),)
+        queries, places = take_turns(list(best.keys), task.k)
+        return Ranking(best.keys[queries, places], best.scores[queries, places], queries)
+    (best,) = yield (WordSimilarity(scores.of, TopRows(task.k, by)),)
+    return Ranking(best.keys[0], best.scores[0], best.queries[0])
+
+
+def _memory(task: Task) -> int:
+    turns = task.options["by"] == "turns"
+    then = TopPerQuery(task.k) if turns else TopRows(task.k, "mean")
+    asked = len(np.unique(np.concatenate(task.words))) * task.queries * 16
+    block = _WORDS_AT_ONCE * _BYTES_PER_WORD + (_NUMBERS_AT_ONCE + MAX_BLOCK_ROWS) * 16
+    lists = WordSimilarity(lambda rows: rows.words, then).bytes(task.queries)
+    return lists + asked + block + (task.queries * task.k * 100 if turns else 0)
+
+
+SELECTOR = Selector(
+    "bm25",
+    1,
+    ("terms",),
+    _passes,
+    _memory,
+    {
+        "k1": Option(1.2),
+        "b": Option(0.75),
+        "by": Option("turns", ("turns", "mean", "max")),
+    },
+    feature="lexical",
+    paper="Robertson and Zaragoza 2009",
+)

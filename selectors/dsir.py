@@ -1,0 +1,104 @@
+"""DSIR: rows drawn by how much likelier the target makes their words than the pool (METHODS 6).
+
+Source: Xie et al. 2023, "Data Selection for Language Models via Importance Resampling". Words and
+pairs of neighbouring words are hashed into buckets; p is the distribution of the buckets over the
+target's examples, q that over all eligible rows. A row's log importance weight is the sum over its
+words and pairs of log(p + s) - log(q + s), and rows are drawn without replacement by their weights:
+the largest weights, each with a Gumbel variable added, are taken (`gumbel=false` adds none). The
+score is that sum. 10,000 buckets and s = 1e-8 are the published ones.
+
+The weight is a sum, as published, and a bucket that few examples never met costs much: long rows
+score low for a small target. `smoothing` (s) is what to raise.
+
+The Gumbel variable comes of the word that orders rows in `random`: seeded, the same for a row
+wherever it is stored. Where all weights are equal the order is that of `random`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..schemas.errors import UsageError
+from .needs import RowWords, TopRows, WordSimilarity, WordTotals
+from .random_order import shuffle_words
+from .task import Option, Passes, Ranking, Selector, Task
+
+_WORDS_AT_ONCE = 1 << 20  # of a block of 4 MB
+_BYTES_PER_WORD = 64  # two buckets and what is summed, with what they are made of
+
+
+def buckets_of(rows: RowWords, buckets: int) -> tuple[np.ndarray, np.ndarray]:
+    """The bucket of every word, and of the pair that begins with it, both (total,) int64.
+
+    The last word of a row begins no pair: -1. Ids of words are hashes already; those of a pair are
+    mixed by two odd multipliers of 64 bits.
+    """
+    words = rows.words.astype(np.uint64)
+    pairs = np.full(len(words), -1, np.int64)
+    mixed = words[:-1] * np.uint64(0x9E3779B97F4A7C15) + words[1:]  # wraps, as meant
+    mixed = (mixed * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(32)
+    pairs[:-1] = (mixed % np.uint64(buckets)).astype(np.int64)
+    pairs[rows.starts[1:] - 1] = -1
+    return (words % np.uint64(buckets)).astype(np.int64), pairs
+
+
+def bucket_counts(rows: RowWords, buckets: int) -> np.ndarray:
+    """How many words and pairs of some rows fall into each bucket, (buckets,) int64."""
+    words, pairs = buckets_of(rows, buckets)
+    counts = np.bincount(words, minlength=buckets)
+    return counts + np.bincount(pairs[pairs >= 0], minlength=buckets)
+
+
+def log_weights(rows: RowWords, ratio: np.ndarray) -> np.ndarray:
+    """The sum over each row's words and pairs of the ratio of their buckets, (n,) float64."""
+    words, pairs = buckets_of(rows, len(ratio))
+    values = ratio[words] + np.append(ratio, 0.0)[pairs]  # -1 is the last one: nothing
+    return np.add.reduceat(values, rows.starts[:-1])
+
+
+def gumbel(keys: np.ndarray, seed: int) -> np.ndarray:
+    """A standard Gumbel variable for each row, (n,) float64."""
+    uniform = 1.0 - ((shuffle_words(keys, seed) >> np.uint64(11)) + 0.5) / (1 << 53)
+    return -np.log(-np.log(uniform))
+
+
+def _passes(task: Task) -> Passes:
+    buckets, smoothing = task.options["buckets"], task.options["smoothing"]
+    if buckets < 1 or not smoothing > 0:
+        raise UsageError(
+            f"dsir: buckets={buckets}, smoothing={smoothing}: at least one bucket, and a smoothing "
+            "above 0"
+        )
+    (pool,) = yield (WordTotals(lambda rows: bucket_counts(rows, buckets)),)
+    starts = np.cumsum([0, *map(len, task.words)])
+    examples = RowWords(np.zeros((len(task.words), 2)), starts, np.concatenate(task.words))
+    target = bucket_counts(examples, buckets)
+    ratio = np.log(target / target.sum() + smoothing) - np.log(
+        pool / max(pool.sum(), 1) + smoothing
+    )
+
+    def scores(rows: RowWords) -> np.ndarray:
+        weights = log_weights(rows, ratio)
+        if task.options["gumbel"]:
+            weights += gumbel(rows.keys, task.seed)
+        return weights.astype(np.float32)[None]
+
+    (best,) = yield (WordSimilarity(scores, TopRows(task.k, "mean")),)
+    return Ranking(best.keys[0], best.scores[0])
+
+
+def _memory(task: Task) -> int:
+    tables = task.options["buckets"] * 64
+    return TopRows(task.k, "mean").bytes(1) + tables + _WORDS_AT_ONCE * _BYTES_PER_WORD
+
+
+SELECTOR = Selector(
+    "dsir",
+    1,
+    ("terms",),
+    _passes,
+    _memory,
+    {"gumbel": Option(True), "buckets": Option(10_000), "smoothing": Option(1e-8)},
+    feature="lexical",
+    paper="Xie et al. 2023",
+)

@@ -1,0 +1,168 @@
+"""KNN-KDE: queries spread their mass over near rows, less to rows in a crowd (METHODS 3.2).
+
+Algorithm 2 of TSDS (Liu et al. 2024). Every query brings its min(Lmax, N / 10) nearest rows. The
+density of a row is the sum, over its min(kde_k, N / 10) nearest rows of the union, itself included,
+of max(0, 1 - 2 (1 - cos) / sigma^2). A common size s grows; a query fills its rows in the order of
+their distance, each with 1 / (M s density), until (alpha / C) * cost >= (1 - alpha) M; what is left
+of its 1 / M goes to the next row. Order: mass, then id; rows without mass follow by mean similarity
+[ours]. Nothing of this depends on the budget, so prefixes nest.
+
+The densities cost union^2 products of vectors. The union is held to `union` rows by bringing fewer
+rows of every query; the ranking says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .keys import codes_of
+from .needs import Lists, TopPerQuery, TopRows, Vectors
+from .neighbours import OPTIONS, by_mass, distances, growth_note
+from .task import Option, Passes, Ranking, Selector, Task
+
+_ROWS_AT_ONCE = 512
+_COLUMNS_AT_ONCE = 4096
+_ROUNDING = 1e-9  # of a query's mass: so little is left over by sums that should be whole
+
+
+def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
+    """The density of every row among all of them.
+
+    Args:
+        vectors: (n, d) float16 unit vectors.
+        sigma: width of the kernel; 0 makes every density 1.
+        count: nearest rows that are summed, the row itself among them.
+
+    Returns:
+        (n,) float64. Rows of equal vectors have equal densities to the last bit.
+    """
+    import torch
+
+    if not sigma or not len(vectors):
+        return np.ones(len(vectors))
+    stored = torch.from_numpy(vectors)
+    texts = np.ascontiguousarray(vectors).view(np.dtype((np.void, 2 * vectors.shape[1])))[:, 0]
+    _, first, same = np.unique(texts, return_index=True, return_inverse=True)
+    found = np.empty(len(first))
+    for start in range(0, len(first), _ROWS_AT_ONCE):
+        rows = stored[torch.from_numpy(first[start : start + _ROWS_AT_ONCE])].float()
+        kernel = torch.empty(len(rows), len(vectors))
+        for at in range(0, len(vectors), _COLUMNS_AT_ONCE):
+            part = slice(at, at + _COLUMNS_AT_ONCE)
+            kernel[:, part] = rows @ stored[part].float().T
+        kernel.clamp_(max=1).sub_(1).mul_(2 / sigma**2).add_(1).clamp_(min=0)
+        near = kernel.sum(dim=1, dtype=torch.float64)
+        crowded = (kernel > 0).sum(dim=1) > count
+        if crowded.any():
+            nearest = kernel[crowded].topk(count, sorted=False).values
+            near[crowded] = nearest.sum(dim=1, dtype=torch.float64)
+        found[start : start + len(rows)] = near.numpy()
+    return found[same]
+
+
+def shares(
+    distance: np.ndarray, density: np.ndarray, alpha: float, c: float
+) -> tuple[np.ndarray, bool]:
+    """What every query gives to each of its rows, and whether the condition stopped the growth.
+
+    Args:
+        distance: (M, n) float64, ascending.
+        density: (M, n) float64, of the same rows.
+        alpha, c: of the condition.
+
+    Returns:
+        (M, n) float64, every query 1 / M in all.
+    """
+    queries, rows = distance.shape
+    if rows < 2:
+        return np.full((queries, rows), 1 / queries), False
+    weight = 1 / density
+    # Neighbour k of a query is full at the size `grown`, and k + 1 begins to be filled. The heap of
+    # TSDS takes these events in this order; the cost of a query changes with its own events only.
+    grown = np.cumsum(weight, axis=1)[:, :-1]
+    cost = distance[:, 1:] * grown - np.cumsum(distance * weight, axis=1)[:, :-1]
+    query, place = (each.ravel() for each in np.indices(grown.shape))
+    order = np.lexsort((query, place, grown.ravel()))
+    total = np.cumsum(np.diff(cost, axis=1, prepend=0).ravel()[order])
+    met = np.flatnonzero(alpha * total >= c * (1 - alpha) * queries)
+    last = int(met[0]) if met.size else len(order)
+    size = grown.ravel()[order[min(last, len(order) - 1)]]
+    # A query whose nearest row is not full yet gives it all; the code of TSDS fills it in any case,
+    # and with that gives more than 1 / M.
+    full = np.bincount(query[order[:last]], minlength=queries)
+    mass = np.where(np.arange(rows) < full[:, None], weight / (queries * size), 0)
+    left = 1 / queries - mass.sum(axis=1)
+    mass[np.arange(queries), full] += np.where(left > _ROUNDING / queries, left, 0)
+    return mass, bool(met.size)
+
+
+def cut_to(nearest: Lists, most: int) -> Lists:
+    """As many of every query's nearest rows, but at least two, as have a union of `most` rows."""
+    codes, _ = codes_of(nearest.keys)
+    queries, wanted = codes.shape
+    # Column by column, a row first appears where it stands best with any query.
+    _, first = np.unique(codes.T, return_index=True)
+    sizes = np.cumsum(np.bincount(first // queries, minlength=wanted))
+    reach = max(int(np.searchsorted(sizes, most, "right")), 2)
+    assert nearest.scores is not None
+    return Lists(nearest.keys[:, :reach], nearest.scores[:, :reach])
+
+
+def _wanted(task: Task) -> int:
+    """Rows that every query brings; of a small pool two."""
+    return min(task.options["Lmax"], max(task.rows // 10, 2), task.rows)
+
+
+def _passes(task: Task) -> Passes:
+    options = task.options
+    alpha, c = options["alpha"], options["C"]
+    brought, others = yield TopPerQuery(_wanted(task)), TopRows(task.k, "mean")
+    nearest = cut_to(brought, options["union"])
+    assert nearest.scores is not None
+    codes, distinct = codes_of(nearest.keys)
+    keys = np.empty((distinct, 2), np.int64)
+    keys[codes.ravel()] = nearest.keys.reshape(-1, 2)
+    (rows,) = yield (Vectors(keys),)
+    density = densities(rows.vectors, options["sigma"], min(options["kde_k"], task.rows // 10 or 1))
+    distance = distances(nearest.scores, options["distance"])
+    mass, stopped = shares(distance, density[codes], alpha, c)
+    ranking: Ranking = by_mass(nearest, mass, others, task.k)
+    reach = codes.shape[1]
+    notes = [f"knn_kde weighed {distinct:,} rows against one another"]
+    if reach < brought.keys.shape[1]:
+        notes[0] += (
+            f": of {brought.keys.shape[1]:,} nearest rows of every example {reach:,} were kept, so "
+            f"that their union stays below union={options['union']:,}"
+        )
+    if not stopped:
+        notes.append(growth_note("knn_kde", alpha, c, reach))
+    return replace(ranking, notes=(*notes, *ranking.notes))
+
+
+def _memory(task: Task) -> int:
+    brought = task.queries * _wanted(task)
+    union = min(max(task.options["union"], 2 * task.queries), brought)
+    lists = TopPerQuery(_wanted(task)).bytes(task.queries) + TopRows(task.k, "mean").bytes(0)
+    # Events, masses and orders of 8 bytes each; the vectors once more while equal ones are found;
+    # a block of kernels, twice more where only the nearest count.
+    kernels = 12 * _ROWS_AT_ONCE * union + 4 * _COLUMNS_AT_ONCE * task.width
+    return (
+        lists + 240 * brought + Vectors().bytes(union, task.width) + 2 * union * task.width
+    ) + kernels
+
+
+SELECTOR = Selector(
+    "knn_kde",
+    1,
+    ("query_similarity", "vectors"),
+    _passes,
+    _memory,
+    {
+        **OPTIONS,
+        "sigma": Option(0.75, least=0.0),
+        "kde_k": Option(1000, least=1),
+        "union": Option(20_000, least=1),
+    },
+)

@@ -1,0 +1,104 @@
+"""A folder like that of somebody who follows the docs: corpora, examples, a store, a coreset."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+import pytest
+from tiny_models import save_tiny_model
+
+from coresetdb import Database
+
+FEATURES = "fast,lexical,gradfiltering:at_least=24:at_most=24"
+TARGETS = ("gsm8k", "svamp", "mbpp")
+
+
+def sums(count: int, start: int = 0) -> list[dict]:
+    return [
+        {"question": f"Ann has {n} apples and buys {n % 7 + 2} more. How many has she?",
+         "answer": f"She has {n} + {n % 7 + 2} = {n + n % 7 + 2} apples."}
+        for n in range(start, start + count)
+    ]  # fmt: skip
+
+
+def functions(count: int, start: int = 0) -> list[dict]:
+    return [
+        {"prompt": f"Write a function that adds {n} to a number.",
+         "completion": f"def add_{n}(number):\n    return number + {n}"}
+        for n in range(start, start + count)
+    ]  # fmt: skip
+
+
+def facts(count: int) -> list[dict]:
+    kinds = ("open_qa", "closed_qa", "brainstorming")
+    return [
+        {"instruction": f"Name {n + 1} rivers of a country.", "context": "",
+         "response": f"River {n}, the longest of {n % 5} countries.", "category": kinds[n % 3]}
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def _write(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(text.encode()))
+    else:
+        path.write_text(text)
+
+
+def _corpora(folder: Path) -> None:
+    dolly = [*facts(24), {"instruction": "Say nothing.", "context": "", "response": ""}]
+    _write(folder / "corpora" / "gsm8k_train.jsonl.gz", sums(24))
+    _write(folder / "corpora" / "mbpp_train.jsonl.gz", functions(20))
+    _write(folder / "corpora" / "dolly.jsonl.gz", dolly)
+    _write(folder / "data" / "sums.jsonl.gz", sums(20, 500))
+    pl.DataFrame(functions(6, 300)).write_parquet(folder / "more.parquet")
+    with open(folder / "qa.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "answer"])
+        writer.writeheader()
+        writer.writerows(sums(5, 400))
+
+
+def _targets(folder: Path) -> None:
+    _write(folder / "gsm8k_examples.jsonl", sums(6, 200))
+    _write(folder / "svamp_examples.jsonl", sums(6, 220))
+    _write(folder / "mbpp_examples.jsonl", functions(6, 200))
+    _write(folder / "gsm8k_test.jsonl", sums(12, 210))
+
+
+def make_world(folder: Path) -> None:
+    """Fill an empty folder."""
+    model = save_tiny_model(folder / "my-model", "llama")
+    _corpora(folder)
+    _targets(folder)
+    pool = Database.create(
+        str(folder / "pool"), backbone=str(model), features=FEATURES, dtype="float32"
+    )
+    pool.ingest([str(each) for each in sorted((folder / "corpora").iterdir())])
+    for target in TARGETS:
+        pool.add_target(target, str(folder / f"{target}_examples.jsonl"))
+    pool.select("gsm8k", budget=12, name="math")
+    pool.select("gsm8k", budget=10)
+    pool.select(budget=12, method="random", name="chance")
+    other = Database.create(
+        str(folder / "other"), backbone=str(model), features="rds,losses", dtype="float32"
+    )
+    other.ingest(str(folder / "qa.csv"))
+    (folder / "question.sql").write_text("SELECT corpus, count(*) FROM pool GROUP BY corpus")
+
+
+@contextmanager
+def copy_of(world: Path, place: Path) -> Iterator[Path]:
+    """A copy to work in, the current folder meanwhile."""
+    shutil.copytree(world, place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        yield place

@@ -1,0 +1,139 @@
+"""Drive a selector over a pool in memory, block by block, through the same `rank` as a store's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from coresetdb.query.comparison import Asker, Comparison
+from coresetdb.query.eligible_rows import Scanned
+from coresetdb.query.methods import Method
+from coresetdb.query.ranking import Picks, rank
+from coresetdb.query.reducers import Block
+from coresetdb.selectors.keys import KeySet, keys_of
+from coresetdb.selectors.needs import Columns, RowColumns, RowVectors
+from coresetdb.selectors.registry import selectors
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows with everything that a selector may look at, and one target.
+
+    Attributes:
+        ids: (N,) of the rows.
+        similarity: (M, N) float32 to the target's examples.
+        vectors: (N, d) float16 unit vectors.
+        sets: units of every row.
+        columns: of the pool, (N,) each.
+        units: that the target's examples hold.
+        lengths: response tokens of the target's examples.
+    """
+
+    ids: list[str]
+    similarity: np.ndarray
+    vectors: np.ndarray | None = None
+    sets: list[list[int]] | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    units: np.ndarray | None = None
+    lengths: np.ndarray | None = None
+
+    @property
+    def keys(self) -> np.ndarray:
+        return keys_of(pa.array(self.ids, pa.string()))
+
+    def taken(self, order: Sequence[int]) -> Pool:
+        """The same pool with its rows in another order, or some of them."""
+        at = np.asarray(order, int)
+        return replace(
+            self,
+            ids=[self.ids[j] for j in at],
+            similarity=self.similarity[:, at],
+            vectors=None if self.vectors is None else self.vectors[at],
+            sets=None if self.sets is None else [self.sets[j] for j in at],
+            columns={name: each[at] for name, each in self.columns.items()},
+        )
+
+
+def drive(
+    name: str,
+    pool: Pool,
+    k: int,
+    *,
+    seed: int = 0,
+    blocks: Sequence[int] = (7,),
+    options: Mapping[str, Any] | None = None,
+) -> Picks:
+    """What the selector picks, the pool cut into blocks of these sizes in turn."""
+    selector = selectors()[name]
+    chosen = {key: option.default for key, option in selector.options.items()} | dict(options or {})
+    queries = len(pool.similarity)
+    examples = tuple(str(number) for number in range(queries))
+    keys = pool.keys
+
+    def scan(reducers, eligible) -> Scanned:
+        at, turn = 0, 0
+        while at < len(keys):
+            end = min(at + blocks[turn % len(blocks)], len(keys))
+            sets = None if pool.sets is None else pa.array(pool.sets[at:end], pa.list_(pa.int32()))
+            similarity = torch.from_numpy(np.ascontiguousarray(pool.similarity[:, at:end]))
+            for reducer in reducers:
+                reducer.feed(Block(keys[at:end], similarity, sets))
+            at, turn = end, turn + 1
+        return Scanned(len(keys), 0, 0, len(keys))
+
+    def fetch(need, eligible: KeySet | None) -> RowVectors | RowColumns:
+        by_id = np.lexsort((keys[:, 1], keys[:, 0]))
+        if isinstance(need, Columns):
+            return RowColumns(keys[by_id], {each: pool.columns[each][by_id] for each in need.names})
+        assert pool.vectors is not None
+        if need.keys is None:
+            return RowVectors(keys[by_id], pool.vectors[by_id])
+        place = {tuple(key): j for j, key in enumerate(keys.tolist())}
+        rows = [place[tuple(key)] for key in need.keys.tolist()]
+        return RowVectors(need.keys, pool.vectors[rows])
+
+    asker = Asker("t", queries, examples, pool.units, pool.lengths)
+    width = 0 if pool.vectors is None else pool.vectors.shape[1]
+    found, _ = rank(
+        Method(None, None, selector, chosen, {}),
+        Comparison((asker,), scan, fetch, 4, width),
+        k=min(k, len(keys)),
+        rows=len(keys),
+        seed=seed,
+        eligible=None,
+    )
+    return found
+
+
+def random_ids(generator: np.random.Generator, count: int) -> list[str]:
+    """Ids as content hashes are: any 32 hexadecimal digits."""
+    return [generator.bytes(16).hex() for _ in range(count)]
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """(n, d) -> float16 of length one."""
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def cosine_pool(
+    generator: np.random.Generator, queries: int, rows: int, width: int = 8, kind: str = "random"
+) -> Pool:
+    """A pool compared by cosine.
+
+    Args:
+        kind: "random"; "tied": few distinct vectors, many rows of each; "equal": one vector.
+    """
+    asked = unit_rows(generator.standard_normal((queries, width))).astype(np.float32)
+    distinct = {"random": rows, "tied": max(1, rows // 6), "equal": 1}[kind]
+    base = unit_rows(generator.standard_normal((distinct, width)) + 0.8)
+    vectors = base if kind == "random" else base[generator.integers(0, distinct, rows)]
+    # One product for every distinct vector, so that equal rows compare equally to the last bit.
+    products = asked @ base.astype(np.float32).T
+    places = {each.tobytes(): j for j, each in enumerate(base)}
+    similarity = products[:, [places[each.tobytes()] for each in vectors]]
+    return Pool(random_ids(generator, rows), similarity, vectors)
