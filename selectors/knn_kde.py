@@ -165,4 +165,5 @@ SELECTOR = Selector(
         "kde_k": Option(1000, least=1),
         "union": Option(20_000, least=1),
     },
+    paper="Liu et al. 2024 (TSDS)",
 )
