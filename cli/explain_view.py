@@ -55,7 +55,7 @@ def parts(found: Explanation) -> Iterator[Text | str]:
     if found.values:
         yield ""
         numbers = (f"{name} {_number(value)}" for name, value in found.values.items())
-        yield f"What {found.method} keeps of it: {', '.join(numbers)}"
+        yield f"What {found.method.partition(':')[0]} keeps of it: {', '.join(numbers)}"
     for sentence in found.cannot:
         yield Text(f"Not told. {sentence}", "yellow")
 
@@ -110,7 +110,7 @@ def _similarity(example: Example, found: Explanation) -> str:
 def _apart(margin: float) -> str:
     if margin >= 0:
         return f"{margin:.4f} less similar than the one that pulled it"
-    return f"{-margin:.4f} more similar than the one that pulled it, whose turn it was"
+    return f"{-margin:.4f} more similar than the one that pulled it"
 
 
 def _rows(found: Explanation) -> Iterator[str]:

@@ -24,6 +24,7 @@ COMMANDS = (
     "status",
     "verify",
     "compact",
+    "index",
     "target",
     "methods",
     "select",

@@ -112,4 +112,4 @@ def _neurons(
 
 
 def _adds_up(frame: pl.DataFrame, score: float | None) -> bool:
-    return score is not None and abs(frame["gain"].sum() - score) <= _CLOSE * max(1.0, score)
+    return score is not None and abs(float(frame["gain"].sum()) - score) <= _CLOSE * max(1.0, score)
