@@ -126,4 +126,5 @@ SELECTOR = Selector(
     _passes,
     _memory,
     {"score": Option("ifd"), "threshold": Option(0.9)},
+    paper="Liu et al. 2024 (DEITA)",
 )

@@ -86,4 +86,4 @@ def _memory(task: Task) -> int:
     )
 
 
-SELECTOR = Selector("k_center", 1, ("vectors",), _passes, _memory)
+SELECTOR = Selector("k_center", 1, ("vectors",), _passes, _memory, paper="Gonzalez 1985")

@@ -45,5 +45,5 @@ SELECTOR = Selector(
     _memory,
     # Below this nothing but each query's nearest row would count.
     {"reg": Option(0.01, least=1e-4)},
-    paper="targeted instruction selection (arXiv 2602.14696)",
+    paper="arXiv 2602.14696",
 )
