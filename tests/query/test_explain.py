@@ -163,7 +163,7 @@ def database(tmp_path_factory):
         str(place / "store"),
         backbone=str(tiny_folder()),
         dtype="float32",
-        features="trim:rank=16,nait,mads:share=0.2,rds",
+        features="trim:rank=16,nait,mads:share=0.2,rds,lexical",
     )
     made.ingest(written(place / "a.jsonl", rows(generator, 40)))
     for name in ("task", "other"):
@@ -223,3 +223,28 @@ def test_mads_says_when_another_targets_rows_hide_the_parts(database):
         else:
             assert found.neurons["gain"].sum() == pytest.approx(found.score, rel=1e-5)
     assert told[0].neurons is not None
+
+
+@pytest.mark.parametrize("method", ["bm25", "dsir"])
+def test_words_that_row_and_examples_share(database, method):
+    coreset = database.select("task", method=method, budget=6)
+    found = database.explain(coreset.name, 2)
+    query = coreset.table()["query"][1].as_py()
+    assert (found.pulled_by is None) == (query is None) == (method == "dsir")
+
+    def words(table, where="true"):
+        rows = database.store.dataset(table).to_table(filter=where).to_pylist()
+        return {
+            row["id"]: " ".join(turn["content"] for turn in row["messages"]).split() for row in rows
+        }
+
+    pool = words("pool")
+    asked = words("targets", "target = 'task'" + (f" AND id = '{query}'" if query else ""))
+    told = sum(asked.values(), [])
+    shared = set(pool[found.id]) & set(told)
+    expected = [
+        (word, pool[found.id].count(word), told.count(word), sum(word in e for e in pool.values()))
+        for word in shared
+    ]
+    assert found.words.rows() == sorted(expected, key=lambda each: (each[3], each[0]))
+    assert len(shared) > 1
