@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from .query.carry import CarriedTarget
     from .query.coresets import Coreset
     from .query.export.export import Exported
+    from .query.indexing import Indexed
     from .query.replay import Replay
     from .query.targets import Target
+    from .store.indices import VectorIndex
     from .store.maintenance import Compacted
     from .store.status import Status
 
@@ -109,6 +111,7 @@ class Database(Exploring):
         seed: int = 0,
         name: str | None = None,
         memory_limit: str | int = "4GiB",
+        approximate: bool = False,
         **rules: Any,
     ) -> Coreset:
         """Choose rows for the targets (they share the budget in turns) and keep the choice.
@@ -122,6 +125,8 @@ class Database(Exploring):
             seed: of methods that draw at random.
             name: of the coreset; made up otherwise.
             memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
+            approximate: whether the feature's index finds the rows (see `index`); every row is
+                compared otherwise.
             rules: what shapes the selection beside its method, as `query.rules.asking.rules_for`
                 takes it: leakage, evaluation, exclude, quota, cap, distinct, distinct_by.
 
@@ -144,6 +149,7 @@ class Database(Exploring):
             seed=seed,
             name=name,
             memory_limit=memory_bytes(memory_limit),
+            approximate=approximate,
             rules=rules_for(self.store, **rules),
         )
 
@@ -207,6 +213,29 @@ class Database(Exploring):
         from .query.export.export import check_export
 
         check_export(out, format)
+
+    def index(self, feature: str) -> Indexed:
+        """Index a feature for `select(approximate=True)`, or take in rows that came since.
+
+        Raises:
+            UsageError: the feature has no vectors.
+            MissingFeatureError: there is no such feature, or no row has it.
+        """
+        from .query.indexing import index_feature
+
+        return index_feature(self.store, feature)
+
+    def indices(self) -> list[VectorIndex]:
+        """The indices of the pool, by column."""
+        from .store.indices import indices_of
+
+        return list(indices_of(self.store.dataset("pool")).values())
+
+    def drop_index(self, feature: str) -> VectorIndex:
+        """Remove the index of a feature, and return what it was."""
+        from .query.indexing import drop_index
+
+        return drop_index(self.store, feature)
 
     def status(self) -> Status:
         """What the store holds, what it waits for, and whether what was learned still suits it."""

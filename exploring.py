@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .intake import Intake
+from .schemas.memory import memory_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from .ingest.progress import FitProgress
     from .query.compare import SideBySide
     from .query.explanation import Explanation
+    from .query.method_list import ListedMethod
     from .query.scores import Scores
     from .store.scores import ScoreSet
     from .store.sql import QueryResult
@@ -28,6 +30,7 @@ class Exploring(Intake):
         *,
         where: str | None = None,
         keep: bool = False,
+        memory_limit: str | int = "4GiB",
         progress: FitProgress | None = None,
     ) -> Scores:
         """Score the rows of the pool for a target and keep scores and ranks for SQL.
@@ -38,6 +41,7 @@ class Exploring(Intake):
                 and the target allow by default.
             where: an SQL expression over the pool's columns; only those rows are scored and ranked.
             keep: whether scores at other versions of the pool stay as well.
+            memory_limit: what ranking may plan for, such as `"8GiB"` or a number of bytes.
             progress: is told how far each method is.
 
         Raises:
@@ -48,8 +52,15 @@ class Exploring(Intake):
         """
         from .query.score import score, split_methods
 
-        named = split_methods(methods) if isinstance(methods, str) else methods
-        return score(self.store, target, named, where=where, keep=keep, progress=progress)
+        return score(
+            self.store,
+            target,
+            split_methods(methods) if isinstance(methods, str) else methods,
+            where=where,
+            keep=keep,
+            memory_limit=memory_bytes(memory_limit),
+            progress=progress,
+        )
 
     def scores(self, target: str, methods: Sequence[str] | None = None) -> Scores:
         """What `score` found for a target before: each method's newest scores, side by side.
@@ -139,6 +150,12 @@ class Exploring(Intake):
         from .query.explanations import layer_contributions
 
         return layer_contributions(self.store, target, row, method)
+
+    def methods(self) -> list[ListedMethod]:
+        """Every method by name, what it needs, and whether this store can answer it now."""
+        from .query.method_list import list_methods
+
+        return list_methods(self.store)
 
     def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
         """Run one SELECT over the store's relations, in a process of its own.

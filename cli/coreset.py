@@ -86,6 +86,8 @@ def replay(store: str, name: str, memory: str) -> int:
         coresetdb coreset replay pool gsm8k-rds-1
     """
     replayed = open_database(store).replay(name, memory_limit=memory)
+    for note in replayed.notes:
+        talk(note)
     if replayed.same:
         click.echo(f"{name}: the same {len(replayed.ids):,} ids come out, in the same order.")
         return 0

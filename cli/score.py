@@ -50,6 +50,7 @@ def command() -> None:
 )
 @click.option("--where", metavar="SQL", help="Only rows for which this SQL expression holds.")
 @click.option("--keep", is_flag=True, help="Keep scores at other versions of the pool as well.")
+@click.option("--memory", default="4GiB", show_default=True, help="What ranking may plan for.")
 @json_option
 def run(
     store: str,
@@ -57,6 +58,7 @@ def run(
     methods: str | None,
     where: str | None,
     keep: bool,
+    memory: str,
     as_json: bool,
 ) -> None:
     """Score every row of STORE for each TARGET; no model runs.
@@ -74,7 +76,14 @@ def run(
     found = []
     with ShownProgress() as progress:
         for target in dict.fromkeys(targets):
-            scores = database.score(target, methods, where=where, keep=keep, progress=progress)
+            scores = database.score(
+                target,
+                methods,
+                where=where,
+                keep=keep,
+                memory_limit=memory,
+                progress=progress,
+            )
             for note in scores.notes:
                 progress.say(note)
             found += scores.sets

@@ -209,7 +209,8 @@ def _corpora(first: Coreset, second: Coreset) -> tuple[Mix, ...]:
     for share in newest.mix:
         ours, theirs = (each.get(share.corpus, 0) for each in picked)
         if ours or theirs:
-            shares = ours / len(first), theirs / len(second), share.pool / total
+            # A filter may have let nothing through: then there are no picks to share.
+            shares = ours / max(len(first), 1), theirs / max(len(second), 1), share.pool / total
             rows.append(Mix(share.corpus, ours, theirs, share.pool, *shares))
     rows.sort(key=lambda row: (-abs(row.first_share - row.second_share), row.corpus))
     return tuple(rows)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from ..selectors.needs import (
     Lists,
     LogSumExp,
-    Need,
+    Reduced,
     RowSets,
     RowWords,
     Sets,
@@ -67,6 +67,7 @@ class Reducer(Protocol):
 class _TopPerQuery:
     def __init__(self, need: TopPerQuery, queries: slice) -> None:
         self._queries, self._means = queries, need.means
+        self.nearest = None if need.means else need.k
         self._top = RunningTop(queries.stop - queries.start, need.k)
 
     def feed(self, block: Block) -> None:
@@ -93,6 +94,7 @@ class _TopPerQuery:
 class _TopRows:
     def __init__(self, need: TopRows, queries: slice) -> None:
         self._queries, self._by = queries, need.by
+        self.nearest = need.k if need.by == "max" else None
         self._top = RunningTop(1, need.k)
 
     def feed(self, block: Block) -> None:
@@ -127,7 +129,7 @@ class _LogSumExp:
 
 
 class _Votes:
-    """In float64: what is summed in another order may then differ, but hardly as a float32."""
+    """In float64, then rounded: sums in another order differ less than a float32 can tell."""
 
     def __init__(self, need: Votes, queries: slice) -> None:
         import torch
@@ -140,7 +142,8 @@ class _Votes:
         assert block.similarity is not None
         votes = block.similarity[self._queries].double().div_(self._temperature)
         votes = votes.sub_(self._logs).exp_()
-        self._top.add(votes.mean(dim=0).float()[None], block.keys, votes.argmax(dim=0))
+        most = votes.float().argmax(dim=0)  # of equal queries the first
+        self._top.add(votes.mean(dim=0).float()[None], block.keys, most)
 
     def held_elements(self) -> int:
         return self._top.held_elements()
@@ -203,7 +206,7 @@ class _Sets:
         return RowSets(np.concatenate(self._keys), starts, np.concatenate(self._units))
 
 
-def reducer_for(need: Need, queries: slice) -> Reducer:
+def reducer_for(need: Reduced, queries: slice) -> Reducer:
     """The reducer that answers a need, for the queries of one target (a slice of all queries)."""
     match need:
         case TopPerQuery():
@@ -218,3 +221,8 @@ def reducer_for(need: Need, queries: slice) -> Reducer:
             return _Shuffled(need)
         case Sets():
             return _Sets()
+
+
+def nearest_wanted(reducer: Reducer) -> int | None:
+    """How many of every query's nearest rows settle what a reducer finds; None where none do."""
+    return reducer.nearest if isinstance(reducer, _TopPerQuery | _TopRows) else None

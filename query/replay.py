@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from ..schemas.budget import parse_budget
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from .answer import Request, answer, what_is_asked
+from .answer import Answer, Request, answer, what_is_asked
+from .approximate import is_there
 from .coresets import Coreset, load_coreset
 from .ranking import MEMORY_LIMIT
 from .rules.asked import recalled
@@ -26,11 +27,13 @@ class Replay:
         coreset: as it was recorded.
         ids: as they came out now.
         same_queries: whether the target's examples and their features are those recorded.
+        notes: what it proves where rows were found by an index.
     """
 
     coreset: Coreset
     ids: list[str]
     same_queries: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def first_difference(self) -> int | None:
@@ -56,7 +59,8 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
     coreset = load_coreset(store, name)
     request = request_of(store, coreset)
     again = answer(store, request, memory_limit)
-    return Replay(coreset, again.picks.ids, again.query_hash == coreset.query_hash)
+    same_queries = again.query_hash == coreset.query_hash
+    return Replay(coreset, again.picks.ids, same_queries, _of_index(request, coreset, again))
 
 
 def request_of(store: Store, coreset: Coreset) -> Request:
@@ -75,9 +79,34 @@ def request_of(store: Store, coreset: Coreset) -> Request:
         targets_version=store.version("targets"),
         like=tuple((tokens, rows) for tokens, rows in coreset.parameters.get("like", ())),
         rules=recalled(store, coreset.parameters),
+        approximate=_by_index(store, coreset),
     )
     same = _same_examples(store, newest, coreset)
     return newest if same else _as_recorded(store, newest, coreset)
+
+
+def _by_index(store: Store, coreset: Coreset) -> bool:
+    """Whether an index found the rows and can still be asked: otherwise every row is compared."""
+    recorded = coreset.parameters.get("approximate")
+    if not recorded:
+        return False
+    return is_there(store, store.dataset("pool", coreset.pool_version), recorded)
+
+
+def _of_index(request: Request, coreset: Coreset, again: Answer) -> tuple[str, ...]:
+    recorded = coreset.parameters.get("approximate")
+    if not recorded:
+        return ()
+    if request.approximate:
+        return (
+            f"The rows were asked of the same index, {recorded['index']}. That they are the "
+            f"nearest this does not prove: its recall was {recorded['recall']:.1%}",
+        )
+    shared = len(set(coreset.ids) & set(again.picks.ids))
+    return (
+        f"The index {recorded['index']} that found the rows is gone, so every row was compared: "
+        f"{shared:,} of the {len(coreset):,} rows come out again",
+    )
 
 
 def _same_examples(store: Store, request: Request, coreset: Coreset) -> bool:

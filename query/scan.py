@@ -117,6 +117,25 @@ def scan_vectors(
     return seen
 
 
+def feed_vectors(
+    keys: np.ndarray, vectors: np.ndarray, queries: torch.Tensor, reducers: Sequence[Reducer]
+) -> None:
+    """Feed the similarities of some rows, with the bits that `scan_vectors` gives them.
+
+    Args:
+        keys: of the rows, (n, 2) int64.
+        vectors: theirs, (n, d) float16.
+        queries: as for `scan_vectors`.
+        reducers: likewise.
+    """
+    import torch
+
+    rows = block_rows(queries.shape[1])
+    packer = _Packer(queries, rows, lambda block: [r.feed(block) for r in reducers])
+    packer.add(keys, torch.from_numpy(vectors))
+    packer.flush()
+
+
 def _present(
     keys: np.ndarray, feature: pa.FixedSizeListArray, width: int
 ) -> tuple[np.ndarray, torch.Tensor, int]:

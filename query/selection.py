@@ -33,6 +33,7 @@ def select(
     name: str | None = None,
     rules: Rules | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    approximate: bool = False,
 ) -> Coreset:
     """Choose rows of the newest pool for one or more targets, and record them as a coreset.
 
@@ -47,10 +48,12 @@ def select(
         name: of the coreset; `<target>-<method>-<n>` by default.
         rules: what shapes the selection beside its method; by default the leakage guard alone.
         memory_limit: bytes the selection may plan for.
+        approximate: whether an index finds the rows (docs/indexing.md); every row is compared
+            otherwise.
 
     Raises:
-        UsageError: unknown target or method, bad budget, taken name, rules that cannot be kept, or
-            too much memory planned.
+        UsageError: unknown target or method, bad budget, taken name, rules that cannot be kept, too
+            much memory planned, or nothing that an index could answer.
         MissingFeatureError: pool or target lack the feature.
         FingerprintError: pool and target were featurized differently.
         QueryError: the filter was refused.
@@ -67,6 +70,7 @@ def select(
         pool_version=store.version("pool"),
         targets_version=store.version("targets"),
         rules=rules or Rules(),
+        approximate=approximate,
     )
     found = answer(store, request, memory_limit)
     keep(store, request.rules)
@@ -141,4 +145,6 @@ def _parameters(request: Request, found: Answer) -> dict:
         parameters |= {**block, "torch": str(torch.__version__)}
     if found.like:
         parameters["like"] = [list(pair) for pair in found.like]
+    if found.approximate is not None:
+        parameters["approximate"] = found.approximate
     return parameters

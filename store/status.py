@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from .features import features_of
 from .fill import count_undone
+from .indices import described, indices_of
 from .store import Store
 
 
@@ -36,6 +37,7 @@ class Status:
     bases: list[dict[str, Any]] = field(default_factory=list)
     ensembles: list[dict[str, Any]] = field(default_factory=list)
     due: list[str] = field(default_factory=list)
+    indices: list[dict[str, Any]] = field(default_factory=list)
 
     def headline(self) -> str:
         """One line."""
@@ -50,6 +52,7 @@ class Status:
             ("Features", self.features),
             ("Energy that bases keep", self.bases),
             ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
+            ("Indices", self.indices),
             ("Targets", self.targets),
             ("Coresets", self.coresets),
             ("Runs that go on, or did not finish", self.unfinished),
@@ -84,6 +87,13 @@ class Status:
                 f"Not yet featurized: {rows}. Next: coresetdb featurize {self.uri} "
                 + ",".join(waiting)
             )
+        said += [
+            f"{index['rows outside']:,} rows came after the index of {index['index of']} was "
+            f"built and are compared one by one. Next: coresetdb index {self.uri} "
+            f"{index['index of']}"
+            for index in self.indices
+            if index["rows outside"]
+        ]
         return [*said, *self.due]
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,6 +138,7 @@ def status_of(store: Store) -> Status:
         unfinished=_unfinished(store),
         rejected=store.dataset("rejects").count_rows(),
         waiting=waiting,
+        indices=[described(index) for index in indices_of(pool).values()],
     )
 
 

@@ -42,7 +42,7 @@ NO_WORD = "no word"
 
 
 class Lexical(Representation):
-    """Columns: `lexical` ids of the words, in order, and `lexical_reason`.
+    """Columns: `lexical` ids of the words in order, `lexical_words` how many, `lexical_reason`.
 
     Words are runs of Unicode letters, digits and underscores, casefolded; an id is 31 bits of
     BLAKE2b, so that of a million distinct words about 230 pairs share one.
@@ -54,7 +54,11 @@ class Lexical(Representation):
     terms = "lexical"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        return [pa.field("lexical", pa.list_(pa.int32())), pa.field("lexical_reason", pa.string())]
+        return [
+            pa.field("lexical", pa.list_(pa.int32())),
+            pa.field("lexical_words", pa.int32()),
+            pa.field("lexical_reason", pa.string()),
+        ]
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"name": "words"}
@@ -65,6 +69,7 @@ class Lexical(Representation):
         reason[[not len(each) for each in words]] = NO_WORD
         return {
             "lexical": ragged([each if len(each) else None for each in words]),
+            "lexical_words": np.array([len(each) or np.nan for each in words], np.float32),
             "lexical_reason": reason,
         }
 

@@ -1,0 +1,269 @@
+"""Approximate: the rows nearest to each query by an index, compared exactly, and what it missed.
+
+The index is asked for more rows than are wanted. All it names are compared with all queries as the
+exact scan compares them, so that scores and order are exact and only rows may be missing. How many
+are is counted each time, on some queries and as many rows as are read in an instant; while it is
+too many, twice the partitions are looked into.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..schemas.errors import UsageError
+from ..selectors.keys import KeySet, keys_of
+from ..selectors.needs import RowVectors, Vectors
+from ..store.fill import undone
+from ..store.indices import VectorIndex, indices_of
+from .comparison import Comparison
+from .eligible_rows import Scanned
+from .features import Feature
+from .methods import Method
+from .queries import Queries, matrix_of
+from .reducers import Reducer, nearest_wanted
+from .scan import feed_vectors
+
+if TYPE_CHECKING:
+    import lance
+
+    from ..store.store import Store
+
+ENOUGH = 0.95
+"""The recall below which more partitions are looked into, and a person is warned in the end."""
+
+OVER_ASK = 4
+"""Rows asked for by one wanted: an index of one bit a number orders them roughly..."""
+LEAST_ASKED = 100
+"""... and never fewer than these for a query."""
+
+FIRST_SHARE = 8
+"""One in so many partitions is looked into first."""
+
+LEAST_SHARE = 0.05
+"""Of the pool's rows that must be eligible: the index knows of no filter."""
+
+SAMPLE_QUERIES = 16
+SAMPLE_BYTES = 128 << 20
+"""Of vectors that recall is counted on..."""
+_STRETCH = 100
+"""... read in stretches of so many rows, evenly spread over the pool."""
+
+_ANSWER_BYTES = 64  # of a row that the index names for a query
+_MOST_BYTES = 512 << 20
+_SAME = 1e-6  # similarities of other block shapes may differ by less
+
+
+class Search:
+    """Stands in for the scan of a comparison by cosine.
+
+    Args:
+        store: for messages.
+        dataset: the pool at the version asked.
+        method: for messages.
+        feature: whose index is asked.
+        queries: of the targets, as the comparison has them.
+        comparison: the exact one.
+
+    Raises:
+        UsageError: the method compares nothing by cosine, or the feature has no index.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        dataset: lance.LanceDataset,
+        method: Method,
+        feature: Feature | None,
+        queries: Sequence[Queries],
+        comparison: Comparison,
+    ) -> None:
+        if feature is None or feature.column is None or not method.compares:
+            raise UsageError(
+                f"{method} does not look for the nearest vectors, so there is nothing that an "
+                "index could answer: leave --approximate out"
+            )
+        self._dataset, self._method, self._feature = dataset, method, feature
+        self._column, self._matrix = feature.column, matrix_of(queries)
+        self._fetch = comparison.fetch
+        self._index = _index_of(store, dataset, feature, self._column)
+        self.facts: dict[str, Any] = {}
+
+    def scan(self, reducers: Sequence[Reducer], eligible: KeySet | None) -> Scanned:
+        """Feed the rows that the index finds; as `Comparison.scan`, with a note on the recall.
+
+        Raises:
+            UsageError: a reducer needs more than the nearest rows, or too many of them, or so few
+            rows may be chosen that the exact scan is quicker.
+        """
+        wanted = [nearest_wanted(each) for each in reducers]
+        most = max((each for each in wanted if each is not None), default=0)
+        if None in wanted:
+            raise UsageError(
+                f"{self._method} looks at more than each example's nearest rows, which is all that "
+                "an index finds: leave --approximate out, or use round_robin or top(by=max)"
+            )
+        rows = self._dataset.count_rows()
+        allowed = rows if eligible is None else len(eligible)
+        if allowed < LEAST_SHARE * rows:
+            raise UsageError(
+                f"{allowed:,} of {rows:,} rows may be chosen, so few that comparing each of them "
+                "is quicker than asking an index: leave --approximate out"
+            )
+        missing = self._missing(eligible)
+        seen = Scanned(rows, rows - allowed, missing, allowed - missing)
+        if k := min(most, seen.scored):
+            found, probes, recall = self._found(k, eligible, seen.scored)
+            feed_vectors(found.keys, found.vectors, self._matrix, reducers)
+            seen.notes = (self._note(k, probes, recall),)
+        return seen
+
+    def _found(self, k: int, eligible: KeySet | None, rows: int) -> tuple[RowVectors, int, float]:
+        """Rows the index names, partitions it looked into, and how many of the right ones."""
+        probes = max(1, self._index.partitions // FIRST_SHARE)
+        while True:
+            keys = self._candidates(k, probes, eligible)
+            found = self._fetch(Vectors(keys), None)
+            assert isinstance(found, RowVectors)
+            recall = self._recall(found, k, eligible, rows)
+            if recall >= ENOUGH or probes >= self._index.partitions:
+                return found, probes, recall
+            probes = min(2 * probes, self._index.partitions)
+
+    def _candidates(self, k: int, probes: int, eligible: KeySet | None) -> np.ndarray:
+        """Keys of the eligible rows that the index names for any query, each once, (n, 2)."""
+        rows, queries = self._dataset.count_rows(), len(self._matrix)
+        share = 1.0 if eligible is None else len(eligible) / rows
+        ask = min(max(math.ceil(OVER_ASK * k / share), LEAST_ASKED), rows)
+        while True:
+            self._check(queries * ask * _ANSWER_BYTES, k)
+            named = self._dataset.to_table(
+                columns=["id", "_distance"],
+                nearest={
+                    "column": self._column,
+                    "q": self._matrix.numpy().astype(np.float16),
+                    "k": ask,
+                    "nprobes": probes,
+                },
+            )
+            keys, query = keys_of(named["id"]), named["query_index"].to_numpy()
+            if eligible is not None:
+                allowed = eligible.contains(keys)
+                keys, query = keys[allowed], query[allowed]
+            enough = np.bincount(query, minlength=queries).min() >= k
+            if enough or ask == rows or named.num_rows < queries * ask:
+                break
+            ask = min(4 * ask, rows)
+        keys = np.unique(keys, axis=0)
+        self._check(len(keys) * 2 * self._feature.width, k)
+        return keys
+
+    def _check(self, size: int, k: int) -> None:
+        if size > _MOST_BYTES:
+            raise UsageError(
+                f"the nearest {k:,} rows of {len(self._matrix):,} examples are too many for an "
+                f"index, which pays for small budgets ({size >> 20:,} MiB, {_MOST_BYTES >> 20:,} "
+                "allowed): leave --approximate out"
+            )
+
+    @cached_property
+    def _sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows that recall is counted on: keys (n, 2), similarities to some queries (m, n)."""
+        width, rows = self._feature.width, self._dataset.count_rows()
+        count = max(SAMPLE_BYTES // (2 * width), 1)
+        places = np.arange(rows)
+        if rows > count:
+            stretch = min(_STRETCH, count)
+            starts = np.linspace(0, rows - stretch, count // stretch).astype(int)
+            places = np.unique(starts[:, None] + np.arange(stretch))
+        taken = self._dataset.take(places.tolist(), columns=["id", self._column])
+        vectors = taken[self._column].combine_chunks()
+        keys = keys_of(taken["id"])[np.asarray(vectors.is_valid())]
+        matrix = np.array(vectors.flatten()).reshape(-1, width)
+        return keys, self._similarity(matrix)
+
+    def _similarity(self, vectors: np.ndarray) -> np.ndarray:
+        """Of the sampled queries to some rows, (m, n) float32."""
+        import torch
+
+        blocks = torch.from_numpy(vectors).split(4096)
+        queries = self._matrix[self._asked]
+        parts = [queries @ block.float().T for block in blocks]
+        return torch.cat(parts, dim=1).numpy() if parts else np.empty((len(queries), 0))
+
+    @cached_property
+    def _asked(self) -> np.ndarray:
+        """Numbers of the queries that recall is counted for, evenly spread."""
+        count = len(self._matrix)
+        return np.unique(np.linspace(0, count - 1, min(count, SAMPLE_QUERIES)).round().astype(int))
+
+    def _recall(self, found: RowVectors, k: int, eligible: KeySet | None, rows: int) -> float:
+        """Of the rows at least as similar as the last of the k found, the share that was found.
+
+        Counted for some queries on the sample; `rows` are those that could be chosen.
+        """
+        if len(found) < k:
+            return len(found) / k
+        keys, similarity = self._sample
+        if eligible is not None:
+            allowed = eligible.contains(keys)
+            keys, similarity = keys[allowed], similarity[:, allowed]
+        last = -np.partition(-self._similarity(found.vectors), k - 1, axis=1)[:, k - 1]
+        better = similarity[:, ~KeySet(found.keys).contains(keys)] > last[:, None] + _SAME
+        expected = len(self._asked) * k * len(keys) / rows
+        return float(expected / (expected + better.sum()))
+
+    def _missing(self, eligible: KeySet | None) -> int:
+        """Eligible rows without the feature."""
+        reason = self._feature.reason
+        parts = [self._dataset.to_table(columns=["id"], filter=f"`{reason}` IS NOT NULL")["id"]]
+        for fragment in self._dataset.get_fragments():
+            parts += [keys for keys, _ in undone(self._dataset, fragment, self._feature.recipe)]
+        lacking = [keys_of(part) for part in parts]
+        if eligible is not None:
+            lacking = [keys[eligible.contains(keys)] for keys in lacking]
+        return sum(len(keys) for keys in lacking)
+
+    def _note(self, k: int, probes: int, recall: float) -> str:
+        index, counted = self._index, len(self._sample[0])
+        self.facts = {
+            "index": index.name,
+            "parts": list(index.parts),
+            "probes": probes,
+            "nearest": k,
+            "recall": round(recall, 4),
+            "recall_queries": len(self._asked),
+            "recall_rows": counted,
+        }
+        said = (
+            f"approximate: {index.name}, asked in {probes:,} of {index.partitions:,} partitions, "
+            f"finds {recall:.1%} of the nearest {k:,} rows (counted for {len(self._asked):,} "
+            f"examples among {counted:,} rows)"
+        )
+        if recall >= ENOUGH:
+            return said
+        return f"{said}. That is below {ENOUGH:.0%}: without --approximate every row is compared"
+
+
+def _index_of(
+    store: Store, dataset: lance.LanceDataset, feature: Feature, column: str
+) -> VectorIndex:
+    index = indices_of(dataset).get(column)
+    if index is None:
+        raise UsageError(
+            f"{feature.name} of {store.uri} has no index: coresetdb index {store.uri} "
+            f"{feature.name}, or leave --approximate out"
+        )
+    return index
+
+
+def is_there(store: Store, dataset: lance.LanceDataset, recorded: dict[str, Any]) -> bool:
+    """Whether the index that a coreset was found with still belongs to that version of the pool."""
+    there = {part for index in indices_of(dataset).values() for part in index.parts}
+    return set(recorded["parts"]) <= there and all(
+        store.place.sizes(f"pool.lance/_indices/{part}") for part in recorded["parts"]
+    )

@@ -1,0 +1,100 @@
+"""Index: prepare a feature for `select --approximate`, or take new rows into its index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from ..schemas.errors import MissingFeatureError, UsageError
+from ..store import indices
+from ..store.indices import VectorIndex, indices_of
+from .centroids import centroids_of, partitions_for
+from .features import Feature, feature_named, features_of
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+_OUTGROWN = 2
+"""An index is built anew once a pool of its size would get this many times its partitions..."""
+_MOST_PARTS = 8
+"""... or once it would have more parts than these."""
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """An index and what became of it just now."""
+
+    index: VectorIndex
+    done: Literal["built", "extended", "unchanged"]
+
+
+def index_feature(store: Store, name: str) -> Indexed:
+    """Index the vectors of a feature, or take in the rows that came since.
+
+    A pool that has grown to four times its size gets a new index, and so does one whose index took
+    rows in seven times.
+
+    Args:
+        store: an open store.
+        name: of a feature that rows are compared by cosine with.
+
+    Raises:
+        UsageError: the feature has no vectors.
+        MissingFeatureError: there is no such feature, or no row has it yet.
+        StoreError: other writers were quicker every time, or the disk is full.
+    """
+    feature = feature_named(store, name)
+    column = _column(store, feature)
+    dataset = store.dataset("pool")
+    wanted = partitions_for(dataset.count_rows())
+    there = indices_of(dataset).get(column)
+    if there and wanted < _OUTGROWN * there.partitions and len(there.parts) < _MOST_PARTS:
+        if not there.outside:
+            return Indexed(there, "unchanged")
+        indices.extend(store, there)
+        return _now(store, column, "extended")
+    centres = centroids_of(dataset, column, feature.width, wanted)
+    if not len(centres):
+        raise MissingFeatureError(
+            f"no row of {store.uri} has {feature.name}, there is nothing to index: "
+            f"coresetdb featurize {store.uri} {feature.recipe.feature}"
+        )
+    kind = "IVF_RQ" if feature.width % 8 == 0 else "IVF_SQ"
+    flat = pa.array(centres.ravel())
+    indices.build(store, column, kind, pa.FixedSizeListArray.from_arrays(flat, feature.width))
+    return _now(store, column, "built")
+
+
+def drop_index(store: Store, name: str) -> VectorIndex:
+    """Remove the index of a feature.
+
+    Raises:
+        UsageError: it has none.
+        MissingFeatureError: there is no such feature.
+    """
+    column = _column(store, feature_named(store, name))
+    there = indices_of(store.dataset("pool"))
+    if column not in there:
+        raise UsageError(
+            f"{name} of {store.uri} has no index; indices: {', '.join(there) or 'none'}"
+        )
+    indices.drop(store, there[column])
+    store.sync()
+    return there[column]
+
+
+def _now(store: Store, column: str, done: Literal["built", "extended"]) -> Indexed:
+    store.sync()
+    return Indexed(indices_of(store.dataset("pool"))[column], done)
+
+
+def _column(store: Store, feature: Feature) -> str:
+    if feature.column is None:
+        fitting = [name for name, each in features_of(store).items() if each.column]
+        raise UsageError(
+            f"{feature.name} is not compared by cosine and needs no index; "
+            f"features with vectors: {', '.join(fitting) or 'none'}"
+        )
+    return feature.column

@@ -1,0 +1,286 @@
+"""Selections by an index: exact scores, counted recall, what becomes of it as the pool changes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from click.testing import CliRunner
+
+from coresetdb.cli.index import command
+from coresetdb.database import Database
+from coresetdb.query import approximate
+from coresetdb.query.centroids import centroids_of, partitions_for
+from coresetdb.query.indexing import drop_index, index_feature
+from coresetdb.query.replay import replay
+from coresetdb.query.rules.asked import Rules
+from coresetdb.query.selection import select
+from coresetdb.schemas.errors import MissingFeatureError, UsageError
+from coresetdb.selectors.keys import ids_of
+from coresetdb.store.features import drop
+from coresetdb.store.indices import indices_of
+from coresetdb.store.store import Store
+
+torch.set_num_threads(1)
+
+TOPICS = ("sums", "code", "poems", "facts")
+OFF = Rules(leakage="off")
+
+
+def rows_of(toys, start, count):
+    rows = [toys.question(TOPICS[number % 4], number) for number in range(start, start + count)]
+    return toys.pool_rows(rows, [row.messages[0].content.split()[0] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, toys):
+    """A store of 1,500 rows in two fragments, a few without the feature, and an index."""
+    store = toys.new_store(tmp_path_factory.mktemp("indexed") / "store")
+    store.insert("pool", rows_of(toys, 0, 1000))
+    store.insert("pool", rows_of(toys, 1000, 490))
+    store.insert(
+        "pool", toys.pool_rows([toys.question("blank", n) for n in range(10)], ["no"] * 10)
+    )
+    toys.add_target(store, "python", [toys.question("code", 9000 + n) for n in range(6)])
+    index_feature(store, "rds")
+    return store
+
+
+@pytest.fixture
+def indexed(once, tmp_path):
+    """A copy of it."""
+    shutil.copytree(once.uri, tmp_path / "store")
+    return Store.open(str(tmp_path / "store"))
+
+
+def chosen(store, budget, **options):
+    options = {"method": "rds:round_robin", "rules": OFF, **options}
+    return select(store, ["python"], budget=str(budget), **options)
+
+
+def nearest(store, k):
+    """Naive: of every example its k nearest rows, from the full matrix."""
+    pool = store.dataset("pool").to_table(columns=["id", "rds"]).to_pylist()
+    pool = [row for row in pool if row["rds"] is not None]
+    examples = store.dataset("targets").to_table(filter="target = 'python'").to_pylist()
+    similarity = (
+        np.array([each["rds"] for each in examples], np.float64)
+        @ np.array([row["rds"] for row in pool], np.float64).T
+    )
+    ids = np.array([row["id"] for row in pool])
+    return [set(ids[np.argsort(-each)[:k]]) for each in similarity]
+
+
+@pytest.mark.parametrize("method", ["rds:round_robin", "rds:top(by=max)"])
+def test_what_is_found_is_scored_and_ordered_exactly(indexed, method):
+    exact = chosen(indexed, 1490, method=method)
+    found = chosen(indexed, 60, method=method, approximate=True)
+    facts = found.parameters["approximate"]
+    assert facts["recall"] >= approximate.ENOUGH and facts["index"] == "rds__ivf_rq_32"
+    assert any("asked in" in note and "of the nearest 60 rows" in note for note in found.notes)
+    assert len(set(found.ids)) == 60 and found.parameters["missing"] == 10
+    assert len(set(found.ids) & set(exact.ids[:60])) >= 55
+    if method == "rds:top(by=max)":
+        scores = dict(zip(exact.ids, exact.table()["score"].to_pylist(), strict=True))
+        order = {key: place for place, key in enumerate(exact.ids)}
+        assert [scores[key] for key in found.ids] == found.table()["score"].to_pylist()
+        assert found.ids == sorted(found.ids, key=order.__getitem__)
+
+
+def test_recall_is_what_a_full_count_says(indexed, monkeypatch):
+    monkeypatch.setattr(approximate, "OVER_ASK", 1)
+    monkeypatch.setattr(approximate, "FIRST_SHARE", 1)
+    kept = []
+    feed = approximate.feed_vectors
+    monkeypatch.setattr(
+        approximate, "feed_vectors", lambda keys, *rest: (kept.append(keys), feed(keys, *rest))
+    )
+    for k in (5, 40, 300):
+        coreset = chosen(indexed, k, method="rds:top(by=max)", approximate=True)
+        named = set(ids_of(kept[-1]))
+        # A query's own list is the best k of all rows that were named for any query.
+        missed = [len(own - named) for own in nearest(indexed, k)]
+        loss = sum(missed) / (6 * k)
+        assert abs(coreset.parameters["approximate"]["recall"] - (1 - loss)) <= loss**2 + 0.03
+    assert coreset.parameters["approximate"]["recall_rows"] == 1490
+
+
+def test_a_bad_recall_is_a_warning(indexed, monkeypatch):
+    monkeypatch.setattr(approximate, "ENOUGH", 1.1)
+    coreset = chosen(indexed, 30, approximate=True)
+    assert coreset.parameters["approximate"]["probes"] == 32, "all partitions, in the end"
+    assert any("every row is compared" in note for note in coreset.notes)
+
+
+def test_rows_that_come_later_are_found_and_taken_in(indexed, toys):
+    near = [toys.question("code", 9000 + number) for number in range(6)]  # the target's examples
+    indexed.insert("pool", toys.pool_rows(near, ["late"] * 6))
+    assert indices_of(indexed.dataset("pool"))["rds"].outside == 6
+    assert set(chosen(indexed, 6, approximate=True).ids) == {row.id for row in near}
+    extended = index_feature(indexed, "rds")
+    assert (extended.done, extended.index.outside, extended.index.rows) == ("extended", 0, 1506)
+    assert set(chosen(indexed, 6, approximate=True).ids) == {row.id for row in near}
+    assert index_feature(indexed, "rds").done == "unchanged"
+    assert len(extended.index.parts) == 2
+    indexed.compact()
+    indexed.clean(0.0)
+    assert indices_of(indexed.dataset("pool"))["rds"].outside == 0
+    assert set(chosen(indexed, 6, approximate=True).ids) == {row.id for row in near}
+    assert Database(indexed).index("rds").done == "unchanged"
+
+
+def test_an_index_of_many_parts_is_built_anew(indexed, toys, monkeypatch):
+    monkeypatch.setattr("coresetdb.query.indexing._MOST_PARTS", 2)
+    done = []
+    for number in range(2):
+        indexed.insert("pool", toys.pool_rows([toys.question("code", 7000 + number)], ["late"]))
+        done.append(index_feature(indexed, "rds"))
+    assert [each.done for each in done] == ["extended", "built"]
+    assert [len(each.index.parts) for each in done] == [2, 1] and done[1].index.outside == 0
+
+
+def test_an_outgrown_index_is_built_anew(tmp_path, toys):
+    store = toys.new_store(tmp_path / "store")
+    store.insert("pool", rows_of(toys, 0, 60))
+    assert index_feature(store, "rds").index.name == "rds__ivf_rq_8"
+    store.insert("pool", rows_of(toys, 60, 240))
+    again = index_feature(store, "rds")
+    assert (again.done, again.index.name) == ("built", "rds__ivf_rq_16")
+    assert list(indices_of(store.dataset("pool"))) == ["rds"]
+
+
+def test_a_filter_is_kept(indexed):
+    found = chosen(indexed, 40, where="corpus = 'poems'", approximate=True)
+    assert {row["corpus"] for row in found.table().to_pylist()} == {"poems"}
+    exact = chosen(indexed, 40, where="corpus = 'poems'")
+    assert len(set(found.ids) & set(exact.ids)) >= 36
+    with pytest.raises(UsageError, match="quicker than asking an index"):
+        chosen(indexed, 5, where="corpus = 'no'", approximate=True)
+
+
+def test_replay_says_what_it_proves(indexed, toys):
+    found = chosen(indexed, 50, approximate=True)
+    indexed.insert("pool", rows_of(toys, 5000, 80))
+    index_feature(indexed, "rds")
+    indexed.compact()
+    indexed.clean(0.0)
+    again = replay(indexed, found.name)
+    assert again.same and "this does not prove" in again.notes[0]
+    for part in found.parameters["approximate"]["parts"]:
+        shutil.rmtree(Path(indexed.uri) / "pool.lance" / "_indices" / part)
+    gone = replay(indexed, found.name)
+    shared = len(set(found.ids) & set(gone.ids))
+    assert f"{shared} of the 50 rows" in gone.notes[0] and "gone" in gone.notes[0]
+    assert len(gone.ids) == 50 and shared >= 45
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("rds:top", "more than each example's nearest rows"),
+        ("rds:uot", "more than each example's nearest rows"),
+        ("random", "leave --approximate out"),
+        ("rds:k_center", "leave --approximate out"),
+    ],
+)
+def test_what_an_index_cannot_answer(indexed, method, said):
+    with pytest.raises(UsageError, match=said):
+        chosen(indexed, 10, method=method, approximate=True)
+
+
+def test_too_many_rows_for_an_index(indexed, monkeypatch):
+    monkeypatch.setattr(approximate, "_MOST_BYTES", 10_000)
+    with pytest.raises(UsageError, match="pays for small budgets"):
+        chosen(indexed, 100, approximate=True)
+
+
+def test_more_rows_than_there_are(tmp_path, toys):
+    store = toys.new_store(tmp_path / "three")
+    toys.add_target(store, "python", [toys.question("code", 100)])
+    with pytest.raises(MissingFeatureError, match="nothing to index"):
+        index_feature(store, "rds")
+    store.insert("pool", rows_of(toys, 0, 3))
+    index_feature(store, "rds")
+    few = chosen(store, 10, approximate=True)
+    assert few.ids == chosen(store, 10).ids and few.short_by == 7
+    assert few.parameters["approximate"]["recall"] == 1.0
+
+
+def test_equal_vectors(tmp_path, toys):
+    store = toys.new_store(tmp_path / "equal")
+    rows = rows_of(toys, 0, 100)
+    column = rows.column_names.index("rds")
+    rows = rows.set_column(column, rows.schema.field("rds"), rows["rds"].take([0] * 100))
+    store.insert("pool", rows)
+    toys.add_target(store, "python", [toys.question("code", 1000)])
+    index_feature(store, "rds")
+    found = chosen(store, 10, approximate=True)
+    assert len(found) == 10 and len(set(found.table()["score"].to_pylist())) == 1
+
+
+def test_an_index_goes_with_its_feature_and_alone(indexed):
+    dropped = drop_index(indexed, "rds")
+    assert dropped.rows == 1500 and not indices_of(indexed.dataset("pool"))
+    with pytest.raises(UsageError, match="has no index"):
+        drop_index(indexed, "rds")
+    with pytest.raises(UsageError, match="coresetdb index"):
+        chosen(indexed, 5, approximate=True)
+    index_feature(indexed, "rds")
+    drop(indexed, "rds", force=True)
+    assert not indexed.dataset("pool").list_indices()
+
+
+def test_verify_knows_the_files_of_an_index(indexed):
+    from coresetdb.store.verify import verify
+
+    assert verify(indexed.uri, True).ok
+
+
+def test_centroids(tmp_path):
+    import lance
+
+    generator = np.random.default_rng(0)
+    directions = np.eye(8, dtype=np.float32)[:3]
+    vectors = directions[np.arange(90) % 3] + 0.05 * generator.standard_normal((90, 8))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    kind = pa.list_(pa.float16(), 8)
+    column = pa.array([None, *map(list, vectors)], kind)
+    dataset = lance.write_dataset(pa.table({"v": column}), tmp_path / "v.lance")
+    found = centroids_of(dataset, "v", 8, 3).astype(np.float32)
+    assert centroids_of(dataset, "v", 8, 1000).shape == (90, 8)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0, atol=1e-3)
+    spread = (vectors.astype(np.float32) @ found.T).max(axis=1)
+    assert spread.mean() > 0.8
+    assert [partitions_for(n) for n in (0, 1, 100, 60_000, 1_000_000, 10**9)] == [
+        1, 1, 8, 256, 1024, 4096
+    ]  # fmt: skip
+
+
+def test_command_line(indexed):
+    run = CliRunner()
+
+    def call(*words, code=0):
+        done = run.invoke(command, words)
+        assert done.exit_code == code, done.output
+        return done
+
+    (row,) = json.loads(call(indexed.uri, "--list", "--json").stdout)
+    assert row == {
+        "index of": "rds",
+        "kind": "IVF_RQ",
+        "partitions": 32,
+        "rows": 1500,
+        "rows outside": 0,
+    }
+    assert "all rows already" in call(indexed.uri, "rds").stderr
+    assert "IVF_RQ" in call(indexed.uri, "--list").stdout
+    assert "dropped" in call(indexed.uri, "rds", "--drop").stderr
+    assert "No indices" in call(indexed.uri, "--list").stderr
+    for wrong in ([], ["rds", "--list"], ["--drop"]):
+        call(indexed.uri, *wrong, code=2)
+    assert "is indexed" in call(indexed.uri, "rds").stderr
