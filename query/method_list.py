@@ -10,9 +10,12 @@ from ..ingest.create import pending
 from ..ingest.representations.registry import ALIASES, get, names, written
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ..selectors.needs import Columns
+from ..selectors.task import Task
 from ..store.fill import count_undone
 from .comparison import scorer_of
 from .features import Feature, feature_named, features_of
+from .fetch import check_columns
 from .methods import Method, method_names, parse_method
 from .queries import load_queries
 from .targets import list_targets
@@ -114,31 +117,40 @@ class _Look:
         self._targets = [each.name for each in list_targets(store)]
         self._waiting = {each.representation: written(each) for each in pending(store)}
         self._features: dict[str, tuple[Feature | None, str | None]] = {}
-        self._refusals: dict[str, str | None] = {}
+        self._refusals: dict[str | None, str | None] = {}
 
     def at(self, method: Method) -> tuple[bool, str | None]:
         """Whether it can be answered, and what would help."""
         uri, name = self._store.uri, method.representation
         if not self._rows:
             return False, f"coresetdb ingest {uri} FILE..."
-        if name is None:
-            return True, None
-        if name not in self._features:
-            self._features[name] = self._found(name)
-        feature, helps = self._features[name]
-        if feature is None:
-            return False, helps
+        feature, helps = None, None
+        if name:
+            if name not in self._features:
+                self._features[name] = self._found(name)
+            feature, helps = self._features[name]
+            if feature is None:
+                return False, helps
         if method.needs_target:
             if name not in self._refusals:
                 self._refusals[name] = self._refusal(feature)
             if refusal := self._refusals[name]:
                 return False, refusal
-        elif method.compares:
-            try:
-                scorer_of(self._store, feature, method)
-            except UsageError as error:
-                return False, str(error).replace("STORE", uri)
+        try:
+            self._check_options(method, feature)
+        except UsageError as error:
+            return False, str(error).replace("STORE", uri)
         return True, helps
+
+    def _check_options(self, method: Method, feature: Feature | None) -> None:
+        """Whether the columns are there that a method names in its options."""
+        if feature and method.compares and not method.needs_target:
+            scorer_of(self._store, feature, method)
+        if "columns" in method.selector.inputs and not method.matches_lengths:
+            task = Task(0, self._rows, 1, options=method.options)
+            for need in next(method.selector.passes(task)):
+                if isinstance(need, Columns):
+                    check_columns(self._store.dataset("pool"), need)
 
     def _found(self, name: str) -> tuple[Feature | None, str | None]:
         """The feature if some row has it, and what would help the rows that do not."""
@@ -154,8 +166,8 @@ class _Look:
             return None, command
         return feature, f"{waiting:,} rows lack it: {command}" if waiting else None
 
-    def _refusal(self, feature: Feature) -> str | None:
-        """Why no target can ask with a feature; None if one can."""
+    def _refusal(self, feature: Feature | None) -> str | None:
+        """Why no target can ask (with a feature); None if one can."""
         if not self._targets:
             return f"coresetdb target add {self._store.uri} NAME FILE"
         refusals = []

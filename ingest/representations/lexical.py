@@ -10,7 +10,7 @@ Query side: the same words of each target example.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -76,8 +76,17 @@ class Lexical(Representation):
 
 def words_of(instruction: Instruction) -> np.ndarray:
     """Ids of the words of all turns, tool calls among them, in order, (n,) int32."""
+    return ids_of_words(spelled(instruction))
+
+
+def spelled(instruction: Instruction) -> list[str]:
+    """The words themselves, casefolded, in order."""
     texts = (text for turn in instruction.messages for text in (turn.content, turn.tool_calls))
-    words = (word for text in texts if text for word in _WORD.findall(text.casefold()))
+    return [word for text in texts if text for word in _WORD.findall(text.casefold())]
+
+
+def ids_of_words(words: Iterable[str]) -> np.ndarray:
+    """Ids of casefolded words, (n,) int32."""
     return np.fromiter(map(_id_of, words), np.int32)
 
 
