@@ -43,8 +43,11 @@ class Facilities:
         import torch
 
         self._vectors = rows.vectors
-        self._represented = unit_vectors(rows.vectors[represented])
-        self._closest = torch.full((len(represented),), -STEPS, dtype=torch.float64)
+        count, width = len(represented), rows.vectors.shape[1]
+        self._represented = torch.empty(count, width, dtype=torch.float64)
+        for part in blocks(count, width):
+            self._represented[part] = unit_vectors(rows.vectors[represented[part]])
+        self._closest = torch.full((count,), -STEPS, dtype=torch.float64)
 
     def bounds(self) -> np.ndarray:
         """At least the gain of each row while none is taken, (n,) int64: linear, so in one go."""
