@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from .eligible_rows import Scanned
 from .features import Feature
 from .methods import Method
 from .queries import Queries, matrix_of
+from .recall import Recall
 from .reducers import Reducer, nearest_wanted
 from .scan import feed_vectors
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 ENOUGH = 0.95
 """The recall below which more partitions are looked into, and a person is warned in the end."""
 
-OVER_ASK = 4
-"""Rows asked for by one wanted: an index of one bit a number orders them roughly..."""
+OVER_ASK = 2
+"""Rows asked for by one wanted: an index of four bits a number orders them roughly..."""
 LEAST_ASKED = 100
 """... and never fewer than these for a query."""
 
@@ -47,15 +47,8 @@ FIRST_SHARE = 8
 LEAST_SHARE = 0.05
 """Of the pool's rows that must be eligible: the index knows of no filter."""
 
-SAMPLE_QUERIES = 16
-SAMPLE_BYTES = 128 << 20
-"""Of vectors that recall is counted on..."""
-_STRETCH = 100
-"""... read in stretches of so many rows, evenly spread over the pool."""
-
 _ANSWER_BYTES = 64  # of a row that the index names for a query
 _MOST_BYTES = 512 << 20
-_SAME = 1e-6  # similarities of other block shapes may differ by less
 
 
 class Search:
@@ -90,6 +83,7 @@ class Search:
         self._dataset, self._method, self._feature = dataset, method, feature
         self._column, self._matrix = feature.column, matrix_of(queries)
         self._fetch = comparison.fetch
+        self._recall = Recall(dataset, self._column, feature.width, self._matrix)
         self._index = _index_of(store, dataset, feature, self._column)
         self.facts: dict[str, Any] = {}
 
@@ -129,7 +123,7 @@ class Search:
             keys = self._candidates(k, probes, eligible)
             found = self._fetch(Vectors(keys), None)
             assert isinstance(found, RowVectors)
-            recall = self._recall(found, k, eligible, rows)
+            recall = self._recall.of(found, k, eligible, rows)
             if recall >= ENOUGH or probes >= self._index.partitions:
                 return found, probes, recall
             probes = min(2 * probes, self._index.partitions)
@@ -170,53 +164,6 @@ class Search:
                 "allowed): leave --approximate out"
             )
 
-    @cached_property
-    def _sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """Rows that recall is counted on: keys (n, 2), similarities to some queries (m, n)."""
-        width, rows = self._feature.width, self._dataset.count_rows()
-        count = max(SAMPLE_BYTES // (2 * width), 1)
-        places = np.arange(rows)
-        if rows > count:
-            stretch = min(_STRETCH, count)
-            starts = np.linspace(0, rows - stretch, count // stretch).astype(int)
-            places = np.unique(starts[:, None] + np.arange(stretch))
-        taken = self._dataset.take(places.tolist(), columns=["id", self._column])
-        vectors = taken[self._column].combine_chunks()
-        keys = keys_of(taken["id"])[np.asarray(vectors.is_valid())]
-        matrix = np.array(vectors.flatten()).reshape(-1, width)
-        return keys, self._similarity(matrix)
-
-    def _similarity(self, vectors: np.ndarray) -> np.ndarray:
-        """Of the sampled queries to some rows, (m, n) float32."""
-        import torch
-
-        blocks = torch.from_numpy(vectors).split(4096)
-        queries = self._matrix[self._asked]
-        parts = [queries @ block.float().T for block in blocks]
-        return torch.cat(parts, dim=1).numpy() if parts else np.empty((len(queries), 0))
-
-    @cached_property
-    def _asked(self) -> np.ndarray:
-        """Numbers of the queries that recall is counted for, evenly spread."""
-        count = len(self._matrix)
-        return np.unique(np.linspace(0, count - 1, min(count, SAMPLE_QUERIES)).round().astype(int))
-
-    def _recall(self, found: RowVectors, k: int, eligible: KeySet | None, rows: int) -> float:
-        """Of the rows at least as similar as the last of the k found, the share that was found.
-
-        Counted for some queries on the sample; `rows` are those that could be chosen.
-        """
-        if len(found) < k:
-            return len(found) / k
-        keys, similarity = self._sample
-        if eligible is not None:
-            allowed = eligible.contains(keys)
-            keys, similarity = keys[allowed], similarity[:, allowed]
-        last = -np.partition(-self._similarity(found.vectors), k - 1, axis=1)[:, k - 1]
-        better = similarity[:, ~KeySet(found.keys).contains(keys)] > last[:, None] + _SAME
-        expected = len(self._asked) * k * len(keys) / rows
-        return float(expected / (expected + better.sum()))
-
     def _missing(self, eligible: KeySet | None) -> int:
         """Eligible rows without the feature."""
         reason = self._feature.reason
@@ -229,20 +176,20 @@ class Search:
         return sum(len(keys) for keys in lacking)
 
     def _note(self, k: int, probes: int, recall: float) -> str:
-        index, counted = self._index, len(self._sample[0])
+        index, queries, counted = self._index, self._recall.queries, self._recall.sampled(k)
         self.facts = {
             "index": index.name,
             "parts": list(index.parts),
             "probes": probes,
             "nearest": k,
             "recall": round(recall, 4),
-            "recall_queries": len(self._asked),
+            "recall_queries": queries,
             "recall_rows": counted,
         }
         said = (
             f"approximate: {index.name}, asked in {probes:,} of {index.partitions:,} partitions, "
-            f"finds {recall:.1%} of the nearest {k:,} rows (counted for {len(self._asked):,} "
-            f"examples among {counted:,} rows)"
+            f"finds {recall:.1%} of the nearest {k:,} rows (counted for {queries:,} examples "
+            f"among {counted:,} rows)"
         )
         if recall >= ENOUGH:
             return said

@@ -13,7 +13,7 @@ from ..selectors.keys import KeySet, id_order, ids_of, keys_of
 from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
 from .eligible_rows import Scanned, eligible_batches
 from .features import Feature
-from .scan import block_rows
+from .scan import block_rows, read_ahead
 
 if TYPE_CHECKING:
     import lance
@@ -97,26 +97,26 @@ def _array(column: pa.Array) -> np.ndarray:
 def _all_vectors(
     dataset: lance.LanceDataset, column: str, width: int, eligible: KeySet | None
 ) -> RowVectors:
-    keys: list[np.ndarray] = [np.empty((0, 2), np.int64)]
-    vectors: list[np.ndarray] = [np.empty((0, width), np.float16)]
-    missing = 0
-    for own, batch in eligible_batches(
+    rows = dataset.count_rows() if eligible is None else len(eligible)
+    keys, vectors = np.empty((rows, 2), np.int64), np.empty((rows, width), np.float16)
+    filled, missing = 0, 0
+    batches = eligible_batches(
         dataset,
         ["id", column],
         eligible,
         Scanned(),
         batch_rows=block_rows(width),
         row_bytes=2 * width,
-    ):
+    )
+    for own, batch in read_ahead(batches):
         feature = batch.column(column)
-        present = np.asarray(feature.is_valid())
-        missing += int((~present).sum())
-        keys.append(own[present])
-        vectors.append(np.array(feature.flatten()).reshape(-1, width))
-    found, matrix = np.concatenate(keys), np.concatenate(vectors)
-    vectors.clear()  # there are to be two copies at most
-    order = id_order(found)
-    return RowVectors(found[order], matrix[order], missing)
+        there = slice(filled, filled + len(own) - feature.null_count)
+        keys[there] = own[np.asarray(feature.is_valid())]
+        vectors[there] = feature.flatten().to_numpy().reshape(-1, width)
+        filled = there.stop
+        missing += feature.null_count
+    order = id_order(keys[:filled])
+    return RowVectors(keys[order], vectors[order], missing)
 
 
 def _vectors_of(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .store import Store
 
 _WAIT_SECONDS = 600.0
+_BITS = 4  # of every number; with 1 the index orders rows so roughly that too many must be read
 _NAME = re.compile(r"(?P<column>.+)__(?P<kind>ivf_[a-z]+)_(?P<partitions>\d+)")
 
 
@@ -99,7 +100,7 @@ def build(store: Store, column: str, kind: str, centroids: pa.FixedSizeListArray
     """
     old = indices_of(store.dataset("pool")).get(column)
     new = VectorIndex(column, kind, len(centroids), 0, 0, ())
-    options: dict[str, Any] = {"num_bits": 1} if kind == "IVF_RQ" else {}
+    options: dict[str, Any] = {"num_bits": _BITS} if kind == "IVF_RQ" else {}
 
     def create(dataset: lance.LanceDataset) -> None:
         dataset.create_index(

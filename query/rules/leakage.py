@@ -57,11 +57,7 @@ class Leakage:
 
     def everywhere(self, eligible: KeySet | None) -> np.ndarray:
         """Keys of all eligible rows of the pool that leak, (n, 2) int64; reads all of its text."""
-        rows = (
-            (id, batch.column("messages")[at].as_py())
-            for batch in messages_of(self._dataset)
-            for at, id in _allowed(batch.column("id"), eligible)
-        )
+        rows = (row for batch in messages_of(self._dataset) for row in _allowed(batch, eligible))
         self._judge(rows, keep_clean=False)
         return self._leave({id: leak for id, leak in self._known.items() if leak})
 
@@ -115,6 +111,9 @@ class Leakage:
             self._common |= {gram: count > self._most for gram, count in counts.items()}
 
 
-def _allowed(ids: pa.Array, eligible: KeySet | None) -> Iterator[tuple[int, str]]:
-    allowed = [True] * len(ids) if eligible is None else eligible.contains(keys_of(ids)).tolist()
-    return ((at, id) for at, id in enumerate(ids.to_pylist()) if allowed[at])
+def _allowed(
+    batch: pa.RecordBatch, eligible: KeySet | None
+) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    if eligible is not None:
+        batch = batch.filter(pa.array(eligible.contains(keys_of(batch.column("id")))))
+    return zip(batch.column("id").to_pylist(), batch.column("messages").to_pylist(), strict=True)

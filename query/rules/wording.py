@@ -53,26 +53,39 @@ def messages_of(dataset: lance.LanceDataset) -> Iterator[pa.RecordBatch]:
 def _possible(
     conversations: pa.ListArray, grams: Collection[str]
 ) -> Iterator[list[Mapping[str, Any]]]:
-    """Conversations that may hold one of the runs of words."""
+    """Conversations that may hold one of the runs of words: those with the anchor of one."""
+    anchors = {_anchor(gram) for gram in grams}
+    pattern = "|".join(sorted(re.escape(each) for each in anchors if each))
     turns = conversations.flatten()
-    content = turns.field("content")
-    # What is not plain ASCII may change its letters when it is cut into words.
-    ascii_only = pc.call_function("string_is_ascii", [content])
-    maybe = np.asarray(pc.call_function("invert", [ascii_only]).fill_null(False))
-    maybe = maybe | np.asarray(turns.field("tool_calls").is_valid())
-    anchors = sorted({word for gram in grams if (word := _anchor(gram))})
-    if anchors:
-        pattern = "|".join(map(re.escape, anchors))
-        options = pc.MatchSubstringOptions(pattern, ignore_case=True)
-        anchored = pc.call_function("match_substring_regex", [content], options)
-        maybe = maybe | np.asarray(anchored.fill_null(False))
+    maybe = np.zeros(len(turns), bool)
+    for text in (turns.field("content"), turns.field("tool_calls")):
+        plain = _true(pc.string_is_ascii(text))
+        if pattern:
+            maybe[plain] |= _matches(text.filter(pa.array(plain)), pattern)
+        if None in anchors:
+            maybe |= ~plain
+        elif not plain.all():
+            folded = pc.utf8_normalize(text.filter(pa.array(~plain)), form="NFKC")
+            maybe[~plain] |= _matches(folded, pattern)
     lengths = conversations.value_lengths().to_numpy()
     row_of_turn = np.repeat(np.arange(len(lengths)), lengths)
     for row in np.unique(row_of_turn[maybe]).tolist():
         yield conversations[row].as_py()
 
 
+def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
+    return _true(pc.match_substring_regex(texts, pattern=pattern, ignore_case=True))
+
+
+def _true(answers: pa.BooleanArray) -> np.ndarray:
+    return answers.fill_null(False).to_numpy(zero_copy_only=False)
+
+
 def _anchor(gram: str) -> str | None:
-    """A rare word of the run that plain text holds letter by letter: the longest ASCII one."""
-    words = [word for word in gram.split(" ") if word.isascii()]
+    """A rare word of the run that stands in the text letter by letter, but for case and NFKC.
+
+    The longest plain one without "ss", the only letters that case folding makes of another one
+    ("ß"); None where there is none.
+    """
+    words = [word for word in gram.split(" ") if word.isascii() and "ss" not in word]
     return max(words, key=len) if words else None

@@ -14,14 +14,15 @@ from click.testing import CliRunner
 
 from coresetdb.cli.index import command
 from coresetdb.database import Database
-from coresetdb.query import approximate
+from coresetdb.query import approximate, recall
 from coresetdb.query.centroids import centroids_of, partitions_for
 from coresetdb.query.indexing import drop_index, index_feature
 from coresetdb.query.replay import replay
 from coresetdb.query.rules.asked import Rules
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
-from coresetdb.selectors.keys import ids_of
+from coresetdb.selectors.keys import keys_of
+from coresetdb.selectors.needs import RowVectors
 from coresetdb.store.features import drop
 from coresetdb.store.indices import indices_of
 from coresetdb.store.store import Store
@@ -63,19 +64,6 @@ def chosen(store, budget, **options):
     return select(store, ["python"], budget=str(budget), **options)
 
 
-def nearest(store, k):
-    """Naive: of every example its k nearest rows, from the full matrix."""
-    pool = store.dataset("pool").to_table(columns=["id", "rds"]).to_pylist()
-    pool = [row for row in pool if row["rds"] is not None]
-    examples = store.dataset("targets").to_table(filter="target = 'python'").to_pylist()
-    similarity = (
-        np.array([each["rds"] for each in examples], np.float64)
-        @ np.array([row["rds"] for row in pool], np.float64).T
-    )
-    ids = np.array([row["id"] for row in pool])
-    return [set(ids[np.argsort(-each)[:k]]) for each in similarity]
-
-
 @pytest.mark.parametrize("method", ["rds:round_robin", "rds:top(by=max)"])
 def test_what_is_found_is_scored_and_ordered_exactly(indexed, method):
     exact = chosen(indexed, 1490, method=method)
@@ -92,22 +80,28 @@ def test_what_is_found_is_scored_and_ordered_exactly(indexed, method):
         assert found.ids == sorted(found.ids, key=order.__getitem__)
 
 
-def test_recall_is_what_a_full_count_says(indexed, monkeypatch):
-    monkeypatch.setattr(approximate, "OVER_ASK", 1)
-    monkeypatch.setattr(approximate, "FIRST_SHARE", 1)
-    kept = []
-    feed = approximate.feed_vectors
-    monkeypatch.setattr(
-        approximate, "feed_vectors", lambda keys, *rest: (kept.append(keys), feed(keys, *rest))
-    )
-    for k in (5, 40, 300):
-        coreset = chosen(indexed, k, method="rds:top(by=max)", approximate=True)
-        named = set(ids_of(kept[-1]))
-        # A query's own list is the best k of all rows that were named for any query.
-        missed = [len(own - named) for own in nearest(indexed, k)]
-        loss = sum(missed) / (6 * k)
-        assert abs(coreset.parameters["approximate"]["recall"] - (1 - loss)) <= loss**2 + 0.03
-    assert coreset.parameters["approximate"]["recall_rows"] == 1490
+@pytest.mark.parametrize(("counted", "off"), [(10**9, 0.0), (100, 0.1)])
+def test_recall_is_what_a_full_count_says(indexed, monkeypatch, counted, off):
+    """Rows named by chance instead of by an index; on a part of the pool it is an estimate."""
+    monkeypatch.setattr(recall, "ROWS_FOUND", counted)
+    pool = indexed.dataset("pool").to_table(columns=["id", "rds"], filter="rds IS NOT NULL")
+    vectors = np.array(pool["rds"].to_pylist(), np.float16)
+    keys = keys_of(pool["id"])
+    targets = indexed.dataset("targets").to_table(columns=["rds"])["rds"].to_pylist()
+    queries = np.array(targets, np.float32)
+    similarity = queries @ vectors.astype(np.float32).T
+    counts = recall.Recall(indexed.dataset("pool"), "rds", 16, torch.from_numpy(queries))
+    assert counts.sampled(40) == (1500 if off == 0.0 else 625)
+    generator = np.random.default_rng(0)
+    for share, k in ((1.0, 40), (0.9, 40), (0.4, 40), (0.4, 1), (0.01, 40)):
+        named = np.flatnonzero(generator.random(len(keys)) < share)
+        found = RowVectors(keys[named], vectors[named])
+        last = -np.sort(-similarity[:, named], axis=1)[:, k - 1 : k]
+        if len(named) < k:
+            expected = len(named) / k
+        else:
+            expected = 6 * k / (similarity >= last).sum()
+        assert abs(counts.of(found, k, None, len(keys)) - expected) <= off + 1e-9
 
 
 def test_a_bad_recall_is_a_warning(indexed, monkeypatch):

@@ -97,9 +97,9 @@ def assert_same(got, expected):
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """Fronts of a few rows, so that small pools go through many of them."""
-    monkeypatch.setattr(coverage, "_INNERMOST", 3)
-    monkeypatch.setattr(coverage, "_SHRINK", 2)
+    """A shortlist of a few rows, so that small pools go through many of them."""
+    monkeypatch.setattr(coverage, "_SHORTLIST", 5)
+    monkeypatch.setattr(coverage, "_AT_ONCE", 3)
     monkeypatch.setattr(coverage, "_UNITS_AT_ONCE", 20)
 
 
@@ -114,7 +114,7 @@ def test_equals_plain_greedy(narrow, g):
         assert_same(got, plain_greedy(sets, k, g, 3))
 
 
-def test_equals_plain_greedy_on_a_pool_with_the_usual_fronts():
+def test_equals_plain_greedy_on_a_pool_with_the_usual_shortlist():
     sets = random_sets(np.random.default_rng(0), 800, 200, 12)
     assert_same(run(sets, 120), plain_greedy(sets, 120))
 

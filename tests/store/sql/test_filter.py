@@ -52,6 +52,19 @@ def test_it_looks_into_other_relations(store: Store) -> None:
     assert len(eligible_ids(store, best, store.version())) == 5
 
 
+@pytest.mark.parametrize(
+    ("where", "rows"),
+    [
+        ("id IN (SELECT id FROM scores_gsm8k WHERE rds_rank <= 7)", 7),
+        ("id IN (SELECT id FROM nearest('gsm8k', 'rds', 9))", 9),
+        ("id IN (SELECT id FROM members('math'))", 6),
+        ("id IN (SELECT id FROM features WHERE rds IS NULL)", 1),
+    ],
+)
+def test_it_looks_into_views_macros_and_vectors(session: SqlSession, where: str, rows: int) -> None:
+    assert session.run_filter(where).read_all().num_rows == rows
+
+
 def test_an_earlier_version_of_the_pool(store: Store) -> None:
     assert eligible_ids(store, "true", 1).to_pylist() == []
 
