@@ -263,7 +263,7 @@ def _notes(
             f"(the reason stands in {feature.reason})"
         )
     if queries and feature and asked.method.looks and not asked.method.needs_target:
-        notes.append(f"{feature.name} ranks rows by themselves: the target changes nothing")
+        notes.append(f"{asked.method} ranks rows by themselves: the target changes nothing")
     notes += [
         f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "
         "feature and did not ask"

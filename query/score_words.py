@@ -15,7 +15,7 @@ _SAID = {
     "uot": "the share of the examples' mass that transport sends it",
     "coverage": "what it added to the coverage when it was taken",
     "facility_location": "by how much it brought the pool nearer when it was taken, in cosines",
-    "k_center": "1 - its highest cosine to a row taken before (2 for the first)",
+    "k_center": "1 - its highest cosine to a row taken before (3 for the first)",
 }
 
 

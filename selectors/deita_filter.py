@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _FIRST_FETCH = 4096
 _MOST_PER_FETCH = 1 << 16
+_BYTES_PER_FETCH = 128 << 20
 _WALKED_AT_ONCE = 512
 _TAKEN_AT_ONCE = 4096
 _WORK_BYTES = 64 << 20
@@ -90,10 +91,15 @@ def _passes(task: Task) -> Passes:
         (found,) = yield (Vectors(rows.keys[part]),)
         part = part[KeySet(found.keys).contains(rows.keys[part])]  # those that have a vector
         picks.append(part[apart.walk(found.vectors)])
-        walked, step = walked + step, min(2 * step, _MOST_PER_FETCH)
+        walked, step = walked + step, min(2 * step, _most_per_fetch(task.width))
     chosen = np.concatenate(picks)
     notes = _notes(task, len(rows), len(order), len(chosen))
     return Ranking(rows.keys[chosen], scores[chosen], notes=notes)
+
+
+def _most_per_fetch(width: int) -> int:
+    """Rows whose vectors are fetched at once, at most."""
+    return max(_FIRST_FETCH, min(_MOST_PER_FETCH, _BYTES_PER_FETCH // (2 * width)))
 
 
 def _notes(task: Task, rows: int, scored: int, chosen: int) -> tuple[str, ...]:
@@ -113,8 +119,8 @@ def _memory(task: Task) -> int:
     return (
         Columns(("",)).bytes(task.rows)
         + task.rows * 24
-        + Vectors().bytes(min(task.rows, _MOST_PER_FETCH), task.width)
-        + task.k * 8 * task.width
+        + Vectors().bytes(min(task.rows, _most_per_fetch(task.width)), task.width)
+        + (task.k + 4 * _WALKED_AT_ONCE) * 8 * task.width
         + _WORK_BYTES
     )
 

@@ -2,8 +2,9 @@
 
 F(S) = sum over represented rows r of the highest cosine between r and a row of S, where an empty S
 counts -1 each; nothing is clipped. F is submodular, so the greedy order, which takes the row of the
-largest gain every time, is within 1 - 1/e of the best. It is exact and lazy. Represented are all
-eligible rows or, where they are more than `represent`, a seeded sample of that many.
+largest gain every time, gains within 1 - 1/e of the most there is to gain. It is exact and lazy.
+Represented are all eligible rows or, where they are more than `represent`, a seeded sample of that
+many.
 
 The score of a row is its gain when it was taken. Cosines count in steps of 2^-20 and gains are
 rounded to float32, so that the order of summation cannot change one and equal rows tie.
@@ -42,8 +43,11 @@ class Facilities:
         import torch
 
         self._vectors = rows.vectors
-        self._represented = unit_vectors(rows.vectors[represented])
-        self._closest = torch.full((len(represented),), -STEPS, dtype=torch.float64)
+        count, width = len(represented), rows.vectors.shape[1]
+        self._represented = torch.empty(count, width, dtype=torch.float64)
+        for part in blocks(count, width):
+            self._represented[part] = unit_vectors(rows.vectors[represented[part]])
+        self._closest = torch.full((count,), -STEPS, dtype=torch.float64)
 
     def bounds(self) -> np.ndarray:
         """At least the gain of each row while none is taken, (n,) int64: linear, so in one go."""

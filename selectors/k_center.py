@@ -1,9 +1,9 @@
 """K-center: every next row is the one farthest from those taken (METHODS 6).
 
-Greedy farthest point, which is within twice the best possible radius (Gonzalez 1985): the distance
-of a row is 1 - its highest cosine to a row taken before. The first is the row nearest to the mean
-of all. The score of a row is its distance when it was taken, so that of the last one is the radius
-within which every other row lies; the first has 3, above every distance (they are 2 at most).
+Greedy farthest point, which is within twice the best possible radius, as an angle (Gonzalez 1985):
+the distance of a row is 1 - its highest cosine to a row taken before. The first is the row nearest
+to the mean of all. The score of a row is its distance when it was taken, so that of the last one is
+the radius within which every other row lies; the first has 3, above every distance (2 at most).
 
 Exact and lazy: a row is held against the newest centres only when its distance to the older ones
 would still make it the farthest. Distances count in steps of 2^-20; of equals the lower id goes

@@ -14,7 +14,7 @@ import numpy as np
 
 _LISTED = 4096
 _FIRST_LOOK = 32
-_MOST_AT_ONCE = 1024
+_MOST_AT_ONCE = 128
 
 
 def lazy_greedy(

@@ -72,12 +72,15 @@ def _notes(
     short = np.flatnonzero(before < chosen)
     if not len(short):
         return ()
-    listed = ", ".join(
-        f"{there[each]:,} of {starts[each]:.0f}-{ends[each]:.0f} response tokens" for each in short
-    )
+    spans = [
+        f"{there[each]:,} of {ends[each]:.0f}"
+        if starts[each] == ends[each]
+        else f"{there[each]:,} of {starts[each]:.0f}-{ends[each]:.0f}"
+        for each in short
+    ]
     return (
         f"lengths match for the first {before.min():,} rows; then rows of other lengths stand in, "
-        f"as there are only {listed}",
+        f"for there are only {', '.join(spans)} response tokens",
     )
 
 
