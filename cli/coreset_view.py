@@ -38,6 +38,8 @@ def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
     options = parameters["options"] | parameters["asked"]
     if options:
         yield "options", ", ".join(f"{name}={value}" for name, value in options.items())
+    if found := parameters.get("approximate"):
+        yield "found by", f"index {found['index']}, with a recall of {found['recall']:.1%}"
     yield "seed", str(coreset.seed)
     if coreset.fingerprint:
         yield "feature", f"{parameters['representation']}, recipe {coreset.fingerprint}"
