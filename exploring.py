@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .ingest.progress import FitProgress
     from .query.compare import SideBySide
     from .query.explanation import Explanation
+    from .query.method_list import ListedMethod
     from .query.scores import Scores
     from .store.scores import ScoreSet
     from .store.sql import QueryResult
@@ -149,6 +150,12 @@ class Exploring(Intake):
         from .query.explanations import layer_contributions
 
         return layer_contributions(self.store, target, row, method)
+
+    def methods(self) -> list[ListedMethod]:
+        """Every method by name, what it needs, and whether this store can answer it now."""
+        from .query.method_list import list_methods
+
+        return list_methods(self.store)
 
     def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
         """Run one SELECT over the store's relations, in a process of its own.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from .frame import table
 
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
 
 def lines(coreset: Coreset) -> list[str]:
-    """Name and size, how it was made, its distances, its corpora, what its notes say."""
+    """Name and size, how it was made, its distances, its corpora, what its rules did."""
+    from ..query.rules.told import told
+
     asked = f" for {', '.join(coreset.targets)}" if coreset.targets else ""
     shown = [f"Coreset {coreset.name}: {len(coreset):,} rows by {coreset.method}{asked}", ""]
     named = list(_facts(coreset))
@@ -20,7 +22,8 @@ def lines(coreset: Coreset) -> list[str]:
     shown += [f"  {name.ljust(room)}  {value}" for name, value in named]
     if coreset.mix and len(coreset):
         shown += ["", table(_corpora(coreset))]
-    return shown + [f"  {note}" for note in coreset.notes]
+    said = dict.fromkeys([*told(coreset.parameters.get("rules")), *coreset.notes])
+    return [*shown, *([""] if said else []), *said]
 
 
 def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
@@ -30,6 +33,7 @@ def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
     yield "pool", f"version {coreset.pool_version}, {coreset.eligible:,} rows eligible"
     if coreset.filter:
         yield "filter", coreset.filter
+    yield from _rules(parameters.get("rules", {}).get("asked", {}))
     yield "budget", _budget(coreset)
     options = parameters["options"] | parameters["asked"]
     if options:
@@ -43,6 +47,23 @@ def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
         yield "distance", f"{coreset.distance:.4f}, mean over the examples of 1 - nearest cosine"
     if coreset.mmd is not None:
         yield "MMD", f"{coreset.mmd:.4f}, between the examples and the rows, by the cosine"
+
+
+def _rules(asked: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The rules as they were asked for, those that ask for nothing left out."""
+    for name, value in asked.items():
+        named = [_named(each) for each in value] if isinstance(value, list) else [_named(value)]
+        if value not in (None, []):
+            yield name.replace("_", " "), ", ".join(named)
+
+
+def _named(value: Any) -> str:
+    """An evaluation by its name and a coreset by its own, with their sizes."""
+    if not isinstance(value, dict):
+        return str(value)
+    name = value.get("name") or value.get("coreset")
+    counted = [f"{value[what]:,} {what}" for what in ("examples", "rows") if what in value]
+    return f"{name} ({', '.join(counted)})" if counted else str(name)
 
 
 def _budget(coreset: Coreset) -> str:

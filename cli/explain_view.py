@@ -52,10 +52,12 @@ def parts(found: Explanation) -> Iterator[Text | str]:
     for title, frame in (("Layers", found.layers), ("Neurons", found.neurons)):
         if frame is not None:
             yield from _listed(title, frame)
+    if found.words is not None:
+        yield from _words(found.words)
     if found.values:
         yield ""
         numbers = (f"{name} {_number(value)}" for name, value in found.values.items())
-        yield f"What {found.method} keeps of it: {', '.join(numbers)}"
+        yield f"What {found.method.partition(':')[0]} keeps of it: {', '.join(numbers)}"
     for sentence in found.cannot:
         yield Text(f"Not told. {sentence}", "yellow")
 
@@ -110,7 +112,7 @@ def _similarity(example: Example, found: Explanation) -> str:
 def _apart(margin: float) -> str:
     if margin >= 0:
         return f"{margin:.4f} less similar than the one that pulled it"
-    return f"{-margin:.4f} more similar than the one that pulled it, whose turn it was"
+    return f"{-margin:.4f} more similar than the one that pulled it"
 
 
 def _rows(found: Explanation) -> Iterator[str]:
@@ -182,6 +184,16 @@ def _listed(title: str, frame: pl.DataFrame) -> Iterator[str]:
     yield table(shown.to_dicts())
     if some:
         yield f"and {rest:,} more, {_number(frame[gain][STRONGEST:].sum())} together"
+
+
+def _words(words: pl.DataFrame) -> Iterator[str]:
+    yield ""
+    if not len(words):
+        yield "Words: it shares none with the examples"
+        return
+    yield f"Words: it shares {len(words):,} with the examples. The rarest:"
+    rows = [{**row, "word": repr(safe(row["word"]))} for row in words.head(STRONGEST).to_dicts()]
+    yield table([{name.replace("_", " "): value for name, value in row.items()} for row in rows])
 
 
 def _number(value: Any) -> str:

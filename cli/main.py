@@ -26,6 +26,7 @@ COMMANDS = (
     "compact",
     "index",
     "target",
+    "methods",
     "select",
     "coreset",
     "explain",

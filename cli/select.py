@@ -39,6 +39,33 @@ from .frame import json_option, open_database, print_json, store_argument, talk
     help="A benchmark whose examples are kept out as well; may be repeated.",
 )
 @click.option(
+    "--exclude",
+    multiple=True,
+    metavar="CORESET",
+    help="Not the rows of this coreset; may be repeated.",
+)
+@click.option(
+    "--quota",
+    multiple=True,
+    metavar="CORPUS=N|P%",
+    help="Exactly so many rows, or per cent of the budget, from a corpus; may be repeated.",
+)
+@click.option(
+    "--cap",
+    multiple=True,
+    metavar="[CORPUS=]N|P%",
+    help="At most so many from a corpus, or from every other one; may be repeated.",
+)
+@click.option(
+    "--distinct",
+    type=float,
+    metavar="COSINE",
+    help="Leave out rows as close as this (0.95) to an earlier pick.",
+)
+@click.option(
+    "--distinct-by", metavar="FEATURE", help="Whose vectors tell; the method's own otherwise."
+)
+@click.option(
     "--approximate", is_flag=True, help="Ask the feature's index (docs/indexing.md), not every row."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -65,6 +92,11 @@ def command(
     leakage: str,
     allow_leakage: bool,
     evaluation: tuple[str, ...],
+    exclude: tuple[str, ...],
+    quota: tuple[str, ...],
+    cap: tuple[str, ...],
+    distinct: float | None,
+    distinct_by: str | None,
     approximate: bool,
     seed: int,
     name: str | None,
@@ -83,6 +115,7 @@ def command(
         coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
+        coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """
     database = open_database(store)
@@ -98,6 +131,11 @@ def command(
         memory_limit=memory,
         leakage="off" if allow_leakage else leakage,
         evaluation=evaluation,
+        exclude=exclude,
+        quota=quota,
+        cap=cap,
+        distinct=distinct,
+        distinct_by=distinct_by,
         approximate=approximate,
     )
     if as_json:

@@ -107,8 +107,13 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     if request.approximate:
         search = Search(store, dataset, method, feature, queries, compared)
         compared = replace(compared, scan=search.scan)
-    eligible = _eligible(store, request)
-    rows = dataset.count_rows() if eligible is None else len(eligible)
+    total = dataset.count_rows()
+    eligible = _eligible(store, dataset, request)
+    rows = total if eligible is None else len(eligible)
+    by_tokens = request.budget.unit == "tokens"
+    k = 0 if by_tokens else request.budget.rows(rows)
+    if rows and not k and not by_tokens:
+        raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
 
     def ranked(k: int, spare: int, among: int, allowed: KeySet | None) -> tuple[Picks, Scanned]:
         return rank(
@@ -122,17 +127,14 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
             spare=spare,
         )
 
-    ruled = Ruled(store, dataset, request, eligible, ranked)
+    ruled = Ruled(store, request, None if by_tokens else k, eligible, ranked, feature, memory_limit)
     tokens = None
-    if request.budget.unit == "tokens":
+    if by_tokens:
         picks, tokens, short_by = _within_tokens(store, request, dataset, eligible, ruled.first)
     else:
-        k = request.budget.rows(rows)
-        if rows and not k:
-            raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
         picks = ruled.first(k)
         short_by = k - len(picks.ids)
-    missing = ruled.missing
+    missing, account = ruled.missing, ruled.account()
     waiting = count_undone(dataset, feature.recipe) if feature and missing else 0
     if feature and waiting and missing == rows:
         raise MissingFeatureError(
@@ -149,11 +151,12 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         tokens=tokens,
         distances=distances(store, feature, queries, picks.ids, version),
         query_hash=asked.hash,
-        rules=ruled.account(),
+        rules=account,
         notes=(
             *_notes(request, asked, len(picks.ids), rows, missing, short_by),
+            *([f"eligible: {rows:,} of {total:,} rows"] if rows < total else []),
             *picks.notes,
-            *told(ruled.account()),
+            *told(account),
             *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
         ),
         like=counted(asked.lengths[None]) if None in asked.lengths else None,
@@ -222,12 +225,18 @@ def what_is_asked(store: Store, request: Request) -> Asked:
     return Asked(method, feature, queries, lengths_asked(store, request, method))
 
 
-def _eligible(store: Store, request: Request) -> KeySet | None:
-    if request.where is None:
-        return None
-    from ..store.filter import eligible_ids
+def _eligible(store: Store, dataset: lance.LanceDataset, request: Request) -> KeySet | None:
+    """The rows that the filter lets through and no excluded coreset holds; None for all."""
+    eligible = None
+    if request.where is not None:
+        from ..store.filter import eligible_ids
 
-    return KeySet(keys_of(eligible_ids(store, request.where, request.pool_version)))
+        eligible = KeySet(keys_of(eligible_ids(store, request.where, request.pool_version)))
+    for each in request.rules.excluded:
+        if eligible is None:
+            eligible = KeySet(keys_of(dataset.to_table(columns=["id"])["id"]))
+        eligible = eligible.without(KeySet(each.keys))
+    return eligible
 
 
 def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:

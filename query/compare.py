@@ -207,10 +207,11 @@ def _corpora(first: Coreset, second: Coreset) -> tuple[Mix, ...]:
     total = sum(share.pool for share in newest.mix)
     rows = []
     for share in newest.mix:
-        counts = [each.get(share.corpus, 0) for each in picked]
-        if any(counts):
-            shares = counts[0] / len(first), counts[1] / len(second), share.pool / total
-            rows.append(Mix(share.corpus, *counts, share.pool, *shares))
+        ours, theirs = (each.get(share.corpus, 0) for each in picked)
+        if ours or theirs:
+            # A filter may have let nothing through: then there are no picks to share.
+            shares = ours / max(len(first), 1), theirs / max(len(second), 1), share.pool / total
+            rows.append(Mix(share.corpus, ours, theirs, share.pool, *shares))
     rows.sort(key=lambda row: (-abs(row.first_share - row.second_share), row.corpus))
     return tuple(rows)
 

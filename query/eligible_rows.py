@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -77,7 +77,7 @@ def eligible_batches(
         start += len(allowed)
 
 
-def _scan(dataset: lance.LanceDataset, columns: list[str], batch_rows: int, **part: int):
+def _scan(dataset: lance.LanceDataset, columns: list[str], batch_rows: int, **part: Any):
     return dataset.scanner(
         columns=columns,
         batch_size=batch_rows,

@@ -13,9 +13,9 @@ from .coresets import Coreset, load_coreset
 from .explain_beside import beside
 from .explain_inside import inside
 from .explanation import Explanation, Neighbour, Without
-from .methods import Method
 from .names import quoted
 from .replay import request_of
+from .score_words import score_words
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -46,7 +46,7 @@ def explain(store: Store, coreset: str, row: str | int, *, without: bool = False
     except (UsageError, MissingFeatureError, FingerprintError) as error:
         # What it was chosen by is gone since; the row itself is not.
         return replace(found, cannot=(f"Its target and scores: {error}",))
-    found = replace(found, score_is=_meaning(asked.method))
+    found = replace(found, score_is=score_words(asked.method))
     found = beside(store, chosen, found, request, asked)
     found = inside(store, chosen, found, request, asked)
     return replace(found, without=_without(store, chosen, found, request)) if without else found
@@ -95,21 +95,6 @@ def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanatio
         tools=row.get("tools"),
         next=following[0] if following else None,
     )
-
-
-def _meaning(method: Method) -> str | None:
-    """What the scores of a method say."""
-    name = method.selector.name
-    if name == "random":
-        return "none: a seed drew the rows, and their order says nothing"
-    if name == "round_robin":
-        return "its similarity to the example whose turn it was"
-    if name == "top":
-        by = {"mean": "mean", "max": "highest"}[method.options["by"]]
-        return f"its {by} similarity over the examples"
-    if name == "coverage":
-        return "what it added to the coverage when it was taken"
-    return None
 
 
 def _without(store: Store, coreset: Coreset, found: Explanation, request: Request) -> Without:

@@ -15,6 +15,7 @@ from .explanation import Explanation
 from .explanations import layer_frame, scorer_and_row, token_frame
 from .features import Feature, comparison_of
 from .neuron_gains import neuron_gains
+from .shared_words import shared_words
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,6 +36,8 @@ def inside(
     found = replace(found, values=_numbers(store, feature, found.id, coreset.pool_version))
     if method.covers:
         return _neurons(store, coreset, found, request, asked, feature)
+    if method.counts:
+        return _words(store, coreset, found, request, asked, feature)
     if comparison_of(feature.representation) == "target_scorer" and found.target:
         return _pieces(store, found, request)
     return found
@@ -76,6 +79,28 @@ def _pieces(store: Store, found: Explanation, request: Request) -> Explanation:
     return found
 
 
+def _words(
+    store: Store,
+    coreset: Coreset,
+    found: Explanation,
+    request: Request,
+    asked: Asked,
+    feature: Feature,
+) -> Explanation:
+    """Words shared with the example that pulled the row, or with all of its target."""
+    query = coreset.members["query"][found.rank - 1].as_py()
+    examples = [
+        (each.target, example)
+        for each in asked.queries
+        for example in each.ids
+        if found.target == each.target and query in (None, example)
+    ]
+    words = shared_words(
+        store, feature, found.id, examples, request.pool_version, request.targets_version
+    )
+    return replace(found, words=words)
+
+
 def _neurons(
     store: Store,
     coreset: Coreset,
@@ -112,4 +137,4 @@ def _neurons(
 
 
 def _adds_up(frame: pl.DataFrame, score: float | None) -> bool:
-    return score is not None and abs(frame["gain"].sum() - score) <= _CLOSE * max(1.0, score)
+    return score is not None and abs(float(frame["gain"].sum()) - score) <= _CLOSE * max(1.0, score)

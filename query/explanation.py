@@ -77,6 +77,7 @@ class Explanation:
         tokens: what each token scores (`token_scores`), where the method looks at tokens.
         layers: what each layer adds (`layer_contributions`), where it looks at layers.
         neurons: what each neuron added (`neuron_gains`), where it covers neurons.
+        words: shared with the examples (`shared_words`), where it counts words.
         cannot: sentences that say what is not explained, and why.
     """
 
@@ -101,6 +102,7 @@ class Explanation:
     tokens: pl.DataFrame | None = None
     layers: pl.DataFrame | None = None
     neurons: pl.DataFrame | None = None
+    words: pl.DataFrame | None = None
     cannot: tuple[str, ...] = ()
 
     @property
@@ -130,7 +132,7 @@ class Explanation:
     def as_dict(self) -> dict[str, Any]:
         """The explanation as JSON values; tables are lists of rows."""
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
-        for name in ("tokens", "layers", "neurons"):
+        for name in ("tokens", "layers", "neurons", "words"):
             plain[name] = None if plain[name] is None else plain[name].to_dicts()
         for name in ("nearest", "next", "without"):
             plain[name] = None if plain[name] is None else asdict(plain[name])

@@ -33,7 +33,7 @@ def fetcher(
 
     def fetch(need: Vectors | Columns, eligible: KeySet | None) -> RowVectors | RowColumns:
         if isinstance(need, Columns):
-            _check_columns(dataset, need)
+            check_columns(dataset, need)
             return _columns(dataset, need.names, eligible)
         assert feature is not None and feature.column is not None, "refused by its name otherwise"
         if need.keys is None:
@@ -43,7 +43,7 @@ def fetcher(
     return fetch
 
 
-def _check_columns(dataset: lance.LanceDataset, need: Columns) -> None:
+def check_columns(dataset: lance.LanceDataset, need: Columns) -> None:
     """Refuse columns that are not there or hold something else than is asked for.
 
     Raises:

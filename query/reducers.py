@@ -14,7 +14,7 @@ import pyarrow as pa
 from ..selectors.needs import (
     Lists,
     LogSumExp,
-    Need,
+    Reduced,
     RowSets,
     RowWords,
     Sets,
@@ -129,7 +129,7 @@ class _LogSumExp:
 
 
 class _Votes:
-    """In float64: what is summed in another order may then differ, but hardly as a float32."""
+    """In float64, then rounded: sums in another order differ less than a float32 can tell."""
 
     def __init__(self, need: Votes, queries: slice) -> None:
         import torch
@@ -142,7 +142,8 @@ class _Votes:
         assert block.similarity is not None
         votes = block.similarity[self._queries].double().div_(self._temperature)
         votes = votes.sub_(self._logs).exp_()
-        self._top.add(votes.mean(dim=0).float()[None], block.keys, votes.argmax(dim=0))
+        most = votes.float().argmax(dim=0)  # of equal queries the first
+        self._top.add(votes.mean(dim=0).float()[None], block.keys, most)
 
     def held_elements(self) -> int:
         return self._top.held_elements()
@@ -205,7 +206,7 @@ class _Sets:
         return RowSets(np.concatenate(self._keys), starts, np.concatenate(self._units))
 
 
-def reducer_for(need: Need, queries: slice) -> Reducer:
+def reducer_for(need: Reduced, queries: slice) -> Reducer:
     """The reducer that answers a need, for the queries of one target (a slice of all queries)."""
     match need:
         case TopPerQuery():

@@ -148,7 +148,7 @@ def _prepare(store: Store, dataset: lance.LanceDataset, target: str, text: str) 
         )
     queries = load_queries(store, target, feature if method.needs_target else None)
     compared = comparison(store, dataset, method, feature, [queries], {})
-    return _Prepared(_name(method), method, feature, compared)
+    return _Prepared(_name(method), _by_mean(method), feature, compared)
 
 
 def _name(method: Method) -> str:
@@ -174,6 +174,13 @@ def _spelled_out(store: Store, text: str, version: int) -> str:
     made_by = features[name].representation if name in features else registry.get(name)
     selector = "top" if comparison_of(made_by) else made_by.selector
     return f"{name}:{selector}{match['options'] or ''}"
+
+
+def _by_mean(method: Method) -> Method:
+    """`bm25` by its mean over the examples: by turns a row has the score of whose turn it was."""
+    if method.selector.name == "bm25" and method.options["by"] == "turns":
+        return replace(method, options={**method.options, "by": "mean"})
+    return method
 
 
 def _by_overlap(method: Method) -> Method:
@@ -230,7 +237,7 @@ def _score_one(
     )
     assert ranking.scores is not None, "who scores each row gives scores"
     put_scores(store, key, _in_parts(ranking.keys), ranking.scores, keep)
-    return [*ranking.notes, *_missing(store, dataset, each.feature, rows, seen)]
+    return [*ranking.notes, *seen.notes, *_missing(store, dataset, each.feature, rows, seen)]
 
 
 def _in_parts(keys: np.ndarray) -> Iterator[list[str]]:

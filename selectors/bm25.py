@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..schemas.errors import UsageError
 from .needs import MAX_BLOCK_ROWS, RowWords, TopPerQuery, TopRows, WordSimilarity, WordTotals
 from .round_robin import take_turns
 from .task import Option, Passes, Ranking, Selector, Task
@@ -97,8 +96,6 @@ class Scores:
 
 def _passes(task: Task) -> Passes:
     k1, b, by = task.options["k1"], task.options["b"], task.options["by"]
-    if k1 < 0 or not 0 <= b <= 1:
-        raise UsageError(f"bm25: k1={k1}, b={b}: k1 is 0 or more, b between 0 and 1")
     asked = Asked(task.words)
     (totals,) = yield (WordTotals(asked.totals),)
     scores = Scores(asked, totals, k1, b)
@@ -126,8 +123,8 @@ SELECTOR = Selector(
     _passes,
     _memory,
     {
-        "k1": Option(1.2),
-        "b": Option(0.75),
+        "k1": Option(1.2, least=0.0),
+        "b": Option(0.75, least=0.0, most=1.0),
         "by": Option("turns", ("turns", "mean", "max")),
     },
     feature="lexical",

@@ -92,22 +92,20 @@ def _passes(task: Task) -> Passes:
         picks.append(part[apart.walk(found.vectors)])
         walked, step = walked + step, min(2 * step, _MOST_PER_FETCH)
     chosen = np.concatenate(picks)
-    notes = _notes(task, len(rows), order, chosen)
+    notes = _notes(task, len(rows), len(order), len(chosen))
     return Ranking(rows.keys[chosen], scores[chosen], notes=notes)
 
 
-def _notes(task: Task, rows: int, order: np.ndarray, chosen: np.ndarray) -> tuple[str, ...]:
+def _notes(task: Task, rows: int, scored: int, chosen: int) -> tuple[str, ...]:
     name, threshold = task.options["score"], task.options["threshold"]
     notes = []
-    if rows > len(order):
-        notes.append(f"{rows - len(order):,} eligible rows have no {name} and were left out")
-    walked = len(order)
-    if len(chosen) == task.k:
-        walked = int(np.flatnonzero(order == chosen[-1])[0]) + 1
-    notes.append(
-        f"{walked:,} of {len(order):,} rows were walked by {name}; "
-        f"rows within {threshold:g} of one taken were passed over"
-    )
+    if rows > scored:
+        notes.append(f"{rows - scored:,} eligible rows have no {name} and were left out")
+    if chosen < min(task.k, scored):
+        notes.append(
+            f"{chosen:,} of {scored:,} rows with {name} are in: every other one has no vector or a "
+            f"cosine of {threshold:g} or more to a row taken before it"
+        )
     return tuple(notes)
 
 
@@ -128,4 +126,5 @@ SELECTOR = Selector(
     _passes,
     _memory,
     {"score": Option("ifd"), "threshold": Option(0.9)},
+    paper="Liu et al. 2024 (DEITA)",
 )

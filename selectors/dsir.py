@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..schemas.errors import UsageError
 from .needs import RowWords, TopRows, WordSimilarity, WordTotals
 from .random_order import shuffle_words
 from .task import Option, Passes, Ranking, Selector, Task
@@ -66,18 +65,12 @@ def gumbel(keys: np.ndarray, seed: int) -> np.ndarray:
 
 def _passes(task: Task) -> Passes:
     buckets, smoothing = task.options["buckets"], task.options["smoothing"]
-    if buckets < 1 or not smoothing > 0:
-        raise UsageError(
-            f"dsir: buckets={buckets}, smoothing={smoothing}: at least one bucket, and a smoothing "
-            "above 0"
-        )
     (pool,) = yield (WordTotals(lambda rows: bucket_counts(rows, buckets)),)
     starts = np.cumsum([0, *map(len, task.words)])
     examples = RowWords(np.zeros((len(task.words), 2)), starts, np.concatenate(task.words))
     target = bucket_counts(examples, buckets)
-    ratio = np.log(target / target.sum() + smoothing) - np.log(
-        pool / max(pool.sum(), 1) + smoothing
-    )
+    likely, common = (counts / max(counts.sum(), 1) for counts in (target, pool))
+    ratio = np.log(likely + smoothing) - np.log(common + smoothing)
 
     def scores(rows: RowWords) -> np.ndarray:
         weights = log_weights(rows, ratio)
@@ -100,7 +93,12 @@ SELECTOR = Selector(
     ("terms",),
     _passes,
     _memory,
-    {"gumbel": Option(True), "buckets": Option(10_000), "smoothing": Option(1e-4)},
+    {
+        "gumbel": Option(True),
+        "buckets": Option(10_000, least=1),
+        # A bucket that the target never meets must keep a weight that can be summed.
+        "smoothing": Option(1e-4, least=1e-12),
+    },
     feature="lexical",
     paper="Xie et al. 2023",
 )

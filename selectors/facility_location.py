@@ -109,5 +109,11 @@ def _memory(task: Task) -> int:
 
 
 SELECTOR = Selector(
-    "facility_location", 1, ("vectors",), _passes, _memory, {"represent": Option(20_000)}
+    "facility_location",
+    1,
+    ("vectors",),
+    _passes,
+    _memory,
+    {"represent": Option(20_000)},
+    paper="Nemhauser et al. 1978",
 )

@@ -2,8 +2,8 @@
 
 Greedy farthest point, which is within twice the best possible radius (Gonzalez 1985): the distance
 of a row is 1 - its highest cosine to a row taken before. The first is the row nearest to the mean
-of all; it has the distance 2, the most there is. The score of a row is its distance when it was
-taken, so that of the last one is the radius within which every other row lies.
+of all. The score of a row is its distance when it was taken, so that of the last one is the radius
+within which every other row lies; the first has 3, above every distance (they are 2 at most).
 
 Exact and lazy: a row is held against the newest centres only when its distance to the older ones
 would still make it the farthest. Distances count in steps of 2^-20; of equals the lower id goes
@@ -73,7 +73,7 @@ def _passes(task: Task) -> Passes:
     centres.take(first)
     farthest[first] = -1
     picks, distances = lazy_greedy(farthest, k - 1, centres.distances, centres.take)
-    scores = np.concatenate([[2.0], distances / STEPS]).astype(np.float32)
+    scores = np.concatenate([[3.0], distances / STEPS]).astype(np.float32)
     return Ranking(rows.keys[np.concatenate([[first], picks])], scores)
 
 
@@ -86,4 +86,4 @@ def _memory(task: Task) -> int:
     )
 
 
-SELECTOR = Selector("k_center", 1, ("vectors",), _passes, _memory)
+SELECTOR = Selector("k_center", 1, ("vectors",), _passes, _memory, paper="Gonzalez 1985")

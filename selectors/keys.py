@@ -91,6 +91,11 @@ class KeySet:
         """All of them in the order of the ids, (n, 2) int64."""
         return np.stack([self._high, self._low], axis=1)
 
+    def within(self, others: KeySet) -> KeySet:
+        """Those that are in another set too."""
+        keys = self.keys()
+        return KeySet(keys[others.contains(keys)])
+
     def without(self, others: KeySet) -> KeySet:
         """Those that are not in another set."""
         keys = self.keys()

@@ -43,8 +43,8 @@ def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
     if not sigma or not len(vectors):
         return np.ones(len(vectors))
     stored = torch.from_numpy(vectors)
-    texts = np.ascontiguousarray(vectors).view(np.dtype((np.void, 2 * vectors.shape[1])))[:, 0]
-    _, first, same = np.unique(texts, return_index=True, return_inverse=True)
+    bits = np.ascontiguousarray(vectors).view(np.dtype((np.void, 2 * vectors.shape[1])))[:, 0]
+    _, first, same = np.unique(bits, return_index=True, return_inverse=True)
     found = np.empty(len(first))
     for start in range(0, len(first), _ROWS_AT_ONCE):
         rows = stored[torch.from_numpy(first[start : start + _ROWS_AT_ONCE])].float()
@@ -165,4 +165,5 @@ SELECTOR = Selector(
         "kde_k": Option(1000, least=1),
         "union": Option(20_000, least=1),
     },
+    paper="Liu et al. 2024 (TSDS)",
 )

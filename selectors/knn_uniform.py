@@ -56,4 +56,12 @@ def _memory(task: Task) -> int:
     return lists + TopRows(task.k, "mean").bytes(task.queries) + task.queries * wanted * 160
 
 
-SELECTOR = Selector("knn_uniform", 1, ("query_similarity", "vectors"), _passes, _memory, OPTIONS)
+SELECTOR = Selector(
+    "knn_uniform",
+    1,
+    ("query_similarity", "vectors"),
+    _passes,
+    _memory,
+    OPTIONS,
+    paper="Liu et al. 2024 (TSDS)",
+)

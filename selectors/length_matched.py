@@ -6,8 +6,8 @@ about equal weight, and bins give their rows, in a seeded random order, in the p
 reference: the j-th row of a bin with n reference rows has the turn (2j - 1) / n (Sainte-Laguë), so
 every prefix is matched as well as its length allows.
 
-A bin that runs out is passed over, which is said. Rows shorter or longer than all of the reference
-come last, the nearest in length first.
+A bin that runs out is passed over; from which row on is said. Rows shorter or longer than all of
+the reference come last, the nearest in length first.
 """
 
 from __future__ import annotations
@@ -56,26 +56,28 @@ def _passes(task: Task) -> Passes:
     others = outside[np.argsort(away, kind="stable")]
 
     picks = np.concatenate([matched, others])[: task.k]
-    starts = np.concatenate([[shortest], ends[:-1] + 1]).astype(int)
     there = np.bincount(bins, minlength=len(ends))
-    notes = _notes(task.k, starts, ends.astype(int), wanted, there)
-    return Ranking(rows.keys[order[picks]], notes=notes)
+    missed = (2 * there + 1) / wanted  # the turn of each bin that it has no row for
+    before = np.array(
+        [np.sum((turns < turn) | ((turns == turn) & (bins < b))) for b, turn in enumerate(missed)]
+    )
+    starts = np.concatenate([[shortest], ends[:-1] + 1])
+    return Ranking(rows.keys[order[picks]], notes=_notes(len(picks), before, there, starts, ends))
 
 
 def _notes(
-    k: int, starts: np.ndarray, ends: np.ndarray, wanted: np.ndarray, there: np.ndarray
+    chosen: int, before: np.ndarray, there: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> tuple[str, ...]:
-    """Which bins have fewer rows than `k` rows of the reference's lengths take."""
-    share = k * wanted / wanted.sum()
-    short = np.flatnonzero(there < np.floor(share))
+    """Where lengths cease to match: what ran out, and the rows that stand before that."""
+    short = np.flatnonzero(before < chosen)
     if not len(short):
         return ()
-    listed = "; ".join(
-        f"{starts[each]}-{ends[each]}: {there[each]:,} of {share[each]:,.0f}" for each in short
+    listed = ", ".join(
+        f"{there[each]:,} of {starts[each]:.0f}-{ends[each]:.0f} response tokens" for each in short
     )
     return (
-        f"lengths do not match: for {k:,} rows the pool has too few of these response tokens "
-        f"({listed}), and rows of other lengths stand in",
+        f"lengths match for the first {before.min():,} rows; then rows of other lengths stand in, "
+        f"as there are only {listed}",
     )
 
 

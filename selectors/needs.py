@@ -150,9 +150,9 @@ class Columns:
 
 
 Counted: TypeAlias = WordTotals | WordSimilarity
-Reduced: TypeAlias = TopPerQuery | TopRows | Shuffled | Sets | LogSumExp | Votes | Counted
+Reduced: TypeAlias = TopPerQuery | TopRows | Shuffled | Sets | LogSumExp | Votes
 Fetched: TypeAlias = Vectors | Columns
-Need: TypeAlias = Reduced | Fetched
+Need: TypeAlias = Reduced | Counted | Fetched
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ def by_mass(nearest: Lists, mass: np.ndarray, others: Lists, k: int) -> Ranking:
     notes = ()
     if len(rest):
         notes = (
-            f"{distinct:,} rows are neighbours of an example; the other {len(rest):,} follow by "
-            "their mean similarity",
+            f"{distinct:,} rows are neighbours of an example; those after them follow by their "
+            "mean similarity",
         )
     return Ranking(
         np.concatenate([keys[best], others.keys[0][rest]]),

@@ -68,4 +68,6 @@ def _memory(task: Task) -> int:
     return TopPerQuery(task.k).bytes(task.queries) + task.queries * task.k * 100
 
 
-SELECTOR = Selector("round_robin", 1, ("query_similarity",), _passes, _memory)
+SELECTOR = Selector(
+    "round_robin", 1, ("query_similarity",), _passes, _memory, paper="Ivison et al. 2025"
+)

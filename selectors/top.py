@@ -28,4 +28,5 @@ SELECTOR = Selector(
     _passes,
     _memory,
     {"by": Option("mean", ("mean", "max"))},
+    paper="arXiv 2602.14696",
 )

@@ -24,9 +24,9 @@ def _passes(task: Task) -> Passes:
     scores, notes = best.scores[0], ()
     if spent := int((scores == 0).sum()):
         notes = (
-            f"uot with reg={task.options['reg']:g}: the mass of {spent:,} of the chosen rows is "
-            "too small for a float32, they stand in the order of their ids; a larger reg tells "
-            "them apart",
+            f"uot with reg={task.options['reg']:g}: after the first {len(scores) - spent:,} rows "
+            "masses are too small for a float32, and rows stand in the order of their ids; a "
+            "larger reg tells them apart",
         )
     return Ranking(best.keys[0], scores, best.queries[0], notes)
 
@@ -45,4 +45,5 @@ SELECTOR = Selector(
     _memory,
     # Below this nothing but each query's nearest row would count.
     {"reg": Option(0.01, least=1e-4)},
+    paper="arXiv 2602.14696",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
@@ -31,6 +33,16 @@ _ENVIRONMENT = {
     "LANCE_LOG": "error",
     "TZ": "UTC",  # one answer everywhere; the stored times are UTC
 }
+
+
+_running: weakref.WeakSet[QueryProcess] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End what a program left open, while the threads that listen can still be joined."""
+    for process in list(_running):
+        process.end()
 
 
 @dataclass
@@ -73,6 +85,7 @@ class QueryProcess:
         self._expired = False
         self._ready = False
         self.gone = False
+        _running.add(self)
         # Settings may hold an object store's keys: they go through the pipe, never the arguments.
         self._send(SETTINGS, settings)
 
@@ -110,6 +123,7 @@ class QueryProcess:
         if self.gone:
             return
         self.gone = True
+        _running.discard(self)
         self._process.kill()
         self._process.wait()
         self._listener.join()

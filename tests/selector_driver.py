@@ -16,7 +16,7 @@ from coresetdb.query.methods import Method
 from coresetdb.query.ranking import Picks, rank
 from coresetdb.query.reducers import Block
 from coresetdb.selectors.keys import KeySet, keys_of
-from coresetdb.selectors.needs import Columns, RowColumns, RowVectors
+from coresetdb.selectors.needs import Columns, RowColumns, RowVectors, RowWords
 from coresetdb.selectors.registry import selectors
 
 
@@ -30,17 +30,21 @@ class Pool:
         vectors: (N, d) float16 unit vectors.
         sets: units of every row.
         columns: of the pool, (N,) each.
+        words: of every row, at least one.
         units: that the target's examples hold.
         lengths: response tokens of the target's examples.
+        asked: words of the target's examples.
     """
 
     ids: list[str]
     similarity: np.ndarray
     vectors: np.ndarray | None = None
     sets: list[list[int]] | None = None
+    words: list[list[int]] | None = None
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     units: np.ndarray | None = None
     lengths: np.ndarray | None = None
+    asked: tuple[np.ndarray, ...] = ()
 
     @property
     def keys(self) -> np.ndarray:
@@ -55,6 +59,7 @@ class Pool:
             similarity=self.similarity[:, at],
             vectors=None if self.vectors is None else self.vectors[at],
             sets=None if self.sets is None else [self.sets[j] for j in at],
+            words=None if self.words is None else [self.words[j] for j in at],
             columns={name: each[at] for name, each in self.columns.items()},
         )
 
@@ -68,7 +73,10 @@ def drive(
     blocks: Sequence[int] = (7,),
     options: Mapping[str, Any] | None = None,
 ) -> Picks:
-    """What the selector picks, the pool cut into blocks of these sizes in turn."""
+    """What the selector picks, the pool cut into blocks of these sizes in turn.
+
+    The examples are called "0", "1" and so on.
+    """
     selector = selectors()[name]
     chosen = {key: option.default for key, option in selector.options.items()} | dict(options or {})
     queries = len(pool.similarity)
@@ -81,8 +89,9 @@ def drive(
             end = min(at + blocks[turn % len(blocks)], len(keys))
             sets = None if pool.sets is None else pa.array(pool.sets[at:end], pa.list_(pa.int32()))
             similarity = torch.from_numpy(np.ascontiguousarray(pool.similarity[:, at:end]))
+            words = None if pool.words is None else row_words(keys[at:end], pool.words[at:end])
             for reducer in reducers:
-                reducer.feed(Block(keys[at:end], similarity, sets))
+                reducer.feed(Block(keys[at:end], similarity, sets, words))
             at, turn = end, turn + 1
         return Scanned(len(keys), 0, 0, len(keys))
 
@@ -97,7 +106,7 @@ def drive(
         rows = [place[tuple(key)] for key in need.keys.tolist()]
         return RowVectors(need.keys, pool.vectors[rows])
 
-    asker = Asker("t", queries, examples, pool.units, pool.lengths)
+    asker = Asker("t", queries, examples, pool.units, pool.lengths, pool.asked)
     width = 0 if pool.vectors is None else pool.vectors.shape[1]
     found, _ = rank(
         Method(None, None, selector, chosen, {}),
@@ -108,6 +117,12 @@ def drive(
         eligible=None,
     )
     return found
+
+
+def row_words(keys: np.ndarray, words: Sequence[Sequence[int]]) -> RowWords:
+    """The words of some rows as a scan brings them."""
+    starts = np.cumsum([0, *map(len, words)])
+    return RowWords(keys, starts, np.array([each for row in words for each in row], np.int32))
 
 
 def random_ids(generator: np.random.Generator, count: int) -> list[str]:

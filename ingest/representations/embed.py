@@ -39,6 +39,7 @@ class Embed(Representation):
 
     name = "embed"
     version = 1
+    paper = "arXiv 2602.14696"
     similarity = "embed"
     defaults: ClassVar[Mapping[str, Any]] = {"model": DEFAULT_MODEL}
 

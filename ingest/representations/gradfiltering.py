@@ -43,6 +43,7 @@ class GradFiltering(Representation):
 
     name = "gradfiltering"
     version = 1
+    paper = "arXiv 2601.13697"
     selector = "top"
     defaults: ClassVar[Mapping[str, Any]] = {
         "model": "builtin",

@@ -40,6 +40,7 @@ class Less(Representation):
 
     name = "less"
     version = 1
+    paper = "Xia et al. 2024"
     similarity = "less"
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",

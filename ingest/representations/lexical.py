@@ -10,7 +10,7 @@ Query side: the same words of each target example.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ NO_WORD = "no word"
 
 
 class Lexical(Representation):
-    """Columns: `lexical` ids of the words, in order, and `lexical_reason`.
+    """Columns: `lexical` ids of the words in order, `lexical_words` how many, `lexical_reason`.
 
     Words are runs of Unicode letters, digits and underscores, casefolded; an id is 31 bits of
     BLAKE2b, so that of a million distinct words about 230 pairs share one.
@@ -54,7 +54,11 @@ class Lexical(Representation):
     terms = "lexical"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        return [pa.field("lexical", pa.list_(pa.int32())), pa.field("lexical_reason", pa.string())]
+        return [
+            pa.field("lexical", pa.list_(pa.int32())),
+            pa.field("lexical_words", pa.int32()),
+            pa.field("lexical_reason", pa.string()),
+        ]
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         return {"name": "words"}
@@ -65,14 +69,24 @@ class Lexical(Representation):
         reason[[not len(each) for each in words]] = NO_WORD
         return {
             "lexical": ragged([each if len(each) else None for each in words]),
+            "lexical_words": np.array([len(each) or np.nan for each in words], np.float32),
             "lexical_reason": reason,
         }
 
 
 def words_of(instruction: Instruction) -> np.ndarray:
     """Ids of the words of all turns, tool calls among them, in order, (n,) int32."""
+    return ids_of_words(spelled(instruction))
+
+
+def spelled(instruction: Instruction) -> list[str]:
+    """The words themselves, casefolded, in order."""
     texts = (text for turn in instruction.messages for text in (turn.content, turn.tool_calls))
-    words = (word for text in texts if text for word in _WORD.findall(text.casefold()))
+    return [word for text in texts if text for word in _WORD.findall(text.casefold())]
+
+
+def ids_of_words(words: Iterable[str]) -> np.ndarray:
+    """Ids of casefolded words, (n,) int32."""
     return np.fromiter(map(_id_of, words), np.int32)
 
 

@@ -54,6 +54,7 @@ class Losses(Representation):
     version = 2
     defaults: ClassVar[Mapping[str, Any]] = {"alone": True, "grad_norm": "none"}
     asking: ClassVar[Mapping[str, Any]] = {"score": "ifd", "order": "descending"}
+    askings = ("score=nll", "score=el2n", "score=grad_norm")
     selector = "top"
     paper = "Li et al. 2024 (IFD), Paul et al. 2021 (EL2N)"
 
@@ -107,8 +108,10 @@ class Losses(Representation):
     ) -> Scorer:
         scores, order = _columns(options), asked["order"]
         if asked["score"] not in scores:
+            more = "losses:grad_norm=sketch" if asked["score"] == "grad_norm" else "losses"
             raise UsageError(
-                f"losses: score={asked['score']}: this store's losses have {', '.join(scores)}"
+                f"losses: score={asked['score']}: these losses have {', '.join(scores)}. "
+                f"Others are a second feature: coresetdb featurize STORE {more}"
             )
         if order not in ORDERS:
             raise UsageError(f"losses: order={order}: choose from {', '.join(ORDERS)}")

@@ -44,6 +44,7 @@ class Mads(Representation):
 
     name = "mads"
     version = 1
+    paper = "arXiv 2605.30857"
     defaults: ClassVar[Mapping[str, Any]] = {"share": 0.01, "tokens": "response"}
     selector = "coverage"
     sets = "mads"

@@ -51,6 +51,7 @@ class Nait(Representation):
 
     name = "nait"
     version = 1
+    paper = "Chen et al. 2026, arXiv 2603.13201"
     defaults: ClassVar[Mapping[str, Any]] = {
         "neuron": "layer",
         "tokens": "content",

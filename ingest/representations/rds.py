@@ -30,6 +30,7 @@ class Rds(Representation):
 
     name = "rds"
     version = 1
+    paper = "Ivison et al. 2025"
     similarity = "rds"
 
     def fields(self, setup: Setup) -> list[pa.Field]:

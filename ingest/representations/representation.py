@@ -158,6 +158,7 @@ class Representation(ABC):
         similarity: the vector column by which pool and target are compared (cosine), or None.
         asking: option of the comparison -> default value; it changes no stored number.
         selector: which selector its name alone stands for.
+        askings: options of the comparison that lists of methods show beside the default.
         sets: the column of lists of int32 (no negative ones) that a selection can cover, or None.
         terms: the column of lists of int32 that are a row's words in their order, or None.
         paper: where it comes from, as a short citation; empty where it is ours.
@@ -169,6 +170,7 @@ class Representation(ABC):
     similarity: ClassVar[str | None] = None
     asking: ClassVar[Mapping[str, Any]] = {}
     selector: ClassVar[str] = "round_robin"
+    askings: ClassVar[tuple[str, ...]] = ()
     sets: ClassVar[str | None] = None
     terms: ClassVar[str | None] = None
     paper: ClassVar[str] = ""

@@ -48,6 +48,7 @@ class Trim(Representation):
 
     name = "trim"
     version = 1
+    paper = "arXiv 2510.07118"
     selector = "top"
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import UsageError
+from .corpora import Share, shares
 from .examples import Evaluation, keep_evaluation, kept_evaluation
+from .excluded import Excluded, keep_excluded, kept_excluded
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -23,10 +25,23 @@ class Rules:
         leakage: "ranked" looks for leaks among the rows that come up, "full" in every eligible
             row before anything is ranked, "off" allows them.
         evaluations: benchmarks guarded as the targets' examples are.
+        excluded: earlier coresets whose rows are not eligible.
+        quotas: what must come from a corpus, each with a ranking of its own.
+        caps: what may come from a corpus at most; one without corpus means every other one.
+        distinct: the cosine from which on a row is too close to an earlier pick.
+        distinct_by: the feature whose vectors tell; the method's own where it is None.
+
+    Raises:
+        UsageError: rules that contradict each other.
     """
 
     leakage: str = "ranked"
     evaluations: tuple[Evaluation, ...] = ()
+    excluded: tuple[Excluded, ...] = ()
+    quotas: tuple[Share, ...] = ()
+    caps: tuple[Share, ...] = ()
+    distinct: float | None = None
+    distinct_by: str | None = None
 
     def __post_init__(self) -> None:
         if self.leakage not in LEAKAGE:
@@ -36,6 +51,13 @@ class Rules:
                 "an evaluation file is there to keep its examples out, and leakage is allowed: "
                 "leave out one of the two"
             )
+        if self.distinct is not None and not 0 < self.distinct <= 1:
+            raise UsageError(f"distinct {self.distinct:g}: a cosine above 0 and up to 1, like 0.95")
+        if self.distinct_by is not None and self.distinct is None:
+            raise UsageError(f"distinct-by {self.distinct_by}: say how close: --distinct 0.95")
+        both = {each.corpus for each in self.quotas} & {each.corpus for each in self.caps}
+        for corpus in both:
+            raise UsageError(f"corpus {corpus} has a quota and a cap: a quota is exact, keep one")
 
 
 NONE = Rules(leakage="off")
@@ -50,13 +72,23 @@ def as_recorded(rules: Rules) -> dict[str, Any]:
             {"name": each.name, "examples": len(each.instructions), "artifact": each.digest}
             for each in rules.evaluations
         ],
+        "exclude": [
+            {"coreset": each.coreset, "rows": len(each), "artifact": each.digest}
+            for each in rules.excluded
+        ],
+        "quota": [str(each) for each in rules.quotas],
+        "cap": [str(each) for each in rules.caps],
+        "distinct": rules.distinct,
+        "distinct_by": rules.distinct_by,
     }
 
 
 def keep(store: Store, rules: Rules) -> None:
     """Keep in the store what `recalled` needs beside the record."""
-    for each in rules.evaluations:
-        keep_evaluation(store, each)
+    for evaluation in rules.evaluations:
+        keep_evaluation(store, evaluation)
+    for rows in rules.excluded:
+        keep_excluded(store, rows)
 
 
 def recalled(store: Store, parameters: Mapping[str, Any]) -> Rules:
@@ -73,4 +105,11 @@ def recalled(store: Store, parameters: Mapping[str, Any]) -> Rules:
         evaluations=tuple(
             kept_evaluation(store, each["name"], each["artifact"]) for each in asked["evaluations"]
         ),
+        excluded=tuple(
+            kept_excluded(store, each["coreset"], each["artifact"]) for each in asked["exclude"]
+        ),
+        quotas=shares("quota", asked["quota"]),
+        caps=shares("cap", asked["cap"], every=True),
+        distinct=asked["distinct"],
+        distinct_by=asked["distinct_by"],
     )

@@ -13,15 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from ...selectors.keys import KeySet
 from ..ranking import Picks
-from ..scan import Scanned
+from .parts import Part, interleaved
 
 _SPARE = 16
 _SPARE_SHARE = 8  # one spare row for so many chosen ones
-
-RankRows = Callable[[int, int, int, KeySet | None], tuple[Picks, Scanned]]
-"""rank(k, spare, rows, eligible): k rows and up to `spare` more, of the `rows` eligible ones."""
 
 
 class Rule(Protocol):
@@ -38,50 +34,34 @@ class Rounds:
     """A ranking under rules; what left for one length stays out for the next.
 
     Args:
-        rank: the plain ranking.
+        parts: see there.
         everyone: keys of all rows of the pool, (N, 2) int64; called once a row must leave.
-        eligible: the rows that may be chosen; None for all.
-        rows: how many these are.
         rules: in the order in which they are heard; the next one only if the one before is silent.
     """
 
     def __init__(
-        self,
-        rank: RankRows,
-        everyone: Callable[[], np.ndarray],
-        eligible: KeySet | None,
-        rows: int,
-        rules: Sequence[Rule],
+        self, parts: Sequence[Part], everyone: Callable[[], np.ndarray], rules: Sequence[Rule]
     ) -> None:
-        self._rank, self._everyone, self._rules = rank, everyone, rules
-        self._eligible, self._rows = eligible, rows
+        self._parts, self._everyone, self._rules = parts, everyone, rules
         self._left = 0
-        self.missing: int | None = None
 
     def leave(self, keys: np.ndarray) -> None:
         """Take rows out of the eligible ones."""
         if len(keys):
-            among = KeySet(self._everyone()) if self._eligible is None else self._eligible
-            self._eligible = among.without(KeySet(keys))
-            self._rows = len(self._eligible)
+            for part in self._parts:
+                part.leave(keys, self._everyone)
 
     def first(self, k: int) -> Picks:
         """The best `k` rows that no rule objects to; fewer when they run out."""
         spares = any(rule.judges_spares for rule in self._rules)
         while True:
-            wanted = min(k, self._rows)
-            spare = max(_SPARE, wanted // _SPARE_SHARE, 2 * self._left) if spares else 0
-            picks, seen = self._rank(
-                wanted, min(spare, self._rows - wanted), self._rows, self._eligible
-            )
-            if self.missing is None:
-                self.missing = seen.missing
-            leaving = np.empty((0, 2), np.int64)
+            spare = max(_SPARE, k // _SPARE_SHARE, 2 * self._left) if spares else 0
+            picks, chosen = interleaved([part.ranked(k, spare) for part in self._parts])
             for rule in self._rules:
-                leaving = rule.leaving(picks.ids, min(wanted, len(picks.ids)))
+                leaving = rule.leaving(picks.ids, chosen)
                 if len(leaving):
                     self._left += len(leaving) if rule.judges_spares else 0
+                    self.leave(leaving)
                     break
-            if not len(leaving):
-                return picks.first(wanted)
-            self.leave(leaving)
+            else:
+                return picks.first(chosen)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...schemas.errors import UsageError
 from ...selectors.keys import KeySet, keys_of
+from ..features import Feature, feature_named, features_of
 from ..ranking import Picks
-from .asked import as_recorded
+from .asked import Rules, as_recorded
+from .caps import Caps
+from .corpora import check_known, keys_in
+from .distinct import Distinct
 from .examples import Example, examples_of
 from .leakage import Leakage
-from .rounds import RankRows, Rounds
+from .parts import Part, RankRows
+from .rounds import Rounds, Rule
 
 if TYPE_CHECKING:
     import lance
@@ -25,47 +32,74 @@ class Ruled:
 
     Args:
         store: an open store.
-        dataset: the pool at the version asked.
         request: whose rules they are.
+        k: rows of the budget; None for a budget in tokens.
         eligible: the rows that may be chosen; None for all.
         rank: the plain ranking.
+        feature: what the method compares rows by; None for nothing.
+        memory_limit: bytes the selection may plan for.
+
+    Raises:
+        UsageError: rules that this pool, budget or method cannot keep.
     """
 
     def __init__(
         self,
         store: Store,
-        dataset: lance.LanceDataset,
         request: Request,
+        k: int | None,
         eligible: KeySet | None,
         rank: RankRows,
+        feature: Feature | None,
+        memory_limit: int,
     ) -> None:
-        self._asked = request.rules
+        asked, dataset = request.rules, store.dataset("pool", request.pool_version)
+        check_known("quota", asked.quotas, dataset)
+        check_known("cap", asked.caps, dataset)
+        self._asked = asked
+        self._quotas = _quotas(asked, k)
+        self._heard: dict[str, Leakage | Distinct | Caps] = {}
         examples = guarded_by(store, request)
-        self._leakage = Leakage(store, dataset, examples) if examples else None
-        rules = [self._leakage] if self._leakage else []
-        rows = dataset.count_rows() if eligible is None else len(eligible)
+        if examples:
+            self._heard["leakage"] = Leakage(store, dataset, examples)
+        if asked.distinct is not None:
+            by = _vectors(store, request, feature)
+            self._heard["distinct"] = Distinct(store, dataset, by, asked.distinct, memory_limit)
+        if asked.caps:
+            limits = {each.corpus: each.rows(k) for each in asked.caps}
+            every = limits.pop(None, None)
+            named = {corpus: most for corpus, most in limits.items() if corpus is not None}
+            self._heard["cap"] = Caps(store, dataset, named, every, list(self._quotas))
+        self._parts = _parts(dataset, eligible, rank, self._quotas)
 
         def everyone() -> np.ndarray:
             return keys_of(dataset.to_table(columns=["id"])["id"])
 
-        self._rounds = Rounds(rank, everyone, eligible, rows, rules)
-        if self._leakage and self._asked.leakage == "full":
-            self._rounds.leave(self._leakage.everywhere(eligible))
+        rules: list[Rule] = list(self._heard.values())
+        self._rounds = Rounds(list(self._parts.values()), everyone, rules)
+        if examples and asked.leakage == "full":
+            guard = self._heard["leakage"]
+            assert isinstance(guard, Leakage)
+            self._rounds.leave(guard.everywhere(eligible))
 
     @property
     def missing(self) -> int:
         """Eligible rows that could not be ranked for want of the feature."""
-        return self._rounds.missing or 0
+        return sum(part.missing or 0 for part in self._parts.values())
 
     def first(self, k: int) -> Picks:
         """The best `k` rows; fewer when they run out."""
         return self._rounds.first(k)
 
     def account(self) -> dict[str, Any]:
-        """What was asked and what it left out, as JSON values."""
+        """What was asked and what it came to, as JSON values."""
         account: dict[str, Any] = {"asked": as_recorded(self._asked)}
-        if self._leakage:
-            account["leakage"] = self._leakage.account()
+        account |= {name: rule.account() for name, rule in self._heard.items()}
+        if self._quotas:
+            account["quota"] = {
+                corpus: {"rows": wanted, "chosen": self._parts[corpus].chosen}
+                for corpus, wanted in self._quotas.items()
+            }
         return account
 
 
@@ -75,3 +109,61 @@ def guarded_by(store: Store, request: Request) -> list[Example]:
     if rules.leakage == "off":
         return []
     return examples_of(store, request.targets, request.targets_version, rules.evaluations)
+
+
+def _quotas(asked: Rules, k: int | None) -> dict[str, int]:
+    """Rows wanted of each corpus with a quota."""
+    if not asked.quotas:
+        return {}
+    if k is None:
+        raise UsageError("a quota is of rows: give the budget in rows or per cent")
+    wanted = {each.corpus: each.rows(k) for each in asked.quotas if each.corpus is not None}
+    if sum(wanted.values()) > k:
+        listed = ", ".join(map(str, asked.quotas))
+        raise UsageError(
+            f"quotas {listed} come to {sum(wanted.values()):,} rows, and the budget is {k:,}"
+        )
+    return wanted
+
+
+def _parts(
+    dataset: lance.LanceDataset,
+    eligible: KeySet | None,
+    rank: RankRows,
+    quotas: dict[str, int],
+) -> dict[str | None, Part]:
+    """A part for every corpus with a quota and, under None, one for all other corpora."""
+    if not quotas:
+        rows = dataset.count_rows() if eligible is None else len(eligible)
+        return {None: Part(rank, eligible, rows, lambda k: k)}
+    own = {corpus: KeySet(keys_in(dataset, [corpus])) for corpus in quotas}
+    everyone = eligible
+    if everyone is None:
+        everyone = KeySet(keys_of(dataset.to_table(columns=["id"])["id"]))
+    others = everyone.without(KeySet(np.concatenate([each.keys() for each in own.values()])))
+    found: dict[str | None, Part] = {
+        corpus: Part(rank, both, len(both), partial(_exactly, quotas[corpus]))
+        for corpus, keys in own.items()
+        for both in [everyone.within(keys)]
+    }
+    rest = sum(quotas.values())
+    found[None] = Part(rank, others, len(others), lambda k: k - rest)
+    return found
+
+
+def _exactly(rows: int, k: int) -> int:
+    return rows
+
+
+def _vectors(store: Store, request: Request, feature: Feature | None) -> Feature:
+    """The feature whose vectors tell near-duplicates."""
+    by, version = request.rules.distinct_by, request.pool_version
+    chosen = feature_named(store, by, version) if by is not None else feature
+    if chosen is None or chosen.column is None:
+        there = [name for name, each in features_of(store, version).items() if each.column]
+        what = "a method that compares nothing" if chosen is None else chosen.name
+        raise UsageError(
+            f"distinct needs vectors, and {what} has none: --distinct-by one of "
+            f"{', '.join(there) or 'none that this store has'}"
+        )
+    return chosen

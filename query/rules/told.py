@@ -15,6 +15,20 @@ def told(rules: Mapping[str, Any] | None) -> list[str]:
         sentences.append("leakage was allowed: no row's text was held against the examples")
     if rules.get("leakage", {}).get("left_out"):
         sentences.append(_leakage(rules["leakage"]))
+    sentences += [
+        f"not eligible: the {each['rows']:,} rows of coreset {each['coreset']}"
+        for each in rules["asked"]["exclude"]
+    ]
+    sentences += [
+        f"quota {corpus}: {each['chosen']:,} of {each['rows']:,} rows"
+        + ("" if each["chosen"] == each["rows"] else ", no more of it could be chosen")
+        for corpus, each in rules.get("quota", {}).items()
+    ]
+    if rules.get("cap", {}).get("reached"):
+        met = ", ".join(f"{corpus} {most:,}" for corpus, most in rules["cap"]["reached"].items())
+        sentences.append(f"cap reached: {met}")
+    if "distinct" in rules:
+        sentences += _distinct(rules["distinct"], rules["asked"]["distinct"])
     return sentences
 
 
@@ -27,3 +41,15 @@ def _leakage(found: Mapping[str, Any]) -> str:
         f"{first['id'][:8]} ({first['how']}, {example}: {first['words']!r}). "
         "They are listed in the parameters; --allow-leakage lets them in"
     )
+
+
+def _distinct(found: Mapping[str, Any], threshold: float) -> list[str]:
+    sentences = [
+        f"left out as near-duplicates: {found['left_out']:,} with a cosine of {threshold:g} or "
+        f"more to an earlier pick (by {found['by']})"
+    ]
+    if found["not_compared"]:
+        sentences.append(
+            f"{found['not_compared']:,} picks have no {found['by']} and were not compared"
+        )
+    return sentences

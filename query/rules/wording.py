@@ -57,14 +57,18 @@ def _possible(
     turns = conversations.flatten()
     content = turns.field("content")
     # What is not plain ASCII may change its letters when it is cut into words.
-    maybe = pc.or_(pc.invert(pc.string_is_ascii(content)), turns.field("tool_calls").is_valid())
+    ascii_only = pc.call_function("string_is_ascii", [content])
+    maybe = np.asarray(pc.call_function("invert", [ascii_only]).fill_null(False))
+    maybe = maybe | np.asarray(turns.field("tool_calls").is_valid())
     anchors = sorted({word for gram in grams if (word := _anchor(gram))})
     if anchors:
         pattern = "|".join(map(re.escape, anchors))
-        maybe = pc.or_(maybe, pc.match_substring_regex(content, pattern=pattern, ignore_case=True))
+        options = pc.MatchSubstringOptions(pattern, ignore_case=True)
+        anchored = pc.call_function("match_substring_regex", [content], options)
+        maybe = maybe | np.asarray(anchored.fill_null(False))
     lengths = conversations.value_lengths().to_numpy()
     row_of_turn = np.repeat(np.arange(len(lengths)), lengths)
-    for row in np.unique(row_of_turn[maybe.to_numpy(zero_copy_only=False)]).tolist():
+    for row in np.unique(row_of_turn[maybe]).tolist():
         yield conversations[row].as_py()
 
 

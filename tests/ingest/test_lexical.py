@@ -53,6 +53,8 @@ def test_columns_and_the_reason_of_a_row_without_words():
     assert table["lexical_reason"].to_pylist() == [None] * (len(rows) - 1) + [NO_WORD]
     stored = table["lexical"].to_pylist()
     assert stored == [*(words_of(row).tolist() for row in rows[:-1]), None]
+    counts = table["lexical_words"].to_pylist()
+    assert counts == [each and len(each) for each in stored]
     target = featurizer.featurize(rows, of="target")
     assert target["lexical"].to_pylist() == stored
 

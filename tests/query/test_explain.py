@@ -43,7 +43,7 @@ def test_who_pulled_a_row_and_what_came_close(store, targets, method):
     coreset = select(store, list(targets), method=method, budget="24", name="c")
     asked = examples(store, *targets)
     chosen = vectors(store, coreset.ids)
-    for member in coreset.members.to_pylist()[::5]:
+    for member in coreset.members.to_pylist()[::11]:
         found = explain(store, "c", member["rank"])
         own = chosen[member["rank"] - 1]
         similarities = [float(each[3] @ own) for each in asked]
@@ -163,7 +163,7 @@ def database(tmp_path_factory):
         str(place / "store"),
         backbone=str(tiny_folder()),
         dtype="float32",
-        features="trim:rank=16,nait,mads:share=0.2,rds",
+        features="trim:rank=16,nait,mads:share=0.2,rds,lexical",
     )
     made.ingest(written(place / "a.jsonl", rows(generator, 40)))
     for name in ("task", "other"):
@@ -215,11 +215,36 @@ def test_mads_shows_what_each_neuron_added(database, method):
 
 
 def test_mads_says_when_another_targets_rows_hide_the_parts(database):
-    coreset = database.select("task", "other", method="mads(weights=target)", budget=20)
-    told = [database.explain(coreset.name, rank) for rank in range(1, 21)]
+    coreset = database.select("task", "other", method="mads(weights=target)", budget=8)
+    told = [database.explain(coreset.name, rank) for rank in range(1, 9)]
     for found in told:
         if found.neurons is None:
             assert "neuron by neuron: rows that the coreset does not show" in found.cannot[-1]
         else:
             assert found.neurons["gain"].sum() == pytest.approx(found.score, rel=1e-5)
     assert told[0].neurons is not None
+
+
+@pytest.mark.parametrize("method", ["bm25", "dsir"])
+def test_words_that_row_and_examples_share(database, method):
+    coreset = database.select("task", method=method, budget=6)
+    found = database.explain(coreset.name, 2)
+    query = coreset.table()["query"][1].as_py()
+    assert (found.pulled_by is None) == (query is None) == (method == "dsir")
+
+    def words(table, where="true"):
+        rows = database.store.dataset(table).to_table(filter=where).to_pylist()
+        return {
+            row["id"]: " ".join(turn["content"] for turn in row["messages"]).split() for row in rows
+        }
+
+    pool = words("pool")
+    asked = words("targets", "target = 'task'" + (f" AND id = '{query}'" if query else ""))
+    told = [word for each in asked.values() for word in each]
+    shared = set(pool[found.id]) & set(told)
+    expected = [
+        (word, pool[found.id].count(word), told.count(word), sum(word in e for e in pool.values()))
+        for word in shared
+    ]
+    assert found.words.rows() == sorted(expected, key=lambda each: (each[3], each[0]))
+    assert len(shared) > 1

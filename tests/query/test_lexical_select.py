@@ -131,7 +131,10 @@ def test_what_cannot_be_asked(made):
         ("lexical:top", "lexical gives no way to compare rows"),
         ("rds:bm25", "rds keeps no words that bm25 could count"),
         ("bm25(k3=1)", "no option 'k3'; bm25 has k1, b, by"),
-        ("bm25(b=2)", "b between 0 and 1"),
+        ("bm25(b=2)", "b=2: it must be at most 1"),
+        ("bm25(k1=-1)", "k1=-1: it must be at least 0"),
+        ("dsir(buckets=0)", "buckets=0: it must be at least 1"),
+        ("dsir(smoothing=0)", "smoothing=0: it must be at least 1e-12"),
     ):
         with pytest.raises(UsageError, match=says):
             database.select("early", method=method)

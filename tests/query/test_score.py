@@ -242,7 +242,7 @@ def test_scores_are_what_selections_rank_by(made):
         "nait": "nait",
         "nait(score=cosine)": "nait(score=cosine)",
         "losses(score=nll)": "losses(score=nll)",
-        "bm25": "bm25",
+        "bm25": "bm25(by=mean)",
         "dsir(gumbel=false)": "dsir(gumbel=false)",
     }
     frame = made.score("gsm8k", ",".join(methods)).to_polars()

@@ -16,6 +16,7 @@ from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from coresetdb.schemas.recipe import Recipe
+from coresetdb.selectors.registry import selectors
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("toy_representations")
@@ -151,17 +152,21 @@ def test_a_method_without_a_target(database):
 def test_only_what_can_be_compared_is_a_method(database):
     features = features_of(database.store)
     names = method_names({name: each.representation for name, each in features.items()})
-    assert names == [
-        "random",
-        *(f"length:{each}" for each in ("round_robin", "top")),
-        *(f"losses:{each}" for each in ("round_robin", "top")),
-        "mads:coverage",
-        *(f"rds:{each}" for each in ("random", "round_robin", "top")),
-        *(f"words:{each}" for each in ("round_robin", "top")),
-    ]
+    needing = {
+        needs: {name for name, each in selectors().items() if each.inputs == (needs,)}
+        for needs in ("query_similarity", "neuron_sets", "terms")
+    }
+    pairs = {
+        first: {n[len(first) + 1 :] for n in names if n.startswith(f"{first}:")}
+        for first in (*features, "")
+    }
+    assert pairs["length"] == pairs["losses"] == pairs["words"] == needing["query_similarity"]
+    assert pairs["mads"] == needing["neuron_sets"]
+    assert pairs["rds"] == set(selectors()) - needing["neuron_sets"] - needing["terms"]
+    assert {"random", "source_balanced", "length_matched"} <= set(names)
     for method in names:
         assert len(database.select("few", method=method, budget=4)) == 4
-    with pytest.raises(UsageError, match="mads gives no way to compare rows; methods: random, l"):
+    with pytest.raises(UsageError, match="mads gives no way to compare rows; methods: "):
         database.select("few", method="mads:top")
     with pytest.raises(UsageError, match="name one or more"):
         database.select(method="words")
@@ -326,7 +331,7 @@ def test_losses_rank_rows_by_a_column(database):
             assert f"{left_out} eligible rows were left out: their ifd is 1 or more" in said
             assert f"all {len(expected)} rows that could be chosen are in" in said
     assert database.replay(coreset.name).same
-    with pytest.raises(UsageError, match="score=grad_norm: this store's losses have nll, ppl, nll"):
+    with pytest.raises(UsageError, match=r"these losses have nll, ppl, .* STORE losses:grad"):
         database.select(method="losses(score=grad_norm)")
     with pytest.raises(UsageError, match="order=up: choose from descending, ascending"):
         database.select(method="losses(order=up)")

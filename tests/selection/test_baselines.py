@@ -118,7 +118,7 @@ def test_what_runs_out_is_counted():
     lengths = np.array([5.0, 5, 5, 5, 5, 5, 5, 5, 9, 30])
     got, notes = run("length_matched", keys, lengths, 8, 0, np.array([5, 5, 9, 9]), bins=2)
     assert sum(lengths[each] == 9 for each in got) == 1 and 9 not in got
-    assert "for 8 rows" in notes[0] and "(6-9: 1 of 4)" in notes[0]
+    assert "first 3 rows; then" in notes[0] and "only 1 of 6-9 response tokens" in notes[0]
     everything, _ = run("length_matched", keys, lengths, 20, 0, np.array([5, 5, 9, 9]), bins=2)
     assert everything[-1] == 9 and sorted(everything) == list(range(10))
 

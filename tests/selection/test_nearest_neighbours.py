@@ -8,9 +8,6 @@ import torch
 from selector_driver import Pool, cosine_pool, drive, random_ids
 
 from coresetdb.selectors.knn_kde import densities
-from coresetdb.selectors.needs import MAX_BLOCK_ROWS
-from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Task
 
 torch.set_num_threads(1)
 
@@ -221,18 +218,17 @@ def test_the_union_is_held_to_its_bound_and_the_cut_is_said():
     assert "were kept" not in drive("knn_kde", pool, 600).notes[0]
 
 
-def test_memory_is_bounded_whatever_the_pool():
-    for name in ("knn_uniform", "knn_kde", "uot"):
-        selector = selectors()[name]
-        chosen = {key: option.default for key, option in selector.options.items()}
-        small, large = (
-            selector.memory(Task(64, rows, 10_000, 0, chosen, width=1024))
-            for rows in (10**6, 10**8)
-        )
-        assert 64 * MAX_BLOCK_ROWS < small == large < 1.5e9, name
-
-
 def test_densities_count_the_nearest_only():
     vectors = np.repeat(np.eye(3, dtype=np.float16), [6, 2, 1], axis=0)
     assert densities(vectors, 0.75, 4).tolist() == [4.0] * 6 + [2.0] * 2 + [1.0]
     assert densities(vectors, 0.0, 4).tolist() == [1.0] * 9
+
+
+def test_threads_change_no_density():
+    vectors = cosine_pool(np.random.default_rng(2), 1, 1201, width=96).vectors
+    alone = densities(vectors, 1.3, 30)
+    torch.set_num_threads(2)
+    try:
+        assert (densities(vectors, 1.3, 30) == alone).all()
+    finally:
+        torch.set_num_threads(1)

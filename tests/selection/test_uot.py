@@ -65,7 +65,7 @@ def test_too_small_for_a_float_goes_by_id_and_says_so():
     spent = sum(score == 0 for score in got.scores)
     assert 0 < spent < 30 and got.ids[:-spent] == pool.ids[:-spent]
     assert got.ids[-spent:] == sorted(pool.ids[-spent:])
-    assert f"the mass of {spent} of" in got.notes[0]
+    assert f"after the first {30 - spent} rows" in got.notes[0]
     assert drive("uot", pool, 3, options={"reg": 1e-3}).notes == ()
 
 

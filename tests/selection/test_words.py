@@ -13,7 +13,6 @@ import torch
 
 from coresetdb.query.reducers import Block
 from coresetdb.query.term_reducers import word_reducer
-from coresetdb.schemas.errors import UsageError
 from coresetdb.selectors.keys import ids_of, keys_of
 from coresetdb.selectors.needs import RowWords
 from coresetdb.selectors.random_order import shuffle_words
@@ -194,15 +193,3 @@ def test_dsir_draws_as_the_weights_say():
         keys = keys_of(pa.array(ids))
         by_word = np.argsort(shuffle_words(keys, seed))[:50]
         assert [pick[0] for pick in alike] == [ids[n] for n in by_word], "the order of random"
-
-
-def test_options_that_make_no_sense():
-    texts, ids, examples, k, _ = case(1)
-    for name, options in (
-        ("bm25", {"k1": -1.0}),
-        ("bm25", {"b": 1.5}),
-        ("dsir", {"buckets": 0}),
-        ("dsir", {"smoothing": 0.0}),
-    ):
-        with pytest.raises(UsageError, match=f"{name}: "):
-            run(name, texts, ids, examples, k, **options)

@@ -106,9 +106,9 @@ def fill(store: Store) -> None:
         "scores",
         [
             {
-                "key": key_of("gsm8k", "rds:top", "f", 2, id_),
+                "key": key_of("gsm8k", "rds", "f", 2, id_),
                 "target": "gsm8k",
-                "method": "rds:top",
+                "method": "rds",
                 "fingerprint": "f",
                 "pool_version": 2,
                 "id": id_,

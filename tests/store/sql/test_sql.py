@@ -160,6 +160,16 @@ def test_the_process_ends_with_its_owner(store: Store) -> None:
     pytest.fail("the query's process outlived its owner")
 
 
+def test_a_program_may_end_amid_a_result(store: Store) -> None:
+    program = (
+        "from coresetdb.store.sql import run_query\n"
+        f"result = run_query({store.uri!r}, 'FROM range(10000000000)')\n"
+        "print(next(result).num_rows)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2048\n", "")
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -7,7 +7,7 @@ import pytest
 
 from coresetdb.schemas.tables import TABLES
 from coresetdb.store.sql import SqlSession
-from coresetdb.store.sql_names import RELATIONS
+from coresetdb.store.sql_names import FEATURES, MACROS, RELATIONS
 from coresetdb.store.store import Store
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "sql.md").read_text()
@@ -33,3 +33,8 @@ def test_the_guide_lists_every_relation_and_column() -> None:
             relation == "targets"
             and missing == ["tokens", "prompt_tokens", "response_tokens", "truncated"]
         )
+
+
+@pytest.mark.parametrize("name", [*FEATURES, *MACROS, "scores_<target>"])
+def test_the_guide_lists_what_is_no_table(name: str) -> None:
+    assert len(re.findall(rf"^\| `{re.escape(name)}` \|", GUIDE, re.MULTILINE)) == 1

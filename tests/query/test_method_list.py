@@ -1,0 +1,95 @@
+"""The list of methods: complete, named, and honest about what a store can answer."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny_models import tiny_folder
+
+from coresetdb.cli.main import commands
+from coresetdb.database import Database
+from coresetdb.ingest.representations.registry import BUILTIN, get, names
+from coresetdb.query.method_list import list_methods
+from coresetdb.query.methods import method_names, parse_method
+from coresetdb.schemas.errors import CoresetDBError
+
+torch.set_num_threads(1)
+
+
+def written(path, generator, count):
+    words = "the sky is blue and two plus three make five while green trees grow".split()
+    lines = [
+        json.dumps({"prompt": f"{n} {' '.join(generator.choice(words, 6))}", "completion": "so"})
+        for n in range(count)
+    ]
+    path.write_text("\n".join(lines) + "\n")
+    return str(path)
+
+
+def test_every_method_is_listed_once_under_a_name_that_is_understood():
+    known = {name: get(name) for name in names()}
+    listed = list_methods()
+    fulls = {str(parse_method(each, known)) for each in method_names(known)}
+    assert fulls <= {each.full for each in listed}
+    assert len({each.method for each in listed}) == len(listed)
+    for each in listed:
+        method = parse_method(each.method, known)
+        assert str(method) == each.full
+        assert (method.needs_target, method.representation) == (each.target, each.feature)
+        assert each.ready is None and each.helps is None
+    named = [each.method for each in listed if each.named]
+    assert [each.method for each in listed][: len(named)] == named
+    assert {"trim", "gradfiltering", "nait", "mads", "less", "rds", "embed"} <= set(named)
+    assert {"random", "bm25", "dsir", "losses", "losses(score=nll)"} <= set(named)
+    assert [each.also for each in listed if each.method == "rds"] == ["rds+"]
+
+
+def test_papers_are_named():
+    for name in BUILTIN:
+        assert get(name).paper or get(name).terms, name
+    papers = {each.method: each.paper for each in list_methods()}
+    assert papers["rds"] == "Ivison et al. 2025" and papers["dsir"] == "Xie et al. 2023"
+    assert papers["rds:top"] == "Ivison et al. 2025; arXiv 2602.14696"
+
+
+def test_a_store_answers_exactly_what_the_list_says(tmp_path):
+    generator = np.random.default_rng(0)
+    database = Database.create(
+        str(tmp_path / "store"),
+        backbone=str(tiny_folder()),
+        dtype="float32",
+        features="rds,losses,mads,nait",
+    )
+    assert not any(each.ready for each in database.methods())
+    assert {each.helps for each in database.methods()} == {
+        f"coresetdb ingest {tmp_path}/store FILE..."
+    }
+    database.ingest(written(tmp_path / "pool.jsonl", generator, 12))
+    without = {each.method: each for each in database.methods()}
+    assert without["random"].ready and without["losses"].ready and without["mads"].ready
+    assert without["rds"].helps == f"coresetdb target add {tmp_path}/store NAME FILE"
+    database.add_target("two", written(tmp_path / "two.jsonl", generator, 2))
+    listed = {each.method: each for each in database.methods()}
+    assert listed["rds"].ready and listed["rds:top"].ready
+    assert "at least 3 examples" in listed["nait"].helps, "what the target's facts refuse"
+    assert listed["bm25"].helps == f"coresetdb featurize {tmp_path}/store lexical"
+    assert listed["losses(score=grad_norm)"].helps.endswith("losses:grad_norm=sketch")
+    for each in listed.values():
+        if each.ready:
+            assert database.select("two", method=each.method, budget=1).ids
+        else:
+            with pytest.raises(CoresetDBError):
+                database.select("two", method=each.method, budget=1)
+
+    database.featurize("lexical")
+    assert {each.method: each.ready for each in database.methods()}["dsir"]
+    ran = CliRunner().invoke(commands, ["methods", database.store.uri, "--json"])
+    assert json.loads(ran.stdout) == [each.as_dict() for each in database.methods()]
+    shown = CliRunner().invoke(commands, ["methods", database.store.uri]).stdout
+    assert "rds, rds+" in shown and f"coresetdb featurize {tmp_path}/store trim" in shown
+    bare = CliRunner().invoke(commands, ["methods"]).stdout
+    assert "lexical:dsir" in bare and "Xie et al. 2023" in bare and "featurize" not in bare
