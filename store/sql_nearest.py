@@ -3,22 +3,20 @@
 It is made for the store as it stands, since a macro of DuckDB can take neither a column's name nor
 a vector's width as its argument: it is a union over the features, of which the optimiser drops all
 but the one asked for. The largest of many products is a function of ours, a block of rows at a
-time: a join of rows and examples in SQL takes six times as long.
+time: a join of rows and examples in SQL takes several times as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+import duckdb
 import numpy as np
 import pyarrow as pa
+from duckdb.func import PythonUDFType
 
 from .sql_names import literal, quoted
 from .sql_relation import FeatureRelation
-
-if TYPE_CHECKING:
-    import duckdb
 
 FINGERPRINT = b"coresetdb:fingerprint"
 
@@ -45,9 +43,9 @@ def create_nearest(
             connection.create_function(
                 _LARGEST + name,
                 LargestProduct(examples, name, width),
-                ["VARCHAR", connection.array_type("FLOAT", width)],
+                ["VARCHAR", duckdb.array_type("FLOAT", width)],
                 "FLOAT",
-                type="arrow",
+                type=PythonUDFType.ARROW,
             )
     connection.execute(_macro(pool, targets))
 
