@@ -49,13 +49,14 @@ def check_columns(dataset: lance.LanceDataset, need: Columns) -> None:
     Raises:
         UsageError: names the column, and those that would do.
     """
-    is_wanted = _is_text if need.text else _is_number
-    known = [field.name for field in dataset.schema if is_wanted(field.type)]
+    known = [field.name for field in dataset.schema if _is_number(field.type)]
+    if not need.numeric:
+        known += [field.name for field in dataset.schema if _is_text(field.type)]
     for name in need.names:
         if name not in known:
-            kind = "text" if need.text else "numeric"
+            kind = "numeric column" if need.numeric else "column of numbers or text"
             raise UsageError(
-                f"the pool has no {kind} column {name!r}; {kind} are: {', '.join(known)}. "
+                f"the pool has no {kind} {name!r}; it has {', '.join(known)}. "
                 "coresetdb featurize adds those of a representation"
             )
 

@@ -79,7 +79,7 @@ class Apart:
 
 def _passes(task: Task) -> Passes:
     name, threshold = task.options["score"], task.options["threshold"]
-    (rows,) = yield (Columns((name,)),)
+    (rows,) = yield (Columns((name,), numeric=True),)
     scores = rows.columns[name].astype(np.float32)
     order = np.argsort(-scores, kind="stable")  # rows come by id; NaN goes last
     order = order[: len(order) - int(np.isnan(scores).sum())]

@@ -136,13 +136,13 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of the pool, of numbers or of text, of all eligible rows.
+    """Columns of the pool, of all eligible rows; answered by `RowColumns`.
 
-    Answered by `RowColumns`.
+    They hold numbers or text, with `numeric` numbers only.
     """
 
     names: tuple[str, ...]
-    text: bool = False
+    numeric: bool = False
 
     def bytes(self, rows: int) -> int:
         """Most memory they take."""

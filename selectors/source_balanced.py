@@ -16,7 +16,7 @@ from .turns import turns_of
 
 
 def _passes(task: Task) -> Passes:
-    (rows,) = yield (Columns(("corpus",), text=True),)
+    (rows,) = yield (Columns(("corpus",)),)
     order = shuffled(rows.keys, task.seed)
     names = rows.columns["corpus"][order].tolist()
     numbers = {name: number for number, name in enumerate(sorted(set(names)))}

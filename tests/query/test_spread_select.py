@@ -74,7 +74,7 @@ def test_the_walk_on_a_store(store):
 
 
 def test_a_column_that_is_not_there_is_said(store):
-    with pytest.raises(UsageError, match=r"no numeric column 'ifd'; numeric are: .*rds_norm") as no:
+    with pytest.raises(UsageError, match=r"no numeric column 'ifd'; it has .*rds_norm") as no:
         select(store, method="rds:deita_filter")
     assert "tokens, prompt_tokens, response_tokens" in str(no.value) and "id," not in str(no.value)
     with pytest.raises(UsageError, match="no numeric column 'corpus'"):
