@@ -104,20 +104,29 @@ class Exploring(Intake):
 
         return list_coresets(self.store)
 
-    def explain(self, coreset: str, row: str | int, *, without: bool = False) -> Explanation:
+    def explain(
+        self,
+        coreset: str,
+        row: str | int,
+        *,
+        without: bool = False,
+        memory_limit: str | int = "4GiB",
+    ) -> Explanation:
         """Why a row stands in a coreset: who pulled it, what came close, what is in it.
 
         Args:
             coreset: its name.
             row: an id, the beginning of one, or a rank.
             without: also select again from the pool less this row.
+            memory_limit: what that selection may plan for.
 
         Raises:
             UsageError: there is no such coreset, or no such row in it.
         """
         from .query.explain import explain
 
-        return explain(self.store, coreset, row, without=without)
+        limit = memory_bytes(memory_limit)
+        return explain(self.store, coreset, row, without=without, memory_limit=limit)
 
     def compare(self, first: str, second: str) -> SideBySide:
         """How two coresets overlap and differ; see `query/compare.py`.

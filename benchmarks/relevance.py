@@ -81,7 +81,7 @@ def measure(db: Database, target: str, method: str, relevant: set[str], budget: 
         for count in shares:
             shares[count] += sum(hits[:count]) / min(count, len(hits)) / len(seeds)
         rows = len(hits)
-        left_out = max(left_out, len(coreset.parameters.get("left_out") or ()))
+        left_out = max(left_out, coreset.parameters["rules"]["leakage"]["left_out"])
         db.remove_coreset(coreset.name)
     return Found(method, shares, rows, left_out, seconds)
 

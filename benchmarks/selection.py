@@ -2,6 +2,7 @@
 
     python benchmarks/selection.py                     100,000 x 256, two minutes
     python benchmarks/selection.py --rows 1000000 --width 1024 --budget 10000 --folder /big/disk
+    ... --methods rds:round_robin --leakage ranked     with the guard that users have by default
 
 Makes a store of synthetic unit vectors with a power-law spectrum (real embeddings are like that;
 with `--folder` it stays there and is used again), then measures the floors and every method, each
@@ -48,6 +49,8 @@ METHODS = (
 )
 FLOORS = ("scan", "multiply", "top-k")
 TOP_ROWS = 1 << 16
+ASKED = ("rows", "width", "queries", "budget", "where", "leakage")
+WORDS = np.array([f"w{number:x}" for number in range(20_000)], object)
 
 
 def unit_vectors(generator: np.random.Generator, rows: int, width: int) -> np.ndarray:
@@ -55,6 +58,19 @@ def unit_vectors(generator: np.random.Generator, rows: int, width: int) -> np.nd
     scale = (1 / np.sqrt(np.arange(1, width + 1))).astype(np.float32)
     vectors = generator.standard_normal((rows, width), np.float32) * scale
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def messages(generator: np.random.Generator, count: int, kind: pa.DataType) -> pa.Array:
+    """A question of 10 random words and an answer of 30, for the leakage guard to look at."""
+    words = WORDS[generator.integers(0, len(WORDS), (count, 40))]
+    turns = [
+        [
+            {"role": "user", "content": " ".join(row[:10])},
+            {"role": "assistant", "content": " ".join(row[10:])},
+        ]
+        for row in words
+    ]
+    return pa.array(turns, kind)
 
 
 def columns(schema: pa.Schema, count: int, filled: dict[str, pa.Array]) -> pa.Table:
@@ -92,7 +108,9 @@ def make_store(place: str, rows: int, width: int, queries: int) -> None:
             ids = [generator.bytes(16).hex() for _ in range(count)]
             corpora = pa.array([f"corpus-{number % 5}" for number in range(count)])
             lengths = pa.array(generator.integers(1, 400, count), pa.int32())
+            texts = messages(generator, count, POOL.field("messages").type)
             extra = {"id": pa.array(ids), "corpus": corpora, "response_tokens": lengths}
+            extra["messages"] = texts
             yield from part(POOL, count, extra).to_batches()
 
     # Straight into Lance: insert-if-absent of a million fresh rows is not what is measured here.
@@ -105,6 +123,7 @@ def make_store(place: str, rows: int, width: int, queries: int) -> None:
     )
     ids = [generator.bytes(16).hex() for _ in range(queries)]
     extra = {
+        "messages": messages(generator, queries, TARGETS.field("messages").type),
         "key": pa.array([key_of("t", each) for each in ids]),
         "id": pa.array(ids),
         "target": pa.array(["t"] * queries),
@@ -167,6 +186,7 @@ def whole(method: str, options: argparse.Namespace) -> dict[str, float]:
     import torch  # noqa: F401
 
     from coresetdb.query import comparison, ranking
+    from coresetdb.query.rules.asked import Rules
     from coresetdb.query.selection import select
     from coresetdb.store.store import Store
 
@@ -191,7 +211,14 @@ def whole(method: str, options: argparse.Namespace) -> dict[str, float]:
     for _ in range(1 + options.repeat):
         spent |= {"pass": 0.0, "choose": 0.0}
         start = time.perf_counter()
-        select(store, ["t"], method=method, budget=str(options.budget), where=options.where)
+        select(
+            store,
+            ["t"],
+            method=method,
+            budget=str(options.budget),
+            where=options.where,
+            rules=Rules(leakage=options.leakage),
+        )
         seconds = time.perf_counter() - start
         if seconds < found["seconds"]:
             found = {"seconds": seconds, **spent}
@@ -210,7 +237,7 @@ def peak_mib() -> float:
 def alone(name: str, options: argparse.Namespace) -> dict[str, float]:
     """One measurement in a fresh process, which prints JSON."""
     command = [sys.executable, __file__, "--one", name, "--store", options.store]
-    for key in ("rows", "width", "queries", "budget", "repeat"):
+    for key in ("rows", "width", "queries", "budget", "repeat", "leakage"):
         command += [f"--{key}", str(getattr(options, key))]
     if options.where:
         command += ["--where", options.where]
@@ -227,6 +254,7 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=1_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--leakage", default="off", help="off, ranked or full: the leakage guard")
     parser.add_argument("--where", help="a filter, such as \"corpus = 'corpus-1'\"")
     parser.add_argument("--folder", help="where the store stays (default: a temporary folder)")
     parser.add_argument("--json", default="selection.json", help="where to write the results")
@@ -272,7 +300,7 @@ def report(options: argparse.Namespace) -> None:
 
     result = {
         "benchmark": "selection",
-        **{key: getattr(options, key) for key in ("rows", "width", "queries", "budget", "where")},
+        **{each: getattr(options, each) for each in ASKED},
         "floors": floors,
         "methods": methods,
         "versions": {

@@ -59,7 +59,7 @@ def show(store: str, name: str, as_json: bool) -> None:
     """Show how coreset NAME was made and where its rows come from.
 
     \b
-        coresetdb coreset show pool gsm8k-rds-1
+        coresetdb coreset show pool gsm8k-rds-round_robin-1
     """
     coreset = open_database(store).coreset(name)
     if as_json:
@@ -83,7 +83,7 @@ def replay(store: str, name: str, memory: str) -> int:
     """Select again as coreset NAME was selected and compare the ids, one by one.
 
     \b
-        coresetdb coreset replay pool gsm8k-rds-1
+        coresetdb coreset replay pool gsm8k-rds-round_robin-1
     """
     replayed = open_database(store).replay(name, memory_limit=memory)
     for note in replayed.notes:
@@ -102,7 +102,7 @@ def remove(store: str, name: str) -> None:
     """Remove coreset NAME; the pool keeps its rows.
 
     \b
-        coresetdb coreset remove pool gsm8k-rds-1
+        coresetdb coreset remove pool gsm8k-rds-round_robin-1
     """
     open_database(store).remove_coreset(name)
     talk(f"{name}: removed.")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 def lines(coreset: Coreset) -> list[str]:
     """Name and size, how it was made, its distances, its corpora, what its rules did."""
-    from ..query.rules.told import told
-
     asked = f" for {', '.join(coreset.targets)}" if coreset.targets else ""
     shown = [f"Coreset {coreset.name}: {len(coreset):,} rows by {coreset.method}{asked}", ""]
     named = list(_facts(coreset))
@@ -22,8 +20,7 @@ def lines(coreset: Coreset) -> list[str]:
     shown += [f"  {name.ljust(room)}  {value}" for name, value in named]
     if coreset.mix and len(coreset):
         shown += ["", table(_corpora(coreset))]
-    said = dict.fromkeys([*told(coreset.parameters.get("rules")), *coreset.notes])
-    return [*shown, *([""] if said else []), *said]
+    return [*shown, *([""] if coreset.notes else []), *coreset.notes]
 
 
 def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
@@ -38,6 +35,8 @@ def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
     options = parameters["options"] | parameters["asked"]
     if options:
         yield "options", ", ".join(f"{name}={value}" for name, value in options.items())
+    if found := parameters.get("approximate"):
+        yield "found by", f"index {found['index']}, with a recall of {found['recall']:.1%}"
     yield "seed", str(coreset.seed)
     if coreset.fingerprint:
         yield "feature", f"{parameters['representation']}, recipe {coreset.fingerprint}"

@@ -16,8 +16,11 @@ from .frame import json_option, open_database, print_json, store_argument
     is_flag=True,
     help="Also select again from the pool less this row, and say what takes its place.",
 )
+@click.option(
+    "--memory", default="4GiB", show_default=True, help="What that selection may plan for."
+)
 @json_option
-def command(store: str, coreset: str, row: str, without: bool, as_json: bool) -> None:
+def command(store: str, coreset: str, row: str, without: bool, memory: str, as_json: bool) -> None:
     """Say why ROW (a rank, an id or its beginning) stands in CORESET; no model runs.
 
     Which example of the target pulled it, what came close, and what the method saw in it: TRIM's
@@ -27,7 +30,7 @@ def command(store: str, coreset: str, row: str, without: bool, as_json: bool) ->
         coresetdb explain pool gsm8k-rds-round_robin-1 17
         coresetdb explain pool gsm8k-trim-top-1 3f2a8c --json
     """
-    found = open_database(store).explain(coreset, row, without=without)
+    found = open_database(store).explain(coreset, row, without=without, memory_limit=memory)
     if as_json:
         print_json(found.as_dict())
     else:

@@ -52,8 +52,8 @@ def command(
     """Write CORESET to a file, with a manifest and trainer snippets beside it.
 
     \b
-        coresetdb export pool gsm8k-rds-1 --out gsm8k.jsonl
-        coresetdb export pool gsm8k-rds-1 --out gsm8k.parquet --format alpaca
+        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
+        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
     """
     exported = open_database(store).export(
         coreset, out, format=format_, shuffle=not no_shuffle, seed=seed, skip_unfit=skip_unfit

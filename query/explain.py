@@ -14,6 +14,7 @@ from .explain_beside import beside
 from .explain_inside import inside
 from .explanation import Explanation, Neighbour, Without
 from .names import quoted
+from .ranking import MEMORY_LIMIT
 from .replay import request_of
 from .score_words import score_words
 
@@ -24,7 +25,14 @@ LEAST_BEGINNING = 6
 """Characters of an id that stand for the whole, if no other row of the coreset begins so."""
 
 
-def explain(store: Store, coreset: str, row: str | int, *, without: bool = False) -> Explanation:
+def explain(
+    store: Store,
+    coreset: str,
+    row: str | int,
+    *,
+    without: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
+) -> Explanation:
     """Say why a row stands in a coreset, as far as its method lets it be said.
 
     Args:
@@ -33,9 +41,10 @@ def explain(store: Store, coreset: str, row: str | int, *, without: bool = False
         row: an id, the beginning of one, or a rank (`17`, `#17`).
         without: also select again from the pool less this row, which takes as long as the
             selection did.
+        memory_limit: bytes that this selection may plan for.
 
     Raises:
-        UsageError: there is no such coreset, or no such row in it.
+        UsageError: there is no such coreset, or no such row in it; or the limit is too low.
     """
     chosen = load_coreset(store, coreset)
     member = member_of(chosen, row)
@@ -49,7 +58,12 @@ def explain(store: Store, coreset: str, row: str | int, *, without: bool = False
     found = replace(found, score_is=score_words(asked.method))
     found = beside(store, chosen, found, request, asked)
     found = inside(store, chosen, found, request, asked)
-    return replace(found, without=_without(store, chosen, found, request)) if without else found
+    if not without:
+        return found
+    if chosen.parameters.get("approximate") and not request.approximate:
+        why = "What would come in instead: the index that found the rows is gone"
+        return replace(found, cannot=(*found.cannot, why))
+    return replace(found, without=_without(store, chosen, found, request, memory_limit))
 
 
 def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
@@ -97,7 +111,9 @@ def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanatio
     )
 
 
-def _without(store: Store, coreset: Coreset, found: Explanation, request: Request) -> Without:
+def _without(
+    store: Store, coreset: Coreset, found: Explanation, request: Request, memory_limit: int
+) -> Without:
     """Answer the request again, from a pool that lacks the row."""
     other = f"id <> {quoted(found.id)}"
     tokens = request.budget.unit == "tokens"
@@ -107,7 +123,7 @@ def _without(store: Store, coreset: Coreset, found: Explanation, request: Reques
         # A share of one row less could be another number of rows.
         budget=request.budget if tokens else parse_budget(str(len(coreset))),
     )
-    now = answer(store, again).picks.ids
+    now = answer(store, again, memory_limit).picks.ids
     before = set(coreset.ids)
     goes = before - {found.id} - set(now)
     return Without(

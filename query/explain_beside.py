@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,27 +33,30 @@ def beside(
     By the method's own vectors; where it has none, by those of the first feature that pool and
     targets have, which is then told as `compared_by`.
     """
-    feature, queries = _held_against(store, request, asked)
-    if feature is None or feature.column is None:
-        why = "No vectors: the store has no feature with a cosine (rds, less, embed) to hold it by"
-        return replace(found, cannot=(*found.cannot, why))
-    own = _vectors(store, feature, [found.id], coreset.pool_version)[0]
-    if np.isnan(own).any():
-        why = f"What it is similar to: the row has no {feature.name}"
-        return replace(found, cannot=(*found.cannot, why))
-    pulling = coreset.members["query"].to_pylist()[found.rank - 1]
-    examples = _examples(store, queries, own, (found.target, pulling), request.targets_version)
+    recorded = coreset.members["query"][found.rank - 1].as_py()
     cannot = list(found.cannot)
-    if queries and pulling is None:
+    if request.targets and recorded is None:
         cannot.append(f"Which example pulled it: {_nobody(asked, found.target)}")
+    feature, queries = _held_against(store, request, asked)
+    own = None
+    if feature is None:
+        cannot.append("What it is similar to: no feature with a cosine (rds, less, embed) is there")
+    else:
+        own = _vectors(store, feature, [found.id], coreset.pool_version)[0]
+        if np.isnan(own).any():
+            own = None
+            cannot.append(f"What it is similar to: the row has no {feature.name}")
+    similar = {} if own is None else _similarities(queries, own)
+    examples = _examples(store, similar, (found.target, recorded), request.targets_version)
+    found = replace(found, examples=examples, cannot=tuple(cannot))
+    if feature is None or own is None:
+        return found
     return replace(
         found,
         compared_by=feature.name,
-        asked=sum(len(each.ids) for each in queries),
-        examples=examples,
+        asked=len(similar),
         nearest=_nearest(store, coreset, feature, own, found.rank),
         next=_with_similarity(store, feature, own, found.next, coreset.pool_version),
-        cannot=tuple(cannot),
     )
 
 
@@ -82,34 +85,42 @@ def _nobody(asked: Asked, target: str | None) -> str:
     return f"{asked.method} asks with target {target} as a whole"
 
 
+def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str, str], float]:
+    """The cosine of every example (target, id) that has a vector, the highest first."""
+    names = [(each.target, example) for each in queries for example in each.ids]
+    parts = [each.vectors for each in queries if each.vectors is not None]
+    if not parts:
+        return {}
+    similarities = (np.concatenate(parts).astype(np.float32) @ own).tolist()
+    order = sorted(range(len(names)), key=lambda at: (-similarities[at], at))
+    return {names[at]: similarities[at] for at in order}
+
+
 def _examples(
     store: Store,
-    queries: Sequence[Queries],
-    own: np.ndarray,
+    similar: Mapping[tuple[str, str], float],
     pulling: tuple[str | None, str | None],
     version: int,
 ) -> tuple[Example, ...]:
     """The example that pulled the row and the most similar ones, best first."""
-    if not queries:
-        return ()
-    parts = [each.vectors for each in queries if each.vectors is not None]
-    similarities = np.concatenate(parts).astype(np.float32) @ own
-    names = [(each.target, example) for each in queries for example in each.ids]
-    order = sorted(range(len(names)), key=lambda at: (-similarities[at], at))
-    shown = [at for at in order if names[at] == pulling] + order
-    wanted = sorted(dict.fromkeys(shown[: MOST_SIMILAR + 1]), key=order.index)
-    texts = _texts(store, [names[at] for at in wanted], version)
+    places = {name: place for place, name in enumerate(similar, start=1)}
+    others = [name for name in similar if name != pulling][:MOST_SIMILAR]
+    target, example = pulling
+    pulled = [(target, example)] if target is not None and example is not None else []
+    # One that has no vector stands in front.
+    wanted = sorted([*pulled, *others], key=lambda name: places.get(name, 0))
+    texts = _texts(store, wanted, version)
     return tuple(
         Example(
-            target=names[at][0],
-            id=names[at][1],
-            position=texts[names[at]][0] + 1,
-            similarity=float(similarities[at]),
-            place=order.index(at) + 1,
-            pulled=names[at] == pulling,
-            messages=texts[names[at]][1],
+            target=name[0],
+            id=name[1],
+            position=texts[name][0] + 1,
+            similarity=similar.get(name),
+            place=places.get(name),
+            pulled=name == pulling,
+            messages=texts[name][1],
         )
-        for at in wanted
+        for name in wanted
     )
 
 
@@ -117,6 +128,8 @@ def _texts(
     store: Store, wanted: Sequence[tuple[str, str]], version: int
 ) -> dict[tuple[str, str], tuple[int, list[dict]]]:
     """Position and messages of some examples."""
+    if not wanted:
+        return {}
     ids = ", ".join(dict.fromkeys(quoted(example) for _, example in wanted))
     rows = store.dataset("targets", version).to_table(
         columns=["target", "id", "position", "messages"], filter=f"id IN ({ids})"

@@ -10,15 +10,13 @@ import pyarrow as pa
 
 from ..selectors.keys import KeySet, keys_of
 from ..selectors.needs import MAX_BLOCK_ROWS, RowWords
-from .eligible_rows import Scanned
+from .eligible_rows import Scanned, eligible_batches
 from .reducers import Block, Reducer
 from .scan import BLOCK_BYTES, read_ahead
-from .score_scan import packed
+from .score_scan import packed, rows_per_batch
 
 if TYPE_CHECKING:
     import lance
-
-_ROWS_PER_BATCH = 1024
 
 
 def scan_words(
@@ -49,15 +47,11 @@ def _usable(
     dataset: lance.LanceDataset, column: str, eligible: KeySet | None, seen: Scanned
 ) -> Iterator[pa.RecordBatch]:
     """The rows to be fed; rows read, filtered and missing are counted."""
-    scanner = dataset.scanner(
-        columns=["id", column], batch_size=_ROWS_PER_BATCH, scan_in_order=True
-    )
-    for batch in scanner.to_batches():
-        use = np.ones(batch.num_rows, bool)
-        if eligible is not None:
-            use = eligible.contains(keys_of(batch.column("id")))
+    read = ["id", column]
+    rows = rows_per_batch(dataset, read)
+    for _, batch in eligible_batches(
+        dataset, read, eligible, seen, batch_rows=rows, row_bytes=BLOCK_BYTES // rows
+    ):
         present = np.asarray(batch.column(column).is_valid())
-        seen.rows += batch.num_rows
-        seen.filtered += int((~use).sum())
-        seen.missing += int((use & ~present).sum())
-        yield batch.filter(pa.array(use & present))
+        seen.missing += int((~present).sum())
+        yield batch.filter(pa.array(present))

@@ -7,6 +7,10 @@ their distance, each with 1 / (M s density), until (alpha / C) * cost >= (1 - al
 of its 1 / M goes to the next row. Order: mass, then id; rows without mass follow by mean similarity
 [ours]. Nothing of this depends on the budget, so prefixes nest.
 
+A query whose rows are all full has mass left when nothing stops the growth, which at the published
+settings is usual. As published its last row gets that, and so stands high though it is the farthest
+one; with `rest=spread` [ours] its rows get it in proportion.
+
 The densities cost union^2 products of vectors. The union is held to `union` rows by bringing fewer
 rows of every query; the ranking says so.
 """
@@ -63,7 +67,7 @@ def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
 
 
 def shares(
-    distance: np.ndarray, density: np.ndarray, alpha: float, c: float
+    distance: np.ndarray, density: np.ndarray, alpha: float, c: float, rest: str
 ) -> tuple[np.ndarray, bool]:
     """What every query gives to each of its rows, and whether the condition stopped the growth.
 
@@ -71,6 +75,8 @@ def shares(
         distance: (M, n) float64, ascending.
         density: (M, n) float64, of the same rows.
         alpha, c: of the condition.
+        rest: what becomes of the mass of a query whose rows are all full: "last", the last row gets
+            it; "spread", its rows get it in proportion to what they have.
 
     Returns:
         (M, n) float64, every query 1 / M in all.
@@ -95,6 +101,10 @@ def shares(
     mass = np.where(np.arange(rows) < full[:, None], weight / (queries * size), 0)
     left = 1 / queries - mass.sum(axis=1)
     mass[np.arange(queries), full] += np.where(left > _ROUNDING / queries, left, 0)
+    if rest == "spread":
+        ran_out = mass[:, -1] > weight[:, -1] / (queries * size)
+        even = weight / (queries * weight.sum(axis=1, keepdims=True))
+        mass = np.where(ran_out[:, None], even, mass)
     return mass, bool(met.size)
 
 
@@ -127,7 +137,7 @@ def _passes(task: Task) -> Passes:
     (rows,) = yield (Vectors(keys),)
     density = densities(rows.vectors, options["sigma"], min(options["kde_k"], task.rows // 10 or 1))
     distance = distances(nearest.scores, options["distance"])
-    mass, stopped = shares(distance, density[codes], alpha, c)
+    mass, stopped = shares(distance, density[codes], alpha, c, options["rest"])
     ranking: Ranking = by_mass(nearest, mass, others, task.k)
     reach = codes.shape[1]
     notes = [f"knn_kde weighed {distinct:,} rows against one another"]
@@ -164,6 +174,7 @@ SELECTOR = Selector(
         "sigma": Option(0.75, least=0.0),
         "kde_k": Option(1000, least=1),
         "union": Option(20_000, least=1),
+        "rest": Option("last", ("last", "spread")),
     },
     paper="Liu et al. 2024 (TSDS)",
 )

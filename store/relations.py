@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .place import Place
-from .sql_macros import COSINE, members_macro, nearest_macro
+from .sql_macros import COSINE, members_macro
 from .sql_names import FEATURES_OF, POOL_TABLE, RELATIONS, literal, quoted
+from .sql_nearest import create_nearest
 from .sql_relation import FeatureRelation, Relation, open_relation
 from .sql_scores import scores_views, scorings
 
@@ -37,7 +38,9 @@ def register(
     for table, relation in relations.items():
         connection.register(POOL_TABLE if table == "pool" else table, relation)
     features = {
-        name: open_relation(place, table, relations[table].version, FeatureRelation)
+        name: FeatureRelation(
+            place.table_uri(table), relations[table].version, storage_options=place.options
+        )
         for name, table in FEATURES_OF.items()
     }
     for name, relation in features.items():
@@ -48,7 +51,7 @@ def register(
         connection.execute(f"CREATE VIEW {quoted(name)} AS {query}")
     connection.execute(COSINE)
     connection.execute(members_macro([*stored, *metadata_columns(keys, stored).values()]))
-    connection.execute(nearest_macro(*(each.stored_schema for each in features.values())))
+    create_nearest(connection, features["features"], features["target_features"])
 
 
 def _metadata_keys(runs: Relation) -> list[str]:

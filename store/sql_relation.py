@@ -122,9 +122,7 @@ def holds_float16(type_: pa.DataType) -> bool:
     )
 
 
-def open_relation(
-    place: Place, table: str, version: int | str | None = None, kind: type[Relation] = Relation
-) -> Relation:
+def open_relation(place: Place, table: str, version: int | str | None = None) -> Relation:
     """One table of the store at `place`, newest or at a version number or tag.
 
     Raises:
@@ -133,7 +131,7 @@ def open_relation(
     """
     uri = place.table_uri(table)
     try:
-        return kind(uri, version=version, storage_options=place.options)
+        return Relation(uri, version=version, storage_options=place.options)
     except (ValueError, OSError) as error:
         if version is not None:
             newest = open_relation(place, table)

@@ -40,7 +40,8 @@ def facts(count: int) -> list[dict]:
     kinds = ("open_qa", "closed_qa", "brainstorming")
     return [
         {"instruction": f"Name {n + 1} rivers of a country.", "context": "",
-         "response": f"River {n}, the longest of {n % 5} countries.", "category": kinds[n % 3]}
+         "response": f"River {n}, the longest of {n % 5} countries.",
+         "category": kinds[n % 3], "licence": "MIT"}
         for n in range(count)
     ]  # fmt: skip
 
@@ -85,8 +86,8 @@ def make_world(folder: Path) -> None:
     pool.ingest([str(each) for each in sorted((folder / "corpora").iterdir())])
     for target in TARGETS:
         pool.add_target(target, str(folder / f"{target}_examples.jsonl"))
-    pool.select("gsm8k", budget=12, name="math")
-    pool.select("gsm8k", budget=10)
+    pool.select("gsm8k", budget=20, name="math")
+    pool.select("gsm8k", budget=20)
     pool.select(budget=12, method="random", name="chance")
     other = Database.create(
         str(folder / "other"), backbone=str(model), features="rds,losses", dtype="float32"

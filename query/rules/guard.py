@@ -116,11 +116,8 @@ class Guard:
 
     def has_seed(self, words: Sequence[str]) -> bool:
         """Whether the words may share a run of 8 or more with an example at all; quick."""
-        seeds = self._seeds
-        return any(
-            joined(words[at : at + _SEED]) in seeds
-            for at in range(0, len(words) - _SEED + 1, _STRIDE)
-        )
+        starts = range(0, len(words) - _SEED + 1, _STRIDE)
+        return not self._seeds.isdisjoint([joined(words[at : at + _SEED]) for at in starts])
 
     def shares(self, id: str, gram: str) -> Leak:
         """The leak of a run of words that turned out to be no task wording."""

@@ -37,6 +37,7 @@ def uri(tmp_path_factory, tiny_llama) -> str:
     for method in ("rds", "trim", "nait", "mads"):
         made.select("sums", method=method, budget=21, name=method)
     made.select(method="random", budget="50%", where="corpus = 'sums'", name="drawn", seed=4)
+    made.select("sums", budget=9, quota="odd=1", exclude="drawn", name="ruled")
     return made.store.uri
 
 
@@ -56,7 +57,7 @@ def run(uri, capsys):
 
 def test_list_and_show(run):
     rows = json.loads(run("coreset list", "--json"))
-    assert [row["coreset"] for row in rows] == ["rds", "trim", "nait", "mads", "drawn"]
+    assert [row["coreset"] for row in rows] == ["rds", "trim", "nait", "mads", "drawn", "ruled"]
     assert rows[0]["distance"] is not None and rows[0]["mmd"] is not None
     assert rows[4]["filter"] == "corpus = 'sums'" and rows[4]["mmd"] is None
     assert "rds:round_robin" in run("coreset list")
@@ -67,6 +68,14 @@ def test_list_and_show(run):
     drawn = run("coreset show", "drawn")
     assert "corpus = 'sums'" in drawn and "50%" in drawn and "seed" in drawn
     assert "distance" not in drawn
+    ruled = run("coreset show", "ruled")
+    for words in (
+        "leakage   ranked",
+        "drawn (10 rows)",
+        "quota     odd=1",
+        "quota odd: 1 of 1 rows",
+    ):
+        assert words in ruled
     assert json.loads(run("coreset show", "rds", "--json"))["mmd"] == rows[0]["mmd"]
 
 

@@ -248,3 +248,20 @@ def test_words_that_row_and_examples_share(database, method):
     ]
     assert found.words.rows() == sorted(expected, key=lambda each: (each[3], each[0]))
     assert len(shared) > 1
+
+
+def test_who_pulled_a_row_where_nothing_has_a_vector(tmp_path):
+    generator = np.random.default_rng(5)
+    made = Database.create(
+        str(tmp_path / "words"), backbone=str(tiny_folder()), dtype="float32", features="lexical"
+    )
+    made.ingest(written(tmp_path / "a.jsonl", rows(generator, 8)))
+    made.add_target("task", written(tmp_path / "task.jsonl", rows(generator, 2)))
+    coreset = made.select("task", method="bm25", budget=4, name="c")
+    for member in coreset.members.to_pylist():
+        found = made.explain("c", member["rank"])
+        assert [each.id for each in found.examples] == [member["query"]]
+        pulled = found.pulled_by
+        assert (pulled.similarity, pulled.place, found.margin) == (None, None, None)
+        assert pulled.messages[0]["content"] and found.runner_up is None
+        assert "no feature with a cosine" in found.cannot[0]

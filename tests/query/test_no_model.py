@@ -78,12 +78,13 @@ def database(folder, monkeypatch):
 def test_every_method_selects_and_replays(database):
     features = {name: each.representation for name, each in features_of(database.store).items()}
     names = method_names(features)
-    chosen_by = {method.partition(":")[0] for method in names}
-    assert chosen_by == {re.match(r"\w+", method)[0] for method in METHODS}
+    chosen_by = {method.partition(":")[0] for method in names if ":" in method}
+    assert {*chosen_by, "random"} == {re.match(r"\w+", method)[0] for method in METHODS}
     for method in [*METHODS, *names]:
         coreset = database.select("sums", "rest", method=method, budget=6)
         assert len(coreset) + coreset.short_by == 6, method
-        assert len(coreset) == 6 or method.startswith("losses:"), "an ifd of 1 is left out"
+        # An ifd of 1 and more is left out, and so is a row too close to one taken.
+        assert len(coreset) == 6 or method.startswith("losses:") or "deita" in method, method
         assert database.replay(coreset.name).same, method
 
 

@@ -173,7 +173,9 @@ def test_prefixes_nest_and_scores_fall(number, name, data):
     k = data.draw(st.integers(1, len(vectors) + 3))
     picks, _ = drive(name, vectors, k)
     assert len({row for row, _ in picks}) == len(picks) == min(k, len(vectors))
-    assert picks == sorted(picks, key=lambda pick: (-pick[1], pick[0]))
+    # The first centre is where it is by design; another may be as far from it as can be.
+    ordered = picks[1:] if name == "k_center" else picks
+    assert ordered == sorted(ordered, key=lambda pick: (-pick[1], pick[0]))
     shorter = data.draw(st.integers(1, k))
     assert drive(name, vectors, shorter)[0] == picks[:shorter]
 

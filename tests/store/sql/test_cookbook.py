@@ -142,6 +142,10 @@ SANE: dict[str, Callable[[Rows], bool]] = {
     "Which rows of different corpora are nearly the same?": lambda rows: (
         sum(row["question"].strip() == row["near"].strip() for row in rows) >= 2
     ),
+    "How far apart are the corpora?": lambda rows: (
+        pairs(rows, "one", "other") == {("code", "mixed"), ("code", "school"), ("mixed", "school")}
+        and all(0 < row["cosine"] < 1 for row in rows)
+    ),
     "What shape do the conversations have?": lambda rows: all(row["turns"] >= 2 for row in rows),
     "In which scripts are they written?": lambda rows: (
         [row["han"] > 0 for row in rows] == [False, True, False]

@@ -254,8 +254,12 @@ def test_a_way_out_is_refused_and_the_process_lives_on(
     assert "process" not in str(error.value), "it died of it"
     left = ["secret.csv", "secret.db", "secret.json", "secret.parquet"]
     assert sorted(path.name for path in folder.iterdir()) == left
+    assert session._process is before and not before.gone
+
+
+def test_the_same_process_answers_after_all_of_them(session: SqlSession) -> None:
     assert rows(session, "SELECT count(*) AS n FROM pool") == [{"n": 60}]
-    assert session._process is before
+    assert rows(session, "SELECT count(*) AS n FROM features") == [{"n": 60}]
 
 
 @pytest.mark.parametrize(

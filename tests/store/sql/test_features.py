@@ -9,9 +9,8 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.schemas.tables import POOL
-from coresetdb.store.place import place_at
 from coresetdb.store.relations import register
-from coresetdb.store.sql_relation import FeatureRelation, Relation, open_relation, widened
+from coresetdb.store.sql_relation import FeatureRelation, Relation, widened
 from coresetdb.store.store import Store
 
 ROWS, WIDTH = 20_000, 64
@@ -41,7 +40,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> FeatureRelation:
     )
     folder = tmp_path_factory.mktemp("features")
     lance.write_dataset(table.to_reader(1024), str(folder / "pool.lance"))
-    return open_relation(place_at(str(folder)), "pool", None, FeatureRelation)
+    return FeatureRelation(str(folder / "pool.lance"))
 
 
 @pytest.fixture

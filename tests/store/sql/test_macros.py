@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import ClassVar
+
 import duckdb
 import lance
 import numpy as np
@@ -9,7 +12,8 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.store.relations import register
-from coresetdb.store.sql_macros import members_macro, nearest_macro, unit_vectors
+from coresetdb.store.sql_macros import members_macro
+from coresetdb.store.sql_nearest import LargestProduct, create_nearest, unit_vectors
 from coresetdb.store.sql_relation import FeatureRelation
 from coresetdb.store.store import Store
 
@@ -42,18 +46,63 @@ def test_nearest_rows(connection, store: Store, by: str, k: int) -> None:
         assert connection.sql(f"FROM nearest('gsm8k', 'rds', {k})").fetchall() == found
 
 
-def test_equally_near_rows_stand_by_id() -> None:
+HALF = pa.list_(pa.float16(), 2)
+SCHEMA = pa.schema([("id", pa.string()), ("target", pa.string()), ("u", HALF), ("v", HALF)])
+
+
+class Watched(FeatureRelation):
+    """A relation that notes the columns that are asked for."""
+
+    asked: ClassVar[list] = []
+
+    def scanner(self, columns=None, *args, **options):
+        self.asked.append(columns)
+        return super().scanner(columns, *args, **options)
+
+
+def connected(folder: Path, pool: pa.Table, targets: pa.Table) -> duckdb.DuckDBPyConnection:
+    """A connection that has `nearest` and what it stands on."""
+    relations = []
+    for name, table in (("features", pool), ("target_features", targets)):
+        lance.write_dataset(table, str(folder / name), mode="overwrite")
+        relations.append(Watched(str(folder / name)))
     connection = duckdb.connect()
-    half = pa.list_(pa.float16(), 2)
-    schema = pa.schema([("id", pa.string()), ("v", half)])
-    connection.execute("CREATE TABLE features(id VARCHAR, v FLOAT[2])")
-    connection.execute("INSERT INTO features VALUES ('b', [1, 0]), ('c', [0, 1]), ('a', [1, 0])")
-    connection.execute("CREATE TABLE target_features(target VARCHAR, v FLOAT[2])")
-    connection.execute("INSERT INTO target_features VALUES ('t', [1, 0])")
-    connection.execute(nearest_macro(schema, schema))
+    connection.register("features", relations[0])
+    connection.register("target_features", relations[1])
+    create_nearest(connection, *relations)
+    return connection
+
+
+def test_equal_vectors_tie_wherever_they_stand(tmp_path: Path) -> None:
+    """In blocks of DuckDB's, of which the last is not full."""
+    generator, rows, width = np.random.default_rng(0), 5000, 24
+    few = generator.normal(size=(7, width)).astype(np.float16)
+    which = generator.integers(0, 7, rows)
+    ids = [f"{number:04d}" for number in generator.permutation(rows)]
+    vectors = pa.FixedSizeListArray.from_arrays(few[which].ravel(), width)
+    queries = generator.normal(size=(5, width)).astype(np.float16)
+    examples = pa.FixedSizeListArray.from_arrays(queries.ravel(), width)
+    targets = pa.table({"target": ["t"] * 4 + ["other"], "id": list("12345"), "v": examples})
+    connection = connected(tmp_path, pa.table({"id": ids, "v": vectors}), targets)
+    products = few.astype(np.float32) @ queries[:4].astype(np.float32).T
     for by in ("mean", "max"):
-        rows = connection.sql(f"FROM nearest('t', 'v', 3, by := '{by}')").fetchall()
-        assert rows == [("a", 1.0), ("b", 1.0), ("c", 0.0)]
+        order = np.argsort(np.argsort(-getattr(products, by)(axis=1)))
+        wanted = sorted(range(rows), key=lambda row: (order[which[row]], ids[row]))
+        found = connection.sql(f"SELECT id FROM nearest('t', 'v', {rows}, by := '{by}')")
+        assert [row[0] for row in found.fetchall()] == [ids[row] for row in wanted]
+
+
+def test_vectors_of_several_targets_in_one_block(tmp_path: Path) -> None:
+    rows = [
+        {"target": "s", "v": [1, 0]},
+        {"target": "t", "v": [0, 1]},
+        {"target": "t", "v": [1, 0]},
+    ]
+    lance.write_dataset(pa.Table.from_pylist(rows, SCHEMA), str(tmp_path / "targets"))
+    largest = LargestProduct(FeatureRelation(str(tmp_path / "targets")), "v", 2)
+    targets = pa.chunked_array([["s", "t"], ["nobody", "s"]])
+    vectors = pa.array([[0, 1], [0, 1], [1, 0], [1, 0]], pa.list_(pa.float32(), 2))
+    assert largest(targets, pa.chunked_array([vectors])).to_pylist() == [0.0, 1.0, None, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -71,22 +120,21 @@ def test_an_argument_that_names_nothing_is_an_error(connection, call: str, why: 
         connection.sql(f"FROM {call}").fetchall()
 
 
-def test_a_feature_made_otherwise_is_not_compared() -> None:
-    def schema(fingerprint: bytes) -> pa.Schema:
+def test_a_feature_made_otherwise_is_not_compared(tmp_path: Path) -> None:
+    def empty(fingerprint: bytes) -> pa.Table:
         made = {b"coresetdb:fingerprint": fingerprint}
-        return pa.schema([pa.field("rds", pa.list_(pa.float16(), 2), metadata=made)])
+        field = pa.field("v", HALF, metadata=made)
+        return pa.schema([("id", pa.string()), ("target", pa.string()), field]).empty_table()
 
-    for targets in (schema(b"g"), pa.schema([])):
-        connection = duckdb.connect()
-        connection.execute("CREATE TABLE target_features(target VARCHAR)")
-        connection.execute(nearest_macro(schema(b"f"), targets))
-        with pytest.raises(duckdb.Error, match="rds of the targets was not made as rds of the po"):
-            connection.sql("FROM nearest('t', 'rds', 3)").fetchall()
+    for targets in (empty(b"g"), empty(b"g").drop_columns(["v"])):
+        connection = connected(tmp_path, empty(b"f"), targets)
+        with pytest.raises(duckdb.Error, match="v of the targets was not made as v of the pool"):
+            connection.sql("FROM nearest('t', 'v', 3)").fetchall()
 
 
-def test_a_store_without_vectors_has_the_macro_all_the_same() -> None:
-    connection = duckdb.connect()
-    connection.execute(nearest_macro(pa.schema([]), pa.schema([])))
+def test_a_store_without_vectors_has_the_macro_all_the_same(tmp_path: Path) -> None:
+    none = pa.schema([("id", pa.string()), ("target", pa.string())]).empty_table()
+    connection = connected(tmp_path, none, none)
     with pytest.raises(duckdb.Error, match=r"no feature 'rds' with a vector; there are: none"):
         connection.sql("FROM nearest('t', 'rds', 3)").fetchall()
 
@@ -111,30 +159,15 @@ def test_which_columns_are_unit_vectors() -> None:
     assert unit_vectors(schema) == ["rds", "rds__0a1b2c3d"]
 
 
-class Watched(FeatureRelation):
-    """A relation that notes the columns that DuckDB asks for."""
-
-    asked: list
-
-    def scanner(self, columns=None, *args, **options):
-        self.asked.append(columns)
-        return super().scanner(columns, *args, **options)
-
-
-def test_only_the_feature_asked_for_is_read(tmp_path) -> None:
-    half = pa.list_(pa.float16(), 2)
-    schema = pa.schema([("id", pa.string()), ("target", pa.string()), ("u", half), ("v", half)])
+def test_only_the_feature_asked_for_is_read(tmp_path: Path) -> None:
     row = {"id": "a", "target": "t", "u": [1.0, 0.0], "v": [0.0, 1.0]}
-    lance.write_dataset(pa.Table.from_pylist([row], schema), str(tmp_path / "t.lance"))
-    watched = Watched(str(tmp_path / "t.lance"))
-    watched.asked = []
-    connection = duckdb.connect()
-    connection.register("features", watched)
-    connection.register("target_features", FeatureRelation(watched.uri))
-    connection.execute(nearest_macro(schema, schema))
+    table = pa.Table.from_pylist([row], SCHEMA)
+    connection = connected(tmp_path, table, table)
+    Watched.asked.clear()
     for by in ("mean", "max"):
         assert connection.sql(f"FROM nearest('t', 'v', 3, by := '{by}')").fetchall() == [("a", 1.0)]
-    assert watched.asked == [["id", "v"], ["id", "v"]]
+    assert "u" not in {name for columns in Watched.asked for name in columns}
+    assert Watched.asked.count(["id", "v"]) == 2
 
 
 def test_members_are_the_rows_of_a_coreset(connection, store: Store) -> None:
