@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..schemas.errors import MissingFeatureError, UsageError
+from ..schemas.errors import MissingFeatureError
 from .needs import Columns
 from .random_order import shuffled
 from .task import Option, Passes, Ranking, Selector, Task
@@ -34,8 +34,6 @@ def upper_ends(lengths: np.ndarray, bins: int) -> np.ndarray:
 
 def _passes(task: Task) -> Passes:
     assert task.lengths is not None, "who asks for lengths to be matched brings them"
-    if task.options["bins"] < 1:
-        raise UsageError(f"length_matched: bins={task.options['bins']}: give one or more")
     (rows,) = yield (Columns((_TOKENS,)),)
     order = shuffled(rows.keys, task.seed)
     lengths = rows.columns[_TOKENS][order]
@@ -94,5 +92,5 @@ SELECTOR = Selector(
     ("columns", "lengths"),
     _passes,
     _memory,
-    {"like": Option(""), "bins": Option(10)},
+    {"like": Option(""), "bins": Option(10, least=1)},
 )
