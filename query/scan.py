@@ -11,9 +11,9 @@ place in its block. Another BLAS or processor may round the last bit differently
 swap rows whose scores agree to about 1e-7.
 
 Where there is a GPU it casts and multiplies; similarities come back, and the reductions run on the
-processor as they do without one. bfloat16 is no help for a first cut: its error of up to 0.008 is
-as wide as the best hundredth of a pool, and with 64 queries every second row would be looked at
-again.
+processor as they do without one. A first cut in bfloat16 does not pay: casting float16 to it takes
+longer than the float32 product (measured: 28 against 16 ms for 16,384 rows of 1,024 on one core),
+and where 64 queries ask for 1 % of the rows each, up to half of all rows would be multiplied again.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def made(tmp_path_factory):
         database.ingest(written(place / f"{topic}.jsonl", rows(generator, topic, 30)))
     database.add_target("early", written(place / "early.jsonl", rows(generator, "sums", 3)))
     with pytest.raises(MissingFeatureError, match=r"coresetdb featurize .*store lexical"):
-        database.select("early", method="bm25", budget=3)
+        database.select("early", method="bm25", leakage="off", budget=3)
     database.featurize("lexical")
     more = [*rows(generator, "sums", 30), {"prompt": "?", "completion": "!!"}]
     database.ingest(written(place / "more.jsonl", more))
@@ -88,18 +88,20 @@ def test_bm25_counts_the_eligible_rows(made, where):
     database, _ = made
     texts = {key: words for key, words in texts_of(database, "pool", where).items() if words}
     order, scores = naive(texts, texts_of(database, "targets", "target = 'early'").values())
-    coreset = database.select("early", method="bm25(by=mean)", budget=40, where=where)
+    coreset = database.select(
+        "early", method="bm25(by=mean)", leakage="off", budget=40, where=where
+    )
     assert coreset.ids == order[:40] and coreset.method == "lexical:bm25(by=mean)"
     expected = [scores[key] / 3 for key in order[:40]]
     np.testing.assert_allclose(coreset.table()["score"], expected, rtol=1e-5)
-    everything = database.select("early", method="bm25", budget=200, where=where)
+    everything = database.select("early", method="bm25", leakage="off", budget=200, where=where)
     assert sorted(everything.ids) == sorted(order), "all but the row without a word"
     assert everything.parameters["missing"] == 1 and everything.distance is None
 
 
 def test_targets_and_their_examples_take_turns(made):
     database, _ = made
-    table = database.select("early", "late", method="bm25", budget=24).table()
+    table = database.select("early", "late", method="bm25", leakage="off", budget=24).table()
     assert table["target"].to_pylist() == ["early", "late"] * 12
     pulled = Counter(table["query"].to_pylist())
     assert sorted(pulled.values()) == [4, 4, 4, 6, 6]
@@ -107,22 +109,29 @@ def test_targets_and_their_examples_take_turns(made):
 
 def test_dsir_prefers_what_the_target_says(made):
     database, _ = made
-    coreset = database.select("late", method="dsir", budget=25, seed=3)
+    coreset = database.select("late", method="dsir", leakage="off", budget=25, seed=3)
     corpora = Counter(coreset.table()["corpus"].to_pylist())
     assert coreset.method == "lexical:dsir" and corpora["code"] >= 20
-    assert coreset.ids[:10] == database.select("late", method="dsir", budget=10, seed=3).ids
-    assert coreset.ids != database.select("late", method="dsir", budget=25, seed=4).ids
+    assert (
+        coreset.ids[:10]
+        == database.select("late", method="dsir", leakage="off", budget=10, seed=3).ids
+    )
+    assert (
+        coreset.ids != database.select("late", method="dsir", leakage="off", budget=25, seed=4).ids
+    )
 
 
 def test_replay_after_more_rows_and_another_version(made):
     database, place = made
     methods = ("bm25", "bm25(by=max,k1=2)", "dsir", "dsir(gumbel=false)")
-    coresets = [database.select("early", method=each, budget=20, seed=1) for each in methods]
+    coresets = [
+        database.select("early", method=each, leakage="off", budget=20, seed=1) for each in methods
+    ]
     late = rows(np.random.default_rng(9), "sums", 40)
     database.ingest(written(place / "again.jsonl", late))
     database.compact()
     assert all(database.replay(each.name).same for each in coresets)
-    assert database.select("early", method="bm25", budget=20).ids != coresets[0].ids
+    assert database.select("early", method="bm25", leakage="off", budget=20).ids != coresets[0].ids
 
 
 def test_what_cannot_be_asked(made):
@@ -166,7 +175,7 @@ def test_bm25_agrees_with_the_full_text_index_of_lance(made, tmp_path):
     asked = plain.to_table(columns=["id"], full_text_query=words, limit=30, with_row_id=False)
     query = [{"prompt": words.replace(" tree", ""), "completion": "tree"}]
     database.add_target("words", written(place / "words.jsonl", query))
-    ours = database.select("words", method="bm25", budget=30)
+    ours = database.select("words", method="bm25", leakage="off", budget=30)
     oracle = dict(zip(asked["id"].to_pylist(), asked["_score"].to_pylist(), strict=True))
     mine = dict(zip(ours.ids, ours.table()["score"].to_pylist(), strict=True))
     assert len(set(oracle) & set(mine)) >= 27

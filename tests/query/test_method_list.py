@@ -80,10 +80,10 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
     assert listed["losses(score=grad_norm)"].helps.endswith("losses:grad_norm=sketch")
     for each in listed.values():
         if each.ready:
-            assert database.select("two", method=each.method, budget=1).ids
+            assert database.select("two", method=each.method, leakage="off", budget=1).ids
         else:
             with pytest.raises(CoresetDBError):
-                database.select("two", method=each.method, budget=1)
+                database.select("two", method=each.method, leakage="off", budget=1)
 
     database.featurize("lexical")
     assert {each.method: each.ready for each in database.methods()}["dsir"]

@@ -81,7 +81,7 @@ def test_every_method_selects_and_replays(database):
     chosen_by = {method.partition(":")[0] for method in names if ":" in method}
     assert {*chosen_by, "random"} == {re.match(r"\w+", method)[0] for method in METHODS}
     for method in [*METHODS, *names]:
-        coreset = database.select("sums", "rest", method=method, budget=6)
+        coreset = database.select("sums", "rest", method=method, leakage="off", budget=6)
         assert len(coreset) + coreset.short_by == 6, method
         # An ifd of 1 and more is left out, and so is a row too close to one taken.
         assert len(coreset) == 6 or method.startswith("losses:") or "deita" in method, method
@@ -90,7 +90,7 @@ def test_every_method_selects_and_replays(database):
 
 def test_tokens_add_up_to_the_score(database):
     for method in ("trim", "trim(scope=response,penalty=0.25)"):
-        table = database.select("sums", method=method, budget=8).table()
+        table = database.select("sums", method=method, leakage="off", budget=8).table()
         for row, score in zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True):
             tokens = database.token_scores("sums", row, method)
             counted = tokens.filter(tokens["counts"])["score"].to_numpy()
@@ -102,7 +102,7 @@ def test_tokens_add_up_to_the_score(database):
 
 def test_layers_add_up_to_the_score(database):
     for method in ("nait", "nait(activation=drift,score=cosine)"):
-        table = database.select("sums", method=method, budget=8).table()
+        table = database.select("sums", method=method, leakage="off", budget=8).table()
         for row, score in zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True):
             layers = database.layer_contributions("sums", row, method)
             assert layers["layer"].to_list() == [0, 1]
@@ -114,7 +114,9 @@ def test_transfer_is_the_mean_score_along_the_other_direction(database):
     store = database.store
     ids = store.dataset("targets").to_table(columns=["target", "id"]).to_pylist()
     for scoring, scored in (("sums", "rest"), ("rest", "sums")):
-        ranked = database.select(scoring, method="nait", budget=1000).table().to_pylist()
+        ranked = (
+            database.select(scoring, method="nait", leakage="off", budget=1000).table().to_pylist()
+        )
         scores = {row["id"]: row["score"] for row in ranked}
         own = [scores[row["id"]] for row in ids if row["target"] == scored and row["id"] in scores]
         (found,) = frame.filter(frame["examples"] == scored)[scoring].to_list()
