@@ -10,15 +10,12 @@ index finds harder than real rows, since nothing lies close together. Warm, best
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 
-from selection import _processor, best, make_store
+from report import write_report
+from selection import best, make_store
 
 
 def main() -> None:
@@ -41,7 +38,8 @@ def main() -> None:
             if not os.path.exists(place):
                 make_store(place, options.rows, options.width, queries)
             results += measured(place, queries, options)
-    write(results, options)
+    facts = {"rows": options.rows, "width": options.width, "results": results}
+    write_report(options.json, "approximate", facts)
 
 
 def measured(place: str, queries: int, options: argparse.Namespace) -> list[dict]:
@@ -83,37 +81,6 @@ def measured(place: str, queries: int, options: argparse.Namespace) -> list[dict
             flush=True,
         )
     return results
-
-
-def write(results: list[dict], options: argparse.Namespace) -> None:
-    """The results with versions and hardware."""
-    import lance
-    import torch
-
-    import coresetdb
-
-    record = {
-        "benchmark": "approximate",
-        "rows": options.rows,
-        "width": options.width,
-        "results": results,
-        "versions": {
-            "coresetdb": coresetdb.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "lance": lance.__version__,
-        },
-        "hardware": {
-            "processor": _processor(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "load": os.getloadavg()[0],
-        },
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    with open(options.json, "w", encoding="utf-8") as file:
-        json.dump(record, file, indent=2)
-    print(f"written to {options.json}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,10 @@ from the sets in memory to the ranking; reading them from a store is a scan of a
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import sys
 import time
-from datetime import UTC, datetime
 
 import numpy as np
+from report import write_report
 
 from coresetdb.selectors.coverage import SELECTOR
 from coresetdb.selectors.needs import RowSets
@@ -69,21 +66,10 @@ def main() -> None:
         found = len(end.value)
     seconds = time.perf_counter() - start
     print(f"{options.rows:,} rows of about {size:,} units: the best {found:,} in {seconds:.1f} s")
-    result = {
-        "benchmark": "coverage",
-        **{key: getattr(options, key) for key in ("rows", "layers", "width", "share")},
-        "units_per_row": size,
-        "picks": found,
-        "seconds": seconds,
-        "planned_mib": SELECTOR.memory(task) / 2**20,
-        "numpy": np.__version__,
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    with open(options.json, "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=2)
-    print(f"written to {options.json}", file=sys.stderr)
+    asked = {key: getattr(options, key) for key in ("rows", "layers", "width", "share")}
+    planned = SELECTOR.memory(task) / 2**20
+    found = {"units_per_row": size, "picks": found, "seconds": seconds, "planned_mib": planned}
+    write_report(options.json, "coverage", asked | found)
 
 
 if __name__ == "__main__":

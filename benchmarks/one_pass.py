@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import platform
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,8 +27,8 @@ from typing import Any
 
 import torch
 import transformers
+from report import write_report
 
-import coresetdb
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batch import Batch, make_batch
 from coresetdb.ingest.batching import plan_batches
@@ -180,13 +179,6 @@ def feature_sets(rank: int, brief: bool) -> dict[str, str]:
     return {label: ",".join(features) for label, features in sets.items()}
 
 
-def cpu_model() -> str:
-    """The processor's name as the system gives it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.Namespace) -> dict:
     """Print the table of one backbone, and give its figures back."""
     known = backbone.encode_all(rows)
@@ -259,24 +251,10 @@ def main() -> None:
             else made_up_rows(options.rows, options.seed)
         )
         figures = measure(Backbone.load(config), rows, options)
-    result = {
-        "benchmark": "one_pass",
-        "options": {name: str(value) for name, value in vars(options).items()},
-        **figures,
-        "versions": {
-            "coresetdb": coresetdb.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "hardware": {
-            "cpu": cpu_model(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-    }
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {options.out}")
+    asked = {"options": {name: str(value) for name, value in vars(options).items()}}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    ran = {"threads": torch.get_num_threads(), "gpu": gpu}
+    write_report(options.out, "one_pass", asked | figures | ran)
 
 
 if __name__ == "__main__":

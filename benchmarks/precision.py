@@ -12,20 +12,16 @@ holds float32 on the device against float32 on the CPU, N rows, before storage p
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-import transformers
-from one_pass import cpu_model, featurizer_of
+from one_pass import featurizer_of
+from report import write_report
 from trim_exactness import DATA, TARGETS, pool_rows, spearman, target_rows
 
-import coresetdb
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.encoding import Encoded
 from coresetdb.ingest.featurizer import Features, Featurizer
@@ -168,21 +164,13 @@ def main() -> None:
         errors = beside(featurizer("cpu", "float32").compute(few), exact.compute(few))
         print(f"float32 on {exact.backbone.device} beside the CPU, {len(few)} rows, worst row:")
         print(", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-    result = {
-        "benchmark": "precision",
+    facts = {
         "options": {name: str(value) for name, value in vars(options).items()},
         "results": results,
         "beside_cpu": errors,
-        "versions": {
-            "coresetdb": coresetdb.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "hardware": {"cpu": cpu_model(), "device": str(exact.backbone.device)},
+        "device": str(exact.backbone.device),
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"written: {options.out}")
+    write_report(options.out, "precision", facts)
 
 
 if __name__ == "__main__":

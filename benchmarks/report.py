@@ -8,11 +8,12 @@ import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import coresetdb
 
-LIBRARIES = ("torch", "pylance", "pyarrow", "duckdb", "numpy")
+LIBRARIES = ("torch", "transformers", "pylance", "pyarrow", "duckdb", "numpy")
 
 
 def circumstances() -> dict[str, Any]:
@@ -42,7 +43,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def write_report(path: str, benchmark: str, facts: dict[str, Any]) -> None:
+def write_report(path: str | Path, benchmark: str, facts: dict[str, Any]) -> None:
     """Write a benchmark's figures as JSON, with the circumstances."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"benchmark": benchmark, **facts, **circumstances()}, file, indent=2)

@@ -26,17 +26,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
+from report import write_report
 
 METHODS = (
     "random",
@@ -293,45 +292,13 @@ def report(options: argparse.Namespace) -> None:
             f"{found['seconds'] / total:6.2f} {found['added_mib']:6.0f} MiB",
             flush=True,
         )
-    import lance
     import torch
 
-    import coresetdb
-
-    result = {
-        "benchmark": "selection",
-        **{each: getattr(options, each) for each in ASKED},
-        "floors": floors,
-        "methods": methods,
-        "versions": {
-            "coresetdb": coresetdb.__version__,
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-            "lance": lance.__version__,
-            "pyarrow": pa.__version__,
-        },
-        "hardware": {
-            "processor": _processor(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "load": os.getloadavg()[0],
-        },
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    with open(options.json, "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=2)
-    print(f"written to {options.json}", file=sys.stderr)
-
-
-def _processor() -> str:
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    asked = {each: getattr(options, each) for each in ASKED}
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    ran = {"threads": torch.get_num_threads(), "device": device}
+    facts = asked | ran | {"floors": floors, "methods": methods}
+    write_report(options.json, "selection", facts)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ Adam's direction.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import platform
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
+from report import write_report
 
-import coresetdb
 from coresetdb.ingest.artifacts import Artifact
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batch import make_batch
@@ -231,21 +228,13 @@ def main() -> None:
                     f"{each['pearson']:9.4f}{each['spearman']:10.4f}",
                     flush=True,
                 )
-    result = {
-        "benchmark": "sketch_noise",
+    facts = {
         "options": {name: str(value) for name, value in vars(options).items()},
         "rows": len(groups) * GROUP,
         "results": lines,
-        "versions": {
-            "coresetdb": coresetdb.__version__,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
-        "hardware": {"machine": platform.machine(), "device": str(backbone.device)},
+        "device": str(backbone.device),
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"written to {options.out}")
+    write_report(options.out, "sketch_noise", facts)
 
 
 if __name__ == "__main__":

@@ -12,21 +12,16 @@ own with its bounds: the first one (`open`) with the start of that process, the 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 
-import duckdb
 import lance
 import numpy as np
 import pyarrow as pa
+from report import write_report
+from selection import best
 
-import coresetdb
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import CORESET_ROWS, CORESETS, POOL, SCORES, TARGETS
 from coresetdb.store.sql import SqlSession
@@ -140,17 +135,6 @@ def make_store(place: str, rows: int, width: int) -> tuple[Store, str]:
     return store, ids[rows // 2]
 
 
-def best(repeat: int, action: Callable[[], object]) -> float:
-    """Shortest of `repeat` runs, in seconds, after one to warm up."""
-    action()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def measure(store: Store, id_: str, repeat: int) -> dict[str, float]:
     """Seconds of every floor and every query."""
     seconds = {}
@@ -182,28 +166,8 @@ def main() -> None:
     print(f"{options.rows:,} rows x {options.width}, {EXAMPLES} examples, {len(METHODS)} methods")
     for name, value in seconds.items():
         print(f"  {name:<24} {value:8.3f} s")
-    report = {
-        "benchmark": "sql",
-        "rows": options.rows,
-        "width": options.width,
-        "seconds": seconds,
-        "versions": {
-            "coresetdb": coresetdb.__version__,
-            "python": platform.python_version(),
-            "duckdb": duckdb.__version__,
-            "lance": lance.__version__,
-            "pyarrow": pa.__version__,
-        },
-        "hardware": {
-            "processor": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "load": os.getloadavg()[0],
-        },
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    with open(options.json, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=2)
-    print(f"written to {options.json}", file=sys.stderr)
+    facts = {"rows": options.rows, "width": options.width, "seconds": seconds}
+    write_report(options.json, "sql", facts)
 
 
 if __name__ == "__main__":

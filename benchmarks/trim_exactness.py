@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import platform
 import random
 import time
 from collections.abc import Sequence
@@ -25,10 +24,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from one_pass import alpaca_rows, cpu_model
+from one_pass import alpaca_rows
+from report import write_report
 
-import coresetdb
 from coresetdb.ingest.artifacts import Artifact
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.batch import Batch
@@ -239,26 +237,15 @@ def main() -> None:
             "difference_through_the_store": difference,
             "rows_per_second": speed,
         }
-    result = {
-        "benchmark": "trim_exactness",
+    facts = {
         "options": {name: str(value) for name, value in vars(options).items()},
         "fit": {**basis.facts, "seconds": seconds},
         "targets": results,
         "weights": backbone.info.identity["weights"],
-        "versions": {
-            "coresetdb": coresetdb.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "hardware": {
-            "cpu": cpu_model(),
-            "cores": torch.get_num_threads(),
-            "device": str(backbone.device),
-        },
+        "threads": torch.get_num_threads(),
+        "device": str(backbone.device),
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(f"\nwritten: {options.out}")
+    write_report(options.out, "trim_exactness", facts)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from .ranking import MEMORY_LIMIT, Picks, rank
 from .rules.asked import NONE, Rules
 from .rules.ruled import Ruled
 from .rules.told import told
-from .token_budget import lengths_to_try, prefix_that_fits, response_tokens
+from .token_budget import Counted, counted_rows, lengths_to_try, prefix_that_fits
 
 if TYPE_CHECKING:
     import lance
@@ -108,9 +108,12 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         search = Search(store, dataset, method, feature, queries, compared)
         compared = replace(compared, scan=search.scan)
     total = dataset.count_rows()
-    eligible = _eligible(store, dataset, request)
-    rows = total if eligible is None else len(eligible)
+    eligible, of_tokens = _eligible(store, dataset, request), None
     by_tokens = request.budget.unit == "tokens"
+    if by_tokens:
+        of_tokens = counted_rows(dataset, eligible)
+        eligible = of_tokens.rows
+    rows = total if eligible is None else len(eligible)
     k = 0 if by_tokens else request.budget.rows(rows)
     if rows and not k and not by_tokens:
         raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
@@ -129,8 +132,8 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
 
     ruled = Ruled(store, request, None if by_tokens else k, eligible, ranked, feature, memory_limit)
     tokens = None
-    if by_tokens:
-        picks, tokens, short_by = _within_tokens(store, request, dataset, eligible, ruled.first)
+    if of_tokens:
+        picks, tokens, short_by = _within_tokens(store, request, of_tokens, ruled.first)
     else:
         picks = ruled.first(k)
         short_by = k - len(picks.ids)
@@ -155,6 +158,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         notes=(
             *_notes(request, asked, len(picks.ids), rows, missing, short_by),
             *([f"eligible: {rows:,} of {total:,} rows"] if rows < total else []),
+            *(_uncounted(of_tokens.uncounted) if of_tokens else []),
             *picks.notes,
             *told(account),
             *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
@@ -167,8 +171,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
 def _within_tokens(
     store: Store,
     request: Request,
-    dataset: lance.LanceDataset,
-    eligible: KeySet | None,
+    of_tokens: Counted,
     first: Callable[[int], Picks],
 ) -> tuple[Picks, int, int]:
     """The longest prefix of the ranking that fits: picks, tokens used, tokens left over.
@@ -177,7 +180,7 @@ def _within_tokens(
     """
     budget, version = int(request.budget.amount), request.pool_version
     picks, count, used = Picks([], [], [], []), 0, 0
-    for k in lengths_to_try(response_tokens(dataset, eligible), budget):
+    for k in lengths_to_try(of_tokens.tokens, budget):
         picks = first(k)
         lengths = store.take(picks.ids, ["response_tokens"], version)["response_tokens"]
         count, used = prefix_that_fits(lengths.to_pylist(), budget)
@@ -237,6 +240,15 @@ def _eligible(store: Store, dataset: lance.LanceDataset, request: Request) -> Ke
             eligible = KeySet(keys_of(dataset.to_table(columns=["id"])["id"]))
         eligible = eligible.without(KeySet(each.keys))
     return eligible
+
+
+def _uncounted(rows: int) -> list[str]:
+    if not rows:
+        return []
+    return [
+        f"{rows:,} rows have no token count (the chat template refused them) and cannot be part of "
+        "a budget in tokens"
+    ]
 
 
 def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:

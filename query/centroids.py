@@ -1,6 +1,6 @@
 """The centres of an index's partitions: spherical k-means on a seeded sample of a vector column.
 
-Lance would find them itself, but slowly on float16 (SUBSTRATE 2: 236 s instead of 14 s).
+Lance would find them itself, but slowly on float16 (measured: 236 s instead of 14 s).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ the comparison (`Representation.asking`).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -204,6 +205,8 @@ def _value(method: str, name: str, option: Option, text: str) -> Any:
         raise UsageError(
             f"method {method!r}: {name}={text}: it must be a {kind.__name__}"
         ) from None
+    if kind is float and not math.isfinite(value):
+        raise UsageError(f"method {method!r}: {name}={text}: it must be a finite number")
     if option.choices and value not in option.choices:
         choices = ", ".join(map(str, option.choices))
         raise UsageError(f"method {method!r}: {name}={text}: choose from {choices}")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
 BLOCK_BYTES = 4 << 20
-"""Of float16 vectors per block: within the 2-8 MB that SUBSTRATE 2 found fastest."""
+"""Of float16 vectors per block: within the 2-8 MB that scans are fastest with."""
 
 MIN_BLOCK_ROWS = 256
 QUERY_TILE = 32

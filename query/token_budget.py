@@ -8,6 +8,7 @@ longer than the number of shortest rows that fit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,25 +23,43 @@ _MARGIN = 1.3
 _GROWTH = 3
 
 
-def response_tokens(dataset: lance.LanceDataset, eligible: KeySet | None) -> np.ndarray:
-    """Response tokens of every eligible row, (n,) int32, in table order.
+@dataclass(frozen=True)
+class Counted:
+    """The eligible rows that a budget in tokens can count.
+
+    Attributes:
+        rows: None for all of the pool.
+        tokens: of their responses, (n,) int32, in table order.
+        uncounted: eligible rows without a count, which have been left out: the chat template
+            refused them.
+    """
+
+    rows: KeySet | None
+    tokens: np.ndarray
+    uncounted: int
+
+
+def counted_rows(dataset: lance.LanceDataset, eligible: KeySet | None) -> Counted:
+    """Which eligible rows (None for all) have a count of response tokens, and what it is.
 
     Raises:
-        MissingFeatureError: rows without a token count.
+        MissingFeatureError: there are eligible rows, and none has one.
     """
-    parts = [np.empty(0, np.int32)]
+    keys, tokens, uncounted = [np.empty((0, 2), np.int64)], [np.empty(0, np.int32)], 0
     for batch in dataset.scanner(columns=["id", "response_tokens"]).to_batches():
-        counts = batch.column("response_tokens")
-        if counts.null_count:
-            raise MissingFeatureError(
-                "rows of the pool have no token counts, so a budget in tokens cannot be kept. "
-                "Give the budget in rows or per cent"
-            )
-        tokens = counts.to_numpy()
-        parts.append(
-            tokens if eligible is None else tokens[eligible.contains(keys_of(batch["id"]))]
+        own, counts = keys_of(batch["id"]), batch["response_tokens"]
+        known, there = np.asarray(counts.is_valid()), counts.fill_null(0).to_numpy()
+        allowed = np.ones(len(own), bool) if eligible is None else eligible.contains(own)
+        uncounted += int((allowed & ~known).sum())
+        keys.append(own[allowed & known])
+        tokens.append(there[allowed & known])
+    found = np.concatenate(tokens)
+    if uncounted and not len(found):
+        raise MissingFeatureError(
+            "no eligible row of the pool has a token count, so a budget in tokens cannot be kept. "
+            "Give the budget in rows or per cent"
         )
-    return np.concatenate(parts)
+    return Counted(KeySet(np.concatenate(keys)) if uncounted else eligible, found, uncounted)
 
 
 def lengths_to_try(tokens: np.ndarray, budget: int) -> Iterator[int]:

@@ -4,10 +4,7 @@ F(S) = sum over units n of w_n g(rows of S that hold n); g is concave, so F is s
 greedy order, which takes the row of the largest gain every time, is within 1 - 1/e of the best.
 No target is needed. The score of a row is its gain when it was taken.
 
-The greedy order is exact and lazy: gains only fall, so what a row added once bounds what it adds
-now, and only rows whose bound is the highest are looked at again, some at once, until the highest
-is fresh (Minoux 1978; CELF is the same with a heap). They are looked for on a shortlist, which is
-drawn up anew when a row outside it might be better.
+The greedy order is exact and lazy (`lazy_greedy.py`; CELF is the same with a heap).
 
 Gains are summed as whole multiples of 2^-40, so that neither the order of summation nor the width
 of a front can change one, and rounded to 2^-30: rows that cover equally well tie (the lower id goes
@@ -21,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .lazy_greedy import lazy_greedy
 from .needs import RowSets, Sets
 from .task import Option, Passes, Ranking, Selector, Task
 
@@ -30,8 +28,6 @@ _ROUNDED = 10
 SCALE = float(1 << 30)
 """... and gains in this one."""
 
-_SHORTLIST = 4096
-_AT_ONCE = 64
 _UNITS_AT_ONCE = 1 << 20
 _TABLE_BYTES = 256 << 20  # counts, weights and worths of 8 million units, and one evaluation
 
@@ -65,7 +61,6 @@ class Cover:
         self._weights, self._rise = weights, rise
         self._counts = np.zeros(len(weights), np.int64)
         self._worth = self._of(np.arange(len(weights)))  # what one more row adds to each unit
-        self._free = np.ones(len(sets), bool)
 
     def _of(self, units: np.ndarray) -> np.ndarray:
         worth = self._weights[units] * self._rise(self._counts[units])
@@ -76,10 +71,9 @@ class Cover:
         units = self._units[self._starts[row] : self._starts[row + 1]]
         self._counts[units] += 1
         self._worth[units] = self._of(units)
-        self._free[row] = False
 
     def gains(self, rows: np.ndarray) -> np.ndarray:
-        """What each of the rows adds now, (n,) int64 in parts of `SCALE`; -1 for taken ones."""
+        """What each of the rows adds now, (n,) int64 in parts of `SCALE`."""
         found = np.empty(len(rows), np.int64)
         sizes = self._starts[rows + 1] - self._starts[rows]
         ends = np.cumsum(sizes)
@@ -90,7 +84,6 @@ class Cover:
             stop = max(stop, start + 1)
             found[start:stop] = self._sums(rows[start:stop], sizes[start:stop])
             start = stop
-        found[~self._free[rows]] = -1
         return found
 
     def _sums(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -103,55 +96,6 @@ class Cover:
             offsets = np.cumsum(sizes[sizes > 0]) - sizes[sizes > 0]
             gains[sizes > 0] = np.add.reduceat(self._worth[units], offsets)
         return (gains + (1 << (_ROUNDED - 1))) >> _ROUNDED
-
-
-def greedy(cover: Cover, count: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `k` of `count` rows in greedy order, and the gain of each, both (k,) int64."""
-    picks, gains = np.empty(k, np.int64), np.empty(k, np.int64)
-    bounds = cover.gains(np.arange(count))
-    fresh = np.zeros(count, np.int64)  # the pick before which the bound was the gain itself
-    rows, outside = _shortlist(bounds)
-    for pick in range(k):
-        while True:
-            own = bounds[rows]
-            best = int(own.argmax())  # the first of equals: the lowest id
-            gain, row = int(own[best]), int(rows[best])
-            if gain < outside[0] or (gain == outside[0] and row > outside[1]):
-                rows, outside = _shortlist(bounds)
-            elif fresh[row] == pick:
-                break
-            else:
-                again = _highest(rows[fresh[rows] != pick], bounds)
-                bounds[again], fresh[again] = cover.gains(again), pick
-        if not gain:  # nothing adds anything: the rest goes by id
-            picks[pick:], gains[pick:] = np.flatnonzero(bounds == 0)[: k - pick], 0
-            break
-        picks[pick], gains[pick] = row, gain
-        cover.take(row)
-        bounds[row] = -1
-    return picks, gains
-
-
-def _shortlist(bounds: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
-    """The rows of the highest bounds, ascending, and the best (bound, row) that is not among them.
-
-    Of equal bounds the lower ids are in.
-    """
-    if len(bounds) <= _SHORTLIST:
-        return np.arange(len(bounds)), (-1, len(bounds))
-    edge = -np.partition(-bounds, _SHORTLIST)[_SHORTLIST]  # of the best row that stays out
-    equal = np.flatnonzero(bounds == edge)
-    inside = bounds > edge
-    room = _SHORTLIST - int(inside.sum())
-    inside[equal[:room]] = True
-    return np.flatnonzero(inside), (int(edge), int(equal[room]))
-
-
-def _highest(rows: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Some of the rows with the highest bounds."""
-    if len(rows) <= _AT_ONCE:
-        return rows
-    return rows[np.argpartition(-bounds[rows], _AT_ONCE)[:_AT_ONCE]]
 
 
 def weights_of(sets: RowSets, option: str, counting: np.ndarray | None) -> np.ndarray:
@@ -182,7 +126,9 @@ def _passes(task: Task) -> Passes:
     options: Mapping[str, Any] = task.options
     weights = weights_of(sets, options["weights"], task.units)
     cover = Cover(sets, weights, gain_tables(options["g"], options["cap"]))
-    picks, gains = greedy(cover, len(sets), min(task.k, len(sets)))
+    first = cover.gains(np.arange(len(sets)))
+    k = min(task.k, len(sets))
+    picks, gains = lazy_greedy(first, k, cover.gains, cover.take)
     return Ranking(sets.keys[picks], (gains / SCALE).astype(np.float32))
 
 
@@ -199,7 +145,7 @@ SELECTOR = Selector(
     _memory,
     {
         "g": Option("sqrt", ("sqrt", "log1p", "capped", "binary")),
-        "cap": Option(10),
+        "cap": Option(10, least=1),
         "weights": Option("one", ("one", "idf", "target")),
     },
 )

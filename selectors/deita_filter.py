@@ -131,6 +131,6 @@ SELECTOR = Selector(
     ("vectors", "columns"),
     _passes,
     _memory,
-    {"score": Option("ifd"), "threshold": Option(0.9)},
+    {"score": Option("ifd"), "threshold": Option(0.9, least=-1.0)},
     paper="Liu et al. 2024 (DEITA)",
 )

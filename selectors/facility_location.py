@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..schemas.errors import UsageError
 from .lazy_greedy import lazy_greedy
 from .needs import RowVectors, Vectors
 from .random_order import shuffled
@@ -85,8 +84,6 @@ def _whole(gains: torch.Tensor) -> np.ndarray:
 
 
 def _passes(task: Task) -> Passes:
-    if task.options["represent"] < 1:
-        raise UsageError(f"facility_location: represent={task.options['represent']}: one or more")
     (rows,) = yield (Vectors(),)
     represented = np.arange(len(rows))
     notes = ()
@@ -118,6 +115,6 @@ SELECTOR = Selector(
     ("vectors",),
     _passes,
     _memory,
-    {"represent": Option(20_000)},
+    {"represent": Option(20_000, least=1)},
     paper="Nemhauser et al. 1978",
 )

@@ -7,14 +7,15 @@ reference: the j-th row of a bin with n reference rows has the turn (2j - 1) / n
 every prefix is matched as well as its length allows.
 
 A bin that runs out is passed over; from which row on is said. Rows shorter or longer than all of
-the reference come last, the nearest in length first.
+the reference come last, the nearest in length first. Rows whose tokens were never counted, because
+the chat template refused them, are left out.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..schemas.errors import MissingFeatureError, UsageError
+from ..schemas.errors import MissingFeatureError
 from .needs import Columns
 from .random_order import shuffled
 from .task import Option, Passes, Ranking, Selector, Task
@@ -34,15 +35,17 @@ def upper_ends(lengths: np.ndarray, bins: int) -> np.ndarray:
 
 def _passes(task: Task) -> Passes:
     assert task.lengths is not None, "who asks for lengths to be matched brings them"
-    if task.options["bins"] < 1:
-        raise UsageError(f"length_matched: bins={task.options['bins']}: give one or more")
     (rows,) = yield (Columns((_TOKENS,)),)
+    notes: tuple[str, ...] = ()
     order = shuffled(rows.keys, task.seed)
+    order = order[~np.isnan(rows.columns[_TOKENS][order])]
     lengths = rows.columns[_TOKENS][order]
-    if np.isnan(lengths).any():
-        raise MissingFeatureError(
-            "rows of the pool have no token counts, so their lengths cannot be matched"
-        )
+    if uncounted := len(rows) - len(order):
+        if not len(order):
+            raise MissingFeatureError(
+                "no eligible row of the pool has a token count, so lengths cannot be matched"
+            )
+        notes = (f"{uncounted:,} eligible rows have no token count and were left out",)
     shortest, longest = task.lengths.min(), task.lengths.max()
     ends = upper_ends(task.lengths, task.options["bins"])
     wanted = np.bincount(np.searchsorted(ends, task.lengths))
@@ -62,7 +65,8 @@ def _passes(task: Task) -> Passes:
         [np.sum((turns < turn) | ((turns == turn) & (bins < b))) for b, turn in enumerate(missed)]
     )
     starts = np.concatenate([[shortest], ends[:-1] + 1])
-    return Ranking(rows.keys[order[picks]], notes=_notes(len(picks), before, there, starts, ends))
+    notes += _notes(len(picks), before, there, starts, ends)
+    return Ranking(rows.keys[order[picks]], notes=notes)
 
 
 def _notes(
@@ -94,5 +98,5 @@ SELECTOR = Selector(
     ("columns", "lengths"),
     _passes,
     _memory,
-    {"like": Option(""), "bins": Option(10)},
+    {"like": Option(""), "bins": Option(10, least=1)},
 )

@@ -1,8 +1,8 @@
 """Rows on their way in: the table's schema, each key once, sound vectors, parts of a good size.
 
 The part handed to one commit becomes the pages on disk, because an insert-if-absent gathers all
-it is given before it writes: 8 MB of the widest vector keeps later scans at full speed (SUBSTRATE
-measures 3-5 times slower scans, for ever, on pages of 50 MB). Lists of unequal length scan alike
+it is given before it writes: 8 MB of the widest vector keeps later scans at full speed (pages of
+50 MB make them 3-5 times slower, for ever). Lists of unequal length scan alike
 from pages of 8 and of 100 MB (measured), so there the bound is memory's.
 """
 

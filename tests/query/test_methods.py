@@ -6,7 +6,7 @@ from coresetdb.ingest.representations.registry import get
 from coresetdb.query.methods import method_names, parse_method
 from coresetdb.schemas.errors import UsageError
 
-KNOWN = {"rds": get("rds"), "rds__0123abcd": get("rds")}
+KNOWN = {"rds": get("rds"), "rds__0123abcd": get("rds"), "mads": get("mads")}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,11 @@ def test_understood(text, full, representation, options):
         ("rds:round_robin(by=max)", "round_robin has none"),
         ("rds:top(by=median)", "choose from mean, max"),
         ("rds:uot(reg=0)", "reg=0: it must be at least 0.0001"),
-        ("rds:uot(reg=nan)", "at least"),
+        ("rds:uot(reg=nan)", "finite"),
+        ("rds:deita_filter(threshold=inf)", "finite"),
+        ("rds:facility_location(represent=0)", "represent=0: it must be at least 1"),
+        ("length_matched(bins=0)", "bins=0: it must be at least 1"),
+        ("mads(cap=0)", "cap=0: it must be at least 1"),
     ],
 )
 def test_refused(text, says):

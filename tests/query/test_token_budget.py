@@ -1,10 +1,15 @@
 """Budgets in tokens: the longest prefix that fits, whatever the first guess was."""
 
+import lance
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.query.token_budget import lengths_to_try, prefix_that_fits
+from coresetdb.query.token_budget import counted_rows, lengths_to_try, prefix_that_fits
+from coresetdb.schemas.errors import MissingFeatureError
+from coresetdb.selectors.keys import KeySet, ids_of, keys_of
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 400))
@@ -22,3 +27,17 @@ def test_the_last_length_settles_any_order(tokens, budget, random):
     count, _ = prefix_that_fits(tokens[: lengths[-1]], budget)
     assert count == prefix_that_fits(tokens, budget)[0]
     assert count < lengths[-1] or lengths[-1] == len(tokens)
+
+
+def test_rows_that_nobody_counted_are_not_eligible(tmp_path):
+    ids = pa.array([f"{number:032x}" for number in range(5)])
+    counts = pa.array([3, None, 5, None, 7], pa.int32())
+    pool = lance.write_dataset(pa.table({"id": ids, "response_tokens": counts}), tmp_path / "a")
+    found = counted_rows(pool, None)
+    assert ids_of(found.rows.keys()) == ids.take([0, 2, 4]).to_pylist()
+    assert (found.tokens.tolist(), found.uncounted) == ([3, 5, 7], 2)
+    whole = KeySet(keys_of(ids.take([0, 2])))
+    found = counted_rows(pool, whole)
+    assert found.rows is whole and (found.tokens.tolist(), found.uncounted) == ([3, 5], 0)
+    with pytest.raises(MissingFeatureError, match="Give the budget in rows"):
+        counted_rows(pool, KeySet(keys_of(ids.take([1, 3]))))

@@ -123,8 +123,12 @@ def test_what_runs_out_is_counted():
     assert everything[-1] == 9 and sorted(everything) == list(range(10))
 
 
-def test_rows_without_a_token_count_are_refused():
+def test_rows_without_a_token_count_are_left_out():
     _, keys, _ = case(8)
-    column = np.full(len(keys), np.nan)
-    with pytest.raises(MissingFeatureError, match="no token counts"):
-        run("length_matched", keys, column, 3, 0, np.array([5]))
+    lengths = np.arange(len(keys), dtype=float) % 7
+    lengths[::3] = np.nan
+    got, notes = run("length_matched", keys, lengths, len(keys), 0, np.array([2, 5]))
+    assert sorted(got) == np.flatnonzero(~np.isnan(lengths)).tolist()
+    assert notes[0].startswith(f"{np.isnan(lengths).sum()} eligible rows have no token count")
+    with pytest.raises(MissingFeatureError, match="no eligible row"):
+        run("length_matched", keys, np.full(len(keys), np.nan), 3, 0, np.array([5]))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coresetdb.selectors import coverage
+from coresetdb.selectors import coverage, lazy_greedy
 from coresetdb.selectors.keys import ids_of
 from coresetdb.selectors.needs import RowSets
 from coresetdb.selectors.registry import selectors
@@ -98,8 +98,9 @@ def assert_same(got, expected):
 @pytest.fixture
 def narrow(monkeypatch):
     """A shortlist of a few rows, so that small pools go through many of them."""
-    monkeypatch.setattr(coverage, "_SHORTLIST", 5)
-    monkeypatch.setattr(coverage, "_AT_ONCE", 3)
+    monkeypatch.setattr(lazy_greedy, "_LISTED", 5)
+    monkeypatch.setattr(lazy_greedy, "_FIRST_LOOK", 2)
+    monkeypatch.setattr(lazy_greedy, "_MOST_AT_ONCE", 3)
     monkeypatch.setattr(coverage, "_UNITS_AT_ONCE", 20)
 
 

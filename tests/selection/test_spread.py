@@ -10,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coresetdb.schemas.errors import UsageError
 from coresetdb.selectors import deita_filter, lazy_greedy
 from coresetdb.selectors.needs import Columns, RowColumns, RowVectors, Vectors
 from coresetdb.selectors.registry import selectors
@@ -207,8 +206,6 @@ def test_a_sample_stands_for_all():
         sample = shuffled(keys, seed)[:7].tolist()
         assert picks == naive_facility_location(vectors, 5, sorted(sample))
         assert f"7 of {len(vectors)} rows, drawn with seed {seed}" in notes[0]
-    with pytest.raises(UsageError, match="represent=0"):
-        drive("facility_location", vectors, 5, represent=0)
 
 
 def test_what_the_walk_says():
