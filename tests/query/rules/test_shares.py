@@ -112,6 +112,14 @@ def test_cap_and_tokens(store):
     assert replay(store, made.name).same
 
 
+def test_a_cap_met_beyond_the_tokens_is_not_told(store):
+    rules = rules_for(store, cap="sums=20")
+    made = select(store, ["arithmetic"], budget="30-tokens", rules=rules)
+    assert 0 < mix(made)["sums"] < 20
+    assert made.parameters["rules"]["cap"] == {"reached": {}}
+    assert not any("cap reached" in note for note in made.notes)
+
+
 def test_exclude(store):
     first = select(store, ["arithmetic"], budget="30")
     second = select(store, ["python"], budget="10")
