@@ -42,7 +42,7 @@ class Asked:
         self.words = np.unique(np.concatenate(examples))
         self.counts = np.zeros((len(self.words), len(examples)))
         for column, example in enumerate(examples):
-            np.add.at(self.counts, (np.searchsorted(self.words, example), column), 1.0)
+            np.add.at(self.counts[:, column], np.searchsorted(self.words, example), 1.0)
 
     def found(self, rows: RowWords) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The rows, the places in `words` and the counts of all words found, by row, then place."""

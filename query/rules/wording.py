@@ -59,13 +59,14 @@ def _possible(
     turns = conversations.flatten()
     maybe = np.zeros(len(turns), bool)
     for text in (turns.field("content"), turns.field("tool_calls")):
-        plain = _true(pc.string_is_ascii(text))
+        plain = _true(pc.call_function("string_is_ascii", [text]))
         if pattern:
             maybe[plain] |= _matches(text.filter(pa.array(plain)), pattern)
         if None in anchors:
             maybe |= ~plain
         elif not plain.all():
-            folded = pc.utf8_normalize(text.filter(pa.array(~plain)), form="NFKC")
+            others = text.filter(pa.array(~plain))
+            folded = pc.call_function("utf8_normalize", [others], pc.Utf8NormalizeOptions("NFKC"))
             maybe[~plain] |= _matches(folded, pattern)
     lengths = conversations.value_lengths().to_numpy()
     row_of_turn = np.repeat(np.arange(len(lengths)), lengths)
@@ -74,7 +75,8 @@ def _possible(
 
 
 def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
-    return _true(pc.match_substring_regex(texts, pattern=pattern, ignore_case=True))
+    options = pc.MatchSubstringOptions(pattern, ignore_case=True)
+    return _true(pc.call_function("match_substring_regex", [texts], options))
 
 
 def _true(answers: pa.BooleanArray) -> np.ndarray:
