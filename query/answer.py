@@ -137,7 +137,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     else:
         picks = ruled.first(k)
         short_by = k - len(picks.ids)
-    missing, account = ruled.missing, ruled.account()
+    missing, account = ruled.missing, ruled.account(picks.ids)
     waiting = count_undone(dataset, feature.recipe) if feature and missing else 0
     if feature and waiting and missing == rows:
         raise MissingFeatureError(
@@ -275,7 +275,9 @@ def _notes(
             f"(the reason stands in {feature.reason})"
         )
     if queries and feature and asked.method.looks and not asked.method.needs_target:
-        notes.append(f"{asked.method} ranks rows by themselves: the target changes nothing")
+        notes.append(
+            f"{asked.method} ranks rows by themselves: the target changes nothing of their order"
+        )
     notes += [
         f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "
         "feature and did not ask"

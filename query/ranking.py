@@ -76,7 +76,7 @@ def rank(
         UsageError: the selector's memory formula exceeds the limit.
     """
     while spare:
-        tasks = _tasks(method, comparison, rows, k + spare, seed)
+        tasks = _tasks(method, comparison, rows, k + spare, seed, spare)
         if _planned(method, tasks, _PICK_BYTES) <= memory_limit:
             break
         spare //= 2
@@ -90,6 +90,7 @@ def rank(
         eligible=eligible,
         memory_limit=memory_limit,
         pick_bytes=_PICK_BYTES,
+        spare=spare,
     )
     picks = _merge(found, comparison.askers, k)
     return replace(picks, notes=(*picks.notes, *seen.notes)), seen
@@ -105,18 +106,20 @@ def rankings(
     eligible: KeySet | None,
     memory_limit: int = MEMORY_LIMIT,
     pick_bytes: int = 0,
+    spare: int = 0,
 ) -> tuple[list[Ranking], Scanned]:
     """The best `k` rows of every asker, as the selector ranks them, and what the scan saw.
 
     Args:
         pick_bytes: that the caller will hold for every row beside what the selector does.
+        spare: how many of the `k` rows only stand by.
 
     Raises:
         UsageError: the selector's memory formula exceeds the limit.
     """
     askers = comparison.askers
     sizes = [each.queries for each in askers]
-    tasks = _tasks(method, comparison, rows, k, seed)
+    tasks = _tasks(method, comparison, rows, k, seed, spare)
     _check_memory(method, tasks, memory_limit, pick_bytes)
     ends = np.cumsum(sizes).tolist()
     spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
@@ -165,7 +168,9 @@ def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
         return end.value
 
 
-def _tasks(method: Method, comparison: Comparison, rows: int, k: int, seed: int) -> list[Task]:
+def _tasks(
+    method: Method, comparison: Comparison, rows: int, k: int, seed: int, spare: int
+) -> list[Task]:
     return [
         Task(
             each.queries,
@@ -178,6 +183,7 @@ def _tasks(method: Method, comparison: Comparison, rows: int, k: int, seed: int)
             comparison.width,
             each.lengths,
             each.words,
+            spare,
         )
         for each in comparison.askers
     ]

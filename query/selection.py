@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..schemas.budget import parse_budget
+from ..schemas.errors import UsageError
 from ..schemas.version import VERSION
 from .answer import Answer, Request, answer
 from .coresets import Coreset, check_free, describe_members, free_name, record
@@ -20,6 +21,8 @@ from .scan import BLOCK_BYTES, block_rows, device
 
 if TYPE_CHECKING:
     from ..store.store import Store
+
+_MOST_SEED = (1 << 63) - 1  # what the table of coresets can hold
 
 
 def select(
@@ -59,6 +62,8 @@ def select(
         QueryError: the filter was refused.
     """
     wanted = parse_budget(budget)
+    if not -_MOST_SEED <= seed <= _MOST_SEED:
+        raise UsageError(f"seed {seed}: it must be between {-_MOST_SEED} and {_MOST_SEED}")
     if name is not None:
         check_free(store, check_name("coreset", name))
     request = Request(

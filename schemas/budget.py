@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 from .errors import UsageError
@@ -26,7 +27,8 @@ class Budget:
         return eligible if self.unit == "tokens" else int(self.amount)
 
     def __str__(self) -> str:
-        number = f"{self.amount:g}" if self.unit == "percent" else str(int(self.amount))
+        # In full, for a coreset is replayed by it.
+        number = f"{Decimal(repr(self.amount)).normalize():f}"
         return number + {"rows": "", "percent": "%", "tokens": "-tokens"}[self.unit]
 
 
@@ -39,7 +41,7 @@ def parse_budget(text: str) -> Budget:
     match = _FORM.fullmatch(text.strip())
     if not match:
         raise UsageError(f"budget {text!r}: write rows (1000), per cent (5%) or 200k-tokens")
-    amount = float(match["number"]) * _SCALE[match["scale"].lower()]
+    amount = float(Decimal(match["number"]) * _SCALE[match["scale"].lower()])
     unit = {"%": "percent", "-tokens": "tokens", None: "rows"}[match["unit"]]
     if unit == "percent" and (amount > 100 or match["scale"]):
         raise UsageError(f"budget {text!r}: a share lies between 0% and 100%")

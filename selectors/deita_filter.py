@@ -107,7 +107,7 @@ def _notes(task: Task, rows: int, scored: int, chosen: int) -> tuple[str, ...]:
     notes = []
     if rows > scored:
         notes.append(f"{rows - scored:,} eligible rows have no {name} and were left out")
-    if chosen < min(task.k, scored):
+    if chosen < min(task.k - task.spare, scored):
         notes.append(
             f"{chosen:,} of {scored:,} rows with {name} are in: every other one has no vector or a "
             f"cosine of {threshold:g} or more to a row taken before it"

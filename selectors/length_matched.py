@@ -65,7 +65,8 @@ def _passes(task: Task) -> Passes:
         [np.sum((turns < turn) | ((turns == turn) & (bins < b))) for b, turn in enumerate(missed)]
     )
     starts = np.concatenate([[shortest], ends[:-1] + 1])
-    notes += _notes(len(picks), before, there, starts, ends)
+    wanted_rows = min(len(picks), task.k - task.spare)
+    notes += _notes(wanted_rows, before, there, starts, ends)
     return Ranking(rows.keys[order[picks]], notes=notes)
 
 

@@ -24,7 +24,8 @@ class Task:
     Where sets are covered, a row's has about `set_size` units, and `units` are those of the
     target's examples, (n,) int64. Where vectors are looked at, they are `width` numbers wide.
     `lengths` are the response tokens of the rows whose lengths are to be matched, (n,) int64.
-    Where words are counted, `words` are those of each example, (n,) int32.
+    Where words are counted, `words` are those of each example, (n,) int32. The last `spare` of the
+    `k` rows only stand by for others that a rule may take out: notes are about the rows before.
     """
 
     queries: int
@@ -37,6 +38,7 @@ class Task:
     width: int = 0
     lengths: np.ndarray | None = None
     words: tuple[np.ndarray, ...] = ()
+    spare: int = 0
 
 
 @dataclass(frozen=True)

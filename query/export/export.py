@@ -106,12 +106,17 @@ def export(
         skip_unfit: leave out rows that the format cannot hold, and count them.
 
     Raises:
-        UsageError: unknown coreset, format or suffix, no such folder, or rows that the format
-            cannot hold.
+        UsageError: unknown coreset, format or suffix, no such folder, a coreset without rows, or
+            rows that the format cannot hold.
         StoreError: a row is not in the pool version the coreset was made from.
     """
     chosen = load_coreset(store, coreset) if isinstance(coreset, str) else coreset
     check_export(out, format)
+    if not len(chosen):
+        raise UsageError(
+            f"coreset {chosen.name} has no rows to export; coresetdb coreset show {store.uri} "
+            f"{chosen.name} says what was asked"
+        )
     shape, mixed_by = FORMATS[format], chosen.seed if seed is None else seed
     members = chosen.members
     if shuffle:

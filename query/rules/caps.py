@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ class Caps:
         self._store, self._dataset = store, dataset
         self._limits, self._every, self._free = limits, every, free
         self._corpus_of: dict[str, str] = {}
-        self.reached: dict[str, int] = {}
+        self._closed: dict[str, int] = {}
 
     def leaving(self, ids: Sequence[str], chosen: int) -> np.ndarray:
         """Keys of all rows of overflowing corpora except those kept, (n, 2) int64."""
@@ -62,14 +62,19 @@ class Caps:
         }
         if not closed:
             return np.empty((0, 2), np.int64)
-        self.reached |= closed
+        self._closed |= closed
         kept = [each for corpus, limit in closed.items() for each in found[corpus][:limit]]
         everything = keys_in(self._dataset, list(closed))
         return everything[~KeySet(keys_of(pa.array(kept, pa.string()))).contains(everything)]
 
-    def account(self) -> dict[str, Any]:
-        """Which corpora met their cap, as JSON values."""
-        return {"reached": self.reached}
+    def account(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Which corpora met their cap with the rows chosen in the end, as JSON values.
+
+        A budget in tokens ranks more rows than it takes: a corpus closed on the way may end below.
+        """
+        chosen = Counter(self._corpus_of[each] for each in ids)
+        reached = {corpus: most for corpus, most in self._closed.items() if chosen[corpus] >= most}
+        return {"reached": reached}
 
     def _limit(self, corpus: str) -> int | None:
         if corpus in self._limits:

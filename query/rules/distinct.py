@@ -54,13 +54,11 @@ class Distinct:
         self._memory_limit = memory_limit
         self._vectors: dict[str, np.ndarray | None] = {}
         self._left: dict[str, tuple[str, float]] = {}
-        self._unseen = 0
 
     def leaving(self, ids: Sequence[str], chosen: int) -> np.ndarray:
         """Keys of rows that are too close to a chosen one, (n, 2) int64."""
         self._fetch([each for each in ids if each not in self._vectors])
         seen = [each for each in ids if self._vectors[each] is not None]
-        self._unseen = sum(self._vectors[each] is None for each in ids[:chosen])
         picked = set(ids[:chosen])
         within = sum(each in picked for each in seen)
         close = self._walk(seen, within)
@@ -69,14 +67,14 @@ class Distinct:
         self._left |= close
         return keys_of(pa.array(list(close), pa.string()))
 
-    def account(self) -> dict[str, Any]:
-        """What was found, as JSON values."""
+    def account(self, ids: Sequence[str]) -> dict[str, Any]:
+        """What was found, and which of the rows chosen in the end not, as JSON values."""
         listed = list(self._left.items())[:MOST_LISTED]
         return {
             "by": self._feature.name,
             "fingerprint": self._feature.recipe.fingerprint,
             "left_out": len(self._left),
-            "not_compared": self._unseen,
+            "not_compared": sum(self._vectors[each] is None for each in ids),
             "rows": [
                 {"id": id, "like": like, "cosine": round(cosine, 6)}
                 for id, (like, cosine) in listed

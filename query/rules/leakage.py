@@ -61,8 +61,8 @@ class Leakage:
         self._judge(rows, keep_clean=False)
         return self._leave({id: leak for id, leak in self._known.items() if leak})
 
-    def account(self) -> dict[str, Any]:
-        """What was found, as JSON values."""
+    def account(self, ids: Sequence[str]) -> dict[str, Any]:
+        """What was found, whichever rows were chosen, as JSON values."""
         return {
             "ngram": NGRAM,
             "least": LEAST,

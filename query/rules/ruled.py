@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -91,10 +92,10 @@ class Ruled:
         """The best `k` rows; fewer when they run out."""
         return self._rounds.first(k)
 
-    def account(self) -> dict[str, Any]:
-        """What was asked and what it came to, as JSON values."""
+    def account(self, ids: Sequence[str]) -> dict[str, Any]:
+        """What was asked and what it came to for the rows chosen in the end, as JSON values."""
         account: dict[str, Any] = {"asked": as_recorded(self._asked)}
-        account |= {name: rule.account() for name, rule in self._heard.items()}
+        account |= {name: rule.account(ids) for name, rule in self._heard.items()}
         if self._quotas:
             account["quota"] = {
                 corpus: {"rows": wanted, "chosen": self._parts[corpus].chosen}

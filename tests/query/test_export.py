@@ -217,6 +217,16 @@ def test_wrong_calls(store, tmp_path):
         export(store, "absent", str(tmp_path / "x.jsonl"))
 
 
+def test_a_coreset_without_rows_is_refused_and_has_every_face(store, tmp_path):
+    empty = select(store, method="random", where="corpus = 'nowhere'", name="empty")
+    with pytest.raises(UsageError, match="empty has no rows to export; coresetdb coreset show"):
+        export(store, "empty", str(tmp_path / "out.jsonl"))
+    assert not (tmp_path / "out.jsonl").exists()
+    assert list(empty) == [] and list(empty.rows("response_tokens")) == []
+    assert empty.to_arrow("response_tokens", text=True).num_rows == 0
+    assert "0 rows" in empty._repr_html_()
+
+
 def test_an_interrupted_export_leaves_the_old_file(store, tmp_path, monkeypatch):
     coreset = select(store, method="random", budget="20")
     out = tmp_path / "x.jsonl"

@@ -249,6 +249,13 @@ def test_a_name_lost_while_the_corpora_were_counted(store, toys, monkeypatch):
     assert store.tags()[tag_of(winner.name)] == winner.pool_version == store.version("pool")
 
 
+def test_a_seed_that_no_table_holds_is_refused_at_once(store):
+    for seed in (1 << 63, -(1 << 64)):
+        with pytest.raises(UsageError, match=f"seed {seed}: it must be between"):
+            select(store, method="random", budget="3", seed=seed)
+    assert select(store, method="random", budget="3", seed=-7).seed == -7
+
+
 def test_unknown_things_are_named(store):
     with pytest.raises(UsageError, match="targets: arithmetic, python"):
         select(store, ["chemistry"])

@@ -118,6 +118,14 @@ def test_lengths_of_a_coreset_are_matched(store):
     assert half.ids == made.ids[:10]
 
 
+def test_a_walk_that_ends_among_rows_that_stand_by_is_not_told(store):
+    every = select(store, ["python"], method=WALK, budget="1000")
+    assert any(f"{len(every)} of 246 rows with response_tokens are in" in n for n in every.notes)
+    fewer = select(store, ["python"], method=WALK, budget=str(len(every) - 3))
+    assert fewer.ids == every.ids[:-3]
+    assert not any("are in" in note for note in fewer.notes)
+
+
 def examples_of(store, target):
     found = store.dataset("targets").to_table(filter=f"target = '{target}'")
     return sorted(found["response_tokens"].to_pylist())
@@ -134,6 +142,9 @@ def test_lengths_of_a_target_are_matched_and_what_runs_out_is_said(store):
     assert both.table()["target"].to_pylist() == ["arithmetic", "python"] * 10
     much = select(store, ["arithmetic"], method="length_matched", budget="200")
     assert len(much) == 200 and "lengths match for the first 16" in much.notes[0]
+    # Rows that only stand by for leaks are no reason for a word.
+    close = select(store, ["arithmetic"], method="length_matched", budget="160")
+    assert not close.notes
     every = select(store, ["arithmetic"], method="length_matched", budget="1000")
     assert len(set(every.ids)) == 246 and every.short_by == 754
 

@@ -8,6 +8,7 @@ from coresetdb.query.coresets import remove_coreset
 from coresetdb.query.replay import replay
 from coresetdb.query.rules.asked import Rules
 from coresetdb.query.rules.asking import rules_for
+from coresetdb.query.rules.caps import Caps
 from coresetdb.query.rules.corpora import shares
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
@@ -110,6 +111,21 @@ def test_cap_and_tokens(store):
     made = select(store, ["arithmetic"], budget="150-tokens", rules=rules_for(store, cap="sums=5"))
     assert mix(made)["sums"] == 5 and made.parameters["tokens"] <= 150
     assert replay(store, made.name).same
+
+
+def test_a_cap_met_beyond_the_tokens_is_not_told(store, monkeypatch):
+    leaving, left = Caps.leaving, []
+
+    def heard(caps, ids, chosen):
+        left.append(len(leaving(caps, ids, chosen)))
+        return leaving(caps, ids, chosen)
+
+    monkeypatch.setattr(Caps, "leaving", heard)
+    rules = rules_for(store, cap="sums=20")
+    made = select(store, ["arithmetic"], budget="30-tokens", rules=rules)
+    assert 0 < mix(made)["sums"] < 20 and max(left) > 0
+    assert made.parameters["rules"]["cap"] == {"reached": {}}
+    assert not any("cap reached" in note for note in made.notes)
 
 
 def test_exclude(store):
