@@ -169,14 +169,16 @@ def list_coresets(store: Store) -> list[dict[str, Any]]:
 def record(store: Store, coreset: Coreset) -> bool:
     """Write a coreset: its rows, a tag on the pool, then itself; False if the name was taken.
 
-    A kill in between leaves rows without a coreset, which nothing shows and the next selection of
-    that name replaces; never a coreset without its rows.
+    A kill in between leaves rows and a tag without a coreset, which nothing shows and the next
+    selection of that name replaces; never a coreset without its rows.
     """
     name = coreset.name
+    if name in coreset_names(store):
+        return False  # before anything of it is touched
     rows = _member_rows(coreset)
     store.delete("coreset_rows", f"coreset = {quoted(name)}")
     store.insert("coreset_rows", rows)
-    store.tag(tag_of(name), coreset.pool_version)
+    _tag(store, coreset)
     if not store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS)):
         return False
     # Another selection of the same name may have cleared our rows before it found the name taken.
@@ -184,8 +186,17 @@ def record(store: Store, coreset: Coreset) -> bool:
     if there.num_rows != rows.num_rows or there["id"] != rows["id"]:
         store.delete("coreset_rows", f"coreset = {quoted(name)}")
         store.upsert("coreset_rows", rows)
+    _tag(store, coreset)
     store.sync()
     return True
+
+
+def _tag(store: Store, coreset: Coreset) -> None:
+    """Keep the pool version of a coreset, whatever a killed selection of its name kept."""
+    tag = tag_of(coreset.name)
+    if store.tags().get(tag, coreset.pool_version) != coreset.pool_version:
+        store.untag(tag)
+    store.tag(tag, coreset.pool_version)
 
 
 def remove_coreset(store: Store, name: str) -> None:

@@ -209,6 +209,46 @@ def test_a_name_lost_at_the_last_moment(store, monkeypatch):
     assert winner.method == "rds:top" and len(winner) == 9
 
 
+def test_killed_before_the_end_the_name_is_free_for_a_newer_pool(store, toys, monkeypatch):
+    insert = store.insert
+
+    def dying(table, rows):
+        if table == "coresets":
+            raise KeyboardInterrupt
+        return insert(table, rows)
+
+    monkeypatch.setattr(store, "insert", dying)
+    with pytest.raises(KeyboardInterrupt):
+        select(store, ["python"], budget="20", name="mine")
+    monkeypatch.undo()
+    store.insert("pool", toys.pool_rows([toys.question("code", 7777)], ["code"]))
+    again = select(store, ["python"], budget="5", name="mine")
+    assert load_coreset(store, "mine").ids == again.ids
+    assert store.tags()[tag_of("mine")] == again.pool_version == store.version("pool")
+
+
+def test_a_name_lost_while_the_corpora_were_counted(store, toys, monkeypatch):
+    """The name was free when it was made up; the one who took it is done, on a newer pool."""
+    from coresetdb.query import selection
+
+    describe, raced = selection.describe_members, []
+
+    def racing(*given):
+        if not raced:
+            raced.append(True)
+            store.insert("pool", toys.pool_rows([toys.question("code", 7777)], ["code"]))
+            raced.append(select(store, ["python"], budget="9"))
+        return describe(*given)
+
+    monkeypatch.setattr(selection, "describe_members", racing)
+    loser = select(store, ["python"], budget="4")
+    assert loser.name == "python-rds-round_robin-2"
+    assert load_coreset(store, loser.name).ids == loser.ids
+    winner = load_coreset(store, "python-rds-round_robin-1")
+    assert winner.ids == raced[1].ids and len(winner) == 9
+    assert store.tags()[tag_of(winner.name)] == winner.pool_version == store.version("pool")
+
+
 def test_unknown_things_are_named(store):
     with pytest.raises(UsageError, match="targets: arithmetic, python"):
         select(store, ["chemistry"])
