@@ -13,18 +13,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from ...ingest.representations.lexical import SPACELESS
+
 _WORD_OR_SPACE = "".join(
     chr(code) if chr(code).isalnum() or chr(code) == "_" else " " for code in range(128)
 )
 
 _WORDS = re.compile(r"\w+")
 
-# Han with its extensions, kana, and the scripts of South-East Asia and Tibet.
-_SPACELESS = (
-    r"\u0e01-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff"
-    r"\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    r"\U00020000-\U0003ffff"
-)
+# As in the representation `lexical`, with Tibetan and signs of repetition.
+_SPACELESS = SPACELESS + r"\u0f00-\u0fff\u3005-\u3007"
 _spaceless = re.compile(f"[{_SPACELESS}]").match
 
 
