@@ -146,5 +146,5 @@ def command(
         exported = database.export(coreset, out, format=format_)
         for sentence in told(exported):
             talk(sentence)
-    else:
+    elif len(coreset):
         talk(f"Next: coresetdb export {store} {coreset.name} --out {coreset.name}.jsonl")

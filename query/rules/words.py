@@ -1,6 +1,7 @@
 """What two texts are compared by: their words, whatever their case, spacing and punctuation.
 
-A word is a run of letters, digits and marks after NFKC and case folding. Scripts that put no space
+A word is a run of letters, digits and marks after NFKC and case folding, less characters that
+nobody sees (soft hyphens, zero-width spaces). Scripts that put no space
 between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan) give a word per character.
 """
 
@@ -20,6 +21,9 @@ _WORD_OR_SPACE = "".join(
 )
 
 _WORDS = re.compile(r"\w+")
+
+# Soft hyphens, zero-width spaces and joiners, marks of direction: nobody sees them inside a word.
+_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 
 # As in the representation `lexical`, with Tibetan and signs of repetition.
 _SPACELESS = SPACELESS + r"\u0f00-\u0fff\u3005-\u3007"
@@ -47,7 +51,8 @@ def words_of(text: str) -> list[str]:
     if text.isascii():
         # Three times as fast as a pattern, and most texts are plain.
         return text.lower().translate(_WORD_OR_SPACE).split()
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    seen = _UNSEEN.sub("", text)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
     # The pattern for any script takes six times as long as the plain one.
     special = any(_needs_care(each) for each in set(folded) if not each.isascii())
     return (_words_of_any_script() if special else _WORDS).findall(folded)

@@ -18,6 +18,7 @@ from coresetdb.query.rules.words import ngrams, said_in, words_of
         ("日本のGPT4です", ["日", "本", "の", "gpt4", "で", "す"]),
         ("กิน", ["กิ", "น"]),
         ("안녕 세계", ["안녕", "세계"]),
+        ("ap\u00adple pe\u200bar", ["apple", "pear"]),
         ("— … !", []),
     ],
 )
