@@ -92,8 +92,14 @@ def _examples(found: Explanation) -> Iterator[Text | str]:
         yield _turns(pulled.messages)
     if other:
         yield ""
-        first = "Runner-up:" if pulled else "The most similar example is"
-        by = "" if found.margin is None else f", {_apart(found.margin)}"
+        # Only where the method looks at these cosines has the example lost a contest.
+        contest = found.method.startswith(f"{found.compared_by}:")
+        first = "Runner-up:" if pulled and contest else "The most similar example is"
+        if pulled and not contest:
+            first = (
+                f"By {found.compared_by}, which {found.method} does not look at, most similar is"
+            )
+        by = f", {_apart(found.margin)}" if contest and found.margin is not None else ""
         yield f"{first} {_named(other)}{_similarity(other, found)}{by}"
         yield _turns(other.messages, EXCERPT)
 

@@ -21,6 +21,8 @@ def python_values(column: pa.Array) -> list[Any]:
     Raises:
         QueryError: such a time stands within a list or struct.
     """
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        return column.cast(pa.string()).to_pylist()  # where pandas is, Arrow would give its times
     try:
         return column.to_pylist()
     except (ValueError, OverflowError) as error:

@@ -48,7 +48,7 @@ class Coreset(Faces):
         parameters: JSON values; all that `replay` needs beside the other fields.
         fingerprint: of the feature compared, or None.
         budget: as it was asked for.
-        pool_version: of the pool, tagged so that cleaning up keeps it.
+        pool_version: of the pool, tagged (as that of the targets is) so that cleaning up keeps it.
         filter: the SQL expression, or None.
         eligible: rows the filter let through.
         short_by: what is left of the budget, in its unit, because eligible rows ran out.
@@ -136,9 +136,9 @@ class Coreset(Faces):
         }
 
 
-def tag_of(name: str) -> str:
-    """The tag that keeps the pool version of a coreset."""
-    return f"coreset-{name}-pool"
+def tag_of(name: str, table: str = "pool") -> str:
+    """The tag that keeps the version of a table that a coreset was made from."""
+    return f"coreset-{name}-{table}"
 
 
 def coreset_names(store: Store) -> list[str]:
@@ -167,7 +167,7 @@ def list_coresets(store: Store) -> list[dict[str, Any]]:
 
 
 def record(store: Store, coreset: Coreset) -> bool:
-    """Write a coreset: its rows, a tag on the pool, then itself; False if the name was taken.
+    """Write a coreset: its rows, its tags, then itself; False if the name was taken.
 
     A kill in between leaves rows and a tag without a coreset, which nothing shows and the next
     selection of that name replaces; never a coreset without its rows.
@@ -192,11 +192,15 @@ def record(store: Store, coreset: Coreset) -> bool:
 
 
 def _tag(store: Store, coreset: Coreset) -> None:
-    """Keep the pool version of a coreset, whatever a killed selection of its name kept."""
-    tag = tag_of(coreset.name)
-    if store.tags().get(tag, coreset.pool_version) != coreset.pool_version:
-        store.untag(tag)
-    store.tag(tag, coreset.pool_version)
+    """Keep what a coreset was made from, whatever a killed selection of its name kept."""
+    versions = {"pool": coreset.pool_version}
+    if coreset.targets:
+        versions["targets"] = coreset.parameters["targets_version"]
+    for table, version in versions.items():
+        tag = tag_of(coreset.name, table)
+        if store.tags(table).get(tag, version) != version:
+            store.untag(tag, table)
+        store.tag(tag, version, table)
 
 
 def remove_coreset(store: Store, name: str) -> None:
@@ -211,7 +215,8 @@ def remove_coreset(store: Store, name: str) -> None:
         raise UsageError(f"no coreset {name!r} in {store.uri}; see `coresetdb coreset list`")
     store.delete("coresets", f"name = {quoted(name)}")
     store.delete("coreset_rows", f"coreset = {quoted(name)}")
-    store.untag(tag_of(name))
+    for table in ("pool", "targets"):
+        store.untag(tag_of(name, table), table)
     store.sync()
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from ..ingest.representations.registry import ALIASES, get
@@ -124,14 +125,21 @@ def parse_method(
         made_by = features[first] if first in features else get(first)
         representation, name = first, second or made_by.selector
     else:
-        raise UsageError(f"method {text!r}: no representation {first!r}; {known}")
+        meant = _meant(first, {*features, *elsewhere, *selectors()})
+        raise UsageError(f"method {text!r}: no representation {first!r}{meant}; {known}")
     if name not in selectors():
-        raise UsageError(f"method {text!r}: no selector {name!r}; {known}")
+        meant = _meant(name, selectors())
+        raise UsageError(f"method {text!r}: no selector {name!r}{meant}; {known}")
     selector = selectors()[name]
     if lack := _lack(selector, made_by):
         raise UsageError(f"method {text!r}: {lack}; {known}")
     options, asked = _options(text, selector, made_by, match["options"] or "")
     return Method(representation, made_by, selector, options, asked)
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    close = get_close_matches(word, sorted(known), 1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def method_names(features: Mapping[str, Representation]) -> list[str]:

@@ -292,31 +292,31 @@ class Store:
 
     # -- versions ----------------------------------------------------------------------------
 
-    def tag(self, name: str, version: int) -> None:
-        """Keep a version of the pool under a name; `clean` spares it.
+    def tag(self, name: str, version: int, table: str = "pool") -> None:
+        """Keep a version of a table under a name; `clean` spares it.
 
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
         """
         with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):  # `clean` must not be at work
-            pool = self.dataset("pool", version)
-            known = pool.tags.list().get(name)
+            dataset = self.dataset(table, version)
+            known = dataset.tags.list().get(name)
             if known is None:
-                pool.tags.create(name, version)
-                self.checksums.unsynced.add(f"pool.lance/_refs/tags/{name}.json")
+                dataset.tags.create(name, version)
+                self.checksums.unsynced.add(f"{table}.lance/_refs/tags/{name}.json")
             elif known["version"] != version:
                 raise UsageError(f"tag {name!r} stands for version {known['version']} already")
 
-    def untag(self, name: str) -> None:
+    def untag(self, name: str, table: str = "pool") -> None:
         """Let go of a name given by `tag`; one that is not there is no error."""
         with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
-            pool = self.dataset("pool")
-            if name in pool.tags.list():
-                pool.tags.delete(name)
+            dataset = self.dataset(table)
+            if name in dataset.tags.list():
+                dataset.tags.delete(name)
 
-    def tags(self) -> dict[str, int]:
-        """Tagged versions of the pool, by name."""
-        return {name: tag["version"] for name, tag in self.dataset("pool").tags.list().items()}
+    def tags(self, table: str = "pool") -> dict[str, int]:
+        """Tagged versions of a table, by name."""
+        return {name: tag["version"] for name, tag in self.dataset(table).tags.list().items()}
 
     # -- recipes and artifacts ----------------------------------------------------------------
 

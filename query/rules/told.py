@@ -13,6 +13,8 @@ def told(rules: Mapping[str, Any] | None) -> list[str]:
     sentences = []
     if rules["asked"]["leakage"] == "off":
         sentences.append("leakage was allowed: no row's text was held against the examples")
+    elif "leakage" not in rules:
+        sentences.append("no leakage was looked for: neither a target nor an evaluation was named")
     if rules.get("leakage", {}).get("left_out"):
         sentences.append(_leakage(rules["leakage"]))
     sentences += [

@@ -10,6 +10,7 @@ import torch
 from tiny_models import tiny_folder
 
 from coresetdb.database import Database
+from coresetdb.query.coresets import tag_of
 from coresetdb.query.explain import explain
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
@@ -125,6 +126,9 @@ def test_what_is_gone_is_said_and_the_row_still_told(store):
     before = explain(store, "c", 3)
     store.delete("targets", "target = 'python'")
     assert explain(store, "c", 3) == before  # the recorded version of targets has it
+    store.clean(older_than_seconds=0)
+    assert explain(store, "c", 3) == before  # which the coreset keeps
+    store.untag(tag_of("c", "targets"), "targets")  # as coresets made earlier are
     store.clean(older_than_seconds=0)
     after = explain(store, "c", 3)
     assert (after.id, after.messages) == (coreset.ids[2], before.messages)

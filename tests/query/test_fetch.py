@@ -64,7 +64,7 @@ def test_columns_in_the_order_of_ids(rows, every):
     kept = table if every is None else table.filter(pa.array(np.arange(400) % every == 0))
     eligible = None if every is None else KeySet(keys_of(kept["id"]))
     found = fetch(Columns(("tokens",)), eligible)
-    corpora = fetch(Columns(("corpus",), text=True), eligible)
+    corpora = fetch(Columns(("corpus",)), eligible)
     expected = kept.sort_by("id")
     assert ids_of(found.keys) == ids_of(corpora.keys) == expected["id"].to_pylist()
     assert corpora.columns["corpus"].tolist() == expected["corpus"].to_pylist()

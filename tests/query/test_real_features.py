@@ -57,7 +57,7 @@ def test_rows_equal_to_an_example_come_first(tmp_path):
         )
     )
     added = add_target(store, "task", str(file), ReadOptions(), lambda: featurizer)
-    assert added.target.examples == 4 and added.target.missing == {"rds": 0}
+    assert added.target.examples == 4 and added.target.missing == {"rds": 0, "losses": 0}
     coreset = select(store, ["task"], budget="8")
     assert set(coreset.ids[:4]) == {row.id for row in examples}
     assert coreset.distance is not None and abs(coreset.distance) < 1e-3

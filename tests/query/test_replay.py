@@ -40,6 +40,9 @@ def test_a_target_that_is_gone_for_good_is_said(store):
     made = select(store, ["python"], budget="30")
     remove_target(store, "python")
     store.clean(older_than_seconds=0)
+    assert replay(store, made.name).same  # the coreset keeps the version of the targets, too
+    store.untag(tag_of(made.name, "targets"), "targets")  # as coresets made earlier are
+    store.clean(older_than_seconds=0)
     with pytest.raises(UsageError, match="targets"):
         replay(store, made.name)
 
@@ -64,5 +67,6 @@ def test_a_removed_coreset_leaves_nothing_behind(store):
     names = store.dataset("coreset_rows").to_table(columns=["coreset"])["coreset"].to_pylist()
     assert names == [kept.name] * 5
     assert list(store.tags()) == [tag_of(kept.name)]
+    assert list(store.tags("targets")) == [tag_of(kept.name, "targets")]
     with pytest.raises(UsageError, match=gone.name):
         remove_coreset(store, gone.name)

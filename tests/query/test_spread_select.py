@@ -111,7 +111,10 @@ def test_lengths_of_a_coreset_are_matched(store):
     wanted, found = (Counter(lengths(each, store)) for each in (like, made))
     assert set(found) == set(wanted)
     assert all(abs(found[each] - 20 * wanted[each] / 30) <= 1 for each in wanted)
-    assert made.method == "length_matched(like=long)" and not made.notes
+    assert made.method == "length_matched(like=long)"
+    assert made.notes == (
+        "no leakage was looked for: neither a target nor an evaluation was named",
+    )
     again = select(store, method="length_matched(like=long)", budget="20", seed=2)
     assert again.ids != made.ids
     half = select(store, method="length_matched(like=long)", budget="10", seed=1)
