@@ -41,7 +41,7 @@ def _row(target: Target) -> dict[str, Any]:
         "target": target.name,
         "examples": target.examples,
         "tokens": target.tokens,
-        "coresets": ", ".join(target.coresets),
+        "coresets": len(target.coresets),
         "files": ", ".join(target.files),
     }
 

@@ -60,7 +60,7 @@ def fitness(store: Store) -> list[dict[str, Any]]:
             grouped = rows.group_by("corpus").aggregate([(column, "count"), (column, "mean")])
             for each in sorted(grouped.to_pylist(), key=lambda each: each["corpus"]):
                 if each[f"{column}_count"]:
-                    kept = each[f"{column}_mean"]
+                    kept = min(each[f"{column}_mean"], 1.0)  # rounding may pass the whole
                     found.append(
                         {
                             "basis": column,
