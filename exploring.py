@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .ingest.progress import FitProgress
     from .query.compare import SideBySide
-    from .query.explanation import Explanation
+    from .query.explaining.explanation import Explanation
     from .query.method_list import ListedMethod
     from .query.scores import Scores
     from .store.scores import ScoreSet
@@ -123,7 +123,7 @@ class Exploring(Intake):
         Raises:
             UsageError: there is no such coreset, or no such row in it.
         """
-        from .query.explain import explain
+        from .query.explaining.explain import explain
 
         limit = memory_bytes(memory_limit)
         return explain(self.store, coreset, row, without=without, memory_limit=limit)
@@ -139,13 +139,13 @@ class Exploring(Intake):
         return compare(self.store, first, second)
 
     def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
-        """What every token of a row scores for a target under TRIM; see `query/explanations.py`.
+        """What every token of a row scores for a target under TRIM (METHODS 1).
 
         Raises:
             UsageError: no such target or row.
             MissingFeatureError: target or row lack the feature.
         """
-        from .query.explanations import token_scores
+        from .query.explaining.explanations import token_scores
 
         return token_scores(self.store, target, row, method)
 
@@ -156,7 +156,7 @@ class Exploring(Intake):
             UsageError: no such target or row.
             MissingFeatureError: target or row lack the feature.
         """
-        from .query.explanations import layer_contributions
+        from .query.explaining.explanations import layer_contributions
 
         return layer_contributions(self.store, target, row, method)
 

@@ -147,7 +147,7 @@ def floor(name: str, options: argparse.Namespace) -> dict[str, float]:
     import lance
     import torch
 
-    from coresetdb.query.scan import block_rows
+    from coresetdb.query.scanning.scan import block_rows
 
     size, generator = block_rows(options.width), np.random.default_rng(1)
 

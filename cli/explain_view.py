@@ -13,7 +13,7 @@ from .frame import table
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..query.explanation import Example, Explanation, Neighbour
+    from ..query.explaining.explanation import Example, Explanation, Neighbour
 
 STRONGEST = 10
 """Tokens, layers and neurons that are listed; --json has all of them."""

@@ -18,7 +18,6 @@ from ..store.fill import count_undone
 from .approximate import Search
 from .comparison import comparison, understood
 from .distances import Distances, distances
-from .eligible_rows import Scanned
 from .features import Feature
 from .lengths import Lengths, counted, lengths_asked
 from .methods import Method
@@ -27,6 +26,7 @@ from .ranking import MEMORY_LIMIT, Picks, rank
 from .rules.asked import NONE, Rules
 from .rules.ruled import Ruled
 from .rules.told import told
+from .scanning.eligible_rows import Scanned
 from .token_budget import Counted, counted_rows, lengths_to_try, prefix_that_fits
 
 if TYPE_CHECKING:

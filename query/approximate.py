@@ -20,13 +20,13 @@ from ..selectors.needs import RowVectors, Vectors
 from ..store.fill import undone
 from ..store.indices import VectorIndex, indices_of
 from .comparison import Comparison
-from .eligible_rows import Scanned
 from .features import Feature
 from .methods import Method
 from .queries import Queries, matrix_of
 from .recall import Recall
-from .reducers import Reducer, nearest_wanted
-from .scan import feed_vectors
+from .scanning.eligible_rows import Scanned
+from .scanning.reducers import Reducer, nearest_wanted
+from .scanning.scan import feed_vectors
 
 if TYPE_CHECKING:
     import lance

@@ -15,16 +15,16 @@ from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
 from ..selectors.keys import KeySet
 from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
-from .eligible_rows import Scanned
 from .features import Feature, feature_named, features_of
-from .fetch import fetcher
 from .methods import Method, parse_method
 from .queries import Queries, matrix_of
-from .reducers import Reducer
-from .scan import scan_ids, scan_vectors
-from .score_scan import scan_scores
-from .set_scan import scan_sets, size_of_sets
-from .term_scan import scan_words
+from .scanning.eligible_rows import Scanned
+from .scanning.fetch import fetcher
+from .scanning.reducers import Reducer
+from .scanning.scan import scan_ids, scan_vectors
+from .scanning.score_scan import scan_scores
+from .scanning.set_scan import scan_sets, size_of_sets
+from .scanning.term_scan import scan_words
 
 if TYPE_CHECKING:
     import lance

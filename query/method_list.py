@@ -15,9 +15,9 @@ from ..selectors.task import Task
 from ..store.fill import count_undone
 from .comparison import scorer_of
 from .features import Feature, feature_named, features_of
-from .fetch import check_columns
 from .methods import Method, method_names, parse_method
 from .queries import load_queries
+from .scanning.fetch import check_columns
 from .targets import list_targets
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from ..selectors.needs import (
 from ..selectors.round_robin import take_turns
 from ..selectors.task import Passes, Ranking, Task
 from .comparison import Asker, Comparison
-from .eligible_rows import Scanned
 from .methods import Method
-from .reducers import Reducer, reducer_for
-from .term_reducers import word_reducer
+from .scanning.eligible_rows import Scanned
+from .scanning.reducers import Reducer, reducer_for
+from .scanning.term_reducers import word_reducer
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
 

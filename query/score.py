@@ -22,13 +22,13 @@ from ..selectors.registry import selectors
 from ..store.fill import count_undone
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
 from .comparison import Asker, Comparison, comparison, understood
-from .eligible_rows import Scanned
 from .features import Feature, comparison_of, features_of
 from .methods import Method
-from .overlap_scan import scan_overlap
 from .queries import Queries, load_queries
 from .ranking import MEMORY_LIMIT, rankings
-from .reducers import Block
+from .scanning.eligible_rows import Scanned
+from .scanning.overlap_scan import scan_overlap
+from .scanning.reducers import Block
 from .scores import Scores
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from .coresets import Coreset, check_free, describe_members, free_name, record
 from .names import check_name
 from .ranking import MEMORY_LIMIT
 from .rules.asked import Rules, keep
-from .scan import BLOCK_BYTES, block_rows, device
+from .scanning.scan import BLOCK_BYTES, block_rows, device
 
 if TYPE_CHECKING:
     from ..store.store import Store

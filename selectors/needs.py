@@ -1,8 +1,8 @@
 """What a selector may ask of the pool, and what comes back.
 
 A need that reduces similarities, sets or words is answered by one streaming pass over the pool
-(`query/reducers.py`, `query/term_reducers.py`), whatever the size of the pool; `Vectors` and
-`Columns` are fetched.
+(reducers.py and term_reducers.py in `query/scanning/`), whatever the size of the pool; `Vectors`
+and `Columns` are fetched.
 """
 
 from __future__ import annotations

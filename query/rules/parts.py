@@ -9,7 +9,7 @@ import numpy as np
 
 from ...selectors.keys import KeySet
 from ..ranking import Picks
-from ..scan import Scanned
+from ..scanning.scan import Scanned
 
 RankRows = Callable[[int, int, int, KeySet | None], tuple[Picks, Scanned]]
 """rank(k, spare, rows, eligible): k rows and up to `spare` more, of the `rows` eligible ones."""

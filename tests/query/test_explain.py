@@ -11,7 +11,7 @@ from tiny_models import tiny_folder
 
 from coresetdb.database import Database
 from coresetdb.query.coresets import tag_of
-from coresetdb.query.explain import explain
+from coresetdb.query.explaining.explain import explain
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 

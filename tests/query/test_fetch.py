@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from coresetdb.query.fetch import fetcher
+from coresetdb.query.scanning.fetch import fetcher
 from coresetdb.selectors.keys import KeySet, ids_of, keys_of
 from coresetdb.selectors.needs import Columns, Vectors
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from coresetdb.query.reducers import Block, reducer_for
+from coresetdb.query.scanning.reducers import Block, reducer_for
 from coresetdb.selectors.needs import (
     LogSumExp,
     Shuffled,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from coresetdb.query.running_top import RunningTop
+from coresetdb.query.scanning.running_top import RunningTop
 
 torch.set_num_threads(1)
 
@@ -53,8 +53,12 @@ def test_every_stream_and_cut(monkeypatch, name, k, upper_halves):
     keys = np.stack([high, generator.permutation(600) - 300], axis=1)
     expected = naive(scores, keys, k)
     for block, waiting in ((600, 1 << 16), (64, 40), (7, 1), (1, 200)):
-        monkeypatch.setattr("coresetdb.query.running_top.waiting_entries", lambda *_, n=waiting: n)
-        monkeypatch.setattr("coresetdb.query.running_top.sifted_rows", lambda *_, n=block: n)
+        monkeypatch.setattr(
+            "coresetdb.query.scanning.running_top.waiting_entries", lambda *_, n=waiting: n
+        )
+        monkeypatch.setattr(
+            "coresetdb.query.scanning.running_top.sifted_rows", lambda *_, n=block: n
+        )
         found = streamed(scores, keys, k, block, np.arange(600))
         assert found.queries.tolist() == expected
         for number, places in enumerate(expected):

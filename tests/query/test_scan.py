@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from coresetdb.query.reducers import reducer_for
-from coresetdb.query.scan import block_rows, read_ahead, scan_ids, scan_vectors
+from coresetdb.query.scanning.reducers import reducer_for
+from coresetdb.query.scanning.scan import block_rows, read_ahead, scan_ids, scan_vectors
 from coresetdb.selectors.keys import KeySet, ids_of, keys_of
 from coresetdb.selectors.needs import Shuffled, TopPerQuery
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coresetdb.query.reducers import Block, reducer_for
+from coresetdb.query.scanning.reducers import Block, reducer_for
 from coresetdb.selectors import registry
 from coresetdb.selectors.keys import ids_of, keys_of
 from coresetdb.selectors.task import Task

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coresetdb.query.reducers import Block, reducer_for
+from coresetdb.query.scanning.reducers import Block, reducer_for
 from coresetdb.selectors.keys import ids_of, keys_of
 from coresetdb.selectors.registry import selectors
 from coresetdb.selectors.task import Task
@@ -79,8 +79,8 @@ def case(number):
 @pytest.fixture
 def small_pending(monkeypatch):
     """Merge every few rows, so that tiny cases go through many merges."""
-    monkeypatch.setattr("coresetdb.query.running_top.waiting_entries", lambda lists, k: 5)
-    monkeypatch.setattr("coresetdb.query.reducers.pending_rows", lambda lists, k: 5)
+    monkeypatch.setattr("coresetdb.query.scanning.running_top.waiting_entries", lambda lists, k: 5)
+    monkeypatch.setattr("coresetdb.query.scanning.reducers.pending_rows", lambda lists, k: 5)
 
 
 def test_round_robin_equals_naive_on_1000_cases(small_pending):

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from coresetdb.query.reducers import Block
-from coresetdb.query.term_reducers import word_reducer
+from coresetdb.query.scanning.reducers import Block
+from coresetdb.query.scanning.term_reducers import word_reducer
 from coresetdb.selectors.keys import ids_of, keys_of
 from coresetdb.selectors.needs import RowWords
 from coresetdb.selectors.random_order import shuffle_words

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from coresetdb.query.ranking import Picks
 from coresetdb.query.rules.parts import Part, interleaved
 from coresetdb.query.rules.rounds import Rounds
-from coresetdb.query.scan import Scanned
+from coresetdb.query.scanning.scan import Scanned
 from coresetdb.selectors.keys import KeySet, keys_of
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..selectors.needs import Counted, Lists, RowSets, RowWords, WordSimilarity, WordTotals
+from ...selectors.needs import Counted, Lists, RowSets, RowWords, WordSimilarity, WordTotals
 from .reducers import Block, Reducer, reducer_for
 
 

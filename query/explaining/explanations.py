@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..ingest.representations.representation import Scorer
-from ..schemas.errors import BackboneError, MissingFeatureError, UsageError
-from .comparison import columns_for, scorer_of, understood
-from .features import comparison_of
-from .names import quoted
-from .queries import load_queries
+from ...ingest.representations.representation import Scorer
+from ...schemas.errors import BackboneError, MissingFeatureError, UsageError
+from ..comparison import columns_for, scorer_of, understood
+from ..features import comparison_of
+from ..names import quoted
+from ..queries import load_queries
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..ingest.representations.nait_directions import Along
-    from ..ingest.token_scores import TokenScorer
-    from ..store.store import Store
+    from ...ingest.representations.nait_directions import Along
+    from ...ingest.token_scores import TokenScorer
+    from ...store.store import Store
 
 
 def token_scores(store: Store, target: str, row: str, method: str = "trim") -> pl.DataFrame:
@@ -42,7 +42,7 @@ def token_scores(store: Store, target: str, row: str, method: str = "trim") -> p
         MissingFeatureError: the row, or the target, has no such feature.
         FingerprintError: the target's features were made otherwise.
     """
-    from ..ingest.token_scores import TokenScorer
+    from ...ingest.token_scores import TokenScorer
 
     scorer, rows = scorer_and_row(store, target, row, method)
     if not isinstance(scorer, TokenScorer):
@@ -84,7 +84,7 @@ def layer_contributions(store: Store, target: str, row: str, method: str = "nait
         MissingFeatureError: the row, or the target, has no such feature.
         FingerprintError: the target's features were made otherwise.
     """
-    from ..ingest.representations.nait_directions import Along
+    from ...ingest.representations.nait_directions import Along
 
     scorer, rows = scorer_and_row(store, target, row, method)
     if not isinstance(scorer, Along):
@@ -134,7 +134,7 @@ def scorer_and_row(
 
 def _texts(store: Store, tokens: np.ndarray) -> list[str | None]:
     """Each token by itself as text, if the tokenizer is still there."""
-    from ..ingest.model_folder import model_folder
+    from ...ingest.model_folder import model_folder
 
     try:
         file = model_folder(str(store.config["backbone"]["name"])) / "tokenizer.json"

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..selectors.keys import KeySet
-from ..selectors.needs import Lists
+from ...selectors.keys import KeySet
+from ...selectors.needs import Lists
 from .eligible_rows import Scanned
 from .reducers import Block, Reducer
 from .set_scan import scan_sets

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..selectors.keys import KeySet, keys_of
+from ...selectors.keys import KeySet, keys_of
 
 if TYPE_CHECKING:
     import lance

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..schemas.errors import UsageError
-from ..selectors.keys import KeySet, id_order, ids_of, keys_of
-from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from ...schemas.errors import UsageError
+from ...selectors.keys import KeySet, id_order, ids_of, keys_of
+from ...selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from ..features import Feature
 from .eligible_rows import Scanned, eligible_batches
-from .features import Feature
 from .scan import block_rows, read_ahead
 
 if TYPE_CHECKING:

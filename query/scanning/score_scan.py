@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..ingest.representations.representation import Scorer
-from ..selectors.keys import KeySet, keys_of
-from ..selectors.needs import MAX_BLOCK_ROWS
+from ...ingest.representations.representation import Scorer
+from ...selectors.keys import KeySet, keys_of
+from ...selectors.needs import MAX_BLOCK_ROWS
 from .eligible_rows import Scanned, eligible_batches
 from .reducers import Block, Reducer
 from .scan import BLOCK_BYTES, read_ahead

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..ingest.representations.lexical import ids_of_words, spelled
-from ..schemas.instruction import Instruction
-from ..selectors.bm25 import Asked
-from ..selectors.needs import WordTotals
-from .features import Feature
-from .names import quoted
-from .term_reducers import word_reducer
-from .term_scan import scan_words
+from ...ingest.representations.lexical import ids_of_words, spelled
+from ...schemas.instruction import Instruction
+from ...selectors.bm25 import Asked
+from ...selectors.needs import WordTotals
+from ..features import Feature
+from ..names import quoted
+from ..scanning.term_reducers import word_reducer
+from ..scanning.term_scan import scan_words
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..store.store import Store
+    from ...store.store import Store
 
 
 def shared_words(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .features import comparison_of
-from .methods import Method
+from ..features import comparison_of
+from ..methods import Method
 
 _SAID = {
     "random": "none: a seed drew the rows, and their order says nothing",

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..selectors.keys import KeySet, keys_of
-from ..selectors.needs import MAX_BLOCK_ROWS
+from ...selectors.keys import KeySet, keys_of
+from ...selectors.needs import MAX_BLOCK_ROWS
 from .eligible_rows import Scanned, eligible_batches
 from .reducers import Block, Reducer
 

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..schemas.errors import MissingFeatureError
-from .answer import Asked, Request
-from .coresets import Coreset
+from ...schemas.errors import MissingFeatureError
+from ..answer import Asked, Request
+from ..coresets import Coreset
+from ..features import Feature, comparison_of
 from .explanation import Explanation
 from .explanations import layer_frame, scorer_and_row, token_frame
-from .features import Feature, comparison_of
 from .neuron_gains import neuron_gains
 from .shared_words import shared_words
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..store.store import Store
+    from ...store.store import Store
 
 _CLOSE = 1e-5
 """How far the parts of a gain may add up beside the recorded score, of the score."""
@@ -57,8 +57,8 @@ def _numbers(store: Store, feature: Feature, row: str, version: int) -> dict[str
 
 def _pieces(store: Store, found: Explanation, request: Request) -> Explanation:
     """Tokens or layers, whichever the scorer of the row's target looks at."""
-    from ..ingest.representations.nait_directions import Along
-    from ..ingest.token_scores import TokenScorer
+    from ...ingest.representations.nait_directions import Along
+    from ...ingest.token_scores import TokenScorer
 
     assert found.target is not None
     try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..selectors.needs import Lists, sifted_rows, waiting_entries
+from ...selectors.needs import Lists, sifted_rows, waiting_entries
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ..selectors.needs import (
+from ...selectors.needs import (
     Lists,
     LogSumExp,
     Reduced,
@@ -24,7 +24,7 @@ from ..selectors.needs import (
     Votes,
     pending_rows,
 )
-from ..selectors.random_order import shuffle_words
+from ...selectors.random_order import shuffle_words
 from .running_top import RunningTop
 
 if TYPE_CHECKING:

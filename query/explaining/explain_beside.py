@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ..schemas.instruction import Instruction
-from .answer import Asked, Request
-from .coresets import Coreset
+from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ...schemas.instruction import Instruction
+from ..answer import Asked, Request
+from ..coresets import Coreset
+from ..features import Feature, features_of
+from ..names import quoted
+from ..queries import Queries, load_queries
 from .explanation import Example, Explanation, Neighbour
-from .features import Feature, features_of
-from .names import quoted
-from .queries import Queries, load_queries
 
 if TYPE_CHECKING:
-    from ..store.store import Store
+    from ...store.store import Store
 
 MOST_SIMILAR = 3
 """Examples that are shown beside the one that pulled a row."""

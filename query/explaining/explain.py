@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..schemas.budget import parse_budget
-from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from .answer import Request, answer, what_is_asked
-from .conversations import conversations
-from .coresets import Coreset, load_coreset
+from ...schemas.budget import parse_budget
+from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ..answer import Request, answer, what_is_asked
+from ..conversations import conversations
+from ..coresets import Coreset, load_coreset
+from ..names import quoted
+from ..ranking import MEMORY_LIMIT
+from ..replay import request_of
 from .explain_beside import beside
 from .explain_inside import inside
 from .explanation import Explanation, Neighbour, Without
-from .names import quoted
-from .ranking import MEMORY_LIMIT
-from .replay import request_of
 from .score_words import score_words
 
 if TYPE_CHECKING:
-    from ..store.store import Store
+    from ...store.store import Store
 
 LEAST_BEGINNING = 6
 """Characters of an id that stand for the whole, if no other row of the coreset begins so."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..selectors.keys import KeySet, keys_of
-from ..selectors.needs import MAX_BLOCK_ROWS, RowWords
+from ...selectors.keys import KeySet, keys_of
+from ...selectors.needs import MAX_BLOCK_ROWS, RowWords
 from .eligible_rows import Scanned, eligible_batches
 from .reducers import Block, Reducer
 from .scan import BLOCK_BYTES, read_ahead

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..schemas.errors import BackboneError
-from ..selectors.coverage import gain_tables
-from ..selectors.keys import KeySet, keys_of
-from .features import Feature
-from .methods import Method
-from .reducers import Block
-from .set_scan import scan_sets
+from ...schemas.errors import BackboneError
+from ...selectors.coverage import gain_tables
+from ...selectors.keys import KeySet, keys_of
+from ..features import Feature
+from ..methods import Method
+from ..scanning.reducers import Block
+from ..scanning.set_scan import scan_sets
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from ..store.store import Store
+    from ...store.store import Store
 
 VALUES = "mads_values"
 """MADS's own name of the column that holds the activations of the neurons in a row's set."""
@@ -116,7 +116,7 @@ def _weights(
     counting = _Holding(units)
     eligible = None
     if where is not None:
-        from ..store.filter import eligible_ids
+        from ...store.filter import eligible_ids
 
         eligible = KeySet(keys_of(eligible_ids(store, where, version)))
     seen = scan_sets(store.dataset("pool", version), column, [counting], eligible)
@@ -152,7 +152,7 @@ def _places(store: Store, units: np.ndarray) -> tuple[list[int | None], list[int
 
 def _units_per_layer(store: Store) -> int | None:
     """Of a dense model whose configuration gives one number for all layers."""
-    from ..ingest.model_folder import model_folder, read_settings
+    from ...ingest.model_folder import model_folder, read_settings
 
     try:
         folder = model_folder(str(store.config["backbone"]["name"]))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..selectors.keys import KeySet
+from ...selectors.keys import KeySet
 from .eligible_rows import Scanned, eligible_batches
 from .reducers import Block, Reducer
 from .scan import BLOCK_BYTES, read_ahead
