@@ -93,7 +93,7 @@ class Measured:
     second: Distances
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SideBySide:
     """What two coresets share, and how they differ.
 
@@ -124,6 +124,13 @@ class SideBySide:
     lengths: tuple[Lengths, ...]
     measured: tuple[Measured, ...]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        order = "" if self.spearman is None else f", rank correlation {self.spearman:.2f}"
+        return (
+            f"<SideBySide {self.first.name} and {self.second.name}: {self.common:,} rows in both, "
+            f"Jaccard {self.jaccard:.2f}{order}; as_dict() has everything>"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""

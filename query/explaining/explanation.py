@@ -51,7 +51,7 @@ class Without:
     goes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """Why a row stands in a coreset.
 
@@ -104,6 +104,14 @@ class Explanation:
     neurons: pl.DataFrame | None = None
     words: pl.DataFrame | None = None
     cannot: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        pulled = self.pulled_by
+        by = f", pulled by example {pulled.position} of {pulled.target}" if pulled else ""
+        return (
+            f"<Explanation of row {self.id[:8]}: rank {self.rank:,} of {self.rows:,} in "
+            f"{self.coreset} by {self.method}{by}; as_dict() has everything>"
+        )
 
     @property
     def pulled_by(self) -> Example | None:

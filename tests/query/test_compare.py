@@ -104,6 +104,7 @@ def test_two_coresets_side_by_side(store):
     rows = np.array([pool[each]["rds"] for each in two.ids], np.float64)
     assert second.second.mmd == pytest.approx(mmd_of(python, rows), abs=1e-6)
     assert (found.first.method, found.second.targets) == ("rds:round_robin", two.targets)
+    assert f"{found.common} rows in both" in repr(found) and len(repr(found)) < 200
     assert found.notes == () and json.loads(json.dumps(found.as_dict()))["common"] == len(common)
 
 

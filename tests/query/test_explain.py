@@ -60,6 +60,7 @@ def test_who_pulled_a_row_and_what_came_close(store, targets, method):
         assert found.runner_up.id == asked[second][1]
         assert found.margin == pytest.approx(similarities[at] - similarities[second], abs=1e-6)
         assert (found.compared_by, found.asked) == ("rds", len(asked))
+        assert f"rank {member['rank']} of" in repr(found) and len(repr(found)) < 200
         assert [each.place for each in found.examples] == sorted(e.place for e in found.examples)
         if member["rank"] > 1:
             cosines = chosen[: member["rank"] - 1] @ own
