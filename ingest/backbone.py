@@ -27,7 +27,7 @@ __all__ = ["Backbone", "BackboneConfig", "BackboneInfo", "States", "describe", "
 
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
-"""Relative; heads that scale or cap their logits miss it by orders of magnitude."""
+"""Relative; what is looked for misses it by orders of magnitude (a head that caps its logits)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Backbone:
             "position_ids" in inspect.signature(model.base_model.forward).parameters
         )
         self.plain_head = self._probe_head()
+        self.causal = self._probe_causal()
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
@@ -89,9 +90,15 @@ class Backbone:
 
         Args:
             ids: (B, T) int64; padding on either side.
-            mask: (B, T) bool, true at tokens.
+            mask: (B, T) bool, true at tokens. States at padding mean nothing.
             logits: whether `head` will be asked for logits of this batch.
         """
+        import torch
+
+        if self.causal and bool(mask[:, 0].all()):
+            # Padding at the end is seen by no token, so nothing has to be masked, and attention
+            # without a mask skips the half above the diagonal.
+            mask = torch.ones_like(mask)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
         if self._takes_positions:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
@@ -133,8 +140,24 @@ class Backbone:
             full = self._full_forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
             assert full.logits is not None
             expected, got = full.logits.float(), head(full.hidden).float()
-        error = (expected - got).norm() / expected.norm().clamp(min=1e-12)
-        return bool(error < PROBE_TOLERANCE)
+        return _close(got, expected)
+
+    def _probe_causal(self) -> bool:
+        """Whether a token changes nothing before it; tried as well."""
+        import torch
+
+        count = min(PROBE_TOKENS, self.info.max_length)
+        ids = torch.arange(count, device=self.device).repeat(2, 1) % self.info.vocabulary
+        ids[1, -1] = ids[1, 0]
+        with torch.inference_mode():
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            one, other = self.model.base_model(**inputs, use_cache=False).last_hidden_state.float()
+        return _close(one[:-1], other[:-1])
+
+
+def _close(got: torch.Tensor, expected: torch.Tensor) -> bool:
+    error = (expected - got).norm() / expected.norm().clamp(min=1e-12)
+    return bool(error < PROBE_TOLERANCE)
 
 
 def resolve(config: BackboneConfig) -> BackboneConfig:

@@ -139,6 +139,40 @@ def test_the_built_in_proxy_loads():
     assert torch.isfinite(states.hidden).all()
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_padding_at_the_end_needs_no_mask(architecture, monkeypatch):
+    backbone = tiny_backbone(architecture)
+    ids = torch.arange(24).view(2, 12) % backbone.info.vocabulary
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 7:] = False
+    masks = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(*args, attn_mask=None, **settings):
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **settings)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    together = backbone.states(ids, mask).hidden
+    assert masks and all(each is None for each in masks)
+    alone = backbone.states(ids[1:, :7], mask[1:, :7]).hidden
+    assert torch.allclose(together[1, :7], alone[0], atol=1e-5)
+    backbone.states(ids.flip(1), mask.flip(1))
+    assert masks[-1] is not None
+
+
+def test_a_model_that_looks_ahead_keeps_its_mask(folder):
+    edit(folder / "config.json", is_causal=False)
+    backbone = load(folder)
+    assert not backbone.causal
+    ids = torch.arange(24).view(2, 12) % backbone.info.vocabulary
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    mask[1, 7:] = False
+    together = backbone.states(ids, mask).hidden
+    alone = backbone.states(ids[1:, :7], mask[1:, :7]).hidden
+    assert torch.allclose(together[1, :7], alone[0], atol=1e-5)
+
+
 def test_neither_pad_nor_bos_token_is_needed(tmp_path):
     from coresetdb.ingest.featurizer import Featurizer
     from coresetdb.ingest.representations.registry import parse_features
