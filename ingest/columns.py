@@ -61,12 +61,18 @@ def no_rows(kind: pa.DataType) -> np.ndarray:
     return np.empty((0, *width), dtype=np.float32)
 
 
-def joined(parts: Sequence[Mapping[str, np.ndarray]], order: np.ndarray) -> dict[str, np.ndarray]:
-    """Columns of several batches one below the other, then in another order."""
-    return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+def joined(
+    parts: Sequence[Mapping[str, np.ndarray]], places: np.ndarray, total: int
+) -> dict[str, np.ndarray]:
+    """Columns of several batches (none: no columns), each row at its place among `total`."""
+    names = parts[0] if parts else ()
+    return {
+        name: spread(np.concatenate([part[name] for part in parts]), places, total)
+        for name in names
+    }
 
 
-def spread(values: np.ndarray, places: Sequence[int], total: int) -> np.ndarray:
+def spread(values: np.ndarray, places: Sequence[int] | np.ndarray, total: int) -> np.ndarray:
     """`values` at `places` of an array of `total` rows; NaN (None for objects) elsewhere."""
     empty = None if values.dtype == object else np.nan
     wide = np.full((total, *values.shape[1:]), empty, dtype=values.dtype)

@@ -6,7 +6,7 @@ Recipes that ask for the same pass (what the model is shown, and the adapter it 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -71,6 +71,10 @@ class _Work:
             (each.view, self.recipe.artifacts.get(each.adapter, "")): (each, needs)
             for each, needs in self.representation.passes(self.setup).items()
         }
+
+
+_Asked = tuple[_Work, Pass, Needs]
+"""Who asks for a pass, under which name, and what of it."""
 
 
 class Featurizer:
@@ -216,11 +220,15 @@ class Featurizer:
         alone = [response_alone(row) if row.response_tokens else row for row in rows]
         for key in dict.fromkeys(key for work in works for key in work.passes()):
             seen = alone if key[0] == "alone" else rows
-            # Progress counts a row once, at the first pass that sees it whole.
-            report, on_batch = (on_batch, None) if key[0] == "row" else (None, on_batch)
+            asked = _asked(key, works)
+            chosen = _chosen(asked.values(), seen)
+            report = None
+            if key[0] == "row" and len(chosen) == len(rows):
+                # Progress counts a row once, at the first pass that sees all of them whole.
+                report, on_batch = on_batch, None
             with self._timed(key):
-                for place, (each, columns) in self._run(key, works, seen, report).items():
-                    passed[place][each] = columns
+                for place, columns in self._run(key, asked, seen, chosen, report).items():
+                    passed[place][asked[place][1]] = columns
         made: list[dict[str, np.ndarray]] = []
         for work, views in zip(works, passed, strict=True):
             with self._timed(work.recipe.fingerprint):
@@ -253,26 +261,22 @@ class Featurizer:
     def _run(
         self,
         key: PassKey,
-        works: Sequence[_Work],
+        asked: Mapping[int, _Asked],
         rows: Sequence[Encoded],
+        chosen: np.ndarray,
         on_batch: Callable[[int, int], None] | None,
-    ) -> dict[int, tuple[Pass, dict[str, np.ndarray]]]:
-        """Work's place -> its reducers' columns over `rows`, for all that share this pass."""
+    ) -> dict[int, dict[str, np.ndarray]]:
+        """Work's place -> its reducers' columns over `rows`, from a pass over the chosen ones."""
         from .batch import make_batch
         from .forward import run_pass
 
-        asked = {
-            place: (work, *passes[key])
-            for place, work in enumerate(works)
-            for passes in [work.passes()]
-            if key in passes
-        }
         adapter = self.artifacts[key[1]] if key[1] else None
         order: list[int] = []
         parts: dict[int, list[Mapping[str, np.ndarray]]] = {place: [] for place in asked}
-        for members in plan_batches([len(row) for row in rows], self.tokens_per_batch):
+        lengths = [len(rows[index]) for index in chosen]
+        for members in plan_batches(lengths, self.tokens_per_batch):
             batch = make_batch(
-                [rows[index] for index in members],
+                [rows[index] for index in chosen[members]],
                 self.backbone.padding_token,
                 self.backbone.device,
                 self.padding,
@@ -287,8 +291,26 @@ class Featurizer:
             order += members
             if on_batch:
                 on_batch(len(members), sum(len(row) for row in batch.rows))
-        back = np.argsort(np.asarray(order, dtype=np.int64))
-        return {place: (asked[place][1], joined(each, back)) for place, each in parts.items()}
+        places = chosen[order]
+        return {place: joined(each, places, len(rows)) for place, each in parts.items()}
+
+
+def _asked(key: PassKey, works: Sequence[_Work]) -> dict[int, _Asked]:
+    """Work's place -> itself, the pass as it names it and its needs, for all that share a pass."""
+    return {
+        place: (work, *passes[key])
+        for place, work in enumerate(works)
+        for passes in [work.passes()]
+        if key in passes
+    }
+
+
+def _chosen(asked: Iterable[_Asked], rows: Sequence[Encoded]) -> np.ndarray:
+    """(n,) int64: the rows that anybody wants to see of a pass."""
+    wanted = np.zeros(len(rows), dtype=bool)
+    for work, each, _ in asked:
+        wanted |= work.representation.reads(each, rows, work.setup)
+    return np.flatnonzero(wanted)
 
 
 def _require_version(work: _Work) -> None:

@@ -85,7 +85,7 @@ def gaps(store: Store) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for recipe in recipes_of(store):
         columns = columns_of(recipe)
-        wanted = ("gradfiltering_norms", "gradfiltering_in_fit")
+        wanted = ("gradfiltering_norms", "gradfiltering_seen")
         if recipe.representation == "gradfiltering" and pool.count_rows():
             names = [columns[name] for name in wanted]
             gap = seen_gap(pool.to_table(columns=names).rename_columns(list(wanted)))

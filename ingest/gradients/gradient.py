@@ -8,6 +8,9 @@ import torch
 
 from .sketch import SketchSpec, count_sketch, fold
 
+CACHED_VALUES = 1 << 18
+"""Entries of gradients whose squares are summed at once: 1 MB in float32."""
+
 
 @dataclass
 class WeightGradient:
@@ -50,10 +53,11 @@ class WeightGradient:
                 # A sum of squares; rounding may leave a tiny negative number.
                 self._squared_norm = products.sum((1, 2)).clamp(min=0)
             else:
-                each = [
-                    self.values(slice(row, row + 1)).square().sum() for row in range(len(deltas))
-                ]
-                self._squared_norm = torch.stack(each)
+                # A few rows at a time stay in the caches.
+                step = max(1, CACHED_VALUES // (outer * inner))
+                parts = [slice(row, row + step) for row in range(0, len(deltas), step)]
+                each = [self.values(rows).square().sum((1, 2)) for rows in parts]
+                self._squared_norm = torch.cat(each)
         return self._squared_norm
 
     def block(self, spec: SketchSpec) -> torch.Tensor:

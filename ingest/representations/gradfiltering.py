@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
 from ..artifacts import Artifact
+from ..columns import ragged
 from ..describe import BackboneInfo, describe
 from ..ensemble import HALVES, SNAPSHOTS, Ensemble, halves_of, judges, own_backbone, own_config
 from ..ensemble import snapshot as snapshot_name
@@ -39,10 +41,11 @@ JUDGES = ("half", "all")
 
 
 class GradFiltering(Representation):
-    """Columns: the score, `gradfiltering_norms` (M early, then M late), `_in_fit`, `_reason`."""
+    """Columns: the score, `gradfiltering_norms` of the members that judge a row (early, then
+    late), `_seen` (late norms at members trained on it), `_in_fit`, `_reason`."""
 
     name = "gradfiltering"
-    version = 1
+    version = 2
     paper = "arXiv 2601.13697"
     selector = "top"
     defaults: ClassVar[Mapping[str, Any]] = {
@@ -64,10 +67,10 @@ class GradFiltering(Representation):
         return {**options, "model": settled_name(options["model"])}
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        norms = len(SNAPSHOTS) * setup.options["members"]
         return [
             pa.field("gradfiltering", pa.float32()),
-            pa.field("gradfiltering_norms", pa.list_(pa.float32(), norms)),
+            pa.field("gradfiltering_norms", pa.list_(pa.float32())),
+            pa.field("gradfiltering_seen", pa.list_(pa.float32())),
             pa.field("gradfiltering_in_fit", pa.int8()),
             pa.field("gradfiltering_reason", pa.string()),
         ]
@@ -86,6 +89,13 @@ class GradFiltering(Representation):
         if not _shared(setup.info, setup.options["model"]):
             return {}
         return {each: Needs(gradients=True) for each in _passes(setup.options["members"])}
+
+    def reads(self, each: Pass, rows: Sequence[Encoded], setup: Setup) -> np.ndarray:
+        members = setup.options["members"]
+        late, member = divmod(_passes(members).index(each), members)
+        in_fit = _in_fit(rows, setup)
+        judging = _judges(rows, in_fit, members, setup.options["judges"])[:, member]
+        return judging | ~np.isnan(in_fit) if late else judging
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         from ..gradients.reducers import GradientNorm
@@ -116,23 +126,30 @@ class GradFiltering(Representation):
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
         members = setup.options["members"]
-        norms = np.stack([passed[each]["norm"] for each in _passes(members)], axis=1)
-        halves = halves_of(setup.artifacts)
-        in_fit = np.array([halves.get(row.id, np.nan) for row in rows], dtype=np.float32)
+        norms = np.full((len(rows), len(SNAPSHOTS) * members), np.nan, dtype=np.float32)
+        for place, each in enumerate(_passes(members)):
+            norms[:, place] = passed[each].get("norm", np.nan)
+        early, late = norms[:, :members], norms[:, members:]
+        in_fit = _in_fit(rows, setup)
+        judging = _judges(rows, in_fit, members, setup.options["judges"])
         scores = snr(
-            norms[:, :members].astype(np.float64),
-            norms[:, members:].astype(np.float64),
-            _judges(rows, in_fit, members, setup.options["judges"]),
-            setup.options["noise"],
+            early.astype(np.float64), late.astype(np.float64), judging, setup.options["noise"]
         )
         reason = np.full(len(rows), None, dtype=object)
-        for index in np.flatnonzero(~np.isfinite(scores)).tolist():
-            reason[index] = _why(rows[index], norms[index])
-        norms[reason != None] = np.nan  # noqa: E711 (elementwise)
-        scores[reason != None] = np.nan  # noqa: E711
+        judged: list[np.ndarray | None] = [None] * len(rows)
+        seen: list[np.ndarray | None] = [None] * len(rows)
+        for index, by in enumerate(judging):
+            own = np.concatenate([early[index, by], late[index, by]])
+            if not np.isfinite(scores[index]):
+                scores[index] = np.nan
+                reason[index] = _why(rows[index], own)
+                continue
+            judged[index] = own
+            seen[index] = late[index, ~by & ~np.isnan(in_fit[index])]
         return {
             "gradfiltering": scores.astype(np.float32),
-            "gradfiltering_norms": norms,
+            "gradfiltering_norms": ragged(judged),
+            "gradfiltering_seen": ragged(seen),
             "gradfiltering_in_fit": in_fit,
             "gradfiltering_reason": reason,
         }
@@ -189,7 +206,7 @@ def seen_gap(table: pa.Table) -> dict[str, float]:
     """How far rows the ensemble was trained on are apart from others, from the stored columns.
 
     Args:
-        table: with `gradfiltering_norms` and `gradfiltering_in_fit`.
+        table: with `gradfiltering_norms` and `gradfiltering_seen`.
 
     Returns:
         `rows_in_fit` and `rows_outside` (with norms); `seen_over_unseen`: the late gradient norm
@@ -198,19 +215,10 @@ def seen_gap(table: pa.Table) -> dict[str, float]:
         of rows in the fit at members that did not see them, 1 where the ensemble suits both.
         NaN where there are no such rows.
     """
-    column = table["gradfiltering_norms"].combine_chunks()
-    there = column.is_valid().to_numpy(zero_copy_only=False)
-    valid = column.drop_null()
-    norms = valid.flatten().to_numpy().reshape(len(valid), column.type.list_size)
-    half = table["gradfiltering_in_fit"].cast(pa.float32()).to_numpy()[there]
-    members = norms.shape[1] // len(SNAPSHOTS)
-    with np.errstate(divide="ignore"):
-        late = np.log(norms[:, members:].astype(np.float64))
-    inside = ~np.isnan(half)
-    unseen = judges(half[inside], members)
-    by_others = _mean(late[inside], unseen)
-    by_its_own = _mean(late[inside], ~unseen)
-    outside = late[~inside].mean(1)
+    there = table.filter(pc.is_valid(table["gradfiltering_norms"]))
+    by_judges = _mean_logs(there["gradfiltering_norms"], late=True)
+    inside = pc.list_value_length(there["gradfiltering_seen"]).to_numpy() > 0
+    by_its_own = _mean_logs(there["gradfiltering_seen"].filter(inside), late=False)
 
     def ratio(above: np.ndarray, below: np.ndarray) -> float:
         if not len(above) or not len(below):
@@ -220,13 +228,30 @@ def seen_gap(table: pa.Table) -> dict[str, float]:
     return {
         "rows_in_fit": int(inside.sum()),
         "rows_outside": int((~inside).sum()),
-        "seen_over_unseen": ratio(by_its_own, by_others),
-        "outside_over_unseen": ratio(outside, by_others),
+        "seen_over_unseen": ratio(by_its_own, by_judges[inside]),
+        "outside_over_unseen": ratio(by_judges[~inside], by_judges[inside]),
     }
 
 
-def _mean(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return np.where(chosen, values, 0.0).sum(1) / chosen.sum(1)
+def _mean_logs(lists: pa.ChunkedArray, late: bool) -> np.ndarray:
+    """(n,) mean logarithm of each list, or of its second half."""
+    found = [np.empty(0)]
+    for chunk in lists.chunks:
+        lengths = pc.list_value_length(chunk).to_numpy()
+        row = np.repeat(np.arange(len(chunk)), lengths)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        taken = place >= lengths[row] / len(SNAPSHOTS) * late
+        with np.errstate(divide="ignore"):
+            logs = np.log(chunk.flatten().to_numpy().astype(np.float64))
+        counts = np.bincount(row[taken], minlength=len(chunk))
+        found.append(np.bincount(row[taken], logs[taken], len(chunk)) / counts)
+    return np.concatenate(found)
+
+
+def _in_fit(rows: Sequence[Encoded], setup: Setup) -> np.ndarray:
+    """(N,) float32: the half of the sample each row was in, NaN outside."""
+    halves = halves_of(setup.artifacts)
+    return np.array([halves.get(row.id, np.nan) for row in rows], dtype=np.float32)
 
 
 def _judges(rows: Sequence[Encoded], in_fit: np.ndarray, members: int, option: str) -> np.ndarray:

@@ -137,26 +137,29 @@ def test_the_gap_of_an_ensemble_is_told(tmp_path):
     columns = (
         "gradfiltering",
         "gradfiltering_norms",
+        "gradfiltering_seen",
         "gradfiltering_in_fit",
         "gradfiltering_reason",
     )
     fields = [
         pa.field(columns[0], pa.float32()),
-        pa.field(columns[1], pa.list_(pa.float32(), 8)),
-        pa.field(columns[2], pa.int8()),
-        pa.field(columns[3], pa.string()),
+        pa.field(columns[1], pa.list_(pa.float32())),
+        pa.field(columns[2], pa.list_(pa.float32())),
+        pa.field(columns[3], pa.int8()),
+        pa.field(columns[4], pa.string()),
     ]
     store = Store.create(str(tmp_path / "s"), {"backbone": {"name": "toy"}, "features": ""}, fields)
-    store.put_recipe(Recipe("gradfiltering", 1, {"members": 4}, {}, columns))
+    store.put_recipe(Recipe("gradfiltering", 2, {"members": 4}, {}, columns))
     assert status(store).ensembles == []
-    # Members 0 and 2 saw half 0 and are twice as sure of it; nobody saw the third row.
-    late = ([1, 2, 1, 2], [2, 1, 2, 1], [2, 2, 2, 2])
+    # Two members saw each of the first rows and are twice as sure of it; nobody saw the third.
+    norms = [[4.0, 4.0, 2.0, 2.0]] * 3
     rows = pa.table(
         {
             "id": pa.array([digest(str(n)) for n in range(3)]),
             "corpus": ["toy"] * 3,
             "gradfiltering": pa.array([1.0] * 3, pa.float32()),
-            "gradfiltering_norms": pa.array([[4.0] * 4 + each for each in late], fields[1].type),
+            "gradfiltering_norms": pa.array(norms, fields[1].type),
+            "gradfiltering_seen": pa.array([[1.0, 1.0], [1.0, 1.0], []], fields[2].type),
             "gradfiltering_in_fit": pa.array([0, 1, None], pa.int8()),
         }
     )

@@ -12,9 +12,11 @@ import torch
 from tiny_adapters import in_peft, run, same
 from tiny_models import tiny_backbone, tiny_conversations
 
+from coresetdb.ingest import forward
 from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.ensemble import Ensemble, judges
 from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.forward import run_pass
 from coresetdb.ingest.representations.gradfiltering import representation, seen_gap, snr
 from coresetdb.ingest.representations.registry import recipe_for, wanted
 from coresetdb.schemas.errors import UsageError
@@ -82,14 +84,17 @@ def test_equals_the_naive_reference(architecture):
     expected_scores = []
     for index, row in enumerate(ROWS):
         norms = expected[index].tolist()
-        found = columns["gradfiltering_norms"][index]
-        assert np.linalg.norm(found - norms) < 1e-3 * np.linalg.norm(norms)
         taught = [m for m in range(4) if row.id in artifacts[f"ensemble/{m}/late"].facts["sample"]]
         assert taught in ([0, 2], [1, 3]) if row in SAMPLE else taught == []
         in_fit = columns["gradfiltering_in_fit"][index]
         assert in_fit == taught[0] if taught else np.isnan(in_fit)
         half = taught[0] if taught else int(row.id[-1], 16) % 2
         judging = [1 - half, 3 - half]
+        by_judges = [norms[m] for m in judging] + [norms[4 + m] for m in judging]
+        for column, parts in (("norms", by_judges), ("seen", [norms[4 + m] for m in taught])):
+            found = columns[f"gradfiltering_{column}"][index]
+            assert len(found) == len(parts)
+            assert np.linalg.norm(found - parts) <= 1e-3 * np.linalg.norm(parts)
         expected_scores.append(
             naive_score([norms[m] for m in judging], [norms[4 + m] for m in judging], noise)
         )
@@ -153,9 +158,32 @@ def test_judges_all_uses_every_member_for_rows_outside():
     inside = len(SAMPLE)
     assert np.array_equal(one["gradfiltering"][:inside], other["gradfiltering"][:inside])
     assert not (one["gradfiltering"][inside:] == other["gradfiltering"][inside:]).any()
-    norms = one["gradfiltering_norms"][inside:]
-    for score, row in zip(other["gradfiltering"][inside:], norms.tolist(), strict=True):
-        assert score == pytest.approx(naive_score(row[:4], row[4:], "normalised"), rel=1e-4)
+    norms = other["gradfiltering_norms"][inside:]
+    for score, row in zip(other["gradfiltering"][inside:], norms, strict=True):
+        early, late = np.split(row, 2)
+        assert len(early) == len(late) == 4
+        expected = naive_score(early.tolist(), late.tolist(), "normalised")
+        assert score == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_pass_is_run_over_rows_it_does_not_judge(monkeypatch):
+    backbone = tiny_backbone("gpt2")
+    asked, artifacts = fitted(backbone, model=str(backbone.info.folder))
+    seen = []
+
+    def spy(backbone, batch, readers, adapter):
+        seen.extend((adapter.facts["epoch"], row.id) for row in batch.rows)
+        run_pass(backbone, batch, readers, adapter)
+
+    monkeypatch.setattr(forward, "run_pass", spy)
+    told = []
+    featurizer(backbone, asked, artifacts).compute(ROWS, on_batch=lambda *each: told.append(each))
+    for row in ROWS:
+        assert [seen.count((epoch, row.id)) for epoch in (1, 2)] == [2, 4 if row in SAMPLE else 2]
+    assert sum(rows for rows, _ in told) == len(ROWS)
+    one_half = [row for row in OUTSIDE if int(row.id[-1], 16) % 2][:1]
+    alone = featurizer(backbone, asked, artifacts).compute(one_half).columns
+    assert np.isfinite(alone["gradfiltering"]).all()
 
 
 def test_members_differ_in_seed_and_rows_and_go_on_where_they_were_killed():
@@ -216,13 +244,11 @@ def test_options_that_make_no_sense_are_refused(options, said):
 
 
 def test_the_gap_between_seen_and_unseen_rows():
-    ones = [1.0] * 4
-    rows = [[*ones, 1.0, 2.0, 1.0, 2.0], [*ones, 4.0, 2.0, 4.0, 2.0], [*ones, 3.0, 3.0, 3.0, 3.0]]
+    norms = [[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 4.0, 4.0], [1.0, 1.0, 1.0, 3.0, 3.0, 3.0], None]
+    seen = [[1.0, 1.0], [2.0, 2.0], [], None]
+    kind = pa.list_(pa.float32())
     table = pa.table(
-        {
-            "gradfiltering_norms": pa.array([*rows, None], pa.list_(pa.float32(), 8)),
-            "gradfiltering_in_fit": pa.array([0, 1, None, None], pa.int8()),
-        }
+        {"gradfiltering_norms": pa.array(norms, kind), "gradfiltering_seen": pa.array(seen, kind)}
     )
     gap = seen_gap(table)
     assert (gap["rows_in_fit"], gap["rows_outside"]) == (2, 1)
