@@ -19,6 +19,8 @@ _NOISE = (
 )
 _UNUSED_FILES = (MODULES, "config_sentence_transformers.json")
 _SAME_WIDTH = ("normalize", "layernorm", "dropout")
+_STATIC = "staticembedding"
+_MATRICES = ("embedding.weight", "embeddings")  # the second is model2vec's name
 _POOLING_MODES = "pooling_mode_"
 
 
@@ -62,10 +64,12 @@ def encoder_width(folder: Path) -> int:
             width = tokens and tokens * _modes(settings)
         elif kind == "dense":
             width = read_settings(place / "config.json").get("out_features")
+        elif kind == _STATIC:
+            width = _matrix_width(place / "model.safetensors")
         elif kind != "transformer" and kind not in _SAME_WIDTH:
             raise BackboneError(
                 f"embed: {folder} has a module of a kind that is not known here ({kind}). Choose a "
-                "model of transformer, pooling, dense and normalisation"
+                "model of transformer, pooling, dense and normalisation, or of static embeddings"
             )
     if not width:
         raise BackboneError(
@@ -73,6 +77,11 @@ def encoder_width(folder: Path) -> int:
             "with sentence-transformers"
         )
     return int(width)
+
+
+def is_static(folder: Path) -> bool:
+    """Whether it is a mean of token vectors: no layer sees two tokens, no text is too long."""
+    return any(kind == _STATIC for kind, _ in _modules(folder))
 
 
 def encoder_identity(folder: Path) -> dict[str, Any]:
@@ -106,6 +115,27 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
         raise BackboneError(
             f"embed: {folder / MODULES} lists no modules ({error}). Copy the model again"
         ) from error
+
+
+def _matrix_width(file: Path) -> int | None:
+    """Columns of a matrix of token vectors, of which only the file's header is read."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="np") as tensors:
+            names = set(tensors.keys())
+            found = [tensors.get_slice(name).get_shape() for name in _MATRICES if name in names]
+    except SafetensorError as error:
+        raise BackboneError(f"embed: {file} is damaged ({error}). Copy the model again") from error
+    # Versions of sentence-transformers differ in whether they put such parts together at all.
+    if found and names & {"mapping", "weights"}:
+        raise BackboneError(
+            f"embed: {file} keeps its token vectors in parts (a quantised vocabulary). Let "
+            "a sentence-transformers of today load it and `save` it: that makes one matrix of them"
+        )
+    return found[0][1] if found and len(found[0]) == 2 else None
 
 
 def _modes(settings: dict[str, Any]) -> int:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 from tiny_models import VOCABULARY, save_tiny_tokenizer
 
+STATIC_WIDTH = 12
 _FOLDERS: list[TemporaryDirectory[str]] = []  # removed when the process ends
 
 
@@ -52,4 +53,22 @@ def tiny_encoder(kind: str = "bert", dense: bool = True) -> Path:
     if dense:
         modules += [models.Dense(32, 24), models.Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "model"))
+    return folder / "model"
+
+
+@cache
+def tiny_static(half: bool = False) -> Path:
+    """A saved table of random token vectors (float16 if `half`), without a transformer."""
+    import numpy as np
+    from sentence_transformers import SentenceTransformer, models
+    from tokenizers import Tokenizer
+
+    _FOLDERS.append(TemporaryDirectory(prefix="tiny-static-"))
+    folder = Path(_FOLDERS[-1].name)
+    save_tiny_tokenizer(folder / "inner", template=None)
+    tokenizer = Tokenizer.from_file(str(folder / "inner" / "tokenizer.json"))
+    matrix = np.random.default_rng(0).normal(size=(tokenizer.get_vocab_size(), STATIC_WIDTH))
+    matrix = matrix.astype(np.float16 if half else np.float32)
+    table = models.StaticEmbedding(tokenizer, embedding_weights=matrix)
+    SentenceTransformer(modules=[table], device="cpu").save(str(folder / "model"))
     return folder / "model"

@@ -1,7 +1,7 @@
 """EMBED: a sentence encoder's vector of the text (METHODS 3.1).
 
 Source: "targeted instruction selection" (arXiv 2602.14696): gtr-t5-base, the query behind an
-instruction, candidates plain. Any model of sentence-transformers will do.
+instruction, candidates plain. Any model of sentence-transformers will do, static ones too.
 
 Query side: the same vector of each target example, behind the instruction, compared by cosine.
 """
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ...schemas.errors import BackboneError
 from ..describe import BackboneInfo
-from ..encoder_folder import encoder_folder, encoder_identity, encoder_width
+from ..encoder_folder import encoder_folder, encoder_identity, encoder_width, is_static
 from ..model_folder import settled_name
 from .representation import Representation, Setup
 
@@ -29,7 +29,7 @@ DEFAULT_MODEL = "sentence-transformers/gtr-t5-base"
 QUERY = (
     "Instruct: Given a sample, find the passages closest to that sample.\nQuery: {prompt} {label}"
 )
-BATCH_CPU, BATCH_ACCELERATOR = 32, 256
+BATCH_CPU, BATCH_ACCELERATOR, BATCH_STATIC = 32, 256, 1024
 """Texts of a forward; they are sorted by length. It changes no vector beyond rounding."""
 NO_TEXT = "no text to embed"
 
@@ -64,14 +64,16 @@ class Embed(Representation):
         folder = encoder_folder(setup.options["model"])
         parts = [prompt_and_label(each) for each in instructions]
         usable = [index for index, part in enumerate(parts) if any(part)]
-        form = QUERY if setup.side == "target" else "{prompt} {label}"
+        static = is_static(folder)
+        # A mean of token vectors follows no instruction: its words would only be mixed in.
+        form = QUERY if setup.side == "target" and not static else "{prompt} {label}"
         texts = [form.format(prompt=parts[i][0], label=parts[i][1]).strip() for i in usable]
         vectors = np.full((len(parts), encoder_width(folder)), np.nan, dtype=np.float32)
         if texts:
             vectors[usable] = _encoder(str(folder), setup.device).encode(
                 texts,
                 prompt="",
-                batch_size=BATCH_CPU if setup.device == "cpu" else BATCH_ACCELERATOR,
+                batch_size=_batch(setup.device, static),
                 show_progress_bar=False,
                 convert_to_numpy=True,
             )
@@ -91,6 +93,12 @@ def prompt_and_label(instruction: Instruction) -> tuple[str, str]:
     answered = bool(texts) and instruction.messages[-1].role == "assistant"
     label = texts.pop() if answered else ""
     return "\n".join(filter(None, texts)), label
+
+
+def _batch(device: str, static: bool) -> int:
+    if static:
+        return BATCH_STATIC
+    return BATCH_CPU if device == "cpu" else BATCH_ACCELERATOR
 
 
 def _text(message: Message) -> str:
