@@ -186,11 +186,13 @@ class Database(Exploring):
         shuffle: bool = True,
         seed: int | None = None,
         skip_unfit: bool = False,
+        overwrite: bool = False,
     ) -> Exported:
         """Write a coreset as JSON Lines or Parquet, with a manifest and trainer snippets beside it.
 
         Raises:
-            UsageError: an unknown coreset or format, or rows that the format cannot hold.
+            UsageError: an unknown coreset or format, rows that the format cannot hold, or a file
+                of that name that no export wrote (and not `overwrite`).
         """
         from .query.export.export import export
 
@@ -202,17 +204,19 @@ class Database(Exploring):
             shuffle=shuffle,
             seed=seed,
             skip_unfit=skip_unfit,
+            overwrite=overwrite,
         )
 
-    def check_export(self, out: str, format: str = "messages") -> None:
+    def check_export(self, out: str, format: str = "messages", *, overwrite: bool = False) -> None:
         """Refuse an export that cannot be written, before rows are chosen for it.
 
         Raises:
-            UsageError: unknown format or suffix, or no such folder.
+            UsageError: unknown format or suffix, no such folder, or a file of that name that no
+                export wrote (and not `overwrite`).
         """
         from .query.export.export import check_export
 
-        check_export(out, format)
+        check_export(out, format, overwrite)
 
     def index(self, feature: str) -> Indexed:
         """Index a feature for `select(approximate=True)`, or take in rows that came since.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .frame import json_option, open_database, print_json, store_argument
+from .frame import json_option, open_database, overwrite_option, print_json, store_argument
 
 if TYPE_CHECKING:
     from ..query.export.export import Exported
@@ -38,6 +38,7 @@ def told(exported: Exported) -> list[str]:
 @click.option("--no-shuffle", is_flag=True, help="Rows by rank instead of shuffled.")
 @click.option("--seed", type=int, help="Of the shuffling; the coreset's otherwise.")
 @click.option("--skip-unfit", is_flag=True, help="Leave out rows that the format cannot hold.")
+@overwrite_option
 @json_option
 def command(
     store: str,
@@ -47,16 +48,25 @@ def command(
     no_shuffle: bool,
     seed: int | None,
     skip_unfit: bool,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Write CORESET to a file, with a manifest and trainer snippets beside it.
+
+    An earlier export of that name is replaced; any other file only by --overwrite.
 
     \b
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
     """
     exported = open_database(store).export(
-        coreset, out, format=format_, shuffle=not no_shuffle, seed=seed, skip_unfit=skip_unfit
+        coreset,
+        out,
+        format=format_,
+        shuffle=not no_shuffle,
+        seed=seed,
+        skip_unfit=skip_unfit,
+        overwrite=overwrite,
     )
     if as_json:
         print_json(asdict(exported))

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 store_argument = click.argument("store", metavar="STORE")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace a file even if coresetdb did not write it."
+)
 
 
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:

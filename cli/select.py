@@ -6,7 +6,14 @@ import click
 
 from .coreset import facts
 from .export import FORMATS, told
-from .frame import json_option, open_database, print_json, store_argument, talk
+from .frame import (
+    json_option,
+    open_database,
+    overwrite_option,
+    print_json,
+    store_argument,
+    talk,
+)
 
 
 @click.command(short_help="Choose rows for targets.")
@@ -82,6 +89,7 @@ from .frame import json_option, open_database, print_json, store_argument, talk
     type=click.Choice(FORMATS),
     help="Of --out.",
 )
+@overwrite_option
 @json_option
 def command(
     store: str,
@@ -103,6 +111,7 @@ def command(
     memory: str,
     out: str | None,
     format_: str,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Choose rows of STORE for TARGETs (they share the budget in turns); no model runs.
@@ -120,7 +129,7 @@ def command(
     """
     database = open_database(store)
     if out:
-        database.check_export(out, format_)
+        database.check_export(out, format_, overwrite=overwrite)
     coreset = database.select(
         *targets,
         method=method,
@@ -143,7 +152,7 @@ def command(
     else:
         click.echo(repr(coreset))
     if out:
-        exported = database.export(coreset, out, format=format_)
+        exported = database.export(coreset, out, format=format_, overwrite=overwrite)
         for sentence in told(exported):
             talk(sentence)
     elif len(coreset):

@@ -6,6 +6,8 @@ import sys
 
 import click
 
+from .frame import overwrite_option
+
 
 @click.command(short_help="Ask a store anything in SQL.")
 @click.argument("store", metavar="STORE")
@@ -18,6 +20,7 @@ import click
     metavar="FILE",
     help="Write the rows to a Parquet file.",
 )
+@overwrite_option
 @click.option("--at", metavar="VERSION", help="Look at this version or tag of the pool.")
 @click.option(
     "--timeout",
@@ -40,6 +43,7 @@ def command(
     as_csv: bool,
     as_json: bool,
     parquet: str | None,
+    overwrite: bool,
     at: str | None,
     timeout: float,
     memory: str,
@@ -57,6 +61,10 @@ def command(
     """
     if as_csv + as_json + (parquet is not None) > 1:
         raise click.UsageError("choose one of --csv, --json and --parquet")
+    if parquet is not None and not overwrite:
+        from .sql_output import check_parquet
+
+        check_parquet(parquet)
     from ..store.sql import SqlSession
 
     version = int(at) if at is not None and at.isdecimal() else at

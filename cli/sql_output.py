@@ -11,9 +11,13 @@ import click
 import pyarrow as pa
 
 from ..schemas.errors import QueryError, UsageError
+from ..schemas.version import VERSION
 from ..store.sql import QueryResult
 from .sql_cells import json_value, python_values
 from .sql_table import rows_of, write_table, write_to_terminal
+
+WRITER = b"coresetdb:sql"
+"""Key in the metadata of the Parquet files written here; its value is the version."""
 
 
 def show(result: QueryResult, form: str, parquet: str | None = None) -> None:
@@ -36,6 +40,27 @@ def show(result: QueryResult, form: str, parquet: str | None = None) -> None:
         write_table(result)
 
 
+def check_parquet(path: str) -> None:
+    """Refuse to replace a file that no query was written to.
+
+    Raises:
+        UsageError: there is one.
+    """
+    import pyarrow.parquet as pq
+
+    if not os.path.exists(path):
+        return
+    try:
+        ours = WRITER in (pq.read_metadata(path).metadata or {})
+    except (OSError, pa.ArrowException):  # no Parquet file
+        ours = False
+    if not ours:
+        raise UsageError(
+            f"{path}: there is a file already that `coresetdb sql` did not write. Choose another "
+            "name, or replace it by --overwrite"
+        )
+
+
 def write_parquet(result: QueryResult, path: str) -> int:
     """Write a Parquet file, which appears only when it is whole; the number of rows.
 
@@ -49,6 +74,7 @@ def write_parquet(result: QueryResult, path: str) -> int:
     rows = 0
     try:
         with pq.ParquetWriter(partial, result.schema, compression="zstd") as writer:
+            writer.add_key_value_metadata({WRITER: VERSION.encode()})
             for batch in result:
                 writer.write_batch(batch)
                 rows += batch.num_rows

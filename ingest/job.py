@@ -23,6 +23,7 @@ from ..schemas.errors import InputError, StoreBusyError
 from ..schemas.instruction import Record, Reject
 from ..schemas.tables import RUNS
 from ..schemas.version import VERSION
+from ..store.presence import Presence
 from ..store.store import Store
 from .account import Account, FileAccount, count_reasons
 from .commit import Commit
@@ -76,15 +77,16 @@ def ingest(
     job = _Job(store, featurizer, progress or Silence(), command, commit_rows)
     job.bytes_total = bytes_total
     job.account.unreadable = [str(error) for error in unreadable]
-    try:
-        job.read_all(files, limit)
-    except KeyboardInterrupt:
-        job.stop_early("interrupted")
-        raise
-    except Exception:
-        job.stop_early("failed")
-        raise
-    job.finish("done")
+    with job.presence:
+        try:
+            job.read_all(files, limit)
+        except KeyboardInterrupt:
+            job.stop_early("interrupted")
+            raise
+        except Exception:
+            job.stop_early("failed")
+            raise
+        job.finish("done")
     return job.account
 
 
@@ -112,6 +114,7 @@ class _Job:
         self.commit_rows = commit_rows
         self.make_featurizer, self.featurizer = featurizer, None
         self.account = Account(run=uuid.uuid4().hex)
+        self.presence = Presence(store.place, self.account.run)
         self.known = store.known_ids()
         self.shard: list[_Queued] = []
         self.shard_rows = min(SHARD_ROWS[0], commit_rows)
@@ -264,6 +267,7 @@ class _Job:
         """Sync what was committed and close the run's record."""
         self.store.sync()
         self._record_run(status)
+        self.presence.end_is_recorded()
         self._merge_small_fragments()
         self.store.sync()
 

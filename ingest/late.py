@@ -25,6 +25,7 @@ from ..schemas.recipe import Recipe
 from ..schemas.tables import RUNS
 from ..schemas.version import VERSION
 from ..store.fill import amend, count_undone, fill, filling, undone
+from ..store.presence import Presence
 from ..store.shards import Shards
 from ..store.store import Store
 from .account import count_reasons
@@ -80,14 +81,15 @@ def featurize(
     with filling(store):
         recipes = _declared(store, features, maker, progress)
         job = _Late(store, recipes, maker, progress, command, shard_rows, commit_rows)
-        try:
-            job.run()
-        except KeyboardInterrupt:
-            job.stop("interrupted")
-            raise
-        except Exception:
-            job.stop("failed")
-            raise
+        with job.presence:
+            try:
+                job.run()
+            except KeyboardInterrupt:
+                job.stop("interrupted")
+                raise
+            except Exception:
+                job.stop("failed")
+                raise
     return job.account
 
 
@@ -132,6 +134,7 @@ class _Late:
         self.recipes = list(recipes)
         self.maker = maker
         self.account = LateAccount(uuid.uuid4().hex, [recipe.feature for recipe in recipes])
+        self.presence = Presence(store.place, self.account.run)
         pool = store.dataset("pool").schema
         self.shards = [Shards(store.place, recipe, pool) for recipe in recipes]
         self.bounds = shard_rows
@@ -160,6 +163,7 @@ class _Late:
             each.clear()
         self.store.sync()
         self._record("done")
+        self.presence.end_is_recorded()
         self.store.sync()
 
     def stop(self, status: str) -> None:
@@ -170,6 +174,7 @@ class _Late:
         self.account.waiting = max(count_undone(pool, recipe) for recipe in self.recipes)
         self.store.sync()
         self._record(status)
+        self.presence.end_is_recorded()
         self.progress.say(f"{status.capitalize()}. What is kept:")
         for sentence in self.account.sentences():
             self.progress.say(sentence)

@@ -20,7 +20,7 @@ from ..schemas.recipe import Recipe, difference
 from ..schemas.tables import TARGETS
 from ..store.keys import key_of
 from .features import fingerprint_in
-from .names import check_name, quoted
+from .names import check_name, naming, quoted
 from .targets import Target, list_targets
 
 if TYPE_CHECKING:
@@ -58,10 +58,7 @@ def copy_target(
             differences.
     """
     new_name = check_name("target", new_name or name)
-    if new_name in {each.name for each in list_targets(other)}:
-        raise UsageError(
-            f"{other.uri} has a target {new_name!r} already. Give the copy a name with --as"
-        )
+    _check_free(other, new_name)
     table = store.dataset("targets").to_table(filter=f"target = {quoted(name)}")
     if not table.num_rows:
         there = ", ".join(each.name for each in list_targets(store)) or "none"
@@ -79,10 +76,19 @@ def copy_target(
         facts = store.artifact(recipe.fingerprint, facts_name(ids))
         if facts is not None:
             other.put_artifact(recipe.fingerprint, facts_name(ids), facts)
-    other.insert("targets", _rows_for(rows, new_name, ours, shared))
+    with naming(other):
+        _check_free(other, new_name)  # somebody may have been quicker
+        other.insert("targets", _rows_for(rows, new_name, ours, shared))
     other.sync()
     (target,) = (each for each in list_targets(other) if each.name == new_name)
     return CarriedTarget(target, tuple(each.representation for each in shared), tuple(left_out))
+
+
+def _check_free(other: Store, name: str) -> None:
+    if name in {each.name for each in list_targets(other)}:
+        raise UsageError(
+            f"{other.uri} has a target {name!r} already. Give the copy a name with --as"
+        )
 
 
 def _recipes(store: Store) -> list[Recipe]:

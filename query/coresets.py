@@ -17,7 +17,7 @@ from ..schemas.errors import UsageError
 from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.keys import key_of
 from .faces import Faces
-from .names import LONGEST, quoted
+from .names import LONGEST, naming, quoted
 from .rules.told import told
 
 if TYPE_CHECKING:
@@ -172,21 +172,13 @@ def record(store: Store, coreset: Coreset) -> bool:
     A kill in between leaves rows and a tag without a coreset, which nothing shows and the next
     selection of that name replaces; never a coreset without its rows.
     """
-    name = coreset.name
-    if name in coreset_names(store):
-        return False  # before anything of it is touched
-    rows = _member_rows(coreset)
-    store.delete("coreset_rows", f"coreset = {quoted(name)}")
-    store.insert("coreset_rows", rows)
-    _tag(store, coreset)
-    if not store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS)):
-        return False
-    # Another selection of the same name may have cleared our rows before it found the name taken.
-    there = _stored_rows(store, name)
-    if there.num_rows != rows.num_rows or there["id"] != rows["id"]:
-        store.delete("coreset_rows", f"coreset = {quoted(name)}")
-        store.upsert("coreset_rows", rows)
-    _tag(store, coreset)
+    with naming(store):
+        if coreset.name in coreset_names(store):
+            return False  # before anything of it is touched
+        store.delete("coreset_rows", f"coreset = {quoted(coreset.name)}")
+        store.insert("coreset_rows", _member_rows(coreset))
+        _tag(store, coreset)
+        store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS))
     store.sync()
     return True
 
@@ -211,12 +203,13 @@ def remove_coreset(store: Store, name: str) -> None:
     Raises:
         UsageError: there is no such coreset.
     """
-    if name not in coreset_names(store):
-        raise UsageError(f"no coreset {name!r} in {store.uri}; see `coresetdb coreset list`")
-    store.delete("coresets", f"name = {quoted(name)}")
-    store.delete("coreset_rows", f"coreset = {quoted(name)}")
-    for table in ("pool", "targets"):
-        store.untag(tag_of(name, table), table)
+    with naming(store):
+        if name not in coreset_names(store):
+            raise UsageError(f"no coreset {name!r} in {store.uri}; see `coresetdb coreset list`")
+        store.delete("coresets", f"name = {quoted(name)}")
+        store.delete("coreset_rows", f"coreset = {quoted(name)}")
+        for table in ("pool", "targets"):
+            store.untag(tag_of(name, table), table)
     store.sync()
 
 

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from ..schemas.errors import UsageError
+from ..store.locks import StoreLock
 
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+FOLDER = "_names"
+"""In the store: where the lock of whoever gives a name lies."""
+
+_WAIT_SECONDS = 600.0
 LONGEST = 64
 _FORM = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 
@@ -22,6 +34,21 @@ def check_name(kind: str, name: str) -> str:
             "underscores, no two dots in a row"
         )
     return name
+
+
+@contextmanager
+def naming(store: Store) -> Iterator[None]:
+    """Be the only one who gives a name, or takes one away, from looking to the last row written.
+
+    What bears a name stands in several tables, which no commit of Lance covers together.
+
+    Raises:
+        StoreBusyError: others were at it for ten minutes.
+    """
+    if store.place.local:
+        os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
+    with StoreLock(store.place, f"{FOLDER}/").held(shared=False, wait=_WAIT_SECONDS):
+        yield
 
 
 def quoted(text: str) -> str:

@@ -16,7 +16,7 @@ from ..schemas.instruction import Record, Reject
 from ..store.keys import key_of
 from ..store.scores import drop_scores
 from .features import comparison_of, features_of
-from .names import check_name, quoted
+from .names import check_name, naming, quoted
 
 if TYPE_CHECKING:
     from ..ingest.featurizer import Featurizer
@@ -83,18 +83,16 @@ def add_target(
         InputError: nothing found, a file that cannot be read to its end, or no usable example.
     """
     check_name("target", name)
-    if name in _names(store):
-        raise UsageError(
-            f"there is a target {name!r} already. Choose another name, or remove it first: "
-            f"coresetdb target remove {store.uri} {name}"
-        )
+    _check_free(store, name)
     records, read, rejected, decisions = _read(files, options)
     maker = featurizer()
     features = maker.compute([record.instruction for record in records], of="target")
     # Facts first: a kill in between leaves facts without a target, which nothing shows.
     notes = make_facts(store, maker, [record.instruction.id for record in records], features)
-    with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
-        store.insert("targets", _rows(store, name, records, maker.table(features)))
+    with naming(store):
+        _check_free(store, name)  # the model ran long; somebody may have been quicker
+        with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
+            store.insert("targets", _rows(store, name, records, maker.table(features)))
     store.sync()
     (target,) = (each for each in list_targets(store) if each.name == name)
     repeated = read - len(records) - len(rejected)
@@ -139,14 +137,23 @@ def remove_target(store: Store, name: str) -> Target:
     Raises:
         UsageError: there is no such target.
     """
-    found = [each for each in list_targets(store) if each.name == name]
-    if not found:
-        there = ", ".join(_names(store)) or "none"
-        raise UsageError(f"no target {name!r} in {store.uri}; targets: {there}")
-    store.delete("targets", f"target = {quoted(name)}")
-    drop_scores(store, name)  # a later target of that name has other examples
+    with naming(store):
+        found = [each for each in list_targets(store) if each.name == name]
+        if not found:
+            there = ", ".join(_names(store)) or "none"
+            raise UsageError(f"no target {name!r} in {store.uri}; targets: {there}")
+        store.delete("targets", f"target = {quoted(name)}")
+        drop_scores(store, name)  # a later target of that name has other examples
     store.sync()
     return found[0]
+
+
+def _check_free(store: Store, name: str) -> None:
+    if name in _names(store):
+        raise UsageError(
+            f"there is a target {name!r} already. Choose another name, or remove it first: "
+            f"coresetdb target remove {store.uri} {name}"
+        )
 
 
 def _names(store: Store) -> list[str]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import random
 import socket
@@ -29,6 +30,8 @@ import pyarrow.fs as pafs
 
 from ..schemas.errors import StoreBusyError, StoreError
 from .place import Place
+
+log = logging.getLogger(__name__)
 
 LOCK_FILE = "_lock"
 LEASE_FOLDER = "_leases"
@@ -149,4 +152,7 @@ class _Lease:
 
     def _renew(self, path: str, holder: str) -> None:
         while not self._stop.wait(LEASE_SECONDS / 4):
-            self._place.write(path, holder.encode())
+            try:
+                self._place.write(path, holder.encode())
+            except StoreError as error:  # the server may be back before the lease is over
+                log.warning("%s: a lease could not be renewed: %s", self._place.uri, error)

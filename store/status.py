@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from .features import features_of
 from .fill import count_undone
 from .indices import described, indices_of
+from .presence import life_of
 from .store import Store
 
 
@@ -19,7 +21,9 @@ class Status:
 
     `waiting` says of each feature how many rows have neither a value nor a reason; `pending` names
     features that are not fitted yet. `bases` and `ensembles` say how what was learned suits the
-    corpora, and `due` what to do about it (see ingest/fitness.py).
+    corpora, and `due` what to do about it (see ingest/fitness.py). The status of an `unfinished`
+    run is "running", "ended without a word", "not known" (see store/presence.py), "failed" or
+    "interrupted".
     """
 
     uri: str
@@ -93,6 +97,12 @@ class Status:
             f"{index['index of']}"
             for index in self.indices
             if index["rows outside"]
+        ]
+        silent = [run for run in self.unfinished if run["status"] == "ended without a word"]
+        said += [
+            f"Run {run['run'][:8]} ended without a word: it was killed, or its machine went down. "
+            f"What it committed is kept. Next: {run['command']}"
+            for run in silent
         ]
         return [*said, *self.due]
 
@@ -183,19 +193,37 @@ def _named(store: Store) -> list[dict[str, Any]]:
 
 
 def _unfinished(store: Store) -> list[dict[str, Any]]:
-    """Runs that did not end well, but for those whose files a later run read to the end."""
-    columns = ["run", "status", "started_at", "read", "new", "command", "files"]
-    runs = store.dataset("runs").to_table(columns=columns).sort_by("started_at").to_pylist()
+    """Runs that go on, and those that did not end well and whose work no later run did."""
+    runs = _runs(store)
+    lives = {run["run"]: life_of(store.place, run["run"]) for run in runs if _open(run)}
+    if any(life.state != "running" for life in lives.values()):
+        runs = _runs(store)  # one that ended while it was looked for has recorded how
     finished: set[tuple[str, str]] = set()
     unfinished = []
     for run in reversed(runs):
-        files = {(entry["file"], entry["corpus"]) for entry in run.pop("files") or ()}
+        # What featurize fills has no files.
+        files = {(entry["file"], entry["corpus"]) for entry in run.pop("files") or ()} or {("", "")}
         if run["status"] == "done":
             finished |= files
-        elif not files <= finished:
+            continue
+        run["because"] = ""
+        if _open(run):
+            life = lives.get(run["run"]) or life_of(store.place, run["run"])
+            run |= {"status": life.state, "because": life.because}
+        if run["status"] == "running" or not files <= finished:
             started = run["started_at"].isoformat(timespec="seconds")
             unfinished.append({**run, "started_at": started})
     return unfinished[::-1]
+
+
+def _runs(store: Store) -> list[dict[str, Any]]:
+    columns = ["run", "status", "started_at", "read", "new", "command", "files"]
+    return store.dataset("runs").to_table(columns=columns).sort_by("started_at").to_pylist()
+
+
+def _open(run: Mapping[str, Any]) -> bool:
+    """Whether the table does not tell how a run ended."""
+    return run["status"] == "running"
 
 
 def type_words(kind: pa.DataType) -> str:

@@ -67,11 +67,14 @@ class Exported:
     files: tuple[str, ...]
 
 
-def check_export(out: str, format: str) -> None:
+def check_export(out: str, format: str, overwrite: bool = False) -> None:
     """Refuse what cannot be written, before anything is done for it.
 
+    An earlier export, known by the manifest beside it, may be replaced: its coreset is in a store.
+
     Raises:
-        UsageError: unknown format or suffix, or no such folder.
+        UsageError: unknown format or suffix, no such folder, or a file that no export wrote is
+            there (and not `overwrite`).
     """
     if format not in FORMATS:
         raise UsageError(f"format {format!r}: choose from {', '.join(FORMATS)}")
@@ -79,6 +82,23 @@ def check_export(out: str, format: str) -> None:
     folder = os.path.dirname(os.path.abspath(out))
     if not os.path.isdir(folder):
         raise UsageError(f"{out}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{out}: you may not write in {folder}; choose another folder")
+    if os.path.isdir(out):
+        raise UsageError(f"{out}: a folder is in the way; choose another name")
+    if os.path.exists(out) and not overwrite and not _is_export(out):
+        raise UsageError(
+            f"{out}: there is a file already that is no export. Choose another name, or replace "
+            "it by --overwrite (in Python overwrite=True)"
+        )
+
+
+def _is_export(out: str) -> bool:
+    try:
+        with open(f"{out}.manifest.json", encoding="utf-8") as file:
+            return json.load(file)["export"]["file"] == os.path.basename(out)
+    except (OSError, ValueError, KeyError, TypeError):  # no manifest of ours
+        return False
 
 
 def export(
@@ -90,11 +110,13 @@ def export(
     shuffle: bool = True,
     seed: int | None = None,
     skip_unfit: bool = False,
+    overwrite: bool = False,
 ) -> Exported:
     """Write a coreset's rows as a trainer reads them.
 
     Beside `out` go `<out>.manifest.json` and, where the trainer can read the file,
-    `<out>.axolotl.yaml` and `<out>.dataset_info.json`. Files of those names are replaced.
+    `<out>.axolotl.yaml` and `<out>.dataset_info.json`. An earlier export is replaced with all that
+    stands beside it.
 
     Args:
         store: an open store.
@@ -104,14 +126,15 @@ def export(
         shuffle: mix the rows; otherwise they stand by rank.
         seed: of the shuffling; the coreset's by default.
         skip_unfit: leave out rows that the format cannot hold, and count them.
+        overwrite: replace a file that no export wrote, too.
 
     Raises:
-        UsageError: unknown coreset, format or suffix, no such folder, a coreset without rows, or
-            rows that the format cannot hold.
+        UsageError: unknown coreset, format or suffix, no such folder, another file of that name, a
+            coreset without rows, or rows that the format cannot hold.
         StoreError: a row is not in the pool version the coreset was made from.
     """
     chosen = load_coreset(store, coreset) if isinstance(coreset, str) else coreset
-    check_export(out, format)
+    check_export(out, format, overwrite)
     if not len(chosen):
         raise UsageError(
             f"coreset {chosen.name} has no rows to export; coresetdb coreset show {store.uri} "

@@ -188,6 +188,22 @@ def test_wrong_calls(store: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_a_file_of_ours_is_replaced(store: str, tmp_path: Path) -> None:
+    corpus, text, out = (tmp_path / name for name in ("corpus.parquet", "notes.txt", "out.parquet"))
+    pq.write_table(pa.table({"mine": [1]}), corpus)
+    text.write_text("mine")
+    for file in (corpus, text):
+        before = file.read_bytes()
+        with pytest.raises(UsageError, match=r"did not write.*--overwrite"):
+            run(store, "SELECT 1 AS n", "--parquet", str(file))
+        assert file.read_bytes() == before
+        run(store, "SELECT 1 AS n", "--parquet", str(file), "--overwrite")
+        assert pq.read_table(file).to_pylist() == [{"n": 1}]
+    for n in (1, 2):
+        run(store, f"SELECT {n} AS n", "--parquet", str(out))
+    assert pq.read_table(out).to_pylist() == [{"n": 2}]
+
+
 def test_a_failing_query_leaves_the_old_parquet_file(store: str, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     run(store, "SELECT 1 AS n", "--parquet", str(out))

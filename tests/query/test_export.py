@@ -247,6 +247,30 @@ def test_an_interrupted_export_leaves_the_old_file(store, tmp_path, monkeypatch)
     assert not list(tmp_path.glob("*.part-*"))
 
 
+def test_an_earlier_export_is_replaced_and_nothing_else(store, tmp_path):
+    few, many = (select(store, ["python"], budget=str(budget)) for budget in (2, 5))
+    out = tmp_path / "out.jsonl"
+    for coreset in (few, many):
+        export(store, coreset, str(out))
+    assert len(out.read_text().splitlines()) == 5
+
+    corpus = tmp_path / "corpus.jsonl"
+    manifests = (None, "no JSON", "[]", '{"export": {"file": "out.jsonl"}}')
+    for manifest in manifests:
+        corpus.write_text("mine")
+        if manifest is not None:
+            Path(f"{corpus}.manifest.json").write_text(manifest)
+        with pytest.raises(UsageError, match=r"corpus.jsonl: there is a file .*--overwrite"):
+            export(store, few, str(corpus))
+        assert corpus.read_text() == "mine"
+    export(store, few, str(corpus), overwrite=True)
+    assert len(corpus.read_text().splitlines()) == 2
+
+    (tmp_path / "folder.jsonl").mkdir()
+    with pytest.raises(UsageError, match="a folder is in the way"):
+        export(store, few, str(tmp_path / "folder.jsonl"), overwrite=True)
+
+
 @pytest.mark.parametrize(
     "calls", ['[{"function":{"arguments":{}},"type":"function"}]', '["weather"]', "3"]
 )

@@ -193,15 +193,17 @@ def test_killed_before_the_end_leaves_no_coreset(store, monkeypatch):
 
 def test_a_name_lost_at_the_last_moment(store, monkeypatch):
     """Both selections were computed before either was recorded."""
-    insert, raced = store.insert, []
+    from coresetdb.query import selection
 
-    def racing(table, rows):
-        if table == "coresets" and not raced:
+    record, raced = selection.record, []
+
+    def racing(store, coreset):
+        if not raced:
             raced.append(True)
-            select(store, ["python"], method="rds:top", budget="9", name=rows["name"][0].as_py())
-        return insert(table, rows)
+            select(store, ["python"], method="rds:top", budget="9", name=coreset.name)
+        return record(store, coreset)
 
-    monkeypatch.setattr(store, "insert", racing)
+    monkeypatch.setattr(selection, "record", racing)
     loser = select(store, ["python"], budget="4")
     assert loser.name == "python-rds-round_robin-2"
     assert load_coreset(store, loser.name).ids == loser.ids

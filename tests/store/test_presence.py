@@ -1,0 +1,177 @@
+"""Whether a run goes on: told by its lock, never guessed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from coresetdb.schemas.errors import StoreBusyError, StoreError
+from coresetdb.schemas.tables import RUNS
+from coresetdb.store import locks, presence
+from coresetdb.store.place import place_at
+from coresetdb.store.presence import FOLDER, Presence, life_of
+from coresetdb.store.status import status_of
+
+RUN = """
+import sys, time
+from coresetdb.store.place import place_at
+from coresetdb.store.presence import Presence
+with Presence(place_at(sys.argv[1]), "r"):
+    print("here", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def place(tmp_path):
+    return place_at(str(tmp_path))
+
+
+def begun(uri: str) -> subprocess.Popen[str]:
+    child = subprocess.Popen([sys.executable, "-c", RUN, uri], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "here\n"
+    return child
+
+
+def killed(child: subprocess.Popen[str]) -> None:
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+
+
+def elsewhere(place, **facts: object) -> None:
+    """The run began under another kernel."""
+    path = f"{FOLDER}/r/began.json"
+    place.write(path, json.dumps(json.loads(place.read(path)) | facts).encode())
+
+
+def test_a_process_that_lives_and_one_that_was_killed(place):
+    child = begun(place.uri)
+    life = life_of(place, "r")
+    assert life.state == "running" and f"process {child.pid} on " in life.because
+    killed(child)
+    life = life_of(place, "r")
+    assert life.state == "ended without a word" and str(child.pid) in life.because
+
+
+def test_under_another_kernel_a_held_lock_is_seen_and_a_free_one_tells_nothing(place):
+    child = begun(place.uri)
+    elsewhere(place, kernel="another", host="node7")
+    assert life_of(place, "r").state == "running"
+    killed(child)
+    life = life_of(place, "r")
+    assert life.state == "not known" and "on node7 began it" in life.because
+
+
+def test_a_machine_that_was_started_again_runs_nothing(place, monkeypatch):
+    with Presence(place, "r"):
+        pass
+    monkeypatch.setattr(presence, "kernel", lambda: "of today")
+    assert life_of(place, "r").state == "ended without a word"
+
+
+def test_a_run_of_an_older_coresetdb_left_no_lock(place):
+    life = life_of(place, "r")
+    assert life.state == "not known" and "it left no lock" in life.because
+
+
+def test_an_end_that_is_recorded_leaves_nothing(place):
+    with Presence(place, "r") as here:
+        here.end_is_recorded()
+    assert place.sizes(FOLDER) == {} and not Path(place.absolute(f"{FOLDER}/r")).exists()
+    with pytest.raises(ZeroDivisionError), Presence(place, "r"):
+        _ = 1 / 0  # before the end was recorded
+    assert life_of(place, "r").state == "ended without a word"
+
+
+def run_row(run: str, status: str, minute: int, files: list[str], command: str) -> dict:
+    empty = dict.fromkeys(RUNS.names)
+    entries = [{"file": file, "corpus": "c"} for file in files]
+    started = f"2026-01-01T00:{minute:02}:00"
+    started = pa.scalar(started).cast(pa.timestamp("us")).cast(RUNS.field("started_at").type)
+    told = {"run": run, "status": status, "started_at": started.as_py(), "files": entries}
+    return empty | told | {"command": command, "metadata_keys": []}
+
+
+def test_status_tells_them_apart(store):
+    told = [
+        run_row("dead", "running", 1, ["a"], "coresetdb ingest pool a"),
+        run_row("superseded", "running", 2, ["b"], "coresetdb ingest pool b"),
+        run_row("old", "running", 3, ["c"], "coresetdb ingest pool c"),
+        run_row("again", "done", 4, ["b"], "coresetdb ingest pool b"),
+        run_row("fills", "running", 5, [], "coresetdb featurize pool rds"),
+        run_row("broke", "failed", 6, ["d"], "coresetdb ingest pool d"),
+    ]
+    store.upsert("runs", pa.Table.from_pylist(told, schema=RUNS))
+    for run in ("dead", "superseded"):
+        with Presence(store.place, run):
+            pass
+    with Presence(store.place, "fills"):
+        status = status_of(store)
+        assert {run["run"]: run["status"] for run in status.unfinished} == {
+            "dead": "ended without a word",
+            "old": "not known",
+            "fills": "running",
+            "broke": "failed",
+        }
+    (sentence,) = [said for said in status.advice() if said.startswith("Run ")]
+    assert sentence.startswith("Run dead ended without a word")
+    assert sentence.endswith("Next: coresetdb ingest pool a")
+    assert status_of(store).unfinished[2]["status"] == "ended without a word"
+    fill_again = run_row("filled", "done", 7, [], "coresetdb featurize pool")
+    store.upsert("runs", pa.Table.from_pylist([fill_again], schema=RUNS))
+    assert [run["run"] for run in status_of(store).unfinished] == ["dead", "old", "broke"]
+
+
+def test_a_run_that_ends_while_it_is_looked_for(store, monkeypatch):
+    store.upsert("runs", pa.Table.from_pylist([run_row("r", "running", 1, ["a"], "")], schema=RUNS))
+
+    def ends(place, run):
+        done = run_row("r", "done", 1, ["a"], "")
+        store.upsert("runs", pa.Table.from_pylist([done], schema=RUNS))
+        return life_of(place, run)
+
+    monkeypatch.setattr("coresetdb.store.status.life_of", ends)
+    assert status_of(store).unfinished == []
+
+
+def test_on_an_object_store(bucket, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 1.5)
+    place = place_at(f"s3://{bucket}/store")
+    with Presence(place, "r") as here:
+        assert life_of(place, "r").state == "running"
+        here.end_is_recorded()
+    assert place.sizes(FOLDER) == {}
+    child = begun(place.uri)
+    killed(child)
+    assert life_of(place, "r").state == "running"  # its lease is not over yet
+    time.sleep(3)
+    assert life_of(place, "r").state == "ended without a word"
+
+
+def test_a_lease_outlives_a_server_that_is_away_for_a_moment(bucket, monkeypatch):
+    monkeypatch.setattr(locks, "LEASE_SECONDS", 2.0)
+    place = place_at(f"s3://{bucket}/store")
+    write, away = type(place).write, [True]
+
+    def fails_once(self, path, data):
+        if path.startswith(locks.LEASE_FOLDER) and self is place and away and renewing:
+            away.pop()
+            raise StoreError("the server is away")
+        write(self, path, data)
+
+    renewing: list[bool] = []
+    monkeypatch.setattr(type(place), "write", fails_once)
+    with locks.StoreLock(place).held(shared=False, wait=0.0):
+        renewing.append(True)
+        time.sleep(3.5)
+        other = place_at(place.uri)
+        with pytest.raises(StoreBusyError), locks.StoreLock(other).held(shared=True, wait=0.0):
+            pass
+    assert not away
