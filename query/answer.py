@@ -17,7 +17,7 @@ from ..selectors.keys import KeySet, keys_of
 from ..store.fill import count_undone
 from .approximate import Search
 from .comparison import comparison, understood
-from .distances import Distances, distances
+from .distances import Distances, distances_and_corpora
 from .features import Feature
 from .lengths import Lengths, counted, lengths_asked
 from .methods import Method
@@ -31,6 +31,7 @@ from .token_budget import Counted, counted_rows, lengths_to_try, prefix_that_fit
 
 if TYPE_CHECKING:
     import lance
+    import pyarrow as pa
 
     from ..store.store import Store
 
@@ -67,6 +68,7 @@ class Answer:
         short_by: what is left of the budget, in its unit, because the eligible rows ran out.
         tokens: response tokens of the picks, for budgets in tokens.
         distances: of the picks to the queries.
+        corpora: of the picks, (k,) strings.
         query_hash: digest of what was asked.
         rules: what was asked and what it left out, as JSON values.
         notes: sentences a person should read.
@@ -82,6 +84,7 @@ class Answer:
     short_by: int
     tokens: int | None
     distances: Distances
+    corpora: pa.Array
     query_hash: str | None
     rules: dict[str, Any]
     notes: tuple[str, ...]
@@ -144,6 +147,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
             f"no eligible row of {store.uri} has {feature.name} yet: "
             f"{_to_featurize(store, feature, waiting)}"
         )
+    apart, corpora = distances_and_corpora(store, feature, queries, picks.ids, version)
     return Answer(
         picks=picks,
         method=method,
@@ -152,7 +156,8 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         missing=missing,
         short_by=short_by,
         tokens=tokens,
-        distances=distances(store, feature, queries, picks.ids, version),
+        distances=apart,
+        corpora=corpora,
         query_hash=asked.hash,
         rules=account,
         notes=(

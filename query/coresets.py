@@ -15,7 +15,7 @@ import pyarrow as pa
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError
 from ..schemas.tables import CORESET_ROWS, CORESETS
-from ..store.keys import key_of
+from ..store.keys import keys_under
 from .faces import Faces
 from .names import LONGEST, naming, quoted
 from .rules.told import told
@@ -224,10 +224,9 @@ def load_coreset(store: Store, name: str) -> Coreset:
         there = ", ".join(coreset_names(store)) or "none yet"
         raise UsageError(f"no coreset {name!r} in {store.uri}; coresets: {there}")
     row = found[0]
-    rows = _stored_rows(store, name)
-    members, mix = describe_members(
-        store, rows.select(["rank", "id", "score", "target", "query"]), row["pool_version"]
-    )
+    rows, version = _stored_rows(store, name), row["pool_version"]
+    members = rows.select(["rank", "id", "score", "target", "query"])
+    corpora = store.take(members["id"].to_pylist(), ["corpus"], version)["corpus"]
     parameters = json.loads(row["parameters"])
     return Coreset(
         store=store,
@@ -238,24 +237,21 @@ def load_coreset(store: Store, name: str) -> Coreset:
         fingerprint=row["fingerprint"],
         seed=row["seed"],
         budget=row["budget"],
-        pool_version=row["pool_version"],
+        pool_version=version,
         filter=row["filter"],
         eligible=row["eligible"],
         short_by=row["short_by"],
         distance=row["distance"],
         query_hash=row["query_hash"],
         created_at=row["created_at"],
-        members=members,
-        mix=mix,
+        members=members.append_column("corpus", corpora),
+        mix=mix_of(store, corpora, version),
         notes=tuple(told(parameters.get("rules"))),
     )
 
 
-def describe_members(
-    store: Store, members: pa.Table, version: int
-) -> tuple[pa.Table, tuple[Share, ...]]:
-    """Members with the corpus of each row, and the mix of corpora against the pool's."""
-    corpora = store.take(members["id"].to_pylist(), ["corpus"], version)["corpus"]
+def mix_of(store: Store, corpora: pa.Array | pa.ChunkedArray, version: int) -> tuple[Share, ...]:
+    """The mix of corpora against the pool's, from the corpus of each pick."""
     picked, pool = (
         _counts([corpora]),
         _counts(
@@ -265,7 +261,7 @@ def describe_members(
     )
     mix = [Share(corpus, picked.get(corpus, 0), count) for corpus, count in pool.items()]
     mix.sort(key=lambda share: (-share.picked, -share.pool, share.corpus))
-    return members.append_column("corpus", corpora), tuple(mix)
+    return tuple(mix)
 
 
 def _counts(columns: Any) -> dict[str, int]:
@@ -278,7 +274,7 @@ def _counts(columns: Any) -> dict[str, int]:
 
 def _member_rows(coreset: Coreset) -> pa.Table:
     members, count = coreset.members, len(coreset)
-    keys = [key_of(coreset.name, rank) for rank in members["rank"].to_pylist()]
+    keys = keys_under([coreset.name], members["rank"].to_pylist())
     columns = {
         "key": pa.array(keys, pa.string()),
         "coreset": pa.array([coreset.name] * count, pa.string()),

@@ -13,7 +13,7 @@ from ..schemas.budget import parse_budget
 from ..schemas.errors import UsageError
 from ..schemas.version import VERSION
 from .answer import Answer, Request, answer
-from .coresets import Coreset, check_free, describe_members, free_name, record
+from .coresets import Coreset, check_free, free_name, mix_of, record
 from .names import check_name
 from .ranking import MEMORY_LIMIT
 from .rules.asked import Rules, keep
@@ -98,9 +98,9 @@ def _coreset(store: Store, name: str, request: Request, found: Answer) -> Corese
             "score": pa.array(picks.scores, pa.float32()),
             "target": pa.array(picks.targets, pa.string()),
             "query": pa.array(picks.queries, pa.string()),
+            "corpus": found.corpora,
         }
     )
-    members, mix = describe_members(store, members, request.pool_version)
     return Coreset(
         store=store,
         name=name,
@@ -118,7 +118,7 @@ def _coreset(store: Store, name: str, request: Request, found: Answer) -> Corese
         query_hash=found.query_hash,
         created_at=datetime.now(UTC),
         members=members,
-        mix=mix,
+        mix=mix_of(store, found.corpora, request.pool_version),
         notes=found.notes,
     )
 

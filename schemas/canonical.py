@@ -13,6 +13,10 @@ from typing import Any
 
 DIGEST_BYTES = 16
 
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+)
+
 
 def canonical_json(value: Any) -> str:
     """The one JSON text of `value`.
@@ -21,9 +25,7 @@ def canonical_json(value: Any) -> str:
         ValueError: the value holds NaN or an infinity, which JSON cannot say.
         TypeError: the value holds something JSON has no form for.
     """
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    return _ENCODER.encode(value)
 
 
 def digest(text: str) -> str:

@@ -61,6 +61,9 @@ class Cover:
         self._weights, self._rise = weights, rise
         self._counts = np.zeros(len(weights), np.int64)
         self._worth = self._of(np.arange(len(weights)))  # what one more row adds to each unit
+        most = max(_UNITS_AT_ONCE, int(np.diff(sets.starts).max(initial=0)))
+        # Written again and again: fresh memory costs more than the sums do.
+        self._listed, self._added = np.empty(most, sets.units.dtype), np.empty(most, np.int64)
 
     def _of(self, units: np.ndarray) -> np.ndarray:
         worth = self._weights[units] * self._rise(self._counts[units])
@@ -92,9 +95,13 @@ class Cover:
         if len(holding):
             first, last = self._starts[holding].tolist(), self._starts[holding + 1].tolist()
             # Slices side by side: much cheaper than gathering unit by unit.
-            units = np.concatenate([self._units[a:b] for a, b in zip(first, last, strict=True)])
-            offsets = np.cumsum(sizes[sizes > 0]) - sizes[sizes > 0]
-            gains[sizes > 0] = np.add.reduceat(self._worth[units], offsets)
+            slices = [self._units[a:b] for a, b in zip(first, last, strict=True)]
+            ends = np.cumsum(sizes[sizes > 0])
+            units, added = self._listed[: ends[-1]], self._added[: ends[-1]]
+            np.concatenate(slices, out=units)
+            # Units are in bounds; "clip" spares the copy that "raise" makes for its check.
+            np.take(self._worth, units, out=added, mode="clip")
+            gains[sizes > 0] = np.add.reduceat(added, ends - sizes[sizes > 0])
         return (gains + (1 << (_ROUNDED - 1))) >> _ROUNDED
 
 

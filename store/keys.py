@@ -16,14 +16,18 @@ def key_of(*parts: Any) -> str:
     return digest_of(list(parts))
 
 
-def keys_under(parts: Sequence[Any], ids: Iterable[str]) -> list[str]:
-    """`key_of(*parts, id)` of many row ids, ten times as fast: they share what comes before."""
-    begun = canonical_json(list(parts)).removesuffix("]") + ',"'
+def keys_under(parts: Sequence[Any], last: Iterable[str | int]) -> list[str]:
+    """`key_of(*parts, each)` of many, ten times as fast: they share what comes before.
+
+    Args:
+        last: row ids or whole numbers.
+    """
+    begun = canonical_json(list(parts)).removesuffix("]") + ","
     shared = hashlib.blake2b(begun.encode(), digest_size=DIGEST_BYTES)
     keys = []
-    for each in ids:
+    for each in last:
         own = shared.copy()
-        own.update(f'{each}"]'.encode())
+        own.update((f'"{each}"]' if isinstance(each, str) else f"{each}]").encode())
         keys.append(own.hexdigest())
     return keys
 

@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 import trim_reference as reference
 from tiny_models import tiny_backbone, tiny_conversations
 from transformers import AutoModelForCausalLM
@@ -19,7 +20,13 @@ from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.fingerprints import fingerprints
 from coresetdb.ingest.fits import Fitting, Sample
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.token_scores import ClassTable, row_terms, score_tokens, variance_shares
+from coresetdb.ingest.token_scores import (
+    ClassTable,
+    products,
+    row_terms,
+    score_tokens,
+    variance_shares,
+)
 from coresetdb.ingest.trim_basis import OUTPUT, directions_of
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
@@ -345,6 +352,22 @@ def test_a_state_or_a_fingerprint_outside_the_basis_scores_nothing():
     states = np.array([[0.5, 0.5], [0, 0], [0.8, 0]], np.float32)
     scored = score_tokens(np.array([0, 1, 1], np.int32), states, None, table)
     assert scored.scores.tolist() == pytest.approx([0, 0, 0.8 * 0.6 + 0.6 * 0.8])
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.float32])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("count", [0, 1, 9000])
+def test_products_of_many_tokens_are_those_of_each(monkeypatch, kind, threads, count):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    generator = np.random.default_rng(count)
+    vectors = generator.standard_normal((7, 50)).astype(np.float32)
+    codes = generator.integers(-127, 128, (count, 50)).astype(kind)
+    places = generator.integers(0, 7, count).astype(np.int32)
+    scores, lengths = products(codes, vectors, places)
+    exact = codes.astype(np.float64)
+    expected = (exact * vectors[places].astype(np.float64)).sum(axis=1)
+    assert scores.tolist() == pytest.approx(expected.tolist(), rel=1e-5, abs=2e-3)
+    assert lengths.tolist() == np.square(exact).sum(axis=1).tolist()  # whole and below 2^24
 
 
 def test_encoded_rows_of_one_token():

@@ -233,16 +233,16 @@ def test_a_name_lost_while_the_corpora_were_counted(store, toys, monkeypatch):
     """The name was free when it was made up; the one who took it is done, on a newer pool."""
     from coresetdb.query import selection
 
-    describe, raced = selection.describe_members, []
+    count, raced = selection.mix_of, []
 
     def racing(*given):
         if not raced:
             raced.append(True)
             store.insert("pool", toys.pool_rows([toys.question("code", 7777)], ["code"]))
             raced.append(select(store, ["python"], budget="9"))
-        return describe(*given)
+        return count(*given)
 
-    monkeypatch.setattr(selection, "describe_members", racing)
+    monkeypatch.setattr(selection, "mix_of", racing)
     loser = select(store, ["python"], budget="4")
     assert loser.name == "python-rds-round_robin-2"
     assert load_coreset(store, loser.name).ids == loser.ids
