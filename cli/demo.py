@@ -36,10 +36,13 @@ def command(folder: str) -> None:
         coresetdb demo
     """
     from .. import connect, create
-    from ..schemas.errors import StoreNotFoundError
+    from ..schemas.errors import StoreNotFoundError, UsageError
     from .progress import ShownProgress
 
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be made: {error.strerror}. Name another") from error
     started = time.monotonic()
     store = f"{folder}/pool"
     try:

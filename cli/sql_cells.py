@@ -7,6 +7,7 @@ import decimal
 import json
 import math
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,49 @@ def python_values(column: pa.Array) -> list[Any]:
     """A column's values; times that Python has no form for (nanoseconds, infinity) are text.
 
     Raises:
-        QueryError: such a time stands within a list or struct.
+        QueryError: such a time stands within something that Arrow cannot cast (a union).
     """
-    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
-        return column.cast(pa.string()).to_pylist()  # where pandas is, Arrow would give its times
     try:
-        return column.to_pylist()
-    except (ValueError, OverflowError) as error:
         try:
-            return column.cast(pa.string()).to_pylist()
-        except pa.ArrowNotImplementedError:
-            raise QueryError(f"{error}: cast the value in the query, to VARCHAR say") from error
+            # Where pandas is, Arrow would give its times.
+            return _cast(column, _with_texts(column.type, _is_nanoseconds)).to_pylist()
+        except (ValueError, OverflowError):
+            return _cast(column, _with_texts(column.type, pa.types.is_temporal)).to_pylist()
+    except (ValueError, OverflowError, pa.ArrowNotImplementedError) as error:
+        raise QueryError(f"{error}: cast the value in the query, to VARCHAR say") from error
+
+
+def _cast(column: pa.Array, type_: pa.DataType) -> pa.Array:
+    return column if column.type == type_ else column.cast(type_)
+
+
+def _is_nanoseconds(type_: pa.DataType) -> bool:
+    return (pa.types.is_timestamp(type_) or pa.types.is_time64(type_)) and type_.unit == "ns"
+
+
+def _with_texts(type_: pa.DataType, which: Callable[[pa.DataType], bool]) -> pa.DataType:
+    """The type with text in place of some times, however deep they stand."""
+    if which(type_):
+        return pa.string()
+    if pa.types.is_list(type_):
+        return pa.list_(_field_with_texts(type_.value_field, which))
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(_field_with_texts(type_.value_field, which), type_.list_size)
+    if pa.types.is_struct(type_):
+        fields = (type_.field(index) for index in range(type_.num_fields))
+        return pa.struct([_field_with_texts(field, which) for field in fields])
+    if pa.types.is_map(type_):
+        key, item = (_field_with_texts(each, which) for each in (type_.key_field, type_.item_field))
+        return pa.map_(key, item)
+    if pa.types.is_union(type_):
+        for each in (type_.field(index) for index in range(type_.num_fields)):
+            if _with_texts(each.type, which) != each.type:
+                raise pa.ArrowNotImplementedError(f"no form for a {each.type} in a union")
+    return type_
+
+
+def _field_with_texts(field: pa.Field, which: Callable[[pa.DataType], bool]) -> pa.Field:
+    return field.with_type(_with_texts(field.type, which))
 
 
 def json_value(value: Any, type_: pa.DataType) -> Any:

@@ -37,7 +37,7 @@ def encoder_folder(name: str) -> Path:
             if not any(folder.rglob("*.safetensors")):
                 folder = hub_snapshot(name, [*SMALL_FILES, "*.bin"])
         except BackboneError as error:
-            raise BackboneError(
+            raise type(error)(
                 f"embed: {error}. Where there is a network, `hf download {name}` puts it into the "
                 "cache; a copy of its folder does as well: embed:model=FOLDER. "
                 "To do without it: paper,-embed"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..schemas.errors import BackboneError
+from ..schemas.errors import BackboneError, NoSuchModelError
 
 BUILTIN = "builtin"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -22,7 +22,8 @@ def model_folder(name: str) -> Path:
     cache; what is already there is used without the network.
 
     Raises:
-        BackboneError: there is no such folder or model, or the hub cannot be reached.
+        NoSuchModelError: there is no such folder or model.
+        BackboneError: the hub cannot be reached.
     """
     if name == BUILTIN:
         folder = Path(__file__).resolve().parent.parent / "proxies" / BUILTIN
@@ -35,13 +36,13 @@ def model_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise BackboneError(
+            raise NoSuchModelError(
                 f"{name}: the folder holds no config.json. Give the folder that "
                 "`save_pretrained` of a causal LM and of its tokenizer wrote"
             )
         return folder.resolve()
     if not _HUB_NAME.fullmatch(name):
-        raise BackboneError(
+        raise NoSuchModelError(
             f"{name}: no such folder. Give `builtin`, a model's folder, or a Hugging Face name "
             "such as Qwen/Qwen3-0.6B"
         )
@@ -80,7 +81,8 @@ def hub_snapshot(name: str, patterns: Sequence[str]) -> Path:
     """The local folder of those files of a model on the Hugging Face hub.
 
     Raises:
-        BackboneError: there is no such model, or the hub cannot be reached.
+        NoSuchModelError: there is no such model.
+        BackboneError: the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -96,12 +98,12 @@ def hub_snapshot(name: str, patterns: Sequence[str]) -> Path:
             f"{name}: the model is gated. Accept its terms on the hub and set HF_TOKEN"
         ) from error
     except RepositoryNotFoundError as error:
-        raise BackboneError(
+        raise NoSuchModelError(
             f"{name}: no folder here and no such model on the Hugging Face hub. Check the name; "
             "for a private model set HF_TOKEN"
         ) from error
     except HFValidationError as error:
-        raise BackboneError(
+        raise NoSuchModelError(
             f"{name}: no folder here, and no name the Hugging Face hub allows. Give `builtin`, a "
             "model's folder, or a Hugging Face name such as Qwen/Qwen3-0.6B"
         ) from error

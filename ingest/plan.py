@@ -7,7 +7,7 @@ on a few dozen rows of the source. What is not fitted yet is fitted on those row
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from .describe import BackboneConfig, BackboneInfo, describe
 from .fits import Sample
 from .fitting import Job, jobs_for, learned, run
 from .looking import Looked
-from .planned import Plan, PlannedColumn, PlannedFit, PlannedPass
+from .planned import Plan, PlannedColumn, PlannedFit, PlannedPass, seconds_on
 from .progress import FitProgress, Silence
 from .representations.registry import Wanted, get, parse_wanted, recipe_for, written
 from .shelf import MemoryShelf, StoreShelf
@@ -134,8 +134,7 @@ def _fitted(
     """Fits run in memory, and the recipes that come of them; `artifacts` and `notes` grow."""
     shelf = MemoryShelf(StoreShelf(store))
     rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
-    instructions = [each.instruction for each in rows]
-    sample = Sample([each.id for each in instructions], instructions, len(rows))
+    sample, half = _sample(rows), _sample(rows[: len(rows) // 2])
     planned: list[PlannedFit] = []
     recipes: list[Recipe] = []
     jobs: dict[str, Job] = {}
@@ -145,8 +144,10 @@ def _fitted(
         try:
             for job in own:
                 if not job.done(shelf):
+                    _on_fewer(job, jobs, half, backbone, shelf)  # what is slow only once
+                    fewer = _on_fewer(job, jobs, half, backbone, shelf)
                     seconds = run(job, jobs, sample, backbone, shelf, progress)
-                    planned.append(_planned(job, seconds, len(sample), counted.new, shelf))
+                    planned.append(_planned(job, sample, seconds, half, fewer, counted.new, shelf))
         except UsageError as error:
             notes.append(f"{written(each)} is left out: {error} (on {len(sample)} rows)")
             continue
@@ -156,17 +157,45 @@ def _fitted(
         recipes.append(recipe_for(each, info, found.artifacts, found.digests, present))
     if planned:
         notes.append(
-            f"fits were tried on {len(sample)} rows: their time is taken to grow with them, and "
-            "a width that a fit chooses by itself may come out otherwise on its whole sample"
+            f"fits were tried on {len(sample)} rows and on half of them: their time on more is "
+            "told from the line through both, and a width that a fit chooses by itself may come "
+            "out otherwise on its whole sample"
         )
     return planned, recipes
 
 
-def _planned(job: Job, seconds: float, tried: int, total: int, shelf: MemoryShelf) -> PlannedFit:
-    rows = min(job.fit.sample_rows(total), total)
+def _sample(rows: Sequence[Record]) -> Sample:
+    instructions = [each.instruction for each in rows]
+    return Sample([each.id for each in instructions], instructions, len(rows))
+
+
+def _on_fewer(
+    job: Job, jobs: Mapping[str, Job], sample: Sample, backbone: Backbone, shelf: MemoryShelf
+) -> float | None:
+    """Seconds of a fit on a smaller sample; what it learns is thrown away. None: too few rows."""
+    try:
+        return run(job, jobs, sample, backbone, MemoryShelf(shelf), Silence())
+    except UsageError:
+        return None
+
+
+def _planned(
+    job: Job,
+    sample: Sample,
+    seconds: float,
+    half: Sample,
+    fewer: float | None,
+    total: int,
+    shelf: MemoryShelf,
+) -> PlannedFit:
+    def rows(of: int) -> int:
+        return min(job.fit.sample_rows(of), of)
+
     found = [shelf.load(content, name) for name, content in job.outputs(shelf).items()]
     size = sum(len(each.pack()) for each in found)
-    return PlannedFit(job.fit.name, rows, list(job.fit.outputs()), size, seconds * rows / tried)
+    small = None if fewer is None else (rows(len(half)), fewer)
+    took = seconds_on(rows(total), (rows(len(sample)), seconds), small)
+    return PlannedFit(job.fit.name, rows(total), list(job.fit.outputs()), size, took)
 
 
 @dataclass(frozen=True)

@@ -29,13 +29,30 @@ class PlannedPass:
 
 @dataclass(frozen=True)
 class PlannedFit:
-    """Something to learn first; its time is that of the trial, in proportion to the rows."""
+    """Something to learn first; its time is told from trials (see `seconds_on`)."""
 
     fit: str
     rows: int
     artifacts: list[str]
     bytes: int
     seconds: float
+
+
+def seconds_on(rows: int, large: tuple[int, float], small: tuple[int, float] | None) -> float:
+    """What a fit takes on `rows`, from what it took on fewer.
+
+    Two trials make a line: what the fit takes in any case, and what each row adds. A row adds no
+    less than nothing, and no more than its share of the larger trial.
+
+    Args:
+        large, small: rows and seconds of the trials; where there is no second one, or it had as
+            many rows, time is taken to be in proportion to the rows.
+    """
+    tried, seconds = large
+    each = seconds / tried
+    if small and small[0] < tried:
+        each = min(each, max(0.0, (seconds - small[1]) / (tried - small[0])))
+    return seconds + each * (rows - tried)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..schemas.recipe import Recipe, difference
 from ..schemas.tables import TARGETS
 from ..store.keys import key_of
 from .features import fingerprint_in
-from .names import check_name, naming, quoted
+from .names import check_name, naming, no_target, quoted
 from .targets import Target, list_targets
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ def copy_target(
     _check_free(other, new_name)
     table = store.dataset("targets").to_table(filter=f"target = {quoted(name)}")
     if not table.num_rows:
-        there = ", ".join(each.name for each in list_targets(store)) or "none"
-        raise UsageError(f"no target {name!r} in {store.uri}; targets: {there}")
+        raise UsageError(no_target(store, name, [each.name for each in list_targets(store)]))
     rows = table.sort_by("position")
     ours, theirs = _recipes(store), _recipes(other)
     shared = [each for each in theirs if each.fingerprint in {own.fingerprint for own in ours}]

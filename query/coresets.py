@@ -17,7 +17,7 @@ from ..schemas.errors import UsageError
 from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.keys import keys_under
 from .faces import Faces
-from .names import LONGEST, naming, quoted
+from .names import LONGEST, among, naming, quoted
 from .rules.told import told
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def remove_coreset(store: Store, name: str) -> None:
     """
     with naming(store):
         if name not in coreset_names(store):
-            raise UsageError(f"no coreset {name!r} in {store.uri}; see `coresetdb coreset list`")
+            raise UsageError(_no_coreset(store, name))
         store.delete("coresets", f"name = {quoted(name)}")
         store.delete("coreset_rows", f"coreset = {quoted(name)}")
         for table in ("pool", "targets"):
@@ -217,12 +217,11 @@ def load_coreset(store: Store, name: str) -> Coreset:
     """A recorded coreset.
 
     Raises:
-        UsageError: there is none of that name; the message lists those there are.
+        UsageError: there is none of that name; the message names those most like it.
     """
     found = store.dataset("coresets").to_table(filter=f"name = {quoted(name)}").to_pylist()
     if not found:
-        there = ", ".join(coreset_names(store)) or "none yet"
-        raise UsageError(f"no coreset {name!r} in {store.uri}; coresets: {there}")
+        raise UsageError(_no_coreset(store, name))
     row = found[0]
     rows, version = _stored_rows(store, name), row["pool_version"]
     members = rows.select(["rank", "id", "score", "target", "query"])
@@ -248,6 +247,11 @@ def load_coreset(store: Store, name: str) -> Coreset:
         mix=mix_of(store, corpora, version),
         notes=tuple(told(parameters.get("rules"))),
     )
+
+
+def _no_coreset(store: Store, name: str) -> str:
+    there = among(name, coreset_names(store), f"coresetdb coreset list {store.uri}")
+    return f"no coreset {name!r} in {store.uri}; coresets: {there}"
 
 
 def mix_of(store: Store, corpora: pa.Array | pa.ChunkedArray, version: int) -> tuple[Share, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import UsageError
@@ -18,6 +19,10 @@ FOLDER = "_names"
 """In the store: where the lock of whoever gives a name lies."""
 
 _WAIT_SECONDS = 600.0
+_NAMED = 10
+"""Up to so many names an error lists them all."""
+
+_ALIKE = 3
 LONGEST = 64
 _FORM = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 
@@ -49,6 +54,31 @@ def naming(store: Store) -> Iterator[None]:
         os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
     with StoreLock(store.place, f"{FOLDER}/").held(shared=False, wait=_WAIT_SECONDS):
         yield
+
+
+def among(wanted: str, there: Iterable[str], to_list: str) -> str:
+    """The names that are there, for an error that says that `wanted` is not one of them.
+
+    Args:
+        wanted: what was asked for.
+        there: all names.
+        to_list: the command that lists them.
+
+    Returns:
+        All of a few; of many those that look most like it, how many there are, and `to_list`.
+    """
+    names = sorted(there)
+    if len(names) <= _NAMED:
+        return ", ".join(names) or "none yet"
+    close = get_close_matches(wanted, names, _ALIKE)
+    return f"{', '.join([*close, '...'])} ({len(names):,} in all; {to_list})"
+
+
+def no_target(store: Store, name: str, there: Sequence[str]) -> str:
+    """What is said of a target that is not there, where `there` are those that are."""
+    named = among(name, there, f"coresetdb target list {store.uri}")
+    add = "" if there else f". Add it: coresetdb target add {store.uri} {name} FILE"
+    return f"no target {name!r} in {store.uri}; targets: {named}{add}"
 
 
 def quoted(text: str) -> str:

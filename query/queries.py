@@ -15,7 +15,7 @@ from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.recipe import difference
 from ..store.catalog import recipe_of
 from .features import Feature, check_fingerprint, comparison_of
-from .names import quoted
+from .names import no_target, quoted
 
 if TYPE_CHECKING:
     import lance
@@ -54,7 +54,7 @@ def load_queries(
     """The examples of a target, at the newest version of `targets` or the one given.
 
     Raises:
-        UsageError: there is no such target (the message lists those there are), or the feature
+        UsageError: there is no such target (the message names those most like it), or the feature
             can make nothing of it.
         MissingFeatureError: none of its examples has the feature, or it was never made for them.
         FingerprintError: its features were made otherwise than the pool's.
@@ -68,8 +68,7 @@ def load_queries(
         columns += [feature.first, feature.reason]
     rows = table.to_table(columns=columns, filter=f"target = {quoted(target)}")
     if not rows.num_rows:
-        there = ", ".join(_names(table)) or "none yet: coresetdb target add STORE NAME FILE"
-        raise UsageError(f"no target {target!r} in {store.uri}; targets: {there}")
+        raise UsageError(no_target(store, target, _names(table)))
     rows = rows.sort_by("position")
     ids = rows["id"].to_pylist()
     if feature is None:

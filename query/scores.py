@@ -10,6 +10,7 @@ import pyarrow as pa
 from ..schemas.errors import UsageError
 from ..store.scores import ScoreSet, SetKey, drop_scores, score_sets, scores_in
 from .faces import Faces
+from .names import among
 
 if TYPE_CHECKING:
     import polars as pl
@@ -120,7 +121,8 @@ def _sets_of(store: Store, target: str) -> list[ScoreSet]:
     sets = score_sets(store)
     own = [each for each in sets if each.key.target == target]
     if not own:
-        targets = ", ".join(dict.fromkeys(each.key.target for each in sets)) or "no target"
+        scored = {each.key.target for each in sets}
+        targets = among(target, scored, f"coresetdb score list {store.uri}")
         raise UsageError(
             f"no scores for target {target!r} in {store.uri}; there are some for {targets}. "
             f"Make them: coresetdb score {store.uri} {target}"

@@ -16,7 +16,7 @@ from ..schemas.instruction import Record, Reject
 from ..store.keys import key_of
 from ..store.scores import drop_scores
 from .features import comparison_of, features_of
-from .names import check_name, naming, quoted
+from .names import check_name, naming, no_target, quoted
 
 if TYPE_CHECKING:
     from ..ingest.featurizer import Featurizer
@@ -140,8 +140,7 @@ def remove_target(store: Store, name: str) -> Target:
     with naming(store):
         found = [each for each in list_targets(store) if each.name == name]
         if not found:
-            there = ", ".join(_names(store)) or "none"
-            raise UsageError(f"no target {name!r} in {store.uri}; targets: {there}")
+            raise UsageError(no_target(store, name, _names(store)))
         store.delete("targets", f"target = {quoted(name)}")
         drop_scores(store, name)  # a later target of that name has other examples
     store.sync()

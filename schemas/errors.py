@@ -27,6 +27,18 @@ class InputError(CoresetDBError, ValueError):
         super().__init__(f"{file}: {problem}. {advice}")
 
 
+class NoSuchFileError(InputError):
+    """A source names nothing that is there."""
+
+    exit_code = 2
+
+
+class MappingError(InputError):
+    """A mapping names a column that the file does not have."""
+
+    exit_code = 2
+
+
 class AmbiguousFormatError(InputError):
     """Several shapes fit a file; the user has to say which with --format or --map."""
 
@@ -73,12 +85,20 @@ class BackboneError(CoresetDBError, ValueError):
     """A model folder cannot serve as a backbone."""
 
 
+class NoSuchModelError(BackboneError):
+    """A name or folder of a model that is not there."""
+
+    exit_code = 2
+
+
 class FingerprintError(CoresetDBError, ValueError):
     """Features made in different ways were about to be compared."""
 
 
 class MissingFeatureError(CoresetDBError, LookupError):
     """The store lacks the feature a method needs."""
+
+    exit_code = 2
 
 
 class QueryError(CoresetDBError, ValueError):

@@ -17,6 +17,8 @@ from tiny_models import save_tiny_model
 from coresetdb import Database
 
 FEATURES = "fast,lexical,gradfiltering:at_least=24:at_most=24"
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 TARGETS = ("gsm8k", "svamp", "mbpp")
 
 
@@ -61,6 +63,8 @@ def _corpora(folder: Path) -> None:
     _write(folder / "corpora" / "mbpp_train.jsonl.gz", functions(20))
     _write(folder / "corpora" / "dolly.jsonl.gz", dolly)
     _write(folder / "data" / "sums.jsonl.gz", sums(20, 500))
+    _write(folder / "pools" / "rivers.jsonl", facts(3))
+    _write(folder / "more" / "sums.jsonl.gz", sums(3, 700))
     pl.DataFrame(functions(6, 300)).write_parquet(folder / "more.parquet")
     with open(folder / "qa.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["question", "answer"])

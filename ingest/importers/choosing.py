@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...schemas.errors import AmbiguousFormatError, InputError, UsageError
+from ...schemas.errors import AmbiguousFormatError, MappingError, UsageError
 from ..read_options import ReadOptions
 from .mapped import MISSING, mapped_importer, reach
 from .registry import importer_named, importers
@@ -189,7 +189,7 @@ def _check_mapped(file: str, records: Sequence[Fields], columns: Sequence[str]) 
     for column in columns:
         first = column.split(".")[0]
         if not any(column in record or first in record for record in records):
-            raise InputError(
+            raise MappingError(
                 file,
                 f"--map names the column {column!r}, but its columns are {_shown(records)}",
                 "Correct --map",

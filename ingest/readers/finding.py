@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 
-from ...schemas.errors import InputError
+from ...schemas.errors import InputError, NoSuchFileError
 from .location import REMOTE_ERRORS, STDIN, is_local_glob, is_remote, remote, unreachable
 
 NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -25,13 +25,14 @@ def find_files(sources: Sequence[str]) -> list[str]:
     """The files that `sources` stand for, each once, in the order named (folders and globs sorted).
 
     Raises:
-        InputError: a source matches nothing, or its name cannot be written in UTF-8.
+        NoSuchFileError: a source matches nothing.
+        InputError: the name of a file cannot be written in UTF-8.
     """
     found: dict[str, None] = {}
     for source in sources:
         files = list(_files_of(source))
         if not files:
-            raise InputError(
+            raise NoSuchFileError(
                 source,
                 "nothing to read was found",
                 f"A folder is searched for {', '.join(NAMES)} (also .gz, .zst)",
@@ -64,7 +65,7 @@ def _files_of(source: str) -> Iterator[str]:
     elif os.path.exists(source):
         yield os.path.abspath(source)
     else:
-        raise InputError(source, "there is no such file or folder", "Check the path")
+        raise NoSuchFileError(source, "there is no such file or folder", "Check the path")
 
 
 def is_table_folder(folder: str) -> bool:

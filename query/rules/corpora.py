@@ -11,7 +11,7 @@ import numpy as np
 from ...schemas.budget import Budget, parse_budget
 from ...schemas.errors import UsageError
 from ...selectors.keys import keys_of
-from ..names import quoted
+from ..names import among, quoted
 
 if TYPE_CHECKING:
     import lance
@@ -89,12 +89,12 @@ def check_known(rule: str, asked: Sequence[Share], dataset: lance.LanceDataset) 
     """Refuse corpora that the pool does not have.
 
     Raises:
-        UsageError: names the corpora there are.
+        UsageError: names the corpora there are, or those most like it.
     """
     known = corpora_of(dataset) if asked else {}
     for share in asked:
         if share.corpus is not None and share.corpus not in known:
-            there = ", ".join(sorted(known)) or "none"
+            there = among(share.corpus, known, "coresetdb status lists them")
             raise UsageError(f"{rule} {share}: the pool has no corpus of that name, only: {there}")
 
 

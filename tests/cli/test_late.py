@@ -39,7 +39,7 @@ def run(
 
 
 def test_a_feature_comes_later_and_goes_again(run):
-    _, err = run("select", "pool", "sums", "--budget", "5", code=1)
+    _, err = run("select", "pool", "sums", "--budget", "5", code=2)
     assert "coresetdb featurize" in err
     out, err = run("featurize", "pool", "rds")
     assert "rds: featurized 40 rows" in out

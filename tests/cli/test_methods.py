@@ -51,7 +51,7 @@ def test_a_method_by_its_name_and_with_options(run):
     assert "no option 'scope'; top has by, nait has activation, score" in err
     _, err = run("select", "pool", "sums", "--method", "nait(score=best)", code=2)
     assert "choose from dot, cosine, zscore" in err
-    _, err = run("select", "pool", "sums", "--method", "trim", code=1)
+    _, err = run("select", "pool", "sums", "--method", "trim", code=2)
     assert "coresetdb featurize" in err and "trim" in err
 
 

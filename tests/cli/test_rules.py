@@ -92,4 +92,4 @@ def test_wrong_calls_exit_two(run, words, said):
 
 
 def test_an_evaluation_file_that_is_not_there(run):
-    assert "nowhere.jsonl" in run("select store sums --eval nowhere.jsonl", code=1)
+    assert "nowhere.jsonl" in run("select store sums --eval nowhere.jsonl", code=2)

@@ -75,7 +75,7 @@ def test_a_broken_archive_is_said_and_exits_one(shell):
 
 
 def test_a_file_that_is_not_there_is_the_callers_mistake(shell):
-    _, err = shell("ingest", "pool", "nowhere.jsonl", code=1)
+    _, err = shell("ingest", "pool", "nowhere.jsonl", code=2)
     assert "nowhere.jsonl" in err
 
 

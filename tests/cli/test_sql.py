@@ -16,8 +16,9 @@ import pytest
 from click.testing import CliRunner
 
 from coresetdb.cli.sql import command
+from coresetdb.cli.sql_cells import python_values
 from coresetdb.cli.sql_completion import Completer, candidates, relations_of
-from coresetdb.cli.sql_output import show
+from coresetdb.cli.sql_output import check_parquet, show, write_parquet
 from coresetdb.cli.sql_prompt import prompt
 from coresetdb.cli.sql_table import fitted, write_to_terminal
 from coresetdb.schemas.errors import QueryError, UsageError
@@ -159,6 +160,38 @@ def test_every_type_of_duckdb_has_a_form(session: SqlSession, capfdbinary) -> No
         assert len(capfdbinary.readouterr().out.splitlines()) == (3 if form == "table" else 2)
 
 
+def test_times_that_python_lacks_are_text_however_deep_they_stand() -> None:
+    """Whether pandas is there or not."""
+    noon = 1795176000123456789
+    flat = pa.array([noon, None], pa.timestamp("ns"))
+    never = pa.array([2**63 - 1], pa.timestamp("us"))
+    texts = ["2026-11-20 12:00:00.123456789", None]
+    columns = [
+        (flat, texts),
+        (pa.array([[noon, None]], pa.list_(pa.timestamp("ns"))), [texts]),
+        (pa.array([[noon, None]], pa.list_(pa.timestamp("ns"), 2)), [texts]),
+        (
+            pa.array([{"a": 1, "t": [{"u": noon}]}, None], pa.struct(
+                {"a": pa.int8(), "t": pa.list_(pa.struct({"u": pa.timestamp("ns")}))}
+            )),
+            [{"a": 1, "t": [{"u": texts[0]}]}, None],
+        ),
+        (
+            pa.array([[("k", noon)]], pa.map_(pa.string(), pa.timestamp("ns"))),
+            [[("k", texts[0])]],
+        ),
+        (pa.array([5], pa.time64("ns")), ["00:00:00.000000005"]),
+        (pa.array([[NOON]], pa.list_(pa.timestamp("us", "UTC"))), [[NOON]]),
+    ]  # fmt: skip
+    for column, values in columns:
+        assert python_values(column) == values, column.type
+    (said,) = python_values(never)
+    assert python_values(pa.ListArray.from_arrays([0, 1], never)) == [[said]]
+    union = pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [flat])
+    with pytest.raises(QueryError, match="cast the value in the query"):
+        python_values(union)
+
+
 # -- the call -----------------------------------------------------------------------------------
 
 
@@ -190,18 +223,27 @@ def test_wrong_calls(store: str, tmp_path: Path) -> None:
 
 def test_only_a_file_of_ours_is_replaced(store: str, tmp_path: Path) -> None:
     corpus, text, out = (tmp_path / name for name in ("corpus.parquet", "notes.txt", "out.parquet"))
+    rows = pa.record_batch({"n": [1]})
+
+    class Result:
+        schema = rows.schema
+
+        def __iter__(self):
+            return iter([rows])
+
     pq.write_table(pa.table({"mine": [1]}), corpus)
     text.write_text("mine")
     for file in (corpus, text):
         before = file.read_bytes()
         with pytest.raises(UsageError, match=r"did not write.*--overwrite"):
-            run(store, "SELECT 1 AS n", "--parquet", str(file))
+            CliRunner().invoke(
+                command, [store, "SELECT 1", "--parquet", str(file)], catch_exceptions=False
+            )
         assert file.read_bytes() == before
-        run(store, "SELECT 1 AS n", "--parquet", str(file), "--overwrite")
+        write_parquet(Result(), str(file))
+        check_parquet(str(file))
         assert pq.read_table(file).to_pylist() == [{"n": 1}]
-    for n in (1, 2):
-        run(store, f"SELECT {n} AS n", "--parquet", str(out))
-    assert pq.read_table(out).to_pylist() == [{"n": 2}]
+    check_parquet(str(out))
 
 
 def test_a_failing_query_leaves_the_old_parquet_file(store: str, tmp_path: Path) -> None:

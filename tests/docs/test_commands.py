@@ -8,12 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs_world import copy_of
+from docs_world import DOCUMENTS, ROOT, copy_of
 
 from coresetdb.cli.main import main
-
-ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 
 RECORDED = {"docs/results.md": "runs of hours on real corpora, with their figures beside them"}
 

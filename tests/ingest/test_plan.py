@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,8 @@ import toy_fits
 from toy_fits import Centre
 
 import coresetdb
-from coresetdb.ingest import counting
+from coresetdb.ingest import counting, fitting
+from coresetdb.ingest.planned import seconds_on
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import UsageError
 
@@ -86,6 +88,40 @@ def test_what_is_not_fitted_is_fitted_on_the_trial_alone(create, tmp_path):
     database.fit(file)
     Centre.ran.clear()
     assert database.plan(file).fits == [] and Centre.ran == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "large", "small", "expected"),
+    [
+        (2000, (40, 3.0), (20, 2.0), 1.0 + 0.05 * 2000),  # a second in any case, 50 ms a row
+        (40, (40, 3.0), (20, 2.0), 3.0),
+        (10, (40, 3.0), (20, 2.0), 1.5),
+        (2000, (40, 2.0), (20, 2.1), 2.0),  # rows cost nothing that can be seen
+        (2000, (40, 2.0), (20, 0.5), 0.05 * 2000),  # no more than in proportion
+        (2000, (40, 2.0), None, 0.05 * 2000),
+        (2000, (8, 2.0), (8, 1.0), 0.25 * 2000),
+        (8, (8, 2.0), (8, 1.0), 2.0),
+    ],
+)
+def test_the_time_of_a_fit_is_told_from_two_sizes(rows, large, small, expected):
+    assert seconds_on(rows, large, small) == pytest.approx(expected)
+
+
+def test_a_fit_that_takes_long_whatever_its_rows(create, tmp_path, monkeypatch):
+    """A tenth of a second in any case and a thousandth a row, by a clock that is turned by hand."""
+    clock = [0.0]
+    learn = Centre.run
+
+    def slow(self, fitting):
+        clock[0] += 0.1 + 0.001 * len(fitting.sample)
+        learn(self, fitting)
+
+    monkeypatch.setattr(Centre, "run", slow)
+    monkeypatch.setattr(fitting, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    database = create("counted:rows=1000")
+    plan = database.plan(write(tmp_path / "a.jsonl", records(2000)))
+    (fit,) = plan.fits
+    assert fit.rows == 1000 and fit.seconds == pytest.approx(1.1, rel=0.01)
 
 
 def test_other_features_can_be_planned(create, tmp_path):

@@ -1,0 +1,135 @@
+"""A caller's mistake exits with 2 and one sentence, whichever command it is made with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import coresetdb
+from coresetdb.cli.main import COMMANDS, main
+
+NO_STORE = {
+    "plan": ["plan", "nowhere", "a.jsonl"],
+    "fit": ["fit", "nowhere", "a.jsonl"],
+    "ingest": ["ingest", "nowhere", "a.jsonl"],
+    "featurize": ["featurize", "nowhere"],
+    "drop-feature": ["drop-feature", "nowhere", "rds"],
+    "status": ["status", "nowhere"],
+    "verify": ["verify", "nowhere"],
+    "compact": ["compact", "nowhere"],
+    "index": ["index", "nowhere", "rds"],
+    "target": ["target", "list", "nowhere"],
+    "methods": ["methods", "nowhere"],
+    "select": ["select", "nowhere", "sums"],
+    "coreset": ["coreset", "list", "nowhere"],
+    "explain": ["explain", "nowhere", "chance", "1"],
+    "compare": ["compare", "nowhere", "chance", "chance"],
+    "export": ["export", "nowhere", "chance", "--out", "x.jsonl"],
+    "score": ["score", "nowhere", "sums"],
+    "sql": ["sql", "nowhere", "SELECT 1"],
+}
+MAKE_THEIR_OWN = ("init", "demo", "completion")
+
+MISTAKES = {
+    # a file, or a folder, that is not there or in the way
+    "ingest pool nowhere.jsonl": "nowhere.jsonl",
+    "ingest pool a.jsonl nowhere.jsonl": "nowhere.jsonl",
+    "ingest pool nothing-*.jsonl": "nothing-",
+    "plan pool nowhere.jsonl": "nowhere.jsonl",
+    "fit pool nowhere.jsonl": "nowhere.jsonl",
+    "target add pool new nowhere.jsonl": "nowhere.jsonl",
+    "select pool --method random --eval nowhere.jsonl": "nowhere.jsonl",
+    "export pool chance --out nowhere/x.jsonl": "no folder",
+    "init a.jsonl": "a file is in the way",
+    "demo a.jsonl": "a.jsonl: cannot be made",
+    "init new --backbone ./nowhere": "nowhere",
+    # a name that nothing bears
+    "init new --features nosuch": "nosuch",
+    "plan pool b.jsonl --features nosuch": "nosuch",
+    "featurize pool nosuch": "nosuch",
+    "drop-feature pool nosuch": "nosuch",
+    "index pool nosuch": "nosuch",
+    "index pool rds --drop": "rds",
+    "select pool nosuch": "nosuch",
+    "select pool sums --method nosuch": "nosuch",
+    "select pool sums --method rds:nosuch": "nosuch",
+    "select pool sums --method rds:top(nosuch=1)": "nosuch",
+    "select pool sums --method trim": "trim",
+    "select pool sums --exclude nosuch": "nosuch",
+    "select pool sums --quota nosuch=3": "nosuch",
+    "select pool sums --cap nosuch=3": "nosuch",
+    "select pool sums --distinct 0.9 --distinct-by nosuch": "nosuch",
+    "select pool sums --approximate": "index",
+    "score pool nosuch": "nosuch",
+    "score pool sums --with nosuch": "nosuch",
+    "target remove pool nosuch": "nosuch",
+    "target copy pool nosuch pool": "nosuch",
+    "target copy pool sums pool": "already",
+    "target copy pool sums nowhere": "no store here",
+    "coreset show pool nosuch": "nosuch",
+    "coreset replay pool nosuch": "nosuch",
+    "coreset remove pool nosuch": "nosuch",
+    "explain pool nosuch 1": "nosuch",
+    "explain pool chance 99": "99",
+    "compare pool nosuch chance": "nosuch",
+    "compare pool chance nosuch": "nosuch",
+    "export pool nosuch --out x.jsonl": "nosuch",
+    # a value that makes no sense
+    "select pool sums --budget 0": "0",
+    "select pool sums --budget many": "many",
+    "select pool sums --budget 101%": "101",
+    "select pool sums --memory much": "much",
+    "select pool sums --distinct 7": "7",
+    "select pool": "target",
+    "ingest pool a.jsonl --format nosuch": "nosuch",
+    "ingest pool a.jsonl --map nosuch": "nosuch",
+    "ingest pool a.jsonl --map user=nosuch,assistant=output": "nosuch",
+    "ingest pool a.jsonl --encoding nosuch": "nosuch",
+    "init new --dtype nosuch": "nosuch",
+    "init new --device nosuch": "nosuch",
+    "init new --max-length 0": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """Holds a store `pool` of 12 rows with a target `sums`, and a coreset `chance`."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    rows = [{"instruction": f"Name colour {n}.", "output": f"It is red {n}."} for n in range(12)]
+    for name, some in {"a": rows, "b": rows[9:], "examples": rows[:3]}.items():
+        text = "".join(json.dumps(row) + "\n" for row in some)
+        (folder / f"{name}.jsonl").write_text(text)
+    pool = coresetdb.create(str(folder / "pool"), backbone=str(tiny_llama), dtype="float32")
+    pool.ingest(str(folder / "a.jsonl"), limit=10)
+    pool.add_target("sums", str(folder / "examples.jsonl"))
+    pool.select(method="random", budget=3, name="chance")
+    return folder
+
+
+def left(words: list[str], folder: Path, monkeypatch, capsys) -> tuple[object, str]:
+    """The exit code, and what stderr says."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    return exit_.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", NO_STORE)
+def test_a_store_that_is_not_there(command, folder, monkeypatch, capsys):
+    code, said = left(NO_STORE[command], folder, monkeypatch, capsys)
+    assert code == 2 and "no store here" in said and "Traceback" not in said
+    assert not (folder / "nowhere").exists()
+
+
+def test_no_command_is_forgotten():
+    assert {*NO_STORE, *MAKE_THEIR_OWN} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", MISTAKES)
+def test_a_mistake(line, folder, monkeypatch, capsys):
+    code, said = left(line.split(), folder, monkeypatch, capsys)
+    assert code == 2, said
+    assert MISTAKES[line] in said and "Traceback" not in said
+    assert not (folder / "new").exists()

@@ -1,0 +1,53 @@
+"""Names in errors: a few are all listed, of hundreds those most like what was asked for."""
+
+from __future__ import annotations
+
+import pytest
+
+from coresetdb.query import coresets, targets
+from coresetdb.query.coresets import load_coreset, remove_coreset
+from coresetdb.query.names import among
+from coresetdb.query.rules.asked import Rules
+from coresetdb.query.rules.corpora import shares
+from coresetdb.query.selection import select
+from coresetdb.query.targets import remove_target
+from coresetdb.schemas.errors import UsageError
+
+HUNDREDS = [f"gsm8k-rds-round_robin-{number}" for number in range(1, 501)] + ["chance"]
+
+
+def test_a_few_are_all_named():
+    assert among("x", {"b", "a"}, "how") == "a, b"
+    assert among("x", [], "how") == "none yet"
+    ten = [f"n{number}" for number in range(10)]
+    assert among("x", reversed(ten), "how") == ", ".join(ten)
+
+
+def test_of_hundreds_the_nearest_and_how_to_list_them():
+    assert among("chances", HUNDREDS, "how") == "chance, ... (501 in all; how)"
+    said = among("gsm8k-rds-round_robin-17x", HUNDREDS, "how")
+    assert said.startswith("gsm8k-rds-round_robin-17, ") and said.count(",") == 3
+    assert among("???", HUNDREDS, "how") == "... (501 in all; how)"
+
+
+@pytest.mark.parametrize("ask", [load_coreset, remove_coreset])
+def test_a_coreset_that_is_not_there(store, monkeypatch, ask):
+    monkeypatch.setattr(coresets, "coreset_names", lambda store: HUNDREDS)
+    with pytest.raises(UsageError, match="coresets: chance, ") as told:
+        ask(store, "chanc")
+    assert len(str(told.value)) < 300 and f"coresetdb coreset list {store.uri}" in str(told.value)
+
+
+def test_a_target_that_is_not_there(store, monkeypatch):
+    monkeypatch.setattr(targets, "_names", lambda store: HUNDREDS)
+    with pytest.raises(UsageError, match=r"targets: chance, .*coresetdb target list "):
+        remove_target(store, "chanc")
+
+
+def test_a_corpus_that_is_not_there(store, toys):
+    rows = [toys.question("tales", number) for number in range(20)]
+    store.insert("pool", toys.pool_rows(rows, [f"tales-{number}" for number in range(20)]))
+    with pytest.raises(UsageError, match=r"only: tales-1.* in all; coresetdb status lists them\)"):
+        select(
+            store, method="random", budget="3", rules=Rules(quotas=shares("quota", "tales-1x=2"))
+        )
