@@ -12,11 +12,13 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from tiny_models import tiny_backbone, tiny_conversations, tiny_folder
+from tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
+from coresetdb.ingest.chat_template import RowRefusedError
 from coresetdb.ingest.held_memory import KERNELS_KEPT, bound_kernel_caches, give_back_freed
 
 SCRIPT = """
@@ -110,7 +112,7 @@ def test_holes_between_what_lives_longer_go_back_to_the_system():
     holes, pins = [], []
     for _ in range(2000):
         holes.append(b"x" * (64 << 10))
-        pins.append(b"y" * 1000)
+        pins.append(bytes(1000))
     del holes
     before = resident_mb()
     give_back_freed()
@@ -118,12 +120,16 @@ def test_holes_between_what_lives_longer_go_back_to_the_system():
     assert len(pins) == 2000
 
 
-def test_a_featurizer_gives_back_now_and_then(monkeypatch):
+def test_a_featurizer_gives_back_when_it_is_time(monkeypatch):
     given = []
     monkeypatch.setattr(featurizer, "give_back_freed", lambda: given.append(1))
-    maker = featurizer.Featurizer(tiny_backbone(), [])
-    maker.featurize(tiny_conversations()[:2])
-    assert not given
-    monkeypatch.setattr(featurizer, "GIVE_BACK_SECONDS", 0.0)
-    maker.featurize(tiny_conversations()[:2])
-    assert given == [1]
+    refusing = SimpleNamespace(
+        device=SimpleNamespace(type="cpu"),
+        plain_head=True,
+        encode_all=lambda instructions: [RowRefusedError("no form") for _ in instructions],
+    )
+    maker = featurizer.Featurizer(refusing, [])
+    for seconds, times in ((float("inf"), 0), (0.0, 1)):
+        monkeypatch.setattr(featurizer, "GIVE_BACK_SECONDS", seconds)
+        assert len(maker.featurize(tiny_conversations()[:2])) == 2
+        assert len(given) == times
