@@ -18,6 +18,7 @@ from ..schemas.instruction import Instruction
 from .chat_template import ChatTemplate, RowRefusedError, read_templates
 from .describe import BackboneConfig, BackboneInfo, describe
 from .encoding import Encoded, Encoder
+from .held_memory import bound_kernel_caches
 from .model_folder import settled_name
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Backbone:
         info = describe(config)
         config = resolve(config)
         encoder, padding_token = _load_encoder(info)
+        bound_kernel_caches()
         model = _load_model(info.folder, config, info.name)
         return cls(config, info, model, encoder, padding_token)
 
