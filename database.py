@@ -60,7 +60,7 @@ class Database(Exploring):
             BackboneError: the backbone cannot be found or is no causal language model.
         """
         from .ingest.create import create_store
-        from .ingest.describe import BackboneConfig
+        from .ingest.models.describe import BackboneConfig
 
         config = BackboneConfig(backbone, device, dtype, max_length)
         return cls(*create_store(uri, config, features, storage_options))
@@ -243,7 +243,7 @@ class Database(Exploring):
 
     def status(self) -> Status:
         """What the store holds, what it waits for, and whether what was learned still suits it."""
-        from .ingest.fitness import status
+        from .ingest.fits.fitness import status
 
         return status(self.store)
 

@@ -11,7 +11,7 @@ from .schemas.memory import memory_bytes
 if TYPE_CHECKING:
     import polars as pl
 
-    from .ingest.progress import FitProgress
+    from .ingest.jobs.progress import FitProgress
     from .query.compare import SideBySide
     from .query.explaining.explanation import Explanation
     from .query.method_list import ListedMethod

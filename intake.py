@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from .store.store import Store
 
 if TYPE_CHECKING:
-    from .ingest.account import Account
-    from .ingest.backbone import Backbone
     from .ingest.featurizer import Featurizer
-    from .ingest.late_account import LateAccount
-    from .ingest.planned import Plan
-    from .ingest.progress import FillProgress, FitProgress
-    from .ingest.read_options import ReadOptions
+    from .ingest.jobs.account import Account
+    from .ingest.jobs.late_account import LateAccount
+    from .ingest.jobs.progress import FillProgress, FitProgress
+    from .ingest.models.backbone import Backbone
+    from .ingest.planning.planned import Plan
+    from .ingest.reading.read_options import ReadOptions
     from .query.targets import AddedTarget
     from .schemas.recipe import Recipe
 
@@ -68,7 +68,7 @@ class Intake:
             InputError, FingerprintError: as `ingest`.
             UsageError: there is no usable record, or there are too few to learn from.
         """
-        from .ingest.first_fit import fit_from, looked_at
+        from .ingest.fits.first_fit import fit_from, looked_at
 
         with looked_at(self.store, sources, _reading(**reading), progress) as looked:
             return fit_from(self.store, looked, lambda: self._backbone, limit, progress)
@@ -92,8 +92,8 @@ class Intake:
             InputError: as `ingest`.
             UsageError: an unknown feature, or nothing in the files is new.
         """
-        from .ingest.looking import look_at
-        from .ingest.plan import plan
+        from .ingest.planning.plan import plan
+        from .ingest.reading.looking import look_at
 
         looked = look_at([sources] if isinstance(sources, str) else sources, _reading(**reading))
         return plan(self.store, looked, lambda: self._backbone, features, progress)
@@ -135,8 +135,8 @@ class Intake:
             UsageError: a feature cannot be fitted from these files; nothing was ingested.
             FingerprintError: the backbone is no longer the one that made the store's features.
         """
-        from .ingest.first_fit import fit_from, looked_at
-        from .ingest.job import ingest
+        from .ingest.fits.first_fit import fit_from, looked_at
+        from .ingest.jobs.job import ingest
 
         options = _reading(corpus=corpus, **reading)
         with looked_at(self.store, sources, options, progress) as looked:
@@ -193,7 +193,7 @@ class Intake:
             StoreBusyError: another process is featurizing this store, or maintains it.
             FingerprintError: the backbone is no longer the one that made the store's features.
         """
-        from .ingest.late import featurize
+        from .ingest.jobs.late import featurize
 
         return featurize(self.store, features, progress=progress, command=command)
 
@@ -212,6 +212,6 @@ class Intake:
 
 
 def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:
-    from .ingest.read_options import ReadOptions
+    from .ingest.reading.read_options import ReadOptions
 
     return ReadOptions(mapping=dict(mapping or {}), **options)

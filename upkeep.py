@@ -30,6 +30,6 @@ def repair_store(
         BackboneError, FingerprintError: rows would have to be made again, and the backbone that
             made them is gone or another; nothing was changed.
     """
-    from .ingest.heal import heal
+    from .ingest.jobs.heal import heal
 
     return heal(uri, say, storage_options)

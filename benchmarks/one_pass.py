@@ -29,17 +29,17 @@ import torch
 import transformers
 from report import write_report
 
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.batch import Batch, make_batch
-from coresetdb.ingest.batching import plan_batches
-from coresetdb.ingest.describe import describe
-from coresetdb.ingest.encoding import Encoded
+from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits import Sample
-from coresetdb.ingest.fitting import learn
+from coresetdb.ingest.fits.fit.fit import Sample
+from coresetdb.ingest.fits.fit.fitting import learn
+from coresetdb.ingest.fits.fit.shelf import MemoryShelf, Shelf
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.batch import Batch, make_batch
+from coresetdb.ingest.models.batching import plan_batches
+from coresetdb.ingest.models.describe import describe
 from coresetdb.ingest.presets import PRESETS
 from coresetdb.ingest.representations.registry import parse_wanted, recipe_for
-from coresetdb.ingest.shelf import MemoryShelf, Shelf
 from coresetdb.schemas.instruction import Instruction
 
 WORDS = "the of a model data row that is and for with how many answer list name number".split()

@@ -27,18 +27,18 @@ import numpy as np
 import torch
 from report import write_report
 
-from coresetdb.ingest.artifacts import Artifact
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.batch import make_batch
-from coresetdb.ingest.encoding import Encoded
-from coresetdb.ingest.fits import Fitting, Sample
-from coresetdb.ingest.forward import run_pass
+from coresetdb.ingest.conversations.encoding import Encoded
+from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.fit.fit import Fitting, Sample
+from coresetdb.ingest.fits.fit.warmup import WarmUp
 from coresetdb.ingest.gradients.gradient import WeightGradient
 from coresetdb.ingest.gradients.reducers import adam_direction, moments_of
 from coresetdb.ingest.gradients.sketch import SketchSpec, count_sketch
-from coresetdb.ingest.reading import ReadOptions, open_source
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.batch import make_batch
+from coresetdb.ingest.models.forward import run_pass
+from coresetdb.ingest.reading.records.records import ReadOptions, open_source
 from coresetdb.ingest.representations.representation import Needs, Reducer
-from coresetdb.ingest.warmup import WarmUp
 from coresetdb.schemas.instruction import Instruction, Record
 
 POOLS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "pools"

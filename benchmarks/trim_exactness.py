@@ -27,17 +27,17 @@ import torch
 from one_pass import alpaca_rows
 from report import write_report
 
-from coresetdb.ingest.artifacts import Artifact
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.batch import Batch
-from coresetdb.ingest.encoding import Encoded
+from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fingerprints import fingerprints, nearest_classes
-from coresetdb.ingest.fits import Fitting, Sample
+from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.fit.fit import Fitting, Sample
+from coresetdb.ingest.fits.fit.sample_pass import states_of
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.batch import Batch
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.sample_pass import states_of
-from coresetdb.ingest.token_codes import quantise, unit_states
-from coresetdb.ingest.token_scores import (
+from coresetdb.ingest.trim.fingerprints import fingerprints, nearest_classes
+from coresetdb.ingest.trim.token_codes import quantise, unit_states
+from coresetdb.ingest.trim.token_scores import (
     RESTS,
     ClassTable,
     RowTerms,
@@ -45,8 +45,8 @@ from coresetdb.ingest.token_scores import (
     score_tokens,
     variance_shares,
 )
-from coresetdb.ingest.trim_basis import ENOUGH, OUTPUT, directions_of
-from coresetdb.ingest.trim_rank import ranks_tried, top_overlap
+from coresetdb.ingest.trim.trim_basis import ENOUGH, OUTPUT, directions_of
+from coresetdb.ingest.trim.trim_rank import ranks_tried, top_overlap
 from coresetdb.schemas.instruction import Instruction
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"

@@ -44,7 +44,7 @@ def read_options(
     format_: str, mapping: str, encoding: str | None, explanation: bool, unescape: bool
 ) -> dict[str, Any]:
     """The values of `reading_options` as the Python face takes them."""
-    from ..ingest.read_options import ReadOptions
+    from ..ingest.reading.read_options import ReadOptions
 
     return {
         "format": format_,

@@ -18,7 +18,7 @@ from .frame import (
 )
 
 if TYPE_CHECKING:
-    from ..ingest.planned import Plan
+    from ..ingest.planning.planned import Plan
 
 
 @click.command(short_help="Tell what an ingestion will cost.")

@@ -27,19 +27,19 @@ from ..schemas.instruction import Instruction, Record
 from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL, TARGETS
 from ..store.store import Store
-from .artifacts import Artifact
-from .backbone import Backbone, BackboneConfig
-from .commit import Commit
-from .encoding import Encoded
+from .conversations.encoding import Encoded
 from .featurizer import Features, Featurizer
-from .fits import Fit, Sample
-from .fitting import Learned, jobs_for, learned, run
-from .progress import Silence
+from .fits.artifacts import Artifact
+from .fits.fit import Fit, Sample
+from .fits.fitting import Learned, jobs_for, learned, run
+from .fits.shelf import MemoryShelf
+from .jobs.commit import Commit
+from .jobs.progress import Silence
+from .models.backbone import Backbone, BackboneConfig
+from .models.tiny_models import TEMPLATE, save_tiny_model, tiny_conversations
 from .representations import registry
 from .representations.registry import Wanted, columns_of, recipe_for
 from .representations.representation import Representation, Side
-from .shelf import MemoryShelf
-from .tiny_models import TEMPLATE, save_tiny_model, tiny_conversations
 
 TOLERANCE = 1e-3
 """Norm-wise relative, in float32 before storage precision."""
@@ -150,7 +150,7 @@ def _check_resumed(
     sample: Sample,
     backbone: Backbone,
 ) -> None:
-    from .fits import Fitting
+    from .fits.fit import Fitting
 
     needed = {
         output: shelf.load(content, output)

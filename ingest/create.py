@@ -11,8 +11,8 @@ from ..schemas.recipe import Recipe, difference
 from ..store.features import drop, droppable, features_of
 from ..store.layout import read_config
 from ..store.store import Store
-from .artifacts import artifacts_of
-from .describe import BackboneConfig, describe
+from .fits.artifacts import artifacts_of
+from .models.describe import BackboneConfig, describe
 from .presets import expanded
 from .representations.registry import (
     Wanted,
@@ -25,8 +25,8 @@ from .representations.registry import (
 )
 
 if TYPE_CHECKING:
-    from .backbone import Backbone
     from .featurizer import Featurizer
+    from .models.backbone import Backbone
 
 
 def create_store(
@@ -47,7 +47,7 @@ def create_store(
         BackboneError: the backbone cannot be found or is no causal language model.
         UsageError: a feature is unknown, or something already stands at `uri`.
     """
-    from .backbone import resolve
+    from .models.backbone import resolve
 
     resolved = resolve(backbone)
     info = describe(resolved)
@@ -154,7 +154,7 @@ def load_featurizer(store: Store) -> Featurizer:
 
 def load_backbone(store: Store) -> Backbone:
     """Load the store's backbone, checked as `load_featurizer` says."""
-    from .backbone import Backbone
+    from .models.backbone import Backbone
 
     config = BackboneConfig(**store.config["backbone"])
     check_backbone(store.uri, config, recipes_of(store))

@@ -17,18 +17,18 @@ import pyarrow as pa
 from ..schemas.errors import FingerprintError
 from ..schemas.instruction import Instruction
 from ..schemas.recipe import Recipe, difference
-from .artifacts import Artifact
-from .batching import Side as Padding
-from .batching import plan_batches
-from .chat_template import RowRefusedError
 from .columns import joined, no_rows, spread, to_arrow
-from .encoding import Encoded, response_alone
-from .held_memory import give_back_freed
+from .conversations.chat_template import RowRefusedError
+from .conversations.encoding import Encoded, response_alone
+from .fits.artifacts import Artifact
+from .models.batching import Side as Padding
+from .models.batching import plan_batches
+from .models.held_memory import give_back_freed
 from .representations import registry
 from .representations.representation import Needs, Pass, Representation, Setup, Side
 
 if TYPE_CHECKING:
-    from .backbone import Backbone
+    from .models.backbone import Backbone
 
 TOKENS_PER_BATCH_CPU = 2048
 """Fits the caches: on two Zen 4 cores 8192 tokens are a quarter slower, half of it padding."""
@@ -275,8 +275,8 @@ class Featurizer:
         on_batch: Callable[[int, int], None] | None,
     ) -> dict[int, dict[str, np.ndarray]]:
         """Work's place -> its reducers' columns over `rows`, from a pass over the chosen ones."""
-        from .batch import make_batch
-        from .forward import run_pass
+        from .models.batch import make_batch
+        from .models.forward import run_pass
 
         adapter = self.artifacts[key[1]] if key[1] else None
         order: list[int] = []

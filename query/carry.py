@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from ..ingest.jobs.target_facts import facts_name
 from ..ingest.representations import registry
-from ..ingest.target_facts import facts_name
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
 from ..schemas.tables import TARGETS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..ingest.artifacts import LazyArtifacts
+from ..ingest.fits.artifacts import LazyArtifacts
 from ..ingest.representations.registry import names
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..ingest.target_facts import REFUSED, facts_name, find_facts
+from ..ingest.jobs.target_facts import REFUSED, facts_name, find_facts
 from ..schemas.canonical import digest_of
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.recipe import difference
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import lance
     import torch
 
-    from ..ingest.artifacts import Artifact
+    from ..ingest.fits.artifacts import Artifact
     from ..store.store import Store
 
 

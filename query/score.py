@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..ingest.progress import FitProgress, Silence
+from ..ingest.jobs.progress import FitProgress, Silence
 from ..ingest.representations import registry
 from ..schemas.errors import MissingFeatureError, UsageError
 from ..selectors.keys import KeySet, ids_of, keys_of

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..ingest.commit import declared
-from ..ingest.target_facts import make_facts
+from ..ingest.jobs.commit import declared
+from ..ingest.jobs.target_facts import make_facts
 from ..schemas.errors import InputError, UsageError
 from ..schemas.instruction import Record, Reject
 from ..store.keys import key_of
@@ -20,7 +20,7 @@ from .names import check_name, naming, no_target, quoted
 
 if TYPE_CHECKING:
     from ..ingest.featurizer import Featurizer
-    from ..ingest.reading import ReadOptions
+    from ..ingest.reading.records import ReadOptions
     from ..store.store import Store
 
 
@@ -163,7 +163,7 @@ def _read(
     files: str | Sequence[str], options: ReadOptions
 ) -> tuple[list[Record], int, tuple[Reject, ...], tuple[str, ...]]:
     """Distinct records in reading order, how many there were, rejects, how files were read."""
-    from ..ingest.reading import find_files, open_source
+    from ..ingest.reading.records import find_files, open_source
 
     named = [files] if isinstance(files, str) else list(files)
     # What an example without an answer lacks, its features say for themselves.

@@ -21,9 +21,9 @@ class Status:
 
     `waiting` says of each feature how many rows have neither a value nor a reason; `pending` names
     features that are not fitted yet. `bases` and `ensembles` say how what was learned suits the
-    corpora, and `due` what to do about it (see ingest/fitness.py). The status of an `unfinished`
-    run is "running", "ended without a word", "not known" (see store/presence.py), "failed" or
-    "interrupted".
+    corpora, and `due` what to do about it (see ingest/fits/fitness.py). The status of an
+    `unfinished` run is "running", "ended without a word", "not known" (see store/presence.py),
+    "failed" or "interrupted".
     """
 
     uri: str

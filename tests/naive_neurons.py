@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from coresetdb.ingest.anatomy import decoder_layers
+from coresetdb.ingest.models.anatomy import decoder_layers
 
 
 def naive_layers(model, ids) -> list[np.ndarray]:

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from coresetdb.ingest.artifacts import Artifact
 from coresetdb.ingest.columns import ragged
+from coresetdb.ingest.fits.fit.artifacts import Artifact
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Representation, Scorer
 from coresetdb.schemas.errors import UsageError

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from ...schemas.errors import BackboneError
-from ..adapters import LowRank
-from ..experts import ExpertLinear, listen
+from ..models.adapters import LowRank
+from ..models.experts import ExpertLinear, listen
 from .gradient import WeightGradient, folded_inputs
 from .weights import expert_modules, left_out, linear_layers, routers
 
 if TYPE_CHECKING:
-    from ..batch import Batch
+    from ..models.batch import Batch
     from ..representations.representation import Reducer
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from ..anatomy import decoder_layers
+from ..models.anatomy import decoder_layers
 
 ACTIVATION_BYTES = 4 << 30
 """What a backward may keep where the device does not say how much memory it has."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from ..backbone import Backbone, States
-from ..batch import Batch
+from ..models.backbone import Backbone, States
+from ..models.batch import Batch
 
 
 class LossDerivative:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from ..artifacts import Artifact
-from ..batch import Batch
+from ..fits.artifacts import Artifact
+from ..models.batch import Batch
 from ..representations.representation import Reducer
 from .gradient import WeightGradient
 from .sketch import SketchSpec, count_sketch

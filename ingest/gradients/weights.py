@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from ..anatomy import decoder_layers
-from ..experts import has_experts
+from ..models.anatomy import decoder_layers
+from ..models.experts import has_experts
 
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:

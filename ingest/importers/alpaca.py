@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .shape import (
     Fields,
     Found,

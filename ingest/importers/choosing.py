@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...schemas.errors import AmbiguousFormatError, MappingError, UsageError
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .mapped import MISSING, mapped_importer, reach
 from .registry import importer_named, importers
 from .shape import Fields, Importer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .shape import (
     Fields,
     Found,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...schemas.errors import UsageError
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .alpaca import history_of
 from .messages import read_list
 from .shape import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...schemas.instruction import Instruction, Message
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .shape import Fields, Found, Importer, Refused, kind_of, text_of
 from .turns import ROLES, Extras, keep_extras
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...schemas.instruction import Message
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .shape import Fields, Found, Importer, Refused, dialogue, found, required, text_of, with_input
 from .turns import Extras, are_turns, keep_extras, read_turn, read_turns
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...schemas.instruction import Message
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .shape import Fields, Found, Importer, Refused, found, kind_of, required
 from .turns import keep_extras
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from ...schemas.canonical import canonical_json
 from ...schemas.instruction import Instruction, Message
-from ..read_options import ReadOptions
 from ..readers.json_scan import DECODER
+from ..reading.read_options import ReadOptions
 
 ID_FIELDS = (
     "id",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .shape import Fields, Found, Importer, Refused, dialogue, found, kind_of, required, text_of
 
 NESTED = "paragraphs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...schemas.instruction import Message
-from ..read_options import ReadOptions
+from ..reading.read_options import ReadOptions
 from .shape import Fields, Found, Importer, Refused, found, looks_textual, required
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import BackboneError
-from ..describe import BackboneInfo
-from ..encoder_folder import encoder_folder, encoder_identity, encoder_width, is_static
-from ..model_folder import settled_name
+from ..models.describe import BackboneInfo
+from ..models.encoder_folder import encoder_folder, encoder_identity, encoder_width, is_static
+from ..models.model_folder import settled_name
 from .representation import Representation, Setup
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _encoder(folder: str, device: str) -> Any:
     """The model in float32, loaded once a process."""
     from sentence_transformers import SentenceTransformer
 
-    from ..backbone import quiet
+    from ..models.backbone import quiet
 
     try:
         with quiet():

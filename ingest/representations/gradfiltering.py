@@ -20,20 +20,20 @@ import pyarrow.compute as pc
 
 from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
-from ..artifacts import Artifact
 from ..columns import ragged
-from ..describe import BackboneInfo, describe
-from ..ensemble import HALVES, SNAPSHOTS, Ensemble, halves_of, judges, own_backbone, own_config
-from ..ensemble import snapshot as snapshot_name
-from ..model_folder import settled_name
-from ..warmup import require_sane
+from ..fits.artifacts import Artifact
+from ..fits.ensemble import HALVES, SNAPSHOTS, Ensemble, halves_of, judges, own_backbone, own_config
+from ..fits.ensemble import snapshot as snapshot_name
+from ..fits.warmup import require_sane
+from ..models.describe import BackboneInfo, describe
+from ..models.model_folder import settled_name
 from .losses import why_no_loss
 from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
 
 if TYPE_CHECKING:
     from ...schemas.instruction import Instruction
-    from ..batch import Batch
-    from ..encoding import Encoded
+    from ..conversations.encoding import Encoded
+    from ..models.batch import Batch
 
 NOISE_FLOOR = 1e-3
 NOISES = ("normalised", "raw")

@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..describe import BackboneInfo
-from ..warmup import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..fits.warmup import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..models.describe import BackboneInfo
 from .losses import why_no_loss
 from .representation import Needs, Pass, Representation, Setup
 
 if TYPE_CHECKING:
-    from ..batch import Batch
-    from ..encoding import Encoded
-    from ..fits import Fit
+    from ..conversations.encoding import Encoded
+    from ..fits.fit import Fit
+    from ..models.batch import Batch
     from .representation import Reducer
 
 WARMUPS = ("none", "lora")

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..columns import ragged
-from ..describe import BackboneInfo
+from ..models.describe import BackboneInfo
 from .representation import Representation, Setup
 
 if TYPE_CHECKING:

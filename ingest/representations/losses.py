@@ -25,10 +25,10 @@ from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
 if TYPE_CHECKING:
     import torch
 
-    from ..artifacts import Artifact
-    from ..batch import Batch
-    from ..encoding import Encoded
+    from ..conversations.encoding import Encoded
+    from ..fits.artifacts import Artifact
     from ..gradients.gradient import WeightGradient
+    from ..models.batch import Batch
 
 NO_RESPONSE = "no response token"
 NOTHING_BEFORE = "no response token has a token before it"

@@ -16,13 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..describe import BackboneInfo
+from ..models.describe import BackboneInfo
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
-    from ..batch import Batch
-    from ..encoding import Encoded
-    from ..fits import Fit
+    from ..conversations.encoding import Encoded
+    from ..fits.fit import Fit
+    from ..models.batch import Batch
 
 WHOLE = Pass()
 TOKENS = ("response", "content", "all")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..batch import Batch
 from ..columns import ragged
+from ..models.batch import Batch
 from .representation import Reducer
 
 if TYPE_CHECKING:
-    from ..neurons import Neurons
+    from ..models.neurons import Neurons
 
 
 class Strongest(Reducer):

@@ -15,17 +15,17 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..artifacts import Artifact
-from ..describe import BackboneInfo
-from ..fits import Fit
+from ..fits.artifacts import Artifact
+from ..fits.fit import Fit
+from ..models.describe import BackboneInfo
 from .nait_directions import ACTIVATIONS, Along, directions_of
 from .nait_fit import Bases, Statistics
 from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone
-    from ..batch import Batch
-    from ..encoding import Encoded
+    from ..conversations.encoding import Encoded
+    from ..models.backbone import Backbone
+    from ..models.batch import Batch
 
 WHOLE = Pass()
 

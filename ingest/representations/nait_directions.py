@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..artifacts import Artifact
+from ..fits.artifacts import Artifact
 from .representation import Scorer
 
 LEAST_EXAMPLES = 3

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...schemas.errors import UsageError
-from ..artifacts import Artifact
-from ..encoding import Encoded
-from ..fits import Fit, Fitting
+from ..conversations.encoding import Encoded
+from ..fits.artifacts import Artifact
+from ..fits.fit import Fit, Fitting
 
 if TYPE_CHECKING:
-    from ..fits import Sample
+    from ..fits.fit import Sample
 
 SAMPLE_ROWS = 1024
 """Eight times the width of a basis; of Llama-2-7B its summaries take 1 GB."""

@@ -14,17 +14,17 @@ import numpy as np
 import torch
 
 from ...schemas.errors import BackboneError
-from ..artifacts import Artifact
-from ..batch import Batch, make_batch
-from ..batching import plan_batches
 from ..columns import joined
-from ..forward import run_pass
+from ..fits.artifacts import Artifact
+from ..models.batch import Batch, make_batch
+from ..models.batching import plan_batches
+from ..models.forward import run_pass
 from .representation import Needs, Reducer
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone
-    from ..encoding import Encoded
-    from ..neurons import Neurons
+    from ..conversations.encoding import Encoded
+    from ..models.backbone import Backbone
+    from ..models.neurons import Neurons
 
 KINDS = ("mean", "drift")
 

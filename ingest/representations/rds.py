@@ -19,8 +19,8 @@ from .representation import Needs, Pass, Reducer, Representation, Setup
 if TYPE_CHECKING:
     import torch
 
-    from ..batch import Batch
-    from ..encoding import Encoded
+    from ..conversations.encoding import Encoded
+    from ..models.batch import Batch
 
 WHOLE = Pass()
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
-from ..artifacts import Artifact
-from ..describe import BackboneInfo
+from ..fits.artifacts import Artifact
+from ..models.describe import BackboneInfo
 from ..presets import PRESETS, expanded
 from .representation import Representation, Setup, Side
 

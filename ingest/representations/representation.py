@@ -13,21 +13,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pyarrow as pa
 
-from ..artifacts import Artifact
-from ..describe import BackboneInfo
+from ..fits.artifacts import Artifact
+from ..models.describe import BackboneInfo
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from ...schemas.instruction import Instruction
-    from ..backbone import Backbone
-    from ..batch import Batch
-    from ..encoding import Encoded
-    from ..fits import Fit
+    from ..conversations.encoding import Encoded
+    from ..fits.fit import Fit
     from ..gradients.gradient import WeightGradient
     from ..gradients.sketch import SketchSpec
-    from ..neurons import Neurons
+    from ..models.backbone import Backbone
+    from ..models.batch import Batch
+    from ..models.neurons import Neurons
 
 View = Literal["row", "alone"]
 """What a forward is shown: whole rows, or their answers without the questions."""

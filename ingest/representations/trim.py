@@ -18,20 +18,20 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..artifacts import Artifact
 from ..columns import ragged
-from ..describe import BackboneInfo
-from ..fits import Fit
-from ..target_facts import REFUSED
-from ..token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
-from ..trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
-from ..warmup import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..fits.artifacts import Artifact
+from ..fits.fit import Fit
+from ..fits.warmup import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..jobs.target_facts import REFUSED
+from ..models.describe import BackboneInfo
+from ..trim.token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
+from ..trim.trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
 from .representation import Needs, Pass, Reducer, Representation, Setup
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone
-    from ..batch import Batch
-    from ..encoding import Encoded
+    from ..conversations.encoding import Encoded
+    from ..models.backbone import Backbone
+    from ..models.batch import Batch
 
 WARMUPS = ("none", "lora")
 
@@ -92,7 +92,7 @@ class Trim(Representation):
         return {Pass("row", _adapter(setup.options)): Needs(hidden=True)}
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
-        from ..token_codes import Codes
+        from ..trim.token_codes import Codes
 
         return Codes(batch, setup.artifacts[OUTPUT].arrays["basis"])
 
@@ -135,7 +135,7 @@ class Trim(Representation):
 
         The sentence `refused` instead where no example has a token of content.
         """
-        from ..fingerprints import fingerprints, nearest_classes
+        from ..trim.fingerprints import fingerprints, nearest_classes
 
         worn = setup.artifacts.get(_adapter(setup.options))
         found = fingerprints(backbone, rows, setup.options["layers"], worn)

@@ -58,7 +58,7 @@ def _numbers(store: Store, feature: Feature, row: str, version: int) -> dict[str
 def _pieces(store: Store, found: Explanation, request: Request) -> Explanation:
     """Tokens or layers, whichever the scorer of the row's target looks at."""
     from ...ingest.representations.nait_directions import Along
-    from ...ingest.token_scores import TokenScorer
+    from ...ingest.trim.token_scores import TokenScorer
 
     assert found.target is not None
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ...ingest.representations.nait_directions import Along
-    from ...ingest.token_scores import TokenScorer
+    from ...ingest.trim.token_scores import TokenScorer
     from ...store.store import Store
 
 
@@ -42,7 +42,7 @@ def token_scores(store: Store, target: str, row: str, method: str = "trim") -> p
         MissingFeatureError: the row, or the target, has no such feature.
         FingerprintError: the target's features were made otherwise.
     """
-    from ...ingest.token_scores import TokenScorer
+    from ...ingest.trim.token_scores import TokenScorer
 
     scorer, rows = scorer_and_row(store, target, row, method)
     if not isinstance(scorer, TokenScorer):
@@ -134,7 +134,7 @@ def scorer_and_row(
 
 def _texts(store: Store, tokens: np.ndarray) -> list[str | None]:
     """Each token by itself as text, if the tokenizer is still there."""
-    from ...ingest.model_folder import model_folder
+    from ...ingest.models.model_folder import model_folder
 
     try:
         file = model_folder(str(store.config["backbone"]["name"])) / "tokenizer.json"

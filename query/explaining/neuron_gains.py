@@ -152,7 +152,7 @@ def _places(store: Store, units: np.ndarray) -> tuple[list[int | None], list[int
 
 def _units_per_layer(store: Store) -> int | None:
     """Of a dense model whose configuration gives one number for all layers."""
-    from ...ingest.model_folder import model_folder, read_settings
+    from ...ingest.models.model_folder import model_folder, read_settings
 
     try:
         folder = model_folder(str(store.config["backbone"]["name"]))

@@ -48,7 +48,7 @@ def read_evaluation(file: str) -> Evaluation:
     Raises:
         InputError: the file cannot be read to its end, or has no usable example.
     """
-    from ...ingest.reading import ReadOptions, find_files, open_source
+    from ...ingest.reading.records import ReadOptions, find_files, open_source
 
     found: dict[str, Instruction] = {}
     refused: set[str] = set()

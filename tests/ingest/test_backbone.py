@@ -19,8 +19,8 @@ from tiny_models import (
     tiny_folder,
 )
 
-from coresetdb.ingest import weights
-from coresetdb.ingest.backbone import Backbone, BackboneConfig, describe, resolve
+from coresetdb.ingest.models import weights
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig, describe, resolve
 from coresetdb.schemas.errors import BackboneError, UsageError
 from coresetdb.schemas.instruction import Instruction
 
@@ -62,7 +62,7 @@ def test_heads_that_scale_their_logits_are_noticed():
 @pytest.mark.parametrize("name", ["builtin", "a folder"])
 def test_describing_needs_no_torch(folder, name):
     script = (
-        "import sys; from coresetdb.ingest.describe import BackboneConfig, describe;"
+        "import sys; from coresetdb.ingest.models.describe import BackboneConfig, describe;"
         f"describe(BackboneConfig({(name if name == 'builtin' else str(folder))!r}));"
         "print('torch' in sys.modules, 'transformers' in sys.modules)"
     )

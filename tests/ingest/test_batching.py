@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.ingest.batching import pad, plan_batches
+from coresetdb.ingest.models.batching import pad, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 

@@ -10,12 +10,12 @@ import pyarrow as pa
 import pytest
 from toy_fits import Centre, Counting
 
-from coresetdb.ingest.artifacts import Artifact
 from coresetdb.ingest.conformance import (
     TOLERANCE,
     check_representation,
     conformance_backbone,
 )
+from coresetdb.ingest.fits.fit.artifacts import Artifact
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Needs, Pass, Reducer, Representation
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from tiny_models import tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.encoder_folder import encoder_folder, encoder_identity, encoder_width
 from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.models.encoder_folder import encoder_folder, encoder_identity, encoder_width
 from coresetdb.ingest.representations import embed
 from coresetdb.ingest.representations.embed import QUERY, prompt_and_label
 from coresetdb.ingest.representations.registry import parse_features, wanted

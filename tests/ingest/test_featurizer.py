@@ -9,10 +9,10 @@ import pytest
 import torch
 from tiny_models import ARCHITECTURES, VOCABULARY, tiny_backbone, tiny_conversations, tiny_folder
 
-from coresetdb.ingest import forward
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.batching import plan_batches
 from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.models import forward
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.batching import plan_batches
 from coresetdb.ingest.representations.registry import parse_features, wanted
 from coresetdb.ingest.representations.representation import Needs, Pass, Reducer, Representation
 from coresetdb.schemas.errors import FingerprintError, UsageError

@@ -10,12 +10,12 @@ from tiny_models import tiny_backbone, tiny_conversations
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from coresetdb.ingest.attention_maps import attention_read
-from coresetdb.ingest.encoding import Encoded
+from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fingerprints import Saliency, fingerprints, nearest_classes
+from coresetdb.ingest.models.attention_maps import attention_read
 from coresetdb.ingest.representations.registry import parse_features, recipe_for, wanted
-from coresetdb.ingest.trim_basis import OUTPUT, Artifact
+from coresetdb.ingest.trim.fingerprints import Saliency, fingerprints, nearest_classes
+from coresetdb.ingest.trim.trim_basis import OUTPUT, Artifact
 from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction
 

@@ -10,9 +10,9 @@ import pytest
 from toy_fits import Count
 
 import coresetdb
-from coresetdb.ingest.artifacts import Artifact
-from coresetdb.ingest.fitness import is_due, status
-from coresetdb.ingest.fits import Fit
+from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.fit.fit import Fit
+from coresetdb.ingest.fits.fit.fitness import is_due, status
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Needs, Pass, Representation
 from coresetdb.schemas.canonical import digest

@@ -17,9 +17,9 @@ from toy_fits import Centre
 
 import coresetdb
 from coresetdb.ingest.create import pending
-from coresetdb.ingest.fitting import settle
+from coresetdb.ingest.fits.fit.fitting import settle
+from coresetdb.ingest.fits.fit.sampling import sample_of_pool
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.sampling import sample_of_pool
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.store import features
 

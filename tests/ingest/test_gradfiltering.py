@@ -12,11 +12,11 @@ import torch
 from tiny_adapters import in_peft, run, same
 from tiny_models import tiny_backbone, tiny_conversations
 
-from coresetdb.ingest import forward
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.ensemble import Ensemble, judges
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.forward import run_pass
+from coresetdb.ingest.fits.fit.ensemble import Ensemble, judges
+from coresetdb.ingest.models import forward
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.forward import run_pass
 from coresetdb.ingest.representations.gradfiltering import representation, seen_gap, snr
 from coresetdb.ingest.representations.registry import recipe_for, wanted
 from coresetdb.schemas.errors import UsageError

@@ -12,13 +12,13 @@ from naive_gradients import backbone_of, loss_of, naive, rows_of
 from tiny_adapters import in_peft, random_adapter
 from tiny_models import ARCHITECTURES, tiny_backbone
 
-from coresetdb.ingest.anatomy import decoder_layers
-from coresetdb.ingest.batch import make_batch
-from coresetdb.ingest.experts import listen
-from coresetdb.ingest.forward import run_pass
 from coresetdb.ingest.gradients.capture import gradients_read
 from coresetdb.ingest.gradients.sketch import SketchSpec
 from coresetdb.ingest.gradients.weights import expert_modules, left_out, linear_layers, routers
+from coresetdb.ingest.models.anatomy import decoder_layers
+from coresetdb.ingest.models.batch import make_batch
+from coresetdb.ingest.models.experts import listen
+from coresetdb.ingest.models.forward import run_pass
 from coresetdb.ingest.representations.representation import Needs, Reducer
 from coresetdb.schemas.instruction import Instruction
 

@@ -11,7 +11,7 @@ import pytest
 
 import coresetdb
 from coresetdb.database import repair_store, verify_store
-from coresetdb.ingest.heal import reingest
+from coresetdb.ingest.jobs.heal import reingest
 from coresetdb.schemas.errors import BackboneError, StoreError
 from coresetdb.store.owed import PATH as OWED_PATH
 from coresetdb.store.report import LostRow
@@ -169,7 +169,7 @@ def test_a_repair_that_did_not_get_through_is_not_forgotten(database, monkeypatc
         raise stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("coresetdb.ingest.heal.ingest", fail)
+        patch.setattr("coresetdb.ingest.jobs.heal.ingest", fail)
         with pytest.raises(type(stop)):
             repair_store(database.store.uri)
     assert len(rows_of(database)) == 80

@@ -9,10 +9,10 @@ from tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_model, save_tiny_toke
 from tokenizers import Tokenizer
 
 import coresetdb
-from coresetdb.ingest.answers import HistoryRewrittenError, history_notice
-from coresetdb.ingest.chat_template import ChatTemplate, RowRefusedError
-from coresetdb.ingest.describe import BackboneConfig, describe
-from coresetdb.ingest.encoding import Encoder, response_alone
+from coresetdb.ingest.conversations.answers import HistoryRewrittenError, history_notice
+from coresetdb.ingest.conversations.chat_template import ChatTemplate, RowRefusedError
+from coresetdb.ingest.conversations.encoding import Encoder, response_alone
+from coresetdb.ingest.models.describe import BackboneConfig, describe
 from coresetdb.schemas.instruction import Instruction, Message
 
 # As Qwen3's: reasoning is cut out of earlier answers, the last one gets a block even when it has

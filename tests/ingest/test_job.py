@@ -18,8 +18,8 @@ import pyarrow as pa
 import pytest
 
 import coresetdb
-from coresetdb.ingest.job import ingest, next_shard
-from coresetdb.ingest.reading import ReadOptions, open_source
+from coresetdb.ingest.jobs.job import ingest, next_shard
+from coresetdb.ingest.reading.records.records import ReadOptions, open_source
 from coresetdb.schemas.errors import FingerprintError
 
 COLOURS = ("red", "green", "blue", "white", "black", "amber", "violet")
@@ -220,8 +220,8 @@ INGEST = textwrap.dedent(
     """
     import sys
     from coresetdb.database import Database
-    from coresetdb.ingest.job import ingest, next_shard
-    from coresetdb.ingest.reading import ReadOptions, open_source
+    from coresetdb.ingest.jobs.job import ingest, next_shard
+    from coresetdb.ingest.reading.records.records import ReadOptions, open_source
 
     database = Database.open(sys.argv[1])
     files = [open_source(path, ReadOptions()) for path in sys.argv[2:]]

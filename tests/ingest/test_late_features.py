@@ -19,11 +19,11 @@ import pytest
 
 import coresetdb
 import coresetdb.database
-from coresetdb.ingest.job import ingest
-from coresetdb.ingest.late import featurize
-from coresetdb.ingest.maker import NEITHER, Maker, explained
-from coresetdb.ingest.progress import Silence
-from coresetdb.ingest.reading import ReadOptions, open_source
+from coresetdb.ingest.jobs.job import ingest
+from coresetdb.ingest.jobs.late import featurize
+from coresetdb.ingest.jobs.maker import NEITHER, Maker, explained
+from coresetdb.ingest.jobs.progress import Silence
+from coresetdb.ingest.reading.records.records import ReadOptions, open_source
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import MissingFeatureError, StoreBusyError, UsageError
 from coresetdb.store.fill import filling
@@ -366,8 +366,8 @@ FEATURIZE = textwrap.dedent(
     """
     import os, sys
     from coresetdb.database import Database
-    from coresetdb.ingest.late import featurize
-    from coresetdb.ingest.maker import Maker
+    from coresetdb.ingest.jobs.late import featurize
+    from coresetdb.ingest.jobs.maker import Maker
 
     columns = Maker.columns
 

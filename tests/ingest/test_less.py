@@ -11,8 +11,8 @@ from naive_gradients import backbone_of, loss_of, naive, rows_of
 from tiny_adapters import in_peft, random_adapter
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.artifacts import Artifact
 from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.fits.fit.artifacts import Artifact
 from coresetdb.ingest.gradients import sketch as sketching
 from coresetdb.ingest.gradients.reducers import adam_direction
 from coresetdb.ingest.gradients.sketch import SketchSpec

@@ -9,8 +9,8 @@ import torch
 from naive_gradients import backbone_of, naive, rows_of
 from tiny_models import ARCHITECTURES, BOS, END, tiny_backbone, tiny_conversations, tiny_folder
 
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.representations.losses import ResponseErrors
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import UsageError

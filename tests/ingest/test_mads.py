@@ -11,10 +11,10 @@ import torch
 from naive_neurons import naive_neurons
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.batch import make_batch
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.neurons import Neurons
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.batch import make_batch
+from coresetdb.ingest.models.neurons import Neurons
 from coresetdb.ingest.representations.mads_strongest import Strongest, active_units
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import UsageError

@@ -18,13 +18,13 @@ import pytest
 from tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
-from coresetdb.ingest.chat_template import RowRefusedError
-from coresetdb.ingest.held_memory import KERNELS_KEPT, bound_kernel_caches, give_back_freed
+from coresetdb.ingest.conversations.chat_template import RowRefusedError
+from coresetdb.ingest.models.held_memory import KERNELS_KEPT, bound_kernel_caches, give_back_freed
 
 SCRIPT = """
 import resource, sys
 from coresetdb import create
-from coresetdb.ingest import job
+from coresetdb.ingest.jobs import job
 
 job.SHARD_ROWS = (64, 64)
 job.ingest.__kwdefaults__["commit_rows"] = 128
@@ -69,7 +69,7 @@ def test_four_times_the_rows_take_no_more_memory(tmp_path):
 SHAPES_SCRIPT = """
 import os, resource
 import torch
-from coresetdb.ingest.tiny_models import tiny_backbone
+from coresetdb.ingest.models.tiny_models import tiny_backbone
 
 backbone = tiny_backbone(dtype="bfloat16")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

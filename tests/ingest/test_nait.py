@@ -13,11 +13,11 @@ import torch
 from naive_neurons import naive_layers, naive_neurons
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.artifacts import Artifact
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.encoding import Encoded
+from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits import Fitting, Sample, in_order
+from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.fit.fit import Fitting, Sample, in_order
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.representations.nait_directions import directions_of
 from coresetdb.ingest.representations.registry import get, parse_features, parse_wanted, recipe_for
 from coresetdb.schemas.errors import BackboneError, UsageError

@@ -12,8 +12,12 @@ from hypothesis import strategies as st
 from tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_tokenizer
 from tokenizers import Tokenizer
 
-from coresetdb.ingest.chat_template import ChatTemplate, RowRefusedError, read_templates
-from coresetdb.ingest.encoding import Encoder, kept_positions, response_alone
+from coresetdb.ingest.conversations.chat_template import (
+    ChatTemplate,
+    RowRefusedError,
+    read_templates,
+)
+from coresetdb.ingest.conversations.encoding import Encoder, kept_positions, response_alone
 from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction, Message
 

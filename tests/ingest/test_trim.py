@@ -12,22 +12,22 @@ import trim_reference as reference
 from tiny_models import tiny_backbone, tiny_conversations
 from transformers import AutoModelForCausalLM
 
-from coresetdb.ingest.artifacts import Artifact
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.batching import plan_batches
-from coresetdb.ingest.encoding import Encoded
+from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fingerprints import fingerprints
-from coresetdb.ingest.fits import Fitting, Sample
+from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.fit.fit import Fitting, Sample
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.batching import plan_batches
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.token_scores import (
+from coresetdb.ingest.trim.fingerprints import fingerprints
+from coresetdb.ingest.trim.token_scores import (
     ClassTable,
     products,
     row_terms,
     score_tokens,
     variance_shares,
 )
-from coresetdb.ingest.trim_basis import OUTPUT, directions_of
+from coresetdb.ingest.trim.trim_basis import OUTPUT, directions_of
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 

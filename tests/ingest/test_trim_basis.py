@@ -9,17 +9,17 @@ import trim_reference as reference
 from tiny_models import tiny_backbone, tiny_conversations
 from transformers import AutoModelForCausalLM
 
-from coresetdb.ingest import trim_basis, trim_rank
-from coresetdb.ingest.adapters import worn
-from coresetdb.ingest.artifacts import Artifact
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits import Fitting, Sample, in_order
+from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.fit.fit import Fitting, Sample, in_order
+from coresetdb.ingest.fits.fit.warmup import WarmUp
+from coresetdb.ingest.models.adapters import worn
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.token_codes import quantise
-from coresetdb.ingest.token_scores import ClassTable
-from coresetdb.ingest.trim_basis import OUTPUT, TrimBasis, directions_of
-from coresetdb.ingest.trim_rank import overlaps, ranks_tried, scores_by_rank, top_overlap
-from coresetdb.ingest.warmup import WarmUp
+from coresetdb.ingest.trim import trim_basis, trim_rank
+from coresetdb.ingest.trim.token_codes import quantise
+from coresetdb.ingest.trim.token_scores import ClassTable
+from coresetdb.ingest.trim.trim_basis import OUTPUT, TrimBasis, directions_of
+from coresetdb.ingest.trim.trim_rank import overlaps, ranks_tried, scores_by_rank, top_overlap
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 

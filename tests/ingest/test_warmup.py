@@ -12,12 +12,17 @@ import torch
 from tiny_adapters import run, same
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.artifacts import Artifact, found_artifact, keep_artifact, load_artifact
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.fits import Fitting, Sample
-from coresetdb.ingest.lora_training import LoraTraining
+from coresetdb.ingest.fits.fit.artifacts import (
+    Artifact,
+    found_artifact,
+    keep_artifact,
+    load_artifact,
+)
+from coresetdb.ingest.fits.fit.fit import Fitting, Sample
+from coresetdb.ingest.fits.fit.lora_training import LoraTraining
+from coresetdb.ingest.fits.fit.warmup import WarmUp
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.warmup import WarmUp
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.store.store import Store

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from coresetdb.ingest.backbone import Backbone
-from coresetdb.ingest.describe import BackboneConfig
 from coresetdb.ingest.featurizer import Featurizer
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.instruction import Instruction
 

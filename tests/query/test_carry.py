@@ -50,7 +50,7 @@ def no_model(monkeypatch):
     def loaded(*args, **options):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("coresetdb.ingest.backbone.Backbone.load", loaded)
+    monkeypatch.setattr("coresetdb.ingest.models.backbone.Backbone.load", loaded)
 
 
 def test_a_copy_asks_as_the_original_does(home, tmp_path, monkeypatch):

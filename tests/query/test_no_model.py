@@ -69,7 +69,7 @@ def database(folder, monkeypatch):
     def loaded(*args, **options):
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("coresetdb.ingest.backbone.Backbone.load", loaded)
+    monkeypatch.setattr("coresetdb.ingest.models.backbone.Backbone.load", loaded)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", loaded)
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", loaded)
     return Database.open(str(folder / "store"))

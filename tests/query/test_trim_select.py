@@ -13,8 +13,8 @@ from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from coresetdb.database import Database
-from coresetdb.ingest.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.token_scores import variance_shares
+from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.trim.token_scores import variance_shares
 from coresetdb.query.comparison import scorer_of
 from coresetdb.query.features import feature_named
 from coresetdb.query.methods import parse_method

@@ -1,0 +1,153 @@
+"""A model's chat template: where it is kept, and how a conversation is rendered with it.
+
+The environment is the one templates are written for (transformers' sandbox and its filters), with
+one difference: `strftime_now` gives a fixed date. A template that writes today's date would
+otherwise give the same row other features tomorrow.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...schemas.errors import BackboneError
+from ..models.model_folder import read_settings
+
+TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
+"""The day every template is told; part of a backbone's identity."""
+
+DEFAULT, WITH_TOOLS = "default", "tool_use"
+
+# For tokenizers that bring none. Each turn is rendered from itself alone.
+PLAIN_TEMPLATE = """\
+{{- bos_token if bos_token is defined -}}
+{%- if tools -%}{{- '### Tools:\\n' ~ (tools | tojson) ~ '\\n\\n' -}}{%- endif -%}
+{%- for message in messages -%}
+{{- '### ' ~ (message.role | capitalize) ~ ':\\n' ~ message.content -}}
+{%- if message.tool_calls -%}{{- message.tool_calls | tojson -}}{%- endif -%}
+{%- if message.role == 'assistant' and eos_token is defined -%}{{- eos_token -}}{%- endif -%}
+{{- '\\n\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '### Assistant:\\n' -}}{%- endif -%}
+"""
+
+
+class RowRefusedError(BackboneError):
+    """This conversation cannot be encoded with this template; others can."""
+
+
+def read_templates(folder: Path) -> dict[str, str]:
+    """Name -> Jinja text of the templates a model folder holds; empty when it has none.
+
+    Raises:
+        BackboneError: tokenizer_config.json cannot be read.
+    """
+    templates: dict[str, str] = {}
+    config = folder / "tokenizer_config.json"
+    if config.is_file():
+        found = read_settings(config).get("chat_template")
+        if isinstance(found, str):
+            templates[DEFAULT] = found
+        elif isinstance(found, list):
+            templates |= {each["name"]: each["template"] for each in found}
+    # Files of their own win over the entry, as in transformers.
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        templates[path.stem] = path.read_text(encoding="utf-8")
+    if (folder / "chat_template.jinja").is_file():
+        templates[DEFAULT] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return templates
+
+
+def read_special_tokens(folder: Path) -> dict[str, str]:
+    """bos_token, eos_token... as a model folder's files name them, for its templates.
+
+    Raises:
+        BackboneError: a file cannot be read.
+    """
+    found: dict[str, str] = {}
+    for file in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings = read_settings(folder / file) if (folder / file).is_file() else {}
+        for name, token in settings.items():
+            text = token.get("content") if isinstance(token, dict) else token
+            if name.endswith("_token") and isinstance(text, str):
+                found[name] = text
+    return found
+
+
+class ChatTemplate:
+    """Renders conversations to text; `special` holds bos_token, eos_token... as strings."""
+
+    def __init__(self, templates: Mapping[str, str], special: Mapping[str, str]) -> None:
+        environment = _environment()
+        self.special = dict(special)
+        self._compiled: dict[str, Any] = {}
+        for name, text in (templates or {DEFAULT: PLAIN_TEMPLATE}).items():
+            try:
+                self._compiled[name] = environment.from_string(text)
+            except Exception as error:  # any fault of a foreign template, Jinja's or Python's
+                raise BackboneError(
+                    f"the chat template {name!r} does not compile: {error}. Repair it in the "
+                    "model's folder"
+                ) from error
+        if DEFAULT not in self._compiled:
+            raise BackboneError(
+                f"the model has the chat templates {sorted(self._compiled)} but none called "
+                f"{DEFAULT!r}: put one into chat_template.jinja"
+            )
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None = None,
+        generation: bool = False,
+    ) -> str:
+        """The text a model would be given.
+
+        Raises:
+            RowRefusedError: the template has no form for this conversation.
+        """
+        name = WITH_TOOLS if tools and WITH_TOOLS in self._compiled else DEFAULT
+        try:
+            return self._compiled[name].render(
+                messages=messages,
+                tools=tools,
+                documents=None,
+                add_generation_prompt=generation,
+                **self.special,
+            )
+        except Exception as error:  # a foreign program: whatever it raises, it refused this row
+            raise RowRefusedError(f"the chat template refuses it: {error}") from error
+
+
+def _environment() -> Any:
+    import jinja2
+    from jinja2 import nodes
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks answers for trainers; here it just passes them through."""
+
+        tags = {"generation"}  # noqa: RUF012 (Jinja's own form)
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            return nodes.Scope(body).set_lineno(line)
+
+    def tojson(value: Any, ensure_ascii: bool = False, **form: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **form)
+
+    def raise_exception(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = TEMPLATE_DATE.strftime
+    return environment

@@ -1,0 +1,149 @@
+"""The random sample that something is learned from: the rows whose ids hash lowest.
+
+A seeded hash of its id says where a row stands in the draw. So the same seed draws the same rows
+from the same pool, in whatever order and from whatever files they come, and every prefix of the
+sample is a random sample too.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from typing import Generic, TypeVar
+
+import xxhash
+
+from ...schemas.errors import UsageError
+from ...schemas.instruction import Instruction, Record
+from ...store.known_ids import KnownIds
+from ...store.store import Store
+from ..jobs.progress import Progress, Silence
+from ..jobs.source import Source
+from .fit import Sample
+
+Rows = Callable[[int], int]
+"""From the size of a pool to the rows that are wanted of it."""
+
+BLOCK_ROWS = 1024
+SLACK = 4
+SLACK_ROWS = 1024
+
+T = TypeVar("T")
+
+
+class Reservoir(Generic[T]):
+    """Draws from a stream whose length is known only at its end; ids must be distinct.
+
+    How many rows are wanted may grow with the length. Of the first n rows it therefore holds the
+    4 k(n) + 1,024 that stand first in the draw, where k(n) are wanted: a share of the stream that
+    holds all those wanted of the whole, but for a chance of less than e^-1000.
+    """
+
+    def __init__(self, seed: int, rows: Rows) -> None:
+        self.total = 0
+        self._seed, self._rows = seed, rows
+        self._held: list[tuple[int, str, T]] = []  # a heap, the last of the draw on top
+
+    def offer(self, row_id: str, item: T) -> None:
+        """One row of the stream."""
+        self.total += 1
+        place = (-_place(row_id, self._seed), row_id, item)
+        room = SLACK * self._rows(self.total) + SLACK_ROWS
+        if len(self._held) < room:
+            heapq.heappush(self._held, place)
+        elif place[0] > self._held[0][0]:
+            heapq.heapreplace(self._held, place)
+
+    def drawn(self) -> list[tuple[str, T]]:
+        """Ids and items of the rows wanted, in the order of the draw."""
+        wanted = min(self._rows(self.total), self.total)
+        first = sorted(self._held, key=lambda held: (-held[0], held[1]))[:wanted]
+        return [(row_id, item) for _, row_id, item in first]
+
+
+def sample_of_sources(
+    sources: Iterable[Source],
+    seed: int,
+    rows: Rows,
+    limit: int | None = None,
+    bytes_total: int | None = None,
+    progress: Progress | None = None,
+) -> Sample:
+    """A sample of the records of files, equal content counted once; the files are read to the end.
+
+    Args:
+        limit: read no more than this many records, rejected ones included.
+
+    Raises:
+        UsageError: not one record can be used.
+    """
+    progress = progress or Silence()
+    drawing: Reservoir[Instruction] = Reservoir(seed, rows)
+    met = KnownIds()
+    read, before = 0, 0
+    reasons: Counter[str] = Counter()
+    for source in sources:
+        items = islice(source, None if limit is None else limit - read)
+        while block := list(islice(items, BLOCK_ROWS)):
+            read += len(block)
+            found: dict[str, Instruction] = {}
+            for item in block:
+                if isinstance(item, Record):
+                    found.setdefault(item.instruction.id, item.instruction)
+                else:
+                    reasons[item.reason] += 1
+            ids = list(found)
+            new = [row_id for row_id, old in zip(ids, met.contains(ids), strict=True) if not old]
+            if new:
+                met.add(new)
+            for row_id in new:
+                drawing.offer(row_id, found[row_id])
+            progress.advance(
+                rows=read,
+                tokens=0,
+                bytes_read=before + source.bytes_read,
+                bytes_total=bytes_total,
+            )
+        source.finish()
+        before += source.size or 0
+        if limit is not None and read >= limit:
+            break
+    if not drawing.total:
+        why = f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""
+        raise UsageError(
+            f"there is nothing to learn from: none of the {read:,} records read can be used{why}"
+        )
+    return _sample(drawing.drawn(), drawing.total)
+
+
+def sample_of_pool(store: Store, seed: int, rows: Rows) -> Sample:
+    """A sample of the rows a store holds.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    pool = store.dataset("pool")
+    drawing: Reservoir[None] = Reservoir(seed, rows)
+    for batch in pool.to_batches(columns=["id"]):
+        for row_id in batch["id"].to_pylist():
+            drawing.offer(row_id, None)
+    if not drawing.total:
+        raise UsageError(
+            f"{store.uri}: there is nothing to learn from, the pool is empty. "
+            f"Ingest first: coresetdb ingest {store.uri} FILE..."
+        )
+    ids = [row_id for row_id, _ in drawing.drawn()]
+    texts = store.take(ids, ["messages", "tools"], version=pool.version)
+    messages, tools = texts["messages"].to_pylist(), texts["tools"].to_pylist()
+    instructions = map(Instruction.from_row, messages, tools)
+    return _sample(list(zip(ids, instructions, strict=True)), drawing.total)
+
+
+def _sample(drawn: Sequence[tuple[str, Instruction]], total: int) -> Sample:
+    return Sample([row_id for row_id, _ in drawn], [each for _, each in drawn], total)
+
+
+def _place(row_id: str, seed: int) -> int:
+    return xxhash.xxh3_64_intdigest(row_id.encode(), seed=seed & 0xFFFF_FFFF_FFFF_FFFF)

@@ -1,0 +1,140 @@
+"""One commit of an ingestion: the rows that become visible together, and everything about them.
+
+Order: `sources`, `pool`, `runs`, each idempotent by key. A kill between two of them leaves
+sightings of rows that the pool does not hold yet; ingesting the same file again heals that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from ...schemas.instruction import Record, Reject
+from ...schemas.tables import POOL, REJECTS, SOURCES
+from ...store.features import FINGERPRINT
+from ...store.keys import key_of
+from ...store.store import Store
+
+
+@dataclass
+class Commit:
+    """What has been read and featurized since the last commit.
+
+    `features[i]` holds the features of the records queued by the i-th call of `add_rows`. A reject
+    stands with its number among equal ones: one line may hold several conversations that are
+    refused alike.
+    """
+
+    run: str
+    sightings: list[tuple[str, Record]] = field(default_factory=list)
+    rejects: list[tuple[Reject, int]] = field(default_factory=list)
+    rows: list[tuple[str, Record]] = field(default_factory=list)
+    features: list[pa.Table] = field(default_factory=list)
+    bytes: int = 0  # of the features
+
+    def add_rows(self, rows: list[tuple[str, Record]], features: pa.Table) -> None:
+        """Queue featurized records; `features` has one row for each, in order."""
+        self.rows.extend(rows)
+        self.features.append(features)
+        self.bytes += features.nbytes
+
+    def write(self, store: Store) -> set[str]:
+        """Make everything queued visible.
+
+        Returns:
+            ids that another process had inserted in the meantime.
+        """
+        if self.rejects:
+            store.insert("rejects", self._reject_table())
+        if self.sightings:
+            store.insert("sources", self._source_table())
+        if not self.rows:
+            return set()
+        with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
+            rows = declared(self._pool_table(), store.dataset("pool").schema)
+            inserted = store.insert("pool", rows)
+        return set() if inserted == len(self.rows) else self._theirs(store)
+
+    def _theirs(self, store: Store) -> set[str]:
+        ids = [row_id for row_id, _ in self.rows]
+        runs = store.take(ids, ["id", "run"])["run"].to_pylist()
+        return {row_id for row_id, run in zip(ids, runs, strict=True) if run != self.run}
+
+    def _pool_table(self) -> pa.Table:
+        features = pa.concat_tables(self.features)
+        now = datetime.now(UTC)
+        records = [record for _, record in self.rows]
+        columns = {
+            "id": [row_id for row_id, _ in self.rows],
+            "corpus": [record.corpus for record in records],
+            "source_id": [record.source_id for record in records],
+            "messages": [
+                [message.as_dict() for message in record.instruction.messages] for record in records
+            ],
+            "tools": [record.instruction.tools for record in records],
+            "metadata": [record.metadata for record in records],
+            "added_at": [now] * len(records),
+            "run": [self.run] * len(records),
+        }
+        arrays = {
+            name: pa.array(values, type=POOL.field(name).type) for name, values in columns.items()
+        }
+        for name in features.column_names:
+            arrays[name] = features[name]
+        fields = [POOL.field(name) for name in POOL.names]
+        fields += [field for field in features.schema if field.name not in POOL.names]
+        return pa.table([arrays[field.name] for field in fields], schema=pa.schema(fields))
+
+    def _source_table(self) -> pa.Table:
+        rows = [
+            {
+                "key": key_of(row_id, record.corpus, record.file, record.line),
+                "id": row_id,
+                "corpus": record.corpus,
+                "file": record.file,
+                "line": record.line,
+                "source_id": record.source_id,
+                "metadata": record.metadata,
+                "run": self.run,
+            }
+            for row_id, record in self.sightings
+        ]
+        return pa.Table.from_pylist(rows, schema=SOURCES)
+
+    def _reject_table(self) -> pa.Table:
+        rows = [_reject_row(reject, nth, self.run) for reject, nth in self.rejects]
+        return pa.Table.from_pylist(rows, schema=REJECTS)
+
+
+def declared(rows: pa.Table, table: pa.Schema) -> pa.Table:
+    """`rows` without features that pool or targets no longer have, or have made otherwise since.
+
+    A run keeps the recipes it began with; a feature may be dropped, or declared, meanwhile.
+    """
+    mine = [
+        field.name
+        for field in rows.schema
+        if field.name in POOL.names
+        or (field.name in table.names and _maker(field) == _maker(table.field(field.name)))
+    ]
+    return rows.select(mine)
+
+
+def _maker(field: pa.Field) -> bytes | None:
+    return (field.metadata or {}).get(FINGERPRINT)
+
+
+def _reject_row(reject: Reject, nth: int, run: str) -> dict[str, Any]:
+    place = (reject.corpus, reject.file, reject.line, reject.reason, reject.excerpt)
+    return {
+        "key": key_of(*place, nth),
+        "corpus": reject.corpus,
+        "file": reject.file,
+        "line": reject.line,
+        "reason": reject.reason,
+        "excerpt": reject.excerpt,
+        "run": run,
+    }

@@ -1,0 +1,51 @@
+"""Where a causal language model keeps its parts, whatever its architecture calls them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import nn
+
+from ...schemas.errors import BackboneError
+
+
+def decoder_layers(model: Any) -> list[nn.Module]:
+    """The decoder layers, first to last (`layers` in llama, `h` in gpt2).
+
+    Raises:
+        BackboneError: the model has no list of as many modules as it says it has layers.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    for module in model.base_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    raise BackboneError(
+        f"{model.config.model_type}: the decoder layers of this architecture are not found. "
+        "Use features that look at no layers, or another backbone"
+    )
+
+
+def attention_projections(model: Any) -> list[str]:
+    """Names of the linear layers of every attention block, in the model's order.
+
+    They are q/k/v/o_proj in llama, c_attn and c_proj of `attn` in gpt2, query_key_value and dense
+    of `attention` in gpt_neox.
+
+    Raises:
+        BackboneError: there are none.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    found = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D)
+        and re.search(r"attn|attention", name.rpartition(".")[0])
+    ]
+    if not found:
+        raise BackboneError(
+            f"{model.config.model_type}: this architecture has no attention projections that an "
+            "adapter could be trained on. Use features without a warm-up, or another backbone"
+        )
+    return found

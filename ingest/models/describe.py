@@ -1,0 +1,208 @@
+"""What a backbone is, read from its files alone: sizes, and the identity features depend on.
+
+No torch here: opening a store, planning and comparing fingerprints stay light.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...schemas.canonical import digest, digest_of
+from ...schemas.errors import BackboneError, UsageError
+from ..conversations.answers import history_notice
+from ..conversations.chat_template import (
+    PLAIN_TEMPLATE,
+    TEMPLATE_DATE,
+    ChatTemplate,
+    read_special_tokens,
+    read_templates,
+)
+from .model_folder import model_folder, read_settings
+from .weights import hash_file, hash_weights
+
+DEFAULT_MAX_LENGTH = 2048
+"""Tokens of a row where nothing else is said: what LESS and RDS+ train and embed with."""
+
+ENCODING_VERSION = 1
+"""Rises when the same text would become other tokens or masks."""
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "float32", "bfloat16")
+
+# Transformers' class names of models that predict the next token.
+_CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+)
+_TOKENIZER_KEYS = (
+    "tokenizer_class",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "add_prefix_space",
+    "legacy",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "added_tokens_decoder",
+)
+# Entries of config.json that change no number a model gives.
+_CONFIG_NOISE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which model, where it runs, and how long a row may be (`max_length` in tokens)."""
+
+    name: str = "builtin"
+    device: str = "auto"
+    dtype: str = "auto"
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.device.split(":")[0] not in DEVICES:
+            raise UsageError(f"device {self.device!r}: choose one of {', '.join(DEVICES)}")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        if self.max_length is not None and self.max_length < 2:
+            raise UsageError(f"max length {self.max_length}: a row needs at least 2 tokens")
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON values; `BackboneConfig(**config.as_dict())` is the same again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """A backbone's sizes and identity.
+
+    Attributes:
+        name: as it was asked for.
+        folder: where its files lie.
+        hidden_size: width of the final hidden states.
+        positions: the most tokens the model's positions allow, None where they are unbounded.
+        max_length: tokens a row is truncated to.
+        identity: JSON values that enter `Recipe.backbone`: hashes of weights, configuration,
+            tokenizer and template, and the truncation. Neither device nor compute dtype.
+        notices: sentences a user should see once.
+    """
+
+    name: str
+    folder: Path
+    model_type: str
+    hidden_size: int
+    layers: int
+    vocabulary: int
+    positions: int | None
+    max_length: int
+    identity: dict[str, Any]
+    notices: tuple[str, ...] = ()
+
+
+def describe(config: BackboneConfig) -> BackboneInfo:
+    """Sizes and identity of a backbone, from its files (weight hashes are cached).
+
+    Raises:
+        BackboneError: no such model, not a causal LM, weights or tokenizer missing, a chat
+            template that does not compile.
+        UsageError: `max_length` is above the model's positions.
+    """
+    folder = model_folder(config.name)
+    model = read_settings(folder / "config.json")
+    _require_causal(model, config.name)
+    sizes = model.get("text_config") or model
+    positions = _first(
+        sizes, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"
+    )
+    notices: list[str] = []
+    templates = read_templates(folder)
+    if not templates:
+        notices.append(
+            f"{config.name}: the tokenizer has no chat template; rows are rendered with "
+            "coresetdb's plain one (### User: / ### Assistant:)"
+        )
+    elif said := history_notice(ChatTemplate(templates, read_special_tokens(folder))):
+        notices.append(f"{config.name}: {said}")
+    max_length = _max_length(config, positions)
+    return BackboneInfo(
+        name=config.name,
+        folder=folder,
+        model_type=str(model.get("model_type", "")),
+        hidden_size=_required(sizes, config.name, "hidden_size", "n_embd", "d_model"),
+        layers=_required(sizes, config.name, "num_hidden_layers", "n_layer", "n_layers"),
+        vocabulary=_required(sizes, config.name, "vocab_size"),
+        positions=positions,
+        max_length=max_length,
+        identity={
+            "weights": digest_of(hash_weights(_weight_files(folder, config.name))),
+            "config": digest_of({k: v for k, v in model.items() if k not in _CONFIG_NOISE}),
+            "tokenizer": _tokenizer_hash(folder, config.name),
+            "template": digest_of(templates) if templates else "plain " + digest(PLAIN_TEMPLATE),
+            "template_date": TEMPLATE_DATE.isoformat(),
+            "max_length": max_length,
+            "truncation": "left of the prompt",
+            "encoding": ENCODING_VERSION,
+        },
+        notices=tuple(notices),
+    )
+
+
+def _require_causal(model: dict[str, Any], name: str) -> None:
+    architectures = model.get("architectures") or []
+    causal = any(str(each).endswith(_CAUSAL_SUFFIXES) for each in architectures)
+    if model.get("is_encoder_decoder") or (architectures and not causal):
+        what = ", ".join(map(str, architectures)) or model.get("model_type")
+        raise BackboneError(
+            f"{name}: {what} is not a causal language model. Give a model whose config.json "
+            "names a ...ForCausalLM architecture"
+        )
+
+
+def _first(sizes: dict[str, Any], *names: str) -> int | None:
+    return next((int(sizes[name]) for name in names if sizes.get(name)), None)
+
+
+def _required(sizes: dict[str, Any], model: str, *names: str) -> int:
+    value = _first(sizes, *names)
+    if value is None:
+        raise BackboneError(f"{model}: config.json gives no {names[0]}. Save the model again")
+    return value
+
+
+def _max_length(config: BackboneConfig, positions: int | None) -> int:
+    if config.max_length is None:
+        return min(DEFAULT_MAX_LENGTH, positions or DEFAULT_MAX_LENGTH)
+    if positions is not None and config.max_length > positions:
+        raise UsageError(
+            f"max length {config.max_length} is above the {positions} positions of {config.name}: "
+            f"give at most {positions}"
+        )
+    return config.max_length
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise BackboneError(f"{name}: no weights (*.safetensors or pytorch_model*.bin) in {folder}")
+    return files
+
+
+def _tokenizer_hash(folder: Path, name: str) -> str:
+    files = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
+    if not any(file.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for file in files):
+        raise BackboneError(
+            f"{name}: the tokenizer is missing in {folder}. Save it there as well "
+            "(tokenizer.save_pretrained)"
+        )
+    parts: dict[str, Any] = {file.name: hash_file(file) for file in files}
+    config = folder / "tokenizer_config.json"
+    if config.is_file():
+        settings = read_settings(config)
+        parts[config.name] = {key: settings[key] for key in _TOKENIZER_KEYS if key in settings}
+    return digest_of(parts)
