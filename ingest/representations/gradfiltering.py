@@ -215,9 +215,9 @@ def seen_gap(table: pa.Table) -> dict[str, float]:
         of rows in the fit at members that did not see them, 1 where the ensemble suits both.
         NaN where there are no such rows.
     """
-    there = table.filter(pc.is_valid(table["gradfiltering_norms"]))
+    there = table.filter(table["gradfiltering_norms"].is_valid())
     by_judges = _mean_logs(there["gradfiltering_norms"], late=True)
-    inside = pc.list_value_length(there["gradfiltering_seen"]).to_numpy() > 0
+    inside = _lengths(there["gradfiltering_seen"]) > 0
     by_its_own = _mean_logs(there["gradfiltering_seen"].filter(inside), late=False)
 
     def ratio(above: np.ndarray, below: np.ndarray) -> float:
@@ -237,7 +237,7 @@ def _mean_logs(lists: pa.ChunkedArray, late: bool) -> np.ndarray:
     """(n,) mean logarithm of each list, or of its second half."""
     found = [np.empty(0)]
     for chunk in lists.chunks:
-        lengths = pc.list_value_length(chunk).to_numpy()
+        lengths = _lengths(chunk)
         row = np.repeat(np.arange(len(chunk)), lengths)
         place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         taken = place >= lengths[row] / len(SNAPSHOTS) * late
@@ -246,6 +246,10 @@ def _mean_logs(lists: pa.ChunkedArray, late: bool) -> np.ndarray:
         counts = np.bincount(row[taken], minlength=len(chunk))
         found.append(np.bincount(row[taken], logs[taken], len(chunk)) / counts)
     return np.concatenate(found)
+
+
+def _lengths(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    return pc.list_value_length(lists).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _in_fit(rows: Sequence[Encoded], setup: Setup) -> np.ndarray:

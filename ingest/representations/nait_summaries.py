@@ -128,7 +128,7 @@ def summaries_of(
         run_pass(backbone, batch, [(needs, reducer)])
         parts.append(reducer.columns())
         order += members
-    columns = joined(parts, np.argsort(np.asarray(order, dtype=np.int64)))
+    columns = joined(parts, np.asarray(order, dtype=np.int64), len(rows))
     return {kind: whole(columns[kind], columns[f"{kind}_norms"]) for kind in KINDS}
 
 
