@@ -13,7 +13,7 @@ LINE_SECONDS = 10.0
 
 
 class ShownProgress:
-    """Implements ingest.progress.Progress; a context manager, so that the bar ends cleanly."""
+    """Implements ingest.jobs.progress.Progress; a context manager, so that the bar ends cleanly."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -69,7 +69,7 @@ class ShownProgress:
             talk(f"{name}: {share:.0%}, {said}")
 
     def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
-        """Implements ingest.progress.FillProgress."""
+        """Implements ingest.jobs.progress.FillProgress."""
         now = time.monotonic()
         spent = max(now - self.started, 1e-9)
         words = f"{rows:,} of {rows_total:,} rows, {tokens / spent:,.0f} tokens/s"
