@@ -31,9 +31,9 @@ from report import write_report
 
 from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.fit.fit import Sample
-from coresetdb.ingest.fits.fit.fitting import learn
-from coresetdb.ingest.fits.fit.shelf import MemoryShelf, Shelf
+from coresetdb.ingest.fits.fit import Sample
+from coresetdb.ingest.fits.fitting import learn
+from coresetdb.ingest.fits.shelf import MemoryShelf, Shelf
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.models.batch import Batch, make_batch
 from coresetdb.ingest.models.batching import plan_batches

@@ -24,7 +24,7 @@ from trim_exactness import DATA, TARGETS, pool_rows, spearman, target_rows
 
 from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Features, Featurizer
-from coresetdb.ingest.fits.fit.shelf import MemoryShelf
+from coresetdb.ingest.fits.shelf import MemoryShelf
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.trim.trim_rank import top_overlap

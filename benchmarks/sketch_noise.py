@@ -28,16 +28,16 @@ import torch
 from report import write_report
 
 from coresetdb.ingest.conversations.encoding import Encoded
-from coresetdb.ingest.fits.fit.artifacts import Artifact
-from coresetdb.ingest.fits.fit.fit import Fitting, Sample
-from coresetdb.ingest.fits.fit.warmup import WarmUp
+from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.fits.fit import Fitting, Sample
+from coresetdb.ingest.fits.warmup import WarmUp
 from coresetdb.ingest.gradients.gradient import WeightGradient
 from coresetdb.ingest.gradients.reducers import adam_direction, moments_of
 from coresetdb.ingest.gradients.sketch import SketchSpec, count_sketch
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.models.batch import make_batch
 from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.reading.records.records import ReadOptions, open_source
+from coresetdb.ingest.reading.records import ReadOptions, open_source
 from coresetdb.ingest.representations.representation import Needs, Reducer
 from coresetdb.schemas.instruction import Instruction, Record
 

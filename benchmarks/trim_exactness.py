@@ -29,9 +29,9 @@ from report import write_report
 
 from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.fit.artifacts import Artifact
-from coresetdb.ingest.fits.fit.fit import Fitting, Sample
-from coresetdb.ingest.fits.fit.sample_pass import states_of
+from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.fits.fit import Fitting, Sample
+from coresetdb.ingest.fits.sample_pass import states_of
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.models.batch import Batch
 from coresetdb.ingest.representations import registry

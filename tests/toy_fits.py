@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from coresetdb.ingest.fits.fit.artifacts import Artifact
-from coresetdb.ingest.fits.fit.fit import Fit
+from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.fits.fit import Fit
 from coresetdb.ingest.representations.representation import Needs, Pass, Reducer, Representation
 from coresetdb.schemas.errors import UsageError
 

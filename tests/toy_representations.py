@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.ingest.columns import ragged
-from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Representation, Scorer
 from coresetdb.schemas.errors import UsageError

@@ -15,7 +15,7 @@ from coresetdb.ingest.conformance import (
     check_representation,
     conformance_backbone,
 )
-from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Needs, Pass, Reducer, Representation
 

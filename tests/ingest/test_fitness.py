@@ -10,9 +10,9 @@ import pytest
 from toy_fits import Count
 
 import coresetdb
-from coresetdb.ingest.fits.fit.artifacts import Artifact
-from coresetdb.ingest.fits.fit.fit import Fit
-from coresetdb.ingest.fits.fit.fitness import is_due, status
+from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.fits.fit import Fit
+from coresetdb.ingest.fits.fitness import is_due, status
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Needs, Pass, Representation
 from coresetdb.schemas.canonical import digest

@@ -17,8 +17,8 @@ from toy_fits import Centre
 
 import coresetdb
 from coresetdb.ingest.create import pending
-from coresetdb.ingest.fits.fit.fitting import settle
-from coresetdb.ingest.fits.fit.sampling import sample_of_pool
+from coresetdb.ingest.fits.fitting import settle
+from coresetdb.ingest.fits.sampling import sample_of_pool
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.store import features

@@ -13,7 +13,7 @@ from tiny_adapters import in_peft, run, same
 from tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.fit.ensemble import Ensemble, judges
+from coresetdb.ingest.fits.ensemble import Ensemble, judges
 from coresetdb.ingest.models import forward
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.models.forward import run_pass

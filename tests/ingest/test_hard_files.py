@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coresetdb.ingest.reading.records.records import ReadOptions, open_source
+from coresetdb.ingest.reading.records import ReadOptions, open_source
 from coresetdb.schemas.errors import InputError
 from coresetdb.schemas.instruction import Record
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from coresetdb.ingest.importers.registry import importers
 from coresetdb.ingest.importers.shape import ID_FIELDS
 from coresetdb.ingest.readers.finding import NAMES
-from coresetdb.ingest.reading.records.read_options import MAP_KEYS, ReadOptions
+from coresetdb.ingest.reading.read_options import MAP_KEYS, ReadOptions
 
 TEXT = (Path(__file__).parents[2] / "docs" / "importers.md").read_text(encoding="utf-8")
 

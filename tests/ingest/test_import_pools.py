@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from coresetdb.ingest.reading.records.records import ReadOptions, open_source
+from coresetdb.ingest.reading.records import ReadOptions, open_source
 from coresetdb.schemas.errors import AmbiguousFormatError
 from coresetdb.schemas.instruction import Record
 

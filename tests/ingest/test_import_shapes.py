@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coresetdb.ingest.importers.registry import importer_named, importers
-from coresetdb.ingest.reading.records.records import ReadOptions, open_source
+from coresetdb.ingest.reading.records import ReadOptions, open_source
 from coresetdb.schemas.errors import AmbiguousFormatError, UsageError
 from coresetdb.schemas.instruction import Instruction, Message, Record
 

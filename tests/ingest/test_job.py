@@ -19,7 +19,7 @@ import pytest
 
 import coresetdb
 from coresetdb.ingest.jobs.job import ingest, next_shard
-from coresetdb.ingest.reading.records.records import ReadOptions, open_source
+from coresetdb.ingest.reading.records import ReadOptions, open_source
 from coresetdb.schemas.errors import FingerprintError
 
 COLOURS = ("red", "green", "blue", "white", "black", "amber", "violet")
@@ -221,7 +221,7 @@ INGEST = textwrap.dedent(
     import sys
     from coresetdb.database import Database
     from coresetdb.ingest.jobs.job import ingest, next_shard
-    from coresetdb.ingest.reading.records.records import ReadOptions, open_source
+    from coresetdb.ingest.reading.records import ReadOptions, open_source
 
     database = Database.open(sys.argv[1])
     files = [open_source(path, ReadOptions()) for path in sys.argv[2:]]

@@ -23,7 +23,7 @@ from coresetdb.ingest.jobs.job import ingest
 from coresetdb.ingest.jobs.late import featurize
 from coresetdb.ingest.jobs.maker import NEITHER, Maker, explained
 from coresetdb.ingest.jobs.progress import Silence
-from coresetdb.ingest.reading.records.records import ReadOptions, open_source
+from coresetdb.ingest.reading.records import ReadOptions, open_source
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import MissingFeatureError, StoreBusyError, UsageError
 from coresetdb.store.fill import filling

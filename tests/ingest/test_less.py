@@ -12,7 +12,7 @@ from tiny_adapters import in_peft, random_adapter
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.fit.artifacts import Artifact
+from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.gradients import sketch as sketching
 from coresetdb.ingest.gradients.reducers import adam_direction
 from coresetdb.ingest.gradients.sketch import SketchSpec

@@ -15,8 +15,8 @@ from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.fit.artifacts import Artifact
-from coresetdb.ingest.fits.fit.fit import Fitting, Sample, in_order
+from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.fits.fit import Fitting, Sample, in_order
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.representations.nait_directions import directions_of
 from coresetdb.ingest.representations.registry import get, parse_features, parse_wanted, recipe_for

@@ -11,9 +11,9 @@ import toy_fits
 from toy_fits import Centre
 
 import coresetdb
-from coresetdb.ingest.fits.fit import fitting
+from coresetdb.ingest.fits import fitting
 from coresetdb.ingest.planning.planned import seconds_on
-from coresetdb.ingest.reading.records import counting
+from coresetdb.ingest.reading import counting
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import UsageError
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from coresetdb.ingest.fits.fit.sampling import Reservoir, _place
+from coresetdb.ingest.fits.sampling import Reservoir, _place
 from coresetdb.schemas.canonical import digest
 
 IDS = [digest(str(n)) for n in range(60_000)]

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.fit.artifacts import Artifact
-from coresetdb.ingest.fits.fit.fit import Fitting, Sample
+from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.fits.fit import Fitting, Sample
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.models.batching import plan_batches
 from coresetdb.ingest.representations import registry

@@ -10,9 +10,9 @@ from tiny_models import tiny_backbone, tiny_conversations
 from transformers import AutoModelForCausalLM
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.fit.artifacts import Artifact
-from coresetdb.ingest.fits.fit.fit import Fitting, Sample, in_order
-from coresetdb.ingest.fits.fit.warmup import WarmUp
+from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.fits.fit import Fitting, Sample, in_order
+from coresetdb.ingest.fits.warmup import WarmUp
 from coresetdb.ingest.models.adapters import worn
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.trim import trim_basis, trim_rank

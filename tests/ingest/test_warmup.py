@@ -12,15 +12,15 @@ import torch
 from tiny_adapters import run, same
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.fits.fit.artifacts import (
+from coresetdb.ingest.fits.artifacts import (
     Artifact,
     found_artifact,
     keep_artifact,
     load_artifact,
 )
-from coresetdb.ingest.fits.fit.fit import Fitting, Sample
-from coresetdb.ingest.fits.fit.lora_training import LoraTraining
-from coresetdb.ingest.fits.fit.warmup import WarmUp
+from coresetdb.ingest.fits.fit import Fitting, Sample
+from coresetdb.ingest.fits.lora_training import LoraTraining
+from coresetdb.ingest.fits.warmup import WarmUp
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import UsageError

@@ -113,7 +113,7 @@ def test_every_line_has_the_same_shape(tmp_path, toys):
 
 
 def test_a_round_trip_through_the_importers(tmp_path, toys):
-    from coresetdb.ingest.reading.records.records import ReadOptions, open_source
+    from coresetdb.ingest.reading.records import ReadOptions, open_source
 
     for format in ("messages", "alpaca", "sharegpt"):
         folder = tmp_path / format

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from coresetdb.ingest.reading.records.records import ReadOptions
+from coresetdb.ingest.reading.records import ReadOptions
 from coresetdb.query import selection
 from coresetdb.query.coresets import load_coreset
 from coresetdb.query.selection import select

@@ -7,7 +7,7 @@ import torch
 from tiny_models import tiny_backbone
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.reading.records.records import ReadOptions
+from coresetdb.ingest.reading.records import ReadOptions
 from coresetdb.ingest.representations.registry import fields_of, parse_features
 from coresetdb.query.replay import replay
 from coresetdb.query.rules.asked import Rules
