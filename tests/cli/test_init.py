@@ -40,8 +40,8 @@ def test_nothing_is_said_of_an_ordinary_model(tmp_path, capsys):
     ("words", "code", "complaint"),
     [
         (["--backbone", "nosuchname"], 1, "cannot be reached and the model is not in its cache"),
-        (["--backbone", "no--such/name"], 1, "no name the Hugging Face hub allows"),
-        (["--backbone", "./nosuchfolder"], 1, "no such folder"),
+        (["--backbone", "no--such/name"], 2, "no name the Hugging Face hub allows"),
+        (["--backbone", "./nosuchfolder"], 2, "no such folder"),
         (["--backbone", "{encoder}"], 1, "BertModel is not a causal language model"),
         (["--backbone", "{tiny}", "--max-length", "9999"], 2, f"above the {POSITIONS} positions"),
         (["--max-length", "1"], 2, "at least 2 tokens"),
