@@ -18,7 +18,7 @@ from tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
 from coresetdb.ingest.conversations.chat_template import RowRefusedError
-from coresetdb.ingest.models.held_memory import KERNELS_KEPT, bound_kernel_caches, give_back_freed
+from coresetdb.ingest.models.held_memory import KERNELS_KEPT, bound_kernel_caches
 
 SCRIPT = """
 import resource, sys
