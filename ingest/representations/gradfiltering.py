@@ -273,7 +273,7 @@ def _judges(rows: Sequence[Encoded], in_fit: np.ndarray, members: int, option: s
 
 
 def _passes(members: int) -> list[Pass]:
-    """In the order of the norms: every member's early snapshot, then every member's late one."""
+    """Every member's early snapshot, then every member's late one."""
     return [
         Pass("row", adapter=snapshot_name(member, which))
         for which in SNAPSHOTS
