@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pyarrow as pa
-
 from ...selectors.keys import KeySet
-from .eligible_rows import Scanned, eligible_batches
+from .blocks import batches_having
+from .eligible_rows import Scanned
 from .reducers import Block, Reducer
-from .scan import BLOCK_BYTES, read_ahead
-from .score_scan import rows_per_batch
+from .scan import read_ahead
 
 if TYPE_CHECKING:
     import lance
@@ -33,16 +30,9 @@ def scan_sets(
         eligible: rows that may be chosen; None for all.
     """
     seen = Scanned()
-    read = ["id", column]
-    rows = rows_per_batch(dataset, read)
-    batches = eligible_batches(
-        dataset, read, eligible, seen, batch_rows=rows, row_bytes=BLOCK_BYTES // rows
-    )
-    for keys, batch in read_ahead(batches):
-        present = np.asarray(batch.column(column).is_valid())
-        seen.missing += int((~present).sum())
-        seen.scored += int(present.sum())
-        block = Block(keys[present], sets=batch.column(column).filter(pa.array(present)))
+    for keys, batch in read_ahead(batches_having(dataset, column, eligible, seen)):
+        seen.scored += len(keys)
+        block = Block(keys, sets=batch.column(column))
         for reducer in reducers:
             reducer.feed(block)
     return seen

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.ingest.representations.representation import Scorer
+from coresetdb.query.scanning.blocks import packed, row_bytes
 from coresetdb.query.scanning.reducers import reducer_for
 from coresetdb.query.scanning.scan import BLOCK_BYTES
-from coresetdb.query.scanning.score_scan import packed, row_bytes, scan_scores
+from coresetdb.query.scanning.score_scan import scan_scores
 from coresetdb.selectors.keys import KeySet, ids_of, keys_of
 from coresetdb.selectors.needs import TopPerQuery
 
