@@ -22,7 +22,6 @@ from .conversations.chat_template import RowRefusedError
 from .conversations.encoding import Encoded, response_alone
 from .fits.artifacts import Artifact
 from .models.batching import Side as Padding
-from .models.batching import plan_batches
 from .models.held_memory import give_back_freed
 from .representations import registry
 from .representations.representation import Needs, Pass, Representation, Setup, Side
@@ -275,20 +274,14 @@ class Featurizer:
         on_batch: Callable[[int, int], None] | None,
     ) -> dict[int, dict[str, np.ndarray]]:
         """Work's place -> its reducers' columns over `rows`, from a pass over the chosen ones."""
-        from .models.batch import make_batch
+        from .models.batch import batches_of
         from .models.forward import run_pass
 
         adapter = self.artifacts[key[1]] if key[1] else None
         order: list[int] = []
         parts: dict[int, list[Mapping[str, np.ndarray]]] = {place: [] for place in asked}
-        lengths = [len(rows[index]) for index in chosen]
-        for members in plan_batches(lengths, self.tokens_per_batch):
-            batch = make_batch(
-                [rows[index] for index in chosen[members]],
-                self.backbone.padding_token,
-                self.backbone.device,
-                self.padding,
-            )
+        read = [rows[index] for index in chosen]
+        for members, batch in batches_of(self.backbone, read, self.tokens_per_batch, self.padding):
             readers = {
                 place: (needs, work.representation.reducer(each, batch, work.setup))
                 for place, (work, each, needs) in asked.items()

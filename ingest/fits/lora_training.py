@@ -21,19 +21,17 @@ import torch
 
 from ...schemas.errors import BackboneError
 from ..conversations.encoding import Encoded
+from ..gradients.attention import ShortRowsBackward
 from ..models.anatomy import attention_projections
 from ..models.backbone import Backbone
-from ..models.batch import Batch, make_batch
-from ..models.batching import plan_batches
+from ..models.batch import Batch, batches_of
 from .artifacts import Artifact
 
 TOKENS_PER_BACKWARD_CPU = 2048
 TOKENS_PER_BACKWARD_ACCELERATOR = 8192
 """Padded tokens of a micro-batch: a backward keeps the activations of every layer."""
-LOGIT_ELEMENTS = 1 << 24
-"""Logits held at once: 64 MB in float32, as much again for their gradient."""
 FULL_LOGIT_ELEMENTS = 1 << 27
-"""The same where the head cannot be applied to slices."""
+"""Logits of a micro-batch where the head cannot be applied to slices (512 MB in float32)."""
 
 BETAS, EPSILON, LARGEST_NORM = (0.9, 0.999), 1e-8, 1.0
 """AdamW without weight decay; gradients are clipped to this norm, as LESS's trainer does."""
@@ -172,8 +170,7 @@ def _step(
     """One step of the optimiser; the loss of each row, before it."""
     optimizer.zero_grad()
     losses: list[float] = []
-    for members in plan_batches([len(row) for row in rows], _tokens_per_backward(backbone)):
-        batch = make_batch([rows[i] for i in members], backbone.padding_token, backbone.device)
+    for _, batch in batches_of(backbone, rows, _tokens_per_backward(backbone)):
         losses += _backward(backbone, batch, 1 / len(rows)).tolist()
     torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
     optimizer.step()
@@ -186,7 +183,8 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     The logits come in slices: each goes back to the states at once, the states to the parameters
     when all have.
     """
-    states = backbone.states(batch.ids, batch.mask, logits=True)
+    with ShortRowsBackward():
+        states = backbone.states(batch.ids, batch.mask, logits=True)
     source = states.hidden if states.logits is None else states.logits
     leaf = source.detach().requires_grad_()
     split = replace(states, **{"hidden" if states.logits is None else "logits": leaf})
@@ -195,9 +193,7 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     targets = batch.ids[rows, before + 1]
     share = 1 / predicted.sum(1)
     losses = torch.zeros(len(batch.rows), device=leaf.device)
-    step = max(1, LOGIT_ELEMENTS // backbone.info.vocabulary)
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
+    for part in backbone.logit_slices(len(rows)):
         logits = backbone.head(split, rows[part], before[part])
         nll = torch.nn.functional.cross_entropy(logits, targets[part], reduction="none")
         each = nll * share[rows[part]]

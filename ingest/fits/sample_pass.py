@@ -9,8 +9,7 @@ import torch
 from ..conversations.encoding import Encoded
 from ..featurizer import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
 from ..models.backbone import Backbone
-from ..models.batch import Batch, make_batch
-from ..models.batching import plan_batches
+from ..models.batch import Batch, batches_of
 from ..models.forward import run_pass
 from ..representations.representation import Needs, Reducer
 from .artifacts import Artifact
@@ -30,8 +29,7 @@ def states_of(
     cpu = backbone.device.type == "cpu"
     budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
     done = 0
-    for members in plan_batches([len(row) for row in rows], budget):
-        batch = make_batch([rows[i] for i in members], backbone.padding_token, backbone.device)
+    for members, batch in batches_of(backbone, rows, budget):
         run_pass(backbone, batch, [(Needs(hidden=True), _Handing(members, batch, read))], adapter)
         done += len(members)
         tell(done / len(rows))

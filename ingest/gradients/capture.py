@@ -104,10 +104,10 @@ class _Capture:
             inputs = self._by_row(name, args[0].detach())
 
             def tell(deltas: torch.Tensor) -> None:
-                scaled = low_rank.scaling * self._by_row(name, deltas)
-                clean = self._clean(inputs)
-                self._hand(WeightGradient(f"{name}.A", scaled @ low_rank.b, clean))
-                self._hand(WeightGradient(f"{name}.B", scaled, clean @ low_rank.a.T))
+                by_row, clean = self._by_row(name, deltas), self._clean(inputs)
+                reduced = low_rank.scaling * (clean @ low_rank.a.T)
+                self._hand(WeightGradient(f"{name}.A", by_row @ low_rank.scaled_b, clean))
+                self._hand(WeightGradient(f"{name}.B", by_row, reduced))
 
             _on_gradient(output, tell)
 

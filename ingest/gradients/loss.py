@@ -30,8 +30,10 @@ class LossDerivative:
         """Some response tokens: logits (n, V) float32, ids, rows, and columns they come from."""
         slope = logits.softmax(-1)
         slope[torch.arange(len(targets), device=targets.device), targets] -= 1
-        slope = (slope / self._tokens[rows, None]).to(self._derivative.dtype)
-        self._derivative[rows, places] = slope @ self._head.weight if self._plain else slope
+        slope = slope.to(self._derivative.dtype)
+        each = slope @ self._head.weight if self._plain else slope
+        mean = each.float() / self._tokens[rows, None]  # counts are not exact in bfloat16
+        self._derivative[rows, places] = mean.to(each.dtype)
 
     def backward(self) -> None:
         """From the sum of the rows' mean losses to everything that asked for its gradient."""

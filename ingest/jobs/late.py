@@ -1,9 +1,10 @@
 """Late features: declared as null columns, then filled fragment by fragment.
 
-Rows are made in shards of about ten seconds, each kept beside the tables at once (`store.shards`);
-fragments whose rows are complete are filled together, in commits of up to a minute's work. A killed
-run therefore loses the shard under way, and the next one goes on after it. Rows that an ingestion
-begun before the declaration still adds have no value yet: rounds go on until no row is left.
+Rows are made in shards of about half a minute, each kept beside the tables at once
+(`store.shards`); fragments whose rows are complete are filled together, in commits of up to a
+minute's work. A killed run therefore loses the shard under way, and the next one goes on after it.
+Rows that an ingestion begun before the declaration still adds have no value yet: rounds go on until
+no row is left.
 """
 
 from __future__ import annotations

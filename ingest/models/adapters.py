@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,15 +27,22 @@ _PLACED: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Artifact, dict[str, LowR
 
 @dataclass(frozen=True)
 class LowRank:
-    """One adapted module: `a` (r, in) and `b` (out, r), in the model's dtype and place."""
+    """One adapted module: `a` (r, in) and `b` (out, r), in the model's dtype and place.
+
+    `scaled_b` is `scaling` times `b`: the product is made once and not once per token.
+    """
 
     a: torch.Tensor
     b: torch.Tensor
     scaling: float
+    scaled_b: torch.Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scaled_b", self.scaling * self.b)
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """What is added to the module's output (..., out) for inputs (..., in)."""
-        return self.scaling * (inputs @ self.a.T @ self.b.T)
+        return inputs @ self.a.T @ self.scaled_b.T
 
 
 def low_rank_modules(model: Any, adapter: Artifact) -> dict[str, LowRank]:

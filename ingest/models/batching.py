@@ -11,25 +11,40 @@ from numpy.typing import NDArray
 Side = Literal["right", "left"]
 
 
-def plan_batches(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], tokens_per_batch: int, multiple: int = 1
+) -> list[list[int]]:
     """Indices of rows, longest first, in batches of at most `tokens_per_batch` padded tokens.
 
     A row longer than the budget is a batch by itself. The longest come first so that too little
     memory shows at once.
+
+    Args:
+        multiple: what the batches will be padded to (see `pad`).
     """
     batches: list[list[int]] = []
     widest = 0
     for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
         if not batches or (len(batches[-1]) + 1) * widest > tokens_per_batch:
             batches.append([])
-            widest = max(1, lengths[index])
+            widest = padded_width(max(1, lengths[index]), multiple)
         batches[-1].append(index)
     return batches
 
 
-def pad(rows: Sequence[NDArray], value: int | bool, side: Side = "right") -> NDArray:
-    """(B, T) array of rows of unequal length, filled up with `value` on `side`."""
-    width = max(map(len, rows))
+def padded_width(longest: int, multiple: int) -> int:
+    """The width of a batch whose longest row has so many tokens."""
+    return -(-longest // multiple) * multiple
+
+
+def pad(
+    rows: Sequence[NDArray], value: int | bool, side: Side = "right", multiple: int = 1
+) -> NDArray:
+    """(B, T) array of rows of unequal length, filled up with `value` on `side`.
+
+    T is the longest's length, or the next multiple of `multiple`.
+    """
+    width = padded_width(max(map(len, rows)), multiple)
     padded = np.full((len(rows), width), value, dtype=rows[0].dtype)
     for line, row in zip(padded, rows, strict=True):
         if side == "right":

@@ -8,12 +8,13 @@ time. Where somebody asks for gradients, the same forward is followed by one bac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from ..fits.artifacts import Artifact
+from ..gradients.attention import ShortRowsBackward
 from ..gradients.capture import gradients_read
 from ..gradients.checkpointing import checkpointed, worth_checkpointing
 from ..gradients.loss import LossDerivative
@@ -23,9 +24,6 @@ from .anatomy import decoder_layers
 from .backbone import Backbone, States
 from .batch import Batch
 from .neurons import neurons_read
-
-LOGIT_ELEMENTS = 1 << 24
-"""Logits held at once: 64 MB in float32."""
 
 Readers = Sequence[tuple[Needs, Reducer]]
 
@@ -51,6 +49,7 @@ def run_pass(
         checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
     with (
         torch.enable_grad() if of_gradients else torch.inference_mode(),
+        ShortRowsBackward() if of_gradients else nullcontext(),
         worn(model, adapter) as adapted,
         layers_read(model, [r for needs, r in readers if needs.layers]),
         neurons_read(
@@ -98,9 +97,7 @@ def _read_logits(
     rows, before = predicted.nonzero(as_tuple=True)
     targets = batch.ids[rows, before + 1]
     derivative = LossDerivative(backbone, batch, states, rows) if backward else None
-    step = max(1, LOGIT_ELEMENTS // backbone.info.vocabulary)
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
+    for part in backbone.logit_slices(len(rows)):
         with torch.no_grad():
             logits = backbone.head(states, rows[part], before[part])
         for reducer in readers:

@@ -16,8 +16,7 @@ import torch
 from ...schemas.errors import BackboneError
 from ..columns import joined
 from ..fits.artifacts import Artifact
-from ..models.batch import Batch, make_batch
-from ..models.batching import plan_batches
+from ..models.batch import Batch, batches_of
 from ..models.forward import run_pass
 from .representation import Needs, Reducer
 
@@ -121,9 +120,7 @@ def summaries_of(
     parts: list[Mapping[str, np.ndarray]] = []
     order: list[int] = []
     needs = needs_of(options)
-    for members in plan_batches([len(row) for row in rows], _TOKENS_PER_BATCH):
-        chosen = [rows[index] for index in members]
-        batch = make_batch(chosen, backbone.padding_token, backbone.device)
+    for members, batch in batches_of(backbone, rows, _TOKENS_PER_BATCH):
         reducer = Summaries(batch, options["tokens"], bases)
         run_pass(backbone, batch, [(needs, reducer)])
         parts.append(reducer.columns())

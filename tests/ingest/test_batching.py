@@ -11,21 +11,30 @@ from coresetdb.ingest.models.batching import pad, plan_batches
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
 
-@given(LENGTHS, st.integers(1, 1000))
-def test_every_row_once_and_within_the_budget(lengths, budget):
-    batches = plan_batches(lengths, budget)
+MULTIPLES = st.sampled_from([1, 8, 13])
+
+
+def width(lengths, batch, multiple):
+    made = pad([np.zeros(lengths[i]) for i in batch], 0, multiple=multiple).shape
+    assert made[0] == len(batch)
+    return made[1]
+
+
+@given(LENGTHS, st.integers(1, 1000), MULTIPLES)
+def test_every_row_once_and_within_the_budget(lengths, budget, multiple):
+    batches = plan_batches(lengths, budget, multiple)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
+        assert len(batch) == 1 or len(batch) * width(lengths, batch, multiple) <= budget
 
 
-@given(LENGTHS, st.integers(1, 1000))
-def test_longest_first_and_no_batch_could_take_the_next_row(lengths, budget):
-    batches = plan_batches(lengths, budget)
+@given(LENGTHS, st.integers(1, 1000), MULTIPLES)
+def test_longest_first_and_no_batch_could_take_the_next_row(lengths, budget, multiple):
+    batches = plan_batches(lengths, budget, multiple)
     flat = [lengths[index] for batch in batches for index in batch]
     assert flat == sorted(lengths, reverse=True)
     for batch in batches[:-1]:
-        assert (len(batch) + 1) * lengths[batch[0]] > budget
+        assert (len(batch) + 1) * width(lengths, batch, multiple) > budget
 
 
 def test_padding_on_either_side():
@@ -33,3 +42,10 @@ def test_padding_on_either_side():
     assert pad(rows, 9, "right").tolist() == [[1, 2, 3], [4, 9, 9]]
     assert pad(rows, 9, "left").tolist() == [[1, 2, 3], [9, 9, 4]]
     assert pad([np.array([True])], False).dtype == bool
+
+
+def test_padding_to_a_multiple():
+    rows = [np.array([1, 2, 3]), np.array([4])]
+    assert pad(rows, 9, "right", 2).tolist() == [[1, 2, 3, 9], [4, 9, 9, 9]]
+    assert pad(rows, 9, "left", 4).tolist() == [[9, 1, 2, 3], [9, 9, 9, 4]]
+    assert pad(rows, 9, multiple=3).shape == (2, 3)

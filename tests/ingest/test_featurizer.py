@@ -10,7 +10,6 @@ import torch
 from tiny_models import ARCHITECTURES, VOCABULARY, tiny_backbone, tiny_conversations, tiny_folder
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.models import forward
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.models.batching import plan_batches
 from coresetdb.ingest.representations.registry import parse_features, wanted
@@ -105,7 +104,7 @@ def test_a_refused_row_keeps_its_place_with_a_reason(tmp_path):
 
 def test_no_tensor_of_rows_by_tokens_by_vocabulary_is_made(monkeypatch):
     backbone = tiny_backbone()
-    monkeypatch.setattr(forward, "LOGIT_ELEMENTS", 16 * VOCABULARY)
+    monkeypatch.setattr("coresetdb.ingest.models.backbone.LOGIT_ELEMENTS_CPU", 16 * VOCABULARY)
     seen: list[int] = []
     head = backbone.model.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, args, output: seen.append(output.numel()))

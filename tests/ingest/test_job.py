@@ -306,6 +306,6 @@ def test_killed_ten_times_it_ends_as_if_uninterrupted(database, tmp_path, tiny_l
 def test_shards_are_as_large_as_time_and_memory_allow():
     megabytes = pa.table({"codes": [bytes(1 << 20)] * 32})
     assert next_shard(megabytes, 1.0, (16, 2048)) == 255  # 256 MB, and the offsets
-    assert next_shard(megabytes, 100.0, (1, 2048)) == 3
+    assert next_shard(megabytes, 100.0, (1, 2048)) == 9
     assert next_shard(pa.table({"x": [1.0] * 32}), 0.0, (16, 2048)) == 2048
     assert next_shard(megabytes, 1000.0, (16, 2048)) == 16
