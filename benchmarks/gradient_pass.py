@@ -45,6 +45,8 @@ def random_adapter(backbone: Backbone, rank: int) -> Artifact:
     arrays: dict[str, np.ndarray] = {}
     for name in attention_projections(backbone.model):
         outer, inner = backbone.model.get_submodule(name).weight.shape
+        if backbone.info.model_type == "gpt2":  # which keeps its weights the other way round
+            outer, inner = inner, outer
         arrays[f"{name}.A"] = draw.uniform(-1, 1, (rank, inner)).astype(np.float32) / inner**0.5
         arrays[f"{name}.B"] = draw.normal(0, 1e-3, (outer, rank)).astype(np.float32)
     return Artifact(arrays, {"scaling": 2.0})

@@ -243,7 +243,7 @@ class Featurizer:
                     work.representation.compute(instructions, work.setup)
                     or work.representation.finish(rows, views, work.setup)
                 )
-        if on_batch:  # no pass sees whole rows: all is made by models of their own
+        if on_batch:  # no pass saw all rows whole, so nobody has been told yet
             on_batch(len(rows), sum(map(len, rows)))
         return made
 

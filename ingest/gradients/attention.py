@@ -23,8 +23,9 @@ SCORES_HELD = 1 << 20
 class ShortRowsBackward(TorchFunctionMode):
     """Inside the block attention that will be differentiated gets the written backward.
 
-    Its forward is torch's. The backward makes the scores again in the compute dtype and their
-    softmax in float32, as transformers' eager attention does.
+    Its forward is torch's. The backward makes the scores again, less what their softmax is divided
+    by, so that those that count are near 0 where bfloat16 is exact; the softmax and its derivative
+    sum in float32.
     """
 
     def __torch_function__(
@@ -45,6 +46,7 @@ class ShortRowsBackward(TorchFunctionMode):
 def _suits(
     query: torch.Tensor,
     key: torch.Tensor,
+    value: torch.Tensor | None = None,
     *others: Any,
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
@@ -52,21 +54,25 @@ def _suits(
     **rest: Any,
 ) -> bool:
     return (
-        len(others) == 1  # the values; what else there is has a name
+        value is not None
+        and not others  # what else there is has a name
         and is_causal
         and attn_mask is None
         and not dropout_p
         and query.device.type == "cpu"
         and query.dtype == torch.bfloat16
         and query.ndim == 4
-        and query.shape[2] == key.shape[2] <= LONGEST
+        and query.shape[2] <= LONGEST
+        and query.shape[0] == key.shape[0]
+        and query.shape[2:] == key.shape[2:]
+        and key.shape == value.shape
         and torch.is_grad_enabled()
         and query.requires_grad
     )
 
 
 class _Attention(torch.autograd.Function):
-    """Causal attention of queries (B, H, T, d), keys (B, G, T, d) and values (B, G, T, v).
+    """Causal attention of queries (B, H, T, d), keys and values (B, G, T, d).
 
     Heads G divide H: each key serves H / G queries next to each other.
     """
@@ -75,21 +81,16 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
     ) -> torch.Tensor:
-        output = scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            is_causal=True,
-            scale=scale,
-            enable_gqa=query.shape[1] != key.shape[1],
+        output, divisor = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, is_causal=True, scale=scale
         )
-        ctx.save_for_backward(query, key, value, output)
+        ctx.save_for_backward(query, key, value, divisor.to(query.dtype))
         ctx.scale = scale
         return output
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        query, key, value, output = ctx.saved_tensors
+        query, key, value, divisor = ctx.saved_tensors
         (slope,) = slopes
         batch, heads, tokens, _ = query.shape
         groups = batch * key.shape[1]
@@ -98,20 +99,22 @@ class _Attention(torch.autograd.Function):
         def by_group(values: torch.Tensor) -> torch.Tensor:
             return values.reshape(groups, -1, values.shape[-1])
 
-        q, k, v, d = by_group(query * ctx.scale), by_group(key), by_group(value), by_group(slope)
+        q, k, v, d = by_group(query), by_group(key), by_group(value), by_group(slope)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        # Of the softmax's derivative: sum over keys of p dp, which is slope times output.
-        mean = by_group((slope * output).sum(-1, keepdim=True, dtype=torch.float32)).to(q.dtype)
+        less = by_group(divisor[..., None]).neg()
         later = torch.ones(tokens, tokens, dtype=torch.bool).triu_(1)
         step = max(1, SCORES_HELD // (shared * tokens * tokens))
         for start in range(0, groups, step):
             some = slice(start, start + step)
-            scores = torch.bmm(q[some], k[some].mT)
+            scores = torch.baddbmm(less[some], q[some], k[some].mT, alpha=ctx.scale)
             scores.view(-1, shared, tokens, tokens).masked_fill_(later, float("-inf"))
             weights = scores.softmax(-1)
             torch.bmm(weights.mT, d[some], out=dv[some])
-            change = torch.bmm(d[some], v[some].mT).sub_(mean[some]).mul_(weights)
+            # In one step, in float32: over the keys it sums to zero, and parts of it would not.
+            change = torch.bmm(d[some], v[some].mT)
+            change = torch.ops.aten._softmax_backward_data(change, weights, -1, weights.dtype)
             torch.bmm(change, k[some], out=dq[some])
             torch.bmm(change.mT, q[some], out=dk[some])
         dq.mul_(ctx.scale)
+        dk.mul_(ctx.scale)
         return dq.view_as(query), dk.view_as(key), dv.view_as(value), None

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Backbone", "BackboneConfig", "BackboneInfo", "States", "describe", "resolve"]
 
+LOGIT_ELEMENTS = 1 << 24
+"""Logits made at once: 64 MB in float32."""
 LOGIT_ELEMENTS_CPU = 1 << 20
-LOGIT_ELEMENTS_ACCELERATOR = 1 << 24
-"""Logits made at once: on a CPU 4 MB in float32, which stay in its caches."""
+LOGIT_POSITIONS_CPU = 128
+"""On a CPU 4 MB, which stay in its caches, but not of so few positions that reading the head over
+and over costs more."""
 
 WIDTH_MULTIPLE = 8
 """Of batches where kernels are made for shapes: rows get 2 % longer, and one batch in six instead
@@ -125,9 +128,10 @@ class Backbone:
 
     def logit_slices(self, positions: int) -> Iterator[slice]:
         """Slices of so many positions whose logits can be held at once."""
-        cpu = self.device.type == "cpu"
-        elements = LOGIT_ELEMENTS_CPU if cpu else LOGIT_ELEMENTS_ACCELERATOR
-        step = max(1, elements // self.info.vocabulary)
+        step = max(1, LOGIT_ELEMENTS // self.info.vocabulary)
+        if self.device.type == "cpu" and self.plain_head:  # others have all logits already
+            cached = LOGIT_ELEMENTS_CPU // self.info.vocabulary
+            step = min(step, max(LOGIT_POSITIONS_CPU, cached))
         for start in range(0, positions, step):
             yield slice(start, start + step)
 

@@ -104,7 +104,7 @@ def test_a_refused_row_keeps_its_place_with_a_reason(tmp_path):
 
 def test_no_tensor_of_rows_by_tokens_by_vocabulary_is_made(monkeypatch):
     backbone = tiny_backbone()
-    monkeypatch.setattr("coresetdb.ingest.models.backbone.LOGIT_ELEMENTS_CPU", 16 * VOCABULARY)
+    monkeypatch.setattr("coresetdb.ingest.models.backbone.LOGIT_ELEMENTS", 16 * VOCABULARY)
     seen: list[int] = []
     head = backbone.model.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, args, output: seen.append(output.numel()))
