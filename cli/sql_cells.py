@@ -25,9 +25,11 @@ def python_values(column: pa.Array) -> list[Any]:
     try:
         try:
             # Where pandas is, Arrow would give its times.
-            return _cast(column, _with_texts(column.type, _is_nanoseconds)).to_pylist()
+            return _cast(column, _changed(column.type, _as_text(_is_nanoseconds))).to_pylist()
         except (ValueError, OverflowError):
-            return _cast(column, _with_texts(column.type, pa.types.is_temporal)).to_pylist()
+            # Arrow writes a time it cannot form as such, but for one with a zone: that as in UTC.
+            plain = _cast(column, _changed(column.type, _without_zone))
+            return _cast(plain, _changed(plain.type, _as_text(pa.types.is_temporal))).to_pylist()
     except (ValueError, OverflowError, pa.ArrowNotImplementedError) as error:
         raise QueryError(f"{error}: cast the value in the query, to VARCHAR say") from error
 
@@ -36,33 +38,37 @@ def _cast(column: pa.Array, type_: pa.DataType) -> pa.Array:
     return column if column.type == type_ else column.cast(type_)
 
 
+def _as_text(which: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], pa.DataType]:
+    return lambda type_: pa.string() if which(type_) else type_
+
+
 def _is_nanoseconds(type_: pa.DataType) -> bool:
     return (pa.types.is_timestamp(type_) or pa.types.is_time64(type_)) and type_.unit == "ns"
 
 
-def _with_texts(type_: pa.DataType, which: Callable[[pa.DataType], bool]) -> pa.DataType:
-    """The type with text in place of some times, however deep they stand."""
-    if which(type_):
-        return pa.string()
+def _without_zone(type_: pa.DataType) -> pa.DataType:
+    return pa.timestamp(type_.unit) if pa.types.is_timestamp(type_) else type_
+
+
+def _changed(type_: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """The type with some of those it is made of changed, however deep they stand."""
+
+    def within(field: pa.Field) -> pa.Field:
+        return field.with_type(_changed(field.type, change))
+
     if pa.types.is_list(type_):
-        return pa.list_(_field_with_texts(type_.value_field, which))
+        return pa.list_(within(type_.value_field))
     if pa.types.is_fixed_size_list(type_):
-        return pa.list_(_field_with_texts(type_.value_field, which), type_.list_size)
+        return pa.list_(within(type_.value_field), type_.list_size)
     if pa.types.is_struct(type_):
-        fields = (type_.field(index) for index in range(type_.num_fields))
-        return pa.struct([_field_with_texts(field, which) for field in fields])
+        return pa.struct([within(type_.field(index)) for index in range(type_.num_fields)])
     if pa.types.is_map(type_):
-        key, item = (_field_with_texts(each, which) for each in (type_.key_field, type_.item_field))
-        return pa.map_(key, item)
+        return pa.map_(within(type_.key_field), within(type_.item_field))
     if pa.types.is_union(type_):
         for each in (type_.field(index) for index in range(type_.num_fields)):
-            if _with_texts(each.type, which) != each.type:
+            if within(each) != each:
                 raise pa.ArrowNotImplementedError(f"no form for a {each.type} in a union")
-    return type_
-
-
-def _field_with_texts(field: pa.Field, which: Callable[[pa.DataType], bool]) -> pa.Field:
-    return field.with_type(_with_texts(field.type, which))
+    return change(type_)
 
 
 def json_value(value: Any, type_: pa.DataType) -> Any:

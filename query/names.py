@@ -51,7 +51,8 @@ def naming(store: Store) -> Iterator[None]:
         StoreBusyError: others were at it for ten minutes.
     """
     if store.place.local:
-        os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
+        with store.place.reached("written"):
+            os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
     with StoreLock(store.place, f"{FOLDER}/").held(shared=False, wait=_WAIT_SECONDS):
         yield
 
@@ -65,7 +66,8 @@ def among(wanted: str, there: Iterable[str], to_list: str) -> str:
         to_list: the command that lists them.
 
     Returns:
-        All of a few; of many those that look most like it, how many there are, and `to_list`.
+        All of a few ("none yet" where there is none); of many those that look most like it, how
+        many there are, and `to_list`.
     """
     names = sorted(there)
     if len(names) <= _NAMED:

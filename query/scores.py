@@ -124,7 +124,7 @@ def _sets_of(store: Store, target: str) -> list[ScoreSet]:
         scored = {each.key.target for each in sets}
         targets = among(target, scored, f"coresetdb score list {store.uri}")
         raise UsageError(
-            f"no scores for target {target!r} in {store.uri}; there are some for {targets}. "
+            f"no scores for target {target!r} in {store.uri}; targets that have some: {targets}. "
             f"Make them: coresetdb score {store.uri} {target}"
         )
     return own

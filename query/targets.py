@@ -141,8 +141,10 @@ def remove_target(store: Store, name: str) -> Target:
         found = [each for each in list_targets(store) if each.name == name]
         if not found:
             raise UsageError(no_target(store, name, _names(store)))
+        # A later target of that name has other examples. Scores first: a kill in between leaves a
+        # target without scores, and not scores without their target.
+        drop_scores(store, name)
         store.delete("targets", f"target = {quoted(name)}")
-        drop_scores(store, name)  # a later target of that name has other examples
     store.sync()
     return found[0]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from ..schemas.errors import StoreError
 from ..schemas.tables import TABLES
+from . import presence, shards
 from .checksums import FOLDER
 from .commits import committed
 from .rows import bytes_per_row
-from .shards import sweep
 
 if TYPE_CHECKING:
     import lance
@@ -138,5 +138,7 @@ def clean(store: Store, older_than_seconds: float) -> Cleaned:
         for path in store.place.sizes(FOLDER):
             if path.endswith(".part"):
                 store.place.delete(path)
-        sweep(store.place, [recipe.fingerprint for recipe in store.recipes().values()])
+        shards.sweep(store.place, [recipe.fingerprint for recipe in store.recipes().values()])
+        runs = store.dataset("runs").to_table(columns=["run"], filter="status = 'running'")
+        presence.sweep(store.place, runs["run"].to_pylist())
     return Cleaned(versions, files, size)

@@ -13,7 +13,8 @@ import json
 import os
 import socket
 import uuid
-from contextlib import ExitStack
+from collections.abc import Collection
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -60,16 +61,21 @@ class Presence:
             for path in self._place.sizes(self._folder):
                 self._place.delete(path)
             if self._place.local:
-                os.rmdir(self._place.absolute(self._folder))
+                # Somebody may just be asking for the lock, and leave it: `clean` removes that.
+                with suppress(OSError):
+                    os.rmdir(self._place.absolute(self._folder))
 
 
 def life_of(place: Place, run: str) -> Life:
     """Whether a run that never recorded its end goes on."""
     try:
         facts = json.loads(place.read(f"{FOLDER}/{run}/{_FACTS}"))
+        where = f"process {facts['process']} on {facts['host']}"
+        began_under = facts["kernel"]
     except FileNotFoundError:
         return Life("not known", "it left no lock: an older coresetdb began it, or it was removed")
-    where = f"process {facts['process']} on {facts['host']}"
+    except (ValueError, KeyError, TypeError):  # the machine went down before the disk had it
+        return Life("not known", f"{FOLDER}/{run}/{_FACTS}, which tells who began it, is damaged")
     try:
         with StoreLock(place, f"{FOLDER}/{run}/").held(shared=True, wait=0.0):
             pass
@@ -79,9 +85,23 @@ def life_of(place: Place, run: str) -> Life:
         return Life("not known", f"the lock of {where} cannot be asked for: {first_line(error)}")
     # Kernels that share a disk need not see each other's locks. One host name under two kernels
     # is one machine that was started again.
-    if place.local and kernel() != facts["kernel"] and socket.gethostname() != facts["host"]:
+    if place.local and kernel() != began_under and socket.gethostname() != facts["host"]:
         return Life("not known", f"{where} began it, whose lock need not be seen from here")
     return Life("ended without a word", f"nobody holds the lock of {where}")
+
+
+def sweep(place: Place, recorded: Collection[str]) -> None:
+    """Remove what runs left of which the table tells nothing: killed before their first commit."""
+    folders: dict[str, list[str]] = {}
+    for path in place.sizes(FOLDER):
+        folders.setdefault(path.split("/")[1], []).append(path)
+    for run in folders.keys() - set(recorded):
+        if life_of(place, run).state != "running":
+            for path in place.sizes(f"{FOLDER}/{run}"):
+                place.delete(path)
+            if place.local:
+                with suppress(OSError):
+                    os.rmdir(place.absolute(f"{FOLDER}/{run}"))
 
 
 def kernel() -> str:

@@ -36,6 +36,9 @@ Check = Callable[[dict[str, Any], list[Recipe]], None]
 """Told the store's configuration and recipes before rows are taken out; raises where they could
 not be made again."""
 
+_TAGGED = ("pool", "targets")
+"""Where coresets keep the versions they were made from."""
+
 _ADVICE = {
     "targets": "examples of targets are lost; type `coresetdb target add {uri} NAME FILE` again "
     "for those that `coresetdb target list {uri}` shows short",
@@ -122,7 +125,8 @@ def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
         elif damage.what in ("checksums", "tag"):
             place.delete(damage.path)
             done.actions.append(f"removed the damaged {damage.what} {damage.path}")
-    _drop_tags(place, states["pool"], done)
+    for table in _TAGGED:
+        _drop_tags(place, states[table], done)
     _mend_files_table(place, states["files"], done)
     checksums = Checksums(place)
     checksums.forget(gone)
@@ -154,21 +158,21 @@ def _remove_manifest(place: Place, damage: Damage, done: Repair) -> list[str]:
     return [damage.path]
 
 
-def _drop_tags(place: Place, pool: State, done: Repair) -> None:
-    if pool.version is None:
+def _drop_tags(place: Place, state: State, done: Repair) -> None:
+    if state.version is None:
         return
     removed = {
         damage.version
-        for damage in pool.damages
+        for damage in state.damages
         if damage.what == "manifest" and damage.version is not None
     }
-    tags = _open(place, "pool").tags
+    tags = _open(place, state.table).tags
     for name, tag in tags.list().items():
         if tag["version"] in removed:
             tags.delete(name)
             done.actions.append(
-                f"pool: tag {name} stood for version {tag['version']}, which is gone; removed it. "
-                f"The coreset {name} keeps its rows but cannot be replayed at its version"
+                f"{state.table}: tag {name} stood for version {tag['version']}, which is gone; "
+                "removed it. Its coreset keeps its rows but cannot be replayed at its version"
             )
 
 

@@ -199,18 +199,21 @@ def _unfinished(store: Store) -> list[dict[str, Any]]:
     if any(life.state != "running" for life in lives.values()):
         runs = _runs(store)  # one that ended while it was looked for has recorded how
     finished: set[tuple[str, str]] = set()
+    filled: list[str] = []
     unfinished = []
     for run in reversed(runs):
-        # What featurize fills has no files.
-        files = {(entry["file"], entry["corpus"]) for entry in run.pop("files") or ()} or {("", "")}
+        files = {(entry["file"], entry["corpus"]) for entry in run.pop("files") or ()}
+        # What featurize fills has no files; where it names no features, it fills them all.
+        superseded = files <= finished if files else run["command"].startswith(tuple(filled))
         if run["status"] == "done":
             finished |= files
+            filled += [] if files else [run["command"]]
             continue
         run["because"] = ""
         if _open(run):
             life = lives.get(run["run"]) or life_of(store.place, run["run"])
             run |= {"status": life.state, "because": life.because}
-        if run["status"] == "running" or not files <= finished:
+        if run["status"] == "running" or not superseded:
             started = run["started_at"].isoformat(timespec="seconds")
             unfinished.append({**run, "started_at": started})
     return unfinished[::-1]

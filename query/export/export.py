@@ -70,11 +70,12 @@ class Exported:
 def check_export(out: str, format: str, overwrite: bool = False) -> None:
     """Refuse what cannot be written, before anything is done for it.
 
-    An earlier export, known by the manifest beside it, may be replaced: its coreset is in a store.
+    An earlier export, known by the manifest beside it, may be replaced with all that is beside it:
+    its coreset is in a store.
 
     Raises:
         UsageError: unknown format or suffix, no such folder, or a file that no export wrote is
-            there (and not `overwrite`).
+            there, or where something beside it would go (and not `overwrite`).
     """
     if format not in FORMATS:
         raise UsageError(f"format {format!r}: choose from {', '.join(FORMATS)}")
@@ -86,16 +87,24 @@ def check_export(out: str, format: str, overwrite: bool = False) -> None:
         raise UsageError(f"{out}: you may not write in {folder}; choose another folder")
     if os.path.isdir(out):
         raise UsageError(f"{out}: a folder is in the way; choose another name")
-    if os.path.exists(out) and not overwrite and not _is_export(out):
-        raise UsageError(
-            f"{out}: there is a file already that is no export. Choose another name, or replace "
-            "it by --overwrite (in Python overwrite=True)"
-        )
+    if overwrite or _is_export(out):
+        return
+    for name in (out, *_beside(out)):
+        if os.path.exists(name):
+            raise UsageError(
+                f"{name}: there is a file already that is no export's. Choose another name, or "
+                "replace it by --overwrite (in Python overwrite=True)"
+            )
+
+
+def _beside(out: str) -> tuple[str, str, str]:
+    """What goes with an export: its manifest, axolotl's entry, LLaMA-Factory's entry."""
+    return f"{out}.manifest.json", f"{out}.axolotl.yaml", f"{out}.dataset_info.json"
 
 
 def _is_export(out: str) -> bool:
     try:
-        with open(f"{out}.manifest.json", encoding="utf-8") as file:
+        with open(_beside(out)[0], encoding="utf-8") as file:
             return json.load(file)["export"]["file"] == os.path.basename(out)
     except (OSError, ValueError, KeyError, TypeError):  # no manifest of ours
         return False
@@ -182,11 +191,8 @@ def export(
         },
         "ids": ids,
     }
-    beside = {
-        f"{out}.manifest.json": json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
-        f"{out}.axolotl.yaml": axolotl,
-        f"{out}.dataset_info.json": info,
-    }
+    said = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    beside = dict(zip(_beside(out), (said, axolotl, info), strict=True))
     for name, text in beside.items():
         write_text(name, text)
     written = tuple(name for name, text in beside.items() if text is not None)

@@ -95,7 +95,9 @@ def check_known(rule: str, asked: Sequence[Share], dataset: lance.LanceDataset) 
     for share in asked:
         if share.corpus is not None and share.corpus not in known:
             there = among(share.corpus, known, "coresetdb status lists them")
-            raise UsageError(f"{rule} {share}: the pool has no corpus of that name, only: {there}")
+            raise UsageError(
+                f"{rule} {share}: the pool has no corpus of that name; corpora: {there}"
+            )
 
 
 def keys_in(dataset: lance.LanceDataset, corpora: Sequence[str]) -> np.ndarray:

@@ -23,7 +23,7 @@ _WORD_OR_SPACE = "".join(
 _WORDS = re.compile(r"\w+")
 
 # Soft hyphens, zero-width spaces and joiners, marks of direction: nobody sees them inside a word.
-_UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 
 # As in the representation `lexical`, with Tibetan and signs of repetition.
 _SPACELESS = SPACELESS + r"\u0f00-\u0fff\u3005-\u3007"

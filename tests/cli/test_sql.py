@@ -187,6 +187,8 @@ def test_times_that_python_lacks_are_text_however_deep_they_stand() -> None:
         assert python_values(column) == values, column.type
     (said,) = python_values(never)
     assert python_values(pa.ListArray.from_arrays([0, 1], never)) == [[said]]
+    far = never.cast(pa.timestamp("us", "UTC"))  # which Arrow would write as a day of year 32103
+    assert python_values(pa.ListArray.from_arrays([0, 1], far)) == [[said]]
     union = pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [flat])
     with pytest.raises(QueryError, match="cast the value in the query"):
         python_values(union)

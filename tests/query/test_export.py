@@ -266,6 +266,13 @@ def test_an_earlier_export_is_replaced_and_nothing_else(store, tmp_path):
     export(store, few, str(corpus), overwrite=True)
     assert len(corpus.read_text().splitlines()) == 2
 
+    for name in ("manifest.json", "axolotl.yaml", "dataset_info.json"):
+        mine = tmp_path / f"{name}.jsonl.{name}"
+        mine.write_text("mine")
+        with pytest.raises(UsageError, match=rf"{name}: there is a file .*--overwrite"):
+            export(store, few, str(tmp_path / f"{name}.jsonl"))
+        assert mine.read_text() == "mine" and not (tmp_path / f"{name}.jsonl").exists()
+
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UsageError, match="a folder is in the way"):
         export(store, few, str(tmp_path / "folder.jsonl"), overwrite=True)

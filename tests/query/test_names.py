@@ -47,7 +47,8 @@ def test_a_target_that_is_not_there(store, monkeypatch):
 def test_a_corpus_that_is_not_there(store, toys):
     rows = [toys.question("tales", number) for number in range(20)]
     store.insert("pool", toys.pool_rows(rows, [f"tales-{number}" for number in range(20)]))
-    with pytest.raises(UsageError, match=r"only: tales-1.* in all; coresetdb status lists them\)"):
+    named = r"corpora: tales-1.* in all; coresetdb status lists them\)"
+    with pytest.raises(UsageError, match=named):
         select(
             store, method="random", budget="3", rules=Rules(quotas=shares("quota", "tales-1x=2"))
         )

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from coresetdb.ingest.reading.records import ReadOptions
+from coresetdb.query.score import score
 from coresetdb.query.selection import select
 from coresetdb.query.targets import add_target, list_targets, remove_target
 from coresetdb.schemas.errors import InputError, UsageError
+from coresetdb.store.scores import score_sets
 
 
 def written(path, rows):
@@ -73,6 +75,25 @@ def test_refusals(store, tmp_path, toys):
             store, "none", str(tmp_path / "absent.jsonl"), ReadOptions(), lambda: toys.featurizer
         )
     assert [each.name for each in list_targets(store)] == ["arithmetic", "python"]
+
+
+def test_a_removal_that_is_killed_leaves_no_scores_without_their_target(store, monkeypatch):
+    score(store, "python", ["rds"], keep=True)
+    assert score_sets(store)
+    delete = store.delete
+
+    def killed(table, where):
+        if table == "targets":
+            raise KeyboardInterrupt
+        return delete(table, where)
+
+    monkeypatch.setattr(store, "delete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        remove_target(store, "python")
+    monkeypatch.undo()
+    assert [each.name for each in list_targets(store)] == ["arithmetic", "python"]
+    assert score_sets(store) == []
+    remove_target(store, "python")
 
 
 def test_remove(store):

@@ -206,6 +206,17 @@ def test_a_tag_on_a_torn_manifest_goes_and_is_told(filled, toy):
     assert filled.tags() == {}
 
 
+def test_a_tag_of_the_targets_goes_too(filled, toy):
+    rows = [{"key": digest("1"), "target": "gsm8k", "id": digest("1")}]
+    filled.upsert("targets", pa.Table.from_pylist(rows))
+    dataset = filled.dataset("targets")
+    dataset.tags.create("coreset-mine-targets", dataset.version)
+    os.truncate(newest_manifest(filled, "targets"), 50)
+    actions = repair(filled.uri, toy).actions
+    assert any(each.startswith("targets: tag coreset-mine-targets") for each in actions)
+    assert not filled.dataset("targets").tags.list()
+
+
 def test_a_torn_tag(filled):
     filled.tag("mine", filled.version())
     os.truncate(filled.place.absolute("pool.lance/_refs/tags/mine.json"), 5)

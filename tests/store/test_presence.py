@@ -81,6 +81,49 @@ def test_a_run_of_an_older_coresetdb_left_no_lock(place):
     assert life.state == "not known" and "it left no lock" in life.because
 
 
+@pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"host": "node7"}'])
+def test_what_a_crash_of_the_machine_left_half_written(place, left):
+    with Presence(place, "r"):
+        pass
+    place.write(f"{FOLDER}/r/began.json", left)
+    life = life_of(place, "r")
+    assert life.state == "not known" and "began.json" in life.because
+
+
+def test_somebody_asks_for_the_lock_just_as_the_run_ends(place, monkeypatch):
+    rmdir = presence.os.rmdir
+
+    def asked(folder):
+        Path(folder, "_lock").touch()
+        rmdir(folder)
+
+    monkeypatch.setattr(presence.os, "rmdir", asked)
+    with Presence(place, "r") as here:
+        here.end_is_recorded()
+    assert list(place.sizes(FOLDER)) == [f"{FOLDER}/r/_lock"]
+    monkeypatch.undo()
+    presence.sweep(place, [])
+    assert not Path(place.absolute(f"{FOLDER}/r")).exists()
+
+
+def test_cleaning_removes_what_the_table_does_not_know(store):
+    for run in ("known", "unknown"):
+        with Presence(store.place, run):
+            pass
+    row = run_row("known", "running", 1, ["a"], "coresetdb ingest pool a")
+    store.upsert("runs", pa.Table.from_pylist([row], schema=RUNS))
+    child = subprocess.Popen(
+        [sys.executable, "-c", RUN.replace('"r"', '"alive"'), store.uri],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None and child.stdout.readline() == "here\n"
+    store.clean(0)
+    killed(child)
+    folders = {path.split("/")[1] for path in store.place.sizes(FOLDER)}
+    assert folders == {"known", "alive"}
+
+
 def test_an_end_that_is_recorded_leaves_nothing(place):
     with Presence(place, "r") as here:
         here.end_is_recorded()
@@ -124,7 +167,10 @@ def test_status_tells_them_apart(store):
     assert sentence.startswith("Run dead ended without a word")
     assert sentence.endswith("Next: coresetdb ingest pool a")
     assert status_of(store).unfinished[2]["status"] == "ended without a word"
-    fill_again = run_row("filled", "done", 7, [], "coresetdb featurize pool")
+    another = run_row("another", "done", 7, [], "coresetdb featurize pool less")
+    store.upsert("runs", pa.Table.from_pylist([another], schema=RUNS))
+    assert [run["run"] for run in status_of(store).unfinished] == ["dead", "old", "fills", "broke"]
+    fill_again = run_row("filled", "done", 8, [], "coresetdb featurize pool")
     store.upsert("runs", pa.Table.from_pylist([fill_again], schema=RUNS))
     assert [run["run"] for run in status_of(store).unfinished] == ["dead", "old", "broke"]
 

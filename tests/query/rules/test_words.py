@@ -19,6 +19,7 @@ from coresetdb.query.rules.words import ngrams, said_in, words_of
         ("กิน", ["กิ", "น"]),
         ("안녕 세계", ["안녕", "세계"]),
         ("ap\u00adple pe\u200bar", ["apple", "pear"]),
+        ("p\u2066l\u2069um c\u061ch\u180eerry", ["plum", "cherry"]),
         ("— … !", []),
     ],
 )
