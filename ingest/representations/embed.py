@@ -114,13 +114,29 @@ def _encoder(folder: str, device: str) -> Any:
 
     try:
         with quiet():
-            return SentenceTransformer(folder, device=device, local_files_only=True).float().eval()
+            model = SentenceTransformer(folder, device=device, local_files_only=True).float().eval()
     except Exception as error:  # a damaged model raises whatever its reader raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
             f"embed: {folder} cannot be loaded ({reason}). It must be a model of "
             "sentence-transformers whose code needs no download (trust_remote_code stays off)"
         ) from error
+    _require_vectors(model, folder)
+    return model
+
+
+def _require_vectors(model: Any, folder: str) -> None:
+    from sentence_transformers.models import StaticEmbedding
+
+    for module in model:
+        if isinstance(module, StaticEmbedding):
+            rows = module.embedding.num_embeddings
+            without = [each for each, id in module.tokenizer.get_vocab().items() if id >= rows]
+            if without:
+                raise BackboneError(
+                    f"embed: {folder} has {rows:,} token vectors, and its tokenizer knows tokens "
+                    f"beyond them ({without[0]!r}, ...). Copy matrix and tokenizer of one model"
+                )
 
 
 representation = Embed()

@@ -137,3 +137,13 @@ def test_what_cannot_be_used_is_said(tmp_path):
     (folder / "modules.json").write_text(sparse)
     with pytest.raises(BackboneError, match=r"not known here \(sparsestaticembedding\)"):
         encoder_width(folder)
+
+
+def test_a_matrix_of_another_tokenizer_is_told(tmp_path):
+    folder = shutil.copytree(tiny_static(), tmp_path / "copy")
+    file = next(folder.rglob("model.safetensors"))
+    (name, matrix), *rest = load_file(file).items()
+    assert not rest
+    save_file({name: matrix[:-3].copy()}, file)
+    with pytest.raises(BackboneError, match=r"token vectors, and its tokenizer knows tokens beyond"):
+        features(folder, tiny_conversations())
