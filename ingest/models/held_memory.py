@@ -10,15 +10,15 @@ import ctypes
 import os
 import sys
 
-KERNELS_KEPT = 256
-"""Those of about 16 batches of the built-in proxy, at most 0.8 MB each."""
+KERNELS_KEPT = 512
+"""Those of about 30 shapes of batches of the built-in proxy, at most 0.8 MB each."""
 
 
 def bound_kernel_caches() -> None:
     """Keep few of the kernels made for shapes of batches; call before a model first runs.
 
-    In bfloat16 every product of matrices of a new shape has its kernel made, and batches rarely
-    meet a shape twice. oneDNN and torch's layer above it each keep 1,024 of them; both read their
+    In bfloat16 every product of matrices of a new shape has its kernel made, and there are more
+    shapes of batches than are worth keeping. oneDNN and torch's layer above it each keep 1,024 of them; both read their
     capacity from the environment when they are first used. What a user set there stays.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
