@@ -21,14 +21,13 @@ import pyarrow as pa
 from ...schemas.canonical import canonical_json
 from ...schemas.errors import InputError, StoreBusyError
 from ...schemas.instruction import Record, Reject
-from ...schemas.tables import RUNS
-from ...schemas.version import VERSION
 from ...store.presence import Presence
 from ...store.store import Store
 from ..featurizer import Featurizer
 from .account import Account, FileAccount, count_reasons
 from .commit import Commit
 from .progress import Progress, Silence
+from .run_record import record_run
 from .source import Source
 
 COMMIT_ROWS = 8192
@@ -286,21 +285,19 @@ class _Job:
 
     def _record_run(self, status: str) -> None:
         self.account.seconds = time.monotonic() - self.started
-        row = {
-            "run": self.account.run,
-            "command": self.command,
-            "status": status,
-            "started_at": self.started_at,
-            "finished_at": None if status == "running" else datetime.now(UTC),
+        record_run(
+            self.store,
+            self.account.run,
+            self.command,
+            status,
+            self.started_at,
             **{name: self.account.total(name) for name in ("read", "new", "duplicate", "rejected")},
-            "tokens": self.account.tokens,
-            "seconds": self.account.seconds,
-            "files": [file.as_row() for file in self.account.files],
-            "metadata_keys": sorted(self.metadata_keys),
-            "code_version": VERSION,
-            "note": "; ".join(self.account.faults) or None,
-        }
-        self.store.upsert("runs", pa.Table.from_pylist([row], schema=RUNS))
+            tokens=self.account.tokens,
+            seconds=self.account.seconds,
+            files=[file.as_row() for file in self.account.files],
+            metadata_keys=sorted(self.metadata_keys),
+            note="; ".join(self.account.faults) or None,
+        )
 
 
 def next_shard(made: pa.Table, seconds: float, rows: tuple[int, int]) -> int:

@@ -23,8 +23,6 @@ import pyarrow.compute as pc
 
 from ...schemas.instruction import Instruction
 from ...schemas.recipe import Recipe
-from ...schemas.tables import RUNS
-from ...schemas.version import VERSION
 from ...store.fill import amend, count_undone, fill, filling, undone
 from ...store.presence import Presence
 from ...store.shards import Shards
@@ -39,6 +37,7 @@ from .job import COMMIT_ROWS, COMMIT_SECONDS, READ_BLOCK, SHARD_ROWS, next_shard
 from .late_account import LateAccount
 from .maker import Maker, instructions_of
 from .progress import FillProgress, Silence
+from .run_record import record_run
 from .target_facts import complete_facts
 
 if TYPE_CHECKING:
@@ -323,24 +322,17 @@ class _Late:
 
     def _record(self, status: str) -> None:
         self.account.seconds = time.monotonic() - self.started
-        row = {
-            "run": self.account.run,
-            "command": self.command,
-            "status": status,
-            "started_at": self.started_at,
-            "finished_at": None if status == "running" else datetime.now(UTC),
-            "read": self.account.rows,
-            "new": 0,
-            "duplicate": 0,
-            "rejected": 0,
-            "tokens": self.account.tokens,
-            "seconds": self.account.seconds,
-            "files": [],
-            "metadata_keys": [],
-            "code_version": VERSION,
-            "note": "; ".join(self.account.sentences()),
-        }
-        self.store.upsert("runs", pa.Table.from_pylist([row], schema=RUNS))
+        record_run(
+            self.store,
+            self.account.run,
+            self.command,
+            status,
+            self.started_at,
+            read=self.account.rows,
+            tokens=self.account.tokens,
+            seconds=self.account.seconds,
+            note="; ".join(self.account.sentences()),
+        )
 
 
 def _texts(

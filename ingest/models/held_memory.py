@@ -18,8 +18,9 @@ def bound_kernel_caches() -> None:
     """Keep few of the kernels made for shapes of batches; call before a model first runs.
 
     In bfloat16 every product of matrices of a new shape has its kernel made, and there are more
-    shapes of batches than are worth keeping. oneDNN and torch's layer above it each keep 1,024 of them; both read their
-    capacity from the environment when they are first used. What a user set there stays.
+    shapes of batches than are worth keeping. oneDNN and torch's layer above it each keep 1,024 of
+    them; both read their capacity from the environment when they are first used. What a user set
+    there stays.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(KERNELS_KEPT))
