@@ -126,10 +126,10 @@ def _encoder(folder: str, device: str) -> Any:
 
 
 def _require_vectors(model: Any, folder: str) -> None:
-    from sentence_transformers.models import StaticEmbedding
+    import torch
 
     for module in model:
-        if isinstance(module, StaticEmbedding):
+        if isinstance(getattr(module, "embedding", None), torch.nn.EmbeddingBag):
             rows = module.embedding.num_embeddings
             without = [each for each, id in module.tokenizer.get_vocab().items() if id >= rows]
             if without:
