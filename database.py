@@ -137,9 +137,11 @@ class Database(Exploring):
             FingerprintError: target and pool were featurized differently.
             QueryError: `where` is no expression DuckDB accepts.
         """
-        from .query.rules.asking import rules_for
+        from .query.rules.asking import RULES, rules_for
         from .query.selection import select
 
+        for unknown in rules.keys() - RULES:
+            raise TypeError(f"select() got an unexpected keyword argument {unknown!r}")
         return select(
             self.store,
             [each for each in targets if each is not None],

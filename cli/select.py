@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from ..schemas.errors import UsageError
 from .coreset import facts
 from .export import FORMATS, told
 from .frame import (
@@ -84,10 +85,8 @@ from .frame import (
 @click.option(
     "--format",
     "format_",
-    default="messages",
-    show_default=True,
     type=click.Choice(FORMATS),
-    help="Of --out.",
+    help="Of --out; messages by default.",
 )
 @overwrite_option
 @json_option
@@ -110,7 +109,7 @@ def command(
     name: str | None,
     memory: str,
     out: str | None,
-    format_: str,
+    format_: str | None,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -127,6 +126,9 @@ def command(
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """
+    if format_ and not out:
+        raise UsageError("--format says how --out is written: name the file by --out FILE")
+    format_ = format_ or "messages"
     database = open_database(store)
     if out:
         database.check_export(out, format_, overwrite=overwrite)

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 import sys
+from contextlib import suppress
 
 import click
 import pyarrow as pa
 
-from ..schemas.errors import QueryError, UsageError
+from ..schemas.errors import OutputError, QueryError, UsageError
 from ..schemas.version import VERSION
 from ..store.sql import QueryResult
 from .sql_cells import json_value, python_values
@@ -25,7 +26,7 @@ def show(result: QueryResult, form: str, parquet: str | None = None) -> None:
 
     Raises:
         QueryError: the query failed on the way, or Parquet has no form for a column.
-        UsageError: the Parquet file cannot be written.
+        OutputError: the Parquet file cannot be written.
     """
     if parquet is not None:
         rows = write_parquet(result, parquet)
@@ -66,7 +67,8 @@ def write_parquet(result: QueryResult, path: str) -> int:
 
     Raises:
         QueryError: the query failed on the way, or Parquet has no form for a column.
-        UsageError: the file cannot be written.
+        UsageError: there is no such folder.
+        OutputError: the file cannot be written.
     """
     import pyarrow.parquet as pq
 
@@ -81,10 +83,12 @@ def write_parquet(result: QueryResult, path: str) -> int:
         os.replace(partial, path)
     except pa.ArrowNotImplementedError as error:
         raise QueryError(f"{error}: cast the column in the query, to VARCHAR say") from error
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} cannot be written: there is no such folder") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error}") from error
+        raise OutputError(path, error.strerror or str(error)) from error
     finally:
-        if os.path.exists(partial):
+        with suppress(OSError):  # there is none, or there is no place for one
             os.remove(partial)
     return rows
 

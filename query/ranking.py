@@ -31,6 +31,7 @@ _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, examp
 
 MEMORY_LIMIT = 4 << 30
 """Bytes a selection may plan for, by default."""
+_UNITS = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
 
 
 @dataclass(frozen=True)
@@ -196,12 +197,18 @@ def _planned(method: Method, tasks: Sequence[Task], pick_bytes: int) -> int:
 def _check_memory(method: Method, tasks: Sequence[Task], limit: int, pick_bytes: int) -> None:
     needed = _planned(method, tasks, pick_bytes)
     if needed > limit:
+        enough = f"{math.ceil(needed / 2**20)}MiB"
         raise UsageError(
             f"{method} with {tasks[0].k:,} rows for {sum(task.queries for task in tasks):,} "
-            f"queries plans {needed / 2**30:.1f} GiB of memory, above the limit of "
-            f"{limit / 2**30:.1f} GiB. Ask for fewer rows, use fewer examples, or raise the limit: "
-            f"--memory {math.ceil(needed / 2**30)}GiB"
+            f"queries plans {_size(needed)} of memory, above the limit of {_size(limit)}. Ask for "
+            f"fewer rows, use fewer examples, or raise the limit: --memory {enough}"
         )
+
+
+def _size(count: int) -> str:
+    """Bytes in the largest unit of which they are some."""
+    bits, name = next((each for each in _UNITS if count >> each[0]), _UNITS[-1])
+    return f"{count / 2**bits:.1f} {name}"
 
 
 def _merge(rankings: Sequence[Ranking], askers: Sequence[Asker], k: int) -> Picks:

@@ -74,8 +74,8 @@ def score(
         progress: is told how far each method is.
 
     Raises:
-        UsageError: unknown target or method, a method that gives rows no score of their own, or
-            too much memory planned.
+        UsageError: unknown target or method, a method that gives rows no score of their own, a
+            filter that no row passes, or too much memory planned.
         MissingFeatureError: pool or target lack the feature.
         FingerprintError: pool and target were featurized differently.
         QueryError: the filter was refused.
@@ -293,4 +293,10 @@ def _missing(
 def _eligible(store: Store, where: str, version: int) -> KeySet:
     from ..store.filter import eligible_ids
 
-    return KeySet(keys_of(eligible_ids(store, where, version)))
+    found = eligible_ids(store, where, version)
+    if not len(found):  # no scores at all would replace those that are kept
+        raise UsageError(
+            f"--where {where!r}: no row of the pool passes it. `coresetdb status {store.uri}` "
+            "lists the corpora"
+        )
+    return KeySet(keys_of(found))

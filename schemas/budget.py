@@ -10,6 +10,7 @@ from typing import Literal
 from .errors import UsageError
 
 _FORM = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<scale>[kKmM]?)(?P<unit>%|-tokens)?")
+FORMS = "rows (1000), per cent (5%) or 200k-tokens"
 _SCALE = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
@@ -32,21 +33,24 @@ class Budget:
         return number + {"rows": "", "percent": "%", "tokens": "-tokens"}[self.unit]
 
 
-def parse_budget(text: str) -> Budget:
+def parse_budget(text: str, what: str = "budget", forms: str = FORMS) -> Budget:
     """Read `1000`, `10k`, `5%` or `200k-tokens`.
+
+    Args:
+        what: is asked for, and in which `forms`, for errors.
 
     Raises:
         UsageError: the text has another form, is zero, or asks for more than 100 %.
     """
     match = _FORM.fullmatch(text.strip())
     if not match:
-        raise UsageError(f"budget {text!r}: write rows (1000), per cent (5%) or 200k-tokens")
+        raise UsageError(f"{what} {text!r}: write {forms}")
     amount = float(Decimal(match["number"]) * _SCALE[match["scale"].lower()])
     unit = {"%": "percent", "-tokens": "tokens", None: "rows"}[match["unit"]]
     if unit == "percent" and (amount > 100 or match["scale"]):
-        raise UsageError(f"budget {text!r}: a share lies between 0% and 100%")
+        raise UsageError(f"{what} {text!r}: a share lies between 0% and 100%")
     if unit != "percent" and amount != int(amount):
-        raise UsageError(f"budget {text!r}: {unit} come in whole numbers")
+        raise UsageError(f"{what} {text!r}: {unit} come in whole numbers")
     if amount <= 0:
-        raise UsageError(f"budget {text!r}: it must be above zero")
+        raise UsageError(f"{what} {text!r}: it must be above zero")
     return Budget(amount, unit)  # type: ignore[arg-type]

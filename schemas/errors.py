@@ -45,6 +45,19 @@ class AmbiguousFormatError(InputError):
     exit_code = 2
 
 
+class OutputError(CoresetDBError, OSError):
+    """A file that was asked for cannot be written: a full disk, a folder without permission."""
+
+    def __init__(self, file: str, problem: str) -> None:
+        self.file, self.problem = file, problem
+        super().__init__(file, problem)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file}: cannot be written ({self.problem}). Make room, or choose another place"
+        )
+
+
 class StoreError(CoresetDBError, OSError):
     """The store cannot be opened, written or trusted."""
 

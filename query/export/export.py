@@ -23,7 +23,7 @@ from ...selectors.keys import keys_of
 from ...selectors.random_order import shuffled
 from ..coresets import Coreset, load_coreset
 from . import alpaca, messages, prompt_completion, sharegpt
-from .files import check_suffix, opened, write_text
+from .files import check_suffix, replacing, write_text, writer
 from .shape import Converted, Format, UnfitError
 from .snippets import axolotl_yaml, dataset_info, skipped_by_llama_factory
 
@@ -141,6 +141,7 @@ def export(
         UsageError: unknown coreset, format or suffix, no such folder, another file of that name, a
             coreset without rows, or rows that the format cannot hold.
         StoreError: a row is not in the pool version the coreset was made from.
+        OutputError: a file cannot be written.
     """
     chosen = load_coreset(store, coreset) if isinstance(coreset, str) else coreset
     check_export(out, format, overwrite)
@@ -162,39 +163,41 @@ def export(
             f"{format} cannot hold {survey.left_out.total():,} of {len(chosen):,} rows: {reasons}. "
             "Export --format messages, which holds everything, or leave them out by --skip-unfit"
         )
-    schema = pa.schema(list((shape.columns(survey.traits) | EXTRAS).items()))
-    ids: list[str] = []
-    with opened(out, schema) as writer:
-        for part in _parts(store, chosen, members, shape):
-            rows = [fields | extras for fields, extras in part if fields is not None]
-            writer.write(rows)
-            ids += [row["id"] for row in rows]
     axolotl, no_axolotl = axolotl_yaml(shape, survey.traits, out)
     info, no_info = dataset_info(shape, survey.traits, out, chosen.name)
     remarks = dict(survey.remarks)
     if survey.skipped and not no_info:
         remarks[SKIPPED] = survey.skipped
-    manifest = _manifest(store, chosen) | {
-        "export": {
-            "file": os.path.basename(out),
-            "format": format,
-            "rows": len(ids),
-            "order": "shuffled" if shuffle else "by rank",
-            "shuffle_seed": mixed_by if shuffle else None,
-            "left_out": dict(survey.left_out),
-            "remarks": remarks,
-            "no_snippet": {
-                trainer: why
-                for trainer, why in (("axolotl", no_axolotl), ("llama_factory", no_info))
-                if why
+    schema = pa.schema(list((shape.columns(survey.traits) | EXTRAS).items()))
+    ids: list[str] = []
+    # The rows come last: where something fails, the manifest says whose file is to be replaced.
+    with replacing(out) as part:
+        with writer(part, out, schema) as file:
+            for rows_of in _parts(store, chosen, members, shape):
+                rows = [fields | extras for fields, extras in rows_of if fields is not None]
+                file.write(rows)
+                ids += [row["id"] for row in rows]
+        manifest = _manifest(store, chosen) | {
+            "export": {
+                "file": os.path.basename(out),
+                "format": format,
+                "rows": len(ids),
+                "order": "shuffled" if shuffle else "by rank",
+                "shuffle_seed": mixed_by if shuffle else None,
+                "left_out": dict(survey.left_out),
+                "remarks": remarks,
+                "no_snippet": {
+                    trainer: why
+                    for trainer, why in (("axolotl", no_axolotl), ("llama_factory", no_info))
+                    if why
+                },
             },
-        },
-        "ids": ids,
-    }
-    said = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    beside = dict(zip(_beside(out), (said, axolotl, info), strict=True))
-    for name, text in beside.items():
-        write_text(name, text)
+            "ids": ids,
+        }
+        said = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        beside = dict(zip(_beside(out), (said, axolotl, info), strict=True))
+        for name, text in beside.items():
+            write_text(name, text)
     written = tuple(name for name, text in beside.items() if text is not None)
     return Exported(out, len(ids), dict(survey.left_out), remarks, (out, *written))
 

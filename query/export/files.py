@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from ...schemas.errors import UsageError
+from ...schemas.errors import CoresetDBError, OutputError, UsageError
 
 SUFFIXES = (".jsonl", ".parquet")
 
@@ -36,36 +36,46 @@ def check_suffix(out: str) -> None:
 def write_text(out: str, text: str | None) -> None:
     """Write a small file whole; None removes what an earlier export may have left."""
     if text is None:
-        if os.path.exists(out):
+        with suppress(FileNotFoundError):
             os.remove(out)
         return
-    with _replacing(out) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
+    with replacing(out) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
 
 
 @contextmanager
-def opened(out: str, schema: pa.Schema) -> Iterator[Writer]:
-    """A writer for `out`; nothing is there, or what was there before, until all is written."""
-    with _replacing(out) as part:
-        if out.endswith(".parquet"):
-            import pyarrow.parquet as pq
+def replacing(out: str) -> Iterator[str]:
+    """The name of a file to write, which becomes `out` when the block ends well.
 
-            with pq.ParquetWriter(part, schema) as file:
-                yield _Parquet(file, schema)
-        else:
-            with open(part, "w", encoding="utf-8", newline="\n") as file:
-                yield _JsonLines(file, schema)
+    Nothing is there, or what was there before, until then.
 
-
-@contextmanager
-def _replacing(out: str) -> Iterator[str]:
+    Raises:
+        OutputError: the system refuses it.
+    """
     part = f"{out}.part-{os.getpid()}"
     try:
         yield part
         os.replace(part, out)
+    except CoresetDBError:
+        raise
+    except OSError as error:
+        raise OutputError(out, error.strerror or str(error)) from error
     finally:
-        if os.path.exists(part):
+        with suppress(OSError):  # there is none, or there is no place for one
             os.remove(part)
+
+
+@contextmanager
+def writer(part: str, out: str, schema: pa.Schema) -> Iterator[Writer]:
+    """What writes rows to the file `part`, in the form that the name `out` asks for."""
+    if out.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(part, schema) as file:
+            yield _Parquet(file, schema)
+    else:
+        with open(part, "w", encoding="utf-8", newline="\n") as file:
+            yield _JsonLines(file, schema)
 
 
 class _Parquet:

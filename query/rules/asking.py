@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from .asked import Rules
@@ -56,3 +57,7 @@ def rules_for(
 
 def _all(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
+
+
+RULES = frozenset(signature(rules_for).parameters) - {"store"}
+"""What a selection can be asked for beside its method."""

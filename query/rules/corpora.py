@@ -63,9 +63,10 @@ def shares(
         pairs = [_pair(rule, text, every) for text in texts]
     found: dict[str | None, Share] = {}
     for corpus, text in pairs:
-        amount = parse_budget(text)
+        forms = "rows (100) or per cent of the budget (10%)"
+        amount = parse_budget(text, rule, forms)
         if amount.unit == "tokens":
-            raise UsageError(f"{rule} {text!r}: write rows (100) or per cent of the budget (10%)")
+            raise UsageError(f"{rule} {text!r}: write {forms}")
         if corpus in found:
             raise UsageError(f"{rule}: {corpus or 'every corpus'} is given twice")
         found[corpus] = Share(corpus, amount)

@@ -79,7 +79,7 @@ def test_shares_and_near_duplicates(run):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--quota none=3", "no corpus of that name, only: more, sums"),
+        ("--quota none=3", "no corpus of that name; corpora: more, sums"),
         ("--quota sums=60% --quota more=1 --budget 1", "less than one"),
         ("--exclude nothing", "no coreset 'nothing'"),
         ("--distinct 2", "a cosine above 0"),

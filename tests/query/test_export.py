@@ -1,7 +1,9 @@
 """Exports: what each format writes, byte for byte, and that nothing is lost on the way."""
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +15,7 @@ import yaml
 from coresetdb.query.export.export import EXTRAS, FORMATS, export
 from coresetdb.query.export.shape import UnfitError
 from coresetdb.query.selection import select
-from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.errors import OutputError, UsageError
 from coresetdb.schemas.instruction import Instruction, Message
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -276,6 +278,32 @@ def test_an_earlier_export_is_replaced_and_nothing_else(store, tmp_path):
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UsageError, match="a folder is in the way"):
         export(store, few, str(tmp_path / "folder.jsonl"), overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
+def test_a_full_disk_is_told_and_the_same_command_mends_it(store, tmp_path, monkeypatch, name):
+    coreset, out = select(store, ["python"], budget="5"), tmp_path / name
+    replace = os.replace
+
+    def full(part, to):
+        if str(to).endswith(failing):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(part, to)
+
+    monkeypatch.setattr("coresetdb.query.export.files.os.replace", full)
+    for failing in (".dataset_info.json", name, ".manifest.json"):  # noqa: B007 (read by `full`)
+        with pytest.raises(OutputError, match=r"cannot be written \(No space left") as told:
+            export(store, coreset, str(out))
+        assert told.value.exit_code == 1 and not out.exists()
+        assert not list(tmp_path.glob("*.part-*"))
+    monkeypatch.undo()
+    assert export(store, coreset, str(out)).rows == 5
+
+
+def test_a_name_the_system_refuses_is_told(store, tmp_path):
+    coreset = select(store, ["python"], budget="5")
+    with pytest.raises(OutputError, match=r"File name too long\)\. Make room, or choose another"):
+        export(store, coreset, str(tmp_path / ("x" * 250 + ".jsonl")))
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_what_cannot_be_asked(made):
             database.select("early", method=method)
     with pytest.raises(UsageError, match="lexical:dsir compares rows with a target: name one"):
         database.select(method="dsir")
-    with pytest.raises(UsageError, match="GiB of memory"):
+    with pytest.raises(UsageError, match="iB of memory"):
         select(database.store, ["early"], method="bm25", budget="5", memory_limit=1000)
 
 

@@ -144,8 +144,10 @@ def test_wrong_calls(store, target, method, error, said):
 def test_a_filter_is_sql_or_refused(store):
     with pytest.raises(QueryError):
         score(store, "python", ["rds"], where="nosuch = 1")
-    nothing = score(store, "python", ["rds"], where="corpus = 'nowhere'")
-    assert nothing.table().num_rows == 0
+    score(store, "python", ["rds"])
+    with pytest.raises(UsageError, match="no row of the pool passes it"):
+        score(store, "python", ["rds"], where="corpus = 'nowhere'")
+    assert load_scores(store, "python").table().num_rows == 240, "kept scores stay"
 
 
 def test_side_by_side(store):

@@ -274,7 +274,7 @@ def test_unknown_things_are_named(store):
 
 
 def test_memory_is_checked_before_the_scan(store):
-    with pytest.raises(UsageError, match=r"GiB of memory.*or raise the limit: --memory 1GiB"):
+    with pytest.raises(UsageError, match=r"iB of memory.*or raise the limit: --memory [0-9]+MiB"):
         select(store, ["python"], budget="100", memory_limit=1000)
 
 
@@ -282,7 +282,7 @@ def test_the_memory_limit_reaches_the_check(store):
     from coresetdb.database import Database
 
     database = Database(store)
-    with pytest.raises(UsageError, match=r"above the limit of 0\.0 GiB"):
+    with pytest.raises(UsageError, match=r"above the limit of 1\.0 MiB"):
         database.select("python", budget=100, memory_limit="1MiB")
     chosen = database.select("python", budget=100, memory_limit="1 GiB", name="roomy")
     assert len(chosen.ids) == 100

@@ -215,7 +215,7 @@ def test_a_pool_without_the_feature_is_said(tmp_path, toys):
 
 
 def test_memory_is_checked_before_the_vectors_are_read(store):
-    with pytest.raises(UsageError, match="GiB of memory"):
+    with pytest.raises(UsageError, match="iB of memory"):
         select(store, method="rds:k_center", memory_limit=10_000)
 
 

@@ -158,7 +158,7 @@ def test_what_cannot_be_is_said(store):
         with pytest.raises(UsageError, match=said):
             rules_for(store, **asked)
     for asked, budget, said in (
-        ({"quota": "math=3"}, "10", "no corpus of that name, only: blank, code, facts"),
+        ({"quota": "math=3"}, "10", "no corpus of that name; corpora: blank, code, facts"),
         ({"cap": "math=3"}, "10", "cap math=3: the pool has no corpus"),
         ({"quota": ["sums=60%", "code=5"]}, "10", "come to 11 rows, and the budget is 10"),
         ({"quota": "sums=1"}, "50-tokens", "give the budget in rows"),
