@@ -167,7 +167,7 @@ class Intake:
         added = add_target(self.store, name, file, options, self._current_featurizer)
         waiting = tuple(
             f"{each} is not fitted yet; after the first ingestion run: "
-            f"coresetdb featurize {self.store.uri} {each}"
+            f"coresetdb featurize {self.store.typed} {each}"
             for each in self.pending()
         )
         return replace(added, notes=added.notes + waiting)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,7 +49,7 @@ def list_(store: str, as_json: bool) -> None:
         shown = ({**row, "targets": ", ".join(row["targets"])} for row in coresets)
         click.echo(table([{**row, "created": row["created"][:16]} for row in shown]))
     else:
-        talk(f"No coresets yet. Next: coresetdb select {store} TARGET")
+        talk(f"No coresets yet. Next: coresetdb select {quote(store)} TARGET")
 
 
 @command.command("show", short_help="Show a coreset's facts and where its rows come from.")
@@ -69,7 +70,8 @@ def show(store: str, name: str, as_json: bool) -> None:
 
         click.echo("\n".join(lines(coreset)))
         talk(
-            f"Next: coresetdb explain {store} {name} 1, or coresetdb coreset replay {store} {name}"
+            f"Next: coresetdb explain {quote(store)} {name} 1, or "
+            f"coresetdb coreset replay {quote(store)} {name}"
         )
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from shlex import quote
 
 import click
 
@@ -48,10 +49,10 @@ def command(folder: str) -> None:
     try:
         database = connect(store)
     except StoreNotFoundError:
-        _step(f"coresetdb init {store}")
+        _step(f"coresetdb init {quote(store)}")
         database = create(store)
     sample = os.path.relpath(DATA / "pool.jsonl.gz")
-    _step(f"coresetdb ingest {store} {sample} --corpus sample")
+    _step(f"coresetdb ingest {quote(store)} {quote(sample)} --corpus sample")
     with ShownProgress() as progress:
         account = database.ingest(
             sample,
@@ -64,11 +65,11 @@ def command(folder: str) -> None:
     for target in TARGETS:
         if target not in there:
             examples = os.path.relpath(DATA / f"{target}.jsonl")
-            _step(f"coresetdb target add {store} {target} {examples}")
+            _step(f"coresetdb target add {quote(store)} {target} {quote(examples)}")
             added = database.add_target(target, examples)
             click.echo("\n".join(told(added)))
         out = f"{folder}/{target}.jsonl"
-        _step(f"coresetdb select {store} {target} --budget {BUDGET} --out {out}")
+        _step(f"coresetdb select {quote(store)} {target} --budget {BUDGET} --out {quote(out)}")
         asked = time.monotonic()
         coreset = database.select(target, budget=BUDGET)
         database.export(coreset, out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import click
 
 from .frame import open_database, store_argument, talk
@@ -24,4 +26,4 @@ def command(store: str, name: str, force: bool) -> None:
         talk(f"{store}: {name} was not fitted yet; it is no longer waited for.")
         return
     talk(f"{store}: {name} is dropped ({', '.join(recipe.columns)}).")
-    talk(f"Its bytes go with the versions that hold them: coresetdb compact {store}")
+    talk(f"Its bytes go with the versions that hold them: coresetdb compact {quote(store)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 import click
@@ -29,7 +30,7 @@ def command(store: str, features: str, as_json: bool) -> None:
 
     with ShownProgress() as progress:
         account = open_database(store).featurize(
-            features, progress=progress, command=" ".join(["coresetdb", *sys.argv[1:]])
+            features, progress=progress, command=shlex.join(["coresetdb", *sys.argv[1:]])
         )
     if as_json:
         print_json(account.as_dict())

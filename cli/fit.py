@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import click
 
 from .frame import (
@@ -72,6 +74,6 @@ def command(
             for recipe in recipes
         ]
         click.echo(table(rows))
-        talk(f"Next: coresetdb ingest {store} FILE...")
+        talk(f"Next: coresetdb ingest {quote(store)} FILE...")
     else:
         talk(f"{store}: nothing to learn; all its features can be made.")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import click
 
 from .frame import json_option, open_database, print_json, store_argument, table, talk
@@ -38,7 +40,7 @@ def command(store: str, feature: str | None, list_: bool, drop: bool, as_json: b
     if list_:
         found = [described(index) for index in database.indices()]
         if not found and not as_json:
-            talk(f"No indices. Next: coresetdb index {store} FEATURE")
+            talk(f"No indices. Next: coresetdb index {quote(store)} FEATURE")
     elif drop:
         assert feature is not None
         found = [described(database.drop_index(feature))]
@@ -48,7 +50,8 @@ def command(store: str, feature: str | None, list_: bool, drop: bool, as_json: b
         indexed = database.index(feature)
         found = [described(indexed.index)]
         talk(f"{feature} {_SAID[indexed.done]}.")
-        talk(f"Next: coresetdb select {store} TARGET --method {feature} --approximate --budget 100")
+        again = f"{quote(store)} TARGET --method {feature} --approximate --budget 100"
+        talk(f"Next: coresetdb select {again}")
     if as_json:
         print_json(found)
     elif found and not drop:

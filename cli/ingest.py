@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from shlex import quote
 
 import click
 
@@ -55,12 +57,12 @@ def command(
             **read_options(format_, mapping, encoding, explanation, unescape),
             limit=limit,
             progress=progress,
-            command=" ".join(["coresetdb", *sys.argv[1:]]),
+            command=shlex.join(["coresetdb", *sys.argv[1:]]),
         )
     if as_json:
         print_json(account.as_dict())
     else:
         click.echo("\n".join(account.sentences()))
     if account.total("rejected"):
-        talk(f'Rejected records: coresetdb sql {store} "SELECT * FROM rejects"')
+        talk(f'Rejected records: coresetdb sql {quote(store)} "SELECT * FROM rejects"')
     return 1 if account.faults else 0

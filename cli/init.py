@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import click
 
 from .frame import store_argument, talk
@@ -59,4 +61,4 @@ def command(
     talk(f"{store}: an empty store for {features}, made by {backbone}.")
     if waiting := database.pending():
         talk(f"Fitted first, by the first ingest or by coresetdb fit: {', '.join(waiting)}.")
-    talk(f"Next: coresetdb ingest {store} FILE...")
+    talk(f"Next: coresetdb ingest {quote(store)} FILE...")

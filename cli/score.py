@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -92,7 +93,7 @@ def run(
         print_json(sets)
         return
     click.echo(table(sets))
-    talk(f'Next: coresetdb sql {store} "SELECT * FROM scores WHERE rank <= 10"')
+    talk(f'Next: coresetdb sql {quote(store)} "SELECT * FROM scores WHERE rank <= 10"')
 
 
 @command.command("list", short_help="List the scores that are kept.")
@@ -112,7 +113,7 @@ def list_(store: str, as_json: bool) -> None:
     elif sets:
         click.echo(table(sets))
     else:
-        talk(f"No scores yet. Next: coresetdb score {store} TARGET")
+        talk(f"No scores yet. Next: coresetdb score {quote(store)} TARGET")
 
 
 @command.command("remove", short_help="Remove scores.")

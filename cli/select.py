@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from shlex import quote
+
 import click
 
 from ..schemas.errors import UsageError
@@ -158,4 +160,4 @@ def command(
         for sentence in told(exported):
             talk(sentence)
     elif len(coreset):
-        talk(f"Next: coresetdb export {store} {coreset.name} --out {coreset.name}.jsonl")
+        talk(f"Next: coresetdb export {quote(store)} {coreset.name} --out {coreset.name}.jsonl")

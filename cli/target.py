@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -84,7 +85,7 @@ def add(
         print_json(asdict(added))
         return
     click.echo("\n".join(told(added)))
-    talk(f"Next: coresetdb select {store} {name} --budget 1000")
+    talk(f"Next: coresetdb select {quote(store)} {name} --budget 1000")
 
 
 @command.command("list", short_help="List the targets.")
@@ -102,7 +103,7 @@ def list_(store: str, as_json: bool) -> None:
     elif targets:
         click.echo(table([_row(target) for target in targets]))
     else:
-        talk(f"No targets yet. Next: coresetdb target add {store} NAME FILE")
+        talk(f"No targets yet. Next: coresetdb target add {quote(store)} NAME FILE")
 
 
 @command.command("copy", short_help="Copy a target to another store.")
@@ -131,7 +132,7 @@ def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool)
     )
     for sentence in copied.left_out:
         click.echo(f"  {sentence}")
-    talk(f"Next: coresetdb select {other} {target.name} --budget 1000")
+    talk(f"Next: coresetdb select {quote(other)} {target.name} --budget 1000")
 
 
 @command.command("remove", short_help="Remove a target.")

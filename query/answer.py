@@ -260,7 +260,7 @@ def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
     name = feature.recipe.feature
     return (
         f"{waiting:,} rows of the pool are not featurized with {name} yet; "
-        f"run: coresetdb featurize {store.uri} {name}"
+        f"run: coresetdb featurize {store.typed} {name}"
     )
 
 

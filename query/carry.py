@@ -108,7 +108,7 @@ def _left_out(other: Store, theirs: Recipe, ours: Iterable[Recipe]) -> str:
     alike = [each for each in ours if each.representation == theirs.representation]
     name = theirs.representation
     if not alike:
-        return f"{name} did not come along: make it with coresetdb featurize {other.uri} {name}"
+        return f"{name} did not come along: make it with coresetdb featurize {other.typed} {name}"
     points = min((difference(each, theirs) for each in alike), key=len)
     return f"{name} is made otherwise there ({'; '.join(points)})"
 

@@ -250,7 +250,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
 
 
 def _no_coreset(store: Store, name: str) -> str:
-    there = among(name, coreset_names(store), f"coresetdb coreset list {store.uri}")
+    there = among(name, coreset_names(store), f"coresetdb coreset list {store.typed}")
     return f"no coreset {name!r} in {store.uri}; coresets: {there}"
 
 

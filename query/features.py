@@ -120,15 +120,15 @@ def feature_named(store: Store, name: str, version: int | None = None) -> Featur
     if name not in features:
         raise MissingFeatureError(
             f"the pool of {store.uri} has no feature {name!r}. Features of this store: "
-            f"{', '.join(features) or 'none'}. Add it: coresetdb featurize {store.uri} {name}"
+            f"{', '.join(features) or 'none'}. Add it: coresetdb featurize {store.typed} {name}"
         )
     feature = features[name]
     if feature.recipe.version != feature.representation.version:
         raise FingerprintError(
             f"{name} of {store.uri} was made by version {feature.recipe.version} of its "
             f"representation, and this coresetdb has version {feature.representation.version}. "
-            f"Make it anew: coresetdb drop-feature {store.uri} {name}; "
-            f"coresetdb featurize {store.uri} {feature.recipe.representation}"
+            f"Make it anew: coresetdb drop-feature {store.typed} {name}; "
+            f"coresetdb featurize {store.typed} {feature.recipe.representation}"
         )
     check_fingerprint(store, feature, "pool", store.dataset("pool", version).schema)
     return feature

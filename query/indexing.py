@@ -59,7 +59,7 @@ def index_feature(store: Store, name: str) -> Indexed:
     if not len(centres):
         raise MissingFeatureError(
             f"no row of {store.uri} has {feature.name}, there is nothing to index: "
-            f"coresetdb featurize {store.uri} {feature.recipe.feature}"
+            f"coresetdb featurize {store.typed} {feature.recipe.feature}"
         )
     kind = "IVF_RQ" if feature.width % 8 == 0 else "IVF_SQ"
     flat = pa.array(centres.ravel())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..ingest.create import pending
@@ -123,7 +124,7 @@ class _Look:
         """Whether it can be answered, and what would help."""
         uri, name = self._store.uri, method.representation
         if not self._rows:
-            return False, f"coresetdb ingest {uri} FILE..."
+            return False, f"coresetdb ingest {quote(uri)} FILE..."
         feature, helps = None, None
         if name:
             if name not in self._features:
@@ -154,7 +155,7 @@ class _Look:
 
     def _found(self, name: str) -> tuple[Feature | None, str | None]:
         """The feature if some row has it, and what would help the rows that do not."""
-        command = f"coresetdb featurize {self._store.uri} {self._waiting.get(name, name)}"
+        command = f"coresetdb featurize {self._store.typed} {self._waiting.get(name, name)}"
         try:
             feature = feature_named(self._store, name)
         except MissingFeatureError:
@@ -169,7 +170,7 @@ class _Look:
     def _refusal(self, feature: Feature | None) -> str | None:
         """Why no target can ask (with a feature); None if one can."""
         if not self._targets:
-            return f"coresetdb target add {self._store.uri} NAME FILE"
+            return f"coresetdb target add {self._store.typed} NAME FILE"
         refusals = []
         for target in self._targets:
             try:

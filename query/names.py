@@ -78,8 +78,8 @@ def among(wanted: str, there: Iterable[str], to_list: str) -> str:
 
 def no_target(store: Store, name: str, there: Sequence[str]) -> str:
     """What is said of a target that is not there, where `there` are those that are."""
-    named = among(name, there, f"coresetdb target list {store.uri}")
-    add = "" if there else f". Add it: coresetdb target add {store.uri} {name} FILE"
+    named = among(name, there, f"coresetdb target list {store.typed}")
+    add = "" if there else f". Add it: coresetdb target add {store.typed} {name} FILE"
     return f"no target {name!r} in {store.uri}; targets: {named}{add}"
 
 

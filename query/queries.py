@@ -149,7 +149,7 @@ def _never_made(store: Store, target: str, feature: Feature) -> str:
 
 
 def _make_it(store: Store, feature: Feature) -> str:
-    return f"Run coresetdb featurize {store.uri} {feature.recipe.feature}"
+    return f"Run coresetdb featurize {store.typed} {feature.recipe.feature}"
 
 
 def _nobody_has_it(store: Store, target: str, feature: Feature, rows: pa.Table) -> str:

@@ -130,7 +130,7 @@ def _as_recorded(store: Store, request: Request, coreset: Coreset) -> Request:
         raise UsageError(
             f"{coreset.name} cannot be replayed: its targets, or the feature they were compared "
             f"by, were removed since, and version {recorded} of the targets, which held them, was "
-            f"cleaned away. Its rows are still known: coresetdb export {store.uri} "
+            f"cleaned away. Its rows are still known: coresetdb export {store.typed} "
             f"{coreset.name} --out FILE"
         ) from error
     return replace(request, targets_version=recorded)

@@ -285,7 +285,7 @@ def _missing(
     if waiting := count_undone(dataset, feature.recipe):
         return [
             f"{lacking}; {waiting:,} of the pool wait for it: "
-            f"coresetdb featurize {store.uri} {feature.recipe.feature}"
+            f"coresetdb featurize {store.typed} {feature.recipe.feature}"
         ]
     return [f"{lacking} (the reason stands in {feature.reason})"]
 
@@ -296,7 +296,7 @@ def _eligible(store: Store, where: str, version: int) -> KeySet:
     found = eligible_ids(store, where, version)
     if not len(found):  # no scores at all would replace those that are kept
         raise UsageError(
-            f"--where {where!r}: no row of the pool passes it. `coresetdb status {store.uri}` "
+            f"--where {where!r}: no row of the pool passes it. `coresetdb status {store.typed}` "
             "lists the corpora"
         )
     return KeySet(keys_of(found))

@@ -122,9 +122,9 @@ def _sets_of(store: Store, target: str) -> list[ScoreSet]:
     own = [each for each in sets if each.key.target == target]
     if not own:
         scored = {each.key.target for each in sets}
-        targets = among(target, scored, f"coresetdb score list {store.uri}")
+        targets = among(target, scored, f"coresetdb score list {store.typed}")
         raise UsageError(
             f"no scores for target {target!r} in {store.uri}; targets that have some: {targets}. "
-            f"Make them: coresetdb score {store.uri} {target}"
+            f"Make them: coresetdb score {store.typed} {target}"
         )
     return own

@@ -153,7 +153,7 @@ def _check_free(store: Store, name: str) -> None:
     if name in _names(store):
         raise UsageError(
             f"there is a target {name!r} already. Choose another name, or remove it first: "
-            f"coresetdb target remove {store.uri} {name}"
+            f"coresetdb target remove {store.typed} {name}"
         )
 
 

@@ -109,7 +109,7 @@ def require_pool(place: Place) -> None:
             "run `coresetdb init` for it again"
         )
     raise StoreNotFoundError(
-        f"{place.uri}: there is no store here; make one with `coresetdb init {place.uri}`"
+        f"{place.uri}: there is no store here; make one with `coresetdb init {place.typed}`"
     )
 
 

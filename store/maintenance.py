@@ -123,7 +123,7 @@ def clean(store: Store, older_than_seconds: float) -> Cleaned:
                 )
             except OSError as error:
                 raise StoreError(
-                    f"cleaning {table}: {error}. Run `coresetdb verify {store.uri}`"
+                    f"cleaning {table}: {error}. Run `coresetdb verify {store.typed}`"
                 ) from error
             versions += done.old_versions
             files += (

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 from urllib.parse import urlparse
 
@@ -67,6 +68,11 @@ class Place:
     files: Any  # pyarrow.fs.FileSystem; its stubs are incomplete
     root: str
     local: bool
+
+    @property
+    def typed(self) -> str:
+        """The root as a person types it into a shell."""
+        return quote(self.uri)
 
     def table_uri(self, table: str) -> str:
         """Where Lance finds one table."""
@@ -221,7 +227,7 @@ def unopened(place: Place, table: str, error: Exception) -> StoreError:
         )
     return DamagedStoreError(
         f"{place.uri}: the table {table} does not open ({reason}). "
-        f"Run `coresetdb verify {place.uri} --repair`"
+        f"Run `coresetdb verify {place.typed} --repair`"
     )
 
 

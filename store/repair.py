@@ -9,6 +9,7 @@ only once it is back.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def repair(
         if table in _ADVICE and (rows or last):
             named = f" ({', '.join(keys[:20])})" if keys else ""
             count = f"{rows} rows{named}" if rows else "what the last commits brought"
-            advice = _ADVICE[table].format(uri=place.uri)
+            advice = _ADVICE[table].format(uri=place.typed)
             done.unrepaired.append(f"{table}: {count}: {advice}")
     done.after = verify(store, full=True, storage_options=storage_options)
     return done
@@ -334,7 +335,7 @@ def _settle(place: Place, done: Repair, owed: Owed) -> None:
 
 
 def _again(place: Place, files: list[str]) -> str:
-    return f"type `coresetdb ingest {place.uri} {' '.join(files[:5]) or 'FILE'}`"
+    return f"type `coresetdb ingest {place.typed} {shlex.join(files[:5]) or 'FILE'}`"
 
 
 def _pool_ids(place: Place) -> set[str]:

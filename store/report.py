@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from shlex import quote
 from typing import Any
 
 _NAMED = 20  # ids written out in `lines`; the report itself holds all
@@ -137,7 +138,7 @@ class Report:
         if ids := self.pending_ids:
             told.append(
                 f"{len(ids)} rows were seen but are not in the pool (an ingestion runs or was "
-                f"interrupted): ingest again, or `coresetdb verify {self.uri} --repair`"
+                f"interrupted): ingest again, or `coresetdb verify {quote(self.uri)} --repair`"
             )
         if self.late:
             told.append(

@@ -143,5 +143,5 @@ def open_relation(place: Place, table: str, version: int | str | None = None) ->
             ) from error
         raise DamagedStoreError(
             f"{uri} cannot be opened ({str(error).splitlines()[0]}); "
-            f"run `coresetdb verify {place.uri}`"
+            f"run `coresetdb verify {place.typed}`"
         ) from error

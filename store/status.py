@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -68,32 +69,33 @@ class Status:
         if self.rejected:
             said.append(
                 f"{self.rejected:,} records were rejected: "
-                f'coresetdb sql {self.uri} "SELECT reason, count(*) FROM rejects GROUP BY reason"'
+                f"coresetdb sql {quote(self.uri)} "
+                '"SELECT reason, count(*) FROM rejects GROUP BY reason"'
             )
         if not self.rows:
-            said.append(f"The pool is empty. Next: coresetdb ingest {self.uri} FILE...")
+            said.append(f"The pool is empty. Next: coresetdb ingest {quote(self.uri)} FILE...")
         elif not self.targets:
-            said.append(f"No target yet. Next: coresetdb target add {self.uri} NAME FILE")
+            said.append(f"No target yet. Next: coresetdb target add {quote(self.uri)} NAME FILE")
         if self.pending:
             names = ", ".join(self.pending)
             said.append(
                 f"Not fitted yet: {names}. That is done at the next ingestion, or by "
                 + (
-                    f"coresetdb featurize {self.uri}"
+                    f"coresetdb featurize {quote(self.uri)}"
                     if self.rows
-                    else f"coresetdb fit {self.uri} SOURCE..."
+                    else f"coresetdb fit {quote(self.uri)} SOURCE..."
                 )
             )
         waiting = {name: rows for name, rows in self.waiting.items() if rows}
         if waiting:
             rows = ", ".join(f"{name} ({rows:,} rows)" for name, rows in waiting.items())
             said.append(
-                f"Not yet featurized: {rows}. Next: coresetdb featurize {self.uri} "
+                f"Not yet featurized: {rows}. Next: coresetdb featurize {quote(self.uri)} "
                 + ",".join(waiting)
             )
         said += [
             f"{index['rows outside']:,} rows came after the index of {index['index of']} was "
-            f"built and are compared one by one. Next: coresetdb index {self.uri} "
+            f"built and are compared one by one. Next: coresetdb index {quote(self.uri)} "
             f"{index['index of']}"
             for index in self.indices
             if index["rows outside"]

@@ -42,12 +42,13 @@ class Store:
 
     Attributes:
         uri: absolute local path or `s3://` address.
+        typed: the same as a person types it into a shell.
         config: what was written at creation (JSON values).
     """
 
     def __init__(self, place: Place, config: dict[str, Any]) -> None:
         self.place, self.config = place, config
-        self.uri = place.uri
+        self.uri, self.typed = place.uri, place.typed
         self.checksums = Checksums(place)
         self.locking = StoreLock(place)
         self._held: dict[str, KnownIds] = {}

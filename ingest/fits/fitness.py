@@ -108,7 +108,7 @@ def advice(store: Store, bases: list[dict[str, Any]]) -> list[str]:
         said.append(
             f"{recipe.feature}: its basis keeps {kept}, and {usual:.2f} of the sample it was "
             "fitted on. A refit, in columns of its own, learns from the pool as it is now: "
-            f"coresetdb featurize {store.uri} {_with_another_sample(recipe)}"
+            f"coresetdb featurize {store.typed} {_with_another_sample(recipe)}"
         )
     return said
 

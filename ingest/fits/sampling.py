@@ -132,7 +132,7 @@ def sample_of_pool(store: Store, seed: int, rows: Rows) -> Sample:
     if not drawing.total:
         raise UsageError(
             f"{store.uri}: there is nothing to learn from, the pool is empty. "
-            f"Ingest first: coresetdb ingest {store.uri} FILE..."
+            f"Ingest first: coresetdb ingest {store.typed} FILE..."
         )
     ids = [row_id for row_id, _ in drawing.drawn()]
     texts = store.take(ids, ["messages", "tools"], version=pool.version)

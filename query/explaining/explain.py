@@ -83,7 +83,7 @@ def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
         raise UsageError(f"row {row!r}: give a rank, or {LEAST_BEGINNING} characters of an id")
     if not places:
         raise UsageError(
-            f"row {row!r} is not in {coreset.name}. Its rows: coresetdb sql {coreset.store.uri} "
+            f"row {row!r} is not in {coreset.name}. Its rows: coresetdb sql {coreset.store.typed} "
             f'"SELECT rank, id FROM coreset_rows WHERE coreset = {quoted(coreset.name)}"'
         )
     if len(places) > 1:

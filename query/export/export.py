@@ -147,7 +147,7 @@ def export(
     check_export(out, format, overwrite)
     if not len(chosen):
         raise UsageError(
-            f"coreset {chosen.name} has no rows to export; coresetdb coreset show {store.uri} "
+            f"coreset {chosen.name} has no rows to export; coresetdb coreset show {store.typed} "
             f"{chosen.name} says what was asked"
         )
     shape, mixed_by = FORMATS[format], chosen.seed if seed is None else seed

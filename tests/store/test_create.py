@@ -22,6 +22,7 @@ from coresetdb.schemas.errors import (
     UsageError,
 )
 from coresetdb.schemas.tables import TABLES
+from coresetdb.store.status import status_of
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
 
@@ -48,6 +49,17 @@ def test_nothing_there_is_a_clear_error(tmp_path):
         Store.open(str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError):
         verify(str(tmp_path / "nowhere"))
+
+
+def test_commands_that_are_told_can_be_typed(tmp_path):
+    folder = str(tmp_path / "pool of mine")
+    with pytest.raises(StoreNotFoundError) as told:
+        Store.open(folder)
+    assert f"`coresetdb init '{folder}'`" in str(told.value)
+    made = Store.create(folder, {"backbone": {"name": "toy"}})
+    assert made.typed == f"'{folder}'"
+    advice = status_of(made).advice()
+    assert any(said.endswith(f"coresetdb ingest '{folder}' FILE...") for said in advice)
 
 
 def test_other_addresses_are_refused():
