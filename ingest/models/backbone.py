@@ -34,8 +34,9 @@ LOGIT_POSITIONS_CPU = 128
 and over costs more."""
 
 WIDTH_MULTIPLE = 16
-"""Of batches where kernels are made for shapes: rows get 4 % longer, and one batch in ten instead
-of five in six meets a shape for the first time (shards of 110 to 300 rows of real pools)."""
+"""Of batches where kernels are made for shapes: rows get 2 to 5 % longer, and one batch in ten (of
+the long rows of P3 one in three) instead of five in six meets a shape that is not kept (counted
+for shards of 110 to 300 rows of real pools, the last 24 shapes kept)."""
 
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
