@@ -6,9 +6,13 @@ Every shard is rows that were not met before, as in an ingestion: batches have s
 for which kernels may have to be made. Floors, on the same shards: a forward with a backward to
 the activations only, of the model without an adapter, in batches just as wide as their rows; the
 same in the widths the featurizer takes. Against them the pass of GradFiltering's members and of
-LESS's checkpoints: with the backward of attention that is written out here, and with torch's. CPU
-seconds of the process where there is no GPU, so that other work on the machine counts little.
-Prints a table; writes JSON with versions and hardware.
+LESS's checkpoints: as it is, with the last feed-forward network run at every token, and with
+autograd's backwards of attention and norms besides. CPU seconds of the process where there is no
+GPU, so that other work on the machine counts little. Prints a table; writes JSON with versions and
+hardware.
+
+`--data` takes Alpaca-style JSON (answers of many tokens) or a store (its pool as it is, of p3_t0
+say, whose answers are short).
 """
 
 from __future__ import annotations
@@ -16,8 +20,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -27,13 +33,16 @@ from report import write_report
 from coresetdb.ingest.conversations.encoding import Encoded
 from coresetdb.ingest.featurizer import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
 from coresetdb.ingest.fits.artifacts import Artifact
-from coresetdb.ingest.gradients import attention
 from coresetdb.ingest.gradients.reducers import GradientNorm
+from coresetdb.ingest.jobs.maker import instructions_of
+from coresetdb.ingest.models import forward
 from coresetdb.ingest.models.anatomy import attention_projections
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.models.batch import batches_of
 from coresetdb.ingest.models.forward import run_pass
 from coresetdb.ingest.representations.representation import Needs
+from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.store import Store
 
 Shard = Sequence[Encoded]
 Work = Callable[[Shard], None]
@@ -52,6 +61,16 @@ def random_adapter(backbone: Backbone, rank: int) -> Artifact:
     return Artifact(arrays, {"scaling": 2.0})
 
 
+def instructions(data: Path | None, count: int, seed: int) -> list[Instruction]:
+    if data is None:
+        return made_up_rows(count, seed)
+    if not data.is_dir():
+        return alpaca_rows(data, count, seed)
+    pool = Store.open(str(data)).dataset("pool")
+    chosen = np.random.default_rng(seed).permutation(pool.count_rows())[:count]
+    return list(instructions_of(pool.take(chosen.tolist(), columns=["id", "messages", "tools"])))
+
+
 def bare(backbone: Backbone, budget: int, multiple: int, shard: Shard) -> None:
     kept, backbone.width_multiple = backbone.width_multiple, multiple
     try:
@@ -60,13 +79,17 @@ def bare(backbone: Backbone, budget: int, multiple: int, shard: Shard) -> None:
         backbone.width_multiple = kept
 
 
-def norms(backbone: Backbone, budget: int, adapter: Artifact, longest: int, shard: Shard) -> None:
-    kept, attention.LONGEST = attention.LONGEST, longest
-    try:
-        for _, batch in batches_of(backbone, shard, budget):
-            run_pass(backbone, batch, [(Needs(gradients=True), GradientNorm(None))], adapter)
-    finally:
-        attention.LONGEST = kept
+def norms(backbone: Backbone, budget: int, adapter: Artifact, shard: Shard) -> None:
+    for _, batch in batches_of(backbone, shard, budget):
+        run_pass(backbone, batch, [(Needs(gradients=True), GradientNorm(None))], adapter)
+
+
+def without(names: Sequence[str], work: Work, shard: Shard) -> None:
+    """The same work without some of what `run_pass` puts around a pass."""
+    with ExitStack() as stack:
+        for name in names:
+            stack.enter_context(patch.object(forward, name, lambda *args: nullcontext()))
+        work(shard)
 
 
 def measure(works: dict[str, Work], shards: Sequence[Shard], device: torch.device) -> dict:
@@ -88,7 +111,9 @@ def main() -> None:
     parser.add_argument("--backbone", default="builtin")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--data", type=Path, help="Alpaca-style JSON; made-up rows without")
+    parser.add_argument(
+        "--data", type=Path, help="Alpaca-style JSON, or a store; made-up rows without"
+    )
     parser.add_argument("--shard", type=int, default=200, help="rows of a shard")
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
@@ -98,22 +123,20 @@ def main() -> None:
 
     backbone = Backbone.load(BackboneConfig(options.backbone, options.device, options.dtype))
     count = options.shard * (options.shards + 1)
-    rows = (
-        alpaca_rows(options.data, count, options.seed)
-        if options.data
-        else made_up_rows(count, options.seed)
-    )
+    rows = instructions(options.data, count, options.seed)
     known = [row for row in backbone.encode_all(rows) if isinstance(row, Encoded)]
     shards = [known[i : i + options.shard] for i in range(0, len(known), options.shard)]
     tokens = sum(len(row) for shard in shards[1:] for row in shard)
     cpu = backbone.device.type == "cpu"
     budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
     adapter = random_adapter(backbone, options.rank)
+    ours = partial(norms, backbone, budget, adapter)
     works: dict[str, Work] = {
         "floor: bare, widths of the rows": partial(bare, backbone, budget, 1),
         "floor: bare, widths as here": partial(bare, backbone, budget, backbone.width_multiple),
-        "norms, torch's attention backward": partial(norms, backbone, budget, adapter, 0),
-        "norms": partial(norms, backbone, budget, adapter, attention.LONGEST),
+        "norms, autograd's backwards": partial(without, ["narrowed", "written_backwards"], ours),
+        "norms, every token to the end": partial(without, ["narrowed"], ours),
+        "norms": ours,
     }
     spent = measure(works, shards, backbone.device)
     floor = next(iter(spent.values()))

@@ -21,10 +21,11 @@ import torch
 
 from ...schemas.errors import BackboneError
 from ..conversations.encoding import Encoded
-from ..gradients.attention import ShortRowsBackward
+from ..gradients.written import written_backwards
 from ..models.anatomy import attention_projections
 from ..models.backbone import Backbone
 from ..models.batch import Batch, batches_of
+from ..models.narrowing import narrowed
 from .artifacts import Artifact
 
 TOKENS_PER_BACKWARD_CPU = 2048
@@ -183,15 +184,17 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     The logits come in slices: each goes back to the states at once, the states to the parameters
     when all have.
     """
-    with ShortRowsBackward():
+    rows, before = batch.predicted()
+    with (
+        written_backwards(backbone.model),
+        narrowed(backbone, batch.ids.shape, rows, before),
+    ):
         states = backbone.states(batch.ids, batch.mask, logits=True)
     source = states.hidden if states.logits is None else states.logits
     leaf = source.detach().requires_grad_()
     split = replace(states, **{"hidden" if states.logits is None else "logits": leaf})
-    predicted = batch.response[:, 1:] & batch.mask[:, :-1]
-    rows, before = predicted.nonzero(as_tuple=True)
     targets = batch.ids[rows, before + 1]
-    share = 1 / predicted.sum(1)
+    share = 1 / torch.bincount(rows, minlength=len(batch.rows))
     losses = torch.zeros(len(batch.rows), device=leaf.device)
     for part in backbone.logit_slices(len(rows)):
         logits = backbone.head(split, rows[part], before[part])

@@ -40,9 +40,11 @@ class LowRank:
     def __post_init__(self) -> None:
         object.__setattr__(self, "scaled_b", self.scaling * self.b)
 
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What is added to the module's output (..., out) for inputs (..., in)."""
-        return inputs @ self.a.T @ self.scaled_b.T
+    def added_to(self, outputs: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        """The module's outputs (..., out) for inputs (..., in), and what the adapter adds."""
+        reduced = (inputs @ self.a.T).flatten(0, -2)
+        summed = torch.addmm(outputs.flatten(0, -2), reduced, self.scaled_b.T)
+        return summed.view_as(outputs)
 
 
 def low_rank_modules(model: Any, adapter: Artifact) -> dict[str, LowRank]:
@@ -94,6 +96,6 @@ def worn(model: Any, adapter: Artifact | None) -> Iterator[dict[str, LowRank]]:
 
 def _adding(each: LowRank) -> Any:
     def add(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-        return output + each(args[0])
+        return each.added_to(output, args[0])
 
     return add

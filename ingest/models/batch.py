@@ -33,6 +33,15 @@ class Batch:
     response: torch.Tensor
     positions: torch.Tensor
 
+    def predicted(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows (n,) and places (n,) of the tokens that response tokens are predicted from.
+
+        They are the tokens before them, which padding is not.
+        """
+        before = self.response[:, 1:] & self.mask[:, :-1]
+        rows, places = before.nonzero(as_tuple=True)
+        return rows, places
+
 
 def batches_of(
     backbone: Backbone, rows: Sequence[Encoded], tokens_per_batch: int, side: Side = "right"

@@ -8,21 +8,22 @@ time. Where somebody asks for gradients, the same forward is followed by one bac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from ..fits.artifacts import Artifact
-from ..gradients.attention import ShortRowsBackward
 from ..gradients.capture import gradients_read
 from ..gradients.checkpointing import checkpointed, worth_checkpointing
 from ..gradients.loss import LossDerivative
+from ..gradients.written import written_backwards
 from ..representations.representation import Needs, Reducer
 from .adapters import worn
 from .anatomy import decoder_layers
 from .backbone import Backbone, States
 from .batch import Batch
+from .narrowing import narrowed
 from .neurons import neurons_read
 
 Readers = Sequence[tuple[Needs, Reducer]]
@@ -49,7 +50,8 @@ def run_pass(
         checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
     with (
         torch.enable_grad() if of_gradients else torch.inference_mode(),
-        ShortRowsBackward() if of_gradients else nullcontext(),
+        written_backwards(model) if of_gradients else nullcontext(),
+        _only_predicting(backbone, batch, readers, adapter),
         worn(model, adapter) as adapted,
         layers_read(model, [r for needs, r in readers if needs.layers]),
         neurons_read(
@@ -89,12 +91,21 @@ def layers_read(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
             hook.remove()
 
 
+def _only_predicting(
+    backbone: Backbone, batch: Batch, readers: Readers, adapter: Artifact | None
+) -> AbstractContextManager[None]:
+    """Where nobody looks at other states, or at weights that would not see them: narrowed."""
+    elsewhere = any(
+        needs.hidden or needs.layers or needs.neurons or (needs.gradients and adapter is None)
+        for needs, _ in readers
+    )
+    return nullcontext() if elsewhere else narrowed(backbone, batch.ids.shape, *batch.predicted())
+
+
 def _read_logits(
     backbone: Backbone, batch: Batch, states: States, readers: Sequence[Reducer], backward: bool
 ) -> None:
-    # A response token is predicted from the token before it, which padding is not.
-    predicted = batch.response[:, 1:] & batch.mask[:, :-1]
-    rows, before = predicted.nonzero(as_tuple=True)
+    rows, before = batch.predicted()
     targets = batch.ids[rows, before + 1]
     derivative = LossDerivative(backbone, batch, states, rows) if backward else None
     for part in backbone.logit_slices(len(rows)):

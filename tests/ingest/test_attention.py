@@ -10,7 +10,7 @@ from tiny_models import tiny_backbone, tiny_conversations
 from torch.nn.functional import scaled_dot_product_attention as attend
 
 from coresetdb.ingest.gradients import attention
-from coresetdb.ingest.gradients.attention import LONGEST, ShortRowsBackward
+from coresetdb.ingest.gradients.attention import WrittenAttention
 from coresetdb.ingest.gradients.reducers import GradientNorm
 from coresetdb.ingest.models.batch import make_batch
 from coresetdb.ingest.models.forward import run_pass
@@ -71,16 +71,19 @@ def taken(monkeypatch):
     "shape",
     [(3, 4, 2, 37), (1, 4, 4, 20), (2, 2, 2, 2), (2, 6, 1, 33), (1, 2, 1, 90, 32)],
 )
-@pytest.mark.parametrize("held", [1, attention.SCORES_HELD])
+@pytest.mark.parametrize("held, queries", [(1, 16), (attention.SCORES_HELD, attention.QUERIES)])
 @pytest.mark.parametrize("keys_offset, values_offset", [(0, 0), (10, 0), (0, 3)])
-def test_as_exact_as_torch_in_bfloat16(shape, held, keys_offset, values_offset, taken, monkeypatch):
+def test_as_exact_as_torch_in_bfloat16(
+    shape, held, queries, keys_offset, values_offset, taken, monkeypatch
+):
     """With a common offset too, as biased projections give: it must cancel."""
     monkeypatch.setattr(attention, "SCORES_HELD", held)
+    monkeypatch.setattr(attention, "QUERIES", queries)
     q, k, v, slope = tensors(*shape)
     k, v = k + keys_offset, v + values_offset
     scale = 0.3
     settings = dict(is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-    with ShortRowsBackward():
+    with WrittenAttention():
         output, written = differentiated(q, k, v, slope, **settings)
     assert taken == [shape[3]]
     torchs_output, torchs = differentiated(q, k, v, slope, **settings)
@@ -90,9 +93,36 @@ def test_as_exact_as_torch_in_bfloat16(shape, held, keys_offset, values_offset, 
         assert one < 1.5 * other + 1e-3
 
 
+def test_queries_without_a_gradient_are_skipped_in_rows_of_any_length(taken, monkeypatch):
+    """As in the last layer where only the answer's tokens have one."""
+    monkeypatch.setattr(attention, "QUERIES", 16)
+    monkeypatch.setattr(attention, "LONGEST", 0)
+    q, k, v, slope = tensors(2, 4, 2, 75)
+    slope[0, :, :66] = 0
+    slope[1, :, :70] = 0
+    torchs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    monkeypatch.setattr(attention.torch.ops.aten, torchs.__name__, None, raising=False)
+    with WrittenAttention():
+        _, written = differentiated(q, k, v, slope, is_causal=True, enable_gqa=True)
+    assert taken == [75]
+    assert not written[0][:, :, :64].any() and written[0][:, :, 70:].all(3).any()
+    assert max(errors(written, naive(q, k, v, slope, 1 / math.sqrt(16)))) < 1e-2
+
+
+def test_long_rows_get_torchs(taken, monkeypatch):
+    monkeypatch.setattr(attention, "LONGEST", 32)
+    monkeypatch.setattr(attention, "QUERIES", 16)
+    tensors_ = tensors(2, 4, 2, 75)
+    settings = dict(is_causal=True, enable_gqa=True)
+    with WrittenAttention():
+        _, found = differentiated(*tensors_, **settings)
+    assert taken == [75]
+    assert all(map(torch.equal, found, differentiated(*tensors_, **settings)[1]))
+
+
 def test_one_token_sees_itself_alone(taken):
     q, k, v, slope = tensors(5, 2, 2, 1)
-    with ShortRowsBackward():
+    with WrittenAttention():
         _, (dq, dk, dv) = differentiated(q, k, v, slope, is_causal=True)
     assert taken == [1]
     assert torch.equal(dv, slope)
@@ -101,7 +131,7 @@ def test_one_token_sees_itself_alone(taken):
 
 def test_scores_too_large_for_an_exponential(taken):
     q, k, v, slope = tensors(2, 2, 2, 12)
-    with ShortRowsBackward():
+    with WrittenAttention():
         _, found = differentiated(100 * q, k, v, slope, is_causal=True)
     assert taken == [12]
     assert all(bool(each.isfinite().all()) for each in found)
@@ -112,27 +142,26 @@ def test_scores_too_large_for_an_exponential(taken):
 @pytest.mark.parametrize(
     "what",
     [
-        *("float32", "too long", "everything seen", "a mask", "keys for all", "wider values"),
+        *("float32", "everything seen", "a mask", "keys for all", "wider values"),
         "no gradient asked for",
     ],
 )
 def test_anything_else_is_torchs(what, taken):
-    tokens = LONGEST + 1 if what == "too long" else 9
     dtype = torch.float32 if what == "float32" else torch.bfloat16
-    q, k, v, slope = tensors(1, 2, 2, tokens, dtype=dtype)
+    q, k, v, slope = tensors(1, 2, 2, 9, dtype=dtype)
     if what == "wider values":
         v, slope = torch.cat([v, v], -1), torch.cat([slope, slope], -1)
     if what == "keys for all":  # torch spreads them over the batch
         q, slope = q.expand(2, -1, -1, -1), slope.expand(2, -1, -1, -1)
     settings: dict = {"is_causal": what not in ("everything seen", "a mask")}
     if what == "a mask":
-        settings["attn_mask"] = torch.ones(tokens, tokens, dtype=torch.bool).tril_()
+        settings["attn_mask"] = torch.ones(9, 9, dtype=torch.bool).tril_()
     if what == "no gradient asked for":
-        with ShortRowsBackward():
+        with WrittenAttention():
             found = attend(q, k, v, **settings)
         assert torch.equal(found, attend(q, k, v, **settings))
     else:
-        with ShortRowsBackward():
+        with WrittenAttention():
             found = differentiated(q, k, v, slope, **settings)
         expected = differentiated(q, k, v, slope, **settings)
         assert torch.equal(found[0], expected[0])
@@ -153,7 +182,7 @@ def test_gradient_norms_of_a_model_in_bfloat16(architecture, taken, monkeypatch)
 
     written = norms()
     assert len(taken) == backbone.info.layers
-    monkeypatch.setattr(attention, "LONGEST", 0)
+    monkeypatch.setattr(attention, "_suits", lambda *args, **kwargs: False)
     torchs = norms()
     assert len(taken) == backbone.info.layers
     assert written == pytest.approx(torchs, rel=3e-2)

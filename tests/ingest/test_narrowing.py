@@ -1,0 +1,142 @@
+"""Passes whose last feed-forward network runs at some tokens give what whole passes give."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from tiny_adapters import random_adapter
+from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+
+from coresetdb.ingest.fits import lora_training
+from coresetdb.ingest.fits.lora_training import LoraTraining
+from coresetdb.ingest.gradients.reducers import GradientNorm
+from coresetdb.ingest.models import forward, narrowing
+from coresetdb.ingest.models.batch import make_batch
+from coresetdb.ingest.models.forward import run_pass
+from coresetdb.ingest.models.narrowing import narrowed
+from coresetdb.ingest.representations.representation import Needs, Reducer
+
+EXPERTS = ("mixtral", "qwen3_moe")
+
+
+def rows_of(backbone):
+    return [row for row in backbone.encode_all(tiny_conversations()) if row.response_tokens]
+
+
+def a_batch(backbone, side="right"):
+    return make_batch(rows_of(backbone), backbone.padding_token, backbone.device, side)
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Narrow however many tokens there are; lists how many the last network saw."""
+    seen: list[int] = []
+    run = narrowing._running_at
+
+    def counted(module, shape, at, count):
+        seen.append(len(at))
+        return run(module, shape, at, count)
+
+    monkeypatch.setattr(narrowing, "WORTH_IT", 2.0)
+    monkeypatch.setattr(narrowing, "_running_at", counted)
+    return seen
+
+
+def not_narrowed(monkeypatch):
+    for each in (forward, lora_training):
+        monkeypatch.setattr(each, "narrowed", lambda *args: nullcontext())
+
+
+class Kept(Reducer):
+    """The final states, or what the logits are."""
+
+    def hidden(self, states):
+        self.states = states.clone()
+
+    def logits(self, logits, targets, rows):
+        self.scores = logits.clone()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_which_network_is_the_last_is_found_by_trying(architecture):
+    name = tiny_backbone(architecture).last_feed_forward
+    if architecture in EXPERTS:
+        assert name is None
+    else:
+        last = tiny_backbone(architecture).info.layers - 1
+        assert name is not None and f".{last}." in name and name.endswith("mlp")
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("bfloat16", 3e-2)])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_and_logits(architecture, dtype, bound, side, always, monkeypatch):
+    backbone = tiny_backbone(architecture, dtype)
+    batch, adapter = a_batch(backbone, side), random_adapter(backbone)
+    always.clear()  # the model was tried when it was loaded
+
+    def found():
+        norm, kept = GradientNorm(None), Kept()
+        run_pass(
+            backbone,
+            batch,
+            [(Needs(gradients=True), norm), (Needs(logits=True), kept)],
+            adapter,
+        )
+        return norm.columns()["norm"], kept.scores
+
+    norms, scores = found()
+    assert always == ([] if architecture in EXPERTS else [len(batch.predicted()[0])])
+    not_narrowed(monkeypatch)
+    whole_norms, whole_scores = found()
+    assert norms == pytest.approx(whole_norms, rel=bound)
+    assert (scores - whole_scores).norm() < bound * whole_scores.norm()
+
+
+@pytest.mark.parametrize("needs", [Needs(logits=True, hidden=True), Needs(gradients=True)])
+def test_whoever_looks_elsewhere_sees_everything(needs, always):
+    """Final states of all tokens, and gradients of the network's own weights."""
+    backbone = tiny_backbone()
+    always.clear()
+    reducer = GradientNorm(None) if needs.gradients else Kept()
+    run_pass(backbone, a_batch(backbone), [(Needs(logits=True), Kept()), (needs, reducer)])
+    assert not always
+
+
+def test_not_where_most_tokens_are_read():
+    backbone = tiny_backbone()
+    batch = a_batch(backbone)
+    rows, places = torch.ones_like(batch.mask).nonzero(as_tuple=True)
+    module = backbone.model.get_submodule(backbone.last_feed_forward)
+    with narrowed(backbone, batch.ids.shape, rows, places):
+        assert "forward" not in vars(module)
+    with narrowed(backbone, batch.ids.shape, rows[:3], places[:3]):
+        assert "forward" in vars(module)
+    assert "forward" not in vars(module)
+
+
+def test_an_adapter_is_trained_to_the_same_numbers(always, monkeypatch):
+    backbone = tiny_backbone()
+    always.clear()
+    training = LoraTraining(4, 8, 0.0, 2, 1e-3, 0.1, 3, seed=0)
+
+    def trained():
+        artifacts = []
+
+        def keep(epoch, artifact):
+            artifacts.append(artifact)
+            return artifact
+
+        lora_training.train(backbone, rows_of(backbone), training, None, keep, lambda *_: None)
+        return artifacts[-1]
+
+    some = trained()
+    assert always
+    not_narrowed(monkeypatch)
+    whole = trained()
+    assert some.facts["loss"] == pytest.approx(whole.facts["loss"], rel=1e-5)
+    for name, array in whole.arrays.items():
+        found = torch.from_numpy(some.arrays[name])
+        assert torch.allclose(found, torch.from_numpy(array), rtol=1e-3, atol=1e-6), name
