@@ -96,6 +96,7 @@ def header_of(
 
     Raises:
         AmbiguousFormatError: neither is the case.
+        MappingError: it is a header that has some columns of --map and lacks others.
     """
     names = [name.strip() for name in first]
     mapped = [column for key, column in options.mapping.items() if key != "records"]
@@ -103,6 +104,8 @@ def header_of(
         return names
     if mapped and all(column.isdigit() and 0 < int(column) <= len(names) for column in mapped):
         return None
+    if any(column in names for column in mapped):  # so it is a header, without the others
+        _check_mapped(file, [dict.fromkeys(names, "")], mapped)
     cells = [*second, *[""] * len(names)]
     folded = {name.lower(): cell for name, cell in zip(names, cells, strict=False)}
     asked = options.format not in ("auto", "map")

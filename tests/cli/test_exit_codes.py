@@ -82,10 +82,12 @@ MISTAKES = {
     "select pool sums --budget 101%": "101",
     "select pool sums --memory much": "much",
     "select pool sums --distinct 7": "7",
+    "select pool --method random --format alpaca": "--out",
     "select pool": "target",
     "ingest pool a.jsonl --format nosuch": "nosuch",
     "ingest pool a.jsonl --map nosuch": "nosuch",
     "ingest pool a.jsonl --map user=nosuch,assistant=output": "nosuch",
+    "ingest pool c.csv --map user=nosuch,assistant=output": "nosuch",
     "ingest pool a.jsonl --encoding nosuch": "nosuch",
     "init new --dtype nosuch": "nosuch",
     "init new --device nosuch": "nosuch",
@@ -101,6 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
     for name, some in {"a": rows, "b": rows[9:], "examples": rows[:3]}.items():
         text = "".join(json.dumps(row) + "\n" for row in some)
         (folder / f"{name}.jsonl").write_text(text)
+    (folder / "c.csv").write_text("question,output\nWhat is red?,A colour.\n")
     pool = coresetdb.create(str(folder / "pool"), backbone=str(tiny_llama), dtype="float32")
     pool.ingest(str(folder / "a.jsonl"), limit=10)
     pool.add_target("sums", str(folder / "examples.jsonl"))

@@ -168,3 +168,32 @@ def test_the_gap_of_an_ensemble_is_told(tmp_path):
     assert (gap["ensemble"], gap["rows in fit"], gap["rows outside"]) == ("gradfiltering", 2, 1)
     assert gap["seen over unseen"] == pytest.approx(0.5)
     assert gap["outside over unseen"] == pytest.approx(1.0)
+
+
+def test_an_ensemble_of_the_first_version_tells_no_gap(tmp_path):
+    """It kept the norms of all members in one column."""
+    columns = (
+        "gradfiltering",
+        "gradfiltering_norms",
+        "gradfiltering_in_fit",
+        "gradfiltering_reason",
+    )
+    fields = [
+        pa.field(columns[0], pa.float32()),
+        pa.field(columns[1], pa.list_(pa.float32())),
+        pa.field(columns[2], pa.int8()),
+        pa.field(columns[3], pa.string()),
+    ]
+    store = Store.create(str(tmp_path / "s"), {"backbone": {"name": "toy"}, "features": ""}, fields)
+    store.put_recipe(Recipe("gradfiltering", 1, {"members": 4}, {}, columns))
+    rows = pa.table(
+        {
+            "id": pa.array([digest("0")]),
+            "corpus": ["toy"],
+            "gradfiltering": pa.array([1.0], pa.float32()),
+            "gradfiltering_norms": pa.array([[4.0] * 8], fields[1].type),
+            "gradfiltering_in_fit": pa.array([0], pa.int8()),
+        }
+    )
+    store.insert("pool", rows)
+    assert status(store).ensembles == []

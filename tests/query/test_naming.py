@@ -9,11 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from coresetdb.ingest.reading.records import ReadOptions
-from coresetdb.query import selection
+from coresetdb.query import names, selection
 from coresetdb.query.coresets import load_coreset
 from coresetdb.query.selection import select
 from coresetdb.query.targets import add_target, list_targets
-from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.errors import StoreError, UsageError
 from coresetdb.store.store import Store
 
 
@@ -39,6 +39,15 @@ def test_one_of_many_gets_the_name_and_the_others_are_told(store, monkeypatch):
     assert len(said) == 5 and all("there is a coreset 'mine' already" in each for each in said)
     assert load_coreset(store, "mine").members.equals(winner.members)
     assert store.dataset("coreset_rows").count_rows() == len(winner)
+
+
+def test_a_store_that_may_not_be_written_gives_no_name(store, monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(names.os, "makedirs", refused)
+    with pytest.raises(StoreError, match=r"cannot be written: .*Permission denied"):
+        select(store, ["python"], budget="3", name="mine")
 
 
 def test_names_made_up_at_the_same_moment_differ(store):

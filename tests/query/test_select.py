@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from coresetdb.database import Database
 from coresetdb.query.coresets import load_coreset, tag_of
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
@@ -256,6 +257,11 @@ def test_a_seed_that_no_table_holds_is_refused_at_once(store):
         with pytest.raises(UsageError, match=f"seed {seed}: it must be between"):
             select(store, method="random", budget="3", seed=seed)
     assert select(store, method="random", budget="3", seed=-7).seed == -7
+
+
+def test_a_misspelt_keyword_is_named(store):
+    with pytest.raises(TypeError, match="'leekage'"):
+        Database(store).select("python", budget=3, leekage="off")
 
 
 def test_unknown_things_are_named(store):
