@@ -7,13 +7,15 @@ norm of 2,048 tokens of the built-in proxy takes 3.2 ms of forward and backward 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+from ..models.replacing import forward_replaced
 
 _EPSILONS = ("variance_epsilon", "eps")
 _FOUND: WeakKeyDictionary[nn.Module, list[tuple[nn.Module, float]]] = WeakKeyDictionary()
@@ -33,21 +35,14 @@ def written_norms(model: nn.Module) -> Iterator[None]:
             for module in model.modules()
             if (epsilon := _epsilon(module)) is not None
         ]
-    norms = _FOUND[model]
-    for module, epsilon in norms:
-        _replace(module, epsilon)
-    try:
+    with ExitStack() as replaced:
+        for module, epsilon in _FOUND[model]:
+            replaced.enter_context(forward_replaced(module, _written(module, epsilon)))
         yield
-    finally:
-        for module, _ in norms:
-            del module.forward
 
 
-def _replace(module: nn.Module, epsilon: float) -> None:
-    def forward(states: torch.Tensor) -> torch.Tensor:
-        return _Norm.apply(states, module.weight, epsilon)
-
-    module.forward = forward
+def _written(module: nn.Module, epsilon: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    return lambda states: _Norm.apply(states, module.weight, epsilon)
 
 
 @torch.inference_mode()

@@ -16,12 +16,13 @@ from torch import nn
 
 from ...schemas.errors import BackboneError
 from .neurons import feed_forwards
+from .replacing import forward_replaced
 
 if TYPE_CHECKING:
     from .backbone import Backbone
 
 WORTH_IT = 0.75
-"""Share of all tokens up to which picking some costs less than running the others."""
+"""Share of all tokens above which all are run: picking some costs something too."""
 COUNT_MULTIPLE = 128
 """What the number of tokens is rounded up to where kernels are made for shapes."""
 PROBE_TOLERANCE = 1e-2
@@ -108,8 +109,5 @@ def _running_at(
         made = whole(flat.index_select(0, picked)[None])[0, : len(at)]
         return flat.new_zeros(flat.shape).index_copy(0, at, made).view_as(states)
 
-    module.forward = forward  # of this one module; the class keeps its own
-    try:
+    with forward_replaced(module, forward):
         yield ran
-    finally:
-        del module.forward

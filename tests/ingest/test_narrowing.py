@@ -16,6 +16,7 @@ from coresetdb.ingest.models import forward, narrowing
 from coresetdb.ingest.models.batch import make_batch
 from coresetdb.ingest.models.forward import run_pass
 from coresetdb.ingest.models.narrowing import narrowed
+from coresetdb.ingest.models.replacing import forward_replaced
 from coresetdb.ingest.representations.representation import Needs, Reducer
 
 EXPERTS = ("mixtral", "qwen3_moe")
@@ -140,3 +141,12 @@ def test_an_adapter_is_trained_to_the_same_numbers(always, monkeypatch):
     for name, array in whole.arrays.items():
         found = torch.from_numpy(some.arrays[name])
         assert torch.allclose(found, torch.from_numpy(array), rtol=1e-3, atol=1e-6), name
+
+
+def test_a_forward_that_another_library_put_there_comes_back():
+    module = torch.nn.Identity()
+    with forward_replaced(module, lambda states: -states):
+        with forward_replaced(module, lambda states: 2 * states):
+            assert module(torch.ones(1)) == 2
+        assert module(torch.ones(1)) == -1
+    assert "forward" not in vars(module) and module(torch.ones(1)) == 1
