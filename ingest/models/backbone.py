@@ -17,6 +17,7 @@ from ...schemas.errors import BackboneError, UsageError
 from ...schemas.instruction import Instruction
 from ..conversations.chat_template import ChatTemplate, RowRefusedError, read_templates
 from ..conversations.encoding import Encoded, Encoder
+from .batching import padded_width
 from .describe import BackboneConfig, BackboneInfo, describe
 from .held_memory import bound_kernel_caches
 from .model_folder import settled_name
@@ -34,9 +35,8 @@ LOGIT_POSITIONS_CPU = 128
 and over costs more."""
 
 WIDTH_MULTIPLE = 16
-"""Of batches where kernels are made for shapes: rows get 2 to 5 % longer, and one batch in ten (of
-the long rows of P3 one in three) instead of five in six meets a shape that is not kept (counted
-for shards of 110 to 300 rows of real pools, the last 24 shapes kept)."""
+"""Of batches where kernels are made for shapes, and more where they are wide: rows get a few per
+cent longer, and most batches meet kernels that are kept."""
 
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
@@ -138,13 +138,14 @@ class Backbone:
             yield slice(start, start + step)
 
     def _width_multiple(self) -> int:
-        """What widths of batches are multiples of; 1: of nothing.
+        """What widths of batches are multiples of (see `padded_width`); 1: of nothing.
 
         On a CPU oneDNN makes a kernel for every new shape of a product in less than float32: 4 ms,
         six times what the product takes.
         """
         made = self.device.type == "cpu" and self.model.dtype.itemsize < 4
-        return WIDTH_MULTIPLE if made and self.info.max_length % WIDTH_MULTIPLE == 0 else 1
+        longest = self.info.max_length  # no batch may be wider than that
+        return WIDTH_MULTIPLE if made and padded_width(longest, WIDTH_MULTIPLE) == longest else 1
 
     def _full_forward(self, inputs: dict[str, Any]) -> States:
         """States and all logits from the model's own forward (its head does more than multiply)."""

@@ -60,7 +60,7 @@ def make_batch(
     side: Side = "right",
     multiple: int = 1,
 ) -> Batch:
-    """Pad rows to the longest of them, or to the next multiple of `multiple`."""
+    """Pad rows to the `padded_width` of the longest of them."""
     ids = torch.from_numpy(pad([row.ids for row in rows], padding_token, side, multiple))
     ones = [np.ones(len(row), dtype=bool) for row in rows]
     mask = torch.from_numpy(pad(ones, False, side, multiple))

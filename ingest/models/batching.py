@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Side = Literal["right", "left"]
 
+PARTS = 16
+"""Wide batches are a number of these parts of the next power of two wide."""
+
 
 def plan_batches(
     lengths: Sequence[int], tokens_per_batch: int, multiple: int = 1
@@ -20,7 +23,7 @@ def plan_batches(
     memory shows at once.
 
     Args:
-        multiple: what the batches will be padded to (see `pad`).
+        multiple: of the widths the batches will be padded to (see `padded_width`).
     """
     batches: list[list[int]] = []
     widest = 0
@@ -33,7 +36,14 @@ def plan_batches(
 
 
 def padded_width(longest: int, multiple: int) -> int:
-    """The width of a batch whose longest row has so many tokens."""
+    """The width of a batch whose longest row has so many tokens.
+
+    With a multiple above 1 it is one of few: a multiple of that, and in wide batches of a sixteenth
+    of the next power of two.
+    """
+    if multiple > 1:
+        power = 1 << max(0, longest - 1).bit_length()
+        multiple = max(multiple, power // PARTS)
     return -(-longest // multiple) * multiple
 
 
@@ -42,7 +52,7 @@ def pad(
 ) -> NDArray:
     """(B, T) array of rows of unequal length, filled up with `value` on `side`.
 
-    T is the longest's length, or the next multiple of `multiple`.
+    T is the `padded_width` of the longest.
     """
     width = padded_width(max(map(len, rows)), multiple)
     padded = np.full((len(rows), width), value, dtype=rows[0].dtype)

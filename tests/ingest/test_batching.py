@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.ingest.models.batching import pad, plan_batches
+from coresetdb.ingest.models.batching import pad, padded_width, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
@@ -49,3 +49,18 @@ def test_padding_to_a_multiple():
     assert pad(rows, 9, "right", 2).tolist() == [[1, 2, 3, 9], [4, 9, 9, 9]]
     assert pad(rows, 9, "left", 4).tolist() == [[9, 1, 2, 3], [9, 9, 9, 4]]
     assert pad(rows, 9, multiple=3).shape == (2, 3)
+
+
+def test_widths_are_few_and_little_wider_than_their_rows():
+    widths = [padded_width(longest, 16) for longest in range(1, 2049)]
+    assert [widths[longest - 1] for longest in (1, 200, 257, 700, 1100)] == [
+        16,
+        208,
+        288,
+        704,
+        1152,
+    ]
+    assert widths[-1] == 2048 and len(set(widths)) == 40
+    for longest, width in enumerate(widths, 1):
+        assert longest <= width < longest + max(16, longest / 8)
+    assert [padded_width(longest, 1) for longest in (1, 700, 1025)] == [1, 700, 1025]
