@@ -1,7 +1,8 @@
 """Feature columns on their way from a pass to storage.
 
 Numbers are float32 (N,) or (N, d) with NaN where a row has none; texts and values of unequal
-length are object arrays (N,) of str or 1-d arrays, None where there is none.
+length are object arrays (N,) of str, 1-d arrays or arrays (T, d) of vectors, None where there is
+none.
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
         )
     missing = np.array([row is None for row in rows], dtype=bool)
     offsets = np.concatenate([[0], ends]).astype(np.int32)
-    kept = [row for row in rows if row is not None]
-    dtype = kind.value_type.to_pandas_dtype()
-    flat = np.concatenate(kept).astype(dtype) if kept else np.empty(0, dtype)
-    values = pa.array(flat, kind.value_type)
+    held = kind.value_type
+    vectors = pa.types.is_fixed_size_list(held)
+    number = held.value_type if vectors else held
+    dtype = number.to_pandas_dtype()
+    kept = [np.empty(0, dtype), *(row.ravel() for row in rows if row is not None)]
+    values: pa.Array = pa.array(np.concatenate(kept).astype(dtype, copy=False), number)
+    if vectors:
+        values = pa.FixedSizeListArray.from_arrays(values, type=held)
     return pa.ListArray.from_arrays(pa.array(offsets), values, kind, mask=pa.array(missing))
 
 

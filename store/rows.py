@@ -29,6 +29,8 @@ _BITS: dict[int, tuple[type, int, int]] = {  # bytes: as integers, exponent bits
 def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """`rows` with the columns, order and types of `schema`; columns they lack become null.
 
+    Lists of vectors and lists of the same numbers in a row become each other.
+
     Raises:
         StoreError: a column the table does not have, a type that does not fit, or no key.
     """
@@ -47,7 +49,7 @@ def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
         column = rows[field.name]
         if column.type != field.type:
             try:
-                column = column.cast(field.type)
+                column = _cast(column, field.type)
             except pa.ArrowException as error:
                 raise StoreError(
                     f"table {table}, column {field.name!r}: {column.type} given, "
@@ -57,6 +59,35 @@ def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
             raise StoreError(f"table {table}, column {field.name!r}: a row has no value there")
         columns.append(column)
     return pa.table(columns, schema=schema)
+
+
+def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    ours, theirs = _vector_width(column.type), _vector_width(kind)
+    if ours == theirs or not (pa.types.is_list(column.type) and pa.types.is_list(kind)):
+        return column.cast(kind)
+    return pa.chunked_array([_regrouped(each, ours or 1, kind) for each in column.chunks], kind)
+
+
+def _vector_width(kind: pa.DataType) -> int:
+    """Of the vectors in a list; 0 for everything that is no list of vectors."""
+    vectors = pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type)
+    return kind.value_type.list_size if vectors else 0
+
+
+def _regrouped(lists: pa.ListArray, width: int, kind: pa.DataType) -> pa.ListArray:
+    """Lists of `kind` of the same numbers, which stand in lists of vectors of `width` (1: flat)."""
+    numbers = lists.flatten()
+    if isinstance(numbers, pa.FixedSizeListArray):
+        numbers = numbers.flatten()
+    lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) * width
+    step = _vector_width(kind)
+    if step and (lengths % step).any():
+        raise pa.ArrowInvalid(f"its lists are no multiples of {step} numbers")
+    values = numbers.cast(kind.value_type.value_type if step else kind.value_type)
+    if step:
+        values = pa.FixedSizeListArray.from_arrays(values, type=kind.value_type)
+    ends = np.concatenate([[0], lengths.cumsum(dtype=np.int64)]) // (step or 1)
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values, kind, mask=lists.is_null())
 
 
 def distinct(rows: pa.Table, key: str, keep: Literal["first", "last"]) -> pa.Table:

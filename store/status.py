@@ -236,5 +236,5 @@ def type_words(kind: pa.DataType) -> str:
     if pa.types.is_fixed_size_list(kind):
         return f"{kind.list_size} x {kind.value_type}"
     if pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type):
-        return f"list of {kind.value_type}"
+        return f"list of {type_words(kind.value_type)}"
     return "messages" if pa.types.is_list(kind) else str(kind)

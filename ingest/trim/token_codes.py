@@ -57,12 +57,8 @@ class Codes(Reducer):
             "energy": energy,
             "usable": usable,
         }.items():
-            self._columns[name] = _by_row(values.cpu().numpy(), ends)
+            self._columns[name] = ragged(np.split(values.cpu().numpy(), ends))
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Object arrays (B,): codes (T * r,) int8, scales, energy (T,) float32, usable (T,)."""
+        """Object arrays (B,): codes (T, r) int8, scales, energy (T,) float32, usable (T,)."""
         return self._columns
-
-
-def _by_row(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    return ragged([part.ravel() for part in np.split(values, ends)])

@@ -271,5 +271,8 @@ def _lists(rows: pa.RecordBatch, column: str) -> pa.ListArray:
 
 
 def _values(rows: pa.RecordBatch, column: str) -> np.ndarray:
-    # `flatten` leaves out the space of null rows.
-    return _lists(rows, column).flatten().to_numpy(zero_copy_only=False)
+    """The numbers of all rows, one after the other, vectors among them too."""
+    values = _lists(rows, column).flatten()  # leaves out the space of null rows
+    if isinstance(values, pa.FixedSizeListArray):
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False)

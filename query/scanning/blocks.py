@@ -99,12 +99,19 @@ def row_bytes(batch: pa.RecordBatch) -> np.ndarray:
 def _bytes_of(column: pa.Array) -> np.ndarray | int:
     kind = column.type
     if pa.types.is_fixed_size_list(kind):
-        return kind.list_size * kind.value_type.bit_width // 8
+        return _bits(kind) // 8
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        width, measure = kind.value_type.bit_width, "list_value_length"
+        width, measure = _bits(kind.value_type), "list_value_length"
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         width, measure = 8, "binary_length"
     else:
         return -(-kind.bit_width // 8)
     lengths = pc.call_function(measure, [column]).fill_null(0)
     return lengths.to_numpy(zero_copy_only=False).astype(np.int64) * width // 8
+
+
+def _bits(kind: pa.DataType) -> int:
+    """Of one number, or of a vector of them."""
+    if pa.types.is_fixed_size_list(kind):
+        return kind.list_size * _bits(kind.value_type)
+    return kind.bit_width

@@ -21,3 +21,15 @@ def test_lists_with_more_values_than_offsets_can_count_come_in_parts(monkeypatch
     assert isinstance(found, pa.ChunkedArray) == (bound < 14)
     assert pa.table({"x": found}).num_rows == 6
     assert to_arrow(np.empty(0, object), kind).to_pylist() == []
+
+
+@pytest.mark.parametrize("bound", [1 << 31, 3])
+def test_lists_of_vectors(monkeypatch, bound):
+    monkeypatch.setattr(columns, "LIST_VALUES", bound)
+    rows = [np.arange(2 * n, dtype=np.int8).reshape(n, 2) for n in (3, 0, 1)]
+    kind = pa.list_(pa.list_(pa.int8(), 2))
+    found = to_arrow(ragged([*rows, None]), kind)
+    assert found.type == kind
+    assert found.to_pylist() == [*(row.tolist() for row in rows), None]
+    assert isinstance(found, pa.ChunkedArray) == (bound < 4)
+    assert to_arrow(np.empty(0, object), kind).to_pylist() == []

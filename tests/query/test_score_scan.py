@@ -167,6 +167,11 @@ def test_bytes_of_rows():
     assert row_bytes(rows.slice(3)).tolist() == [fixed + 10]
 
 
+def test_lists_of_vectors_weigh_their_numbers():
+    rows = pa.array([[[1] * 6] * 2, None, [], [[1] * 6]], pa.list_(pa.list_(pa.int8(), 6)))
+    assert row_bytes(pa.record_batch({"codes": rows})).tolist() == [12, 0, 0, 6]
+
+
 def test_long_rows_make_small_blocks(tmp_path):
     """Rows of 60 kB: a block holds no more than its bytes, whatever Lance hands over."""
     generator = np.random.default_rng(5)

@@ -37,6 +37,38 @@ def ids_of(store: Store) -> list[str]:
     return store.dataset("pool").to_table(columns=["id"])["id"].to_pylist()
 
 
+FLAT = [[1, 2, 3, 4], None, [], [5, 6]]
+PAIRS = [[[1, 2], [3, 4]], None, [], [[5, 6]]]
+
+
+@pytest.mark.parametrize(
+    ("given", "given_type", "wanted", "wanted_type"),
+    [
+        (FLAT, pa.list_(pa.int8()), PAIRS, pa.list_(pa.list_(pa.int8(), 2))),
+        (PAIRS, pa.list_(pa.list_(pa.int8(), 2)), FLAT, pa.list_(pa.int8())),
+        (FLAT, pa.list_(pa.int32()), PAIRS, pa.list_(pa.list_(pa.int8(), 2))),
+        (PAIRS, pa.list_(pa.list_(pa.int8(), 2)), FLAT, pa.list_(pa.int16())),
+    ],
+)
+def test_lists_of_vectors_and_of_their_numbers_fit_each_other(
+    given, given_type, wanted, wanted_type
+):
+    column = pa.chunked_array([pa.array([*given, [], None], given_type)] * 2)
+    schema = pa.schema([pa.field("codes", wanted_type)])
+    for rows, expected in (
+        (pa.table({"codes": column}), [*wanted, [], None] * 2),
+        (pa.table({"codes": column}).slice(1, 3), wanted[1:4]),
+    ):
+        assert incoming.conform("pool", rows, schema)["codes"].to_pylist() == expected
+
+
+def test_numbers_that_make_no_vectors_are_refused():
+    rows = pa.table({"codes": pa.array([[1, 2, 3]], pa.list_(pa.int8()))})
+    schema = pa.schema([pa.field("codes", pa.list_(pa.list_(pa.int8(), 2)))])
+    with pytest.raises(StoreError, match="no multiples of 2 numbers"):
+        incoming.conform("pool", rows, schema)
+
+
 def test_insert_if_absent(store, pool_rows):
     assert store.insert("pool", pool_rows(0, 30)) == 30
     assert store.insert("pool", pool_rows(20, 50)) == 20
