@@ -17,7 +17,8 @@ from .coresets import Coreset, check_free, free_name, mix_of, record
 from .names import check_name
 from .ranking import MEMORY_LIMIT
 from .rules.asked import Rules, keep
-from .scanning.scan import BLOCK_BYTES, block_rows, device
+from .scanning.products import device
+from .scanning.scan import BLOCK_BYTES, block_rows
 
 if TYPE_CHECKING:
     from ..store.store import Store

@@ -27,7 +27,7 @@ from .neighbours import OPTIONS, by_mass, distances, growth_note
 from .task import Option, Passes, Ranking, Selector, Task
 
 _ROWS_AT_ONCE = 512
-_COLUMNS_AT_ONCE = 4096
+_COLUMNS_AT_ONCE = 1024  # a part of the kernels stays in the caches while it is made and summed
 _ROUNDING = 1e-9  # of a query's mass: so little is left over by sums that should be whole
 
 
@@ -46,22 +46,25 @@ def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
 
     if not sigma or not len(vectors):
         return np.ones(len(vectors))
-    stored = torch.from_numpy(vectors)
+    whole = torch.from_numpy(vectors).float()
     bits = np.ascontiguousarray(vectors).view(np.dtype((np.void, 2 * vectors.shape[1])))[:, 0]
     _, first, same = np.unique(bits, return_index=True, return_inverse=True)
     found = np.empty(len(first))
     for start in range(0, len(first), _ROWS_AT_ONCE):
-        rows = stored[torch.from_numpy(first[start : start + _ROWS_AT_ONCE])].float()
-        kernel = torch.empty(len(rows), len(vectors))
-        for at in range(0, len(vectors), _COLUMNS_AT_ONCE):
-            part = slice(at, at + _COLUMNS_AT_ONCE)
-            kernel[:, part] = rows @ stored[part].float().T
-        kernel.clamp_(max=1).sub_(1).mul_(2 / sigma**2).add_(1).clamp_(min=0)
-        near = kernel.sum(dim=1, dtype=torch.float64)
-        crowded = (kernel > 0).sum(dim=1) > count
+        rows = whole[torch.from_numpy(first[start : start + _ROWS_AT_ONCE])]
+        near = torch.zeros(len(rows), dtype=torch.float64)
+        reached = torch.zeros(len(rows), dtype=torch.int64)
+        kernels = []
+        for part in whole.split(_COLUMNS_AT_ONCE):
+            kernel = rows @ part.T
+            kernel.clamp_(max=1).sub_(1).mul_(2 / sigma**2).add_(1).clamp_(min=0)
+            near += kernel.double().sum(dim=1)
+            reached += kernel.count_nonzero(dim=1)
+            kernels.append(kernel)
+        crowded = reached > count
         if crowded.any():
-            nearest = kernel[crowded].topk(count, sorted=False).values
-            near[crowded] = nearest.sum(dim=1, dtype=torch.float64)
+            those = torch.cat([kernel[crowded] for kernel in kernels], dim=1)
+            near[crowded] = those.topk(count, sorted=False).values.double().sum(dim=1)
         found[start : start + len(rows)] = near.numpy()
     return found[same]
 
@@ -155,12 +158,11 @@ def _memory(task: Task) -> int:
     brought = task.queries * _wanted(task)
     union = min(max(task.options["union"], 2 * task.queries), brought)
     lists = TopPerQuery(_wanted(task)).bytes(task.queries) + TopRows(task.k, "mean").bytes(0)
-    # Events, masses and orders of 8 bytes each; the vectors once more while equal ones are found;
-    # a block of kernels, twice more where only the nearest count.
-    kernels = 12 * _ROWS_AT_ONCE * union + 4 * _COLUMNS_AT_ONCE * task.width
-    return (
-        lists + 240 * brought + Vectors().bytes(union, task.width) + 2 * union * task.width
-    ) + kernels
+    # Events, masses and orders of 8 bytes each; the vectors as float32, and once more while equal
+    # ones are found; a block of kernels, twice more where only the nearest count.
+    kernels = 12 * _ROWS_AT_ONCE * union + 8 * _ROWS_AT_ONCE * _COLUMNS_AT_ONCE
+    vectors = Vectors().bytes(union, task.width) + 6 * union * task.width
+    return lists + 240 * brought + vectors + kernels
 
 
 SELECTOR = Selector(

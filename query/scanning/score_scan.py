@@ -17,10 +17,11 @@ import pyarrow as pa
 from ...ingest.representations.representation import Scorer
 from ...selectors.keys import KeySet, keys_of
 from ...selectors.needs import MAX_BLOCK_ROWS
+from .ahead import read_ahead
 from .blocks import packed, weighed_batches
 from .eligible_rows import Scanned
 from .reducers import Block, Reducer
-from .scan import BLOCK_BYTES, read_ahead
+from .scan import BLOCK_BYTES
 
 if TYPE_CHECKING:
     import lance

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...selectors.keys import KeySet
+from .ahead import read_ahead
 from .blocks import batches_having
 from .eligible_rows import Scanned
 from .reducers import Block, Reducer
-from .scan import read_ahead
 
 if TYPE_CHECKING:
     import lance

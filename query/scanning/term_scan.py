@@ -9,10 +9,11 @@ import numpy as np
 
 from ...selectors.keys import KeySet, keys_of
 from ...selectors.needs import MAX_BLOCK_ROWS, RowWords
+from .ahead import read_ahead
 from .blocks import batches_having, packed
 from .eligible_rows import Scanned
 from .reducers import Block, Reducer
-from .scan import BLOCK_BYTES, read_ahead
+from .scan import BLOCK_BYTES
 
 if TYPE_CHECKING:
     import lance

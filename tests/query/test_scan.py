@@ -1,13 +1,19 @@
 """The scan over a real Lance dataset against the full matrix."""
 
+import itertools
+import threading
+import time
+
 import lance
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
+from coresetdb.query.scanning.ahead import mapped_ahead, read_ahead
+from coresetdb.query.scanning.products import multiplied
 from coresetdb.query.scanning.reducers import reducer_for
-from coresetdb.query.scanning.scan import block_rows, read_ahead, scan_ids, scan_vectors
+from coresetdb.query.scanning.scan import block_rows, scan_ids, scan_vectors
 from coresetdb.selectors.keys import KeySet, ids_of, keys_of
 from coresetdb.selectors.needs import Shuffled, TopPerQuery
 
@@ -138,3 +144,63 @@ def test_read_ahead_keeps_order_and_passes_errors_on():
     assert next(batches) == 1
     with pytest.raises(OSError, match="disk"):
         next(batches)
+
+
+def test_mapped_ahead_keeps_order_bounds_its_work_and_passes_errors_on():
+    taken, begun = [], []
+
+    def items():
+        for number in range(40):
+            taken.append(number)
+            yield number
+
+    def square(number):
+        time.sleep(0.002 * (number % 3))  # later ones are done before earlier ones
+        if number == 30:
+            raise OSError("the disk is gone")
+        return number * number
+
+    squares = mapped_ahead(square, items(), 3, lambda: begun.append(threading.get_ident()))
+    for number in range(30):
+        assert next(squares) == number * number
+        assert len(taken) <= number + 6
+    with pytest.raises(OSError, match="disk"):
+        next(squares)
+    assert 1 <= len(set(begun)) == len(begun) <= 3
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_products_of_parts_of_any_size(threads):
+    generator = np.random.default_rng(8)
+    vectors, queries = unit(generator, 100), unit(generator, 3).astype(np.float32)
+    keys = np.stack([np.arange(100), np.zeros(100, np.int64)], axis=1)
+    ends = [0, 1, 1, 30, 31, 90, 100]
+    parts = [
+        (keys[start:end], torch.from_numpy(vectors[start:end]))
+        for start, end in itertools.pairwise(ends)
+    ]
+    torch.set_num_threads(threads)
+    try:
+        blocks = list(multiplied(parts, torch.from_numpy(queries), 16))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
+    assert [len(block.keys) for block in blocks] == [16] * 6 + [4]
+    assert (np.concatenate([block.keys for block in blocks]) == keys).all()
+    found = torch.cat([block.similarity for block in blocks], dim=1).numpy()
+    assert np.abs(found - queries @ vectors.T.astype(np.float32)).max() < 1e-6
+
+
+def test_a_scan_that_fails_leaves_torch_its_threads(pool):
+    class Broken:
+        def feed(self, block):
+            raise OSError("no room")
+
+    dataset, *_ = pool
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(OSError, match="no room"):
+            scan_vectors(dataset, "rds", torch.ones(2, WIDTH), [Broken()])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
