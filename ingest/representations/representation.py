@@ -142,7 +142,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def scores(self, rows: pa.RecordBatch) -> np.ndarray:
-        """(n,) float32, the higher the better.
+        """(n,) float32, the higher the better; several threads may ask at once.
 
         NaN for a row without the feature, minus infinity for one that must not be chosen.
         """

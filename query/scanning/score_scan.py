@@ -1,9 +1,10 @@
 """The streaming scan for scorers: the columns they read, block by block, each row scored once.
 
-A thread reads ahead while blocks are scored. Rows outside the filter are hardly read; the rest
-are packed in table order into blocks that end where the next row would make them too large. So
-memory depends neither on the pool nor on how long its rows are, and which rows share a block
-depends neither on timing nor on how the table is cut into fragments.
+A thread reads ahead, others score blocks, and the caller's reduces them in table order. Rows
+outside the filter are hardly read; the rest are packed in table order into blocks that end where
+the next row would make them too large. So memory depends neither on the pool nor on how long its
+rows are, and which rows share a block depends neither on timing nor on how the table is cut into
+fragments.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow as pa
 from ...ingest.representations.representation import Scorer
 from ...selectors.keys import KeySet, keys_of
 from ...selectors.needs import MAX_BLOCK_ROWS
-from .ahead import read_ahead
+from .ahead import mapped_ahead, read_ahead
 from .blocks import packed, weighed_batches
 from .eligible_rows import Scanned
 from .reducers import Block, Reducer
@@ -46,9 +47,13 @@ def scan_scores(
     """
     import torch
 
+    def scored(block: tuple[np.ndarray, pa.RecordBatch]) -> tuple[np.ndarray, np.ndarray]:
+        keys, rows = block
+        return keys, np.stack([scorer.scores(rows) for scorer in scorers]).astype(np.float32)
+
     seen, refused = Scanned(), 0
-    for keys, rows in read_ahead(_blocks(dataset, columns, eligible, seen)):
-        scores = np.stack([scorer.scores(rows) for scorer in scorers]).astype(np.float32)
+    blocks = read_ahead(_blocks(dataset, columns, eligible, seen))
+    for keys, scores in mapped_ahead(scored, blocks):
         present = ~np.isnan(scores).any(axis=0)
         seen.missing += int((~present).sum())
         allowed = present & ~np.isneginf(scores).any(axis=0)

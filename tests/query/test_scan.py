@@ -147,7 +147,7 @@ def test_read_ahead_keeps_order_and_passes_errors_on():
 
 
 def test_mapped_ahead_keeps_order_bounds_its_work_and_passes_errors_on():
-    taken, begun = [], []
+    taken, inside = [], []
 
     def items():
         for number in range(40):
@@ -156,17 +156,24 @@ def test_mapped_ahead_keeps_order_bounds_its_work_and_passes_errors_on():
 
     def square(number):
         time.sleep(0.002 * (number % 3))  # later ones are done before earlier ones
+        inside.append((threading.get_ident(), torch.get_num_threads()))
         if number == 30:
             raise OSError("the disk is gone")
         return number * number
 
-    squares = mapped_ahead(square, items(), 3, lambda: begun.append(threading.get_ident()))
-    for number in range(30):
-        assert next(squares) == number * number
-        assert len(taken) <= number + 6
-    with pytest.raises(OSError, match="disk"):
-        next(squares)
-    assert 1 <= len(set(begun)) == len(begun) <= 3
+    torch.set_num_threads(4)
+    try:
+        squares = mapped_ahead(square, items(), 3)
+        for number in range(30):
+            assert next(squares) == number * number
+            assert len(taken) <= number + 6
+        with pytest.raises(OSError, match="disk"):
+            next(squares)
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(1)
+    assert 1 < len({thread for thread, _ in inside}) <= 3
+    assert {threads for _, threads in inside} == {1}
 
 
 @pytest.mark.parametrize("threads", [1, 3])
