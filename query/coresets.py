@@ -176,7 +176,7 @@ def record(store: Store, coreset: Coreset) -> bool:
         if coreset.name in coreset_names(store):
             return False  # before anything of it is touched
         store.delete("coreset_rows", f"coreset = {quoted(coreset.name)}")
-        store.insert("coreset_rows", _member_rows(coreset))
+        store.append("coreset_rows", _member_rows(coreset))
         _tag(store, coreset)
         store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS))
     store.sync()

@@ -78,6 +78,22 @@ def test_insert_if_absent(store, pool_rows):
     assert sorted(ids_of(store)) == sorted(digest(str(n)) for n in range(50))
 
 
+def test_append_adds_in_parts_and_notes_them(store, pool_rows, monkeypatch):
+    store.insert("pool", pool_rows(0, 10))
+    monkeypatch.setattr(incoming, "COMMIT_ROWS", 8)
+    before = store.version()
+    store.append("pool", pool_rows(10, 30))
+    assert store.version() == before + 3
+    assert ids_of(store) == [digest(str(n)) for n in range(30)]
+    store.append("pool", pool_rows(30, 30))
+    assert store.version() == before + 3, "nothing makes no version"
+    store.sync()
+    report = verify(store.uri, full=True)
+    assert report.ok and not report.late
+    with pytest.raises(StoreError, match="has no column"):
+        store.append("pool", pa.table({"id": ["x"], "what": [1]}))
+
+
 def test_of_equal_ids_in_a_batch_the_first_counts(store, pool_rows):
     rows = pool_rows(0, 2)
     rows = pa.concat_tables([rows, rows.set_column(1, "corpus", pa.array(["x", "y"]))])
