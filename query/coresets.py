@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..schemas.among import among
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError
 from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.keys import keys_under
 from .faces import Faces
-from .names import LONGEST, among, naming, quoted
+from .names import LONGEST, naming, quoted
 from .rules.told import told
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from ..schemas.among import among
 from ..schemas.errors import UsageError
 from ..store.locks import StoreLock
 
@@ -19,10 +19,6 @@ FOLDER = "_names"
 """In the store: where the lock of whoever gives a name lies."""
 
 _WAIT_SECONDS = 600.0
-_NAMED = 10
-"""Up to so many names an error lists them all."""
-
-_ALIKE = 3
 LONGEST = 64
 _FORM = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 
@@ -55,25 +51,6 @@ def naming(store: Store) -> Iterator[None]:
             os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
     with StoreLock(store.place, f"{FOLDER}/").held(shared=False, wait=_WAIT_SECONDS):
         yield
-
-
-def among(wanted: str, there: Iterable[str], to_list: str) -> str:
-    """The names that are there, for an error that says that `wanted` is not one of them.
-
-    Args:
-        wanted: what was asked for.
-        there: all names.
-        to_list: the command that lists them.
-
-    Returns:
-        All of a few ("none yet" where there is none); of many those that look most like it, how
-        many there are, and `to_list`.
-    """
-    names = sorted(there)
-    if len(names) <= _NAMED:
-        return ", ".join(names) or "none yet"
-    close = get_close_matches(wanted, names, _ALIKE)
-    return f"{', '.join([*close, '...'])} ({len(names):,} in all; {to_list})"
 
 
 def no_target(store: Store, name: str, there: Sequence[str]) -> str:

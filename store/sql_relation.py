@@ -16,6 +16,7 @@ import lance
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from ..schemas.among import among
 from ..schemas.errors import DamagedStoreError, QueryError
 from .place import Place
 
@@ -136,10 +137,11 @@ def open_relation(place: Place, table: str, version: int | str | None = None) ->
         if version is not None:
             newest = open_relation(place, table)
             numbers = [known["version"] for known in newest.versions()]
-            tags = ", ".join(sorted(newest.tags.list())) or "none"
+            to_list = f"coresetdb coreset list {place.typed} has what they are of"
+            tags = among(str(version), newest.tags.list(), to_list)
             raise QueryError(
                 f"{table} has no version {version!r}: its versions run from {numbers[0]} to "
-                f"{numbers[-1]}, its tags are: {tags}"
+                f"{numbers[-1]}; its tags: {tags}"
             ) from error
         raise DamagedStoreError(
             f"{uri} cannot be opened ({str(error).splitlines()[0]}); "

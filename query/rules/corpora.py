@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...schemas.among import among
 from ...schemas.budget import Budget, parse_budget
 from ...schemas.errors import UsageError
 from ...selectors.keys import keys_of
-from ..names import among, quoted
+from ..names import quoted
 
 if TYPE_CHECKING:
     import lance

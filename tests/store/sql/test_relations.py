@@ -233,8 +233,17 @@ def test_an_earlier_version_of_the_pool(store: Store) -> None:
 
 @pytest.mark.parametrize("at", [99, "nope"])
 def test_a_version_that_is_not_there(store: Store, at: int | str) -> None:
-    with pytest.raises(QueryError, match=r"no version .*its versions run from 1 to \d+, its tags"):
+    with pytest.raises(QueryError, match=r"no version .*its versions run from 1 to \d+; its tags"):
         register(duckdb.connect(), store.place, at=at)
+
+
+def test_of_many_tags_the_nearest_are_named(tmp_path) -> None:
+    own = Store.create(str(tmp_path / "tagged"), {})
+    for name in [*(f"coreset-{number}-pool" for number in range(11)), "before"]:
+        own.tag(name, 1)
+    named = r"tags: before, \.\.\. \(12 in all; coresetdb coreset list \S+ has what they are of\)"
+    with pytest.raises(QueryError, match=named):
+        register(duckdb.connect(), own.place, at="befor")
 
 
 def test_a_table_that_does_not_open(store: Store, tmp_path) -> None:
