@@ -33,7 +33,9 @@ def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArra
 
 
 def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    lengths = [0 if row is None else len(row) for row in rows]
+    held = kind.value_type
+    step = held.list_size if pa.types.is_fixed_size_list(held) else 1
+    lengths = [0 if row is None else row.size // step for row in rows]
     ends = np.cumsum(lengths, dtype=np.int64)
     if len(rows) > 1 and ends[-1] > LIST_VALUES:
         halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
@@ -47,7 +49,6 @@ def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
         )
     missing = np.array([row is None for row in rows], dtype=bool)
     offsets = np.concatenate([[0], ends]).astype(np.int32)
-    held = kind.value_type
     vectors = pa.types.is_fixed_size_list(held)
     number = held.value_type if vectors else held
     dtype = number.to_pandas_dtype()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import trim_reference as reference
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from coresetdb.database import Database
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.representations.trim import Trim
 from coresetdb.ingest.trim.token_scores import variance_shares
 from coresetdb.query.comparison import scorer_of
 from coresetdb.query.features import feature_named
@@ -21,9 +23,11 @@ from coresetdb.query.methods import parse_method
 from coresetdb.query.queries import load_queries
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.verify import verify
 
 torch.set_num_threads(1)
 
+FLAT = pa.list_(pa.int8())
 WORDS = "the sky is blue and two plus three make five while green trees grow by rivers".split()
 
 
@@ -96,3 +100,40 @@ def test_a_store_answers_without_a_model_as_the_reference_does_with_one(tmp_path
         assert told.scores[place] == pytest.approx(single, abs=0.02)
     whole = store.dataset("pool").to_table().combine_chunks().to_batches()[0]
     assert sum(variance_shares(scorer.terms(whole)).values()) == pytest.approx(1)
+
+
+def test_a_store_with_its_codes_in_one_list_a_row_is_read_and_added_to(tmp_path, monkeypatch):
+    """As stores were made before codes were lists of vectors; the scores are the same."""
+    generator = np.random.default_rng(2)
+    model = save_tiny_model(tmp_path / "model", "llama")
+    pool, examples = rows(generator, 50), rows(generator, 4)
+    first, rest = written(tmp_path / "a.jsonl", pool[:40]), written(tmp_path / "b.jsonl", pool[40:])
+    task = written(tmp_path / "task.jsonl", examples)
+    kinds, found = [], []
+    for name in ("before", "now"):
+        database = Database.create(
+            str(tmp_path / name), backbone=str(model), dtype="float32", features="trim:rank=32"
+        )
+        with monkeypatch.context() as patch:
+            if name == "before":
+                patch.setattr(Trim, "fields", _with_flat_codes(Trim.fields))
+            database.ingest(first)
+        database = Database.open(str(tmp_path / name))
+        database.ingest(rest)
+        database.add_target("task", task)
+        kinds.append(database.store.dataset("pool").schema.field("trim_codes").type)
+        table = database.select("task", method="trim", budget=50).table()
+        found.append(dict(zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True)))
+        assert verify(database.store.uri, full=True).ok
+    assert kinds == [FLAT, pa.list_(pa.list_(pa.int8(), 32))]
+    assert found[0] == found[1] and len(found[0]) == 50
+
+
+def _with_flat_codes(fields):
+    def flat(self, setup):
+        return [
+            pa.field("trim_codes", FLAT) if field.name == "trim_codes" else field
+            for field in fields(self, setup)
+        ]
+
+    return flat
