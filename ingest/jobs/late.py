@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -148,6 +148,7 @@ class _Late:
         self.first_round = True  # what stands in the shards is an earlier run's
         self.rows_total = 0
         self.told_rows = 0
+        self.examples: set[str] = set()  # keys of those made
         self.started, self.started_at = time.monotonic(), datetime.now(UTC)
         self.committed = self.started
 
@@ -194,14 +195,21 @@ class _Late:
     def _count(self) -> None:
         """How many rows are to be made, as far as the feature that most rows lack tells it."""
         pool = self.store.dataset("pool")
-        waiting = [count_undone(pool, each.recipe) - len(each) for each in self.shards]
+        undone_of = {each.recipe.feature: count_undone(pool, each.recipe) for each in self.shards}
+        self._lacked(name for name, count in undone_of.items() if count)
+        waiting = [undone_of[each.recipe.feature] - len(each) for each in self.shards]
         self.rows_total = self.account.rows + max(0, *waiting)
+
+    def _lacked(self, features: Iterable[str]) -> None:
+        """Note features that something lacks."""
+        known = {*self.account.made, *features}
+        self.account.made = [name for name in self.account.features if name in known]
 
     def _announce(self) -> None:
         held = max(len(each) for each in self.shards)
         made = f", {held:,} more were made by an earlier run" if held else ""
         if self.rows_total or held:
-            names = ", ".join(self.account.features)
+            names = ", ".join(self.account.made)
             self.progress.say(f"{names}: {self.rows_total:,} rows to featurize{made}")
 
     # -- the pool ----------------------------------------------------------------------------
@@ -300,7 +308,9 @@ class _Late:
             made = self.maker.columns(
                 [recipe], instructions_of(rows), lambda _, tokens: self._tell(0, tokens), "target"
             )
-            self.account.examples += len(keys)
+            self._lacked([recipe.feature])
+            self.examples.update(keys)
+            self.account.examples = len(self.examples)
             self.account.without_feature += count_reasons(made)
             amend(self.store, "targets", made.add_column(0, "key", rows["key"]))
         if self.first_round:

@@ -13,6 +13,7 @@ class LateAccount:
 
     Attributes:
         features: names of the features that were asked for.
+        made: those of them that a row or an example lacked.
         rows: rows of the pool made by this run.
         resumed: rows that an earlier run had made, but not brought into the pool.
         examples: examples of targets made by this run.
@@ -23,6 +24,7 @@ class LateAccount:
 
     run: str
     features: list[str]
+    made: list[str] = field(default_factory=list)
     rows: int = 0
     resumed: int = 0
     examples: int = 0
@@ -33,7 +35,8 @@ class LateAccount:
 
     def sentences(self) -> list[str]:
         """The closing account, in words."""
-        names = ", ".join(self.features) or "nothing"
+        whole = [name for name in self.features if name not in self.made]
+        names = ", ".join(self.made or whole) or "nothing"
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines = [
             f"{names}: featurized {self.rows:,} rows, {self.tokens:,} tokens in "
@@ -41,6 +44,8 @@ class LateAccount:
         ]
         if not (self.rows or self.resumed or self.examples or self.waiting):
             lines = [f"{names}: no row was waiting for it"]
+        elif whole:
+            lines.append(f"  {', '.join(whole)}: no row was waiting for it")
         if self.resumed:
             lines.append(f"  {self.resumed:,} rows had been made by an earlier run")
         if self.examples:

@@ -131,6 +131,22 @@ def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole
     assert_sound(database)
 
 
+def test_the_account_names_what_was_made_and_counts_examples_once(database, tmp_path):
+    database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
+    both = database.featurize("rds,mads")
+    assert (both.made, both.examples) == (["rds", "mads"], 5)
+    database.add_target("more", write(tmp_path / "more.jsonl", rows(3, 3000)))
+    again = database.featurize("rds,losses:alone=true")
+    second = again.features[1]
+    assert (again.made, again.rows, again.examples) == ([second], 600, 8)
+    first, *rest = again.sentences()
+    assert first.startswith(f"{second}: featurized 600 rows")
+    assert "  rds: no row was waiting for it" in rest
+    nothing = database.featurize("rds,mads")
+    assert nothing.sentences() == ["rds, mads: no row was waiting for it"]
+    assert nothing.as_dict()["made"] == []
+
+
 def features_before(database: coresetdb.Database) -> list[dict]:
     names = ["id", "messages", "nll", "losses_reason", "tokens", "run"]
     return database.store.dataset("pool").to_table(columns=names).to_pylist()
