@@ -25,6 +25,7 @@ from .models.batching import Side as Padding
 from .models.held_memory import give_back_freed
 from .representations import registry
 from .representations.representation import Needs, Pass, Representation, Setup, Side
+from .telling import Telling
 
 if TYPE_CHECKING:
     from .models.backbone import Backbone
@@ -79,6 +80,26 @@ _Asked = tuple[_Work, Pass, Needs]
 """Who asks for a pass, under which name, and what of it."""
 
 
+@dataclass(frozen=True)
+class _Run:
+    """A run of the model.
+
+    Attributes:
+        asked: work's place -> who asks for it.
+        rows: as it shows them.
+        chosen: numbers of those that it is made over.
+    """
+
+    key: PassKey
+    asked: Mapping[int, _Asked]
+    rows: Sequence[Encoded]
+    chosen: np.ndarray
+
+    def tokens(self) -> int:
+        """That it sees."""
+        return sum(len(self.rows[index]) for index in self.chosen)
+
+
 class Featurizer:
     """Makes the columns of some recipes with one backbone.
 
@@ -131,7 +152,8 @@ class Featurizer:
 
         Columns: tokens, prompt_tokens, response_tokens, truncated (null where the template
         refuses the conversation), then each recipe's. `on_batch(rows, tokens)` is called after
-        each batch of whole rows. `of` says whether they are candidates or a target's examples.
+        batches with what is done since then: of a pass among several, its part of every row. `of`
+        says whether they are candidates or a target's examples.
         """
         made = self.table(self.compute(instructions, on_batch, of))
         if time.monotonic() - self._gave_back >= GIVE_BACK_SECONDS:
@@ -224,18 +246,13 @@ class Featurizer:
         on_batch: Callable[[int, int], None] | None,
     ) -> list[dict[str, np.ndarray]]:
         passed: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in works]
-        alone = [response_alone(row) if row.response_tokens else row for row in rows]
-        for key in dict.fromkeys(key for work in works for key in work.passes()):
-            seen = alone if key[0] == "alone" else rows
-            asked = _asked(key, works)
-            chosen = _chosen(asked.values(), seen)
-            report = None
-            if key[0] == "row" and len(chosen) == len(rows):
-                # Progress counts a row once, at the first pass that sees all of them whole.
-                report, on_batch = on_batch, None
-            with self._timed(key):
-                for place, columns in self._run(key, asked, seen, chosen, report).items():
-                    passed[place][asked[place][1]] = columns
+        runs = _runs(works, rows)
+        work = sum(run.tokens() for run in runs)
+        telling = Telling(on_batch, len(rows), sum(map(len, rows)), work)
+        for run in runs:
+            with self._timed(run.key):
+                for place, columns in self._columns(run, telling).items():
+                    passed[place][run.asked[place][1]] = columns
         made: list[dict[str, np.ndarray]] = []
         for work, views in zip(works, passed, strict=True):
             with self._timed(work.recipe.fingerprint):
@@ -243,8 +260,7 @@ class Featurizer:
                     work.representation.compute(instructions, work.setup)
                     or work.representation.finish(rows, views, work.setup)
                 )
-        if on_batch:  # no pass saw all rows whole, so nobody has been told yet
-            on_batch(len(rows), sum(map(len, rows)))
+        telling.done()
         return made
 
     @contextmanager
@@ -265,35 +281,37 @@ class Featurizer:
             for recipe in self.recipes
         ]
 
-    def _run(
-        self,
-        key: PassKey,
-        asked: Mapping[int, _Asked],
-        rows: Sequence[Encoded],
-        chosen: np.ndarray,
-        on_batch: Callable[[int, int], None] | None,
-    ) -> dict[int, dict[str, np.ndarray]]:
-        """Work's place -> its reducers' columns over `rows`, from a pass over the chosen ones."""
+    def _columns(self, run: _Run, telling: Telling) -> dict[int, dict[str, np.ndarray]]:
+        """Work's place -> its reducers' columns over all rows, from a pass over the chosen ones."""
         from .models.batch import batches_of
         from .models.forward import run_pass
 
-        adapter = self.artifacts[key[1]] if key[1] else None
+        adapter = self.artifacts[run.key[1]] if run.key[1] else None
         order: list[int] = []
-        parts: dict[int, list[Mapping[str, np.ndarray]]] = {place: [] for place in asked}
-        read = [rows[index] for index in chosen]
+        parts: dict[int, list[Mapping[str, np.ndarray]]] = {place: [] for place in run.asked}
+        read = [run.rows[index] for index in run.chosen]
         for members, batch in batches_of(self.backbone, read, self.tokens_per_batch, self.padding):
             readers = {
                 place: (needs, work.representation.reducer(each, batch, work.setup))
-                for place, (work, each, needs) in asked.items()
+                for place, (work, each, needs) in run.asked.items()
             }
             run_pass(self.backbone, batch, list(readers.values()), adapter)
             for place, (_, reducer) in readers.items():
                 parts[place].append(reducer.columns())
             order += members
-            if on_batch:
-                on_batch(len(members), sum(len(row) for row in batch.rows))
-        places = chosen[order]
-        return {place: joined(each, places, len(rows)) for place, each in parts.items()}
+            telling.saw(sum(map(len, batch.rows)))
+        places = run.chosen[order]
+        return {place: joined(each, places, len(run.rows)) for place, each in parts.items()}
+
+
+def _runs(works: Sequence[_Work], rows: Sequence[Encoded]) -> list[_Run]:
+    """Every run of the model over these rows, in order."""
+    alone = [response_alone(row) if row.response_tokens else row for row in rows]
+    runs = []
+    for key in dict.fromkeys(key for work in works for key in work.passes()):
+        asked, shown = _asked(key, works), alone if key[0] == "alone" else rows
+        runs.append(_Run(key, asked, shown, _chosen(asked.values(), shown)))
+    return runs
 
 
 def _asked(key: PassKey, works: Sequence[_Work]) -> dict[int, _Asked]:

@@ -258,7 +258,7 @@ class _Job:
         self.commit.sightings = [sighting for sighting in seen if sighting[0] not in dropped]
         self._write()
         self.finish(status)
-        self.progress.say(f"{status.capitalize()}. What is kept:")
+        self.progress.say("Stopped. What is kept:")
         for sentence in self.account.sentences():
             self.progress.say(sentence)
 

@@ -176,7 +176,7 @@ class _Late:
         self.store.sync()
         self._record(status)
         self.presence.end_is_recorded()
-        self.progress.say(f"{status.capitalize()}. What is kept:")
+        self.progress.say("Stopped. What is kept:")
         for sentence in self.account.sentences():
             self.progress.say(sentence)
 

@@ -181,6 +181,8 @@ def test_no_pass_is_run_over_rows_it_does_not_judge(monkeypatch):
     for row in ROWS:
         assert [seen.count((epoch, row.id)) for epoch in (1, 2)] == [2, 4 if row in SAMPLE else 2]
     assert sum(rows for rows, _ in told) == len(ROWS)
+    assert sum(tokens for _, tokens in told) == sum(map(len, backbone.encode_all(ROWS)))
+    assert len(told) > 4, "progress is told within a shard, pass by pass"
     one_half = [row for row in OUTSIDE if int(row.id[-1], 16) % 2][:1]
     alone = featurizer(backbone, asked, artifacts).compute(one_half).columns
     assert np.isfinite(alone["gradfiltering"]).all()
