@@ -33,9 +33,13 @@ def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArra
 
 
 def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    held = kind.value_type
-    step = held.list_size if pa.types.is_fixed_size_list(held) else 1
-    lengths = [0 if row is None else row.size // step for row in rows]
+    vectors = pa.types.is_fixed_size_list(kind.value_type)
+    arrays = [None if row is None else np.asarray(row) for row in rows]
+    wide = (kind.value_type.list_size,) if vectors else ()
+    for each in arrays:
+        if each is not None and each.shape[1:] != wide:
+            raise ValueError(f"a value of shape {each.shape} does not fit {kind}")
+    lengths = [0 if each is None else len(each) for each in arrays]
     ends = np.cumsum(lengths, dtype=np.int64)
     if len(rows) > 1 and ends[-1] > LIST_VALUES:
         halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
@@ -47,15 +51,14 @@ def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
                 for chunk in (part.chunks if isinstance(part, pa.ChunkedArray) else [part])
             ]
         )
-    missing = np.array([row is None for row in rows], dtype=bool)
+    missing = np.array([each is None for each in arrays], dtype=bool)
     offsets = np.concatenate([[0], ends]).astype(np.int32)
-    vectors = pa.types.is_fixed_size_list(held)
-    number = held.value_type if vectors else held
+    number = kind.value_type.value_type if vectors else kind.value_type
     dtype = number.to_pandas_dtype()
-    kept = [np.empty(0, dtype), *(row.ravel() for row in rows if row is not None)]
+    kept = [np.empty(0, dtype), *(each.ravel() for each in arrays if each is not None)]
     values: pa.Array = pa.array(np.concatenate(kept).astype(dtype, copy=False), number)
     if vectors:
-        values = pa.FixedSizeListArray.from_arrays(values, type=held)
+        values = pa.FixedSizeListArray.from_arrays(values, type=kind.value_type)
     return pa.ListArray.from_arrays(pa.array(offsets), values, kind, mask=pa.array(missing))
 
 

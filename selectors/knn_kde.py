@@ -46,9 +46,9 @@ def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
 
     if not sigma or not len(vectors):
         return np.ones(len(vectors))
-    whole = torch.from_numpy(vectors).float()
     bits = np.ascontiguousarray(vectors).view(np.dtype((np.void, 2 * vectors.shape[1])))[:, 0]
-    _, first, same = np.unique(bits, return_index=True, return_inverse=True)
+    first, same = np.unique(bits, return_index=True, return_inverse=True)[1:]
+    whole = torch.from_numpy(vectors).float()
     found = np.empty(len(first))
     for start in range(0, len(first), _ROWS_AT_ONCE):
         rows = whole[torch.from_numpy(first[start : start + _ROWS_AT_ONCE])]
@@ -65,6 +65,7 @@ def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
         if crowded.any():
             those = torch.cat([kernel[crowded] for kernel in kernels], dim=1)
             near[crowded] = those.topk(count, sorted=False).values.double().sum(dim=1)
+            del those  # before the next ones are made
         found[start : start + len(rows)] = near.numpy()
     return found[same]
 

@@ -57,8 +57,11 @@ def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
             for field in fields
             if field.name in schema.names
             and field.name not in owned
-            and (schema.field(field.name).metadata or {}).get(FINGERPRINT)
-            != recipe.fingerprint.encode()
+            and (
+                (schema.field(field.name).metadata or {}).get(FINGERPRINT)
+                != recipe.fingerprint.encode()
+                or schema.field(field.name).type != field.type
+            )
         ]
         if left:  # of a declaration or a drop that was killed
             _drop_columns(store, table, left)

@@ -63,7 +63,10 @@ def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
     ours, theirs = _vector_width(column.type), _vector_width(kind)
-    if ours == theirs or not (pa.types.is_list(column.type) and pa.types.is_list(kind)):
+    flat = kind if ours else column.type
+    if bool(ours) == bool(theirs) or not (
+        pa.types.is_list(flat) and pa.types.is_primitive(flat.value_type)
+    ):
         return column.cast(kind)
     return pa.chunked_array([_regrouped(each, ours or 1, kind) for each in column.chunks], kind)
 
@@ -78,6 +81,8 @@ def _regrouped(lists: pa.ListArray, width: int, kind: pa.DataType) -> pa.ListArr
     """Lists of `kind` of the same numbers, which stand in lists of vectors of `width` (1: flat)."""
     numbers = lists.flatten()
     if isinstance(numbers, pa.FixedSizeListArray):
+        if numbers.null_count:
+            raise pa.ArrowInvalid("a vector in a list is null")
         numbers = numbers.flatten()
     lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False) * width
     step = _vector_width(kind)

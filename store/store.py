@@ -1,7 +1,8 @@
 """A store: Lance tables under one root, opened, extended and read.
 
-Rows enter by insert-if-absent on each table's declared key, in bounded commits; every commit is a
-version. Only pylance writes; LanceDB, polars and others open the same tables.
+Rows enter by insert-if-absent on each table's declared key, in bounded commits (a coreset's by one
+append, under the lock of its name); every commit is a version. Only pylance writes; LanceDB, polars
+and others open the same tables.
 """
 
 from __future__ import annotations
@@ -204,20 +205,20 @@ class Store:
         return inserted
 
     def append(self, table: str, rows: pa.Table) -> None:
-        """Add rows whose keys the table lacks; nothing of it is read to find out.
+        """Add rows whose keys differ and are not in the table, in one commit; nobody looks.
 
         For who made sure of that: deleted what had these keys, under a lock without which nobody
-        writes such rows.
+        writes such rows. (On an object store a process that was suspended has lost its lock
+        unawares; what it appends then stands there twice.)
 
         Raises:
             StoreError: as `insert`.
         """
-
         with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
             fitting = incoming.conform(table, rows, self._ready(table).schema)
             incoming.check_vectors(table, fitting, key_column(TABLES[table]))
-            for part in incoming.parts(fitting):
-                self._add(table, part)
+            if len(fitting):
+                self._add(table, pa.concat_tables(incoming.parts(fitting)))
 
     def upsert(self, table: str, rows: pa.Table) -> None:
         """Insert rows or replace those with the same key; for small tables, not for the pool."""
@@ -289,10 +290,10 @@ class Store:
         known.refresh(newest)
         return rows.filter(pa.array(~known.contains(rows[key])))
 
-    def _add(self, table: str, part: pa.Table) -> None:
+    def _add(self, table: str, rows: pa.Table) -> None:
         def add() -> Any:
             dataset = self.dataset(table)
-            dataset.insert(part)
+            dataset.insert(rows)
             return dataset
 
         dataset = committed(f"writing to {table}", add)

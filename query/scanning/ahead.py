@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_WORKERS = 8
-"""More than read and reduce as fast; each may hold a block, 8 MB of vectors in float32."""
+"""Each has a block of its own in work; where torch may use more threads, they share them."""
 
 _READ_AHEAD = 3
 
 
-def read_ahead(batches: Iterator[Any], depth: int = _READ_AHEAD) -> Iterator[Any]:
+def read_ahead(batches: Iterator[Any], depth: int = _READ_AHEAD) -> Generator[Any, None, None]:
     """The same batches in the same order, up to `depth` of them read before they are asked for."""
     with ThreadPoolExecutor(1, "coresetdb-scan") as reader:
         waiting = deque(reader.submit(next, batches, None) for _ in range(depth))
@@ -30,25 +33,21 @@ def mapped_ahead(
 ) -> Iterator[Result]:
     """What `function` makes of each item, in their order.
 
-    As many threads as torch may use call it, each with an item of its own and with one thread for
-    what torch does in it; so does the caller until the end. They never wait for each other, nor
-    for one that a busy processor has put aside. Up to one item more than threads is in work while
-    the caller deals with a result.
+    Several threads call it, each with an item of its own; torch's threads are divided among them,
+    and the caller has one of them until the end. Up to two items more than there are threads are
+    in work or done before the first of them is asked for.
 
     Args:
         function: called in threads of its own.
         items: taken in the caller's thread.
-        most: threads.
+        most: threads; fewer where torch may use fewer.
     """
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    workers = min(threads, most)
-    try:
-        with ThreadPoolExecutor(
-            workers, "coresetdb-scan", initializer=lambda: torch.set_num_threads(1)
-        ) as pool:
+    with _TORCH_THREADS.shared() as threads:
+        workers = min(threads, most)
+        begin = functools.partial(torch.set_num_threads, threads // workers)
+        with ThreadPoolExecutor(workers, "coresetdb-scan", initializer=begin) as pool:
             waiting = deque()
             for item in items:
                 waiting.append(pool.submit(function, item))
@@ -56,5 +55,36 @@ def mapped_ahead(
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-    finally:
-        torch.set_num_threads(threads)
+
+
+class _TorchThreads:
+    """How many threads torch may use, where scans share them out.
+
+    `torch.set_num_threads` speaks of the thread that calls it, and of those that begin later. So a
+    scan that begins in a fresh thread beside another must not believe what it finds there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scans, self._before = 0, 1
+
+    @contextmanager
+    def shared(self) -> Iterator[int]:
+        """Leave the caller one thread until the end; the number there are to share."""
+        import torch
+
+        with self._lock:
+            if not self._scans:
+                self._before = torch.get_num_threads()
+            self._scans += 1
+            threads = self._before
+        try:
+            torch.set_num_threads(1)
+            yield threads
+        finally:
+            with self._lock:
+                self._scans -= 1
+                torch.set_num_threads(threads)
+
+
+_TORCH_THREADS = _TorchThreads()

@@ -2,9 +2,9 @@
 
 A block is cast from float16 to float32 while it is gathered, and multiplied as a whole (the last
 one of a scan is filled up). The rows stand on the left and queries are padded to whole tiles of the
-BLAS's kernels: measured with MKL, no bit of a similarity then depends on the number of threads or
-on the row's place in its block. Another BLAS or processor may round the last bit differently, which
-can only swap rows whose scores agree to about 1e-7.
+BLAS's kernels: measured with MKL, no bit of a similarity then depends on how many threads work on
+a block or on the row's place in it. Another BLAS or processor may round the last bit differently,
+which can only swap rows whose scores agree to about 1e-7.
 
 A thread a block is faster than all threads on one, which wait for each other and keep those that
 read and reduce from the cores (a pass over a million rows of 1,024 on two cores, 64 lists of
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import torch
 
 QUERY_TILE = 32
+WORK_BYTES = 256 << 20
+"""Of blocks in work at once, and of their similarities. One that is larger than half of it is made
+by itself, with all threads."""
 
 Part = tuple[np.ndarray, "torch.Tensor"]
 """Keys (n, 2) and vectors (n, d) float16 of some rows."""
@@ -52,8 +55,10 @@ def multiplied(parts: Iterable[Part], queries: torch.Tensor, rows: int) -> Itera
         rows: of a block.
     """
     products = _Products(queries, rows)
-    most = MOST_WORKERS if products.device == "cpu" else 1
-    return mapped_ahead(products, _cut(parts, rows), most)
+    blocks = _cut(parts, rows)
+    # Of each worker the product, and its transposed copy while it is made and while it waits.
+    most = min(MOST_WORKERS, WORK_BYTES // products.bytes) if products.device == "cpu" else 1
+    return mapped_ahead(products, blocks, most) if most > 1 else map(products, blocks)
 
 
 def _cut(parts: Iterable[Part], rows: int) -> Iterator[list[Part]]:
@@ -87,6 +92,7 @@ class _Products:
         self._queries = padded.to(self.device)
         self._shape = (rows, width)
         self._own = threading.local()
+        self.bytes = 4 * rows * (width + 3 * len(padded))
 
     def __call__(self, parts: Sequence[Part]) -> Block:
         room = self._room()
@@ -94,7 +100,7 @@ class _Products:
         for _, vectors in parts:
             room[filled : filled + len(vectors)].copy_(vectors)
             filled += len(vectors)
-        product = room.to(self.device).float() @ self._queries.T
+        product = room.to(self._queries.device).float() @ self._queries.T
         similarity = product[:, : self._count].T.contiguous().cpu()
         return Block(np.concatenate([keys for keys, _ in parts]), similarity[:, :filled])
 

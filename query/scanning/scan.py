@@ -9,7 +9,8 @@ how the table is cut into fragments.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,15 +80,16 @@ def scan_vectors(
     batches = eligible_batches(
         dataset, ["id", column], eligible, seen, batch_rows=rows, row_bytes=2 * width
     )
-    read = read_ahead(_present(keys, batch.column(column), width) for keys, batch in batches)
+    present = (_present(keys, batch.column(column), width) for keys, batch in batches)
 
-    def parts() -> Iterator[Part]:
-        for keys, vectors, missing in read:
+    def parts() -> Generator[Part, None, None]:
+        for keys, vectors, missing in read_ahead(present):
             seen.missing += missing
             seen.scored += len(keys)
             yield keys, vectors
 
-    _feed(parts(), queries, rows, reducers)
+    with closing(parts()) as read:
+        _feed(read, queries, rows, reducers)
     return seen
 
 

@@ -10,6 +10,7 @@ fragments.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,16 +53,16 @@ def scan_scores(
         return keys, np.stack([scorer.scores(rows) for scorer in scorers]).astype(np.float32)
 
     seen, refused = Scanned(), 0
-    blocks = read_ahead(_blocks(dataset, columns, eligible, seen))
-    for keys, scores in mapped_ahead(scored, blocks):
-        present = ~np.isnan(scores).any(axis=0)
-        seen.missing += int((~present).sum())
-        allowed = present & ~np.isneginf(scores).any(axis=0)
-        refused += int(present.sum() - allowed.sum())
-        seen.scored += int(allowed.sum())
-        block = Block(keys[allowed], torch.from_numpy(scores[:, allowed]))
-        for reducer in reducers:
-            reducer.feed(block)
+    with closing(read_ahead(_blocks(dataset, columns, eligible, seen))) as blocks:
+        for keys, scores in mapped_ahead(scored, blocks):
+            present = ~np.isnan(scores).any(axis=0)
+            seen.missing += int((~present).sum())
+            allowed = present & ~np.isneginf(scores).any(axis=0)
+            refused += int(present.sum() - allowed.sum())
+            seen.scored += int(allowed.sum())
+            block = Block(keys[allowed], torch.from_numpy(scores[:, allowed]))
+            for reducer in reducers:
+                reducer.feed(block)
     if refused:
         reasons = "; ".join(dict.fromkeys(scorer.refuses for scorer in scorers))
         seen.notes = (f"{refused:,} eligible rows were left out: {reasons}",)

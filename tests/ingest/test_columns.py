@@ -32,4 +32,18 @@ def test_lists_of_vectors(monkeypatch, bound):
     assert found.type == kind
     assert found.to_pylist() == [*(row.tolist() for row in rows), None]
     assert isinstance(found, pa.ChunkedArray) == (bound < 4)
+    assert to_arrow(ragged([[[1, 2]], None]), kind).to_pylist() == [[[1, 2]], None]
     assert to_arrow(np.empty(0, object), kind).to_pylist() == []
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        ((1, 3), pa.list_(pa.list_(pa.int8(), 2))),
+        ((4,), pa.list_(pa.list_(pa.int8(), 2))),
+        ((2, 2), pa.list_(pa.int8())),
+    ],
+)
+def test_values_of_another_shape_are_refused(shape, kind):
+    with pytest.raises(ValueError, match=r"a value of shape .* does not fit list<"):
+        to_arrow(ragged([np.ones(shape, np.int8)]), kind)

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from coresetdb.query.scanning import products
 from coresetdb.query.scanning.ahead import mapped_ahead, read_ahead
 from coresetdb.query.scanning.products import multiplied
 from coresetdb.query.scanning.reducers import reducer_for
@@ -166,7 +167,7 @@ def test_mapped_ahead_keeps_order_bounds_its_work_and_passes_errors_on():
         squares = mapped_ahead(square, items(), 3)
         for number in range(30):
             assert next(squares) == number * number
-            assert len(taken) <= number + 6
+            assert len(taken) <= number + 5
         with pytest.raises(OSError, match="disk"):
             next(squares)
         assert torch.get_num_threads() == 4
@@ -211,3 +212,66 @@ def test_a_scan_that_fails_leaves_torch_its_threads(pool):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
+
+
+def test_scans_that_overlap_leave_torch_its_threads():
+    """A thread that begins during a scan finds torch with one thread, and must not keep it."""
+    torch.set_num_threads(3)
+    found, inside, go_on = [], threading.Event(), threading.Event()
+
+    def second():
+        squares = mapped_ahead(lambda number: number * number, range(5))
+        found.append(next(squares))
+        inside.set()
+        go_on.wait(10)
+        found.extend(squares)
+        found.append(torch.get_num_threads())
+
+    try:
+        first = mapped_ahead(abs, range(5))
+        assert next(first) == 0
+        other = threading.Thread(target=second)
+        other.start()
+        assert inside.wait(10)
+        assert list(first) == [1, 2, 3, 4]
+        go_on.set()
+        other.join(10)
+        assert found == [0, 1, 4, 9, 16, 3]
+        later: list[int] = []
+        fresh = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        fresh.start()
+        fresh.join(10)
+        assert later == [3] and torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_work_that_is_left_half_way_or_fails_where_it_is_taken():
+    torch.set_num_threads(2)
+
+    def items():
+        yield from range(3)
+        raise OSError("the table is gone")
+
+    try:
+        half = mapped_ahead(abs, range(100))
+        assert next(half) == 0
+        half.close()
+        assert torch.get_num_threads() == 2
+        assert not [t for t in threading.enumerate() if t.name.startswith("coresetdb-scan")]
+        with pytest.raises(OSError, match="table is gone"):
+            list(mapped_ahead(abs, items()))
+        assert torch.get_num_threads() == 2
+        assert list(mapped_ahead(abs, [])) == []
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_blocks_that_are_too_large_to_share_are_made_one_by_one(pool, monkeypatch):
+    dataset, *_ = pool
+    queries = unit(np.random.default_rng(9), 4)
+    _, shared = scanned(dataset, queries, 100)
+    monkeypatch.setattr(products, "WORK_BYTES", 1)
+    monkeypatch.setattr(products, "mapped_ahead", None)
+    _, alone = scanned(dataset, queries, 100)
+    assert (alone.keys == shared.keys).all() and (alone.scores == shared.scores).all()

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.ingest.representations.representation import Scorer
+from coresetdb.query.scanning import score_scan
 from coresetdb.query.scanning.blocks import packed, row_bytes
 from coresetdb.query.scanning.reducers import reducer_for
 from coresetdb.query.scanning.scan import BLOCK_BYTES
@@ -187,3 +188,34 @@ def test_long_rows_make_small_blocks(tmp_path):
 def _noted(scorer, batch):
     scorer.blocks.append(int(row_bytes(batch).sum()))
     return np.zeros(batch.num_rows, np.float32)
+
+
+class Refusing(Sums):
+    """Gives minus infinity to the rows whose sum is odd."""
+
+    refuses = "their sum is odd"
+
+    def scores(self, rows):
+        found = super().scores(rows)
+        return np.where(found % 2 == 1, -np.inf, found) * rows.column("scale").to_numpy()
+
+
+def test_threads_change_nothing(pool, monkeypatch):
+    """Blocks of at most 32 rows, scored in threads of their own."""
+    dataset, _ = pool
+    monkeypatch.setattr(score_scan, "MAX_BLOCK_ROWS", 32)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            scorers = [Sums(1.0), Refusing(1.0)]
+            scorers[1].columns = ("codes", "scale")
+            seen, lists = scanned(dataset, scorers, 1000)
+        finally:
+            torch.set_num_threads(1)
+        assert len(scorers[0].blocks) == -(-600 // 32)
+        found.append((seen, lists))
+    (one, first), (three, second) = found
+    assert one == three and one.scored
+    for alone, shared in zip(first, second, strict=True):
+        assert (alone.keys == shared.keys).all() and (alone.scores == shared.scores).all()

@@ -14,6 +14,7 @@ from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from coresetdb.database import Database
+from coresetdb.ingest.columns import ragged
 from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
 from coresetdb.ingest.representations.trim import Trim
 from coresetdb.ingest.trim.token_scores import variance_shares
@@ -117,6 +118,7 @@ def test_a_store_with_its_codes_in_one_list_a_row_is_read_and_added_to(tmp_path,
         with monkeypatch.context() as patch:
             if name == "before":
                 patch.setattr(Trim, "fields", _with_flat_codes(Trim.fields))
+                patch.setattr(Trim, "finish", _in_one_list(Trim.finish))
             database.ingest(first)
         database = Database.open(str(tmp_path / name))
         database.ingest(rest)
@@ -135,5 +137,13 @@ def _with_flat_codes(fields):
             pa.field("trim_codes", FLAT) if field.name == "trim_codes" else field
             for field in fields(self, setup)
         ]
+
+    return flat
+
+
+def _in_one_list(finish):
+    def flat(self, *given):
+        made = finish(self, *given)
+        return {**made, "trim_codes": ragged([each.ravel() for each in made["trim_codes"]])}
 
     return flat
