@@ -20,11 +20,11 @@ def among(wanted: str, there: Iterable[str], to_list: str) -> str:
         to_list: the command that lists them.
 
     Returns:
-        All of a few ("none yet" where there is none); of many those that look most like it, how
-        many there are, and `to_list`.
+        All of a few ("none yet" where there is none); of many those that look most like it or
+        else the first ones, how many there are, and `to_list`.
     """
     names = sorted(there)
     if len(names) <= _NAMED:
         return ", ".join(names) or "none yet"
-    close = get_close_matches(wanted, names, _ALIKE)
+    close = get_close_matches(wanted, names, _ALIKE) or names[:_ALIKE]
     return f"{', '.join([*close, '...'])} ({len(names):,} in all; {to_list})"

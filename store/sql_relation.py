@@ -137,7 +137,9 @@ def open_relation(place: Place, table: str, version: int | str | None = None) ->
         if version is not None:
             newest = open_relation(place, table)
             numbers = [known["version"] for known in newest.versions()]
-            to_list = f"coresetdb coreset list {place.typed} has what they are of"
+            to_list = (
+                f"coreset-NAME-pool is that of a coreset: coresetdb coreset list {place.typed}"
+            )
             tags = among(str(version), newest.tags.list(), to_list)
             raise QueryError(
                 f"{table} has no version {version!r}: its versions run from {numbers[0]} to "

@@ -117,6 +117,7 @@ class _Job:
         self.known = store.known_ids()
         self.shard: list[_Queued] = []
         self.shard_rows = min(SHARD_ROWS[0], commit_rows)
+        self.under_way = 0  # tokens told of the shard, which is not featurized yet
         self.commit = Commit(self.account.run)
         # Rows of this run that the pool does not hold yet, and who met them again meanwhile.
         self.waiting: dict[str, _Queued] = {}
@@ -206,6 +207,7 @@ class _Job:
         instructions = [queued.record.instruction for queued in self.shard]
         features = self.featurizer.featurize(instructions, self._tell)
         seconds = time.monotonic() - begun
+        self.under_way = 0
         self.account.without_feature += count_reasons(features)
         self.commit.add_rows([(queued.id, queued.record) for queued in self.shard], features)
         self.shard_rows = min(next_shard(features, seconds, SHARD_ROWS), self.commit_rows)
@@ -218,6 +220,7 @@ class _Job:
     def _tell(self, rows: int, tokens: int) -> None:
         """Count a batch of `rows` with `tokens` as featurized, and say where the job stands."""
         self.account.tokens += tokens
+        self.under_way += tokens
         self.progress.advance(
             rows=self.account.total("read"),
             tokens=self.account.tokens,
@@ -252,6 +255,7 @@ class _Job:
                 counts.read -= 1
                 counts.duplicate -= 1
             del self.waiting[queued.id]
+        self.account.tokens -= self.under_way
         dropped = {queued.id for queued in self.shard}
         self.shard = []
         seen = self.commit.sightings

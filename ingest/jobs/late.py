@@ -148,6 +148,7 @@ class _Late:
         self.first_round = True  # what stands in the shards is an earlier run's
         self.rows_total = 0
         self.told_rows = 0
+        self.under_way = 0  # tokens told of rows that are not kept yet
         self.examples: set[str] = set()  # keys of those made
         self.started, self.started_at = time.monotonic(), datetime.now(UTC)
         self.committed = self.started
@@ -171,6 +172,7 @@ class _Late:
         """Fill what is complete; what is made beyond that waits in its shards."""
         if status == "interrupted":
             self._fill_due()
+        self.account.tokens -= self.under_way
         pool = self.store.dataset("pool")
         self.account.waiting = max(count_undone(pool, recipe) for recipe in self.recipes)
         self.store.sync()
@@ -268,6 +270,7 @@ class _Late:
         made = made.add_column(0, "id", pa.array([row.id for row in rows], pa.string()))
         for each in wanted:
             each.put(made)
+        self.under_way = 0
         if loaded:  # the first shard's time holds the loading of the model
             self.shard_rows = next_shard(made, seconds, self.bounds)
         self.open.subtract(row.fragment for row in rows)
@@ -313,6 +316,7 @@ class _Late:
             self.account.examples = len(self.examples)
             self.account.without_feature += count_reasons(made)
             amend(self.store, "targets", made.add_column(0, "key", rows["key"]))
+            self.under_way = 0
         if self.first_round:
             notes = complete_facts(
                 self.store, self.recipes, lambda: self.maker.featurizer(self.recipes)
@@ -326,6 +330,7 @@ class _Late:
     def _tell(self, rows: int, tokens: int) -> None:
         self.told_rows += rows
         self.account.tokens += tokens
+        self.under_way += tokens
         self.progress.fill(
             rows=self.told_rows, rows_total=self.rows_total, tokens=self.account.tokens
         )

@@ -140,6 +140,7 @@ class Stops:
     def featurize(self, instructions, on_batch):
         self.left -= 1
         if not self.left:
+            on_batch(3, 99)  # told, and never kept
             raise self.error
         return self.featurizer.featurize(instructions, on_batch)
 
@@ -161,6 +162,8 @@ def test_stopping_within_a_shard_counts_only_what_is_kept(database, tmp_path, er
     assert kept == 16
     (run,) = database.store.dataset("runs").to_table().to_pylist()
     assert (run["status"], run["new"]) == (status, kept)
+    tokens = database.store.dataset("pool").to_table(columns=["tokens"])["tokens"]
+    assert run["tokens"] == sum(tokens.to_pylist())
     assert run["read"] == run["new"] + run["duplicate"] + run["rejected"]
     seen = database.store.dataset("sources").to_table(columns=["id"])["id"].to_pylist()
     pool = database.store.dataset("pool").to_table(columns=["id"])["id"].to_pylist()

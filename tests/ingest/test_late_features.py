@@ -262,6 +262,8 @@ def stop_after(monkeypatch, shards: int, error: type[BaseException] = KeyboardIn
 
     def limited(self, recipes, instructions, on_batch=None, of="pool"):
         if not left[0]:
+            if on_batch:
+                on_batch(3, 99)  # told, and never kept
             raise error
         left[0] -= 1
         return columns(self, recipes, instructions, on_batch, of)
@@ -280,6 +282,8 @@ def test_what_is_made_before_an_interruption_is_kept(database, monkeypatch, whol
     runs = database.store.dataset("runs").to_table().to_pylist()
     assert runs[-1]["status"] == status or status in [run["status"] for run in runs]
     assert database.status().waiting["rds"] == 400  # a fragment is filled, 50 rows in a shard
+    tokens = database.store.dataset("pool").to_table(columns=["tokens"])["tokens"].to_pylist()
+    assert next(run["tokens"] for run in runs if run["status"] == status) == sum(tokens[:250])
     account = featurize(database.store, "rds")
     assert (account.rows, account.resumed) == (350, 50)
     assert_same(features_of(database), features_of(whole))
