@@ -176,7 +176,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     start = time.monotonic()
-    model = transformers.AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=torch.float32, trust_remote_code=False
+    )
     tokenizer = load_tokenizer(options.model)
 
     rows = list(read_rows(options.data))

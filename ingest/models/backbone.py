@@ -245,7 +245,9 @@ def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(info.folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            info.folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # its readers raise whatever a broken file makes them raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
@@ -284,6 +286,8 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
                 folder,
                 dtype=getattr(torch, config.dtype),
                 local_files_only=True,
+                # Left out, transformers asks on the terminal, and a "y" runs the folder's code.
+                trust_remote_code=False,
                 output_loading_info=True,
             )
     except Exception as error:  # a damaged checkpoint raises whatever its reader raises

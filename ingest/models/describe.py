@@ -19,6 +19,7 @@ from ..conversations.chat_template import (
     read_special_tokens,
     read_templates,
 )
+from .custom_code import require_native
 from .model_folder import model_folder, read_settings
 from .weights import hash_file, hash_weights
 
@@ -109,13 +110,14 @@ def describe(config: BackboneConfig) -> BackboneInfo:
     """Sizes and identity of a backbone, from its files (weight hashes are cached).
 
     Raises:
-        BackboneError: no such model, not a causal LM, weights or tokenizer missing, a chat
-            template that does not compile.
+        BackboneError: no such model, not a causal LM, one that needs code of its own, weights or
+            tokenizer missing, a chat template that does not compile.
         UsageError: `max_length` is above the model's positions.
     """
     folder = model_folder(config.name)
     model = read_settings(folder / "config.json")
     _require_causal(model, config.name)
+    require_native(folder, config.name, "AutoModelForCausalLM")
     sizes = model.get("text_config") or model
     positions = _first(
         sizes, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"

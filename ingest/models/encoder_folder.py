@@ -8,6 +8,7 @@ from typing import Any
 
 from ...schemas.canonical import digest_of
 from ...schemas.errors import BackboneError
+from .custom_code import require_native
 from .model_folder import SMALL_FILES, hub_snapshot, read_settings
 from .weights import hash_file, hash_weights
 
@@ -88,9 +89,12 @@ def encoder_identity(folder: Path) -> dict[str, Any]:
     """Hashes of everything its embeddings depend on (those of large files are cached).
 
     Raises:
-        BackboneError: it has no weights.
+        BackboneError: it has no weights, or needs code of its own.
     """
     modules = _modules(folder)
+    for kind, place in modules:
+        if kind == "transformer":
+            require_native(place, f"embed: {folder}", "AutoModel")
     parts: dict[str, Any] = {"modules": [kind for kind, _ in modules]}
     weights = 0
     for place in dict.fromkeys(place for _, place in modules):
@@ -107,14 +111,26 @@ def encoder_identity(folder: Path) -> dict[str, Any]:
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]]:
-    """Kind and folder of each module, in order."""
+    """Kind and folder of each module, in order.
+
+    Raises:
+        BackboneError: the list is damaged, or names a class from outside sentence-transformers:
+            versions before 6 import such a class from the folder without being allowed to.
+    """
     try:
         listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-        return [(each["type"].rpartition(".")[2].lower(), folder / each["path"]) for each in listed]
+        found = [(str(each["type"]), folder / each["path"]) for each in listed]
     except (ValueError, TypeError, KeyError) as error:
         raise BackboneError(
             f"embed: {folder / MODULES} lists no modules ({error}). Copy the model again"
         ) from error
+    for type_, _ in found:
+        if not type_.startswith("sentence_transformers."):
+            raise BackboneError(
+                f"embed: {folder} has a module of code of its own ({type_}), which coresetdb never "
+                "runs. Choose a model whose modules are all of sentence-transformers"
+            )
+    return [(type_.rpartition(".")[2].lower(), place) for type_, place in found]
 
 
 def _matrix_width(file: Path) -> int | None:

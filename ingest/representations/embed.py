@@ -114,7 +114,10 @@ def _encoder(folder: str, device: str) -> Any:
 
     try:
         with quiet():
-            model = SentenceTransformer(folder, device=device, local_files_only=True).float().eval()
+            loaded = SentenceTransformer(
+                folder, device=device, local_files_only=True, trust_remote_code=False
+            )
+            model = loaded.float().eval()
     except Exception as error:  # a damaged model raises whatever its reader raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
