@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +22,8 @@ from ..schemas.errors import (
 )
 from ..schemas.tables import LAYOUT_VERSION, TABLES
 from ..schemas.version import VERSION
+from .checksums import FOLDER as CHECKSUM_FOLDER
+from .locks import LEASE_FOLDER, LOCK_FILE
 from .place import Place, unopened
 
 LAYOUT_KEY = "coresetdb:layout"
@@ -28,6 +31,30 @@ CONFIG_KEY = "coresetdb:config"
 WRITER_KEY = "coresetdb:writer"
 TABLE_KEY = "coresetdb:table"
 RECIPE_PREFIX = "coresetdb:recipe:"
+
+_MADE_BEFORE_POOL = (LOCK_FILE, LEASE_FOLDER, CHECKSUM_FOLDER)
+
+
+def require_free(place: Place) -> None:
+    """Make sure that a store may be made at `place`: nothing is there, or an unfinished creation.
+
+    Raises:
+        UsageError: there is a store already, or the folder holds something else.
+    """
+    if _has_pool(place):
+        raise UsageError(f"{place.uri}: there is a store already")
+    tables = {f"{table}.lance": table for table in TABLES}
+    found = place.names()
+    foreign = [name for name in found if name not in {*tables, *_MADE_BEFORE_POOL}]
+    if foreign:
+        others = f" and {len(foreign) - 1:,} more" if len(foreign) > 1 else ""
+        raise UsageError(
+            f"{place.uri}: this place is not empty and holds no store (found {foreign[0]}{others})."
+            f" Choose a new or empty one, such as {quote(f'{place.uri}/pool')}"
+        )
+    for name in found:
+        if name in tables:
+            _ours(place, tables[name])
 
 
 def make_tables(

@@ -90,6 +90,12 @@ class Place:
             found = self.files.get_file_info(selector)
         return {info.path[start:]: info.size for info in found if info.type == pafs.FileType.File}
 
+    def names(self) -> list[str]:
+        """Names of the files and folders right under the root, sorted; empty where it is absent."""
+        with self.reached("read"):
+            selector = pafs.FileSelector(self.root, recursive=False, allow_not_found=True)
+            return sorted(info.base_name for info in self.files.get_file_info(selector))
+
     def exists(self, path: str) -> bool:
         """Whether there is a file or folder at `path`."""
         with self.reached("read"):

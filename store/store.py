@@ -69,12 +69,14 @@ class Store:
         """Make an empty store; one whose creation was interrupted is finished.
 
         Raises:
-            UsageError: there is a store already, or a file or foreign tables are in the way.
+            UsageError: there is a store already, or a file is in the way, or the folder holds
+                something else.
             StoreError: the place cannot be reached or written.
         """
         place = place_at(uri, storage_options)
         if place.local:
             _make_folder(place)
+        layout.require_free(place)
         store = cls(place, config)
         with store.lock():
             for table in layout.make_tables(place, config, pool_features, target_features):

@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+import coresetdb
 from coresetdb.schemas.errors import (
     DamagedStoreError,
     LayoutError,
@@ -40,6 +41,29 @@ def test_a_new_store_has_every_table_and_its_configuration(store, features):
 
 
 def test_create_refuses_an_existing_store(store):
+    with pytest.raises(UsageError, match="there is a store already"):
+        Store.create(store.uri, {})
+
+
+def test_a_folder_with_other_files_is_refused_and_left_alone(tmp_path):
+    folder = tmp_path / "data of mine"
+    folder.mkdir()
+    Store.create(str(folder / "empty"), {})
+    for name in ("rows.jsonl", ".hidden"):
+        (folder / name).write_text("{}")
+    before = sorted(folder.iterdir())
+    with pytest.raises(UsageError) as told:
+        Store.create(str(folder), {})
+    assert "is not empty and holds no store (found .hidden and 2 more)" in str(told.value)
+    assert f"'{folder}/pool'" in str(told.value)
+    with pytest.raises(UsageError, match="is not empty"):
+        coresetdb.create(str(folder))
+    assert sorted(folder.iterdir()) == before
+
+
+def test_files_beside_the_tables_make_a_store_no_less_a_store(store):
+    with open(store.place.absolute("notes.txt"), "w") as file:
+        file.write("mine")
     with pytest.raises(UsageError, match="there is a store already"):
         Store.create(store.uri, {})
 
@@ -71,6 +95,7 @@ def test_a_lancedb_folder_of_somebody_else_is_left_alone(tmp_path):
     lance.write_dataset(pa.table({"a": [1]}), str(tmp_path / "runs.lance"))
     with pytest.raises(UsageError, match="not made by coresetdb"):
         Store.create(str(tmp_path), {})
+    assert [each.name for each in tmp_path.iterdir()] == ["runs.lance"]
     lance.write_dataset(pa.table({"a": [1]}), str(tmp_path / "pool.lance"))
     with pytest.raises(StoreNotFoundError, match="not a store of coresetdb"):
         Store.open(str(tmp_path))

@@ -15,6 +15,7 @@ from coresetdb.schemas.errors import (
     StoreBusyError,
     StoreError,
     StoreNotFoundError,
+    UsageError,
 )
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import locks
@@ -26,6 +27,15 @@ from coresetdb.store.repair import repair
 from coresetdb.store.shards import Shards
 from coresetdb.store.store import Store
 from coresetdb.store.verify import verify
+
+
+def test_a_prefix_with_other_objects_is_refused_and_left_alone(bucket):
+    place = place_at(f"s3://{bucket}/data")
+    place.write("rows.jsonl", b"{}")
+    with pytest.raises(UsageError, match=r"holds no store \(found rows\.jsonl\)"):
+        Store.create(place.uri, {})
+    assert place.names() == ["rows.jsonl"]
+    assert Store.create(f"{place.uri}/pool", {}).config == {}
 
 
 def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows, monkeypatch):
