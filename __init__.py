@@ -11,6 +11,7 @@ coreset.to_polars()
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .schemas.version import VERSION
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
 
 __version__ = VERSION
 __all__ = ["Database", "__version__", "connect", "create"]
+
+
+def _let_idle_threads_sleep() -> None:
+    """Have OpenMP's threads sleep while they wait for work; a setting of the user's stays.
+
+    By default torch's OpenMP (GNU's, in the wheels for Linux) spins, and on a busy machine the
+    waiting threads keep the working ones off the processor. The variable is OpenMP's own, not
+    GNU's; a GOMP_SPINCOUNT of the user's wins over it. It is read once, when torch is loaded:
+    therefore here, which everything of coresetdb is imported through.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+_let_idle_threads_sleep()
 
 
 def connect(uri: str, *, storage_options: dict[str, str] | None = None) -> Database:
