@@ -16,7 +16,7 @@ from .frame import open_database, store_argument, talk
     show_default=True,
     help="Versions younger than this stay, for readers that have them open.",
 )
-def command(store: str, keep_hours: float) -> None:
+def compact_command(store: str, keep_hours: float) -> None:
     """Merge the small fragments that many short ingestions left, and drop old versions.
 
     Versions that coresets were chosen from always stay. Nobody may be writing meanwhile.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("first")
 @click.argument("second")
 @json_option
-def command(store: str, first: str, second: str, as_json: bool) -> None:
+def compare_command(store: str, first: str, second: str, as_json: bool) -> None:
     """Hold coresets FIRST and SECOND against each other.
 
     Rows in both, whether they agree on the order of those, corpora and lengths side by side, and

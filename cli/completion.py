@@ -8,7 +8,7 @@ from click.shell_completion import get_completion_class
 
 @click.command(short_help="Print a shell's completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-def command(shell: str) -> None:
+def completion_command(shell: str) -> None:
     """Print the completion script of SHELL.
 
     \b

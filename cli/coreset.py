@@ -29,11 +29,11 @@ def facts(coreset: Coreset) -> dict[str, Any]:
 
 
 @click.group(short_help="List, show, replay and remove coresets.")
-def command() -> None:
+def coreset_command() -> None:
     """Coresets: selections that were made, with everything needed to repeat them."""
 
 
-@command.command("list", short_help="List the coresets.")
+@coreset_command.command("list", short_help="List the coresets.")
 @store_argument
 @json_option
 def list_(store: str, as_json: bool) -> None:
@@ -52,7 +52,7 @@ def list_(store: str, as_json: bool) -> None:
         talk(f"No coresets yet. Next: coresetdb select {quote(store)} TARGET")
 
 
-@command.command("show", short_help="Show a coreset's facts and where its rows come from.")
+@coreset_command.command("show", short_help="Show a coreset's facts and where its rows come from.")
 @store_argument
 @click.argument("name")
 @json_option
@@ -75,7 +75,7 @@ def show(store: str, name: str, as_json: bool) -> None:
         )
 
 
-@command.command("replay", short_help="Prove that a coreset comes out again.")
+@coreset_command.command("replay", short_help="Prove that a coreset comes out again.")
 @store_argument
 @click.argument("name")
 @click.option(
@@ -97,7 +97,7 @@ def replay(store: str, name: str, memory: str) -> int:
     return 1
 
 
-@command.command("remove", short_help="Remove a coreset.")
+@coreset_command.command("remove", short_help="Remove a coreset.")
 @store_argument
 @click.argument("name")
 def remove(store: str, name: str) -> None:

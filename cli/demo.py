@@ -28,7 +28,7 @@ WHERE_FROM = """
 
 @click.command(short_help="Ingest a sample and select from it.")
 @click.argument("folder", default="coresetdb-demo", required=False)
-def command(folder: str) -> None:
+def demo_command(folder: str) -> None:
     """Ingest 3,000 sample rows into FOLDER/pool and select 150 of them for each of two targets.
 
     Called again it goes on from what is there: nothing is featurized twice.

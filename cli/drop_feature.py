@@ -13,7 +13,7 @@ from .frame import open_database, store_argument, talk
 @store_argument
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also when coresets were made with it.")
-def command(store: str, name: str, force: bool) -> None:
+def drop_feature_command(store: str, name: str, force: bool) -> None:
     """Remove the feature NAME: its columns in pool and targets, and its recipe.
 
     Old versions keep it until they are cleaned away; those that coresets were chosen from stay.

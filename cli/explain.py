@@ -20,7 +20,7 @@ from .frame import json_option, open_database, print_json, store_argument
     "--memory", default="4GiB", show_default=True, help="What that selection may plan for."
 )
 @json_option
-def command(store: str, coreset: str, row: str, without: bool, memory: str, as_json: bool) -> None:
+def explain_command(store: str, coreset: str, row: str, without: bool, memory: str, as_json: bool) -> None:
     """Say why ROW (a rank, an id or its beginning) stands in CORESET; no model runs.
 
     Which example of the target pulled it, what came close, and what the method saw in it: TRIM's

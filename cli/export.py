@@ -40,7 +40,7 @@ def told(exported: Exported) -> list[str]:
 @click.option("--skip-unfit", is_flag=True, help="Leave out rows that the format cannot hold.")
 @overwrite_option
 @json_option
-def command(
+def export_command(
     store: str,
     coreset: str,
     out: str,

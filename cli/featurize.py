@@ -14,7 +14,7 @@ from .frame import json_option, open_database, print_json, store_argument
 @store_argument
 @click.argument("features", default="", metavar="[FEATURES]")
 @json_option
-def command(store: str, features: str, as_json: bool) -> None:
+def featurize_command(store: str, features: str, as_json: bool) -> None:
     """Make FEATURES for every row and every target example of STORE that lacks them.
 
     FEATURES are comma-separated, with options as `init` takes them; without any, all features of

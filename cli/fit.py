@@ -24,7 +24,7 @@ from .frame import (
 @reading_options
 @click.option("--limit", type=click.IntRange(min=1), help="Read no more than this many records.")
 @json_option
-def command(
+def fit_command(
     store: str,
     sources: tuple[str, ...],
     format_: str,

@@ -21,7 +21,7 @@ _SAID = {
 @click.option("--list", "list_", is_flag=True, help="List the indices instead.")
 @click.option("--drop", is_flag=True, help="Remove the feature's index instead.")
 @json_option
-def command(store: str, feature: str | None, list_: bool, drop: bool, as_json: bool) -> None:
+def index_command(store: str, feature: str | None, list_: bool, drop: bool, as_json: bool) -> None:
     """Index the vectors of FEATURE for `select --approximate`, or take in rows that came since.
 
     Selections compare every row without it; an index pays where few rows are wanted of a large

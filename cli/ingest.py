@@ -26,7 +26,7 @@ from .frame import (
 @reading_options
 @click.option("--limit", type=click.IntRange(min=1), help="Read no more than this many records.")
 @json_option
-def command(
+def ingest_command(
     store: str,
     sources: tuple[str, ...],
     corpus: str | None,

@@ -28,7 +28,7 @@ from .frame import store_argument, talk
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--max-length", type=int, help="Tokens of a row; the model's own bound otherwise.")
-def command(
+def init_command(
     store: str, backbone: str, features: str, device: str, dtype: str, max_length: int | None
 ) -> None:
     """Make an empty store at STORE, a folder or an s3:// address.

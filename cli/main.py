@@ -1,4 +1,4 @@
-"""The command line: one module per command, loaded only when that command is called.
+"""The command line: one module per group of commands, loaded only when one of them is called.
 
 Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the work failed, 2 the call was wrong.
 """
@@ -14,36 +14,36 @@ import click
 from ..schemas.errors import CoresetDBError
 from ..schemas.version import VERSION
 
-COMMANDS = (
-    "init",
-    "plan",
-    "fit",
-    "ingest",
-    "featurize",
-    "drop-feature",
-    "status",
-    "verify",
-    "compact",
-    "index",
-    "target",
-    "methods",
-    "select",
-    "coreset",
-    "explain",
-    "compare",
-    "export",
-    "score",
-    "sql",
-    "demo",
-    "completion",
-)
-"""Module names under cli/ (with underscores there); each holds a click command `command`."""
+COMMANDS = {
+    "init": "pool",
+    "plan": "pool",
+    "fit": "pool",
+    "ingest": "pool",
+    "featurize": "pool",
+    "drop-feature": "pool",
+    "status": "maintenance",
+    "verify": "maintenance",
+    "compact": "maintenance",
+    "index": "maintenance",
+    "target": "target",
+    "methods": "coreset",
+    "select": "coreset",
+    "coreset": "coreset",
+    "explain": "explain",
+    "compare": "explain",
+    "export": "coreset",
+    "score": "score",
+    "sql": "sql",
+    "demo": "demo",
+    "completion": "maintenance",
+}
+"""The module under cli/ that holds each command, in the order of `--help`."""
 
 INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """Finds commands by module name, so that `--help` imports nothing heavy."""
+    """Loads the module of a command only when it is called, so that `--help` imports nothing heavy."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -51,7 +51,8 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(f"..{cmd_name.replace('-', '_')}", __name__).command
+        module = importlib.import_module(f"..{COMMANDS[cmd_name]}", __name__)
+        return getattr(module, f"{cmd_name.replace('-', '_')}_command")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

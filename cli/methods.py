@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command(short_help="List the methods, and what each needs.")
 @click.argument("store", metavar="[STORE]", required=False)
 @json_option
-def command(store: str | None, as_json: bool) -> None:
+def methods_command(store: str | None, as_json: bool) -> None:
     """List every method, what it needs and its paper; with STORE also whether it can answer now.
 
     Methods that have a name of their own come first, then pairs of a representation and a selector.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--features", metavar="NAME,...", help="Plan for these, not for the store's own.")
 @reading_options
 @json_option
-def command(
+def plan_command(
     store: str,
     sources: tuple[str, ...],
     features: str | None,

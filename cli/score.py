@@ -28,7 +28,7 @@ def _row(each: ScoreSet) -> dict[str, Any]:
 
 
 @click.group(cls=_Scoring, short_help="Score every row for a target.")
-def command() -> None:
+def score_command() -> None:
     """Score every row of a store for a target, and keep scores and ranks for SQL.
 
     \b
@@ -40,7 +40,7 @@ def command() -> None:
     """
 
 
-@command.command("run", short_help="Score every row (the word can be left out).")
+@score_command.command("run", short_help="Score every row (the word can be left out).")
 @store_argument
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
@@ -96,7 +96,7 @@ def run(
     talk(f'Next: coresetdb sql {quote(store)} "SELECT * FROM scores WHERE rank <= 10"')
 
 
-@command.command("list", short_help="List the scores that are kept.")
+@score_command.command("list", short_help="List the scores that are kept.")
 @store_argument
 @json_option
 def list_(store: str, as_json: bool) -> None:
@@ -116,7 +116,7 @@ def list_(store: str, as_json: bool) -> None:
         talk(f"No scores yet. Next: coresetdb score {quote(store)} TARGET")
 
 
-@command.command("remove", short_help="Remove scores.")
+@score_command.command("remove", short_help="Remove scores.")
 @store_argument
 @click.argument("target")
 @click.argument("methods", nargs=-1, metavar="[METHOD]...")

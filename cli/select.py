@@ -92,7 +92,7 @@ from .frame import (
 )
 @overwrite_option
 @json_option
-def command(
+def select_command(
     store: str,
     targets: tuple[str, ...],
     method: str,

@@ -37,7 +37,7 @@ from .frame import overwrite_option
     metavar="SIZE",
     help="Stop a query that needs more.",
 )
-def command(
+def sql_command(
     store: str,
     query: str | None,
     as_csv: bool,

@@ -25,11 +25,11 @@ def python_values(column: pa.Array) -> list[Any]:
     try:
         try:
             # Where pandas is, Arrow would give its times.
-            return _cast(column, _changed(column.type, _as_text(_is_nanoseconds))).to_pylist()
+            return _cast(column, _changed(column.type, _nested_as_text(_is_nanoseconds))).to_pylist()
         except (ValueError, OverflowError):
             # Arrow writes a time it cannot form as such, but for one with a zone: that as in UTC.
             plain = _cast(column, _changed(column.type, _without_zone))
-            return _cast(plain, _changed(plain.type, _as_text(pa.types.is_temporal))).to_pylist()
+            return _cast(plain, _changed(plain.type, _nested_as_text(pa.types.is_temporal))).to_pylist()
     except (ValueError, OverflowError, pa.ArrowNotImplementedError) as error:
         raise QueryError(f"{error}: cast the value in the query, to VARCHAR say") from error
 
@@ -38,7 +38,7 @@ def _cast(column: pa.Array, type_: pa.DataType) -> pa.Array:
     return column if column.type == type_ else column.cast(type_)
 
 
-def _as_text(which: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], pa.DataType]:
+def _nested_as_text(which: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], pa.DataType]:
     return lambda type_: pa.string() if which(type_) else type_
 
 

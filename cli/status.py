@@ -10,7 +10,7 @@ from .frame import json_option, open_database, print_json, store_argument, table
 @click.command(short_help="Tell what a store holds.")
 @store_argument
 @json_option
-def command(store: str, as_json: bool) -> None:
+def status_command(store: str, as_json: bool) -> None:
     """Tell what STORE holds: rows per corpus, features, targets, coresets, unfinished runs.
 
     \b

@@ -48,11 +48,11 @@ def _row(target: Target) -> dict[str, Any]:
 
 
 @click.group(short_help="Add, list and remove target tasks.")
-def command() -> None:
+def target_command() -> None:
     """Targets: a handful of examples that say what a coreset should be good for."""
 
 
-@command.command("add", short_help="Featurize a target's examples.")
+@target_command.command("add", short_help="Featurize a target's examples.")
 @store_argument
 @click.argument("name")
 @click.argument("file")
@@ -88,7 +88,7 @@ def add(
     talk(f"Next: coresetdb select {quote(store)} {name} --budget 1000")
 
 
-@command.command("list", short_help="List the targets.")
+@target_command.command("list", short_help="List the targets.")
 @store_argument
 @json_option
 def list_(store: str, as_json: bool) -> None:
@@ -106,7 +106,7 @@ def list_(store: str, as_json: bool) -> None:
         talk(f"No targets yet. Next: coresetdb target add {quote(store)} NAME FILE")
 
 
-@command.command("copy", short_help="Copy a target to another store.")
+@target_command.command("copy", short_help="Copy a target to another store.")
 @store_argument
 @click.argument("name")
 @click.argument("other", metavar="OTHER-STORE")
@@ -135,7 +135,7 @@ def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool)
     talk(f"Next: coresetdb select {quote(other)} {target.name} --budget 1000")
 
 
-@command.command("remove", short_help="Remove a target.")
+@target_command.command("remove", short_help="Remove a target.")
 @store_argument
 @click.argument("name")
 def remove(store: str, name: str) -> None:

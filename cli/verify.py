@@ -12,7 +12,7 @@ from .frame import json_option, print_json, store_argument, talk
 @click.option("--full", is_flag=True, help="Hash every file instead of comparing sizes.")
 @click.option("--repair", is_flag=True, help="Bring back what can be brought back.")
 @json_option
-def command(store: str, full: bool, repair: bool, as_json: bool) -> int:
+def verify_command(store: str, full: bool, repair: bool, as_json: bool) -> int:
     """Check that the files of STORE are what was written; exit 1 if any is not, or rows are lost.
 
     Plain: sizes and manifests. --full: a hash of every file, and whether every row that was seen

@@ -58,7 +58,7 @@ def copy_target(
             differences.
     """
     new_name = check_name("target", new_name or name)
-    _check_free(other, new_name)
+    _check_name_free_in(other, new_name)
     table = store.dataset("targets").to_table(filter=f"target = {quoted(name)}")
     if not table.num_rows:
         raise UsageError(no_target(store, name, [each.name for each in list_targets(store)]))
@@ -76,14 +76,14 @@ def copy_target(
         if facts is not None:
             other.put_artifact(recipe.fingerprint, facts_name(ids), facts)
     with naming(other):
-        _check_free(other, new_name)  # somebody may have been quicker
+        _check_name_free_in(other, new_name)  # somebody may have been quicker
         other.insert("targets", _rows_for(rows, new_name, ours, shared))
     other.sync()
     (target,) = (each for each in list_targets(other) if each.name == new_name)
     return CarriedTarget(target, tuple(each.representation for each in shared), tuple(left_out))
 
 
-def _check_free(other: Store, name: str) -> None:
+def _check_name_free_in(other: Store, name: str) -> None:
     if name in {each.name for each in list_targets(other)}:
         raise UsageError(
             f"{other.uri} has a target {name!r} already. Give the copy a name with --as"

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from ..schemas.errors import UsageError
 from ..schemas.instruction import Instruction
-from .export.messages import FORMAT
+from .export.messages import MESSAGES
 from .export.shape import Converted, UnfitError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def conversation_columns(store: Store, ids: Sequence[str], version: int) -> dict
     traits = frozenset[str]()
     for part in _parts(store, ids, version):
         traits = traits.union(*(_converted(row).traits for row in part.to_pylist()))
-    types = FORMAT.columns(traits)
+    types = MESSAGES.columns(traits)
     chunks: dict[str, list[pa.Array]] = {name: [] for name in types}
     for part in _parts(store, ids, version):
         fields = [_converted(row).fields for row in part.to_pylist()]
@@ -78,6 +78,6 @@ def _parts(
 
 def _converted(row: dict[str, Any]) -> Converted:
     try:
-        return FORMAT.convert(Instruction.from_row(row["messages"], row["tools"]))
+        return MESSAGES.convert(Instruction.from_row(row["messages"], row["tools"]))
     except UnfitError as reason:
         raise UsageError(f"row {row['id']}: {reason}") from reason

@@ -9,7 +9,7 @@ from typing import Literal
 
 from .errors import UsageError
 
-_FORM = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<scale>[kKmM]?)(?P<unit>%|-tokens)?")
+_BUDGET = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<scale>[kKmM]?)(?P<unit>%|-tokens)?")
 FORMS = "rows (1000), per cent (5%) or 200k-tokens"
 _SCALE = {"": 1, "k": 1_000, "m": 1_000_000}
 
@@ -42,7 +42,7 @@ def parse_budget(text: str, what: str = "budget", forms: str = FORMS) -> Budget:
     Raises:
         UsageError: the text has another form, is zero, or asks for more than 100 %.
     """
-    match = _FORM.fullmatch(text.strip())
+    match = _BUDGET.fullmatch(text.strip())
     if not match:
         raise UsageError(f"{what} {text!r}: write {forms}")
     amount = float(Decimal(match["number"]) * _SCALE[match["scale"].lower()])

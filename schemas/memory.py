@@ -6,7 +6,7 @@ import re
 
 from .errors import UsageError
 
-_FORM = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
+_MEMORY_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def memory_bytes(size: str | int) -> int:
@@ -15,7 +15,7 @@ def memory_bytes(size: str | int) -> int:
     Raises:
         UsageError: the text has another form.
     """
-    match = _FORM.fullmatch(str(size).strip())
+    match = _MEMORY_SIZE.fullmatch(str(size).strip())
     if not match:
         raise UsageError(f"memory limit {size!r}: write a size such as 2GB or 512MiB")
     number, scale, binary = match.groups()

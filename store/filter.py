@@ -12,7 +12,7 @@ from .sql import MEMORY_LIMIT, SqlSession
 if TYPE_CHECKING:
     from .store import Store
 
-TIME_LIMIT = 600.0  # seconds; a filter may join the scores of a whole pool
+FILTER_TIME_LIMIT = 600.0  # seconds; a filter may join the scores of a whole pool
 
 
 def eligible_ids(
@@ -21,7 +21,7 @@ def eligible_ids(
     version: int | str | None = None,
     *,
     memory_limit: str = MEMORY_LIMIT,
-    time_limit: float = TIME_LIMIT,
+    time_limit: float = FILTER_TIME_LIMIT,
 ) -> pa.Array:
     """The ids of the rows for which a DuckDB expression is true (not false, not null).
 

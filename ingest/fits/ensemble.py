@@ -30,7 +30,7 @@ HALVES = 2
 SNAPSHOTS = ("early", "late")
 
 
-def snapshot(member: int, which: str) -> str:
+def snapshot_name(member: int, which: str) -> str:
     """The name of a member's artifact."""
     return f"ensemble/{member}/{which}"
 
@@ -82,7 +82,7 @@ class Ensemble(Fit):
 
     def outputs(self) -> tuple[str, ...]:
         return tuple(
-            snapshot(member, which) for member in range(self.members) for which in SNAPSHOTS
+            snapshot_name(member, which) for member in range(self.members) for which in SNAPSHOTS
         )
 
     def sample_rows(self, total: int) -> int:
@@ -92,7 +92,7 @@ class Ensemble(Fit):
         backbone = fitting.backbone
         if self.model:
             backbone = own_backbone(self.model, str(backbone.device))
-        wanted = [m for m in range(self.members) if snapshot(m, "late") not in fitting.kept]
+        wanted = [m for m in range(self.members) if snapshot_name(m, "late") not in fitting.kept]
         if not wanted:
             return
         rows = training_rows(backbone, fitting.sample, self.sample_rows(fitting.sample.total))
@@ -122,17 +122,17 @@ class Ensemble(Fit):
 
         def keep(epoch: int, artifact: Artifact) -> Artifact:
             if epoch == 1:
-                return fitting.keep(snapshot(member, "early"), artifact)
+                return fitting.keep(snapshot_name(member, "early"), artifact)
             if epoch == self.epochs:  # nothing goes on from here: no moments
                 arrays = {k: v for k, v in artifact.arrays.items() if k.endswith((".A", ".B"))}
-                fitting.keep(snapshot(member, "late"), Artifact(arrays, artifact.facts))
+                fitting.keep(snapshot_name(member, "late"), Artifact(arrays, artifact.facts))
             return artifact
 
         def tell(fraction: float, sentence: str) -> None:
             done = (member + fraction) / self.members
             fitting.tell(done, f"member {member + 1} of {self.members}, {sentence}")
 
-        start = fitting.kept.get(snapshot(member, "early"))
+        start = fitting.kept.get(snapshot_name(member, "early"))
         train(backbone, rows, training, start, keep, tell)
 
 
@@ -141,7 +141,7 @@ def halves_of(artifacts: Mapping[str, Artifact]) -> dict[str, int]:
     return {
         row: half
         for half in range(HALVES)
-        for row in artifacts[snapshot(half, "late")].facts["sample"]
+        for row in artifacts[snapshot_name(half, "late")].facts["sample"]
     }
 
 

@@ -98,7 +98,7 @@ class _Attention(torch.autograd.Function):
         (slope,) = slopes
         blocks = _blocks_with_gradients(slope)
         if query.shape[2] <= LONGEST or 2 * len(blocks) * QUERIES <= query.shape[2]:
-            found = _written(slope, query, key, value, divisor, ctx.scale, blocks)
+            found = _attention_backward(slope, query, key, value, divisor, ctx.scale, blocks)
         else:
             found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
                 slope, query, key, value, output, divisor, 0.0, True, scale=ctx.scale
@@ -116,7 +116,7 @@ def _blocks_with_gradients(slope: torch.Tensor) -> list[tuple[int, int]]:
     return [(start, end) for start, end in edges if bool(moved[start:end].any())]
 
 
-def _written(
+def _attention_backward(
     slope: torch.Tensor,
     query: torch.Tensor,
     key: torch.Tensor,

@@ -37,11 +37,11 @@ def written_norms(model: nn.Module) -> Iterator[None]:
         ]
     with ExitStack() as replaced:
         for module, epsilon in _FOUND[model]:
-            replaced.enter_context(forward_replaced(module, _written(module, epsilon)))
+            replaced.enter_context(forward_replaced(module, _norm_backward(module, epsilon)))
         yield
 
 
-def _written(module: nn.Module, epsilon: float) -> Callable[[torch.Tensor], torch.Tensor]:
+def _norm_backward(module: nn.Module, epsilon: float) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda states: _Norm.apply(states, module.weight, epsilon)
 
 

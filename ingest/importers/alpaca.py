@@ -20,21 +20,21 @@ from .shape import (
     with_input,
 )
 
-USED = ("instruction", "input", "output", "system", "history")
+_ALPACA_COLUMNS = ("instruction", "input", "output", "system", "history")
 
 
-def _fits(record: Fields) -> list[str] | None:
+def _fits_alpaca(record: Fields) -> list[str] | None:
     if not looks_textual(record, ("instruction", "output")):
         return None
-    return [name for name in USED if name in record]
+    return [name for name in _ALPACA_COLUMNS if name in record]
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+def _read_alpaca(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
     user = with_input(required(record, "instruction"), text_of(record.get("input"), "input"))
     output = answer_of(record, "output", options)
     system = text_of(record.get("system"), "system")
     turns = (*history_of(record.get("history")), ("user", user), ("assistant", output))
-    return [found(record, USED, dialogue(system, *turns))]
+    return [found(record, _ALPACA_COLUMNS, dialogue(system, *turns))]
 
 
 def history_of(history: Any) -> list[tuple[str, str]]:
@@ -56,10 +56,10 @@ def history_of(history: Any) -> list[tuple[str, str]]:
     return turns
 
 
-IMPORTER = Importer(
+ALPACA = Importer(
     name="alpaca",
     reads="instruction, input?, output, system?, history?",
-    fits=_fits,
-    read=_read,
+    fits=_fits_alpaca,
+    read=_read_alpaca,
     positional=(("instruction", "input", "output"), ("instruction", "output")),
 )

@@ -19,29 +19,29 @@ from .shape import (
     with_input,
 )
 
-USED = ("instruction", "context", "input", "response", "system")
+_DOLLY_COLUMNS = ("instruction", "context", "input", "response", "system")
 
 
-def _fits(record: Fields) -> list[str] | None:
+def _fits_dolly(record: Fields) -> list[str] | None:
     if not looks_textual(record, ("instruction", "response")):
         return None
-    return [name for name in USED if name in record]
+    return [name for name in _DOLLY_COLUMNS if name in record]
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+def _read_dolly(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
     user = required(record, "instruction")
     for name in ("context", "input"):
         user = with_input(user, text_of(record.get(name), name))
     response = answer_of(record, "response", options)
     system = text_of(record.get("system"), "system")
-    return [found(record, USED, dialogue(system, ("user", user), ("assistant", response)))]
+    return [found(record, _DOLLY_COLUMNS, dialogue(system, ("user", user), ("assistant", response)))]
 
 
-IMPORTER = Importer(
+DOLLY = Importer(
     name="dolly",
     reads="instruction, context? or input?, response",
-    fits=_fits,
-    read=_read,
+    fits=_fits_dolly,
+    read=_read_dolly,
     positional=(("instruction", "context", "response"),),
     aliases=("gpteacher",),
 )

@@ -22,7 +22,7 @@ from .shape import (
     text_of,
 )
 
-PAIRS = (
+_FLAN_PAIRS = (
     ("inputs", "targets"),
     ("input", "target"),
     ("prompt", "completion"),
@@ -30,15 +30,15 @@ PAIRS = (
 )
 
 
-def _fits(record: Fields) -> list[str] | None:
-    for pair in PAIRS:
+def _fits_flan(record: Fields) -> list[str] | None:
+    for pair in _FLAN_PAIRS:
         if looks_textual(record, pair):
             return [*pair, *(name for name in ("explanation",) if name in record)]
     return None
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
-    pair = next((pair for pair in PAIRS if pair[0] in record), PAIRS[0])
+def _read_flan(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+    pair = next((pair for pair in _FLAN_PAIRS if pair[0] in record), _FLAN_PAIRS[0])
     prompt, target = required(record, pair[0]), answer_of(record, pair[1], options)
     used = pair
     if options.explanation:
@@ -48,11 +48,11 @@ def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
     return [found(record, used, dialogue("", ("user", prompt), ("assistant", target)))]
 
 
-IMPORTER = Importer(
+FLAN = Importer(
     name="flan",
     reads="inputs, targets (or input, target, explanation?; or prompt, completion)",
-    fits=_fits,
-    read=_read,
+    fits=_fits_flan,
+    read=_read_flan,
     positional=(("input", "target", "explanation"), ("input", "target")),
     aliases=("p3", "cot"),
 )

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..reading.read_options import ReadOptions
-from . import flan, messages, sharegpt
+from .flan import FLAN
+from .messages import MESSAGES
+from .sharegpt import SHAREGPT
 from .shape import Fields, Found, Importer, Refused
 
 LABEL = "label"
-INNER = (messages.IMPORTER, sharegpt.IMPORTER, flan.IMPORTER)
+INNER = (MESSAGES, SHAREGPT, FLAN)
 
 
-def _fits(record: Fields) -> list[str] | None:
+def _fits_kto(record: Fields) -> list[str] | None:
     if not isinstance(record.get(LABEL), bool):
         return None
     columns = next((used for inner in INNER if (used := inner.fits(record)) is not None), None)
     return None if columns is None else [*columns, LABEL]
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+def _read_kto(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
     label = record.get(LABEL)
     if not isinstance(label, bool):
         raise Refused(f"missing field: {LABEL}")
@@ -31,10 +33,10 @@ def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
     return inner.read(record, options)
 
 
-IMPORTER = Importer(
+KTO = Importer(
     name="kto",
     reads="messages or conversations, label",
-    fits=_fits,
-    read=_read,
+    fits=_fits_kto,
+    read=_read_kto,
     on_request="it keeps only the conversations labelled true",
 )

@@ -9,7 +9,7 @@ from ..reading.read_options import ReadOptions
 from .shape import Fields, Found, Importer, Refused, as_canonical, found, text_of
 from .turns import are_turns, keep_extras, read_turns
 
-LISTS = ("messages",)
+_MESSAGES_LISTS = ("messages",)
 BESIDE = ("system", "system_prompt", "tools", "functions")
 
 
@@ -46,14 +46,14 @@ def read_list(record: Fields, lists: tuple[str, ...]) -> Found:
     return conversation
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
-    return [read_list(record, LISTS)]
+def _read_messages(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+    return [read_list(record, _MESSAGES_LISTS)]
 
 
-IMPORTER = Importer(
+MESSAGES = Importer(
     name="messages",
     reads="messages [{role, content}], tools?",
-    fits=lambda record: fits_list(record, LISTS),
-    read=_read,
+    fits=lambda record: fits_list(record, _MESSAGES_LISTS),
+    read=_read_messages,
     aliases=("openai", "tulu", "chatml"),
 )

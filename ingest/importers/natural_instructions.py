@@ -15,7 +15,7 @@ from .shape import Fields, Found, Importer, Refused, dialogue, found, kind_of, t
 DEFINITIONS = ("definition", "Definition")
 INPUTS = ("input", "inputs")
 OUTPUTS = ("output", "outputs", "targets")
-NESTED = "Instances"
+_NATURAL_INSTRUCTIONS_LIST = "Instances"
 EXAMPLES = ("Examples", "Positive Examples", "Negative Examples")
 
 
@@ -23,32 +23,32 @@ def _first(record: Fields, names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in record), None)
 
 
-def _fits(record: Fields) -> list[str] | None:
+def _fits_natural_instructions(record: Fields) -> list[str] | None:
     definition = _first(record, DEFINITIONS)
     if definition is None:
         return None
-    if isinstance(record.get(NESTED), list):
-        return [definition, NESTED]
+    if isinstance(record.get(_NATURAL_INSTRUCTIONS_LIST), list):
+        return [definition, _NATURAL_INSTRUCTIONS_LIST]
     given, output = _first(record, INPUTS), _first(record, OUTPUTS)
     return [definition, given, output] if given and output else None
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
-    instances = record.get(NESTED)
+def _read_natural_instructions(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
+    instances = record.get(_NATURAL_INSTRUCTIONS_LIST)
     if not isinstance(instances, list):
-        yield _read_one(record, options)
+        yield _read_natural_instructions_instance(record, options)
         return
-    shared = {k: v for k, v in record.items() if k != NESTED and k not in EXAMPLES}
+    shared = {k: v for k, v in record.items() if k != _NATURAL_INSTRUCTIONS_LIST and k not in EXAMPLES}
     for instance in instances:
         try:
             if not isinstance(instance, dict):
                 raise Refused(f"an instance is {kind_of(instance)}, not an object")
-            yield _read_one({**shared, **instance}, options)
+            yield _read_natural_instructions_instance({**shared, **instance}, options)
         except Refused as refusal:
             yield refusal
 
 
-def _read_one(record: Fields, options: ReadOptions) -> Found:
+def _read_natural_instructions_instance(record: Fields, options: ReadOptions) -> Found:
     definition = _first(record, DEFINITIONS)
     given, output = _first(record, INPUTS), _first(record, OUTPUTS)
     if definition is None or record[definition] is None:
@@ -72,13 +72,13 @@ def _read_one(record: Fields, options: ReadOptions) -> Found:
 
 
 def _read_all(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
-    return _read(record, options)
+    return _read_natural_instructions(record, options)
 
 
-IMPORTER = Importer(
+NATURAL_INSTRUCTIONS = Importer(
     name="natural_instructions",
     reads="Definition, Instances [{input, output[]}] (or definition, input, output)",
-    fits=_fits,
+    fits=_fits_natural_instructions,
     read=_read_all,
     aliases=("ni", "natural-instructions", "super_natural_instructions"),
 )

@@ -13,12 +13,12 @@ TREE = "prompt"
 NODE_FIELDS = frozenset({"text", "role", "replies"})
 
 
-def _fits(record: Fields) -> list[str] | None:
+def _fits_oasst(record: Fields) -> list[str] | None:
     root = record.get(TREE)
     return [TREE] if isinstance(root, dict) and "text" in root and "replies" in root else None
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
+def _read_oasst(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
     if TREE not in record:
         raise Refused(f"missing field: {TREE}")
     outside = {name: value for name, value in record.items() if name != TREE}
@@ -54,9 +54,9 @@ def _node(node: object) -> tuple[Message, Fields]:
     return Message(ROLES[role.lower()], text_of(node.get("text"), "text")), extra
 
 
-IMPORTER = Importer(
+OASST = Importer(
     name="oasst",
     reads="prompt {text, role, replies [...]}",
-    fits=_fits,
-    read=_read,
+    fits=_fits_oasst,
+    read=_read_oasst,
 )

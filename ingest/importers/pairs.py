@@ -31,18 +31,18 @@ PAIRS = (
     ("text", "code"),
     ("input", "output"),
 )
-SYSTEM = ("system", "system_prompt")
+_SYSTEM_COLUMNS = ("system", "system_prompt")
 
 
-def _importer(user: str, assistant: str) -> Importer:
-    used = (user, assistant, *SYSTEM)
+def _pair_importer(user: str, assistant: str) -> Importer:
+    used = (user, assistant, *_SYSTEM_COLUMNS)
 
     def fits(record: Fields) -> list[str] | None:
         return [user, assistant] if looks_textual(record, (user, assistant)) else None
 
     def read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
         prompt, answer = required(record, user), answer_of(record, assistant, options)
-        system = next((text_of(record[name], name) for name in SYSTEM if record.get(name)), "")
+        system = next((text_of(record[name], name) for name in _SYSTEM_COLUMNS if record.get(name)), "")
         return [found(record, used, dialogue(system, ("user", prompt), ("assistant", answer)))]
 
     return Importer(
@@ -54,4 +54,4 @@ def _importer(user: str, assistant: str) -> Importer:
     )
 
 
-IMPORTERS = tuple(_importer(user, assistant) for user, assistant in PAIRS)
+PAIR_IMPORTERS = tuple(_pair_importer(user, assistant) for user, assistant in PAIRS)

@@ -22,14 +22,14 @@ SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 
 
-def _fits(record: Fields) -> list[str] | None:
+def _fits_preference(record: Fields) -> list[str] | None:
     if "chosen" not in record or "rejected" not in record:
         return None
     before = (*CHATS, *PROMPTS, "input", "system")
     return ["chosen", "rejected", *(name for name in before if name in record)]
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+def _read_preference(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
     chosen = record.get("chosen")
     if chosen is None:
         raise Refused("missing field: chosen")
@@ -81,11 +81,11 @@ def _from_turns(record: Fields, chosen: Any, used: set[str]) -> tuple[list[Messa
     return [Message("user", required(record, name)), *messages], [{}, *extras]
 
 
-IMPORTER = Importer(
+PREFERENCE = Importer(
     name="preference",
     reads="chosen, rejected, prompt? or conversations?",
-    fits=_fits,
-    read=_read,
+    fits=_fits_preference,
+    read=_read_preference,
     on_request="it keeps the chosen answers as conversations and the rejected ones as metadata",
     aliases=("dpo", "hh_rlhf"),
 )

@@ -10,41 +10,39 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from ...schemas.errors import UsageError
-from . import (
-    alpaca,
-    dolly,
-    flan,
-    kto,
-    messages,
-    natural_instructions,
-    oasst,
-    pairs,
-    preference,
-    self_instruct,
-    sgd,
-    sharegpt,
-    squad,
-    text,
-)
+from .alpaca import ALPACA
+from .dolly import DOLLY
+from .flan import FLAN
+from .kto import KTO
+from .messages import MESSAGES
+from .natural_instructions import NATURAL_INSTRUCTIONS
+from .oasst import OASST
+from .preference import PREFERENCE
+from .self_instruct import SELF_INSTRUCT
+from .sgd import SGD
+from .sharegpt import SHAREGPT
+from .squad import SQUAD
+from .text import TEXT
+from .pairs import PAIR_IMPORTERS
 from .shape import Importer
 
 GROUP = "coresetdb.importers"
 
 BUILT_IN = (
-    messages.IMPORTER,
-    sharegpt.IMPORTER,
-    alpaca.IMPORTER,
-    dolly.IMPORTER,
-    flan.IMPORTER,
-    natural_instructions.IMPORTER,
-    self_instruct.IMPORTER,
-    oasst.IMPORTER,
-    sgd.IMPORTER,
-    *pairs.IMPORTERS,
-    preference.IMPORTER,
-    kto.IMPORTER,
-    squad.IMPORTER,
-    text.IMPORTER,
+    MESSAGES,
+    SHAREGPT,
+    ALPACA,
+    DOLLY,
+    FLAN,
+    NATURAL_INSTRUCTIONS,
+    SELF_INSTRUCT,
+    OASST,
+    SGD,
+    *PAIR_IMPORTERS,
+    PREFERENCE,
+    KTO,
+    SQUAD,
+    TEXT,
 )
 
 

@@ -19,15 +19,15 @@ from .shape import (
     with_input,
 )
 
-USED = ("instruction", "instances", "input", "output")
+_SELF_INSTRUCT_COLUMNS = ("instruction", "instances", "input", "output")
 
 
-def _fits(record: Fields) -> list[str] | None:
+def _fits_self_instruct(record: Fields) -> list[str] | None:
     there = "instruction" in record and isinstance(record.get("instances"), list)
     return ["instruction", "instances"] if there else None
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
+def _read_self_instruct(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
     instruction, instances = required(record, "instruction"), record.get("instances")
     if not isinstance(instances, list):
         raise Refused("missing field: instances")
@@ -40,14 +40,14 @@ def _read(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
             user = with_input(instruction, text_of(instance.get("input"), "input"))
             output = answer_of(instance, "output", options)
             turns = dialogue("", ("user", user), ("assistant", output))
-            yield found({**record, **instance}, USED, turns)
+            yield found({**record, **instance}, _SELF_INSTRUCT_COLUMNS, turns)
         except Refused as refusal:
             yield refusal
 
 
-IMPORTER = Importer(
+SELF_INSTRUCT = Importer(
     name="self_instruct",
     reads="instruction, instances [{input, output}]",
-    fits=_fits,
-    read=_read,
+    fits=_fits_self_instruct,
+    read=_read_self_instruct,
 )

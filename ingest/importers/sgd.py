@@ -17,12 +17,12 @@ def _is_turn(turn: Any) -> bool:
     return isinstance(turn, dict) and "speaker" in turn and "utterance" in turn
 
 
-def _fits(record: Fields) -> list[str] | None:
+def _fits_sgd(record: Fields) -> list[str] | None:
     turns = record.get("turns")
     return ["turns"] if isinstance(turns, list) and turns and _is_turn(turns[0]) else None
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+def _read_sgd(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
     turns = record.get("turns")
     if not isinstance(turns, list):
         raise Refused("missing field: turns")
@@ -41,9 +41,9 @@ def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
     return [conversation]
 
 
-IMPORTER = Importer(
+SGD = Importer(
     name="sgd",
     reads="turns [{speaker, utterance}], dialogue_id",
-    fits=_fits,
-    read=_read,
+    fits=_fits_sgd,
+    read=_read_sgd,
 )

@@ -8,16 +8,16 @@ from ..reading.read_options import ReadOptions
 from .messages import fits_list, read_list
 from .shape import Fields, Found, Importer, Refused
 
-LISTS = ("conversations", "conversation", "items")
+_SHAREGPT_LISTS = ("conversations", "conversation", "items")
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
-    return [read_list(record, LISTS)]
+def _read_sharegpt(record: Fields, options: ReadOptions) -> Iterable[Found | Refused]:
+    return [read_list(record, _SHAREGPT_LISTS)]
 
 
-IMPORTER = Importer(
+SHAREGPT = Importer(
     name="sharegpt",
     reads="conversations [{from, value}], system?, tools?",
-    fits=lambda record: fits_list(record, LISTS),
-    read=_read,
+    fits=lambda record: fits_list(record, _SHAREGPT_LISTS),
+    read=_read_sharegpt,
 )

@@ -12,31 +12,31 @@ from typing import Any
 from ..reading.read_options import ReadOptions
 from .shape import Fields, Found, Importer, Refused, dialogue, found, kind_of, required, text_of
 
-NESTED = "paragraphs"
+_SQUAD_LIST = "paragraphs"
 ONE = ("context", "question", "answers")
 
 
-def _fits(record: Fields) -> list[str] | None:
-    if isinstance(record.get(NESTED), list):
-        return [NESTED]
+def _fits_squad(record: Fields) -> list[str] | None:
+    if isinstance(record.get(_SQUAD_LIST), list):
+        return [_SQUAD_LIST]
     return list(ONE) if all(name in record for name in ONE) else None
 
 
-def _read(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
-    if NESTED not in record:
-        yield _read_one(record, options)
+def _read_squad(record: Fields, options: ReadOptions) -> Iterator[Found | Refused]:
+    if _SQUAD_LIST not in record:
+        yield _read_squad_instance(record, options)
         return
-    about = {name: value for name, value in record.items() if name != NESTED}
-    for paragraph in _objects(record[NESTED], NESTED):
+    about = {name: value for name, value in record.items() if name != _SQUAD_LIST}
+    for paragraph in _objects(record[_SQUAD_LIST], _SQUAD_LIST):
         around = {name: value for name, value in paragraph.items() if name != "qas"}
         for question in _objects(paragraph.get("qas"), "qas"):
             try:
-                yield _read_one({**about, **around, **question}, options)
+                yield _read_squad_instance({**about, **around, **question}, options)
             except Refused as refusal:
                 yield refusal
 
 
-def _read_one(record: Fields, options: ReadOptions) -> Found:
+def _read_squad_instance(record: Fields, options: ReadOptions) -> Found:
     user = f"{required(record, 'context')}\n\n{required(record, 'question')}"
     answers: Any = record.get("answers")
     if isinstance(answers, dict):  # the columns that the Hub's version makes of the list
@@ -52,11 +52,11 @@ def _objects(value: Any, name: str) -> Iterable[Fields]:
     return value
 
 
-IMPORTER = Importer(
+SQUAD = Importer(
     name="squad",
     reads="paragraphs [{context, qas [{question, answers}]}] (or context, question, answers)",
-    fits=_fits,
-    read=_read,
+    fits=_fits_squad,
+    read=_read_squad,
     on_request="it asks the question behind its passage and takes the first answer",
     aliases=("xquad", "tydiqa"),
 )

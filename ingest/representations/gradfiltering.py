@@ -23,7 +23,7 @@ from ...schemas.recipe import Recipe
 from ..columns import ragged
 from ..fits.artifacts import Artifact
 from ..fits.ensemble import HALVES, SNAPSHOTS, Ensemble, halves_of, judges, own_backbone, own_config
-from ..fits.ensemble import snapshot as snapshot_name
+from ..fits.ensemble import snapshot_name
 from ..fits.warmup import require_sane
 from ..models.describe import BackboneInfo, describe
 from ..models.model_folder import settled_name

@@ -15,7 +15,7 @@ from ...schemas.instruction import Instruction
 from .shape import Converted, Format, exchanges
 
 
-def _convert(instruction: Instruction) -> Converted:
+def _alpaca_convert(instruction: Instruction) -> Converted:
     system, pairs = exchanges(instruction)
     question, answer = pairs[-1]
     fields: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
@@ -25,7 +25,7 @@ def _convert(instruction: Instruction) -> Converted:
     return Converted(fields, frozenset(traits))
 
 
-def _columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+def _alpaca_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
     columns: dict[str, pa.DataType] = dict.fromkeys(("instruction", "input", "output"), pa.string())
     if "system" in traits:
         columns["system"] = pa.string()
@@ -34,15 +34,15 @@ def _columns(traits: Collection[str]) -> dict[str, pa.DataType]:
     return columns
 
 
-def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
+def _axolotl_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
     if traits:
         return f"axolotl's alpaca type reads no {' and no '.join(sorted(traits))}"
     return {"type": "alpaca"}
 
 
-def _llama_factory(traits: Collection[str]) -> dict[str, Any] | str:
+def _llama_factory_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
     columns = {"prompt": "instruction", "query": "input", "response": "output"}
     return {"formatting": "alpaca", "columns": columns | {name: name for name in sorted(traits)}}
 
 
-FORMAT = Format("alpaca", _convert, _columns, _axolotl, _llama_factory)
+ALPACA = Format("alpaca", _alpaca_convert, _alpaca_columns, _axolotl_alpaca, _llama_factory_alpaca)

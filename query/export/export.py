@@ -22,7 +22,10 @@ from ...schemas.version import VERSION
 from ...selectors.keys import keys_of
 from ...selectors.random_order import shuffled
 from ..coresets import Coreset, load_coreset
-from . import alpaca, messages, prompt_completion, sharegpt
+from .alpaca import ALPACA
+from .messages import MESSAGES
+from .prompt_completion import PROMPT_COMPLETION
+from .sharegpt import SHAREGPT
 from .files import check_suffix, replacing, write_text, writer
 from .shape import Converted, Format, UnfitError
 from .snippets import axolotl_yaml, dataset_info, skipped_by_llama_factory
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from ...store.store import Store
 
 FORMATS: dict[str, Format] = {
-    each.FORMAT.name: each.FORMAT for each in (messages, prompt_completion, alpaca, sharegpt)
+    form.name: form for form in (MESSAGES, PROMPT_COMPLETION, ALPACA, SHAREGPT)
 }
 
 EXTRAS = {

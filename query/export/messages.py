@@ -17,7 +17,7 @@ from .shape import Converted, Format, call_type, calls_of
 _TOOL_FIELDS = ("name", "tool_calls", "tool_call_id")
 
 
-def _convert(instruction: Instruction) -> Converted:
+def _messages_convert(instruction: Instruction) -> Converted:
     messages, traits = [], set()
     for message in instruction.messages:
         turn: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -40,7 +40,7 @@ def _convert(instruction: Instruction) -> Converted:
     return Converted(fields, frozenset(traits))
 
 
-def _columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+def _messages_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
     turn = [pa.field("role", pa.string()), pa.field("content", pa.string())]
     calls = pa.list_(call_type("call_ids" in traits))
     turn += [
@@ -52,7 +52,7 @@ def _columns(traits: Collection[str]) -> dict[str, pa.DataType]:
     return columns | ({"tools": pa.string()} if "tools" in traits else {})
 
 
-def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
+def _axolotl_messages(traits: Collection[str]) -> dict[str, Any] | str:
     if "tools" in traits:
         return "axolotl wants `tools` as a list, here it is JSON text (as TRL reads it)"
     return {
@@ -62,7 +62,7 @@ def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
     }
 
 
-def _llama_factory(traits: Collection[str]) -> dict[str, Any] | str:
+def _llama_factory_messages(traits: Collection[str]) -> dict[str, Any] | str:
     if {"tools", "tool_calls", "tool_turns"} & set(traits):
         return "LLaMA-Factory reads tool calls in the sharegpt format: export --format sharegpt"
     return {
@@ -78,11 +78,11 @@ def _llama_factory(traits: Collection[str]) -> dict[str, Any] | str:
     }
 
 
-FORMAT = Format(
+MESSAGES = Format(
     "messages",
-    _convert,
-    _columns,
-    _axolotl,
-    _llama_factory,
+    _messages_convert,
+    _messages_columns,
+    _axolotl_messages,
+    _llama_factory_messages,
     lambda fields: [turn["role"] for turn in fields["messages"]],
 )

@@ -18,7 +18,7 @@ from .shape import Converted, Format, UnfitError, exchanges
 SYSTEM_JOINED = "the system text stands before the prompt"
 
 
-def _convert(instruction: Instruction) -> Converted:
+def _prompt_completion_convert(instruction: Instruction) -> Converted:
     system, pairs = exchanges(instruction)
     if len(pairs) > 1:
         raise UnfitError("several turns")
@@ -29,11 +29,11 @@ def _convert(instruction: Instruction) -> Converted:
     return Converted({"prompt": joined, "completion": completion}, remarks=(SYSTEM_JOINED,))
 
 
-def _columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+def _prompt_completion_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
     return {"prompt": pa.string(), "completion": pa.string()}
 
 
-def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
+def _axolotl_prompt_completion(traits: Collection[str]) -> dict[str, Any] | str:
     return {
         "type": {
             "system_prompt": "",
@@ -45,8 +45,8 @@ def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
     }
 
 
-def _llama_factory(traits: Collection[str]) -> dict[str, Any] | str:
+def _llama_factory_prompt_completion(traits: Collection[str]) -> dict[str, Any] | str:
     return {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}}
 
 
-FORMAT = Format("prompt-completion", _convert, _columns, _axolotl, _llama_factory)
+PROMPT_COMPLETION = Format("prompt-completion", _prompt_completion_convert, _prompt_completion_columns, _axolotl_prompt_completion, _llama_factory_prompt_completion)

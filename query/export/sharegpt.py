@@ -21,7 +21,7 @@ _SPEAKER = {"system": "system", "user": "human", "assistant": "gpt", "tool": "ob
 NAMES_LEFT_OUT = "names and call ids of messages have no place in sharegpt"
 
 
-def _convert(instruction: Instruction) -> Converted:
+def _sharegpt_convert(instruction: Instruction) -> Converted:
     turns, traits, remarks = [], set(), set()
     for place, message in enumerate(instruction.messages):
         if message.role == "system" and place:
@@ -32,7 +32,7 @@ def _convert(instruction: Instruction) -> Converted:
             turns.append({"from": _SPEAKER[message.role], "value": message.content})
             continue
         traits.add("calls")
-        turns.append({"from": "function_call", "value": _calls(message, remarks)})
+        turns.append({"from": "function_call", "value": _sharegpt_calls(message, remarks)})
     fields: dict[str, Any] = {"conversations": turns}
     if instruction.tools is not None:
         fields["tools"] = instruction.tools
@@ -40,7 +40,7 @@ def _convert(instruction: Instruction) -> Converted:
     return Converted(fields, frozenset(traits), tuple(remarks))
 
 
-def _calls(message: Message, remarks: set[str]) -> str:
+def _sharegpt_calls(message: Message, remarks: set[str]) -> str:
     if message.content:
         raise UnfitError("text beside a tool call")
     assert message.tool_calls is not None
@@ -48,26 +48,26 @@ def _calls(message: Message, remarks: set[str]) -> str:
     if any(call["id"] is not None for call in calls):
         remarks.add(NAMES_LEFT_OUT)
     plain = [
-        {"name": call["function"]["name"], "arguments": _parsed(call["function"]["arguments"])}
+        {"name": call["function"]["name"], "arguments": _sharegpt_parsed(call["function"]["arguments"])}
         for call in calls
     ]
     return canonical_json(plain[0] if len(plain) == 1 else plain)
 
 
-def _parsed(arguments: str) -> Any:
+def _sharegpt_parsed(arguments: str) -> Any:
     try:
         return json.loads(arguments)
     except ValueError:  # arguments that are no JSON stay the text they are
         return arguments
 
 
-def _columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+def _sharegpt_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
     turn = pa.struct([pa.field("from", pa.string()), pa.field("value", pa.string())])
     columns: dict[str, pa.DataType] = {"conversations": pa.list_(turn)}
     return columns | ({"tools": pa.string()} if "tools" in traits else {})
 
 
-def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
+def _axolotl_sharegpt(traits: Collection[str]) -> dict[str, Any] | str:
     if traits:
         return "axolotl reads tool calls in the messages format: export --format messages"
     return {
@@ -77,15 +77,15 @@ def _axolotl(traits: Collection[str]) -> dict[str, Any] | str:
     }
 
 
-def _llama_factory(traits: Collection[str]) -> dict[str, Any] | str:
+def _llama_factory_sharegpt(traits: Collection[str]) -> dict[str, Any] | str:
     columns = {"messages": "conversations"} | ({"tools": "tools"} if "tools" in traits else {})
     return {"formatting": "sharegpt", "columns": columns}
 
 
-def _roles(fields: Any) -> list[str]:
+def _sharegpt_roles(fields: Any) -> list[str]:
     plain = {"human": "user", "observation": "user", "gpt": "assistant"}
     plain["function_call"] = "assistant"
     return [plain.get(turn["from"], "system") for turn in fields["conversations"]]
 
 
-FORMAT = Format("sharegpt", _convert, _columns, _axolotl, _llama_factory, _roles)
+SHAREGPT = Format("sharegpt", _sharegpt_convert, _sharegpt_columns, _axolotl_sharegpt, _llama_factory_sharegpt, _sharegpt_roles)

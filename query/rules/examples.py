@@ -17,7 +17,7 @@ from .words import Said, said_in
 if TYPE_CHECKING:
     from ...store.store import Store
 
-_ARTIFACT = "evaluation"
+_EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def keep_evaluation(store: Store, evaluation: Evaluation) -> None:
         for each in evaluation.instructions
     ]
     data = zlib.compress(canonical_json(rows).encode())
-    store.put_artifact(evaluation.digest, _ARTIFACT, data)
+    store.put_artifact(evaluation.digest, _EVALUATION, data)
 
 
 def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
@@ -84,7 +84,7 @@ def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
     Raises:
         UsageError: the store lost it.
     """
-    data = store.artifact(digest, _ARTIFACT)
+    data = store.artifact(digest, _EVALUATION)
     if data is None:
         raise UsageError(f"{store.uri} has lost the examples of evaluation {name} ({digest})")
     rows = json.loads(zlib.decompress(data))

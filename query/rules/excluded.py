@@ -15,7 +15,7 @@ from ...selectors.keys import ids_of, keys_of
 if TYPE_CHECKING:
     from ...store.store import Store
 
-_ARTIFACT = "excluded"
+_EXCLUDED = "excluded"
 _ID_BYTES = 16
 
 
@@ -56,7 +56,7 @@ def excluded(store: Store, coreset: str) -> Excluded:
 
 def keep_excluded(store: Store, rows: Excluded) -> None:
     """Keep them, so that a selection can be replayed after the coreset was removed."""
-    store.put_artifact(rows.digest, _ARTIFACT, rows.packed)
+    store.put_artifact(rows.digest, _EXCLUDED, rows.packed)
 
 
 def kept_excluded(store: Store, coreset: str, digest: str) -> Excluded:
@@ -65,7 +65,7 @@ def kept_excluded(store: Store, coreset: str, digest: str) -> Excluded:
     Raises:
         UsageError: the store lost them.
     """
-    packed = store.artifact(digest, _ARTIFACT)
+    packed = store.artifact(digest, _EXCLUDED)
     if packed is None:
         raise UsageError(f"{store.uri} has lost the rows of coreset {coreset} ({digest})")
     return Excluded(coreset, packed)
