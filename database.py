@@ -1,27 +1,431 @@
 """The Python face: a store and everything one does with it.
 
 The command line is a thin skin over this class; each method names the room that does the work.
+
+The half of the Python face that puts features into a store: planning, fitting, making.
+
+The part of the Python face that looks into a store: scores, explanations, SQL.
+
+Verifying and repairing a store, which need not open for it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from .exploring import Exploring
-from .schemas.memory import memory_bytes
+from .schemas.sizes import memory_bytes
 from .store.store import Store
-from .upkeep import repair_store, verify_store
 
 if TYPE_CHECKING:
-    from .query.carry import CarriedTarget
+    import polars as pl
+
+    from .ingest.featurizer import Featurizer
+    from .ingest.jobs.commit import Account
+    from .ingest.jobs.late_features import LateAccount
+    from .ingest.models.backbone import Backbone
+    from .ingest.planning import Plan
+    from .ingest.readers.options import ReadOptions
+    from .query.compare import SideBySide
     from .query.coresets import Coreset
-    from .query.export.export import Exported
+    from .query.explaining.explanation import Explanation
+    from .query.export import Exported
     from .query.indexing import Indexed
+    from .query.method_list import ListedMethod
     from .query.replay import Replay
-    from .query.targets import Target
+    from .query.scores import Scores
+    from .query.targets import AddedTarget, CarriedTarget, Target
+    from .schemas.progress import FillProgress, FitProgress
+    from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
+    from .store.integrity.report import Repair, Report
     from .store.maintenance import Compacted
+    from .store.scores import ScoreSet
+    from .store.sql.session import QueryResult
     from .store.status import Status
+
+
+class Intake:
+    """An open store with the backbone that makes its features, loaded when it is needed."""
+
+    def __init__(self, store: Store, notices: Sequence[str] = ()) -> None:
+        self.store = store
+        self.notices = tuple(notices)
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        from .ingest.create import load_backbone
+
+        return load_backbone(self.store)
+
+    @cached_property
+    def _featurizer(self) -> Featurizer:
+        from .ingest.create import featurizer_for, recipes_of
+
+        return featurizer_for(self.store, self._backbone, recipes_of(self.store))
+
+    def pending(self) -> list[str]:
+        """Features that the first `ingest`, or `fit`, must fit first, as `create` takes them."""
+        from .ingest.create import pending
+        from .ingest.representations.registry import spec_text
+
+        return [spec_text(each) for each in pending(self.store)]
+
+    def fit(
+        self,
+        sources: str | Sequence[str],
+        *,
+        limit: int | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> list[Recipe]:
+        """Learn from a sample of files what the store's features need; nothing is ingested.
+
+        Args:
+            sources, limit, reading: as `ingest` takes them.
+            progress: is told what is learned, and how it goes.
+
+        Returns:
+            The recipes of the features that could not be made before.
+
+        Raises:
+            InputError, FingerprintError: as `ingest`.
+            UsageError: there is no usable record, or there are too few to learn from.
+        """
+        from .ingest.jobs.fitting import fit_from, looked_at
+
+        with looked_at(self.store, sources, _reading(**reading), progress) as looked:
+            return fit_from(self.store, looked, lambda: self._backbone, limit, progress)
+
+    def plan(
+        self,
+        sources: str | Sequence[str],
+        *,
+        features: str | None = None,
+        progress: FitProgress | None = None,
+        **reading: Any,
+    ) -> Plan:
+        """Tell what ingesting files would cost: bytes, passes, fits and time; nothing is changed.
+
+        Args:
+            sources, reading: as `ingest` takes them.
+            features: others than the store's own, as `create` takes them.
+            progress: is told what happens.
+
+        Raises:
+            InputError: as `ingest`.
+            UsageError: an unknown feature, or nothing in the files is new.
+        """
+        from .ingest.planning import plan
+        from .ingest.sources import look_at
+
+        looked = look_at([sources] if isinstance(sources, str) else sources, _reading(**reading))
+        return plan(self.store, looked, lambda: self._backbone, features, progress)
+
+    def _current_featurizer(self) -> Featurizer:
+        """The featurizer of the features the store has now; somebody may have added one."""
+        made = {recipe.fingerprint for recipe in self._featurizer.recipes}
+        if made != {recipe.fingerprint for recipe in self.store.recipes().values()}:
+            del self._featurizer
+        return self._featurizer
+
+    def ingest(
+        self,
+        sources: str | Sequence[str],
+        *,
+        corpus: str | None = None,
+        limit: int | None = None,
+        progress: FitProgress | None = None,
+        command: str = "connect().ingest",
+        **reading: Any,
+    ) -> Account:
+        """Read files into the pool; what the pool already has is skipped.
+
+        Features that must be fitted first are, from a sample of the same files, which are then
+        read twice.
+
+        Args:
+            sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin.
+            corpus: name of the corpus; each file's own name otherwise.
+            limit: read no more than this many records.
+            progress: is told what happens.
+            reading: fields of `ReadOptions` (format, mapping, encoding, explanation, unescape).
+
+        Returns:
+            The account of every record; what it counts as new is on disk.
+
+        Raises:
+            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: a feature cannot be fitted from these files; nothing was ingested.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.jobs.fitting import fit_from, looked_at
+        from .ingest.jobs.ingestion import ingest
+
+        options = _reading(corpus=corpus, **reading)
+        with looked_at(self.store, sources, options, progress) as looked:
+            fit_from(self.store, looked, lambda: self._backbone, limit, progress)
+            return ingest(
+                self.store,
+                looked.sources(),
+                self._current_featurizer,
+                limit=limit,
+                bytes_total=looked.bytes,
+                unreadable=looked.unreadable,
+                progress=progress,
+                command=command,
+            )
+
+    def add_target(self, name: str, file: str, **reading: Any) -> AddedTarget:
+        """Featurize a target's examples and keep them; afterwards no model is needed for it.
+
+        What a representation makes of the target as a whole is kept as well.
+
+        Raises:
+            UsageError: the name is taken or malformed.
+            InputError: the file cannot be read.
+        """
+        from .query.targets import add_target
+
+        options = _reading(allow_empty_answer=True, **reading)
+        added = add_target(self.store, name, file, options, self._current_featurizer)
+        waiting = tuple(
+            f"{each} is not fitted yet; after the first ingestion run: "
+            f"coresetdb featurize {self.store.typed} {each}"
+            for each in self.pending()
+        )
+        return replace(added, notes=added.notes + waiting)
+
+    def featurize(
+        self,
+        features: str = "",
+        *,
+        progress: FillProgress | None = None,
+        command: str = "connect().featurize",
+    ) -> LateAccount:
+        """Add features to rows and target examples that are there already, or go on adding.
+
+        Readers and ingestions go on meanwhile; what was interrupted resumes when called again.
+
+        Args:
+            features: as for `create`, or names of the store's own; all of these when empty.
+            progress: is told what happens.
+            command: kept in the table `runs`.
+
+        Raises:
+            UsageError: an unknown feature or option.
+            StoreBusyError: another process is featurizing this store, or maintains it.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.jobs.late_features import featurize
+
+        return featurize(self.store, features, progress=progress, command=command)
+
+    def drop_feature(self, name: str, *, force: bool = False) -> Recipe | None:
+        """Remove a feature from pool and targets, and return what it was.
+
+        A feature that waits to be fitted is no longer waited for; that gives None.
+
+        Raises:
+            UsageError: there is no such feature, or coresets were made with it (and not `force`).
+            StoreBusyError: somebody is writing.
+        """
+        from .ingest.create import drop_feature
+
+        return drop_feature(self.store, name, force)
+
+
+def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:
+    from .ingest.readers.options import ReadOptions
+
+    return ReadOptions(mapping=dict(mapping or {}), **options)
+
+
+class Exploring(Intake):
+    """An open store that answers questions about its rows; nothing here changes the pool."""
+
+    def score(
+        self,
+        target: str,
+        methods: str | Sequence[str] | None = None,
+        *,
+        where: str | None = None,
+        keep: bool = False,
+        memory_limit: str | int = "4GiB",
+        progress: FitProgress | None = None,
+    ) -> Scores:
+        """Score the rows of the pool for a target and keep scores and ranks for SQL.
+
+        Args:
+            target: its name.
+            methods: such as `["rds", "trim(scope=response)"]` or `"rds,trim"`; all that the store
+                and the target allow by default.
+            where: an SQL expression over the pool's columns; only those rows are scored and ranked.
+            keep: whether scores at other versions of the pool stay as well.
+            memory_limit: what ranking may plan for, such as `"8GiB"` or a number of bytes.
+            progress: is told how far each method is.
+
+        Raises:
+            UsageError: an unknown target or method, or one that gives rows no score of their own.
+            MissingFeatureError: the store lacks what a method compares.
+            FingerprintError: target and pool were featurized differently.
+            QueryError: `where` is no expression DuckDB accepts.
+        """
+        from .query.score import score, split_methods
+
+        return score(
+            self.store,
+            target,
+            split_methods(methods) if isinstance(methods, str) else methods,
+            where=where,
+            keep=keep,
+            memory_limit=memory_bytes(memory_limit),
+            progress=progress,
+        )
+
+    def scores(self, target: str, methods: Sequence[str] | None = None) -> Scores:
+        """What `score` found for a target before: each method's newest scores, side by side.
+
+        Raises:
+            UsageError: there are no such scores.
+        """
+        from .query.scores import load_scores
+
+        return load_scores(self.store, target, methods)
+
+    def score_sets(self) -> list[ScoreSet]:
+        """Which scores are kept: target, method, version of the pool, and how many rows."""
+        from .store.scores import score_sets
+
+        return score_sets(self.store)
+
+    def remove_scores(self, target: str, methods: Sequence[str] | None = None) -> int:
+        """Forget scores of a target, all or those by some methods; returns how many rows it had.
+
+        Raises:
+            UsageError: there are no such scores.
+        """
+        from .query.scores import remove_scores
+
+        return remove_scores(self.store, target, methods)
+
+    def transfer(self, *targets: str, method: str = "nait") -> pl.DataFrame:
+        """The mean score of every target's examples as every other target scores them.
+
+        A row for each target whose examples are scored, a column for each that scores (null on
+        the diagonal); see `query/score.py`.
+        """
+        from .query.score import transfer
+
+        return transfer(self.store, targets, method)
+
+    def coreset_list(self) -> list[dict[str, Any]]:
+        """What tells the coresets apart (method, targets, distances, ...), the newest last."""
+        from .query.coresets import list_coresets
+
+        return list_coresets(self.store)
+
+    def explain(
+        self,
+        coreset: str,
+        row: str | int,
+        *,
+        without: bool = False,
+        memory_limit: str | int = "4GiB",
+    ) -> Explanation:
+        """Why a row stands in a coreset: who pulled it, what came close, what is in it.
+
+        Args:
+            coreset: its name.
+            row: an id, the beginning of one, or a rank.
+            without: also select again from the pool less this row.
+            memory_limit: what that selection may plan for.
+
+        Raises:
+            UsageError: there is no such coreset, or no such row in it.
+        """
+        from .query.explaining.explain import explain
+
+        limit = memory_bytes(memory_limit)
+        return explain(self.store, coreset, row, without=without, memory_limit=limit)
+
+    def compare(self, first: str, second: str) -> SideBySide:
+        """How two coresets overlap and differ; see `query/compare.py`.
+
+        Raises:
+            UsageError: there is no coreset of one of the names.
+        """
+        from .query.compare import compare
+
+        return compare(self.store, first, second)
+
+    def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
+        """What every token of a row scores for a target under TRIM (METHODS 1).
+
+        Raises:
+            UsageError: no such target or row.
+            MissingFeatureError: target or row lack the feature.
+        """
+        from .query.explaining.internals import token_scores
+
+        return token_scores(self.store, target, row, method)
+
+    def layer_contributions(self, target: str, row: str, method: str = "nait") -> pl.DataFrame:
+        """What every layer adds to a row's score for a target under NAIT.
+
+        Raises:
+            UsageError: no such target or row.
+            MissingFeatureError: target or row lack the feature.
+        """
+        from .query.explaining.internals import layer_contributions
+
+        return layer_contributions(self.store, target, row, method)
+
+    def methods(self) -> list[ListedMethod]:
+        """Every method by name, what it needs, and whether this store can answer it now."""
+        from .query.method_list import list_methods
+
+        return list_methods(self.store)
+
+    def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
+        """Run one SELECT over the store's relations, in a process of its own.
+
+        Raises:
+            QueryError: the text was refused, failed, or met a limit.
+        """
+        from .store.sql.session import run_query
+
+        options = self.store.place.options
+        return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
+
+
+def verify_store(
+    uri: str, *, full: bool = False, storage_options: dict[str, str] | None = None
+) -> Report:
+    """Hold a store's files against what was written; a store that does not open can be verified."""
+    from .store.integrity.verify import verify
+
+    return verify(uri, full, storage_options)
+
+
+def repair_store(
+    uri: str,
+    *,
+    say: Callable[[str], None] = lambda sentence: None,
+    storage_options: dict[str, str] | None = None,
+) -> Repair:
+    """Bring a damaged store back, then verify it in full.
+
+    Raises:
+        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
+            made them is gone or another; nothing was changed.
+    """
+    from .ingest.jobs.reingest import repair_and_reingest
+
+    return repair_and_reingest(uri, say, storage_options)
+
 
 __all__ = ["Database", "repair_store", "verify_store"]
 
@@ -90,7 +494,7 @@ class Database(Exploring):
             UsageError: there is no such target, or the other store has one of that name.
             FingerprintError: the stores make no feature the same way; names the differences.
         """
-        from .query.carry import copy_target
+        from .query.targets import copy_target
 
         if isinstance(other, str):
             other = Database.open(other, storage_options=self.store.place.options or None)
@@ -137,7 +541,7 @@ class Database(Exploring):
             FingerprintError: target and pool were featurized differently.
             QueryError: `where` is no expression DuckDB accepts.
         """
-        from .query.rules.asking import RULES, rules_for
+        from .query.rules.rules import RULES, rules_for
         from .query.selection import select
 
         for unknown in rules.keys() - RULES:
@@ -196,7 +600,7 @@ class Database(Exploring):
             UsageError: an unknown coreset or format, rows that the format cannot hold, or a file
                 of that name that no export wrote (and not `overwrite`).
         """
-        from .query.export.export import export
+        from .query.export import export
 
         return export(
             self.store,
@@ -216,7 +620,7 @@ class Database(Exploring):
             UsageError: unknown format or suffix, no such folder, or a file of that name that no
                 export wrote (and not `overwrite`).
         """
-        from .query.export.export import check_export
+        from .query.export import check_export
 
         check_export(out, format, overwrite)
 
@@ -245,7 +649,7 @@ class Database(Exploring):
 
     def status(self) -> Status:
         """What the store holds, what it waits for, and whether what was learned still suits it."""
-        from .ingest.fits.fitness import status
+        from .ingest.drift import status
 
         return status(self.store)
 

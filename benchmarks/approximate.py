@@ -45,7 +45,7 @@ def main() -> None:
 def measured(place: str, queries: int, options: argparse.Namespace) -> list[dict]:
     """Building the index, then every budget by every row and by the index."""
     from coresetdb.query.indexing import index_feature
-    from coresetdb.query.rules.asked import Rules
+    from coresetdb.query.rules.rules import Rules
     from coresetdb.query.selection import select
     from coresetdb.store.store import Store
 

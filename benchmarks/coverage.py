@@ -17,8 +17,8 @@ import numpy as np
 from report import write_report
 
 from coresetdb.selectors.coverage import SELECTOR
-from coresetdb.selectors.needs import RowSets
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.reductions import RowSets
+from coresetdb.selectors.selector import Task
 
 TOPICS = 50
 

@@ -30,18 +30,22 @@ import torch
 from one_pass import alpaca_rows, bare_backward, made_up_rows
 from report import write_report
 
-from coresetdb.ingest.conversations.encoding import Encoded
-from coresetdb.ingest.featurizer import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
-from coresetdb.ingest.fits.artifacts import Artifact
-from coresetdb.ingest.gradients.reducers import GradientNorm
-from coresetdb.ingest.jobs.maker import instructions_of
-from coresetdb.ingest.models import forward
+from coresetdb.ingest.conversations.tokenization import Encoded
+from coresetdb.ingest.jobs.late_features import instructions_of
 from coresetdb.ingest.models.anatomy import attention_projections
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.batch import batches_of
-from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.representations.representation import Needs
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.batches import (
+    TOKENS_PER_BATCH_ACCELERATOR,
+    TOKENS_PER_BATCH_CPU,
+    batches_of,
+)
+from coresetdb.ingest.models.describe import BackboneConfig
+from coresetdb.ingest.passes import forward
+from coresetdb.ingest.passes.forward import run_pass
+from coresetdb.ingest.passes.gradient_reducers import GradientNorm
+from coresetdb.ingest.passes.reducer import Needs
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact
 from coresetdb.store.store import Store
 
 Shard = Sequence[Encoded]

@@ -29,17 +29,14 @@ import torch
 import transformers
 from report import write_report
 
-from coresetdb.ingest.conversations.encoding import Encoded
+from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.fits.fit import Sample
-from coresetdb.ingest.fits.fitting import learn
-from coresetdb.ingest.fits.shelf import MemoryShelf, Shelf
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.batch import Batch, make_batch
-from coresetdb.ingest.models.batching import plan_batches
-from coresetdb.ingest.models.describe import describe
-from coresetdb.ingest.presets import PRESETS
-from coresetdb.ingest.representations.registry import parse_wanted, recipe_for
+from coresetdb.ingest.jobs.fitting import MemoryShelf, Shelf, run_fits
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.batches import Batch, make_batch, plan_batches
+from coresetdb.ingest.models.describe import BackboneConfig, describe
+from coresetdb.ingest.representations.registry import PRESETS, parse_wanted, recipe_for
 from coresetdb.schemas.instruction import Instruction
 
 WORDS = "the of a model data row that is and for with how many answer list name number".split()
@@ -146,7 +143,7 @@ def featurizer_of(
     def draw(seed: int, rows: Callable[[int], int]) -> Sample:
         return Sample([row.id for row in sample], sample, len(sample)).first(rows(len(sample)))
 
-    found = learn(backbone.info, wanted, draw, lambda: backbone, shelf)
+    found = run_fits(backbone.info, wanted, draw, lambda: backbone, shelf)
     recipes = [
         recipe_for(asked, backbone.info, each.artifacts, each.digests)
         for asked, each in zip(wanted, found, strict=True)

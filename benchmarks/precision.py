@@ -22,12 +22,13 @@ from one_pass import featurizer_of
 from report import write_report
 from trim_exactness import DATA, TARGETS, pool_rows, spearman, target_rows
 
-from coresetdb.ingest.conversations.encoding import Encoded
+from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Features, Featurizer
-from coresetdb.ingest.fits.shelf import MemoryShelf
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.jobs.fitting import MemoryShelf
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.trim.trim_rank import top_overlap
+from coresetdb.ingest.representations.trim_basis import top_overlap
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.recipe import Recipe
 

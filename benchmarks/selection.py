@@ -84,7 +84,7 @@ def make_store(place: str, rows: int, width: int, queries: int) -> None:
 
     from coresetdb.schemas.recipe import Recipe
     from coresetdb.schemas.tables import POOL, TARGETS
-    from coresetdb.store.keys import key_of
+    from coresetdb.store.rows import key_of
     from coresetdb.store.store import Store
 
     recipe = Recipe("rds", 1, {}, {"name": "synthetic"}, ("rds", "rds_reason"))
@@ -147,7 +147,7 @@ def floor(name: str, options: argparse.Namespace) -> dict[str, float]:
     import lance
     import torch
 
-    from coresetdb.query.scanning.scan import block_rows
+    from coresetdb.query.scanning.vectors import block_rows
 
     size, generator = block_rows(options.width), np.random.default_rng(1)
 
@@ -185,7 +185,7 @@ def whole(method: str, options: argparse.Namespace) -> dict[str, float]:
     import torch  # noqa: F401
 
     from coresetdb.query import comparison, ranking
-    from coresetdb.query.rules.asked import Rules
+    from coresetdb.query.rules.rules import Rules
     from coresetdb.query.selection import select
     from coresetdb.store.store import Store
 

@@ -27,19 +27,20 @@ import numpy as np
 import torch
 from report import write_report
 
-from coresetdb.ingest.conversations.encoding import Encoded
-from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.fits.fit import Fitting, Sample
-from coresetdb.ingest.fits.warmup import WarmUp
-from coresetdb.ingest.gradients.gradient import WeightGradient
-from coresetdb.ingest.gradients.reducers import adam_direction, moments_of
-from coresetdb.ingest.gradients.sketch import SketchSpec, count_sketch
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.batch import make_batch
-from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.reading.records import ReadOptions, open_source
-from coresetdb.ingest.representations.representation import Needs, Reducer
+from coresetdb.ingest.fits.lora import WarmUp
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.batches import make_batch
+from coresetdb.ingest.models.describe import BackboneConfig
+from coresetdb.ingest.passes.forward import run_pass
+from coresetdb.ingest.passes.gradient_reducers import adam_direction, moments_of
+from coresetdb.ingest.passes.reducer import Needs, Reducer
+from coresetdb.ingest.passes.weight_gradient import SketchSpec, WeightGradient, count_sketch
+from coresetdb.ingest.readers.options import ReadOptions
+from coresetdb.ingest.sources import open_source
 from coresetdb.schemas.instruction import Instruction, Record
+from coresetdb.store.catalog import Artifact
 
 POOLS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "pools"
 DATA = [POOLS / "alpaca_52k.json.gz", POOLS / "gsm8k_train.jsonl.gz"]

@@ -19,9 +19,9 @@ import numpy as np
 from report import write_report
 
 from coresetdb.selectors.facility_location import Facilities
-from coresetdb.selectors.needs import Columns, RowColumns, RowVectors
+from coresetdb.selectors.reductions import Columns, RowColumns, RowVectors
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.selector import Task
 
 CLUSTERS, PARTS = 400, 10
 SAMPLE = 256

@@ -24,7 +24,7 @@ from selection import best
 
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import CORESET_ROWS, CORESETS, POOL, SCORES, TARGETS
-from coresetdb.store.sql import SqlSession
+from coresetdb.store.sql.session import SqlSession
 from coresetdb.store.store import Store
 
 METHODS = ("rds", "less", "trim")

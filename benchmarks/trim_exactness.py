@@ -27,17 +27,25 @@ import torch
 from one_pass import alpaca_rows
 from report import write_report
 
-from coresetdb.ingest.conversations.encoding import Encoded
+from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.fits.fit import Fitting, Sample
-from coresetdb.ingest.fits.sample_pass import states_of
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.batch import Batch
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.batches import Batch
+from coresetdb.ingest.models.describe import BackboneConfig
+from coresetdb.ingest.passes.forward import states_of
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.trim.fingerprints import fingerprints, nearest_classes
-from coresetdb.ingest.trim.token_codes import quantise, unit_states
-from coresetdb.ingest.trim.token_scores import (
+from coresetdb.ingest.representations.trim_basis import (
+    ENOUGH,
+    OUTPUT,
+    directions_of,
+    quantise,
+    ranks_tried,
+    top_overlap,
+    unit_states,
+)
+from coresetdb.ingest.representations.trim_fingerprints import fingerprints, nearest_classes
+from coresetdb.ingest.representations.trim_scores import (
     RESTS,
     ClassTable,
     RowTerms,
@@ -45,9 +53,8 @@ from coresetdb.ingest.trim.token_scores import (
     score_tokens,
     variance_shares,
 )
-from coresetdb.ingest.trim.trim_basis import ENOUGH, OUTPUT, directions_of
-from coresetdb.ingest.trim.trim_rank import ranks_tried, top_overlap
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 TARGETS = ("gsm8k", "mbpp")

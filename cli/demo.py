@@ -11,7 +11,7 @@ from shlex import quote
 
 import click
 
-from .frame import table, talk
+from .options import table, talk
 from .target import told
 
 DATA = Path(__file__).parent.parent / "demo"
@@ -38,7 +38,7 @@ def demo_command(folder: str) -> None:
     """
     from .. import connect, create
     from ..schemas.errors import StoreNotFoundError, UsageError
-    from .progress import ShownProgress
+    from .options import ShownProgress
 
     try:
         os.makedirs(folder, exist_ok=True)

@@ -1,10 +1,314 @@
-"""`coresetdb explain`: why a row stands in a coreset."""
+"""`coresetdb explain`: why a row stands in a coreset.
+
+`coresetdb compare`: two coresets side by side.
+
+An explanation for a person: sentences, the text, tokens in the colour of their scores.
+"""
 
 from __future__ import annotations
 
-import click
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-from .frame import json_option, open_database, print_json, store_argument
+import click
+from rich.console import Console
+from rich.text import Text
+
+from .options import json_option, open_database, print_json, store_argument, table, talk
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ..query.compare import Lengths, SideBySide
+    from ..query.explaining.explanation import Example, Explanation, Neighbour
+
+
+@click.command(short_help="Hold two coresets against each other.")
+@store_argument
+@click.argument("first")
+@click.argument("second")
+@json_option
+def compare_command(store: str, first: str, second: str, as_json: bool) -> None:
+    """Hold coresets FIRST and SECOND against each other.
+
+    Rows in both, whether they agree on the order of those, corpora and lengths side by side, and
+    how far each is from the targets.
+
+    \b
+        coresetdb compare pool gsm8k-rds-round_robin-1 gsm8k-trim-top-1
+    """
+    found = open_database(store).compare(first, second)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    click.echo("\n".join(_told(found)))
+    for note in found.notes:
+        talk(note)
+
+
+def _told(found: SideBySide) -> list[str]:
+    first, second = found.first, found.second
+    order = "none" if found.spearman is None else f"{found.spearman:.3f}"
+    lines = [
+        table([_side(first), _side(second)]),
+        "",
+        f"{found.common:,} rows in both: {found.of_first:.1%} of {first.name}, "
+        f"{found.of_second:.1%} of {second.name}; Jaccard {found.jaccard:.3f} "
+        f"({found.by_chance:,.1f} rows by chance)",
+        f"Rank correlation on them (Spearman): {order}",
+    ]
+    if found.prefixes:
+        lines.append(
+            "In both among the first rows of each: "
+            + ", ".join(f"{each.common:,} of {each.ranks:,}" for each in found.prefixes)
+        )
+    lines += ["", "Corpora", table([_mix(found, each) for each in found.corpora])]
+    lengths = [row for each in found.lengths for row in _lengths(found, each)]
+    lines += ["", "Lengths in tokens", table(lengths)]
+    if found.measured:
+        rows = [
+            {
+                "target": each.target,
+                "feature": each.feature,
+                f"distance of {first.name}": each.first.nearest,
+                f"of {second.name}": each.second.nearest,
+                f"MMD of {first.name}": each.first.mmd,
+                f"MMD of {second.name}": each.second.mmd,
+            }
+            for each in found.measured
+        ]
+        lines += ["", "Distances to the targets", table(rows)]
+    return lines
+
+
+def _side(side: Any) -> dict[str, Any]:
+    return {
+        "coreset": side.name,
+        "rows": side.rows,
+        "method": side.method,
+        "targets": ", ".join(side.targets),
+        "budget": side.budget,
+        "filter": side.filter,
+        "version": side.pool_version,
+    }
+
+
+def _mix(found: SideBySide, each: Any) -> dict[str, Any]:
+    return {
+        "corpus": each.corpus,
+        found.first.name: each.first,
+        "share": f"{each.first_share:.1%}",
+        found.second.name: each.second,
+        "share ": f"{each.second_share:.1%}",
+        "pool": each.pool,
+        "share  ": f"{each.pool_share:.1%}",
+    }
+
+
+def _lengths(found: SideBySide, each: Lengths) -> list[dict[str, Any]]:
+    rows = ((found.first.name, each.first, None), (found.second.name, each.second, each.gap))
+    return [
+        {
+            "": each.what,
+            "coreset": name,
+            **{key: f"{value:,.0f}" for key, value in numbers.items()},
+            "gap": "" if gap is None else f"{gap:.3f}",
+        }
+        for name, numbers, gap in rows
+    ]
+
+
+STRONGEST = 10
+"""Tokens, layers and neurons that are listed; --json has all of them."""
+
+EXCERPT = 200
+"""Characters of a turn of the runner-up."""
+
+_QUIET = "dim"
+
+
+def show(found: Explanation) -> None:
+    """Print an explanation on stdout; colours on a terminal only."""
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    for part in parts(found):
+        console.print(part)
+
+
+def parts(found: Explanation) -> Iterator[Text | str]:
+    """The lines, in the order in which they are read."""
+    asked = f" for {found.target}" if found.target else ""
+    yield Text(f"#{found.rank:,} of {found.rows:,} in {found.coreset}: {found.id}", "bold")
+    yield f"chosen by {found.method}{asked}, from corpus {safe(found.corpus)}"
+    if found.score is not None:
+        meaning = f", {found.score_is}" if found.score_is else ""
+        yield f"score {found.score:.6g}{meaning}"
+    elif found.score_is:
+        yield f"score {found.score_is}"
+    yield ""
+    yield _coloured(found.tokens) if _readable(found.tokens) else _turns(found.messages)
+    if found.tools:
+        yield Text(f"tools: {safe(found.tools)}", _QUIET)
+    yield from _examples(found)
+    yield from _rows(found)
+    if found.tokens is not None:
+        yield from _tokens(found.tokens)
+    for title, frame in (("Layers", found.layers), ("Neurons", found.neurons)):
+        if frame is not None:
+            yield from _listed(title, frame)
+    if found.words is not None:
+        yield from _words(found.words)
+    if found.values:
+        yield ""
+        numbers = (f"{name} {_number(value)}" for name, value in found.values.items())
+        yield f"What {found.method.partition(':')[0]} keeps of it: {', '.join(numbers)}"
+    for sentence in found.cannot:
+        yield Text(f"Not told. {sentence}", "yellow")
+
+
+def safe(text: str) -> str:
+    """A text whose control characters, line breaks and tabs apart, are written as escapes."""
+    return "".join(
+        each
+        if each.isprintable() or each in "\n\t"
+        else each.encode("unicode_escape").decode("ascii")
+        for each in text
+    )
+
+
+def _turns(messages: Sequence[dict[str, Any]], most: int | None = None) -> Text:
+    """Who says what, every turn cut to `most` characters if that is given."""
+    lines = Text()
+    for each in messages:
+        said = each["content"] or str(each.get("tool_calls", ""))
+        shown = said if most is None or len(said) <= most else said[: most - 1] + "…"
+        lines.append(f"  {each['role']}: ", "cyan")
+        lines.append(safe(shown).replace("\n", "\n    ") + "\n")
+    lines.rstrip()
+    return lines
+
+
+def _examples(found: Explanation) -> Iterator[Text | str]:
+    pulled, other = found.pulled_by, found.runner_up
+    if pulled:
+        yield ""
+        yield f"Pulled by {_named(pulled)}{_similarity(pulled, found)}"
+        yield _turns(pulled.messages)
+    if other:
+        yield ""
+        # Only where the method looks at these cosines has the example lost a contest.
+        contest = found.method.startswith(f"{found.compared_by}:")
+        first = "Runner-up:" if pulled and contest else "The most similar example is"
+        if pulled and not contest:
+            first = (
+                f"By {found.compared_by}, which {found.method} does not look at, most similar is"
+            )
+        by = f", {_apart(found.margin)}" if contest and found.margin is not None else ""
+        yield f"{first} {_named(other)}{_similarity(other, found)}{by}"
+        yield _turns(other.messages, EXCERPT)
+
+
+def _named(example: Example) -> str:
+    return f"example {example.position} of {example.target}"
+
+
+def _similarity(example: Example, found: Explanation) -> str:
+    if example.similarity is None:
+        return ""
+    place = f"number {example.place} of {found.asked} by similarity"
+    return f" ({found.compared_by} {example.similarity:.4f}, {place})"
+
+
+def _apart(margin: float) -> str:
+    if margin >= 0:
+        return f"{margin:.4f} less similar than the one that pulled it"
+    return f"{-margin:.4f} more similar than the one that pulled it"
+
+
+def _rows(found: Explanation) -> Iterator[str]:
+    yield ""
+    if found.nearest:
+        yield f"Most similar row before it: {_row(found.nearest, found.compared_by)}"
+    after = _row(found.next, found.compared_by) if found.next else "none, it is the last"
+    yield f"Next row: {after}"
+    if found.without:
+        come = ", ".join(found.without.comes) or "nothing, no other row can be chosen"
+        yield f"Without it would come in: {come}"
+        if found.without.goes:
+            yield f"Without it would also go: {', '.join(found.without.goes)}"
+
+
+def _row(other: Neighbour, by: str | None) -> str:
+    score = "" if other.score is None else f", score {other.score:.6g}"
+    cosine = "" if other.similarity is None else f", {by} {other.similarity:.4f} to this one"
+    return f"#{other.rank:,} {other.id}{score}{cosine}"
+
+
+def _readable(tokens: pl.DataFrame | None) -> bool:
+    return tokens is not None and tokens["text"].null_count() == 0
+
+
+def _coloured(tokens: pl.DataFrame | None) -> Text:
+    """The text as the model read it: the greener a token, the higher it scores."""
+    assert tokens is not None
+    line = Text("  ")
+    top = max(tokens.filter("counts")["score"].max() or 0.0, 1e-9)  # type: ignore[type-var]
+    for row in tokens.iter_rows(named=True):
+        text = safe(row["text"]).replace("\n", "\n  ")
+        if not row["counts"]:
+            line.append(text, _QUIET)
+            continue
+        strength = min(max(row["score"] / top, 0.0), 1.0)
+        line.append(text, f"on rgb(0,{int(140 * strength)},0)" if strength > 0.05 else None)
+    return line
+
+
+def _tokens(tokens: pl.DataFrame) -> Iterator[str]:
+    counted = tokens.filter("counts").sort("score", descending=True, maintain_order=True)
+    mean, greatest = counted["score"].mean(), counted["score"].max()
+    yield ""
+    yield (
+        f"Tokens: {len(counted):,} of {len(tokens):,} count; mean score {_number(mean)}, greatest "
+        f"{_number(greatest)}, and the row scores the mean of the two. The strongest:"
+    )
+    rows = [
+        {
+            "token": row["token"],
+            "text": "" if row["text"] is None else repr(safe(row["text"])),
+            "score": row["score"],
+            "compared with": "itself" if row["seen"] else f"class {row['class']}, penalised",
+        }
+        for row in counted.head(STRONGEST).iter_rows(named=True)
+    ]
+    yield table(rows)
+
+
+def _listed(title: str, frame: pl.DataFrame) -> Iterator[str]:
+    """The layers in their order; of neurons the first ones, which add most."""
+    yield ""
+    gain = frame.columns[-1]
+    rest = len(frame) - STRONGEST
+    some = title == "Neurons" and rest > 0
+    shown = frame.head(STRONGEST) if some else frame
+    yield f"{title}, {gain} adds up to {_number(frame[gain].sum())}:"
+    yield table(shown.to_dicts())
+    if some:
+        yield f"and {rest:,} more, {_number(frame[gain][STRONGEST:].sum())} together"
+
+
+def _words(words: pl.DataFrame) -> Iterator[str]:
+    yield ""
+    if not len(words):
+        yield "Words: it shares none with the examples"
+        return
+    yield f"Words: it shares {len(words):,} with the examples. The rarest:"
+    rows = [{**row, "word": repr(safe(row["word"]))} for row in words.head(STRONGEST).to_dicts()]
+    yield table([{name.replace("_", " "): value for name, value in row.items()} for row in rows])
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 @click.command(short_help="Say why a row stands in a coreset.")
@@ -20,7 +324,9 @@ from .frame import json_option, open_database, print_json, store_argument
     "--memory", default="4GiB", show_default=True, help="What that selection may plan for."
 )
 @json_option
-def explain_command(store: str, coreset: str, row: str, without: bool, memory: str, as_json: bool) -> None:
+def explain_command(
+    store: str, coreset: str, row: str, without: bool, memory: str, as_json: bool
+) -> None:
     """Say why ROW (a rank, an id or its beginning) stands in CORESET; no model runs.
 
     Which example of the target pulled it, what came close, and what the method saw in it: TRIM's
@@ -34,6 +340,4 @@ def explain_command(store: str, coreset: str, row: str, without: bool, memory: s
     if as_json:
         print_json(found.as_dict())
     else:
-        from .explain_view import show
-
         show(found)

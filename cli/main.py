@@ -43,7 +43,7 @@ INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """Loads the module of a command only when it is called, so that `--help` imports nothing heavy."""
+    """Loads the module of a command only when it is called, so `--help` stays light."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)

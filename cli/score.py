@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .frame import json_option, open_database, print_json, store_argument, table, talk
+from .options import json_option, open_database, print_json, store_argument, table, talk
 
 if TYPE_CHECKING:
     from ..store.scores import ScoreSet
@@ -71,7 +71,7 @@ def run(
         coresetdb score pool gsm8k mbpp --with less,rds,trim,nait,mads,gradfiltering
         coresetdb score pool gsm8k --with "rds(by=max)" --where "corpus <> 'dolly'"
     """
-    from .progress import ShownProgress
+    from .options import ShownProgress
 
     database = open_database(store)
     found = []

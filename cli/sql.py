@@ -1,12 +1,204 @@
-"""`coresetdb sql`: one SELECT over a store, or a prompt for many."""
+"""`coresetdb sql`: one SELECT over a store, or a prompt for many.
+
+What Tab completes at the SQL prompt: relations, their columns, macros, words of SQL.
+
+The SQL prompt: a statement ends with a semicolon; words with a dot in front are its own.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import click
 
-from .frame import overwrite_option
+from ..schemas.errors import CoresetDBError
+from ..store.sql.names import FEATURES, MACROS, POOL_TABLE, RELATIONS, quoted
+from ..store.sql.session import SqlSession
+from .options import overwrite_option
+from .sql_output import show
+
+DOT_COMMANDS = ("tables", "schema", "help", "exit")
+
+WORDS = (
+    "SELECT FROM WHERE GROUP BY ORDER LIMIT HAVING QUALIFY WITH AS AND OR NOT IN IS NULL LIKE "
+    "BETWEEN CASE WHEN THEN ELSE END DISTINCT EXCLUDE FILTER OVER PARTITION JOIN LEFT ANTI SEMI ON "
+    "USING UNION ALL DESC ASC UNNEST DESCRIBE SUMMARIZE PIVOT"
+).split()
+
+BETWEEN_WORDS = " \t\n,;()[]{}=<>+-*/%!|&^'."
+"""Where a word ends; not at a colon or a quotation mark, which method columns need."""
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def relations_of(session: SqlSession) -> dict[str, list[str]]:
+    """Every relation that a query of this session can name -> its columns, in order.
+
+    Raises:
+        CoresetDBError: the store cannot be opened.
+    """
+    query = """
+        SELECT table_name AS relation, list(column_name ORDER BY column_index) AS columns
+        FROM duckdb_columns() WHERE NOT internal GROUP BY table_name ORDER BY table_name
+    """
+    rows = session.run(query).read_all().to_pylist()
+    return {row["relation"]: row["columns"] for row in rows if row["relation"] != POOL_TABLE}
+
+
+class Completer:
+    """Readline's completer for one session; the store is asked when Tab is first pressed."""
+
+    def __init__(self, session: SqlSession) -> None:
+        self._session = session
+        self._relations: dict[str, list[str]] | None = None
+        self._found: list[str] = []
+
+    def install(self, readline: Any) -> None:
+        """Bind Tab."""
+        self._line = readline.get_line_buffer
+        readline.set_completer_delims(BETWEEN_WORDS)
+        readline.set_completer(self.complete)
+        libedit = "libedit" in (readline.__doc__ or "")  # macOS
+        readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+
+    def complete(self, text: str, state: int) -> str | None:
+        """The candidate number `state` for a word that begins with `text`."""
+        if state == 0:
+            self._found = candidates(self._line(), text, self._known())
+        return self._found[state] if state < len(self._found) else None
+
+    def _known(self) -> dict[str, list[str]]:
+        if self._relations is None:
+            try:
+                self._relations = relations_of(self._session)
+            except CoresetDBError:  # a query will say so; words of SQL are completed all the same
+                return {}
+        return self._relations
+
+
+def candidates(line: str, text: str, relations: Mapping[str, Sequence[str]]) -> list[str]:
+    """What `text`, the last word of `line` as far as it is typed, may become, sorted."""
+    if line.startswith("."):
+        words = list(relations) if " " in line else list(DOT_COMMANDS)
+    else:
+        names = {*relations, *chain.from_iterable(relations.values())}
+        calls = [f"{macro.partition('(')[0]}(" for macro in MACROS]
+        words = [*map(_written, names), *calls, *WORDS]
+    start = text.casefold().lstrip('"')
+    return sorted(word for word in words if word.casefold().lstrip('"').startswith(start))
+
+
+def _written(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else quoted(name)
+
+
+FIRST, MORE = "sql> ", "...> "
+HISTORY_LINES = 1000
+
+HELP = """\
+One SELECT, ended by a semicolon, over the relations that .tables lists; see docs/sql.md.
+.tables            the relations and macros of the store
+.schema RELATION   its columns and their types (of pool when none is named)
+.help              this text
+.exit              leave, as Ctrl-D does
+Tab completes names and words of SQL.
+Ctrl-C drops what is typed, or stops the query that runs."""
+
+
+def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str] = input) -> None:
+    """Answer one query after another until `.exit` or the end of the input.
+
+    A query that is refused, fails or is interrupted is reported on stderr; the prompt goes on.
+    `form` is "table", "csv" or "json"; `read` takes the prompt's text and gives a line.
+    """
+    click.echo(f"{store}: type a SELECT and a semicolon, or .help", err=True)
+    with _line_editing(session):
+        while True:
+            try:
+                text = _statement(read)
+                if text is None:
+                    return
+                if text.startswith("."):
+                    text = _dot(text, session)
+                if text:
+                    show(session.run(text), form)
+            except EOFError:
+                click.echo(err=True)
+                return
+            except KeyboardInterrupt:
+                click.echo("\ninterrupted", err=True)
+            except CoresetDBError as error:
+                click.echo(f"Error: {error}", err=True)
+
+
+def _statement(read: Callable[[str], str]) -> str | None:
+    """The next query or dot command; None for `.exit`."""
+    lines: list[str] = []
+    while True:
+        line = read(MORE if lines else FIRST).rstrip()
+        if not lines and line.startswith("."):
+            return None if line.split()[0] in (".exit", ".quit") else line
+        if line or lines:
+            lines.append(line)
+        if line.endswith(";"):
+            return "\n".join(lines)
+
+
+def _dot(line: str, session: SqlSession) -> str:
+    """The query that answers a dot command, or "" where its answer is a text."""
+    command, *words = line.split(maxsplit=1)
+    if command == ".tables":
+        _write_relations(list(relations_of(session)))
+    elif command == ".help":
+        click.echo(HELP)
+    elif command != ".schema":
+        click.echo(f"{command} is not known here; .help lists what is", err=True)
+    else:
+        relation = words[0].strip(' ;"') if words else "pool"
+        there = relations_of(session)
+        if relation in there:
+            return f"SELECT column_name, column_type FROM (DESCRIBE {quoted(relation)})"
+        click.echo(f"{relation} is not a relation; they are: {', '.join(there)}", err=True)
+    return ""
+
+
+def _write_relations(there: list[str]) -> None:
+    kinds = {**RELATIONS, **FEATURES}
+    kinds |= {name: "an instruction, scored" for name in there if name not in kinds}
+    size = max(map(len, kinds))
+    for name, row in kinds.items():
+        click.echo(f"{name:<{size}}  a row is {row}")
+    for macro, what in MACROS.items():
+        click.echo(f"{macro}: {what}")
+
+
+@contextlib.contextmanager
+def _line_editing(session: SqlSession) -> Iterator[None]:
+    """Completion, and a history kept from one prompt to the next, where Python has readline."""
+    try:
+        import readline
+    except ImportError:  # Windows
+        yield
+        return
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    path = state / "coresetdb" / "sql_history"
+    with contextlib.suppress(OSError):  # the first time, or a home that cannot be read
+        readline.read_history_file(path)
+    readline.set_history_length(HISTORY_LINES)
+    Completer(session).install(readline)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a home that cannot be written keeps no history
+            path.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(path)
 
 
 @click.command(short_help="Ask a store anything in SQL.")
@@ -65,7 +257,7 @@ def sql_command(
         from .sql_output import check_parquet
 
         check_parquet(parquet)
-    from ..store.sql import SqlSession
+    from ..store.sql.session import SqlSession
 
     version = int(at) if at is not None and at.isdecimal() else at
     with SqlSession(store, at=version, memory_limit=memory, time_limit=timeout) as session:
@@ -73,8 +265,6 @@ def sql_command(
 
         form = "csv" if as_csv else "json" if as_json else "table"
         if query is None and sys.stdin.isatty() and parquet is None:
-            from .sql_prompt import prompt
-
             prompt(session, store, form)
             return
         text = query if query is not None else sys.stdin.read()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .frame import (
+from .options import (
     json_option,
     open_database,
     print_json,

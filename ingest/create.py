@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
+from ..store.catalog import artifacts_of
 from ..store.features import drop, droppable, features_of
 from ..store.layout import read_config
 from ..store.store import Store
-from .fits.artifacts import artifacts_of
 from .models.describe import BackboneConfig, describe
-from .presets import expanded
 from .representations.registry import (
     Wanted,
+    expanded,
     fields_of,
     get,
     names,
     parse_wanted,
     recipe_for,
-    written,
+    spec_text,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def create_store(
     # The device is found again wherever the store is opened; everything else is settled.
     settled = replace(resolved, device=backbone.device)
     # Written out: a later version may mean something else by a preset.
-    config = {"backbone": settled.as_dict(), "features": ",".join(map(written, wanted))}
+    config = {"backbone": settled.as_dict(), "features": ",".join(map(spec_text, wanted))}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         store.put_recipe(recipe)
@@ -97,14 +97,14 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
 
     Raises: as `store.features.drop`.
     """
-    waiting = [each for each in pending(store) if name in (each.representation, written(each))]
+    waiting = [each for each in pending(store) if name in (each.representation, spec_text(each))]
     if waiting and name not in droppable(store):
         gone, recipe = waiting, None
     else:
         recipe = drop(store, name, force)
         gone = [each for each in _configured(store) if each.is_made_by(recipe)]
     asked = _configured(store)
-    kept = ",".join(written(each) for each in asked if each not in gone)
+    kept = ",".join(spec_text(each) for each in asked if each not in gone)
     store.configure(features=kept)
     return recipe
 
@@ -130,13 +130,13 @@ def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
     check_backbone(store.uri, config, list(present.values()))
     asked: dict[str, Recipe | Wanted] = {}
     if not features.strip(" ,"):
-        asked |= present | {written(each): each for each in pending(store)}
+        asked |= present | {spec_text(each): each for each in pending(store)}
     for entry in expanded(features):
         for each in [present[entry]] if entry in present else parse_wanted(entry):
             if isinstance(each, Wanted):
                 made = [recipe for recipe in present.values() if each.is_made_by(recipe)]
                 each = made[-1] if made else each
-            asked[each.feature if isinstance(each, Recipe) else written(each)] = each
+            asked[each.feature if isinstance(each, Recipe) else spec_text(each)] = each
     if not asked:
         raise UsageError(f"{store.uri} has no features: name some of {', '.join(names())}")
     return list(asked.values())

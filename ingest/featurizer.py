@@ -16,23 +16,24 @@ import pyarrow as pa
 
 from ..schemas.errors import FingerprintError
 from ..schemas.instruction import Instruction
+from ..schemas.progress import Telling
 from ..schemas.recipe import Recipe, difference
+from ..store.catalog import Artifact
 from .columns import joined, no_rows, spread, to_arrow
 from .conversations.chat_template import RowRefusedError
-from .conversations.encoding import Encoded, response_alone
-from .fits.artifacts import Artifact
-from .models.batching import Side as Padding
-from .models.held_memory import give_back_freed
+from .conversations.tokenization import Encoded, response_alone
+from .models.backbone import give_back_freed
+from .models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
+from .models.batches import Side as Padding
+from .passes.reducer import Needs, Pass, Side
 from .representations import registry
-from .representations.representation import Needs, Pass, Representation, Setup, Side
-from .telling import Telling
+from .representations.representation import Representation, Setup
 
 if TYPE_CHECKING:
     from .models.backbone import Backbone
 
-TOKENS_PER_BATCH_CPU = 2048
+
 """Fits the caches: on two Zen 4 cores 8192 tokens are a quarter slower, half of it padding."""
-TOKENS_PER_BATCH_ACCELERATOR = 16384
 FULL_LOGIT_ELEMENTS = 1 << 28
 """Logits of a batch (1 GB in float32) where the model's head cannot be applied to slices."""
 GIVE_BACK_SECONDS = 60.0
@@ -283,8 +284,8 @@ class Featurizer:
 
     def _columns(self, run: _Run, telling: Telling) -> dict[int, dict[str, np.ndarray]]:
         """Work's place -> its reducers' columns over all rows, from a pass over the chosen ones."""
-        from .models.batch import batches_of
-        from .models.forward import run_pass
+        from .models.batches import batches_of
+        from .passes.forward import run_pass
 
         adapter = self.artifacts[run.key[1]] if run.key[1] else None
         order: list[int] = []

@@ -9,22 +9,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..ingest.fits.artifacts import LazyArtifacts
 from ..ingest.representations.registry import names
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
-from ..selectors.keys import KeySet
-from ..selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from ..schemas.ids import KeySet
+from ..selectors.reductions import Columns, RowColumns, RowVectors, Vectors
+from ..store.catalog import LazyArtifacts
 from .features import Feature, feature_named, features_of
 from .methods import Method, parse_method
 from .queries import Queries, matrix_of
-from .scanning.eligible_rows import Scanned
+from .scanning.columns import scan_scores, scan_sets, scan_words, size_of_sets
 from .scanning.fetch import fetcher
 from .scanning.reducers import Reducer
-from .scanning.scan import scan_ids, scan_vectors
-from .scanning.score_scan import scan_scores
-from .scanning.set_scan import scan_sets, size_of_sets
-from .scanning.term_scan import scan_words
+from .scanning.rows import Scanned
+from .scanning.vectors import scan_ids, scan_vectors
 
 if TYPE_CHECKING:
     import lance

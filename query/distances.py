@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..store.lookup import offsets_of
+from ..store.rows import offsets_of
 from .features import Feature
 from .queries import Queries, matrix_of
 

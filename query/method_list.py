@@ -8,11 +8,11 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..ingest.create import pending
-from ..ingest.representations.registry import ALIASES, get, names, written
+from ..ingest.representations.registry import ALIASES, get, names, spec_text
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ..selectors.needs import Columns
-from ..selectors.task import Task
+from ..selectors.reductions import Columns
+from ..selectors.selector import Task
 from ..store.fill import count_undone
 from .comparison import scorer_of
 from .features import Feature, feature_named, features_of
@@ -116,7 +116,7 @@ class _Look:
         self._store = store
         self._rows = store.dataset("pool").count_rows()
         self._targets = [each.name for each in list_targets(store)]
-        self._waiting = {each.representation: written(each) for each in pending(store)}
+        self._waiting = {each.representation: spec_text(each) for each in pending(store)}
         self._features: dict[str, tuple[Feature | None, str | None]] = {}
         self._refusals: dict[str | None, str | None] = {}
 

@@ -19,7 +19,7 @@ from ..ingest.representations.registry import ALIASES, get
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import UsageError
 from ..selectors.registry import selectors
-from ..selectors.task import Option, Selector
+from ..selectors.selector import Option, Selector
 from .features import comparison_of
 
 _FORM = re.compile(r"(?P<first>[\w+]+)(?::(?P<second>\w+))?(?:\((?P<options>[^()]*)\))?")

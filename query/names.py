@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..schemas.among import among
-from ..schemas.errors import UsageError
+from ..schemas.errors import UsageError, among
 from ..store.locks import StoreLock
 
 if TYPE_CHECKING:

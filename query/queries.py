@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..ingest.jobs.target_facts import REFUSED, facts_name, find_facts
+from ..ingest.jobs.target_artifacts import facts_name, find_facts
+from ..ingest.representations.representation import REFUSED
 from ..schemas.canonical import digest_of
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.recipe import difference
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import lance
     import torch
 
-    from ..ingest.fits.artifacts import Artifact
+    from ..store.catalog import Artifact
     from ..store.store import Store
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..schemas.errors import UsageError
-from ..selectors.keys import KeySet, ids_of
-from ..selectors.needs import (
+from ..schemas.ids import KeySet, ids_of
+from ..selectors.reductions import (
     Columns,
     Need,
     RowColumns,
@@ -20,12 +20,11 @@ from ..selectors.needs import (
     WordTotals,
 )
 from ..selectors.round_robin import take_turns
-from ..selectors.task import Passes, Ranking, Task
+from ..selectors.selector import Passes, Ranking, Task
 from .comparison import Asker, Comparison
 from .methods import Method
-from .scanning.eligible_rows import Scanned
-from .scanning.reducers import Reducer, reducer_for
-from .scanning.term_reducers import word_reducer
+from .scanning.reducers import Reducer, reducer_for, word_reducer
+from .scanning.rows import Scanned
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ..schemas.budget import parse_budget
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from .answer import Answer, Request, answer, what_is_asked
+from ..schemas.sizes import parse_budget
 from .approximate import is_there
 from .coresets import Coreset, load_coreset
 from .ranking import MEMORY_LIMIT
-from .rules.asked import recalled
+from .request import Request, resolve_request
+from .rules.constrained import guarded_by
 from .rules.examples import digest_of_examples
-from .rules.ruled import guarded_by
+from .rules.rules import recalled
+from .selection import Answer, answer
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -113,7 +114,7 @@ def _same_examples(store: Store, request: Request, coreset: Coreset) -> bool:
     """Whether a request asks with, and guards, the examples that the coreset was chosen for."""
     guarded = coreset.parameters.get("rules", {}).get("leakage")
     try:
-        if what_is_asked(store, request).hash != coreset.query_hash:
+        if resolve_request(store, request).hash != coreset.query_hash:
             return False
         return guarded is None or guarded["digest"] == digest_of_examples(
             guarded_by(store, request)

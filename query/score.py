@@ -2,6 +2,8 @@
 
 A row's score is what a selection ranks it by, so that sorting by it gives what `select` would with
 the whole pool as its budget; methods that choose rows together give no row a score of its own.
+
+Transfer between targets: what one target's directions find in another's examples (METHODS 4).
 """
 
 from __future__ import annotations
@@ -9,32 +11,36 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ingest.jobs.progress import FitProgress, Silence
 from ..ingest.representations import registry
+from ..ingest.representations.representation import Scorer
 from ..schemas.errors import MissingFeatureError, UsageError
-from ..selectors.keys import KeySet, ids_of, keys_of
-from ..selectors.needs import Lists
+from ..schemas.ids import KeySet, ids_of, keys_of
+from ..schemas.progress import FitProgress, Silence
+from ..selectors.reductions import Lists
 from ..selectors.registry import selectors
 from ..store.fill import count_undone
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
-from .comparison import Asker, Comparison, comparison, understood
+from .comparison import Asker, Comparison, columns_for, comparison, scorer_of, understood
 from .features import Feature, comparison_of, features_of
 from .methods import Method
+from .names import quoted
 from .queries import Queries, load_queries
 from .ranking import MEMORY_LIMIT, rankings
-from .scanning.eligible_rows import Scanned
-from .scanning.overlap_scan import scan_overlap
+from .scanning.columns import scan_overlap
 from .scanning.reducers import Block
+from .scanning.rows import Scanned
 from .scores import Scores
 
 if TYPE_CHECKING:
     import lance
+    import polars as pl
 
     from ..store.store import Store
+
 
 _SCORE_EACH_ROW = ("top", "uot", "knn_uniform", "knn_kde", "bm25", "dsir")
 """Selectors that rank rows by a score of their own, whatever else is chosen."""
@@ -291,7 +297,7 @@ def _missing(
 
 
 def _eligible(store: Store, where: str, version: int) -> KeySet:
-    from ..store.filter import eligible_ids
+    from ..store.sql.session import eligible_ids
 
     found = eligible_ids(store, where, version)
     if not len(found):  # no scores at all would replace those that are kept
@@ -300,3 +306,50 @@ def _eligible(store: Store, where: str, version: int) -> KeySet:
             "lists the corpora"
         )
     return KeySet(keys_of(found))
+
+
+def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.DataFrame:
+    """The mean score of every target's examples as every other target scores them.
+
+    The diagonal is null: a target's own examples made what it scores by.
+
+    Args:
+        store: that holds the targets.
+        targets: two or more names.
+        method: one that scores rows for a target as a whole, with the options of its comparison.
+
+    Returns:
+        A row for each target whose examples are scored (`examples`), a column for each target
+        that scores, named after it, float64; null where no example has the feature.
+
+    Raises:
+        UsageError: fewer than two targets, an unknown one, or a method of another kind.
+        MissingFeatureError, FingerprintError: as for a selection.
+    """
+    import polars as pl
+
+    names = list(dict.fromkeys(targets))
+    if len(names) < 2:
+        raise UsageError("transfer compares targets with one another: name two or more")
+    asked, feature = understood(store, method)
+    if feature is None or comparison_of(feature.representation) != "target_scorer":
+        raise UsageError(f"{asked}: transfer takes a method that scores for a target, such as nait")
+    scorers = {
+        name: scorer_of(store, feature, asked, load_queries(store, name, feature)) for name in names
+    }
+    columns: dict[str, Any] = {"examples": names}
+    for scoring, scorer in scorers.items():
+        columns[scoring] = [
+            None if scoring == name else _mean(store, feature, scorer, name) for name in names
+        ]
+    return pl.DataFrame(columns, schema_overrides=dict.fromkeys(names, pl.Float64))
+
+
+def _mean(store: Store, feature: Feature, scorer: Scorer, target: str) -> float | None:
+    rows = store.dataset("targets").to_table(
+        columns=[feature.columns[own] for own in scorer.columns],
+        filter=f"target = {quoted(target)}",
+    )
+    scores = scorer.scores(columns_for(scorer, feature, rows)).astype(np.float64)
+    scores = scores[~np.isnan(scores)]
+    return float(scores.mean()) if len(scores) else None

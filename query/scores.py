@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..schemas.among import among
-from ..schemas.errors import UsageError
+from ..schemas.errors import UsageError, among
 from ..store.scores import ScoreSet, SetKey, drop_scores, score_sets, scores_in
-from .faces import Faces
+from .result_rows import Faces
 
 if TYPE_CHECKING:
     import polars as pl

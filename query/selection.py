@@ -1,27 +1,310 @@
-"""Select: a new target becomes a recorded coreset."""
+"""Select: a new target becomes a recorded coreset.
+
+Budgets in response tokens: the longest prefix of a ranking that fits.
+
+How long that is shows only once the ranking is there, so a ranking of a likely length is asked for
+first and a longer one when it turns out too short; prefixes nest, so both agree. No ranking is ever
+longer than the number of shortest rows that fit.
+
+Answer a request: which rows, why, and how well they cover the queries. Writes nothing.
+
+`select` records the answer as a coreset; `replay` answers a recorded request again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
-from ..schemas.budget import parse_budget
-from ..schemas.errors import UsageError
+from ..schemas.errors import MissingFeatureError, UsageError
+from ..schemas.ids import KeySet, keys_of
+from ..schemas.sizes import parse_budget
 from ..schemas.version import VERSION
-from .answer import Answer, Request, answer
-from .coresets import Coreset, check_free, free_name, mix_of, record
+from ..store.fill import count_undone
+from .approximate import Search
+from .comparison import comparison
+from .coresets import Coreset, check_free, free_name, mix_of, record, told
+from .distances import Distances, distances_and_corpora
+from .features import Feature
+from .methods import Method
 from .names import check_name
-from .ranking import MEMORY_LIMIT
-from .rules.asked import Rules, keep
-from .scanning.products import device
-from .scanning.scan import BLOCK_BYTES, block_rows
+from .ranking import MEMORY_LIMIT, Picks, rank
+from .request import Lengths, Request, ResolvedRequest, counted, resolve_request
+from .rules.constrained import Ruled
+from .rules.rules import Rules, keep
+from .scanning.rows import BLOCK_BYTES, Scanned
+from .scanning.vectors import block_rows, device
 
 if TYPE_CHECKING:
+    import lance
+
     from ..store.store import Store
+
+
+_MARGIN = 1.3
+_GROWTH = 3
+
+
+@dataclass(frozen=True)
+class Counted:
+    """The eligible rows that a budget in tokens can count.
+
+    Attributes:
+        rows: None for all of the pool.
+        tokens: of their responses, (n,) int32, in table order.
+        uncounted: eligible rows without a count, which have been left out: the chat template
+            refused them.
+    """
+
+    rows: KeySet | None
+    tokens: np.ndarray
+    uncounted: int
+
+
+def counted_rows(dataset: lance.LanceDataset, eligible: KeySet | None) -> Counted:
+    """Which eligible rows (None for all) have a count of response tokens, and what it is.
+
+    Raises:
+        MissingFeatureError: there are eligible rows, and none has one.
+    """
+    keys, tokens, uncounted = [np.empty((0, 2), np.int64)], [np.empty(0, np.int32)], 0
+    for batch in dataset.scanner(columns=["id", "response_tokens"]).to_batches():
+        own, counts = keys_of(batch["id"]), batch["response_tokens"]
+        known, there = np.asarray(counts.is_valid()), counts.fill_null(0).to_numpy()
+        allowed = np.ones(len(own), bool) if eligible is None else eligible.contains(own)
+        uncounted += int((allowed & ~known).sum())
+        keys.append(own[allowed & known])
+        tokens.append(there[allowed & known])
+    found = np.concatenate(tokens)
+    if uncounted and not len(found):
+        raise MissingFeatureError(
+            "no eligible row of the pool has a token count, so a budget in tokens cannot be kept. "
+            "Give the budget in rows or per cent"
+        )
+    return Counted(KeySet(np.concatenate(keys)) if uncounted else eligible, found, uncounted)
+
+
+def lengths_to_try(tokens: np.ndarray, budget: int) -> Iterator[int]:
+    """Ranking lengths, ascending; the last is long enough for any order of the rows."""
+    longest = int(np.searchsorted(np.cumsum(np.sort(tokens, kind="stable")), budget, "right"))
+    # One row more shows that the next one does not fit.
+    longest = min(longest + 1, len(tokens))
+    length = int(_MARGIN * budget / max(float(tokens.mean()), 1.0)) + 16 if len(tokens) else 0
+    while length < longest:
+        yield length
+        length *= _GROWTH
+    yield longest
+
+
+def prefix_that_fits(tokens: Sequence[int], budget: int) -> tuple[int, int]:
+    """How many leading rows fit, and how many tokens they have together."""
+    totals = np.cumsum(np.asarray(tokens, np.int64))
+    count = int(np.searchsorted(totals, budget, "right"))
+    return count, int(totals[count - 1]) if count else 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The rows and what is to be said about them.
+
+    Attributes:
+        picks: the rows, best first.
+        method: as it was understood.
+        feature: what rows were compared by, None for methods that look at nothing.
+        eligible: rows the filter lets through.
+        missing: eligible rows left out because they lack the feature.
+        short_by: what is left of the budget, in its unit, because the eligible rows ran out.
+        tokens: response tokens of the picks, for budgets in tokens.
+        distances: of the picks to the queries.
+        corpora: of the picks, (k,) strings.
+        query_hash: digest of what was asked.
+        rules: what was asked and what it left out, as JSON values.
+        notes: sentences a person should read.
+        like: lengths of the coreset that the method names, None where it names none.
+        approximate: which index found the rows and how well, as JSON values; None for every row.
+    """
+
+    picks: Picks
+    method: Method
+    feature: Feature | None
+    eligible: int
+    missing: int
+    short_by: int
+    tokens: int | None
+    distances: Distances
+    corpora: pa.Array
+    query_hash: str | None
+    rules: dict[str, Any]
+    notes: tuple[str, ...]
+    like: Lengths | None = None
+    approximate: dict[str, Any] | None = None
+
+
+def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> Answer:
+    """Choose rows of the pool, at the versions the request names.
+
+    Raises:
+        UsageError: an unknown method or target, a budget below one row, too much memory planned.
+        MissingFeatureError: pool or target lack the feature.
+        FingerprintError: pool and target were featurized differently.
+        QueryError: the filter is no SQL expression over the pool.
+    """
+    asked = resolve_request(store, request)
+    method, feature, queries = asked.method, asked.feature, asked.queries
+    version = request.pool_version
+    dataset = store.dataset("pool", version)
+    compared = comparison(store, dataset, method, feature, queries, asked.lengths)
+    search = None
+    if request.approximate:
+        search = Search(store, dataset, method, feature, queries, compared)
+        compared = replace(compared, scan=search.scan)
+    total = dataset.count_rows()
+    eligible, of_tokens = _eligible(store, dataset, request), None
+    by_tokens = request.budget.unit == "tokens"
+    if by_tokens:
+        of_tokens = counted_rows(dataset, eligible)
+        eligible = of_tokens.rows
+    rows = total if eligible is None else len(eligible)
+    k = 0 if by_tokens else request.budget.rows(rows)
+    if rows and not k and not by_tokens:
+        raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
+
+    def ranked(k: int, spare: int, among: int, allowed: KeySet | None) -> tuple[Picks, Scanned]:
+        return rank(
+            method,
+            compared,
+            k=k,
+            rows=among,
+            seed=request.seed,
+            eligible=allowed,
+            memory_limit=memory_limit,
+            spare=spare,
+        )
+
+    ruled = Ruled(store, request, None if by_tokens else k, eligible, ranked, feature, memory_limit)
+    tokens = None
+    if of_tokens:
+        picks, tokens, short_by = _within_tokens(store, request, of_tokens, ruled.first)
+    else:
+        picks = ruled.first(k)
+        short_by = k - len(picks.ids)
+    missing, account = ruled.missing, ruled.account(picks.ids)
+    waiting = count_undone(dataset, feature.recipe) if feature and missing else 0
+    if feature and waiting and missing == rows:
+        raise MissingFeatureError(
+            f"no eligible row of {store.uri} has {feature.name} yet: "
+            f"{_to_featurize(store, feature, waiting)}"
+        )
+    apart, corpora = distances_and_corpora(store, feature, queries, picks.ids, version)
+    return Answer(
+        picks=picks,
+        method=method,
+        feature=feature,
+        eligible=rows,
+        missing=missing,
+        short_by=short_by,
+        tokens=tokens,
+        distances=apart,
+        corpora=corpora,
+        query_hash=asked.hash,
+        rules=account,
+        notes=(
+            *_notes(request, asked, len(picks.ids), rows, missing, short_by),
+            *([f"eligible: {rows:,} of {total:,} rows"] if rows < total else []),
+            *(_uncounted(of_tokens.uncounted) if of_tokens else []),
+            *picks.notes,
+            *told(account),
+            *([_to_featurize(store, feature, waiting)] if feature and waiting else []),
+        ),
+        like=counted(asked.lengths[None]) if None in asked.lengths else None,
+        approximate=search.facts if search else None,
+    )
+
+
+def _within_tokens(
+    store: Store,
+    request: Request,
+    of_tokens: Counted,
+    first: Callable[[int], Picks],
+) -> tuple[Picks, int, int]:
+    """The longest prefix of the ranking that fits: picks, tokens used, tokens left over.
+
+    Tokens count as left over only when the rows that could be chosen ran out.
+    """
+    budget, version = int(request.budget.amount), request.pool_version
+    picks, count, used = Picks([], [], [], []), 0, 0
+    for k in lengths_to_try(of_tokens.tokens, budget):
+        picks = first(k)
+        lengths = store.take(picks.ids, ["response_tokens"], version)["response_tokens"]
+        count, used = prefix_that_fits(lengths.to_pylist(), budget)
+        if count < len(picks.ids):
+            break
+    return picks.first(count), used, budget - used if count == len(picks.ids) else 0
+
+
+def _eligible(store: Store, dataset: lance.LanceDataset, request: Request) -> KeySet | None:
+    """The rows that the filter lets through and no excluded coreset holds; None for all."""
+    eligible = None
+    if request.where is not None:
+        from ..store.sql.session import eligible_ids
+
+        eligible = KeySet(keys_of(eligible_ids(store, request.where, request.pool_version)))
+    for each in request.rules.excluded:
+        if eligible is None:
+            eligible = KeySet(keys_of(dataset.to_table(columns=["id"])["id"]))
+        eligible = eligible.without(KeySet(each.keys))
+    return eligible
+
+
+def _uncounted(rows: int) -> list[str]:
+    if not rows:
+        return []
+    return [
+        f"{rows:,} rows have no token count (the chat template refused them) and cannot be part of "
+        "a budget in tokens"
+    ]
+
+
+def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
+    name = feature.recipe.feature
+    return (
+        f"{waiting:,} rows of the pool are not featurized with {name} yet; "
+        f"run: coresetdb featurize {store.typed} {name}"
+    )
+
+
+def _notes(
+    request: Request, asked: ResolvedRequest, chosen: int, rows: int, missing: int, short_by: int
+) -> list[str]:
+    notes = []
+    feature, queries = asked.feature, asked.queries
+    if short_by:
+        unit = "response tokens" if request.budget.unit == "tokens" else "rows"
+        notes.append(
+            f"short by {short_by:,} {unit}: all {chosen:,} rows that could be chosen are in"
+        )
+    if missing and feature:
+        notes.append(
+            f"{missing:,} of {rows:,} eligible rows lack {feature.name} and were left out "
+            f"(the reason stands in {feature.reason})"
+        )
+    if queries and feature and asked.method.looks and not asked.method.needs_target:
+        notes.append(
+            f"{asked.method} ranks rows by themselves: the target changes nothing of their order"
+        )
+    notes += [
+        f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "
+        "feature and did not ask"
+        for each in queries
+        if each.missing
+    ]
+    return notes
+
 
 _MOST_SEED = (1 << 63) - 1  # what the table of coresets can hold
 

@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .needs import MAX_BLOCK_ROWS, RowWords, TopPerQuery, TopRows, WordSimilarity, WordTotals
+from .reductions import MAX_BLOCK_ROWS, RowWords, TopPerQuery, TopRows, WordSimilarity, WordTotals
 from .round_robin import take_turns
-from .task import Option, Passes, Ranking, Selector, Task
+from .selector import Option, Passes, Ranking, Selector, Task
 
 _NUMBERS_AT_ONCE = 1 << 22
 _WORDS_AT_ONCE = 1 << 20  # of a block of 4 MB

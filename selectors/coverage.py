@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from .lazy_greedy import lazy_greedy
-from .needs import RowSets, Sets
-from .task import Option, Passes, Ranking, Selector, Task
+from .reductions import RowSets, Sets
+from .selector import Option, Passes, Ranking, Selector, Task
 
 WORTH = float(1 << 40)
 """What a unit is worth is counted in this part of one..."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .keys import KeySet
-from .needs import Columns, Vectors
-from .task import Option, Passes, Ranking, Selector, Task
+from ..schemas.ids import KeySet
+from .reductions import Columns, Vectors
+from .selector import Option, Passes, Ranking, Selector, Task
 from .unit_vectors import STEPS, steps, unit_vectors
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .needs import RowWords, TopRows, WordSimilarity, WordTotals
 from .random_order import shuffle_words
-from .task import Option, Passes, Ranking, Selector, Task
+from .reductions import RowWords, TopRows, WordSimilarity, WordTotals
+from .selector import Option, Passes, Ranking, Selector, Task
 
 _WORDS_AT_ONCE = 1 << 20  # of a block of 4 MB
 _BYTES_PER_WORD = 64  # two buckets and what is summed, with what they are made of

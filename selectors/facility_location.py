@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .lazy_greedy import lazy_greedy
-from .needs import RowVectors, Vectors
 from .random_order import shuffled
-from .task import Option, Passes, Ranking, Selector, Task
+from .reductions import RowVectors, Vectors
+from .selector import Option, Passes, Ranking, Selector, Task
 from .unit_vectors import STEPS, blocks, steps, unit_vectors
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 
 from .lazy_greedy import lazy_greedy
-from .needs import RowVectors, Vectors
-from .task import Passes, Ranking, Selector, Task
+from .reductions import RowVectors, Vectors
+from .selector import Passes, Ranking, Selector, Task
 from .unit_vectors import STEPS, blocks, mean_direction, steps, unit_vectors
 
 _WORK_BYTES = 128 << 20

@@ -21,10 +21,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from .keys import codes_of
-from .needs import Lists, TopPerQuery, TopRows, Vectors
+from ..schemas.ids import codes_of
 from .neighbours import OPTIONS, by_mass, distances, growth_note
-from .task import Option, Passes, Ranking, Selector, Task
+from .reductions import Lists, TopPerQuery, TopRows, Vectors
+from .selector import Option, Passes, Ranking, Selector, Task
 
 _ROWS_AT_ONCE = 512
 _COLUMNS_AT_ONCE = 1024  # a part of the kernels stays in the caches while it is made and summed

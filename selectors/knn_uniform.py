@@ -15,9 +15,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from .needs import TopPerQuery, TopRows
 from .neighbours import OPTIONS, by_mass, distances, growth_note
-from .task import Passes, Ranking, Selector, Task
+from .reductions import TopPerQuery, TopRows
+from .selector import Passes, Ranking, Selector, Task
 
 
 def neighbourhood(distance: np.ndarray, alpha: float, c: float) -> tuple[int, bool]:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import numpy as np
 
 from ..schemas.errors import MissingFeatureError
-from .needs import Columns
 from .random_order import shuffled
-from .task import Option, Passes, Ranking, Selector, Task
-from .turns import turns_of
+from .reductions import Columns
+from .selector import Option, Passes, Ranking, Selector, Task
+from .source_balanced import turns_of
 
 _TOKENS = "response_tokens"
 

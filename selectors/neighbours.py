@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .keys import KeySet, codes_of
-from .needs import Lists
-from .task import Option, Ranking
+from ..schemas.ids import KeySet, codes_of
+from .reductions import Lists
+from .selector import Option, Ranking
 
 OPTIONS = {
     "alpha": Option(0.01, least=0.0, most=1.0),

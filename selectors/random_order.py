@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from .keys import words_of
-from .needs import Shuffled
-from .task import Passes, Ranking, Selector, Task
+from ..schemas.ids import words_of
+from .reductions import Shuffled
+from .selector import Passes, Ranking, Selector, Task
 
 
 def shuffle_words(keys: np.ndarray, seed: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 
 from ..schemas.errors import UsageError
-from .task import Selector
+from .selector import Selector
 
 GROUP = "coresetdb.selectors"
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .keys import codes_of
-from .needs import Lists, TopPerQuery
-from .task import Passes, Ranking, Selector, Task
+from ..schemas.ids import codes_of
+from .reductions import Lists, TopPerQuery
+from .selector import Passes, Ranking, Selector, Task
 
 
 def take_turns(lists: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:

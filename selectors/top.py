@@ -7,8 +7,8 @@ tie wherever they stand in a block.
 
 from __future__ import annotations
 
-from .needs import TopRows
-from .task import Option, Passes, Ranking, Selector, Task
+from .reductions import TopRows
+from .selector import Option, Passes, Ranking, Selector, Task
 
 
 def _passes(task: Task) -> Passes:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .needs import LogSumExp, Votes
-from .task import Option, Passes, Ranking, Selector, Task
+from .reductions import LogSumExp, Votes
+from .selector import Option, Passes, Ranking, Selector, Task
 
 
 def _passes(task: Task) -> Passes:

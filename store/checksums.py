@@ -26,8 +26,8 @@ import pyarrow as pa
 from ..schemas.canonical import digest_of
 from ..schemas.tables import FILES
 from .commits import committed, lost_race
-from .keys import key_of
 from .place import Place, unopened
+from .rows import key_of
 
 FOLDER = "_checksums"
 FOLD_AFTER = 64  # notes

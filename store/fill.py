@@ -22,8 +22,8 @@ from ..schemas.errors import StoreBusyError
 from ..schemas.recipe import Recipe
 from . import rows as incoming
 from .commits import committed, lost_race
-from .keys import key_column
 from .locks import StoreLock
+from .rows import key_column
 from .shards import FOLDER, Shards
 
 if TYPE_CHECKING:

@@ -14,12 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..schemas.errors import (
-    LayoutError,
-    StoreError,
-    StoreNotFoundError,
-    UsageError,
-)
+from ..schemas.errors import LayoutError, StoreError, StoreNotFoundError, UsageError
 from ..schemas.tables import LAYOUT_VERSION, TABLES
 from ..schemas.version import VERSION
 from .checksums import FOLDER as CHECKSUM_FOLDER

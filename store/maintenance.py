@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..schemas.errors import StoreError
 from ..schemas.tables import TABLES
-from . import presence, shards
+from . import locks, shards
 from .checksums import FOLDER
 from .commits import committed
 from .rows import bytes_per_row
@@ -140,5 +140,5 @@ def clean(store: Store, older_than_seconds: float) -> Cleaned:
                 store.place.delete(path)
         shards.sweep(store.place, [recipe.fingerprint for recipe in store.recipes().values()])
         runs = store.dataset("runs").to_table(columns=["run"], filter="status = 'running'")
-        presence.sweep(store.place, runs["run"].to_pylist())
+        locks.sweep(store.place, runs["run"].to_pylist())
     return Cleaned(versions, files, size)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ..schemas.tables import SCORES
 from .commits import committed
-from .keys import keys_under
+from .rows import keys_under
 
 if TYPE_CHECKING:
     from .store import Store

@@ -12,7 +12,7 @@ import pyarrow as pa
 from .features import features_of
 from .fill import count_undone
 from .indices import described, indices_of
-from .presence import life_of
+from .locks import life_of
 from .store import Store
 
 
@@ -22,8 +22,8 @@ class Status:
 
     `waiting` says of each feature how many rows have neither a value nor a reason; `pending` names
     features that are not fitted yet. `bases` and `ensembles` say how what was learned suits the
-    corpora, and `due` what to do about it (see ingest/fits/fitness.py). The status of an
-    `unfinished` run is "running", "ended without a word", "not known" (see store/presence.py),
+    corpora, and `due` what to do about it (see ingest/drift.py). The status of an
+    `unfinished` run is "running", "ended without a word", "not known" (see store/locks.py),
     "failed" or "interrupted".
     """
 

@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
+from ..schemas.ids import KnownIds
 from ..schemas.recipe import Recipe
 from ..schemas.tables import TABLES
 from . import catalog, layout
 from . import rows as incoming
 from .checksums import Checksums, members
 from .commits import committed
-from .keys import key_column
-from .known_ids import KnownIds
 from .locks import StoreLock
-from .lookup import offsets_of
 from .place import Place, first_line, place_at, unopened
+from .rows import key_column, offsets_of
 
 if TYPE_CHECKING:
     import lance

@@ -8,7 +8,8 @@ from functools import cache
 import torch
 from tiny_models import tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig
 
 MIXTURES = ("mixtral", "qwen3_moe")
 BUILTIN_ROWS = 2

@@ -13,10 +13,10 @@ import torch
 from coresetdb.query.comparison import Asker, Comparison
 from coresetdb.query.methods import Method
 from coresetdb.query.ranking import Picks, rank
-from coresetdb.query.scanning.eligible_rows import Scanned
 from coresetdb.query.scanning.reducers import Block
-from coresetdb.selectors.keys import KeySet, keys_of
-from coresetdb.selectors.needs import Columns, RowColumns, RowVectors, RowWords
+from coresetdb.query.scanning.rows import Scanned
+from coresetdb.schemas.ids import KeySet, keys_of
+from coresetdb.selectors.reductions import Columns, RowColumns, RowVectors, RowWords
 from coresetdb.selectors.registry import selectors
 
 

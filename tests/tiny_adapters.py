@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.fits.fit import Fitting, Sample
 from coresetdb.ingest.models.anatomy import attention_projections
+from coresetdb.store.catalog import Artifact
 
 RANK, ALPHA = 4, 8
 

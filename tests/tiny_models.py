@@ -1,6 +1,6 @@
 """The package's own tiny models, under the name the tests know."""
 
-from coresetdb.ingest.models.tiny_models import (
+from coresetdb.ingest.testing import (
     ARCHITECTURES,
     BOS,
     END,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.fits.fit import Fit
-from coresetdb.ingest.representations.representation import Needs, Pass, Reducer, Representation
+from coresetdb.ingest.passes.reducer import Needs, Pass, Reducer
+from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.errors import UsageError
+from coresetdb.store.catalog import Artifact
 
 
 class Centre(Fit):

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.ingest.columns import ragged
-from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Representation, Scorer
 from coresetdb.schemas.errors import UsageError
+from coresetdb.store.catalog import Artifact
 
 MOST = 60
 """Rows of more tokens have none of the two features."""

@@ -8,7 +8,7 @@ from math import log, sqrt
 import numpy as np
 import torch
 
-from coresetdb.ingest.conversations.encoding import Encoded
+from coresetdb.ingest.conversations.tokenization import Encoded
 
 
 def run(model, row: Encoded) -> tuple[np.ndarray, list[np.ndarray]]:

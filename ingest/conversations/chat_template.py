@@ -10,11 +10,9 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ...schemas.errors import BackboneError
-from ..models.model_folder import read_settings
 
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
 """The day every template is told; part of a backbone's identity."""
@@ -37,44 +35,6 @@ PLAIN_TEMPLATE = """\
 
 class RowRefusedError(BackboneError):
     """This conversation cannot be encoded with this template; others can."""
-
-
-def read_templates(folder: Path) -> dict[str, str]:
-    """Name -> Jinja text of the templates a model folder holds; empty when it has none.
-
-    Raises:
-        BackboneError: tokenizer_config.json cannot be read.
-    """
-    templates: dict[str, str] = {}
-    config = folder / "tokenizer_config.json"
-    if config.is_file():
-        found = read_settings(config).get("chat_template")
-        if isinstance(found, str):
-            templates[DEFAULT] = found
-        elif isinstance(found, list):
-            templates |= {each["name"]: each["template"] for each in found}
-    # Files of their own win over the entry, as in transformers.
-    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        templates[path.stem] = path.read_text(encoding="utf-8")
-    if (folder / "chat_template.jinja").is_file():
-        templates[DEFAULT] = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    return templates
-
-
-def read_special_tokens(folder: Path) -> dict[str, str]:
-    """bos_token, eos_token... as a model folder's files name them, for its templates.
-
-    Raises:
-        BackboneError: a file cannot be read.
-    """
-    found: dict[str, str] = {}
-    for file in ("special_tokens_map.json", "tokenizer_config.json"):
-        settings = read_settings(folder / file) if (folder / file).is_file() else {}
-        for name, token in settings.items():
-            text = token.get("content") if isinstance(token, dict) else token
-            if name.endswith("_token") and isinstance(text, str):
-                found[name] = text
-    return found
 
 
 class ChatTemplate:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...schemas.canonical import digest_of
 from ...schemas.instruction import Instruction
-from .artifacts import Artifact
+from ...store.catalog import Artifact
 
 if TYPE_CHECKING:
     from ..models.backbone import Backbone

@@ -16,11 +16,11 @@ from typing import Generic, TypeVar
 import xxhash
 
 from ...schemas.errors import UsageError
+from ...schemas.ids import KnownIds
 from ...schemas.instruction import Instruction, Record
-from ...store.known_ids import KnownIds
+from ...schemas.progress import Progress, Silence
 from ...store.store import Store
-from ..jobs.progress import Progress, Silence
-from ..jobs.source import Source
+from ..sources import Source
 from .fit import Sample
 
 Rows = Callable[[int], int]

@@ -1,10 +1,16 @@
-"""Where a causal language model keeps its parts, whatever its architecture calls them."""
+"""Where a causal language model keeps its parts, whatever its architecture calls them.
+
+Another forward for one module of a model, for the time of a block.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from ...schemas.errors import BackboneError
@@ -49,3 +55,19 @@ def attention_projections(model: Any) -> list[str]:
             "adapter could be trained on. Use features without a warm-up, or another backbone"
         )
     return found
+
+
+@contextmanager
+def forward_replaced(
+    module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Inside the block `module` runs `forward`, its hooks as before; its class is left alone."""
+    own = vars(module).get("forward")  # what another library may have put there
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own

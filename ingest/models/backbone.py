@@ -2,12 +2,20 @@
 
 Any causal LM of transformers, in a folder or by its Hugging Face name; `builtin` is the small
 proxy that comes with the package. Code that comes with a model is never run.
+
+Memory that the libraries under a model keep after use: bounded, and given back now and then.
+
+On a CPU, ingestion would grow by it without end, though nothing of ours does: see
+docs/planning.md, "Memory".
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import inspect
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +23,57 @@ from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import BackboneError, UsageError
 from ...schemas.instruction import Instruction
-from ..conversations.chat_template import ChatTemplate, RowRefusedError, read_templates
-from ..conversations.encoding import Encoded, Encoder
-from .batching import padded_width
+from ..conversations.chat_template import ChatTemplate, RowRefusedError
+from ..conversations.tokenization import Encoded, Encoder
 from .describe import BackboneConfig, BackboneInfo, describe
-from .held_memory import bound_kernel_caches
-from .model_folder import settled_name
+from .model_folder import read_templates, settled_name
 
 if TYPE_CHECKING:
     import torch
+
+
+PARTS = 16
+
+
+def padded_width(longest: int, multiple: int) -> int:
+    """The width of a batch whose longest row has so many tokens.
+
+    With a multiple above 1 it is one of few: a multiple of that, and in wide batches of a sixteenth
+    of the next power of two.
+    """
+    if multiple > 1:
+        power = 1 << max(0, longest - 1).bit_length()
+        multiple = max(multiple, power // PARTS)
+    return -(-longest // multiple) * multiple
+
+
+KERNELS_KEPT = 512
+"""Those of about 30 shapes of batches of the built-in proxy, at most 0.8 MB each."""
+
+
+def bound_kernel_caches() -> None:
+    """Keep few of the kernels made for shapes of batches; call before a model first runs.
+
+    In bfloat16 every product of matrices of a new shape has its kernel made, and there are more
+    shapes of batches than are worth keeping. oneDNN and torch's layer above it each keep 1,024 of
+    them; both read their capacity from the environment when they are first used. What a user set
+    there stays.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KERNELS_KEPT))
+
+
+def give_back_freed() -> None:
+    """Give pages that hold nothing back to the system, where the C library is glibc.
+
+    Tensors of ever-new sizes leave holes between the kernels that live longer, and glibc gives
+    back only what is free at its heap's end.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
 
 __all__ = ["Backbone", "BackboneConfig", "BackboneInfo", "States", "describe", "resolve"]
 
@@ -193,7 +243,7 @@ class Backbone:
         """What can be run at some tokens only, at the end of the model (see `narrowing`)."""
         import torch
 
-        from .narrowing import find_last_feed_forward
+        from ..passes.narrowing import find_last_feed_forward
 
         def states(ids: torch.Tensor) -> torch.Tensor:
             return self.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden

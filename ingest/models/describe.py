@@ -11,17 +11,17 @@ from typing import Any
 
 from ...schemas.canonical import digest, digest_of
 from ...schemas.errors import BackboneError, UsageError
-from ..conversations.answers import history_notice
-from ..conversations.chat_template import (
-    PLAIN_TEMPLATE,
-    TEMPLATE_DATE,
-    ChatTemplate,
+from ..conversations.chat_template import PLAIN_TEMPLATE, TEMPLATE_DATE, ChatTemplate
+from ..conversations.token_roles import history_notice
+from .custom_code import require_native
+from .model_folder import (
+    hash_file,
+    hash_weights,
+    model_folder,
+    read_settings,
     read_special_tokens,
     read_templates,
 )
-from .custom_code import require_native
-from .model_folder import model_folder, read_settings
-from .weights import hash_file, hash_weights
 
 DEFAULT_MAX_LENGTH = 2048
 """Tokens of a row where nothing else is said: what LESS and RDS+ train and embed with."""

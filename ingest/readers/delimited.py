@@ -12,8 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .lines import split_lines
-from .rows import MAX_RECORD_BYTES, NOT_UTF8, Bad, Row, excerpt_of
+from .decoding import MAX_RECORD_BYTES, NOT_UTF8, Bad, Row, excerpt_of, split_lines
 
 DELIMITERS = ("\t", ",", ";", "|")
 UNTERMINATED = Bad("unterminated quote")

@@ -12,21 +12,28 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.errors import InputError
-from . import delimited, json_records, tables
-from .encoding import detect, to_utf8
-from .finding import is_table_folder
-from .json_layout import WINDOW_BYTES, Layout, find_layout
-from .lines import split_lines
-from .location import (
+from . import delimited, json_rows, tables
+from .decoding import (
+    NOT_UTF8,
+    Bad,
+    ByteStream,
+    HashedFile,
+    Row,
+    detect,
+    excerpt_of,
+    split_lines,
+    to_utf8,
+)
+from .json_rows import WINDOW_BYTES, Layout, find_layout
+from .locations import (
     LOCAL_ERRORS,
     REMOTE_ERRORS,
     STDIN,
     is_remote,
+    is_table_folder,
     open_binary,
     open_random,
 )
-from .raw import ByteStream, HashedFile
-from .rows import NOT_UTF8, Bad, Row, excerpt_of
 
 HEAD_BYTES = 1 << 16
 MARKUP = (b"<!doctype", b"<html", b"<?xml")
@@ -235,14 +242,14 @@ def _json_rows(
             f"Name one with --map records={layout.choices[0]}",
         )
     if layout.kind == "lines":
-        return json_records.line_rows(chunks)
+        return json_rows.line_rows(chunks)
     if layout.kind == "array":
-        return json_records.array_rows(chunks, stream.fail)
+        return json_rows.array_rows(chunks, stream.fail)
     if layout.kind == "objects":
-        return json_records.object_rows(chunks)
+        return json_rows.object_rows(chunks)
     if layout.kind == "below":
-        return json_records.below_rows(chunks, layout.key, stream.fail)
-    return json_records.column_rows(chunks, file, stream.fail)
+        return json_rows.below_rows(chunks, layout.key, stream.fail)
+    return json_rows.column_rows(chunks, file, stream.fail)
 
 
 def _plain_rows(chunks: Iterator[bytes]) -> Iterator[Row]:

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ...schemas.errors import InputError
-from .location import is_remote, open_random
-from .rows import MAX_RECORD_BYTES, Row, oversize
+from .decoding import MAX_RECORD_BYTES, Row, oversize
+from .locations import is_remote, open_random
 
 BATCH_BYTES = 8 << 20
 BATCH_ROWS = 1024

@@ -4,26 +4,196 @@ Source: "targeted instruction selection" (arXiv 2602.14696): gtr-t5-base, the qu
 instruction, candidates plain. Any model of sentence-transformers will do, static ones too.
 
 Query side: the same vector of each target example, behind the instruction, compared by cosine.
+
+What a sentence-transformers model is, read from its files alone: its width and its identity.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from ...schemas.canonical import digest_of
 from ...schemas.errors import BackboneError
+from ..models.custom_code import require_native
 from ..models.describe import BackboneInfo
-from ..models.encoder_folder import encoder_folder, encoder_identity, encoder_width, is_static
-from ..models.model_folder import settled_name
+from ..models.model_folder import (
+    SMALL_FILES,
+    hash_file,
+    hash_weights,
+    hub_snapshot,
+    read_settings,
+    settled_name,
+)
 from .representation import Representation, Setup
 
 if TYPE_CHECKING:
     from ...schemas.instruction import Instruction, Message
+
+
+MODULES = "modules.json"
+# Settings that change no number: where a file came from, who wrote it, prompts (never used here).
+_NOISE = (
+    *("_name_or_path", "name_or_path", "transformers_version", "torch_dtype", "dtype"),
+    *("use_cache", "is_local", "local_files_only", "tokenizer_file", "special_tokens_map_file"),
+)
+_UNUSED_FILES = (MODULES, "config_sentence_transformers.json")
+_SAME_WIDTH = ("normalize", "layernorm", "dropout")
+_STATIC = "staticembedding"
+_MATRICES = ("embedding.weight", "embeddings")  # the second is model2vec's name
+_POOLING_MODES = "pooling_mode_"
+
+
+def encoder_folder(name: str) -> Path:
+    """The local folder of a model named by a path or a Hugging Face name.
+
+    Raises:
+        BackboneError: there is none, or what is there is no sentence-transformers model.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        try:
+            folder = hub_snapshot(name, [*SMALL_FILES, "*.safetensors", "*/pytorch_model.bin"])
+            if not any(folder.rglob("*.safetensors")):
+                folder = hub_snapshot(name, [*SMALL_FILES, "*.bin"])
+        except BackboneError as error:
+            raise type(error)(
+                f"embed: {error}. Where there is a network, `hf download {name}` puts it into the "
+                "cache; a copy of its folder does as well: embed:model=FOLDER. "
+                "To do without it: paper,-embed"
+            ) from error
+    if not (folder / MODULES).is_file():
+        raise BackboneError(
+            f"embed: {name} has no {MODULES}, so it is no model of sentence-transformers. Give a "
+            "folder that its `save` wrote, or a name such as sentence-transformers/gtr-t5-base"
+        )
+    return folder
+
+
+def encoder_width(folder: Path) -> int:
+    """Numbers of an embedding.
+
+    Raises:
+        BackboneError: the files do not tell it.
+    """
+    width = None
+    for kind, place in _modules(folder):
+        if kind == "pooling":
+            settings = read_settings(place / "config.json")
+            tokens = settings.get("embedding_dimension") or settings.get("word_embedding_dimension")
+            width = tokens and tokens * _modes(settings)
+        elif kind == "dense":
+            width = read_settings(place / "config.json").get("out_features")
+        elif kind == _STATIC:
+            width = _matrix_width(place / "model.safetensors")
+        elif kind != "transformer" and kind not in _SAME_WIDTH:
+            raise BackboneError(
+                f"embed: {folder} has a module of a kind that is not known here ({kind}). Choose a "
+                "model of transformer, pooling, dense and normalisation, or of static embeddings"
+            )
+    if not width:
+        raise BackboneError(
+            f"embed: the files of {folder} do not tell how wide its embeddings are. Save it again "
+            "with sentence-transformers"
+        )
+    return int(width)
+
+
+def is_static(folder: Path) -> bool:
+    """Whether it is a mean of token vectors: no layer sees two tokens, no text is too long."""
+    return any(kind == _STATIC for kind, _ in _modules(folder))
+
+
+def encoder_identity(folder: Path) -> dict[str, Any]:
+    """Hashes of everything its embeddings depend on (those of large files are cached).
+
+    Raises:
+        BackboneError: it has no weights, or needs code of its own.
+    """
+    modules = _modules(folder)
+    for kind, place in modules:
+        if kind == "transformer":
+            require_native(place, f"embed: {folder}", "AutoModel")
+    parts: dict[str, Any] = {"modules": [kind for kind, _ in modules]}
+    weights = 0
+    for place in dict.fromkeys(place for _, place in modules):
+        name = str(place.relative_to(folder))
+        found = sorted(place.glob("*.safetensors")) or sorted(place.glob("pytorch_model*.bin"))
+        parts[f"{name} weights"] = hash_weights(found)
+        weights += len(found)
+        for file in sorted(each for p in SMALL_FILES for each in place.glob(p)):
+            if file.name not in _UNUSED_FILES and place in file.parents:
+                parts[f"{name} {file.name}"] = _hash(file)
+    if not weights:
+        raise BackboneError(f"embed: no weights (*.safetensors or pytorch_model*.bin) in {folder}")
+    return {"encoder": digest_of(parts)}
+
+
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Kind and folder of each module, in order.
+
+    Raises:
+        BackboneError: the list is damaged, or names a class from outside sentence-transformers:
+            versions before 6 import such a class from the folder without being allowed to.
+    """
+    try:
+        listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        found = [(str(each["type"]), folder / each["path"]) for each in listed]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BackboneError(
+            f"embed: {folder / MODULES} lists no modules ({error}). Copy the model again"
+        ) from error
+    for type_, _ in found:
+        if not type_.startswith("sentence_transformers."):
+            raise BackboneError(
+                f"embed: {folder} has a module of code of its own ({type_}), which coresetdb never "
+                "runs. Choose a model whose modules are all of sentence-transformers"
+            )
+    return [(type_.rpartition(".")[2].lower(), place) for type_, place in found]
+
+
+def _matrix_width(file: Path) -> int | None:
+    """Columns of a matrix of token vectors, of which only the file's header is read."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="np") as tensors:
+            names = set(tensors.keys())
+            found = [tensors.get_slice(name).get_shape() for name in _MATRICES if name in names]
+    except SafetensorError as error:
+        raise BackboneError(f"embed: {file} is damaged ({error}). Copy the model again") from error
+    # Versions of sentence-transformers differ in whether they put such parts together at all.
+    if found and names & {"mapping", "weights"}:
+        raise BackboneError(
+            f"embed: {file} keeps its token vectors in parts (a quantised vocabulary). Let "
+            "a sentence-transformers of today load it and `save` it: that makes one matrix of them"
+        )
+    return found[0][1] if found and len(found[0]) == 2 else None
+
+
+def _modes(settings: dict[str, Any]) -> int:
+    """How many ways of pooling stand side by side (older files have a flag for each)."""
+    modes = settings.get("pooling_mode")
+    if modes is None:
+        modes = [key for key, on in settings.items() if key.startswith(_POOLING_MODES) and on]
+    return 1 if isinstance(modes, str) else len(modes)
+
+
+def _hash(file: Path) -> str:
+    if file.suffix != ".json" or file.name in ("tokenizer.json", "vocab.json"):
+        return hash_file(file)
+    settings = read_settings(file)
+    return digest_of({key: value for key, value in settings.items() if key not in _NOISE})
+
 
 DEFAULT_MODEL = "sentence-transformers/gtr-t5-base"
 QUERY = (

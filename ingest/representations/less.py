@@ -19,16 +19,17 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..fits.warmup import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
 from ..models.describe import BackboneInfo
+from ..passes.reducer import Needs, Pass
 from .losses import why_no_loss
-from .representation import Needs, Pass, Representation, Setup
+from .representation import Representation, Setup
 
 if TYPE_CHECKING:
-    from ..conversations.encoding import Encoded
+    from ..conversations.tokenization import Encoded
     from ..fits.fit import Fit
-    from ..models.batch import Batch
-    from .representation import Reducer
+    from ..models.batches import Batch
+    from ..passes.reducer import Reducer
 
 WARMUPS = ("none", "lora")
 DIMS = (32, 1 << 16)
@@ -71,8 +72,8 @@ class Less(Representation):
         return dict.fromkeys(_passes(setup.options), Needs(gradients=True))
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
-        from ..gradients.reducers import LowRankSketch, SketchSum
-        from ..gradients.sketch import SketchSpec
+        from ..passes.gradient_reducers import LowRankSketch, SketchSum
+        from ..passes.weight_gradient import SketchSpec
 
         spec = SketchSpec(setup.options["dims"], setup.options["seed"])
         if not each.adapter:

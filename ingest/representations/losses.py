@@ -20,15 +20,16 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
+from ..passes.reducer import Needs, Pass, Reducer
+from .representation import Representation, Scorer, Setup
 
 if TYPE_CHECKING:
     import torch
 
-    from ..conversations.encoding import Encoded
-    from ..fits.artifacts import Artifact
-    from ..gradients.gradient import WeightGradient
-    from ..models.batch import Batch
+    from ...store.catalog import Artifact
+    from ..conversations.tokenization import Encoded
+    from ..models.batches import Batch
+    from ..passes.weight_gradient import WeightGradient
 
 NO_RESPONSE = "no response token"
 NOTHING_BEFORE = "no response token has a token before it"
@@ -225,8 +226,8 @@ class ErrorsAndGradient(ResponseErrors):
     """The same with the norm of the gradient, exact or by the sketch that `less` has too."""
 
     def __init__(self, batch: Batch, exact: bool) -> None:
-        from ..gradients.reducers import GradientNorm
-        from ..gradients.sketch import SketchSpec
+        from ..passes.gradient_reducers import GradientNorm
+        from ..passes.weight_gradient import SketchSpec
 
         super().__init__(batch)
         self.sketch = None if exact else SketchSpec()

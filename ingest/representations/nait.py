@@ -4,6 +4,21 @@ Source: Chen et al. 2026, "Neuron-Aware Data Selection in Instruction Tuning for
 Models". Of a row every layer keeps the mean activation over its tokens and the drift from the
 first to the last content token. A target gives one direction per layer, the first principal
 component of its examples' drifts, and a row scores sum_l <A^l, v_l>, from its columns alone.
+
+What NAIT keeps of a row: per layer the mean activation of its tokens, and how it drifts.
+
+The mean runs over the tokens asked for, the drift is that of the last content token from the first
+one. Both are summed in float32 while a layer's states are at hand, and only their blocks stay: the
+unit vector, in the layer's basis if there is one, and the norm before.
+
+What NAIT may have to learn from a sample of the pool: a basis per layer, and its spread.
+
+Bases: layers of a large model are kept in the leading right singular vectors of the sample's
+summaries, one basis for means and one for drifts. They are uncentred, so that a stored block is a
+linear function of the summary and no constant of the score is lost.
+
+Statistics, for score=zscore: mean and covariance of the stored summaries of every layer. With them
+the mean and the deviation over the pool of <A, v> are known for every direction v to come.
 """
 
 from __future__ import annotations
@@ -13,19 +28,249 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 
-from ...schemas.errors import UsageError
-from ..fits.artifacts import Artifact
-from ..fits.fit import Fit
+from ...schemas.errors import BackboneError, UsageError
+from ...store.catalog import Artifact
+from ..columns import joined
+from ..conversations.tokenization import Encoded
+from ..fits.fit import Fit, Fitting
+from ..models.batches import Batch, batches_of
 from ..models.describe import BackboneInfo
-from .nait_directions import ACTIVATIONS, Along, directions_of
-from .nait_fit import Bases, Statistics
-from .representation import Needs, Pass, Reducer, Representation, Scorer, Setup
+from ..passes.forward import run_pass
+from ..passes.reducer import Needs, Pass, Reducer
+from .nait_scores import ACTIVATIONS, Along, directions_of
+from .representation import Representation, Scorer, Setup
 
 if TYPE_CHECKING:
-    from ..conversations.encoding import Encoded
+    from ..fits.fit import Sample
     from ..models.backbone import Backbone
-    from ..models.batch import Batch
+    from ..passes.feed_forward import Neurons
+
+
+KINDS = ("mean", "drift")
+
+_TOKENS_PER_BATCH = 2048
+
+
+def needs_of(options: Mapping[str, Any]) -> Needs:
+    """What the option `neuron` looks at."""
+    return Needs(neurons=True) if options["neuron"] == "mlp" else Needs(layers=True)
+
+
+class Summaries(Reducer):
+    """Blocks of one batch, layer by layer.
+
+    Columns, for each kind: `<kind>` (B, L * d') blocks and `<kind>_norms` (B, L) float32. A row
+    without the tokens a kind looks at holds NaN.
+
+    Args:
+        tokens: of which the mean is taken: "content", "response" or "all".
+        bases: kind -> (L, d', d) float32, orthonormal rows; None keeps every dimension.
+    """
+
+    def __init__(
+        self, batch: Batch, tokens: str, bases: Mapping[str, np.ndarray] | None = None
+    ) -> None:
+        content = torch.zeros_like(batch.mask)
+        own = np.concatenate([row.content for row in batch.rows])
+        content[batch.mask] = torch.from_numpy(own).to(content.device)
+        taken = {"content": content, "response": batch.response, "all": batch.mask}[tokens]
+        counts = taken.sum(1, keepdim=True)
+        self._weights = (taken.float() / counts)[:, None, :]  # 0 / 0: no such token, NaN
+        self._padded = bool((~batch.mask).any())
+        self._mask = batch.mask
+        self._rows = torch.arange(len(batch.rows), device=content.device)
+        self._first = content.int().argmax(1)
+        self._last = content.shape[1] - 1 - content.flip(1).int().argmax(1)
+        self._contentless = ~content.any(1)
+        self._bases = bases
+        self._blocks: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+        self._norms: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+
+    def layer(self, index: int, states: torch.Tensor) -> None:
+        clean = states.float()
+        if self._padded:  # padding's states may be NaN, which a zero weight would let through
+            clean = clean.masked_fill(~self._mask[:, :, None], 0.0)
+        mean = (self._weights @ clean)[:, 0]
+        drift = states[self._rows, self._last].float() - states[self._rows, self._first].float()
+        drift[self._contentless] = torch.nan
+        for kind, vectors in (("mean", mean), ("drift", drift)):
+            norms = vectors.norm(dim=1)
+            unit = torch.where(norms[:, None] == 0, vectors, vectors / norms[:, None])
+            if self._bases is not None:
+                unit = unit @ torch.from_numpy(self._bases[kind][index]).to(unit.device).T
+            self._blocks[kind].append(unit)
+            self._norms[kind].append(norms)
+
+    def neurons(self, part: Neurons) -> None:
+        if part.tokens is not None:
+            raise BackboneError(
+                "nait: neuron=mlp has no form for a mixture of experts, where most units see most "
+                "tokens not at all. Use neuron=layer"
+            )
+        widths = {part.units, *(each.shape[1] for each in self._blocks["mean"][:1])}
+        if self._bases is None and len(widths) > 1:
+            raise BackboneError(
+                "nait: neuron=mlp needs feed-forward networks of one width, and this backbone's "
+                f"have {' and '.join(map(str, sorted(widths)))} units. Use neuron=layer"
+            )
+        self.layer(part.layer, part.values)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {
+            **{kind: torch.cat(self._blocks[kind], 1).cpu().numpy() for kind in KINDS},
+            **{f"{k}_norms": torch.stack(self._norms[k], 1).cpu().numpy() for k in KINDS},
+        }
+
+
+def bases_of(artifacts: Mapping[str, Artifact]) -> Mapping[str, np.ndarray] | None:
+    """Kind -> (L, d', d) float32 where bases were fitted."""
+    bases = artifacts.get("nait-bases")
+    return None if bases is None else bases.arrays
+
+
+def summaries_of(
+    backbone: Backbone,
+    rows: Sequence[Encoded],
+    options: Mapping[str, Any],
+    bases: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """Whole summaries of some rows, block times norm: kind -> (N, L, d') float32.
+
+    NaN where a row lacks the tokens.
+    """
+    parts: list[Mapping[str, np.ndarray]] = []
+    order: list[int] = []
+    needs = needs_of(options)
+    for members, batch in batches_of(backbone, rows, _TOKENS_PER_BATCH):
+        reducer = Summaries(batch, options["tokens"], bases)
+        run_pass(backbone, batch, [(needs, reducer)])
+        parts.append(reducer.columns())
+        order += members
+    columns = joined(parts, np.asarray(order, dtype=np.int64), len(rows))
+    return {kind: whole(columns[kind], columns[f"{kind}_norms"]) for kind in KINDS}
+
+
+def whole(blocks: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """Blocks (N, L * d') times their norms (N, L), as (N, L, d')."""
+    return blocks.reshape(*norms.shape, -1) * norms[:, :, None]
+
+
+SAMPLE_ROWS = 1024
+"""Eight times the width of a basis; of Llama-2-7B its summaries take 1 GB."""
+
+
+class Bases(Fit):
+    """Artifact `nait-bases`: `mean` and `drift` (L, d', d) float32 with orthonormal rows.
+
+    d' is `width`, or what sample and layer have at most. Facts: rows, and the share of the
+    sample's energy kept per kind and layer.
+    """
+
+    name = "nait-bases"
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self._options = {name: options[name] for name in ("neuron", "tokens", "width", "seed")}
+
+    def spec(self) -> dict[str, Any]:
+        return {**self._options, "version": 1, "rows": SAMPLE_ROWS}
+
+    def outputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def sample_rows(self, total: int) -> int:
+        return min(total, SAMPLE_ROWS)
+
+    def run(self, fitting: Fitting) -> None:
+        if self.name in fitting.kept:
+            return
+        found = _sampled(self.name, fitting, self._options, None)
+        arrays: dict[str, np.ndarray] = {}
+        kept: dict[str, list[float]] = {}
+        for kind, summaries in found.items():
+            layers = [_leading(each, self._options["width"]) for each in summaries.swapaxes(0, 1)]
+            arrays[kind] = np.stack([basis for basis, _ in layers])
+            kept[kind] = [share for _, share in layers]
+        rows = len(found["mean"])
+        fitting.keep(self.name, Artifact(arrays, {"rows": rows, "kept": kept}))
+        fitting.tell(1.0, f"keeps {np.mean([*kept['mean'], *kept['drift']]):.1%} of the energy")
+
+
+class Statistics(Fit):
+    """Artifact `nait-statistics`: `<kind>_mean` (L, d') and `<kind>_covariance` (L, d', d')."""
+
+    name = "nait-statistics"
+
+    def __init__(self, options: Mapping[str, Any], bases: Bases | None) -> None:
+        self._options = {name: options[name] for name in ("neuron", "tokens", "seed")}
+        self._bases = bases
+
+    def spec(self) -> dict[str, Any]:
+        return {**self._options, "version": 1, "rows": SAMPLE_ROWS}
+
+    def outputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def sample_rows(self, total: int) -> int:
+        return min(total, SAMPLE_ROWS)
+
+    def needs(self) -> tuple[Fit, ...]:
+        return () if self._bases is None else (self._bases,)
+
+    def run(self, fitting: Fitting) -> None:
+        if self.name in fitting.kept:
+            return
+        bases = fitting.kept[self._bases.name].arrays if self._bases else None
+        arrays: dict[str, np.ndarray] = {}
+        for kind, summaries in _sampled(self.name, fitting, self._options, bases).items():
+            mean = summaries.mean(axis=0, dtype=np.float64)
+            centred = summaries - mean.astype(np.float32)
+            arrays[f"{kind}_mean"] = mean.astype(np.float32)
+            arrays[f"{kind}_covariance"] = np.einsum("nld,nle->lde", centred, centred) / (
+                len(summaries) - 1
+            )
+        fitting.keep(self.name, Artifact(arrays))
+        fitting.tell(1.0, "spread of every layer")
+
+
+def _sampled(
+    fit: str, fitting: Fitting, options: Mapping[str, Any], bases: Mapping[str, np.ndarray] | None
+) -> dict[str, np.ndarray]:
+    """Summaries of the sample's usable rows, kind -> (n, L, d')."""
+
+    fitting.tell(0.0, f"activations of {len(fitting.sample.instructions):,} rows")
+    rows = _usable(fitting, fitting.sample, options["tokens"])
+    if len(rows) < 2:
+        raise UsageError(
+            f"{fit}: {len(rows)} of the sample's {len(fitting.sample.instructions):,} rows have "
+            f"{options['tokens']} tokens. Ingest a corpus with at least two such rows"
+        )
+    return summaries_of(fitting.backbone, rows, options, bases)
+
+
+def _usable(fitting: Fitting, sample: Sample, tokens: str) -> list[Encoded]:
+    encoded = fitting.backbone.encode_all(sample.instructions)
+    rows = [row for row in encoded if isinstance(row, Encoded) and row.content.any()]
+    return [row for row in rows if tokens != "response" or row.response_tokens]
+
+
+def _leading(vectors: np.ndarray, width: int) -> tuple[np.ndarray, float]:
+    """The first `width` right singular vectors of (n, d), and their share of the energy.
+
+    Of each sign the one whose largest entry is positive.
+    """
+    import torch
+
+    _, values, right = torch.linalg.svd(torch.from_numpy(vectors), full_matrices=False)
+    basis = right[:width].numpy()
+    largest = np.abs(basis).argmax(axis=1)
+    basis = basis * np.sign(basis[np.arange(len(basis)), largest])[:, None]
+    energy = values.double().numpy() ** 2
+    return np.ascontiguousarray(basis, dtype=np.float32), float(
+        energy[:width].sum() / energy.sum() if energy.sum() else 1.0
+    )
+
 
 WHOLE = Pass()
 
@@ -83,12 +328,10 @@ class Nait(Representation):
         return tuple(found + ([Statistics(options, bases)] if options["zscore"] else []))
 
     def passes(self, setup: Setup) -> dict[Pass, Needs]:
-        from .nait_summaries import needs_of
 
         return {WHOLE: needs_of(setup.options)}
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
-        from .nait_summaries import Summaries, bases_of
 
         return Summaries(batch, setup.options["tokens"], bases_of(setup.artifacts))
 
@@ -124,7 +367,6 @@ class Nait(Representation):
         setup: Setup,
     ) -> Artifact | None:
         """Directions from drifts in full precision: with bases, by a pass over the examples."""
-        from .nait_summaries import bases_of, summaries_of, whole
 
         usable = [index for index, why in enumerate(columns["nait_reason"]) if why is None]
         if bases_of(setup.artifacts) is None:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from .representation import Needs, Pass, Reducer, Representation, Setup
+from ..passes.reducer import Needs, Pass, Reducer
+from .representation import Representation, Setup
 
 if TYPE_CHECKING:
     import torch
 
-    from ..conversations.encoding import Encoded
-    from ..models.batch import Batch
+    from ..conversations.tokenization import Encoded
+    from ..models.batches import Batch
 
 WHOLE = Pass()
 

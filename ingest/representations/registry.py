@@ -2,6 +2,12 @@
 
 Third parties add theirs through the entry-point group `coresetdb.representations`; the entry is
 an object of the class `Representation`.
+
+Presets: names for whole lists of features, usable wherever features are named.
+
+`fast` is everything that one checkpoint gives without training: one forward and one backward over
+each row, and a second forward over the answers alone for IFD. `paper` is what each paper says:
+warm-up checkpoints, the ensemble, the encoder.
 """
 
 from __future__ import annotations
@@ -18,10 +24,54 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
-from ..fits.artifacts import Artifact
+from ...store.catalog import Artifact
 from ..models.describe import BackboneInfo
-from ..presets import PRESETS, expanded
-from .representation import Representation, Setup, Side
+from ..passes.reducer import Side
+from .representation import Representation, Setup
+
+PRESETS = {
+    "fast": ("rds", "losses:grad_norm=sketch", "nait", "mads", "trim", "less"),
+    "paper": (
+        "rds",
+        "losses:grad_norm=exact",
+        "nait",
+        "mads",
+        "trim:warmup=lora",
+        "less:warmup=lora",
+        "gradfiltering",
+        "embed",
+    ),
+}
+"""Preset -> its features, each with its options."""
+
+
+def expanded(features: str) -> list[str]:
+    """The entries of a list of features, with presets written out.
+
+    An entry that stands beside a preset takes the place of the preset's own of that
+    representation: `fast,less:dims=8192` has one `less`. One with a minus takes it away:
+    `paper,-embed`.
+
+    Raises:
+        UsageError: what is to be taken away is in no preset named.
+    """
+    entries = [entry.strip() for entry in features.split(",") if entry.strip()]
+    said = {_name(entry).removeprefix("-") for entry in entries if entry not in PRESETS}
+    held = {_name(each) for entry in entries for each in PRESETS.get(entry, ())}
+    found: dict[str, None] = {}
+    for entry in entries:
+        if entry in PRESETS:
+            found |= dict.fromkeys(each for each in PRESETS[entry] if _name(each) not in said)
+        elif not entry.startswith("-"):
+            found[entry] = None
+        elif entry[1:] not in held:
+            raise UsageError(f"{entry}: no preset of {features!r} has {entry[1:]!r} to take away")
+    return list(found)
+
+
+def _name(entry: str) -> str:
+    return entry.partition(":")[0].strip()
+
 
 ENTRY_POINTS = "coresetdb.representations"
 
@@ -108,7 +158,7 @@ def has_facts(representation: Representation) -> bool:
     return type(representation).facts is not Representation.facts
 
 
-def wanted(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
+def feature_spec(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
     """A representation with every option spelled out.
 
     Raises:
@@ -137,7 +187,7 @@ def parse_wanted(text: str) -> list[Wanted]:
     for entry in expanded(text):
         name, *settings = entry.split(":")
         options = dict(_setting(entry, each) for each in settings)
-        each = wanted(name.strip(), _typed(get(name.strip()), options))
+        each = feature_spec(name.strip(), _typed(get(name.strip()), options))
         if each not in found:
             found.append(each)
     if not found:
@@ -148,7 +198,7 @@ def parse_wanted(text: str) -> list[Wanted]:
     return found
 
 
-def written(asked: Wanted) -> str:
+def spec_text(asked: Wanted) -> str:
     """What is asked for as `parse_wanted` reads it: options that are not the defaults."""
     defaults = get(asked.representation).defaults
     own = [f"{k}={v}" for k, v in asked.options.items() if v != defaults[k]]

@@ -18,20 +18,20 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
+from ...store.catalog import Artifact
 from ..columns import ragged
-from ..fits.artifacts import Artifact
 from ..fits.fit import Fit
-from ..fits.warmup import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
-from ..jobs.target_facts import REFUSED
+from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
 from ..models.describe import BackboneInfo
-from ..trim.token_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
-from ..trim.trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
-from .representation import Needs, Pass, Reducer, Representation, Setup
+from ..passes.reducer import Needs, Pass, Reducer
+from .representation import REFUSED, Representation, Setup
+from .trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
+from .trim_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
 
 if TYPE_CHECKING:
-    from ..conversations.encoding import Encoded
+    from ..conversations.tokenization import Encoded
     from ..models.backbone import Backbone
-    from ..models.batch import Batch
+    from ..models.batches import Batch
 
 WARMUPS = ("none", "lora")
 
@@ -94,7 +94,7 @@ class Trim(Representation):
         return {Pass("row", _adapter(setup.options)): Needs(hidden=True)}
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
-        from ..trim.token_codes import Codes
+        from .trim_basis import Codes
 
         return Codes(batch, setup.artifacts[OUTPUT].arrays["basis"])
 
@@ -137,7 +137,7 @@ class Trim(Representation):
 
         The sentence `refused` instead where no example has a token of content.
         """
-        from ..trim.fingerprints import fingerprints, nearest_classes
+        from .trim_fingerprints import fingerprints, nearest_classes
 
         worn = setup.artifacts.get(_adapter(setup.options))
         found = fingerprints(backbone, rows, setup.options["layers"], worn)

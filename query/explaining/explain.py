@@ -1,25 +1,356 @@
-"""Explain: why a row stands in a coreset, from what is stored; no model runs."""
+"""Explain: why a row stands in a coreset, from what is stored; no model runs.
+
+What stands beside a row of a coreset: the targets' examples, and the rows chosen before it.
+
+What a method saw inside a row: numbers it keeps, tokens, layers, neurons.
+
+What the score of a chosen row says, in words, for the selectors of this package.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...schemas.budget import parse_budget
+import numpy as np
+import pyarrow as pa
+
 from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ..answer import Request, answer, what_is_asked
-from ..conversations import conversations
+from ...schemas.instruction import Instruction
+from ...schemas.sizes import parse_budget
 from ..coresets import Coreset, load_coreset
+from ..features import Feature, comparison_of, features_of
+from ..methods import Method
 from ..names import quoted
+from ..queries import Queries, load_queries
 from ..ranking import MEMORY_LIMIT
 from ..replay import request_of
-from .explain_beside import beside
-from .explain_inside import inside
-from .explanation import Explanation, Neighbour, Without
-from .score_words import score_words
+from ..request import Request, ResolvedRequest, resolve_request
+from ..result_rows import conversations
+from ..selection import answer
+from .explanation import Example, Explanation, Neighbour, Without
+from .internals import layer_frame, neuron_gains, scorer_and_row, shared_words, token_frame
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from ...store.store import Store
+
+
+MOST_SIMILAR = 3
+"""Examples that are shown beside the one that pulled a row."""
+
+
+def beside(
+    store: Store, coreset: Coreset, found: Explanation, request: Request, asked: ResolvedRequest
+) -> Explanation:
+    """Hold a row against the targets' examples and against the rows ranked before it.
+
+    By the method's own vectors; where it has none, by those of the first feature that pool and
+    targets have, which is then told as `compared_by`.
+    """
+    recorded = coreset.members["query"][found.rank - 1].as_py()
+    cannot = list(found.cannot)
+    if request.targets and recorded is None:
+        cannot.append(f"Which example pulled it: {_nobody(asked, found.target)}")
+    feature, queries = _held_against(store, request, asked)
+    own = None
+    if feature is None:
+        cannot.append("What it is similar to: no feature with a cosine (rds, less, embed) is there")
+    else:
+        own = _vectors(store, feature, [found.id], coreset.pool_version)[0]
+        if np.isnan(own).any():
+            own = None
+            cannot.append(f"What it is similar to: the row has no {feature.name}")
+    similar = {} if own is None else _similarities(queries, own)
+    examples = _examples(store, similar, (found.target, recorded), request.targets_version)
+    found = replace(found, examples=examples, cannot=tuple(cannot))
+    if feature is None or own is None:
+        return found
+    return replace(
+        found,
+        compared_by=feature.name,
+        asked=len(similar),
+        nearest=_nearest(store, coreset, feature, own, found.rank),
+        next=_with_similarity(store, feature, own, found.next, coreset.pool_version),
+    )
+
+
+def _held_against(
+    store: Store, request: Request, asked: ResolvedRequest
+) -> tuple[Feature | None, list[Queries]]:
+    """A feature with vectors that the pool and every target has, and the examples' vectors."""
+    if asked.feature and asked.feature.column:
+        return asked.feature, asked.queries
+    for feature in features_of(store, request.pool_version).values():
+        if feature.column is None:
+            continue
+        try:
+            version = request.targets_version
+            return feature, [
+                load_queries(store, each, feature, version) for each in request.targets
+            ]
+        except (UsageError, MissingFeatureError, FingerprintError):
+            continue  # a target lacks this one; the next may do
+    return None, []
+
+
+def _nobody(asked: ResolvedRequest, target: str | None) -> str:
+    if not asked.method.needs_target:
+        return f"{asked.method} asks no target"
+    return f"{asked.method} asks with target {target} as a whole"
+
+
+def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str, str], float]:
+    """The cosine of every example (target, id) that has a vector, the highest first."""
+    names = [(each.target, example) for each in queries for example in each.ids]
+    parts = [each.vectors for each in queries if each.vectors is not None]
+    if not parts:
+        return {}
+    similarities = (np.concatenate(parts).astype(np.float32) @ own).tolist()
+    order = sorted(range(len(names)), key=lambda at: (-similarities[at], at))
+    return {names[at]: similarities[at] for at in order}
+
+
+def _examples(
+    store: Store,
+    similar: Mapping[tuple[str, str], float],
+    pulling: tuple[str | None, str | None],
+    version: int,
+) -> tuple[Example, ...]:
+    """The example that pulled the row and the most similar ones, best first."""
+    places = {name: place for place, name in enumerate(similar, start=1)}
+    others = [name for name in similar if name != pulling][:MOST_SIMILAR]
+    target, example = pulling
+    pulled = [(target, example)] if target is not None and example is not None else []
+    # One that has no vector stands in front.
+    wanted = sorted([*pulled, *others], key=lambda name: places.get(name, 0))
+    texts = _texts(store, wanted, version)
+    return tuple(
+        Example(
+            target=name[0],
+            id=name[1],
+            position=texts[name][0] + 1,
+            similarity=similar.get(name),
+            place=places.get(name),
+            pulled=name == pulling,
+            messages=texts[name][1],
+        )
+        for name in wanted
+    )
+
+
+def _texts(
+    store: Store, wanted: Sequence[tuple[str, str]], version: int
+) -> dict[tuple[str, str], tuple[int, list[dict]]]:
+    """Position and messages of some examples."""
+    if not wanted:
+        return {}
+    ids = ", ".join(dict.fromkeys(quoted(example) for _, example in wanted))
+    rows = store.dataset("targets", version).to_table(
+        columns=["target", "id", "position", "messages"], filter=f"id IN ({ids})"
+    )
+    texts = {}
+    for row in rows.to_pylist():
+        messages = Instruction.from_row(row["messages"], None).messages
+        text = [message.as_dict() for message in messages]
+        texts[row["target"], row["id"]] = (row["position"], text)
+    return texts
+
+
+def _nearest(
+    store: Store, coreset: Coreset, feature: Feature, own: np.ndarray, rank: int
+) -> Neighbour | None:
+    """Of the rows ranked before, the most similar one; the lower rank of equals."""
+    before = coreset.members.slice(0, rank - 1)
+    if not before.num_rows:
+        return None
+    cosines = _vectors(store, feature, before["id"].to_pylist(), coreset.pool_version) @ own
+    if np.isnan(cosines).all():
+        return None
+    (row,) = before.slice(int(np.nanargmax(cosines)), 1).to_pylist()
+    return Neighbour(row["rank"], row["id"], row["score"], float(np.nanmax(cosines)))
+
+
+def _with_similarity(
+    store: Store, feature: Feature, own: np.ndarray, other: Neighbour | None, version: int
+) -> Neighbour | None:
+    if other is None:
+        return None
+    cosine = float(_vectors(store, feature, [other.id], version)[0] @ own)
+    return replace(other, similarity=None if np.isnan(cosine) else cosine)
+
+
+def _vectors(store: Store, feature: Feature, ids: Sequence[str], version: int) -> np.ndarray:
+    """(n, d) float32; NaN for rows without the feature."""
+    column = feature.column
+    assert column is not None
+    parts = [
+        _matrix(part[column].combine_chunks(), feature.width)
+        for part in store.stream(ids, [column], version)
+    ]
+    return np.concatenate(parts)
+
+
+def _matrix(vectors: pa.Array, width: int) -> np.ndarray:
+    matrix = np.full((len(vectors), width), np.nan, np.float32)
+    present = np.asarray(vectors.is_valid())
+    matrix[present] = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    return matrix
+
+
+_CLOSE = 1e-5
+"""How far the parts of a gain may add up beside the recorded score, of the score."""
+
+
+def inside(
+    store: Store, coreset: Coreset, found: Explanation, request: Request, asked: ResolvedRequest
+) -> Explanation:
+    """Add what the method looks at in the row itself."""
+    feature, method = asked.feature, asked.method
+    if feature is None or not method.looks:
+        return found
+    found = replace(found, values=_numbers(store, feature, found.id, coreset.pool_version))
+    if method.covers:
+        return _neurons(store, coreset, found, request, asked, feature)
+    if method.counts:
+        return _words(store, coreset, found, request, asked, feature)
+    if comparison_of(feature.representation) == "target_scorer" and found.target:
+        return _pieces(store, found, request)
+    return found
+
+
+def _numbers(store: Store, feature: Feature, row: str, version: int) -> dict[str, float | None]:
+    """The plain numbers among the feature's columns."""
+    schema = store.dataset("pool", version).schema
+    plain = [
+        column
+        for column in feature.recipe.columns
+        if pa.types.is_floating(schema.field(column).type)
+        or pa.types.is_integer(schema.field(column).type)
+    ]
+    return store.take([row], plain, version).to_pylist()[0] if plain else {}
+
+
+def _pieces(store: Store, found: Explanation, request: Request) -> Explanation:
+    """Tokens or layers, whichever the scorer of the row's target looks at."""
+    from ...ingest.representations.nait_scores import Along
+    from ...ingest.representations.trim_scores import TokenScorer
+
+    assert found.target is not None
+    try:
+        scorer, rows = scorer_and_row(
+            store,
+            found.target,
+            found.id,
+            found.method,
+            request.pool_version,
+            request.targets_version,
+        )
+    except MissingFeatureError as error:
+        return replace(found, cannot=(*found.cannot, f"Its score piece by piece: {error}"))
+    if isinstance(scorer, TokenScorer):
+        return replace(found, tokens=token_frame(store, scorer, rows))
+    if isinstance(scorer, Along):
+        return replace(found, layers=layer_frame(scorer, rows))
+    return found
+
+
+def _words(
+    store: Store,
+    coreset: Coreset,
+    found: Explanation,
+    request: Request,
+    asked: ResolvedRequest,
+    feature: Feature,
+) -> Explanation:
+    """Words shared with the example that pulled the row, or with all of its target."""
+    query = coreset.members["query"][found.rank - 1].as_py()
+    examples = [
+        (each.target, example)
+        for each in asked.queries
+        for example in each.ids
+        if found.target == each.target and query in (None, example)
+    ]
+    words = shared_words(
+        store, feature, found.id, examples, request.pool_version, request.targets_version
+    )
+    return replace(found, words=words)
+
+
+def _neurons(
+    store: Store,
+    coreset: Coreset,
+    found: Explanation,
+    request: Request,
+    asked: ResolvedRequest,
+    feature: Feature,
+) -> Explanation:
+    method = asked.method
+    before = coreset.members.slice(0, found.rank - 1)
+    units = None
+    if method.needs_target:
+        # Every target has a ranking of its own.
+        mine = np.array([each == found.target for each in before["target"].to_pylist()], bool)
+        before = before.filter(pa.array(mine))
+        units = next(each.units for each in asked.queries if each.target == found.target)
+    frame = neuron_gains(
+        store,
+        feature,
+        method,
+        found.id,
+        before["id"].to_pylist(),
+        version=request.pool_version,
+        where=request.where,
+        target_units=units,
+    )
+    if not _adds_up(frame, found.score):
+        why = (
+            "Its gain neuron by neuron: rows that the coreset does not show (of another target, "
+            "or left out by a rule) were counted as well when it was taken"
+        )
+        return replace(found, cannot=(*found.cannot, why))
+    return replace(found, neurons=frame)
+
+
+def _adds_up(frame: pl.DataFrame, score: float | None) -> bool:
+    return score is not None and abs(float(frame["gain"].sum()) - score) <= _CLOSE * max(1.0, score)
+
+
+_SAID = {
+    "random": "none: a seed drew the rows, and their order says nothing",
+    "source_balanced": "none: corpora take turns, and a seed drew the rows of each",
+    "length_matched": "none: a seed drew the rows of each length",
+    "round_robin": "its similarity to the example whose turn it was",
+    "knn_uniform": "its share of the examples' nearest neighbours",
+    "knn_kde": "its share of the examples' nearest neighbours, less in a crowd",
+    "uot": "the share of the examples' mass that transport sends it",
+    "coverage": "what it added to the coverage when it was taken",
+    "facility_location": "by how much it brought the pool nearer when it was taken, in cosines",
+    "k_center": "1 - its highest cosine to a row taken before (3 for the first)",
+}
+
+
+def score_words(method: Method) -> str | None:
+    """A phrase that goes on from "score 0.83, "; None for selectors from elsewhere."""
+    name, made_by, options = method.selector.name, method.made_by, method.options
+    if name in ("top", "round_robin") and made_by and comparison_of(made_by) != "cosine":
+        whom = "the target as a whole" if method.needs_target else "no target in particular"
+        return f"that {method.representation} gives it, for {whom}"
+    if name == "top":
+        by = {"mean": "mean", "max": "highest"}[options["by"]]
+        return f"its {by} similarity over the examples"
+    if name == "deita_filter":
+        return f"its {options['score']}"
+    if name == "bm25":
+        by = {"turns": "for the example whose turn it was", "mean": "mean over the examples"}
+        return f"its BM25, {by.get(options['by'], 'the highest over the examples')}"
+    if name == "dsir":
+        drawn = ", with a random number added by the draw" if options["gumbel"] else ""
+        return f"log of how much likelier the target makes its words than the pool{drawn}"
+    return _SAID.get(name)
+
 
 LEAST_BEGINNING = 6
 """Characters of an id that stand for the whole, if no other row of the coreset begins so."""
@@ -51,7 +382,7 @@ def explain(
     found = _alone(store, chosen, member)
     try:
         request = request_of(store, chosen)
-        asked = what_is_asked(store, request)
+        asked = resolve_request(store, request)
     except (UsageError, MissingFeatureError, FingerprintError) as error:
         # What it was chosen by is gone since; the row itself is not.
         return replace(found, cannot=(f"Its target and scores: {error}",))

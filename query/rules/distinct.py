@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ...selectors.keys import keys_of
+from ...schemas.ids import keys_of
 from ..features import Feature
 
 if TYPE_CHECKING:

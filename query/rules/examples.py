@@ -1,21 +1,119 @@
-"""The examples that a coreset must not give away: those of its targets and of evaluation files."""
+"""The examples that a coreset must not give away: those of its targets and of evaluation files.
+
+What two texts are compared by: their words, whatever their case, spacing and punctuation.
+
+A word is a run of letters, digits and marks after NFKC and case folding, less characters that
+nobody sees (soft hyphens, zero-width spaces). Scripts that put no space
+between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan) give a word per character.
+
+Rows of an earlier coreset that must not be chosen again, kept as long as a replay needs them.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from ...schemas.canonical import canonical_json, digest_of
+import numpy as np
+import pyarrow as pa
+
+from ...ingest.representations.lexical import SPACELESS
+from ...schemas.canonical import canonical_json, digest, digest_of
 from ...schemas.errors import InputError, UsageError
+from ...schemas.ids import ids_of, keys_of
 from ...schemas.instruction import Instruction, Reject
 from ..names import quoted
-from .words import Said, said_in
 
 if TYPE_CHECKING:
     from ...store.store import Store
+
+
+_WORD_OR_SPACE = "".join(
+    chr(code) if chr(code).isalnum() or chr(code) == "_" else " " for code in range(128)
+)
+
+_WORDS = re.compile(r"\w+")
+
+# Soft hyphens, zero-width spaces and joiners, marks of direction: nobody sees them inside a word.
+_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+
+# As in the representation `lexical`, with Tibetan and signs of repetition.
+_SPACELESS = SPACELESS + r"\u0f00-\u0fff\u3005-\u3007"
+_spaceless = re.compile(f"[{_SPACELESS}]").match
+
+
+@cache
+def _words_of_any_script() -> re.Pattern[str]:
+    # `\w` knows no marks: without them the vowels of Hindi would cut its words to pieces.
+    marks = "".join(
+        re.escape(chr(code))
+        for code in (*range(0x20000), *range(0xE0100, 0xE01F0))
+        if unicodedata.category(chr(code)).startswith("M")
+    )
+    return re.compile(rf"(?=\w)[{_SPACELESS}][{marks}]*|(?:[^\W{_SPACELESS}]+[{marks}]*)+")
+
+
+@cache
+def _needs_care(character: str) -> bool:
+    return bool(_spaceless(character)) or unicodedata.category(character).startswith("M")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in order."""
+    if text.isascii():
+        # Three times as fast as a pattern, and most texts are plain.
+        return text.lower().translate(_WORD_OR_SPACE).split()
+    seen = _UNSEEN.sub("", text)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
+    # The pattern for any script takes six times as long as the plain one.
+    special = any(_needs_care(each) for each in set(folded) if not each.isascii())
+    return (_words_of_any_script() if special else _WORDS).findall(folded)
+
+
+def joined(words: Sequence[str]) -> str:
+    """Words as one text in which a run of words is a substring between spaces."""
+    return " ".join(words)
+
+
+def ngrams(words: Sequence[str], length: int) -> list[str]:
+    """Every run of `length` words, joined, in order."""
+    return [joined(words[at : at + length]) for at in range(len(words) - length + 1)]
+
+
+@dataclass(frozen=True)
+class Said:
+    """The words of a conversation.
+
+    Attributes:
+        everything: of all turns, tool calls included.
+        whole: without system turns.
+        question: those of `whole` before the last answer.
+    """
+
+    everything: list[str]
+    whole: list[str]
+    question: list[str]
+
+
+def said_in(messages: Sequence[Mapping[str, Any]]) -> Said:
+    """The words of a conversation; messages as Arrow gives them back."""
+    turns = [
+        (each["role"], words_of("\n".join(filter(None, (each["content"], each.get("tool_calls"))))))
+        for each in messages
+    ]
+    spoken = [(role, words) for role, words in turns if role != "system"]
+    asked = spoken[:-1] if spoken and spoken[-1][0] == "assistant" else spoken
+    everything, whole, question = (
+        [word for _, words in each for word in words] for each in (turns, spoken, asked)
+    )
+    return Said(everything, whole, question)
+
 
 _EVALUATION = "evaluation"
 
@@ -48,7 +146,9 @@ def read_evaluation(file: str) -> Evaluation:
     Raises:
         InputError: the file cannot be read to its end, or has no usable example.
     """
-    from ...ingest.reading.records import ReadOptions, find_files, open_source
+    from ...ingest.readers.locations import find_files
+    from ...ingest.readers.options import ReadOptions
+    from ...ingest.sources import open_source
 
     found: dict[str, Instruction] = {}
     refused: set[str] = set()
@@ -118,3 +218,59 @@ def examples_of(
 def digest_of_examples(examples: Sequence[Example]) -> str:
     """Of which examples are guarded, in their order."""
     return digest_of([[each.of, each.id] for each in examples])
+
+
+_EXCLUDED = "excluded"
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """The rows of a coreset as it was: its name and its ids, 16 bytes each."""
+
+    coreset: str
+    packed: bytes
+
+    @property
+    def digest(self) -> str:
+        """Of its rows; the store keeps them under this name, whatever becomes of the coreset."""
+        return digest(self.packed.hex())
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(n, 2) int64."""
+        text = self.packed.hex()
+        ids = [text[at : at + 32] for at in range(0, len(text), 32)]
+        return keys_of(pa.array(ids, pa.string()))
+
+    def __len__(self) -> int:
+        return len(self.packed) // _ID_BYTES
+
+
+def excluded(store: Store, coreset: str) -> Excluded:
+    """The rows of a coreset.
+
+    Raises:
+        UsageError: there is none of that name; the message lists those there are.
+    """
+    from ..coresets import load_coreset
+
+    members = load_coreset(store, coreset).members
+    return Excluded(coreset, bytes.fromhex("".join(ids_of(keys_of(members["id"])))))
+
+
+def keep_excluded(store: Store, rows: Excluded) -> None:
+    """Keep them, so that a selection can be replayed after the coreset was removed."""
+    store.put_artifact(rows.digest, _EXCLUDED, rows.packed)
+
+
+def kept_excluded(store: Store, coreset: str, digest: str) -> Excluded:
+    """The rows that were kept under a digest.
+
+    Raises:
+        UsageError: the store lost them.
+    """
+    packed = store.artifact(digest, _EXCLUDED)
+    if packed is None:
+        raise UsageError(f"{store.uri} has lost the rows of coreset {coreset} ({digest})")
+    return Excluded(coreset, packed)

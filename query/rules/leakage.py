@@ -1,23 +1,225 @@
-"""The leakage guard as a rule: rows that give an example away leave, each with the reason."""
+"""The leakage guard as a rule: rows that give an example away leave, each with the reason.
+
+Which rows give an example away: an index over the examples, held against one row at a time.
+
+A row leaks an example if it says the same words, if it contains the example's words or question
+in one piece, or if it shares a run of 13 words with it that is no task wording (docs/rules.md).
+
+How common runs of words are in the pool: what every thousandth row says is task wording.
+
+One pass over the text of the pool. Arrow throws out rows that cannot hold any of the runs; only
+the rest is cut into words.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from ...selectors.keys import KeySet, keys_of
-from .examples import Example, digest_of_examples
-from .guard import LEAST, NGRAM, Guard, Leak
-from .wording import counts_of, messages_of, wording_above
+from ...schemas.ids import KeySet, keys_of
+from .examples import Example, digest_of_examples, joined, ngrams, said_in
 
 if TYPE_CHECKING:
     import lance
 
     from ...store.store import Store
+
+
+NGRAM = 13
+"""Words in a run that gives an example away (ARCHITECTURE, Query)."""
+
+LEAST = 8
+"""Words an example, or its question, must have for a row to be said to contain it [ours]."""
+
+# Both a contained example and a shared run show some run of five words of an example at every
+# fourth place: at least 8 - 5 + 1 of its runs of five start side by side.
+_SEED = 5
+_STRIDE = LEAST - _SEED + 1
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Why a row is no fair training example.
+
+    Attributes:
+        id: of the row.
+        how: "equal", "contains" or "13-gram".
+        words: the run of words that gave it away; of equal and contained examples the first 13.
+        example: id of the example.
+        of: the target or evaluation file it belongs to.
+    """
+
+    id: str
+    how: str
+    words: str
+    example: str
+    of: str
+
+
+class Guard:
+    """The examples, ready to be looked for.
+
+    Runs of words that two or more examples of one source share are task wording and not looked
+    for. Examples of one source that ask the same question count as one.
+    """
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+        self._ids = {each.id: number for number, each in reversed([*enumerate(examples)])}
+        self._wholes: dict[str, int] = {}
+        self._questions: dict[str, int] = {}
+        self._starts: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        self._seeds: set[str] = set()
+        self.grams: dict[str, int] = {}
+        self._index()
+
+    def _index(self) -> None:
+        answers: dict[tuple[str, str], set[str]] = defaultdict(set)
+        asked: dict[tuple[str, str], str] = {}  # (source, run of words) -> the question it is in
+        wording: set[str] = set()
+        for number, each in enumerate(self._examples):
+            whole = joined(each.said.whole)
+            question = joined(each.said.question) or whole
+            answers[each.of, question].add(whole)
+            self._seeds.update(ngrams(each.said.whole, _SEED))
+            if whole:
+                self._wholes.setdefault(whole, number)
+            for gram in ngrams(each.said.whole, NGRAM):
+                if asked.setdefault((each.of, gram), question) != question:
+                    wording.add(gram)
+                self.grams.setdefault(gram, number)
+        for gram in wording:
+            del self.grams[gram]
+        for number, each in enumerate(self._examples):
+            question = joined(each.said.question)
+            # A question that got several answers may be a standing instruction ("Tell a joke").
+            if question and len(answers[each.of, question]) == 1:
+                self._questions.setdefault(question, number)
+                self._begin(each.said.question, number)
+            self._begin(each.said.whole, number)
+
+    def _begin(self, words: Sequence[str], number: int) -> None:
+        if len(words) >= LEAST:
+            self._starts[joined(words[:LEAST])].append((joined(words), number))
+
+    def look(self, id: str, messages: Sequence[Mapping[str, Any]]) -> Leak | list[str] | None:
+        """What a row gives away: a leak for sure, runs of words it shares (to be counted), or None.
+
+        Args:
+            id: of the row.
+            messages: as Arrow gives them back.
+        """
+        if id in self._ids:
+            return self._leak(id, "equal", self._ids[id])
+        said = said_in(messages)
+        for own, known in ((said.whole, self._wholes), (said.question, self._questions)):
+            number = known.get(joined(own))
+            if number is not None:
+                return self._leak(id, "equal", number)
+        if not self.has_seed(said.everything):
+            return None
+        padded = f" {joined(said.everything)} "
+        for start in ngrams(said.everything, LEAST):
+            for text, number in self._starts.get(start, ()):
+                if f" {text} " in padded:
+                    return self._leak(id, "contains", number)
+        return [gram for gram in ngrams(said.everything, NGRAM) if gram in self.grams] or None
+
+    def has_seed(self, words: Sequence[str]) -> bool:
+        """Whether the words may share a run of 8 or more with an example at all; quick."""
+        starts = range(0, len(words) - _SEED + 1, _STRIDE)
+        return not self._seeds.isdisjoint([joined(words[at : at + _SEED]) for at in starts])
+
+    def shares(self, id: str, gram: str) -> Leak:
+        """The leak of a run of words that turned out to be no task wording."""
+        example = self._examples[self.grams[gram]]
+        return Leak(id, f"{NGRAM}-gram", gram, example.id, example.of)
+
+    def _leak(self, id: str, how: str, number: int) -> Leak:
+        example = self._examples[number]
+        return Leak(id, how, joined(example.said.whole[:NGRAM]), example.id, example.of)
+
+
+SHARE = 0.001
+"""Of the pool's rows; a run of words in more of them is task wording (ARCHITECTURE, Query)."""
+
+AT_LEAST = 10
+"""Rows that may share a run of words whatever the size of the pool [ours]."""
+
+_ROWS_PER_BATCH = 1 << 13
+
+
+def wording_above(rows: int) -> int:
+    """The number of rows that a run of words may be in before it counts as task wording."""
+    return max(AT_LEAST, int(SHARE * rows))
+
+
+def counts_of(dataset: lance.LanceDataset, grams: Collection[str], length: int) -> dict[str, int]:
+    """In how many rows of a table each run of `length` words stands (see `words_of`)."""
+    counts = dict.fromkeys(grams, 0)
+    for batch in messages_of(dataset):
+        for messages in _possible(batch.column("messages"), grams):
+            for gram in {*ngrams(said_in(messages).everything, length)} & counts.keys():
+                counts[gram] += 1
+    return counts
+
+
+def messages_of(dataset: lance.LanceDataset) -> Iterator[pa.RecordBatch]:
+    """The ids and conversations of a table, in its order."""
+    yield from dataset.scanner(
+        columns=["id", "messages"], batch_size=_ROWS_PER_BATCH, scan_in_order=True
+    ).to_batches()
+
+
+def _possible(
+    conversations: pa.ListArray, grams: Collection[str]
+) -> Iterator[list[Mapping[str, Any]]]:
+    """Conversations that may hold one of the runs of words: those with the anchor of one."""
+    anchors = {_anchor(gram) for gram in grams}
+    pattern = "|".join(sorted(re.escape(each) for each in anchors if each))
+    turns = conversations.flatten()
+    maybe = np.zeros(len(turns), bool)
+    for text in (turns.field("content"), turns.field("tool_calls")):
+        plain = _true(pc.call_function("string_is_ascii", [text]))
+        if pattern:
+            maybe[plain] |= _matches(text.filter(pa.array(plain)), pattern)
+        if None in anchors:
+            maybe |= ~plain
+        elif not plain.all():
+            form = pc.Utf8NormalizeOptions("NFKC")
+            folded = pc.call_function("utf8_normalize", [text.filter(pa.array(~plain))], form)
+            maybe[~plain] |= _matches(folded, pattern)
+    lengths = conversations.value_lengths().to_numpy()
+    row_of_turn = np.repeat(np.arange(len(lengths)), lengths)
+    for row in np.unique(row_of_turn[maybe]).tolist():
+        yield conversations[row].as_py()
+
+
+def _matches(texts: pa.Array, pattern: str) -> np.ndarray:
+    how = pc.MatchSubstringOptions(pattern, ignore_case=True)
+    return _true(pc.call_function("match_substring_regex", [texts], how))
+
+
+def _true(answers: pa.BooleanArray) -> np.ndarray:
+    return answers.fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def _anchor(gram: str) -> str | None:
+    """A rare word of the run that stands in the text letter by letter, but for case and NFKC.
+
+    The longest plain one without "ss", the only letters that case folding makes of another one
+    ("ß"); None where there is none.
+    """
+    words = [word for word in gram.split(" ") if word.isascii() and "ss" not in word]
+    return max(words, key=len) if words else None
+
 
 MOST_LISTED = 1000
 """Rows left out that are listed one by one in what a coreset records; the rest is counted."""

@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ...selectors.keys import KeySet, id_order, ids_of, keys_of
-from ...selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from ...schemas.ids import KeySet, id_order, ids_of, keys_of
+from ...selectors.reductions import Columns, RowColumns, RowVectors, Vectors
 from ..features import Feature
-from .ahead import read_ahead
-from .eligible_rows import Scanned, eligible_batches
-from .scan import block_rows
+from .rows import Scanned, eligible_batches, read_ahead
+from .vectors import block_rows
 
 if TYPE_CHECKING:
     import lance

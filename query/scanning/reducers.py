@@ -1,6 +1,8 @@
 """Reductions of the streaming scan: what selectors ask for, computed block by block.
 
 A reducer is fed every block of the pool once and holds no more than its need's formula says.
+
+Reductions of words: totals over all rows, and what is asked of similarities made of words.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import pyarrow as pa
 
-from ...selectors.needs import (
+from ...selectors.random_order import shuffle_words
+from ...selectors.reductions import (
+    Counted,
     Lists,
     LogSumExp,
     Reduced,
@@ -22,10 +26,11 @@ from ...selectors.needs import (
     TopPerQuery,
     TopRows,
     Votes,
+    WordSimilarity,
+    WordTotals,
     pending_rows,
 )
-from ...selectors.random_order import shuffle_words
-from .running_top import RunningTop
+from .top_k import RunningTop
 
 if TYPE_CHECKING:
     import torch
@@ -226,3 +231,44 @@ def reducer_for(need: Reduced, queries: slice) -> Reducer:
 def nearest_wanted(reducer: Reducer) -> int | None:
     """How many of every query's nearest rows settle what a reducer finds; None where none do."""
     return reducer.nearest if isinstance(reducer, _TopPerQuery | _TopRows) else None
+
+
+class _Totals:
+    def __init__(self, need: WordTotals) -> None:
+        self._of = need.of
+        nothing = RowWords(np.empty((0, 2), np.int64), np.zeros(1, np.int64), np.empty(0, np.int32))
+        self._total = need.of(nothing)
+
+    def feed(self, block: Block) -> None:
+        assert block.words is not None
+        self._total = self._total + self._of(block.words)
+
+    def held_elements(self) -> int:
+        return self._total.size
+
+    def result(self) -> np.ndarray:
+        return self._total
+
+
+class _Similarity:
+    def __init__(self, need: WordSimilarity, queries: int) -> None:
+        self._of = need.of
+        self._then = reducer_for(need.then, slice(0, queries))
+
+    def feed(self, block: Block) -> None:
+        import torch
+
+        assert block.words is not None
+        similarity = np.ascontiguousarray(self._of(block.words))
+        self._then.feed(Block(block.keys, torch.from_numpy(similarity)))
+
+    def held_elements(self) -> int:
+        return self._then.held_elements()
+
+    def result(self) -> Lists | RowSets | np.ndarray:
+        return self._then.result()
+
+
+def word_reducer(need: Counted, queries: int) -> Reducer:
+    """The reducer that answers a need of words, for a target of so many examples."""
+    return _Totals(need) if isinstance(need, WordTotals) else _Similarity(need, queries)

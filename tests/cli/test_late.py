@@ -64,10 +64,10 @@ def test_a_feature_comes_later_and_goes_again(run):
 
 def test_progress_while_no_row_is_made_yet(monkeypatch, capsys):
     """Examples of targets come first: on a slow model the first line is due before any row."""
-    from coresetdb.cli import progress
+    from coresetdb.cli import options
 
-    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
-    with progress.ShownProgress() as shown:
+    monkeypatch.setattr(options, "LINE_SECONDS", 0.0)
+    with options.ShownProgress() as shown:
         shown.fill(rows=0, rows_total=10, tokens=5)
         shown.fill(rows=5, rows_total=10, tokens=9)
     first, second = capsys.readouterr().err.splitlines()

@@ -11,7 +11,7 @@ import pytest
 from tiny_models import tiny_folder
 
 from coresetdb.cli.main import main
-from coresetdb.cli.plan import spell
+from coresetdb.cli.pool import spell
 
 
 @pytest.fixture

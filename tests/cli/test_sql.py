@@ -15,14 +15,17 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from coresetdb.cli.sql import command
-from coresetdb.cli.sql_cells import python_values
-from coresetdb.cli.sql_completion import Completer, candidates, relations_of
-from coresetdb.cli.sql_output import check_parquet, show, write_parquet
-from coresetdb.cli.sql_prompt import prompt
-from coresetdb.cli.sql_table import fitted, write_to_terminal
+from coresetdb.cli.sql import Completer, candidates, command, prompt, relations_of
+from coresetdb.cli.sql_output import (
+    check_parquet,
+    fitted,
+    python_values,
+    show,
+    write_parquet,
+    write_to_terminal,
+)
 from coresetdb.schemas.errors import QueryError, UsageError
-from coresetdb.store.sql import SqlSession
+from coresetdb.store.sql.session import SqlSession
 from coresetdb.store.store import Store
 
 NOON = datetime.datetime(2026, 11, 20, 12, tzinfo=datetime.UTC)

@@ -7,9 +7,9 @@ import torch
 from tiny_adapters import in_peft, random_adapter
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.models.adapters import low_rank_modules, worn
 from coresetdb.ingest.models.anatomy import attention_projections
-from coresetdb.ingest.models.batch import make_batch
+from coresetdb.ingest.models.batches import make_batch
+from coresetdb.ingest.passes.adapters import low_rank_modules, worn
 from coresetdb.schemas.errors import BackboneError
 
 

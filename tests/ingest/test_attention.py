@@ -9,12 +9,12 @@ import torch
 from tiny_models import tiny_backbone, tiny_conversations
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from coresetdb.ingest.gradients import attention
-from coresetdb.ingest.gradients.attention import WrittenAttention
-from coresetdb.ingest.gradients.reducers import GradientNorm
-from coresetdb.ingest.models.batch import make_batch
-from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.representations.representation import Needs
+from coresetdb.ingest.models.batches import make_batch
+from coresetdb.ingest.passes import cpu_backwards
+from coresetdb.ingest.passes.cpu_backwards import WrittenAttention
+from coresetdb.ingest.passes.forward import run_pass
+from coresetdb.ingest.passes.gradient_reducers import GradientNorm
+from coresetdb.ingest.passes.reducer import Needs
 
 
 def tensors(batch, heads, groups, tokens, width=16, dtype=torch.bfloat16):
@@ -57,13 +57,13 @@ def errors(found, expected):
 def taken(monkeypatch):
     """The lengths of rows whose attention got the written backward."""
     lengths: list[int] = []
-    apply = attention._Attention.apply
+    apply = cpu_backwards._Attention.apply
 
     def counted(query, *others):
         lengths.append(query.shape[2])
         return apply(query, *others)
 
-    monkeypatch.setattr(attention._Attention, "apply", counted)
+    monkeypatch.setattr(cpu_backwards._Attention, "apply", counted)
     return lengths
 
 
@@ -71,14 +71,16 @@ def taken(monkeypatch):
     "shape",
     [(3, 4, 2, 37), (1, 4, 4, 20), (2, 2, 2, 2), (2, 6, 1, 33), (1, 2, 1, 90, 32)],
 )
-@pytest.mark.parametrize("held, queries", [(1, 16), (attention.SCORES_HELD, attention.QUERIES)])
+@pytest.mark.parametrize(
+    "held, queries", [(1, 16), (cpu_backwards.SCORES_HELD, cpu_backwards.QUERIES)]
+)
 @pytest.mark.parametrize("keys_offset, values_offset", [(0, 0), (10, 0), (0, 3)])
 def test_as_exact_as_torch_in_bfloat16(
     shape, held, queries, keys_offset, values_offset, taken, monkeypatch
 ):
     """With a common offset too, as biased projections give: it must cancel."""
-    monkeypatch.setattr(attention, "SCORES_HELD", held)
-    monkeypatch.setattr(attention, "QUERIES", queries)
+    monkeypatch.setattr(cpu_backwards, "SCORES_HELD", held)
+    monkeypatch.setattr(cpu_backwards, "QUERIES", queries)
     q, k, v, slope = tensors(*shape)
     k, v = k + keys_offset, v + values_offset
     scale = 0.3
@@ -95,13 +97,13 @@ def test_as_exact_as_torch_in_bfloat16(
 
 def test_queries_without_a_gradient_are_skipped_in_rows_of_any_length(taken, monkeypatch):
     """As in the last layer where only the answer's tokens have one."""
-    monkeypatch.setattr(attention, "QUERIES", 16)
-    monkeypatch.setattr(attention, "LONGEST", 0)
+    monkeypatch.setattr(cpu_backwards, "QUERIES", 16)
+    monkeypatch.setattr(cpu_backwards, "LONGEST", 0)
     q, k, v, slope = tensors(2, 4, 2, 75)
     slope[0, :, :66] = 0
     slope[1, :, :70] = 0
     torchs = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    monkeypatch.setattr(attention.torch.ops.aten, torchs.__name__, None, raising=False)
+    monkeypatch.setattr(cpu_backwards.torch.ops.aten, torchs.__name__, None, raising=False)
     with WrittenAttention():
         _, written = differentiated(q, k, v, slope, is_causal=True, enable_gqa=True)
     assert taken == [75]
@@ -110,8 +112,8 @@ def test_queries_without_a_gradient_are_skipped_in_rows_of_any_length(taken, mon
 
 
 def test_long_rows_get_torchs(taken, monkeypatch):
-    monkeypatch.setattr(attention, "LONGEST", 32)
-    monkeypatch.setattr(attention, "QUERIES", 16)
+    monkeypatch.setattr(cpu_backwards, "LONGEST", 32)
+    monkeypatch.setattr(cpu_backwards, "QUERIES", 16)
     tensors_ = tensors(2, 4, 2, 75)
     settings = dict(is_causal=True, enable_gqa=True)
     with WrittenAttention():
@@ -182,7 +184,7 @@ def test_gradient_norms_of_a_model_in_bfloat16(architecture, taken, monkeypatch)
 
     written = norms()
     assert len(taken) == backbone.info.layers
-    monkeypatch.setattr(attention, "_suits", lambda *args, **kwargs: False)
+    monkeypatch.setattr(cpu_backwards, "_suits", lambda *args, **kwargs: False)
     torchs = norms()
     assert len(taken) == backbone.info.layers
     assert written == pytest.approx(torchs, rel=3e-2)

@@ -19,8 +19,9 @@ from tiny_models import (
     tiny_folder,
 )
 
-from coresetdb.ingest.models import weights
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig, describe, resolve
+from coresetdb.ingest.models import model_folder
+from coresetdb.ingest.models.backbone import Backbone, resolve
+from coresetdb.ingest.models.describe import BackboneConfig, describe
 from coresetdb.schemas.errors import BackboneError, UsageError
 from coresetdb.schemas.instruction import Instruction
 
@@ -96,15 +97,15 @@ def test_identity_follows_what_changes_features(folder, tmp_path):
 
 def test_weights_are_hashed_once(folder, monkeypatch):
     read: list[str] = []
-    hash_file = weights.hash_file
+    hash_file = model_folder.hash_file
     monkeypatch.setattr(
-        weights, "hash_file", lambda path: read.append(path.name) or hash_file(path)
+        model_folder, "hash_file", lambda path: read.append(path.name) or hash_file(path)
     )
     config = BackboneConfig(str(folder))
     identity = describe(config).identity
     assert describe(config).identity == identity
     assert read == ["model.safetensors"]
-    weights.cache_file().write_text("{cut off")
+    model_folder.cache_file().write_text("{cut off")
     assert describe(config).identity == identity
     (folder / "model.safetensors").touch()
     assert describe(config).identity == identity

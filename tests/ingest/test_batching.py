@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.ingest.models.batching import pad, padded_width, plan_batches
+from coresetdb.ingest.models.backbone import padded_width
+from coresetdb.ingest.models.batches import pad, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 

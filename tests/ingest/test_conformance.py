@@ -10,14 +10,11 @@ import pyarrow as pa
 import pytest
 from toy_fits import Centre, Counting
 
-from coresetdb.ingest.conformance import (
-    TOLERANCE,
-    check_representation,
-    conformance_backbone,
-)
-from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.passes.reducer import Needs, Pass, Reducer
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.representations.representation import Needs, Pass, Reducer, Representation
+from coresetdb.ingest.representations.representation import Representation
+from coresetdb.ingest.testing import TOLERANCE, check_representation, conformance_backbone
+from coresetdb.store.catalog import Artifact
 
 SMALL = {
     "gradfiltering": {"at_least": 12, "share": 0.0, "rank": 2, "alpha": 4},

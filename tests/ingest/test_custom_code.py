@@ -14,9 +14,9 @@ import pytest
 from tiny_models import tiny_folder
 
 import coresetdb
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.describe import describe
-from coresetdb.ingest.models.encoder_folder import encoder_identity
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig, describe
+from coresetdb.ingest.representations.embed import encoder_identity
 from coresetdb.schemas.errors import BackboneError
 
 CODE = """

@@ -11,10 +11,15 @@ import torch
 from tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.models.encoder_folder import encoder_folder, encoder_identity, encoder_width
 from coresetdb.ingest.representations import embed
-from coresetdb.ingest.representations.embed import QUERY, prompt_and_label
-from coresetdb.ingest.representations.registry import parse_features, wanted
+from coresetdb.ingest.representations.embed import (
+    QUERY,
+    encoder_folder,
+    encoder_identity,
+    encoder_width,
+    prompt_and_label,
+)
+from coresetdb.ingest.representations.registry import feature_spec, parse_features
 from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction, Message
 
@@ -134,7 +139,9 @@ def test_the_recipe_depends_on_the_encoder_alone():
 
 def test_a_folder_is_kept_by_its_whole_path(monkeypatch):
     monkeypatch.chdir(tiny_encoder().parent)
-    assert wanted("embed", {"model": "model"}).options == {"model": str(tiny_encoder().resolve())}
+    assert feature_spec("embed", {"model": "model"}).options == {
+        "model": str(tiny_encoder().resolve())
+    }
 
 
 def test_what_cannot_be_used_is_said(tmp_path, monkeypatch):

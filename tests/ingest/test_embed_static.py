@@ -13,9 +13,13 @@ from tiny_models import VOCABULARY, tiny_backbone, tiny_conversations
 from tokenizers import Tokenizer
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.models.encoder_folder import encoder_identity, encoder_width, is_static
 from coresetdb.ingest.representations import embed
-from coresetdb.ingest.representations.embed import prompt_and_label
+from coresetdb.ingest.representations.embed import (
+    encoder_identity,
+    encoder_width,
+    is_static,
+    prompt_and_label,
+)
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction

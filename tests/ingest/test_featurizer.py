@@ -10,10 +10,12 @@ import torch
 from tiny_models import ARCHITECTURES, VOCABULARY, tiny_backbone, tiny_conversations, tiny_folder
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.batching import plan_batches
-from coresetdb.ingest.representations.registry import parse_features, wanted
-from coresetdb.ingest.representations.representation import Needs, Pass, Reducer, Representation
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.batches import plan_batches
+from coresetdb.ingest.models.describe import BackboneConfig
+from coresetdb.ingest.passes.reducer import Needs, Pass, Reducer
+from coresetdb.ingest.representations.registry import feature_spec, parse_features
+from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.schemas.instruction import Instruction
 
@@ -152,7 +154,7 @@ def test_feature_lists():
         with pytest.raises(UsageError, match=complaint):
             parse_features(text, info)
     with pytest.raises(UsageError, match="option alone is of type bool"):
-        wanted("losses", {"alone": 1})
+        feature_spec("losses", {"alone": 1})
 
 
 def test_a_second_recipe_fills_columns_of_its_own():

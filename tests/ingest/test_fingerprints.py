@@ -10,14 +10,19 @@ from tiny_models import tiny_backbone, tiny_conversations
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from coresetdb.ingest.conversations.encoding import Encoded
+from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.models.attention_maps import attention_read
-from coresetdb.ingest.representations.registry import parse_features, recipe_for, wanted
-from coresetdb.ingest.trim.fingerprints import Saliency, fingerprints, nearest_classes
-from coresetdb.ingest.trim.trim_basis import OUTPUT, Artifact
+from coresetdb.ingest.representations.registry import feature_spec, parse_features, recipe_for
+from coresetdb.ingest.representations.trim_basis import OUTPUT
+from coresetdb.ingest.representations.trim_fingerprints import (
+    Saliency,
+    attention_read,
+    fingerprints,
+    nearest_classes,
+)
 from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact
 
 
 def uniform(tokens: int) -> torch.Tensor:
@@ -172,7 +177,7 @@ def test_the_pools_passes_make_no_attention_map_and_a_targets_do():
     width, heads = backbone.info.hidden_size, 4
     rows = [Instruction.from_turns(("user", "sky " * n), ("assistant", "blue")) for n in (120, 130)]
     basis = Artifact({"basis": np.eye(width, dtype=np.float32)[:, :8]})
-    recipe = recipe_for(wanted("trim"), backbone.info, {OUTPUT: basis}, {OUTPUT: "digest"})
+    recipe = recipe_for(feature_spec("trim"), backbone.info, {OUTPUT: basis}, {OUTPUT: "digest"})
     others = parse_features("rds,losses", backbone.info)
     featurizer = Featurizer(backbone, [recipe, *others], artifacts={"digest": basis})
     with Squares(heads) as pool:

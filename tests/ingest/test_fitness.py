@@ -10,13 +10,14 @@ import pytest
 from toy_fits import Count
 
 import coresetdb
-from coresetdb.ingest.fits.artifacts import Artifact
+from coresetdb.ingest.drift import is_due, status
 from coresetdb.ingest.fits.fit import Fit
-from coresetdb.ingest.fits.fitness import is_due, status
+from coresetdb.ingest.passes.reducer import Needs, Pass
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.representations.representation import Needs, Pass, Representation
+from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.recipe import Recipe
+from coresetdb.store.catalog import Artifact
 from coresetdb.store.store import Store
 
 

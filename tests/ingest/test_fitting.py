@@ -17,8 +17,8 @@ from toy_fits import Centre
 
 import coresetdb
 from coresetdb.ingest.create import pending
-from coresetdb.ingest.fits.fitting import settle
 from coresetdb.ingest.fits.sampling import sample_of_pool
+from coresetdb.ingest.jobs.fitting import fit_features
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.store import features
@@ -234,7 +234,7 @@ def test_a_late_feature_is_settled_from_the_pool(create, tmp_path):
     database = create("rds")
     database.ingest(write(tmp_path / "a.jsonl", records(40)))
     wanted = registry.parse_wanted("counted,counted:seed=1")
-    first, second = settle(
+    first, second = fit_features(
         database.store,
         wanted,
         lambda seed, rows: sample_of_pool(database.store, seed, rows),

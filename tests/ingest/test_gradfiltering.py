@@ -13,12 +13,18 @@ from tiny_adapters import in_peft, run, same
 from tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.ensemble import Ensemble, judges
-from coresetdb.ingest.models import forward
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.representations.gradfiltering import representation, seen_gap, snr
-from coresetdb.ingest.representations.registry import recipe_for, wanted
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig
+from coresetdb.ingest.passes import forward
+from coresetdb.ingest.passes.forward import run_pass
+from coresetdb.ingest.representations.gradfiltering import (
+    Ensemble,
+    judges,
+    representation,
+    seen_gap,
+    snr,
+)
+from coresetdb.ingest.representations.registry import feature_spec, recipe_for
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 
@@ -34,7 +40,7 @@ def featurizer(backbone, asked, artifacts) -> Featurizer:
 
 
 def fitted(backbone, rows=SAMPLE, **options):
-    asked = wanted("gradfiltering", {**OPTIONS, **options})
+    asked = feature_spec("gradfiltering", {**OPTIONS, **options})
     (fit,) = representation.fits(backbone.info, asked.options)
     return asked, run(fit, backbone, rows)[0]
 
@@ -151,7 +157,7 @@ def test_judges_all_uses_every_member_for_rows_outside():
     backbone = tiny_backbone("gpt2")
     model = str(backbone.info.folder)
     asked, artifacts = fitted(backbone, model=model)
-    everyone = wanted("gradfiltering", {**asked.options, "judges": "all"})
+    everyone = feature_spec("gradfiltering", {**asked.options, "judges": "all"})
     one, other = (
         featurizer(backbone, each, artifacts).compute(ROWS).columns for each in (asked, everyone)
     )
@@ -240,7 +246,7 @@ def test_what_rows_it_cannot_score_it_says_why():
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, said):
-    asked = wanted("gradfiltering", options)
+    asked = feature_spec("gradfiltering", options)
     with pytest.raises(UsageError, match=said):
         representation.fits(tiny_backbone().info, asked.options)
 

@@ -12,14 +12,19 @@ from naive_gradients import backbone_of, loss_of, naive, rows_of
 from tiny_adapters import in_peft, random_adapter
 from tiny_models import ARCHITECTURES, tiny_backbone
 
-from coresetdb.ingest.gradients.capture import gradients_read
-from coresetdb.ingest.gradients.sketch import SketchSpec
-from coresetdb.ingest.gradients.weights import expert_modules, left_out, linear_layers, routers
 from coresetdb.ingest.models.anatomy import decoder_layers
-from coresetdb.ingest.models.batch import make_batch
-from coresetdb.ingest.models.experts import listen
-from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.representations.representation import Needs, Reducer
+from coresetdb.ingest.models.batches import make_batch
+from coresetdb.ingest.passes.feed_forward import listen
+from coresetdb.ingest.passes.forward import run_pass
+from coresetdb.ingest.passes.gradients import (
+    expert_modules,
+    gradients_read,
+    left_out,
+    linear_layers,
+    routers,
+)
+from coresetdb.ingest.passes.reducer import Needs, Reducer
+from coresetdb.ingest.passes.weight_gradient import SketchSpec
 from coresetdb.schemas.instruction import Instruction
 
 MODELS = ("builtin", *ARCHITECTURES)

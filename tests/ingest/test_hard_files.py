@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from coresetdb.ingest.reading.records import ReadOptions, open_source
+from coresetdb.ingest.readers.options import ReadOptions
+from coresetdb.ingest.sources import open_source
 from coresetdb.schemas.errors import InputError
 from coresetdb.schemas.instruction import Record
 
@@ -79,7 +80,7 @@ def test_refused_lines_of_the_broken_file() -> None:
 def test_memory_of_a_process_that_reads_them_all() -> None:
     code = (
         "import resource, sys\n"
-        "from coresetdb.ingest.reading.records import open_source\n"
+        "from coresetdb.ingest.sources import open_source\n"
         "from coresetdb.schemas.errors import InputError\n"
         "for name in sys.argv[1:]:\n"
         "    try:\n"

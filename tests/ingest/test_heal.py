@@ -11,10 +11,10 @@ import pytest
 
 import coresetdb
 from coresetdb.database import repair_store, verify_store
-from coresetdb.ingest.jobs.heal import reingest
+from coresetdb.ingest.jobs.reingest import reingest
 from coresetdb.schemas.errors import BackboneError, StoreError
-from coresetdb.store.owed import PATH as OWED_PATH
-from coresetdb.store.report import LostRow
+from coresetdb.store.integrity.report import PATH as OWED_PATH
+from coresetdb.store.integrity.report import LostRow
 
 ROWS = 120
 MAPPING = {"user": "ask", "assistant": "say"}
@@ -169,7 +169,7 @@ def test_a_repair_that_did_not_get_through_is_not_forgotten(database, monkeypatc
         raise stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("coresetdb.ingest.jobs.heal.ingest", fail)
+        patch.setattr("coresetdb.ingest.jobs.reingest.ingest", fail)
         with pytest.raises(type(stop)):
             repair_store(database.store.uri)
     assert len(rows_of(database)) == 80

@@ -9,9 +9,9 @@ from tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_model, save_tiny_toke
 from tokenizers import Tokenizer
 
 import coresetdb
-from coresetdb.ingest.conversations.answers import HistoryRewrittenError, history_notice
 from coresetdb.ingest.conversations.chat_template import ChatTemplate, RowRefusedError
-from coresetdb.ingest.conversations.encoding import Encoder, response_alone
+from coresetdb.ingest.conversations.token_roles import HistoryRewrittenError, history_notice
+from coresetdb.ingest.conversations.tokenization import Encoder, response_alone
 from coresetdb.ingest.models.describe import BackboneConfig, describe
 from coresetdb.schemas.instruction import Instruction, Message
 

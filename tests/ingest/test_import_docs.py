@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from coresetdb.ingest.importers.registry import importers
-from coresetdb.ingest.importers.shape import ID_FIELDS
-from coresetdb.ingest.readers.finding import NAMES
-from coresetdb.ingest.reading.read_options import MAP_KEYS, ReadOptions
+from coresetdb.ingest.importers.detection import importers
+from coresetdb.ingest.importers.importer import ID_FIELDS
+from coresetdb.ingest.readers.locations import NAMES
+from coresetdb.ingest.readers.options import MAP_KEYS, ReadOptions
 
 TEXT = (Path(__file__).parents[2] / "docs" / "importers.md").read_text(encoding="utf-8")
 

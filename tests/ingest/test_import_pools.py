@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from coresetdb.ingest.reading.records import ReadOptions, open_source
+from coresetdb.ingest.readers.options import ReadOptions
+from coresetdb.ingest.sources import open_source
 from coresetdb.schemas.errors import AmbiguousFormatError
 from coresetdb.schemas.instruction import Record
 

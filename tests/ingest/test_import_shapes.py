@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.ingest.importers.registry import importer_named, importers
-from coresetdb.ingest.reading.records import ReadOptions, open_source
+from coresetdb.ingest.importers.detection import importer_named, importers
+from coresetdb.ingest.readers.options import ReadOptions
+from coresetdb.ingest.sources import open_source
 from coresetdb.schemas.errors import AmbiguousFormatError, UsageError
 from coresetdb.schemas.instruction import Instruction, Message, Record
 
@@ -408,15 +409,15 @@ def test_every_alias_is_one_importers() -> None:
 
 
 def test_an_importer_of_another_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from coresetdb.ingest.importers import registry
-    from coresetdb.ingest.importers.shape import Importer, dialogue, found
+    from coresetdb.ingest.importers import detection
+    from coresetdb.ingest.importers.importer import Importer, dialogue, parsed
 
     mine = Importer(
         name="riddles",
         reads="riddle, solved",
         fits=lambda record: ["riddle", "solved"] if "riddle" in record else None,
         read=lambda record, options: [
-            found(record, ("riddle", "solved"),
+            parsed(record, ("riddle", "solved"),
                   dialogue("", ("user", record["riddle"]), ("assistant", record["solved"])))
         ],
     )  # fmt: skip
@@ -427,13 +428,13 @@ def test_an_importer_of_another_package(monkeypatch: pytest.MonkeyPatch, tmp_pat
         def load(self) -> Importer:
             return mine
 
-    registry.importers.cache_clear()
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()])
+    detection.importers.cache_clear()
+    monkeypatch.setattr(detection, "entry_points", lambda group: [Entry()])
     try:
         (item,) = read(tmp_path, {"riddle": "u", "solved": "a"})
         assert turns(item) == UA
     finally:
-        registry.importers.cache_clear()
+        detection.importers.cache_clear()
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)

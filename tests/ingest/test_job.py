@@ -18,8 +18,9 @@ import pyarrow as pa
 import pytest
 
 import coresetdb
-from coresetdb.ingest.jobs.job import ingest, next_shard
-from coresetdb.ingest.reading.records import ReadOptions, open_source
+from coresetdb.ingest.jobs.ingestion import ingest, next_shard
+from coresetdb.ingest.readers.options import ReadOptions
+from coresetdb.ingest.sources import open_source
 from coresetdb.schemas.errors import FingerprintError
 
 COLOURS = ("red", "green", "blue", "white", "black", "amber", "violet")
@@ -223,8 +224,9 @@ INGEST = textwrap.dedent(
     """
     import sys
     from coresetdb.database import Database
-    from coresetdb.ingest.jobs.job import ingest, next_shard
-    from coresetdb.ingest.reading.records import ReadOptions, open_source
+    from coresetdb.ingest.jobs.ingestion import ingest, next_shard
+    from coresetdb.ingest.readers.options import ReadOptions
+    from coresetdb.ingest.sources import open_source
 
     database = Database.open(sys.argv[1])
     files = [open_source(path, ReadOptions()) for path in sys.argv[2:]]

@@ -19,17 +19,17 @@ import pytest
 
 import coresetdb
 import coresetdb.database
-from coresetdb.ingest.jobs.job import ingest
-from coresetdb.ingest.jobs.late import featurize
-from coresetdb.ingest.jobs.maker import NEITHER, Maker, explained
-from coresetdb.ingest.jobs.progress import Silence
-from coresetdb.ingest.reading.records import ReadOptions, open_source
+from coresetdb.ingest.jobs.ingestion import ingest
+from coresetdb.ingest.jobs.late_features import NEITHER, StoreFeaturizer, featurize, with_reason
+from coresetdb.ingest.readers.options import ReadOptions
+from coresetdb.ingest.sources import open_source
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import MissingFeatureError, StoreBusyError, UsageError
+from coresetdb.schemas.progress import Silence
 from coresetdb.store.fill import filling
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.shards import FOLDER, Shards
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 COLOURS = ("red", "green", "blue", "white", "black", "amber", "violet")
 
@@ -241,13 +241,13 @@ def test_two_features_share_a_pass_and_one_half_made_is_completed(database, tmp_
         featurize(database.store, "rds", shard_rows=(50, 50), commit_rows=100)
     monkeypatch.undo()
     asked: list[tuple[str, ...]] = []
-    columns = Maker.columns
+    columns = StoreFeaturizer.columns
 
     def spying(self, recipes, instructions, on_batch=None):
         asked.append((*(recipe.feature for recipe in recipes), str(len(instructions))))
         return columns(self, recipes, instructions, on_batch)
 
-    monkeypatch.setattr(Maker, "columns", spying)
+    monkeypatch.setattr(StoreFeaturizer, "columns", spying)
     account = featurize(database.store, "rds,losses:alone=true", shard_rows=(50, 50))
     second = account.features[1]
     alone = sum(int(count) for *names, count in asked if names == [second])
@@ -258,7 +258,7 @@ def test_two_features_share_a_pass_and_one_half_made_is_completed(database, tmp_
 
 def stop_after(monkeypatch, shards: int, error: type[BaseException] = KeyboardInterrupt) -> None:
     """The backbone is interrupted while it makes the shard after that many."""
-    columns, left = Maker.columns, [shards]
+    columns, left = StoreFeaturizer.columns, [shards]
 
     def limited(self, recipes, instructions, on_batch=None, of="pool"):
         if not left[0]:
@@ -268,7 +268,7 @@ def stop_after(monkeypatch, shards: int, error: type[BaseException] = KeyboardIn
         left[0] -= 1
         return columns(self, recipes, instructions, on_batch, of)
 
-    monkeypatch.setattr(Maker, "columns", limited)
+    monkeypatch.setattr(StoreFeaturizer, "columns", limited)
 
 
 @pytest.mark.parametrize(
@@ -312,15 +312,15 @@ def test_rows_that_reached_the_pool_before_a_kill_are_not_counted_again(database
 
 
 def test_a_row_that_cannot_have_the_feature_gets_the_reason(database, monkeypatch):
-    columns = Maker.columns
+    columns = StoreFeaturizer.columns
 
     def without(self, recipes, instructions, on_batch=None):
         made = columns(self, recipes, instructions, on_batch)
         (recipe,) = recipes
         bare = {name: pa.nulls(len(made), made.schema.field(name).type) for name in recipe.columns}
-        return explained(pa.table(bare, schema=made.schema), recipe)
+        return with_reason(pa.table(bare, schema=made.schema), recipe)
 
-    monkeypatch.setattr(Maker, "columns", without)
+    monkeypatch.setattr(StoreFeaturizer, "columns", without)
     account = featurize(database.store, "rds")
     assert account.without_feature == {f"rds: {NEITHER}": 600}
     assert f"without a feature, rds: {NEITHER}: 600" in "\n".join(account.sentences())
@@ -386,8 +386,8 @@ FEATURIZE = textwrap.dedent(
     """
     import os, sys
     from coresetdb.database import Database
-    from coresetdb.ingest.jobs.late import featurize
-    from coresetdb.ingest.jobs.maker import Maker
+    from coresetdb.ingest.jobs.late_features import featurize
+    from coresetdb.ingest.jobs.late_features import StoreFeaturizer
 
     columns = Maker.columns
 

@@ -12,13 +12,13 @@ from tiny_adapters import in_peft, random_adapter
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.artifacts import Artifact
-from coresetdb.ingest.gradients import sketch as sketching
-from coresetdb.ingest.gradients.reducers import adam_direction
-from coresetdb.ingest.gradients.sketch import SketchSpec
-from coresetdb.ingest.representations.registry import parse_features, recipe_for, wanted
+from coresetdb.ingest.passes import weight_gradient as sketching
+from coresetdb.ingest.passes.gradient_reducers import adam_direction
+from coresetdb.ingest.passes.weight_gradient import SketchSpec
+from coresetdb.ingest.representations.registry import feature_spec, parse_features, recipe_for
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact
 
 DIMS = 64
 CPU = torch.device("cpu")
@@ -47,7 +47,7 @@ def warmed(backbone, epochs: int = 3) -> dict[str, Artifact]:
 
 def less_of(backbone, rows, artifacts, of="pool", **settings):
     warm = {"warmup": "lora", "epochs": len(artifacts)} if artifacts else {}
-    asked = wanted("less", {"dims": DIMS, "seed": 5, **warm})
+    asked = feature_spec("less", {"dims": DIMS, "seed": 5, **warm})
     digests = {name: f"digest of {name}" for name in artifacts}
     recipe = recipe_for(asked, backbone.info, artifacts, digests)
     given = {digests[name]: artifact for name, artifact in artifacts.items()}
@@ -214,7 +214,7 @@ def test_a_row_without_the_feature_says_why(warm):
 def test_stored_columns():
     backbone = tiny_backbone()
     artifacts = warmed(backbone, 2)
-    asked = wanted("less", {"warmup": "lora", "epochs": 2, "dims": DIMS})
+    asked = feature_spec("less", {"warmup": "lora", "epochs": 2, "dims": DIMS})
     digests = {name: f"digest of {name}" for name in artifacts}
     recipe = recipe_for(asked, backbone.info, artifacts, digests)
     given = {digests[name]: artifact for name, artifact in artifacts.items()}

@@ -10,7 +10,8 @@ from naive_gradients import backbone_of, naive, rows_of
 from tiny_models import ARCHITECTURES, BOS, END, tiny_backbone, tiny_conversations, tiny_folder
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations.losses import ResponseErrors
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import UsageError

@@ -12,10 +12,11 @@ from naive_neurons import naive_neurons
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.batch import make_batch
-from coresetdb.ingest.models.neurons import Neurons
-from coresetdb.ingest.representations.mads_strongest import Strongest, active_units
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.batches import make_batch
+from coresetdb.ingest.models.describe import BackboneConfig
+from coresetdb.ingest.passes.feed_forward import Neurons
+from coresetdb.ingest.representations.mads import Strongest, active_units
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction

@@ -18,7 +18,7 @@ from tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
 from coresetdb.ingest.conversations.chat_template import RowRefusedError
-from coresetdb.ingest.models.held_memory import KERNELS_KEPT, bound_kernel_caches
+from coresetdb.ingest.models.backbone import KERNELS_KEPT, bound_kernel_caches
 
 SCRIPT = """
 import resource, sys
@@ -68,7 +68,7 @@ def test_four_times_the_rows_take_no_more_memory(tmp_path):
 SHAPES_SCRIPT = """
 import os, resource
 import torch
-from coresetdb.ingest.models.tiny_models import tiny_backbone
+from coresetdb.ingest.testing import tiny_backbone
 
 backbone = tiny_backbone(dtype="bfloat16")
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -104,7 +104,7 @@ def test_a_capacity_that_the_user_set_stays(monkeypatch):
 HOLES_SCRIPT = """
 import resource
 from pathlib import Path
-from coresetdb.ingest.models.held_memory import give_back_freed
+from coresetdb.ingest.models.backbone import give_back_freed
 
 def resident_mb():
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])

@@ -13,15 +13,16 @@ import torch
 from naive_neurons import naive_layers, naive_neurons
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.conversations.encoding import Encoded
+from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.fits.fit import Fitting, Sample, in_order
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.representations.nait_directions import directions_of
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig
+from coresetdb.ingest.representations.nait_scores import directions_of
 from coresetdb.ingest.representations.registry import get, parse_features, parse_wanted, recipe_for
 from coresetdb.schemas.errors import BackboneError, UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact
 from coresetdb.store.rows import check_vectors
 
 NAIT = get("nait")

@@ -9,15 +9,15 @@ import torch
 from tiny_adapters import random_adapter
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.fits import lora_training
-from coresetdb.ingest.fits.lora_training import LoraTraining
-from coresetdb.ingest.gradients.reducers import GradientNorm
-from coresetdb.ingest.models import forward, narrowing
-from coresetdb.ingest.models.batch import make_batch
-from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.models.narrowing import narrowed
-from coresetdb.ingest.models.replacing import forward_replaced
-from coresetdb.ingest.representations.representation import Needs, Reducer
+from coresetdb.ingest.fits import lora
+from coresetdb.ingest.fits.lora import LoraTraining
+from coresetdb.ingest.models.anatomy import forward_replaced
+from coresetdb.ingest.models.batches import make_batch
+from coresetdb.ingest.passes import forward, narrowing
+from coresetdb.ingest.passes.forward import run_pass
+from coresetdb.ingest.passes.gradient_reducers import GradientNorm
+from coresetdb.ingest.passes.narrowing import narrowed
+from coresetdb.ingest.passes.reducer import Needs, Reducer
 
 EXPERTS = ("mixtral", "qwen3_moe")
 
@@ -46,7 +46,7 @@ def always(monkeypatch):
 
 
 def not_narrowed(monkeypatch):
-    for each in (forward, lora_training):
+    for each in (forward, lora):
         monkeypatch.setattr(each, "narrowed", lambda *args: nullcontext())
 
 
@@ -130,7 +130,7 @@ def test_an_adapter_is_trained_to_the_same_numbers(always, monkeypatch):
             artifacts.append(artifact)
             return artifact
 
-        lora_training.train(backbone, rows_of(backbone), training, None, keep, lambda *_: None)
+        lora.train(backbone, rows_of(backbone), training, None, keep, lambda *_: None)
         return artifacts[-1]
 
     some = trained()

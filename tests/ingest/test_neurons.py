@@ -9,10 +9,10 @@ from naive_neurons import naive_neurons
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 from torch import nn
 
-from coresetdb.ingest.models.batch import make_batch
-from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.models.neurons import feed_forwards, neurons_read
-from coresetdb.ingest.representations.representation import Needs, Reducer
+from coresetdb.ingest.models.batches import make_batch
+from coresetdb.ingest.passes.feed_forward import feed_forwards, neurons_read
+from coresetdb.ingest.passes.forward import run_pass
+from coresetdb.ingest.passes.reducer import Needs, Reducer
 from coresetdb.schemas.errors import BackboneError
 
 EXPERTS = ("mixtral", "qwen3_moe")

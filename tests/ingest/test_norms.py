@@ -9,26 +9,25 @@ from torch import nn
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from coresetdb.ingest.gradients import norms
-from coresetdb.ingest.gradients.norms import written_norms
-from coresetdb.ingest.gradients.reducers import GradientNorm
-from coresetdb.ingest.models import forward
-from coresetdb.ingest.models.batch import make_batch
-from coresetdb.ingest.models.forward import run_pass
-from coresetdb.ingest.representations.representation import Needs
+from coresetdb.ingest.models.batches import make_batch
+from coresetdb.ingest.passes import cpu_backwards, forward
+from coresetdb.ingest.passes.cpu_backwards import written_norms
+from coresetdb.ingest.passes.forward import run_pass
+from coresetdb.ingest.passes.gradient_reducers import GradientNorm
+from coresetdb.ingest.passes.reducer import Needs
 
 
 @pytest.fixture
 def taken(monkeypatch):
     """Shapes of the states that went through the written norm."""
     shapes: list[torch.Size] = []
-    apply = norms._Norm.apply
+    apply = cpu_backwards._Norm.apply
 
     def counted(states, *others):
         shapes.append(states.shape)
         return apply(states, *others)
 
-    monkeypatch.setattr(norms._Norm, "apply", counted)
+    monkeypatch.setattr(cpu_backwards._Norm, "apply", counted)
     return shapes
 
 

@@ -11,9 +11,9 @@ import toy_fits
 from toy_fits import Centre
 
 import coresetdb
-from coresetdb.ingest.fits import fitting
-from coresetdb.ingest.planning.planned import seconds_on
-from coresetdb.ingest.reading import counting
+from coresetdb.ingest import planning as counting
+from coresetdb.ingest.jobs import fitting
+from coresetdb.ingest.planning import seconds_on
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import UsageError
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 import coresetdb
-from coresetdb.ingest import presets
-from coresetdb.ingest.presets import PRESETS, expanded
-from coresetdb.ingest.representations.registry import get, parse_wanted, written
+from coresetdb.ingest.representations import registry as presets
+from coresetdb.ingest.representations.registry import (
+    PRESETS,
+    expanded,
+    get,
+    parse_wanted,
+    spec_text,
+)
 from coresetdb.schemas.errors import UsageError
 
 
@@ -43,10 +48,10 @@ def test_a_store_keeps_what_a_preset_meant(small, tmp_path, tiny_llama):
 
 def test_what_is_written_is_read_again(small):
     wanted = parse_wanted("small,losses,rds+")
-    assert [written(each) for each in wanted] == ["rds", "losses"]
+    assert [spec_text(each) for each in wanted] == ["rds", "losses"]
     for text in ("small", "rds,losses:alone=false"):
         wanted = parse_wanted(text)
-        assert parse_wanted(",".join(map(written, wanted))) == wanted
+        assert parse_wanted(",".join(map(spec_text, wanted))) == wanted
 
 
 def test_an_unknown_name_is_told_of_the_presets():

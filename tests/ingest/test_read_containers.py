@@ -18,10 +18,10 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.ingest.readers.json_scan import JsonScanner
-from coresetdb.ingest.readers.lines import split_lines
-from coresetdb.ingest.readers.rows import Bad
-from coresetdb.ingest.reading.records import ReadOptions, open_source
+from coresetdb.ingest.readers.decoding import Bad, split_lines
+from coresetdb.ingest.readers.json_rows import JsonScanner
+from coresetdb.ingest.readers.options import ReadOptions
+from coresetdb.ingest.sources import open_source
 from coresetdb.schemas.errors import InputError, UsageError
 from coresetdb.schemas.instruction import Instruction, Record, Reject
 

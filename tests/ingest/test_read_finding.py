@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from coresetdb.ingest.reading.records import find_files, open_source
+from coresetdb.ingest.readers.locations import find_files
+from coresetdb.ingest.sources import open_source
 from coresetdb.schemas.errors import InputError
 
 ROW = json.dumps({"question": "q", "answer": "a"}) + "\n"

@@ -13,7 +13,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coresetdb.ingest.reading.records import ReadOptions, SourceFile, open_source
+from coresetdb.ingest.readers.options import ReadOptions
+from coresetdb.ingest.sources import SourceFile, open_source
 from coresetdb.schemas.errors import InputError, UsageError
 from coresetdb.schemas.instruction import Record, Reject
 

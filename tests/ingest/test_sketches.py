@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from coresetdb.ingest.gradients import sketch as module
-from coresetdb.ingest.gradients.gradient import WeightGradient
-from coresetdb.ingest.gradients.sketch import SketchSpec, count_sketch, fold
+from coresetdb.ingest.passes import weight_gradient as module
+from coresetdb.ingest.passes.weight_gradient import SketchSpec, WeightGradient, count_sketch, fold
 
 B, T, OUT, IN = 5, 7, 60, 37
 

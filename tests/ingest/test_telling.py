@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.ingest.telling import Telling
+from coresetdb.schemas.progress import Telling
 
 
 @given(st.lists(st.integers(1, 500), max_size=30), st.integers(0, 200), st.integers(0, 5000))

@@ -12,12 +12,9 @@ from hypothesis import strategies as st
 from tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_tokenizer
 from tokenizers import Tokenizer
 
-from coresetdb.ingest.conversations.chat_template import (
-    ChatTemplate,
-    RowRefusedError,
-    read_templates,
-)
-from coresetdb.ingest.conversations.encoding import Encoder, kept_positions, response_alone
+from coresetdb.ingest.conversations.chat_template import ChatTemplate, RowRefusedError
+from coresetdb.ingest.conversations.tokenization import Encoder, kept_positions, response_alone
+from coresetdb.ingest.models.model_folder import read_templates
 from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction, Message
 

@@ -12,24 +12,25 @@ import trim_reference as reference
 from tiny_models import tiny_backbone, tiny_conversations
 from transformers import AutoModelForCausalLM
 
-from coresetdb.ingest.conversations.encoding import Encoded
+from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.fits.fit import Fitting, Sample
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
-from coresetdb.ingest.models.batching import plan_batches
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.batches import plan_batches
+from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.trim.fingerprints import fingerprints
-from coresetdb.ingest.trim.token_scores import (
+from coresetdb.ingest.representations.trim_basis import OUTPUT, directions_of
+from coresetdb.ingest.representations.trim_fingerprints import fingerprints
+from coresetdb.ingest.representations.trim_scores import (
     ClassTable,
     products,
     row_terms,
     score_tokens,
     variance_shares,
 )
-from coresetdb.ingest.trim.trim_basis import OUTPUT, directions_of
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact
 
 MODELS = ("builtin", "gpt2", "gpt_neox", "qwen3_moe")
 ASKED = {"scope": "content", "penalty": 0.5, "rest": "alike"}

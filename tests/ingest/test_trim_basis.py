@@ -10,18 +10,24 @@ from tiny_models import tiny_backbone, tiny_conversations
 from transformers import AutoModelForCausalLM
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.fits.artifacts import Artifact
 from coresetdb.ingest.fits.fit import Fitting, Sample, in_order
-from coresetdb.ingest.fits.warmup import WarmUp
-from coresetdb.ingest.models.adapters import worn
-from coresetdb.ingest.representations import registry
-from coresetdb.ingest.trim import trim_basis, trim_rank
-from coresetdb.ingest.trim.token_codes import quantise
-from coresetdb.ingest.trim.token_scores import ClassTable
-from coresetdb.ingest.trim.trim_basis import OUTPUT, TrimBasis, directions_of
-from coresetdb.ingest.trim.trim_rank import overlaps, ranks_tried, scores_by_rank, top_overlap
+from coresetdb.ingest.fits.lora import WarmUp
+from coresetdb.ingest.passes.adapters import worn
+from coresetdb.ingest.representations import registry, trim_basis
+from coresetdb.ingest.representations.trim_basis import (
+    OUTPUT,
+    TrimBasis,
+    directions_of,
+    overlaps,
+    quantise,
+    ranks_tried,
+    scores_by_rank,
+    top_overlap,
+)
+from coresetdb.ingest.representations.trim_scores import ClassTable
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact
 
 WORDS = "the sum of two and three is five name a colour sky is blue what".split()
 
@@ -118,7 +124,7 @@ def test_trial_scores_equal_the_naive_reference_at_every_rank():
 
 
 def test_the_smallest_rank_that_is_enough_is_chosen(monkeypatch):
-    monkeypatch.setattr(trim_rank, "RANKS", (4, 8, 16))
+    monkeypatch.setattr(trim_basis, "RANKS", (4, 8, 16))
     rows = many(60)
     found, told = run(TrimBasis(rank=0, rows=60, layers=4, seed=0), rows)
     artifact = found[OUTPUT]

@@ -12,19 +12,14 @@ import torch
 from tiny_adapters import run, same
 from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
-from coresetdb.ingest.fits.artifacts import (
-    Artifact,
-    found_artifact,
-    keep_artifact,
-    load_artifact,
-)
 from coresetdb.ingest.fits.fit import Fitting, Sample
-from coresetdb.ingest.fits.lora_training import LoraTraining
-from coresetdb.ingest.fits.warmup import WarmUp
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.fits.lora import LoraTraining, WarmUp
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact, found_artifact, keep_artifact, load_artifact
 from coresetdb.store.store import Store
 
 SMALL = WarmUp(epochs=2, rank=4, alpha=8, dropout=0.0, learning_rate=1e-2, batch=4, seed=3)

@@ -12,17 +12,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from coresetdb.cli.index import command
+from coresetdb.cli.maintenance import command
 from coresetdb.database import Database
-from coresetdb.query import approximate, recall
-from coresetdb.query.centroids import centroids_of, partitions_for
-from coresetdb.query.indexing import drop_index, index_feature
+from coresetdb.query import approximate
+from coresetdb.query.indexing import centroids_of, drop_index, index_feature, partitions_for
 from coresetdb.query.replay import replay
-from coresetdb.query.rules.asked import Rules
+from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
-from coresetdb.selectors.keys import keys_of
-from coresetdb.selectors.needs import RowVectors
+from coresetdb.schemas.ids import keys_of
+from coresetdb.selectors.reductions import RowVectors
 from coresetdb.store.features import drop
 from coresetdb.store.indices import indices_of
 from coresetdb.store.store import Store
@@ -83,14 +82,14 @@ def test_what_is_found_is_scored_and_ordered_exactly(indexed, method):
 @pytest.mark.parametrize(("counted", "off"), [(10**9, 0.0), (100, 0.1)])
 def test_recall_is_what_a_full_count_says(indexed, monkeypatch, counted, off):
     """Rows named by chance instead of by an index; on a part of the pool it is an estimate."""
-    monkeypatch.setattr(recall, "ROWS_FOUND", counted)
+    monkeypatch.setattr(approximate, "ROWS_FOUND", counted)
     pool = indexed.dataset("pool").to_table(columns=["id", "rds"], filter="rds IS NOT NULL")
     vectors = np.array(pool["rds"].to_pylist(), np.float16)
     keys = keys_of(pool["id"])
     targets = indexed.dataset("targets").to_table(columns=["rds"])["rds"].to_pylist()
     queries = np.array(targets, np.float32)
     similarity = queries @ vectors.astype(np.float32).T
-    counts = recall.Recall(indexed.dataset("pool"), "rds", 16, torch.from_numpy(queries))
+    counts = approximate.Recall(indexed.dataset("pool"), "rds", 16, torch.from_numpy(queries))
     assert counts.sampled(40) == (1500 if off == 0.0 else 625)
     generator = np.random.default_rng(0)
     for share, k in ((1.0, 40), (0.9, 40), (0.4, 40), (0.4, 1), (0.01, 40)):
@@ -230,7 +229,7 @@ def test_an_index_goes_with_its_feature_and_alone(indexed):
 
 
 def test_verify_knows_the_files_of_an_index(indexed):
-    from coresetdb.store.verify import verify
+    from coresetdb.store.integrity.verify import verify
 
     assert verify(indexed.uri, True).ok
 

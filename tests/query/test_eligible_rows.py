@@ -5,8 +5,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from coresetdb.query.scanning.eligible_rows import Scanned, eligible_batches
-from coresetdb.selectors.keys import KeySet, ids_of, keys_of
+from coresetdb.query.scanning.rows import Scanned, eligible_batches
+from coresetdb.schemas.ids import KeySet, ids_of, keys_of
 
 WIDTH = 64
 
@@ -53,8 +53,8 @@ def masks(rows):
 @pytest.mark.parametrize("seek", [1, 8 << 10])
 @pytest.mark.parametrize("stretch", [64, 1000, 1 << 16])
 def test_same_rows_in_the_same_order(pool, monkeypatch, name, seek, stretch):
-    monkeypatch.setattr("coresetdb.query.scanning.eligible_rows.SEEK_BYTES", seek)
-    monkeypatch.setattr("coresetdb.query.scanning.eligible_rows.STRETCH_ROWS", stretch)
+    monkeypatch.setattr("coresetdb.query.scanning.rows.SEEK_BYTES", seek)
+    monkeypatch.setattr("coresetdb.query.scanning.rows.STRETCH_ROWS", stretch)
     whole = pool.to_table()
     mask = masks(whole.num_rows)[name]
     expected = whole.filter(pa.array(mask))

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from coresetdb.query.export.export import EXTRAS, FORMATS, export
-from coresetdb.query.export.shape import UnfitError
+from coresetdb.query.export import EXTRAS, FORMATS, export
+from coresetdb.query.formats import UnfitError
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import OutputError, UsageError
 from coresetdb.schemas.instruction import Instruction, Message
@@ -115,7 +115,8 @@ def test_every_line_has_the_same_shape(tmp_path, toys):
 
 
 def test_a_round_trip_through_the_importers(tmp_path, toys):
-    from coresetdb.ingest.reading.records import ReadOptions, open_source
+    from coresetdb.ingest.readers.options import ReadOptions
+    from coresetdb.ingest.sources import open_source
 
     for format in ("messages", "alpaca", "sharegpt"):
         folder = tmp_path / format
@@ -290,7 +291,7 @@ def test_a_full_disk_is_told_and_the_same_command_mends_it(store, tmp_path, monk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         replace(part, to)
 
-    monkeypatch.setattr("coresetdb.query.export.files.os.replace", full)
+    monkeypatch.setattr("coresetdb.query.export.os.replace", full)
     for failing in (".dataset_info.json", name, ".manifest.json"):  # noqa: B007 (read by `full`)
         with pytest.raises(OutputError, match=r"cannot be written \(No space left") as told:
             export(store, coreset, str(out))

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.query.scanning.fetch import fetcher
-from coresetdb.selectors.keys import KeySet, ids_of, keys_of
-from coresetdb.selectors.needs import Columns, Vectors
+from coresetdb.schemas.ids import KeySet, ids_of, keys_of
+from coresetdb.selectors.reductions import Columns, Vectors
 
 WIDTH = 8
 

@@ -6,12 +6,11 @@ import pytest
 
 from coresetdb.query import coresets, targets
 from coresetdb.query.coresets import load_coreset, remove_coreset
-from coresetdb.query.rules.asked import Rules
-from coresetdb.query.rules.corpora import shares
+from coresetdb.query.rules.quotas import shares
+from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target
-from coresetdb.schemas.among import among
-from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.errors import UsageError, among
 
 HUNDREDS = [f"gsm8k-rds-round_robin-{number}" for number in range(1, 501)] + ["chance"]
 

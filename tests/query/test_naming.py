@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from coresetdb.ingest.reading.records import ReadOptions
+from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.query import names, selection
 from coresetdb.query.coresets import load_coreset
 from coresetdb.query.selection import select

@@ -7,10 +7,10 @@ import torch
 from tiny_models import tiny_backbone
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.reading.records import ReadOptions
+from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.ingest.representations.registry import fields_of, parse_features
 from coresetdb.query.replay import replay
-from coresetdb.query.rules.asked import Rules
+from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.instruction import Instruction

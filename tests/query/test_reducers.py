@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coresetdb.query.scanning.reducers import Block, reducer_for
-from coresetdb.selectors.needs import (
+from coresetdb.selectors.reductions import (
     LogSumExp,
     Shuffled,
     TopPerQuery,
@@ -15,7 +15,7 @@ from coresetdb.selectors.needs import (
     waiting_entries,
 )
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.selector import Task
 
 torch.set_num_threads(1)
 

@@ -55,7 +55,7 @@ def test_a_difference_is_found(store, monkeypatch):
 
 
 def _other_seed(**fields):
-    from coresetdb.query.answer import Request
+    from coresetdb.query.request import Request
 
     return Request(**{**fields, "seed": 2})
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from coresetdb.query.scanning.running_top import RunningTop
+from coresetdb.query.scanning.top_k import RunningTop
 
 torch.set_num_threads(1)
 
@@ -54,11 +54,9 @@ def test_every_stream_and_cut(monkeypatch, name, k, upper_halves):
     expected = naive(scores, keys, k)
     for block, waiting in ((600, 1 << 16), (64, 40), (7, 1), (1, 200)):
         monkeypatch.setattr(
-            "coresetdb.query.scanning.running_top.waiting_entries", lambda *_, n=waiting: n
+            "coresetdb.query.scanning.top_k.waiting_entries", lambda *_, n=waiting: n
         )
-        monkeypatch.setattr(
-            "coresetdb.query.scanning.running_top.sifted_rows", lambda *_, n=block: n
-        )
+        monkeypatch.setattr("coresetdb.query.scanning.top_k.sifted_rows", lambda *_, n=block: n)
         found = streamed(scores, keys, k, block, np.arange(600))
         assert found.queries.tolist() == expected
         for number, places in enumerate(expected):

@@ -10,13 +10,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from coresetdb.query.scanning import products
-from coresetdb.query.scanning.ahead import mapped_ahead, read_ahead
-from coresetdb.query.scanning.products import multiplied
+from coresetdb.query.scanning import vectors as products
 from coresetdb.query.scanning.reducers import reducer_for
-from coresetdb.query.scanning.scan import block_rows, scan_ids, scan_vectors
-from coresetdb.selectors.keys import KeySet, ids_of, keys_of
-from coresetdb.selectors.needs import Shuffled, TopPerQuery
+from coresetdb.query.scanning.rows import mapped_ahead, read_ahead
+from coresetdb.query.scanning.vectors import block_rows, multiplied, scan_ids, scan_vectors
+from coresetdb.schemas.ids import KeySet, ids_of, keys_of
+from coresetdb.selectors.reductions import Shuffled, TopPerQuery
 
 torch.set_num_threads(1)
 WIDTH = 16

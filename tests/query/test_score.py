@@ -17,7 +17,7 @@ from coresetdb.query.score import score, split_methods
 from coresetdb.query.scores import load_scores, remove_scores
 from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import MissingFeatureError, QueryError, UsageError
-from coresetdb.store.keys import key_of
+from coresetdb.store.rows import key_of
 from coresetdb.store.scores import score_sets
 
 torch.set_num_threads(1)

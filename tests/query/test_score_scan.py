@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.ingest.representations.representation import Scorer
-from coresetdb.query.scanning import score_scan
-from coresetdb.query.scanning.blocks import packed, row_bytes
+from coresetdb.query.scanning import columns as score_scan
+from coresetdb.query.scanning.columns import scan_scores
 from coresetdb.query.scanning.reducers import reducer_for
-from coresetdb.query.scanning.scan import BLOCK_BYTES
-from coresetdb.query.scanning.score_scan import scan_scores
-from coresetdb.selectors.keys import KeySet, ids_of, keys_of
-from coresetdb.selectors.needs import TopPerQuery
+from coresetdb.query.scanning.rows import BLOCK_BYTES, packed, row_bytes
+from coresetdb.schemas.ids import KeySet, ids_of, keys_of
+from coresetdb.selectors.reductions import TopPerQuery
 
 torch.set_num_threads(1)
 KINDS = pa.schema(

@@ -11,7 +11,7 @@ from tiny_models import tiny_folder
 from toy_representations import MOST, toy_representations
 
 from coresetdb.database import Database
-from coresetdb.ingest.jobs.target_facts import complete_facts, find_facts
+from coresetdb.ingest.jobs.target_artifacts import complete_facts, find_facts
 from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError

@@ -133,7 +133,7 @@ def test_random_imports_no_torch(store):
     code = (
         "import sys; from coresetdb.store.store import Store; "
         "from coresetdb.query.selection import select; "
-        "from coresetdb.query.export.export import export; "
+        "from coresetdb.query.export import export; "
         f"coreset = select(Store.open({store.uri!r}), method='random', budget='5'); "
         f"export(Store.open({store.uri!r}), coreset, {store.uri + '.jsonl'!r}); "
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"

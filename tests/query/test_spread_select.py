@@ -15,7 +15,7 @@ from coresetdb.query.methods import method_names
 from coresetdb.query.replay import replay
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
-from coresetdb.selectors.keys import keys_of
+from coresetdb.schemas.ids import keys_of
 from coresetdb.selectors.random_order import shuffled
 
 torch.set_num_threads(1)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from coresetdb.ingest.reading.records import ReadOptions
+from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.query.score import score
 from coresetdb.query.selection import select
 from coresetdb.query.targets import add_target, list_targets, remove_target

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.query.token_budget import counted_rows, lengths_to_try, prefix_that_fits
+from coresetdb.query.selection import counted_rows, lengths_to_try, prefix_that_fits
 from coresetdb.schemas.errors import MissingFeatureError
-from coresetdb.selectors.keys import KeySet, ids_of, keys_of
+from coresetdb.schemas.ids import KeySet, ids_of, keys_of
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 400))

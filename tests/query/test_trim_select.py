@@ -15,16 +15,17 @@ from transformers import AutoModelForCausalLM
 
 from coresetdb.database import Database
 from coresetdb.ingest.columns import ragged
-from coresetdb.ingest.models.backbone import Backbone, BackboneConfig
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations.trim import Trim
-from coresetdb.ingest.trim.token_scores import variance_shares
+from coresetdb.ingest.representations.trim_scores import variance_shares
 from coresetdb.query.comparison import scorer_of
 from coresetdb.query.features import feature_named
 from coresetdb.query.methods import parse_method
 from coresetdb.query.queries import load_queries
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
-from coresetdb.store.verify import verify
+from coresetdb.store.integrity.verify import verify
 
 torch.set_num_threads(1)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from coresetdb.schemas.budget import Budget, parse_budget
 from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.sizes import Budget, parse_budget
 
 
 @pytest.mark.parametrize(

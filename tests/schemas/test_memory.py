@@ -3,7 +3,7 @@
 import pytest
 
 from coresetdb.schemas.errors import UsageError
-from coresetdb.schemas.memory import memory_bytes
+from coresetdb.schemas.sizes import memory_bytes
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from coresetdb.schemas.errors import MissingFeatureError
-from coresetdb.selectors.keys import ids_of
+from coresetdb.schemas.ids import ids_of
 from coresetdb.selectors.length_matched import upper_ends
-from coresetdb.selectors.needs import Columns, RowColumns
 from coresetdb.selectors.random_order import shuffled
+from coresetdb.selectors.reductions import Columns, RowColumns
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.selector import Task
 
 
 def run(name, keys, column, k, seed=0, lengths=None, **options):

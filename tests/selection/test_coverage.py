@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coresetdb.schemas.ids import ids_of
 from coresetdb.selectors import coverage, lazy_greedy
-from coresetdb.selectors.keys import ids_of
-from coresetdb.selectors.needs import RowSets
+from coresetdb.selectors.reductions import RowSets
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.selector import Task
 
 G = {
     "sqrt": lambda count, cap: math.sqrt(count),

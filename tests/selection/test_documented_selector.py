@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from coresetdb.query.scanning.reducers import Block, reducer_for
+from coresetdb.schemas.ids import ids_of, keys_of
 from coresetdb.selectors import registry
-from coresetdb.selectors.keys import ids_of, keys_of
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.selector import Task
 
 DOCS = Path(__file__).parents[2] / "docs" / "selectors.md"
 

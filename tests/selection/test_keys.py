@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.selectors.keys import KeySet, codes_of, ids_of, keys_of
+from coresetdb.schemas.ids import KeySet, codes_of, ids_of, keys_of
 
 IDS = st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), max_size=40)
 

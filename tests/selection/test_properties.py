@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selector_driver import Pool, cosine_pool, drive
 
-from coresetdb.query.token_budget import lengths_to_try, prefix_that_fits
+from coresetdb.query.selection import lengths_to_try, prefix_that_fits
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.selector import Task
 
 torch.set_num_threads(1)
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.query.scanning.reducers import Block, reducer_for
-from coresetdb.selectors.keys import ids_of, keys_of
+from coresetdb.schemas.ids import ids_of, keys_of
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.selector import Task
 
 torch.set_num_threads(1)
 
@@ -79,7 +79,7 @@ def case(number):
 @pytest.fixture
 def small_pending(monkeypatch):
     """Merge every few rows, so that tiny cases go through many merges."""
-    monkeypatch.setattr("coresetdb.query.scanning.running_top.waiting_entries", lambda lists, k: 5)
+    monkeypatch.setattr("coresetdb.query.scanning.top_k.waiting_entries", lambda lists, k: 5)
     monkeypatch.setattr("coresetdb.query.scanning.reducers.pending_rows", lambda lists, k: 5)
 
 

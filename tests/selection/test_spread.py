@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.selectors import deita_filter, lazy_greedy
-from coresetdb.selectors.needs import Columns, RowColumns, RowVectors, Vectors
+from coresetdb.selectors.reductions import Columns, RowColumns, RowVectors, Vectors
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Task
+from coresetdb.selectors.selector import Task
 from coresetdb.selectors.unit_vectors import unit_vectors
 
 torch.set_num_threads(1)

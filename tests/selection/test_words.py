@@ -11,13 +11,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-from coresetdb.query.scanning.reducers import Block
-from coresetdb.query.scanning.term_reducers import word_reducer
-from coresetdb.selectors.keys import ids_of, keys_of
-from coresetdb.selectors.needs import RowWords
+from coresetdb.query.scanning.reducers import Block, word_reducer
+from coresetdb.schemas.ids import ids_of, keys_of
 from coresetdb.selectors.random_order import shuffle_words
+from coresetdb.selectors.reductions import RowWords
 from coresetdb.selectors.registry import selectors
-from coresetdb.selectors.task import Ranking, Task
+from coresetdb.selectors.selector import Ranking, Task
 
 torch.set_num_threads(1)
 

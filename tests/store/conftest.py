@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.schemas.canonical import digest
-from coresetdb.store.keys import key_of
+from coresetdb.store.rows import key_of
 from coresetdb.store.store import Store
 
 DIM = 16

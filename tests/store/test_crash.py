@@ -12,9 +12,9 @@ import time
 import pyarrow.feather as feather
 
 from coresetdb.schemas.canonical import digest
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.rows import conform
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 INSERTER = """
 import sys, pyarrow.feather as feather

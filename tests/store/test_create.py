@@ -23,9 +23,9 @@ from coresetdb.schemas.errors import (
     UsageError,
 )
 from coresetdb.schemas.tables import TABLES
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.status import status_of
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 
 def test_a_new_store_has_every_table_and_its_configuration(store, features):

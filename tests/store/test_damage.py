@@ -11,11 +11,11 @@ from lance.file import LanceFileReader
 
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.recipe import Recipe
-from coresetdb.store.repair import repair
-from coresetdb.store.report import LostRow
+from coresetdb.store.integrity.repair import repair
+from coresetdb.store.integrity.report import LostRow
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.rows import conform
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 
 def newest_manifest(store: Store, table: str) -> Path:

@@ -16,10 +16,10 @@ from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import features
 from coresetdb.store.features import declare, drop, features_of
 from coresetdb.store.fill import amend, count_undone, fill, filling, undone
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.shards import FOLDER, Shards
 from coresetdb.store.status import status_of
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 WIDTH = 24
 RECIPE = Recipe(

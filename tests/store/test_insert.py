@@ -18,8 +18,8 @@ from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import StoreError, UsageError
 from coresetdb.store import rows as incoming
 from coresetdb.store.commits import committed
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 INSERTER = """
 import sys, pyarrow.feather as feather

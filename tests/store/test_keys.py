@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from coresetdb.store.keys import key_of, keys_under
+from coresetdb.store.rows import key_of, keys_under
 
 
 @pytest.mark.parametrize("parts", [["a"], ['n"é', 3, "r\\"]])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.schemas.canonical import digest
-from coresetdb.store.known_ids import KnownIds
+from coresetdb.schemas.ids import KnownIds
 
 # few first halves, so that ids often share one and differ in the second
 IDS = st.builds(lambda a, b: f"{a:016x}{b:016x}", st.integers(0, 3), st.integers(0, 5))

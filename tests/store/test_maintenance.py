@@ -9,8 +9,8 @@ from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import StoreBusyError, UsageError
 from coresetdb.store import maintenance
 from coresetdb.store.checksums import read_journal
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 
 def test_compaction_keeps_ids_tags_and_old_versions(filled, pool_rows):

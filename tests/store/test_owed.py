@@ -9,12 +9,11 @@ import pytest
 
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.tables import TABLES
-from coresetdb.store.owed import PATH, Owed, read_owed, write_owed
+from coresetdb.store.integrity.repair import repair
+from coresetdb.store.integrity.report import PATH, LostRow, Owed, read_owed, write_owed
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.place import Place
-from coresetdb.store.repair import repair
-from coresetdb.store.report import LostRow
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 
 def cut(store: Store, table: str, number: int) -> list[str]:

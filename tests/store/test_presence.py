@@ -14,15 +14,15 @@ import pytest
 
 from coresetdb.schemas.errors import StoreBusyError, StoreError
 from coresetdb.schemas.tables import RUNS
-from coresetdb.store import locks, presence
+from coresetdb.store import locks
+from coresetdb.store.locks import FOLDER, Presence, life_of
 from coresetdb.store.place import place_at
-from coresetdb.store.presence import FOLDER, Presence, life_of
 from coresetdb.store.status import status_of
 
 RUN = """
 import sys, time
 from coresetdb.store.place import place_at
-from coresetdb.store.presence import Presence
+from coresetdb.store.locks import Presence
 with Presence(place_at(sys.argv[1]), "r"):
     print("here", flush=True)
     time.sleep(60)
@@ -72,7 +72,7 @@ def test_under_another_kernel_a_held_lock_is_seen_and_a_free_one_tells_nothing(p
 def test_a_machine_that_was_started_again_runs_nothing(place, monkeypatch):
     with Presence(place, "r"):
         pass
-    monkeypatch.setattr(presence, "kernel", lambda: "of today")
+    monkeypatch.setattr(locks, "kernel", lambda: "of today")
     assert life_of(place, "r").state == "ended without a word"
 
 
@@ -91,18 +91,18 @@ def test_what_a_crash_of_the_machine_left_half_written(place, left):
 
 
 def test_somebody_asks_for_the_lock_just_as_the_run_ends(place, monkeypatch):
-    rmdir = presence.os.rmdir
+    rmdir = locks.os.rmdir
 
     def asked(folder):
         Path(folder, "_lock").touch()
         rmdir(folder)
 
-    monkeypatch.setattr(presence.os, "rmdir", asked)
+    monkeypatch.setattr(locks.os, "rmdir", asked)
     with Presence(place, "r") as here:
         here.end_is_recorded()
     assert list(place.sizes(FOLDER)) == [f"{FOLDER}/r/_lock"]
     monkeypatch.undo()
-    presence.sweep(place, [])
+    locks.sweep(place, [])
     assert not Path(place.absolute(f"{FOLDER}/r")).exists()
 
 

@@ -21,12 +21,12 @@ from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import locks
 from coresetdb.store.features import declare, drop
 from coresetdb.store.fill import fill, filling
+from coresetdb.store.integrity.repair import repair
+from coresetdb.store.integrity.verify import verify
 from coresetdb.store.locks import StoreLock
 from coresetdb.store.place import place_at
-from coresetdb.store.repair import repair
 from coresetdb.store.shards import Shards
 from coresetdb.store.store import Store
-from coresetdb.store.verify import verify
 
 
 def test_a_prefix_with_other_objects_is_refused_and_left_alone(bucket):

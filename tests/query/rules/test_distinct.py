@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from coresetdb.query.replay import replay
-from coresetdb.query.rules.asked import NONE, Rules
-from coresetdb.query.rules.asking import rules_for
-from coresetdb.query.rules.excluded import Excluded
+from coresetdb.query.rules.examples import Excluded
+from coresetdb.query.rules.rules import NONE, Rules, rules_for
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 

@@ -4,8 +4,7 @@ import torch
 
 from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
-from coresetdb.query.rules.asked import NONE
-from coresetdb.query.rules.asking import rules_for
+from coresetdb.query.rules.rules import NONE, rules_for
 from coresetdb.query.selection import select
 
 torch.set_num_threads(1)

@@ -3,9 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coresetdb.query.rules.examples import Example
-from coresetdb.query.rules.guard import LEAST, NGRAM, Guard, Leak
-from coresetdb.query.rules.words import said_in
+from coresetdb.query.rules.examples import Example, said_in
+from coresetdb.query.rules.leakage import LEAST, NGRAM, Guard, Leak
 
 
 def turns(*parts):

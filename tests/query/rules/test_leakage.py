@@ -7,8 +7,7 @@ import torch
 
 from coresetdb.query.coresets import load_coreset
 from coresetdb.query.replay import replay
-from coresetdb.query.rules.asked import NONE
-from coresetdb.query.rules.asking import rules_for
+from coresetdb.query.rules.rules import NONE, rules_for
 from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import InputError, UsageError

@@ -5,9 +5,9 @@ import json
 import torch
 
 from coresetdb.query.coresets import load_coreset, remove_coreset
-from coresetdb.query.export.export import export
+from coresetdb.query.export import export
 from coresetdb.query.replay import replay
-from coresetdb.query.rules.asking import rules_for
+from coresetdb.query.rules.rules import rules_for
 from coresetdb.query.selection import select
 
 torch.set_num_threads(1)

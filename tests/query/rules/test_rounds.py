@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.query.ranking import Picks
-from coresetdb.query.rules.parts import Part, interleaved
-from coresetdb.query.rules.rounds import Rounds
-from coresetdb.query.scanning.scan import Scanned
-from coresetdb.selectors.keys import KeySet, keys_of
+from coresetdb.query.rules.constrained import Rounds
+from coresetdb.query.rules.quotas import Stratum, interleaved
+from coresetdb.query.scanning.rows import Scanned
+from coresetdb.schemas.ids import KeySet, keys_of
 
 
 def name(number):
@@ -67,7 +67,7 @@ def test_the_plain_ranking_of_what_is_left(seed, queries, rows, k, data):
     similarity = np.random.default_rng(seed).integers(0, 5, (queries, rows)).tolist()
     bad = data.draw(st.sets(st.integers(0, rows - 1)))
     rule = Objecting(bad)
-    part = Part(plain(similarity, range(rows), []), None, rows, lambda k: k)
+    part = Stratum(plain(similarity, range(rows), []), None, rows, lambda k: k)
     found = Rounds([part], lambda: keys(range(rows)), [rule]).first(k)
     left = [j for j in range(rows) if j not in set(rule.left)]
     assert found.ids == [name(j) for j in turns(similarity, left, k)]
@@ -78,7 +78,7 @@ def test_few_rounds_where_most_rows_leave():
     rows, calls = 150, []
     rule = Objecting(set(range(135)))
     similarity = [list(range(rows, 0, -1))]
-    part = Part(plain(similarity, range(rows), calls), None, rows, lambda k: k)
+    part = Stratum(plain(similarity, range(rows), calls), None, rows, lambda k: k)
     found = Rounds([part], lambda: keys(range(rows)), [rule]).first(10)
     assert found.ids == [name(j) for j in range(135, 145)]
     assert rule.rounds == len(calls) <= 6
@@ -88,7 +88,7 @@ def test_a_part_from_which_nothing_left_is_not_ranked_again():
     calls = ([], [])
     similarity = [list(range(100, 0, -1))]
     parts = [
-        Part(plain(similarity, part, own), KeySet(keys(part)), 50, lambda k: k // 2)
+        Stratum(plain(similarity, part, own), KeySet(keys(part)), 50, lambda k: k // 2)
         for part, own in zip((range(50), range(50, 100)), calls, strict=True)
     ]
     found = Rounds(parts, lambda: keys(range(100)), [Objecting({1, 2})]).first(6)

@@ -6,10 +6,8 @@ import torch
 
 from coresetdb.query.coresets import remove_coreset
 from coresetdb.query.replay import replay
-from coresetdb.query.rules.asked import Rules
-from coresetdb.query.rules.asking import rules_for
-from coresetdb.query.rules.caps import Caps
-from coresetdb.query.rules.corpora import shares
+from coresetdb.query.rules.quotas import Caps, shares
+from coresetdb.query.rules.rules import Rules, rules_for
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 

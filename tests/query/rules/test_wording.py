@@ -2,8 +2,8 @@
 
 import pytest
 
-from coresetdb.query.rules.wording import counts_of, wording_above
-from coresetdb.query.rules.words import ngrams, said_in
+from coresetdb.query.rules.examples import ngrams, said_in
+from coresetdb.query.rules.leakage import counts_of, wording_above
 from coresetdb.schemas.instruction import Instruction, Message
 
 TEXTS = [

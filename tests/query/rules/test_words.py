@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from coresetdb.query.rules.words import ngrams, said_in, words_of
+from coresetdb.query.rules.examples import ngrams, said_in, words_of
 
 
 @pytest.mark.parametrize(

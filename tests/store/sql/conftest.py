@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from coresetdb.store.keys import key_of
+from coresetdb.store.rows import key_of
 from coresetdb.store.store import Store
 
 ROWS = 60

@@ -14,8 +14,8 @@ import pytest
 
 import coresetdb
 from coresetdb.schemas.tables import SCORES
-from coresetdb.store.keys import key_of
-from coresetdb.store.sql import SqlSession
+from coresetdb.store.rows import key_of
+from coresetdb.store.sql.session import SqlSession
 
 ROOT = Path(__file__).parents[3]
 RECIPES = re.findall(

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from coresetdb.schemas.errors import QueryError
-from coresetdb.store.sql import SqlSession
+from coresetdb.store.sql.session import SqlSession
 from coresetdb.store.store import Store
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.schemas.tables import POOL
-from coresetdb.store.relations import register
-from coresetdb.store.sql_relation import FeatureRelation, Relation, widened
+from coresetdb.store.sql.lance_relation import FeatureRelation, Relation, widened
+from coresetdb.store.sql.relations import register
 from coresetdb.store.store import Store
 
 ROWS, WIDTH = 20_000, 64

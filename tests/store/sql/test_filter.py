@@ -6,8 +6,7 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.schemas.errors import QueryError
-from coresetdb.store.filter import eligible_ids
-from coresetdb.store.sql import SqlSession
+from coresetdb.store.sql.session import SqlSession, eligible_ids
 from coresetdb.store.store import Store
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from coresetdb.store.relations import register
-from coresetdb.store.sql_macros import members_macro
-from coresetdb.store.sql_nearest import LargestProduct, create_nearest, unit_vectors
-from coresetdb.store.sql_relation import FeatureRelation
+from coresetdb.store.sql.lance_relation import FeatureRelation
+from coresetdb.store.sql.names import members_macro
+from coresetdb.store.sql.nearest import LargestProduct, create_nearest, unit_vectors
+from coresetdb.store.sql.relations import register
 from coresetdb.store.store import Store
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from coresetdb.schemas.errors import DamagedStoreError, QueryError
 from coresetdb.schemas.tables import TABLES
 from coresetdb.store.place import place_at
-from coresetdb.store.relations import metadata_columns, pool_view, register
-from coresetdb.store.sql_names import RELATIONS
-from coresetdb.store.sql_relation import Relation, holds_float16, open_relation
+from coresetdb.store.sql.lance_relation import Relation, holds_float16, open_relation
+from coresetdb.store.sql.names import RELATIONS
+from coresetdb.store.sql.relations import metadata_columns, pool_view, register
 from coresetdb.store.store import Store
 
 

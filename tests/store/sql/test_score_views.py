@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.schemas.tables import SCORES
-from coresetdb.store.keys import key_of
-from coresetdb.store.relations import register
-from coresetdb.store.sql_scores import Scoring, scores_views
+from coresetdb.store.rows import key_of
+from coresetdb.store.sql.relations import Scoring, register, scores_views
 from coresetdb.store.store import Store
 
 # (target, method, fingerprint, pool version) -> the rows in order of rank

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.schemas.errors import QueryError, StoreError, StoreNotFoundError, UsageError
-from coresetdb.store.sql import SqlSession, run_query
+from coresetdb.store.sql.session import SqlSession, run_query
 from coresetdb.store.store import Store
 
 
@@ -143,7 +143,7 @@ def test_the_next_query_stops_the_one_still_read(session: SqlSession) -> None:
 def test_the_process_ends_with_its_owner(store: Store) -> None:
     program = (
         "import os, sys\n"
-        "from coresetdb.store.sql import SqlSession\n"
+        "from coresetdb.store.sql.session import SqlSession\n"
         f"session = SqlSession({store.uri!r})\n"
         "session.run('SELECT 1').read_all()\n"
         "print(session._process.pid, flush=True)\n"
@@ -162,7 +162,7 @@ def test_the_process_ends_with_its_owner(store: Store) -> None:
 
 def test_a_program_may_end_amid_a_result(store: Store) -> None:
     program = (
-        "from coresetdb.store.sql import run_query\n"
+        "from coresetdb.store.sql.session import run_query\n"
         f"result = run_query({store.uri!r}, 'FROM range(10000000000)')\n"
         "print(next(result).num_rows)\n"
     )
@@ -212,11 +212,11 @@ def test_a_scheme_it_cannot_live_on() -> None:
 def test_neither_side_imports_torch_and_this_side_no_lance(store: Store) -> None:
     program = (
         "import sys\n"
-        "from coresetdb.store.sql import run_query\n"
+        "from coresetdb.store.sql.session import run_query\n"
         f"run_query({store.uri!r}, 'SELECT 1').read_all()\n"
         "print([name for name in ('torch', 'transformers', 'duckdb', 'lance', 'pandas')"
         " if name in sys.modules])\n"
-        "import coresetdb.store.sql_child\n"
+        "import coresetdb.store.sql.child\n"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])\n"
     )
     done = subprocess.run(
@@ -228,7 +228,7 @@ def test_neither_side_imports_torch_and_this_side_no_lance(store: Store) -> None
 def test_a_script_without_main_guard_starts_no_second_script(store: Store, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from coresetdb.store.sql import run_query\n"
+        "from coresetdb.store.sql.session import run_query\n"
         "print('started')\n"
         f"print(run_query({store.uri!r}, 'SELECT 41 + 1 AS n').read_all().to_pylist())\n"
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from coresetdb.schemas.tables import TABLES
-from coresetdb.store.sql import SqlSession
-from coresetdb.store.sql_names import FEATURES, MACROS, RELATIONS
+from coresetdb.store.sql.names import FEATURES, MACROS, RELATIONS
+from coresetdb.store.sql.session import SqlSession
 from coresetdb.store.store import Store
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "sql.md").read_text()

@@ -6,8 +6,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from coresetdb.store.filter import eligible_ids
-from coresetdb.store.sql import run_query
+from coresetdb.store.sql.session import eligible_ids, run_query
 from coresetdb.store.store import Store
 
 server = pytest.importorskip("moto.server", reason="moto[server] is not installed")

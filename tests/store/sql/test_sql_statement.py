@@ -4,7 +4,7 @@ import duckdb
 import pytest
 
 from coresetdb.schemas.errors import QueryError
-from coresetdb.store.sql_statement import filtered_ids, sole_select
+from coresetdb.store.sql.child import filtered_ids, sole_select
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,461 @@
+"""Training a LoRA adapter with peft on a few rows, an artifact per epoch.
+
+The backbone's own model is trained, not a copy: peft's layers stand around its attention
+projections for the time of the training and go again, and its weights are frozen throughout.
+What an epoch does depends on the seed, the rows and the artifact of the epoch before, and on
+nothing else: a training that was killed goes on to the same numbers.
+
+The warm-up: a LoRA adapter trained briefly on a sample of the pool (METHODS 1 and 3.1).
+
+LESS takes its gradients at the checkpoint of every epoch, with that checkpoint's optimiser;
+TRIM reads its states at the last one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from ...schemas.errors import BackboneError, UsageError
+from ...store.catalog import Artifact
+from ..conversations.tokenization import Encoded
+from ..models.anatomy import attention_projections
+from ..models.backbone import Backbone
+from ..models.batches import Batch, batches_of
+from ..passes.cpu_backwards import written_backwards
+from ..passes.narrowing import narrowed
+from .fit import Fit, Fitting, Sample
+
+TOKENS_PER_BACKWARD_CPU = 2048
+TOKENS_PER_BACKWARD_ACCELERATOR = 8192
+"""Padded tokens of a micro-batch: a backward keeps the activations of every layer."""
+FULL_LOGIT_ELEMENTS = 1 << 27
+"""Logits of a micro-batch where the head cannot be applied to slices (512 MB in float32)."""
+
+BETAS, EPSILON, LARGEST_NORM = (0.9, 0.999), 1e-8, 1.0
+"""AdamW without weight decay; gradients are clipped to this norm, as LESS's trainer does."""
+
+
+@dataclass(frozen=True)
+class LoraTraining:
+    """How an adapter is trained.
+
+    Attributes:
+        rank, alpha, dropout: of LoRA; the adapter adds alpha / rank * B (A x).
+        epochs: passes over the rows.
+        learning_rate: the highest; it rises over the share `warmup` of all steps and then falls
+            linearly.
+        batch: rows of a step (at most).
+        seed: of the adapter's start, the order of the rows, and the dropout.
+    """
+
+    rank: int
+    alpha: int
+    dropout: float
+    epochs: int
+    learning_rate: float
+    warmup: float
+    batch: int
+    seed: int
+
+    def steps_per_epoch(self, rows: int) -> int:
+        return math.ceil(rows / self.batch)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0, of `steps`; never 0.
+
+        Transformers' linear schedule begins with a step of rate 0; in a short warm-up that would
+        be a good part of an epoch, whose weight in LESS is its mean rate.
+        """
+        rising = math.ceil(self.warmup * steps)
+        share = (step + 1) / rising if step < rising else (steps - step) / (steps - rising)
+        return self.learning_rate * share
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The trainable parameters of one module, float32: `a` (r, in) and `b` (out, r)."""
+
+    a: torch.nn.Parameter
+    b: torch.nn.Parameter
+
+    def parts(self) -> dict[str, torch.nn.Parameter]:
+        return {"A": self.a, "B": self.b}
+
+
+def train(
+    backbone: Backbone,
+    rows: Sequence[Encoded],
+    training: LoraTraining,
+    start: Artifact | None,
+    keep: Callable[[int, Artifact], Artifact],
+    tell: Callable[[float, str], None],
+) -> None:
+    """Train an adapter on the mean response-token loss of each row, averaged over a step's rows.
+
+    Args:
+        rows: each with a response token that has a token before it.
+        start: the artifact of the last epoch that is done; None to begin.
+        keep: called with each epoch (from 1) and its artifact; training goes on from what it
+            returns.
+        tell: the share that is done, and a sentence with the loss.
+
+    The artifacts hold, float32, `<module>.A` (r, in) and `<module>.B` (out, r) of every attention
+    projection, and AdamW's first and second moments of each as `<module>.A.m` and `.A.v` and so
+    on. Facts: `scaling`, `rank`, `alpha`, `modules`, `epoch`, `epochs`, `step` (steps so far),
+    `steps` (in all), `learning_rate` and `loss` (means over the epoch), `sample` (ids of the rows
+    trained on so far).
+
+    Raises:
+        BackboneError: the loss is not finite, or the architecture has no attention projections.
+    """
+    per_epoch = training.steps_per_epoch(len(rows))
+    steps = training.epochs * per_epoch
+    done = 0 if start is None else int(start.facts["epoch"])
+    sample = [] if start is None else list(start.facts["sample"])
+    sample = list(dict.fromkeys([*sample, *(row.id for row in rows)]))
+    with _trainable(backbone.model, training) as pairs:
+        parameters = [part for pair in pairs.values() for part in pair.parts().values()]
+        optimizer = torch.optim.AdamW(parameters, betas=BETAS, eps=EPSILON, weight_decay=0.0)
+        if start is not None:
+            _restore(pairs, optimizer, start)
+        for epoch in range(done + 1, training.epochs + 1):
+            order = np.random.default_rng([training.seed, epoch]).permutation(len(rows))
+            rates: list[float] = []
+            losses: list[float] = []
+            with _seeded(backbone.device, _seed(training.seed, f"epoch {epoch}")):
+                # Equal parts: a last batch of two rows would weigh as much as the others.
+                for place, members in enumerate(np.array_split(order, per_epoch)):
+                    step = (epoch - 1) * per_epoch + place
+                    rates.append(training.rate(step, steps))
+                    for group in optimizer.param_groups:
+                        group["lr"] = rates[-1]
+                    losses += _step(backbone, [rows[i] for i in members], optimizer, parameters)
+                    loss = float(np.mean(losses[-len(members) :]))
+                    if not math.isfinite(loss):
+                        raise BackboneError(
+                            f"{backbone.info.name}: training an adapter failed, the loss of step "
+                            f"{step + 1} is not finite. Use dtype float32 or another backbone"
+                        )
+                    tell(
+                        (step + 1) / steps,
+                        f"epoch {epoch} of {training.epochs}, step {step + 1} of {steps}: "
+                        f"loss {loss:.3f}",
+                    )
+            facts = {
+                "scaling": training.alpha / training.rank,
+                "rank": training.rank,
+                "alpha": training.alpha,
+                "modules": list(pairs),
+                "epoch": epoch,
+                "epochs": training.epochs,
+                "step": epoch * per_epoch,
+                "steps": steps,
+                "learning_rate": float(np.mean(rates)),
+                "loss": float(np.mean(losses)),
+                "sample": sample,
+            }
+            stands = keep(epoch, Artifact(_arrays(pairs, optimizer), facts))
+            if epoch < training.epochs:
+                _restore(pairs, optimizer, stands)
+
+
+def _step(
+    backbone: Backbone,
+    rows: Sequence[Encoded],
+    optimizer: torch.optim.Optimizer,
+    parameters: Sequence[torch.nn.Parameter],
+) -> list[float]:
+    """One step of the optimiser; the loss of each row, before it."""
+    optimizer.zero_grad()
+    losses: list[float] = []
+    for _, batch in batches_of(backbone, rows, _tokens_per_backward(backbone)):
+        losses += _backward(backbone, batch, 1 / len(rows)).tolist()
+    torch.nn.utils.clip_grad_norm_(parameters, LARGEST_NORM)
+    optimizer.step()
+    return losses
+
+
+def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
+    """Backward of `weight` times the sum of the rows' mean response losses, which it returns (B,).
+
+    The logits come in slices: each goes back to the states at once, the states to the parameters
+    when all have.
+    """
+    rows, before = batch.predicted()
+    with (
+        written_backwards(backbone.model),
+        narrowed(backbone, batch.ids.shape, rows, before),
+    ):
+        states = backbone.states(batch.ids, batch.mask, logits=True)
+    source = states.hidden if states.logits is None else states.logits
+    leaf = source.detach().requires_grad_()
+    split = replace(states, **{"hidden" if states.logits is None else "logits": leaf})
+    targets = batch.ids[rows, before + 1]
+    share = 1 / torch.bincount(rows, minlength=len(batch.rows))
+    losses = torch.zeros(len(batch.rows), device=leaf.device)
+    for part in backbone.logit_slices(len(rows)):
+        logits = backbone.head(split, rows[part], before[part])
+        nll = torch.nn.functional.cross_entropy(logits, targets[part], reduction="none")
+        each = nll * share[rows[part]]
+        (weight * each.sum()).backward()
+        losses.index_add_(0, rows[part], each.detach())
+    source.backward(leaf.grad)
+    return losses
+
+
+def _tokens_per_backward(backbone: Backbone) -> int:
+    cpu = backbone.device.type == "cpu"
+    tokens = TOKENS_PER_BACKWARD_CPU if cpu else TOKENS_PER_BACKWARD_ACCELERATOR
+    if backbone.plain_head:
+        return tokens
+    return max(1, min(tokens, FULL_LOGIT_ELEMENTS // backbone.info.vocabulary))
+
+
+@contextmanager
+def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]:
+    """Inside the block `model` has peft's layers; gives their parameters by module name."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+    from transformers.pytorch_utils import Conv1D
+
+    names = attention_projections(model)
+    config = LoraConfig(
+        r=training.rank,
+        lora_alpha=training.alpha,
+        lora_dropout=training.dropout,
+        target_modules=names,
+        fan_in_fan_out=isinstance(model.get_submodule(names[0]), Conv1D),
+    )
+    adapter = "coresetdb"
+    # peft asks transformers for a name of yesterday; its own random start is replaced below.
+    with warnings.catch_warnings(), _seeded(model.device, training.seed):
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        tuner = LoraModel(model, config, adapter)
+    try:
+        pairs: dict[str, _Pair] = {}
+        for name in names:
+            layer: Any = model.get_submodule(name)
+            # In bfloat16 most of AdamW's small steps would be rounded away.
+            a, b = (part[adapter].float() for part in (layer.lora_A, layer.lora_B))
+            pairs[name] = _Pair(a.weight, b.weight)
+            layer.lora_dropout[adapter].train()
+            _begin(pairs[name], _seed(training.seed, name))
+        yield pairs
+    finally:
+        tuner.unload()
+
+
+def _begin(pair: _Pair, seed: int) -> None:
+    """peft's start (A uniform in +-1/sqrt(in), B zero), drawn by the module's name."""
+    bound = 1 / math.sqrt(pair.a.shape[1])
+    draw = torch.rand(pair.a.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        pair.a.copy_((2 * draw - 1) * bound)
+        pair.b.zero_()
+
+
+def _arrays(pairs: dict[str, _Pair], optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for name, pair in pairs.items():
+        for part, parameter in pair.parts().items():
+            state = optimizer.state[parameter]
+            tensors = {"": parameter, ".m": state["exp_avg"], ".v": state["exp_avg_sq"]}
+            for suffix, tensor in tensors.items():
+                array = tensor.detach().float().cpu().numpy().copy()
+                arrays[f"{name}.{part}{suffix}"] = array
+    return arrays
+
+
+def _restore(pairs: dict[str, _Pair], optimizer: torch.optim.Optimizer, start: Artifact) -> None:
+    """Parameters and moments as an artifact has them, matched by name."""
+    for name, pair in pairs.items():
+        for part, parameter in pair.parts().items():
+            value, m, v = (
+                torch.tensor(start.arrays[f"{name}.{part}{suffix}"], device=parameter.device)
+                for suffix in ("", ".m", ".v")
+            )
+            with torch.no_grad():
+                parameter.copy_(value)
+            step = torch.tensor(float(start.facts["step"]))
+            optimizer.state[parameter] = {"step": step, "exp_avg": m, "exp_avg_sq": v}
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Inside the block torch draws from `seed`; outside, from where it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _seed(seed: int, what: str) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed} {what}".encode(), digest_size=7).digest())
+
+
+VERSION = 1
+"""Rises when the same rows would give another adapter."""
+
+
+@dataclass(frozen=True)
+class WarmUp(Fit):
+    """Leaves `warm-up/1` ... `warm-up/<epochs>`: adapter and moments, as `lora_training.train`.
+
+    Equal ones are fitted once for everybody who needs them. Their numbers are LESS's where
+    nothing else is said; with less than ten steps an epoch (`at_least`) the second moments, by
+    which LESS divides, would be those of a few batches.
+
+    Attributes:
+        share, at_least, at_most: of the pool's rows, but neither fewer nor more than that.
+        learning_rate, warmup, batch, dropout: see `lora_training.LoraTraining`.
+        seed: of everything random but the sample.
+    """
+
+    name: ClassVar[str] = "warm-up"
+
+    epochs: int = 4
+    rank: int = 128
+    alpha: int = 512
+    dropout: float = 0.1
+    learning_rate: float = 2e-5
+    warmup: float = 0.03
+    batch: int = 128
+    share: float = 0.05
+    at_least: int = 1280
+    at_most: int = 10_000
+    seed: int = 0
+
+    def spec(self) -> dict[str, Any]:
+        return {**asdict(self), "version": VERSION}
+
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}/{epoch}" for epoch in range(1, self.epochs + 1))
+
+    def sample_rows(self, total: int) -> int:
+        return min(total, self.at_most, max(self.at_least, round(self.share * total)))
+
+    def run(self, fitting: Fitting) -> None:
+
+        names = self.outputs()
+        done = 0
+        while done < self.epochs and names[done] in fitting.kept:
+            done += 1
+        if done == self.epochs:
+            return
+        training = LoraTraining(
+            self.rank,
+            self.alpha,
+            self.dropout,
+            self.epochs,
+            self.learning_rate,
+            self.warmup,
+            self.batch,
+            self.seed,
+        )
+        count = self.sample_rows(fitting.sample.total)
+        train(
+            fitting.backbone,
+            training_rows(fitting.backbone, fitting.sample, count),
+            training,
+            fitting.kept[names[done - 1]] if done else None,
+            lambda epoch, artifact: fitting.keep(names[epoch - 1], artifact),
+            fitting.tell,
+        )
+
+
+def warm_up_of(name: str, options: Mapping[str, Any], rank: str = "rank") -> WarmUp:
+    """The warm-up that the options of a representation ask for.
+
+    Args:
+        name: of the representation, for errors.
+        rank: what its option for the adapter's rank is called.
+
+    Raises:
+        UsageError: a number that cannot be meant.
+    """
+    require_sane(name, options, rank)
+    return WarmUp(rank=options[rank], **{each: options[each] for each in OPTIONS})
+
+
+def in_sample(rows: Sequence[Encoded], adapter: Artifact) -> np.ndarray:
+    """(N,) bool objects: whether the adapter was trained on the row."""
+    sample = set(adapter.facts["sample"])
+    return np.array([row.id in sample for row in rows], dtype=object)
+
+
+def refuse_idle(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+    """Refuse options of a warm-up where there is none: they would say nothing.
+
+    Raises:
+        UsageError: names the option and how to ask for the warm-up.
+    """
+    defaults = {**OPTIONS, rank: WarmUp.rank}
+    for option, default in defaults.items() if options["warmup"] == "none" else ():
+        if options[option] != default:
+            given = f"{option}={options[option]}"
+            raise UsageError(
+                f"{name}: {given} says nothing without a warm-up; write "
+                f"{name}:warmup=lora:{given} (options of one feature follow each other)"
+            )
+
+
+def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+    """Refuse numbers that no adapter can be trained with, before a sample is drawn.
+
+    Raises:
+        UsageError: names the option and what it may be.
+    """
+    for option in ("epochs", rank, "alpha", "batch", "at_least", "at_most"):
+        if options.get(option, 1) < 1:
+            raise UsageError(f"{name}: {option} {options[option]}: give at least 1")
+    if options.get("seed", 0) < 0:
+        raise UsageError(f"{name}: seed {options['seed']}: give at least 0")
+    if not 0 <= options["share"] <= 1:
+        raise UsageError(f"{name}: share {options['share']}: give a number from 0 to 1")
+    if not 0 < options["learning_rate"] <= 1:
+        raise UsageError(
+            f"{name}: learning_rate {options['learning_rate']}: give a number above 0, at most 1"
+        )
+    if not 0 <= options.get("dropout", 0) < 1:
+        raise UsageError(f"{name}: dropout {options['dropout']}: give a number from 0, below 1")
+
+
+def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encoded]:
+    """Those rows of a sample that have a response token to learn, in the sample's order.
+
+    Raises:
+        UsageError: there is none.
+    """
+    asked = sample.instructions[:count]
+    rows = [each for each in backbone.encode_all(asked) if isinstance(each, Encoded)]
+    usable = [row for row in rows if row.response[1:].any()]
+    if not usable:
+        raise UsageError(
+            f"none of the {len(asked)} rows of the sample has an answer that an adapter could be "
+            "trained on. Fit on a corpus with answers, or leave out the features that need it"
+        )
+    return usable
+
+
+OPTIONS: Mapping[str, Any] = {
+    name: getattr(WarmUp, name)
+    for name in (
+        "epochs",
+        "alpha",
+        "dropout",
+        "learning_rate",
+        "batch",
+        "share",
+        "at_least",
+        "at_most",
+    )
+}
+"""Options of representations that begin with a warm-up, beside `warmup` and the adapter's rank."""

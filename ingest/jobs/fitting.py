@@ -1,0 +1,333 @@
+"""Fits are run here: what is missing is learned from one sample and kept, then columns declared.
+
+Every result is kept as soon as it is there, so a killed run goes on where it was. One process
+learns for a store at a time: two samples must not mix in one feature, so a second one waits and
+takes what the first has learned. Columns come before recipes: a kill between them leaves null
+columns that the next run takes up.
+
+Where the results of fits are kept while a feature is settled: in a store, or in memory only.
+
+What a store's features need is learned before its first row: from the files about to be read.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from ...schemas.errors import StoreBusyError, UsageError
+from ...schemas.progress import FitProgress, Silence
+from ...schemas.recipe import Recipe
+from ...store.catalog import Artifact, content_of, found_artifact, keep_artifact, load_artifact
+from ...store.features import declare
+from ...store.locks import StoreLock
+from ...store.store import Store
+from ..create import pending, recipes_of
+from ..fits.fit import Fit, Fitting, Sample, in_order
+from ..fits.sampling import Rows, sample_of_pool, sample_of_sources
+from ..models.describe import BackboneConfig, BackboneInfo, describe
+from ..readers.options import ReadOptions
+from ..representations.registry import Wanted, fields_of, get, recipe_for, spec_text
+from ..sources import Looked, look_at
+
+if TYPE_CHECKING:
+    from ..models.backbone import Backbone
+
+
+class Shelf(Protocol):
+    """Artifacts by what was asked for, and by the digest of their content."""
+
+    def find(self, asked: str, name: str) -> str | None:
+        """The digest of what such a fit found earlier, or None."""
+        ...
+
+    def keep(self, asked: str, name: str, artifact: Artifact) -> str:
+        """Keep a result; the digest of the one that stands from now on."""
+        ...
+
+    def load(self, content: str, name: str) -> Artifact:
+        """The artifact with that digest."""
+        ...
+
+
+class StoreShelf:
+    """The table `artifacts` of a store: the first result committed stands."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def find(self, asked: str, name: str) -> str | None:
+        """See Shelf."""
+        return found_artifact(self._store, asked, name)
+
+    def keep(self, asked: str, name: str, artifact: Artifact) -> str:
+        """See Shelf."""
+        return keep_artifact(self._store, asked, name, artifact)
+
+    def load(self, content: str, name: str) -> Artifact:
+        """See Shelf; raises DamagedStoreError."""
+        return load_artifact(self._store, content, name)
+
+
+class MemoryShelf:
+    """For trials: nothing outlives it. What lies on the shelf `below` is found and left alone."""
+
+    def __init__(self, below: Shelf | None = None) -> None:
+        self._below = below
+        self._asked: dict[tuple[str, str], str] = {}
+        self._kept: dict[str, Artifact] = {}
+
+    def find(self, asked: str, name: str) -> str | None:
+        """See Shelf."""
+        there = self._below.find(asked, name) if self._below else None
+        return there or self._asked.get((asked, name))
+
+    def keep(self, asked: str, name: str, artifact: Artifact) -> str:
+        """See Shelf."""
+        content = self._asked.setdefault((asked, name), content_of(artifact.pack()))
+        self._kept.setdefault(content, artifact)
+        return content
+
+    def load(self, content: str, name: str) -> Artifact:
+        """See Shelf."""
+        if content in self._kept or self._below is None:
+            return self._kept[content]
+        return self._below.load(content, name)
+
+
+FOLDER = "_fit"
+"""In the store: where the lock of whoever learns lies."""
+
+WAIT_SECONDS = 7 * 86_400.0
+"""A warm-up on a large model may take days; a process that died lets go at once."""
+
+Draw = Callable[[int, Rows], Sample]
+"""Draws a sample by its seed and by how many rows are wanted of a total."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Everything fitted for one feature, by name: the artifacts and the digests of their bytes."""
+
+    artifacts: Mapping[str, Artifact]
+    digests: Mapping[str, str]
+
+
+def fit_features(
+    store: Store,
+    wanted: Sequence[Wanted],
+    draw: Draw,
+    backbone: Callable[[], Backbone],
+    progress: FitProgress | None = None,
+) -> list[Recipe]:
+    """Fit what features need, then give pool and targets their columns and keep their recipes.
+
+    Args:
+        wanted: the features; what the store has already stays as it is.
+        draw: `sample_of_sources` or `sample_of_pool`, bound to where the rows are; called only
+            when something is missing.
+        backbone: loads the store's backbone; called only when something is missing.
+        progress: is told what is learned, and how it goes.
+
+    Returns:
+        Their recipes in the store, in order.
+
+    Raises:
+        UsageError: there is no row to learn from, or there are too few; nothing was declared.
+    """
+    if not wanted:
+        return []
+    info = describe(BackboneConfig(**store.config["backbone"]))
+    with _alone(store, progress or Silence()):
+        found = run_fits(info, wanted, draw, backbone, StoreShelf(store), progress)
+        recipes = [
+            _declared(store, asked, info, each) for asked, each in zip(wanted, found, strict=True)
+        ]
+        store.sync()
+    return recipes
+
+
+@contextmanager
+def _alone(store: Store, progress: FitProgress) -> Iterator[None]:
+    if store.place.local:
+        os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
+    lock = StoreLock(store.place, f"{FOLDER}/")
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock.held(shared=False, wait=0.0))
+        except StoreBusyError:
+            progress.say("another process is fitting this store; waiting for what it learns")
+            held.enter_context(lock.held(shared=False, wait=WAIT_SECONDS))
+        yield
+
+
+def run_fits(
+    info: BackboneInfo,
+    wanted: Sequence[Wanted],
+    draw: Draw,
+    backbone: Callable[[], Backbone],
+    shelf: Shelf,
+    progress: FitProgress | None = None,
+) -> list[Learned]:
+    """Run the fits of features whose results `shelf` does not have; see `settle`."""
+    progress = progress or Silence()
+    own = [jobs_for(info, each) for each in wanted]
+    jobs = {job.asked: job for each in own for job in each}
+    missing = [job for job in jobs.values() if not job.done(shelf)]
+    samples = _samples([job.fit for job in missing], draw)
+    for job in missing:
+        run(job, jobs, samples[job.fit.sample_seed], backbone(), shelf, progress)
+    return [fitted(each, shelf) for each in own]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fit on a backbone: the digest of what is asked for, and those of what it needs."""
+
+    fit: Fit
+    asked: str
+    needs: tuple[str, ...]
+
+    def outputs(self, shelf: Shelf) -> dict[str, str]:
+        """Name -> digest of those that are there."""
+        found = {name: shelf.find(self.asked, name) for name in self.fit.outputs()}
+        return {name: content for name, content in found.items() if content}
+
+    def done(self, shelf: Shelf) -> bool:
+        """Whether all of them are."""
+        return len(self.outputs(shelf)) == len(self.fit.outputs())
+
+
+def jobs_for(info: BackboneInfo, wanted: Wanted) -> list[Job]:
+    """Everything that must be learned for a feature, needs first."""
+    representation = get(wanted.representation)
+    identity = representation.identity(info, wanted.options)
+    return [
+        Job(fit, fit.asked(identity), tuple(each.asked(identity) for each in fit.needs()))
+        for fit in in_order(representation.fits(info, wanted.options))
+    ]
+
+
+def _samples(fits: Sequence[Fit], draw: Draw) -> dict[int, Sample]:
+    """One sample for each seed, big enough for all that learn from it."""
+    samples: dict[int, Sample] = {}
+    for seed in dict.fromkeys(fit.sample_seed for fit in fits):
+        sharing = [fit for fit in fits if fit.sample_seed == seed]
+        samples[seed] = draw(seed, lambda total: max(each.sample_rows(total) for each in sharing))  # noqa: B023 (called at once)
+    return samples
+
+
+def run(
+    job: Job,
+    jobs: Mapping[str, Job],
+    sample: Sample,
+    backbone: Backbone,
+    shelf: Shelf,
+    progress: FitProgress,
+) -> float:
+    """Run one fit on its part of a sample; the seconds it took.
+
+    Args:
+        jobs: those it needs, by what they ask for; done already.
+        sample: at least the rows it wants, or all there are.
+
+    Raises:
+        UsageError: the sample is too small.
+    """
+    fit = job.fit
+    there = [each.outputs(shelf) for each in (*(jobs[need] for need in job.needs), job)]
+    kept = {name: shelf.load(content, name) for each in there for name, content in each.items()}
+
+    def keep(name: str, artifact: Artifact) -> Artifact:
+        return shelf.load(shelf.keep(job.asked, name, artifact), name)
+
+    def tell(share: float, said: str) -> None:
+        progress.learn(name=fit.name, share=share, said=said)
+
+    own = sample.first(fit.sample_rows(sample.total))
+    progress.say(
+        f"{fit.name}: learning from {len(own):,} of {sample.total:,} rows"
+        + (f"; {', '.join(there[-1])} is there already" if there[-1] else "")
+    )
+    begun = time.monotonic()
+    fit.run(Fitting(backbone, own, kept, keep, tell))
+    if not job.done(shelf):
+        raise RuntimeError(f"the fit {fit.name} did not leave all of {', '.join(fit.outputs())}")
+    seconds = time.monotonic() - begun
+    progress.say(f"{fit.name}: learned in {seconds:,.1f} s")
+    return seconds
+
+
+def fitted(jobs: Sequence[Job], shelf: Shelf) -> Learned:
+    """What the jobs of a feature left."""
+    digests = {name: content for job in jobs for name, content in job.outputs(shelf).items()}
+    return Learned({name: shelf.load(digest, name) for name, digest in digests.items()}, digests)
+
+
+def _declared(store: Store, asked: Wanted, info: BackboneInfo, found: Learned) -> Recipe:
+    present = recipes_of(store)
+    made = recipe_for(asked, info, found.artifacts, found.digests, present)
+    for each in present:
+        if each.fingerprint == made.fingerprint:
+            return each
+    declare(store, made, fields_of(made, info, found.artifacts))
+    return made
+
+
+@contextmanager
+def looked_at(
+    store: Store,
+    named: str | Sequence[str],
+    options: ReadOptions,
+    progress: FitProgress | None = None,
+) -> Iterator[Looked]:
+    """The files named, which can be read twice inside the block if something is to be fitted.
+
+    Raises:
+        InputError, AmbiguousFormatError, UsageError: as `look_at`.
+    """
+    files = [named] if isinstance(named, str) else list(named)
+    if not pending(store):
+        yield look_at(files, options)
+        return
+    with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
+        yield look_at(files, options, folder, progress)
+
+
+def fit_from(
+    store: Store,
+    looked: Looked,
+    backbone: Callable[[], Backbone],
+    limit: int | None = None,
+    progress: FitProgress | None = None,
+) -> list[Recipe]:
+    """Settle the features that wait for it: the sample comes from the pool, if it has rows.
+
+    Returns:
+        Their recipes; empty when nothing was waiting.
+
+    Raises:
+        UsageError: there are too few rows to learn from.
+    """
+    wanted = pending(store)
+    if not wanted:
+        return []
+    said = progress or Silence()
+
+    def draw(seed: int, rows: Rows) -> Sample:
+        if store.dataset("pool").count_rows():
+            said.say("the sample is drawn from the pool")
+            return sample_of_pool(store, seed, rows)
+        said.say("the files are read once for the sample, and again to be ingested")
+        return sample_of_sources(looked.sources(), seed, rows, limit, looked.bytes, said)
+
+    try:
+        return fit_features(store, wanted, draw, backbone, progress)
+    except UsageError as error:
+        names = ", ".join(map(spec_text, wanted))
+        raise UsageError(f"{error} (needed for {names}; nothing was ingested)") from error

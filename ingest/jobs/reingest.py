@@ -1,0 +1,229 @@
+"""Bring back rows that damage took: read their text again, make their features anew.
+
+Only what the store once held comes back: a record is taken in again if its id is one that is lost,
+wherever in its file it stands now. Where the list of what stood in a file is lost as well, the file
+is read as far as it was read before, and ids that the pool has are listed again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...schemas.errors import InputError, StoreError, UsageError
+from ...schemas.ids import KnownIds
+from ...schemas.instruction import Record, Reject
+from ...schemas.recipe import Recipe
+from ...store.integrity.repair import repair
+from ...store.integrity.report import LostRow, Repair
+from ...store.store import Store
+from ..create import check_backbone, load_featurizer
+from ..models.describe import BackboneConfig
+from ..readers.locations import STDIN
+from ..readers.options import ReadOptions
+from ..sources import SourceFile, open_source
+from .ingestion import ingest
+
+if TYPE_CHECKING:
+    from ..featurizer import Featurizer
+
+
+COMMAND = "coresetdb verify --repair"
+
+
+def repair_and_reingest(
+    uri: str, say: Callable[[str], None], storage_options: dict[str, str] | None = None
+) -> Repair:
+    """Repair a store; lost rows are read again from the places `sources` names.
+
+    Args:
+        uri: of a store, which need not open.
+        say: is told what is read again, and which sources are gone.
+        storage_options: of a store on s3.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreBusyError: another process is writing.
+        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
+            made them is gone or another; nothing was changed.
+    """
+
+    def check(config: dict[str, Any], recipes: list[Recipe]) -> None:
+        check_backbone(uri, BackboneConfig(**config["backbone"]), recipes)
+
+    return repair(
+        uri, lambda lost: reingest(uri, lost, say, storage_options), storage_options, check
+    )
+
+
+def reingest(
+    uri: str,
+    lost: Sequence[LostRow],
+    say: Callable[[str], None],
+    storage_options: dict[str, str] | None = None,
+) -> dict[str, str]:
+    """Ingest the lost rows again, file by file; a source that cannot be read is said and skipped.
+
+    Returns:
+        The files that could not be read again, or no longer hold what they held, and why.
+
+    Raises:
+        StoreError: the store cannot be written.
+    """
+    store = Store.open(uri, storage_options)
+    held = store.known_ids()
+    every = {row.id for row in lost if row.id}
+    unread: dict[str, str] = {}
+    loaded: list[Featurizer] = []
+
+    def featurizer() -> Featurizer:
+        if not loaded:
+            loaded.append(load_featurizer(store))
+        return loaded[0]
+
+    for task in _tasks(store, lost):
+        if task.file == STDIN:
+            unread[STDIN] = "it came from standard input, which cannot be read again"
+        else:
+            say(f"{task.file}: {task.what}")
+            try:
+                source = open_source(task.file, task.options)
+                again = _Again(source, task, every if task.whole else task.ids, held)
+                ingest(store, [again], featurizer, command=COMMAND)
+            except StoreError:
+                raise
+            except (InputError, UsageError, OSError) as error:
+                unread[task.file] = f"cannot be read again: {error}"
+            else:
+                gone = len(task.ids - again.found)
+                if again.fault:
+                    unread[task.file] = str(again.fault)
+                elif gone:
+                    unread[task.file] = (
+                        f"{gone} of {len(task.ids)} lost rows no longer stand in it: their lines "
+                        "now hold something else, which was left out"
+                    )
+        if task.file in unread:
+            say(f"{task.file}: {unread[task.file]}")
+    return unread
+
+
+@dataclass
+class _Task:
+    """One file to read again in one way.
+
+    Attributes:
+        ids: lost rows that stood in it, as far as they are listed.
+        whole: the list of what stood in it is lost.
+        unnamed: of a whole file: unlisted rows of the pool may be lost.
+        before: how many records were read of it; None where no run says so.
+    """
+
+    file: str
+    options: ReadOptions
+    ids: set[str] = field(default_factory=set)
+    whole: bool = False
+    unnamed: bool = False
+    before: int | None = None
+
+    @property
+    def what(self) -> str:
+        return "reading it again" if self.whole else f"{len(self.ids)} rows to read again"
+
+
+class _Readings:
+    """How files were read, as the table `runs` tells it; options as JSON text."""
+
+    def __init__(self, store: Store) -> None:
+        columns = ["run", "command", "started_at", "files"]
+        runs = store.dataset("runs").to_table(columns=columns).sort_by("started_at").to_pylist()
+        self.by_run: dict[tuple[str | None, str, str], str] = {}
+        self.by_file: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        for run in runs:
+            for entry in run["files"] or ():
+                file, corpus, options = entry["file"], entry["corpus"], entry["options"]
+                self.by_run[run["run"], file, corpus] = options
+                if run["command"] != COMMAND:  # a repair reads as far as it must, not further
+                    counts = self.by_file[file, corpus]
+                    counts[options] = max(counts.get(options, 0), entry["read"] or 0)
+
+    def of(self, row: LostRow) -> str:
+        """How the run that saw a row read it; else how its file was read last."""
+        known = self.by_run.get((row.run, row.file, row.corpus))
+        return known or (list(self.by_file.get((row.file, row.corpus), ())) or [_plain(row)])[-1]
+
+
+def _tasks(store: Store, lost: Sequence[LostRow]) -> list[_Task]:
+    """What is to be read, each file once for every way it was read in."""
+    readings = _Readings(store)
+    tasks: dict[tuple[str, str, str], _Task] = {}
+
+    def task(row: LostRow, options: str) -> _Task:
+        made = _Task(row.file, ReadOptions.from_dict(json.loads(options)))
+        return tasks.setdefault((row.file, row.corpus, options), made)
+
+    for row in lost:
+        if row.id:
+            task(row, readings.of(row)).ids.add(row.id)
+            continue
+        counts: dict[str, int | None] = {**readings.by_file.get((row.file, row.corpus), {})}
+        for options, before in (counts or {_plain(row): None}).items():
+            one = task(row, options)
+            one.whole, one.unnamed, one.before = True, row.unnamed, before
+    return list(tasks.values())
+
+
+def _plain(row: LostRow) -> str:
+    return json.dumps(ReadOptions(corpus=row.corpus).as_dict())
+
+
+class _Again:
+    """A file that was read before, as a `Source` of what the store once took from it."""
+
+    def __init__(self, source: SourceFile, task: _Task, wanted: set[str], held: KnownIds) -> None:
+        self._source, self._task, self._wanted, self._held = source, task, wanted, held
+        self.found: set[str] = set()
+        self.file, self.corpus, self.format = source.file, source.corpus, source.format
+        self.options, self.size = source.options, source.size
+        self.decision = f"{source.decision}; read again"
+
+    @property
+    def bytes_read(self) -> int:
+        return self._source.bytes_read
+
+    @property
+    def xxh3(self) -> str:
+        return self._source.xxh3
+
+    @property
+    def fault(self) -> InputError | None:
+        return self._source.fault
+
+    def __iter__(self) -> Iterator[Record | Reject]:
+        for position, item in enumerate(self._source):
+            listed = self._task.whole and self._was_read(position)
+            if isinstance(item, Reject):
+                if listed:
+                    yield item
+            elif item.instruction.id in self._wanted:
+                self.found.add(item.instruction.id)
+                yield item
+            elif listed and self._was_taken(item.instruction.id):
+                yield item
+            if not listed and self.found >= self._wanted:
+                return
+
+    def _was_read(self, position: int) -> bool:
+        return self._task.before is None or position < self._task.before
+
+    def _was_taken(self, row_id: str) -> bool:
+        """Whether a record was ingested before, as far as that is still known."""
+        anything = self._task.unnamed and self._task.before is not None
+        return anything or bool(self._held.contains([row_id])[0])
+
+    def finish(self) -> None:
+        """Close the file."""
+        self._source.finish()

@@ -1,0 +1,115 @@
+"""What a target as a whole comes to: facts made once, when the target or the feature is added.
+
+Facts are kept in the table `artifacts` under the recipe's fingerprint and a digest of the target's
+examples in their order, so equal examples share them, and they outlive the target: a coreset that
+was chosen by them can be replayed. Facts that cannot be had say why under `refused` (a sentence);
+`notes` (a list of them) is what a person should know of facts that can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...schemas.canonical import digest_of
+from ...schemas.instruction import Instruction
+from ...schemas.recipe import Recipe
+from ...store.catalog import Artifact
+from ..conversations.tokenization import Encoded
+from ..representations import registry
+from ..representations.representation import NOTES, REFUSED
+
+if TYPE_CHECKING:
+    from ...store.store import Store
+    from ..featurizer import Features, Featurizer
+
+
+def facts_name(ids: Sequence[str]) -> str:
+    """The name that the facts of these examples, in this order, are kept under."""
+    return f"target:{digest_of(list(ids))}"
+
+
+def find_facts(store: Store, fingerprint: str, ids: Sequence[str]) -> Artifact | None:
+    """The facts that a recipe keeps of these examples, or None."""
+    data = store.artifact(fingerprint, facts_name(ids))
+    return None if data is None else Artifact.unpack(data)
+
+
+def make_facts(
+    store: Store, featurizer: Featurizer, ids: Sequence[str], features: Features
+) -> tuple[str, ...]:
+    """Make and keep what a target comes to for every recipe; facts that exist stay as they are.
+
+    Args:
+        store: that keeps them.
+        featurizer: of the recipes asked for.
+        ids: of all the target's examples, in their order.
+        features: of the same examples, computed by `featurizer` with `of="target"`.
+
+    Returns:
+        Sentences a person should read: facts that could not be had, and what facts say.
+    """
+    usable = [index for index, row in enumerate(features.encoded) if isinstance(row, Encoded)]
+    rows = [row for row in features.encoded if isinstance(row, Encoded)]
+    notes: list[str] = []
+    for recipe in featurizer.recipes if rows else ():
+        facts = find_facts(store, recipe.fingerprint, ids)
+        if facts is None:
+            facts = registry.get(recipe.representation).facts(
+                featurizer.backbone,
+                rows,
+                {
+                    own: features.columns[column][np.asarray(usable)]
+                    for own, column in registry.columns_of(recipe).items()
+                },
+                featurizer.setup(recipe, of="target"),
+            )
+            if facts is None:
+                continue
+            kept = store.put_artifact(recipe.fingerprint, facts_name(ids), facts.pack())
+            facts = Artifact.unpack(kept)
+        if REFUSED in facts.facts:
+            notes.append(f"{recipe.representation} cannot use it: {facts.facts[REFUSED]}")
+        notes += facts.facts.get(NOTES, ())
+    return tuple(notes)
+
+
+def complete_facts(
+    store: Store, recipes: Sequence[Recipe], featurizer: Callable[[], Featurizer]
+) -> tuple[str, ...]:
+    """Make the facts that targets lack, as they do when a feature came after them.
+
+    Args:
+        store: that keeps targets and facts.
+        recipes: those that are looked at.
+        featurizer: makes the featurizer of these recipes; called if a target lacks facts of one.
+
+    Returns:
+        Sentences a person should read, each with its target.
+    """
+    fingerprints = [
+        recipe.fingerprint
+        for recipe in recipes
+        if registry.has_facts(registry.get(recipe.representation))
+    ]
+    if not fingerprints:
+        return ()
+    columns = ["target", "id", "position", "messages", "tools"]
+    order = [("target", "ascending"), ("position", "ascending")]
+    rows = store.dataset("targets").to_table(columns=columns).sort_by(order).to_pylist()
+    examples: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        examples.setdefault(row["target"], []).append(row)
+    notes: list[str] = []
+    for target, own in examples.items():
+        ids = [row["id"] for row in own]
+        if all(find_facts(store, each, ids) is not None for each in fingerprints):
+            continue
+        instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
+        maker = featurizer()
+        features = maker.compute(instructions, of="target")
+        made = make_facts(store, maker, ids, features)
+        notes += [f"target {target}: {sentence}" for sentence in made]
+    return tuple(notes)

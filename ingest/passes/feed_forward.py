@@ -1,0 +1,284 @@
+"""Activations of the units inside every feed-forward network, handed over as they appear.
+
+A neuron is a unit of the feed-forward network: act(W_g h) * (W_u h) where it is gated, the
+activation's output where it is not; either way what the down projection takes in. In a mixture of
+experts a neuron is an (expert, unit), and only tokens that were routed to the expert have a value.
+
+Of experts, which are bare parameters, they are what the operation of `experts` feeds to the second
+matrix.
+
+Experts run by an operation of our own, so that what goes through each of them can be seen.
+
+Transformers keeps the experts of a mixture as bare three-dimensional parameters, whose inner
+values no hook sees. For the time of a pass they are run here, matrix by matrix; the output is the
+same but for rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ...schemas.errors import BackboneError
+from ..models.anatomy import decoder_layers
+
+
+@dataclass(frozen=True)
+class ExpertLinear:
+    """One matrix of one expert at work.
+
+    Attributes:
+        weight: "gate_up_proj", "up_proj" or "down_proj", as the parameter is called.
+        expert: its number.
+        inputs, outputs: (n, i) and (n, o), of the tokens that were sent to the expert.
+        tokens: (n,) int64, ascending: where they stand in the batch, `row * T + position`.
+    """
+
+    weight: str
+    expert: int
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    tokens: torch.Tensor
+
+
+Listener = Callable[[ExpertLinear], None]
+
+
+def has_experts(module: nn.Module) -> bool:
+    """Whether a module holds experts in the form that transformers gives them."""
+    bare = [each for each in module.parameters(recurse=False) if each.ndim == 3]
+    return bool(bare) and hasattr(module, "_apply_gate") and hasattr(module, "down_proj")
+
+
+def expert_weights(module: Any) -> tuple[str, str]:
+    """Names of an expert module's two parameters, in the order they are applied."""
+    return ("gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"), "down_proj"
+
+
+def listen(module: nn.Module, listener: Listener) -> Callable[[], None]:
+    """Let `listener` see every matrix of the experts at work, until what is returned is called."""
+    own = vars(module)
+    told = own.get("forward")
+    if not isinstance(told, _Told):
+        told = own["forward"] = _Told(module)
+    told.listeners.append(listener)
+
+    def stop() -> None:
+        told.listeners.remove(listener)
+        if not told.listeners:
+            del own["forward"]
+
+    return stop
+
+
+@dataclass
+class _Told:
+    """The forward of an expert module that tells its listeners."""
+
+    experts: Any
+    listeners: list[Listener] = field(default_factory=list)
+
+    def __call__(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
+        return _run(self.experts, self.listeners, hidden_states, top_k_index, top_k_weights)
+
+
+def _run(
+    experts: Any,
+    listeners: Sequence[Listener],
+    hidden_states: torch.Tensor,
+    top_k_index: torch.Tensor,
+    top_k_weights: torch.Tensor,
+) -> torch.Tensor:
+    first, last = expert_weights(experts)
+    chosen = top_k_index.flatten()
+    order = chosen.argsort(stable=True)
+    counts = torch.bincount(chosen, minlength=len(experts.down_proj)).tolist()
+    output = torch.zeros_like(hidden_states)
+    for number, places in enumerate(order.split(counts)):
+        if not len(places):
+            continue
+        tokens = places // top_k_index.shape[1]
+
+        def linear(which: str, inputs: torch.Tensor) -> torch.Tensor:
+            outputs = _linear(experts, which, number, inputs)  # noqa: B023 (called at once)
+            for listener in listeners:
+                listener(ExpertLinear(which, number, inputs, outputs, tokens))  # noqa: B023
+            return outputs
+
+        raised = linear(first, hidden_states[tokens])
+        gated = getattr(experts, "has_gate", True)
+        lowered = linear(last, experts._apply_gate(raised) if gated else experts.act_fn(raised))
+        if getattr(experts, "has_post_expert_norm", False):
+            lowered = experts.post_expert_norm(lowered)
+        weighted = lowered * top_k_weights.flatten()[places, None]
+        output = output.index_add(0, tokens, weighted.to(output.dtype))
+    return output
+
+
+def _linear(experts: Any, which: str, number: int, inputs: torch.Tensor) -> torch.Tensor:
+    weight = getattr(experts, which)[number]
+    weight = weight.T if getattr(experts, "is_transposed", False) else weight
+    bias = (
+        getattr(experts, f"{which}_bias")[number] if getattr(experts, "has_bias", False) else None
+    )
+    return nn.functional.linear(inputs, weight, bias)
+
+
+DOWN_PROJECTIONS = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2")
+"""What architectures call the last linear layer of a feed-forward network."""
+
+_ATTENTION = ("attn", "attention")
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """What some units of one decoder layer gave for a batch.
+
+    Attributes:
+        layer: index of the decoder layer, from 0.
+        start: number of the layer's first unit, counted through all layers.
+        units: of the whole layer.
+        offset: of these units among the layer's.
+        values: (B, T, F) in the compute dtype; (n, F) for one expert.
+        tokens: None, or where the tokens that reached the expert stand, (n,) int64 `b * T + t`.
+    """
+
+    layer: int
+    start: int
+    units: int
+    offset: int
+    values: torch.Tensor
+    tokens: torch.Tensor | None = None
+
+
+class Reader(Protocol):
+    """Whoever wants them: the parts of a layer come one after the other, layers in their order."""
+
+    def neurons(self, part: Neurons) -> None: ...
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """A part of a layer's units: those before one down projection, or those of all experts.
+
+    Attributes:
+        module: the down projection, or the module that holds the experts.
+        width: units, of one expert where there are experts.
+        experts: how many; 0 for a dense network.
+    """
+
+    layer: int
+    start: int
+    units: int
+    offset: int
+    module: nn.Module
+    width: int
+    experts: int
+
+
+def feed_forwards(model: Any) -> list[FeedForward]:
+    """The feed-forward networks of all decoder layers, first to last.
+
+    Raises:
+        BackboneError: a layer has experts in a form that is not known, or none is found at all.
+    """
+    found: list[FeedForward] = []
+    start = 0
+    for layer, module in enumerate(decoder_layers(model)):
+        parts = _parts(model, module)
+        units = sum(width * max(1, experts) for _, width, experts in parts)
+        offset = 0
+        for each, width, experts in parts:
+            found.append(FeedForward(layer, start, units, offset, each, width, experts))
+            offset += width * max(1, experts)
+        start += units
+    if not found:
+        raise BackboneError(_unknown(model, "no feed-forward network is found"))
+    return found
+
+
+def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
+    """Module, units and experts of each part of a layer."""
+    parts: list[tuple[nn.Module, int, int]] = []
+    for name, module in layer.named_modules():
+        own = name.rpartition(".")[2]
+        if own in DOWN_PROJECTIONS and not any(word in name for word in _ATTENTION):
+            parts.append((module, _inputs(module), 0))
+        elif has_experts(module):
+            down: Any = getattr(module, expert_weights(module)[1])
+            transposed = getattr(module, "is_transposed", False)
+            parts.append((module, down.shape[1 if transposed else 2], down.shape[0]))
+        elif not isinstance(module, nn.Conv1d) and any(
+            each.ndim == 3 for each in module.parameters(recurse=False)
+        ):
+            raise BackboneError(_unknown(model, f"the experts in {name} are of no known form"))
+    return parts
+
+
+def _unknown(model: Any, what: str) -> str:
+    return (
+        f"{model.config.model_type}: {what}. Use features that look at no neurons (all but mads "
+        "and nait:neuron=mlp), or another backbone"
+    )
+
+
+def _inputs(linear: nn.Module) -> int:
+    """Inputs of a linear layer; GPT-2's Conv1D keeps its weight the other way round."""
+    weight: Any = linear.weight
+    return weight.shape[1] if isinstance(linear, nn.Linear) else weight.shape[0]
+
+
+@contextmanager
+def neurons_read(model: Any, readers: Sequence[Reader], shape: tuple[int, int]) -> Iterator[None]:
+    """Inside the block every feed-forward network's activations go to the readers.
+
+    Each is handed over once, however often a layer is run again (gradient checkpointing).
+
+    Args:
+        shape: (B, T) of the batch that will be shown.
+    """
+    undo: list[Callable[[], None]] = []
+    try:
+        for part in feed_forwards(model) if readers else ():
+            hand = _Handing(part, readers, shape)
+            if part.experts:
+                undo.append(listen(part.module, hand.expert))
+            else:
+                undo.append(part.module.register_forward_pre_hook(hand.dense).remove)
+        yield
+    finally:
+        for each in undo:
+            each()
+
+
+class _Handing:
+    """Hands one part's activations to the readers, the first time it is run."""
+
+    def __init__(self, part: FeedForward, readers: Sequence[Reader], shape: tuple[int, int]):
+        self._part, self._readers, self._shape = part, readers, shape
+        self._told: set[int] = set()
+
+    def dense(self, module: nn.Module, args: tuple) -> None:
+        self._give(0, args[0], None)
+
+    def expert(self, each: ExpertLinear) -> None:
+        if each.weight == expert_weights(self._part.module)[1]:
+            self._give(each.expert, each.inputs, each.tokens)
+
+    def _give(self, number: int, values: torch.Tensor, tokens: torch.Tensor | None) -> None:
+        if number in self._told:
+            return
+        self._told.add(number)
+        at, values = self._part, values.detach()
+        if tokens is None:
+            values = values.reshape(*self._shape, -1)
+        offset = at.offset + number * at.width
+        for reader in self._readers:
+            reader.neurons(Neurons(at.layer, at.start, at.units, offset, values, tokens))

@@ -1,0 +1,244 @@
+"""One pass over one batch, for everybody who needs something of it.
+
+States and logits live no longer than the batch, and a layer's states no longer than its hook:
+reducers take from them what becomes columns. Logits exist for response tokens only, a slice at a
+time. Where somebody asks for gradients, the same forward is followed by one backward.
+
+Gradient checkpointing: keep each decoder layer's input, run the layer again in the backward.
+
+The derivative of each row's mean response loss by the final states, slice by slice.
+
+Written out (softmax less one at the token) instead of differentiated: the logits of a slice are
+gone before the next slice, and the backward through the body starts from the states.
+
+One run of the model over a sample, its final states handed over batch by batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from ...store.catalog import Artifact
+from ..conversations.tokenization import Encoded
+from ..models.anatomy import decoder_layers
+from ..models.backbone import Backbone, States
+from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU, Batch, batches_of
+from .adapters import worn
+from .cpu_backwards import written_backwards
+from .feed_forward import neurons_read
+from .gradients import gradients_read
+from .narrowing import narrowed
+from .reducer import Needs, Reducer
+
+ACTIVATION_BYTES = 4 << 30
+"""What a backward may keep where the device does not say how much memory it has."""
+
+
+def worth_checkpointing(model: Any, tokens: int) -> bool:
+    """Whether what autograd would keep of a batch of `tokens` is too much for the device.
+
+    Per token and layer that is about twelve times the width (norms, attention) and six times that
+    of the feed-forward network: 160 kB a token were measured with the proxy, this says 146.
+    """
+    config = model.config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    per_token = config.num_hidden_layers * (12 * config.hidden_size + 6 * inner)
+    room = ACTIVATION_BYTES
+    if model.device.type == "cuda":
+        room = _free(model.device) // 2
+    return tokens * per_token * model.dtype.itemsize > room
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that can be had: what torch has put by after earlier batches counts as free."""
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + idle
+
+
+@contextmanager
+def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
+    """Inside the block every decoder layer is checkpointed, if wanted.
+
+    The first run of a layer has no graph and the second has one: hooks that look at gradients
+    tell the two by that, and those that look at values are done after the first.
+    """
+    layers = decoder_layers(model) if wanted else []
+    undo: list[Any] = []
+    if wanted:
+        # Nothing is kept or run again for a layer none of whose inputs has a gradient.
+        embeddings = model.get_input_embeddings()
+        hook = embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
+        undo.append(hook.remove)
+    for layer in layers:
+        vars(layer)["forward"] = partial(_run, layer.forward)
+        undo.append(partial(vars(layer).pop, "forward"))
+    try:
+        yield
+    finally:
+        for each in undo:
+            each()
+
+
+def _run(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    # The reentrant form: its second run is complete before the backward enters the layer, so
+    # that inputs are there when the gradients of outputs arrive. Nothing random runs in a model
+    # that is evaluated, so no generator has to be put back.
+    return checkpoint(
+        partial(forward, **kwargs), *args, use_reentrant=True, preserve_rng_state=False
+    )
+
+
+class LossDerivative:
+    """Collects the derivative over slices of response tokens, then runs the backward."""
+
+    def __init__(self, backbone: Backbone, batch: Batch, states: States, rows: torch.Tensor):
+        """`rows` (n,) are the rows of all scored response tokens."""
+        self._head = backbone.model.get_output_embeddings()
+        self._from = states.hidden if states.logits is None else states.logits
+        self._derivative = torch.zeros_like(self._from)
+        self._plain = states.logits is None
+        self._tokens = torch.bincount(rows, minlength=len(batch.rows))
+
+    @torch.no_grad()
+    def add(
+        self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, places: torch.Tensor
+    ) -> None:
+        """Some response tokens: logits (n, V) float32, ids, rows, and columns they come from."""
+        slope = logits.softmax(-1)
+        slope[torch.arange(len(targets), device=targets.device), targets] -= 1
+        slope = slope.to(self._derivative.dtype)
+        each = slope @ self._head.weight if self._plain else slope
+        mean = each.float() / self._tokens[rows, None]  # counts are not exact in bfloat16
+        self._derivative[rows, places] = mean.to(each.dtype)
+
+    def backward(self) -> None:
+        """From the sum of the rows' mean losses to everything that asked for its gradient."""
+        torch.autograd.backward([self._from], [self._derivative])
+
+
+Readers = Sequence[tuple[Needs, Reducer]]
+
+
+def run_pass(
+    backbone: Backbone,
+    batch: Batch,
+    readers: Readers,
+    adapter: Artifact | None = None,
+    checkpointing: bool | None = None,
+) -> None:
+    """Run the model once over a batch and hand each reducer what it needs.
+
+    Args:
+        adapter: what the model wears.
+        checkpointing: run every layer a second time instead of keeping what its backward needs;
+            by default where the batch is too large for the device otherwise.
+    """
+    model = backbone.model
+    of_logits = [reducer for needs, reducer in readers if needs.logits]
+    of_gradients = [reducer for needs, reducer in readers if needs.gradients]
+    if checkpointing is None:
+        checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
+    with (
+        torch.enable_grad() if of_gradients else torch.inference_mode(),
+        written_backwards(model) if of_gradients else nullcontext(),
+        _only_predicting(backbone, batch, readers, adapter),
+        worn(model, adapter) as adapted,
+        layers_read(model, [r for needs, r in readers if needs.layers]),
+        neurons_read(
+            model,
+            [r for needs, r in readers if needs.neurons],
+            (batch.ids.shape[0], batch.ids.shape[1]),
+        ),
+        checkpointed(model, checkpointing and bool(of_gradients)),
+        gradients_read(model, batch, adapted, of_gradients),
+    ):
+        states = backbone.states(batch.ids, batch.mask, logits=bool(of_logits or of_gradients))
+        for needs, reducer in readers:
+            if needs.hidden:
+                reducer.hidden(states.hidden.detach())
+        if of_logits or of_gradients:
+            _read_logits(backbone, batch, states, of_logits, bool(of_gradients))
+
+
+@contextmanager
+def layers_read(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
+    """Inside the block every decoder layer's output goes to the reducers as it appears."""
+
+    def reading(index: int) -> Callable[..., None]:
+        def read(module: torch.nn.Module, args: tuple, output: Any) -> None:
+            states = output[0] if isinstance(output, tuple) else output
+            for reducer in reducers:
+                reducer.layer(index, states.detach())
+
+        return read
+
+    layers = decoder_layers(model) if reducers else []
+    hooks = [layer.register_forward_hook(reading(i)) for i, layer in enumerate(layers)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _only_predicting(
+    backbone: Backbone, batch: Batch, readers: Readers, adapter: Artifact | None
+) -> AbstractContextManager[None]:
+    """Where nobody looks at other states, or at weights that would not see them: narrowed."""
+    elsewhere = any(
+        needs.hidden or needs.layers or needs.neurons or (needs.gradients and adapter is None)
+        for needs, _ in readers
+    )
+    return nullcontext() if elsewhere else narrowed(backbone, batch.ids.shape, *batch.predicted())
+
+
+def _read_logits(
+    backbone: Backbone, batch: Batch, states: States, readers: Sequence[Reducer], backward: bool
+) -> None:
+    rows, before = batch.predicted()
+    targets = batch.ids[rows, before + 1]
+    derivative = LossDerivative(backbone, batch, states, rows) if backward else None
+    for part in backbone.logit_slices(len(rows)):
+        with torch.no_grad():
+            logits = backbone.head(states, rows[part], before[part])
+        for reducer in readers:
+            reducer.logits(logits, targets[part], rows[part])
+        if derivative:
+            derivative.add(logits, targets[part], rows[part], before[part])
+    if derivative:
+        derivative.backward()
+
+
+StateReader = Callable[[Sequence[int], Batch, torch.Tensor], None]
+"""Takes the places of a batch's rows, the batch, and its final states (B, T, d)."""
+
+
+def states_of(
+    backbone: Backbone,
+    rows: Sequence[Encoded],
+    read: StateReader,
+    adapter: Artifact | None = None,
+    tell: Callable[[float], None] = lambda done: None,
+) -> None:
+    """Run the model once over rows, wearing an adapter; `tell` hears the share that is done."""
+    cpu = backbone.device.type == "cpu"
+    budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
+    done = 0
+    for members, batch in batches_of(backbone, rows, budget):
+        run_pass(backbone, batch, [(Needs(hidden=True), _Handing(members, batch, read))], adapter)
+        done += len(members)
+        tell(done / len(rows))
+
+
+class _Handing(Reducer):
+    def __init__(self, members: Sequence[int], batch: Batch, read: StateReader) -> None:
+        self._members, self._batch, self._read = members, batch, read
+
+    def hidden(self, states: torch.Tensor) -> None:
+        self._read(self._members, self._batch, states)

@@ -1,0 +1,115 @@
+"""What representations keep of gradients: sketches and norms, per row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from ...store.catalog import Artifact
+from ..models.batches import Batch
+from .reducer import Reducer
+from .weight_gradient import SketchSpec, WeightGradient, count_sketch
+
+VALUES_HELD = 1 << 24
+"""Entries of gradients made in whole at once: 64 MB in float32."""
+
+BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
+"""Of Adam's step in LESS."""
+
+
+class SketchSum(Reducer):
+    """The factored sketch of all weights together: column `sketch` (B, dims)."""
+
+    def __init__(self, spec: SketchSpec) -> None:
+        self.sketch = spec
+        self._spec = spec
+        self._sum: torch.Tensor | None = None
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        part = gradient.sketch(self._spec)
+        self._sum = part.clone() if self._sum is None else self._sum.add_(part)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        assert self._sum is not None, "the pass hands the gradients over first"
+        return {"sketch": self._sum.cpu().numpy()}
+
+
+class LowRankSketch(Reducer):
+    """The sketch of an adapter's gradients, exact until then: column `sketch` (B, dims).
+
+    Adam's step is taken entry by entry, so the gradients are made in whole: a weight at a time,
+    and as many rows at a time as `VALUES_HELD` allows.
+
+    Args:
+        moments: the checkpoint whose optimiser takes the step; None for plain gradients.
+    """
+
+    def __init__(self, batch: Batch, spec: SketchSpec, moments: Artifact | None) -> None:
+        self._spec, self._moments = spec, moments
+        self._sum = torch.zeros(len(batch.rows), spec.dims, device=batch.ids.device)
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        for rows, values in in_parts(gradient):
+            if self._moments is not None:
+                values = adam_direction(values, *moments_of(self._moments, gradient))
+            self._sum[rows] += count_sketch(values.flatten(1), gradient.name, self._spec)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {"sketch": self._sum.cpu().numpy()}
+
+
+class GradientNorm(Reducer):
+    """Norm of the gradient of all weights together: column `norm` (B,).
+
+    Args:
+        spec: of a sketch, whose estimate is content: the weights' blocks before they are mixed;
+            None for the exact norm.
+    """
+
+    def __init__(self, spec: SketchSpec | None) -> None:
+        self.sketch = spec
+        self._squared: torch.Tensor | None = None
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        if self.sketch is None:
+            part = gradient.squared_norm()
+        else:
+            part = gradient.block(self.sketch).square().sum((1, 2))
+        self._squared = part.clone() if self._squared is None else self._squared + part
+
+    def columns(self) -> dict[str, np.ndarray]:
+        assert self._squared is not None, "the pass hands the gradients over first"
+        return {"norm": self._squared.sqrt().cpu().numpy()}
+
+
+def adam_direction(
+    gradient: torch.Tensor, first: torch.Tensor, second: torch.Tensor
+) -> torch.Tensor:
+    """Adam's next step for gradients (B, o, i), from moments (o, i): m' / sqrt(v' + 1e-8).
+
+    m' = 0.9 m + 0.1 g and v' = 0.999 v + 0.001 g^2, without bias correction and with epsilon
+    inside the root, as LESS has it (METHODS 3.1).
+    """
+    moved = gradient.mul(1 - BETA_FIRST).add_(first, alpha=BETA_FIRST)
+    scale = gradient.square().mul_(1 - BETA_SECOND).add_(second, alpha=BETA_SECOND)
+    return moved.mul_(scale.add_(EPSILON).rsqrt_())
+
+
+def in_parts(gradient: WeightGradient) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Whole gradients (b, o, i) float32 of a few rows at a time, with the rows they are of."""
+    entries = gradient.deltas.shape[2] * gradient.input_size
+    step = max(1, VALUES_HELD // entries)
+    for start in range(0, len(gradient.deltas), step):
+        rows = slice(start, start + step)
+        yield rows, gradient.values(rows)
+
+
+def moments_of(moments: Artifact, gradient: WeightGradient) -> tuple[torch.Tensor, torch.Tensor]:
+    device = gradient.deltas.device
+    first, second = (
+        torch.from_numpy(moments.arrays[f"{gradient.name}.{which}"]).to(device)
+        for which in ("m", "v")
+    )
+    return first, second

@@ -1,0 +1,114 @@
+"""The last feed-forward network, run at the tokens whose states are read and at no others.
+
+After the last attention nothing mixes tokens, so where a pass is about response tokens alone, the
+states of all others need not be finished. In a pool of short answers that is most of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ...schemas.errors import BackboneError
+from ..models.anatomy import forward_replaced
+from .feed_forward import feed_forwards
+
+if TYPE_CHECKING:
+    from ..models.backbone import Backbone
+
+
+WORTH_IT = 0.75
+"""Share of all tokens above which all are run: picking some costs something too."""
+COUNT_MULTIPLE = 128
+"""What the number of tokens is rounded up to where kernels are made for shapes."""
+PROBE_TOLERANCE = 1e-2
+"""Relative; bfloat16 rounds by less, and what is looked for misses it by far."""
+
+
+@contextmanager
+def narrowed(
+    backbone: Backbone, shape: torch.Size, rows: torch.Tensor, places: torch.Tensor
+) -> Iterator[None]:
+    """Inside the block final states mean something at some tokens only.
+
+    Nothing changes where the model's last feed-forward network cannot be run so, or where those
+    are most of the tokens.
+
+    Args:
+        shape: (B, T) of the batch that will be shown.
+        rows, places: (n,) int64 each, without repetitions: the tokens.
+    """
+    name = backbone.last_feed_forward
+    multiple = COUNT_MULTIPLE if backbone.width_multiple > 1 else 1
+    count = max(1, -(-len(rows) // multiple)) * multiple
+    if name is None or count > WORTH_IT * shape.numel():
+        yield
+        return
+    module = backbone.model.get_submodule(name)
+    with _running_at(module, shape, rows * shape[1] + places, count):
+        yield
+
+
+def find_last_feed_forward(
+    model: Any, states: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor
+) -> str | None:
+    """Name of the module `narrowed` may narrow; None where there is no such.
+
+    Tried rather than looked up: the states it leaves at some tokens must be those of a full run.
+
+    Args:
+        states: final states (B, T, D) of ids (B, T), by running the model.
+        ids: (B, T) int64, to try it with.
+    """
+    module = _candidate(model)
+    if module is None:
+        return None
+    rows, places = (torch.arange(ids.numel()).view_as(ids) % 3 == 1).nonzero(as_tuple=True)
+    rows, places = rows.to(ids.device), places.to(ids.device)
+    expected = states(ids)[rows, places].float()
+    with _running_at(module, ids.shape, rows * ids.shape[1] + places, len(rows) + 1) as used:
+        found = states(ids)[rows, places].float()
+    same = float((found - expected).norm()) <= PROBE_TOLERANCE * float(expected.norm())
+    return next(n for n, m in model.named_modules() if m is module) if used and same else None
+
+
+def _candidate(model: Any) -> nn.Module | None:
+    """What holds the last layer's only down projection and takes one tensor."""
+    try:
+        *_, last = feed_forwards(model)
+    except BackboneError:
+        return None
+    same_layer = [each for each in feed_forwards(model) if each.layer == last.layer]
+    holder = next((m for m in model.modules() if any(c is last.module for c in m.children())), None)
+    if last.experts or len(same_layer) > 1 or holder is None:
+        return None
+    return holder if len(inspect.signature(holder.forward).parameters) == 1 else None
+
+
+@contextmanager
+def _running_at(
+    module: nn.Module, shape: torch.Size, at: torch.Tensor, count: int
+) -> Iterator[list[bool]]:
+    """Run `module` at tokens `at` of (B, T), made up to `count` with any; 0 comes out elsewhere.
+
+    Gives a list that is empty until it ran so.
+    """
+    whole: Callable[[torch.Tensor], torch.Tensor] = module.forward
+    picked = torch.cat([at, at.new_zeros(count - len(at))])
+    ran: list[bool] = []
+
+    def forward(states: torch.Tensor) -> torch.Tensor:
+        if states.shape[:-1] != shape:
+            return whole(states)
+        ran.append(True)
+        flat = states.flatten(0, 1)
+        made = whole(flat.index_select(0, picked)[None])[0, : len(at)]
+        return flat.new_zeros(flat.shape).index_copy(0, at, made).view_as(states)
+
+    with forward_replaced(module, forward):
+        yield ran

@@ -1,0 +1,464 @@
+"""What making features will cost, before anything runs: bytes, passes, fits, and an estimated time.
+
+Widths are known from the columns' types; what differs from row to row, and every time, is measured
+on a few dozen rows of the source. What is not fitted yet is fitted on those rows, in memory.
+
+A plan: what features will cost, as plain data.
+
+How many rows files hold, counted or told from a part of each, and a few of them drawn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..schemas.errors import UsageError
+from ..schemas.ids import KnownIds
+from ..schemas.instruction import Record
+from ..schemas.progress import FitProgress, Silence
+from ..schemas.recipe import Recipe
+from ..schemas.tables import POOL
+from ..store.catalog import artifacts_of
+from ..store.status import type_words
+from ..store.store import Store
+from .create import pending, recipes_of
+from .fits.fit import Sample
+from .fits.sampling import BLOCK_ROWS, Reservoir
+from .jobs.fitting import Job, MemoryShelf, StoreShelf, fitted, jobs_for, run
+from .models.describe import BackboneConfig, BackboneInfo, describe
+from .representations.registry import Wanted, get, parse_wanted, recipe_for, spec_text
+from .sources import Looked
+
+if TYPE_CHECKING:
+    from ..store.catalog import Artifact
+    from .featurizer import Featurizer
+    from .models.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class PlannedColumn:
+    """A column of the pool; `bytes_per_row` is `measured` on the trial or known from the type."""
+
+    column: str
+    feature: str
+    type: str
+    bytes_per_row: float
+    measured: bool
+
+
+@dataclass(frozen=True)
+class PlannedPass:
+    """A run of the model, or what a representation does by itself, and what it takes."""
+
+    what: str
+    features: list[str]
+    seconds_per_1000_rows: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """Something to learn first; its time is told from trials (see `seconds_on`)."""
+
+    fit: str
+    rows: int
+    artifacts: list[str]
+    bytes: int
+    seconds: float
+
+
+def seconds_on(rows: int, large: tuple[int, float], small: tuple[int, float] | None) -> float:
+    """What a fit takes on `rows`, from what it took on fewer.
+
+    Two trials make a line: what the fit takes in any case, and what each row adds. A row adds no
+    less than nothing, and no more than its share of the larger trial.
+
+    Args:
+        large, small: rows and seconds of the trials; where there is no second one, or it had as
+            many rows, time is taken to be in proportion to the rows.
+    """
+    tried, seconds = large
+    each = seconds / tried
+    if small and small[0] < tried:
+        each = min(each, max(0.0, (seconds - small[1]) / (tried - small[0])))
+    return seconds + each * (rows - tried)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of some features over some files.
+
+    Attributes:
+        records: in the files; `exact` when they were counted, else told from `read` of them.
+        rows: those the pool lacks: what is featurized and stored.
+        tokens_per_row, trial_rows: of the trial.
+        notes: what is not in the figures.
+    """
+
+    features: list[str]
+    records: int
+    rows: int
+    read: int
+    exact: bool
+    trial_rows: int
+    tokens_per_row: float
+    columns: list[PlannedColumn]
+    passes: list[PlannedPass]
+    fits: list[PlannedFit]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def bytes_per_row(self) -> float:
+        """Of all columns together, as they lie in memory."""
+        return sum(each.bytes_per_row for each in self.columns)
+
+    @property
+    def gigabytes(self) -> float:
+        """What the rows add to the store, before the encodings of Lance."""
+        return (self.bytes_per_row * self.rows + sum(each.bytes for each in self.fits)) / 1e9
+
+    @property
+    def seconds(self) -> float:
+        """Fits and passes, on this machine."""
+        return sum(each.seconds for each in (*self.fits, *self.passes))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        totals = ("bytes_per_row", "gigabytes", "seconds")
+        return {**asdict(self), **{name: getattr(self, name) for name in totals}}
+
+
+COUNTED_RECORDS = 50_000
+"""Records read at the most, shared by the files: some seconds."""
+LEAST_PER_FILE = 5_000
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a look into some files told.
+
+    Attributes:
+        records: of all files; exact when all were read to their end.
+        new: distinct ones the pool does not have yet.
+        read: how many records were really read.
+        exact: whether the files were read to their end.
+        drawn: some of the new ones, at random among those read.
+    """
+
+    records: int
+    new: int
+    read: int
+    exact: bool
+    drawn: Sequence[Record]
+
+
+def count(looked: Looked, known: KnownIds, rows: int) -> Counted:
+    """Count the records of files, and draw `rows` of those the pool lacks.
+
+    A file of more than its share of 50,000 records is read so far and no further; what it holds is
+    told from its bytes. Sources without a size (standard input) are read to their end.
+    """
+    share = max(LEAST_PER_FILE, COUNTED_RECORDS // len(looked.paths))
+    drawing: Reservoir[Record] = Reservoir(SEED, lambda total: rows)
+    met = KnownIds()
+    read, records = 0, 0.0
+    exact = True
+    for source in looked.sources():
+        items = islice(source, None if source.size is None else share)
+        own = 0
+        while block := list(islice(items, BLOCK_ROWS)):
+            own += len(block)
+            found = {each.instruction.id: each for each in block if isinstance(each, Record)}
+            ids = list(found)
+            old = known.contains(ids) | met.contains(ids)
+            new = [row_id for row_id, there in zip(ids, old, strict=True) if not there]
+            if new:
+                met.add(new)
+            for row_id in new:
+                drawing.offer(row_id, found[row_id])
+        read += own
+        if source.size is None or own < share:
+            records += own
+        else:
+            exact = False
+            records += own * max(1.0, source.size / max(1, source.bytes_read))
+        source.finish()
+    total = round(records)
+    new_rows = drawing.total if exact else round(drawing.total * records / max(1, read))
+    return Counted(total, new_rows, read, exact, [record for _, record in drawing.drawn()])
+
+
+TRIAL_ROWS = 64
+TRIAL_SECONDS = 10.0
+FIT_SECONDS = 30.0
+LEAST_ROWS = 16
+FORWARDS_OF_FEATURES = 4
+FORWARDS_OF_FITS = 16
+"""How much more than a bare forward is expected; only to choose how many rows a trial takes."""
+
+KEYS = {"id": 32, "corpus": 8, "added_at": 8, "run": 32}
+"""Bytes of the columns of `pool` that are no text of the row; corpus and run are repeated."""
+
+
+def plan(
+    store: Store,
+    looked: Looked,
+    backbone: Callable[[], Backbone],
+    features: str | None = None,
+    progress: FitProgress | None = None,
+) -> Plan:
+    """Tell what ingesting files would cost; the store stays as it is.
+
+    Args:
+        features: others than the store's own, as `init` takes them.
+
+    Raises:
+        UsageError: an unknown feature, or no record of the files can be used.
+    """
+    said = progress or Silence()
+    info = describe(BackboneConfig(**store.config["backbone"]))
+    counted = count(looked, store.known_ids(), TRIAL_ROWS)
+    notes: list[str] = []
+    if not counted.drawn:
+        raise UsageError(
+            f"nothing to plan: none of the {counted.read:,} records read is new to the pool"
+        )
+    loaded = backbone()
+    said.say(f"{counted.records:,} records; trying {len(counted.drawn)} rows")
+    per_row = _bare_forward(loaded, counted.drawn)
+    wanted = parse_wanted(features) if features else pending(store)
+    mine = [] if features else recipes_of(store)
+    artifacts = {
+        content: artifact
+        for recipe in mine
+        for name, artifact in artifacts_of(store, recipe).items()
+        for content in [recipe.artifacts[name]]
+    }
+    fits, recipes = _fitted(store, wanted, info, counted, loaded, per_row, said, artifacts, notes)
+    rows = _rows_within(TRIAL_SECONDS, FORWARDS_OF_FEATURES * per_row, counted.drawn)
+    tried = _try([*mine, *recipes], loaded, artifacts, rows, counted.new)
+    return Plan(
+        features=[*(each.feature for each in mine), *map(spec_text, wanted)],
+        records=counted.records,
+        rows=counted.new,
+        read=counted.read,
+        exact=counted.exact,
+        trial_rows=len(rows),
+        tokens_per_row=tried.tokens_per_row,
+        columns=[*_texts(counted.drawn), *tried.columns],
+        passes=tried.passes,
+        fits=fits,
+        notes=notes,
+    )
+
+
+def _bare_forward(backbone: Backbone, drawn: Sequence[Record]) -> float:
+    """Seconds of a row in a plain forward, from as many rows as take a second."""
+    from .featurizer import Featurizer
+    from .representations.registry import parse_features
+
+    bare = Featurizer(backbone, parse_features("rds", backbone.info))
+    bare.featurize([each.instruction for each in drawn[:2]])  # what is slow only once
+    for rows in (LEAST_ROWS, TRIAL_ROWS):
+        begun = time.perf_counter()
+        part = drawn[:rows]
+        bare.featurize([each.instruction for each in part])
+        seconds = time.perf_counter() - begun
+        if seconds > 1.0:
+            break
+    return seconds / len(part)
+
+
+def _rows_within(seconds: float, per_row: float, drawn: Sequence[Record]) -> Sequence[Record]:
+    return drawn[: max(LEAST_ROWS, int(seconds / per_row))]
+
+
+def _fitted(
+    store: Store,
+    wanted: Sequence[Wanted],
+    info: BackboneInfo,
+    counted: Counted,
+    backbone: Backbone,
+    per_row: float,
+    progress: FitProgress,
+    artifacts: dict[str, Artifact],
+    notes: list[str],
+) -> tuple[list[PlannedFit], list[Recipe]]:
+    """Fits run in memory, and the recipes that come of them; `artifacts` and `notes` grow."""
+    shelf = MemoryShelf(StoreShelf(store))
+    rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
+    sample, half = _sample(rows), _sample(rows[: len(rows) // 2])
+    planned: list[PlannedFit] = []
+    recipes: list[Recipe] = []
+    jobs: dict[str, Job] = {}
+    for each in wanted:
+        own = jobs_for(info, each)
+        jobs |= {job.asked: job for job in own}
+        try:
+            for job in own:
+                if not job.done(shelf):
+                    _on_fewer(job, jobs, half, backbone, shelf)  # what is slow only once
+                    fewer = _on_fewer(job, jobs, half, backbone, shelf)
+                    seconds = run(job, jobs, sample, backbone, shelf, progress)
+                    planned.append(_planned(job, sample, seconds, half, fewer, counted.new, shelf))
+        except UsageError as error:
+            notes.append(f"{spec_text(each)} is left out: {error} (on {len(sample)} rows)")
+            continue
+        found = fitted(own, shelf)
+        artifacts |= {found.digests[name]: found.artifacts[name] for name in found.digests}
+        present = [*recipes_of(store), *recipes]
+        recipes.append(recipe_for(each, info, found.artifacts, found.digests, present))
+    if planned:
+        notes.append(
+            f"fits were tried on {len(sample)} rows and on half of them: their time on more is "
+            "told from the line through both, and a width that a fit chooses by itself may come "
+            "out otherwise on its whole sample"
+        )
+    return planned, recipes
+
+
+def _sample(rows: Sequence[Record]) -> Sample:
+    instructions = [each.instruction for each in rows]
+    return Sample([each.id for each in instructions], instructions, len(rows))
+
+
+def _on_fewer(
+    job: Job, jobs: Mapping[str, Job], sample: Sample, backbone: Backbone, shelf: MemoryShelf
+) -> float | None:
+    """Seconds of a fit on a smaller sample; what it learns is thrown away. None: too few rows."""
+    try:
+        return run(job, jobs, sample, backbone, MemoryShelf(shelf), Silence())
+    except UsageError:
+        return None
+
+
+def _planned(
+    job: Job,
+    sample: Sample,
+    seconds: float,
+    half: Sample,
+    fewer: float | None,
+    total: int,
+    shelf: MemoryShelf,
+) -> PlannedFit:
+    def rows(of: int) -> int:
+        return min(job.fit.sample_rows(of), of)
+
+    found = [shelf.load(content, name) for name, content in job.outputs(shelf).items()]
+    size = sum(len(each.pack()) for each in found)
+    small = None if fewer is None else (rows(len(half)), fewer)
+    took = seconds_on(rows(total), (rows(len(sample)), seconds), small)
+    return PlannedFit(job.fit.name, rows(total), list(job.fit.outputs()), size, took)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    tokens_per_row: float
+    columns: list[PlannedColumn]
+    passes: list[PlannedPass]
+
+
+def _try(
+    recipes: Sequence[Recipe],
+    backbone: Backbone,
+    artifacts: dict[str, Artifact],
+    drawn: Sequence[Record],
+    total: int,
+) -> _Tried:
+    """Featurize the trial's rows, twice: the first time warms up."""
+    from .featurizer import Featurizer
+
+    instructions = [each.instruction for each in drawn]
+    Featurizer(backbone, recipes, artifacts=artifacts).featurize(instructions[:LEAST_ROWS])
+    featurizer = Featurizer(backbone, recipes, artifacts=artifacts)
+    begun = time.perf_counter()
+    table = featurizer.featurize(instructions)
+    seconds = time.perf_counter() - begun
+    rows = len(drawn)
+
+    def planned(what: str, features: Sequence[str], spent: float) -> PlannedPass:
+        return PlannedPass(what, list(features), 1000 * spent / rows, total * spent / rows)
+
+    passes = [
+        planned(
+            _words(featurizer, key),
+            [recipe.feature for recipe, _ in sharing],
+            featurizer.seconds.get(key, 0.0),  # none where no row has a form in the template
+        )
+        for key, sharing in featurizer.passes().items()
+    ]
+    for recipe in recipes:
+        if not get(recipe.representation).passes(featurizer.setup(recipe)):
+            spent = featurizer.seconds.get(recipe.fingerprint, 0.0)
+            passes.append(planned("a model of its own", [recipe.feature], spent))
+    spent = sum(each.seconds for each in passes) * rows / total
+    passes.append(planned("everything else: tokens, columns", [], max(seconds - spent, 0.0)))
+    columns = [
+        _column(table[name], name, recipe.representation, rows)
+        for recipe in recipes
+        for name in recipe.columns
+    ]
+    tokens = sum(each or 0 for each in table["tokens"].to_pylist())
+    return _Tried(tokens / rows, columns, passes)
+
+
+def _words(featurizer: Featurizer, key: tuple[str, str]) -> str:
+    """A run of the model in words."""
+    sharing = featurizer.passes()[key]
+    names = {
+        name
+        for recipe, _ in sharing
+        for name, content in recipe.artifacts.items()
+        if content == key[1]
+    }
+    backward = any(needs.gradients for _, needs in sharing)
+    return "".join(
+        (
+            "forward and backward, " if backward else "forward, ",
+            "whole rows" if key[0] == "row" else "answers alone",
+            f", wearing {min(names)}" if names else "",
+        )
+    )
+
+
+def _column(values: pa.ChunkedArray, name: str, feature: str, rows: int) -> PlannedColumn:
+    kind = values.type
+    if pa.types.is_fixed_size_list(kind):
+        width: float | None = kind.list_size * kind.value_type.bit_width / 8
+    elif pa.types.is_list(kind) or pa.types.is_string(kind):
+        width = None
+    else:
+        width = kind.bit_width / 8
+    measured = width is None
+    return PlannedColumn(
+        name, feature, type_words(kind), values.nbytes / rows if width is None else width, measured
+    )
+
+
+def _texts(drawn: Sequence[Record]) -> list[PlannedColumn]:
+    """The columns every row has."""
+    given: dict[str, list[Any]] = {
+        "messages": [[m.as_dict() for m in each.instruction.messages] for each in drawn],
+        "tools": [each.instruction.tools for each in drawn],
+        "metadata": [each.metadata for each in drawn],
+        "source_id": [each.source_id for each in drawn],
+    }
+    found = [
+        _column(pa.chunked_array([pa.array(values, POOL.field(name).type)]), name, "", len(drawn))
+        for name, values in given.items()
+    ]
+    fixed = [
+        PlannedColumn(
+            each.name, "", str(each.type), KEYS.get(each.name) or each.type.bit_width / 8, False
+        )
+        for each in POOL
+        if each.name not in given
+    ]
+    return [*found, *fixed]

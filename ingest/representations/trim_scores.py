@@ -1,0 +1,278 @@
+"""TRIM's scores: tokens of the pool against the fingerprints of a target's classes (METHODS 1).
+
+Over columns as they are stored, with the threads that torch is given. A token whose class
+(vocabulary id) the target has seen scores its cosine with that class's fingerprint; any other token
+is compared with the nearest seen class and penalised. A row scores (mean + max) / 2 of its tokens.
+
+The basis keeps a part p of a token's unit state and a part q of a fingerprint. `rest` says what is
+assumed of the parts it leaves out, whose lengths are known though they are not: that their cosine
+is that of the kept parts (`alike`), so that the whole is
+cos(p, q) (|p| |q| + sqrt(1 - |p|^2) sqrt(1 - |q|^2)), or that they have nothing in common (`none`:
+<p, q>, too low by more for some classes than for others, which moves rows past each other).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ...schemas.errors import UsageError
+from ...store.catalog import Artifact
+from .representation import Scorer
+
+CONTENT, RESPONSE = 1, 2
+"""Bits of a token's scope flags: neither special nor template; part of an answer."""
+
+PENALTY = 0.5
+"""Lambda of unseen classes unless another is asked for."""
+
+SCOPES = ("content", "prompt", "response", "all")
+
+RESTS = ("alike", "none")
+"""What the parts of state and fingerprint outside the basis are taken to add."""
+
+BLOCK_BYTES = 384 << 10
+"""Of the states compared at once: they and their classes' fingerprints stay in a core's cache."""
+
+_LEAST_PER_THREAD = 2048
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """A target's fingerprints in the basis of the stored codes.
+
+    Attributes:
+        classes: (C,) int32, the vocabulary ids seen, ascending.
+        vectors: (C, r) float32.
+        nearest: (V,) int32, for every vocabulary id the place in `classes` of the class it is
+            compared with: its own where that was seen.
+    """
+
+    classes: NDArray[np.int32]
+    vectors: Floats
+    nearest: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> ClassTable:
+        """The table a target's facts hold."""
+        arrays = artifact.arrays
+        return cls(arrays["classes"], arrays["vectors"], arrays["nearest"])
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What every token of some rows scores, one below the other; all (n,).
+
+    Attributes:
+        tokens: vocabulary ids.
+        classes: the class each was compared with.
+        seen: whether that is its own.
+        scores: similarities, penalised where it is not.
+    """
+
+    tokens: NDArray[np.int32]
+    classes: NDArray[np.int32]
+    seen: NDArray[np.bool_]
+    scores: Floats
+
+
+@dataclass(frozen=True)
+class RowTerms:
+    """Mean and greatest token score of each row, (N,) float32; NaN where no token counts."""
+
+    mean: Floats
+    greatest: Floats
+
+    @property
+    def scores(self) -> Floats:
+        """(mean + max) / 2."""
+        return (self.mean + self.greatest) * np.float32(0.5)
+
+
+def score_tokens(
+    tokens: NDArray[np.int32],
+    codes: NDArray[Any],
+    scales: Floats | None,
+    table: ClassTable,
+    penalty: float = PENALTY,
+    rest: str = RESTS[0],
+) -> TokenScores:
+    """Score n tokens.
+
+    Args:
+        tokens: (n,) vocabulary ids.
+        codes: (n, r) int8 with `scales` (n,), or float32 without: unit states in the basis.
+        table: fingerprints in the same basis.
+        penalty: lambda in [0, 1]: c - (1 - lambda) |c| for tokens of unseen classes.
+        rest: one of RESTS.
+    """
+    places = table.nearest[tokens]
+    classes = table.classes[places]
+    seen = classes == tokens
+    scores, lengths = products(codes, table.vectors, places)
+    if scales is not None:
+        scores *= scales
+        lengths *= np.square(scales)
+    if rest == "alike":
+        scores *= _completion(lengths, np.square(table.vectors).sum(1)[places])
+    penalised = scores - np.float32(1 - penalty) * np.abs(scores)
+    return TokenScores(tokens, classes, seen, np.where(seen, scores, penalised))
+
+
+def products(codes: NDArray[Any], vectors: Floats, places: NDArray[Any]) -> tuple[Floats, Floats]:
+    """<codes_i, vectors_places[i]> and |codes_i|^2, both (n,) float32.
+
+    Args:
+        codes: (n, r) int8 or float32.
+        vectors: (C, r) float32.
+        places: (n,) the line of `vectors` that each is multiplied with.
+    """
+    import torch
+
+    scores, lengths = (np.empty(len(codes), np.float32) for _ in range(2))
+    rows = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
+
+    def multiply(part: range) -> None:
+        states, theirs = (np.empty((rows, vectors.shape[1]), np.float32) for _ in range(2))
+        wider = np.empty(states.shape, np.int16 if codes.dtype == np.int8 else codes.dtype)
+        for start in range(part.start, part.stop, rows):
+            here = slice(start, min(start + rows, part.stop))
+            own, wide = states[: here.stop - start], wider[: here.stop - start]
+            np.copyto(wide, codes[here])  # in two steps: together they take half the time of one
+            np.copyto(own, wide)
+            # Places are in bounds; "clip" spares the copy that "raise" makes for its check.
+            each = np.take(vectors, places[here], 0, theirs[: len(own)], mode="clip")
+            np.vecdot(own, each, out=scores[here])
+            np.vecdot(own, own, out=lengths[here])
+
+    threads = min(torch.get_num_threads(), max(1, len(codes) // _LEAST_PER_THREAD))
+    ends = np.linspace(0, len(codes), threads + 1).astype(int).tolist()
+    parts = [range(*each) for each in pairwise(ends)]
+    if threads == 1:
+        multiply(parts[0])
+    else:  # NumPy uses one thread for this and lets go of the interpreter meanwhile
+        with ThreadPoolExecutor(threads, "coresetdb-trim") as pool:
+            list(pool.map(multiply, parts))
+    return scores, lengths
+
+
+def _completion(states: Floats, vectors: Floats) -> Floats:
+    """What makes <p, q> the whole cosine, from |p|^2 and |q|^2; 1 where nothing was left out."""
+    kept = states * vectors
+    left = np.clip(1 - states, 0, 1) * np.clip(1 - vectors, 0, 1)
+    # A fingerprint or state of which the basis keeps nothing stays at <p, q> = 0.
+    return 1 + np.sqrt(np.divide(left, kept, out=np.zeros_like(kept), where=kept > 0))
+
+
+def row_terms(scores: Floats, counted: NDArray[np.bool_], lengths: NDArray[Any]) -> RowTerms:
+    """Mean and greatest of each row's counted tokens.
+
+    Args:
+        scores, counted: of the tokens of all rows, one below the other.
+        lengths: (N,) tokens of each row.
+    """
+    rows = np.repeat(np.arange(len(lengths)), lengths)[counted]
+    kept = scores[counted]
+    counts = np.bincount(rows, minlength=len(lengths))
+    some = counts > 0
+    starts = (np.cumsum(counts) - counts)[some]
+    mean, greatest = (np.full(len(lengths), np.nan, np.float32) for _ in range(2))
+    if len(kept):
+        mean[some] = np.add.reduceat(kept.astype(np.float64), starts) / counts[some]
+        greatest[some] = np.maximum.reduceat(kept, starts)
+    return RowTerms(mean, greatest)
+
+
+def counted_tokens(scope: NDArray[np.int8], which: str) -> NDArray[np.bool_]:
+    """Which tokens count in a scope of SCOPES; template tokens count in `all` alone.
+
+    Args:
+        scope: (n,) flags of the tokens.
+    """
+    content, response = (scope & CONTENT) > 0, (scope & RESPONSE) > 0
+    if which == "all":
+        return np.ones(len(scope), dtype=bool)
+    return {
+        "content": content,
+        "prompt": content & ~response,
+        "response": content & response,
+    }[which]
+
+
+def variance_shares(terms: RowTerms) -> dict[str, float]:
+    """Shares of the scores' variance over a pool that the `mean` and the `max` term carry.
+
+    cov(term / 2, score) / var(score); the two add up to 1, and one may be negative. Rows without
+    a score are left out; NaN where all scores are equal.
+    """
+    scored = np.isfinite(terms.scores)
+    parts = np.stack([terms.mean[scored], terms.greatest[scored]]).astype(np.float64) / 2
+    total = parts.sum(0)
+    centred = parts - parts.mean(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shares = centred @ (total - total.mean()) / np.square(total - total.mean()).sum()
+    return {"mean": float(shares[0]), "max": float(shares[1])}
+
+
+class TokenScorer(Scorer):
+    """Scores rows of the pool by their stored tokens.
+
+    Raises:
+        UsageError: an unknown scope or rest, or a penalty outside [0, 1].
+    """
+
+    columns = ("trim", "trim_codes", "trim_scales", "trim_scope")
+
+    def __init__(self, table: ClassTable, scope: str, penalty: float, rest: str) -> None:
+        for name, value, known in (("scope", scope, SCOPES), ("rest", rest, RESTS)):
+            if value not in known:
+                raise UsageError(f"trim: {name} {value!r}: choose from {', '.join(known)}")
+        if not 0 <= penalty <= 1:
+            raise UsageError(f"trim: penalty {penalty}: give a number from 0 to 1")
+        self._table, self._scope = table, scope
+        self._penalty, self._rest = penalty, rest
+
+    def scores(self, rows: pa.RecordBatch) -> np.ndarray:
+        """(n,) float32, (mean + max) / 2 of each row's tokens; NaN without the feature."""
+        return self.terms(rows).scores
+
+    def terms(self, rows: pa.RecordBatch) -> RowTerms:
+        """The two terms of each row's score."""
+        lengths = pc.fill_null(_lists(rows, "trim").value_lengths(), 0).to_numpy()
+        counted = counted_tokens(_values(rows, "trim_scope"), self._scope)
+        return row_terms(self.tokens(rows).scores, counted, lengths)
+
+    def tokens(self, rows: pa.RecordBatch) -> TokenScores:
+        """What every stored token of these rows scores, whatever the scope."""
+        codes = _values(rows, "trim_codes").reshape(-1, self._table.vectors.shape[1])
+        scales = _values(rows, "trim_scales")
+        return score_tokens(
+            _values(rows, "trim"), codes, scales, self._table, self._penalty, self._rest
+        )
+
+    def counted(self, rows: pa.RecordBatch) -> NDArray[np.bool_]:
+        """Which of these tokens the scope asked for counts."""
+        return counted_tokens(_values(rows, "trim_scope"), self._scope)
+
+
+def _lists(rows: pa.RecordBatch, column: str) -> pa.ListArray:
+    lists = rows.column(column)
+    assert isinstance(lists, pa.ListArray)
+    return lists
+
+
+def _values(rows: pa.RecordBatch, column: str) -> np.ndarray:
+    """The numbers of all rows, one after the other, vectors among them too."""
+    values = _lists(rows, column).flatten()  # leaves out the space of null rows
+    if isinstance(values, pa.FixedSizeListArray):
+        values = values.flatten()
+    return values.to_numpy(zero_copy_only=False)

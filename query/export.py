@@ -1,0 +1,435 @@
+"""Export a coreset for a trainer: the rows, a manifest, and snippets of configuration.
+
+Rows are shuffled by a recorded seed (the order of selection is by score, bad for training). What
+a format cannot hold is an error, or left out by `skip_unfit` and counted in the manifest.
+
+Exported rows as JSON Lines or Parquet, by the suffix; a file appears when it is whole.
+
+Ready pieces of configuration for axolotl and LLaMA-Factory, beside the exported file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from ..schemas.errors import CoresetDBError, OutputError, UsageError
+from ..schemas.ids import keys_of
+from ..schemas.instruction import Instruction
+from ..schemas.version import VERSION
+from ..selectors.random_order import shuffled
+from .coresets import Coreset, load_coreset
+from .formats import ALPACA, MESSAGES, PROMPT_COMPLETION, SHAREGPT, Converted, Format, UnfitError
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+
+SUFFIXES = (".jsonl", ".parquet")
+
+
+class Writer(Protocol):
+    """Takes in rows, part by part."""
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows; columns they lack become null."""
+        ...
+
+
+def check_suffix(out: str) -> None:
+    """Refuse what is neither JSON Lines nor Parquet.
+
+    Raises:
+        UsageError: another suffix.
+    """
+    if not out.endswith(SUFFIXES):
+        raise UsageError(f"{out}: name the file with the suffix {' or '.join(SUFFIXES)}")
+
+
+def write_text(out: str, text: str | None) -> None:
+    """Write a small file whole; None removes what an earlier export may have left."""
+    if text is None:
+        with suppress(FileNotFoundError):
+            os.remove(out)
+        return
+    with replacing(out) as part, open(part, "w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+@contextmanager
+def replacing(out: str) -> Iterator[str]:
+    """The name of a file to write, which becomes `out` when the block ends well.
+
+    Nothing is there, or what was there before, until then.
+
+    Raises:
+        OutputError: the system refuses it.
+    """
+    part = f"{out}.part-{os.getpid()}"
+    try:
+        yield part
+        os.replace(part, out)
+    except CoresetDBError:
+        raise
+    except OSError as error:
+        raise OutputError(out, error.strerror or str(error)) from error
+    finally:
+        with suppress(OSError):  # there is none, or there is no place for one
+            os.remove(part)
+
+
+@contextmanager
+def writer(part: str, out: str, schema: pa.Schema) -> Iterator[Writer]:
+    """What writes rows to the file `part`, in the form that the name `out` asks for."""
+    if out.endswith(".parquet"):
+        import pyarrow.parquet as pq
+
+        with pq.ParquetWriter(part, schema) as file:
+            yield _Parquet(file, schema)
+    else:
+        with open(part, "w", encoding="utf-8", newline="\n") as file:
+            yield _JsonLines(file, schema)
+
+
+class _Parquet:
+    def __init__(self, file: Any, schema: pa.Schema) -> None:
+        self._file, self._schema = file, schema
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._file.write_table(pa.Table.from_pylist(list(rows), self._schema))
+
+
+class _JsonLines:
+    def __init__(self, file: Any, schema: pa.Schema) -> None:
+        self._file, self._schema = file, schema
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            shaped = {
+                field.name: _shaped(row.get(field.name), field.type) for field in self._schema
+            }
+            self._file.write(json.dumps(shaped, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _shaped(value: Any, kind: pa.DataType) -> Any:
+    """The value with every key its type has, so that all lines look alike to a JSON reader."""
+    if value is None:
+        return None
+    if pa.types.is_struct(kind):
+        return {
+            field.name: _shaped(value.get(field.name), field.type)
+            for field in (kind.field(number) for number in range(kind.num_fields))
+        }
+    if pa.types.is_list(kind):
+        return [_shaped(each, kind.value_type) for each in value]
+    return value
+
+
+_PLAIN = re.compile(r"[A-Za-z/.][A-Za-z0-9_/.-]*")
+
+
+def axolotl_yaml(format: Format, traits: Collection[str], out: str) -> tuple[str | None, str]:
+    """The `datasets` entry as YAML and "", or None and why there is none."""
+    entry = format.axolotl(traits)
+    if isinstance(entry, str):
+        return None, entry
+    kind = "parquet" if out.endswith(".parquet") else "json"
+    lines = ["datasets:", *_yaml({"path": out, "ds_type": kind, **entry}, "    ")]
+    lines[1] = f"  - {lines[1].lstrip()}"
+    return "\n".join(lines) + "\n", ""
+
+
+def dataset_info(
+    format: Format, traits: Collection[str], out: str, name: str
+) -> tuple[str | None, str]:
+    """The entry of LLaMA-Factory's dataset_info.json and "", or None and why there is none."""
+    entry = format.llama_factory(traits)
+    if isinstance(entry, str):
+        return None, entry
+    described = {name: {"file_name": os.path.basename(out), **entry}}
+    return json.dumps(described, indent=2, ensure_ascii=False) + "\n", ""
+
+
+def skipped_by_llama_factory(format: Format, fields: Mapping[str, Any]) -> bool:
+    """Whether LLaMA-Factory would skip the row: its turns must alternate and end in an answer."""
+    if format.turns is None:
+        return False
+    roles = format.turns(fields)
+    plain = roles[1:] if roles[:1] == ["system"] else roles
+    return plain != ["user", "assistant"] * (len(plain) // 2) or not plain
+
+
+def _yaml(entry: Mapping[str, Any], indent: str) -> list[str]:
+    lines = []
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{key}:", *_yaml(value, indent + "  ")]
+        else:  # a JSON string is a YAML string
+            plain = _PLAIN.fullmatch(value)
+            text = value if plain else json.dumps(value, ensure_ascii=False)
+            lines.append(f"{indent}{key}: {text}")
+    return lines
+
+
+FORMATS: dict[str, Format] = {
+    form.name: form for form in (MESSAGES, PROMPT_COMPLETION, ALPACA, SHAREGPT)
+}
+
+EXTRAS = {
+    "rank": pa.int64(),
+    "score": pa.float32(),
+    "query": pa.string(),
+    "id": pa.string(),
+    "corpus": pa.string(),
+}
+"""Columns every export has beside those of its format."""
+
+SKIPPED = "LLaMA-Factory skips the row: user and assistant do not take turns"
+
+_ROWS_PER_PART = 5000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        out: the file of rows.
+        rows: how many it holds.
+        left_out: reason -> rows the format could not hold (only with `skip_unfit`).
+        remarks: what the format says in another way, or which trainer skips what -> rows.
+        files: everything written, the file of rows first.
+    """
+
+    out: str
+    rows: int
+    left_out: dict[str, int]
+    remarks: dict[str, int]
+    files: tuple[str, ...]
+
+
+def check_export(out: str, format: str, overwrite: bool = False) -> None:
+    """Refuse what cannot be written, before anything is done for it.
+
+    An earlier export, known by the manifest beside it, may be replaced with all that is beside it:
+    its coreset is in a store.
+
+    Raises:
+        UsageError: unknown format or suffix, no such folder, or a file that no export wrote is
+            there, or where something beside it would go (and not `overwrite`).
+    """
+    if format not in FORMATS:
+        raise UsageError(f"format {format!r}: choose from {', '.join(FORMATS)}")
+    check_suffix(out)
+    folder = os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(folder):
+        raise UsageError(f"{out}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{out}: you may not write in {folder}; choose another folder")
+    if os.path.isdir(out):
+        raise UsageError(f"{out}: a folder is in the way; choose another name")
+    if overwrite or _is_export(out):
+        return
+    for name in (out, *_beside(out)):
+        if os.path.exists(name):
+            raise UsageError(
+                f"{name}: there is a file already that is no export's. Choose another name, or "
+                "replace it by --overwrite (in Python overwrite=True)"
+            )
+
+
+def _beside(out: str) -> tuple[str, str, str]:
+    """What goes with an export: its manifest, axolotl's entry, LLaMA-Factory's entry."""
+    return f"{out}.manifest.json", f"{out}.axolotl.yaml", f"{out}.dataset_info.json"
+
+
+def _is_export(out: str) -> bool:
+    try:
+        with open(_beside(out)[0], encoding="utf-8") as file:
+            return json.load(file)["export"]["file"] == os.path.basename(out)
+    except (OSError, ValueError, KeyError, TypeError):  # no manifest of ours
+        return False
+
+
+def export(
+    store: Store,
+    coreset: str | Coreset,
+    out: str,
+    format: str = "messages",
+    *,
+    shuffle: bool = True,
+    seed: int | None = None,
+    skip_unfit: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Write a coreset's rows as a trainer reads them.
+
+    Beside `out` go `<out>.manifest.json` and, where the trainer can read the file,
+    `<out>.axolotl.yaml` and `<out>.dataset_info.json`. An earlier export is replaced with all that
+    stands beside it.
+
+    Args:
+        store: an open store.
+        coreset: its name, or itself.
+        out: a path ending in .jsonl or .parquet.
+        format: messages, prompt-completion, alpaca or sharegpt.
+        shuffle: mix the rows; otherwise they stand by rank.
+        seed: of the shuffling; the coreset's by default.
+        skip_unfit: leave out rows that the format cannot hold, and count them.
+        overwrite: replace a file that no export wrote, too.
+
+    Raises:
+        UsageError: unknown coreset, format or suffix, no such folder, another file of that name, a
+            coreset without rows, or rows that the format cannot hold.
+        StoreError: a row is not in the pool version the coreset was made from.
+        OutputError: a file cannot be written.
+    """
+    chosen = load_coreset(store, coreset) if isinstance(coreset, str) else coreset
+    check_export(out, format, overwrite)
+    if not len(chosen):
+        raise UsageError(
+            f"coreset {chosen.name} has no rows to export; coresetdb coreset show {store.typed} "
+            f"{chosen.name} says what was asked"
+        )
+    shape, mixed_by = FORMATS[format], chosen.seed if seed is None else seed
+    members = chosen.members
+    if shuffle:
+        members = members.take(_shuffled(members["id"], mixed_by))
+    survey = _survey(store, chosen, members, shape)
+    if shuffle:
+        members = members.take(_typical_first(survey, len(members)))
+    if survey.left_out and not skip_unfit:
+        reasons = "; ".join(f"{count:,} with {why}" for why, count in survey.left_out.items())
+        raise UsageError(
+            f"{format} cannot hold {survey.left_out.total():,} of {len(chosen):,} rows: {reasons}. "
+            "Export --format messages, which holds everything, or leave them out by --skip-unfit"
+        )
+    axolotl, no_axolotl = axolotl_yaml(shape, survey.traits, out)
+    info, no_info = dataset_info(shape, survey.traits, out, chosen.name)
+    remarks = dict(survey.remarks)
+    if survey.skipped and not no_info:
+        remarks[SKIPPED] = survey.skipped
+    schema = pa.schema(list((shape.columns(survey.traits) | EXTRAS).items()))
+    ids: list[str] = []
+    # The rows come last: where something fails, the manifest says whose file is to be replaced.
+    with replacing(out) as part:
+        with writer(part, out, schema) as file:
+            for rows_of in _parts(store, chosen, members, shape):
+                rows = [fields | extras for fields, extras in rows_of if fields is not None]
+                file.write(rows)
+                ids += [row["id"] for row in rows]
+        manifest = _manifest(store, chosen) | {
+            "export": {
+                "file": os.path.basename(out),
+                "format": format,
+                "rows": len(ids),
+                "order": "shuffled" if shuffle else "by rank",
+                "shuffle_seed": mixed_by if shuffle else None,
+                "left_out": dict(survey.left_out),
+                "remarks": remarks,
+                "no_snippet": {
+                    trainer: why
+                    for trainer, why in (("axolotl", no_axolotl), ("llama_factory", no_info))
+                    if why
+                },
+            },
+            "ids": ids,
+        }
+        said = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        beside = dict(zip(_beside(out), (said, axolotl, info), strict=True))
+        for name, text in beside.items():
+            write_text(name, text)
+    written = tuple(name for name, text in beside.items() if text is not None)
+    return Exported(out, len(ids), dict(survey.left_out), remarks, (out, *written))
+
+
+@dataclass
+class _Survey:
+    """What a first look over the rows found; decides the columns and the snippets."""
+
+    traits: dict[str, int]  # the first row that has it
+    left_out: Counter[str]
+    remarks: Counter[str]
+    skipped: int = 0  # by LLaMA-Factory
+
+
+def _survey(store: Store, coreset: Coreset, members: pa.Table, shape: Format) -> _Survey:
+    survey = _Survey({}, Counter(), Counter())
+    place = -1
+    for instructions, _ in _read(store, coreset, members):
+        for each in instructions:
+            place += 1
+            converted = _converted(shape, each)
+            if isinstance(converted, str):
+                survey.left_out[converted] += 1
+                continue
+            for trait in converted.traits:
+                survey.traits.setdefault(trait, place)
+            survey.remarks.update(converted.remarks)
+            survey.skipped += skipped_by_llama_factory(shape, converted.fields)
+    return survey
+
+
+def _typical_first(survey: _Survey, count: int) -> list[int]:
+    """The order of rows with those in front that show every optional column filled.
+
+    `datasets` takes the types of a JSON file from its first megabytes and refuses a column that
+    is null all through them and is filled later.
+    """
+    front = sorted(set(survey.traits.values()))
+    return front + [place for place in range(count) if place not in survey.traits.values()]
+
+
+def _parts(
+    store: Store, coreset: Coreset, members: pa.Table, shape: Format
+) -> Iterator[list[tuple[dict[str, Any] | None, dict[str, Any]]]]:
+    """(fields, extras) of every row, part by part; fields are None where the format fails."""
+    for instructions, extras in _read(store, coreset, members):
+        converted = [_converted(shape, each) for each in instructions]
+        yield [
+            (None if isinstance(row, str) else row.fields, extra)
+            for row, extra in zip(converted, extras, strict=True)
+        ]
+
+
+def _read(
+    store: Store, coreset: Coreset, members: pa.Table
+) -> Iterator[tuple[list[Instruction], list[dict[str, Any]]]]:
+    for start in range(0, members.num_rows, _ROWS_PER_PART):
+        part = members.slice(start, _ROWS_PER_PART)
+        ids = part["id"].to_pylist()
+        rows = store.take(ids, ["messages", "tools"], coreset.pool_version).to_pylist()
+        scores = part["score"].to_numpy()
+        # The shortest decimal that reads back as the same float32.
+        shown = [None if np.isnan(score) else float(str(score)) for score in scores]
+        extras = part.select(list(EXTRAS)).to_pylist()
+        for extra, score in zip(extras, shown, strict=True):
+            extra["score"] = score
+        yield [Instruction.from_row(row["messages"], row["tools"]) for row in rows], extras
+
+
+def _converted(shape: Format, instruction: Instruction) -> Converted | str:
+    try:
+        return shape.convert(instruction)
+    except UnfitError as reason:
+        return str(reason)
+
+
+def _shuffled(ids: pa.ChunkedArray, seed: int) -> Sequence[int]:
+    return shuffled(keys_of(ids), seed).tolist()
+
+
+def _manifest(store: Store, coreset: Coreset) -> dict[str, Any]:
+    facts = coreset.row() | {"created_at": coreset.created_at.isoformat()}
+    facts["parameters"] = coreset.parameters
+    mix = {share.corpus: {"picked": share.picked, "pool": share.pool} for share in coreset.mix}
+    return {"coresetdb": VERSION, "store": store.uri, "coreset": facts, "mix": mix}

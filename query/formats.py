@@ -1,0 +1,365 @@
+"""What an export format is, and what formats share: tool calls and conversations cut in turns.
+
+`alpaca`: instruction, input (always empty: it is part of the instruction here), output.
+
+Earlier turns go to `history`, a system text to `system`; the two columns are there when some row
+fills them.
+
+`messages`: what TRL, axolotl, open-instruct, ms-swift, unsloth and torchtune read.
+
+Every message has exactly `role` and `content`; tool fields appear, null where they do not apply,
+only when some exported row uses them, so that all rows have one type.
+
+`prompt-completion`: two texts a row, one question and one answer.
+
+A system text goes before the question, parted by a blank line, and is counted. Trainers that put
+no template around plain texts (TRL) run the two together as they stand: for chat models use
+`messages`.
+
+`sharegpt`: conversations of from and value, with tool calls as LLaMA-Factory reads them.
+
+A call is a turn of `function_call` whose value is the JSON of one call or a list of them, a tool's
+answer a turn of `observation`. Call ids and tool names have no place there and are counted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from ..schemas.canonical import canonical_json
+from ..schemas.instruction import Instruction, Message
+
+
+class UnfitError(Exception):
+    """A format cannot hold this row; the text is the reason, the same for all such rows."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A row in a format: its fields, and what the format could only say in another way.
+
+    `traits` are facts about the row that decide which columns the file has and which trainers can
+    read it, such as the names of optional columns that it fills.
+    """
+
+    fields: dict[str, Any]
+    traits: frozenset[str] = frozenset()
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Format:
+    """An export format.
+
+    Attributes:
+        name: as `--format` takes it.
+        convert: a row's fields; raises UnfitError.
+        columns: name -> Arrow type, for the traits the exported rows have together.
+        axolotl: entry of axolotl's `datasets`, or the reason why there is none, by those traits.
+        llama_factory: entry of dataset_info.json, or the reason why there is none.
+        turns: who speaks in which order, as LLaMA-Factory tells a broken conversation; None
+            where the format cannot be broken.
+    """
+
+    name: str
+    convert: Callable[[Instruction], Converted]
+    columns: Callable[[Collection[str]], dict[str, pa.DataType]]
+    axolotl: Callable[[Collection[str]], dict[str, Any] | str]
+    llama_factory: Callable[[Collection[str]], dict[str, Any] | str]
+    turns: Callable[[Mapping[str, Any]], list[str]] | None = field(default=None)
+
+
+def call_type(ids: bool) -> pa.DataType:
+    """A tool call as OpenAI writes it: arguments are a JSON text, so that types stay uniform."""
+    function = pa.struct([pa.field("name", pa.string()), pa.field("arguments", pa.string())])
+    call = [pa.field("type", pa.string()), pa.field("function", function)]
+    return pa.struct([pa.field("id", pa.string()), *call] if ids else call)
+
+
+def calls_of(text: str) -> list[dict[str, Any]]:
+    """Tool calls, stored as JSON in any of the usual ways, in the form of `call_type`.
+
+    Raises:
+        UnfitError: a call has no name.
+    """
+    stored = json.loads(text)
+    calls = []
+    for call in stored if isinstance(stored, list) else [stored]:
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise UnfitError("a tool call without a function name")
+        arguments = function.get("arguments", function.get("parameters", {}))
+        if not isinstance(arguments, str):
+            arguments = canonical_json(arguments)
+        calls.append(
+            {
+                "id": call.get("id"),
+                "type": "function",
+                "function": {"name": function["name"], "arguments": arguments},
+            }
+        )
+    return calls
+
+
+def uses_tools(instruction: Instruction) -> bool:
+    """Whether tools are offered, called or answered in a conversation."""
+    return instruction.tools is not None or any(
+        message.tool_calls or message.role == "tool" for message in instruction.messages
+    )
+
+
+def exchanges(instruction: Instruction) -> tuple[str | None, list[tuple[str, str]]]:
+    """System text (None without) and (user, assistant) pairs of a plain conversation.
+
+    Raises:
+        UnfitError: it uses tools, or user and assistant do not take turns.
+    """
+    if uses_tools(instruction):
+        raise UnfitError("tool calls")
+    messages = list(instruction.messages)
+    system = messages.pop(0).content if messages and messages[0].role == "system" else None
+    roles = [message.role for message in messages]
+    if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise UnfitError("user and assistant do not take turns")
+    texts = [message.content for message in messages]
+    return system, list(zip(texts[::2], texts[1::2], strict=True))
+
+
+def _alpaca_convert(instruction: Instruction) -> Converted:
+    system, pairs = exchanges(instruction)
+    question, answer = pairs[-1]
+    fields: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
+    fields["system"] = system or ""
+    fields["history"] = [list(pair) for pair in pairs[:-1]]
+    traits = {name for name in ("system", "history") if fields[name]}
+    return Converted(fields, frozenset(traits))
+
+
+def _alpaca_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+    columns: dict[str, pa.DataType] = dict.fromkeys(("instruction", "input", "output"), pa.string())
+    if "system" in traits:
+        columns["system"] = pa.string()
+    if "history" in traits:
+        columns["history"] = pa.list_(pa.list_(pa.string()))
+    return columns
+
+
+def _axolotl_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
+    if traits:
+        return f"axolotl's alpaca type reads no {' and no '.join(sorted(traits))}"
+    return {"type": "alpaca"}
+
+
+def _llama_factory_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
+    columns = {"prompt": "instruction", "query": "input", "response": "output"}
+    return {"formatting": "alpaca", "columns": columns | {name: name for name in sorted(traits)}}
+
+
+ALPACA = Format("alpaca", _alpaca_convert, _alpaca_columns, _axolotl_alpaca, _llama_factory_alpaca)
+
+
+_TOOL_FIELDS = ("name", "tool_calls", "tool_call_id")
+
+
+def _messages_convert(instruction: Instruction) -> Converted:
+    messages, traits = [], set()
+    for message in instruction.messages:
+        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        if message.name is not None:
+            turn["name"] = message.name
+        if message.tool_calls is not None:
+            turn["tool_calls"] = calls_of(message.tool_calls)
+            if any(call["id"] is not None for call in turn["tool_calls"]):
+                traits.add("call_ids")
+        if message.tool_call_id is not None:
+            turn["tool_call_id"] = message.tool_call_id
+        traits |= set(_TOOL_FIELDS) & turn.keys()
+        if message.role == "tool":
+            traits.add("tool_turns")
+        messages.append(turn)
+    fields: dict[str, Any] = {"messages": messages}
+    if instruction.tools is not None:
+        fields["tools"] = instruction.tools
+        traits.add("tools")
+    return Converted(fields, frozenset(traits))
+
+
+def _messages_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+    turn = [pa.field("role", pa.string()), pa.field("content", pa.string())]
+    calls = pa.list_(call_type("call_ids" in traits))
+    turn += [
+        pa.field(name, calls if name == "tool_calls" else pa.string())
+        for name in _TOOL_FIELDS
+        if name in traits
+    ]
+    columns: dict[str, pa.DataType] = {"messages": pa.list_(pa.struct(turn))}
+    return columns | ({"tools": pa.string()} if "tools" in traits else {})
+
+
+def _axolotl_messages(traits: Collection[str]) -> dict[str, Any] | str:
+    if "tools" in traits:
+        return "axolotl wants `tools` as a list, here it is JSON text (as TRL reads it)"
+    return {
+        "type": "chat_template",
+        "field_messages": "messages",
+        "message_property_mappings": {"role": "role", "content": "content"},
+    }
+
+
+def _llama_factory_messages(traits: Collection[str]) -> dict[str, Any] | str:
+    if {"tools", "tool_calls", "tool_turns"} & set(traits):
+        return "LLaMA-Factory reads tool calls in the sharegpt format: export --format sharegpt"
+    return {
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    }
+
+
+MESSAGES = Format(
+    "messages",
+    _messages_convert,
+    _messages_columns,
+    _axolotl_messages,
+    _llama_factory_messages,
+    lambda fields: [turn["role"] for turn in fields["messages"]],
+)
+
+
+SYSTEM_JOINED = "the system text stands before the prompt"
+
+
+def _prompt_completion_convert(instruction: Instruction) -> Converted:
+    system, pairs = exchanges(instruction)
+    if len(pairs) > 1:
+        raise UnfitError("several turns")
+    prompt, completion = pairs[0]
+    if system is None:
+        return Converted({"prompt": prompt, "completion": completion})
+    joined = f"{system}\n\n{prompt}"
+    return Converted({"prompt": joined, "completion": completion}, remarks=(SYSTEM_JOINED,))
+
+
+def _prompt_completion_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+    return {"prompt": pa.string(), "completion": pa.string()}
+
+
+def _axolotl_prompt_completion(traits: Collection[str]) -> dict[str, Any] | str:
+    return {
+        "type": {
+            "system_prompt": "",
+            "field_instruction": "prompt",
+            "field_output": "completion",
+            "format": "{instruction}",
+            "no_input_format": "{instruction}",
+        }
+    }
+
+
+def _llama_factory_prompt_completion(traits: Collection[str]) -> dict[str, Any] | str:
+    return {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}}
+
+
+PROMPT_COMPLETION = Format(
+    "prompt-completion",
+    _prompt_completion_convert,
+    _prompt_completion_columns,
+    _axolotl_prompt_completion,
+    _llama_factory_prompt_completion,
+)
+
+
+_SPEAKER = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
+
+NAMES_LEFT_OUT = "names and call ids of messages have no place in sharegpt"
+
+
+def _sharegpt_convert(instruction: Instruction) -> Converted:
+    turns, traits, remarks = [], set(), set()
+    for place, message in enumerate(instruction.messages):
+        if message.role == "system" and place:
+            raise UnfitError("a system text inside the conversation")
+        if message.name is not None or message.tool_call_id is not None:
+            remarks.add(NAMES_LEFT_OUT)
+        if message.tool_calls is None:
+            turns.append({"from": _SPEAKER[message.role], "value": message.content})
+            continue
+        traits.add("calls")
+        turns.append({"from": "function_call", "value": _sharegpt_calls(message, remarks)})
+    fields: dict[str, Any] = {"conversations": turns}
+    if instruction.tools is not None:
+        fields["tools"] = instruction.tools
+        traits.add("tools")
+    return Converted(fields, frozenset(traits), tuple(remarks))
+
+
+def _sharegpt_calls(message: Message, remarks: set[str]) -> str:
+    if message.content:
+        raise UnfitError("text beside a tool call")
+    assert message.tool_calls is not None
+    calls = calls_of(message.tool_calls)
+    if any(call["id"] is not None for call in calls):
+        remarks.add(NAMES_LEFT_OUT)
+    plain = [
+        {
+            "name": call["function"]["name"],
+            "arguments": _sharegpt_parsed(call["function"]["arguments"]),
+        }
+        for call in calls
+    ]
+    return canonical_json(plain[0] if len(plain) == 1 else plain)
+
+
+def _sharegpt_parsed(arguments: str) -> Any:
+    try:
+        return json.loads(arguments)
+    except ValueError:  # arguments that are no JSON stay the text they are
+        return arguments
+
+
+def _sharegpt_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+    turn = pa.struct([pa.field("from", pa.string()), pa.field("value", pa.string())])
+    columns: dict[str, pa.DataType] = {"conversations": pa.list_(turn)}
+    return columns | ({"tools": pa.string()} if "tools" in traits else {})
+
+
+def _axolotl_sharegpt(traits: Collection[str]) -> dict[str, Any] | str:
+    if traits:
+        return "axolotl reads tool calls in the messages format: export --format messages"
+    return {
+        "type": "chat_template",
+        "field_messages": "conversations",
+        "message_property_mappings": {"role": "from", "content": "value"},
+    }
+
+
+def _llama_factory_sharegpt(traits: Collection[str]) -> dict[str, Any] | str:
+    columns = {"messages": "conversations"} | ({"tools": "tools"} if "tools" in traits else {})
+    return {"formatting": "sharegpt", "columns": columns}
+
+
+def _sharegpt_roles(fields: Any) -> list[str]:
+    plain = {"human": "user", "observation": "user", "gpt": "assistant"}
+    plain["function_call"] = "assistant"
+    return [plain.get(turn["from"], "system") for turn in fields["conversations"]]
+
+
+SHAREGPT = Format(
+    "sharegpt",
+    _sharegpt_convert,
+    _sharegpt_columns,
+    _axolotl_sharegpt,
+    _llama_factory_sharegpt,
+    _sharegpt_roles,
+)

@@ -1,0 +1,233 @@
+"""The faces of a result whose rows are rows of the pool: frames, a dataset, text, a notebook's.
+
+What mixes `Faces` in names a store, the version of its pool, and a table of ids with what was found
+about them; a coreset is one, the scores of a pool are another.
+
+The text behind rows of the pool, in the order asked for, as trainers take it.
+
+A conversation here is what `export --format messages` writes: `role` and `content` of every turn,
+tool fields only where a turn has them, tool calls as OpenAI writes them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ..schemas.errors import UsageError
+from ..schemas.instruction import Instruction
+from .formats import MESSAGES, Converted, UnfitError
+
+if TYPE_CHECKING:
+    import datasets
+    import polars as pl
+
+    from ..store.store import Store
+
+
+_COLUMNS = ("id", "messages", "tools")
+
+
+def conversations(
+    store: Store, ids: Sequence[str], version: int, columns: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Each row's `messages`, its `tools` where it offers some, and further columns of the pool.
+
+    Rows are read a thousand at a time.
+
+    Raises:
+        UsageError: a row has a tool call without a name, or the pool has no such column.
+        StoreError: a row is not in that version.
+    """
+    for part in _parts(store, ids, version, columns):
+        for row in part.to_pylist():
+            yield _converted(row).fields | {name: row[name] for name in columns}
+
+
+def conversation_columns(store: Store, ids: Sequence[str], version: int) -> dict[str, pa.Array]:
+    """The columns `messages` and, where a row offers some, `tools`, of one type for all rows.
+
+    Read twice, so that never more than a thousand rows are Python objects at once.
+
+    Raises: as `conversations`.
+    """
+    traits = frozenset[str]()
+    for part in _parts(store, ids, version):
+        traits = traits.union(*(_converted(row).traits for row in part.to_pylist()))
+    types = MESSAGES.columns(traits)
+    chunks: dict[str, list[pa.Array]] = {name: [] for name in types}
+    for part in _parts(store, ids, version):
+        fields = [_converted(row).fields for row in part.to_pylist()]
+        for name, kind in types.items():
+            chunks[name].append(pa.array([each.get(name) for each in fields], kind))
+    return {name: pa.chunked_array(chunks[name], kind) for name, kind in types.items()}
+
+
+def check_columns(store: Store, columns: Sequence[str], version: int) -> None:
+    """Refuse columns that the pool does not have.
+
+    Raises:
+        UsageError: names those it has.
+    """
+    there = store.dataset("pool", version).schema.names
+    for name in columns:
+        if name not in there:
+            raise UsageError(f"the pool of {store.uri} has no column {name!r}: {', '.join(there)}")
+
+
+def _parts(
+    store: Store, ids: Sequence[str], version: int, columns: Sequence[str] = ()
+) -> Iterator[pa.Table]:
+    check_columns(store, columns, version)
+    return store.stream(ids, list(dict.fromkeys([*_COLUMNS, *columns])), version)
+
+
+def _converted(row: dict[str, Any]) -> Converted:
+    try:
+        return MESSAGES.convert(Instruction.from_row(row["messages"], row["tools"]))
+    except UnfitError as reason:
+        raise UsageError(f"row {row['id']}: {reason}") from reason
+
+
+ROWS_SHOWN = 10
+"""Rows of a result that a notebook shows."""
+
+TEXT_SHOWN = 200
+"""Characters of a turn that a notebook shows."""
+
+_STYLE = "max-width: 40em; text-align: left; vertical-align: top; white-space: pre-wrap"
+
+
+class Faces(ABC):
+    """Rows of a pool, best first, in every form one asks for them.
+
+    Attributes:
+        store: that holds their text.
+        pool_version: of the pool they were found in; text and columns are read at that version.
+    """
+
+    store: Store
+    pool_version: int
+
+    @abstractmethod
+    def table(self) -> pa.Table:
+        """A row for each, best first, with `id` and what was found about it."""
+
+    def to_arrow(self, *columns: str, text: bool = False) -> pa.Table:
+        """The rows as an Arrow table.
+
+        Args:
+            columns: further columns of the pool, such as `nll` or `response_tokens`.
+            text: with `messages`, and `tools` where a row offers some, as an export has them.
+
+        Raises:
+            UsageError: the pool has no such column, or a row has a tool call without a name.
+            StoreError: a row is not in the pool at that version.
+        """
+        found = self.table()
+        ids = found["id"].to_pylist()
+        if text:
+            for name, values in conversation_columns(self.store, ids, self.pool_version).items():
+                found = found.append_column(name, values)
+        wanted = [each for each in dict.fromkeys(columns) if each not in found.column_names]
+        if wanted:
+            check_columns(self.store, wanted, self.pool_version)
+            taken = self.store.take(ids, wanted, self.pool_version)
+            for name in wanted:
+                found = found.append_column(taken.schema.field(name), taken[name])
+        return found
+
+    def to_polars(self, *columns: str, text: bool = False) -> pl.DataFrame:
+        """The rows as a polars frame; arguments and errors as `to_arrow`."""
+        import polars as pl
+
+        frame = pl.from_arrow(self.to_arrow(*columns, text=text))
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def to_dataset(self, *columns: str, text: bool = True) -> datasets.Dataset:
+        """The rows as a Hugging Face `datasets.Dataset`, with their text unless told otherwise.
+
+        Arguments and errors as `to_arrow`, and:
+
+        Raises:
+            UsageError: the package `datasets` is not installed.
+        """
+        try:
+            import datasets
+        except ImportError as error:
+            raise UsageError(
+                "to_dataset needs the package datasets: pip install 'coresetdb[datasets]'. "
+                "to_arrow and to_polars work without it"
+            ) from error
+        return datasets.Dataset(self.to_arrow(*columns, text=text))
+
+    def rows(self, *columns: str) -> Iterator[dict[str, Any]]:
+        """Each row with its text, read in parts: the table's columns, `messages`, `tools`.
+
+        Args:
+            columns: further columns of the pool.
+
+        Raises: as `to_arrow`.
+        """
+        table = self.table()
+        there = {*table.column_names, "messages", "tools"}
+        wanted = [each for each in dict.fromkeys(columns) if each not in there]
+        ids = table["id"].to_pylist()
+        texts = conversations(self.store, ids, self.pool_version, wanted)
+        facts = (row for batch in table.to_batches(1000) for row in batch.to_pylist())
+        for fact, text in zip(facts, texts, strict=True):
+            yield fact | text
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        """The conversations, best first: lists of turns as `apply_chat_template` takes them."""
+        ids = self.table()["id"].to_pylist()
+        for each in conversations(self.store, ids, self.pool_version):
+            yield each["messages"]
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and the first rows with the beginning of their text."""
+        table = self.table()
+        first = table.slice(0, ROWS_SHOWN)
+        ids = first["id"].to_pylist()
+        texts = conversations(self.store, ids, self.pool_version)
+        names = [*first.column_names, "question", "answer"]
+        body = [
+            [*fact.values(), *_beginnings(text["messages"])]
+            for fact, text in zip(first.to_pylist(), texts, strict=True)
+        ]
+        lines = [
+            _line("th", names),
+            *(_line("td", [_shown(value) for value in row]) for row in body),
+        ]
+        more = table.num_rows - len(body)
+        rest = f"<p>... and {more:,} rows more</p>" if more else ""
+        return f"<pre>{escape(repr(self))}</pre><table>{''.join(lines)}</table>{rest}"
+
+
+def _beginnings(messages: list[dict[str, Any]]) -> tuple[str, str]:
+    """Of the last thing a user said before the last answer, and of that answer."""
+    answer = next(
+        (each["content"] for each in reversed(messages) if each["role"] == "assistant"), ""
+    )
+    asked = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "")
+    return _cut(asked), _cut(answer)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _line(tag: str, values: list[str]) -> str:
+    cells = "".join(f'<{tag} style="{_STYLE}">{escape(value)}</{tag}>' for value in values)
+    return f"<tr>{cells}</tr>"

@@ -1,0 +1,197 @@
+"""The best k of a stream, for many lists at once.
+
+Once a list is full, its k-th score is an edge: one comparison of a block with the edges leaves the
+few entries that may still enter, and those are settled when enough of them wait (an edge that is
+late only lets more through). Rows upon the edge are settled by id, the lower stays, so the result
+does not depend on how the stream was cut.
+
+Measured with 64 lists of 10,000 over 200,000 rows: several times cheaper than concatenating and
+taking `torch.topk`, and plain NumPy, whose comparison, partition and sort are vectorised.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...selectors.reductions import Lists, sifted_rows, waiting_entries
+
+if TYPE_CHECKING:
+    import torch
+
+
+class RunningTop:
+    """The `k` best rows of each of `lists` lists: score descending, then id ascending.
+
+    Every list sees the same rows with scores of its own. Each row carries its key and, if asked,
+    one more number (the query it belongs to, its mean).
+    """
+
+    def __init__(self, lists: int, k: int) -> None:
+        self.lists, self.k = lists, k
+        self._filled = 0
+        self._scores = np.empty((lists, 0), np.float32)  # (lists, k) from the first row on
+        self._carried: list[np.ndarray] = []  # (lists, k) each: high, low[, extra]
+        self._edges = np.empty((lists, 1), np.float32)
+        self._edge_highs = np.empty(lists, np.int64)  # upper half of the last id upon the edge
+        self._waiting = _Waiting(lists, waiting_entries(lists, k), lists * sifted_rows(lists))
+
+    def held_elements(self) -> int:
+        """Numbers held at this moment, kept and waiting."""
+        width = 1 + len(self._carried)
+        return self.lists * self._filled * width + len(self._waiting) * (1 + width)
+
+    def add(self, scores: torch.Tensor, keys: np.ndarray, extra: torch.Tensor | None = None):
+        """Take in a block: scores (lists, n) float32, keys (n, 2) int64, extra (n,)."""
+        if not self.k:
+            return
+        values = scores.numpy()
+        rows = [keys[:, 0], keys[:, 1]] + ([] if extra is None else [extra.numpy()])
+        if not self._carried:
+            self._scores = np.empty((self.lists, self.k), np.float32)
+            self._carried = [np.empty((self.lists, self.k), each.dtype) for each in rows]
+        start = self._fill(values, rows)
+        step = sifted_rows(self.lists)
+        for at in range(start, values.shape[1], step):
+            part = slice(at, at + step)
+            self._sift(values[:, part], [each[part] for each in rows])
+
+    def _fill(self, values: np.ndarray, rows: list[np.ndarray]) -> int:
+        """Keep rows as they come while there is room; how many were kept."""
+        count = min(self.k - self._filled, values.shape[1])
+        if count:
+            there = slice(self._filled, self._filled + count)
+            self._scores[:, there] = values[:, :count]
+            for kept, fresh in zip(self._carried, rows, strict=True):
+                kept[:, there] = fresh[:count]
+            self._filled += count
+            if self._filled == self.k:
+                for number in range(self.lists):
+                    self._find_edge(number, self._scores[number].min())
+        return count
+
+    def _find_edge(self, number: int, edge: np.float32) -> None:
+        self._edges[number] = edge
+        upon = self._scores[number] == edge
+        self._edge_highs[number] = self._carried[0][number, upon].max()
+
+    def _sift(self, values: np.ndarray, rows: list[np.ndarray]) -> None:
+        """Put those entries aside that may enter their list."""
+        places = np.flatnonzero(values >= self._edges)
+        lists, columns = np.divmod(places, values.shape[1])
+        scores = values[lists, columns]
+        may = scores > self._edges[lists, 0]
+        may |= rows[0][columns] <= self._edge_highs[lists]
+        lists, columns, scores = lists[may], columns[may], scores[may]
+        self._waiting.add(lists, scores, [each[columns] for each in rows])
+        if self._waiting.enough:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let every list choose anew among what it kept and what waits for it."""
+        for number, fresh_scores, fresh in self._waiting.by_list():
+            scores = np.concatenate([self._scores[number], fresh_scores])
+            out = len(fresh_scores)
+            edge = np.partition(scores, out)[out]  # the k-th best of k + out
+            stays = scores > edge
+            equal = np.flatnonzero(scores == edge)
+            room = self.k - int(np.count_nonzero(stays))
+            if room < len(equal):
+                high, low = (
+                    np.concatenate([kept[number], new])[equal]
+                    for kept, new in zip(self._carried[:2], fresh[:2], strict=True)
+                )
+                equal = equal[np.lexsort((low, high))[:room]]
+            stays[equal] = True
+            leaving = np.flatnonzero(~stays[: self.k])
+            entering = np.flatnonzero(stays[self.k :])
+            self._scores[number, leaving] = fresh_scores[entering]
+            for kept, new in zip(self._carried, fresh, strict=True):
+                kept[number, leaving] = new[entering]
+            self._find_edge(number, edge)
+
+    def lists_found(self) -> Lists:
+        """What was found, sorted; all lists have the same length."""
+        self._settle()
+        if not self._filled:
+            return Lists(
+                np.empty((self.lists, 0, 2), np.int64),
+                np.empty((self.lists, 0), np.float32),
+                np.empty((self.lists, 0), np.int64),
+            )
+        there = slice(0, self._filled)
+        scores = self._scores[:, there]
+        high, low, *extra = (carried[:, there] for carried in self._carried)
+        order = _best_first(scores, high, low)
+        keys = np.empty((*order.shape, 2), np.int64)
+        for half, words in enumerate((high, low)):
+            keys[..., half] = np.take_along_axis(words, order, 1)
+        return Lists(
+            keys,
+            np.take_along_axis(scores, order, 1),
+            np.take_along_axis(extra[0], order, 1) if extra else None,
+        )
+
+
+class _Waiting:
+    """Entries on their way into the lists, as they came.
+
+    Args:
+        lists: how many there are.
+        most: entries that are enough to settle them.
+        step: most entries that arrive at once.
+    """
+
+    def __init__(self, lists: int, most: int, step: int) -> None:
+        self._lists, self._most, self._capacity = lists, most, most + step
+        self._count = 0
+        self._numbers = np.empty(0, np.min_scalar_type(lists))
+        self._scores = np.empty(0, np.float32)
+        self._rows: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def enough(self) -> bool:
+        """Whether it is time to settle them."""
+        return self._count >= self._most
+
+    def add(self, lists: np.ndarray, scores: np.ndarray, rows: list[np.ndarray]) -> None:
+        if not self._rows:
+            self._numbers = np.empty(self._capacity, self._numbers.dtype)
+            self._scores = np.empty(self._capacity, np.float32)
+            self._rows = [np.empty(self._capacity, each.dtype) for each in rows]
+        there = slice(self._count, self._count + len(lists))
+        self._numbers[there], self._scores[there] = lists, scores
+        for held, fresh in zip(self._rows, rows, strict=True):
+            held[there] = fresh
+        self._count += len(lists)
+
+    def by_list(self):
+        """List number, scores and carried numbers of every list something waits for; all leave."""
+        numbers = self._numbers[: self._count]
+        order = np.argsort(numbers, kind="stable")
+        counts = np.bincount(numbers, minlength=self._lists)
+        ends = np.cumsum(counts)
+        self._count = 0
+        for number in np.flatnonzero(counts).tolist():
+            own = order[ends[number] - counts[number] : ends[number]]
+            yield number, self._scores[own], [held[own] for held in self._rows]
+
+
+def _best_first(scores: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    """The order of every list: score descending, then id ascending; all (lists, n)."""
+    order = np.argsort(-scores, axis=1)
+    ranked = np.take_along_axis(scores, order, 1)
+    same = ranked[:, 1:] == ranked[:, :-1]
+    if same.any():  # a quick sort leaves equal scores in any order
+        tied = np.zeros(scores.shape, bool)
+        tied[:, 1:] = same
+        tied[:, :-1] |= same
+        lists, places = np.nonzero(tied)
+        rows = order[lists, places]
+        by_id = np.lexsort((low[lists, rows], high[lists, rows], -scores[lists, rows], lists))
+        order[lists, places] = rows[by_id]
+    return order

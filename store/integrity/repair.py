@@ -1,0 +1,355 @@
+"""Bringing a damaged store back: step over torn manifests, take damaged rows out, fetch them again.
+
+Nothing is dropped in silence: every step is an action in the result, and what cannot be brought
+back is named with what to type. Old versions are left as they are; a damaged file stays on the disk
+as long as one of them names it. What is taken out is written down first (`owed`), and struck off
+only once it is back.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from ...schemas.recipe import Recipe
+from ...schemas.tables import POOL, RECIPES, TABLES
+from .. import catalog, layout
+from ..checksums import Checksums, members, read_journal
+from ..commits import committed
+from ..place import Place
+from .report import PATH as OWED_PATH
+from .report import Damage, LostRow, Owed, Repair, ids_of, write_owed
+from .verify import WAIT_SECONDS, State, inspect, reach, verify
+
+if TYPE_CHECKING:
+    from ..store import Store
+
+
+Reingest = Callable[[list[LostRow]], dict[str, str]]
+"""Makes lost rows anew; gives back the files it could not read (or not wholly), and why."""
+
+Check = Callable[[dict[str, Any], list[Recipe]], None]
+"""Told the store's configuration and recipes before rows are taken out; raises where they could
+not be made again."""
+
+_TAGGED = ("pool", "targets")
+"""Where coresets keep the versions they were made from."""
+
+_ADVICE = {
+    "targets": "examples of targets are lost; type `coresetdb target add {uri} NAME FILE` again "
+    "for those that `coresetdb target list {uri}` shows short",
+    "scores": "scores are lost; compute them again where you need them",
+    "coresets": "coresets are lost; type `coresetdb select {uri} ...` again",
+    "coreset_rows": "members of coresets are lost; type `coresetdb select {uri} ...` again",
+    "artifacts": "fitted artifacts are lost: features that depend on them can be compared, but "
+    "not extended; type `coresetdb init` for a new store to fit them again",
+    "runs": "the history of some ingestions is lost; the rows they brought are not",
+}
+
+
+def repair(
+    store: str | Store,
+    reingest: Reingest | None = None,
+    storage_options: dict[str, str] | None = None,
+    check: Check | None = None,
+) -> Repair:
+    """Make the newest version of every table sound again.
+
+    A damaged newest manifest is removed, so the version before it counts. Damaged fragments are
+    taken out of the newest version. `reingest` is then handed the lost rows, and those that were
+    seen but never reached the pool (after the lock is let go, so that it may write): it reads the
+    text again from its source and makes the features anew. What is not back afterwards, whatever
+    the reason, is still lost to the next `verify`.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreBusyError: another process is writing.
+        CoresetDBError: what `check` raised; nothing was changed then.
+    """
+    place, lock = reach(store, storage_options)
+    with lock.held(shared=False, wait=0.0):
+        found, states = inspect(place, full=True)
+        done = Repair(found)
+        if states["pool"].version is None:
+            done.unrepaired.append(
+                "pool: no version of it opens; restore the folder pool.lance from a copy, or make "
+                "a new store and ingest again"
+            )
+            return done
+        pool = states["pool"]
+        if check is not None and (found.lost_ids or found.unnamed_rows or found.pending):
+            check(*_made_by(place, pool))
+        held = sum(pool.rows[number] for number in pool.sound_fragments)
+        named = len(found.lost_ids)
+        owed = Owed(found.lost, found.unnamed_rows, held + named + found.unnamed_rows)
+        if found.damages:
+            write_owed(place, owed)
+            _mend(place, states, done)
+    if owed or found.pending:
+        _fetch(place, done, owed, reingest)
+        with lock.held(shared=True, wait=WAIT_SECONDS):
+            _settle(place, done, owed)
+    for table, hurt in _hurt(found.damages).items():
+        rows = sum(damage.rows for damage in hurt)
+        keys = [key for damage in hurt for key in damage.keys]
+        last = any((damage.version or 0) > 1 for damage in hurt)  # version 1 is the empty table
+        if table in _ADVICE and (rows or last):
+            named = f" ({', '.join(keys[:20])})" if keys else ""
+            count = f"{rows} rows{named}" if rows else "what the last commits brought"
+            advice = _ADVICE[table].format(uri=place.typed)
+            done.unrepaired.append(f"{table}: {count}: {advice}")
+    done.after = verify(store, full=True, storage_options=storage_options)
+    return done
+
+
+def _hurt(damages: list[Damage]) -> dict[str, list[Damage]]:
+    tables: dict[str, list[Damage]] = {}
+    for damage in damages:
+        if damage.newest and damage.what in ("manifest", "data", "deletions"):
+            tables.setdefault(damage.table, []).append(damage)
+    return tables
+
+
+def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
+    """Everything that takes the store for oneself."""
+    gone = []
+    for damage in done.found.damages:
+        if damage.what == "manifest":
+            gone += _remove_manifest(place, damage, done)
+        elif damage.path == OWED_PATH:
+            done.actions.append("wrote the damaged list of lost rows anew")
+        elif damage.what in ("checksums", "tag"):
+            place.delete(damage.path)
+            done.actions.append(f"removed the damaged {damage.what} {damage.path}")
+    for table in _TAGGED:
+        _drop_tags(place, states[table], done)
+    _mend_files_table(place, states["files"], done)
+    checksums = Checksums(place)
+    checksums.forget(gone)
+    for table, state in states.items():
+        if table in ("files", "pool") or state.version is not None:
+            continue
+        _make_anew(place, table, checksums)
+        done.actions.append(f"{table}: no version opened; made it anew, empty")
+    for table, state in states.items():
+        if table != "files" and state.version is not None and state.broken_fragments:
+            _take_out(place, state, checksums)
+            rows = sum(state.rows[number] for number in state.broken_fragments)
+            done.actions.append(f"{table}: took {rows} rows in damaged files out")
+    _drop_indices(place, done, checksums)
+    if any(damage.table == "recipes" for damage in done.found.damages):
+        _restore_recipes(place, done, checksums)
+    checksums.fold()
+    place.sync(checksums.unsynced)
+
+
+def _remove_manifest(place: Place, damage: Damage, done: Repair) -> list[str]:
+    if damage.version is None:
+        return []
+    place.delete(damage.path)
+    back = "the version before it counts again" if damage.newest else "it cannot be opened any more"
+    done.actions.append(
+        f"{damage.table}: removed the damaged manifest of version {damage.version}; {back}"
+    )
+    return [damage.path]
+
+
+def _drop_tags(place: Place, state: State, done: Repair) -> None:
+    if state.version is None:
+        return
+    removed = {
+        damage.version
+        for damage in state.damages
+        if damage.what == "manifest" and damage.version is not None
+    }
+    tags = _open(place, state.table).tags
+    for name, tag in tags.list().items():
+        if tag["version"] in removed:
+            tags.delete(name)
+            done.actions.append(
+                f"{state.table}: tag {name} stood for version {tag['version']}, which is gone; "
+                "removed it. Its coreset keeps its rows but cannot be replayed at its version"
+            )
+
+
+def _mend_files_table(place: Place, files: State, done: Repair) -> None:
+    """The table of checksums: what it still says is kept, or it is made anew and says so."""
+    checksums = Checksums(place)
+    if files.version is None or files.broken_fragments:
+        checksums.unseal()
+        _make_anew(place, "files", checksums)
+        journal, _ = read_journal(place)
+        noted = {note.path for notes in journal.values() for note in notes}
+        for table in TABLES:
+            if table != "files" and _opens(place, table):
+                every = members(table, _open(place, table), since=0)
+                bare = {path: version for path, version in every.items() if path not in noted}
+                checksums.note(table, bare, late=True)
+        checksums.fold()
+        done.actions.append(
+            "files: the checksums were damaged; noted all files anew as they stand, unproven"
+        )
+    checksums.seal()
+
+
+def _make_anew(place: Place, table: str, checksums: Checksums) -> None:
+    import lance
+
+    features = []
+    if table == "targets":
+        pool = _open(place, "pool").schema
+        features = [pool.field(name) for name in pool.names if name not in POOL.names]
+    schema = pa.schema([*TABLES[table], *features], metadata={layout.TABLE_KEY: table})
+    lance.write_dataset(
+        schema.empty_table(),
+        place.table_uri(table),
+        mode="overwrite" if _opens(place, table) else "create",
+        storage_options=place.options,
+        enable_stable_row_ids=True,
+    )
+    if table == "files":
+        checksums.seal()
+    else:
+        checksums.note(table, members(table, _open(place, table)))
+
+
+def _take_out(place: Place, state: State, checksums: Checksums) -> None:
+    import lance
+
+    before = _open(place, state.table)
+    operation = lance.LanceOperation.Delete([], state.broken_fragments, "damaged files")
+    after = lance.LanceDataset.commit(
+        before.uri, operation, read_version=before.version, storage_options=place.options
+    )
+    checksums.note(state.table, members(state.table, after, since=before.version))
+
+
+def _drop_indices(place: Place, done: Repair, checksums: Checksums) -> None:
+    for damage in done.found.damages:
+        if damage.what != "index" or not _opens(place, damage.table):
+            continue
+        dataset = _open(place, damage.table)
+        for index in dataset.list_indices():
+            if str(index["uuid"]) in damage.path:
+                before = dataset.version
+                dataset.drop_index(index["name"])
+                newest = _open(place, damage.table)
+                checksums.note(damage.table, members(damage.table, newest, since=before))
+                done.actions.append(f"{damage.table}: dropped the damaged index {index['name']}")
+
+
+def _restore_recipes(place: Place, done: Repair, checksums: Checksums) -> None:
+    pool = _open(place, "pool")
+    rows = catalog.recipes_in(pool.schema.metadata or {})
+    if not rows:
+        return
+
+    def insert() -> None:
+        table = _open(place, "recipes")
+        before = table.version
+        merge = table.merge_insert("fingerprint").when_not_matched_insert_all()
+        merge.execute(pa.Table.from_pylist(rows, schema=RECIPES))
+        newest = _open(place, "recipes")
+        checksums.note("recipes", members("recipes", newest, since=before))
+
+    committed("restoring recipes", insert)
+    done.actions.append(f"recipes: restored {len(rows)} from their copies in the pool")
+
+
+def _made_by(place: Place, pool: State) -> tuple[dict[str, Any], list[Recipe]]:
+    """Configuration and recipes, as the newest version of the pool that opens has them."""
+    import lance
+
+    newest = lance.dataset(
+        place.table_uri("pool"), version=pool.version, storage_options=place.options
+    )
+    facts = newest.schema.metadata or {}
+    config = json.loads(facts[layout.CONFIG_KEY.encode()])
+    return config, [catalog.as_recipe(row) for row in catalog.recipes_in(facts)]
+
+
+def _fetch(place: Place, done: Repair, owed: Owed, reingest: Reingest | None) -> None:
+    """Have lost rows read again, and see which are back."""
+    wanted = [*owed.rows, *done.found.pending]
+    if reingest is not None and wanted:
+        done.unread, done.reread = reingest(wanted), True
+    pool = _pool_ids(place)
+    ids = ids_of(wanted)
+    done.restored = [row for row in ids if row in pool]
+    lost, pending = done.found.lost_ids, done.found.pending_ids
+    _name_missing(place, done, "rows are not back", [row for row in lost if row not in pool])
+    _name_missing(
+        place,
+        done,
+        "rows that were seen, but never reached the pool, could not be read again",
+        [row for row in pending if row not in pool],
+    )
+
+
+def _name_missing(place: Place, done: Repair, what: str, missing: list[str]) -> None:
+    if not missing:
+        return
+    gone = set(missing)
+    files = {row.file: None for row in (*done.found.lost, *done.found.pending) if row.id in gone}
+    why = "; ".join(f"{file}: {done.unread[file]}" for file in files if file in done.unread)
+    some = ", ".join(missing[:20])
+    done.unrepaired.append(
+        f"pool: {len(missing)} {what} ({some}); {why + '; ' if why else ''}"
+        + _again(place, list(files))
+    )
+
+
+def _settle(place: Place, done: Repair, owed: Owed) -> None:
+    """Strike off what is back; the rest stays owed."""
+    pool = _pool_ids(place)
+    missing = [row for row in done.found.lost_ids if row not in pool]
+    short = owed.short(len(pool), len(missing))
+    files = sorted({row.file for row in owed.rows})
+    if short:
+        done.unrepaired.append(
+            f"pool: {short} more rows are lost whose source is not known; {_again(place, files)}"
+        )
+    gone, left = set(missing), []
+    for row in owed.rows:
+        if row.id in gone:
+            left.append(row)
+        elif not row.id and (not done.reread or row.file in done.unread):
+            left.append(row)
+            why = done.unread.get(row.file, "nobody read it again")
+            done.unrepaired.append(
+                f"sources, rejects: what stood in {row.file} ({row.corpus}) is not listed any "
+                f"more: {why}; {_again(place, [row.file])}"
+            )
+    rest = Owed(left, short, owed.expected)
+    write_owed(place, rest)
+    if rest:
+        done.unrepaired.append(
+            f"this loss stays noted in {place.uri}/{OWED_PATH} until it is made good; "
+            "to live with it, delete that file"
+        )
+
+
+def _again(place: Place, files: list[str]) -> str:
+    return f"type `coresetdb ingest {place.typed} {shlex.join(files[:5]) or 'FILE'}`"
+
+
+def _pool_ids(place: Place) -> set[str]:
+    return set(_open(place, "pool").to_table(columns=["id"])["id"].to_pylist())
+
+
+def _opens(place: Place, table: str) -> bool:
+    try:
+        _open(place, table)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _open(place: Place, table: str) -> Any:
+    import lance
+
+    return lance.dataset(place.table_uri(table), storage_options=place.options)

@@ -1,0 +1,282 @@
+"""What `verify` found and `repair` did, as data and as lines for a person.
+
+What damage took and nobody has brought back yet, kept in one small file until it is.
+
+Repair takes damaged rows out of the newest version before they are made again. From there on no
+table shows the loss: whatever happens in between (a kill, a source that is gone), this file does.
+It carries a digest of itself. Deleting it is how an owner accepts the loss.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from shlex import quote
+from typing import Any
+
+from ...schemas.canonical import digest_of
+from ..place import Place
+
+_NAMED = 20  # ids written out in `lines`; the report itself holds all
+
+
+@dataclass(frozen=True, slots=True)
+class LostRow:
+    """One place a lost row can be read again from.
+
+    An id seen in several places comes once for each. `line` 0 and an empty id: the list of what
+    stood in this file is lost, the whole file has to be read again.
+
+    Attributes:
+        run: that read the place; it knows how (None where that is not known).
+        unnamed: of a whole file: rows of the pool may be lost whose ids no list names.
+    """
+
+    id: str
+    corpus: str
+    file: str
+    line: int
+    run: str | None = None
+    unnamed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One file that is not what was written.
+
+    Attributes:
+        path: relative to the store.
+        kind: "missing", "size", "bytes", or "unreadable" (no checksum was ever noted, and a
+            process of its own could not read it).
+        what: "manifest", "data", "deletions", "index", "tag", "checksums" or "list of lost rows".
+        version: of a manifest.
+        fragment: of data and deletions.
+        rows: how many rows of the newest version stand in it.
+        keys: of those rows, as far as the file still told them (not for the pool: see
+            `Report.lost`).
+        newest: whether the newest version needs it; else only older versions do.
+        tags: tagged versions that need it.
+    """
+
+    table: str
+    path: str
+    kind: str
+    what: str
+    detail: str
+    version: int | None = None
+    fragment: int | None = None
+    rows: int = 0
+    keys: tuple[str, ...] = ()
+    newest: bool = True
+    tags: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = "" if self.newest else " (only old versions need it)"
+        if self.tags:
+            where = f" (tagged versions need it: {', '.join(self.tags)})"
+        rows = f", {self.rows} rows" if self.rows else ""
+        return f"{self.table}: {self.what} {self.path}: {self.detail}{rows}{where}"
+
+
+@dataclass
+class Report:
+    """The state of a store. `ok` speaks of the newest version of every table.
+
+    Attributes:
+        checked_files, checked_bytes: files held against what was noted of them: manifests of all
+            versions, files of the newest ones and of tagged ones; in full every file there is.
+        lost: what damage took and nobody has brought back yet, now or before an earlier repair.
+        unnamed_rows: rows of the pool among them that no list of sources names.
+        pending: places of rows that were seen but are not in the pool: an ingestion runs right
+            now or was interrupted. No damage; looked for in full only.
+    """
+
+    uri: str
+    full: bool
+    versions: dict[str, int] = field(default_factory=dict)
+    checked_files: int = 0
+    checked_bytes: int = 0
+    damages: list[Damage] = field(default_factory=list)
+    lost: list[LostRow] = field(default_factory=list)
+    unnamed_rows: int = 0
+    pending: list[LostRow] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    orphans: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the newest versions are what was written, and nothing is lost from them."""
+        return not (self._damaged or self.lost or self.unnamed_rows)
+
+    @property
+    def _damaged(self) -> bool:
+        return any(damage.newest for damage in self.damages)
+
+    @property
+    def lost_ids(self) -> list[str]:
+        """Ids of the pool rows that damage took, each once."""
+        return ids_of(self.lost)
+
+    @property
+    def pending_ids(self) -> list[str]:
+        """Ids that were seen but are not in the pool, each once."""
+        return ids_of(self.pending)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"ok": self.ok, **asdict(self)}
+
+    def lines(self) -> list[str]:
+        """For a person, one fact a line."""
+        depth = "contents" if self.full else "sizes and manifests"
+        told = [str(damage) for damage in self.damages]
+        if ids := self.lost_ids:
+            told.append(f"pool: {len(ids)} rows are lost: {_some(ids)}")
+            named = [row for row in self.lost if row.id]
+            told += [
+                f"  {row.id} from {row.corpus} {row.file}:{row.line}" for row in named[:_NAMED]
+            ]
+        if self.unnamed_rows:
+            told.append(f"pool: {self.unnamed_rows} rows are lost that no healthy list names")
+        told += [
+            f"{row.file} ({row.corpus}): the list of what stood in it is lost; it has to be read "
+            "again as a whole"
+            for row in self.lost
+            if not row.id
+        ]
+        if ids := self.pending_ids:
+            told.append(
+                f"{len(ids)} rows were seen but are not in the pool (an ingestion runs or was "
+                f"interrupted): ingest again, or `coresetdb verify {quote(self.uri)} --repair`"
+            )
+        if self.late:
+            told.append(
+                f"{len(self.late)} files had no checksum (their run died before noting it) and "
+                "were noted as they stand"
+            )
+        if self.orphans:
+            told.append(
+                f"{len(self.orphans)} files of killed runs, {sum(self.orphans.values()):,} bytes, "
+                "belong to no version; `coresetdb compact` removes them"
+            )
+        told += self.notes
+        state = "sound" if self.ok else "DAMAGED" if self._damaged else "ROWS ARE MISSING"
+        told.append(
+            f"{self.uri}: {state} ({depth} of {self.checked_files:,} files checked, "
+            f"{self.checked_bytes:,} bytes)"
+        )
+        return told
+
+
+@dataclass
+class Repair:
+    """What repair did: what it found, did, brought back, and had to leave.
+
+    Attributes:
+        reread: whether sources were asked for lost rows at all.
+        unread: files that could not be read again, or not wholly, and why.
+    """
+
+    found: Report
+    actions: list[str] = field(default_factory=list)
+    restored: list[str] = field(default_factory=list)
+    reread: bool = False
+    unread: dict[str, str] = field(default_factory=dict)
+    unrepaired: list[str] = field(default_factory=list)
+    after: Report | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the newest versions are sound again and nothing is missing from them."""
+        return not self.unrepaired and self.after is not None and self.after.ok
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "ok": self.ok,
+            "found": self.found.as_dict(),
+            "actions": self.actions,
+            "restored": self.restored,
+            "unread": self.unread,
+            "unrepaired": self.unrepaired,
+            "after": self.after.as_dict() if self.after else None,
+        }
+
+    def lines(self) -> list[str]:
+        """For a person, one fact a line."""
+        told = [*self.found.lines(), *self.actions]
+        if self.restored:
+            told.append(f"{len(self.restored)} rows are back: {_some(self.restored)}")
+        told += [f"NOT repaired: {line}" for line in self.unrepaired]
+        if self.after and (last := self.after.lines()[-1]) not in told:
+            told.append(last)
+        return told
+
+
+def ids_of(rows: Sequence[LostRow]) -> list[str]:
+    """The ids among places, each once, in their order."""
+    return list(dict.fromkeys(row.id for row in rows if row.id))
+
+
+def _some(ids: Sequence[str]) -> str:
+    rest = len(ids) - _NAMED
+    return ", ".join(ids[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+
+
+PATH = "_lost.json"
+
+
+@dataclass(frozen=True)
+class Owed:
+    """Rows to be brought back.
+
+    Attributes:
+        rows: places they, or the lists of places, can be read again from.
+        unnamed: how many rows of the pool are lost that no place names.
+        expected: rows of the pool once all are back.
+        torn: the file is there, but is not what was written.
+    """
+
+    rows: Sequence[LostRow] = ()
+    unnamed: int = 0
+    expected: int = 0
+    torn: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.rows or self.unnamed or self.torn)
+
+    def short(self, rows: int, missing: int) -> int:
+        """Unnamed rows still lost, of a pool that has `rows` and lacks `missing` named ones."""
+        return min(self.unnamed, max(0, self.expected - rows - missing))
+
+
+def read_owed(place: Place) -> Owed:
+    """What is owed at `place`."""
+    try:
+        content = json.loads(place.read(PATH))
+        facts = content["owed"]
+        if content["digest"] != digest_of(facts):
+            raise ValueError("digest differs")
+        rows = [LostRow(**row) for row in facts["rows"]]
+        return Owed(rows, facts["unnamed"], facts["expected"])
+    except FileNotFoundError:
+        return Owed()
+    except (ValueError, KeyError, TypeError):
+        return Owed(torn=True)
+
+
+def write_owed(place: Place, owed: Owed) -> None:
+    """Keep what is owed, on disk; nothing owed leaves no file."""
+    if not owed:
+        place.delete(PATH)
+        return
+    facts = {
+        "rows": [asdict(row) for row in owed.rows],
+        "unnamed": owed.unnamed,
+        "expected": owed.expected,
+    }
+    text = json.dumps({"owed": facts, "digest": digest_of(facts)}, ensure_ascii=False)
+    place.write(PATH, text.encode())
+    place.sync([PATH])

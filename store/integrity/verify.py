@@ -1,0 +1,481 @@
+"""Is a store what was written? Sizes and manifests in under a second, or every byte.
+
+No byte of a table is read by Lance in this process before its checksum was compared; what carries
+no checksum is first read to the end in a process of its own.
+
+Comparing the files of one table with their notes.
+
+Manifests are always hashed, and only sound ones are opened in this process. From the newest sound
+manifest follow the files the table needs; they are compared by size, or by hash when asked.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ...schemas.tables import TABLES
+from .. import layout
+from ..checksums import Checksums, FileNote, by_path, manifest_versions, read_journal
+from ..locks import StoreLock
+from ..place import Place, place_at
+from ..rows import key_column
+from .isolated import Reader
+from .report import PATH as OWED_PATH
+from .report import Damage, LostRow, Owed, Report, read_owed
+
+if TYPE_CHECKING:
+    from ..store import Store
+
+
+@dataclass
+class State:
+    """One table: the newest version that opens, what it is made of, and what is wrong."""
+
+    table: str
+    version: int | None = None
+    damages: list[Damage] = field(default_factory=list)
+    files: dict[str, int] = field(default_factory=dict)  # needed by the newest version -> bytes
+    checked: dict[str, int] = field(default_factory=dict)  # compared with its note -> bytes
+    unnoted: dict[str, int] = field(default_factory=dict)  # path -> version
+    orphans: dict[str, int] = field(default_factory=dict)
+    sound_fragments: list[int] = field(default_factory=list)
+    rows: dict[int, int] = field(default_factory=dict)  # rows of each fragment
+    fragment_of: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def broken_fragments(self) -> list[int]:
+        """Fragments of the newest version with a damaged file."""
+        return [number for number in self.rows if number not in self.sound_fragments]
+
+
+@dataclass(frozen=True)
+class _Need:
+    """A file a version needs."""
+
+    path: str
+    what: str
+    fragment: int
+    size: int | None
+    rows: int
+
+
+def examine(
+    place: Place, reader: Reader, table: str, notes: Mapping[str, FileNote], *, full: bool
+) -> State:
+    """Check one table against its notes (path -> note); `reader` opens what has none."""
+    state = State(table)
+    sizes = place.sizes(f"{table}.lance")
+    manifests = manifest_versions(table, sizes)
+    bad = _bad_manifests(place, reader, state, manifests, sizes, notes)
+    sound = [version for version in manifests if version not in bad]
+    if not sound:
+        return state
+    state.version = max(sound)
+    state.damages += [replace(d, newest=d.version > max(sound)) for d in bad.values()]  # type: ignore[operator]
+    dataset = _open(place, table, state.version)
+    needs = _needs(table, dataset)
+    state.rows = {need.fragment: need.rows for need in needs}
+    state.fragment_of = {need.path: need.fragment for need in needs}
+    broken = _check(place, state, needs, sizes, notes, full, newest=True)
+    state.sound_fragments = [number for number in state.rows if number not in broken]
+    state.unnoted |= {need.path: state.version for need in needs if need.path not in notes}
+    _check_older(place, state, manifests, bad, sizes, notes, full)
+    needed = {need.path for need in needs} | {manifests[version] for version in manifests}
+    state.orphans = {
+        path: size
+        for path, size in sizes.items()
+        if path not in notes
+        and path not in needed
+        and path.split("/")[1] in ("data", "_deletions", "_indices")
+    }
+    return state
+
+
+def _bad_manifests(
+    place: Place,
+    reader: Reader,
+    state: State,
+    manifests: Mapping[int, str],
+    sizes: Mapping[str, int],
+    notes: Mapping[str, FileNote],
+) -> dict[int, Damage]:
+    table = state.table
+    noted = manifest_versions(table, notes)
+    bad = {}
+    unnoted = sorted(version for version, path in manifests.items() if path not in notes)
+    closed = reader.unopenable(table, unnoted)
+    for version, path in sorted(manifests.items()):
+        problem: tuple[str, str] | None = None
+        if path in notes:
+            problem = _compare(place, state, notes[path], sizes[path], full=True)
+        elif version in closed:
+            problem = ("unreadable", closed[version])
+        else:
+            state.unnoted[path] = version
+        if problem:
+            bad[version] = Damage(table, path, problem[0], "manifest", problem[1], version)
+    for version, path in noted.items():
+        if version not in manifests:
+            detail = f"version {version} was committed, its manifest is gone"
+            bad[version] = Damage(table, path, "missing", "manifest", detail, version)
+    if not set(manifests) - set(bad):
+        detail = "no version of this table opens"
+        bad.setdefault(0, Damage(table, f"{table}.lance", "missing", "manifest", detail))
+        state.damages += list(bad.values())
+    return bad
+
+
+def _check(
+    place: Place,
+    state: State,
+    needs: list[_Need],
+    sizes: Mapping[str, int],
+    notes: Mapping[str, FileNote],
+    full: bool,
+    newest: bool,
+    tags: tuple[str, ...] = (),
+) -> set[int]:
+    broken = set()
+    for need in needs:
+        note = notes.get(need.path)
+        if newest:
+            state.files[need.path] = sizes.get(need.path, 0)
+        problem: tuple[str, str] | None
+        if need.path not in sizes:
+            problem = ("missing", "the file is gone")
+        elif note is not None:
+            problem = _compare(place, state, note, sizes[need.path], full)
+        elif need.size is not None and need.size != sizes[need.path]:
+            problem = ("size", f"{sizes[need.path]} bytes, written were {need.size}")
+        else:
+            problem = None
+        if problem:
+            broken.add(need.fragment)
+            state.damages.append(
+                Damage(
+                    state.table,
+                    need.path,
+                    problem[0],
+                    need.what,
+                    problem[1],
+                    fragment=need.fragment,
+                    rows=need.rows if newest else 0,
+                    newest=newest,
+                    tags=tags,
+                )
+            )
+    return broken
+
+
+def _check_older(
+    place: Place,
+    state: State,
+    manifests: Mapping[int, str],
+    bad: Mapping[int, Damage],
+    sizes: Mapping[str, int],
+    notes: Mapping[str, FileNote],
+    full: bool,
+) -> None:
+    """What only older versions need: files of tagged ones, and in full whatever is noted."""
+    tags = _tags(place, state, sizes)
+    state.damages = [
+        replace(d, tags=tuple(tags.get(d.version or 0, ()))) if d.what == "manifest" else d
+        for d in state.damages
+    ]
+    for version, names in sorted(tags.items()):
+        if version in bad or version not in manifests:
+            continue
+        older = _needs(state.table, _open(place, state.table, version))
+        known = {damage.path: damage for damage in state.damages}
+        again = [need for need in older if need.path in known]
+        for need in again:
+            damage = known[need.path]
+            at = state.damages.index(damage)
+            state.damages[at] = replace(damage, tags=(*damage.tags, *names))
+        fresh = [need for need in older if need.path not in known and need.path not in state.files]
+        _check(place, state, fresh, sizes, notes, full, newest=False, tags=tuple(names))
+    if not full:
+        return
+    told = {damage.path for damage in state.damages} | set(state.files)
+    for path, note in notes.items():
+        if note.table != state.table or path in told or path.endswith(".manifest"):
+            continue
+        problem = ("missing", "the file is gone")
+        if path in sizes:
+            problem = _compare(place, state, note, sizes[path], full=True)
+        if problem:
+            state.damages.append(
+                Damage(state.table, path, problem[0], _what(path), problem[1], newest=False)
+            )
+
+
+def _tags(place: Place, state: State, sizes: Mapping[str, int]) -> dict[int, list[str]]:
+    """Version -> names that stand for it; a tag that is no JSON is a damage."""
+    tags: dict[int, list[str]] = {}
+    for path in sizes:
+        if path.startswith(f"{state.table}.lance/_refs/tags/") and path.endswith(".json"):
+            try:
+                version = json.loads(place.read(path))["version"]
+            except (ValueError, KeyError, TypeError):
+                detail = "the tag does not say its version"
+                state.damages.append(Damage(state.table, path, "bytes", "tag", detail))
+                continue
+            name = path.rsplit("/", 1)[1].removesuffix(".json")
+            tags.setdefault(version, []).append(name)
+    return tags
+
+
+def _compare(
+    place: Place, state: State, note: FileNote, size: int, full: bool
+) -> tuple[str, str] | None:
+    state.checked[note.path] = size
+    if size != note.size:
+        return "size", f"{size} bytes, written were {note.size}"
+    if full and place.checksum(note.path)[1] != note.xxh3:
+        return "bytes", "its bytes are not those that were written"
+    return None
+
+
+def _needs(table: str, dataset: Any) -> list[_Need]:
+    needs = []
+    for part in dataset.get_fragments():
+        meta, number = part.metadata, part.fragment_id
+        for file in meta.files:
+            path = f"{table}.lance/data/{file.path}"
+            needs.append(_Need(path, "data", number, file.file_size_bytes, meta.num_rows))
+        deletions = part.deletion_file()
+        if deletions:
+            path = f"{table}.lance/{deletions}"
+            needs.append(_Need(path, "deletions", number, None, meta.num_rows))
+    return needs
+
+
+def _what(path: str) -> str:
+    return {"_indices": "index", "_deletions": "deletions"}.get(path.split("/")[1], "data")
+
+
+def _open(place: Place, table: str, version: int) -> Any:
+    import lance
+
+    return lance.dataset(place.table_uri(table), version=version, storage_options=place.options)
+
+
+def read_sound(place: Place, state: State, columns: list[str]) -> pa.Table:
+    """Columns of the rows in sound fragments of the newest version that opens."""
+    assert state.version is not None
+    dataset = _open(place, state.table, state.version)
+    parts = [part for part in dataset.get_fragments() if part.fragment_id in state.sound_fragments]
+    if not parts:
+        return dataset.schema.empty_table().select(columns)
+    return dataset.scanner(columns=columns, fragments=parts).to_table()
+
+
+WAIT_SECONDS = 600.0
+_SETTLE_SECONDS = 0.5
+_PLACES = ["id", "corpus", "file", "line", "run"]
+
+
+def verify(
+    store: str | Store, full: bool = False, storage_options: dict[str, str] | None = None
+) -> Report:
+    """Compare the files of a store with what was noted when they were written.
+
+    Plain: sizes of all files, hashes of manifests. Full: hashes of everything, and whether every
+    row that was seen is in the pool. Files without a note (their run died before noting it) are
+    read in a process of their own, then noted as they stand and reported.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreBusyError: maintenance kept the store for ten minutes.
+    """
+    place, lock = reach(store, storage_options)
+    with lock.held(shared=True, wait=WAIT_SECONDS):
+        return inspect(place, full)[0]
+
+
+def reach(store: str | Store, storage_options: dict[str, str] | None) -> tuple[Place, StoreLock]:
+    """Place and lock of a store that may not open.
+
+    Raises:
+        StoreNotFoundError: there is none.
+    """
+    if not isinstance(store, str):
+        return store.place, store.locking
+    place = place_at(store, storage_options)
+    layout.require_pool(place)
+    return place, StoreLock(place)
+
+
+def inspect(place: Place, full: bool) -> tuple[Report, dict[str, State]]:
+    """The report and what it was drawn from; the caller holds the lock."""
+    with Reader(place) as reader:
+        return _inspect(place, reader, full)
+
+
+def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str, State]]:
+    states, torn = _examine_all(place, reader, full)
+    owed = read_owed(place)
+    if not full and (owed or any(damage.newest for damage in _damages(states))):
+        states, torn = _examine_all(place, reader, full=True)  # naming lost rows takes reading
+    report = Report(place.uri, full)
+    report.late = _heal(place, reader, states)
+    for path in torn:
+        what = "its note of checksums is damaged; the files it spoke of count as without one"
+        report.damages.append(Damage("files", path, "bytes", "checksums", what))
+    if owed.torn:
+        what = "every row that was seen and is not in the pool counts as lost"
+        report.damages.append(Damage("pool", OWED_PATH, "bytes", "list of lost rows", what))
+    for table, state in states.items():
+        report.damages += [_with_keys(reader, state, damage) for damage in state.damages]
+        report.orphans |= state.orphans
+        report.checked_files += len(state.checked)
+        report.checked_bytes += sum(state.checked.values())
+        if state.version is not None:
+            report.versions[table] = state.version
+    _add_lost(place, states, report, owed)
+    return report, states
+
+
+def _damages(states: dict[str, State]) -> list[Damage]:
+    return [damage for state in states.values() for damage in state.damages]
+
+
+def _examine_all(place: Place, reader: Reader, full: bool) -> tuple[dict[str, State], list[str]]:
+    notes, torn, states = _notes(place, reader)
+    for table in TABLES:
+        if table != "files":
+            states[table] = examine(place, reader, table, notes, full=full)
+    if any(state.unnoted for state in states.values()):
+        time.sleep(_SETTLE_SECONDS)  # most likely a writer between its commit and its note
+        notes, torn, again = _notes(place, reader)
+        states["files"] = again["files"]
+        for table, state in states.items():
+            if state.unnoted and table != "files":
+                states[table] = examine(place, reader, table, notes, full=full)
+    return states, torn
+
+
+def _notes(place: Place, reader: Reader) -> tuple[dict[str, FileNote], list[str], dict[str, State]]:
+    """Every note there is, after the table `files` itself was checked byte by byte."""
+    journal, torn = read_journal(place)
+    seals: dict[str, FileNote] = {}
+    others: dict[str, FileNote] = {}
+    for name, notes in journal.items():
+        into = seals if name.startswith("files-") else others
+        into |= {note.path: note for note in notes}
+    state = examine(place, reader, "files", seals, full=True)
+    _try_unnoted(reader, state)
+    rows = []
+    if state.version is not None and not state.broken_fragments:
+        rows = read_sound(place, state, [*TABLES["files"].names]).to_pylist()
+    return by_path(rows) | others, torn, {"files": state}
+
+
+def _try_unnoted(reader: Reader, state: State) -> None:
+    """Read fragments no note vouches for in a process of their own; those that fail are damaged."""
+    if state.version is None:
+        return
+    sound = set(state.sound_fragments)
+    doubtful = {state.fragment_of.get(path, -1) for path in state.unnoted} & sound
+    failed = reader.unreadable(state.table, state.version, sorted(doubtful))
+    for number, why in failed.items():
+        state.sound_fragments.remove(number)
+        for path in [path for path in state.unnoted if state.fragment_of.get(path) == number]:
+            detail = f"no checksum was noted, and {why}"
+            what = Damage(state.table, path, "unreadable", "data", detail, fragment=number)
+            state.damages.append(replace(what, rows=state.rows[number]))
+            del state.unnoted[path]
+
+
+def _heal(place: Place, reader: Reader, states: dict[str, State]) -> list[str]:
+    """Note files that nobody noted, once a process of its own has read them to the end."""
+    checksums, late = Checksums(place), []
+    for table, state in states.items():
+        if table != "files":
+            _try_unnoted(reader, state)
+        broken = set(state.broken_fragments)
+        files = {p: v for p, v in state.unnoted.items() if state.fragment_of.get(p) not in broken}
+        if table == "files" and (not files or state.damages):
+            continue  # repair makes the table whole first
+        if table == "files":
+            checksums.seal(late=True)
+        elif files:
+            checksums.note(table, files, late=True)
+        late += sorted(files)
+    place.sync(checksums.unsynced)
+    return late
+
+
+def _with_keys(reader: Reader, state: State, damage: Damage) -> Damage:
+    if damage.fragment is None or not damage.newest or state.table == "pool":
+        return damage
+    assert state.version is not None
+    column = key_column(TABLES[state.table])
+    told = reader.keys(state.table, state.version, damage.fragment, column)
+    return replace(damage, keys=tuple(told))
+
+
+def _add_lost(place: Place, states: dict[str, State], report: Report, owed: Owed) -> None:
+    """Which rows of the pool are gone, and where each can be read again."""
+    pool, sources = states["pool"], states["sources"]
+    hurt = {damage.table for damage in report.damages if damage.newest}
+    if pool.version is None:
+        report.lost = list(owed.rows)
+        return
+    if not (report.full or owed or hurt & {"pool", "sources", "rejects"}):
+        return
+    held = read_sound(place, pool, ["id"])["id"]
+    places = (
+        _absent(read_sound(place, sources, _PLACES), held) if sources.version is not None else []
+    )
+    # Which absent rows the pool never had cannot be told once it is damaged: all count as lost.
+    debts = {row.id for row in owed.rows if row.id}
+    taken = "pool" in hurt
+    report.lost = [row for row in places if taken or row.id in debts]
+    report.pending = [row for row in places if not (taken or row.id in debts)]
+    known = {row.id for row in report.lost}
+    report.lost += _absent_rows([row for row in owed.rows if row.id not in known], held)
+    ids = report.lost_ids
+    old = len(debts.intersection(ids))
+    broken = sum(pool.rows[number] for number in pool.broken_fragments)
+    report.unnamed_rows = max(0, broken - (len(ids) - old))
+    report.unnamed_rows += owed.short(len(held) + broken, old)
+    whole = {(row.corpus, row.file): row for row in owed.rows if not row.id}
+    if hurt & {"sources", "rejects"}:
+        for row in _whole_files(place, states):
+            whole.setdefault((row.corpus, row.file), row)
+    blind = taken and ("sources" in hurt or any(not row.id for row in owed.rows))
+    report.lost += [replace(row, unnamed=row.unnamed or blind) for row in whole.values()]
+
+
+def _absent(places: pa.Table, held: pa.ChunkedArray) -> list[LostRow]:
+    """The places whose rows are not among the ids held."""
+    there = pc.is_in(places["id"], value_set=held.combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
+    gone = places.filter(pc.invert(there))  # pyright: ignore[reportAttributeAccessIssue]
+    return [LostRow(**row) for row in gone.to_pylist()]
+
+
+def _absent_rows(rows: list[LostRow], held: pa.ChunkedArray) -> list[LostRow]:
+    there = set(held.to_pylist()) if rows else set()
+    return [row for row in rows if row.id and row.id not in there]
+
+
+def _whole_files(place: Place, states: dict[str, State]) -> list[LostRow]:
+    """Every file that was ever read: the lists of what stood in them are damaged."""
+    files: dict[tuple[str, str], None] = {}
+    runs, sources = states["runs"], states["sources"]
+    if runs.version is not None:
+        for row in read_sound(place, runs, ["files"])["files"].to_pylist():
+            files |= {(entry["corpus"], entry["file"]): None for entry in row or ()}
+    if sources.version is not None:
+        pairs: pa.Table = read_sound(place, sources, ["corpus", "file"])
+        for row in pairs.group_by(["corpus", "file"]).aggregate([]).to_pylist():
+            files[(row["corpus"], row["file"])] = None
+    return [LostRow("", corpus, file, 0) for corpus, file in files]

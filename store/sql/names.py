@@ -1,0 +1,92 @@
+"""What SQL sees of a store: relations and macros, by name, with what each of them is.
+
+The macros `cosine` and `members`; `nearest` has a file of its own.
+
+An argument that names nothing is an error that lists what there is. A macro is a SELECT like any
+other: it can do nothing that the query itself may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+RELATIONS = {
+    "pool": "an instruction, with its metadata fields and scalar features",
+    "sources": "a place where an instruction was seen",
+    "targets": "an example of a target task",
+    "scores": "a score of an instruction for a target",
+    "coresets": "a selection",
+    "coreset_rows": "a member of a selection",
+    "recipes": "a definition of a feature",
+    "runs": "an ingestion",
+    "rejects": "a record that could not be used",
+}
+"""`files` and `artifacts`, the store's own book-keeping, are left out."""
+
+POOL_TABLE = "pool_table"
+"""The pool as it is stored, below the view `pool` that adds the metadata fields."""
+
+FEATURES = {
+    "features": "the vectors and lists of an instruction",
+    "target_features": "the vectors and lists of an example of a target",
+}
+"""The relations of what the others leave out, float16 as float32."""
+
+FEATURES_OF = {"features": "pool", "target_features": "targets"}
+
+SCORES_OF = "scores_"
+"""What comes before a target's name in its view of `scores`."""
+
+MACROS = {
+    "cosine(a, b)": "the cosine of two vectors or lists of numbers",
+    "members(coreset)": "the rows of a coreset, best first: rank, score, target, query, columns "
+    "of pool",
+    "nearest(target, feature, k)": "id and score of the k rows nearest to a target's examples, by "
+    "mean cosine; by := 'max' takes the nearest example",
+}
+
+
+def quoted(name: str) -> str:
+    """A name as a SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """A text as a SQL literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+# Without the CASE a null array is an error: cast to a list it is one of nulls to that function.
+COSINE = """
+    CREATE MACRO cosine(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL
+    THEN list_cosine_similarity(a::FLOAT[], b::FLOAT[]) END"""
+
+_MEMBER = ("rank", "id", "score", "target", "query")
+
+
+def members_macro(pool_columns: Sequence[str]) -> str:
+    """The statement that makes `members(coreset)`.
+
+    A column of the pool that has the name of one of the member's own becomes `pool_<name>`. A row
+    that the pool lacks (at an earlier version) is a member all the same.
+    """
+    taken = {name.casefold() for name in pool_columns}
+    columns = [f"r.{quoted(name)}" for name in _MEMBER]
+    for name in pool_columns:
+        if name == "id":
+            continue
+        shown = name
+        while shown.casefold() in _MEMBER or (shown != name and shown.casefold() in taken):
+            shown = f"pool_{shown}"
+        columns.append(f"p.{quoted(name)} AS {quoted(shown)}")
+    return f"""
+        CREATE MACRO members(coreset) AS TABLE
+        SELECT * FROM (
+            SELECT {", ".join(columns)}
+            FROM coreset_rows r LEFT JOIN pool p ON p.id = r.id WHERE r.coreset = coreset
+            UNION ALL BY NAME
+            SELECT error(concat('no coreset ''', coreset, '''; coresets: ', coalesce(
+                (SELECT string_agg(name, ', ' ORDER BY name) FROM coresets), 'none'
+            )))::BIGINT AS rank
+            WHERE coreset NOT IN (SELECT name FROM coresets)
+        ) ORDER BY rank"""

@@ -1,0 +1,187 @@
+"""The macro `nearest(target, feature, k)`: the rows that lie closest to a target's examples.
+
+It is made for the store as it stands, since a macro of DuckDB can take neither a column's name nor
+a vector's width as its argument: it is a union over the features, of which the optimiser drops all
+but the one asked for. The largest of many products is a function of ours, a block of rows at a
+time: a join of rows and examples in SQL takes several times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from duckdb.func import PythonUDFType
+
+from .lance_relation import FeatureRelation
+from .names import literal, quoted
+
+FINGERPRINT = b"coresetdb:fingerprint"
+
+BLOCK_ROWS = 2048  # DuckDB's own vector
+QUERY_TILE = 32
+
+_LARGEST = "_largest_product_with_"
+
+
+def create_nearest(
+    connection: duckdb.DuckDBPyConnection, features: FeatureRelation, examples: FeatureRelation
+) -> None:
+    """Make the macro; `features` and `target_features` must be there.
+
+    Args:
+        connection: that will ask.
+        features: the pool's relation of vectors.
+        examples: that of the targets.
+    """
+    pool, targets = features.stored_schema, examples.stored_schema
+    for name in unit_vectors(pool):
+        if _alike(pool, targets, name):
+            width = pool.field(name).type.list_size
+            connection.create_function(
+                _LARGEST + name,
+                LargestProduct(examples, name, width),
+                ["VARCHAR", duckdb.array_type("FLOAT", width)],
+                "FLOAT",
+                type=PythonUDFType.ARROW,
+            )
+    connection.execute(_macro(pool, targets))
+
+
+class LargestProduct:
+    """The largest product of each vector with a target's examples, for DuckDB to call.
+
+    Every product has whole blocks of rows and of queries: a row's result then does not depend on
+    its place among the others, so that equal vectors tie.
+    """
+
+    def __init__(self, examples: FeatureRelation, name: str, width: int) -> None:
+        self._examples, self._name, self._width = examples, name, width
+        self._queries: dict[str, np.ndarray] = {}
+
+    def __call__(self, targets: pa.ChunkedArray, vectors: pa.ChunkedArray) -> pa.Array:
+        """Of (n,) names of targets and (n, width) vectors: (n,) float32.
+
+        Null stands for a target that has no examples.
+        """
+        rows = len(vectors)
+        block = np.zeros((-(-rows // BLOCK_ROWS) * BLOCK_ROWS, self._width), np.float32)
+        block[:rows] = vectors.combine_chunks().flatten().to_numpy().reshape(rows, self._width)
+        largest = np.full(rows, np.nan, np.float32)
+        for target in targets.unique().to_pylist():
+            queries = self._of(target)
+            if count := len(queries):
+                own = targets.combine_chunks().to_numpy(zero_copy_only=False) == target
+                whole = np.zeros((self._width, -(-count // QUERY_TILE) * QUERY_TILE), np.float32)
+                whole[:, :count] = queries.T
+                largest[own] = (block @ whole)[:rows, :count].max(1)[own]
+        return pa.array(largest, from_pandas=True)
+
+    def _of(self, target: str) -> np.ndarray:
+        if target not in self._queries:
+            scanner = self._examples.scanner([self._name], f"target = {literal(target)}")
+            column = scanner.to_reader().read_all()[self._name].combine_chunks().drop_null()
+            self._queries[target] = column.flatten().to_numpy().reshape(-1, self._width)
+        return self._queries[target]
+
+
+def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
+    """The statement that makes `nearest(target, feature, k, by := 'mean')`.
+
+    Args:
+        pool: stored schema of the pool, with the fingerprints of its features.
+        targets: that of the targets.
+    """
+    vectors = unit_vectors(pool)
+    branches = [_unknown(vectors)]
+    for name in vectors:
+        if _alike(pool, targets, name):
+            branches += _branches(name, pool.field(name).type.list_size)
+        else:
+            branches.append(_refusal(f"feature = {literal(name)}", literal(_not_alike(name))))
+    return f"""
+        CREATE MACRO nearest(target, feature, k, "by" := 'mean') AS TABLE
+        SELECT id, score FROM ({" UNION ALL ".join(branches)}) ORDER BY score DESC, id LIMIT k"""
+
+
+def unit_vectors(schema: pa.Schema) -> list[str]:
+    """The columns that hold one unit vector a row, so that a product of two is their cosine.
+
+    These are the arrays of float16 beside which no `_norms` stand (those of NAIT hold a vector
+    for every layer).
+    """
+    names = set(schema.names)
+    return [
+        field.name
+        for field in schema
+        if pa.types.is_fixed_size_list(field.type)
+        and pa.types.is_float16(field.type.value_type)
+        and _norms_of(field.name) not in names
+    ]
+
+
+def _norms_of(column: str) -> str:
+    own, mark, recipe = column.partition("__")  # a second recipe's columns end in __<8 hex>
+    return f"{own}_norms{mark}{recipe}"
+
+
+def _not_alike(name: str) -> str:
+    return (
+        f"{name} of the targets was not made as {name} of the pool was; "
+        f"run coresetdb featurize STORE {name}"
+    )
+
+
+def _alike(pool: pa.Schema, targets: pa.Schema, name: str) -> bool:
+    def made(schema: pa.Schema) -> bytes | None:
+        return (schema.field(name).metadata or {}).get(FINGERPRINT)
+
+    return name in targets.names and made(targets) == made(pool)
+
+
+def _branches(name: str, width: int) -> list[str]:
+    """The mean of products is the product with the mean: one product a row, not one per example."""
+    vector, asked = quoted(name), f"feature = {literal(name)}"
+    examples = f"target_features q WHERE q.target = target AND q.{vector} IS NOT NULL"
+    mean = f"""
+        SELECT f.id, array_inner_product(f.{vector}, m.v) AS score
+        FROM features f, (
+            SELECT list(x ORDER BY i)::FLOAT[{width}] AS v FROM (
+                SELECT i, avg(x) AS x FROM (
+                    SELECT unnest(q.{vector}::FLOAT[]) AS x,
+                           generate_subscripts(q.{vector}::FLOAT[], 1) AS i
+                    FROM {examples}
+                ) GROUP BY i
+            )
+        ) m
+        WHERE {asked} AND "by" = 'mean' AND f.{vector} IS NOT NULL"""
+    largest = f"""
+        SELECT f.id, {quoted(_LARGEST + name)}(target, f.{vector}) AS score
+        FROM features f WHERE {asked} AND "by" = 'max' AND f.{vector} IS NOT NULL"""
+    nobody = _refusal(
+        f"{asked} AND NOT EXISTS (FROM {examples})",
+        f"concat('no target ''', target, ''' with {name}; targets: ', coalesce((SELECT "
+        "string_agg(DISTINCT q.target, ', ' ORDER BY q.target) FROM target_features q), 'none'))",
+    )
+    return [mean, largest, nobody]
+
+
+def _unknown(vectors: Sequence[str]) -> str:
+    there = ", ".join(vectors) or "none"
+    names = ", ".join(map(literal, vectors)) or "''"
+    return (
+        _refusal(
+            f"feature NOT IN ({names})",
+            f"concat('no feature ''', feature, ''' with a vector; there are: ', {literal(there)})",
+        )
+        + " UNION ALL "
+        + _refusal(
+            "\"by\" NOT IN ('mean', 'max')", "concat('by is mean or max, not ''', \"by\", '''')"
+        )
+    )
+
+
+def _refusal(condition: str, message: str) -> str:
+    return f"SELECT error({message})::VARCHAR AS id, NULL::FLOAT AS score WHERE {condition}"

@@ -1,0 +1,419 @@
+"""SQL from outside: one SELECT, in a process of its own, bounded in memory and in time.
+
+    with SqlSession("pool") as session:
+        for batch in session.run("SELECT corpus, count(*) FROM pool GROUP BY corpus"):
+            ...
+
+The process is warm: it is started once, serves one query after another, and is replaced when a
+query had to be stopped. This side imports neither DuckDB nor Lance.
+
+The owner's end of a query's process: start it, talk to it, and end it when it must end.
+
+Which rows of the pool a WHERE expression lets through.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+
+import pyarrow as pa
+
+from ...schemas import errors
+from ...schemas.errors import QueryError, UsageError
+from ...schemas.sizes import memory_bytes
+from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
+
+if TYPE_CHECKING:
+    from ..store import Store
+
+
+START_SECONDS = 120.0  # to import DuckDB and Lance, on however slow a disk
+LAST_WORDS = 5  # lines of stderr kept for the message when the process dies
+
+# A program handed to a fresh interpreter rather than a fork (Lance is not fork-safe) or a spawn of
+# multiprocessing, which would import the caller's main module again.
+_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main()"
+
+_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "2",  # glibc otherwise maps 64 MB a thread, which the memory bound counts
+    "ARROW_DEFAULT_MEMORY_POOL": "system",  # it gives memory back, and maps no gigabyte ahead
+    "LANCE_LOG": "error",
+    "TZ": "UTC",  # one answer everywhere; the stored times are UTC
+}
+
+
+_running: weakref.WeakSet[QueryProcess] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    """End what a program left open, while the threads that listen can still be joined."""
+    for process in list(_running):
+        process.end()
+
+
+@dataclass
+class Clock:
+    """The seconds of a query's time limit that are left; only waiting for the process counts."""
+
+    limit: float
+    left: float
+
+    @classmethod
+    def of(cls, seconds: float) -> Clock:
+        return cls(seconds, seconds)
+
+
+class QueryProcess:
+    """A running `sql_child`; `settings` are what every query of it shares."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._memory_limit = settings["memory_limit"]
+        self._process = subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                _PROGRAM.format(f"{__package__}.sql_child"),
+                json.dumps(sys.path),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **_ENVIRONMENT},
+            start_new_session=True,  # Ctrl-C is for the owner, who then ends this process
+        )
+        self._requests = cast(BinaryIO, self._process.stdin)
+        self._answers = cast(BinaryIO, self._process.stdout)
+        self._last_words: deque[bytes] = deque(maxlen=LAST_WORDS)
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self.pid = self._process.pid
+        self._expired = False
+        self._ready = False
+        self.gone = False
+        _running.add(self)
+        # Settings may hold an object store's keys: they go through the pipe, never the arguments.
+        self._send(SETTINGS, settings)
+
+    def ask(self, request: dict[str, Any], clock: Clock) -> bytes:
+        """Send a query; the payload of its first frame.
+
+        Raises:
+            QueryError: the query was refused or failed, or the process ended.
+            StoreError: the store cannot be opened.
+        """
+        if not self._ready:
+            kind, _ = self._receive(Clock.of(START_SECONDS), "it did not start")
+            self._ready = kind == READY
+        self._send(QUERY, request)
+        return self.answer(clock)[1]
+
+    def answer(self, clock: Clock) -> tuple[bytes, bytes]:
+        """The next frame of a query's answer, as (kind, payload).
+
+        Raises:
+            QueryError: the query failed, or the process ended at a limit.
+            StoreError: the store cannot be opened.
+        """
+        kind, payload = self._receive(clock, "the query was stopped at its time limit: it ran")
+        if kind in (DONE, ERROR):
+            end = json.loads(payload)
+            if end["worn"]:
+                self.end()
+            if kind == ERROR:
+                raise getattr(errors, end["kind"])(end["message"])
+        return kind, payload
+
+    def end(self) -> None:
+        """Kill the process and wait for it; nothing happens the second time."""
+        if self.gone:
+            return
+        self.gone = True
+        _running.discard(self)
+        self._process.kill()
+        self._process.wait()
+        self._listener.join()
+        for stream in (self._requests, self._answers, self._process.stderr):
+            with contextlib.suppress(BrokenPipeError):  # a request it never took
+                cast(BinaryIO, stream).close()
+
+    def _send(self, kind: bytes, value: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it died: receiving says why
+            send_json(self._requests, kind, value)
+
+    def _receive(self, clock: Clock, late: str) -> tuple[bytes, bytes]:
+        timer = threading.Timer(max(clock.left, 0), self._expire)
+        timer.daemon = True
+        timer.start()
+        began = time.monotonic()
+        try:
+            frame = receive(self._answers)
+        except BaseException:
+            self.end()  # an interrupt amid a frame leaves nothing to go on with
+            raise
+        finally:
+            timer.cancel()
+            clock.left -= time.monotonic() - began
+        if frame is None:
+            raise QueryError(self._obituary(clock, late))
+        return frame
+
+    def _expire(self) -> None:
+        self._expired = True
+        self._process.kill()
+
+    def _listen(self) -> None:
+        for line in cast(BinaryIO, self._process.stderr):
+            self._last_words.append(line)
+
+    def _obituary(self, clock: Clock, late: str) -> str:
+        status = self._process.wait()
+        self.end()
+        words = b"".join(self._last_words).decode(errors="replace").strip()
+        if self._expired:
+            return f"{late} for {clock.limit:g} seconds; raise the limit or ask for less"
+        if status < 0:
+            return (
+                f"the query's process was ended by {signal.Signals(-status).name}, most likely at "
+                f"its memory limit of {self._memory_limit}; raise the limit or ask for less"
+                + (f" ({words})" if words else "")
+            )
+        return f"the query's process ended with status {status}: {words}"
+
+
+MEMORY_LIMIT = "2GB"
+TIME_LIMIT = 60.0  # seconds
+SMALLEST_MEMORY = 64_000_000  # bytes; DuckDB needs some for every thread before it does anything
+
+
+def run_query(
+    store_uri: str,
+    text: str,
+    *,
+    at: int | str | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+    time_limit: float = TIME_LIMIT,
+    storage_options: dict[str, str] | None = None,
+) -> QueryResult:
+    """Run exactly one SELECT over a store's relations, in a process that ends with the result.
+
+    Args:
+        store_uri: folder or object-store URI of the store.
+        text: SQL; docs/sql.md lists the relations.
+        at: version or tag of the pool to look at; the newest by default.
+        memory_limit: such as "2GB" or "512MiB".
+        time_limit: seconds that the query may keep its reader waiting, all in all.
+        storage_options: for an object store, as Lance takes them.
+
+    Raises:
+        QueryError: the text was refused or failed, or a limit was met (also while iterating).
+        UsageError: a limit is malformed.
+        StoreError: the store cannot be opened.
+    """
+    session = SqlSession(
+        store_uri,
+        at=at,
+        memory_limit=memory_limit,
+        time_limit=time_limit,
+        storage_options=storage_options,
+    )
+    try:
+        return session.run(text, last=True)
+    except BaseException:
+        session.close()
+        raise
+
+
+class QueryResult:
+    """The rows of one query as they come: iterate for `pa.RecordBatch`, once.
+
+    At most a batch is held on this side. `close()` stops a query whose rest is not wanted;
+    reading to the end, or dropping the result, does as well.
+    """
+
+    def __init__(
+        self, schema: pa.Schema, process: QueryProcess, clock: Clock, *, last: bool
+    ) -> None:
+        self.schema = schema
+        self._process, self._clock, self._last = process, clock, last
+        self._ended = False
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        return self
+
+    def __next__(self) -> pa.RecordBatch:
+        """The next batch.
+
+        Raises:
+            QueryError: the query failed or met a limit on the way.
+        """
+        if self._ended:
+            raise StopIteration
+        try:
+            kind, payload = self._process.answer(self._clock)
+        except BaseException:
+            self._end()
+            raise
+        if kind == BATCH:
+            return batch_from_bytes(payload)
+        self._end()
+        raise StopIteration
+
+    def read_all(self) -> pa.Table:
+        """What is left of the result, in memory.
+
+        Raises:
+            QueryError: the query failed or met a limit on the way.
+        """
+        return pa.Table.from_batches(self, self.schema)
+
+    def close(self) -> None:
+        """Stop the query; nothing happens when it has ended."""
+        if not self._ended:
+            self._process.end()
+            self._ended = True
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _end(self) -> None:
+        self._ended = True
+        if self._last:
+            self._process.end()
+
+
+class SqlSession:
+    """A warm process for one query after another over one store.
+
+    The process starts with the session, so that it is warm by the time a person has typed. Every
+    query sees the newest state of the store (of the pool: of the version `at`, where given).
+    Arguments as for `run_query`; the limits hold for each query.
+    """
+
+    def __init__(
+        self,
+        store_uri: str,
+        *,
+        at: int | str | None = None,
+        memory_limit: str = MEMORY_LIMIT,
+        time_limit: float = TIME_LIMIT,
+        storage_options: dict[str, str] | None = None,
+    ) -> None:
+        if not time_limit > 0:
+            raise UsageError(f"time limit {time_limit:g}: it must be above zero seconds")
+        self._settings: dict[str, Any] = {
+            "store_uri": store_uri,
+            "at": at,
+            "memory_limit": memory_limit,
+            "memory_bytes": _memory_bytes(memory_limit),
+            "storage_options": storage_options,
+        }
+        self._time_limit = time_limit
+        self._process = QueryProcess(self._settings)
+        self._result: QueryResult | None = None
+
+    def run(self, text: str, *, last: bool = False) -> QueryResult:
+        """Run one SELECT; an earlier result that is still being read is stopped.
+
+        With `last`, the process ends with the result.
+
+        Raises:
+            QueryError: the text was refused or failed, or a limit was met.
+            StoreError: the store cannot be opened.
+        """
+        return self._ask({"text": text}, last)
+
+    def run_filter(self, where: str, *, last: bool = False) -> QueryResult:
+        """The column `id` of those rows of the pool for which the expression `where` is true.
+
+        Raises:
+            QueryError: `where` is not one expression, failed, or met a limit.
+            StoreError: the store cannot be opened.
+        """
+        return self._ask({"where": where}, last)
+
+    def close(self) -> None:
+        """End the process, amid a query if there is one."""
+        self._process.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, request: dict[str, Any], last: bool) -> QueryResult:
+        if self._result is not None:
+            self._result.close()
+        if self._process.gone:
+            self._process = QueryProcess(self._settings)
+        clock = Clock.of(self._time_limit)
+        schema = pa.ipc.read_schema(pa.py_buffer(self._process.ask(request, clock)))
+        self._result = QueryResult(schema, self._process, clock, last=last)
+        return self._result
+
+
+def _memory_bytes(text: str) -> int:
+    size = memory_bytes(text)
+    if size < SMALLEST_MEMORY:
+        raise UsageError(f"memory limit {text!r}: it must be at least 64MB")
+    return size
+
+
+FILTER_TIME_LIMIT = 600.0  # seconds; a filter may join the scores of a whole pool
+
+
+def eligible_ids(
+    store: Store,
+    where: str,
+    version: int | str | None = None,
+    *,
+    memory_limit: str = MEMORY_LIMIT,
+    time_limit: float = FILTER_TIME_LIMIT,
+) -> pa.Array:
+    """The ids of the rows for which a DuckDB expression is true (not false, not null).
+
+    The expression sees the columns of `pool` with its metadata fields, and every other relation
+    through sub-selects. It runs as all SQL from outside does: in a process of its own, bounded.
+
+    Args:
+        store: an open store.
+        where: such as "corpus = 'dolly' AND tokens < 512".
+        version: version or tag of the pool; the newest by default.
+
+    Returns:
+        (N,) string, each id once, in no promised order.
+
+    Raises:
+        QueryError: not one expression, an unknown column, a failure, or a limit that was met.
+        StoreError: the store cannot be opened.
+    """
+    with SqlSession(
+        store.place.uri,
+        at=version,
+        memory_limit=memory_limit,
+        time_limit=time_limit,
+        storage_options=store.place.options,
+    ) as session:
+        try:
+            ids = session.run_filter(where).read_all()["id"]
+        except QueryError as error:
+            if "Referenced column" not in str(error):
+                raise
+            columns = ", ".join(session.run("FROM pool LIMIT 0").schema.names)
+            raise QueryError(f"{error}\nThe columns of pool are: {columns}") from error
+    return pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.string())
