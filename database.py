@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .query.method_list import ListedMethod
     from .query.replay import Replay
     from .query.scores import Scores
-    from .query.targets import AddedTarget, CarriedTarget, Target
+    from .query.targets import AddedTarget, CopiedTarget, Target
     from .schemas.progress import FillProgress, FitProgress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
@@ -94,9 +94,9 @@ class Intake:
             InputError, FingerprintError: as `ingest`.
             UsageError: there is no usable record, or there are too few to learn from.
         """
-        from .ingest.jobs.fitting import fit_from, looked_at
+        from .ingest.jobs.fitting import fit_from, rereadable_sources
 
-        with looked_at(self.store, sources, _reading(**reading), progress) as looked:
+        with rereadable_sources(self.store, sources, _reading(**reading), progress) as looked:
             return fit_from(self.store, looked, lambda: self._backbone, limit, progress)
 
     def plan(
@@ -119,9 +119,11 @@ class Intake:
             UsageError: an unknown feature, or nothing in the files is new.
         """
         from .ingest.planning import plan
-        from .ingest.sources import look_at
+        from .ingest.sources import open_sources
 
-        looked = look_at([sources] if isinstance(sources, str) else sources, _reading(**reading))
+        looked = open_sources(
+            [sources] if isinstance(sources, str) else sources, _reading(**reading)
+        )
         return plan(self.store, looked, lambda: self._backbone, features, progress)
 
     def _current_featurizer(self) -> Featurizer:
@@ -161,11 +163,11 @@ class Intake:
             UsageError: a feature cannot be fitted from these files; nothing was ingested.
             FingerprintError: the backbone is no longer the one that made the store's features.
         """
-        from .ingest.jobs.fitting import fit_from, looked_at
+        from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
 
         options = _reading(corpus=corpus, **reading)
-        with looked_at(self.store, sources, options, progress) as looked:
+        with rereadable_sources(self.store, sources, options, progress) as looked:
             fit_from(self.store, looked, lambda: self._backbone, limit, progress)
             return ingest(
                 self.store,
@@ -482,7 +484,7 @@ class Database(Exploring):
 
     def copy_target(
         self, name: str, other: Database | str, new_name: str | None = None
-    ) -> CarriedTarget:
+    ) -> CopiedTarget:
         """Copy a target with its features and facts into another store; no model runs.
 
         Args:
@@ -531,7 +533,7 @@ class Database(Exploring):
             memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
             approximate: whether the feature's index finds the rows (see `index`); every row is
                 compared otherwise.
-            rules: what shapes the selection beside its method, as `query.rules.asking.rules_for`
+            rules: what shapes the selection beside its method, as `query.rules.query_defaults.rules_for`
                 takes it: leakage, evaluation, exclude, quota, cap, distinct, distinct_by.
 
         Raises:

@@ -43,7 +43,7 @@ from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.passes import forward
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import GradientNorm
-from coresetdb.ingest.passes.reducer import Needs
+from coresetdb.ingest.passes.reducer import PassInputs
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.store.catalog import Artifact
 from coresetdb.store.store import Store
@@ -85,7 +85,7 @@ def bare(backbone: Backbone, budget: int, multiple: int, shard: Shard) -> None:
 
 def norms(backbone: Backbone, budget: int, adapter: Artifact, shard: Shard) -> None:
     for _, batch in batches_of(backbone, shard, budget):
-        run_pass(backbone, batch, [(Needs(gradients=True), GradientNorm(None))], adapter)
+        run_pass(backbone, batch, [(PassInputs(gradients=True), GradientNorm(None))], adapter)
 
 
 def without(names: Sequence[str], work: Work, shard: Shard) -> None:

@@ -32,11 +32,11 @@ from report import write_report
 from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.fits.fit import Sample
-from coresetdb.ingest.jobs.fitting import MemoryShelf, Shelf, run_fits
+from coresetdb.ingest.jobs.fitting import ArtifactCache, MemoryCache, run_fits
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import Batch, make_batch, plan_batches
 from coresetdb.ingest.models.describe import BackboneConfig, describe
-from coresetdb.ingest.representations.registry import PRESETS, parse_wanted, recipe_for
+from coresetdb.ingest.representations.registry import PRESETS, parse_specs, recipe_for
 from coresetdb.schemas.instruction import Instruction
 
 WORDS = "the of a model data row that is and for with how many answer list name number".split()
@@ -135,10 +135,10 @@ def bare_backward(backbone: Backbone, batches: Sequence[Batch]) -> None:
 
 
 def featurizer_of(
-    backbone: Backbone, features: str, sample: Sequence[Instruction], shelf: Shelf
+    backbone: Backbone, features: str, sample: Sequence[Instruction], shelf: ArtifactCache
 ) -> Featurizer:
     """A featurizer of some features; what they need is fitted on `sample`, once per shelf."""
-    wanted = parse_wanted(features)
+    wanted = parse_specs(features)
 
     def draw(seed: int, rows: Callable[[int], int]) -> Sample:
         return Sample([row.id for row in sample], sample, len(sample)).first(rows(len(sample)))
@@ -181,7 +181,7 @@ def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.N
     known = backbone.encode_all(rows)
     encoded = [row for row in known if isinstance(row, Encoded)]
     tokens = sum(map(len, encoded))
-    shelf = MemoryShelf()
+    shelf = MemoryCache()
     featurizers = {
         label: featurizer_of(backbone, features, rows[:FIT_ROWS], shelf)
         for label, features in feature_sets(options.rank, options.brief).items()

@@ -24,7 +24,7 @@ from trim_exactness import DATA, TARGETS, pool_rows, spearman, target_rows
 
 from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Features, Featurizer
-from coresetdb.ingest.jobs.fitting import MemoryShelf
+from coresetdb.ingest.jobs.fitting import MemoryCache
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations import registry
@@ -47,7 +47,7 @@ def scores_of(
     found = {f"losses {name}": table[name].to_numpy() for name in LOSSES}
     for recipe in featurizer.recipes:
         representation = registry.get(recipe.representation)
-        if not representation.similarity and not registry.has_facts(representation):
+        if not representation.similarity and not registry.makes_target_artifact(representation):
             continue
         for target, examples in targets.items():
             features = featurizer.compute(examples, of="target")
@@ -79,8 +79,10 @@ def scored(
     representation, setup = registry.get(recipe.representation), featurizer.setup(recipe, "target")
     encoded = [row for row in examples.encoded if isinstance(row, Encoded)]
     columns = {name: examples.columns[name] for name in registry.columns_of(recipe).values()}
-    facts = representation.facts(featurizer.backbone, encoded, columns, setup)
-    scorer = representation.scorer(recipe.options, setup.artifacts, facts, representation.asking)
+    facts = representation.target_artifact(featurizer.backbone, encoded, columns, setup)
+    scorer = representation.scorer(
+        recipe.options, setup.artifacts, facts, representation.query_defaults
+    )
     assert scorer is not None
     (batch,) = table.combine_chunks().to_batches()
     return scorer.scores(batch)
@@ -128,7 +130,7 @@ def main() -> None:
     pool = pool_rows(options.data)
     rows, sample = pool[: options.rows], pool[options.rows :][: options.sample]
     targets = {name: target_rows(options.data, name, options.examples) for name in TARGETS}
-    shelf = MemoryShelf()
+    shelf = MemoryCache()
 
     def featurizer(device: str, dtype: str) -> Featurizer:
         backbone = Backbone.load(BackboneConfig(options.backbone, device, dtype))

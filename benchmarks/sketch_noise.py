@@ -35,7 +35,7 @@ from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import adam_direction, moments_of
-from coresetdb.ingest.passes.reducer import Needs, Reducer
+from coresetdb.ingest.passes.reducer import PassInputs, Reducer
 from coresetdb.ingest.passes.weight_gradient import SketchSpec, WeightGradient, count_sketch
 from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.ingest.sources import open_source
@@ -133,7 +133,7 @@ def compared(
         batch = make_batch(group, backbone.padding_token, backbone.device)
         products = Products(specs, adapter)
         # A group is one batch, however long its longest row: layers are run again, not kept.
-        run_pass(backbone, batch, [(Needs(gradients=True), products)], adapter, True)
+        run_pass(backbone, batch, [(PassInputs(gradients=True), products)], adapter, True)
         found.append(products)
         print(f"group {number + 1} of {len(groups)}", end="\r", flush=True)
     print()

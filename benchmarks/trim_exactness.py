@@ -90,7 +90,7 @@ def target_rows(data: Path, name: str, count: int) -> list[Instruction]:
 
 def fit(backbone: Backbone, rows: Sequence[Instruction], count: int) -> tuple[Artifact, float]:
     """The artifact of TRIM's fit on the first `count` of some rows, and the seconds it took."""
-    asked = registry.wanted("trim", {"sample": count})
+    asked = registry.feature_spec("trim", {"sample": count})
     (basis,) = registry.get("trim").fits(backbone.info, asked.options)
     kept: dict[str, Artifact] = {}
     sample = Sample([row.id for row in rows], rows, len(rows))
@@ -139,7 +139,7 @@ def through_the_store(
     backbone: Backbone, basis: Artifact, rows: Sequence[Instruction], table: ClassTable
 ) -> tuple[np.ndarray, float]:
     """Scores from columns as they are stored, and the rows scored in a second."""
-    asked = registry.wanted("trim")
+    asked = registry.feature_spec("trim")
     recipe = registry.recipe_for(asked, backbone.info, {OUTPUT: basis}, {OUTPUT: OUTPUT})
     featurizer = Featurizer(backbone, [recipe], artifacts={OUTPUT: basis})
     (batch,) = featurizer.featurize(rows).combine_chunks().to_batches()
@@ -151,7 +151,7 @@ def through_the_store(
         }
     )
     trim = registry.get("trim")
-    scorer = trim.scorer(asked.options, {OUTPUT: basis}, facts, trim.asking)
+    scorer = trim.scorer(asked.options, {OUTPUT: basis}, facts, trim.query_defaults)
     assert scorer is not None
     start = time.perf_counter()
     scores = scorer.scores(batch)

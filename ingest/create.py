@@ -14,12 +14,12 @@ from ..store.layout import read_config
 from ..store.store import Store
 from .models.describe import BackboneConfig, describe
 from .representations.registry import (
-    Wanted,
+    FeatureSpec,
     expanded,
     fields_of,
     get,
     names,
-    parse_wanted,
+    parse_specs,
     recipe_for,
     spec_text,
 )
@@ -52,7 +52,7 @@ def create_store(
     resolved = resolve(backbone)
     info = describe(resolved)
     recipes: list[Recipe] = []
-    wanted = parse_wanted(features)
+    wanted = parse_specs(features)
     for asked in wanted:
         if not get(asked.representation).fits(info, asked.options):
             recipes.append(recipe_for(asked, info, {}, {}, recipes))
@@ -67,7 +67,7 @@ def create_store(
     return store, info.notices
 
 
-def pending(store: Store) -> list[Wanted]:
+def pending(store: Store) -> list[FeatureSpec]:
     """Features the store was asked for and cannot make yet, because nothing was fitted for them.
 
     One that another version of its representation made does not wait: who would make rows of it
@@ -77,19 +77,19 @@ def pending(store: Store) -> list[Wanted]:
     return [
         each
         for each in _configured(store)
-        if not any(each.is_made_by(recipe) or _is_older(each, recipe) for recipe in recipes)
+        if not any(each.matches(recipe) or _is_older(each, recipe) for recipe in recipes)
     ]
 
 
-def _is_older(asked: Wanted, recipe: Recipe) -> bool:
+def _is_older(asked: FeatureSpec, recipe: Recipe) -> bool:
     name = asked.representation
     return recipe.representation == name and recipe.version != get(name).version
 
 
-def _configured(store: Store) -> list[Wanted]:
+def _configured(store: Store) -> list[FeatureSpec]:
     """What the store was asked for; nothing once its last feature was dropped."""
     text = read_config(store.place)["features"]  # another process may have dropped one since
-    return parse_wanted(text) if text else []
+    return parse_specs(text) if text else []
 
 
 def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
@@ -102,7 +102,7 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
         gone, recipe = waiting, None
     else:
         recipe = drop(store, name, force)
-        gone = [each for each in _configured(store) if each.is_made_by(recipe)]
+        gone = [each for each in _configured(store) if each.matches(recipe)]
     asked = _configured(store)
     kept = ",".join(spec_text(each) for each in asked if each not in gone)
     store.configure(features=kept)
@@ -114,7 +114,7 @@ def recipes_of(store: Store) -> list[Recipe]:
     return list({recipe.fingerprint: recipe for recipe in store.recipes().values()}.values())
 
 
-def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
+def asked_for(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     """What `features` names: recipes that the store has, and features that it lacks.
 
     A name may be that of a feature of the store (`losses__1a2b3c4d`), or a representation with
@@ -128,13 +128,13 @@ def asked_for(store: Store, features: str) -> list[Recipe | Wanted]:
     present = features_of(store)
     config = BackboneConfig(**store.config["backbone"])
     check_backbone(store.uri, config, list(present.values()))
-    asked: dict[str, Recipe | Wanted] = {}
+    asked: dict[str, Recipe | FeatureSpec] = {}
     if not features.strip(" ,"):
         asked |= present | {spec_text(each): each for each in pending(store)}
     for entry in expanded(features):
-        for each in [present[entry]] if entry in present else parse_wanted(entry):
-            if isinstance(each, Wanted):
-                made = [recipe for recipe in present.values() if each.is_made_by(recipe)]
+        for each in [present[entry]] if entry in present else parse_specs(entry):
+            if isinstance(each, FeatureSpec):
+                made = [recipe for recipe in present.values() if each.matches(recipe)]
                 each = made[-1] if made else each
             asked[each.feature if isinstance(each, Recipe) else spec_text(each)] = each
     if not asked:

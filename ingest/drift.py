@@ -19,7 +19,7 @@ from ..store.status import Status, status_of
 from ..store.store import Store
 from .create import pending, recipes_of
 from .representations.gradfiltering import seen_gap
-from .representations.registry import Wanted, columns_of, spec_text
+from .representations.registry import FeatureSpec, columns_of, spec_text
 
 KEPT = "_kept"
 
@@ -117,7 +117,7 @@ def advice(store: Store, bases: list[dict[str, Any]]) -> list[str]:
 
 def _with_another_sample(recipe: Recipe) -> str:
     seed = recipe.options.get("seed", 0)
-    return spec_text(Wanted(recipe.representation, {**recipe.options, "seed": seed + 1}))
+    return spec_text(FeatureSpec(recipe.representation, {**recipe.options, "seed": seed + 1}))
 
 
 def _of_the_sample(store: Store, recipe: Recipe) -> float | None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ..schemas.errors import FingerprintError
 from ..schemas.instruction import Instruction
-from ..schemas.progress import Telling
+from ..schemas.progress import BatchProgress
 from ..schemas.recipe import Recipe, difference
 from ..store.catalog import Artifact
 from .columns import joined, no_rows, spread, to_arrow
@@ -25,7 +25,7 @@ from .conversations.tokenization import Encoded, response_alone
 from .models.backbone import give_back_freed
 from .models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
 from .models.batches import Side as Padding
-from .passes.reducer import Needs, Pass, Side
+from .passes.reducer import Pass, PassInputs, Side
 from .representations import registry
 from .representations.representation import Representation, Setup
 
@@ -69,7 +69,7 @@ class _Work:
     representation: Representation
     setup: Setup
 
-    def passes(self) -> dict[PassKey, tuple[Pass, Needs]]:
+    def passes(self) -> dict[PassKey, tuple[Pass, PassInputs]]:
         """What it needs, by the view and the digest of the adapter worn: what can be shared."""
         return {
             (each.view, self.recipe.artifacts.get(each.adapter, "")): (each, needs)
@@ -77,7 +77,7 @@ class _Work:
         }
 
 
-_Asked = tuple[_Work, Pass, Needs]
+_Asked = tuple[_Work, Pass, PassInputs]
 """Who asks for a pass, under which name, and what of it."""
 
 
@@ -217,9 +217,9 @@ class Featurizer:
                     reason[index] = str(each)
         return Features(encoded, columns)
 
-    def passes(self) -> dict[PassKey, list[tuple[Recipe, Needs]]]:
+    def passes(self) -> dict[PassKey, list[tuple[Recipe, PassInputs]]]:
         """Every run of the model over the pool, in order, with the recipes that share it."""
-        found: dict[PassKey, list[tuple[Recipe, Needs]]] = {}
+        found: dict[PassKey, list[tuple[Recipe, PassInputs]]] = {}
         for work in self._works:
             for key, (_, needs) in work.passes().items():
                 found.setdefault(key, []).append((work.recipe, needs))
@@ -249,7 +249,7 @@ class Featurizer:
         passed: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in works]
         runs = _runs(works, rows)
         work = sum(run.tokens() for run in runs)
-        telling = Telling(on_batch, len(rows), sum(map(len, rows)), work)
+        telling = BatchProgress(on_batch, len(rows), sum(map(len, rows)), work)
         for run in runs:
             with self._timed(run.key):
                 for place, columns in self._columns(run, telling).items():
@@ -282,7 +282,7 @@ class Featurizer:
             for recipe in self.recipes
         ]
 
-    def _columns(self, run: _Run, telling: Telling) -> dict[int, dict[str, np.ndarray]]:
+    def _columns(self, run: _Run, telling: BatchProgress) -> dict[int, dict[str, np.ndarray]]:
         """Work's place -> its reducers' columns over all rows, from a pass over the chosen ones."""
         from .models.batches import batches_of
         from .passes.forward import run_pass

@@ -30,10 +30,10 @@ from ..store.store import Store
 from .create import pending, recipes_of
 from .fits.fit import Sample
 from .fits.sampling import BLOCK_ROWS, Reservoir
-from .jobs.fitting import Job, MemoryShelf, StoreShelf, fitted, jobs_for, run
+from .jobs.fitting import Job, MemoryCache, StoreCache, fitted, jobs_for, run
 from .models.describe import BackboneConfig, BackboneInfo, describe
-from .representations.registry import Wanted, get, parse_wanted, recipe_for, spec_text
-from .sources import Looked
+from .representations.registry import FeatureSpec, get, parse_specs, recipe_for, spec_text
+from .sources import SourceList
 
 if TYPE_CHECKING:
     from ..store.catalog import Artifact
@@ -159,7 +159,7 @@ class Counted:
     drawn: Sequence[Record]
 
 
-def count(looked: Looked, known: KnownIds, rows: int) -> Counted:
+def count(looked: SourceList, known: KnownIds, rows: int) -> Counted:
     """Count the records of files, and draw `rows` of those the pool lacks.
 
     A file of more than its share of 50,000 records is read so far and no further; what it holds is
@@ -209,7 +209,7 @@ KEYS = {"id": 32, "corpus": 8, "added_at": 8, "run": 32}
 
 def plan(
     store: Store,
-    looked: Looked,
+    looked: SourceList,
     backbone: Callable[[], Backbone],
     features: str | None = None,
     progress: FitProgress | None = None,
@@ -233,7 +233,7 @@ def plan(
     loaded = backbone()
     said.say(f"{counted.records:,} records; trying {len(counted.drawn)} rows")
     per_row = _bare_forward(loaded, counted.drawn)
-    wanted = parse_wanted(features) if features else pending(store)
+    wanted = parse_specs(features) if features else pending(store)
     mine = [] if features else recipes_of(store)
     artifacts = {
         content: artifact
@@ -282,7 +282,7 @@ def _rows_within(seconds: float, per_row: float, drawn: Sequence[Record]) -> Seq
 
 def _fitted(
     store: Store,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[FeatureSpec],
     info: BackboneInfo,
     counted: Counted,
     backbone: Backbone,
@@ -292,7 +292,7 @@ def _fitted(
     notes: list[str],
 ) -> tuple[list[PlannedFit], list[Recipe]]:
     """Fits run in memory, and the recipes that come of them; `artifacts` and `notes` grow."""
-    shelf = MemoryShelf(StoreShelf(store))
+    shelf = MemoryCache(StoreCache(store))
     rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
     sample, half = _sample(rows), _sample(rows[: len(rows) // 2])
     planned: list[PlannedFit] = []
@@ -330,11 +330,11 @@ def _sample(rows: Sequence[Record]) -> Sample:
 
 
 def _on_fewer(
-    job: Job, jobs: Mapping[str, Job], sample: Sample, backbone: Backbone, shelf: MemoryShelf
+    job: Job, jobs: Mapping[str, Job], sample: Sample, backbone: Backbone, shelf: MemoryCache
 ) -> float | None:
     """Seconds of a fit on a smaller sample; what it learns is thrown away. None: too few rows."""
     try:
-        return run(job, jobs, sample, backbone, MemoryShelf(shelf), Silence())
+        return run(job, jobs, sample, backbone, MemoryCache(shelf), Silence())
     except UsageError:
         return None
 
@@ -346,7 +346,7 @@ def _planned(
     half: Sample,
     fewer: float | None,
     total: int,
-    shelf: MemoryShelf,
+    shelf: MemoryCache,
 ) -> PlannedFit:
     def rows(of: int) -> int:
         return min(job.fit.sample_rows(of), of)

@@ -291,7 +291,7 @@ def _as_text(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Looked:
+class SourceList:
     """Files that can be read, and why others cannot.
 
     Attributes:
@@ -315,12 +315,12 @@ class Looked:
             yield self.held.get(path) or open_source(path, self.options, self.copies.get(path))
 
 
-def look_at(
+def open_sources(
     named: Sequence[str],
     options: ReadOptions,
     copies: str | None = None,
     progress: Progress | None = None,
-) -> Looked:
+) -> SourceList:
     """Find the files and open each once.
 
     Args:
@@ -359,4 +359,4 @@ def look_at(
         else:
             source.finish()
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    return Looked(paths, options, total, unreadable, held, copied)
+    return SourceList(paths, options, total, unreadable, held, copied)

@@ -39,12 +39,12 @@ from .conversations.tokenization import Encoded
 from .featurizer import Features, Featurizer
 from .fits.fit import Fit, Sample
 from .jobs.commit import Commit
-from .jobs.fitting import Learned, MemoryShelf, fitted, jobs_for, run
+from .jobs.fitting import Fitted, MemoryCache, fitted, jobs_for, run
 from .models.backbone import Backbone
 from .models.describe import BackboneConfig
 from .passes.reducer import Side
 from .representations import registry
-from .representations.registry import Wanted, columns_of, recipe_for
+from .representations.registry import FeatureSpec, columns_of, recipe_for
 from .representations.representation import Representation
 
 VOCABULARY = 320
@@ -238,7 +238,7 @@ def check_representation(
     """
     _check_declaration(representation)
     with registry.added(representation):
-        wanted = registry.wanted(representation.name, options)
+        wanted = registry.feature_spec(representation.name, options)
         for architecture in architectures:
             backbone = conformance_backbone(architecture)
             found = _check_fits(wanted, backbone)
@@ -275,7 +275,7 @@ def _check_declaration(representation: Representation) -> None:
     name = representation.name
     assert name.isidentifier() and "__" not in name, f"name {name!r} cannot name columns"
     assert isinstance(representation.version, int), f"{name}: version is a whole number"
-    for options in (representation.defaults, representation.asking):
+    for options in (representation.defaults, representation.query_defaults):
         for option, value in options.items():
             assert isinstance(value, bool | int | float | str), (
                 f"{name}: the default of {option} is a {type(value).__name__}; bool, int, float or "
@@ -287,12 +287,12 @@ def _check_declaration(representation: Representation) -> None:
 # -- fits ------------------------------------------------------------------------------------
 
 
-def _check_fits(wanted: Wanted, backbone: Backbone) -> Learned:
+def _check_fits(wanted: FeatureSpec, backbone: Backbone) -> Fitted:
     """Specifications are JSON, results are seeded, kept ones are not redone; what was learned."""
     rows = conversations()[:-1]
     sample = Sample([row.id for row in rows], rows, len(rows))
     jobs = {job.asked: job for job in jobs_for(backbone.info, wanted)}
-    shelves = MemoryShelf(), MemoryShelf()
+    shelves = MemoryCache(), MemoryCache()
     before = _weights(backbone)
     for job in jobs.values():
         name = f"{wanted.representation}, fit {job.fit.name}"
@@ -315,7 +315,7 @@ def _check_resumed(
     fit: Fit,
     kept: dict[str, Artifact],
     jobs: Mapping[str, Any],
-    shelf: MemoryShelf,
+    shelf: MemoryCache,
     sample: Sample,
     backbone: Backbone,
 ) -> None:
@@ -346,7 +346,7 @@ def _weights(backbone: Backbone) -> list[float]:
 # -- columns ---------------------------------------------------------------------------------
 
 
-def _check_recipe(wanted: Wanted, backbone: Backbone, found: Learned) -> Recipe:
+def _check_recipe(wanted: FeatureSpec, backbone: Backbone, found: Fitted) -> Recipe:
     name = wanted.representation
     representation = registry.get(name)
     recipe = recipe_for(wanted, backbone.info, found.artifacts, found.digests)
@@ -380,7 +380,7 @@ def _check_recipe(wanted: Wanted, backbone: Backbone, found: Learned) -> Recipe:
     return recipe
 
 
-def _check_values(recipe: Recipe, backbone: Backbone, found: Learned, tolerance: float) -> None:
+def _check_values(recipe: Recipe, backbone: Backbone, found: Fitted, tolerance: float) -> None:
     rows = conversations()
     order = list(range(len(rows)))
     random.Random(0).shuffle(order)
@@ -405,7 +405,7 @@ def _check_values(recipe: Recipe, backbone: Backbone, found: Learned, tolerance:
                 )
 
 
-def _check_shapes(recipe: Recipe, backbone: Backbone, found: Learned, made: Features) -> None:
+def _check_shapes(recipe: Recipe, backbone: Backbone, found: Fitted, made: Features) -> None:
     """Columns are those declared; each row has its values, or a reason and something missing."""
     featurizer = _featurizer(recipe, backbone, found, 4096)
     fields = {field.name: field for field in featurizer.fields(recipe)}
@@ -462,7 +462,7 @@ def _distance(got: np.ndarray, expected: np.ndarray) -> float:
 
 
 def _featurizer(
-    recipe: Recipe, backbone: Backbone, found: Learned, tokens: int, padding: Any = "right"
+    recipe: Recipe, backbone: Backbone, found: Fitted, tokens: int, padding: Any = "right"
 ) -> Featurizer:
     artifacts = {found.digests[name]: found.artifacts[name] for name in found.digests}
     return Featurizer(backbone, [recipe], tokens, padding, artifacts)
@@ -471,7 +471,7 @@ def _featurizer(
 # -- the store and the query -----------------------------------------------------------------
 
 
-def _check_store(recipe: Recipe, backbone: Backbone, found: Learned) -> None:
+def _check_store(recipe: Recipe, backbone: Backbone, found: Fitted) -> None:
     """What is written is read again, bit for bit."""
     rows = conversations()
     featurizer = _featurizer(recipe, backbone, found, 4096)
@@ -488,7 +488,7 @@ def _check_store(recipe: Recipe, backbone: Backbone, found: Learned) -> None:
         assert read[name].to_pylist() == made[name].to_pylist(), f"{name}: not what was written"
 
 
-def _check_comparison(recipe: Recipe, backbone: Backbone, found: Learned) -> None:
+def _check_comparison(recipe: Recipe, backbone: Backbone, found: Fitted) -> None:
     """A scorer, where there is one, scores stored rows: NaN for those without the feature."""
     representation = registry.get(recipe.representation)
     rows = conversations()[:-1]
@@ -496,11 +496,13 @@ def _check_comparison(recipe: Recipe, backbone: Backbone, found: Learned) -> Non
     target = featurizer.compute(rows[:12], of="target")
     encoded = [each for each in target.encoded if isinstance(each, Encoded)]
     own = {name: target.columns[stored] for name, stored in columns_of(recipe).items()}
-    facts = representation.facts(backbone, encoded, own, featurizer.setup(recipe, of="target"))
+    facts = representation.target_artifact(
+        backbone, encoded, own, featurizer.setup(recipe, of="target")
+    )
     if facts is not None:
         assert isinstance(Artifact.unpack(facts.pack()), Artifact)
     scorer = representation.scorer(
-        recipe.options, found.artifacts, facts, dict(representation.asking)
+        recipe.options, found.artifacts, facts, dict(representation.query_defaults)
     )
     if scorer is None:
         return

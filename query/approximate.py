@@ -19,7 +19,7 @@ import numpy as np
 from ..schemas.errors import UsageError
 from ..schemas.ids import KeySet, keys_of
 from ..selectors.reductions import RowVectors, Vectors
-from ..store.fill import undone
+from ..store.fill import unfilled
 from ..store.indices import VectorIndex, indices_of
 from .comparison import Comparison
 from .features import Feature
@@ -258,7 +258,7 @@ class Search:
         reason = self._feature.reason
         parts = [self._dataset.to_table(columns=["id"], filter=f"`{reason}` IS NOT NULL")["id"]]
         for fragment in self._dataset.get_fragments():
-            parts += [keys for keys, _ in undone(self._dataset, fragment, self._feature.recipe)]
+            parts += [keys for keys, _ in unfilled(self._dataset, fragment, self._feature.recipe)]
         lacking = [keys_of(part) for part in parts]
         if eligible is not None:
             lacking = [keys[eligible.contains(keys)] for keys in lacking]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asker:
+class QueryGroup:
     """Who asks for a ranking of its own.
 
     Attributes:
@@ -63,7 +63,7 @@ class Comparison:
     many units a row holds, where sets are covered.
     """
 
-    askers: tuple[Asker, ...]
+    query_groups: tuple[QueryGroup, ...]
     scan: Scan
     fetch: Fetch
     set_size: int = 0
@@ -89,9 +89,9 @@ def comparison(
     if feature and method.counts:
         return _by_words(dataset, feature, queries, fetch)
     if not method.compares or feature is None:
-        own = tuple(Asker(target, 0, lengths=each) for target, each in lengths.items())
+        own = tuple(QueryGroup(target, 0, lengths=each) for target, each in lengths.items())
         return Comparison(
-            own or (Asker(None, 0),),
+            own or (QueryGroup(None, 0),),
             lambda reducers, eligible: scan_ids(dataset, reducers, eligible),
             fetch,
             width=feature.width if feature else 0,
@@ -107,7 +107,7 @@ def _by_cosine(
     matrix, column = matrix_of(queries), feature.column
     assert column is not None, "who compares by cosine names vectors"
     return Comparison(
-        tuple(Asker(each.target, len(each.ids), each.ids) for each in queries),
+        tuple(QueryGroup(each.target, len(each.ids), each.ids) for each in queries),
         lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),
         fetch,
         width=feature.width,
@@ -124,11 +124,11 @@ def _by_sets(
     own = feature.representation.sets
     assert own is not None, "the method's name was refused otherwise"
     column = feature.columns[own]
-    askers = (Asker(None, 0),)
+    query_groups = (QueryGroup(None, 0),)
     if method.needs_target:
-        askers = tuple(Asker(each.target, 0, units=each.units) for each in queries)
+        query_groups = tuple(QueryGroup(each.target, 0, units=each.units) for each in queries)
     return Comparison(
-        askers,
+        query_groups,
         lambda reducers, eligible: scan_sets(dataset, column, reducers, eligible),
         fetch,
         size_of_sets(dataset, column),
@@ -143,7 +143,8 @@ def _by_words(
     column = feature.columns[own]
     return Comparison(
         tuple(
-            Asker(each.target, len(each.ids), each.ids, words=each.words or ()) for each in queries
+            QueryGroup(each.target, len(each.ids), each.ids, words=each.words or ())
+            for each in queries
         ),
         lambda reducers, eligible: scan_words(dataset, column, reducers, eligible),
         fetch,
@@ -159,14 +160,14 @@ def _by_scores(
     fetch: Fetch,
 ) -> Comparison:
     if method.needs_target:
-        askers = tuple(Asker(each.target, 1) for each in queries)
+        query_groups = tuple(QueryGroup(each.target, 1) for each in queries)
         scorers = [scorer_of(store, feature, method, each) for each in queries]
     else:
-        askers = (Asker(None, 1),)
+        query_groups = (QueryGroup(None, 1),)
         scorers = [scorer_of(store, feature, method)]
     columns = {own: feature.columns[own] for scorer in scorers for own in scorer.columns}
     return Comparison(
-        askers,
+        query_groups,
         lambda reducers, eligible: scan_scores(dataset, columns, scorers, reducers, eligible),
         fetch,
     )

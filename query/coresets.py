@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import UsageError, among
+from ..schemas.errors import UsageError, suggest
 from ..schemas.tables import CORESET_ROWS, CORESETS
 from ..store.rows import keys_under
 from .names import LONGEST, naming, quoted
-from .result_rows import Faces
+from .result_rows import ResultRows
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -90,7 +90,7 @@ class Share:
 
 
 @dataclass(frozen=True, repr=False)
-class Coreset(Faces):
+class Coreset(ResultRows):
     """A named, replayable selection; `for messages in coreset` gives its conversations by rank.
 
     Attributes:
@@ -303,7 +303,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
 
 
 def _no_coreset(store: Store, name: str) -> str:
-    there = among(name, coreset_names(store), f"coresetdb coreset list {store.typed}")
+    there = suggest(name, coreset_names(store), f"coresetdb coreset list {store.typed}")
     return f"no coreset {name!r} in {store.uri}; coresets: {there}"
 
 

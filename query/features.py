@@ -70,7 +70,7 @@ def comparison_of(representation: Representation) -> Comparison | None:
         return "cosine"
     if type(representation).scorer is Representation.scorer:
         return None
-    return "target_scorer" if registry.has_facts(representation) else "scorer"
+    return "target_scorer" if registry.makes_target_artifact(representation) else "scorer"
 
 
 def features_of(store: Store, version: int | None = None) -> dict[str, Feature]:

@@ -13,7 +13,7 @@ from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..selectors.reductions import Columns
 from ..selectors.selector import Task
-from ..store.fill import count_undone
+from ..store.fill import count_unfilled
 from .comparison import scorer_of
 from .features import Feature, feature_named, features_of
 from .methods import Method, method_names, parse_method
@@ -87,8 +87,8 @@ def _methods(known: Mapping[str, Representation]) -> Iterator[tuple[str, Method]
             yield method.selector.name, method
         elif name and made_by and made_by.selector == method.selector.name:
             yield name, method
-            for asking in made_by.askings:
-                yield f"{name}({asking})", parse_method(f"{full}({asking})", known)
+            for query_defaults in made_by.listed_options:
+                yield f"{name}({query_defaults})", parse_method(f"{full}({query_defaults})", known)
         else:
             yield full, method
 
@@ -162,7 +162,7 @@ class _Look:
             return None, command
         except FingerprintError as error:
             return None, str(error)
-        waiting = count_undone(self._store.dataset("pool"), feature.recipe)
+        waiting = count_unfilled(self._store.dataset("pool"), feature.recipe)
         if waiting == self._rows:
             return None, command
         return feature, f"{waiting:,} rows lack it: {command}" if waiting else None

@@ -3,7 +3,7 @@
 A representation's name alone stands for the selector it names itself (`rds` for `rds:round_robin`,
 `trim` for `trim:top`); selectors that look at no feature, such as `random`, stand alone, and so do
 those that know their feature (`bm25` for `lexical:bm25`). Options are the selector's or those of
-the comparison (`Representation.asking`).
+the comparison (`Representation.query_defaults`).
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Method:
         defaults = {key: option.default for key, option in self.selector.options.items()}
         changed = [f"{k}={_text(v)}" for k, v in self.options.items() if v != defaults[k]]
         if self.made_by:
-            asking = self.made_by.asking
-            changed += [f"{k}={_text(v)}" for k, v in self.asked.items() if v != asking[k]]
+            query_defaults = self.made_by.query_defaults
+            changed += [f"{k}={_text(v)}" for k, v in self.asked.items() if v != query_defaults[k]]
         return name + self.selector.name + (f"({','.join(changed)})" if changed else "")
 
     @property
@@ -186,7 +186,7 @@ def _options(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the selector and of the comparison, every one spelled out."""
     options = {name: option.default for name, option in selector.options.items()}
-    asked = dict(representation.asking) if representation else {}
+    asked = dict(representation.query_defaults) if representation else {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if equals and name in options:

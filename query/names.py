@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..schemas.errors import UsageError, among
+from ..schemas.errors import UsageError, suggest
 from ..store.locks import StoreLock
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def naming(store: Store) -> Iterator[None]:
 
 def no_target(store: Store, name: str, there: Sequence[str]) -> str:
     """What is said of a target that is not there, where `there` are those that are."""
-    named = among(name, there, f"coresetdb target list {store.typed}")
+    named = suggest(name, there, f"coresetdb target list {store.typed}")
     add = "" if there else f". Add it: coresetdb target add {store.typed} {name} FILE"
     return f"no target {name!r} in {store.uri}; targets: {named}{add}"
 

@@ -21,7 +21,7 @@ from ..selectors.reductions import (
 )
 from ..selectors.round_robin import take_turns
 from ..selectors.selector import Passes, Ranking, Task
-from .comparison import Asker, Comparison
+from .comparison import Comparison, QueryGroup
 from .methods import Method
 from .scanning.reducers import Reducer, reducer_for, word_reducer
 from .scanning.rows import Scanned
@@ -92,7 +92,7 @@ def rank(
         pick_bytes=_PICK_BYTES,
         spare=spare,
     )
-    picks = _merge(found, comparison.askers, k)
+    picks = _merge(found, comparison.query_groups, k)
     return replace(picks, notes=(*picks.notes, *seen.notes)), seen
 
 
@@ -117,8 +117,8 @@ def rankings(
     Raises:
         UsageError: the selector's memory formula exceeds the limit.
     """
-    askers = comparison.askers
-    sizes = [each.queries for each in askers]
+    query_groups = comparison.query_groups
+    sizes = [each.queries for each in query_groups]
     tasks = _tasks(method, comparison, rows, k, seed, spare)
     _check_memory(method, tasks, memory_limit, pick_bytes)
     ends = np.cumsum(sizes).tolist()
@@ -185,7 +185,7 @@ def _tasks(
             each.words,
             spare,
         )
-        for each in comparison.askers
+        for each in comparison.query_groups
     ]
 
 
@@ -210,12 +210,12 @@ def _size(count: int) -> str:
     return f"{count / 2**bits:.1f} {name}"
 
 
-def _merge(rankings: Sequence[Ranking], askers: Sequence[Asker], k: int) -> Picks:
+def _merge(rankings: Sequence[Ranking], query_groups: Sequence[QueryGroup], k: int) -> Picks:
     players, places = take_turns([ranking.keys for ranking in rankings], k)
     ids: list[str] = [""] * len(players)
     notes = dict.fromkeys(note for ranking in rankings for note in ranking.notes)
     picks = Picks(ids, [None] * len(ids), [None] * len(ids), [None] * len(ids), tuple(notes))
-    for number, (asker, ranking) in enumerate(zip(askers, rankings, strict=True)):
+    for number, (asker, ranking) in enumerate(zip(query_groups, rankings, strict=True)):
         turns = np.flatnonzero(players == number).tolist()
         chosen = places[players == number]
         scores = None if ranking.scores is None else ranking.scores[chosen].tolist()

@@ -1,6 +1,6 @@
 """The faces of a result whose rows are rows of the pool: frames, a dataset, text, a notebook's.
 
-What mixes `Faces` in names a store, the version of its pool, and a table of ids with what was found
+What mixes `ResultRows` in names a store, the version of its pool, and a table of ids with what was found
 about them; a coreset is one, the scores of a pool are another.
 
 The text behind rows of the pool, in the order asked for, as trainers take it.
@@ -102,7 +102,7 @@ TEXT_SHOWN = 200
 _STYLE = "max-width: 40em; text-align: left; vertical-align: top; white-space: pre-wrap"
 
 
-class Faces(ABC):
+class ResultRows(ABC):
     """Rows of a pool, best first, in every form one asks for them.
 
     Attributes:

@@ -22,9 +22,9 @@ from ..schemas.ids import KeySet, ids_of, keys_of
 from ..schemas.progress import FitProgress, Silence
 from ..selectors.reductions import Lists
 from ..selectors.registry import selectors
-from ..store.fill import count_undone
+from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
-from .comparison import Asker, Comparison, columns_for, comparison, scorer_of, understood
+from .comparison import Comparison, QueryGroup, columns_for, comparison, scorer_of, understood
 from .features import Feature, comparison_of, features_of
 from .methods import Method
 from .names import quoted
@@ -213,7 +213,7 @@ def _overlap(dataset: lance.LanceDataset, feature: Feature, queries: Queries) ->
         raise AssertionError("top asks for nothing beside the scan")
 
     return Comparison(
-        (Asker(queries.target, 1),),
+        (QueryGroup(queries.target, 1),),
         lambda reducers, eligible: scan_overlap(dataset, column, units, reducers, eligible),
         fetch,  # pyright: ignore[reportArgumentType]
     )
@@ -288,7 +288,7 @@ def _missing(
     if feature is None or not seen.missing:
         return []
     lacking = f"{seen.missing:,} of {rows:,} rows lack {feature.name} and have no score by it"
-    if waiting := count_undone(dataset, feature.recipe):
+    if waiting := count_unfilled(dataset, feature.recipe):
         return [
             f"{lacking}; {waiting:,} of the pool wait for it: "
             f"coresetdb featurize {store.typed} {feature.recipe.feature}"

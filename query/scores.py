@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..schemas.errors import UsageError, among
+from ..schemas.errors import UsageError, suggest
 from ..store.scores import ScoreSet, SetKey, drop_scores, score_sets, scores_in
-from .result_rows import Faces
+from .result_rows import ResultRows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 
-class Scores(Faces):
+class Scores(ResultRows):
     """Scores and ranks of rows for a target, a pair of columns for each method.
 
     Attributes:
@@ -121,7 +121,7 @@ def _sets_of(store: Store, target: str) -> list[ScoreSet]:
     own = [each for each in sets if each.key.target == target]
     if not own:
         scored = {each.key.target for each in sets}
-        targets = among(target, scored, f"coresetdb score list {store.typed}")
+        targets = suggest(target, scored, f"coresetdb score list {store.typed}")
         raise UsageError(
             f"no scores for target {target!r} in {store.uri}; targets that have some: {targets}. "
             f"Make them: coresetdb score {store.typed} {target}"

@@ -25,7 +25,7 @@ from ..schemas.errors import MissingFeatureError, UsageError
 from ..schemas.ids import KeySet, keys_of
 from ..schemas.sizes import parse_budget
 from ..schemas.version import VERSION
-from ..store.fill import count_undone
+from ..store.fill import count_unfilled
 from .approximate import Search
 from .comparison import comparison
 from .coresets import Coreset, check_free, free_name, mix_of, record, told
@@ -35,7 +35,7 @@ from .methods import Method
 from .names import check_name
 from .ranking import MEMORY_LIMIT, Picks, rank
 from .request import Lengths, Request, ResolvedRequest, counted, resolve_request
-from .rules.constrained import Ruled
+from .rules.constrained import ConstrainedRanking
 from .rules.rules import Rules, keep
 from .scanning.rows import BLOCK_BYTES, Scanned
 from .scanning.vectors import block_rows, device
@@ -174,19 +174,21 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     if rows and not k and not by_tokens:
         raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
 
-    def ranked(k: int, spare: int, among: int, allowed: KeySet | None) -> tuple[Picks, Scanned]:
+    def ranked(k: int, spare: int, suggest: int, allowed: KeySet | None) -> tuple[Picks, Scanned]:
         return rank(
             method,
             compared,
             k=k,
-            rows=among,
+            rows=suggest,
             seed=request.seed,
             eligible=allowed,
             memory_limit=memory_limit,
             spare=spare,
         )
 
-    ruled = Ruled(store, request, None if by_tokens else k, eligible, ranked, feature, memory_limit)
+    ruled = ConstrainedRanking(
+        store, request, None if by_tokens else k, eligible, ranked, feature, memory_limit
+    )
     tokens = None
     if of_tokens:
         picks, tokens, short_by = _within_tokens(store, request, of_tokens, ruled.first)
@@ -194,7 +196,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
         picks = ruled.first(k)
         short_by = k - len(picks.ids)
     missing, account = ruled.missing, ruled.account(picks.ids)
-    waiting = count_undone(dataset, feature.recipe) if feature and missing else 0
+    waiting = count_unfilled(dataset, feature.recipe) if feature and missing else 0
     if feature and waiting and missing == rows:
         raise MissingFeatureError(
             f"no eligible row of {store.uri} has {feature.name} yet: "

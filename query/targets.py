@@ -229,7 +229,7 @@ def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table
 
 
 @dataclass(frozen=True)
-class CarriedTarget:
+class CopiedTarget:
     """What arrived.
 
     Attributes:
@@ -243,9 +243,7 @@ class CarriedTarget:
     left_out: tuple[str, ...]
 
 
-def copy_target(
-    store: Store, name: str, other: Store, new_name: str | None = None
-) -> CarriedTarget:
+def copy_target(store: Store, name: str, other: Store, new_name: str | None = None) -> CopiedTarget:
     """Copy a target's examples into another store.
 
     Args:
@@ -281,7 +279,7 @@ def copy_target(
         other.insert("targets", _rows_for(rows, new_name, ours, shared))
     other.sync()
     (target,) = (each for each in list_targets(other) if each.name == new_name)
-    return CarriedTarget(target, tuple(each.representation for each in shared), tuple(left_out))
+    return CopiedTarget(target, tuple(each.representation for each in shared), tuple(left_out))
 
 
 def _check_name_free_in(other: Store, name: str) -> None:

@@ -17,7 +17,7 @@ _NAMED = 10
 _ALIKE = 3
 
 
-def among(wanted: str, there: Iterable[str], to_list: str) -> str:
+def suggest(wanted: str, there: Iterable[str], to_list: str) -> str:
     """The names that are there, for an error that says that `wanted` is not one of them.
 
     Args:

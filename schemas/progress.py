@@ -53,7 +53,7 @@ class Silence:
         """Dropped."""
 
 
-class Telling:
+class BatchProgress:
     """Turns what passes have seen into rows and tokens done, each counted once.
 
     Args:

@@ -56,7 +56,7 @@ def filling(store: Store) -> Iterator[None]:
         yield
 
 
-def undone(
+def unfilled(
     dataset: lance.LanceDataset, fragment: lance.LanceFragment, recipe: Recipe
 ) -> Iterator[tuple[pa.Array, np.ndarray]]:
     """The rows of a fragment that have neither a value nor a reason.
@@ -87,12 +87,12 @@ def undone(
         yield batch[key].filter(pa.array(empty)), batch["_rowaddr"].to_numpy()[empty]
 
 
-def count_undone(dataset: lance.LanceDataset, recipe: Recipe) -> int:
+def count_unfilled(dataset: lance.LanceDataset, recipe: Recipe) -> int:
     """How many rows of a table have neither a value nor a reason."""
     count = 0
     for fragment in dataset.get_fragments():
         if _has_file(dataset, fragment, recipe.columns):
-            count += sum(len(keys) for keys, _ in undone(dataset, fragment, recipe))
+            count += sum(len(keys) for keys, _ in unfilled(dataset, fragment, recipe))
         else:
             count += fragment.count_rows()
     return count

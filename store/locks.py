@@ -174,14 +174,14 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
-class Life:
-    """Whether a run goes on: `state` is "running", "ended without a word" or "not known"."""
+class RunState:
+    """Whether a run goes on: `state` is "running", "killed" or "not known"."""
 
     state: str
     because: str
 
 
-class Presence:
+class RunLock:
     """Held by a run while it lives; what it leaves in the store goes once its end is recorded."""
 
     def __init__(self, place: Place, run: str) -> None:
@@ -211,28 +211,34 @@ class Presence:
                     os.rmdir(self._place.absolute(self._folder))
 
 
-def life_of(place: Place, run: str) -> Life:
+def run_state(place: Place, run: str) -> RunState:
     """Whether a run that never recorded its end goes on."""
     try:
         facts = json.loads(place.read(f"{FOLDER}/{run}/{_FACTS}"))
         where = f"process {facts['process']} on {facts['host']}"
         began_under = facts["kernel"]
     except FileNotFoundError:
-        return Life("not known", "it left no lock: an older coresetdb began it, or it was removed")
+        return RunState(
+            "not known", "it left no lock: an older coresetdb began it, or it was removed"
+        )
     except (ValueError, KeyError, TypeError):  # the machine went down before the disk had it
-        return Life("not known", f"{FOLDER}/{run}/{_FACTS}, which tells who began it, is damaged")
+        return RunState(
+            "not known", f"{FOLDER}/{run}/{_FACTS}, which tells who began it, is damaged"
+        )
     try:
         with StoreLock(place, f"{FOLDER}/{run}/").held(shared=True, wait=0.0):
             pass
     except StoreBusyError:
-        return Life("running", f"{where} holds its lock")
+        return RunState("running", f"{where} holds its lock")
     except StoreError as error:
-        return Life("not known", f"the lock of {where} cannot be asked for: {first_line(error)}")
+        return RunState(
+            "not known", f"the lock of {where} cannot be asked for: {first_line(error)}"
+        )
     # Kernels that share a disk need not see each other's locks. One host name under two kernels
     # is one machine that was started again.
     if place.local and kernel() != began_under and socket.gethostname() != facts["host"]:
-        return Life("not known", f"{where} began it, whose lock need not be seen from here")
-    return Life("ended without a word", f"nobody holds the lock of {where}")
+        return RunState("not known", f"{where} began it, whose lock need not be seen from here")
+    return RunState("killed", f"nobody holds the lock of {where}")
 
 
 def sweep(place: Place, recorded: Collection[str]) -> None:
@@ -241,7 +247,7 @@ def sweep(place: Place, recorded: Collection[str]) -> None:
     for path in place.sizes(FOLDER):
         folders.setdefault(path.split("/")[1], []).append(path)
     for run in folders.keys() - set(recorded):
-        if life_of(place, run).state != "running":
+        if run_state(place, run).state != "running":
             for path in place.sizes(f"{FOLDER}/{run}"):
                 place.delete(path)
             if place.local:

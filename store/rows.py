@@ -73,9 +73,9 @@ def offsets_of(dataset: Any, uri: str, table: str, keys: Sequence[str]) -> list[
     return offsets[order.to_numpy()].tolist()
 
 
-def _positions(values: Any, among: pa.Array) -> Any:
-    """Where each value stands in `among`; null where it does not."""
-    return pc.index_in(values, value_set=among)  # pyright: ignore[reportAttributeAccessIssue]
+def _positions(values: Any, suggest: pa.Array) -> Any:
+    """Where each value stands in `suggest`; null where it does not."""
+    return pc.index_in(values, value_set=suggest)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 PAGE_BYTES = 8 << 20

@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from .features import features_of
-from .fill import count_undone
+from .fill import count_unfilled
 from .indices import described, indices_of
-from .locks import life_of
+from .locks import run_state
 from .store import Store
 
 
@@ -23,7 +23,7 @@ class Status:
     `waiting` says of each feature how many rows have neither a value nor a reason; `pending` names
     features that are not fitted yet. `bases` and `ensembles` say how what was learned suits the
     corpora, and `due` what to do about it (see ingest/drift.py). The status of an
-    `unfinished` run is "running", "ended without a word", "not known" (see store/locks.py),
+    `unfinished` run is "running", "killed", "not known" (see store/locks.py),
     "failed" or "interrupted".
     """
 
@@ -100,9 +100,9 @@ class Status:
             for index in self.indices
             if index["rows outside"]
         ]
-        silent = [run for run in self.unfinished if run["status"] == "ended without a word"]
+        silent = [run for run in self.unfinished if run["status"] == "killed"]
         said += [
-            f"Run {run['run'][:8]} ended without a word: it was killed, or its machine went down. "
+            f"Run {run['run'][:8]} killed: it was killed, or its machine went down. "
             f"What it committed is kept. Next: {run['command']}"
             for run in silent
         ]
@@ -125,7 +125,7 @@ def status_of(store: Store) -> Status:
     reasons = [recipe.reason for recipe in features.values()]
     columns = ["corpus", "tokens", "response_tokens", "truncated", *reasons]
     rows = pool.to_table(columns=columns)
-    waiting = {name: count_undone(pool, recipe) for name, recipe in features.items()}
+    waiting = {name: count_unfilled(pool, recipe) for name, recipe in features.items()}
     return Status(
         uri=store.uri,
         version=pool.version,
@@ -197,7 +197,7 @@ def _named(store: Store) -> list[dict[str, Any]]:
 def _unfinished(store: Store) -> list[dict[str, Any]]:
     """Runs that go on, and those that did not end well and whose work no later run did."""
     runs = _runs(store)
-    lives = {run["run"]: life_of(store.place, run["run"]) for run in runs if _open(run)}
+    lives = {run["run"]: run_state(store.place, run["run"]) for run in runs if _open(run)}
     if any(life.state != "running" for life in lives.values()):
         runs = _runs(store)  # one that ended while it was looked for has recorded how
     finished: set[tuple[str, str]] = set()
@@ -213,7 +213,7 @@ def _unfinished(store: Store) -> list[dict[str, Any]]:
             continue
         run["because"] = ""
         if _open(run):
-            life = lives.get(run["run"]) or life_of(store.place, run["run"])
+            life = lives.get(run["run"]) or run_state(store.place, run["run"])
             run |= {"status": life.state, "because": life.because}
         if run["status"] == "running" or not superseded:
             started = run["started_at"].isoformat(timespec="seconds")

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from coresetdb.query.comparison import Asker, Comparison
+from coresetdb.query.comparison import Comparison, QueryGroup
 from coresetdb.query.methods import Method
 from coresetdb.query.ranking import Picks, rank
 from coresetdb.query.scanning.reducers import Block
@@ -106,7 +106,7 @@ def drive(
         rows = [place[tuple(key)] for key in need.keys.tolist()]
         return RowVectors(need.keys, pool.vectors[rows])
 
-    asker = Asker("t", queries, examples, pool.units, pool.lengths, pool.asked)
+    asker = QueryGroup("t", queries, examples, pool.units, pool.lengths, pool.asked)
     width = 0 if pool.vectors is None else pool.vectors.shape[1]
     found, _ = rank(
         Method(None, None, selector, chosen, {}),

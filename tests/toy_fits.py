@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from coresetdb.ingest.fits.fit import Fit
-from coresetdb.ingest.passes.reducer import Needs, Pass, Reducer
+from coresetdb.ingest.passes.reducer import Pass, PassInputs, Reducer
 from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.errors import UsageError
 from coresetdb.store.catalog import Artifact
@@ -88,7 +88,7 @@ class Counting(Representation):
         return [pa.field(self.name, pa.float32()), pa.field(f"{self.name}_reason", pa.string())]
 
     def passes(self, setup):
-        return {Pass(): Needs(hidden=True)}
+        return {Pass(): PassInputs(hidden=True)}
 
     def reducer(self, each, batch, setup):
         return Count(batch)

@@ -26,7 +26,7 @@ class Length(Representation):
 
     name = "length"
     version = 1
-    asking = {"fewest": False}  # noqa: RUF012
+    query_defaults = {"fewest": False}  # noqa: RUF012
     selector = "top"
 
     def fields(self, setup):
@@ -59,7 +59,7 @@ class Words(Representation):
     name = "words"
     version = 1
     defaults = {"first": 0}  # noqa: RUF012
-    asking = {"power": 1.0, "scope": "all"}  # noqa: RUF012
+    query_defaults = {"power": 1.0, "scope": "all"}  # noqa: RUF012
     selector = "top"
 
     def fields(self, setup):
@@ -80,7 +80,7 @@ class Words(Representation):
             "words_reason": np.where(usable, None, "too long"),
         }
 
-    def facts(self, backbone, rows, columns, setup):
+    def target_artifact(self, backbone, rows, columns, setup):
         assert setup.side == "target" and len(rows) == len(columns["words"])
         have = [each for each in columns["words"] if each is not None]
         if len(have) < 2:

@@ -30,7 +30,7 @@ from ..conversations.tokenization import Encoded
 from ..models.anatomy import attention_projections
 from ..models.backbone import Backbone
 from ..models.batches import Batch, batches_of
-from ..passes.cpu_backwards import written_backwards
+from ..passes.cpu_backwards import fast_backwards
 from ..passes.narrowing import narrowed
 from .fit import Fit, Fitting, Sample
 
@@ -192,7 +192,7 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     """
     rows, before = batch.predicted()
     with (
-        written_backwards(backbone.model),
+        fast_backwards(backbone.model),
         narrowed(backbone, batch.ids.shape, rows, before),
     ):
         states = backbone.states(batch.ids, batch.mask, logits=True)

@@ -32,14 +32,14 @@ from ..fits.fit import Fit, Fitting, Sample, in_order
 from ..fits.sampling import Rows, sample_of_pool, sample_of_sources
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..readers.options import ReadOptions
-from ..representations.registry import Wanted, fields_of, get, recipe_for, spec_text
-from ..sources import Looked, look_at
+from ..representations.registry import FeatureSpec, fields_of, get, recipe_for, spec_text
+from ..sources import SourceList, open_sources
 
 if TYPE_CHECKING:
     from ..models.backbone import Backbone
 
 
-class Shelf(Protocol):
+class ArtifactCache(Protocol):
     """Artifacts by what was asked for, and by the digest of their content."""
 
     def find(self, asked: str, name: str) -> str | None:
@@ -55,7 +55,7 @@ class Shelf(Protocol):
         ...
 
 
-class StoreShelf:
+class StoreCache:
     """The table `artifacts` of a store: the first result committed stands."""
 
     def __init__(self, store: Store) -> None:
@@ -74,10 +74,10 @@ class StoreShelf:
         return load_artifact(self._store, content, name)
 
 
-class MemoryShelf:
+class MemoryCache:
     """For trials: nothing outlives it. What lies on the shelf `below` is found and left alone."""
 
-    def __init__(self, below: Shelf | None = None) -> None:
+    def __init__(self, below: ArtifactCache | None = None) -> None:
         self._below = below
         self._asked: dict[tuple[str, str], str] = {}
         self._kept: dict[str, Artifact] = {}
@@ -111,7 +111,7 @@ Draw = Callable[[int, Rows], Sample]
 
 
 @dataclass(frozen=True)
-class Learned:
+class Fitted:
     """Everything fitted for one feature, by name: the artifacts and the digests of their bytes."""
 
     artifacts: Mapping[str, Artifact]
@@ -120,7 +120,7 @@ class Learned:
 
 def fit_features(
     store: Store,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[FeatureSpec],
     draw: Draw,
     backbone: Callable[[], Backbone],
     progress: FitProgress | None = None,
@@ -144,7 +144,7 @@ def fit_features(
         return []
     info = describe(BackboneConfig(**store.config["backbone"]))
     with _alone(store, progress or Silence()):
-        found = run_fits(info, wanted, draw, backbone, StoreShelf(store), progress)
+        found = run_fits(info, wanted, draw, backbone, StoreCache(store), progress)
         recipes = [
             _declared(store, asked, info, each) for asked, each in zip(wanted, found, strict=True)
         ]
@@ -168,12 +168,12 @@ def _alone(store: Store, progress: FitProgress) -> Iterator[None]:
 
 def run_fits(
     info: BackboneInfo,
-    wanted: Sequence[Wanted],
+    wanted: Sequence[FeatureSpec],
     draw: Draw,
     backbone: Callable[[], Backbone],
-    shelf: Shelf,
+    shelf: ArtifactCache,
     progress: FitProgress | None = None,
-) -> list[Learned]:
+) -> list[Fitted]:
     """Run the fits of features whose results `shelf` does not have; see `settle`."""
     progress = progress or Silence()
     own = [jobs_for(info, each) for each in wanted]
@@ -193,17 +193,17 @@ class Job:
     asked: str
     needs: tuple[str, ...]
 
-    def outputs(self, shelf: Shelf) -> dict[str, str]:
+    def outputs(self, shelf: ArtifactCache) -> dict[str, str]:
         """Name -> digest of those that are there."""
         found = {name: shelf.find(self.asked, name) for name in self.fit.outputs()}
         return {name: content for name, content in found.items() if content}
 
-    def done(self, shelf: Shelf) -> bool:
+    def done(self, shelf: ArtifactCache) -> bool:
         """Whether all of them are."""
         return len(self.outputs(shelf)) == len(self.fit.outputs())
 
 
-def jobs_for(info: BackboneInfo, wanted: Wanted) -> list[Job]:
+def jobs_for(info: BackboneInfo, wanted: FeatureSpec) -> list[Job]:
     """Everything that must be learned for a feature, needs first."""
     representation = get(wanted.representation)
     identity = representation.identity(info, wanted.options)
@@ -227,7 +227,7 @@ def run(
     jobs: Mapping[str, Job],
     sample: Sample,
     backbone: Backbone,
-    shelf: Shelf,
+    shelf: ArtifactCache,
     progress: FitProgress,
 ) -> float:
     """Run one fit on its part of a sample; the seconds it took.
@@ -263,13 +263,13 @@ def run(
     return seconds
 
 
-def fitted(jobs: Sequence[Job], shelf: Shelf) -> Learned:
+def fitted(jobs: Sequence[Job], shelf: ArtifactCache) -> Fitted:
     """What the jobs of a feature left."""
     digests = {name: content for job in jobs for name, content in job.outputs(shelf).items()}
-    return Learned({name: shelf.load(digest, name) for name, digest in digests.items()}, digests)
+    return Fitted({name: shelf.load(digest, name) for name, digest in digests.items()}, digests)
 
 
-def _declared(store: Store, asked: Wanted, info: BackboneInfo, found: Learned) -> Recipe:
+def _declared(store: Store, asked: FeatureSpec, info: BackboneInfo, found: Fitted) -> Recipe:
     present = recipes_of(store)
     made = recipe_for(asked, info, found.artifacts, found.digests, present)
     for each in present:
@@ -280,28 +280,28 @@ def _declared(store: Store, asked: Wanted, info: BackboneInfo, found: Learned) -
 
 
 @contextmanager
-def looked_at(
+def rereadable_sources(
     store: Store,
     named: str | Sequence[str],
     options: ReadOptions,
     progress: FitProgress | None = None,
-) -> Iterator[Looked]:
+) -> Iterator[SourceList]:
     """The files named, which can be read twice inside the block if something is to be fitted.
 
     Raises:
-        InputError, AmbiguousFormatError, UsageError: as `look_at`.
+        InputError, AmbiguousFormatError, UsageError: as `open_sources`.
     """
     files = [named] if isinstance(named, str) else list(named)
     if not pending(store):
-        yield look_at(files, options)
+        yield open_sources(files, options)
         return
     with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
-        yield look_at(files, options, folder, progress)
+        yield open_sources(files, options, folder, progress)
 
 
 def fit_from(
     store: Store,
-    looked: Looked,
+    looked: SourceList,
     backbone: Callable[[], Backbone],
     limit: int | None = None,
     progress: FitProgress | None = None,

@@ -27,7 +27,7 @@ from ...schemas.instruction import Record, Reject
 from ...schemas.progress import Progress, Silence
 from ...schemas.tables import RUNS
 from ...schemas.version import VERSION
-from ...store.locks import Presence
+from ...store.locks import RunLock
 from ...store.store import Store
 from ..featurizer import Featurizer
 from ..sources import Source
@@ -136,7 +136,7 @@ class _Job:
         self.commit_rows = commit_rows
         self.make_featurizer, self.featurizer = featurizer, None
         self.account = Account(run=uuid.uuid4().hex)
-        self.presence = Presence(store.place, self.account.run)
+        self.presence = RunLock(store.place, self.account.run)
         self.known = store.known_ids()
         self.shard: list[_Queued] = []
         self.shard_rows = min(SHARD_ROWS[0], commit_rows)

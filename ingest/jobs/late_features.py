@@ -29,14 +29,14 @@ import pyarrow.compute as pc
 from ...schemas.instruction import Instruction
 from ...schemas.progress import FillProgress, Silence
 from ...schemas.recipe import Recipe
-from ...store.fill import amend, count_undone, fill, filling, undone
-from ...store.locks import Presence
+from ...store.fill import amend, count_unfilled, fill, filling, unfilled
+from ...store.locks import RunLock
 from ...store.shards import Shards
 from ...store.store import Store
 from ..create import asked_for, featurizer_for, load_backbone
 from ..fits.fit import Sample
 from ..fits.sampling import Rows, sample_of_pool
-from ..representations.registry import Wanted
+from ..representations.registry import FeatureSpec
 from .commit import count_reasons
 from .fitting import fit_features
 from .ingestion import COMMIT_ROWS, COMMIT_SECONDS, READ_BLOCK, SHARD_ROWS, next_shard, record_run
@@ -232,7 +232,7 @@ def _declared(
         progress.say("the sample is drawn from the pool")
         return sample_of_pool(store, seed, rows)
 
-    new = [each for each in asked if isinstance(each, Wanted)]
+    new = [each for each in asked if isinstance(each, FeatureSpec)]
     return [
         *(each for each in asked if isinstance(each, Recipe)),
         *fit_features(store, new, draw, lambda: maker.backbone, progress),
@@ -265,7 +265,7 @@ class _Late:
         self.recipes = list(recipes)
         self.maker = maker
         self.account = LateAccount(uuid.uuid4().hex, [recipe.feature for recipe in recipes])
-        self.presence = Presence(store.place, self.account.run)
+        self.presence = RunLock(store.place, self.account.run)
         pool = store.dataset("pool").schema
         self.shards = [Shards(store.place, recipe, pool) for recipe in recipes]
         self.bounds = shard_rows
@@ -305,7 +305,7 @@ class _Late:
             self._fill_due()
         self.account.tokens -= self.under_way
         pool = self.store.dataset("pool")
-        self.account.waiting = max(count_undone(pool, recipe) for recipe in self.recipes)
+        self.account.waiting = max(count_unfilled(pool, recipe) for recipe in self.recipes)
         self.store.sync()
         self._record(status)
         self.presence.end_is_recorded()
@@ -319,7 +319,7 @@ class _Late:
         for each in self.shards:
             if not len(each):
                 continue
-            parts = (undone(pool, fragment, each.recipe) for fragment in pool.get_fragments())
+            parts = (unfilled(pool, fragment, each.recipe) for fragment in pool.get_fragments())
             found = [ids for part in parts for ids, _ in part]
             waiting = pa.concat_arrays([pa.array([], pa.string()), *found])
             held = pc.is_in(each.ids, value_set=waiting)  # pyright: ignore[reportAttributeAccessIssue]
@@ -328,7 +328,7 @@ class _Late:
     def _count(self) -> None:
         """How many rows are to be made, as far as the feature that most rows lack tells it."""
         pool = self.store.dataset("pool")
-        undone_of = {each.recipe.feature: count_undone(pool, each.recipe) for each in self.shards}
+        undone_of = {each.recipe.feature: count_unfilled(pool, each.recipe) for each in self.shards}
         self._lacked(name for name, count in undone_of.items() if count)
         waiting = [undone_of[each.recipe.feature] - len(each) for each in self.shards]
         self.rows_total = self.account.rows + max(0, *waiting)
@@ -364,7 +364,7 @@ class _Late:
         lacking: set[int] = set()
         wanted = []
         for each in self.shards:
-            parts = list(undone(dataset, fragment, each.recipe))
+            parts = list(unfilled(dataset, fragment, each.recipe))
             ids = pa.concat_arrays([pa.array([], pa.string()), *(keys for keys, _ in parts)])
             places = np.concatenate([np.empty(0, np.uint64), *(at for _, at in parts)])
             lacking.update(places.tolist())
@@ -432,7 +432,7 @@ class _Late:
             keys = [
                 key
                 for fragment in dataset.get_fragments()
-                for found, _ in undone(dataset, fragment, recipe)
+                for found, _ in unfilled(dataset, fragment, recipe)
                 for key in found.to_pylist()
             ]
             if not keys:

@@ -57,7 +57,7 @@ def make_facts(
     for recipe in featurizer.recipes if rows else ():
         facts = find_facts(store, recipe.fingerprint, ids)
         if facts is None:
-            facts = registry.get(recipe.representation).facts(
+            facts = registry.get(recipe.representation).target_artifact(
                 featurizer.backbone,
                 rows,
                 {
@@ -92,7 +92,7 @@ def complete_facts(
     fingerprints = [
         recipe.fingerprint
         for recipe in recipes
-        if registry.has_facts(registry.get(recipe.representation))
+        if registry.makes_target_artifact(registry.get(recipe.representation))
     ]
     if not fingerprints:
         return ()

@@ -80,7 +80,7 @@ def _place(model: Any, adapter: Artifact) -> dict[str, LowRank]:
 
 
 @contextmanager
-def worn(model: Any, adapter: Artifact | None) -> Iterator[dict[str, LowRank]]:
+def adapter_applied(model: Any, adapter: Artifact | None) -> Iterator[dict[str, LowRank]]:
     """Let `model` wear an adapter (None: none) inside the block; gives its modules by name."""
     modules = {} if adapter is None else low_rank_modules(model, adapter)
     hooks = [

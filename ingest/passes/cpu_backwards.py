@@ -261,7 +261,7 @@ class _Norm(torch.autograd.Function):
 
 
 @contextmanager
-def written_backwards(model: nn.Module) -> Iterator[None]:
+def fast_backwards(model: nn.Module) -> Iterator[None]:
     """Inside the block a forward leaves the written backwards of attention and of norms."""
     with WrittenAttention(), written_norms(model):
         yield

@@ -29,12 +29,12 @@ from ..conversations.tokenization import Encoded
 from ..models.anatomy import decoder_layers
 from ..models.backbone import Backbone, States
 from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU, Batch, batches_of
-from .adapters import worn
-from .cpu_backwards import written_backwards
+from .adapters import adapter_applied
+from .cpu_backwards import fast_backwards
 from .feed_forward import neurons_read
 from .gradients import gradients_read
 from .narrowing import narrowed
-from .reducer import Needs, Reducer
+from .reducer import PassInputs, Reducer
 
 ACTIVATION_BYTES = 4 << 30
 """What a backward may keep where the device does not say how much memory it has."""
@@ -122,7 +122,7 @@ class LossDerivative:
         torch.autograd.backward([self._from], [self._derivative])
 
 
-Readers = Sequence[tuple[Needs, Reducer]]
+Readers = Sequence[tuple[PassInputs, Reducer]]
 
 
 def run_pass(
@@ -146,9 +146,9 @@ def run_pass(
         checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
     with (
         torch.enable_grad() if of_gradients else torch.inference_mode(),
-        written_backwards(model) if of_gradients else nullcontext(),
+        fast_backwards(model) if of_gradients else nullcontext(),
         _only_predicting(backbone, batch, readers, adapter),
-        worn(model, adapter) as adapted,
+        adapter_applied(model, adapter) as adapted,
         layers_read(model, [r for needs, r in readers if needs.layers]),
         neurons_read(
             model,
@@ -231,7 +231,9 @@ def states_of(
     budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
     done = 0
     for members, batch in batches_of(backbone, rows, budget):
-        run_pass(backbone, batch, [(Needs(hidden=True), _Handing(members, batch, read))], adapter)
+        run_pass(
+            backbone, batch, [(PassInputs(hidden=True), _Handing(members, batch, read))], adapter
+        )
         done += len(members)
         tell(done / len(rows))
 

@@ -30,7 +30,7 @@ class Pass:
 
 
 @dataclass(frozen=True)
-class Needs:
+class PassInputs:
     """What a pass must hand to a reducer; the pass does nothing that nobody needs.
 
     Attributes:
@@ -51,7 +51,7 @@ class Needs:
 class Reducer:
     """Takes in what one pass over one batch gives and keeps only what becomes columns.
 
-    The pass calls the methods its `Needs` ask for, in no stated order, and `columns` last.
+    The pass calls the methods its `PassInputs` ask for, in no stated order, and `columns` last.
 
     Attributes:
         sketch: the only thing it asks of a weight's gradient, so that the pass keeps no more; None

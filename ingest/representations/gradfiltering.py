@@ -32,7 +32,7 @@ from ..fits.fit import Fit, Fitting
 from ..fits.lora import require_sane, training_rows
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..models.model_folder import settled_name
-from ..passes.reducer import Needs, Pass, Reducer
+from ..passes.reducer import Pass, PassInputs, Reducer
 from .losses import why_no_loss
 from .representation import Representation, Scorer, Setup
 
@@ -223,10 +223,10 @@ class GradFiltering(Representation):
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         return info.identity if _shared(info, options["model"]) else _own(options["model"]).identity
 
-    def passes(self, setup: Setup) -> dict[Pass, Needs]:
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         if not _shared(setup.info, setup.options["model"]):
             return {}
-        return {each: Needs(gradients=True) for each in _passes(setup.options["members"])}
+        return {each: PassInputs(gradients=True) for each in _passes(setup.options["members"])}
 
     def reads(self, each: Pass, rows: Sequence[Encoded], setup: Setup) -> np.ndarray:
         members = setup.options["members"]

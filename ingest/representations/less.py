@@ -21,7 +21,7 @@ import pyarrow as pa
 from ...schemas.errors import UsageError
 from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
 from ..models.describe import BackboneInfo
-from ..passes.reducer import Needs, Pass
+from ..passes.reducer import Pass, PassInputs
 from .losses import why_no_loss
 from .representation import Representation, Setup
 
@@ -68,8 +68,8 @@ class Less(Representation):
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         return (warm_up_of(self.name, options),) if _warm(options) else ()
 
-    def passes(self, setup: Setup) -> dict[Pass, Needs]:
-        return dict.fromkeys(_passes(setup.options), Needs(gradients=True))
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
+        return dict.fromkeys(_passes(setup.options), PassInputs(gradients=True))
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         from ..passes.gradient_reducers import LowRankSketch, SketchSum

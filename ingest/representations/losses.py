@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..passes.reducer import Needs, Pass, Reducer
+from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import Representation, Scorer, Setup
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Losses(Representation):
     name = "losses"
     version = 2
     defaults: ClassVar[Mapping[str, Any]] = {"alone": True, "grad_norm": "none"}
-    asking: ClassVar[Mapping[str, Any]] = {"score": "ifd", "order": "descending"}
-    askings = ("score=nll", "score=el2n", "score=grad_norm")
+    query_defaults: ClassVar[Mapping[str, Any]] = {"score": "ifd", "order": "descending"}
+    listed_options = ("score=nll", "score=el2n", "score=grad_norm")
     selector = "top"
     paper = "Li et al. 2024 (IFD), Paul et al. 2021 (EL2N)"
 
@@ -65,10 +65,10 @@ class Losses(Representation):
             pa.field("losses_reason", pa.string()),
         ]
 
-    def passes(self, setup: Setup) -> dict[Pass, Needs]:
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         backward = _norm_column(setup.options) is not None
-        needs = {WHOLE: Needs(logits=True, gradients=backward)}
-        return {**needs, ALONE: Needs(logits=True)} if setup.options["alone"] else needs
+        needs = {WHOLE: PassInputs(logits=True, gradients=backward)}
+        return {**needs, ALONE: PassInputs(logits=True)} if setup.options["alone"] else needs
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         if each == ALONE:

@@ -23,7 +23,7 @@ from ...schemas.errors import UsageError
 from ..columns import ragged
 from ..models.batches import Batch
 from ..models.describe import BackboneInfo
-from ..passes.reducer import Needs, Pass, Reducer
+from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import Representation, Setup
 
 if TYPE_CHECKING:
@@ -164,8 +164,8 @@ class Mads(Representation):
             raise UsageError(f"mads: tokens={options['tokens']}: choose from {', '.join(TOKENS)}")
         return ()
 
-    def passes(self, setup: Setup) -> dict[Pass, Needs]:
-        return {WHOLE: Needs(neurons=True)}
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
+        return {WHOLE: PassInputs(neurons=True)}
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
 

@@ -38,7 +38,7 @@ from ..fits.fit import Fit, Fitting
 from ..models.batches import Batch, batches_of
 from ..models.describe import BackboneInfo
 from ..passes.forward import run_pass
-from ..passes.reducer import Needs, Pass, Reducer
+from ..passes.reducer import Pass, PassInputs, Reducer
 from .nait_scores import ACTIVATIONS, Along, directions_of
 from .representation import Representation, Scorer, Setup
 
@@ -53,9 +53,9 @@ KINDS = ("mean", "drift")
 _TOKENS_PER_BATCH = 2048
 
 
-def needs_of(options: Mapping[str, Any]) -> Needs:
+def needs_of(options: Mapping[str, Any]) -> PassInputs:
     """What the option `neuron` looks at."""
-    return Needs(neurons=True) if options["neuron"] == "mlp" else Needs(layers=True)
+    return PassInputs(neurons=True) if options["neuron"] == "mlp" else PassInputs(layers=True)
 
 
 class Summaries(Reducer):
@@ -304,7 +304,7 @@ class Nait(Representation):
         "zscore": False,
         "seed": 0,
     }
-    asking: ClassVar[Mapping[str, Any]] = {"activation": "mean", "score": "dot"}
+    query_defaults: ClassVar[Mapping[str, Any]] = {"activation": "mean", "score": "dot"}
     selector = "top"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
@@ -327,7 +327,7 @@ class Nait(Representation):
         found: list[Fit] = [] if bases is None else [bases]
         return tuple(found + ([Statistics(options, bases)] if options["zscore"] else []))
 
-    def passes(self, setup: Setup) -> dict[Pass, Needs]:
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
 
         return {WHOLE: needs_of(setup.options)}
 
@@ -359,7 +359,7 @@ class Nait(Representation):
             column[~usable] = np.nan
         return {**columns, "nait_reason": reason}
 
-    def facts(
+    def target_artifact(
         self,
         backbone: Backbone,
         rows: Sequence[Encoded],

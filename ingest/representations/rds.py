@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..passes.reducer import Needs, Pass, Reducer
+from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import Representation, Setup
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ class Rds(Representation):
             pa.field("rds_reason", pa.string()),
         ]
 
-    def passes(self, setup: Setup) -> dict[Pass, Needs]:
-        return {WHOLE: Needs(hidden=True)}
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
+        return {WHOLE: PassInputs(hidden=True)}
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         return WeightedMean(batch)

@@ -98,13 +98,13 @@ ALIASES = {"rds+": "rds"}
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FeatureSpec:
     """A feature that is asked for: a representation with every option spelled out."""
 
     representation: str
     options: Mapping[str, Any]
 
-    def is_made_by(self, recipe: Recipe) -> bool:
+    def matches(self, recipe: Recipe) -> bool:
         """Whether a recipe is what is asked for, whatever was fitted for it.
 
         Options that came after the recipe do not count, nor does the version: a newer package must
@@ -153,12 +153,12 @@ def get(name: str) -> Representation:
     )
 
 
-def has_facts(representation: Representation) -> bool:
+def makes_target_artifact(representation: Representation) -> bool:
     """Whether it makes something of a target as a whole."""
-    return type(representation).facts is not Representation.facts
+    return type(representation).target_artifact is not Representation.target_artifact
 
 
-def feature_spec(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
+def feature_spec(name: str, options: Mapping[str, Any] | None = None) -> FeatureSpec:
     """A representation with every option spelled out.
 
     Raises:
@@ -172,10 +172,10 @@ def feature_spec(name: str, options: Mapping[str, Any] | None = None) -> Wanted:
                 f"{representation.name}: {option}={value}: a list of features cannot hold a comma "
                 "or a colon inside a value. Give the folder another name, or a link to it"
             )
-    return Wanted(representation.name, settled)
+    return FeatureSpec(representation.name, settled)
 
 
-def parse_wanted(text: str) -> list[Wanted]:
+def parse_specs(text: str) -> list[FeatureSpec]:
     """What a list such as `rds,losses:alone=false` or `fast,embed` asks for, each once.
 
     Options follow a name as `:option=value`; presets stand for their features.
@@ -183,7 +183,7 @@ def parse_wanted(text: str) -> list[Wanted]:
     Raises:
         UsageError: an unknown name (the known ones are listed) or option, or an empty list.
     """
-    found: list[Wanted] = []
+    found: list[FeatureSpec] = []
     for entry in expanded(text):
         name, *settings = entry.split(":")
         options = dict(_setting(entry, each) for each in settings)
@@ -198,15 +198,15 @@ def parse_wanted(text: str) -> list[Wanted]:
     return found
 
 
-def spec_text(asked: Wanted) -> str:
-    """What is asked for as `parse_wanted` reads it: options that are not the defaults."""
+def spec_text(asked: FeatureSpec) -> str:
+    """What is asked for as `parse_specs` reads it: options that are not the defaults."""
     defaults = get(asked.representation).defaults
     own = [f"{k}={v}" for k, v in asked.options.items() if v != defaults[k]]
     return ":".join([asked.representation, *own])
 
 
 def recipe_for(
-    asked: Wanted,
+    asked: FeatureSpec,
     info: BackboneInfo,
     artifacts: Mapping[str, Artifact],
     digests: Mapping[str, str],
@@ -245,7 +245,7 @@ def parse_features(text: str, info: BackboneInfo, present: Iterable[Recipe] = ()
     """
     recipes = list(present)
     before = len(recipes)
-    for asked in parse_wanted(text):
+    for asked in parse_specs(text):
         made = recipe_for(asked, info, {}, {}, recipes)
         if all(made.fingerprint != each.fingerprint for each in recipes):
             recipes.append(made)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ...store.catalog import Artifact
 from ..models.describe import BackboneInfo
-from ..passes.reducer import Needs, Pass, Reducer, Side
+from ..passes.reducer import Pass, PassInputs, Reducer, Side
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,9 +94,9 @@ class Representation(ABC):
     version: ClassVar[int]
     defaults: ClassVar[Mapping[str, Any]] = {}
     similarity: ClassVar[str | None] = None
-    asking: ClassVar[Mapping[str, Any]] = {}
+    query_defaults: ClassVar[Mapping[str, Any]] = {}
     selector: ClassVar[str] = "round_robin"
-    askings: ClassVar[tuple[str, ...]] = ()
+    listed_options: ClassVar[tuple[str, ...]] = ()
     sets: ClassVar[str | None] = None
     terms: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
@@ -117,7 +117,7 @@ class Representation(ABC):
         """What its numbers depend on beside its options: the backbone, or a model of its own."""
         return info.identity
 
-    def passes(self, setup: Setup) -> dict[Pass, Needs]:
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         """The runs of the backbone it needs something of; none for one with a model of its own."""
         return {}
 
@@ -148,7 +148,7 @@ class Representation(ABC):
         """The final columns by a model of its own, or None where `passes` make them."""
         return None
 
-    def facts(
+    def target_artifact(
         self,
         backbone: Backbone,
         rows: Sequence[Encoded],

@@ -23,7 +23,7 @@ from ..columns import ragged
 from ..fits.fit import Fit
 from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
 from ..models.describe import BackboneInfo
-from ..passes.reducer import Needs, Pass, Reducer
+from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import REFUSED, Representation, Setup
 from .trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
 from .trim_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
@@ -59,14 +59,14 @@ class Trim(Representation):
         "lora_rank": WarmUp.rank,
         **OPTIONS,
     }
-    asking: ClassVar[Mapping[str, Any]] = {
+    query_defaults: ClassVar[Mapping[str, Any]] = {
         "scope": SCOPES[0],
         "penalty": PENALTY,
         "rest": RESTS[0],
     }
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        worn = _adapter(setup.options)
+        adapter_applied = _adapter(setup.options)
         rank = setup.artifacts[OUTPUT].arrays["basis"].shape[1]
         return [
             pa.field("trim", pa.list_(pa.int32())),
@@ -75,7 +75,7 @@ class Trim(Representation):
             pa.field("trim_scales", pa.list_(pa.float32())),
             pa.field("trim_scope", pa.list_(pa.int8())),
             pa.field("trim_kept", pa.float32()),
-            *([pa.field("trim_in_fit", pa.bool_())] if worn else []),
+            *([pa.field("trim_in_fit", pa.bool_())] if adapter_applied else []),
             pa.field("trim_reason", pa.string()),
         ]
 
@@ -90,8 +90,8 @@ class Trim(Representation):
         basis = TrimBasis(*sizes, warmup)
         return (basis,) if warmup is None else (warmup, basis)
 
-    def passes(self, setup: Setup) -> dict[Pass, Needs]:
-        return {Pass("row", _adapter(setup.options)): Needs(hidden=True)}
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
+        return {Pass("row", _adapter(setup.options)): PassInputs(hidden=True)}
 
     def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
         from .trim_basis import Codes
@@ -102,7 +102,7 @@ class Trim(Representation):
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
         (made,) = passed.values()
-        worn = _adapter(setup.options)
+        adapter_applied = _adapter(setup.options)
         reason = np.full(len(rows), None, dtype=object)
         reason[:] = [_why(*each) for each in zip(rows, made["usable"], strict=True)]
         there = [each is None for each in reason]
@@ -122,11 +122,15 @@ class Trim(Representation):
                 for name, values in columns.items()
             },
             "trim_kept": np.asarray(kept, dtype=np.float32),
-            **({"trim_in_fit": in_sample(rows, setup.artifacts[worn])} if worn else {}),
+            **(
+                {"trim_in_fit": in_sample(rows, setup.artifacts[adapter_applied])}
+                if adapter_applied
+                else {}
+            ),
             "trim_reason": reason,
         }
 
-    def facts(
+    def target_artifact(
         self,
         backbone: Backbone,
         rows: Sequence[Encoded],
@@ -139,8 +143,8 @@ class Trim(Representation):
         """
         from .trim_fingerprints import fingerprints, nearest_classes
 
-        worn = setup.artifacts.get(_adapter(setup.options))
-        found = fingerprints(backbone, rows, setup.options["layers"], worn)
+        adapter_applied = setup.artifacts.get(_adapter(setup.options))
+        found = fingerprints(backbone, rows, setup.options["layers"], adapter_applied)
         if not len(found.classes):
             return Artifact({}, {REFUSED: "no example has any text. Give it another one"})
         return Artifact(

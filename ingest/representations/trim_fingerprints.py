@@ -27,7 +27,7 @@ from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
 from ..models.anatomy import decoder_layers
 from ..models.backbone import Backbone
-from ..passes.adapters import worn
+from ..passes.adapters import adapter_applied
 
 MapReader = Callable[[torch.Tensor, int | None], None]
 """Takes a map (B, H, T, T) in the compute dtype and the layer's window, None for all tokens."""
@@ -139,7 +139,7 @@ def _salient_states(
     ids = torch.from_numpy(row.ids.astype(np.int64))[None].to(backbone.device)
     with (
         torch.inference_mode(),
-        worn(backbone.model, adapter),
+        adapter_applied(backbone.model, adapter),
         attention_read(backbone.model, layers, saliency.add),
     ):
         hidden = backbone.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden[0]
@@ -168,13 +168,13 @@ class Saliency:
         visible = (back >= 0) & (back < (window or len(weights[0, 0])))
         keys = visible.sum(1)
         for head in weights[0]:
-            among = head[kept][:, kept].float() * visible
-            total = among.sum(1, keepdim=True)
+            suggest = head[kept][:, kept].float() * visible
+            total = suggest.sum(1, keepdim=True)
             # A row that attends to nothing but template tokens says nothing about the others.
-            among = torch.where(total > 0, among / total, visible / keys[:, None])
-            entropy = -torch.special.xlogy(among, among).sum(1)
+            suggest = torch.where(total > 0, suggest / total, visible / keys[:, None])
+            entropy = -torch.special.xlogy(suggest, suggest).sum(1)
             row = torch.where(keys > 1, 1 - entropy / keys.clamp(min=2).log(), 0.0)
-            column = (keys[:, None] * among).sum(0) / visible.sum(0)
+            column = (keys[:, None] * suggest).sum(0) / visible.sum(0)
             self._row += row.cpu()
             self._column += column.cpu()
         self._heads += len(weights[0])

@@ -42,12 +42,12 @@ class Rule(Protocol):
 
     judges_spares: bool
 
-    def leaving(self, ids: Sequence[str], chosen: int) -> np.ndarray:
+    def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
         """Keys (n, 2) int64 of rows that must leave before the first `chosen` ids are right."""
         ...
 
 
-class Rounds:
+class RuleLoop:
     """A ranking under rules; what left for one length stays out for the next.
 
     Args:
@@ -75,16 +75,16 @@ class Rounds:
             spare = max(_SPARE, k // _SPARE_SHARE, 2 * self._left) if spares else 0
             picks, chosen = interleaved([part.ranked(k, spare) for part in self._parts])
             for rule in self._rules:
-                leaving = rule.leaving(picks.ids, chosen)
-                if len(leaving):
-                    self._left += len(leaving) if rule.judges_spares else 0
-                    self.leave(leaving)
+                rejected = rule.rejected(picks.ids, chosen)
+                if len(rejected):
+                    self._left += len(rejected) if rule.judges_spares else 0
+                    self.leave(rejected)
                     break
             else:
                 return picks.first(chosen)
 
 
-class Ruled:
+class ConstrainedRanking:
     """The best rows that no rule objects to.
 
     Args:
@@ -133,7 +133,7 @@ class Ruled:
             return keys_of(dataset.to_table(columns=["id"])["id"])
 
         rules: list[Rule] = list(self._heard.values())
-        self._rounds = Rounds(list(self._parts.values()), everyone, rules)
+        self._rounds = RuleLoop(list(self._parts.values()), everyone, rules)
         if examples and asked.leakage == "full":
             guard = self._heard["leakage"]
             assert isinstance(guard, Leakage)

@@ -55,7 +55,7 @@ class Distinct:
         self._vectors: dict[str, np.ndarray | None] = {}
         self._left: dict[str, tuple[str, float]] = {}
 
-    def leaving(self, ids: Sequence[str], chosen: int) -> np.ndarray:
+    def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
         """Keys of rows that are too close to a chosen one, (n, 2) int64."""
         self._fetch([each for each in ids if each not in self._vectors])
         seen = [each for each in ids if self._vectors[each] is not None]
@@ -91,11 +91,11 @@ class Distinct:
             block = np.stack([self._unit(each) for each in part])
             before = len(names)
             best, nearest = _nearest(block, kept[:before])
-            among = block @ block.T
+            suggest = block @ block.T
             fresh: list[int] = []
             for at, each in enumerate(part):
                 cosine, like = best[at], nearest[at]
-                if fresh and (own := among[at, fresh]).max() > cosine:
+                if fresh and (own := suggest[at, fresh]).max() > cosine:
                     cosine, like = own.max(), before + int(own.argmax())
                 if cosine >= self._threshold:
                     close[each] = names[like], float(cosine)

@@ -249,7 +249,7 @@ class Leakage:
         self._most = wording_above(dataset.count_rows())
         self.left: dict[str, Leak] = {}
 
-    def leaving(self, ids: Sequence[str], chosen: int) -> np.ndarray:
+    def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
         """Keys of the rows that leak, (n, 2) int64; none as long as the chosen ones are clean."""
         fresh = [each for each in ids if each not in self._known]
         self._judge(self._texts(fresh))

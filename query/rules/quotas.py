@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ...schemas.errors import UsageError, among
+from ...schemas.errors import UsageError, suggest
 from ...schemas.ids import KeySet, keys_of
 from ...schemas.sizes import Budget, parse_budget
 from ..names import quoted
@@ -107,7 +107,7 @@ def check_known(rule: str, asked: Sequence[Share], dataset: lance.LanceDataset) 
     known = corpora_of(dataset) if asked else {}
     for share in asked:
         if share.corpus is not None and share.corpus not in known:
-            there = among(share.corpus, known, "coresetdb status lists them")
+            there = suggest(share.corpus, known, "coresetdb status lists them")
             raise UsageError(
                 f"{rule} {share}: the pool has no corpus of that name; corpora: {there}"
             )
@@ -148,7 +148,7 @@ class Caps:
         self._corpus_of: dict[str, str] = {}
         self._closed: dict[str, int] = {}
 
-    def leaving(self, ids: Sequence[str], chosen: int) -> np.ndarray:
+    def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
         """Keys of all rows of overflowing corpora except those kept, (n, 2) int64."""
         fresh = [each for each in ids[:chosen] if each not in self._corpus_of]
         corpora = self._store.take(fresh, ["corpus"], self._dataset.version)["corpus"].to_pylist()
@@ -207,8 +207,8 @@ class Stratum:
 
     def leave(self, keys: np.ndarray, everyone: Callable[[], np.ndarray]) -> None:
         """Take rows out; `everyone` gives the keys of all rows of the pool, (N, 2) int64."""
-        among = KeySet(everyone()) if self._eligible is None else self._eligible
-        left = among.without(KeySet(keys))
+        suggest = KeySet(everyone()) if self._eligible is None else self._eligible
+        left = suggest.without(KeySet(keys))
         if len(left) < self.rows:
             self._eligible, self.rows, self._ranked = left, len(left), None
 

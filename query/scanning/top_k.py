@@ -104,11 +104,11 @@ class RunningTop:
                 )
                 equal = equal[np.lexsort((low, high))[:room]]
             stays[equal] = True
-            leaving = np.flatnonzero(~stays[: self.k])
+            rejected = np.flatnonzero(~stays[: self.k])
             entering = np.flatnonzero(stays[self.k :])
-            self._scores[number, leaving] = fresh_scores[entering]
+            self._scores[number, rejected] = fresh_scores[entering]
             for kept, new in zip(self._carried, fresh, strict=True):
-                kept[number, leaving] = new[entering]
+                kept[number, rejected] = new[entering]
             self._find_edge(number, edge)
 
     def lists_found(self) -> Lists:

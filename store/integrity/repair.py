@@ -22,7 +22,7 @@ from ..checksums import Checksums, members, read_journal
 from ..commits import committed
 from ..place import Place
 from .report import PATH as OWED_PATH
-from .report import Damage, LostRow, Owed, Repair, ids_of, write_owed
+from .report import Damage, LostRow, LostRows, Repair, ids_of, write_owed
 from .verify import WAIT_SECONDS, State, inspect, reach, verify
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def repair(
             check(*_made_by(place, pool))
         held = sum(pool.rows[number] for number in pool.sound_fragments)
         named = len(found.lost_ids)
-        owed = Owed(found.lost, found.unnamed_rows, held + named + found.unnamed_rows)
+        owed = LostRows(found.lost, found.unnamed_rows, held + named + found.unnamed_rows)
         if found.damages:
             write_owed(place, owed)
             _mend(place, states, done)
@@ -272,7 +272,7 @@ def _made_by(place: Place, pool: State) -> tuple[dict[str, Any], list[Recipe]]:
     return config, [catalog.as_recipe(row) for row in catalog.recipes_in(facts)]
 
 
-def _fetch(place: Place, done: Repair, owed: Owed, reingest: Reingest | None) -> None:
+def _fetch(place: Place, done: Repair, owed: LostRows, reingest: Reingest | None) -> None:
     """Have lost rows read again, and see which are back."""
     wanted = [*owed.rows, *done.found.pending]
     if reingest is not None and wanted:
@@ -303,7 +303,7 @@ def _name_missing(place: Place, done: Repair, what: str, missing: list[str]) -> 
     )
 
 
-def _settle(place: Place, done: Repair, owed: Owed) -> None:
+def _settle(place: Place, done: Repair, owed: LostRows) -> None:
     """Strike off what is back; the rest stays owed."""
     pool = _pool_ids(place)
     missing = [row for row in done.found.lost_ids if row not in pool]
@@ -324,7 +324,7 @@ def _settle(place: Place, done: Repair, owed: Owed) -> None:
                 f"sources, rejects: what stood in {row.file} ({row.corpus}) is not listed any "
                 f"more: {why}; {_again(place, [row.file])}"
             )
-    rest = Owed(left, short, owed.expected)
+    rest = LostRows(left, short, owed.expected)
     write_owed(place, rest)
     if rest:
         done.unrepaired.append(

@@ -229,7 +229,7 @@ PATH = "_lost.json"
 
 
 @dataclass(frozen=True)
-class Owed:
+class LostRows:
     """Rows to be brought back.
 
     Attributes:
@@ -252,7 +252,7 @@ class Owed:
         return min(self.unnamed, max(0, self.expected - rows - missing))
 
 
-def read_owed(place: Place) -> Owed:
+def read_owed(place: Place) -> LostRows:
     """What is owed at `place`."""
     try:
         content = json.loads(place.read(PATH))
@@ -260,14 +260,14 @@ def read_owed(place: Place) -> Owed:
         if content["digest"] != digest_of(facts):
             raise ValueError("digest differs")
         rows = [LostRow(**row) for row in facts["rows"]]
-        return Owed(rows, facts["unnamed"], facts["expected"])
+        return LostRows(rows, facts["unnamed"], facts["expected"])
     except FileNotFoundError:
-        return Owed()
+        return LostRows()
     except (ValueError, KeyError, TypeError):
-        return Owed(torn=True)
+        return LostRows(torn=True)
 
 
-def write_owed(place: Place, owed: Owed) -> None:
+def write_owed(place: Place, owed: LostRows) -> None:
     """Keep what is owed, on disk; nothing owed leaves no file."""
     if not owed:
         place.delete(PATH)

@@ -28,7 +28,7 @@ from ..place import Place, place_at
 from ..rows import key_column
 from .isolated import Reader
 from .report import PATH as OWED_PATH
-from .report import Damage, LostRow, Owed, Report, read_owed
+from .report import Damage, LostRow, LostRows, Report, read_owed
 
 if TYPE_CHECKING:
     from ..store import Store
@@ -422,7 +422,7 @@ def _with_keys(reader: Reader, state: State, damage: Damage) -> Damage:
     return replace(damage, keys=tuple(told))
 
 
-def _add_lost(place: Place, states: dict[str, State], report: Report, owed: Owed) -> None:
+def _add_lost(place: Place, states: dict[str, State], report: Report, owed: LostRows) -> None:
     """Which rows of the pool are gone, and where each can be read again."""
     pool, sources = states["pool"], states["sources"]
     hurt = {damage.table for damage in report.damages if damage.newest}

@@ -16,7 +16,7 @@ import lance
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from ...schemas.errors import DamagedStoreError, QueryError, among
+from ...schemas.errors import DamagedStoreError, QueryError, suggest
 from ..place import Place
 
 IO_BUFFER_BYTES = 64 << 20  # Lance's default of 2 GiB is most of a query's memory limit
@@ -139,7 +139,7 @@ def open_relation(place: Place, table: str, version: int | str | None = None) ->
             to_list = (
                 f"coreset-NAME-pool is that of a coreset: coresetdb coreset list {place.typed}"
             )
-            tags = among(str(version), newest.tags.list(), to_list)
+            tags = suggest(str(version), newest.tags.list(), to_list)
             raise QueryError(
                 f"{table} has no version {version!r}: its versions run from {numbers[0]} to "
                 f"{numbers[-1]}; its tags: {tags}"

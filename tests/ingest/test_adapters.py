@@ -9,7 +9,7 @@ from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.models.anatomy import attention_projections
 from coresetdb.ingest.models.batches import make_batch
-from coresetdb.ingest.passes.adapters import low_rank_modules, worn
+from coresetdb.ingest.passes.adapters import adapter_applied, low_rank_modules
 from coresetdb.schemas.errors import BackboneError
 
 
@@ -35,7 +35,7 @@ def test_equals_peft(architecture, dtype, bound):
     backbone = tiny_backbone(architecture, dtype)
     adapter, batch = random_adapter(backbone), a_batch(backbone)
     bare = run(backbone.model, batch)
-    with worn(backbone.model, adapter) as modules:
+    with adapter_applied(backbone.model, adapter) as modules:
         dressed = run(backbone.model, batch)
     expected = run(in_peft(backbone, adapter), batch)
     assert error(dressed, expected) < bound
@@ -49,9 +49,9 @@ def test_equals_peft(architecture, dtype, bound):
 def test_an_adapter_is_placed_once_and_then_used_by_passes_with_and_without_gradients():
     backbone = tiny_backbone()
     adapter, batch = random_adapter(backbone), a_batch(backbone)
-    with torch.inference_mode(), worn(backbone.model, adapter) as first:
+    with torch.inference_mode(), adapter_applied(backbone.model, adapter) as first:
         run(backbone.model, batch)
-    with worn(backbone.model, adapter) as second:
+    with adapter_applied(backbone.model, adapter) as second:
         states = backbone.model.get_input_embeddings()(batch.ids).requires_grad_()
         backbone.model(inputs_embeds=states).logits.sum().backward()
     assert states.grad is not None and states.grad.any()

@@ -14,7 +14,7 @@ from coresetdb.ingest.passes import cpu_backwards
 from coresetdb.ingest.passes.cpu_backwards import WrittenAttention
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import GradientNorm
-from coresetdb.ingest.passes.reducer import Needs
+from coresetdb.ingest.passes.reducer import PassInputs
 
 
 def tensors(batch, heads, groups, tokens, width=16, dtype=torch.bfloat16):
@@ -179,7 +179,7 @@ def test_gradient_norms_of_a_model_in_bfloat16(architecture, taken, monkeypatch)
     def norms():
         reducer = GradientNorm(None)
         batch = make_batch(rows, backbone.padding_token, backbone.device)
-        run_pass(backbone, batch, [(Needs(gradients=True), reducer)])
+        run_pass(backbone, batch, [(PassInputs(gradients=True), reducer)])
         return reducer.columns()["norm"]
 
     written = norms()

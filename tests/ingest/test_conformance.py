@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from toy_fits import Centre, Counting
 
-from coresetdb.ingest.passes.reducer import Needs, Pass, Reducer
+from coresetdb.ingest.passes.reducer import Pass, PassInputs, Reducer
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Representation
 from coresetdb.ingest.testing import TOLERANCE, check_representation, conformance_backbone
@@ -69,7 +69,7 @@ class Mean(Representation):
         ]
 
     def passes(self, setup):
-        return {Pass(): Needs(hidden=True)}
+        return {Pass(): PassInputs(hidden=True)}
 
     def reducer(self, each, batch, setup):
         return Averaged(batch)

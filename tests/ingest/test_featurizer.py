@@ -13,7 +13,7 @@ from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import plan_batches
 from coresetdb.ingest.models.describe import BackboneConfig
-from coresetdb.ingest.passes.reducer import Needs, Pass, Reducer
+from coresetdb.ingest.passes.reducer import Pass, PassInputs, Reducer
 from coresetdb.ingest.representations.registry import feature_spec, parse_features
 from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.errors import FingerprintError, UsageError
@@ -209,7 +209,7 @@ class Length(Representation):
         return [pa.field("length", pa.float32()), pa.field("length_reason", pa.string())]
 
     def passes(self, setup):
-        return {Pass(): Needs(hidden=True)}
+        return {Pass(): PassInputs(hidden=True)}
 
     def reducer(self, each, batch, setup):
         return CountStates(batch)

@@ -12,7 +12,7 @@ from toy_fits import Count
 import coresetdb
 from coresetdb.ingest.drift import is_due, status
 from coresetdb.ingest.fits.fit import Fit
-from coresetdb.ingest.passes.reducer import Needs, Pass
+from coresetdb.ingest.passes.reducer import Pass, PassInputs
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.canonical import digest
@@ -57,7 +57,7 @@ class Projected(Representation):
         ]
 
     def passes(self, setup):
-        return {Pass(): Needs(hidden=True)}
+        return {Pass(): PassInputs(hidden=True)}
 
     def reducer(self, each, batch, setup):
         return Count(batch)

@@ -233,7 +233,7 @@ def test_the_sample_does_not_depend_on_files_or_order(create, tmp_path):
 def test_a_late_feature_is_settled_from_the_pool(create, tmp_path):
     database = create("rds")
     database.ingest(write(tmp_path / "a.jsonl", records(40)))
-    wanted = registry.parse_wanted("counted,counted:seed=1")
+    wanted = registry.parse_specs("counted,counted:seed=1")
     first, second = fit_features(
         database.store,
         wanted,

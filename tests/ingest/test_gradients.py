@@ -23,7 +23,7 @@ from coresetdb.ingest.passes.gradients import (
     linear_layers,
     routers,
 )
-from coresetdb.ingest.passes.reducer import Needs, Reducer
+from coresetdb.ingest.passes.reducer import PassInputs, Reducer
 from coresetdb.ingest.passes.weight_gradient import SketchSpec
 from coresetdb.schemas.instruction import Instruction
 
@@ -50,7 +50,9 @@ class Everything(Reducer):
 def engine(backbone, rows, side="right", adapter=None, **settings) -> Everything:
     reader = Everything()
     batch = make_batch(rows, backbone.padding_token, backbone.device, side)
-    run_pass(backbone, batch, [(Needs(hidden=True, gradients=True), reader)], adapter, **settings)
+    run_pass(
+        backbone, batch, [(PassInputs(hidden=True, gradients=True), reader)], adapter, **settings
+    )
     return reader
 
 
@@ -156,7 +158,7 @@ def test_checkpointing_gives_the_same_and_keeps_less(name):
     for checkpointing in (False, True):
         reader = Counting()
         with torch.autograd.graph.saved_tensors_hooks(reader.save, lambda tensor: tensor):
-            needs = Needs(hidden=True, logits=True, layers=True, gradients=True)
+            needs = PassInputs(hidden=True, logits=True, layers=True, gradients=True)
             run_pass(backbone, batch, [(needs, reader)], None, checkpointing)
         runs.append(reader)
     plain, again = runs
@@ -215,7 +217,7 @@ def test_no_attention_map_of_every_head_is_kept(name):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(seen, lambda tensor: tensor):
-        run_pass(backbone, batch, [(Needs(gradients=True), Everything())])
+        run_pass(backbone, batch, [(PassInputs(gradients=True), Everything())])
     # The mask, one for all heads, is what every layer refers to.
     assert max(square, default=0) <= len(rows) * tokens * tokens
 
@@ -249,7 +251,7 @@ def test_between_forward_and_backward_only_folded_inputs_are_held(name):
 
     before = there()
     reader = Sketching()
-    run_pass(backbone, batch, [(Needs(logits=True, gradients=True), reader)])
+    run_pass(backbone, batch, [(PassInputs(logits=True, gradients=True), reader)])
     room = reader.modules * batch.ids.numel() * 2
     rotary = 2 * batch.ids.numel() * backbone.info.hidden_size
     slope = batch.ids.numel() * backbone.info.hidden_size  # of the loss by the final states

@@ -194,8 +194,8 @@ def test_a_value_beyond_half_precision_is_kept_at_its_end():
 
 @pytest.mark.parametrize("wanted", ["mads:share=0.0", "mads:share=1.5", "mads:tokens=answers"])
 def test_options_that_make_no_sense_are_refused(wanted):
-    from coresetdb.ingest.representations.registry import get, parse_wanted
+    from coresetdb.ingest.representations.registry import get, parse_specs
 
-    (asked,) = parse_wanted(wanted)
+    (asked,) = parse_specs(wanted)
     with pytest.raises(UsageError, match="mads: "):
         get("mads").fits(tiny_backbone().info, asked.options)

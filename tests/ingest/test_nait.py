@@ -19,7 +19,7 @@ from coresetdb.ingest.fits.fit import Fitting, Sample, in_order
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations.nait_scores import directions_of
-from coresetdb.ingest.representations.registry import get, parse_features, parse_wanted, recipe_for
+from coresetdb.ingest.representations.registry import get, parse_features, parse_specs, recipe_for
 from coresetdb.schemas.errors import BackboneError, UsageError
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.store.catalog import Artifact
@@ -84,7 +84,7 @@ def fitted(backbone, options, rows):
 
 def made(backbone, rows, wanted="nait", sample=None, of="pool", **arguments):
     """Columns of the rows, the featurizer and its recipe."""
-    (asked,) = parse_wanted(wanted)
+    (asked,) = parse_specs(wanted)
     artifacts = fitted(backbone, asked.options, sample or rows)
     digests = {name: f"digest of {name}" for name in artifacts}
     recipe = recipe_for(asked, backbone.info, artifacts, digests)
@@ -98,8 +98,8 @@ def scored(featurizer, recipe, rows, target, **asked):
     of_target = featurizer.compute(target, of="target")
     usable = [each for each in of_target.encoded if isinstance(each, Encoded)]
     setup = featurizer.setup(recipe, of="target")
-    facts = NAIT.facts(featurizer.backbone, usable, of_target.columns, setup)
-    scorer = NAIT.scorer(recipe.options, setup.artifacts, facts, {**NAIT.asking, **asked})
+    facts = NAIT.target_artifact(featurizer.backbone, usable, of_target.columns, setup)
+    scorer = NAIT.scorer(recipe.options, setup.artifacts, facts, {**NAIT.query_defaults, **asked})
     table = featurizer.featurize(rows)
     (batch,) = table.select(list(scorer.columns)).combine_chunks().to_batches()
     return scorer.scores(batch), facts, scorer, batch
@@ -182,7 +182,7 @@ def test_a_basis_is_the_uncentred_singular_vectors_of_the_sample(monkeypatch):
     monkeypatch.setattr("coresetdb.ingest.representations.nait.FULL_NUMBERS", 0)
     backbone = tiny_backbone("gpt2")
     rows = tiny_conversations()
-    (asked,) = parse_wanted("nait:width=4")
+    (asked,) = parse_specs("nait:width=4")
     bases = fitted(backbone, asked.options, rows)["nait-bases"]
     summaries = [naive_summaries(backbone.model, row) for row in backbone.encode_all(rows)]
     for place, kind in enumerate(("mean", "drift")):
@@ -374,26 +374,26 @@ def test_without_a_target_it_says_so():
     backbone = tiny_backbone()
     (recipe,) = parse_features("nait", backbone.info)
     with pytest.raises(UsageError, match="name a target"):
-        NAIT.scorer(recipe.options, {}, None, NAIT.asking)
+        NAIT.scorer(recipe.options, {}, None, NAIT.query_defaults)
 
 
 @pytest.mark.parametrize(
     "wanted", ["nait:neuron=head", "nait:tokens=some", "nait:width=-1", "nait:neuron=mlp:width=0"]
 )
 def test_options_that_make_no_sense_are_refused(wanted):
-    (asked,) = parse_wanted(wanted)
+    (asked,) = parse_specs(wanted)
     with pytest.raises(UsageError, match="nait: "):
         NAIT.fits(tiny_backbone().info, asked.options)
 
 
 def test_wide_models_get_bases_by_themselves():
     info = replace(tiny_backbone().info, layers=32, hidden_size=4096)
-    (asked,) = parse_wanted("nait")
+    (asked,) = parse_specs("nait")
     (fit,) = NAIT.fits(info, asked.options)
     assert fit.name == "nait-bases" and fit.sample_rows(10**6) == 1024
-    (full,) = parse_wanted("nait:width=0")
+    (full,) = parse_specs("nait:width=0")
     assert not NAIT.fits(info, full.options)
-    (both,) = parse_wanted("nait:zscore=true")
+    (both,) = parse_specs("nait:zscore=true")
     assert [each.name for each in in_order(NAIT.fits(info, both.options))] == [
         "nait-bases",
         "nait-statistics",

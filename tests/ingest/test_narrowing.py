@@ -17,7 +17,7 @@ from coresetdb.ingest.passes import forward, narrowing
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import GradientNorm
 from coresetdb.ingest.passes.narrowing import narrowed
-from coresetdb.ingest.passes.reducer import Needs, Reducer
+from coresetdb.ingest.passes.reducer import PassInputs, Reducer
 
 EXPERTS = ("mixtral", "qwen3_moe")
 
@@ -83,7 +83,7 @@ def test_gradients_and_logits(architecture, dtype, bound, side, always, monkeypa
         run_pass(
             backbone,
             batch,
-            [(Needs(gradients=True), norm), (Needs(logits=True), kept)],
+            [(PassInputs(gradients=True), norm), (PassInputs(logits=True), kept)],
             adapter,
         )
         return norm.columns()["norm"], kept.scores
@@ -96,13 +96,15 @@ def test_gradients_and_logits(architecture, dtype, bound, side, always, monkeypa
     assert (scores - whole_scores).norm() < bound * whole_scores.norm()
 
 
-@pytest.mark.parametrize("needs", [Needs(logits=True, hidden=True), Needs(gradients=True)])
+@pytest.mark.parametrize(
+    "needs", [PassInputs(logits=True, hidden=True), PassInputs(gradients=True)]
+)
 def test_whoever_looks_elsewhere_sees_everything(needs, always):
     """Final states of all tokens, and gradients of the network's own weights."""
     backbone = tiny_backbone()
     always.clear()
     reducer = GradientNorm(None) if needs.gradients else Kept()
-    run_pass(backbone, a_batch(backbone), [(Needs(logits=True), Kept()), (needs, reducer)])
+    run_pass(backbone, a_batch(backbone), [(PassInputs(logits=True), Kept()), (needs, reducer)])
     assert not always
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.passes.feed_forward import feed_forwards, neurons_read
 from coresetdb.ingest.passes.forward import run_pass
-from coresetdb.ingest.passes.reducer import Needs, Reducer
+from coresetdb.ingest.passes.reducer import PassInputs, Reducer
 from coresetdb.schemas.errors import BackboneError
 
 EXPERTS = ("mixtral", "qwen3_moe")
@@ -46,7 +46,7 @@ class Kept(Reducer):
 def read(backbone, rows, side="right"):
     batch = make_batch(rows, backbone.padding_token, backbone.device, side)
     kept = Kept(batch)
-    run_pass(backbone, batch, [(Needs(neurons=True), kept)])
+    run_pass(backbone, batch, [(PassInputs(neurons=True), kept)])
     return batch, kept
 
 
@@ -86,7 +86,7 @@ def test_a_backward_for_others_tells_nothing_twice(architecture, checkpointing):
     rows = backbone.encode_all(tiny_conversations()[:3])
     batch, once = read(backbone, rows)
     kept = Kept(batch)
-    needs = Needs(neurons=True, gradients=True)
+    needs = PassInputs(neurons=True, gradients=True)
     run_pass(backbone, batch, [(needs, kept)], checkpointing=checkpointing)
     assert kept.gradients > 0
     assert len(kept.parts) == len(once.parts)

@@ -14,7 +14,7 @@ from coresetdb.ingest.passes import cpu_backwards, forward
 from coresetdb.ingest.passes.cpu_backwards import written_norms
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import GradientNorm
-from coresetdb.ingest.passes.reducer import Needs
+from coresetdb.ingest.passes.reducer import PassInputs
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_gradient_norms_of_a_model(architecture, per_layer, after, taken, monkey
 
     def gradient_norms():
         reducer = GradientNorm(None)
-        run_pass(backbone, batch, [(Needs(gradients=True), reducer)])
+        run_pass(backbone, batch, [(PassInputs(gradients=True), reducer)])
         return reducer.columns()["norm"]
 
     written = gradient_norms()

@@ -10,7 +10,7 @@ from coresetdb.ingest.representations.registry import (
     PRESETS,
     expanded,
     get,
-    parse_wanted,
+    parse_specs,
     spec_text,
 )
 from coresetdb.schemas.errors import UsageError
@@ -47,16 +47,16 @@ def test_a_store_keeps_what_a_preset_meant(small, tmp_path, tiny_llama):
 
 
 def test_what_is_written_is_read_again(small):
-    wanted = parse_wanted("small,losses,rds+")
+    wanted = parse_specs("small,losses,rds+")
     assert [spec_text(each) for each in wanted] == ["rds", "losses"]
     for text in ("small", "rds,losses:alone=false"):
-        wanted = parse_wanted(text)
-        assert parse_wanted(",".join(map(spec_text, wanted))) == wanted
+        wanted = parse_specs(text)
+        assert parse_specs(",".join(map(spec_text, wanted))) == wanted
 
 
 def test_an_unknown_name_is_told_of_the_presets():
     with pytest.raises(UsageError, match="the presets fast, paper"):
-        parse_wanted("fats")
+        parse_specs("fats")
 
 
 def test_an_option_that_came_later_makes_no_feature_wait(monkeypatch, tmp_path, tiny_llama):
@@ -67,7 +67,7 @@ def test_an_option_that_came_later_makes_no_feature_wait(monkeypatch, tmp_path, 
     monkeypatch.setattr(losses, "defaults", {**losses.defaults, "later": 1})
     monkeypatch.setattr(losses, "version", 99)
     assert database.pending() == []
-    assert not parse_wanted("losses:alone=false")[0].is_made_by(database.store.recipes()["nll"])
+    assert not parse_specs("losses:alone=false")[0].matches(database.store.recipes()["nll"])
 
 
 def test_a_minus_takes_a_feature_of_a_preset_away():
@@ -79,8 +79,8 @@ def test_a_minus_takes_a_feature_of_a_preset_away():
 @pytest.mark.parametrize("feature", ["less:epochs=2", "trim:lora_rank=4"])
 def test_an_option_of_a_warm_up_says_nothing_without_one(feature):
     with pytest.raises(UsageError, match=f"write {feature.replace(':', ':warmup=lora:', 1)}"):
-        parse_wanted(feature)
-    assert parse_wanted(feature.replace(":", ":warmup=lora:", 1))
+        parse_specs(feature)
+    assert parse_specs(feature.replace(":", ":warmup=lora:", 1))
 
 
 @pytest.mark.parametrize("name", ["gradfiltering", "embed"])
@@ -88,9 +88,9 @@ def test_a_model_folder_is_kept_absolute_and_can_be_written(name, tmp_path, monk
     (tmp_path / "small").mkdir()
     (tmp_path / "a,b").mkdir()
     monkeypatch.chdir(tmp_path)
-    (asked,) = parse_wanted(f"{name}:model=small")
+    (asked,) = parse_specs(f"{name}:model=small")
     assert asked.options["model"] == str(tmp_path / "small")
     monkeypatch.chdir(tmp_path / "a,b")
     (tmp_path / "a,b" / "small").mkdir()
     with pytest.raises(UsageError, match="cannot hold a comma"):
-        parse_wanted(f"{name}:model=small")
+        parse_specs(f"{name}:model=small")

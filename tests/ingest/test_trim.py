@@ -77,7 +77,7 @@ def examples() -> list[Instruction]:
 def fitted(backbone: Backbone, rows, **options) -> Artifact:
     """The artifact a fit on these rows leaves."""
     kept: dict[str, Artifact] = {}
-    asked = registry.wanted("trim", options)
+    asked = registry.feature_spec("trim", options)
     (fit,) = registry.get("trim").fits(backbone.info, asked.options)
     sample = Sample([str(i) for i in range(len(rows))], rows, len(rows))
     fit.run(
@@ -95,7 +95,7 @@ def made(name: str, rank: int = 0) -> tuple[Featurizer, Artifact]:
 
 
 def featurizer_of(backbone: Backbone, basis: Artifact, rank: int, **settings) -> Featurizer:
-    asked = registry.wanted("trim", {"rank": rank})
+    asked = registry.feature_spec("trim", {"rank": rank})
     recipe = registry.recipe_for(asked, backbone.info, {OUTPUT: basis}, {OUTPUT: "digest"})
     return Featurizer(backbone, [recipe], artifacts={"digest": basis}, **settings)
 
@@ -103,7 +103,7 @@ def featurizer_of(backbone: Backbone, basis: Artifact, rank: int, **settings) ->
 def facts_of(featurizer: Featurizer, rows: list[Instruction]) -> Artifact:
     (recipe,) = featurizer.recipes
     encoded = [featurizer.backbone.encode(row) for row in rows]
-    facts = registry.get("trim").facts(
+    facts = registry.get("trim").target_artifact(
         featurizer.backbone, encoded, {}, featurizer.setup(recipe, "target")
     )
     assert facts is not None
@@ -299,7 +299,7 @@ def test_a_target_needs_text_and_what_is_asked_is_checked():
     "options", [{"rank": 33}, {"rank": -1}, {"layers": 0}, {"sample": 1}, {"seed": -1}]
 )
 def test_options_out_of_range_are_refused(options):
-    asked = registry.wanted("trim", options)
+    asked = registry.feature_spec("trim", options)
     with pytest.raises(UsageError, match=next(iter(options))):
         registry.get("trim").fits(backbone_of("gpt2").info, asked.options)
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.fits.fit import Fitting, Sample, in_order
 from coresetdb.ingest.fits.lora import WarmUp
-from coresetdb.ingest.passes.adapters import worn
+from coresetdb.ingest.passes.adapters import adapter_applied
 from coresetdb.ingest.representations import registry, trim_basis
 from coresetdb.ingest.representations.trim_basis import (
     OUTPUT,
@@ -180,11 +180,13 @@ def test_a_sample_without_text_is_refused():
 
 def test_with_a_warm_up_basis_codes_and_fingerprints_come_from_the_adapted_model():
     backbone, rows = tiny_backbone(), many(12)
-    asked = registry.wanted("trim", {"warmup": "lora", "epochs": 2, "rank": 32, "lora_rank": 4})
+    asked = registry.feature_spec(
+        "trim", {"warmup": "lora", "epochs": 2, "rank": 32, "lora_rank": 4}
+    )
     trim = registry.get("trim")
     warmup, basis = in_order(trim.fits(backbone.info, asked.options))
     assert warmup == WarmUp(epochs=2, rank=4) and isinstance(basis, TrimBasis)
-    plain = trim.fits(backbone.info, registry.wanted("trim", {"rank": 32}).options)
+    plain = trim.fits(backbone.info, registry.feature_spec("trim", {"rank": 32}).options)
     assert basis.asked({}) != plain[0].asked({})
     draw = np.random.default_rng(0)
     layer = "model.layers.1.self_attn.q_proj"
@@ -203,12 +205,12 @@ def test_with_a_warm_up_basis_codes_and_fingerprints_come_from_the_adapted_model
     table = featurizer.featurize(rows)
     assert table["trim_in_fit"].to_pylist() == [False, True] + [False] * 10
     setup = featurizer.setup(recipe, "target")
-    facts = trim.facts(backbone, [backbone.encode(row) for row in rows[:2]], {}, setup)
+    facts = trim.target_artifact(backbone, [backbone.encode(row) for row in rows[:2]], {}, setup)
     unadapted = run(TrimBasis(rank=32, rows=2000, layers=4, seed=0), rows)[0][OUTPUT]
     assert not np.allclose(unadapted.arrays["basis"], found[OUTPUT].arrays["basis"], atol=1e-2)
     row = backbone.encode(rows[0])
     ids = torch.tensor(row.ids.tolist())[None]
-    with torch.inference_mode(), worn(backbone.model, adapter):
+    with torch.inference_mode(), adapter_applied(backbone.model, adapter):
         states = backbone.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden[0].numpy()
     units = states / np.linalg.norm(states, axis=1, keepdims=True)
     codes = np.array(table["trim_codes"][0].as_py(), dtype=np.float32).reshape(-1, 32)
@@ -216,7 +218,7 @@ def test_with_a_warm_up_basis_codes_and_fingerprints_come_from_the_adapted_model
     assert np.abs(stored - units @ found[OUTPUT].arrays["basis"]).max() < 0.01
     assert facts is not None
     only_warm = {OUTPUT: found[OUTPUT], "warm-up/2": Artifact({}, {"scaling": 1.0})}
-    bare = trim.facts(
+    bare = trim.target_artifact(
         backbone,
         [backbone.encode(row) for row in rows[:2]],
         {},
@@ -229,4 +231,4 @@ def test_with_a_warm_up_basis_codes_and_fingerprints_come_from_the_adapted_model
 def test_an_unknown_warm_up_is_refused():
     with pytest.raises(UsageError, match="none or lora"):
         info = tiny_backbone().info
-        registry.get("trim").fits(info, registry.wanted("trim", {"warmup": "yes"}).options)
+        registry.get("trim").fits(info, registry.feature_spec("trim", {"warmup": "yes"}).options)

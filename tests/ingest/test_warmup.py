@@ -272,6 +272,6 @@ def test_the_learning_rate_rises_and_falls_and_is_never_zero():
 @pytest.mark.parametrize("name", ["less", "trim"])
 def test_numbers_no_adapter_can_be_trained_with_are_refused_at_once(name, option, value):
     option = "lora_rank" if (name, option) == ("trim", "rank") else option
-    asked = registry.wanted(name, {"warmup": "lora", option: value})
+    asked = registry.feature_spec(name, {"warmup": "lora", option: value})
     with pytest.raises(UsageError, match=f"{name}: {option} "):
         registry.get(name).fits(tiny_backbone().info, asked.options)

@@ -10,24 +10,24 @@ from coresetdb.query.rules.quotas import shares
 from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target
-from coresetdb.schemas.errors import UsageError, among
+from coresetdb.schemas.errors import UsageError, suggest
 
 HUNDREDS = [f"gsm8k-rds-round_robin-{number}" for number in range(1, 501)] + ["chance"]
 
 
 def test_a_few_are_all_named():
-    assert among("x", {"b", "a"}, "how") == "a, b"
-    assert among("x", [], "how") == "none yet"
+    assert suggest("x", {"b", "a"}, "how") == "a, b"
+    assert suggest("x", [], "how") == "none yet"
     ten = [f"n{number}" for number in range(10)]
-    assert among("x", reversed(ten), "how") == ", ".join(ten)
+    assert suggest("x", reversed(ten), "how") == ", ".join(ten)
 
 
 def test_of_hundreds_the_nearest_and_how_to_list_them():
-    assert among("chances", HUNDREDS, "how") == "chance, ... (501 in all; how)"
-    said = among("gsm8k-rds-round_robin-17x", HUNDREDS, "how")
+    assert suggest("chances", HUNDREDS, "how") == "chance, ... (501 in all; how)"
+    said = suggest("gsm8k-rds-round_robin-17x", HUNDREDS, "how")
     assert said.startswith("gsm8k-rds-round_robin-17, ") and said.count(",") == 3
     first = "chance, gsm8k-rds-round_robin-1, gsm8k-rds-round_robin-10"
-    assert among("???", HUNDREDS, "how") == f"{first}, ... (501 in all; how)"
+    assert suggest("???", HUNDREDS, "how") == f"{first}, ... (501 in all; how)"
 
 
 @pytest.mark.parametrize("ask", [load_coreset, remove_coreset])

@@ -15,7 +15,7 @@ from coresetdb.schemas.errors import StoreBusyError, StoreError, UsageError
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import features
 from coresetdb.store.features import declare, drop, features_of
-from coresetdb.store.fill import amend, count_undone, fill, filling, undone
+from coresetdb.store.fill import amend, count_unfilled, fill, filling, unfilled
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.shards import FOLDER, Shards
 from coresetdb.store.status import status_of
@@ -91,7 +91,7 @@ def test_declaring_shows_null_columns_and_nothing_else_changes(declared, pool_ro
     assert set(RECIPE.columns) <= set(declared.dataset("targets").schema.names)
     assert pool.to_table(columns=["toy"])["toy"].null_count == 200
     assert declared.recipes()["toy_norm"] == RECIPE
-    assert count_undone(pool, RECIPE) == 200
+    assert count_unfilled(pool, RECIPE) == 200
     version = declared.version()
     declare(declared, RECIPE, FIELDS)
     assert declared.version() == version
@@ -107,7 +107,7 @@ def test_fragments_are_filled_one_commit_for_all(declared):
     before = declared.version()
     assert fill(declared, numbers(declared), [shards]) == 200
     assert declared.version() == before + 1
-    assert count_undone(declared.dataset("pool"), RECIPE) == 0
+    assert count_unfilled(declared.dataset("pool"), RECIPE) == 0
     assert not [path for path in declared.place.sizes(FOLDER) if path.endswith(".arrow")]
     found = declared.dataset("pool").to_table(columns=["id"], filter="tokens = 3")
     assert found.num_rows == 3
@@ -124,7 +124,7 @@ def test_deleted_rows_keep_their_place_and_stay_away(declared):
     declared.delete("pool", f"id IN ({quoted})")
     left = [row_id for row_id in ids if row_id not in gone]
     assert fill(declared, [*numbers(declared), 77], [shards]) == len(left)
-    assert count_undone(declared.dataset("pool"), RECIPE) == 0
+    assert count_unfilled(declared.dataset("pool"), RECIPE) == 0
     declared.sync()
     check(declared, left)
     shards.clear()
@@ -139,20 +139,20 @@ def test_values_that_are_there_stay_when_the_rest_of_a_fragment_is_filled(declar
     part = declared.dataset("pool").get_fragment(2)
     waiting = [
         row_id
-        for keys, _ in undone(declared.dataset("pool"), part, RECIPE)
+        for keys, _ in unfilled(declared.dataset("pool"), part, RECIPE)
         for row_id in keys.to_pylist()
     ]
     assert waiting == ids[90:120]
     declared.delete("pool", f"id = '{ids[95]}' OR id = '{ids[85]}'")
     assert declared.compact() > 0  # rows with and without the feature share a fragment now
     ids = ids_of(declared)
-    assert count_undone(declared.dataset("pool"), RECIPE) == 198 - 89
+    assert count_unfilled(declared.dataset("pool"), RECIPE) == 198 - 89
     shards.put(made(ids[100:]))
     fill(declared, numbers(declared), [shards])
-    assert count_undone(declared.dataset("pool"), RECIPE) == 100 - 89
+    assert count_unfilled(declared.dataset("pool"), RECIPE) == 100 - 89
     shards.put(made(ids))
     fill(declared, numbers(declared), [shards])
-    assert count_undone(declared.dataset("pool"), RECIPE) == 0
+    assert count_unfilled(declared.dataset("pool"), RECIPE) == 0
     declared.sync()
     check(declared, ids)
 
@@ -186,9 +186,9 @@ def test_a_fragment_that_changes_meanwhile_is_written_again(declared, monkeypatc
     assert len(left) == (199 if change == "delete" else 200)
     shards = shards_of(declared)
     if change == "compact":  # the fragments are gone: the next round finds their rows elsewhere
-        assert count_undone(declared.dataset("pool"), RECIPE) == 200
+        assert count_unfilled(declared.dataset("pool"), RECIPE) == 200
         fill(declared, numbers(declared), [shards])
-    assert count_undone(declared.dataset("pool"), RECIPE) == 0
+    assert count_unfilled(declared.dataset("pool"), RECIPE) == 0
     names = [
         file.path for part in declared.dataset("pool").get_fragments() for file in part.data_files()
     ]
@@ -213,7 +213,7 @@ def test_a_commit_whose_answer_is_lost_keeps_its_files(declared, monkeypatch):
         fill(declared, numbers(declared), [shards])
     monkeypatch.undo()
     again = Store.open(declared.uri)
-    assert count_undone(again.dataset("pool"), RECIPE) == 0
+    assert count_unfilled(again.dataset("pool"), RECIPE) == 0
     assert again.take(ids[:1], ["toy_norm"]).num_rows == 1
 
 
@@ -222,10 +222,10 @@ def test_rows_that_come_in_without_the_columns_wait_too(declared, pool_rows):
     shards.put(made(ids_of(declared)))
     fill(declared, numbers(declared), [shards])
     declared.insert("pool", pool_rows(200, 230))
-    assert count_undone(declared.dataset("pool"), RECIPE) == 30
+    assert count_unfilled(declared.dataset("pool"), RECIPE) == 30
     shards.put(made(ids_of(declared)[200:]))
     fill(declared, numbers(declared), [shards])
-    assert count_undone(declared.dataset("pool"), RECIPE) == 0
+    assert count_unfilled(declared.dataset("pool"), RECIPE) == 0
     declared.sync()
     check(declared, ids_of(declared))
     assert declared.compact() > 0
@@ -290,7 +290,7 @@ def test_examples_of_targets_get_columns_without_losing_others(declared, pool_ro
     assert targets["key"].to_pylist() == ["a", "b", "c"]
     assert targets["rds"].to_pylist() == rows["rds"].to_pylist()
     assert targets.slice(0, 2).select(RECIPE.columns).to_pylist() == added.slice(0, 2).to_pylist()
-    assert count_undone(declared.dataset("targets"), RECIPE) == 1
+    assert count_unfilled(declared.dataset("targets"), RECIPE) == 1
     declared.sync()
     assert verify(declared.uri, full=True).ok
 
@@ -350,7 +350,7 @@ def test_columns_left_of_another_recipe_are_not_taken_for_this_one(declared):
         for field in FIELDS
     ]
     declare(declared, newer, fields)
-    assert count_undone(declared.dataset("pool"), newer) == 200
+    assert count_unfilled(declared.dataset("pool"), newer) == 200
 
 
 def test_appenders_and_readers_are_not_disturbed(declared, pool_rows):
@@ -383,7 +383,7 @@ def test_appenders_and_readers_are_not_disturbed(declared, pool_rows):
         thread.start()
     shards = shards_of(declared)
     with filling(declared):
-        while threads[0].is_alive() or count_undone(declared.dataset("pool"), RECIPE):
+        while threads[0].is_alive() or count_unfilled(declared.dataset("pool"), RECIPE):
             ids = pa.array(ids_of(declared))
             new = ids.filter(pa.array(shards.positions(ids) < 0))
             done_ids = declared.dataset("pool").to_table(

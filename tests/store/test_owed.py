@@ -10,7 +10,7 @@ import pytest
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.tables import TABLES
 from coresetdb.store.integrity.repair import repair
-from coresetdb.store.integrity.report import PATH, LostRow, Owed, read_owed, write_owed
+from coresetdb.store.integrity.report import PATH, LostRow, LostRows, read_owed, write_owed
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.place import Place
 from coresetdb.store.store import Store
@@ -130,11 +130,11 @@ def test_a_torn_list_of_lost_rows_counts_all_absent_ones_as_lost(filled):
 def test_what_is_owed_is_written_and_read(store):
     place: Place = store.place
     assert not read_owed(place)
-    owed = Owed([LostRow("a" * 32, "c", "f.jsonl", 3, "run"), LostRow("", "c", "-", 0)], 2, 50)
+    owed = LostRows([LostRow("a" * 32, "c", "f.jsonl", 3, "run"), LostRow("", "c", "-", 0)], 2, 50)
     write_owed(place, owed)
     assert read_owed(place) == owed
     assert owed.short(rows=45, missing=1) == 2 and owed.short(rows=49, missing=1) == 0
-    write_owed(place, Owed())
+    write_owed(place, LostRows())
     assert not place.exists(PATH)
 
 

@@ -15,7 +15,7 @@ import pytest
 from coresetdb.schemas.errors import StoreBusyError, StoreError
 from coresetdb.schemas.tables import RUNS
 from coresetdb.store import locks
-from coresetdb.store.locks import FOLDER, Presence, life_of
+from coresetdb.store.locks import FOLDER, RunLock, run_state
 from coresetdb.store.place import place_at
 from coresetdb.store.status import status_of
 
@@ -53,40 +53,40 @@ def elsewhere(place, **facts: object) -> None:
 
 def test_a_process_that_lives_and_one_that_was_killed(place):
     child = begun(place.uri)
-    life = life_of(place, "r")
+    life = run_state(place, "r")
     assert life.state == "running" and f"process {child.pid} on " in life.because
     killed(child)
-    life = life_of(place, "r")
-    assert life.state == "ended without a word" and str(child.pid) in life.because
+    life = run_state(place, "r")
+    assert life.state == "killed" and str(child.pid) in life.because
 
 
 def test_under_another_kernel_a_held_lock_is_seen_and_a_free_one_tells_nothing(place):
     child = begun(place.uri)
     elsewhere(place, kernel="another", host="node7")
-    assert life_of(place, "r").state == "running"
+    assert run_state(place, "r").state == "running"
     killed(child)
-    life = life_of(place, "r")
+    life = run_state(place, "r")
     assert life.state == "not known" and "on node7 began it" in life.because
 
 
 def test_a_machine_that_was_started_again_runs_nothing(place, monkeypatch):
-    with Presence(place, "r"):
+    with RunLock(place, "r"):
         pass
     monkeypatch.setattr(locks, "kernel", lambda: "of today")
-    assert life_of(place, "r").state == "ended without a word"
+    assert run_state(place, "r").state == "killed"
 
 
 def test_a_run_of_an_older_coresetdb_left_no_lock(place):
-    life = life_of(place, "r")
+    life = run_state(place, "r")
     assert life.state == "not known" and "it left no lock" in life.because
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"host": "node7"}'])
 def test_what_a_crash_of_the_machine_left_half_written(place, left):
-    with Presence(place, "r"):
+    with RunLock(place, "r"):
         pass
     place.write(f"{FOLDER}/r/began.json", left)
-    life = life_of(place, "r")
+    life = run_state(place, "r")
     assert life.state == "not known" and "began.json" in life.because
 
 
@@ -98,7 +98,7 @@ def test_somebody_asks_for_the_lock_just_as_the_run_ends(place, monkeypatch):
         rmdir(folder)
 
     monkeypatch.setattr(locks.os, "rmdir", asked)
-    with Presence(place, "r") as here:
+    with RunLock(place, "r") as here:
         here.end_is_recorded()
     assert list(place.sizes(FOLDER)) == [f"{FOLDER}/r/_lock"]
     monkeypatch.undo()
@@ -108,7 +108,7 @@ def test_somebody_asks_for_the_lock_just_as_the_run_ends(place, monkeypatch):
 
 def test_cleaning_removes_what_the_table_does_not_know(store):
     for run in ("known", "unknown"):
-        with Presence(store.place, run):
+        with RunLock(store.place, run):
             pass
     row = run_row("known", "running", 1, ["a"], "coresetdb ingest pool a")
     store.upsert("runs", pa.Table.from_pylist([row], schema=RUNS))
@@ -125,12 +125,12 @@ def test_cleaning_removes_what_the_table_does_not_know(store):
 
 
 def test_an_end_that_is_recorded_leaves_nothing(place):
-    with Presence(place, "r") as here:
+    with RunLock(place, "r") as here:
         here.end_is_recorded()
     assert place.sizes(FOLDER) == {} and not Path(place.absolute(f"{FOLDER}/r")).exists()
-    with pytest.raises(ZeroDivisionError), Presence(place, "r"):
+    with pytest.raises(ZeroDivisionError), RunLock(place, "r"):
         _ = 1 / 0  # before the end was recorded
-    assert life_of(place, "r").state == "ended without a word"
+    assert run_state(place, "r").state == "killed"
 
 
 def run_row(run: str, status: str, minute: int, files: list[str], command: str) -> dict:
@@ -153,20 +153,20 @@ def test_status_tells_them_apart(store):
     ]
     store.upsert("runs", pa.Table.from_pylist(told, schema=RUNS))
     for run in ("dead", "superseded"):
-        with Presence(store.place, run):
+        with RunLock(store.place, run):
             pass
-    with Presence(store.place, "fills"):
+    with RunLock(store.place, "fills"):
         status = status_of(store)
         assert {run["run"]: run["status"] for run in status.unfinished} == {
-            "dead": "ended without a word",
+            "dead": "killed",
             "old": "not known",
             "fills": "running",
             "broke": "failed",
         }
     (sentence,) = [said for said in status.advice() if said.startswith("Run ")]
-    assert sentence.startswith("Run dead ended without a word")
+    assert sentence.startswith("Run dead killed")
     assert sentence.endswith("Next: coresetdb ingest pool a")
-    assert status_of(store).unfinished[2]["status"] == "ended without a word"
+    assert status_of(store).unfinished[2]["status"] == "killed"
     another = run_row("another", "done", 7, [], "coresetdb featurize pool less")
     store.upsert("runs", pa.Table.from_pylist([another], schema=RUNS))
     assert [run["run"] for run in status_of(store).unfinished] == ["dead", "old", "fills", "broke"]
@@ -181,7 +181,7 @@ def test_a_run_that_ends_while_it_is_looked_for(store, monkeypatch):
     def ends(place, run):
         done = run_row("r", "done", 1, ["a"], "")
         store.upsert("runs", pa.Table.from_pylist([done], schema=RUNS))
-        return life_of(place, run)
+        return run_state(place, run)
 
     monkeypatch.setattr("coresetdb.store.status.life_of", ends)
     assert status_of(store).unfinished == []
@@ -190,15 +190,15 @@ def test_a_run_that_ends_while_it_is_looked_for(store, monkeypatch):
 def test_on_an_object_store(bucket, monkeypatch):
     monkeypatch.setattr(locks, "LEASE_SECONDS", 1.5)
     place = place_at(f"s3://{bucket}/store")
-    with Presence(place, "r") as here:
-        assert life_of(place, "r").state == "running"
+    with RunLock(place, "r") as here:
+        assert run_state(place, "r").state == "running"
         here.end_is_recorded()
     assert place.sizes(FOLDER) == {}
     child = begun(place.uri)
     killed(child)
-    assert life_of(place, "r").state == "running"  # its lease is not over yet
+    assert run_state(place, "r").state == "running"  # its lease is not over yet
     time.sleep(3)
-    assert life_of(place, "r").state == "ended without a word"
+    assert run_state(place, "r").state == "killed"
 
 
 def test_a_lease_outlives_a_server_that_is_away_for_a_moment(bucket, monkeypatch):

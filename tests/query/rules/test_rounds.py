@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.query.ranking import Picks
-from coresetdb.query.rules.constrained import Rounds
+from coresetdb.query.rules.constrained import RuleLoop
 from coresetdb.query.rules.quotas import Stratum, interleaved
 from coresetdb.query.scanning.rows import Scanned
 from coresetdb.schemas.ids import KeySet, keys_of
@@ -39,7 +39,7 @@ class Objecting:
     def __init__(self, bad):
         self.bad, self.left, self.rounds = bad, [], 0
 
-    def leaving(self, ids, chosen):
+    def rejected(self, ids, chosen):
         self.rounds += 1
         numbers = [int(each, 16) for each in ids]
         if not self.bad.intersection(numbers[:chosen]):
@@ -68,7 +68,7 @@ def test_the_plain_ranking_of_what_is_left(seed, queries, rows, k, data):
     bad = data.draw(st.sets(st.integers(0, rows - 1)))
     rule = Objecting(bad)
     part = Stratum(plain(similarity, range(rows), []), None, rows, lambda k: k)
-    found = Rounds([part], lambda: keys(range(rows)), [rule]).first(k)
+    found = RuleLoop([part], lambda: keys(range(rows)), [rule]).first(k)
     left = [j for j in range(rows) if j not in set(rule.left)]
     assert found.ids == [name(j) for j in turns(similarity, left, k)]
     assert bad.isdisjoint(int(each, 16) for each in found.ids)
@@ -79,7 +79,7 @@ def test_few_rounds_where_most_rows_leave():
     rule = Objecting(set(range(135)))
     similarity = [list(range(rows, 0, -1))]
     part = Stratum(plain(similarity, range(rows), calls), None, rows, lambda k: k)
-    found = Rounds([part], lambda: keys(range(rows)), [rule]).first(10)
+    found = RuleLoop([part], lambda: keys(range(rows)), [rule]).first(10)
     assert found.ids == [name(j) for j in range(135, 145)]
     assert rule.rounds == len(calls) <= 6
 
@@ -91,7 +91,7 @@ def test_a_part_from_which_nothing_left_is_not_ranked_again():
         Stratum(plain(similarity, part, own), KeySet(keys(part)), 50, lambda k: k // 2)
         for part, own in zip((range(50), range(50, 100)), calls, strict=True)
     ]
-    found = Rounds(parts, lambda: keys(range(100)), [Objecting({1, 2})]).first(6)
+    found = RuleLoop(parts, lambda: keys(range(100)), [Objecting({1, 2})]).first(6)
     assert found.ids == [name(j) for j in (0, 50, 3, 51, 4, 52)]
     assert (len(calls[0]), len(calls[1])) == (2, 1)
 

@@ -112,11 +112,11 @@ def test_cap_and_tokens(store):
 
 
 def test_a_cap_met_beyond_the_tokens_is_not_told(store, monkeypatch):
-    leaving, left = Caps.leaving, []
+    rejected, left = Caps.rejected, []
 
     def heard(caps, ids, chosen):
-        left.append(len(leaving(caps, ids, chosen)))
-        return leaving(caps, ids, chosen)
+        left.append(len(rejected(caps, ids, chosen)))
+        return rejected(caps, ids, chosen)
 
     monkeypatch.setattr(Caps, "leaving", heard)
     rules = rules_for(store, cap="sums=20")
