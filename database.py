@@ -533,8 +533,8 @@ class Database(Exploring):
             memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
             approximate: whether the feature's index finds the rows (see `index`); every row is
                 compared otherwise.
-            rules: what shapes the selection beside its method, as `query.rules.query_defaults.rules_for`
-                takes it: leakage, evaluation, exclude, quota, cap, distinct, distinct_by.
+            rules: what shapes the selection beside its method, as `rules_for` takes it: leakage,
+                evaluation, exclude, quota, cap, distinct, distinct_by.
 
         Raises:
             UsageError: an unknown target or method, a malformed budget, a name that is taken, too
@@ -550,7 +550,7 @@ class Database(Exploring):
             raise TypeError(f"select() got an unexpected keyword argument {unknown!r}")
         return select(
             self.store,
-            [each for each in targets if each is not None],
+            [target for target in targets if target is not None],
             method=method,
             budget=str(budget),
             where=where,

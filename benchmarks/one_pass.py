@@ -170,9 +170,9 @@ def feature_sets(rank: int, brief: bool) -> dict[str, str]:
         "fast": whole,
     }
     for label, entries in (("forward-only", forward), ("fast", plain)) if not brief else ():
-        for each in entries:
-            name = each.partition(":")[0]
-            sets[f"{label}, no IFD, without {name}"] = [e for e in entries if e != each]
+        for entry in entries:
+            name = entry.partition(":")[0]
+            sets[f"{label}, no IFD, without {name}"] = [e for e in entries if e != entry]
     return {label: ",".join(features) for label, features in sets.items()}
 
 

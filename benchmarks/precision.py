@@ -105,7 +105,7 @@ def beside(one: Features, other: Features) -> dict[str, float]:
             found["mads, least Jaccard"] = min(len(a & b) / len(a | b) for a, b in sets)
         elif not name.endswith("_reason") and not name.startswith("mads"):
             errors = [relative(a, b) for a, b in pairs if a is not None and b is not None]
-            found[name] = max(each for each in errors if np.isfinite(each))
+            found[name] = max(error for error in errors if np.isfinite(error))
     return found
 
 

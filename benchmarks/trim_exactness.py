@@ -85,7 +85,7 @@ def pool_rows(data: Path) -> list[Instruction]:
 def target_rows(data: Path, name: str, count: int) -> list[Instruction]:
     """The first examples of a target's query set."""
     examples = lines(data / "targets" / f"{name}.query.jsonl.gz")[:count]
-    return [one_turn(each["prompt"], each["target"]) for each in examples]
+    return [one_turn(example["prompt"], example["target"]) for example in examples]
 
 
 def fit(backbone: Backbone, rows: Sequence[Instruction], count: int) -> tuple[Artifact, float]:
@@ -193,7 +193,7 @@ def main() -> None:
     tables: dict[str, ClassTable] = {}
     for name in TARGETS:
         examples = target_rows(options.data, name, options.examples)
-        found = fingerprints(backbone, [backbone.encode(each) for each in examples], 4)
+        found = fingerprints(backbone, [backbone.encode(example) for example in examples], 4)
         nearest = nearest_classes(backbone.model, found.classes)
         tables[name] = ClassTable(found.classes, found.vectors, nearest)
     ranks = ranks_tried(backbone.info.hidden_size)
@@ -227,7 +227,7 @@ def main() -> None:
                     for rest in RESTS
                 )
             )
-        enough = [each["rank"] for each in figures if each["alike"]["overlap"] >= ENOUGH]
+        enough = [figure["rank"] for figure in figures if figure["alike"]["overlap"] >= ENOUGH]
         print(f"smallest rank with overlap {ENOUGH}: {min(enough, default='none')}")
         stored, speed = through_the_store(backbone, basis, instructions[:REAL_PATH_ROWS], table)
         computed = terms[name, "alike", chosen].scores[:REAL_PATH_ROWS]

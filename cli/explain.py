@@ -46,26 +46,28 @@ def compare_command(store: str, first: str, second: str, as_json: bool) -> None:
         talk(note)
 
 
-def _told(found: SideBySide) -> list[str]:
-    first, second = found.first, found.second
-    order = "none" if found.spearman is None else f"{found.spearman:.3f}"
+def _told(side_by_side: SideBySide) -> list[str]:
+    first, second = side_by_side.first, side_by_side.second
+    order = "none" if side_by_side.spearman is None else f"{side_by_side.spearman:.3f}"
     lines = [
         table([_side(first), _side(second)]),
         "",
-        f"{found.common:,} rows in both: {found.of_first:.1%} of {first.name}, "
-        f"{found.of_second:.1%} of {second.name}; Jaccard {found.jaccard:.3f} "
-        f"({found.by_chance:,.1f} rows by chance)",
+        f"{side_by_side.common:,} rows in both: {side_by_side.of_first:.1%} of {first.name}, "
+        f"{side_by_side.of_second:.1%} of {second.name}; Jaccard {side_by_side.jaccard:.3f} "
+        f"({side_by_side.by_chance:,.1f} rows by chance)",
         f"Rank correlation on them (Spearman): {order}",
     ]
-    if found.prefixes:
+    if side_by_side.prefixes:
         lines.append(
             "In both among the first rows of each: "
-            + ", ".join(f"{each.common:,} of {each.ranks:,}" for each in found.prefixes)
+            + ", ".join(
+                f"{prefix.common:,} of {prefix.ranks:,}" for prefix in side_by_side.prefixes
+            )
         )
-    lines += ["", "Corpora", table([_mix(found, each) for each in found.corpora])]
-    lengths = [row for each in found.lengths for row in _lengths(found, each)]
+    lines += ["", "Corpora", table([_mix(side_by_side, each) for each in side_by_side.corpora])]
+    lengths = [row for length in side_by_side.lengths for row in _lengths(side_by_side, length)]
     lines += ["", "Lengths in tokens", table(lengths)]
-    if found.measured:
+    if side_by_side.measured:
         rows = [
             {
                 "target": each.target,
@@ -75,7 +77,7 @@ def _told(found: SideBySide) -> list[str]:
                 f"MMD of {first.name}": each.first.mmd,
                 f"MMD of {second.name}": each.second.mmd,
             }
-            for each in found.measured
+            for each in side_by_side.measured
         ]
         lines += ["", "Distances to the targets", table(rows)]
     return lines
@@ -93,23 +95,26 @@ def _side(side: Any) -> dict[str, Any]:
     }
 
 
-def _mix(found: SideBySide, each: Any) -> dict[str, Any]:
+def _mix(side_by_side: SideBySide, each: Any) -> dict[str, Any]:
     return {
         "corpus": each.corpus,
-        found.first.name: each.first,
+        side_by_side.first.name: each.first,
         "share": f"{each.first_share:.1%}",
-        found.second.name: each.second,
+        side_by_side.second.name: each.second,
         "share ": f"{each.second_share:.1%}",
         "pool": each.pool,
         "share  ": f"{each.pool_share:.1%}",
     }
 
 
-def _lengths(found: SideBySide, each: Lengths) -> list[dict[str, Any]]:
-    rows = ((found.first.name, each.first, None), (found.second.name, each.second, each.gap))
+def _lengths(side_by_side: SideBySide, lengths: Lengths) -> list[dict[str, Any]]:
+    rows = (
+        (side_by_side.first.name, lengths.first, None),
+        (side_by_side.second.name, lengths.second, lengths.gap),
+    )
     return [
         {
-            "": each.what,
+            "": lengths.what,
             "coreset": name,
             **{key: f"{value:,.0f}" for key, value in numbers.items()},
             "gap": "" if gap is None else f"{gap:.3f}",
@@ -127,41 +132,48 @@ EXCERPT = 200
 _QUIET = "dim"
 
 
-def show(found: Explanation) -> None:
+def show(explanation: Explanation) -> None:
     """Print an explanation on stdout; colours on a terminal only."""
     console = Console(markup=False, highlight=False, soft_wrap=True)
-    for part in parts(found):
+    for part in parts(explanation):
         console.print(part)
 
 
-def parts(found: Explanation) -> Iterator[Text | str]:
+def parts(explanation: Explanation) -> Iterator[Text | str]:
     """The lines, in the order in which they are read."""
-    asked = f" for {found.target}" if found.target else ""
-    yield Text(f"#{found.rank:,} of {found.rows:,} in {found.coreset}: {found.id}", "bold")
-    yield f"chosen by {found.method}{asked}, from corpus {safe(found.corpus)}"
-    if found.score is not None:
-        meaning = f", {found.score_is}" if found.score_is else ""
-        yield f"score {found.score:.6g}{meaning}"
-    elif found.score_is:
-        yield f"score {found.score_is}"
+    asked = f" for {explanation.target}" if explanation.target else ""
+    yield Text(
+        f"#{explanation.rank:,} of {explanation.rows:,} in {explanation.coreset}: {explanation.id}",
+        "bold",
+    )
+    yield f"chosen by {explanation.method}{asked}, from corpus {safe(explanation.corpus)}"
+    if explanation.score is not None:
+        meaning = f", {explanation.score_is}" if explanation.score_is else ""
+        yield f"score {explanation.score:.6g}{meaning}"
+    elif explanation.score_is:
+        yield f"score {explanation.score_is}"
     yield ""
-    yield _coloured(found.tokens) if _readable(found.tokens) else _turns(found.messages)
-    if found.tools:
-        yield Text(f"tools: {safe(found.tools)}", _QUIET)
-    yield from _examples(found)
-    yield from _rows(found)
-    if found.tokens is not None:
-        yield from _tokens(found.tokens)
-    for title, frame in (("Layers", found.layers), ("Neurons", found.neurons)):
+    yield (
+        _coloured(explanation.tokens)
+        if _readable(explanation.tokens)
+        else _turns(explanation.messages)
+    )
+    if explanation.tools:
+        yield Text(f"tools: {safe(explanation.tools)}", _QUIET)
+    yield from _examples(explanation)
+    yield from _rows(explanation)
+    if explanation.tokens is not None:
+        yield from _tokens(explanation.tokens)
+    for title, frame in (("Layers", explanation.layers), ("Neurons", explanation.neurons)):
         if frame is not None:
             yield from _listed(title, frame)
-    if found.words is not None:
-        yield from _words(found.words)
-    if found.values:
+    if explanation.words is not None:
+        yield from _words(explanation.words)
+    if explanation.values:
         yield ""
-        numbers = (f"{name} {_number(value)}" for name, value in found.values.items())
-        yield f"What {found.method.partition(':')[0]} keeps of it: {', '.join(numbers)}"
-    for sentence in found.cannot:
+        numbers = (f"{name} {_number(value)}" for name, value in explanation.values.items())
+        yield f"What {explanation.method.partition(':')[0]} keeps of it: {', '.join(numbers)}"
+    for sentence in explanation.cannot:
         yield Text(f"Not told. {sentence}", "yellow")
 
 
@@ -178,32 +190,31 @@ def safe(text: str) -> str:
 def _turns(messages: Sequence[dict[str, Any]], most: int | None = None) -> Text:
     """Who says what, every turn cut to `most` characters if that is given."""
     lines = Text()
-    for each in messages:
-        said = each["content"] or str(each.get("tool_calls", ""))
+    for message in messages:
+        said = message["content"] or str(message.get("tool_calls", ""))
         shown = said if most is None or len(said) <= most else said[: most - 1] + "…"
-        lines.append(f"  {each['role']}: ", "cyan")
+        lines.append(f"  {message['role']}: ", "cyan")
         lines.append(safe(shown).replace("\n", "\n    ") + "\n")
     lines.rstrip()
     return lines
 
 
-def _examples(found: Explanation) -> Iterator[Text | str]:
-    pulled, other = found.pulled_by, found.runner_up
+def _examples(explanation: Explanation) -> Iterator[Text | str]:
+    pulled, other = explanation.pulled_by, explanation.runner_up
     if pulled:
         yield ""
-        yield f"Pulled by {_named(pulled)}{_similarity(pulled, found)}"
+        yield f"Pulled by {_named(pulled)}{_similarity(pulled, explanation)}"
         yield _turns(pulled.messages)
     if other:
         yield ""
         # Only where the method looks at these cosines has the example lost a contest.
-        contest = found.method.startswith(f"{found.compared_by}:")
+        contest = explanation.method.startswith(f"{explanation.compared_by}:")
         first = "Runner-up:" if pulled and contest else "The most similar example is"
         if pulled and not contest:
-            first = (
-                f"By {found.compared_by}, which {found.method} does not look at, most similar is"
-            )
-        by = f", {_apart(found.margin)}" if contest and found.margin is not None else ""
-        yield f"{first} {_named(other)}{_similarity(other, found)}{by}"
+            by = f"By {explanation.compared_by}, which {explanation.method} does not look at"
+            first = f"{by}, most similar is"
+        by = f", {_apart(explanation.margin)}" if contest and explanation.margin is not None else ""
+        yield f"{first} {_named(other)}{_similarity(other, explanation)}{by}"
         yield _turns(other.messages, EXCERPT)
 
 
@@ -211,11 +222,11 @@ def _named(example: Example) -> str:
     return f"example {example.position} of {example.target}"
 
 
-def _similarity(example: Example, found: Explanation) -> str:
+def _similarity(example: Example, explanation: Explanation) -> str:
     if example.similarity is None:
         return ""
-    place = f"number {example.place} of {found.asked} by similarity"
-    return f" ({found.compared_by} {example.similarity:.4f}, {place})"
+    place = f"number {example.place} of {explanation.asked} by similarity"
+    return f" ({explanation.compared_by} {example.similarity:.4f}, {place})"
 
 
 def _apart(margin: float) -> str:
@@ -224,17 +235,21 @@ def _apart(margin: float) -> str:
     return f"{-margin:.4f} more similar than the one that pulled it"
 
 
-def _rows(found: Explanation) -> Iterator[str]:
+def _rows(explanation: Explanation) -> Iterator[str]:
     yield ""
-    if found.nearest:
-        yield f"Most similar row before it: {_row(found.nearest, found.compared_by)}"
-    after = _row(found.next, found.compared_by) if found.next else "none, it is the last"
+    if explanation.nearest:
+        yield f"Most similar row before it: {_row(explanation.nearest, explanation.compared_by)}"
+    after = (
+        _row(explanation.next, explanation.compared_by)
+        if explanation.next
+        else "none, it is the last"
+    )
     yield f"Next row: {after}"
-    if found.without:
-        come = ", ".join(found.without.comes) or "nothing, no other row can be chosen"
+    if explanation.without:
+        come = ", ".join(explanation.without.comes) or "nothing, no other row can be chosen"
         yield f"Without it would come in: {come}"
-        if found.without.goes:
-            yield f"Without it would also go: {', '.join(found.without.goes)}"
+        if explanation.without.goes:
+            yield f"Without it would also go: {', '.join(explanation.without.goes)}"
 
 
 def _row(other: Neighbour, by: str | None) -> str:

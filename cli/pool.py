@@ -300,35 +300,35 @@ def _told(plan: Plan) -> list[str]:
         table(
             [
                 {
-                    "column": each.column,
-                    "of": each.feature,
-                    "type": each.type,
-                    "bytes a row": max(1, round(each.bytes_per_row)),
-                    "known from": "the trial" if each.measured else "its type",
+                    "column": column.column,
+                    "of": column.feature,
+                    "type": column.type,
+                    "bytes a row": max(1, round(column.bytes_per_row)),
+                    "known from": "the trial" if column.measured else "its type",
                 }
-                for each in plan.columns
+                for column in plan.columns
             ]
         ),
     ]
     if plan.fits:
         fits = [
             {
-                "learned first": each.fit,
-                "from rows": each.rows,
-                "MB": each.bytes / 1e6,
-                "time": spell(each.seconds),
+                "learned first": fit.fit,
+                "from rows": fit.rows,
+                "MB": fit.bytes / 1e6,
+                "time": spell(fit.seconds),
             }
-            for each in plan.fits
+            for fit in plan.fits
         ]
         told += ["", table(fits)]
     passes = [
         {
-            "pass": each.what,
-            "shared by": ", ".join(each.features),
-            "s per 1,000 rows": each.seconds_per_1000_rows,
-            "time": spell(each.seconds),
+            "pass": model_pass.what,
+            "shared by": ", ".join(model_pass.features),
+            "s per 1,000 rows": model_pass.seconds_per_1000_rows,
+            "time": spell(model_pass.seconds),
         }
-        for each in plan.passes
+        for model_pass in plan.passes
     ]
     told += [
         "",

@@ -23,8 +23,8 @@ class _Scoring(click.Group):
         return super().parse_args(ctx, args)
 
 
-def _row(each: ScoreSet) -> dict[str, Any]:
-    return {**asdict(each.key), "rows": each.rows, "whole": each.whole}
+def _row(score_set: ScoreSet) -> dict[str, Any]:
+    return {**asdict(score_set.key), "rows": score_set.rows, "whole": score_set.whole}
 
 
 @click.group(cls=_Scoring, short_help="Score every row for a target.")
@@ -88,7 +88,7 @@ def run(
             for note in scores.notes:
                 progress.say(note)
             found += scores.sets
-    sets = [_row(each) for each in database.score_sets() if each.key in found]
+    sets = [_row(score_set) for score_set in database.score_sets() if score_set.key in found]
     if as_json:
         print_json(sets)
         return
@@ -107,7 +107,7 @@ def list_(store: str, as_json: bool) -> None:
     \b
         coresetdb score list pool
     """
-    sets = [_row(each) for each in open_database(store).score_sets()]
+    sets = [_row(score_set) for score_set in open_database(store).score_sets()]
     if as_json:
         print_json(sets)
     elif sets:

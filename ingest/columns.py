@@ -36,9 +36,9 @@ def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     vectors = pa.types.is_fixed_size_list(kind.value_type)
     arrays = [None if row is None else np.asarray(row) for row in rows]
     wide = (kind.value_type.list_size,) if vectors else ()
-    for each in arrays:
-        if each is not None and each.shape[1:] != wide:
-            raise ValueError(f"a value of shape {each.shape} does not fit {kind}")
+    for array in arrays:
+        if array is not None and array.shape[1:] != wide:
+            raise ValueError(f"a value of shape {array.shape} does not fit {kind}")
     lengths = [0 if each is None else len(each) for each in arrays]
     ends = np.cumsum(lengths, dtype=np.int64)
     if len(rows) > 1 and ends[-1] > LIST_VALUES:

@@ -81,8 +81,8 @@ def pending(store: Store) -> list[FeatureSpec]:
     ]
 
 
-def _is_older(asked: FeatureSpec, recipe: Recipe) -> bool:
-    name = asked.representation
+def _is_older(spec: FeatureSpec, recipe: Recipe) -> bool:
+    name = spec.representation
     return recipe.representation == name and recipe.version != get(name).version
 
 

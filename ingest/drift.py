@@ -100,9 +100,9 @@ def advice(store: Store, bases: list[dict[str, Any]]) -> list[str]:
     """What to run for bases that no longer suit a corpus."""
     recipes = {column: recipe for recipe in recipes_of(store) for column in recipe.columns}
     due: dict[str, list[dict[str, Any]]] = {}
-    for each in bases:
-        if each["refit due"]:
-            due.setdefault(each["basis"], []).append(each)
+    for basis in bases:
+        if basis["refit due"]:
+            due.setdefault(basis["basis"], []).append(basis)
     said: list[str] = []
     for column, corpora in due.items():
         kept = ", ".join(f"{each['kept']:.2f} of {each['corpus']}" for each in corpora)

@@ -325,10 +325,10 @@ def _asked(key: PassKey, works: Sequence[_Work]) -> dict[int, _Asked]:
     }
 
 
-def _chosen(asked: Iterable[_Asked], rows: Sequence[Encoded]) -> np.ndarray:
+def _chosen(askeds: Iterable[_Asked], rows: Sequence[Encoded]) -> np.ndarray:
     """(n,) int64: the rows that anybody wants to see of a pass."""
     wanted = np.zeros(len(rows), dtype=bool)
-    for work, each, _ in asked:
+    for work, each, _ in askeds:
         wanted |= work.representation.reads(each, rows, work.setup)
     return np.flatnonzero(wanted)
 

@@ -116,12 +116,12 @@ class Plan:
     @property
     def bytes_per_row(self) -> float:
         """Of all columns together, as they lie in memory."""
-        return sum(each.bytes_per_row for each in self.columns)
+        return sum(column.bytes_per_row for column in self.columns)
 
     @property
     def gigabytes(self) -> float:
         """What the rows add to the store, before the encodings of Lance."""
-        return (self.bytes_per_row * self.rows + sum(each.bytes for each in self.fits)) / 1e9
+        return (self.bytes_per_row * self.rows + sum(fit.bytes for fit in self.fits)) / 1e9
 
     @property
     def seconds(self) -> float:
@@ -282,7 +282,7 @@ def _rows_within(seconds: float, per_row: float, drawn: Sequence[Record]) -> Seq
 
 def _fitted(
     store: Store,
-    wanted: Sequence[FeatureSpec],
+    specs: Sequence[FeatureSpec],
     info: BackboneInfo,
     counted: Counted,
     backbone: Backbone,
@@ -298,8 +298,8 @@ def _fitted(
     planned: list[PlannedFit] = []
     recipes: list[Recipe] = []
     jobs: dict[str, Job] = {}
-    for each in wanted:
-        own = jobs_for(info, each)
+    for spec in specs:
+        own = jobs_for(info, spec)
         jobs |= {job.asked: job for job in own}
         try:
             for job in own:
@@ -309,12 +309,12 @@ def _fitted(
                     seconds = run(job, jobs, sample, backbone, shelf, progress)
                     planned.append(_planned(job, sample, seconds, half, fewer, counted.new, shelf))
         except UsageError as error:
-            notes.append(f"{spec_text(each)} is left out: {error} (on {len(sample)} rows)")
+            notes.append(f"{spec_text(spec)} is left out: {error} (on {len(sample)} rows)")
             continue
         found = fitted(own, shelf)
         artifacts |= {found.digests[name]: found.artifacts[name] for name in found.digests}
         present = [*recipes_of(store), *recipes]
-        recipes.append(recipe_for(each, info, found.artifacts, found.digests, present))
+        recipes.append(recipe_for(spec, info, found.artifacts, found.digests, present))
     if planned:
         notes.append(
             f"fits were tried on {len(sample)} rows and on half of them: their time on more is "
@@ -325,8 +325,8 @@ def _fitted(
 
 
 def _sample(rows: Sequence[Record]) -> Sample:
-    instructions = [each.instruction for each in rows]
-    return Sample([each.id for each in instructions], instructions, len(rows))
+    instructions = [row.instruction for row in rows]
+    return Sample([instruction.id for instruction in instructions], instructions, len(rows))
 
 
 def _on_fewer(
@@ -398,7 +398,7 @@ def _try(
         if not get(recipe.representation).passes(featurizer.setup(recipe)):
             spent = featurizer.seconds.get(recipe.fingerprint, 0.0)
             passes.append(planned("a model of its own", [recipe.feature], spent))
-    spent = sum(each.seconds for each in passes) * rows / total
+    spent = sum(model_pass.seconds for model_pass in passes) * rows / total
     passes.append(planned("everything else: tokens, columns", [], max(seconds - spent, 0.0)))
     columns = [
         _column(table[name], name, recipe.representation, rows)

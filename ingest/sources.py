@@ -166,8 +166,8 @@ class SourceFile:
         except ValueError as error:
             yield self._refuse(line, f"unreadable value: {error}", value)
 
-    def _admit(self, line: int, found: Parsed, value: Any) -> Record | Reject:
-        instruction = found.instruction
+    def _admit(self, line: int, parsed: Parsed, value: Any) -> Record | Reject:
+        instruction = parsed.instruction
         empty_ok = self.options.allow_empty_answer
         if empty_ok:
             instruction = _without_empty_answer(instruction)
@@ -175,14 +175,14 @@ class SourceFile:
         if reason is not None:
             return self._refuse(line, reason, value)
         metadata = "{}"
-        if found.metadata:
+        if parsed.metadata:
             try:
-                metadata = canonical_json(found.metadata)
+                metadata = canonical_json(parsed.metadata)
             except ValueError:
                 return self._refuse(line, "number out of range in the metadata", value)
-        if not _has_utf8(metadata) or not _has_utf8(found.source_id or ""):
+        if not _has_utf8(metadata) or not _has_utf8(parsed.source_id or ""):
             return self._refuse(line, "lone surrogate: the metadata has no UTF-8 form", value)
-        return Record(instruction, self.corpus, self.file, line, found.source_id, metadata)
+        return Record(instruction, self.corpus, self.file, line, parsed.source_id, metadata)
 
     def _refuse(self, line: int, reason: str, value: Any) -> Reject:
         return Reject(self.corpus, self.file, line, reason, excerpt_of(_as_text(value)))

@@ -287,15 +287,15 @@ def _check_declaration(representation: Representation) -> None:
 # -- fits ------------------------------------------------------------------------------------
 
 
-def _check_fits(wanted: FeatureSpec, backbone: Backbone) -> Fitted:
+def _check_fits(spec: FeatureSpec, backbone: Backbone) -> Fitted:
     """Specifications are JSON, results are seeded, kept ones are not redone; what was learned."""
     rows = conversations()[:-1]
     sample = Sample([row.id for row in rows], rows, len(rows))
-    jobs = {job.asked: job for job in jobs_for(backbone.info, wanted)}
+    jobs = {job.asked: job for job in jobs_for(backbone.info, spec)}
     shelves = MemoryCache(), MemoryCache()
     before = _weights(backbone)
     for job in jobs.values():
-        name = f"{wanted.representation}, fit {job.fit.name}"
+        name = f"{spec.representation}, fit {job.fit.name}"
         canonical_json(job.fit.spec())
         outputs = job.fit.outputs()
         assert outputs and len(set(outputs)) == len(outputs), f"{name}: outputs need own names"
@@ -306,7 +306,7 @@ def _check_fits(wanted: FeatureSpec, backbone: Backbone) -> Fitted:
         assert first == second, f"{name}: the same sample gave other artifacts the second time"
         kept = {each: shelves[0].load(content, each) for each, content in first.items()}
         _check_resumed(name, job.fit, kept, jobs, shelves[0], sample, backbone)
-    assert _weights(backbone) == before, f"{wanted.representation}: a fit changed the backbone"
+    assert _weights(backbone) == before, f"{spec.representation}: a fit changed the backbone"
     return fitted(list(jobs.values()), shelves[0])
 
 
@@ -346,10 +346,10 @@ def _weights(backbone: Backbone) -> list[float]:
 # -- columns ---------------------------------------------------------------------------------
 
 
-def _check_recipe(wanted: FeatureSpec, backbone: Backbone, found: Fitted) -> Recipe:
-    name = wanted.representation
+def _check_recipe(spec: FeatureSpec, backbone: Backbone, found: Fitted) -> Recipe:
+    name = spec.representation
     representation = registry.get(name)
-    recipe = recipe_for(wanted, backbone.info, found.artifacts, found.digests)
+    recipe = recipe_for(spec, backbone.info, found.artifacts, found.digests)
     assert set(recipe.options) == set(representation.defaults), f"{name}: options are not all kept"
     canonical_json(recipe.backbone)
     setup = registry.setup_of(recipe, backbone.info, found.artifacts)
@@ -371,9 +371,9 @@ def _check_recipe(wanted: FeatureSpec, backbone: Backbone, found: Fitted) -> Rec
     for attribute in ("similarity", "sets"):
         column = getattr(representation, attribute)
         assert column is None or column in names, f"{name}: {attribute} names no column"
-    for each in representation.passes(setup):
-        assert not each.adapter or each.adapter in found.artifacts, (
-            f"{name}: a pass wears {each.adapter!r}, which no fit leaves"
+    for model_pass in representation.passes(setup):
+        assert not model_pass.adapter or model_pass.adapter in found.artifacts, (
+            f"{name}: a pass wears {model_pass.adapter!r}, which no fit leaves"
         )
     changed = replace(recipe, version=recipe.version + 1)
     assert changed.fingerprint != recipe.fingerprint
@@ -405,15 +405,15 @@ def _check_values(recipe: Recipe, backbone: Backbone, found: Fitted, tolerance: 
                 )
 
 
-def _check_shapes(recipe: Recipe, backbone: Backbone, found: Fitted, made: Features) -> None:
+def _check_shapes(recipe: Recipe, backbone: Backbone, found: Fitted, features: Features) -> None:
     """Columns are those declared; each row has its values, or a reason and something missing."""
     featurizer = _featurizer(recipe, backbone, found, 4096)
     fields = {field.name: field for field in featurizer.fields(recipe)}
     assert list(fields) == list(recipe.columns)
-    assert set(made.columns) == set(fields), (
-        f"{recipe.representation}: finish gives {sorted(made.columns)}, fields {sorted(fields)}"
+    assert set(features.columns) == set(fields), (
+        f"{recipe.representation}: finish gives {sorted(features.columns)}, fields {sorted(fields)}"
     )
-    table = featurizer.table(made)
+    table = featurizer.table(features)
     reasons = table[recipe.reason].to_pylist()
     missing = np.zeros(len(reasons), dtype=bool)
     for name in recipe.columns:
@@ -426,16 +426,16 @@ def _check_shapes(recipe: Recipe, backbone: Backbone, found: Fitted, made: Featu
         missing |= null
         kind = fields[name].type
         if pa.types.is_fixed_size_list(kind):
-            assert made.columns[name].shape == (len(reasons), kind.list_size), f"{name}: shape"
+            assert features.columns[name].shape == (len(reasons), kind.list_size), f"{name}: shape"
     for index, reason in enumerate(reasons):
         assert reason is None or (reason.strip() and missing[index]), (
             f"{recipe.representation}: row {index} has a reason ({reason!r}) and every value"
         )
-        if not isinstance(made.encoded[index], Encoded):
+        if not isinstance(features.encoded[index], Encoded):
             assert reason and "no tool begins" in reason, "a refused row keeps the refusal"
     similarity = registry.get(recipe.representation).similarity
     if similarity:
-        vectors = made.columns[columns_of(recipe)[similarity]]
+        vectors = features.columns[columns_of(recipe)[similarity]]
         lengths = np.linalg.norm(vectors[~np.isnan(vectors).any(1)], axis=1)
         assert np.allclose(lengths, 1, atol=1e-3), f"{similarity}: vectors are not of unit length"
 

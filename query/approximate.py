@@ -76,7 +76,7 @@ class Recall:
         wanted = math.ceil(ROWS_FOUND * rows / (self.queries * k))
         return min(rows, max(wanted, _STRETCH), max(BYTES // (2 * self._width), _STRETCH))
 
-    def of(self, found: RowVectors, k: int, eligible: KeySet | None, rows: int) -> float:
+    def of(self, row_vectors: RowVectors, k: int, eligible: KeySet | None, rows: int) -> float:
         """Of the rows at least as similar as the last of the k found, the share that was found.
 
         That is recall at k or more, by the square of what was missed at most.
@@ -87,14 +87,14 @@ class Recall:
             eligible: rows that may be chosen; None for all.
             rows: how many there are of those that have the feature.
         """
-        if len(found) < k:
-            return len(found) / k
+        if len(row_vectors) < k:
+            return len(row_vectors) / k
         keys, similarity = self._rows(self.sampled(k))
         if eligible is not None:
             allowed = eligible.contains(keys)
             keys, similarity = keys[allowed], similarity[:, allowed]
-        last = -np.partition(-self._similarity(found.vectors), k - 1, axis=1)[:, k - 1]
-        unseen = ~KeySet(found.keys).contains(keys)
+        last = -np.partition(-self._similarity(row_vectors.vectors), k - 1, axis=1)[:, k - 1]
+        unseen = ~KeySet(row_vectors.keys).contains(keys)
         missed = int((similarity[:, unseen] > last[:, None] + _SAME).sum())
         expected = self.queries * k * len(keys) / rows
         return expected / (expected + missed) if missed else 1.0
@@ -183,7 +183,7 @@ class Search:
             UsageError: a reducer needs more than the nearest rows, or too many of them, or so few
             rows may be chosen that the exact scan is quicker.
         """
-        wanted = [nearest_wanted(each) for each in reducers]
+        wanted = [nearest_wanted(reducer) for reducer in reducers]
         most = max((each for each in wanted if each is not None), default=0)
         if None in wanted:
             raise UsageError(

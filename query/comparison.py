@@ -107,7 +107,7 @@ def _by_cosine(
     matrix, column = matrix_of(queries), feature.column
     assert column is not None, "who compares by cosine names vectors"
     return Comparison(
-        tuple(QueryGroup(each.target, len(each.ids), each.ids) for each in queries),
+        tuple(QueryGroup(query.target, len(query.ids), query.ids) for query in queries),
         lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),
         fetch,
         width=feature.width,
@@ -126,7 +126,7 @@ def _by_sets(
     column = feature.columns[own]
     query_groups = (QueryGroup(None, 0),)
     if method.needs_target:
-        query_groups = tuple(QueryGroup(each.target, 0, units=each.units) for each in queries)
+        query_groups = tuple(QueryGroup(query.target, 0, units=query.units) for query in queries)
     return Comparison(
         query_groups,
         lambda reducers, eligible: scan_sets(dataset, column, reducers, eligible),
@@ -143,8 +143,8 @@ def _by_words(
     column = feature.columns[own]
     return Comparison(
         tuple(
-            QueryGroup(each.target, len(each.ids), each.ids, words=each.words or ())
-            for each in queries
+            QueryGroup(query.target, len(query.ids), query.ids, words=query.words or ())
+            for query in queries
         ),
         lambda reducers, eligible: scan_words(dataset, column, reducers, eligible),
         fetch,
@@ -161,7 +161,7 @@ def _by_scores(
 ) -> Comparison:
     if method.needs_target:
         query_groups = tuple(QueryGroup(each.target, 1) for each in queries)
-        scorers = [scorer_of(store, feature, method, each) for each in queries]
+        scorers = [scorer_of(store, feature, method, query) for query in queries]
     else:
         query_groups = (QueryGroup(None, 1),)
         scorers = [scorer_of(store, feature, method)]

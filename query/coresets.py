@@ -38,8 +38,8 @@ def told(rules: Mapping[str, Any] | None) -> list[str]:
     if rules.get("leakage", {}).get("left_out"):
         sentences.append(_leakage(rules["leakage"]))
     sentences += [
-        f"not eligible: the {each['rows']:,} rows of coreset {each['coreset']}"
-        for each in rules["asked"]["exclude"]
+        f"not eligible: the {rule['rows']:,} rows of coreset {rule['coreset']}"
+        for rule in rules["asked"]["exclude"]
     ]
     sentences += [
         f"quota {corpus}: {each['chosen']:,} of {each['rows']:,} rows"

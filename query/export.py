@@ -366,9 +366,9 @@ def _survey(store: Store, coreset: Coreset, members: pa.Table, shape: Format) ->
     survey = _Survey({}, Counter(), Counter())
     place = -1
     for instructions, _ in _read(store, coreset, members):
-        for each in instructions:
+        for instruction in instructions:
             place += 1
-            converted = _converted(shape, each)
+            converted = _converted(shape, instruction)
             if isinstance(converted, str):
                 survey.left_out[converted] += 1
                 continue
@@ -394,7 +394,7 @@ def _parts(
 ) -> Iterator[list[tuple[dict[str, Any] | None, dict[str, Any]]]]:
     """(fields, extras) of every row, part by part; fields are None where the format fails."""
     for instructions, extras in _read(store, coreset, members):
-        converted = [_converted(shape, each) for each in instructions]
+        converted = [_converted(shape, instruction) for instruction in instructions]
         yield [
             (None if isinstance(row, str) else row.fields, extra)
             for row, extra in zip(converted, extras, strict=True)

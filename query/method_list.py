@@ -115,7 +115,7 @@ class _Look:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._rows = store.dataset("pool").count_rows()
-        self._targets = [each.name for each in list_targets(store)]
+        self._targets = [list_target.name for list_target in list_targets(store)]
         self._waiting = {each.representation: spec_text(each) for each in pending(store)}
         self._features: dict[str, tuple[Feature | None, str | None]] = {}
         self._refusals: dict[str | None, str | None] = {}

@@ -100,7 +100,7 @@ def query_hash(queries: Sequence[Queries], feature: Feature | None) -> str | Non
         return None
     return digest_of(
         {
-            "targets": [[each.target, list(each.ids)] for each in queries],
+            "targets": [[query.target, list(query.ids)] for query in queries],
             "fingerprint": feature.recipe.fingerprint if feature else None,
         }
     )
@@ -110,7 +110,7 @@ def matrix_of(queries: Sequence[Queries]) -> torch.Tensor:
     """All examples' vectors one below the other, (M, d) float32."""
     import torch
 
-    parts = [each.vectors for each in queries if each.vectors is not None]
+    parts = [query.vectors for query in queries if query.vectors is not None]
     return torch.from_numpy(np.concatenate(parts)).float()
 
 

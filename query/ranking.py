@@ -118,7 +118,7 @@ def rankings(
         UsageError: the selector's memory formula exceeds the limit.
     """
     query_groups = comparison.query_groups
-    sizes = [each.queries for each in query_groups]
+    sizes = [query_group.queries for query_group in query_groups]
     tasks = _tasks(method, comparison, rows, k, seed, spare)
     _check_memory(method, tasks, memory_limit, pick_bytes)
     ends = np.cumsum(sizes).tolist()
@@ -138,10 +138,10 @@ def rankings(
         needs = {}
         for number, each in sources.items():
             answers = tuple(one() if callable(one) else one.result() for one in each)
-            for found in answers:
-                if isinstance(found, RowVectors):
-                    fetched.scored += len(found)
-                    fetched.missing += found.missing
+            for answer in answers:
+                if isinstance(answer, RowVectors):
+                    fetched.scored += len(answer)
+                    fetched.missing += answer.missing
             found = _send(passes[number], answers)
             if isinstance(found, Ranking):
                 ranked[number] = found
@@ -173,19 +173,19 @@ def _tasks(
 ) -> list[Task]:
     return [
         Task(
-            each.queries,
+            query_group.queries,
             rows,
             k,
             seed,
             method.options,
             comparison.set_size,
-            each.units,
+            query_group.units,
             comparison.width,
-            each.lengths,
-            each.words,
+            query_group.lengths,
+            query_group.words,
             spare,
         )
-        for each in comparison.query_groups
+        for query_group in comparison.query_groups
     ]
 
 

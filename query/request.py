@@ -43,7 +43,9 @@ def lengths_to_match(
         pairs = request.like or _of_coreset(store, name)
         tokens, rows = np.array(pairs, np.int64).T
         return {None: np.repeat(tokens, rows)}
-    return {each: _of_target(store, each, request.targets_version) for each in request.targets}
+    return {
+        target: _of_target(store, target, request.targets_version) for target in request.targets
+    }
 
 
 def counted(lengths: np.ndarray) -> Lengths:
@@ -126,6 +128,7 @@ def resolve_request(store: Store, request: Request) -> ResolvedRequest:
     # A ranking that looks at no target can still be held against one, by the vectors of both.
     held_against = feature if feature and (method.needs_target or feature.column) else None
     queries = [
-        load_queries(store, each, held_against, request.targets_version) for each in request.targets
+        load_queries(store, target, held_against, request.targets_version)
+        for target in request.targets
     ]
     return ResolvedRequest(method, feature, queries, lengths_to_match(store, request, method))

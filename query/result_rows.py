@@ -1,7 +1,7 @@
-"""The faces of a result whose rows are rows of the pool: frames, a dataset, text, a notebook's.
+"""Results whose rows are rows of the pool, as data frames, a dataset, text, or HTML in a notebook.
 
-What mixes `ResultRows` in names a store, the version of its pool, and a table of ids with what was found
-about them; a coreset is one, the scores of a pool are another.
+A subclass names a store, the version of its pool, and a table of ids with what is known about
+them; a coreset is one, the scores of a pool are another.
 
 The text behind rows of the pool, in the order asked for, as trainers take it.
 
@@ -63,7 +63,7 @@ def conversation_columns(store: Store, ids: Sequence[str], version: int) -> dict
     for part in _parts(store, ids, version):
         fields = [_converted(row).fields for row in part.to_pylist()]
         for name, kind in types.items():
-            chunks[name].append(pa.array([each.get(name) for each in fields], kind))
+            chunks[name].append(pa.array([field.get(name) for field in fields], kind))
     return {name: pa.chunked_array(chunks[name], kind) for name, kind in types.items()}
 
 
@@ -133,7 +133,9 @@ class ResultRows(ABC):
         if text:
             for name, values in conversation_columns(self.store, ids, self.pool_version).items():
                 found = found.append_column(name, values)
-        wanted = [each for each in dict.fromkeys(columns) if each not in found.column_names]
+        wanted = [
+            fromkey for fromkey in dict.fromkeys(columns) if fromkey not in found.column_names
+        ]
         if wanted:
             check_columns(self.store, wanted, self.pool_version)
             taken = self.store.take(ids, wanted, self.pool_version)
@@ -176,7 +178,7 @@ class ResultRows(ABC):
         """
         table = self.table()
         there = {*table.column_names, "messages", "tools"}
-        wanted = [each for each in dict.fromkeys(columns) if each not in there]
+        wanted = [fromkey for fromkey in dict.fromkeys(columns) if fromkey not in there]
         ids = table["id"].to_pylist()
         texts = conversations(self.store, ids, self.pool_version, wanted)
         facts = (row for batch in table.to_batches(1000) for row in batch.to_pylist())
@@ -186,8 +188,8 @@ class ResultRows(ABC):
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         """The conversations, best first: lists of turns as `apply_chat_template` takes them."""
         ids = self.table()["id"].to_pylist()
-        for each in conversations(self.store, ids, self.pool_version):
-            yield each["messages"]
+        for conversation in conversations(self.store, ids, self.pool_version):
+            yield conversation["messages"]
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the facts, and the first rows with the beginning of their text."""
@@ -212,7 +214,7 @@ class ResultRows(ABC):
 def _beginnings(messages: list[dict[str, Any]]) -> tuple[str, str]:
     """Of the last thing a user said before the last answer, and of that answer."""
     answer = next(
-        (each["content"] for each in reversed(messages) if each["role"] == "assistant"), ""
+        (message["content"] for message in reversed(messages) if message["role"] == "assistant"), ""
     )
     asked = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "")
     return _cut(asked), _cut(answer)

@@ -121,7 +121,7 @@ def _prepared(
 ) -> tuple[list[_Prepared], list[str]]:
     """Every method, before the first of them runs, and why some of those not named do not."""
     if methods is not None:
-        asked = [_prepare(store, dataset, target, each) for each in methods]
+        asked = [_prepare(store, dataset, target, method) for method in methods]
         if not asked:
             raise UsageError("name one or more methods to score by, such as rds")
         return list({each.name: each for each in asked}.values()), []
@@ -222,7 +222,7 @@ def _overlap(dataset: lance.LanceDataset, feature: Feature, queries: Queries) ->
 def _score_one(
     store: Store,
     dataset: lance.LanceDataset,
-    each: _Prepared,
+    prepared: _Prepared,
     key: SetKey,
     rows: int,
     eligible: KeySet | None,
@@ -232,8 +232,8 @@ def _score_one(
 ) -> list[str]:
     """Rank all rows by one method and write the set; what is to be said about it."""
     (ranking, *_), seen = rankings(
-        each.method,
-        _watched(each, rows, progress or Silence()),
+        prepared.method,
+        _watched(prepared, rows, progress or Silence()),
         k=rows,
         rows=rows,
         seed=0,
@@ -243,7 +243,7 @@ def _score_one(
     )
     assert ranking.scores is not None, "who scores each row gives scores"
     put_scores(store, key, _in_parts(ranking.keys), ranking.scores, keep)
-    return [*ranking.notes, *seen.notes, *_missing(store, dataset, each.feature, rows, seen)]
+    return [*ranking.notes, *seen.notes, *_missing(store, dataset, prepared.feature, rows, seen)]
 
 
 def _in_parts(keys: np.ndarray) -> Iterator[list[str]]:
@@ -251,13 +251,13 @@ def _in_parts(keys: np.ndarray) -> Iterator[list[str]]:
         yield ids_of(keys[start : start + ROWS_PER_COMMIT])
 
 
-def _watched(each: _Prepared, rows: int, progress: FitProgress) -> Comparison:
+def _watched(prepared: _Prepared, rows: int, progress: FitProgress) -> Comparison:
     """The same comparison, whose passes tell how far they are."""
-    scan = each.comparison.scan
+    scan = prepared.comparison.scan
     return replace(
-        each.comparison,
+        prepared.comparison,
         scan=lambda reducers, eligible: scan(
-            [*reducers, _Told(each.name, rows, progress)], eligible
+            [*reducers, _Told(prepared.name, rows, progress)], eligible
         ),
     )
 

@@ -66,7 +66,7 @@ class Scores(ResultRows):
         return frame.rename({"score": of.method, "rank": f"{of.method}_rank"})
 
     def __repr__(self) -> str:
-        rows = {each.key: each.rows for each in score_sets(self.store)}
+        rows = {score_set.key: score_set.rows for score_set in score_sets(self.store)}
         only = f" where {self.where}" if self.where else ""
         lines = [f"Scores for {self.target}{only}"]
         lines += [

@@ -281,10 +281,10 @@ def _to_featurize(store: Store, feature: Feature, waiting: int) -> str:
 
 
 def _notes(
-    request: Request, asked: ResolvedRequest, chosen: int, rows: int, missing: int, short_by: int
+    request: Request, resolved: ResolvedRequest, chosen: int, rows: int, missing: int, short_by: int
 ) -> list[str]:
     notes = []
-    feature, queries = asked.feature, asked.queries
+    feature, queries = resolved.feature, resolved.queries
     if short_by:
         unit = "response tokens" if request.budget.unit == "tokens" else "rows"
         notes.append(
@@ -295,15 +295,15 @@ def _notes(
             f"{missing:,} of {rows:,} eligible rows lack {feature.name} and were left out "
             f"(the reason stands in {feature.reason})"
         )
-    if queries and feature and asked.method.looks and not asked.method.needs_target:
+    if queries and feature and resolved.method.looks and not resolved.method.needs_target:
         notes.append(
-            f"{asked.method} ranks rows by themselves: the target changes nothing of their order"
+            f"{resolved.method} ranks rows by themselves: the target changes nothing of their order"
         )
     notes += [
-        f"target {each.target}: {each.missing} of {each.missing + len(each.ids)} examples lack the "
-        "feature and did not ask"
-        for each in queries
-        if each.missing
+        f"target {query.target}: {query.missing} of {query.missing + len(query.ids)} examples lack "
+        "the feature and were ignored"
+        for query in queries
+        if query.missing
     ]
     return notes
 

@@ -103,7 +103,7 @@ def add_target(
         with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
             store.insert("targets", _rows(store, name, records, maker.table(features)))
     store.sync()
-    (target,) = (each for each in list_targets(store) if each.name == name)
+    (target,) = (list_target for list_target in list_targets(store) if list_target.name == name)
     repeated = read - len(records) - len(rejected)
     return AddedTarget(target, read, repeated, rejected, decisions, notes)
 
@@ -147,7 +147,7 @@ def remove_target(store: Store, name: str) -> Target:
         UsageError: there is no such target.
     """
     with naming(store):
-        found = [each for each in list_targets(store) if each.name == name]
+        found = [list_target for list_target in list_targets(store) if list_target.name == name]
         if not found:
             raise UsageError(no_target(store, name, _names(store)))
         # A later target of that name has other examples. Scores first: a kill in between leaves a
@@ -263,7 +263,7 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
         raise UsageError(no_target(store, name, [each.name for each in list_targets(store)]))
     rows = table.sort_by("position")
     ours, theirs = _recipes(store), _recipes(other)
-    shared = [each for each in theirs if each.fingerprint in {own.fingerprint for own in ours}]
+    shared = [their for their in theirs if their.fingerprint in {own.fingerprint for own in ours}]
     left_out = [_left_out(other, each, ours) for each in theirs if each not in shared]
     if theirs and not shared:
         raise FingerprintError(
@@ -278,12 +278,12 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
         _check_name_free_in(other, new_name)  # somebody may have been quicker
         other.insert("targets", _rows_for(rows, new_name, ours, shared))
     other.sync()
-    (target,) = (each for each in list_targets(other) if each.name == new_name)
+    (target,) = (list_target for list_target in list_targets(other) if list_target.name == new_name)
     return CopiedTarget(target, tuple(each.representation for each in shared), tuple(left_out))
 
 
 def _check_name_free_in(other: Store, name: str) -> None:
-    if name in {each.name for each in list_targets(other)}:
+    if name in {list_target.name for list_target in list_targets(other)}:
         raise UsageError(
             f"{other.uri} has a target {name!r} already. Give the copy a name with --as"
         )
@@ -294,17 +294,17 @@ def _recipes(store: Store) -> list[Recipe]:
     schema = store.dataset("targets").schema
     recipes = {each.fingerprint: each for each in store.recipes().values()}.values()
     return [
-        each
-        for each in recipes
+        recipe
+        for recipe in recipes
         if all(
-            column in schema.names and fingerprint_in(schema, column) == each.fingerprint
-            for column in each.columns
+            column in schema.names and fingerprint_in(schema, column) == recipe.fingerprint
+            for column in recipe.columns
         )
     ]
 
 
 def _left_out(other: Store, theirs: Recipe, ours: Iterable[Recipe]) -> str:
-    alike = [each for each in ours if each.representation == theirs.representation]
+    alike = [our for our in ours if our.representation == theirs.representation]
     name = theirs.representation
     if not alike:
         return f"{name} did not come along: make it with coresetdb featurize {other.typed} {name}"
@@ -321,7 +321,7 @@ def _rows_for(
     for row in fixed:
         row |= {"key": key_of(name, row["id"]), "target": name, "added_at": now}
     copied = pa.Table.from_pylist(fixed, TARGETS)
-    mine = {each.fingerprint: registry.columns_of(each) for each in ours}
+    mine = {our.fingerprint: registry.columns_of(our) for our in ours}
     for recipe in shared:
         for own, column in registry.columns_of(recipe).items():
             copied = copied.append_column(column, rows[mine[recipe.fingerprint][own]])

@@ -196,16 +196,16 @@ def _push(runs: list[Halves], run: Halves) -> None:
     runs.append(run)
 
 
-def _in_run(run: Halves, wanted: Halves) -> np.ndarray:
+def _in_run(run: Halves, halves: Halves) -> np.ndarray:
     high, low = run
-    found = np.zeros(len(wanted[0]), dtype=bool)
+    found = np.zeros(len(halves[0]), dtype=bool)
     if not len(high):
         return found
-    at = np.searchsorted(high, wanted[0], side="left")
+    at = np.searchsorted(high, halves[0], side="left")
     while True:  # ids that share their first half stand side by side: nearly always one round
         inside = np.minimum(at, len(high) - 1)
-        same = (at < len(high)) & (high[inside] == wanted[0])
-        found |= same & (low[inside] == wanted[1])
+        same = (at < len(high)) & (high[inside] == halves[0])
+        found |= same & (low[inside] == halves[1])
         if not (same & ~found).any():
             return found
         at = at + 1

@@ -93,7 +93,7 @@ def shares(
     # TSDS takes these events in this order; the cost of a query changes with its own events only.
     grown = np.cumsum(weight, axis=1)[:, :-1]
     cost = distance[:, 1:] * grown - np.cumsum(distance * weight, axis=1)[:, :-1]
-    query, place = (each.ravel() for each in np.indices(grown.shape))
+    query, place = (index.ravel() for index in np.indices(grown.shape))
     order = np.lexsort((query, place, grown.ravel()))
     total = np.cumsum(np.diff(cost, axis=1, prepend=0).ravel()[order])
     met = np.flatnonzero(alpha * total >= c * (1 - alpha) * queries)

@@ -152,8 +152,8 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
     with store.lock(shared=True, wait=600.0):
         written = committed("filling a feature", write_and_commit)
     for one in written:
-        for each in shards:
-            each.forget(one.ids)
+        for shard in shards:
+            shard.forget(one.ids)
     return sum(len(one.ids) for one in written)
 
 
@@ -203,7 +203,7 @@ def _write(
 
     live = fragment.scanner(columns=["id"], with_row_address=True).to_table()
     ids = live["id"].combine_chunks()
-    places = [(each, each.positions(ids)) for each in shards]
+    places = [(shard, shard.positions(ids)) for shard in shards]
     places = [(each, where) for each, where in places if (where >= 0).any()]
     if not places:
         return None

@@ -56,10 +56,10 @@ def indices_of(dataset: lance.LanceDataset) -> dict[str, VectorIndex]:
     """Column -> the index of it, at the dataset's version; others than ours are left out."""
     rows = {part.fragment_id: part.count_rows() for part in dataset.get_fragments()}
     covered: dict[str, tuple[set[int], list[str]]] = {}
-    for each in dataset.list_indices():
-        fragments, parts = covered.setdefault(each["name"], (set(), []))
-        fragments |= set(each["fragment_ids"]) & rows.keys()
-        parts.append(str(each["uuid"]))
+    for list_index in dataset.list_indices():
+        fragments, parts = covered.setdefault(list_index["name"], (set(), []))
+        fragments |= set(list_index["fragment_ids"]) & rows.keys()
+        parts.append(str(list_index["uuid"]))
     found = {}
     for name, (fragments, parts) in covered.items():
         if match := _NAME.fullmatch(name):

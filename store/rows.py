@@ -130,7 +130,7 @@ def _cast(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
         pa.types.is_list(flat) and pa.types.is_primitive(flat.value_type)
     ):
         return column.cast(kind)
-    return pa.chunked_array([_regrouped(each, ours or 1, kind) for each in column.chunks], kind)
+    return pa.chunked_array([_regrouped(chunk, ours or 1, kind) for chunk in column.chunks], kind)
 
 
 def _vector_width(kind: pa.DataType) -> int:

@@ -88,8 +88,8 @@ def score_sets(store: Store) -> list[ScoreSet]:
     return sorted(found, key=_order)
 
 
-def _order(each: ScoreSet) -> tuple[str, str, int, str]:
-    key = each.key
+def _order(score_set: ScoreSet) -> tuple[str, str, int, str]:
+    key = score_set.key
     return key.target, key.method, key.pool_version, key.fingerprint or ""
 
 

@@ -102,7 +102,7 @@ class Status:
         ]
         silent = [run for run in self.unfinished if run["status"] == "killed"]
         said += [
-            f"Run {run['run'][:8]} killed: it was killed, or its machine went down. "
+            f"Run {run['run'][:8]} was killed, or its machine went down. "
             f"What it committed is kept. Next: {run['command']}"
             for run in silent
         ]

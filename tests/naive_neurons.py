@@ -29,8 +29,8 @@ def naive_neurons(model, ids) -> list[np.ndarray]:
     inputs = []
     networks = [layer.mlp for layer in decoder_layers(model)]
     hooks = [
-        each.register_forward_pre_hook(lambda module, args: inputs.append(args[0][0]))
-        for each in networks
+        network.register_forward_pre_hook(lambda module, args: inputs.append(args[0][0]))
+        for network in networks
     ]
     with torch.no_grad():
         model(torch.tensor(ids.tolist())[None])

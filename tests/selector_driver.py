@@ -98,7 +98,7 @@ def drive(
     def fetch(need, eligible: KeySet | None) -> RowVectors | RowColumns:
         by_id = np.lexsort((keys[:, 1], keys[:, 0]))
         if isinstance(need, Columns):
-            return RowColumns(keys[by_id], {each: pool.columns[each][by_id] for each in need.names})
+            return RowColumns(keys[by_id], {name: pool.columns[name][by_id] for name in need.names})
         assert pool.vectors is not None
         if need.keys is None:
             return RowVectors(keys[by_id], pool.vectors[by_id])
@@ -150,5 +150,5 @@ def cosine_pool(
     # One product for every distinct vector, so that equal rows compare equally to the last bit.
     products = asked @ base.astype(np.float32).T
     places = {each.tobytes(): j for j, each in enumerate(base)}
-    similarity = products[:, [places[each.tobytes()] for each in vectors]]
+    similarity = products[:, [places[vector.tobytes()] for vector in vectors]]
     return Pool(random_ids(generator, rows), similarity, vectors)

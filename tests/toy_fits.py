@@ -35,7 +35,9 @@ class Centre(Fit):
         if len(fitting.sample) < 3:
             raise UsageError(f"centre needs 3 rows, not {len(fitting.sample)}")
         type(self).ran.append(list(fitting.sample.ids))
-        lengths = [len(each.messages[0].content) for each in fitting.sample.instructions]
+        lengths = [
+            len(instruction.messages[0].content) for instruction in fitting.sample.instructions
+        ]
         for name in self.outputs():
             if name not in fitting.kept:
                 fitting.tell(0.5, "loss 1.0")

@@ -82,7 +82,7 @@ class Words(Representation):
 
     def target_artifact(self, backbone, rows, columns, setup):
         assert setup.side == "target" and len(rows) == len(columns["words"])
-        have = [each for each in columns["words"] if each is not None]
+        have = [column for column in columns["words"] if column is not None]
         if len(have) < 2:
             return Artifact({}, {"refused": f"it takes 2 examples, this target has {len(have)}"})
         return Artifact({"tokens": np.unique(np.concatenate(have)).astype(np.int32)})

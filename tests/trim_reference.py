@@ -22,7 +22,7 @@ def _run(model, ids: tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray]]:
         output = model(torch.tensor(ids)[None], output_hidden_states=True, output_attentions=True)
     return (
         output.hidden_states[-1][0].double().numpy(),
-        [each[0].double().numpy() for each in output.attentions],
+        [attention[0].double().numpy() for attention in output.attentions],
     )
 
 

@@ -97,7 +97,7 @@ class Fit(ABC):
 
     def asked(self, identity: Mapping[str, Any]) -> str:
         """Digest of everything the fit depends on; `identity` is the backbone's."""
-        needs = [each.asked(identity) for each in self.needs()]
+        needs = [need.asked(identity) for need in self.needs()]
         return digest_of(
             {"fit": self.name, "spec": self.spec(), "needs": needs, "backbone": dict(identity)}
         )
@@ -106,8 +106,8 @@ class Fit(ABC):
 def in_order(fits: Sequence[Fit]) -> list[Fit]:
     """The fits and all they need, each once, needs first."""
     found: dict[str, Fit] = {}
-    for each in fits:
-        for needed in in_order(each.needs()):
+    for fit in fits:
+        for needed in in_order(fit.needs()):
             found.setdefault(needed.asked({}), needed)
-        found.setdefault(each.asked({}), each)
+        found.setdefault(fit.asked({}), fit)
     return list(found.values())

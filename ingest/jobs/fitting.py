@@ -120,7 +120,7 @@ class Fitted:
 
 def fit_features(
     store: Store,
-    wanted: Sequence[FeatureSpec],
+    specs: Sequence[FeatureSpec],
     draw: Draw,
     backbone: Callable[[], Backbone],
     progress: FitProgress | None = None,
@@ -140,13 +140,13 @@ def fit_features(
     Raises:
         UsageError: there is no row to learn from, or there are too few; nothing was declared.
     """
-    if not wanted:
+    if not specs:
         return []
     info = describe(BackboneConfig(**store.config["backbone"]))
     with _alone(store, progress or Silence()):
-        found = run_fits(info, wanted, draw, backbone, StoreCache(store), progress)
+        found = run_fits(info, specs, draw, backbone, StoreCache(store), progress)
         recipes = [
-            _declared(store, asked, info, each) for asked, each in zip(wanted, found, strict=True)
+            _declared(store, asked, info, each) for asked, each in zip(specs, found, strict=True)
         ]
         store.sync()
     return recipes
@@ -168,7 +168,7 @@ def _alone(store: Store, progress: FitProgress) -> Iterator[None]:
 
 def run_fits(
     info: BackboneInfo,
-    wanted: Sequence[FeatureSpec],
+    specs: Sequence[FeatureSpec],
     draw: Draw,
     backbone: Callable[[], Backbone],
     shelf: ArtifactCache,
@@ -176,7 +176,7 @@ def run_fits(
 ) -> list[Fitted]:
     """Run the fits of features whose results `shelf` does not have; see `settle`."""
     progress = progress or Silence()
-    own = [jobs_for(info, each) for each in wanted]
+    own = [jobs_for(info, spec) for spec in specs]
     jobs = {job.asked: job for each in own for job in each}
     missing = [job for job in jobs.values() if not job.done(shelf)]
     samples = _samples([job.fit for job in missing], draw)
@@ -203,13 +203,13 @@ class Job:
         return len(self.outputs(shelf)) == len(self.fit.outputs())
 
 
-def jobs_for(info: BackboneInfo, wanted: FeatureSpec) -> list[Job]:
+def jobs_for(info: BackboneInfo, spec: FeatureSpec) -> list[Job]:
     """Everything that must be learned for a feature, needs first."""
-    representation = get(wanted.representation)
-    identity = representation.identity(info, wanted.options)
+    representation = get(spec.representation)
+    identity = representation.identity(info, spec.options)
     return [
-        Job(fit, fit.asked(identity), tuple(each.asked(identity) for each in fit.needs()))
-        for fit in in_order(representation.fits(info, wanted.options))
+        Job(fit, fit.asked(identity), tuple(need.asked(identity) for need in fit.needs()))
+        for fit in in_order(representation.fits(info, spec.options))
     ]
 
 
@@ -269,9 +269,9 @@ def fitted(jobs: Sequence[Job], shelf: ArtifactCache) -> Fitted:
     return Fitted({name: shelf.load(digest, name) for name, digest in digests.items()}, digests)
 
 
-def _declared(store: Store, asked: FeatureSpec, info: BackboneInfo, found: Fitted) -> Recipe:
+def _declared(store: Store, spec: FeatureSpec, info: BackboneInfo, found: Fitted) -> Recipe:
     present = recipes_of(store)
-    made = recipe_for(asked, info, found.artifacts, found.digests, present)
+    made = recipe_for(spec, info, found.artifacts, found.digests, present)
     for each in present:
         if each.fingerprint == made.fingerprint:
             return each

@@ -292,8 +292,8 @@ class _Late:
         self._announce()
         while self._fill_targets() or self._fill_pool():
             self._count()
-        for each in self.shards:
-            each.clear()
+        for shard in self.shards:
+            shard.clear()
         self.store.sync()
         self._record("done")
         self.presence.end_is_recorded()
@@ -316,19 +316,21 @@ class _Late:
     def _forget_filled(self) -> None:
         """Let go of rows that an earlier run brought into the pool just before it was killed."""
         pool = self.store.dataset("pool")
-        for each in self.shards:
-            if not len(each):
+        for shard in self.shards:
+            if not len(shard):
                 continue
-            parts = (unfilled(pool, fragment, each.recipe) for fragment in pool.get_fragments())
+            parts = (unfilled(pool, fragment, shard.recipe) for fragment in pool.get_fragments())
             found = [ids for part in parts for ids, _ in part]
             waiting = pa.concat_arrays([pa.array([], pa.string()), *found])
-            held = pc.is_in(each.ids, value_set=waiting)  # pyright: ignore[reportAttributeAccessIssue]
-            each.forget(each.ids.filter(pc.invert(held)))  # pyright: ignore[reportAttributeAccessIssue]
+            held = pc.is_in(shard.ids, value_set=waiting)  # pyright: ignore[reportAttributeAccessIssue]
+            shard.forget(shard.ids.filter(pc.invert(held)))  # pyright: ignore[reportAttributeAccessIssue]
 
     def _count(self) -> None:
         """How many rows are to be made, as far as the feature that most rows lack tells it."""
         pool = self.store.dataset("pool")
-        undone_of = {each.recipe.feature: count_unfilled(pool, each.recipe) for each in self.shards}
+        undone_of = {
+            shard.recipe.feature: count_unfilled(pool, shard.recipe) for shard in self.shards
+        }
         self._lacked(name for name, count in undone_of.items() if count)
         waiting = [undone_of[each.recipe.feature] - len(each) for each in self.shards]
         self.rows_total = self.account.rows + max(0, *waiting)
@@ -339,7 +341,7 @@ class _Late:
         self.account.made = [name for name in self.account.features if name in known]
 
     def _announce(self) -> None:
-        held = max(len(each) for each in self.shards)
+        held = max(len(shard) for shard in self.shards)
         made = f", {held:,} more were made by an earlier run" if held else ""
         if self.rows_total or held:
             names = ", ".join(self.account.made)
@@ -363,12 +365,12 @@ class _Late:
         """Gather what a fragment lacks into shards; whether it lacks anything."""
         lacking: set[int] = set()
         wanted = []
-        for each in self.shards:
-            parts = list(unfilled(dataset, fragment, each.recipe))
+        for shard in self.shards:
+            parts = list(unfilled(dataset, fragment, shard.recipe))
             ids = pa.concat_arrays([pa.array([], pa.string()), *(keys for keys, _ in parts)])
             places = np.concatenate([np.empty(0, np.uint64), *(at for _, at in parts)])
             lacking.update(places.tolist())
-            wanted.append(places[each.positions(ids) < 0])
+            wanted.append(places[shard.positions(ids) < 0])
         if not lacking:
             return False
         if self.first_round:

@@ -105,7 +105,7 @@ def complete_facts(
     notes: list[str] = []
     for target, own in examples.items():
         ids = [row["id"] for row in own]
-        if all(find_facts(store, each, ids) is not None for each in fingerprints):
+        if all(find_facts(store, fingerprint, ids) is not None for fingerprint in fingerprints):
             continue
         instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
         maker = featurizer()

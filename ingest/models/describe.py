@@ -157,7 +157,7 @@ def describe(config: BackboneConfig) -> BackboneInfo:
 
 def _require_causal(model: dict[str, Any], name: str) -> None:
     architectures = model.get("architectures") or []
-    causal = any(str(each).endswith(_CAUSAL_SUFFIXES) for each in architectures)
+    causal = any(str(architecture).endswith(_CAUSAL_SUFFIXES) for architecture in architectures)
     if model.get("is_encoder_decoder") or (architectures and not causal):
         what = ", ".join(map(str, architectures)) or model.get("model_type")
         raise BackboneError(

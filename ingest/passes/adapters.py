@@ -94,8 +94,8 @@ def adapter_applied(model: Any, adapter: Artifact | None) -> Iterator[dict[str, 
             hook.remove()
 
 
-def _adding(each: LowRank) -> Any:
+def _adding(low_rank: LowRank) -> Any:
     def add(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-        return each.added_to(output, args[0])
+        return low_rank.added_to(output, args[0])
 
     return add

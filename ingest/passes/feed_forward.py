@@ -51,7 +51,7 @@ Listener = Callable[[ExpertLinear], None]
 
 def has_experts(module: nn.Module) -> bool:
     """Whether a module holds experts in the form that transformers gives them."""
-    bare = [each for each in module.parameters(recurse=False) if each.ndim == 3]
+    bare = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3]
     return bool(bare) and hasattr(module, "_apply_gate") and hasattr(module, "down_proj")
 
 
@@ -216,7 +216,7 @@ def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
             transposed = getattr(module, "is_transposed", False)
             parts.append((module, down.shape[1 if transposed else 2], down.shape[0]))
         elif not isinstance(module, nn.Conv1d) and any(
-            each.ndim == 3 for each in module.parameters(recurse=False)
+            parameter.ndim == 3 for parameter in module.parameters(recurse=False)
         ):
             raise BackboneError(_unknown(model, f"the experts in {name} are of no known form"))
     return parts
@@ -268,9 +268,9 @@ class _Handing:
     def dense(self, module: nn.Module, args: tuple) -> None:
         self._give(0, args[0], None)
 
-    def expert(self, each: ExpertLinear) -> None:
-        if each.weight == expert_weights(self._part.module)[1]:
-            self._give(each.expert, each.inputs, each.tokens)
+    def expert(self, expert_linear: ExpertLinear) -> None:
+        if expert_linear.weight == expert_weights(self._part.module)[1]:
+            self._give(expert_linear.expert, expert_linear.inputs, expert_linear.tokens)
 
     def _give(self, number: int, values: torch.Tensor, tokens: torch.Tensor | None) -> None:
         if number in self._told:

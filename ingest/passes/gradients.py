@@ -130,7 +130,7 @@ class _Capture:
         self._readers = readers
         self._mask = batch.mask
         self._padding = None if bool(batch.mask.all()) else ~batch.mask[:, :, None]
-        self._sketches = {each.sketch for each in readers if each.sketch}
+        self._sketches = {reader.sketch for reader in readers if reader.sketch}
         self._whole = any(each.sketch is None for each in readers)
 
     def linear(self, name: str) -> Callable[..., None]:
@@ -163,14 +163,16 @@ class _Capture:
         return hook
 
     def expert(self, name: str) -> Callable[[ExpertLinear], None]:
-        def hear(each: ExpertLinear) -> None:
+        def hear(expert_linear: ExpertLinear) -> None:
             if not torch.is_grad_enabled():
                 return
-            places = _places(each.tokens, self._mask)
-            inputs = _spread(each.inputs.detach(), places, len(self._mask))
-            tell = self._kept(f"{name}.{each.weight}.{each.expert}", inputs, padded=False)
+            places = _places(expert_linear.tokens, self._mask)
+            inputs = _spread(expert_linear.inputs.detach(), places, len(self._mask))
+            tell = self._kept(
+                f"{name}.{expert_linear.weight}.{expert_linear.expert}", inputs, padded=False
+            )
             _on_gradient(
-                each.outputs, lambda deltas: tell(_spread(deltas, places, len(self._mask)))
+                expert_linear.outputs, lambda deltas: tell(_spread(deltas, places, len(self._mask)))
             )
 
         return hear

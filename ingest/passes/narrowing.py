@@ -83,7 +83,9 @@ def _candidate(model: Any) -> nn.Module | None:
         *_, last = feed_forwards(model)
     except BackboneError:
         return None
-    same_layer = [each for each in feed_forwards(model) if each.layer == last.layer]
+    same_layer = [
+        feed_forward for feed_forward in feed_forwards(model) if feed_forward.layer == last.layer
+    ]
     holder = next((m for m in model.modules() if any(c is last.module for c in m.children())), None)
     if last.experts or len(same_layer) > 1 or holder is None:
         return None

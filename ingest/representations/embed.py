@@ -232,7 +232,7 @@ class Embed(Representation):
 
     def compute(self, instructions: Sequence[Instruction], setup: Setup) -> dict[str, np.ndarray]:
         folder = encoder_folder(setup.options["model"])
-        parts = [prompt_and_label(each) for each in instructions]
+        parts = [prompt_and_label(instruction) for instruction in instructions]
         usable = [index for index, part in enumerate(parts) if any(part)]
         static = is_static(folder)
         # A mean of token vectors follows no instruction: its words would only be mixed in.

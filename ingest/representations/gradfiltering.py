@@ -226,16 +226,19 @@ class GradFiltering(Representation):
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         if not _shared(setup.info, setup.options["model"]):
             return {}
-        return {each: PassInputs(gradients=True) for each in _passes(setup.options["members"])}
+        return {
+            model_pass: PassInputs(gradients=True)
+            for model_pass in _passes(setup.options["members"])
+        }
 
-    def reads(self, each: Pass, rows: Sequence[Encoded], setup: Setup) -> np.ndarray:
+    def reads(self, model_pass: Pass, rows: Sequence[Encoded], setup: Setup) -> np.ndarray:
         members = setup.options["members"]
-        late, member = divmod(_passes(members).index(each), members)
+        late, member = divmod(_passes(members).index(model_pass), members)
         in_fit = _in_fit(rows, setup)
         judging = _judges(rows, in_fit, members, setup.options["judges"])[:, member]
         return judging | ~np.isnan(in_fit) if late else judging
 
-    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
         from ..passes.gradient_reducers import GradientNorm
 
         return GradientNorm(None)

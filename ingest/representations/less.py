@@ -71,21 +71,21 @@ class Less(Representation):
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         return dict.fromkeys(_passes(setup.options), PassInputs(gradients=True))
 
-    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
         from ..passes.gradient_reducers import LowRankSketch, SketchSum
         from ..passes.weight_gradient import SketchSpec
 
         spec = SketchSpec(setup.options["dims"], setup.options["seed"])
-        if not each.adapter:
+        if not model_pass.adapter:
             return SketchSum(spec)
-        moments = setup.artifacts[each.adapter] if setup.side == "pool" else None
+        moments = setup.artifacts[model_pass.adapter] if setup.side == "pool" else None
         return LowRankSketch(batch, spec, moments)
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
         passes = _passes(setup.options)
-        parts = np.stack([passed[each]["sketch"] for each in passes], axis=1)
+        parts = np.stack([passed[model_pass]["sketch"] for model_pass in passes], axis=1)
         weights = epoch_weights(setup) if _warm(setup.options) else np.ones(1)
         with np.errstate(all="ignore"):  # what is not finite is told by its reason
             norms = np.linalg.norm(parts.astype(np.float64), axis=2)
@@ -110,7 +110,10 @@ class Less(Representation):
 def epoch_weights(setup: Setup) -> np.ndarray:
     """(E,) float64, sum 1: how much each epoch of the warm-up counts, by its mean learning rate."""
     rates = np.array(
-        [setup.artifacts[each.adapter].facts["learning_rate"] for each in _passes(setup.options)]
+        [
+            setup.artifacts[model_pass.adapter].facts["learning_rate"]
+            for model_pass in _passes(setup.options)
+        ]
     )
     return rates / rates.sum()
 

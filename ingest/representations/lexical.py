@@ -64,9 +64,9 @@ class Lexical(Representation):
         return {"name": "words"}
 
     def compute(self, instructions: Sequence[Instruction], setup: Setup) -> dict[str, np.ndarray]:
-        words = [words_of(each) for each in instructions]
+        words = [words_of(instruction) for instruction in instructions]
         reason = np.full(len(words), None, dtype=object)
-        reason[[not len(each) for each in words]] = NO_WORD
+        reason[[not len(word) for word in words]] = NO_WORD
         return {
             "lexical": ragged([each if len(each) else None for each in words]),
             "lexical_words": np.array([len(each) or np.nan for each in words], np.float32),

@@ -70,8 +70,8 @@ class Losses(Representation):
         needs = {WHOLE: PassInputs(logits=True, gradients=backward)}
         return {**needs, ALONE: PassInputs(logits=True)} if setup.options["alone"] else needs
 
-    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
-        if each == ALONE:
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
+        if model_pass == ALONE:
             return ResponseLoss(batch)
         if _norm_column(setup.options) is None:
             return ResponseErrors(batch)

@@ -167,7 +167,7 @@ class Mads(Representation):
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         return {WHOLE: PassInputs(neurons=True)}
 
-    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
 
         return Strongest(batch, setup.options["tokens"], setup.options["share"])
 

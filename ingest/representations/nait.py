@@ -109,7 +109,7 @@ class Summaries(Reducer):
                 "nait: neuron=mlp has no form for a mixture of experts, where most units see most "
                 "tokens not at all. Use neuron=layer"
             )
-        widths = {part.units, *(each.shape[1] for each in self._blocks["mean"][:1])}
+        widths = {part.units, *(block.shape[1] for block in self._blocks["mean"][:1])}
         if self._bases is None and len(widths) > 1:
             raise BackboneError(
                 "nait: neuron=mlp needs feed-forward networks of one width, and this backbone's "
@@ -189,7 +189,9 @@ class Bases(Fit):
         arrays: dict[str, np.ndarray] = {}
         kept: dict[str, list[float]] = {}
         for kind, summaries in found.items():
-            layers = [_leading(each, self._options["width"]) for each in summaries.swapaxes(0, 1)]
+            layers = [
+                _leading(swapax, self._options["width"]) for swapax in summaries.swapaxes(0, 1)
+            ]
             arrays[kind] = np.stack([basis for basis, _ in layers])
             kept[kind] = [share for _, share in layers]
         rows = len(found["mean"])
@@ -331,7 +333,7 @@ class Nait(Representation):
 
         return {WHOLE: needs_of(setup.options)}
 
-    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
 
         return Summaries(batch, setup.options["tokens"], bases_of(setup.artifacts))
 

@@ -44,7 +44,7 @@ class Rds(Representation):
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         return {WHOLE: PassInputs(hidden=True)}
 
-    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
         return WeightedMean(batch)
 
     def finish(

@@ -186,7 +186,7 @@ def parse_specs(text: str) -> list[FeatureSpec]:
     found: list[FeatureSpec] = []
     for entry in expanded(text):
         name, *settings = entry.split(":")
-        options = dict(_setting(entry, each) for each in settings)
+        options = dict(_setting(entry, setting) for setting in settings)
         each = feature_spec(name.strip(), _typed(get(name.strip()), options))
         if each not in found:
             found.append(each)
@@ -198,15 +198,15 @@ def parse_specs(text: str) -> list[FeatureSpec]:
     return found
 
 
-def spec_text(asked: FeatureSpec) -> str:
+def spec_text(spec: FeatureSpec) -> str:
     """What is asked for as `parse_specs` reads it: options that are not the defaults."""
-    defaults = get(asked.representation).defaults
-    own = [f"{k}={v}" for k, v in asked.options.items() if v != defaults[k]]
-    return ":".join([asked.representation, *own])
+    defaults = get(spec.representation).defaults
+    own = [f"{k}={v}" for k, v in spec.options.items() if v != defaults[k]]
+    return ":".join([spec.representation, *own])
 
 
 def recipe_for(
-    asked: FeatureSpec,
+    spec: FeatureSpec,
     info: BackboneInfo,
     artifacts: Mapping[str, Artifact],
     digests: Mapping[str, str],
@@ -219,8 +219,8 @@ def recipe_for(
         present: recipes of the store; where one has the same representation, the new one gets
             columns of its own, `<column>__<8 hex of the fingerprint>`.
     """
-    representation = get(asked.representation)
-    options = dict(asked.options)
+    representation = get(spec.representation)
+    options = dict(spec.options)
     setup = Setup(info, options, artifacts)
     made = Recipe(
         representation=representation.name,
@@ -231,7 +231,7 @@ def recipe_for(
         artifacts=dict(digests),
     )
     others = [each for each in present if each.representation == made.representation]
-    if any(each.fingerprint != made.fingerprint for each in others):
+    if any(other.fingerprint != made.fingerprint for other in others):
         suffix = f"__{made.fingerprint[:8]}"
         made = replace(made, columns=tuple(column + suffix for column in made.columns))
     return made
@@ -245,43 +245,43 @@ def parse_features(text: str, info: BackboneInfo, present: Iterable[Recipe] = ()
     """
     recipes = list(present)
     before = len(recipes)
-    for asked in parse_specs(text):
-        made = recipe_for(asked, info, {}, {}, recipes)
-        if all(made.fingerprint != each.fingerprint for each in recipes):
+    for parse_spec in parse_specs(text):
+        made = recipe_for(parse_spec, info, {}, {}, recipes)
+        if all(made.fingerprint != recipe.fingerprint for recipe in recipes):
             recipes.append(made)
     return recipes[before:]
 
 
-def columns_of(made: Recipe) -> dict[str, str]:
+def columns_of(recipe: Recipe) -> dict[str, str]:
     """A representation's own column name -> this recipe's, for a recipe of the pool."""
-    suffix = f"__{made.fingerprint[:8]}"
-    return {column.removesuffix(suffix): column for column in made.columns}
+    suffix = f"__{recipe.fingerprint[:8]}"
+    return {column.removesuffix(suffix): column for column in recipe.columns}
 
 
 def setup_of(
-    made: Recipe,
+    recipe: Recipe,
     info: BackboneInfo,
     artifacts: Mapping[str, Artifact] | None = None,
     side: Side = "pool",
 ) -> Setup:
     """What a recipe's representation works with."""
-    return Setup(info, made.options, artifacts or {}, side)
+    return Setup(info, recipe.options, artifacts or {}, side)
 
 
 def fields_of(
-    made: Recipe, info: BackboneInfo, artifacts: Mapping[str, Artifact] | None = None
+    recipe: Recipe, info: BackboneInfo, artifacts: Mapping[str, Artifact] | None = None
 ) -> list[pa.Field]:
     """The pool's fields for a recipe, its fingerprint in the metadata of each."""
-    renamed = columns_of(made)
-    metadata = {b"coresetdb:fingerprint": made.fingerprint.encode()}
+    renamed = columns_of(recipe)
+    metadata = {b"coresetdb:fingerprint": recipe.fingerprint.encode()}
     return [
         field.with_name(renamed[field.name]).with_metadata(metadata)
-        for field in get(made.representation).fields(setup_of(made, info, artifacts))
+        for field in get(recipe.representation).fields(setup_of(recipe, info, artifacts))
     ]
 
 
 def _entry_points() -> dict[str, EntryPoint]:
-    return {each.name: each for each in entry_points(group=ENTRY_POINTS)}
+    return {entry_point.name: entry_point for entry_point in entry_points(group=ENTRY_POINTS)}
 
 
 def _setting(entry: str, setting: str) -> tuple[str, str]:

@@ -121,14 +121,14 @@ class Representation(ABC):
         """The runs of the backbone it needs something of; none for one with a model of its own."""
         return {}
 
-    def reads(self, each: Pass, rows: Sequence[Encoded], setup: Setup) -> np.ndarray | bool:
+    def reads(self, model_pass: Pass, rows: Sequence[Encoded], setup: Setup) -> np.ndarray | bool:
         """(N,) bool: the rows that a pass is run over for it.
 
         The pass's columns are empty elsewhere, and there are none if it reads no row.
         """
         return True
 
-    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
         """A fresh reducer for one batch of one pass."""
         raise NotImplementedError(f"{self.name} names passes and has no reducer for them")
 

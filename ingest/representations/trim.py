@@ -93,7 +93,7 @@ class Trim(Representation):
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         return {Pass("row", _adapter(setup.options)): PassInputs(hidden=True)}
 
-    def reducer(self, each: Pass, batch: Batch, setup: Setup) -> Reducer:
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
         from .trim_basis import Codes
 
         return Codes(batch, setup.artifacts[OUTPUT].arrays["basis"])

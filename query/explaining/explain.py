@@ -43,68 +43,72 @@ MOST_SIMILAR = 3
 
 
 def beside(
-    store: Store, coreset: Coreset, found: Explanation, request: Request, asked: ResolvedRequest
+    store: Store,
+    coreset: Coreset,
+    explanation: Explanation,
+    request: Request,
+    resolved: ResolvedRequest,
 ) -> Explanation:
     """Hold a row against the targets' examples and against the rows ranked before it.
 
     By the method's own vectors; where it has none, by those of the first feature that pool and
     targets have, which is then told as `compared_by`.
     """
-    recorded = coreset.members["query"][found.rank - 1].as_py()
-    cannot = list(found.cannot)
+    recorded = coreset.members["query"][explanation.rank - 1].as_py()
+    cannot = list(explanation.cannot)
     if request.targets and recorded is None:
-        cannot.append(f"Which example pulled it: {_nobody(asked, found.target)}")
-    feature, queries = _held_against(store, request, asked)
+        cannot.append(f"Which example pulled it: {_nobody(resolved, explanation.target)}")
+    feature, queries = _held_against(store, request, resolved)
     own = None
     if feature is None:
         cannot.append("What it is similar to: no feature with a cosine (rds, less, embed) is there")
     else:
-        own = _vectors(store, feature, [found.id], coreset.pool_version)[0]
+        own = _vectors(store, feature, [explanation.id], coreset.pool_version)[0]
         if np.isnan(own).any():
             own = None
             cannot.append(f"What it is similar to: the row has no {feature.name}")
     similar = {} if own is None else _similarities(queries, own)
-    examples = _examples(store, similar, (found.target, recorded), request.targets_version)
-    found = replace(found, examples=examples, cannot=tuple(cannot))
+    examples = _examples(store, similar, (explanation.target, recorded), request.targets_version)
+    explanation = replace(explanation, examples=examples, cannot=tuple(cannot))
     if feature is None or own is None:
-        return found
+        return explanation
     return replace(
-        found,
+        explanation,
         compared_by=feature.name,
         asked=len(similar),
-        nearest=_nearest(store, coreset, feature, own, found.rank),
-        next=_with_similarity(store, feature, own, found.next, coreset.pool_version),
+        nearest=_nearest(store, coreset, feature, own, explanation.rank),
+        next=_with_similarity(store, feature, own, explanation.next, coreset.pool_version),
     )
 
 
 def _held_against(
-    store: Store, request: Request, asked: ResolvedRequest
+    store: Store, request: Request, resolved: ResolvedRequest
 ) -> tuple[Feature | None, list[Queries]]:
     """A feature with vectors that the pool and every target has, and the examples' vectors."""
-    if asked.feature and asked.feature.column:
-        return asked.feature, asked.queries
+    if resolved.feature and resolved.feature.column:
+        return resolved.feature, resolved.queries
     for feature in features_of(store, request.pool_version).values():
         if feature.column is None:
             continue
         try:
             version = request.targets_version
             return feature, [
-                load_queries(store, each, feature, version) for each in request.targets
+                load_queries(store, target, feature, version) for target in request.targets
             ]
         except (UsageError, MissingFeatureError, FingerprintError):
             continue  # a target lacks this one; the next may do
     return None, []
 
 
-def _nobody(asked: ResolvedRequest, target: str | None) -> str:
-    if not asked.method.needs_target:
-        return f"{asked.method} asks no target"
-    return f"{asked.method} asks with target {target} as a whole"
+def _nobody(resolved: ResolvedRequest, target: str | None) -> str:
+    if not resolved.method.needs_target:
+        return f"{resolved.method} asks no target"
+    return f"{resolved.method} asks with target {target} as a whole"
 
 
 def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str, str], float]:
     """The cosine of every example (target, id) that has a vector, the highest first."""
-    names = [(each.target, example) for each in queries for example in each.ids]
+    names = [(query.target, example) for query in queries for example in query.ids]
     parts = [each.vectors for each in queries if each.vectors is not None]
     if not parts:
         return {}
@@ -205,20 +209,26 @@ _CLOSE = 1e-5
 
 
 def inside(
-    store: Store, coreset: Coreset, found: Explanation, request: Request, asked: ResolvedRequest
+    store: Store,
+    coreset: Coreset,
+    explanation: Explanation,
+    request: Request,
+    resolved: ResolvedRequest,
 ) -> Explanation:
     """Add what the method looks at in the row itself."""
-    feature, method = asked.feature, asked.method
+    feature, method = resolved.feature, resolved.method
     if feature is None or not method.looks:
-        return found
-    found = replace(found, values=_numbers(store, feature, found.id, coreset.pool_version))
+        return explanation
+    explanation = replace(
+        explanation, values=_numbers(store, feature, explanation.id, coreset.pool_version)
+    )
     if method.covers:
-        return _neurons(store, coreset, found, request, asked, feature)
+        return _neurons(store, coreset, explanation, request, resolved, feature)
     if method.counts:
-        return _words(store, coreset, found, request, asked, feature)
-    if comparison_of(feature.representation) == "target_scorer" and found.target:
-        return _pieces(store, found, request)
-    return found
+        return _words(store, coreset, explanation, request, resolved, feature)
+    if comparison_of(feature.representation) == "target_scorer" and explanation.target:
+        return _pieces(store, explanation, request)
+    return explanation
 
 
 def _numbers(store: Store, feature: Feature, row: str, version: int) -> dict[str, float | None]:
@@ -233,85 +243,89 @@ def _numbers(store: Store, feature: Feature, row: str, version: int) -> dict[str
     return store.take([row], plain, version).to_pylist()[0] if plain else {}
 
 
-def _pieces(store: Store, found: Explanation, request: Request) -> Explanation:
+def _pieces(store: Store, explanation: Explanation, request: Request) -> Explanation:
     """Tokens or layers, whichever the scorer of the row's target looks at."""
     from ...ingest.representations.nait_scores import Along
     from ...ingest.representations.trim_scores import TokenScorer
 
-    assert found.target is not None
+    assert explanation.target is not None
     try:
         scorer, rows = scorer_and_row(
             store,
-            found.target,
-            found.id,
-            found.method,
+            explanation.target,
+            explanation.id,
+            explanation.method,
             request.pool_version,
             request.targets_version,
         )
     except MissingFeatureError as error:
-        return replace(found, cannot=(*found.cannot, f"Its score piece by piece: {error}"))
+        return replace(
+            explanation, cannot=(*explanation.cannot, f"Its score piece by piece: {error}")
+        )
     if isinstance(scorer, TokenScorer):
-        return replace(found, tokens=token_frame(store, scorer, rows))
+        return replace(explanation, tokens=token_frame(store, scorer, rows))
     if isinstance(scorer, Along):
-        return replace(found, layers=layer_frame(scorer, rows))
-    return found
+        return replace(explanation, layers=layer_frame(scorer, rows))
+    return explanation
 
 
 def _words(
     store: Store,
     coreset: Coreset,
-    found: Explanation,
+    explanation: Explanation,
     request: Request,
-    asked: ResolvedRequest,
+    resolved: ResolvedRequest,
     feature: Feature,
 ) -> Explanation:
     """Words shared with the example that pulled the row, or with all of its target."""
-    query = coreset.members["query"][found.rank - 1].as_py()
+    query = coreset.members["query"][explanation.rank - 1].as_py()
     examples = [
         (each.target, example)
-        for each in asked.queries
+        for each in resolved.queries
         for example in each.ids
-        if found.target == each.target and query in (None, example)
+        if explanation.target == each.target and query in (None, example)
     ]
     words = shared_words(
-        store, feature, found.id, examples, request.pool_version, request.targets_version
+        store, feature, explanation.id, examples, request.pool_version, request.targets_version
     )
-    return replace(found, words=words)
+    return replace(explanation, words=words)
 
 
 def _neurons(
     store: Store,
     coreset: Coreset,
-    found: Explanation,
+    explanation: Explanation,
     request: Request,
-    asked: ResolvedRequest,
+    resolved: ResolvedRequest,
     feature: Feature,
 ) -> Explanation:
-    method = asked.method
-    before = coreset.members.slice(0, found.rank - 1)
+    method = resolved.method
+    before = coreset.members.slice(0, explanation.rank - 1)
     units = None
     if method.needs_target:
         # Every target has a ranking of its own.
-        mine = np.array([each == found.target for each in before["target"].to_pylist()], bool)
+        mine = np.array([each == explanation.target for each in before["target"].to_pylist()], bool)
         before = before.filter(pa.array(mine))
-        units = next(each.units for each in asked.queries if each.target == found.target)
+        units = next(
+            query.units for query in resolved.queries if query.target == explanation.target
+        )
     frame = neuron_gains(
         store,
         feature,
         method,
-        found.id,
+        explanation.id,
         before["id"].to_pylist(),
         version=request.pool_version,
         where=request.where,
         target_units=units,
     )
-    if not _adds_up(frame, found.score):
+    if not _adds_up(frame, explanation.score):
         why = (
             "Its gain neuron by neuron: rows that the coreset does not show (of another target, "
             "or left out by a rule) were counted as well when it was taken"
         )
-        return replace(found, cannot=(*found.cannot, why))
-    return replace(found, neurons=frame)
+        return replace(explanation, cannot=(*explanation.cannot, why))
+    return replace(explanation, neurons=frame)
 
 
 def _adds_up(frame: pl.DataFrame, score: float | None) -> bool:
@@ -443,10 +457,10 @@ def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanatio
 
 
 def _without(
-    store: Store, coreset: Coreset, found: Explanation, request: Request, memory_limit: int
+    store: Store, coreset: Coreset, explanation: Explanation, request: Request, memory_limit: int
 ) -> Without:
     """Answer the request again, from a pool that lacks the row."""
-    other = f"id <> {quoted(found.id)}"
+    other = f"id <> {quoted(explanation.id)}"
     tokens = request.budget.unit == "tokens"
     again = replace(
         request,
@@ -456,7 +470,7 @@ def _without(
     )
     now = answer(store, again, memory_limit).picks.ids
     before = set(coreset.ids)
-    goes = before - {found.id} - set(now)
+    goes = before - {explanation.id} - set(now)
     return Without(
         comes=tuple(each for each in now if each not in before),
         goes=tuple(each for each in coreset.ids if each in goes),

@@ -116,13 +116,13 @@ class Explanation:
     @property
     def pulled_by(self) -> Example | None:
         """The example that the row was chosen for, where the method knows one."""
-        return next((each for each in self.examples if each.pulled), None)
+        return next((example for example in self.examples if example.pulled), None)
 
     @property
     def runner_up(self) -> Example | None:
         """The most similar example besides the one that pulled the row."""
-        others = (each for each in self.examples if not each.pulled)
-        return next((each for each in others if each.similarity is not None), None)
+        others = (example for example in self.examples if not example.pulled)
+        return next((other for other in others if other.similarity is not None), None)
 
     @property
     def margin(self) -> float | None:
@@ -145,7 +145,7 @@ class Explanation:
         for name in ("nearest", "next", "without"):
             plain[name] = None if plain[name] is None else asdict(plain[name])
         return plain | {
-            "examples": [asdict(each) for each in self.examples],
+            "examples": [asdict(example) for example in self.examples],
             "margin": self.margin,
             "values": dict(self.values),
             "cannot": list(self.cannot),

@@ -123,7 +123,7 @@ class ConstrainedRanking:
             by = _vectors(store, request, feature)
             self._heard["distinct"] = Distinct(store, dataset, by, asked.distinct, memory_limit)
         if asked.caps:
-            limits = {each.corpus: each.rows(k) for each in asked.caps}
+            limits = {cap.corpus: cap.rows(k) for cap in asked.caps}
             every = limits.pop(None, None)
             named = {corpus: most for corpus, most in limits.items() if corpus is not None}
             self._heard["cap"] = Caps(store, dataset, named, every, list(self._quotas))
@@ -168,15 +168,15 @@ def guarded_by(store: Store, request: Request) -> list[Example]:
     return examples_of(store, request.targets, request.targets_version, rules.evaluations)
 
 
-def _quotas(asked: Rules, k: int | None) -> dict[str, int]:
+def _quotas(rules: Rules, k: int | None) -> dict[str, int]:
     """Rows wanted of each corpus with a quota."""
-    if not asked.quotas:
+    if not rules.quotas:
         return {}
     if k is None:
         raise UsageError("a quota is of rows: give the budget in rows or per cent")
-    wanted = {each.corpus: each.rows(k) for each in asked.quotas if each.corpus is not None}
+    wanted = {quota.corpus: quota.rows(k) for quota in rules.quotas if quota.corpus is not None}
     if sum(wanted.values()) > k:
-        listed = ", ".join(map(str, asked.quotas))
+        listed = ", ".join(map(str, rules.quotas))
         raise UsageError(
             f"quotas {listed} come to {sum(wanted.values()):,} rows, and the budget is {k:,}"
         )

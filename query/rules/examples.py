@@ -104,8 +104,11 @@ class Said:
 def said_in(messages: Sequence[Mapping[str, Any]]) -> Said:
     """The words of a conversation; messages as Arrow gives them back."""
     turns = [
-        (each["role"], words_of("\n".join(filter(None, (each["content"], each.get("tool_calls"))))))
-        for each in messages
+        (
+            message["role"],
+            words_of("\n".join(filter(None, (message["content"], message.get("tool_calls"))))),
+        )
+        for message in messages
     ]
     spoken = [(role, words) for role, words in turns if role != "system"]
     asked = spoken[:-1] if spoken and spoken[-1][0] == "assistant" else spoken
@@ -137,7 +140,7 @@ class Evaluation:
     @property
     def digest(self) -> str:
         """Of its content; the store keeps it under this name."""
-        return digest_of([each.id for each in self.instructions])
+        return digest_of([instruction.id for instruction in self.instructions])
 
 
 def read_evaluation(file: str) -> Evaluation:
@@ -152,8 +155,8 @@ def read_evaluation(file: str) -> Evaluation:
 
     found: dict[str, Instruction] = {}
     refused: set[str] = set()
-    for each in find_files([file]):
-        source = open_source(each, ReadOptions(allow_empty_answer=True))
+    for find_file in find_files([file]):
+        source = open_source(find_file, ReadOptions(allow_empty_answer=True))
         for record in source:
             if isinstance(record, Reject):
                 refused.add(record.reason)
@@ -171,8 +174,8 @@ def read_evaluation(file: str) -> Evaluation:
 def keep_evaluation(store: Store, evaluation: Evaluation) -> None:
     """Keep its examples in the store, so that a selection can be replayed without the file."""
     rows = [
-        {"messages": [turn.as_dict() for turn in each.messages], "tools": each.tools}
-        for each in evaluation.instructions
+        {"messages": [turn.as_dict() for turn in instruction.messages], "tools": instruction.tools}
+        for instruction in evaluation.instructions
     ]
     data = zlib.compress(canonical_json(rows).encode())
     store.put_artifact(evaluation.digest, _EVALUATION, data)
@@ -209,15 +212,19 @@ def examples_of(
         ]
     for evaluation in evaluations:
         found += [
-            Example(each.id, evaluation.name, said_in([turn.as_dict() for turn in each.messages]))
-            for each in evaluation.instructions
+            Example(
+                instruction.id,
+                evaluation.name,
+                said_in([turn.as_dict() for turn in instruction.messages]),
+            )
+            for instruction in evaluation.instructions
         ]
     return found
 
 
 def digest_of_examples(examples: Sequence[Example]) -> str:
     """Of which examples are guarded, in their order."""
-    return digest_of([[each.of, each.id] for each in examples])
+    return digest_of([[example.of, example.id] for example in examples])
 
 
 _EXCLUDED = "excluded"

@@ -183,7 +183,7 @@ def _possible(
 ) -> Iterator[list[Mapping[str, Any]]]:
     """Conversations that may hold one of the runs of words: those with the anchor of one."""
     anchors = {_anchor(gram) for gram in grams}
-    pattern = "|".join(sorted(re.escape(each) for each in anchors if each))
+    pattern = "|".join(sorted(re.escape(anchor) for anchor in anchors if anchor))
     turns = conversations.flatten()
     maybe = np.zeros(len(turns), bool)
     for text in (turns.field("content"), turns.field("tool_calls")):

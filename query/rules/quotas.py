@@ -95,7 +95,7 @@ def _pair(rule: str, text: str, every: bool) -> tuple[str | None, str]:
 def corpora_of(dataset: lance.LanceDataset) -> dict[str, int]:
     """The corpora of a pool and how many rows each has."""
     counts = dataset.to_table(columns=["corpus"])["corpus"].value_counts().to_pylist()
-    return {each["values"]: each["counts"] for each in counts}
+    return {count["values"]: count["counts"] for count in counts}
 
 
 def check_known(rule: str, asked: Sequence[Share], dataset: lance.LanceDataset) -> None:
@@ -244,7 +244,7 @@ def interleaved(parts: Sequence[tuple[Picks, int]]) -> tuple[Picks, int]:
         (np.arange(len(picks.ids)) + 0.5) / count if count else np.full(len(picks.ids), np.inf)
         for picks, count in parts
     ]
-    numbers = np.repeat(np.arange(len(parts)), [len(each) for each in places])
+    numbers = np.repeat(np.arange(len(parts)), [len(place) for place in places])
     order = np.lexsort((numbers, np.concatenate(places))).tolist()
 
     def merged(name: str) -> list:

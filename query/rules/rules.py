@@ -68,7 +68,7 @@ class Rules:
             raise UsageError(f"distinct {self.distinct:g}: a cosine above 0 and up to 1, like 0.95")
         if self.distinct_by is not None and self.distinct is None:
             raise UsageError(f"distinct-by {self.distinct_by}: say how close: --distinct 0.95")
-        both = {each.corpus for each in self.quotas} & {each.corpus for each in self.caps}
+        both = {quota.corpus for quota in self.quotas} & {cap.corpus for cap in self.caps}
         for corpus in both:
             raise UsageError(f"corpus {corpus} has a quota and a cap: a quota is exact, keep one")
 
@@ -82,15 +82,19 @@ def as_recorded(rules: Rules) -> dict[str, Any]:
     return {
         "leakage": rules.leakage,
         "evaluations": [
-            {"name": each.name, "examples": len(each.instructions), "artifact": each.digest}
-            for each in rules.evaluations
+            {
+                "name": evaluation.name,
+                "examples": len(evaluation.instructions),
+                "artifact": evaluation.digest,
+            }
+            for evaluation in rules.evaluations
         ],
         "exclude": [
             {"coreset": each.coreset, "rows": len(each), "artifact": each.digest}
             for each in rules.excluded
         ],
-        "quota": [str(each) for each in rules.quotas],
-        "cap": [str(each) for each in rules.caps],
+        "quota": [str(quota) for quota in rules.quotas],
+        "cap": [str(cap) for cap in rules.caps],
         "distinct": rules.distinct,
         "distinct_by": rules.distinct_by,
     }
@@ -160,7 +164,7 @@ def rules_for(
     return Rules(
         leakage=leakage,
         evaluations=tuple(read_evaluation(each) for each in _all(evaluation)),
-        excluded=tuple(excluded(store, each) for each in dict.fromkeys(_all(exclude))),
+        excluded=tuple(excluded(store, fromkey) for fromkey in dict.fromkeys(_all(exclude))),
         quotas=shares("quota", quota),
         caps=shares("cap", cap, every=True),
         distinct=distinct,

@@ -73,7 +73,7 @@ def size_of_sets(dataset: lance.LanceDataset, column: str) -> int:
         columns=[column], filter=f"`{column}` IS NOT NULL", limit=_ROWS_LOOKED_AT
     )
     sizes = (chunk.value_lengths().to_numpy() for chunk in rows[column].chunks)
-    return max((int(each.max(initial=0)) for each in sizes), default=0)
+    return max((int(size.max(initial=0)) for size in sizes), default=0)
 
 
 def scan_overlap(

@@ -246,7 +246,7 @@ def rows_per_batch(dataset: lance.LanceDataset, columns: list[str]) -> int:
     places = np.unique(np.linspace(0, rows - 1, _ROWS_WEIGHED).round().astype(int))
     weighed = dataset.take(places.tolist(), columns=columns)
     sizes = [row_bytes(batch) for batch in weighed.to_batches()]
-    total = sum(int(each.sum()) for each in sizes)
+    total = sum(int(size.sum()) for size in sizes)
     return min(max(BLOCK_BYTES * weighed.num_rows // max(total, 1), 1), MAX_BLOCK_ROWS)
 
 

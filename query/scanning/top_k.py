@@ -50,7 +50,7 @@ class RunningTop:
         rows = [keys[:, 0], keys[:, 1]] + ([] if extra is None else [extra.numpy()])
         if not self._carried:
             self._scores = np.empty((self.lists, self.k), np.float32)
-            self._carried = [np.empty((self.lists, self.k), each.dtype) for each in rows]
+            self._carried = [np.empty((self.lists, self.k), row.dtype) for row in rows]
         start = self._fill(values, rows)
         step = sifted_rows(self.lists)
         for at in range(start, values.shape[1], step):
@@ -84,7 +84,7 @@ class RunningTop:
         may = scores > self._edges[lists, 0]
         may |= rows[0][columns] <= self._edge_highs[lists]
         lists, columns, scores = lists[may], columns[may], scores[may]
-        self._waiting.add(lists, scores, [each[columns] for each in rows])
+        self._waiting.add(lists, scores, [row[columns] for row in rows])
         if self._waiting.enough:
             self._settle()
 
@@ -162,7 +162,7 @@ class _Waiting:
         if not self._rows:
             self._numbers = np.empty(self._capacity, self._numbers.dtype)
             self._scores = np.empty(self._capacity, np.float32)
-            self._rows = [np.empty(self._capacity, each.dtype) for each in rows]
+            self._rows = [np.empty(self._capacity, row.dtype) for row in rows]
         there = slice(self._count, self._count + len(lists))
         self._numbers[there], self._scores[there] = lists, scores
         for held, fresh in zip(self._rows, rows, strict=True):

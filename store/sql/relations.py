@@ -74,8 +74,9 @@ def scores_views(scored: Sequence[Scoring]) -> dict[str, str]:
 
 def _view(target: str, scorings: Sequence[Scoring]) -> str:
     columns = [
-        f"max({column}) FILTER (method = {literal(each.method)}) AS {quoted(each.method + suffix)}"
-        for each in scorings
+        f"max({column}) FILTER (method = {literal(scoring.method)}) "
+        f"AS {quoted(scoring.method + suffix)}"
+        for scoring in scorings
         for column, suffix in (("score", ""), ("rank", "_rank"))
     ]
     wanted = " OR ".join(

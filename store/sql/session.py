@@ -87,7 +87,7 @@ class QueryProcess:
                 sys.executable,
                 "-P",
                 "-c",
-                _PROGRAM.format(f"{__package__}.sql_child"),
+                _PROGRAM.format(f"{__package__}.child"),
                 json.dumps(sys.path),
             ],
             stdin=subprocess.PIPE,

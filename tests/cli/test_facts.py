@@ -17,7 +17,7 @@ ODD = [{"question": "Ring\x1b[31m the \x07bell", "answer": "[bold]ding[/bold]\na
 
 
 def written(path, records):
-    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 

@@ -13,7 +13,7 @@ QUESTION = "Ann has {} apples and buys seven more, how many apples does she have
 
 
 def written(path, records):
-    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 

@@ -71,5 +71,5 @@ def test_every_attribute_of_the_protocol_is_explained(documented):
         "identity",
         "compute",
     }
-    assert {each for each in attributes if f"`{each}" not in text} <= {"name"}
+    assert {attribute for attribute in attributes if f"`{attribute}" not in text} <= {"name"}
     assert "answer_mean" in registry.names()

@@ -109,9 +109,9 @@ def test_width_and_identity_are_told_by_the_files(tmp_path):
     assert same == encoder_identity(tiny_encoder())
     # As other versions of the package wrote it, and with files that change no number.
     modules = json.loads((folder / "modules.json").read_text())
-    for each in modules:
-        kind = each["type"].rpartition(".")[2]
-        each["type"] = f"sentence_transformers.models.{kind}"
+    for module in modules:
+        kind = module["type"].rpartition(".")[2]
+        module["type"] = f"sentence_transformers.models.{kind}"
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "README.md").write_text("nothing")
     assert encoder_identity(folder) == same and encoder_width(folder) == 24

@@ -98,7 +98,7 @@ def test_layers_beyond_the_models_are_all_it_has_and_one_is_the_last():
 
 def test_several_examples_add_up_and_their_order_does_not_matter():
     backbone = tiny_backbone("gpt2")
-    rows = [backbone.encode(each) for each in tiny_conversations()]
+    rows = [backbone.encode(tiny_conversation) for tiny_conversation in tiny_conversations()]
     one, other = fingerprints(backbone, rows, 4), fingerprints(backbone, rows[::-1], 4)
     assert np.array_equal(one.classes, other.classes)
     assert np.allclose(one.vectors, other.vectors, atol=1e-6)

@@ -94,7 +94,8 @@ def test_a_basis_that_loses_a_later_corpus_is_named(database, tmp_path):
     status = database.status()
     assert status.pending == []
     assert [
-        (each["basis"], each["corpus"], each["rows"], each["refit due"]) for each in status.bases
+        (basis["basis"], basis["corpus"], basis["rows"], basis["refit due"])
+        for basis in status.bases
     ] == [("toy_kept", "like", 6, False), ("toy_kept", "unlike", 6, True)]
     assert status.bases[1]["kept"] == pytest.approx(0.5)
     assert status.bases[1]["of the sample"] == pytest.approx(0.95)
@@ -109,7 +110,7 @@ def test_the_refit_it_names_makes_a_column_of_its_own(database, tmp_path):
     database.featurize("toy:seed=1")
     names = database.store.dataset("pool").schema.names
     assert sum(name.startswith("toy_kept") for name in names) == 2
-    bases = {each["basis"] for each in database.status().bases}
+    bases = {basis["basis"] for basis in database.status().bases}
     assert len(bases) == 2 and all(name.startswith("toy_kept") for name in bases)
 
 

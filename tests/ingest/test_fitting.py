@@ -227,7 +227,7 @@ def test_the_sample_does_not_depend_on_files_or_order(create, tmp_path):
     full.ingest(str(tmp_path / "a.jsonl"))
     sample = sample_of_pool(full.store, 0, lambda total: 8)
     assert list(sample.ids) == Centre.ran[0] and sample.total == 200
-    assert [each.id for each in sample.instructions] == list(sample.ids)
+    assert [instruction.id for instruction in sample.instructions] == list(sample.ids)
 
 
 def test_a_late_feature_is_settled_from_the_pool(create, tmp_path):

@@ -242,7 +242,7 @@ def test_between_forward_and_backward_only_folded_inputs_are_held(name):
     def there() -> dict[int, int]:
         """Entries of every live tensor (B, T, n) that is no part of the graph, by its storage."""
         gc.collect()
-        live = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+        live = [get_object for get_object in gc.get_objects() if type(get_object) is torch.Tensor]
         return {
             each.untyped_storage().data_ptr(): each.numel()
             for each in live
@@ -264,7 +264,7 @@ def test_a_pass_leaves_the_model_as_it_was():
         engine(backbone, rows_of(backbone), checkpointing=checkpointing)
     for module in backbone.model.modules():
         assert not module._forward_hooks and "forward" not in vars(module)
-    assert not any(each.requires_grad for each in backbone.model.parameters())
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
 
 
 def test_experts_can_be_heard_by_several_at_once():

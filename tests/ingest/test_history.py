@@ -209,7 +209,9 @@ def test_special_tokens_of_the_folder_reach_the_template(tmp_path):
 def test_an_ingestion_goes_on_and_counts_the_refused(tmp_path):
     pool, file = str(tmp_path / "pool"), tmp_path / "mixed.jsonl"
     folder = save_tiny_model(tmp_path / "model", template=UNCLEAR)
-    rows = [{"messages": [each.as_dict() for each in row.messages]} for row in (SINGLE, SEVERAL)]
+    rows = [
+        {"messages": [message.as_dict() for message in row.messages]} for row in (SINGLE, SEVERAL)
+    ]
     for row in rows:
         row["messages"] = [{k: m[k] for k in ("role", "content")} for m in row["messages"]]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))

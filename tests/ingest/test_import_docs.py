@@ -14,7 +14,9 @@ TEXT = (Path(__file__).parents[2] / "docs" / "importers.md").read_text(encoding=
 
 
 def test_everything_a_user_can_type_is_documented() -> None:
-    names = [name for each in importers().values() for name in (each.name, *each.aliases)]
+    names = [
+        name for importer in importers().values() for name in (importer.name, *importer.aliases)
+    ]
     documented = (*MAP_KEYS, *ID_FIELDS, *(field.name for field in fields(ReadOptions)))
     hidden = {"natural-instructions", "super_natural_instructions"}
     missing = [name for name in (*names, *documented) if f"`{name}`" not in TEXT]

@@ -403,7 +403,9 @@ def test_options_as_data() -> None:
 
 
 def test_every_alias_is_one_importers() -> None:
-    names = [name for each in importers().values() for name in (each.name, *each.aliases)]
+    names = [
+        name for importer in importers().values() for name in (importer.name, *importer.aliases)
+    ]
     assert len(names) == len(set(names))
     assert importer_named("OpenAI").name == "messages"
 

@@ -82,7 +82,7 @@ def test_bf16_finds_most_of_the_same_neurons_on_the_proxy():
     for dtype in ("float32", "bfloat16"):
         backbone = Backbone.load(BackboneConfig("builtin", "cpu", dtype))
         sets.append(
-            [set(each.tolist()) for each in features(backbone, tiny_conversations())["mads"]]
+            [set(feature.tolist()) for feature in features(backbone, tiny_conversations())["mads"]]
         )
     overlap = [len(one & other) / len(one | other) for one, other in zip(*sets, strict=True)]
     assert np.mean(overlap) > 0.85

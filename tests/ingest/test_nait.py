@@ -187,7 +187,7 @@ def test_a_basis_is_the_uncentred_singular_vectors_of_the_sample(monkeypatch):
     summaries = [naive_summaries(backbone.model, row) for row in backbone.encode_all(rows)]
     for place, kind in enumerate(("mean", "drift")):
         for layer in range(backbone.info.layers):
-            vectors = np.array([each[place][layer] for each in summaries])
+            vectors = np.array([summary[place][layer] for summary in summaries])
             right = np.linalg.svd(vectors)[2][:4]
             basis = bases.arrays[kind][layer]
             assert np.allclose(basis @ basis.T, np.eye(4), atol=1e-5)
@@ -203,7 +203,7 @@ def test_kept_says_how_well_the_basis_fits(monkeypatch):
     found, _, recipe = made(backbone, rows, "nait:width=2", sample=rows[:6])
     assert "nait_kept" in recipe.columns
     blocks = [found.columns[name].reshape(len(rows), 2, 2) for name in ("nait", "nait_drift")]
-    expected = np.mean([np.square(each).sum(2) for each in blocks], axis=(0, 2))
+    expected = np.mean([np.square(block).sum(2) for block in blocks], axis=(0, 2))
     assert np.allclose(found.columns["nait_kept"], expected, atol=1e-6)
     assert (found.columns["nait_kept"] < 1).all()
 
@@ -406,7 +406,7 @@ def demo_rows(repository, file, count):
     rows = []
     with opened(repository / "demo" / file, "rt", encoding="utf-8") as lines:
         for line in lines:
-            turns = [(each["role"], each["content"]) for each in json.loads(line)["messages"]]
+            turns = [(load["role"], load["content"]) for load in json.loads(line)["messages"]]
             if sum(len(text) for _, text in turns) < 800:
                 rows.append(Instruction.from_turns(*turns))
             if len(rows) == count:

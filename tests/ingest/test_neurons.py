@@ -127,7 +127,7 @@ def test_a_shared_expert_stands_beside_the_others():
         (0, 12, 0),
         (1, 24, 0),
     ]
-    assert [each.start for each in parts] == [0, 0, 44]
+    assert [part.start for part in parts] == [0, 0, 44]
     ids = torch.arange(6)[None]
     kept = Kept(type("Ids", (), {"ids": ids}))
     with torch.no_grad():

@@ -54,7 +54,7 @@ def test_a_plan_of_what_is_settled(create, tmp_path):
     plan = database.plan(write(tmp_path / "a.jsonl", [*records(40), *records(5), rejected]))
     assert (plan.records, plan.rows, plan.read, plan.exact) == (46, 30, 46, True)
     assert plan.features == ["rds", "losses"] and plan.fits == [] and plan.notes == []
-    columns = {each.column: each for each in plan.columns}
+    columns = {column.column: column for column in plan.columns}
     assert (columns["rds"].bytes_per_row, columns["rds"].measured) == (64.0, False)
     assert (columns["nll"].bytes_per_row, columns["truncated"].bytes_per_row) == (4.0, 0.125)
     assert columns["messages"].measured and columns["messages"].bytes_per_row > 40
@@ -65,8 +65,8 @@ def test_a_plan_of_what_is_settled(create, tmp_path):
         ("everything else: tokens, columns", []),
     ]
     assert plan.seconds == pytest.approx(sum(each.seconds for each in plan.passes))
-    for each in plan.passes:
-        assert each.seconds == pytest.approx(each.seconds_per_1000_rows * 30 / 1000)
+    for model_pass in plan.passes:
+        assert model_pass.seconds == pytest.approx(model_pass.seconds_per_1000_rows * 30 / 1000)
     assert plan.bytes_per_row == sum(each.bytes_per_row for each in plan.columns)
     assert plan.gigabytes == pytest.approx(plan.bytes_per_row * 30 / 1e9)
     assert json.loads(json.dumps(plan.as_dict()))["gigabytes"] == plan.gigabytes
@@ -77,12 +77,12 @@ def test_what_is_not_fitted_is_fitted_on_the_trial_alone(create, tmp_path):
     database = create("rds,spreading")
     file = write(tmp_path / "a.jsonl", records(40))
     plan = database.plan(file)
-    assert [(each.fit, each.rows, each.artifacts) for each in plan.fits] == [
+    assert [(fit.fit, fit.rows, fit.artifacts) for fit in plan.fits] == [
         ("centre", 8, ["centre/1", "centre/2"]),
         ("spread", 2, ["spread"]),
     ]
     assert all(each.bytes > 0 for each in plan.fits)
-    assert {"spreading", "spreading_reason"} <= {each.column for each in plan.columns}
+    assert {"spreading", "spreading_reason"} <= {column.column for column in plan.columns}
     assert "fits were tried on" in plan.notes[0]
     assert database.store.dataset("artifacts").count_rows() == 0
     assert database.pending() == ["spreading"]
@@ -165,8 +165,10 @@ def test_the_bytes_are_those_that_are_stored(create, tmp_path):
     plan = database.plan(file)
     database.ingest(file)
     table = database.store.dataset("pool").to_table()
-    for each in plan.columns:
-        if each.column in ("id", "corpus", "run") or pa.types.is_string(table[each.column].type):
+    for column in plan.columns:
+        if column.column in ("id", "corpus", "run") or pa.types.is_string(
+            table[column.column].type
+        ):
             continue
-        real = table[each.column].nbytes / 300
-        assert each.bytes_per_row == pytest.approx(real, rel=0.15, abs=0.5), each.column
+        real = table[column.column].nbytes / 300
+        assert column.bytes_per_row == pytest.approx(real, rel=0.15, abs=0.5), column.column

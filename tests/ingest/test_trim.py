@@ -128,7 +128,7 @@ def error(got: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize("name", MODELS)
 def test_fingerprints_equal_the_naive_reference(name):
     backbone = backbone_of(name)
-    rows = [backbone.encode(each) for each in examples()]
+    rows = [backbone.encode(example) for example in examples()]
     found = fingerprints(backbone, rows, layers=4)
     expected = reference.fingerprints(eager(name), rows)
     assert found.classes.tolist() == sorted(expected)
@@ -165,7 +165,9 @@ def test_scores_before_quantising_equal_the_naive_reference(name, whole, rest):
     featurizer, basis = made(name, rank)
     facts = ClassTable.of(facts_of(featurizer, examples()))
     rows = [backbone.encode(each) for each in pool()]
-    classes = reference.fingerprints(eager(name), [backbone.encode(each) for each in examples()])
+    classes = reference.fingerprints(
+        eager(name), [backbone.encode(example) for example in examples()]
+    )
     columns = basis.arrays["basis"].astype(np.float64)
     got, expected = [], []
     for row in rows:
@@ -188,7 +190,9 @@ def test_stored_scores_come_near_the_exact_ones(name, scope):
     facts = facts_of(featurizer, examples())
     rows = [*pool(), Instruction.from_turns(("user", "nobody answers"))]
     got = scorer_of(featurizer, facts, scope=scope).scores(batch_of(featurizer, rows))
-    classes = reference.fingerprints(eager(name), [backbone.encode(each) for each in examples()])
+    classes = reference.fingerprints(
+        eager(name), [backbone.encode(example) for example in examples()]
+    )
     expected = [
         reference.score(eager(name), backbone.encode(row), classes, scope=scope) for row in rows
     ]
@@ -232,7 +236,7 @@ def test_bfloat16_ranks_as_float32_does():
     for each in (featurizer, featurizer_of(half, basis, 32)):
         scorer = scorer_of(each, facts_of(each, examples()))
         scores.append(scorer.scores(batch_of(each, rows)))
-    ranks = [np.argsort(np.argsort(each)) for each in scores]
+    ranks = [np.argsort(np.argsort(score)) for score in scores]
     assert np.corrcoef(*ranks)[0, 1] >= 0.99
 
 

@@ -97,7 +97,7 @@ def test_trial_scores_equal_the_naive_reference_at_every_rank():
     eager = AutoModelForCausalLM.from_pretrained(
         backbone.info.folder, attn_implementation="eager"
     ).eval()
-    rows = [backbone.encode(each) for each in tiny_conversations()]
+    rows = [backbone.encode(tiny_conversation) for tiny_conversation in tiny_conversations()]
     directions, _ = directions_of(backbone, rows)
     classes = reference.fingerprints(eager, rows[:3])
     seen = sorted(classes)

@@ -52,7 +52,7 @@ class ToyFeaturizer:
         return features.table
 
     def featurize(self, instructions):
-        vectors = [vector(each) for each in instructions]
+        vectors = [vector(instruction) for instruction in instructions]
         answers = [len(each.messages[-1].content.split()) for each in instructions]
         kinds = {field.name: field.type for field in feature_fields()}
         made = pa.table(

@@ -76,7 +76,7 @@ def test_two_coresets_side_by_side(store):
     assert found.jaccard == len(common) / len(set(one.ids) | set(two.ids))
     assert (found.of_first, found.of_second) == (len(common) / 40, len(common) / 25)
     assert found.by_chance == pytest.approx(40 * 25 / 246)
-    assert [(each.ranks, each.common) for each in found.prefixes] == [
+    assert [(prefix.ranks, prefix.common) for prefix in found.prefixes] == [
         (10, len(set(one.ids[:10]) & set(two.ids[:10])))
     ]
     pool = {row["id"]: row for row in stored(store, "pool")}

@@ -67,7 +67,7 @@ def test_a_store_gives_what_the_selector_gives(store, selector, where):
     table = coreset.table()
     assert coreset.ids == alone.ids
     np.testing.assert_allclose(table["score"], alone.scores, rtol=1e-5, atol=1e-9)
-    assert table["query"].to_pylist() == [examples[int(each)]["id"] for each in alone.queries]
+    assert table["query"].to_pylist() == [examples[int(query)]["id"] for query in alone.queries]
     assert set(alone.notes) <= set(coreset.notes)
 
 

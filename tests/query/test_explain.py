@@ -61,7 +61,9 @@ def test_who_pulled_a_row_and_what_came_close(store, targets, method):
         assert found.margin == pytest.approx(similarities[at] - similarities[second], abs=1e-6)
         assert (found.compared_by, found.asked) == ("rds", len(asked))
         assert f"rank {member['rank']} of" in repr(found) and len(repr(found)) < 200
-        assert [each.place for each in found.examples] == sorted(e.place for e in found.examples)
+        assert [example.place for example in found.examples] == sorted(
+            e.place for e in found.examples
+        )
         if member["rank"] > 1:
             cosines = chosen[: member["rank"] - 1] @ own
             assert found.nearest.rank == int(cosines.argmax()) + 1
@@ -155,7 +157,7 @@ def rows(generator, count):
 
 
 def written(path, records):
-    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 
@@ -265,7 +267,7 @@ def test_who_pulled_a_row_where_nothing_has_a_vector(tmp_path):
     coreset = made.select("task", method="bm25", budget=4, name="c")
     for member in coreset.members.to_pylist():
         found = made.explain("c", member["rank"])
-        assert [each.id for each in found.examples] == [member["query"]]
+        assert [example.id for example in found.examples] == [member["query"]]
         pulled = found.pulled_by
         assert (pulled.similarity, pulled.place, found.margin) == (None, None, None)
         assert pulled.messages[0]["content"] and found.runner_up is None

@@ -37,7 +37,7 @@ def rows(generator, topic, count):
 
 
 def written(path, records):
-    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 
@@ -125,12 +125,13 @@ def test_replay_after_more_rows_and_another_version(made):
     database, place = made
     methods = ("bm25", "bm25(by=max,k1=2)", "dsir", "dsir(gumbel=false)")
     coresets = [
-        database.select("early", method=each, leakage="off", budget=20, seed=1) for each in methods
+        database.select("early", method=method, leakage="off", budget=20, seed=1)
+        for method in methods
     ]
     late = rows(np.random.default_rng(9), "sums", 40)
     database.ingest(written(place / "again.jsonl", late))
     database.compact()
-    assert all(database.replay(each.name).same for each in coresets)
+    assert all(database.replay(coreset.name).same for coreset in coresets)
     assert database.select("early", method="bm25", leakage="off", budget=20).ids != coresets[0].ids
 
 

@@ -33,7 +33,7 @@ def written(path, generator, count):
 def test_every_method_is_listed_once_under_a_name_that_is_understood():
     known = {name: get(name) for name in names()}
     listed = list_methods()
-    fulls = {str(parse_method(each, known)) for each in method_names(known)}
+    fulls = {str(parse_method(method_name, known)) for method_name in method_names(known)}
     assert fulls <= {each.full for each in listed}
     assert len({each.method for each in listed}) == len(listed)
     for each in listed:
@@ -51,7 +51,7 @@ def test_every_method_is_listed_once_under_a_name_that_is_understood():
 def test_papers_are_named():
     for name in BUILTIN:
         assert get(name).paper or get(name).terms, name
-    papers = {each.method: each.paper for each in list_methods()}
+    papers = {list_method.method: list_method.paper for list_method in list_methods()}
     assert papers["rds"] == "Ivison et al. 2025" and papers["dsir"] == "Xie et al. 2023"
     assert papers["rds:top"] == "Ivison et al. 2025; arXiv 2602.14696"
 
@@ -69,7 +69,7 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
         f"coresetdb ingest {tmp_path}/store FILE..."
     }
     database.ingest(written(tmp_path / "pool.jsonl", generator, 12))
-    without = {each.method: each for each in database.methods()}
+    without = {method.method: method for method in database.methods()}
     assert without["random"].ready and without["losses"].ready and without["mads"].ready
     assert without["rds"].helps == f"coresetdb target add {tmp_path}/store NAME FILE"
     database.add_target("two", written(tmp_path / "two.jsonl", generator, 2))

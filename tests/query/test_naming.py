@@ -112,5 +112,5 @@ def test_a_target_is_never_made_of_two(store, toys, tmp_path):
         found = list(threads.map(add, range(2)))
     (said,) = (each for each in found if isinstance(each, str))
     assert "there is a target 'both' already" in said
-    (both,) = (each for each in list_targets(store) if each.name == "both")
+    (both,) = (list_target for list_target in list_targets(store) if list_target.name == "both")
     assert [both.examples] == [each for each in found if isinstance(each, int)]

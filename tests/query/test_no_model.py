@@ -32,8 +32,8 @@ if ENCODERS:
 
 def written(path, instructions):
     lines = [
-        json.dumps({"messages": [message.as_dict() for message in each.messages]})
-        for each in instructions
+        json.dumps({"messages": [message.as_dict() for message in instruction.messages]})
+        for instruction in instructions
     ]
     path.write_text("\n".join(lines) + "\n")
     return str(path)

@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from tiny_models import tiny_folder
 
-from coresetdb.cli.score import command
+from coresetdb.cli.score import score_command
 from coresetdb.database import Database
 from coresetdb.query.score import score, split_methods
 from coresetdb.query.scores import load_scores, remove_scores
@@ -77,8 +77,8 @@ def test_scoring_again_replaces(store, toys, monkeypatch):
     store.insert("pool", toys.pool_rows(more, ["late"] * 10))
     score(store, "python", ["rds", "rds(by=max)"], keep=True)
     counts = {(each.key.target, each.key.method): 0 for each in score_sets(store)}
-    for each in score_sets(store):
-        counts[each.key.target, each.key.method] += each.rows
+    for score_set in score_sets(store):
+        counts[score_set.key.target, score_set.key.method] += score_set.rows
     assert counts == {
         ("arithmetic", "rds"): 240,
         ("python", "rds"): 60 + 250,
@@ -95,7 +95,7 @@ def test_a_set_cut_by_a_kill_is_told_and_made_anew(store, monkeypatch):
     monkeypatch.setattr("coresetdb.query.score.ROWS_PER_COMMIT", 100)
     score(store, "python", ["rds"])
     store.delete("scores", "rank BETWEEN 101 AND 200")
-    assert [(each.rows, each.whole) for each in score_sets(store)] == [(140, False)]
+    assert [(score_set.rows, score_set.whole) for score_set in score_sets(store)] == [(140, False)]
     score(store, "python", ["rds"])
     assert [(each.rows, each.whole) for each in score_sets(store)] == [(240, True)]
 
@@ -171,7 +171,7 @@ def test_removing(store):
         remove_scores(store, "python", ["trim"])
     assert remove_scores(store, "python", ["rds"]) == 240
     remove_target(store, "python")  # a later target of the name has other examples
-    assert [each.key.target for each in score_sets(store)] == ["arithmetic"]
+    assert [score_set.key.target for score_set in score_sets(store)] == ["arithmetic"]
     with pytest.raises(UsageError, match="no scores for target 'python'"):
         load_scores(store, "python")
 
@@ -185,7 +185,7 @@ def test_command_line(store):
     run = CliRunner()
 
     def call(*words, code=0):
-        done = run.invoke(command, words)
+        done = run.invoke(score_command, words)
         assert done.exit_code == code, done.output
         return done
 
@@ -223,7 +223,7 @@ def made(tmp_path_factory):
             for number, words in enumerate(texts)
         ]
         path = place / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return str(path)
 
     features = "rds,losses,nait,mads,lexical,trim:warmup=none"

@@ -34,7 +34,7 @@ def rows(generator, count, most=25):
 
 
 def written(path, records):
-    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 
@@ -311,7 +311,7 @@ def test_a_representation_of_another_version_is_refused(database, monkeypatch, t
     opened = Database.open(database.store.uri)
     with pytest.raises(FingerprintError, match="words was made by version 1 of words"):
         opened.add_target("new", file)
-    assert [each.name for each in opened.targets()] == ["few", "more", "one"]
+    assert [target.name for target in opened.targets()] == ["few", "more", "one"]
 
 
 def test_losses_rank_rows_by_a_column(database):

@@ -34,7 +34,9 @@ def test_a_target_from_a_file(store, tmp_path, toys):
     assert rows["rds"].null_count == 0 and rows["file"].to_pylist()[0] == file
     coreset = select(store, ["new"], budget="9")
     assert coreset.mix[0].corpus == "sums" and coreset.mix[0].picked == 9
-    assert {each.name: each.coresets for each in list_targets(store)}["new"] == (coreset.name,)
+    assert {list_target.name: list_target.coresets for list_target in list_targets(store)}[
+        "new"
+    ] == (coreset.name,)
 
 
 def test_several_files_and_a_folder(store, tmp_path, toys):
@@ -53,7 +55,7 @@ def test_an_example_without_an_answer_is_kept(store, tmp_path, toys):
 
 def test_examples_that_lack_the_feature_are_counted(store, toys):
     toys.add_target(store, "half", [toys.question("sums", 1), toys.question("blank", 2)])
-    (half,) = (each for each in list_targets(store) if each.name == "half")
+    (half,) = (list_target for list_target in list_targets(store) if list_target.name == "half")
     assert half.missing == {"rds": 1} and half.examples == 2
 
 
@@ -74,7 +76,7 @@ def test_refusals(store, tmp_path, toys):
         add_target(
             store, "none", str(tmp_path / "absent.jsonl"), ReadOptions(), lambda: toys.featurizer
         )
-    assert [each.name for each in list_targets(store)] == ["arithmetic", "python"]
+    assert [list_target.name for list_target in list_targets(store)] == ["arithmetic", "python"]
 
 
 def test_a_removal_that_is_killed_leaves_no_scores_without_their_target(store, monkeypatch):
@@ -91,7 +93,7 @@ def test_a_removal_that_is_killed_leaves_no_scores_without_their_target(store, m
     with pytest.raises(KeyboardInterrupt):
         remove_target(store, "python")
     monkeypatch.undo()
-    assert [each.name for each in list_targets(store)] == ["arithmetic", "python"]
+    assert [list_target.name for list_target in list_targets(store)] == ["arithmetic", "python"]
     assert score_sets(store) == []
     remove_target(store, "python")
 
@@ -100,6 +102,6 @@ def test_remove(store):
     coreset = select(store, ["python"], budget="5")
     removed = remove_target(store, "python")
     assert removed.examples == 3 and removed.coresets == (coreset.name,)
-    assert [each.name for each in list_targets(store)] == ["arithmetic"]
+    assert [list_target.name for list_target in list_targets(store)] == ["arithmetic"]
     with pytest.raises(UsageError, match="targets: arithmetic"):
         remove_target(store, "python")

@@ -42,7 +42,7 @@ def rows(generator: np.random.Generator, count: int) -> list[tuple[str, str]]:
 
 def written(path: Path, pairs: list[tuple[str, str]]) -> str:
     records = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs]
-    path.write_text("".join(json.dumps(each) + "\n" for each in records))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return str(path)
 
 

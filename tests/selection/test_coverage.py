@@ -185,7 +185,7 @@ def test_greedy_beats_random_codes_of_equal_density():
     """The control of METHODS 5: what greedy gains on real structure it cannot on noise."""
     generator = np.random.default_rng(3)
     groups = [[10 * group + unit for unit in range(10)] for group in range(20)]
-    sets = [groups[int(each)] for each in generator.integers(0, 20, 300)]
+    sets = [groups[int(integer)] for integer in generator.integers(0, 20, 300)]
     noise = [sorted(generator.choice(200, 10, replace=False).tolist()) for _ in sets]
     covered = [sum(gain for _, gain in run(codes, 20, g="binary")) for codes in (sets, noise)]
     at_random = len(set(itertools.chain(*sets[:20])))

@@ -191,8 +191,8 @@ def test_equal_rows_go_by_id_and_share_a_density():
     twins: dict[bytes, list[str]] = {}
     for text, vector in zip(pool.ids, pool.vectors, strict=True):
         twins.setdefault(vector.tobytes(), []).append(text)
-    for each in twins.values():
-        assert sorted(each) == sorted(each, key=lambda text: place[text])
+    for twin in twins.values():
+        assert sorted(twin) == sorted(twin, key=lambda text: place[text])
 
 
 def test_a_crowd_gets_less_than_the_lonely():

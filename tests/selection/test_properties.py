@@ -172,7 +172,7 @@ def test_queries_take_turns(question):
     if name == "bm25":
         how["options"]["by"] = "turns"
     picks = drive(name, pool, k, **how)
-    counts = np.bincount([int(each) for each in picks.queries], minlength=len(pool.similarity))
+    counts = np.bincount([int(query) for query in picks.queries], minlength=len(pool.similarity))
     assert counts.max() - counts.min() <= 1
 
 

@@ -45,7 +45,7 @@ def test_the_example_named_sends_the_most():
     shares = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
     place = {text: j for j, text in enumerate(pool.ids)}
     got = drive("uot", pool, 60)
-    assert [int(each) for each in got.queries] == [
+    assert [int(query) for query in got.queries] == [
         int(shares[:, place[text]].argmax()) for text in got.ids
     ]
 

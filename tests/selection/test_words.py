@@ -25,7 +25,7 @@ def run(name, texts, ids, examples, k, seed=0, blocks=(7,), **options):
     """Drive a selector over rows (lists of word ids) cut into blocks: [(id, score, query)]."""
     selector = selectors()[name]
     chosen = {key: option.default for key, option in selector.options.items()} | options
-    words = tuple(np.array(each, np.int32) for each in examples)
+    words = tuple(np.array(example, np.int32) for example in examples)
     task = Task(len(words), len(texts), k, seed, chosen, words=words)
     assert selector.memory(task) > 0
     passes = selector.passes(task)

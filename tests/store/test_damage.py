@@ -213,7 +213,7 @@ def test_a_tag_of_the_targets_goes_too(filled, toy):
     dataset.tags.create("coreset-mine-targets", dataset.version)
     os.truncate(newest_manifest(filled, "targets"), 50)
     actions = repair(filled.uri, toy).actions
-    assert any(each.startswith("targets: tag coreset-mine-targets") for each in actions)
+    assert any(action.startswith("targets: tag coreset-mine-targets") for action in actions)
     assert not filled.dataset("targets").tags.list()
 
 

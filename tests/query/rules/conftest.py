@@ -49,7 +49,7 @@ def leaky(tmp_path, toys):
 
 def made(folder, toys):
     examples = [told(seed) for seed in range(9000, 9004)]
-    _, second, third, _ = (each.messages[0].content for each in examples)
+    _, second, third, _ = (example.messages[0].content for example in examples)
     planted = {
         "verbatim": examples[0],
         "re-cased": Instruction.from_turns(

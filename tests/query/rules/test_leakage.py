@@ -53,7 +53,7 @@ def test_it_is_the_plain_selection_less_the_rows_left_out(shared, budget):
     plain = select(shared.less(left), ["stories"], budget=budget, rules=NONE)
     assert made.ids == plain.ids and made.short_by == plain.short_by
     counts = made.table()["query"].value_counts().to_pylist()
-    assert max(each["counts"] for each in counts) - min(each["counts"] for each in counts) <= 1
+    assert max(count["counts"] for count in counts) - min(each["counts"] for each in counts) <= 1
     assert replay(shared.store, made.name).same
 
 

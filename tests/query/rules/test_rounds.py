@@ -19,7 +19,7 @@ def name(number):
 
 
 def keys(numbers):
-    return keys_of(pa.array([name(each) for each in numbers], pa.string()))
+    return keys_of(pa.array([name(number) for number in numbers], pa.string()))
 
 
 def turns(similarity, allowed, k):
@@ -44,7 +44,7 @@ class Objecting:
         numbers = [int(each, 16) for each in ids]
         if not self.bad.intersection(numbers[:chosen]):
             return keys([])
-        self.left += [each for each in numbers if each in self.bad]
+        self.left += [number for number in numbers if number in self.bad]
         return keys([each for each in numbers if each in self.bad])
 
 
