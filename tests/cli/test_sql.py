@@ -256,7 +256,9 @@ def test_a_failing_query_leaves_the_old_parquet_file(store: str, tmp_path: Path)
     run(store, "SELECT 1 AS n", "--parquet", str(out))
     with pytest.raises(QueryError):
         late = "SELECT CASE WHEN r = 200000 THEN 'x' ELSE '1' END::INT AS n FROM range(300000) t(r)"
-        CliRunner().invoke(sql_command, [store, late, "--parquet", str(out)], catch_exceptions=False)
+        CliRunner().invoke(
+            sql_command, [store, late, "--parquet", str(out)], catch_exceptions=False
+        )
     assert pq.read_table(out).to_pylist() == [{"n": 1}]
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
 

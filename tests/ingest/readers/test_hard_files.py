@@ -18,7 +18,7 @@ from coresetdb.schemas.errors import InputError
 from coresetdb.schemas.instruction import Record
 
 HERE = Path(__file__).parent
-HARD = HERE.parents[1] / ".." / "shared" / "data" / "hard"
+HARD = HERE.parents[2] / ".." / "shared" / "data" / "hard"
 TABLE = json.loads((HERE / "hard_expected.json").read_text(encoding="utf-8"))
 CASES = [(name, number) for name, rows in TABLE.items() for number in range(len(rows))]
 MEMORY_BYTES = 2_000_000_000

@@ -15,7 +15,7 @@ from coresetdb.schemas.errors import AmbiguousFormatError
 from coresetdb.schemas.instruction import Record
 
 HERE = Path(__file__).parent
-DATA = HERE.parents[1] / ".." / "shared" / "data"
+DATA = HERE.parents[2] / ".." / "shared" / "data"
 TABLE = json.loads((HERE / "pools_expected.json").read_text(encoding="utf-8"))
 CASES = [(name, number) for name, rows in TABLE.items() for number in range(len(rows))]
 

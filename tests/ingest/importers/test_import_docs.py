@@ -10,7 +10,7 @@ from coresetdb.ingest.importers.importer import ID_FIELDS
 from coresetdb.ingest.readers.locations import NAMES
 from coresetdb.ingest.readers.options import MAP_KEYS, ReadOptions
 
-TEXT = (Path(__file__).parents[2] / "docs" / "importers.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "importers.md").read_text(encoding="utf-8")
 
 
 def test_everything_a_user_can_type_is_documented() -> None:
