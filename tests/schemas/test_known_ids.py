@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.ids import KnownIds
+from coresetdb.store import maintenance
 
 # few first halves, so that ids often share one and differ in the second
 IDS = st.builds(lambda a, b: f"{a:016x}{b:016x}", st.integers(0, 3), st.integers(0, 5))
@@ -45,7 +46,7 @@ def test_refresh_follows_inserts_deletes_and_compaction(store, pool_rows):
     store.delete("pool", f"id = '{ids[0]}'")
     known.refresh()
     assert known.contains(ids).tolist() == [n > 0 for n in range(60)]
-    store.compact()
+    maintenance.compact(store)
     known.refresh()
     assert known.contains(ids).tolist() == [n > 0 for n in range(60)]
     known.add([ids[0]])
