@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
-from ..schemas.ids import KnownIds
+from ..schemas.ids import GrowingIdSet
 from ..schemas.tables import TABLES
 from . import layout
 from . import rows as incoming
@@ -23,7 +23,7 @@ from .checksums import Checksums, members
 from .commits import committed
 from .locks import StoreLock
 from .place import Place, first_line, place_at, unopened
-from .rows import key_column, offsets_of
+from .rows import HeldKeys, key_column, offsets_of
 
 if TYPE_CHECKING:
     import lance
@@ -35,7 +35,7 @@ WRITER_WAIT_SECONDS = 600.0
 
 Result = TypeVar("Result")
 
-_DIGEST_KEYS = ("id", "key")  # keys of 32 hexadecimal digits, which KnownIds can hold
+_DIGEST_KEYS = ("id", "key")  # keys of 32 hexadecimal digits, which a set of ids can hold
 
 
 class Store:
@@ -52,7 +52,7 @@ class Store:
         self.uri, self.typed = place.uri, place.typed
         self.checksums = Checksums(place)
         self.locking = StoreLock(place)
-        self._held: dict[str, KnownIds] = {}
+        self._held: dict[str, HeldKeys] = {}
         self._healed: set[str] = set()
 
     # -- life --------------------------------------------------------------------------------
@@ -173,9 +173,9 @@ class Store:
         for start in range(0, len(offsets), rows):
             yield dataset.take(offsets[start : start + rows], columns=list(columns))
 
-    def known_ids(self, table: str = "pool") -> KnownIds:
-        """The keys a table holds now, in memory (16 bytes each); `refresh()` brings in more."""
-        return KnownIds(lambda: self.dataset(table), key_column(TABLES[table]))
+    def known_ids(self, table: str = "pool") -> GrowingIdSet:
+        """The keys a table holds now, in memory (16 bytes each)."""
+        return HeldKeys().refresh(self.dataset(table))
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -312,8 +312,7 @@ class Store:
         """Without rows known to be there: a merge of nothing new would commit an empty version."""
         if key not in _DIGEST_KEYS:
             return rows
-        known = self._held.setdefault(table, KnownIds(None, key))
-        known.refresh(newest)
+        known = self._held.setdefault(table, HeldKeys()).refresh(newest)
         return rows.filter(pa.array(~known.contains(rows[key])))
 
     def _merge(self, table: str, part: pa.Table, key: str, update: bool) -> int:

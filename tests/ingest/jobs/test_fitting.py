@@ -119,7 +119,7 @@ def test_killed_between_outputs_it_goes_on(create, tmp_path, monkeypatch):
 def test_killed_before_the_recipe_the_columns_are_taken_up(create, tmp_path, monkeypatch):
     database = create()
     file = write(tmp_path / "a.jsonl", records(30))
-    monkeypatch.setattr(type(database.store), "put_recipe", fail)
+    monkeypatch.setattr(catalog, "put_recipe", fail)
     with pytest.raises(RuntimeError, match="killed"):
         database.ingest(file)
     monkeypatch.undo()
