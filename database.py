@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from .schemas.sizes import memory_bytes
+from .store import catalog
 from .store.store import Store
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Intake:
     def _current_featurizer(self) -> Featurizer:
         """The featurizer of the features the store has now; somebody may have added one."""
         made = {recipe.fingerprint for recipe in self._featurizer.recipes}
-        if made != {recipe.fingerprint for recipe in self.store.recipes().values()}:
+        if made != {recipe.fingerprint for recipe in catalog.recipes(self.store).values()}:
             del self._featurizer
         return self._featurizer
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..schemas.errors import UsageError
-from ..schemas.ids import KnownIds
+from ..schemas.ids import GrowingIdSet
 from ..schemas.instruction import Record
 from ..schemas.progress import FitProgress, Silence
 from ..schemas.recipe import Recipe
@@ -159,7 +159,7 @@ class Counted:
     drawn: Sequence[Record]
 
 
-def count(looked: SourceList, known: KnownIds, rows: int) -> Counted:
+def count(looked: SourceList, known: GrowingIdSet, rows: int) -> Counted:
     """Count the records of files, and draw `rows` of those the pool lacks.
 
     A file of more than its share of 50,000 records is read so far and no further; what it holds is
@@ -167,7 +167,7 @@ def count(looked: SourceList, known: KnownIds, rows: int) -> Counted:
     """
     share = max(LEAST_PER_FILE, COUNTED_RECORDS // len(looked.paths))
     drawing: Reservoir[Record] = Reservoir(SEED, lambda total: rows)
-    met = KnownIds()
+    met = GrowingIdSet()
     read, records = 0, 0.0
     exact = True
     for source in looked.sources():

@@ -12,6 +12,7 @@ from ..ingest.representations import registry
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError
 from ..schemas.recipe import Recipe, difference
+from ..store import catalog
 from ..store.catalog import as_recipe, recipe_of, recipes_in
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def features_of(store: Store, version: int | None = None) -> dict[str, Feature]:
     """
     schema = store.dataset("pool", version).schema
     known = set(registry.names())
-    recipes = {recipe.fingerprint: recipe for recipe in store.recipes().values()}
+    recipes = {recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}
     for row in recipes_in(schema.metadata or {}):
         recipes.setdefault(row["fingerprint"], as_recipe(row))
     there = [

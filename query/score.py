@@ -18,7 +18,7 @@ import numpy as np
 from ..ingest.representations import registry
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import MissingFeatureError, UsageError
-from ..schemas.ids import KeySet, ids_of, keys_of
+from ..schemas.ids import IdSet, ids_of, keys_of
 from ..schemas.progress import FitProgress, Silence
 from ..selectors.reductions import Lists
 from ..selectors.registry import selectors
@@ -225,7 +225,7 @@ def _score_one(
     prepared: _Prepared,
     key: SetKey,
     rows: int,
-    eligible: KeySet | None,
+    eligible: IdSet | None,
     keep: bool,
     memory_limit: int,
     progress: FitProgress | None,
@@ -296,7 +296,7 @@ def _missing(
     return [f"{lacking} (the reason stands in {feature.reason})"]
 
 
-def _eligible(store: Store, where: str, version: int) -> KeySet:
+def _eligible(store: Store, where: str, version: int) -> IdSet:
     from ..store.sql.session import eligible_ids
 
     found = eligible_ids(store, where, version)
@@ -305,7 +305,7 @@ def _eligible(store: Store, where: str, version: int) -> KeySet:
             f"--where {where!r}: no row of the pool passes it. `coresetdb status {store.typed}` "
             "lists the corpora"
         )
-    return KeySet(keys_of(found))
+    return IdSet(keys_of(found))
 
 
 def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.DataFrame:

@@ -173,7 +173,7 @@ class Commit:
             store.insert("sources", self._source_table())
         if not self.rows:
             return set()
-        with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
+        with store.lock(shared=True):  # between looking and writing no column goes
             rows = declared(self._pool_table(), store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
         return set() if inserted == len(self.rows) else self._theirs(store)

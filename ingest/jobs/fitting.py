@@ -12,7 +12,6 @@ What a store's features need is learned before its first row: from the files abo
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,6 @@ from ...schemas.progress import FitProgress, Silence
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact, content_of, found_artifact, keep_artifact, load_artifact
 from ...store.features import declare
-from ...store.locks import StoreLock
 from ...store.store import Store
 from ..create import pending, recipes_of
 from ..fits.fit import Fit, Fitting, Sample, in_order
@@ -100,9 +98,6 @@ class MemoryCache:
         return self._below.load(content, name)
 
 
-FOLDER = "_fit"
-"""In the store: where the lock of whoever learns lies."""
-
 WAIT_SECONDS = 7 * 86_400.0
 """A warm-up on a large model may take days; a process that died lets go at once."""
 
@@ -154,15 +149,12 @@ def fit_features(
 
 @contextmanager
 def _alone(store: Store, progress: FitProgress) -> Iterator[None]:
-    if store.place.local:
-        os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
-    lock = StoreLock(store.place, f"{FOLDER}/")
     with ExitStack() as held:
         try:
-            held.enter_context(lock.held(shared=False, wait=0.0))
+            held.enter_context(store.named_lock("fit", wait=0.0))
         except StoreBusyError:
             progress.say("another process is fitting this store; waiting for what it learns")
-            held.enter_context(lock.held(shared=False, wait=WAIT_SECONDS))
+            held.enter_context(store.named_lock("fit", wait=WAIT_SECONDS))
         yield
 
 

@@ -27,6 +27,7 @@ from ...schemas.instruction import Record, Reject
 from ...schemas.progress import Progress, Silence
 from ...schemas.tables import RUNS
 from ...schemas.version import VERSION
+from ...store import maintenance
 from ...store.locks import RunLock
 from ...store.store import Store
 from ..featurizer import Featurizer
@@ -306,7 +307,7 @@ class _Job:
         if sum(part.physical_rows < SMALL_ROWS for part in fragments) < MERGE_FRAGMENTS:
             return
         try:
-            self.store.compact(SMALL_ROWS)
+            maintenance.compact(self.store, SMALL_ROWS)
         except StoreBusyError:
             self.progress.say("Small fragments are left for later: another process is writing.")
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from ...ingest.representations.lexical import ids_of_words, spelled
 from ...ingest.representations.representation import Scorer
 from ...schemas.errors import BackboneError, MissingFeatureError, UsageError
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ...schemas.instruction import Instruction
 from ...selectors.bm25 import Asked
 from ...selectors.coverage import gain_tables
@@ -262,7 +262,7 @@ def _weights(
     if where is not None:
         from ...store.sql.session import eligible_ids
 
-        eligible = KeySet(keys_of(eligible_ids(store, where, version)))
+        eligible = IdSet(keys_of(eligible_ids(store, where, version)))
     seen = scan_sets(store.dataset("pool", version), column, [counting], eligible)
     return np.log(max(seen.scored, 1) / np.maximum(counting.counts, 1))
 

@@ -21,7 +21,7 @@ from coresetdb.ingest.fits.sampling import sample_of_pool
 from coresetdb.ingest.jobs.fitting import fit_features
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import FingerprintError, UsageError
-from coresetdb.store import features
+from coresetdb.store import catalog, features
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_the_first_ingest_fits_and_featurizes(create, tmp_path):
     assert len(Centre.ran) == 1 and len(Centre.ran[0]) == 8  # shared by both
     assert any("read once for the sample" in sentence for sentence in told.said)
     assert ("centre", 0.5, "loss 1.0") in told.learned
-    recipe = database.store.recipes()["spreading"]
+    recipe = catalog.recipes(database.store)["spreading"]
     assert set(recipe.artifacts) == {"centre/1", "centre/2", "spread"}
     again = database.ingest(write(tmp_path / "b.jsonl", records(10, start=35)))
     assert (again.total("new"), again.total("duplicate")) == (5, 5)
@@ -119,7 +119,7 @@ def test_killed_between_outputs_it_goes_on(create, tmp_path, monkeypatch):
 def test_killed_before_the_recipe_the_columns_are_taken_up(create, tmp_path, monkeypatch):
     database = create()
     file = write(tmp_path / "a.jsonl", records(30))
-    monkeypatch.setattr(type(database.store), "put_recipe", fail)
+    monkeypatch.setattr(catalog, "put_recipe", fail)
     with pytest.raises(RuntimeError, match="killed"):
         database.ingest(file)
     monkeypatch.undo()
@@ -154,7 +154,7 @@ def test_two_that_fit_at_once_end_with_one_recipe(create, tmp_path, monkeypatch)
     monkeypatch.setattr(Centre, "run", joined)
     (mine,) = database.fit(file)
     thread.join()
-    theirs = other.store.recipes()["counted"]
+    theirs = catalog.recipes(other.store)["counted"]
     assert mine.fingerprint == theirs.fingerprint and len(Centre.ran) == 1
     assert mine.columns == theirs.columns == ("counted", "counted_reason")
     assert database.store.dataset("recipes").count_rows() == 2
@@ -295,4 +295,4 @@ def test_a_feature_of_another_version_is_refused_and_not_made_beside_itself(
     assert database.pending() == []
     database.featurize("losses:alone=false")
     assert database.ingest(write(tmp_path / "a.jsonl", records(5))).total("new") == 5
-    assert database.store.recipes()["nll"].version == 99
+    assert catalog.recipes(database.store)["nll"].version == 99
