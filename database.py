@@ -122,9 +122,7 @@ class Intake:
         from .ingest.planning import plan
         from .ingest.sources import open_sources
 
-        looked = open_sources(
-            [sources] if isinstance(sources, str) else sources, _reading(**reading)
-        )
+        looked = open_sources(sources, _reading(**reading))
         return plan(self.store, looked, lambda: self._backbone, features, progress)
 
     def _current_featurizer(self) -> Featurizer:
