@@ -87,7 +87,7 @@ class Guard:
         for number, each in enumerate(self._examples):
             whole = joined(each.said.whole)
             question = joined(each.said.question) or whole
-            answers[each.of, question].add(whole)
+            answers[each.of, joined(each.said.question)].add(whole)
             self._seeds.update(ngrams(each.said.whole, _SEED))
             if whole:
                 self._wholes.setdefault(whole, number)
