@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
     from .query.indexing import Indexed
-    from .query.method_list import ListedMethod
+    from .query.method_list import MethodList
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target
@@ -384,7 +384,7 @@ class Exploring(Intake):
 
         return layer_contributions(self.store, target, row, method)
 
-    def methods(self) -> list[ListedMethod]:
+    def methods(self) -> MethodList:
         """Every method by name, what it needs, and whether this store can answer it now."""
         from .query.method_list import list_methods
 

@@ -32,7 +32,6 @@ from .options import (
 if TYPE_CHECKING:
     from ..query.coresets import Coreset
     from ..query.export import Exported
-    from ..query.method_list import ListedMethod
 
 
 def lines(coreset: Coreset) -> list[str]:
@@ -287,22 +286,8 @@ def methods_command(store: str | None, as_json: bool) -> None:
     if as_json:
         print_json([each.as_dict() for each in found])
         return
-    click.echo(table([_shown(each) for each in found if each.named]))
-    click.echo("")
-    click.echo(table([_shown(each) for each in found if not each.named]))
+    click.echo(str(found))
     talk("Options stand in parentheses, as in rds:top(by=max): docs/selectors.md has them.")
-
-
-def _shown(method: ListedMethod) -> dict[str, Any]:
-    needs = [method.feature or "", "a target" if method.target else ""]
-    shown: dict[str, Any] = {
-        "method": f"{method.method}, {method.also}" if method.also else method.method,
-        "needs": " and ".join(filter(None, needs)) or "nothing",
-        "paper": method.paper,
-    }
-    if method.ready is not None:
-        return {**shown, "ready": method.ready, "helps": method.helps}
-    return {**shown, "in full": method.full} if method.named else shown
 
 
 @click.command(short_help="Choose rows for targets.")
