@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Select again without this row as well, and show what takes its place.",
 )
-@memory_option("that selection")
+@memory_option("the new selection")
 @json_option
 def explain_command(
     store: str, coreset: str, row: str, without: bool, memory: str, as_json: bool
