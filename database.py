@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .ingest.jobs.late_features import LateAccount
     from .ingest.models.backbone import Backbone
     from .ingest.planning import Plan
+    from .ingest.readers.options import ReadOptions
     from .query.compare import SideBySide
     from .query.coresets import Coreset
     from .query.explaining.explanation import Explanation
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
     from .store.sql.session import QueryResult
     from .store.status import Status
 
-    Path: TypeAlias = str | os.PathLike[str]
+    PathLike: TypeAlias = str | os.PathLike[str]
     Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table | pl.DataFrame | datasets.Dataset
-    Sources: TypeAlias = Path | Sequence[Path] | Rows
+    Sources: TypeAlias = PathLike | Sequence[PathLike] | Rows
 
 
 class Database:
@@ -70,9 +71,9 @@ class Database:
     @classmethod
     def create(
         cls,
-        uri: Path,
+        uri: PathLike,
         *,
-        backbone: Path = "builtin",
+        backbone: PathLike = "builtin",
         features: str = "rds,losses",
         device: str = "auto",
         dtype: str = "auto",
@@ -102,7 +103,7 @@ class Database:
         return cls(*create_store(os.fspath(uri), config, features, storage_options))
 
     @classmethod
-    def open(cls, uri: Path, *, storage_options: dict[str, str] | None = None) -> Database:
+    def open(cls, uri: PathLike, *, storage_options: dict[str, str] | None = None) -> Database:
         """Open the store at `uri`, a folder or an `s3://` address.
 
         Raises:
@@ -137,10 +138,9 @@ class Database:
             UsageError: an unknown feature, or nothing in the files is new.
         """
         from .ingest.planning import plan
-        from .ingest.readers.options import ReadOptions
         from .ingest.sources import open_sources
 
-        options = ReadOptions(format, dict(mapping or {}), None, encoding, explanation, unescape)
+        options = _reading(format, mapping, encoding, explanation, unescape)
         opened = open_sources(_files(sources), options)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
@@ -170,9 +170,8 @@ class Database:
             UsageError: there are no usable records, or too few to fit to.
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
-        from .ingest.readers.options import ReadOptions
 
-        options = ReadOptions(format, dict(mapping or {}), None, encoding, explanation, unescape)
+        options = _reading(format, mapping, encoding, explanation, unescape)
         with rereadable_sources(self.store, _files(sources), options, progress) as opened:
             return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
 
@@ -223,9 +222,8 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
-        from .ingest.readers.options import ReadOptions
 
-        options = ReadOptions(format, dict(mapping or {}), corpus, encoding, explanation, unescape)
+        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
         with rereadable_sources(self.store, _files(sources), options, progress) as opened:
             fit_from(self.store, opened, lambda: self._backbone, limit, progress)
             return ingest(
@@ -269,12 +267,9 @@ class Database:
             UsageError: the name is taken or malformed.
             InputError: a file cannot be read, or there is no usable example.
         """
-        from .ingest.readers.options import ReadOptions
         from .query.targets import add_target
 
-        options = ReadOptions(
-            format, dict(mapping or {}), None, encoding, explanation, unescape, True
-        )
+        options = _reading(format, mapping, encoding, explanation, unescape, empty_answers=True)
         added = add_target(self.store, name, _files(sources), options, self._current_featurizer)
         waiting = tuple(
             f"{feature} is not fitted yet; after the first ingestion run: "
@@ -290,7 +285,7 @@ class Database:
         return list_targets(self.store)
 
     def copy_target(
-        self, name: str, other: Database | Path, new_name: str | None = None
+        self, name: str, other: Database | PathLike, new_name: str | None = None
     ) -> CopiedTarget:
         """Copy a target with its features into another store; no model runs.
 
@@ -334,7 +329,7 @@ class Database:
         budget: str | int = 1000,
         where: str | None = None,
         leakage: Literal["ranked", "full", "off"] = "ranked",
-        evaluation: Path | Sequence[Path] = (),
+        evaluation: PathLike | Sequence[PathLike] = (),
         exclude: str | Sequence[str] = (),
         quota: str | Sequence[str] | Mapping[str, str | int] = (),
         cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
@@ -421,7 +416,7 @@ class Database:
     def export(
         self,
         coreset: str | Coreset,
-        out: Path,
+        out: PathLike,
         *,
         format: str = "messages",
         shuffle: bool = True,
@@ -775,7 +770,7 @@ class Database:
 
 
 def verify(
-    uri: Path, *, full: bool = False, storage_options: dict[str, str] | None = None
+    uri: PathLike, *, full: bool = False, storage_options: dict[str, str] | None = None
 ) -> Report:
     """Compare a store's files with what was written; the store need not open.
 
@@ -794,7 +789,7 @@ def verify(
 
 
 def repair(
-    uri: Path,
+    uri: PathLike,
     *,
     say: Callable[[str], None] = lambda sentence: None,
     storage_options: dict[str, str] | None = None,
@@ -821,7 +816,30 @@ connect = Database.open
 create = Database.create
 
 
-def _paths(files: Path | Sequence[Path]) -> list[str]:
+def _reading(
+    format: str,
+    mapping: Mapping[str, str] | None,
+    encoding: str | None,
+    explanation: bool,
+    unescape: bool,
+    *,
+    corpus: str | None = None,
+    empty_answers: bool = False,
+) -> ReadOptions:
+    from .ingest.readers.options import ReadOptions
+
+    return ReadOptions(
+        format=format,
+        mapping=dict(mapping or {}),
+        corpus=corpus,
+        encoding=encoding,
+        explanation=explanation,
+        unescape=unescape,
+        allow_empty_answer=empty_answers,
+    )
+
+
+def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:
     several = [files] if isinstance(files, str | os.PathLike) else files
     return [os.fspath(file) for file in several]
 
