@@ -4,54 +4,34 @@ from __future__ import annotations
 
 import click
 
-from .options import json_option, open_database, print_json, store_argument, talk
+from .options import (
+    json_option,
+    memory_option,
+    open_database,
+    print_json,
+    store_argument,
+    talk,
+)
 
 
-@click.command(short_help="Hold two coresets against each other.")
-@store_argument
-@click.argument("first")
-@click.argument("second")
-@json_option
-def compare_command(store: str, first: str, second: str, as_json: bool) -> None:
-    """Hold coresets FIRST and SECOND against each other.
-
-    Rows in both, whether they agree on the order of those, corpora and lengths side by side, and
-    how far each is from the targets.
-
-    \b
-        coresetdb compare pool gsm8k-rds-round_robin-1 gsm8k-trim-top-1
-    """
-    from ..query.compare import comparison_lines
-
-    found = open_database(store).compare(first, second)
-    if as_json:
-        print_json(found.as_dict())
-        return
-    click.echo("\n".join(comparison_lines(found)))
-    for note in found.notes:
-        talk(note)
-
-
-@click.command(short_help="Say why a row stands in a coreset.")
+@click.command()
 @store_argument
 @click.argument("coreset")
 @click.argument("row")
 @click.option(
     "--without",
     is_flag=True,
-    help="Also select again from the pool less this row, and say what takes its place.",
+    help="Select again without this row as well, and show what takes its place.",
 )
-@click.option(
-    "--memory", default="4GiB", show_default=True, help="What that selection may plan for."
-)
+@memory_option("the new selection")
 @json_option
 def explain_command(
     store: str, coreset: str, row: str, without: bool, memory: str, as_json: bool
 ) -> None:
-    """Say why ROW (a rank, an id or its beginning) stands in CORESET; no model runs.
+    """Explain why ROW (a rank, an id or its beginning) is in CORESET; no model runs.
 
-    Which example of the target pulled it, what came close, and what the method saw in it: TRIM's
-    tokens, NAIT's layers, the neurons of MADS.
+    Shows which example of the target pulled it, what came close, and what the method saw in it:
+    the tokens of TRIM, the layers of NAIT, the neurons of MADS.
 
     \b
         coresetdb explain pool gsm8k-rds-round_robin-1 17
@@ -59,10 +39,35 @@ def explain_command(
     """
     from ..query.explaining.explanation_text import console, parts
 
-    found = open_database(store).explain(coreset, row, without=without, memory_limit=memory)
+    explanation = open_database(store).explain(coreset, row, without=without, memory_limit=memory)
     if as_json:
-        print_json(found.as_dict())
+        print_json(explanation.as_dict())
         return
     screen = console()
-    for part in parts(found):
+    for part in parts(explanation):
         screen.print(part)
+
+
+@click.command()
+@store_argument
+@click.argument("first")
+@click.argument("second")
+@json_option
+def compare_command(store: str, first: str, second: str, as_json: bool) -> None:
+    """Compare coresets FIRST and SECOND.
+
+    Shows the rows in both and how well their orders agree, corpora and lengths side by side, and
+    the distance of each coreset to the targets.
+
+    \b
+        coresetdb compare pool gsm8k-rds-round_robin-1 gsm8k-trim-top-1
+    """
+    from ..query.compare import comparison_lines
+
+    comparison = open_database(store).compare(first, second)
+    if as_json:
+        print_json(comparison.as_dict())
+        return
+    click.echo("\n".join(comparison_lines(comparison)))
+    for note in comparison.notes:
+        talk(note)

@@ -79,7 +79,7 @@ def parts(explanation: Explanation) -> Iterator[Text | str]:
     if explanation.values:
         yield ""
         numbers = (f"{name} {_number(value)}" for name, value in explanation.values.items())
-        yield f"What {explanation.method.partition(':')[0]} keeps of it: {', '.join(numbers)}"
+        yield f"Values of {explanation.method.partition(':')[0]}: {', '.join(numbers)}"
     for sentence in explanation.cannot:
         yield Text(f"Not known. {sentence}", "yellow")
 
@@ -120,8 +120,8 @@ def _examples(explanation: Explanation) -> Iterator[Text | str]:
         contest = explanation.method.startswith(f"{explanation.compared_by}:")
         first = "Runner-up:" if pulled and contest else "The most similar example is"
         if pulled and not contest:
-            by = f"By {explanation.compared_by}, which {explanation.method} does not look at"
-            first = f"{by}, most similar is"
+            by = f"By {explanation.compared_by}, which {explanation.method} does not use"
+            first = f"{by}, the most similar one is"
         by = f", {_apart(explanation.margin)}" if contest and explanation.margin is not None else ""
         yield f"{first} {_named(other)}{_similarity(other, explanation)}{by}"
         yield _turns(other.messages, EXCERPT)
@@ -193,8 +193,8 @@ def _tokens(tokens: pl.DataFrame) -> Iterator[str]:
     mean, greatest = counting["score"].mean(), counting["score"].max()
     yield ""
     yield (
-        f"Tokens: {len(counting):,} of {len(tokens):,} count; mean score {_number(mean)}, greatest "
-        f"{_number(greatest)}, and the row scores the mean of the two. The strongest:"
+        f"Tokens: {len(counting):,} of {len(tokens):,} are scored; mean {_number(mean)}, maximum "
+        f"{_number(greatest)}; the row's score is the mean of the two. The strongest:"
     )
     rows = [
         {

@@ -15,8 +15,8 @@ from coresetdb.query.explaining.explain import explain
 from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
-from coresetdb.store import maintenance
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store import maintenance
 
 torch.set_num_threads(1)
 
