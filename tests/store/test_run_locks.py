@@ -22,8 +22,8 @@ from coresetdb.store.status import status_of
 RUN = """
 import sys, time
 from coresetdb.store.place import place_at
-from coresetdb.store.locks import Presence
-with Presence(place_at(sys.argv[1]), "r"):
+from coresetdb.store.locks import RunLock
+with RunLock(place_at(sys.argv[1]), "r"):
     print("here", flush=True)
     time.sleep(60)
 """
@@ -164,7 +164,7 @@ def test_status_tells_them_apart(store):
             "broke": "failed",
         }
     (sentence,) = [said for said in status.advice() if said.startswith("Run ")]
-    assert sentence.startswith("Run dead killed")
+    assert sentence.startswith("Run dead was killed")
     assert sentence.endswith("Next: coresetdb ingest pool a")
     assert status_of(store).unfinished[2]["status"] == "killed"
     another = run_row("another", "done", 7, [], "coresetdb featurize pool less")
@@ -183,7 +183,7 @@ def test_a_run_that_ends_while_it_is_looked_for(store, monkeypatch):
         store.upsert("runs", pa.Table.from_pylist([done], schema=RUNS))
         return run_state(place, run)
 
-    monkeypatch.setattr("coresetdb.store.status.life_of", ends)
+    monkeypatch.setattr("coresetdb.store.status.run_state", ends)
     assert status_of(store).unfinished == []
 
 
