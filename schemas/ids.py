@@ -27,12 +27,12 @@ def keys_of(ids: Ids) -> np.ndarray:
         ValueError: an id is null or is not 32 hexadecimal digits.
     """
     if isinstance(ids, pa.ChunkedArray):
-        column = ids
+        chunks = ids.cast(pa.string()).chunks
+    elif isinstance(ids, pa.Array):
+        chunks = [ids.cast(pa.string())]
     else:
-        column = pa.chunked_array(
-            [ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())]
-        )
-    parts = [_keys_of_chunk(chunk) for chunk in column.cast(pa.string()).chunks]
+        chunks = [pa.array(ids, pa.string())]
+    parts = [_keys_of_chunk(chunk) for chunk in chunks]
     return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
 
 
