@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,12 +27,9 @@ def keys_of(ids: Ids) -> np.ndarray:
     Raises:
         ValueError: an id is null or is not 32 hexadecimal digits.
     """
-    if isinstance(ids, pa.ChunkedArray):
-        chunks = ids.cast(pa.string()).chunks
-    elif isinstance(ids, pa.Array):
-        chunks = [ids.cast(pa.string())]
-    else:
-        chunks = [pa.array(ids, pa.string())]
+    texts: Any = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, pa.string())
+    texts = texts.cast(pa.string())
+    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
     parts = [_keys_of_chunk(chunk) for chunk in chunks]
     return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
 
