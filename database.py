@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target
-    from .schemas.progress import FillProgress, FitProgress
+    from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
     from .store.integrity.report import Repair, Report
@@ -79,7 +79,7 @@ class Intake:
         sources: str | Sequence[str],
         *,
         limit: int | None = None,
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
         **reading: Any,
     ) -> list[Recipe]:
         """Learn from a sample of files what the store's features need; nothing is ingested.
@@ -105,7 +105,7 @@ class Intake:
         sources: str | Sequence[str],
         *,
         features: str | None = None,
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
         **reading: Any,
     ) -> Plan:
         """Tell what ingesting files would cost: bytes, passes, fits and time; nothing is changed.
@@ -140,7 +140,7 @@ class Intake:
         *,
         corpus: str | None = None,
         limit: int | None = None,
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
         command: str = "connect().ingest",
         **reading: Any,
     ) -> Account:
@@ -205,7 +205,7 @@ class Intake:
         self,
         features: str = "",
         *,
-        progress: FillProgress | None = None,
+        progress: Progress | None = None,
         command: str = "connect().featurize",
     ) -> LateAccount:
         """Add features to rows and target examples that are there already, or go on adding.
@@ -257,7 +257,7 @@ class Exploring(Intake):
         where: str | None = None,
         keep: bool = False,
         memory_limit: str | int = "4GiB",
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
     ) -> Scores:
         """Score the rows of the pool for a target and keep scores and ranks for SQL.
 

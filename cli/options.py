@@ -114,7 +114,7 @@ LINE_SECONDS = 10.0
 
 
 class ShownProgress:
-    """Implements ingest.jobs.progress.Progress; a context manager, so that the bar ends cleanly."""
+    """Implements schemas.progress.Progress; a context manager, so that the bar ends cleanly."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -170,7 +170,7 @@ class ShownProgress:
             talk(f"{name}: {share:.0%}, {said}")
 
     def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
-        """Implements ingest.jobs.progress.FillProgress."""
+        """Move the bar, or print a line when some time has passed."""
         now = time.monotonic()
         spent = max(now - self.started, 1e-9)
         words = f"{rows:,} of {rows_total:,} rows, {tokens / spent:,.0f} tokens/s"

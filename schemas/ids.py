@@ -26,9 +26,12 @@ def keys_of(ids: Ids) -> np.ndarray:
     Raises:
         ValueError: an id is null or is not 32 hexadecimal digits.
     """
-    if not isinstance(ids, pa.Array | pa.ChunkedArray):
-        ids = pa.array(ids, pa.string())
-    column = pa.chunked_array([ids]) if isinstance(ids, pa.Array) else ids
+    if isinstance(ids, pa.ChunkedArray):
+        column = ids
+    else:
+        column = pa.chunked_array(
+            [ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())]
+        )
     parts = [_keys_of_chunk(chunk) for chunk in column.cast(pa.string()).chunks]
     return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
 

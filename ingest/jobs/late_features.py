@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.instruction import Instruction
-from ...schemas.progress import FillProgress, Silence
+from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.fill import amend, count_unfilled, fill, filling, unfilled
 from ...store.locks import RunLock
@@ -180,7 +180,7 @@ def featurize(
     store: Store,
     features: str = "",
     *,
-    progress: FillProgress | None = None,
+    progress: Progress | None = None,
     command: str = "coresetdb featurize",
     shard_rows: tuple[int, int] = SHARD_ROWS,
     commit_rows: int = COMMIT_ROWS,
@@ -223,7 +223,7 @@ def featurize(
 
 
 def _declared(
-    store: Store, features: str, maker: StoreFeaturizer, progress: FillProgress
+    store: Store, features: str, maker: StoreFeaturizer, progress: Progress
 ) -> list[Recipe]:
     """The recipes asked for; those the store lacks are fitted on its pool and get their columns."""
     asked = asked_for(store, features)
@@ -256,7 +256,7 @@ class _Late:
         store: Store,
         recipes: Sequence[Recipe],
         maker: StoreFeaturizer,
-        progress: FillProgress,
+        progress: Progress,
         command: str,
         shard_rows: tuple[int, int],
         commit_rows: int,
