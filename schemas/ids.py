@@ -8,7 +8,6 @@ of ids takes 16 bytes each: `IdSet` is fixed, `GrowingIdSet` takes more in.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,7 @@ ID_DIGITS = 32
 _BIAS = np.uint64(1 << 63)
 
 
-Ids = Sequence[str] | pa.Array | pa.ChunkedArray
+Ids = list[str] | pa.Array | pa.ChunkedArray
 
 
 def keys_of(ids: Ids) -> np.ndarray:
