@@ -66,7 +66,7 @@ def test_every_attribute_of_the_protocol_is_explained(documented):
         "passes",
         "reducer",
         "fits",
-        "facts",
+        "target_artifact",
         "scorer",
         "identity",
         "compute",

@@ -387,10 +387,9 @@ FEATURIZE = textwrap.dedent(
     """
     import os, sys
     from coresetdb.database import Database
-    from coresetdb.ingest.jobs.late_features import featurize
-    from coresetdb.ingest.jobs.late_features import StoreFeaturizer
+    from coresetdb.ingest.jobs.late_features import StoreFeaturizer, featurize
 
-    columns = Maker.columns
+    columns = StoreFeaturizer.columns
 
     def counted(self, recipes, instructions, on_batch=None):
         made = columns(self, recipes, instructions, on_batch)
@@ -398,7 +397,7 @@ FEATURIZE = textwrap.dedent(
             log.write("".join(each.id + "\\n" for each in instructions))
         return made
 
-    Maker.columns = counted
+    StoreFeaturizer.columns = counted
     database = Database.open(sys.argv[1])
     account = featurize(database.store, "rds", shard_rows=(32, 32), commit_rows=64)
     print(account.rows, account.resumed)

@@ -118,7 +118,7 @@ def test_a_cap_met_beyond_the_tokens_is_not_told(store, monkeypatch):
         left.append(len(rejected(caps, ids, chosen)))
         return rejected(caps, ids, chosen)
 
-    monkeypatch.setattr(Caps, "leaving", heard)
+    monkeypatch.setattr(Caps, "rejected", heard)
     rules = rules_for(store, cap="sums=20")
     made = select(store, ["arithmetic"], budget="30-tokens", rules=rules)
     assert 0 < mix(made)["sums"] < 20 and max(left) > 0
