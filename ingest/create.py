@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
 from ..store import catalog
 from ..store.catalog import artifacts_of
 from ..store.features import drop, droppable, features_of
+from ..store.fill import count_unfilled
 from ..store.layout import read_config
 from ..store.store import Store
 from .models.describe import BackboneConfig, describe
@@ -91,6 +92,36 @@ def _configured(store: Store) -> list[FeatureSpec]:
     """What the store was asked for; nothing once its last feature was dropped."""
     text = read_config(store.place)["features"]  # another process may have dropped one since
     return parse_specs(text) if text else []
+
+
+def list_features(store: Store) -> list[dict[str, Any]]:
+    """List the features of a store, and those that wait to be fitted, as plain rows.
+
+    Keys: feature, columns (none before it is fitted), fingerprint, rows without (those with a
+    reason in its place), not yet featurized (rows with neither).
+    """
+    pool = store.dataset("pool")
+    rows = [
+        {
+            "feature": name,
+            "columns": [column for column in recipe.columns if column != recipe.reason],
+            "fingerprint": recipe.fingerprint,
+            "rows without": pool.count_rows(filter=f"{recipe.reason} IS NOT NULL"),
+            "not yet featurized": count_unfilled(pool, recipe),
+        }
+        for name, recipe in features_of(store).items()
+        if set(recipe.columns) <= set(pool.schema.names)
+    ]
+    return rows + [
+        {
+            "feature": spec_text(spec),
+            "columns": [],
+            "fingerprint": None,
+            "rows without": 0,
+            "not yet featurized": pool.count_rows(),
+        }
+        for spec in pending(store)
+    ]
 
 
 def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:

@@ -291,7 +291,7 @@ def _index_of(
     index = indices_of(dataset).get(column)
     if index is None:
         raise UsageError(
-            f"{feature.name} of {store.uri} has no index: coresetdb index {store.typed} "
+            f"{feature.name} of {store.uri} has no index: coresetdb index create {store.typed} "
             f"{feature.name}, or leave --approximate out"
         )
     return index

@@ -8,6 +8,7 @@ of ids takes 16 bytes each: `IdSet` is fixed, `GrowingIdSet` takes more in.
 from __future__ import annotations
 
 import binascii
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,13 +26,9 @@ def keys_of(ids: Ids) -> np.ndarray:
     Raises:
         ValueError: an id is null or is not 32 hexadecimal digits.
     """
-    if isinstance(ids, pa.ChunkedArray):
-        column = ids
-    else:
-        column = pa.chunked_array(
-            [ids if isinstance(ids, pa.Array) else pa.array(ids, pa.string())]
-        )
-    parts = [_keys_of_chunk(chunk) for chunk in column.cast(pa.string()).chunks]
+    column: Any = pa.array(ids, pa.string()) if isinstance(ids, list) else ids
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [_keys_of_chunk(chunk.cast(pa.string())) for chunk in chunks]
     return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
 
 

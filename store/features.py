@@ -92,7 +92,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
             raise UsageError(
                 f"{name} was used for {len(made)} coresets ({', '.join(made)}). They keep their "
                 f"rows; replaying them needs the old versions of pool and targets. Drop it all "
-                f"the same: coresetdb drop-feature {store.typed} {name} --force"
+                f"the same: coresetdb feature remove {store.typed} {name} --force"
             )
         if any(each.fingerprint == recipe.fingerprint for each in catalog.recipes(store).values()):
             store.delete("recipes", f"fingerprint = '{recipe.fingerprint}'")

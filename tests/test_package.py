@@ -23,7 +23,7 @@ MAY_IMPORT = {
 
 
 ORDER = {
-    "schemas": "version canonical errors sizes progress ids tables instruction recipe",
+    "schemas": "version plain_text canonical errors sizes progress ids tables instruction recipe",
     "store": "place commits locks rows checksums layout store catalog shards features fill indices "
     "maintenance scores sql integrity status",
     "store/sql": "frames names lance_relation nearest relations child session",
@@ -133,3 +133,23 @@ def test_the_wheel_runs_from_another_folder(repository, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert "0 rows" in ran.stdout
+
+
+def test_every_public_name_resolves():
+    import coresetdb
+
+    assert all(getattr(coresetdb, name) is not None for name in coresetdb.__all__)
+    assert set(coresetdb.__all__) <= set(dir(coresetdb))
+    raised = {name for name in vars(coresetdb.errors) if name.endswith("Error")}
+    assert raised <= set(coresetdb.__all__), "an error that cannot be imported from the top"
+    assert not hasattr(coresetdb, "nosuch")
+
+
+def test_importing_is_light():
+    code = (
+        "import sys, coresetdb; coresetdb.UsageError, coresetdb.errors;"
+        "heavy = ('torch', 'transformers', 'lance', 'lancedb', 'pyarrow', 'polars', 'numpy');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

@@ -125,7 +125,7 @@ def test_rows_that_come_later_are_found_and_taken_in(indexed, toys):
     maintenance.clean(indexed, 0.0)
     assert indices_of(indexed.dataset("pool"))["rds"].outside == 0
     assert set(chosen(indexed, 6, approximate=True).ids) == {row.id for row in near}
-    assert Database(indexed).index("rds").done == "unchanged"
+    assert Database(indexed).create_index("rds").done == "unchanged"
 
 
 def test_an_index_of_many_parts_is_built_anew(indexed, toys, monkeypatch):
@@ -263,7 +263,7 @@ def test_command_line(indexed):
         assert done.exit_code == code, done.output
         return done
 
-    (row,) = json.loads(call(indexed.uri, "--list", "--json").stdout)
+    (row,) = json.loads(call("list", indexed.uri, "--json").stdout)
     assert row == {
         "index of": "rds",
         "kind": "IVF_RQ",
@@ -271,10 +271,10 @@ def test_command_line(indexed):
         "rows": 1500,
         "rows outside": 0,
     }
-    assert "all rows already" in call(indexed.uri, "rds").stderr
-    assert "IVF_RQ" in call(indexed.uri, "--list").stdout
-    assert "dropped" in call(indexed.uri, "rds", "--drop").stderr
-    assert "No indices" in call(indexed.uri, "--list").stderr
-    for wrong in ([], ["rds", "--list"], ["--drop"]):
-        call(indexed.uri, *wrong, code=2)
-    assert "is indexed" in call(indexed.uri, "rds").stderr
+    assert "all rows already" in call("create", indexed.uri, "rds").stderr
+    assert "IVF_RQ" in call("list", indexed.uri).stdout
+    assert "removed" in call("remove", indexed.uri, "rds").stderr
+    assert "No indices" in call("list", indexed.uri).stderr
+    for wrong in ("create", "remove", "lst"):
+        call(wrong, indexed.uri, code=2)
+    assert "rds: indexed" in call("create", indexed.uri, "rds").stderr

@@ -64,16 +64,16 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
         dtype="float32",
         features="rds,losses,mads,nait",
     )
-    assert not any(each.ready for each in database.methods())
-    assert {each.helps for each in database.methods()} == {
+    assert not any(each.ready for each in database.list_methods())
+    assert {each.helps for each in database.list_methods()} == {
         f"coresetdb ingest {tmp_path}/store FILE..."
     }
     database.ingest(written(tmp_path / "pool.jsonl", generator, 12))
-    without = {method.method: method for method in database.methods()}
+    without = {method.method: method for method in database.list_methods()}
     assert without["random"].ready and without["losses"].ready and without["mads"].ready
     assert without["rds"].helps == f"coresetdb target add {tmp_path}/store NAME FILE"
     database.add_target("two", written(tmp_path / "two.jsonl", generator, 2))
-    listed = {each.method: each for each in database.methods()}
+    listed = {each.method: each for each in database.list_methods()}
     assert listed["rds"].ready and listed["rds:top"].ready
     assert "at least 3 examples" in listed["nait"].helps, "what the target's facts refuse"
     assert listed["bm25"].helps == f"coresetdb featurize {tmp_path}/store lexical"
@@ -86,9 +86,9 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
                 database.select("two", method=each.method, leakage="off", budget=1)
 
     database.featurize("lexical")
-    assert {each.method: each.ready for each in database.methods()}["dsir"]
+    assert {each.method: each.ready for each in database.list_methods()}["dsir"]
     ran = CliRunner().invoke(commands, ["methods", database.store.uri, "--json"])
-    assert json.loads(ran.stdout) == [each.as_dict() for each in database.methods()]
+    assert json.loads(ran.stdout) == [each.as_dict() for each in database.list_methods()]
     shown = CliRunner().invoke(commands, ["methods", database.store.uri]).stdout
     assert "rds, rds+" in shown and f"coresetdb featurize {tmp_path}/store trim" in shown
     bare = CliRunner().invoke(commands, ["methods"]).stdout

@@ -190,7 +190,7 @@ def test_command_line(store):
         assert done.exit_code == code, done.output
         return done
 
-    done = call(store.uri, "python", "arithmetic", "--with", "rds,rds(by=max)", "--json")
+    done = call("run", store.uri, "python", "arithmetic", "--with", "rds,rds(by=max)", "--json")
     sets = json.loads(done.stdout)
     assert [(row["target"], row["method"], row["rows"]) for row in sets] == [
         (target, method, 240)
@@ -200,12 +200,12 @@ def test_command_line(store):
     assert "6 of 246 rows lack rds" in done.stderr
     assert json.loads(call("list", store.uri, "--json").stdout) == sets
     assert "rds(by=max)" in call("list", store.uri).stdout
-    assert "480 scores removed" in call("remove", store.uri, "python").stderr
-    call("--with", "rds", store.uri, "python")
+    assert "removed 480 scores" in call("remove", store.uri, "python").stderr
+    call("run", "--with", "rds", store.uri, "python")
     assert len(json.loads(call("list", store.uri, "--json").stdout)) == 3
     call(code=2)
     call("--help")
-    call(store.uri, code=2)
+    call("run", store.uri, code=2)
 
 
 WORDS = "the sky is blue and two plus three make five while green trees grow by rivers".split()

@@ -191,7 +191,7 @@ def test_replay_after_the_target_was_removed(database):
 def test_replay_after_the_feature_was_made_otherwise(database):
     """The columns bear the same names; each version of them says what made it."""
     made = database.select("few", method="words", budget=30)
-    database.drop_feature("words", force=True)
+    database.remove_feature("words", force=True)
     with pytest.raises(MissingFeatureError, match="no feature 'words'"):
         database.select("few", method="words", budget=5)
     assert database.replay(made.name).same
@@ -312,7 +312,7 @@ def test_a_representation_of_another_version_is_refused(database, monkeypatch, t
     opened = Database.open(database.store.uri)
     with pytest.raises(FingerprintError, match="words was made by version 1 of words"):
         opened.add_target("new", file)
-    assert [target.name for target in opened.targets()] == ["few", "more", "one"]
+    assert [target.name for target in opened.list_targets()] == ["few", "more", "one"]
 
 
 def test_losses_rank_rows_by_a_column(database):

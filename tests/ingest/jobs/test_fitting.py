@@ -264,18 +264,18 @@ def test_a_drop_that_was_killed_is_finished_though_the_store_still_asks_for_it(c
 
     monkeypatch.setattr(features, "_drop_columns", die)
     with pytest.raises(SystemExit):
-        database.drop_feature("losses")
+        database.remove_feature("losses")
     monkeypatch.undo()
     again = coresetdb.connect(database.store.uri)
     assert {"nll", "rds"} <= names_of(again)
-    assert again.drop_feature("losses").feature == "losses"
+    assert again.remove_feature("losses").feature == "losses"
     assert "nll" not in names_of(again) and "rds" in names_of(again)
     assert again.pending() == []
 
 
 def test_what_another_process_dropped_does_not_come_back(create, tmp_path):
     database = create("rds,losses:alone=false")
-    coresetdb.connect(database.store.uri).drop_feature("losses")
+    coresetdb.connect(database.store.uri).remove_feature("losses")
     assert database.pending() == []
     database.ingest(write(tmp_path / "a.jsonl", records(5)))
     assert "nll" not in names_of(database)
@@ -291,7 +291,7 @@ def test_a_feature_of_another_version_is_refused_and_not_made_beside_itself(
     with pytest.raises(FingerprintError, match=r"made by version .* and this coresetdb has .* 99"):
         database.ingest(write(tmp_path / "a.jsonl", records(5)))
     assert names_of(database) == before
-    database.drop_feature("losses")  # as the message says
+    database.remove_feature("losses")  # as the message says
     assert database.pending() == []
     database.featurize("losses:alone=false")
     assert database.ingest(write(tmp_path / "a.jsonl", records(5))).total("new") == 5
