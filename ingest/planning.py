@@ -21,7 +21,7 @@ import pyarrow as pa
 from ..schemas.errors import UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.instruction import Record
-from ..schemas.progress import FitProgress, Silence
+from ..schemas.progress import Progress, Silence
 from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL
 from ..store.catalog import artifacts_of
@@ -212,7 +212,7 @@ def plan(
     looked: SourceList,
     backbone: Callable[[], Backbone],
     features: str | None = None,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """Tell what ingesting files would cost; the store stays as it is.
 
@@ -287,7 +287,7 @@ def _fitted(
     counted: Counted,
     backbone: Backbone,
     per_row: float,
-    progress: FitProgress,
+    progress: Progress,
     artifacts: dict[str, Artifact],
     notes: list[str],
 ) -> tuple[list[PlannedFit], list[Recipe]]:

@@ -11,14 +11,12 @@ import pyarrow as pa
 from ..ingest.representations import registry
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError
-from ..schemas.recipe import Recipe, difference
+from ..schemas.recipe import FINGERPRINT_KEY, Recipe, difference
 from ..store import catalog
 from ..store.catalog import as_recipe, recipe_of, recipes_in
 
 if TYPE_CHECKING:
     from ..store.store import Store
-
-FINGERPRINT = b"coresetdb:fingerprint"
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def feature_named(store: Store, name: str, version: int | None = None) -> Featur
 
 def fingerprint_in(schema: pa.Schema, column: str) -> str:
     """Of the recipe that fills a column, as the column itself says; empty where it says nothing."""
-    return (schema.field(column).metadata or {}).get(FINGERPRINT, b"").decode()
+    return (schema.field(column).metadata or {}).get(FINGERPRINT_KEY, b"").decode()
 
 
 def check_fingerprint(store: Store, feature: Feature, place: str, schema: pa.Schema) -> None:

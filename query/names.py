@@ -48,8 +48,3 @@ def no_target(store: Store, name: str, there: Sequence[str]) -> str:
     named = suggest(name, there, f"coresetdb target list {store.typed}")
     add = "" if there else f". Add it: coresetdb target add {store.typed} {name} FILE"
     return f"no target {name!r} in {store.uri}; targets: {named}{add}"
-
-
-def quoted(text: str) -> str:
-    """A text as a literal in a Lance filter expression."""
-    return "'" + text.replace("'", "''") + "'"

@@ -8,7 +8,6 @@ of ids takes 16 bytes each: `IdSet` is fixed, `GrowingIdSet` takes more in.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ ID_DIGITS = 32
 _BIAS = np.uint64(1 << 63)
 
 
-Ids = Sequence[str] | pa.Array | pa.ChunkedArray
+Ids = list[str] | pa.Array | pa.ChunkedArray
 
 
 def keys_of(ids: Ids) -> np.ndarray:
@@ -27,10 +26,9 @@ def keys_of(ids: Ids) -> np.ndarray:
     Raises:
         ValueError: an id is null or is not 32 hexadecimal digits.
     """
-    texts: Any = ids if isinstance(ids, pa.Array | pa.ChunkedArray) else pa.array(ids, pa.string())
-    texts = texts.cast(pa.string())
-    chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-    parts = [_keys_of_chunk(chunk) for chunk in chunks]
+    column: Any = pa.array(ids, pa.string()) if isinstance(ids, list) else ids
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [_keys_of_chunk(chunk.cast(pa.string())) for chunk in chunks]
     return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
 
 

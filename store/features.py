@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..schemas.errors import UsageError
-from ..schemas.recipe import Recipe
+from ..schemas.recipe import FINGERPRINT_KEY, Recipe
 from . import catalog, shards
 from .layout import RECIPE_PREFIX
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .store import Store
 
 TABLES = ("targets", "pool")
-FINGERPRINT = b"coresetdb:fingerprint"
 MAINTENANCE_WAIT_SECONDS = 3.0
 
 
@@ -59,7 +58,7 @@ def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
             if field.name in schema.names
             and field.name not in owned
             and (
-                (schema.field(field.name).metadata or {}).get(FINGERPRINT)
+                (schema.field(field.name).metadata or {}).get(FINGERPRINT_KEY)
                 != recipe.fingerprint.encode()
                 or schema.field(field.name).type != field.type
             )

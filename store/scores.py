@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..schemas.tables import SCORES
+from ..schemas.tables import SCORES, literal
 from .rows import keys_under
 
 if TYPE_CHECKING:
@@ -143,5 +143,4 @@ def _is(value: str | int | None) -> str:
         return "IS NULL"
     if isinstance(value, int):
         return f"= {value}"
-    escaped = value.replace("'", "''")
-    return f"= '{escaped}'"
+    return f"= {literal(value)}"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ...schemas.errors import StoreBusyError, UsageError
-from ...schemas.progress import FitProgress, Silence
+from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact, content_of, found_artifact, keep_artifact, load_artifact
 from ...store.features import declare
@@ -119,7 +119,7 @@ def fit_features(
     specs: Sequence[FeatureSpec],
     draw: Draw,
     backbone: Callable[[], Backbone],
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> list[Recipe]:
     """Fit what features need, then give pool and targets their columns and keep their recipes.
 
@@ -149,7 +149,7 @@ def fit_features(
 
 
 @contextmanager
-def _alone(store: Store, progress: FitProgress) -> Iterator[None]:
+def _alone(store: Store, progress: Progress) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(store.named_lock("fit", wait=0.0))
@@ -165,7 +165,7 @@ def run_fits(
     draw: Draw,
     backbone: Callable[[], Backbone],
     shelf: ArtifactCache,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> list[Fitted]:
     """Run the fits of features whose results `shelf` does not have; see `settle`."""
     progress = progress or Silence()
@@ -221,7 +221,7 @@ def run(
     sample: Sample,
     backbone: Backbone,
     shelf: ArtifactCache,
-    progress: FitProgress,
+    progress: Progress,
 ) -> float:
     """Run one fit on its part of a sample; the seconds it took.
 
@@ -277,7 +277,7 @@ def rereadable_sources(
     store: Store,
     data: SourceData,
     options: ReadOptions,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[SourceList]:
     """The sources named, which can be read twice inside the block if something is to be fitted.
 
@@ -296,7 +296,7 @@ def fit_from(
     looked: SourceList,
     backbone: Callable[[], Backbone],
     limit: int | None = None,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> list[Recipe]:
     """Settle the features that wait for it: the sample comes from the pool, if it has rows.
 

@@ -28,8 +28,8 @@ from ...schemas.canonical import canonical_json, digest, digest_of
 from ...schemas.errors import InputError, UsageError
 from ...schemas.ids import ids_of, keys_of
 from ...schemas.instruction import Instruction, Reject
+from ...schemas.tables import literal
 from ...store import catalog
-from ..names import quoted
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -205,7 +205,7 @@ def examples_of(
     table = store.dataset("targets", version)
     for target in targets:
         rows = table.to_table(
-            columns=["id", "position", "messages"], filter=f"target = {quoted(target)}"
+            columns=["id", "position", "messages"], filter=f"target = {literal(target)}"
         )
         found += [
             Example(row["id"], target, said_in(row["messages"]))

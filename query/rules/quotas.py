@@ -19,7 +19,7 @@ import pyarrow as pa
 from ...schemas.errors import UsageError, suggest
 from ...schemas.ids import IdSet, keys_of
 from ...schemas.sizes import Budget, parse_budget
-from ..names import quoted
+from ...schemas.tables import literal
 from ..ranking import Picks
 from ..scanning.rows import Scanned
 
@@ -115,7 +115,7 @@ def check_known(rule: str, asked: Sequence[Share], dataset: lance.LanceDataset) 
 
 def keys_in(dataset: lance.LanceDataset, corpora: Sequence[str]) -> np.ndarray:
     """Keys of all rows of these corpora, (n, 2) int64."""
-    names = ", ".join(quoted(each) for each in corpora)
+    names = ", ".join(literal(each) for each in corpora)
     return keys_of(dataset.to_table(columns=["id"], filter=f"corpus IN ({names})")["id"])
 
 
