@@ -845,4 +845,8 @@ def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:
 
 
 def _files(sources: Any) -> Any:
-    return _paths(sources)
+    """Paths as strings; data in memory as it is."""
+    several = isinstance(sources, list | tuple)
+    if all(isinstance(item, str | os.PathLike) for item in (sources if several else [sources])):
+        return _paths(sources)
+    return sources
