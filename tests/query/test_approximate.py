@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from coresetdb.cli.maintenance import index_command
+from coresetdb.cli.main import commands
 from coresetdb.database import Database
 from coresetdb.query import approximate
 from coresetdb.query.indexing import centroids_of, drop_index, index_feature, partitions_for
@@ -279,7 +279,7 @@ def test_command_line(indexed):
     run = CliRunner()
 
     def call(*words, code=0):
-        done = run.invoke(index_command, words)
+        done = run.invoke(commands, ["index", *words])
         assert done.exit_code == code, done.output
         return done
 
