@@ -840,14 +840,3 @@ def _reading(
 def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:
     several = [files] if isinstance(files, str | os.PathLike) else files
     return [os.fspath(file) for file in several]
-<<<<<<< HEAD
-=======
-
-
-def _files(sources: Any) -> Any:
-    """Paths as strings; data in memory as it is."""
-    several = isinstance(sources, list | tuple)
-    if all(isinstance(item, str | os.PathLike) for item in (sources if several else [sources])):
-        return _paths(sources)
-    return sources
->>>>>>> face
