@@ -69,9 +69,8 @@ class Intake:
     def pending(self) -> list[str]:
         """Features that the first `ingest`, or `fit`, must fit first, as `create` takes them."""
         from .ingest.create import pending
-        from .ingest.representations.registry import spec_text
 
-        return [spec_text(each) for each in pending(self.store)]
+        return [str(each) for each in pending(self.store)]
 
     def fit(
         self,

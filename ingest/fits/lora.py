@@ -26,7 +26,7 @@ import numpy as np
 from ...schemas.errors import BackboneError, UsageError
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
-from .fit import Fit, Fitting, Sample
+from .fit import Fit, Fitting, Sample, Work
 
 if TYPE_CHECKING:
     import torch
@@ -361,8 +361,10 @@ class WarmUp(Fit):
     def sample_rows(self, total: int) -> int:
         return min(total, self.at_most, max(self.at_least, round(self.share * total)))
 
-    def run(self, fitting: Fitting) -> None:
+    def work(self, rows: int) -> Work:
+        return Work(steps=self.epochs * rows)
 
+    def run(self, fitting: Fitting) -> None:
         names = self.outputs()
         done = 0
         while done < self.epochs and names[done] in fitting.kept:
