@@ -119,6 +119,9 @@ def train(
     """
     import torch
 
+    from ..passes.narrowing import last_feed_forward
+
+    last_feed_forward(backbone)  # found before dropout makes every run another
     per_epoch = training.steps_per_epoch(len(rows))
     steps = training.epochs * per_epoch
     done = 0 if start is None else int(start.facts["epoch"])
@@ -198,12 +201,12 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     """
     import torch
 
-    from ..passes.cpu_backwards import fast_backwards
+    from ..passes.cpu_backwards import written_norms
     from ..passes.narrowing import narrowed
 
     rows, before = batch.predicted()
     with (
-        fast_backwards(backbone.model),
+        written_norms(backbone.model),
         narrowed(backbone, batch.ids.shape, rows, before),
     ):
         states = backbone.states(batch.ids, batch.mask, logits=True)

@@ -23,10 +23,10 @@ from coresetdb.ingest.models.backbone import KERNELS_KEPT, bound_kernel_caches
 SCRIPT = """
 import resource, sys
 from coresetdb import create
-from coresetdb.ingest.jobs import job
+from coresetdb.ingest.jobs import ingestion
 
-job.SHARD_ROWS = (64, 64)
-job.ingest.__kwdefaults__["commit_rows"] = 128
+ingestion.SHARD_ROWS = (64, 64)
+ingestion.ingest.__kwdefaults__["commit_rows"] = 128
 uri, backbone, file, warm = sys.argv[1:]
 database = create(uri, backbone=backbone, device="cpu", features="less:dims=16384")
 database.ingest(warm)
