@@ -8,7 +8,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..ingest.create import pending
-from ..ingest.representations.registry import ALIASES, get, names, spec_text
+from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.plain_text import as_html, text_table
@@ -143,7 +143,7 @@ class _Readiness:
         self._store = store
         self._rows = store.dataset("pool").count_rows()
         self._targets = [target.name for target in list_targets(store)]
-        self._waiting = {each.representation: spec_text(each) for each in pending(store)}
+        self._waiting = {each.representation: str(each) for each in pending(store)}
         self._features: dict[str, tuple[Feature | None, str | None]] = {}
         self._refusals: dict[str | None, str | None] = {}
 
