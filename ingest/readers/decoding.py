@@ -26,101 +26,12 @@ import zstandard
 
 from ...schemas.errors import InputError, UsageError
 
-MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-ZEROS_SHARE = 0.3
-"""Without a mark: this share of zeros on one side of the byte pairs and none on the other."""
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """A codec, the length of its mark in bytes, and words for the user ("" for plain UTF-8)."""
-
-    codec: str
-    mark: int = 0
-    words: str = ""
-
-
-def codec_named(encoding: str) -> str:
-    """Python's name for an encoding.
-
-    Raises:
-        UsageError: Python does not know it, or it is not one of text.
-    """
-    try:
-        info = codecs.lookup(encoding)
-        "".encode(info.name)
-    except (LookupError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"--encoding {encoding}: no such text encoding; try utf-8, utf-16, latin-1 or cp1252"
-        ) from error
-    return info.name
-
-
-def detect(head: bytes, name: str | None) -> Encoding:
-    """The encoding of a file that begins with `head`; the one that a user named comes first."""
-    if name is not None:
-        codec = codec_named(name)
-        mark = next((len(m) for m, own in MARKS if head.startswith(m) and own == codec), 0)
-        if codec in ("utf-8", "utf-8-sig"):
-            return Encoding("utf-8", 3 if head.startswith(codecs.BOM_UTF8) else 0)
-        return Encoding(codec, mark, name)
-    for mark, codec in MARKS:
-        if head.startswith(mark):
-            return Encoding(codec, len(mark), f"{codec.upper()} with BOM")
-    even, odd = head[0:4096:2], head[1:4096:2]
-    if odd and even.count(0) > ZEROS_SHARE * len(even) and odd.count(0) == 0:
-        return Encoding("utf-16-be", 0, "UTF-16-BE without BOM")
-    if odd and odd.count(0) > ZEROS_SHARE * len(odd) and even.count(0) == 0:
-        return Encoding("utf-16-le", 0, "UTF-16-LE without BOM")
-    return Encoding("utf-8")
-
-
-def to_utf8(chunks: Iterator[bytes], encoding: Encoding) -> Iterator[bytes]:
-    """The same text as UTF-8 without its mark; lone surrogates stay, and are rejected later.
-
-    What the codec cannot decode becomes the byte 0xFF, which is never UTF-8: the record that it
-    stands in is rejected as badly encoded.
-    """
-    first = next(chunks, b"")
-    while len(first) < encoding.mark and (more := next(chunks, b"")):
-        first += more
-    chunks = chain([first[encoding.mark :]], chunks)
-    if encoding.codec == "utf-8":
-        yield from chunks
-        return
-    errors = "surrogatepass" if encoding.codec.startswith("utf") else "coresetdb-undecodable"
-    decoder = codecs.getincrementaldecoder(encoding.codec)(errors)
-    for chunk in chunks:
-        yield _bytes_of(decoder.decode(chunk))
-    try:
-        yield _bytes_of(decoder.decode(b"", final=True))
-    except UnicodeDecodeError:
-        yield b"\xff"
-
-
-def _bytes_of(text: str) -> bytes:
-    """UTF-8 of `text`, with the stand-in for undecodable bytes turned into 0xFF."""
-    return text.encode("utf-8", "surrogatepass").replace(_STAND_IN_BYTES, b"\xff")
-
-
-_STAND_IN = "\udcff"
-_STAND_IN_BYTES = _STAND_IN.encode("utf-8", "surrogatepass")
-codecs.register_error(
-    "coresetdb-undecodable",
-    lambda error: (_STAND_IN, error.end if isinstance(error, UnicodeError) else 0),  # type: ignore[attr-defined]
-)
-
-
 MAX_RECORD_BYTES = 8_000_000
 """A single record over this many bytes is rejected before it is parsed."""
 
 EXCERPT_CHARACTERS = 200
+CUT_OFF = "cut off: the file ends inside this record"
+NOT_UTF8 = "not UTF-8: --encoding latin-1 reads it if it is ISO-8859-1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,45 +56,6 @@ def excerpt_of(raw: bytes | str) -> str:
 def oversize(size: int, head: bytes | str) -> Bad:
     """Why a record of `size` bytes is rejected."""
     return Bad(f"record over 8 MB: {size:,} bytes", excerpt_of(head))
-
-
-CUT_OFF = "cut off: the file ends inside this record"
-NOT_UTF8 = "not UTF-8: --encoding latin-1 reads it if it is ISO-8859-1"
-
-
-class Unfinished(bytes):
-    """The last line of a file that does not end in a newline: it may be cut off."""
-
-
-def split_lines(
-    chunks: Iterator[bytes], limit: int = MAX_RECORD_BYTES
-) -> Iterator[tuple[int, bytes | Bad]]:
-    """Number and content of every line, without its \\n; a line over `limit` bytes is a `Bad`.
-
-    U+2028, U+2029 and U+0085 break no line. Numbers count from 1.
-    """
-    number, rest = 1, b""
-    head, dropped = b"", 0
-    for chunk in chunks:
-        if dropped:
-            end = chunk.find(b"\n")
-            dropped += len(chunk) if end < 0 else end
-            if end < 0:
-                continue
-            yield number, oversize(dropped, head)
-            number, dropped, chunk = number + 1, 0, chunk[end + 1 :]
-        lines = chunk.split(b"\n")
-        lines[0] = rest + lines[0]
-        rest = lines.pop()
-        for line in lines:
-            yield number, line if len(line) <= limit else oversize(len(line), line)
-            number += 1
-        if len(rest) > limit:
-            head, dropped, rest = rest[:1000], len(rest), b""
-    if dropped:
-        yield number, oversize(dropped, head)
-    elif rest:
-        yield number, Unfinished(rest)
 
 
 CHUNK_BYTES = 1 << 18
@@ -303,3 +175,129 @@ class ByteStream:
             return
         if fed and not frame.eof:
             self.fail("the zstd archive is cut off")
+
+
+MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+ZEROS_SHARE = 0.3
+"""Without a mark: this share of zeros on one side of the byte pairs and none on the other."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A codec, the length of its mark in bytes, and words for the user ("" for plain UTF-8)."""
+
+    codec: str
+    mark: int = 0
+    words: str = ""
+
+
+def codec_named(encoding: str) -> str:
+    """Python's name for an encoding.
+
+    Raises:
+        UsageError: Python does not know it, or it is not one of text.
+    """
+    try:
+        info = codecs.lookup(encoding)
+        "".encode(info.name)
+    except (LookupError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"--encoding {encoding}: no such text encoding; try utf-8, utf-16, latin-1 or cp1252"
+        ) from error
+    return info.name
+
+
+def detect(head: bytes, name: str | None) -> Encoding:
+    """The encoding of a file that begins with `head`; the one that a user named comes first."""
+    if name is not None:
+        codec = codec_named(name)
+        mark = next((len(m) for m, own in MARKS if head.startswith(m) and own == codec), 0)
+        if codec in ("utf-8", "utf-8-sig"):
+            return Encoding("utf-8", 3 if head.startswith(codecs.BOM_UTF8) else 0)
+        return Encoding(codec, mark, name)
+    for mark, codec in MARKS:
+        if head.startswith(mark):
+            return Encoding(codec, len(mark), f"{codec.upper()} with BOM")
+    even, odd = head[0:4096:2], head[1:4096:2]
+    if odd and even.count(0) > ZEROS_SHARE * len(even) and odd.count(0) == 0:
+        return Encoding("utf-16-be", 0, "UTF-16-BE without BOM")
+    if odd and odd.count(0) > ZEROS_SHARE * len(odd) and even.count(0) == 0:
+        return Encoding("utf-16-le", 0, "UTF-16-LE without BOM")
+    return Encoding("utf-8")
+
+
+def to_utf8(chunks: Iterator[bytes], encoding: Encoding) -> Iterator[bytes]:
+    """The same text as UTF-8 without its mark; lone surrogates stay, and are rejected later.
+
+    What the codec cannot decode becomes the byte 0xFF, which is never UTF-8: the record that it
+    stands in is rejected as badly encoded.
+    """
+    first = next(chunks, b"")
+    while len(first) < encoding.mark and (more := next(chunks, b"")):
+        first += more
+    chunks = chain([first[encoding.mark :]], chunks)
+    if encoding.codec == "utf-8":
+        yield from chunks
+        return
+    errors = "surrogatepass" if encoding.codec.startswith("utf") else "coresetdb-undecodable"
+    decoder = codecs.getincrementaldecoder(encoding.codec)(errors)
+    for chunk in chunks:
+        yield _bytes_of(decoder.decode(chunk))
+    try:
+        yield _bytes_of(decoder.decode(b"", final=True))
+    except UnicodeDecodeError:
+        yield b"\xff"
+
+
+def _bytes_of(text: str) -> bytes:
+    """UTF-8 of `text`, with the stand-in for undecodable bytes turned into 0xFF."""
+    return text.encode("utf-8", "surrogatepass").replace(_STAND_IN_BYTES, b"\xff")
+
+
+_STAND_IN = "\udcff"
+_STAND_IN_BYTES = _STAND_IN.encode("utf-8", "surrogatepass")
+codecs.register_error(
+    "coresetdb-undecodable",
+    lambda error: (_STAND_IN, error.end if isinstance(error, UnicodeError) else 0),  # type: ignore[attr-defined]
+)
+
+
+class Unfinished(bytes):
+    """The last line of a file that does not end in a newline: it may be cut off."""
+
+
+def split_lines(
+    chunks: Iterator[bytes], limit: int = MAX_RECORD_BYTES
+) -> Iterator[tuple[int, bytes | Bad]]:
+    """Number and content of every line, without its \\n; a line over `limit` bytes is a `Bad`.
+
+    U+2028, U+2029 and U+0085 break no line. Numbers count from 1.
+    """
+    number, rest = 1, b""
+    head, dropped = b"", 0
+    for chunk in chunks:
+        if dropped:
+            end = chunk.find(b"\n")
+            dropped += len(chunk) if end < 0 else end
+            if end < 0:
+                continue
+            yield number, oversize(dropped, head)
+            number, dropped, chunk = number + 1, 0, chunk[end + 1 :]
+        lines = chunk.split(b"\n")
+        lines[0] = rest + lines[0]
+        rest = lines.pop()
+        for line in lines:
+            yield number, line if len(line) <= limit else oversize(len(line), line)
+            number += 1
+        if len(rest) > limit:
+            head, dropped, rest = rest[:1000], len(rest), b""
+    if dropped:
+        yield number, oversize(dropped, head)
+    elif rest:
+        yield number, Unfinished(rest)
