@@ -11,16 +11,86 @@ coreset.to_polars()
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from .schemas import errors
+from .schemas.errors import (
+    AmbiguousFormatError,
+    BackboneError,
+    CoresetDBError,
+    DamagedStoreError,
+    FingerprintError,
+    InputError,
+    LayoutError,
+    MappingError,
+    MissingFeatureError,
+    NoSuchFileError,
+    NoSuchModelError,
+    OutputError,
+    QueryError,
+    StoreBusyError,
+    StoreError,
+    StoreNotFoundError,
+    UsageError,
+)
 from .schemas.version import VERSION
 
 if TYPE_CHECKING:
-    from .database import Database
+    from .database import Database, connect, create, repair, verify
+    from .query.coresets import Coreset
 
 __version__ = VERSION
-__all__ = ["Database", "__version__", "connect", "create"]
+__all__ = [
+    "AmbiguousFormatError",
+    "BackboneError",
+    "Coreset",
+    "CoresetDBError",
+    "DamagedStoreError",
+    "Database",
+    "FingerprintError",
+    "InputError",
+    "LayoutError",
+    "MappingError",
+    "MissingFeatureError",
+    "NoSuchFileError",
+    "NoSuchModelError",
+    "OutputError",
+    "QueryError",
+    "StoreBusyError",
+    "StoreError",
+    "StoreNotFoundError",
+    "UsageError",
+    "__version__",
+    "connect",
+    "create",
+    "errors",
+    "repair",
+    "verify",
+]
+
+_LOADED_ON_USE = {
+    "Coreset": "query.coresets",
+    "Database": "database",
+    "connect": "database",
+    "create": "database",
+    "repair": "database",
+    "verify": "database",
+}
+"""Public name -> the module that holds it; they import Lance, so they load on first use."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOADED_ON_USE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_LOADED_ON_USE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def _let_idle_threads_sleep() -> None:
@@ -35,30 +105,3 @@ def _let_idle_threads_sleep() -> None:
 
 
 _let_idle_threads_sleep()
-
-
-def connect(uri: str, *, storage_options: dict[str, str] | None = None) -> Database:
-    """Open the store at `uri`, a folder or an `s3://` address.
-
-    Raises:
-        StoreNotFoundError: there is no store at `uri`.
-        LayoutError: a newer coresetdb wrote it.
-    """
-    from .database import Database
-
-    return Database.open(uri, storage_options=storage_options)
-
-
-def create(uri: str, **options: Any) -> Database:
-    """Create an empty store at `uri`; `options` are those of `Database.create`."""
-    from .database import Database
-
-    return Database.create(uri, **options)
-
-
-def __getattr__(name: str) -> Any:
-    if name == "Database":
-        from .database import Database
-
-        return Database
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

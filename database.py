@@ -1,25 +1,24 @@
 """The Python face: a store and everything one does with it.
 
 The command line is a thin skin over this class; each method names the room that does the work.
-
-The half of the Python face that puts features into a store: planning, fitting, making.
-
-The part of the Python face that looks into a store: scores, explanations, SQL.
-
-Verifying and repairing a store, which need not open for it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .schemas.sizes import memory_bytes
+from .store import catalog
 from .store.store import Store
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import lancedb.table
     import polars as pl
 
     from .ingest.featurizer import Featurizer
@@ -28,16 +27,17 @@ if TYPE_CHECKING:
     from .ingest.models.backbone import Backbone
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
+    from .ingest.sources import SourceData
     from .query.compare import SideBySide
     from .query.coresets import Coreset
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
     from .query.indexing import Indexed
-    from .query.method_list import ListedMethod
+    from .query.method_list import MethodList
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target
-    from .schemas.progress import FillProgress, FitProgress
+    from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
     from .store.integrity.report import Repair, Report
@@ -46,392 +46,22 @@ if TYPE_CHECKING:
     from .store.sql.session import QueryResult
     from .store.status import Status
 
+    PathLike: TypeAlias = str | os.PathLike[str]
 
-class Intake:
-    """An open store with the backbone that makes its features, loaded when it is needed."""
+
+class Database:
+    """An open store. Make one with `coresetdb.connect` or `coresetdb.create`.
+
+    Attributes:
+        store: the tables behind it.
+        notices: what `create` has to say about the backbone.
+        command: what is recorded in the table `runs` as the command of an ingestion.
+    """
 
     def __init__(self, store: Store, notices: Sequence[str] = ()) -> None:
         self.store = store
         self.notices = tuple(notices)
-
-    @cached_property
-    def _backbone(self) -> Backbone:
-        from .ingest.create import load_backbone
-
-        return load_backbone(self.store)
-
-    @cached_property
-    def _featurizer(self) -> Featurizer:
-        from .ingest.create import featurizer_for, recipes_of
-
-        return featurizer_for(self.store, self._backbone, recipes_of(self.store))
-
-    def pending(self) -> list[str]:
-        """Features that the first `ingest`, or `fit`, must fit first, as `create` takes them."""
-        from .ingest.create import pending
-        from .ingest.representations.registry import spec_text
-
-        return [spec_text(each) for each in pending(self.store)]
-
-    def fit(
-        self,
-        sources: str | Sequence[str],
-        *,
-        limit: int | None = None,
-        progress: FitProgress | None = None,
-        **reading: Any,
-    ) -> list[Recipe]:
-        """Learn from a sample of files what the store's features need; nothing is ingested.
-
-        Args:
-            sources, limit, reading: as `ingest` takes them.
-            progress: is told what is learned, and how it goes.
-
-        Returns:
-            The recipes of the features that could not be made before.
-
-        Raises:
-            InputError, FingerprintError: as `ingest`.
-            UsageError: there is no usable record, or there are too few to learn from.
-        """
-        from .ingest.jobs.fitting import fit_from, rereadable_sources
-
-        with rereadable_sources(self.store, sources, _reading(**reading), progress) as looked:
-            return fit_from(self.store, looked, lambda: self._backbone, limit, progress)
-
-    def plan(
-        self,
-        sources: str | Sequence[str],
-        *,
-        features: str | None = None,
-        progress: FitProgress | None = None,
-        **reading: Any,
-    ) -> Plan:
-        """Tell what ingesting files would cost: bytes, passes, fits and time; nothing is changed.
-
-        Args:
-            sources, reading: as `ingest` takes them.
-            features: others than the store's own, as `create` takes them.
-            progress: is told what happens.
-
-        Raises:
-            InputError: as `ingest`.
-            UsageError: an unknown feature, or nothing in the files is new.
-        """
-        from .ingest.planning import plan
-        from .ingest.sources import open_sources
-
-        looked = open_sources(sources, _reading(**reading))
-        return plan(self.store, looked, lambda: self._backbone, features, progress)
-
-    def _current_featurizer(self) -> Featurizer:
-        """The featurizer of the features the store has now; somebody may have added one."""
-        made = {recipe.fingerprint for recipe in self._featurizer.recipes}
-        if made != {recipe.fingerprint for recipe in self.store.recipes().values()}:
-            del self._featurizer
-        return self._featurizer
-
-    def ingest(
-        self,
-        sources: str | Sequence[str],
-        *,
-        corpus: str | None = None,
-        limit: int | None = None,
-        progress: FitProgress | None = None,
-        command: str = "connect().ingest",
-        **reading: Any,
-    ) -> Account:
-        """Read files into the pool; what the pool already has is skipped.
-
-        Features that must be fitted first are, from a sample of the same files, which are then
-        read twice.
-
-        Args:
-            sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin.
-            corpus: name of the corpus; each file's own name otherwise.
-            limit: read no more than this many records.
-            progress: is told what happens.
-            reading: fields of `ReadOptions` (format, mapping, encoding, explanation, unescape).
-
-        Returns:
-            The account of every record; what it counts as new is on disk.
-
-        Raises:
-            InputError: nothing is found, or a file's shape is unknown or ambiguous.
-            UsageError: a feature cannot be fitted from these files; nothing was ingested.
-            FingerprintError: the backbone is no longer the one that made the store's features.
-        """
-        from .ingest.jobs.fitting import fit_from, rereadable_sources
-        from .ingest.jobs.ingestion import ingest
-
-        options = _reading(corpus=corpus, **reading)
-        with rereadable_sources(self.store, sources, options, progress) as looked:
-            fit_from(self.store, looked, lambda: self._backbone, limit, progress)
-            return ingest(
-                self.store,
-                looked.sources(),
-                self._current_featurizer,
-                limit=limit,
-                bytes_total=looked.bytes,
-                unreadable=looked.unreadable,
-                progress=progress,
-                command=command,
-            )
-
-    def add_target(self, name: str, file: str, **reading: Any) -> AddedTarget:
-        """Featurize a target's examples and keep them; afterwards no model is needed for it.
-
-        What a representation makes of the target as a whole is kept as well.
-
-        Raises:
-            UsageError: the name is taken or malformed.
-            InputError: the file cannot be read.
-        """
-        from .query.targets import add_target
-
-        options = _reading(allow_empty_answer=True, **reading)
-        added = add_target(self.store, name, file, options, self._current_featurizer)
-        waiting = tuple(
-            f"{each} is not fitted yet; after the first ingestion run: "
-            f"coresetdb featurize {self.store.typed} {each}"
-            for each in self.pending()
-        )
-        return replace(added, notes=added.notes + waiting)
-
-    def featurize(
-        self,
-        features: str = "",
-        *,
-        progress: FillProgress | None = None,
-        command: str = "connect().featurize",
-    ) -> LateAccount:
-        """Add features to rows and target examples that are there already, or go on adding.
-
-        Readers and ingestions go on meanwhile; what was interrupted resumes when called again.
-
-        Args:
-            features: as for `create`, or names of the store's own; all of these when empty.
-            progress: is told what happens.
-            command: kept in the table `runs`.
-
-        Raises:
-            UsageError: an unknown feature or option.
-            StoreBusyError: another process is featurizing this store, or maintains it.
-            FingerprintError: the backbone is no longer the one that made the store's features.
-        """
-        from .ingest.jobs.late_features import featurize
-
-        return featurize(self.store, features, progress=progress, command=command)
-
-    def drop_feature(self, name: str, *, force: bool = False) -> Recipe | None:
-        """Remove a feature from pool and targets, and return what it was.
-
-        A feature that waits to be fitted is no longer waited for; that gives None.
-
-        Raises:
-            UsageError: there is no such feature, or coresets were made with it (and not `force`).
-            StoreBusyError: somebody is writing.
-        """
-        from .ingest.create import drop_feature
-
-        return drop_feature(self.store, name, force)
-
-
-def _reading(*, mapping: Mapping[str, str] | None = None, **options: Any) -> ReadOptions:
-    from .ingest.readers.options import ReadOptions
-
-    return ReadOptions(mapping=dict(mapping or {}), **options)
-
-
-class Exploring(Intake):
-    """An open store that answers questions about its rows; nothing here changes the pool."""
-
-    def score(
-        self,
-        target: str,
-        methods: str | Sequence[str] | None = None,
-        *,
-        where: str | None = None,
-        keep: bool = False,
-        memory_limit: str | int = "4GiB",
-        progress: FitProgress | None = None,
-    ) -> Scores:
-        """Score the rows of the pool for a target and keep scores and ranks for SQL.
-
-        Args:
-            target: its name.
-            methods: such as `["rds", "trim(scope=response)"]` or `"rds,trim"`; all that the store
-                and the target allow by default.
-            where: an SQL expression over the pool's columns; only those rows are scored and ranked.
-            keep: whether scores at other versions of the pool stay as well.
-            memory_limit: what ranking may plan for, such as `"8GiB"` or a number of bytes.
-            progress: is told how far each method is.
-
-        Raises:
-            UsageError: an unknown target or method, or one that gives rows no score of their own.
-            MissingFeatureError: the store lacks what a method compares.
-            FingerprintError: target and pool were featurized differently.
-            QueryError: `where` is no expression DuckDB accepts.
-        """
-        from .query.score import score, split_methods
-
-        return score(
-            self.store,
-            target,
-            split_methods(methods) if isinstance(methods, str) else methods,
-            where=where,
-            keep=keep,
-            memory_limit=memory_bytes(memory_limit),
-            progress=progress,
-        )
-
-    def scores(self, target: str, methods: Sequence[str] | None = None) -> Scores:
-        """What `score` found for a target before: each method's newest scores, side by side.
-
-        Raises:
-            UsageError: there are no such scores.
-        """
-        from .query.scores import load_scores
-
-        return load_scores(self.store, target, methods)
-
-    def score_sets(self) -> list[ScoreSet]:
-        """Which scores are kept: target, method, version of the pool, and how many rows."""
-        from .store.scores import score_sets
-
-        return score_sets(self.store)
-
-    def remove_scores(self, target: str, methods: Sequence[str] | None = None) -> int:
-        """Forget scores of a target, all or those by some methods; returns how many rows it had.
-
-        Raises:
-            UsageError: there are no such scores.
-        """
-        from .query.scores import remove_scores
-
-        return remove_scores(self.store, target, methods)
-
-    def transfer(self, *targets: str, method: str = "nait") -> pl.DataFrame:
-        """The mean score of every target's examples as every other target scores them.
-
-        A row for each target whose examples are scored, a column for each that scores (null on
-        the diagonal); see `query/score.py`.
-        """
-        from .query.score import transfer
-
-        return transfer(self.store, targets, method)
-
-    def coreset_list(self) -> list[dict[str, Any]]:
-        """What tells the coresets apart (method, targets, distances, ...), the newest last."""
-        from .query.coresets import list_coresets
-
-        return list_coresets(self.store)
-
-    def explain(
-        self,
-        coreset: str,
-        row: str | int,
-        *,
-        without: bool = False,
-        memory_limit: str | int = "4GiB",
-    ) -> Explanation:
-        """Why a row stands in a coreset: who pulled it, what came close, what is in it.
-
-        Args:
-            coreset: its name.
-            row: an id, the beginning of one, or a rank.
-            without: also select again from the pool less this row.
-            memory_limit: what that selection may plan for.
-
-        Raises:
-            UsageError: there is no such coreset, or no such row in it.
-        """
-        from .query.explaining.explain import explain
-
-        limit = memory_bytes(memory_limit)
-        return explain(self.store, coreset, row, without=without, memory_limit=limit)
-
-    def compare(self, first: str, second: str) -> SideBySide:
-        """How two coresets overlap and differ; see `query/compare.py`.
-
-        Raises:
-            UsageError: there is no coreset of one of the names.
-        """
-        from .query.compare import compare
-
-        return compare(self.store, first, second)
-
-    def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
-        """What every token of a row scores for a target under TRIM (METHODS 1).
-
-        Raises:
-            UsageError: no such target or row.
-            MissingFeatureError: target or row lack the feature.
-        """
-        from .query.explaining.internals import token_scores
-
-        return token_scores(self.store, target, row, method)
-
-    def layer_contributions(self, target: str, row: str, method: str = "nait") -> pl.DataFrame:
-        """What every layer adds to a row's score for a target under NAIT.
-
-        Raises:
-            UsageError: no such target or row.
-            MissingFeatureError: target or row lack the feature.
-        """
-        from .query.explaining.internals import layer_contributions
-
-        return layer_contributions(self.store, target, row, method)
-
-    def methods(self) -> list[ListedMethod]:
-        """Every method by name, what it needs, and whether this store can answer it now."""
-        from .query.method_list import list_methods
-
-        return list_methods(self.store)
-
-    def sql(self, query: str, *, at: int | None = None, **limits: Any) -> QueryResult:
-        """Run one SELECT over the store's relations, in a process of its own.
-
-        Raises:
-            QueryError: the text was refused, failed, or met a limit.
-        """
-        from .store.sql.session import run_query
-
-        options = self.store.place.options
-        return run_query(self.store.uri, query, at=at, storage_options=options, **limits)
-
-
-def verify_store(
-    uri: str, *, full: bool = False, storage_options: dict[str, str] | None = None
-) -> Report:
-    """Hold a store's files against what was written; a store that does not open can be verified."""
-    from .store.integrity.verify import verify
-
-    return verify(uri, full, storage_options)
-
-
-def repair_store(
-    uri: str,
-    *,
-    say: Callable[[str], None] = lambda sentence: None,
-    storage_options: dict[str, str] | None = None,
-) -> Repair:
-    """Bring a damaged store back, then verify it in full.
-
-    Raises:
-        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
-            made them is gone or another; nothing was changed.
-    """
-    from .ingest.jobs.reingest import repair_and_reingest
-
-    return repair_and_reingest(uri, say, storage_options)
-
-
-__all__ = ["Database", "repair_store", "verify_store"]
-
-
-class Database(Exploring):
-    """An open store. Make one with `coresetdb.connect` or `coresetdb.create`."""
+        self.command = ""
 
     def __repr__(self) -> str:
         return f"<coresetdb.Database {self.store.uri}>"
@@ -439,9 +69,9 @@ class Database(Exploring):
     @classmethod
     def create(
         cls,
-        uri: str,
+        uri: PathLike,
         *,
-        backbone: str = "builtin",
+        backbone: PathLike = "builtin",
         features: str = "rds,losses",
         device: str = "auto",
         dtype: str = "auto",
@@ -458,37 +88,209 @@ class Database(Exploring):
             device: auto, cpu, cuda or mps.
             dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
             max_length: tokens of a row, at most the model's positions.
+            storage_options: of an object store, as Lance takes them.
 
         Raises:
-            UsageError: an unknown feature, or something already stands at `uri`.
-            BackboneError: the backbone cannot be found or is no causal language model.
+            UsageError: an unknown feature, or there is something at `uri` already.
+            BackboneError: the backbone cannot be found or is not a causal language model.
         """
         from .ingest.create import create_store
         from .ingest.models.describe import BackboneConfig
 
-        config = BackboneConfig(backbone, device, dtype, max_length)
-        return cls(*create_store(uri, config, features, storage_options))
+        config = BackboneConfig(os.fspath(backbone), device, dtype, max_length)
+        return cls(*create_store(os.fspath(uri), config, features, storage_options))
 
     @classmethod
-    def open(cls, uri: str, *, storage_options: dict[str, str] | None = None) -> Database:
-        """Open an existing store; see `coresetdb.connect`."""
-        return cls(Store.open(uri, storage_options))
+    def open(cls, uri: PathLike, *, storage_options: dict[str, str] | None = None) -> Database:
+        """Open the store at `uri`, a folder or an `s3://` address.
 
-    def targets(self) -> list[Target]:
-        """The targets, by name."""
+        Raises:
+            StoreNotFoundError: there is no store at `uri`.
+            LayoutError: a newer coresetdb wrote it.
+        """
+        return cls(Store.open(os.fspath(uri), storage_options))
+
+    # -- the pool ----------------------------------------------------------------------------
+
+    def plan(
+        self,
+        sources: SourceData,
+        *,
+        features: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Plan:
+        """Estimate what ingesting files would cost: bytes, passes, fits, time; change nothing.
+
+        Args:
+            sources, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            features: plan for these instead of the store's own, as `create` takes them.
+            progress: receives news of the trial.
+
+        Raises:
+            InputError: as `ingest`.
+            UsageError: an unknown feature, or nothing in the files is new.
+        """
+        from .ingest.planning import plan
+        from .ingest.sources import open_sources
+
+        options = _reading(format, mapping, encoding, explanation, unescape)
+        opened = open_sources(sources, options)
+        return plan(self.store, opened, lambda: self._backbone, features, progress)
+
+    def fit(
+        self,
+        sources: SourceData,
+        *,
+        limit: int | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> list[Recipe]:
+        """Fit what the store's features need to a sample of files; ingest nothing.
+
+        Args:
+            sources, limit, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            progress: receives news of the fits.
+
+        Returns:
+            The recipes of the features that could not be made before.
+
+        Raises:
+            InputError, FingerprintError: as `ingest`.
+            UsageError: there are no usable records, or too few to fit to.
+        """
+        from .ingest.jobs.fitting import fit_from, rereadable_sources
+
+        options = _reading(format, mapping, encoding, explanation, unescape)
+        with rereadable_sources(self.store, sources, options, progress) as opened:
+            return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
+
+    def pending(self) -> list[str]:
+        """List the features that `ingest` or `fit` must fit first, as `create` takes them."""
+        from .ingest.create import pending
+        from .ingest.representations.registry import spec_text
+
+        return [spec_text(spec) for spec in pending(self.store)]
+
+    def ingest(
+        self,
+        sources: SourceData,
+        *,
+        corpus: str | None = None,
+        limit: int | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Account:
+        """Read instructions into the pool; skip those that it already has.
+
+        Features that must be fitted first are fitted to a sample of the same sources, which are
+        then read twice.
+
+        Args:
+            sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin; or a list
+                of dicts, an Arrow table, a polars frame or a `datasets.Dataset`.
+            corpus: name of the corpus; each file's own name by default.
+            limit: read no more than this many records.
+            format: an importer's name; detected by default.
+            mapping: role -> column, such as `{"user": "question", "assistant": "answer"}`.
+            encoding: of the text, where it is not UTF-8.
+            explanation: put a record's explanation before its answer.
+            unescape: read a literal backslash-n in CSV and TSV as a line break.
+            progress: receives news of the ingestion.
+
+        Returns:
+            The account of every record; what it counts as new is on disk.
+
+        Raises:
+            InputError: nothing is found, or a file's shape is unknown or ambiguous.
+            UsageError: a feature cannot be fitted to these sources; nothing was ingested.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.jobs.fitting import fit_from, rereadable_sources
+        from .ingest.jobs.ingestion import ingest
+
+        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        with rereadable_sources(self.store, sources, options, progress) as opened:
+            fit_from(self.store, opened, lambda: self._backbone, limit, progress)
+            return ingest(
+                self.store,
+                opened.sources(),
+                self._current_featurizer,
+                limit=limit,
+                bytes_total=opened.bytes,
+                unreadable=opened.unreadable,
+                progress=progress,
+                command=self.command or "connect().ingest",
+            )
+
+    def status(self) -> Status:
+        """Describe what the store holds, what it waits for, and what is due; shows itself."""
+        from .ingest.drift import status
+
+        return status(self.store)
+
+    # -- targets -----------------------------------------------------------------------------
+
+    def add_target(
+        self,
+        name: str,
+        sources: SourceData,
+        *,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+    ) -> AddedTarget:
+        """Featurize a target's examples and keep them; no model runs for the target afterwards.
+
+        Args:
+            name: of the target.
+            sources, format, mapping, encoding, explanation, unescape: as for `ingest`; answers
+                may be missing.
+
+        Raises:
+            UsageError: the name is taken or malformed.
+            InputError: a file cannot be read, or there is no usable example.
+        """
+        from .query.targets import add_target
+
+        options = _reading(format, mapping, encoding, explanation, unescape, empty_answers=True)
+        added = add_target(self.store, name, sources, options, self._current_featurizer)
+        waiting = tuple(
+            f"{feature} is not fitted yet; after the first ingestion run: "
+            f"coresetdb featurize {self.store.typed} {feature}"
+            for feature in self.pending()
+        )
+        return replace(added, notes=added.notes + waiting)
+
+    def list_targets(self) -> list[Target]:
+        """List the targets by name."""
         from .query.targets import list_targets
 
         return list_targets(self.store)
 
     def copy_target(
-        self, name: str, other: Database | str, new_name: str | None = None
+        self, name: str, other: Database | PathLike, new_name: str | None = None
     ) -> CopiedTarget:
-        """Copy a target with its features and facts into another store; no model runs.
+        """Copy a target with its features into another store; no model runs.
 
         Args:
             name: of the target.
-            other: a store, or where it lies (with this store's storage options).
-            new_name: of the copy; the same name otherwise.
+            other: a store, or its address (opened with this store's storage options).
+            new_name: of the copy; the same name by default.
 
         Raises:
             UsageError: there is no such target, or the other store has one of that name.
@@ -496,15 +298,27 @@ class Database(Exploring):
         """
         from .query.targets import copy_target
 
-        if isinstance(other, str):
+        if not isinstance(other, Database):
             other = Database.open(other, storage_options=self.store.place.options or None)
         return copy_target(self.store, name, other.store, new_name)
 
     def remove_target(self, name: str) -> Target:
-        """Remove a target, and return what it was; coresets chosen for it stay."""
+        """Remove a target and return what it was; coresets chosen for it stay.
+
+        Raises:
+            UsageError: there is no such target.
+        """
         from .query.targets import remove_target
 
         return remove_target(self.store, name)
+
+    # -- coresets ----------------------------------------------------------------------------
+
+    def list_methods(self) -> MethodList:
+        """List every method, what it needs, and whether this store can answer it now."""
+        from .query.method_list import list_methods
+
+        return list_methods(self.store)
 
     def select(
         self,
@@ -512,13 +326,19 @@ class Database(Exploring):
         method: str = "rds:round_robin",
         budget: str | int = 1000,
         where: str | None = None,
+        leakage: Literal["ranked", "full", "off"] = "ranked",
+        evaluation: PathLike | Sequence[PathLike] = (),
+        exclude: str | Sequence[str] = (),
+        quota: str | Sequence[str] | Mapping[str, str | int] = (),
+        cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
+        distinct: float | None = None,
+        distinct_by: str | None = None,
+        approximate: bool = False,
         seed: int = 0,
         name: str | None = None,
         memory_limit: str | int = "4GiB",
-        approximate: bool = False,
-        **rules: Any,
     ) -> Coreset:
-        """Choose rows for the targets (they share the budget in turns) and keep the choice.
+        """Choose rows for the targets, which share the budget in turns, and keep the choice.
 
         Args:
             targets: names of targets; none (or None) for methods that need none.
@@ -526,26 +346,42 @@ class Database(Exploring):
                 `random`; options are the selector's or those of the comparison.
             budget: rows, `"5%"` of the eligible rows, or `"200k-tokens"` of responses.
             where: an SQL expression over the pool's columns, metadata fields included.
+            leakage: which rows are compared with the examples: those that come up (`ranked`), all
+                eligible ones (`full`) or none (`off`).
+            evaluation: files of benchmarks whose examples are kept out as well.
+            exclude: names of coresets whose rows are not chosen again.
+            quota: rows or per cent of the budget from a corpus: `"dolly=100"`, `"dolly=10%"`, a
+                list of these, or `{"dolly": "10%"}`.
+            cap: the most from a corpus, as `quota`; an amount alone is for every other corpus.
+            distinct: the cosine to an earlier pick from which on a row is left out.
+            distinct_by: the feature that `distinct` compares; the method's own by default.
+            approximate: find the rows with the feature's index (see `create_index`) instead of
+                comparing every row.
             seed: of methods that draw at random.
-            name: of the coreset; made up otherwise.
+            name: of the coreset; made from targets and method by default.
             memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
-            approximate: whether the feature's index finds the rows (see `index`); every row is
-                compared otherwise.
-            rules: what shapes the selection beside its method, as `rules_for` takes it: leakage,
-                evaluation, exclude, quota, cap, distinct, distinct_by.
 
         Raises:
-            UsageError: an unknown target or method, a malformed budget, a name that is taken, too
-                much memory planned.
+            UsageError: an unknown target or method, a malformed budget, a name that is taken,
+                rules that contradict each other, too much memory planned.
+            InputError: an evaluation file cannot be read.
             MissingFeatureError: the store lacks what the method compares.
             FingerprintError: target and pool were featurized differently.
-            QueryError: `where` is no expression DuckDB accepts.
+            QueryError: DuckDB does not accept `where`.
         """
-        from .query.rules.rules import RULES, rules_for
+        from .query.rules.rules import rules_for
         from .query.selection import select
 
-        for unknown in rules.keys() - RULES:
-            raise TypeError(f"select() got an unexpected keyword argument {unknown!r}")
+        rules = rules_for(
+            self.store,
+            leakage=leakage,
+            evaluation=_paths(evaluation),
+            exclude=exclude,
+            quota=quota,
+            cap=cap,
+            distinct=distinct,
+            distinct_by=distinct_by,
+        )
         return select(
             self.store,
             [target for target in targets if target is not None],
@@ -556,37 +392,29 @@ class Database(Exploring):
             name=name,
             memory_limit=memory_bytes(memory_limit),
             approximate=approximate,
-            rules=rules_for(self.store, **rules),
+            rules=rules,
         )
 
-    def coreset(self, name: str) -> Coreset:
-        """A coreset chosen earlier."""
+    def list_coresets(self) -> list[dict[str, Any]]:
+        """List the coresets, the newest last: name, method, targets, budget, rows, distances."""
+        from .query.coresets import list_coresets
+
+        return list_coresets(self.store)
+
+    def open_coreset(self, name: str) -> Coreset:
+        """Open a coreset that was chosen earlier.
+
+        Raises:
+            UsageError: there is no such coreset.
+        """
         from .query.coresets import load_coreset
 
         return load_coreset(self.store, name)
 
-    def coresets(self) -> list[str]:
-        """Names of all coresets."""
-        from .query.coresets import coreset_names
-
-        return coreset_names(self.store)
-
-    def replay(self, name: str, *, memory_limit: str | int = "4GiB") -> Replay:
-        """Select again exactly as a coreset was selected, and compare the ids."""
-        from .query.replay import replay
-
-        return replay(self.store, name, memory_bytes(memory_limit))
-
-    def remove_coreset(self, name: str) -> None:
-        """Forget a coreset; the pool keeps its rows."""
-        from .query.coresets import remove_coreset
-
-        remove_coreset(self.store, name)
-
     def export(
         self,
         coreset: str | Coreset,
-        out: str,
+        out: PathLike,
         *,
         format: str = "messages",
         shuffle: bool = True,
@@ -596,16 +424,26 @@ class Database(Exploring):
     ) -> Exported:
         """Write a coreset as JSON Lines or Parquet, with a manifest and trainer snippets beside it.
 
+        Args:
+            coreset: one, or its name.
+            out: a file named .jsonl or .parquet.
+            format: messages, prompt-completion, alpaca or sharegpt.
+            shuffle: shuffle the rows; by rank otherwise.
+            seed: of the shuffling; the coreset's by default.
+            skip_unfit: leave out rows that the format cannot hold.
+            overwrite: replace a file even if no export wrote it.
+
         Raises:
             UsageError: an unknown coreset or format, rows that the format cannot hold, or a file
                 of that name that no export wrote (and not `overwrite`).
+            OutputError: the file cannot be written.
         """
         from .query.export import export
 
         return export(
             self.store,
             coreset,
-            out,
+            os.fspath(out),
             format,
             shuffle=shuffle,
             seed=seed,
@@ -613,19 +451,260 @@ class Database(Exploring):
             overwrite=overwrite,
         )
 
-    def check_export(self, out: str, format: str = "messages", *, overwrite: bool = False) -> None:
-        """Refuse an export that cannot be written, before rows are chosen for it.
+    def replay(self, name: str, *, memory_limit: str | int = "4GiB") -> Replay:
+        """Select again exactly as a coreset was selected, and compare the ids.
 
         Raises:
-            UsageError: unknown format or suffix, no such folder, or a file of that name that no
-                export wrote (and not `overwrite`).
+            UsageError: there is no such coreset.
         """
-        from .query.export import check_export
+        from .query.replay import replay
 
-        check_export(out, format, overwrite)
+        return replay(self.store, name, memory_bytes(memory_limit))
 
-    def index(self, feature: str) -> Indexed:
-        """Index a feature for `select(approximate=True)`, or take in rows that came since.
+    def remove_coreset(self, name: str) -> None:
+        """Remove a coreset; the pool keeps its rows.
+
+        Raises:
+            UsageError: there is no such coreset.
+        """
+        from .query.coresets import remove_coreset
+
+        remove_coreset(self.store, name)
+
+    def explain(
+        self,
+        coreset: str,
+        row: str | int,
+        *,
+        without: bool = False,
+        memory_limit: str | int = "4GiB",
+    ) -> Explanation:
+        """Explain why a row is in a coreset: which example pulled it, what came close.
+
+        Args:
+            coreset: its name.
+            row: an id, the beginning of one, or a rank.
+            without: select again from the pool without this row as well.
+            memory_limit: what that selection may plan for.
+
+        Raises:
+            UsageError: there is no such coreset, or no such row in it.
+        """
+        from .query.explaining.explain import explain
+
+        limit = memory_bytes(memory_limit)
+        return explain(self.store, coreset, row, without=without, memory_limit=limit)
+
+    def compare(self, first: str, second: str) -> SideBySide:
+        """Compare two coresets: rows in both, their order, corpora, lengths and distances.
+
+        Raises:
+            UsageError: there is no coreset of one of the names.
+        """
+        from .query.compare import compare
+
+        return compare(self.store, first, second)
+
+    # -- scores ------------------------------------------------------------------------------
+
+    def score(
+        self,
+        target: str,
+        methods: str | Sequence[str] | None = None,
+        *,
+        where: str | None = None,
+        keep: bool = False,
+        memory_limit: str | int = "4GiB",
+        progress: Progress | None = None,
+    ) -> Scores:
+        """Score the rows of the pool for a target, and keep scores and ranks for SQL.
+
+        Args:
+            target: its name.
+            methods: such as `["rds", "trim(scope=response)"]` or `"rds,trim"`; by default all that
+                the store and the target allow.
+            where: an SQL expression over the pool's columns; only those rows are scored and ranked.
+            keep: keep scores at other versions of the pool as well.
+            memory_limit: what ranking may plan for, such as `"8GiB"` or a number of bytes.
+            progress: receives news of each method.
+
+        Raises:
+            UsageError: an unknown target or method, or one that gives rows no score of their own.
+            MissingFeatureError: the store lacks what a method compares.
+            FingerprintError: target and pool were featurized differently.
+            QueryError: DuckDB does not accept `where`.
+        """
+        from .query.score import score, split_methods
+
+        return score(
+            self.store,
+            target,
+            split_methods(methods) if isinstance(methods, str) else methods,
+            where=where,
+            keep=keep,
+            memory_limit=memory_bytes(memory_limit),
+            progress=progress,
+        )
+
+    def list_scores(self) -> list[ScoreSet]:
+        """List the scores that are kept: target, method, version of the pool, number of rows."""
+        from .store.scores import score_sets
+
+        return score_sets(self.store)
+
+    def open_scores(self, target: str, methods: Sequence[str] | None = None) -> Scores:
+        """Open the newest scores of a target, one pair of columns for each method.
+
+        Raises:
+            UsageError: there are no such scores.
+        """
+        from .query.scores import load_scores
+
+        return load_scores(self.store, target, methods)
+
+    def remove_scores(self, target: str, methods: Sequence[str] | None = None) -> int:
+        """Remove scores of a target, all or those by some methods; return how many rows they had.
+
+        Raises:
+            UsageError: there are no such scores.
+        """
+        from .query.scores import remove_scores
+
+        return remove_scores(self.store, target, methods)
+
+    def transfer(self, *targets: str, method: str = "nait") -> pl.DataFrame:
+        """Score every target's examples for every other target, and average.
+
+        Returns:
+            A row for each target whose examples are scored, a column for each that scores; null
+            on the diagonal.
+
+        Raises:
+            UsageError: fewer than two targets, an unknown one, or a method without such scores.
+        """
+        from .query.score import transfer
+
+        return transfer(self.store, targets, method)
+
+    def token_scores(self, target: str, row: str, method: str = "trim") -> pl.DataFrame:
+        """Score every token of a row for a target under TRIM.
+
+        Raises:
+            UsageError: there is no such target or row.
+            MissingFeatureError: target or row lack the feature.
+        """
+        from .query.explaining.internals import token_scores
+
+        return token_scores(self.store, target, row, method)
+
+    def layer_contributions(self, target: str, row: str, method: str = "nait") -> pl.DataFrame:
+        """Compute what every layer adds to a row's score for a target under NAIT.
+
+        Raises:
+            UsageError: there is no such target or row.
+            MissingFeatureError: target or row lack the feature.
+        """
+        from .query.explaining.internals import layer_contributions
+
+        return layer_contributions(self.store, target, row, method)
+
+    # -- SQL and tables ----------------------------------------------------------------------
+
+    def sql(
+        self,
+        query: str,
+        *,
+        at: int | str | None = None,
+        memory_limit: str = "2GB",
+        time_limit: float = 60.0,
+    ) -> QueryResult:
+        """Run one SELECT over the store's relations, in a process of its own.
+
+        Args:
+            query: SQL; docs/sql.md lists the relations.
+            at: version or tag of the pool; the newest by default.
+            memory_limit: of the query, such as `"2GB"`.
+            time_limit: seconds that the query may take.
+
+        Raises:
+            QueryError: the query was refused, failed, or met a limit.
+        """
+        from .store.sql.session import run_query
+
+        return run_query(
+            self.store.uri,
+            query,
+            at=at,
+            memory_limit=memory_limit,
+            time_limit=time_limit,
+            storage_options=self.store.place.options,
+        )
+
+    def table(self, name: str = "pool") -> lancedb.table.Table:
+        """Open a table of the store as LanceDB's own, to search, filter or convert it.
+
+        For reading only: what is written through it has no checksums, and `verify` reports it.
+
+        Args:
+            name: `pool`, `targets`, `coresets` or another table of docs/store.md.
+
+        Raises:
+            UsageError: there is no such table.
+        """
+        import lancedb
+
+        from .schemas.errors import UsageError
+        from .schemas.tables import TABLES
+
+        if name not in TABLES:
+            raise UsageError(f"no table {name!r}: choose from {', '.join(TABLES)}")
+        place = self.store.place
+        return lancedb.connect(place.uri, storage_options=place.options or None).open_table(name)
+
+    # -- features ----------------------------------------------------------------------------
+
+    def featurize(self, features: str = "", *, progress: Progress | None = None) -> LateAccount:
+        """Add features to the rows and target examples that lack them, or resume adding them.
+
+        Readers and ingestions can go on meanwhile.
+
+        Args:
+            features: as for `create`, or names of the store's own; all of these when empty.
+            progress: receives news of the rows.
+
+        Raises:
+            UsageError: an unknown feature or option.
+            StoreBusyError: another process is featurizing or maintaining this store.
+            FingerprintError: the backbone is no longer the one that made the store's features.
+        """
+        from .ingest.jobs.late_features import featurize
+
+        command = self.command or "connect().featurize"
+        return featurize(self.store, features, progress=progress, command=command)
+
+    def list_features(self) -> list[dict[str, Any]]:
+        """List the features: columns, rows with and without a value, and whether one is due."""
+        from .ingest.create import list_features
+
+        return list_features(self.store)
+
+    def remove_feature(self, name: str, *, force: bool = False) -> Recipe | None:
+        """Remove a feature from pool and targets, and return its recipe.
+
+        A feature that was not fitted yet is no longer waited for; that returns None.
+
+        Raises:
+            UsageError: there is no such feature, or coresets were made with it (and not `force`).
+            StoreBusyError: another process is writing.
+        """
+        from .ingest.create import drop_feature
+
+        return drop_feature(self.store, name, force)
+
+    # -- indices -----------------------------------------------------------------------------
+
+    def create_index(self, feature: str) -> Indexed:
+        """Index a feature for `select(approximate=True)`, or take in the rows added since.
 
         Raises:
             UsageError: the feature has no vectors.
@@ -635,26 +714,27 @@ class Database(Exploring):
 
         return index_feature(self.store, feature)
 
-    def indices(self) -> list[VectorIndex]:
-        """The indices of the pool, by column."""
+    def list_indices(self) -> list[VectorIndex]:
+        """List the indices of the pool by column."""
         from .store.indices import indices_of
 
         return list(indices_of(self.store.dataset("pool")).values())
 
-    def drop_index(self, feature: str) -> VectorIndex:
-        """Remove the index of a feature, and return what it was."""
+    def remove_index(self, feature: str) -> VectorIndex:
+        """Remove the index of a feature, and return what it was.
+
+        Raises:
+            UsageError: it has none.
+            MissingFeatureError: there is no such feature.
+        """
         from .query.indexing import drop_index
 
         return drop_index(self.store, feature)
 
-    def status(self) -> Status:
-        """What the store holds, what it waits for, and whether what was learned still suits it."""
-        from .ingest.drift import status
-
-        return status(self.store)
+    # -- maintenance -------------------------------------------------------------------------
 
     def compact(self, keep_hours: float = 24.0) -> Compacted:
-        """Merge small fragments, then drop versions older than `keep_hours` and leftover files.
+        """Merge small fragments, then delete versions older than `keep_hours` and leftover files.
 
         Versions that coresets were chosen from stay.
 
@@ -664,3 +744,99 @@ class Database(Exploring):
         from .store.maintenance import compact_and_clean
 
         return compact_and_clean(self.store, keep_hours)
+
+    # -- the model ---------------------------------------------------------------------------
+
+    @cached_property
+    def _backbone(self) -> Backbone:
+        from .ingest.create import load_backbone
+
+        return load_backbone(self.store)
+
+    @cached_property
+    def _featurizer(self) -> Featurizer:
+        from .ingest.create import featurizer_for, recipes_of
+
+        return featurizer_for(self.store, self._backbone, recipes_of(self.store))
+
+    def _current_featurizer(self) -> Featurizer:
+        """The featurizer of the features the store has now; another process may have added one."""
+        made = {recipe.fingerprint for recipe in self._featurizer.recipes}
+        if made != {recipe.fingerprint for recipe in catalog.recipes(self.store).values()}:
+            del self._featurizer
+        return self._featurizer
+
+
+def verify(
+    uri: PathLike, *, full: bool = False, storage_options: dict[str, str] | None = None
+) -> Report:
+    """Compare a store's files with what was written; the store need not open.
+
+    Args:
+        uri: a folder or an `s3://` address.
+        full: hash every file, and look for every row that was seen.
+        storage_options: of an object store, as Lance takes them.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreBusyError: maintenance kept the store for ten minutes.
+    """
+    from .store.integrity.verify import verify
+
+    return verify(os.fspath(uri), full, storage_options)
+
+
+def repair(
+    uri: PathLike,
+    *,
+    say: Callable[[str], None] = lambda sentence: None,
+    storage_options: dict[str, str] | None = None,
+) -> Repair:
+    """Bring a damaged store back, then verify it in full.
+
+    Args:
+        uri: a folder or an `s3://` address.
+        say: receives a sentence on every source that is read again, or is gone.
+        storage_options: of an object store, as Lance takes them.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreBusyError: another process is writing.
+        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
+            made them is gone or another; nothing was changed.
+    """
+    from .ingest.jobs.reingest import repair_and_reingest
+
+    return repair_and_reingest(os.fspath(uri), say, storage_options)
+
+
+connect = Database.open
+create = Database.create
+
+
+def _reading(
+    format: str,
+    mapping: Mapping[str, str] | None,
+    encoding: str | None,
+    explanation: bool,
+    unescape: bool,
+    *,
+    corpus: str | None = None,
+    empty_answers: bool = False,
+) -> ReadOptions:
+    from .ingest.readers.options import ReadOptions
+
+    return ReadOptions(
+        format=format,
+        mapping=dict(mapping or {}),
+        corpus=corpus,
+        encoding=encoding,
+        explanation=explanation,
+        unescape=unescape,
+        allow_empty_answer=empty_answers,
+    )
+
+
+def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:
+    several = [files] if isinstance(files, str | os.PathLike) else files
+    return [os.fspath(file) for file in several]

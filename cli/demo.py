@@ -1,4 +1,4 @@
-"""`coresetdb demo`: a real pool ingested, two targets asked, and what to type next."""
+"""`coresetdb demo`: ingest a real pool, select for two targets, and say what to type next."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from shlex import quote
 
 import click
 
-from .options import table, talk
-from .target import told
+from ..schemas.plain_text import text_table
+from .options import ShownProgress, open_database, talk
+from .target import added_lines
 
 DATA = Path(__file__).parent.parent / "demo"
 TARGETS = ("grade_school_math", "python_functions")
 BUDGET = 150
 
-WHERE_FROM = """
+SOURCES_OF_PICKS = """
     SELECT p.source AS source, count(*) AS "in the pool", count(c.id) AS "picked"
     FROM pool p
     LEFT JOIN (SELECT id FROM coreset_rows WHERE coreset = '{coreset}') c ON c.id = p.id
@@ -26,65 +27,63 @@ WHERE_FROM = """
 """
 
 
-@click.command(short_help="Ingest a sample and select from it.")
+@click.command()
 @click.argument("folder", default="coresetdb-demo", required=False)
 def demo_command(folder: str) -> None:
     """Ingest 3,000 sample rows into FOLDER/pool and select 150 of them for each of two targets.
 
-    Called again it goes on from what is there: nothing is featurized twice.
+    Run it again to resume: nothing is featurized twice.
 
     \b
         coresetdb demo
     """
-    from .. import connect, create
+    from .. import create
     from ..schemas.errors import StoreNotFoundError, UsageError
-    from .options import ShownProgress
 
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be made: {error.strerror}. Name another") from error
+        raise UsageError(
+            f"{folder}: cannot be created: {error.strerror}. Choose another name"
+        ) from error
     started = time.monotonic()
     store = f"{folder}/pool"
     try:
-        database = connect(store)
+        database = open_database(store)
     except StoreNotFoundError:
-        _step(f"coresetdb init {quote(store)}")
-        database = create(store)
+        _print_command(f"coresetdb init {quote(store)}")
+        create(store)
+        database = open_database(store)
     sample = os.path.relpath(DATA / "pool.jsonl.gz")
-    _step(f"coresetdb ingest {quote(store)} {quote(sample)} --corpus sample")
+    _print_command(f"coresetdb ingest {quote(store)} {quote(sample)} --corpus sample")
     with ShownProgress() as progress:
-        account = database.ingest(
-            sample,
-            corpus="sample",
-            progress=progress,
-            command="coresetdb demo",
-        )
+        account = database.ingest(sample, corpus="sample", progress=progress)
     click.echo("\n".join(account.sentences()))
-    there = {target.name for target in database.targets()}
+    present = {target.name for target in database.list_targets()}
     for target in TARGETS:
-        if target not in there:
+        if target not in present:
             examples = os.path.relpath(DATA / f"{target}.jsonl")
-            _step(f"coresetdb target add {quote(store)} {target} {quote(examples)}")
-            added = database.add_target(target, examples)
-            click.echo("\n".join(told(added)))
+            _print_command(f"coresetdb target add {quote(store)} {target} {quote(examples)}")
+            click.echo("\n".join(added_lines(database.add_target(target, examples))))
         out = f"{folder}/{target}.jsonl"
-        _step(f"coresetdb select {quote(store)} {target} --budget {BUDGET} --out {quote(out)}")
-        asked = time.monotonic()
+        _print_command(
+            f"coresetdb select {quote(store)} {target} --budget {BUDGET} --out {quote(out)}"
+        )
+        before = time.monotonic()
         coreset = database.select(target, budget=BUDGET)
         database.export(coreset, out)
-        seconds = time.monotonic() - asked
+        seconds = time.monotonic() - before
         click.echo(f"{len(coreset)} rows in {seconds:.1f} s, no model run. Where they come from:\n")
-        rows = database.sql(WHERE_FROM.format(coreset=coreset.name)).read_all().to_pylist()
-        click.echo(table(rows))
-    talk(_next(store, folder, time.monotonic() - started))
+        picks = database.sql(SOURCES_OF_PICKS.format(coreset=coreset.name))
+        click.echo(text_table(picks.read_all().to_pylist()))
+    talk(_next_steps(store, folder, time.monotonic() - started))
 
 
-def _step(line: str) -> None:
+def _print_command(line: str) -> None:
     click.echo(f"\n$ {line}")
 
 
-def _next(store: str, folder: str, seconds: float) -> str:
+def _next_steps(store: str, folder: str, seconds: float) -> str:
     called = "coresetdb" if shutil.which("coresetdb") else os.path.relpath(sys.argv[0])
     return f"""
 Done in {seconds:.0f} s. {folder}/{TARGETS[0]}.jsonl is ready for a trainer, for instance

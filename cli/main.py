@@ -15,35 +15,35 @@ from ..schemas.errors import CoresetDBError
 from ..schemas.version import VERSION
 
 COMMANDS = {
-    "init": "pool",
-    "plan": "pool",
-    "fit": "pool",
-    "ingest": "pool",
-    "featurize": "pool",
-    "drop-feature": "pool",
-    "status": "maintenance",
-    "verify": "maintenance",
-    "compact": "maintenance",
-    "index": "maintenance",
-    "target": "target",
-    "methods": "coreset",
-    "select": "coreset",
-    "coreset": "coreset",
-    "explain": "explain",
-    "compare": "explain",
-    "export": "coreset",
-    "score": "score",
-    "sql": "sql",
-    "demo": "demo",
-    "completion": "maintenance",
+    "init": ("pool", "Create an empty store."),
+    "plan": ("pool", "Estimate what an ingestion will cost."),
+    "fit": ("pool", "Fit what features need to a sample of files."),
+    "ingest": ("pool", "Read files into the pool."),
+    "featurize": ("pool", "Add features to the rows of a pool."),
+    "feature": ("pool", "List and remove features."),
+    "status": ("maintenance", "Describe what a store holds."),
+    "verify": ("maintenance", "Check a store's files, and repair them."),
+    "compact": ("maintenance", "Merge small fragments, delete old versions."),
+    "index": ("maintenance", "Create, list and remove vector indices."),
+    "target": ("target", "Add, list, copy and remove targets."),
+    "methods": ("coreset", "List the methods, and what each needs."),
+    "select": ("coreset", "Choose rows for targets."),
+    "coreset": ("coreset", "List, show, replay and remove coresets."),
+    "explain": ("explain", "Explain why a row is in a coreset."),
+    "compare": ("explain", "Compare two coresets."),
+    "export": ("coreset", "Write a coreset to a file for a trainer."),
+    "score": ("score", "Score every row for a target."),
+    "sql": ("sql", "Ask a store anything in SQL."),
+    "demo": ("demo", "Ingest a sample and select from it."),
+    "completion": ("maintenance", "Print a shell's completion script."),
 }
-"""The module under cli/ that holds each command, in the order of `--help`."""
+"""Command -> the module under cli/ that holds it, and its line in `--help`; in that order."""
 
 INTERRUPTED = 130
 
 
 class Commands(click.Group):
-    """Loads the module of a command only when it is called, so `--help` stays light."""
+    """A group that loads a command's module when it is called; `--help` loads none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -51,8 +51,22 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"..{COMMANDS[cmd_name]}", __name__)
-        return getattr(module, f"{cmd_name.replace('-', '_')}_command")
+        name, short_help = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(f"..{name}", __name__), f"{cmd_name}_command")
+        command.short_help = short_help
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:  # click would suggest only commands that are loaded
+            raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +75,7 @@ def commands() -> None:
     """Choose which instruction data to fine-tune on.
 
     A pool of candidate instructions is featurized once; every new target task is then answered
-    from the store. The store always comes first:
+    from the store, which is always the first argument:
 
     \b
         coresetdb init pool

@@ -1,13 +1,4 @@
-"""`coresetdb status`: what a store holds and what it lacks.
-
-`coresetdb compact`: merge small fragments and drop what no version needs.
-
-`coresetdb completion`: the script that teaches a shell to complete our commands.
-
-`coresetdb index`: prepare a feature for approximate selections.
-
-`coresetdb verify`: hold a store's files against what was written, and repair them.
-"""
+"""Commands that look after a store: status, verify, compact, index, and a shell's completion."""
 
 from __future__ import annotations
 
@@ -16,34 +7,149 @@ from shlex import quote
 import click
 from click.shell_completion import get_completion_class
 
-from .options import json_option, open_database, print_json, store_argument, table, talk
+from ..schemas.plain_text import counted, text_table
+from .options import json_option, open_database, print_json, store_argument, talk
 
 
-@click.command(short_help="Merge small fragments, drop old versions.")
+@click.command()
+@store_argument
+@json_option
+def status_command(store: str, as_json: bool) -> None:
+    """Describe what STORE holds: rows per corpus, features, targets, coresets, unfinished runs.
+
+    \b
+        coresetdb status pool
+    """
+    status = open_database(store).status()
+    if as_json:
+        print_json(status.as_dict())
+        return
+    click.echo(status.summary())
+    for sentence in status.advice():
+        talk(sentence)
+
+
+@click.command()
+@store_argument
+@click.option("--full", is_flag=True, help="Hash every file instead of comparing sizes.")
+@click.option("--repair", is_flag=True, help="Bring back what can be brought back.")
+@json_option
+def verify_command(store: str, full: bool, repair: bool, as_json: bool) -> int:
+    """Check that the files of STORE are what was written; exit 1 if any is not, or rows are lost.
+
+    By default: sizes and manifests. --full: a hash of every file, and whether every row that was
+    ingested is in the pool. --repair (implies --full): a torn manifest falls back one version,
+    damaged rows are read from their source and featurized again.
+
+    \b
+        coresetdb verify pool --full
+        coresetdb verify pool --repair
+    """
+    from .. import database
+
+    report = database.repair(store, say=talk) if repair else database.verify(store, full=full)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        click.echo("\n".join(report.lines()))
+    return 0 if report.ok else 1
+
+
+@click.command()
 @store_argument
 @click.option(
     "--keep-hours",
     type=click.FloatRange(min=0),
     default=24.0,
     show_default=True,
-    help="Versions younger than this stay, for readers that have them open.",
+    help="Keep versions younger than this, for readers that have them open.",
 )
 def compact_command(store: str, keep_hours: float) -> None:
-    """Merge the small fragments that many short ingestions left, and drop old versions.
+    """Merge the small fragments that many short ingestions left, and delete old versions.
 
-    Versions that coresets were chosen from always stay. Nobody may be writing meanwhile.
+    Versions that coresets were chosen from always stay. No other process may be writing.
 
     \b
         coresetdb compact pool
     """
     done = open_database(store).compact(keep_hours)
     talk(
-        f"{store}: {done.merged:,} fragments merged away, {done.versions:,} old versions and "
-        f"{done.files:,} files dropped ({done.bytes / 1e6:,.1f} MB)."
+        f"{store}: merged away {counted(done.merged, 'fragment')}, deleted "
+        f"{counted(done.versions, 'old version')} and {counted(done.files, 'file')} "
+        f"({done.bytes / 1e6:,.1f} MB)."
     )
 
 
-@click.command(short_help="Print a shell's completion script.")
+@click.group()
+def index_command() -> None:
+    """Vector indices for `select --approximate`; without one, every row is compared.
+
+    An index pays off where few rows of a large pool are selected (docs/indexing.md).
+    """
+
+
+@index_command.command("create", short_help="Index a feature, or bring its index up to date.")
+@store_argument
+@click.argument("feature")
+@json_option
+def create_index(store: str, feature: str, as_json: bool) -> None:
+    """Index the vectors of FEATURE, or take the rows that were added since into its index.
+
+    \b
+        coresetdb index create pool rds
+    """
+    from ..store.indices import described
+
+    indexed = open_database(store).create_index(feature)
+    rows = [described(indexed.index)]
+    if as_json:
+        print_json(rows)
+        return
+    done = {
+        "built": "indexed",
+        "extended": "added new rows to its index",
+        "unchanged": "its index has all rows already",
+    }
+    click.echo(text_table(rows))
+    talk(f"{feature}: {done[indexed.done]}.")
+    again = f"{quote(store)} TARGET --method {feature} --approximate --budget 100"
+    talk(f"Next: coresetdb select {again}")
+
+
+@index_command.command("list", short_help="List the indices.")
+@store_argument
+@json_option
+def list_indices(store: str, as_json: bool) -> None:
+    """List the indices: feature, kind, partitions, rows inside and outside.
+
+    \b
+        coresetdb index list pool
+    """
+    from ..store.indices import described
+
+    rows = [described(index) for index in open_database(store).list_indices()]
+    if as_json:
+        print_json(rows)
+    elif rows:
+        click.echo(text_table(rows))
+    else:
+        talk(f"No indices yet. Next: coresetdb index create {quote(store)} FEATURE")
+
+
+@index_command.command("remove", short_help="Remove an index.")
+@store_argument
+@click.argument("feature")
+def remove_index(store: str, feature: str) -> None:
+    """Remove the index of FEATURE; its vectors stay.
+
+    \b
+        coresetdb index remove pool rds
+    """
+    open_database(store).remove_index(feature)
+    talk(f"{feature}: removed its index.")
+
+
+@click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> None:
     """Print the completion script of SHELL.
@@ -57,101 +163,3 @@ def completion_command(shell: str) -> None:
     script = get_completion_class(shell)
     assert script is not None, shell
     click.echo(script(commands, {}, "coresetdb", "_CORESETDB_COMPLETE").source())
-
-
-_SAID = {
-    "built": "is indexed",
-    "extended": "has an index, which took in the rows that came since",
-    "unchanged": "has an index of all rows already",
-}
-
-
-@click.command(short_help="Index a feature's vectors.")
-@store_argument
-@click.argument("feature", required=False)
-@click.option("--list", "list_", is_flag=True, help="List the indices instead.")
-@click.option("--drop", is_flag=True, help="Remove the feature's index instead.")
-@json_option
-def index_command(store: str, feature: str | None, list_: bool, drop: bool, as_json: bool) -> None:
-    """Index the vectors of FEATURE for `select --approximate`, or take in rows that came since.
-
-    Selections compare every row without it; an index pays where few rows are wanted of a large
-    pool (docs/indexing.md).
-
-    \b
-        coresetdb index pool rds
-        coresetdb index pool --list
-        coresetdb index pool rds --drop
-    """
-    from ..store.indices import described
-
-    if list_ == bool(feature) or (drop and not feature):
-        raise click.UsageError("name a feature, or ask for --list")
-    database = open_database(store)
-    if list_:
-        found = [described(index) for index in database.indices()]
-        if not found and not as_json:
-            talk(f"No indices. Next: coresetdb index {quote(store)} FEATURE")
-    elif drop:
-        assert feature is not None
-        found = [described(database.drop_index(feature))]
-        talk(f"{feature}: its index is dropped.")
-    else:
-        assert feature is not None
-        indexed = database.index(feature)
-        found = [described(indexed.index)]
-        talk(f"{feature} {_SAID[indexed.done]}.")
-        again = f"{quote(store)} TARGET --method {feature} --approximate --budget 100"
-        talk(f"Next: coresetdb select {again}")
-    if as_json:
-        print_json(found)
-    elif found and not drop:
-        click.echo(table(found))
-
-
-@click.command(short_help="Tell what a store holds.")
-@store_argument
-@json_option
-def status_command(store: str, as_json: bool) -> None:
-    """Tell what STORE holds: rows per corpus, features, targets, coresets, unfinished runs.
-
-    \b
-        coresetdb status pool
-    """
-    status = open_database(store).status()
-    if as_json:
-        print_json(status.as_dict())
-        return
-    click.echo(status.headline())
-    for title, rows in status.sections():
-        if rows:
-            click.echo(f"\n{title}")
-            click.echo(table(rows))
-    for sentence in status.advice():
-        talk(sentence)
-
-
-@click.command(short_help="Check a store's files, and repair them.")
-@store_argument
-@click.option("--full", is_flag=True, help="Hash every file instead of comparing sizes.")
-@click.option("--repair", is_flag=True, help="Bring back what can be brought back.")
-@json_option
-def verify_command(store: str, full: bool, repair: bool, as_json: bool) -> int:
-    """Check that the files of STORE are what was written; exit 1 if any is not, or rows are lost.
-
-    Plain: sizes and manifests. --full: a hash of every file, and whether every row that was seen
-    is in the pool. --repair (implies --full): a torn manifest falls back one version, damaged rows
-    are read from their source and featurized again.
-
-    \b
-        coresetdb verify pool --full
-        coresetdb verify pool --repair
-    """
-    from ..database import repair_store, verify_store
-
-    report = repair_store(store, say=talk) if repair else verify_store(store, full=full)
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        click.echo("\n".join(report.lines()))
-    return 0 if report.ok else 1

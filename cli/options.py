@@ -1,11 +1,10 @@
-"""What the commands share: opening a store, options that repeat, and talk on stderr.
-
-Shows an ingestion's progress on stderr: a bar on a terminal, a line now and then elsewhere.
-"""
+"""What the commands share: options that repeat, opening a store, output and progress."""
 
 from __future__ import annotations
 
+import functools
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -21,15 +20,45 @@ if TYPE_CHECKING:
 
 store_argument = click.argument("store", metavar="STORE")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+limit_option = click.option(
+    "--limit", type=click.IntRange(min=1), help="Read no more than this many records."
+)
+where_option = click.option(
+    "--where", metavar="SQL", help="Only rows that meet this SQL condition."
+)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a file even if coresetdb did not write it."
 )
 
 
+def memory_option(what: str) -> Callable[..., Any]:
+    """The option that bounds the memory of `what`."""
+    return click.option(
+        "--memory",
+        default="4GiB",
+        show_default=True,
+        metavar="SIZE",
+        help=f"Memory that {what} may use.",
+    )
+
+
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how a file is read; see docs/importers.md."""
+    """Add the options that say how a file is read (docs/importers.md).
+
+    The command receives them as one dictionary `reading`, the keywords of the Python face.
+    """
+
+    @functools.wraps(command)
+    def with_reading(**values: Any) -> Any:
+        from ..ingest.readers.options import ReadOptions
+
+        names = ("format", "mapping", "encoding", "explanation", "unescape")
+        reading = {name: values.pop(name) for name in names}
+        reading["mapping"] = ReadOptions.parse_mapping(reading["mapping"])
+        return command(**values, reading=reading)
+
     options = [
-        click.option("--format", "format_", default="auto", help="Shape of the records."),
+        click.option("--format", default="auto", help="Shape of the records."),
         click.option(
             "--map",
             "mapping",
@@ -37,90 +66,52 @@ def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="ROLE=COLUMN,...",
             help="Which column holds what, such as user=question,assistant=answer.",
         ),
-        click.option("--encoding", help="Text encoding, where it is not UTF-8 (or BOM-marked)."),
+        click.option("--encoding", help="Text encoding, if it is not UTF-8 (or marked by a BOM)."),
         click.option(
             "--explanation", is_flag=True, help="Put a record's explanation before its answer."
         ),
         click.option("--unescape", is_flag=True, help="Read a literal \\n as a line break."),
     ]
+    decorated: Callable[..., Any] = with_reading
     for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def read_options(
-    format_: str, mapping: str, encoding: str | None, explanation: bool, unescape: bool
-) -> dict[str, Any]:
-    """The values of `reading_options` as the Python face takes them."""
-    from ..ingest.readers.options import ReadOptions
-
-    return {
-        "format": format_,
-        "mapping": ReadOptions.parse_mapping(mapping),
-        "encoding": encoding,
-        "explanation": explanation,
-        "unescape": unescape,
-    }
+        decorated = option(decorated)
+    return decorated
 
 
 def open_database(uri: str) -> Database:
-    """The store named on the command line."""
+    """Open the store named on the command line; its runs are recorded with that command line."""
     from .. import connect
 
-    return connect(uri)
+    database = connect(uri)
+    database.command = shlex.join(["coresetdb", *sys.argv[1:]])
+    return database
 
 
 def talk(text: str) -> None:
-    """A line for the person at the terminal."""
+    """Print a line for the person at the terminal, on stderr."""
     click.echo(text, err=True)
 
 
 def print_json(value: Any) -> None:
-    """A result for a program."""
+    """Print a result for a program, on stdout."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows as aligned columns, numbers to the right; nothing is shortened."""
-    from io import StringIO
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name, value in (rows[0] if rows else {}).items():
-        number = isinstance(value, int | float)
-        grid.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        grid.add_row(*(_cell(value) for value in row.values()))
-    console = Console(file=StringIO(), width=100_000, markup=False, highlight=False)
-    console.print(grid)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in text.splitlines())
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 LINE_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
 
 
 class ShownProgress:
-    """Implements ingest.jobs.progress.Progress; a context manager, so that the bar ends cleanly."""
+    """Progress on stderr: a bar on a terminal, a line now and then elsewhere.
+
+    Implements `schemas.progress.Progress`; a context manager, so that the bar ends cleanly.
+    """
 
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.started = self.told = time.monotonic()
+        self.started = self.last_line = time.monotonic()
         self.terminal = sys.stderr.isatty()
         self.bar = Progress(
             TextColumn("{task.description}"),
@@ -145,39 +136,38 @@ class ShownProgress:
         self.bar.stop()
 
     def say(self, sentence: str) -> None:
-        """A line of its own, above the bar."""
+        """Print a line of its own, above the bar."""
         if self.terminal:
             self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
         else:
             talk(sentence)
 
     def advance(self, *, rows: int, tokens: int, bytes_read: int, bytes_total: int | None) -> None:
-        """Move the bar, or print a line when some time has passed."""
-        now = time.monotonic()
-        words = f"{rows:,} rows, {tokens / max(now - self.started, 1e-9):,.0f} tokens/s"
-        self.bar.update(self.task, description=words, completed=bytes_read, total=bytes_total)
-        if not self.terminal and now - self.told >= LINE_SECONDS:
-            self.told = now
-            share = f", {bytes_read / bytes_total:.0%} of the bytes" if bytes_total else ""
-            talk(words + share)
+        """Show how far an ingestion is."""
+        words = f"{rows:,} rows, {self._per_second(tokens):,.0f} tokens/s"
+        share = f", {bytes_read / bytes_total:.0%} of the bytes" if bytes_total else ""
+        self._show(words, bytes_read, bytes_total, words + share)
 
     def learn(self, *, name: str, share: float, said: str) -> None:
-        """Show how far a fit is, or print a line when some time has passed."""
-        now = time.monotonic()
-        self.bar.update(self.task, description=f"{name}: {said}", completed=share, total=1.0)
-        if not self.terminal and now - self.told >= LINE_SECONDS:
-            self.told = now
-            talk(f"{name}: {share:.0%}, {said}")
+        """Show how far a fit is."""
+        self._show(f"{name}: {said}", share, 1.0, f"{name}: {share:.0%}, {said}")
 
     def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
-        """Implements ingest.jobs.progress.FillProgress."""
+        """Show how far the featurization of rows is."""
+        words = f"{rows:,} of {rows_total:,} rows, {self._per_second(tokens):,.0f} tokens/s"
+        left = ""
+        if rows:  # none yet while examples of targets are featurized
+            spent = time.monotonic() - self.started
+            left = f", {timedelta(seconds=round(spent / rows * max(0, rows_total - rows)))} left"
+        self._show(words, rows, rows_total, words + left)
+
+    def _per_second(self, count: int) -> float:
+        return count / max(time.monotonic() - self.started, 1e-9)
+
+    def _show(self, description: str, done: float, total: float | None, line: str) -> None:
+        """Move the bar, or print the line when some time has passed."""
+        self.bar.update(self.task, description=description, completed=done, total=total)
         now = time.monotonic()
-        spent = max(now - self.started, 1e-9)
-        words = f"{rows:,} of {rows_total:,} rows, {tokens / spent:,.0f} tokens/s"
-        self.bar.update(self.task, description=words, completed=rows, total=rows_total)
-        if not self.terminal and now - self.told >= LINE_SECONDS:
-            self.told = now
-            if rows:  # none yet while examples of targets are made
-                left = timedelta(seconds=round(spent / rows * max(0, rows_total - rows)))
-                words += f", {left} left"
-            talk(words)
+        if not self.terminal and now - self.last_line >= LINE_SECONDS:
+            self.last_line = now
+            talk(line)

@@ -1,4 +1,4 @@
-"""`coresetdb score`: score every row for a target; list and remove what was found."""
+"""`coresetdb score`: score every row for a target; list and remove scores."""
 
 from __future__ import annotations
 
@@ -8,50 +8,45 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import json_option, open_database, print_json, store_argument, table, talk
+from ..schemas.plain_text import text_table
+from .options import (
+    ShownProgress,
+    json_option,
+    memory_option,
+    open_database,
+    print_json,
+    store_argument,
+    talk,
+    where_option,
+)
 
 if TYPE_CHECKING:
     from ..store.scores import ScoreSet
 
 
-class _Scoring(click.Group):
-    """Takes anything but a name of its commands, or a wish for help, as a call to score."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-
-def _row(score_set: ScoreSet) -> dict[str, Any]:
-    return {**asdict(score_set.key), "rows": score_set.rows, "whole": score_set.whole}
-
-
-@click.group(cls=_Scoring, short_help="Score every row for a target.")
+@click.group()
 def score_command() -> None:
     """Score every row of a store for a target, and keep scores and ranks for SQL.
 
     \b
-        coresetdb score pool gsm8k --with rds,less,trim
+        coresetdb score run pool gsm8k --with rds,less,trim
         coresetdb score list pool
         coresetdb sql pool "SELECT id, score FROM scores WHERE method = 'trim' AND rank <= 10"
-
-    `coresetdb score STORE TARGET` is short for `coresetdb score run STORE TARGET`.
     """
 
 
-@score_command.command("run", short_help="Score every row (the word can be left out).")
+@score_command.command("run", short_help="Score every row for targets.")
 @store_argument
 @click.argument("targets", nargs=-1, required=True, metavar="TARGET...")
 @click.option(
     "--with",
     "methods",
     metavar="METHOD,...",
-    help="Such as rds,less or trim(scope=response); all that store and target allow otherwise.",
+    help="Such as rds,less or trim(scope=response); by default all that store and target allow.",
 )
-@click.option("--where", metavar="SQL", help="Only rows for which this SQL expression holds.")
+@where_option
 @click.option("--keep", is_flag=True, help="Keep scores at other versions of the pool as well.")
-@click.option("--memory", default="4GiB", show_default=True, help="What ranking may plan for.")
+@memory_option("ranking")
 @json_option
 def run(
     store: str,
@@ -64,17 +59,15 @@ def run(
 ) -> None:
     """Score every row of STORE for each TARGET; no model runs.
 
-    What was kept for the same target and method is replaced.
+    Earlier scores for the same target and method are replaced.
 
     \b
         coresetdb score run pool gsm8k
-        coresetdb score pool gsm8k mbpp --with less,rds,trim,nait,mads,gradfiltering
-        coresetdb score pool gsm8k --with "rds(by=max)" --where "corpus <> 'dolly'"
+        coresetdb score run pool gsm8k mbpp --with less,rds,trim,nait,mads,gradfiltering
+        coresetdb score run pool gsm8k --with "rds(by=max)" --where "corpus <> 'dolly'"
     """
-    from .options import ShownProgress
-
     database = open_database(store)
-    found = []
+    scored = []
     with ShownProgress() as progress:
         for target in dict.fromkeys(targets):
             scores = database.score(
@@ -87,33 +80,37 @@ def run(
             )
             for note in scores.notes:
                 progress.say(note)
-            found += scores.sets
-    sets = [_row(score_set) for score_set in database.score_sets() if score_set.key in found]
+            scored += scores.sets
+    rows = [_row(score_set) for score_set in database.list_scores() if score_set.key in scored]
     if as_json:
-        print_json(sets)
+        print_json(rows)
         return
-    click.echo(table(sets))
+    click.echo(text_table(rows))
     talk(f'Next: coresetdb sql {quote(store)} "SELECT * FROM scores WHERE rank <= 10"')
+
+
+def _row(score_set: ScoreSet) -> dict[str, Any]:
+    return {**asdict(score_set.key), "rows": score_set.rows, "whole": score_set.whole}
 
 
 @score_command.command("list", short_help="List the scores that are kept.")
 @store_argument
 @json_option
 def list_(store: str, as_json: bool) -> None:
-    """List the scores that are kept: of whom, by what, at which version of the pool.
+    """List the scores that are kept: target, method, version of the pool, number of rows.
 
-    A set that is not whole was cut short by a kill; scoring again makes it anew.
+    Scores that are not whole were cut short when their run was killed; score again to replace them.
 
     \b
         coresetdb score list pool
     """
-    sets = [_row(score_set) for score_set in open_database(store).score_sets()]
+    rows = [_row(score_set) for score_set in open_database(store).list_scores()]
     if as_json:
-        print_json(sets)
-    elif sets:
-        click.echo(table(sets))
+        print_json(rows)
+    elif rows:
+        click.echo(text_table(rows))
     else:
-        talk(f"No scores yet. Next: coresetdb score {quote(store)} TARGET")
+        talk(f"No scores yet. Next: coresetdb score run {quote(store)} TARGET")
 
 
 @score_command.command("remove", short_help="Remove scores.")
@@ -121,11 +118,11 @@ def list_(store: str, as_json: bool) -> None:
 @click.argument("target")
 @click.argument("methods", nargs=-1, metavar="[METHOD]...")
 def remove(store: str, target: str, methods: tuple[str, ...]) -> None:
-    """Remove the scores of TARGET, or those by some METHODs, as `score list` names them.
+    """Remove the scores of TARGET, or only those by METHODs as `score list` names them.
 
     \b
         coresetdb score remove pool gsm8k
         coresetdb score remove pool gsm8k "rds(by=max)"
     """
     rows = open_database(store).remove_scores(target, methods or None)
-    talk(f"{target}: {rows:,} scores removed.")
+    talk(f"{target}: removed {rows:,} scores.")

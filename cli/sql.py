@@ -1,9 +1,4 @@
-"""`coresetdb sql`: one SELECT over a store, or a prompt for many.
-
-What Tab completes at the SQL prompt: relations, their columns, macros, words of SQL.
-
-The SQL prompt: a statement ends with a semicolon; words with a dot in front are its own.
-"""
+"""`coresetdb sql`: one SELECT over a store, or a prompt for many, with completion by Tab."""
 
 from __future__ import annotations
 
@@ -14,102 +9,97 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..schemas.errors import CoresetDBError
 from ..store.sql.names import FEATURES, MACROS, POOL_TABLE, RELATIONS, quoted
-from ..store.sql.session import SqlSession
-from .options import overwrite_option
-from .sql_output import show
+from .options import overwrite_option, store_argument
 
-DOT_COMMANDS = ("tables", "schema", "help", "exit")
-
-WORDS = (
-    "SELECT FROM WHERE GROUP BY ORDER LIMIT HAVING QUALIFY WITH AS AND OR NOT IN IS NULL LIKE "
-    "BETWEEN CASE WHEN THEN ELSE END DISTINCT EXCLUDE FILTER OVER PARTITION JOIN LEFT ANTI SEMI ON "
-    "USING UNION ALL DESC ASC UNNEST DESCRIBE SUMMARIZE PIVOT"
-).split()
-
-BETWEEN_WORDS = " \t\n,;()[]{}=<>+-*/%!|&^'."
-"""Where a word ends; not at a colon or a quotation mark, which method columns need."""
-
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+if TYPE_CHECKING:
+    from ..store.sql.session import SqlSession
 
 
-def relations_of(session: SqlSession) -> dict[str, list[str]]:
-    """Every relation that a query of this session can name -> its columns, in order.
+@click.command()
+@store_argument
+@click.argument("query", required=False)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV with a header line.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON Lines, an object per row.")
+@click.option(
+    "--parquet",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Write the rows to a Parquet file.",
+)
+@overwrite_option
+@click.option("--at", metavar="VERSION", help="Query this version or tag of the pool.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Stop a query that takes longer.",
+)
+@click.option(
+    "--memory",
+    default="2GB",
+    show_default=True,
+    metavar="SIZE",
+    help="Stop a query that needs more.",
+)
+def sql_command(
+    store: str,
+    query: str | None,
+    as_csv: bool,
+    as_json: bool,
+    parquet: str | None,
+    overwrite: bool,
+    at: str | None,
+    timeout: float,
+    memory: str,
+) -> None:
+    """Ask STORE anything in SQL.
 
-    Raises:
-        CoresetDBError: the store cannot be opened.
+    The pool with its metadata fields, vectors (`features`), sources, targets, scores, coresets,
+    runs and rejects are relations of DuckDB. QUERY is one SELECT; without it, it is read from
+    standard input, or on a terminal a prompt opens. docs/cookbook.md has queries to start from.
+
+    \b
+        coresetdb sql pool "SELECT corpus, count(*) FROM pool GROUP BY corpus"
+        coresetdb sql pool "SELECT * EXCLUDE messages FROM members('math')" --csv > math.csv
+        coresetdb sql pool "FROM nearest('gsm8k', 'rds', 10) JOIN pool USING (id)" --json
     """
-    query = """
-        SELECT table_name AS relation, list(column_name ORDER BY column_index) AS columns
-        FROM duckdb_columns() WHERE NOT internal GROUP BY table_name ORDER BY table_name
-    """
-    rows = session.run(query).read_all().to_pylist()
-    return {row["relation"]: row["columns"] for row in rows if row["relation"] != POOL_TABLE}
+    if as_csv + as_json + (parquet is not None) > 1:
+        raise click.UsageError("choose one of --csv, --json and --parquet")
+    from ..store.sql.session import SqlSession
+    from .sql_output import check_parquet, show
 
+    if parquet is not None and not overwrite:
+        check_parquet(parquet)
 
-class Completer:
-    """Readline's completer for one session; the store is asked when Tab is first pressed."""
-
-    def __init__(self, session: SqlSession) -> None:
-        self._session = session
-        self._relations: dict[str, list[str]] | None = None
-        self._found: list[str] = []
-
-    def install(self, readline: Any) -> None:
-        """Bind Tab."""
-        self._line = readline.get_line_buffer
-        readline.set_completer_delims(BETWEEN_WORDS)
-        readline.set_completer(self.complete)
-        libedit = "libedit" in (readline.__doc__ or "")  # macOS
-        readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
-
-    def complete(self, text: str, state: int) -> str | None:
-        """The candidate number `state` for a word that begins with `text`."""
-        if state == 0:
-            self._found = candidates(self._line(), text, self._known())
-        return self._found[state] if state < len(self._found) else None
-
-    def _known(self) -> dict[str, list[str]]:
-        if self._relations is None:
-            try:
-                self._relations = relations_of(self._session)
-            except CoresetDBError:  # a query will say so; words of SQL are completed all the same
-                return {}
-        return self._relations
-
-
-def candidates(line: str, text: str, relations: Mapping[str, Sequence[str]]) -> list[str]:
-    """What `text`, the last word of `line` as far as it is typed, may become, sorted."""
-    if line.startswith("."):
-        words = list(relations) if " " in line else list(DOT_COMMANDS)
-    else:
-        names = {*relations, *chain.from_iterable(relations.values())}
-        calls = [f"{macro.partition('(')[0]}(" for macro in MACROS]
-        words = [*map(_written, names), *calls, *WORDS]
-    start = text.casefold().lstrip('"')
-    return sorted(word for word in words if word.casefold().lstrip('"').startswith(start))
-
-
-def _written(name: str) -> str:
-    return name if _PLAIN.fullmatch(name) else quoted(name)
+    version = int(at) if at is not None and at.isdecimal() else at
+    with SqlSession(store, at=version, memory_limit=memory, time_limit=timeout) as session:
+        form = "csv" if as_csv else "json" if as_json else "table"
+        if query is None and sys.stdin.isatty() and parquet is None:
+            prompt(session, store, form)
+            return
+        text = query if query is not None else sys.stdin.read()
+        show(session.run(text), form, parquet)
 
 
 FIRST, MORE = "sql> ", "...> "
 HISTORY_LINES = 1000
 
 HELP = """\
-One SELECT, ended by a semicolon, over the relations that .tables lists; see docs/sql.md.
-.tables            the relations and macros of the store
-.schema RELATION   its columns and their types (of pool when none is named)
-.help              this text
+Type one SELECT that ends in a semicolon, over the relations of .tables (docs/sql.md).
+.tables            list the relations and macros of the store
+.schema RELATION   list its columns and their types (of pool by default)
+.help              print this text
 .exit              leave, as Ctrl-D does
 Tab completes names and words of SQL.
-Ctrl-C drops what is typed, or stops the query that runs."""
+Ctrl-C discards what is typed, or stops the query that runs."""
 
 
 def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str] = input) -> None:
@@ -118,6 +108,8 @@ def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str
     A query that is refused, fails or is interrupted is reported on stderr; the prompt goes on.
     `form` is "table", "csv" or "json"; `read` takes the prompt's text and gives a line.
     """
+    from .sql_output import show
+
     click.echo(f"{store}: type a SELECT and a semicolon, or .help", err=True)
     with _line_editing(session):
         while True:
@@ -159,19 +151,19 @@ def _dot(line: str, session: SqlSession) -> str:
     elif command == ".help":
         click.echo(HELP)
     elif command != ".schema":
-        click.echo(f"{command} is not known here; .help lists what is", err=True)
+        click.echo(f"{command}: no such command; .help lists them", err=True)
     else:
         relation = words[0].strip(' ;"') if words else "pool"
-        there = relations_of(session)
-        if relation in there:
+        relations = relations_of(session)
+        if relation in relations:
             return f"SELECT column_name, column_type FROM (DESCRIBE {quoted(relation)})"
-        click.echo(f"{relation} is not a relation; they are: {', '.join(there)}", err=True)
+        click.echo(f"{relation}: no such relation; there are {', '.join(relations)}", err=True)
     return ""
 
 
-def _write_relations(there: list[str]) -> None:
+def _write_relations(relations: list[str]) -> None:
     kinds = {**RELATIONS, **FEATURES}
-    kinds |= {name: "an instruction, scored" for name in there if name not in kinds}
+    kinds |= {name: "an instruction, scored" for name in relations if name not in kinds}
     size = max(map(len, kinds))
     for name, row in kinds.items():
         click.echo(f"{name:<{size}}  a row is {row}")
@@ -201,71 +193,76 @@ def _line_editing(session: SqlSession) -> Iterator[None]:
             readline.write_history_file(path)
 
 
-@click.command(short_help="Ask a store anything in SQL.")
-@click.argument("store", metavar="STORE")
-@click.argument("query", required=False)
-@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header line.")
-@click.option("--json", "as_json", is_flag=True, help="JSON Lines: an object per row.")
-@click.option(
-    "--parquet",
-    type=click.Path(dir_okay=False),
-    metavar="FILE",
-    help="Write the rows to a Parquet file.",
-)
-@overwrite_option
-@click.option("--at", metavar="VERSION", help="Look at this version or tag of the pool.")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Stop a query that takes longer.",
-)
-@click.option(
-    "--memory",
-    default="2GB",
-    show_default=True,
-    metavar="SIZE",
-    help="Stop a query that needs more.",
-)
-def sql_command(
-    store: str,
-    query: str | None,
-    as_csv: bool,
-    as_json: bool,
-    parquet: str | None,
-    overwrite: bool,
-    at: str | None,
-    timeout: float,
-    memory: str,
-) -> None:
-    """Ask anything of STORE in SQL.
+DOT_COMMANDS = ("tables", "schema", "help", "exit")
 
-    The pool with its metadata fields, vectors (`features`), sources, targets, scores, coresets,
-    runs and rejects are relations of DuckDB. QUERY is one SELECT; without it, it is read from
-    standard input, or on a terminal a prompt opens. docs/cookbook.md has queries to start from.
+WORDS = (
+    "SELECT FROM WHERE GROUP BY ORDER LIMIT HAVING QUALIFY WITH AS AND OR NOT IN IS NULL LIKE "
+    "BETWEEN CASE WHEN THEN ELSE END DISTINCT EXCLUDE FILTER OVER PARTITION JOIN LEFT ANTI SEMI ON "
+    "USING UNION ALL DESC ASC UNNEST DESCRIBE SUMMARIZE PIVOT"
+).split()
 
-    \b
-        coresetdb sql pool "SELECT corpus, count(*) FROM pool GROUP BY corpus"
-        coresetdb sql pool "SELECT * EXCLUDE messages FROM members('math')" --csv > math.csv
-        coresetdb sql pool "FROM nearest('gsm8k', 'rds', 10) JOIN pool USING (id)" --json
+BETWEEN_WORDS = " \t\n,;()[]{}=<>+-*/%!|&^'."
+"""Where a word ends; not at a colon or a quotation mark, which method columns need."""
+
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def relations_of(session: SqlSession) -> dict[str, list[str]]:
+    """Map every relation that a query of this session can name to its columns, in order.
+
+    Raises:
+        CoresetDBError: the store cannot be opened.
     """
-    if as_csv + as_json + (parquet is not None) > 1:
-        raise click.UsageError("choose one of --csv, --json and --parquet")
-    if parquet is not None and not overwrite:
-        from .sql_output import check_parquet
+    query = """
+        SELECT table_name AS relation, list(column_name ORDER BY column_index) AS columns
+        FROM duckdb_columns() WHERE NOT internal GROUP BY table_name ORDER BY table_name
+    """
+    rows = session.run(query).read_all().to_pylist()
+    return {row["relation"]: row["columns"] for row in rows if row["relation"] != POOL_TABLE}
 
-        check_parquet(parquet)
-    from ..store.sql.session import SqlSession
 
-    version = int(at) if at is not None and at.isdecimal() else at
-    with SqlSession(store, at=version, memory_limit=memory, time_limit=timeout) as session:
-        from .sql_output import show
+class Completer:
+    """Readline's completer for one session; reads the store when Tab is first pressed."""
 
-        form = "csv" if as_csv else "json" if as_json else "table"
-        if query is None and sys.stdin.isatty() and parquet is None:
-            prompt(session, store, form)
-            return
-        text = query if query is not None else sys.stdin.read()
-        show(session.run(text), form, parquet)
+    def __init__(self, session: SqlSession) -> None:
+        self._session = session
+        self._relations: dict[str, list[str]] | None = None
+        self._candidates: list[str] = []
+
+    def install(self, readline: Any) -> None:
+        """Bind Tab."""
+        self._line = readline.get_line_buffer
+        readline.set_completer_delims(BETWEEN_WORDS)
+        readline.set_completer(self.complete)
+        libedit = "libedit" in (readline.__doc__ or "")  # macOS
+        readline.parse_and_bind("bind ^I rl_complete" if libedit else "tab: complete")
+
+    def complete(self, text: str, state: int) -> str | None:
+        """The candidate number `state` for a word that begins with `text`."""
+        if state == 0:
+            self._candidates = candidates(self._line(), text, self._known())
+        return self._candidates[state] if state < len(self._candidates) else None
+
+    def _known(self) -> dict[str, list[str]]:
+        if self._relations is None:
+            try:
+                self._relations = relations_of(self._session)
+            except CoresetDBError:  # a query will say so; words of SQL are completed all the same
+                return {}
+        return self._relations
+
+
+def candidates(line: str, text: str, relations: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the completions of `text`, the unfinished last word of `line`, sorted."""
+    if line.startswith("."):
+        words = list(relations) if " " in line else list(DOT_COMMANDS)
+    else:
+        names = {*relations, *chain.from_iterable(relations.values())}
+        calls = [f"{macro.partition('(')[0]}(" for macro in MACROS]
+        words = [*map(_as_typed, names), *calls, *WORDS]
+    start = text.casefold().lstrip('"')
+    return sorted(word for word in words if word.casefold().lstrip('"').startswith(start))
+
+
+def _as_typed(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else quoted(name)

@@ -1,4 +1,4 @@
-"""`coresetdb target`: add, list and remove target tasks."""
+"""`coresetdb target`: add, list, copy and remove targets."""
 
 from __future__ import annotations
 
@@ -8,67 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..schemas.plain_text import counted, text_table
 from .options import (
     json_option,
     open_database,
     print_json,
-    read_options,
     reading_options,
     store_argument,
-    table,
     talk,
 )
 
 if TYPE_CHECKING:
-    from ..query.targets import AddedTarget, Target
+    from ..query.targets import AddedTarget
 
 
-def told(added: AddedTarget) -> list[str]:
-    """What became of a target's examples, a sentence each."""
-    target = added.target
-    sentences = [*added.decisions]
-    sentences.append(
-        f"{target.name}: read {added.read:,}: {target.examples:,} examples "
-        f"({target.tokens:,} tokens), {added.duplicates:,} duplicate, "
-        f"{len(added.rejected):,} rejected"
-    )
-    sentences += [f"  {each.file}:{each.line}: {each.reason}" for each in added.rejected]
-    sentences += [f"  without {name}: {n:,}" for name, n in target.missing.items() if n]
-    return sentences + [f"  {note}" for note in added.notes]
-
-
-def _row(target: Target) -> dict[str, Any]:
-    return {
-        "target": target.name,
-        "examples": target.examples,
-        "tokens": target.tokens,
-        "coresets": len(target.coresets),
-        "files": ", ".join(target.files),
-    }
-
-
-@click.group(short_help="Add, list and remove target tasks.")
+@click.group()
 def target_command() -> None:
     """Targets: a handful of examples that say what a coreset should be good for."""
 
 
-@target_command.command("add", short_help="Featurize a target's examples.")
+@target_command.command("add", short_help="Add a target from its examples.")
 @store_argument
 @click.argument("name")
 @click.argument("file")
 @reading_options
 @json_option
-def add(
-    store: str,
-    name: str,
-    file: str,
-    format_: str,
-    mapping: str,
-    encoding: str | None,
-    explanation: bool,
-    unescape: bool,
-    as_json: bool,
-) -> None:
+def add(store: str, name: str, file: str, reading: dict[str, Any], as_json: bool) -> None:
     """Featurize the examples in FILE and keep them as target NAME.
 
     This is the last time a model runs for this target: every query after it reads the store.
@@ -76,16 +41,26 @@ def add(
     \b
         coresetdb target add pool gsm8k examples.jsonl
     """
-    added = open_database(store).add_target(
-        name,
-        file,
-        **read_options(format_, mapping, encoding, explanation, unescape),
-    )
+    added = open_database(store).add_target(name, file, **reading)
     if as_json:
         print_json(asdict(added))
         return
-    click.echo("\n".join(told(added)))
+    click.echo("\n".join(added_lines(added)))
     talk(f"Next: coresetdb select {quote(store)} {name} --budget 1000")
+
+
+def added_lines(added: AddedTarget) -> list[str]:
+    """What became of a target's examples, a line each."""
+    target = added.target
+    return [
+        *added.decisions,
+        f"{target.name}: read {added.read:,}: {counted(target.examples, 'example')} "
+        f"({target.tokens:,} tokens), {added.duplicates:,} duplicate, "
+        f"{len(added.rejected):,} rejected",
+        *(f"  {reject.file}:{reject.line}: {reject.reason}" for reject in added.rejected),
+        *(f"  without {name}: {number:,}" for name, number in target.missing.items() if number),
+        *(f"  {note}" for note in added.notes),
+    ]
 
 
 @target_command.command("list", short_help="List the targets.")
@@ -97,11 +72,21 @@ def list_(store: str, as_json: bool) -> None:
     \b
         coresetdb target list pool
     """
-    targets = open_database(store).targets()
+    targets = open_database(store).list_targets()
+    rows = [
+        {
+            "target": target.name,
+            "examples": target.examples,
+            "tokens": target.tokens,
+            "coresets": len(target.coresets),
+            "files": ", ".join(target.files),
+        }
+        for target in targets
+    ]
     if as_json:
         print_json([asdict(target) for target in targets])
-    elif targets:
-        click.echo(table([_row(target) for target in targets]))
+    elif rows:
+        click.echo(text_table(rows))
     else:
         talk(f"No targets yet. Next: coresetdb target add {quote(store)} NAME FILE")
 
@@ -110,12 +95,12 @@ def list_(store: str, as_json: bool) -> None:
 @store_argument
 @click.argument("name")
 @click.argument("other", metavar="OTHER-STORE")
-@click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same otherwise.")
+@click.option("--as", "new_name", metavar="NAME", help="Name of the copy; the same by default.")
 @json_option
 def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool) -> None:
     """Copy target NAME with its features to OTHER-STORE; no model runs.
 
-    What comes along are the features that both stores make by the same recipe.
+    The features that both stores make by the same recipe are copied.
 
     \b
         coresetdb target copy pool gsm8k other-pool
@@ -127,7 +112,7 @@ def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool)
         return
     target = copied.target
     click.echo(
-        f"{target.name}: {target.examples:,} examples in {other}, with "
+        f"{target.name}: copied {counted(target.examples, 'example')} to {other}, with "
         f"{', '.join(copied.features) or 'no feature'}"
     )
     for sentence in copied.left_out:
@@ -144,7 +129,7 @@ def remove(store: str, name: str) -> None:
     \b
         coresetdb target remove pool gsm8k
     """
-    gone = open_database(store).remove_target(name)
-    talk(f"{name}: removed, with its {gone.examples} examples.")
-    if gone.coresets:
-        talk(f"Coresets chosen for it stay: {', '.join(gone.coresets)}")
+    removed = open_database(store).remove_target(name)
+    talk(f"{name}: removed, with {counted(removed.examples, 'example')}.")
+    if removed.coresets:
+        talk(f"Coresets chosen for it stay: {', '.join(removed.coresets)}")

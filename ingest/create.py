@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
+from ..store import catalog
 from ..store.catalog import artifacts_of
 from ..store.features import drop, droppable, features_of
+from ..store.fill import count_unfilled
 from ..store.layout import read_config
 from ..store.store import Store
 from .models.describe import BackboneConfig, describe
@@ -63,7 +65,7 @@ def create_store(
     config = {"backbone": settled.as_dict(), "features": ",".join(map(spec_text, wanted))}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
-        store.put_recipe(recipe)
+        catalog.put_recipe(store, recipe)
     return store, info.notices
 
 
@@ -92,6 +94,36 @@ def _configured(store: Store) -> list[FeatureSpec]:
     return parse_specs(text) if text else []
 
 
+def list_features(store: Store) -> list[dict[str, Any]]:
+    """List the features of a store, and those that wait to be fitted, as plain rows.
+
+    Keys: feature, columns (none before it is fitted), fingerprint, rows without (those with a
+    reason in its place), not yet featurized (rows with neither).
+    """
+    pool = store.dataset("pool")
+    rows = [
+        {
+            "feature": name,
+            "columns": [column for column in recipe.columns if column != recipe.reason],
+            "fingerprint": recipe.fingerprint,
+            "rows without": pool.count_rows(filter=f"{recipe.reason} IS NOT NULL"),
+            "not yet featurized": count_unfilled(pool, recipe),
+        }
+        for name, recipe in features_of(store).items()
+        if set(recipe.columns) <= set(pool.schema.names)
+    ]
+    return rows + [
+        {
+            "feature": spec_text(spec),
+            "columns": [],
+            "fingerprint": None,
+            "rows without": 0,
+            "not yet featurized": pool.count_rows(),
+        }
+        for spec in pending(store)
+    ]
+
+
 def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
     """Remove a feature, or stop waiting for one that is not fitted yet (which gives None).
 
@@ -111,7 +143,7 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
 
 def recipes_of(store: Store) -> list[Recipe]:
     """The recipes of a store, each once."""
-    return list({recipe.fingerprint: recipe for recipe in store.recipes().values()}.values())
+    return list({recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}.values())
 
 
 def asked_for(store: Store, features: str) -> list[Recipe | FeatureSpec]:

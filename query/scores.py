@@ -124,6 +124,6 @@ def _sets_of(store: Store, target: str) -> list[ScoreSet]:
         targets = suggest(target, scored, f"coresetdb score list {store.typed}")
         raise UsageError(
             f"no scores for target {target!r} in {store.uri}; targets that have some: {targets}. "
-            f"Make them: coresetdb score {store.typed} {target}"
+            f"Make them: coresetdb score run {store.typed} {target}"
         )
     return own

@@ -119,6 +119,12 @@ class Place:
             Path(part).write_bytes(data)
             os.replace(part, target)
 
+    def make_folder(self, path: str) -> None:
+        """Make a folder if there is none; an object store needs none."""
+        if self.local:
+            with self.reached("written"):
+                os.makedirs(self.absolute(path), exist_ok=True)
+
     def delete(self, path: str) -> None:
         """Remove a file; one that is gone already is no error."""
         if self.exists(path):
@@ -176,7 +182,9 @@ class Place:
                 _fsync(folder)
 
 
-def place_at(uri: str, storage_options: Mapping[str, str] | None = None) -> Place:
+def place_at(
+    uri: str | os.PathLike[str], storage_options: Mapping[str, str] | None = None
+) -> Place:
     """The place a path or an `s3://` address names.
 
     Options go to Lance as they are; what they leave open is taken from the AWS environment
@@ -185,6 +193,7 @@ def place_at(uri: str, storage_options: Mapping[str, str] | None = None) -> Plac
     Raises:
         StoreError: the address has a scheme the store cannot live on, or S3 cannot be set up.
     """
+    uri = os.fspath(uri)
     address = urlparse(uri)
     if address.scheme == "s3":
         return _s3(uri.rstrip("/"), dict(storage_options or {}))

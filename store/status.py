@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..schemas.plain_text import as_html, text_table
 from .features import features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
@@ -16,7 +17,7 @@ from .locks import run_state
 from .store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Status:
     """A store's contents at one version of its pool; every part is a list of plain rows.
 
@@ -95,7 +96,7 @@ class Status:
             )
         said += [
             f"{index['rows outside']:,} rows came after the index of {index['index of']} was "
-            f"built and are compared one by one. Next: coresetdb index {quote(self.uri)} "
+            f"built and are compared one by one. Next: coresetdb index create {quote(self.uri)} "
             f"{index['index of']}"
             for index in self.indices
             if index["rows outside"]
@@ -107,6 +108,18 @@ class Status:
             for run in silent
         ]
         return [*said, *self.due]
+
+    def summary(self) -> str:
+        """The headline and the sections that have rows, as aligned text."""
+        tables = [f"\n{title}\n{text_table(rows)}" for title, rows in self.sections() if rows]
+        return "\n".join([self.headline(), *tables])
+
+    def __repr__(self) -> str:
+        advice = self.advice()
+        return "\n".join([self.summary(), *([""] if advice else []), *advice])
+
+    def _repr_html_(self) -> str:
+        return as_html(repr(self))
 
     def as_dict(self) -> dict[str, Any]:
         """The status as JSON values."""

@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.instruction import Record, Reject
+from ...schemas.recipe import FINGERPRINT_KEY
 from ...schemas.sizes import number_of
 from ...schemas.tables import POOL, REJECTS, SOURCES
-from ...store.features import FINGERPRINT
 from ...store.rows import key_of
 from ...store.store import Store
 
@@ -176,7 +176,7 @@ class Commit:
             store.insert("sources", self._source_table())
         if not self.rows:
             return set()
-        with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
+        with store.lock(shared=True):  # between looking and writing no column goes
             rows = declared(self._pool_table(), store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
         return set() if inserted == len(self.rows) else self._rows_of_others(store)
@@ -249,7 +249,7 @@ def declared(rows: pa.Table, table: pa.Schema) -> pa.Table:
 
 def _recipe(field: pa.Field) -> bytes | None:
     """The fingerprint of the recipe that makes a column."""
-    return (field.metadata or {}).get(FINGERPRINT)
+    return (field.metadata or {}).get(FINGERPRINT_KEY)
 
 
 def _reject_row(reject: Reject, nth: int, run: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import InputError, StoreError, UsageError
-from ...schemas.ids import KnownIds
+from ...schemas.ids import GrowingIdSet
 from ...schemas.instruction import Record, Reject
 from ...schemas.recipe import Recipe
 from ...schemas.sizes import number_of
@@ -189,7 +189,9 @@ def _plain(row: LostRow) -> str:
 class _SourceAgain:
     """A file that was read before, as a `Source` of what the store once took from it."""
 
-    def __init__(self, source: SourceFile, task: _Task, lost: set[str], known: KnownIds) -> None:
+    def __init__(
+        self, source: SourceFile, task: _Task, lost: set[str], known: GrowingIdSet
+    ) -> None:
         self._source, self._task, self._lost, self._known = source, task, lost, known
         self.found: set[str] = set()
         self.file, self.corpus, self.format = source.file, source.corpus, source.format

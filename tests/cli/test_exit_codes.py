@@ -15,11 +15,11 @@ NO_STORE = {
     "fit": ["fit", "nowhere", "a.jsonl"],
     "ingest": ["ingest", "nowhere", "a.jsonl"],
     "featurize": ["featurize", "nowhere"],
-    "drop-feature": ["drop-feature", "nowhere", "rds"],
+    "feature": ["feature", "remove", "nowhere", "rds"],
     "status": ["status", "nowhere"],
     "verify": ["verify", "nowhere"],
     "compact": ["compact", "nowhere"],
-    "index": ["index", "nowhere", "rds"],
+    "index": ["index", "create", "nowhere", "rds"],
     "target": ["target", "list", "nowhere"],
     "methods": ["methods", "nowhere"],
     "select": ["select", "nowhere", "sums"],
@@ -27,7 +27,7 @@ NO_STORE = {
     "explain": ["explain", "nowhere", "chance", "1"],
     "compare": ["compare", "nowhere", "chance", "chance"],
     "export": ["export", "nowhere", "chance", "--out", "x.jsonl"],
-    "score": ["score", "nowhere", "sums"],
+    "score": ["score", "run", "nowhere", "sums"],
     "sql": ["sql", "nowhere", "SELECT 1"],
 }
 MAKE_THEIR_OWN = ("init", "demo", "completion")
@@ -43,15 +43,15 @@ MISTAKES = {
     "select pool --method random --eval nowhere.jsonl": "nowhere.jsonl",
     "export pool chance --out nowhere/x.jsonl": "no folder",
     "init a.jsonl": "a file is in the way",
-    "demo a.jsonl": "a.jsonl: cannot be made",
+    "demo a.jsonl": "a.jsonl: cannot be created",
     "init new --backbone ./nowhere": "nowhere",
     # a name that nothing bears
     "init new --features nosuch": "nosuch",
     "plan pool b.jsonl --features nosuch": "nosuch",
     "featurize pool nosuch": "nosuch",
-    "drop-feature pool nosuch": "nosuch",
-    "index pool nosuch": "nosuch",
-    "index pool rds --drop": "rds",
+    "feature remove pool nosuch": "nosuch",
+    "index create pool nosuch": "nosuch",
+    "index remove pool rds": "rds",
     "select pool nosuch": "nosuch",
     "select pool sums --method nosuch": "nosuch",
     "select pool sums --method rds:nosuch": "nosuch",
@@ -62,8 +62,9 @@ MISTAKES = {
     "select pool sums --cap nosuch=3": "nosuch",
     "select pool sums --distinct 0.9 --distinct-by nosuch": "nosuch",
     "select pool sums --approximate": "index",
-    "score pool nosuch": "nosuch",
-    "score pool sums --with nosuch": "nosuch",
+    "score run pool nosuch": "nosuch",
+    "score run pool sums --with nosuch": "nosuch",
+    "score remove pool nosuch": "nosuch",
     "target remove pool nosuch": "nosuch",
     "target copy pool nosuch pool": "nosuch",
     "target copy pool sums pool": "already",
@@ -136,3 +137,28 @@ def test_a_mistake(line, folder, monkeypatch, capsys):
     assert code == 2, said
     assert MISTAKES[line] in said and "Traceback" not in said
     assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("selct pool sums", "No such command 'selct'. Did you mean 'select'?"),
+        ("target lst pool", "No such command 'lst'. Did you mean 'list'?"),
+        ("feature remov pool rds", "No such command 'remov'. Did you mean 'remove'?"),
+        ("select pool sums --overwrit", "No such option '--overwrit'. Did you mean '--overwrite'?"),
+        ("target list pool --jsn", "No such option '--jsn'. Did you mean '--json'?"),
+    ],
+)
+def test_a_close_match_is_suggested(line, said, folder, monkeypatch, capsys):
+    code, err = left(line.split(), folder, monkeypatch, capsys)
+    assert code == 2 and said in err
+
+
+@pytest.mark.parametrize("kind", ["target", "coreset", "score", "feature", "index"])
+def test_each_kind_is_listed_and_removed_alike(kind, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit) as exit_:
+        main([kind, "list", "pool", "--json"])
+    assert not exit_.value.code and isinstance(json.loads(capsys.readouterr().out), list)
+    code, said = left([kind, "remove", "pool", "nosuch"], folder, monkeypatch, capsys)
+    assert code == 2 and "nosuch" in said

@@ -86,15 +86,15 @@ def test_explain_by_each_method(run):
         assert words in told
     told = run("explain", "trim", "#2")
     assert "Tokens: " in told and "The strongest:" in told and "The most similar example" in told
-    assert "Not told. Which example pulled it: trim:top asks with target sums as a whole" in told
-    assert "Layers, contribution adds up to" in run("explain", "nait", 2)
+    assert "Not known. Which example pulled it: trim:top asks with target sums as a whole" in told
+    assert "Layers; contribution sums to" in run("explain", "nait", 2)
     told = run("explain", "mads", 2)
-    assert "Neurons, gain adds up to" in told and "more, " in told
+    assert "Neurons; gain sums to" in told and "more, " in told
     assert "score none: a seed drew the rows" in run("explain", "drawn", 1)
     found = json.loads(run("explain", "trim", 2, "--json"))
     assert found["tokens"][0].keys() == {"token", "text", "class", "seen", "counts", "score"}
     assert "no rank 22" in run("explain", "rds", 22, code=2)
-    assert "Without it would come in: " in run("explain", "drawn", 1, "--without")
+    assert "Rows added without it: " in run("explain", "drawn", 1, "--without")
 
 
 def test_text_of_the_pool_moves_no_cursor(run):

@@ -1,4 +1,4 @@
-"""`featurize` and `drop-feature` at the command line."""
+"""`featurize` and `feature remove` at the command line."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_a_feature_comes_later_and_goes_again(run):
     run("select", "pool", "sums", "--budget", "5", "--name", "five")
     out, err = run("status", "pool")
     assert "not yet featurized" in out and "coresetdb featurize" not in err
-    _, err = run("drop-feature", "pool", "nope", code=2)
+    _, err = run("feature", "remove", "pool", "nope", code=2)
     assert "it has losses, rds" in err
-    _, err = run("drop-feature", "pool", "rds", code=2)
+    _, err = run("feature", "remove", "pool", "rds", code=2)
     assert "five" in err and "--force" in err
-    _, err = run("drop-feature", "pool", "rds", "--force")
-    assert "rds is dropped (rds, rds_norm, rds_reason)" in err
+    _, err = run("feature", "remove", "pool", "rds", "--force")
+    assert "rds: removed (rds, rds_norm, rds_reason)" in err
     out, _ = run("coreset", "replay", "pool", "five")
     assert "the same 5 ids" in out
     _, err = run("featurize", "pool", "nope", code=2)

@@ -11,7 +11,7 @@ import pytest
 from tiny_models import tiny_folder
 
 from coresetdb.cli.main import main
-from coresetdb.cli.pool import spell
+from coresetdb.cli.pool import duration
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def lines(n, start=0):
 
 def test_a_feature_waits_is_planned_fitted_and_made(say, tmp_path):
     code, _, err = say("init", "other", "--backbone", str(tiny_folder()), "--features", "rds,trim")
-    assert code == 0 and "Fitted first, by the first ingest or by coresetdb fit: trim." in err
+    assert code == 0 and "To be fitted first, by ingest or by coresetdb fit: trim." in err
     code, out, err = say("status", "pool")
     assert "Not fitted yet: trim:sample=30. That is done at the next ingestion" in err
     code, out, err = say("plan", "pool", "a.jsonl")
     assert code == 0 and "40 records (counted), 40 new to the pool" in out
-    for words in ("trim_codes", "learned first", "trim-basis", "forward, whole rows", "rds, trim"):
+    for words in ("trim_codes", "fitted first", "trim-basis", "forward, whole rows", "rds, trim"):
         assert words in out
     assert "fits were tried on" in err
     code, out, _ = say("plan", "pool", "a.jsonl", "--features", "losses", "--json")
@@ -57,9 +57,9 @@ def test_a_feature_waits_is_planned_fitted_and_made(say, tmp_path):
     code, out, _ = say("target", "add", "pool", "sums", "t.jsonl")
     assert code == 0 and "trim:sample=30 is not fitted yet; after the first ingestion run" in out
     code, out, err = say("fit", "pool", "a.jsonl")
-    assert code == 0 and "trim-basis" in out and "learning from 30 of 40 rows" in err
+    assert code == 0 and "trim-basis" in out and "fitting on 30 of 40 rows" in err
     code, out, err = say("fit", "pool", "a.jsonl")
-    assert code == 0 and out == "" and "nothing to learn" in err
+    assert code == 0 and out == "" and "nothing to fit" in err
     code, out, _ = say("ingest", "pool", "a.jsonl")
     assert code == 0 and "40 new" in out
     code, out, err = say("status", "pool", "--json")
@@ -83,6 +83,6 @@ def test_a_fit_without_rows_exits_two_and_ingests_nothing(say, tmp_path):
 
 
 def test_times_are_spelled_in_the_unit_a_person_would_use():
-    assert [spell(each) for each in (0.25, 100, 150, 9000, 400_000)] == [
+    assert [duration(each) for each in (0.25, 100, 150, 9000, 400_000)] == [
         *("0.2 s", "100.0 s", "2.5 min", "2.5 h", "4.6 d"),
     ]

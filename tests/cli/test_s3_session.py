@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import coresetdb
-from coresetdb.database import verify_store
 
 
 def test_a_session_on_s3(bucket: str, tmp_path: Path, tiny_llama: Path):
@@ -26,4 +25,5 @@ def test_a_session_on_s3(bucket: str, tmp_path: Path, tiny_llama: Path):
     (count,) = database.sql("SELECT count(*) AS n FROM pool").read_all()["n"].to_pylist()
     assert count == 36
     assert database.replay(coreset.name).same
-    assert verify_store(uri, full=True).ok
+    assert database.table().count_rows() == 36
+    assert coresetdb.verify(uri, full=True).ok

@@ -21,4 +21,4 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def first_id(world: Path) -> str:
     """The best row of the coreset `math`."""
-    return connect(str(world / "pool")).coreset("math").ids[0]
+    return connect(str(world / "pool")).open_coreset("math").ids[0]

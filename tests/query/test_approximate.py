@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from coresetdb.cli.maintenance import index_command
+from coresetdb.cli.main import commands
 from coresetdb.database import Database
 from coresetdb.query import approximate
 from coresetdb.query.indexing import centroids_of, drop_index, index_feature, partitions_for
@@ -22,6 +24,7 @@ from coresetdb.query.selection import select
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
 from coresetdb.schemas.ids import keys_of
 from coresetdb.selectors.reductions import RowVectors
+from coresetdb.store import maintenance
 from coresetdb.store.features import drop
 from coresetdb.store.indices import indices_of
 from coresetdb.store.store import Store
@@ -69,7 +72,7 @@ def test_what_is_found_is_scored_and_ordered_exactly(indexed, method):
     found = chosen(indexed, 60, method=method, approximate=True)
     facts = found.parameters["approximate"]
     assert facts["recall"] >= approximate.ENOUGH and facts["index"] == "rds__ivf_rq_32"
-    assert any("asked in" in note and "of the nearest 60 rows" in note for note in found.notes)
+    assert any("searched in" in note and "of the nearest 60 rows" in note for note in found.notes)
     assert len(set(found.ids)) == 60 and found.parameters["missing"] == 10
     assert len(set(found.ids) & set(exact.ids[:60])) >= 55
     if method == "rds:top(by=max)":
@@ -103,6 +106,24 @@ def test_recall_is_what_a_full_count_says(indexed, monkeypatch, counted, off):
         assert abs(counts.of(found, k, None, len(keys)) - expected) <= off + 1e-9
 
 
+def test_lancedb_answers_from_the_same_index_without_torch(indexed):
+    """As a user would ask it, at a version of the pool, with a filter that is applied first."""
+    program = """
+import sys, lancedb
+uri, version = sys.argv[1:]
+table = lancedb.connect(uri).open_table("pool")
+table.checkout(int(version))
+vector = table.search().where("rds IS NOT NULL").limit(1).to_list()[0]["rds"]
+search = table.search(vector, vector_column_name="rds").distance_type("cosine").nprobes(32)
+rows = search.refine_factor(4).where("corpus = 'sums'").limit(5).select(["corpus"]).to_list()
+assert [row["corpus"] for row in rows] == ["sums"] * 5, rows
+assert "ANNSubIndex: name=rds__ivf_rq_32" in search.limit(5).explain_plan(True)
+assert "torch" not in sys.modules
+"""
+    version = str(indexed.version("pool"))
+    subprocess.run([sys.executable, "-c", program, indexed.uri, version], check=True)
+
+
 def test_a_bad_recall_is_a_warning(indexed, monkeypatch):
     monkeypatch.setattr(approximate, "ENOUGH", 1.1)
     coreset = chosen(indexed, 30, approximate=True)
@@ -120,11 +141,11 @@ def test_rows_that_come_later_are_found_and_taken_in(indexed, toys):
     assert set(chosen(indexed, 6, approximate=True).ids) == {row.id for row in near}
     assert index_feature(indexed, "rds").done == "unchanged"
     assert len(extended.index.parts) == 2
-    indexed.compact()
-    indexed.clean(0.0)
+    maintenance.compact(indexed)
+    maintenance.clean(indexed, 0.0)
     assert indices_of(indexed.dataset("pool"))["rds"].outside == 0
     assert set(chosen(indexed, 6, approximate=True).ids) == {row.id for row in near}
-    assert Database(indexed).index("rds").done == "unchanged"
+    assert Database(indexed).create_index("rds").done == "unchanged"
 
 
 def test_an_index_of_many_parts_is_built_anew(indexed, toys, monkeypatch):
@@ -160,8 +181,8 @@ def test_replay_says_what_it_proves(indexed, toys):
     found = chosen(indexed, 50, approximate=True)
     indexed.insert("pool", rows_of(toys, 5000, 80))
     index_feature(indexed, "rds")
-    indexed.compact()
-    indexed.clean(0.0)
+    maintenance.compact(indexed)
+    maintenance.clean(indexed, 0.0)
     again = replay(indexed, found.name)
     assert again.same and "this does not prove" in again.notes[0]
     for part in found.parameters["approximate"]["parts"]:
@@ -258,11 +279,11 @@ def test_command_line(indexed):
     run = CliRunner()
 
     def call(*words, code=0):
-        done = run.invoke(index_command, words)
+        done = run.invoke(commands, ["index", *words])
         assert done.exit_code == code, done.output
         return done
 
-    (row,) = json.loads(call(indexed.uri, "--list", "--json").stdout)
+    (row,) = json.loads(call("list", indexed.uri, "--json").stdout)
     assert row == {
         "index of": "rds",
         "kind": "IVF_RQ",
@@ -270,10 +291,10 @@ def test_command_line(indexed):
         "rows": 1500,
         "rows outside": 0,
     }
-    assert "all rows already" in call(indexed.uri, "rds").stderr
-    assert "IVF_RQ" in call(indexed.uri, "--list").stdout
-    assert "dropped" in call(indexed.uri, "rds", "--drop").stderr
-    assert "No indices" in call(indexed.uri, "--list").stderr
-    for wrong in ([], ["rds", "--list"], ["--drop"]):
-        call(indexed.uri, *wrong, code=2)
-    assert "is indexed" in call(indexed.uri, "rds").stderr
+    assert "all rows already" in call("create", indexed.uri, "rds").stderr
+    assert "IVF_RQ" in call("list", indexed.uri).stdout
+    assert "removed" in call("remove", indexed.uri, "rds").stderr
+    assert "No indices" in call("list", indexed.uri).stderr
+    for wrong in ("create", "remove", "lst"):
+        call(wrong, indexed.uri, code=2)
+    assert "rds: indexed" in call("create", indexed.uri, "rds").stderr

@@ -94,7 +94,7 @@ def test_refusals(home, tmp_path):
     with pytest.raises(FingerprintError, match=r"options.first: 0, not 1") as refusal:
         home.copy_target("sums", other)
     assert "backbone.weights" in str(refusal.value) and "rds" in str(refusal.value)
-    assert other.targets() == []
+    assert other.list_targets() == []
     with pytest.raises(UsageError, match="targets: sums, tales"):
         home.copy_target("poems", other)
     with pytest.raises(UsageError, match="--as"):

@@ -46,6 +46,11 @@ def test_every_method_is_listed_once_under_a_name_that_is_understood():
     assert {"trim", "gradfiltering", "nait", "mads", "less", "rds", "embed"} <= set(named)
     assert {"random", "bm25", "dsir", "losses", "losses(score=nll)"} <= set(named)
     assert [each.also for each in listed if each.method == "rds"] == ["rds+"]
+    first, second = str(listed).split("\n\n")
+    assert (
+        "rds, rds+" in first and "rds:top" in second and len(first.splitlines()) == len(named) + 2
+    )
+    assert listed._repr_html_().startswith("<pre>") and "rds, rds+" in listed._repr_html_()
 
 
 def test_papers_are_named():
@@ -64,16 +69,16 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
         dtype="float32",
         features="rds,losses,mads,nait",
     )
-    assert not any(each.ready for each in database.methods())
-    assert {each.helps for each in database.methods()} == {
+    assert not any(each.ready for each in database.list_methods())
+    assert {each.helps for each in database.list_methods()} == {
         f"coresetdb ingest {tmp_path}/store FILE..."
     }
     database.ingest(written(tmp_path / "pool.jsonl", generator, 12))
-    without = {method.method: method for method in database.methods()}
+    without = {method.method: method for method in database.list_methods()}
     assert without["random"].ready and without["losses"].ready and without["mads"].ready
     assert without["rds"].helps == f"coresetdb target add {tmp_path}/store NAME FILE"
     database.add_target("two", written(tmp_path / "two.jsonl", generator, 2))
-    listed = {each.method: each for each in database.methods()}
+    listed = {each.method: each for each in database.list_methods()}
     assert listed["rds"].ready and listed["rds:top"].ready
     assert "at least 3 examples" in listed["nait"].helps, "what the target's facts refuse"
     assert listed["bm25"].helps == f"coresetdb featurize {tmp_path}/store lexical"
@@ -86,9 +91,9 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
                 database.select("two", method=each.method, leakage="off", budget=1)
 
     database.featurize("lexical")
-    assert {each.method: each.ready for each in database.methods()}["dsir"]
+    assert {each.method: each.ready for each in database.list_methods()}["dsir"]
     ran = CliRunner().invoke(commands, ["methods", database.store.uri, "--json"])
-    assert json.loads(ran.stdout) == [each.as_dict() for each in database.methods()]
+    assert json.loads(ran.stdout) == [each.as_dict() for each in database.list_methods()]
     shown = CliRunner().invoke(commands, ["methods", database.store.uri]).stdout
     assert "rds, rds+" in shown and f"coresetdb featurize {tmp_path}/store trim" in shown
     bare = CliRunner().invoke(commands, ["methods"]).stdout

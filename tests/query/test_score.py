@@ -11,12 +11,13 @@ import torch
 from click.testing import CliRunner
 from tiny_models import tiny_folder
 
-from coresetdb.cli.score import score_command
+from coresetdb.cli.main import commands
 from coresetdb.database import Database
 from coresetdb.query.score import score, split_methods
 from coresetdb.query.scores import load_scores, remove_scores
 from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import MissingFeatureError, QueryError, UsageError
+from coresetdb.store import catalog
 from coresetdb.store.rows import key_of
 from coresetdb.store.scores import score_sets
 
@@ -54,7 +55,7 @@ def test_every_row_by_cosine(store, asked, by):
         [row["score"] for row in rows], [row[1] for row in expected], atol=1e-6
     )
     assert [row["rank"] for row in rows] == list(range(1, 241))
-    fingerprint, version = store.recipes()["rds"].fingerprint, store.version()
+    fingerprint, version = catalog.recipes(store)["rds"].fingerprint, store.version()
     assert {(row["fingerprint"], row["pool_version"]) for row in rows} == {(fingerprint, version)}
     assert all(
         row["key"] == key_of("python", name, fingerprint, version, row["id"]) for row in rows
@@ -185,11 +186,11 @@ def test_command_line(store):
     run = CliRunner()
 
     def call(*words, code=0):
-        done = run.invoke(score_command, words)
+        done = run.invoke(commands, ["score", *words])
         assert done.exit_code == code, done.output
         return done
 
-    done = call(store.uri, "python", "arithmetic", "--with", "rds,rds(by=max)", "--json")
+    done = call("run", store.uri, "python", "arithmetic", "--with", "rds,rds(by=max)", "--json")
     sets = json.loads(done.stdout)
     assert [(row["target"], row["method"], row["rows"]) for row in sets] == [
         (target, method, 240)
@@ -199,12 +200,12 @@ def test_command_line(store):
     assert "6 of 246 rows lack rds" in done.stderr
     assert json.loads(call("list", store.uri, "--json").stdout) == sets
     assert "rds(by=max)" in call("list", store.uri).stdout
-    assert "480 scores removed" in call("remove", store.uri, "python").stderr
-    call("--with", "rds", store.uri, "python")
+    assert "removed 480 scores" in call("remove", store.uri, "python").stderr
+    call("run", "--with", "rds", store.uri, "python")
     assert len(json.loads(call("list", store.uri, "--json").stdout)) == 3
     call(code=2)
     call("--help")
-    call(store.uri, code=2)
+    call("run", store.uri, code=2)
 
 
 WORDS = "the sky is blue and two plus three make five while green trees grow by rivers".split()

@@ -17,6 +17,7 @@ from coresetdb.query.methods import method_names
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.selectors.registry import selectors
+from coresetdb.store import catalog
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("toy_representations")
@@ -190,7 +191,7 @@ def test_replay_after_the_target_was_removed(database):
 def test_replay_after_the_feature_was_made_otherwise(database):
     """The columns bear the same names; each version of them says what made it."""
     made = database.select("few", method="words", budget=30)
-    database.drop_feature("words", force=True)
+    database.remove_feature("words", force=True)
     with pytest.raises(MissingFeatureError, match="no feature 'words'"):
         database.select("few", method="words", budget=5)
     assert database.replay(made.name).same
@@ -261,7 +262,7 @@ def remade(store, **changes):
 
 def test_features_made_otherwise_are_refused(database):
     store = database.store
-    kept = store.recipes()
+    kept = catalog.recipes(store)
     backbone = {**kept["words"].backbone, "weights": "0" * 32}
     for changes, says in [
         ({"options": {"first": 1}}, r"options.first: 1, not 0"),
@@ -272,7 +273,7 @@ def test_features_made_otherwise_are_refused(database):
         recipe, other = remade(store, **changes)
         with pytest.raises(FingerprintError, match=r"words of target 'few' .* made as"):
             database.select("few", method="words", budget=5)
-        store.put_recipe(Recipe(**{**vars(other), "columns": ("elsewhere",)}))
+        catalog.put_recipe(store, Recipe(**{**vars(other), "columns": ("elsewhere",)}))
         with pytest.raises(FingerprintError, match=rf"words of target 'few' .*: {says}"):
             database.select("few", method="words", budget=5)
         assert len(database.select("few", method="rds", budget=5)) == 5
@@ -286,11 +287,11 @@ def test_facts_of_another_recipe_are_refused(database):
     store = database.store
     recipe = features_of(store)["words"].recipe
     other = Recipe(**{**vars(recipe), "options": {"first": 3}, "columns": ("elsewhere",)})
-    store.put_recipe(other)
+    catalog.put_recipe(store, other)
     artifacts = store.dataset("artifacts").to_table(filter="name LIKE 'target:%'").to_pylist()
     store.delete("artifacts", "name LIKE 'target:%'")
     for row in artifacts:
-        store.put_artifact(other.fingerprint, row["name"], row["bytes"])
+        catalog.put_artifact(store, other.fingerprint, row["name"], row["bytes"])
     with pytest.raises(FingerprintError, match=r"facts of target 'few' .*first: 3, not 0"):
         database.select("few", method="words", budget=5)
 
@@ -311,7 +312,7 @@ def test_a_representation_of_another_version_is_refused(database, monkeypatch, t
     opened = Database.open(database.store.uri)
     with pytest.raises(FingerprintError, match="words was made by version 1 of words"):
         opened.add_target("new", file)
-    assert [target.name for target in opened.targets()] == ["few", "more", "one"]
+    assert [target.name for target in opened.list_targets()] == ["few", "more", "one"]
 
 
 def test_losses_rank_rows_by_a_column(database):

@@ -24,6 +24,7 @@ from coresetdb.schemas.errors import (
 )
 from coresetdb.schemas.tables import TABLES
 from coresetdb.store.integrity.verify import verify
+from coresetdb.store.place import place_at
 from coresetdb.store.status import status_of
 from coresetdb.store.store import Store
 
@@ -204,3 +205,7 @@ def test_lancedb_and_polars_open_it(filled):
     assert database.open_table("pool").search([1.0] * 16).limit(3).to_arrow().num_rows == 3
     frame = pl.scan_lance(f"{filled.uri}/pool.lance")
     assert frame.select(pl.col("id").n_unique()).collect().item() == 200
+
+
+def test_a_place_is_named_by_a_string_or_a_path(tmp_path):
+    assert place_at(tmp_path / "pool") == place_at(str(tmp_path / "pool"))

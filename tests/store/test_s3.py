@@ -8,7 +8,7 @@ import time
 import pyarrow as pa
 import pytest
 
-from coresetdb.database import repair_store, verify_store
+import coresetdb
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import (
     DamagedStoreError,
@@ -18,7 +18,7 @@ from coresetdb.schemas.errors import (
     UsageError,
 )
 from coresetdb.schemas.recipe import Recipe
-from coresetdb.store import locks
+from coresetdb.store import locks, maintenance
 from coresetdb.store.features import declare, drop
 from coresetdb.store.fill import fill, filling
 from coresetdb.store.integrity.repair import repair
@@ -57,7 +57,7 @@ def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows, monke
     again = Store.open(uri, storage_options=options)
     assert again.config == {"where": "s3"}
     assert again.take([digest("55"), digest("1")], ["tokens"])["tokens"].to_pylist() == [55, 1]
-    assert again.compact() > 0
+    assert maintenance.compact(again) > 0
     assert verify(uri, full=True).ok
 
     victim = next(path for path in store.place.sizes("pool.lance/data"))
@@ -69,7 +69,7 @@ def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows, monke
 
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    assert not verify_store(uri, full=True, storage_options=options).ok or not report.lost
+    assert not coresetdb.verify(uri, full=True, storage_options=options).ok or not report.lost
 
     def reingest(lost):
         store.insert("pool", pool_rows(0, 60))
@@ -77,7 +77,7 @@ def test_a_store_on_s3(bucket, endpoint, features, pool_rows, source_rows, monke
 
     assert repair(uri, reingest, storage_options=options).ok or not report.lost
     assert store.dataset("pool").count_rows() == 60
-    assert repair_store(uri, storage_options=options).ok
+    assert coresetdb.repair(uri, storage_options=options).ok
 
 
 def test_an_s3_that_cannot_be_reached_is_not_damaged(monkeypatch, features):

@@ -26,6 +26,7 @@ from coresetdb.ingest.sources import open_source
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import MissingFeatureError, StoreBusyError, UsageError
 from coresetdb.schemas.progress import Silence
+from coresetdb.store import maintenance
 from coresetdb.store.fill import filling
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.shards import FOLDER, Shards
@@ -125,7 +126,7 @@ def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole
     assert database.featurize("rds").sentences() == ["rds: no row was waiting for it"]
     assert database.featurize().rows == 0
     assert database.store.version() == version
-    assert database.store.compact() > 0
+    assert maintenance.compact(database.store) > 0
     database.store.sync()
     assert_same(features_of(database), features_of(whole))
     assert_sound(database)
@@ -174,7 +175,7 @@ def test_an_ingestion_begun_before_leaves_rows_that_are_found(database, tmp_path
     database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
     coreset = database.select("few", budget=10)
     assert any("50 rows of the pool are not featurized with rds yet" in n for n in coreset.notes)
-    database.store.compact()  # filled and waiting rows share a fragment
+    maintenance.compact(database.store)  # filled and waiting rows share a fragment
     kept = features_of_some(database)
     assert database.featurize().rows == 50
     assert kept.items() <= features_of_some(database).items()
@@ -193,7 +194,7 @@ def test_an_ingestion_that_outlives_a_feature_goes_on_without_it(database, tmp_p
     database.featurize("rds")
     featurizer = database._current_featurizer()
     assert len(featurizer.recipes) == 2
-    database.drop_feature("rds")
+    database.remove_feature("rds")
     source = open_source(write(tmp_path / "late.jsonl", rows(30, 5000)), ReadOptions())
     account = ingest(database.store, [source], lambda: featurizer)
     assert account.total("new") == 30
@@ -205,7 +206,7 @@ def test_a_target_does_not_bring_values_of_a_feature_that_was_made_otherwise_sin
     database, tmp_path
 ):
     featurizer = database._current_featurizer()
-    database.drop_feature("losses")
+    database.remove_feature("losses")
     database.featurize("losses:alone=false:grad_norm=sketch")
     file = write(tmp_path / "few.jsonl", rows(4, 2000))
     add_target(database.store, "few", file, ReadOptions(), lambda: featurizer)
@@ -231,7 +232,7 @@ def test_a_second_recipe_of_a_representation_has_columns_of_its_own(database, tm
     assert database.featurize(name).rows == 0
     assert database.featurize("losses:alone=true").rows == 0
     assert [name for name in database.status().waiting] == ["losses", name]
-    database.drop_feature(name)
+    database.remove_feature(name)
     assert not [c for c in database.store.dataset("pool").schema.names if suffix in c]
 
 
@@ -365,14 +366,14 @@ def test_dropping_what_coresets_used_needs_force_and_they_replay(database, tmp_p
     name = database.select("few", budget=10).name
     filtered = database.select("few", method="random", where="nll > 0", budget=10).name
     with pytest.raises(UsageError, match=f"rds was used for 1 coresets .{name}.*--force") as told:
-        database.drop_feature("rds")
+        database.remove_feature("rds")
     assert told.value.exit_code == 2
     with pytest.raises(UsageError, match=filtered):
-        database.drop_feature("losses")
-    assert database.drop_feature("rds", force=True).feature == "rds"
+        database.remove_feature("losses")
+    assert database.remove_feature("rds", force=True).feature == "rds"
     assert database.replay(name).same and database.replay(name).same_queries
     database.compact(keep_hours=0)
-    assert database.coreset(name).ids
+    assert database.open_coreset(name).ids
     assert database.replay(name).same and database.replay(filtered).same
     assert_sound(database)
     with pytest.raises(MissingFeatureError, match="featurize"):
@@ -478,7 +479,7 @@ def test_killed_again_and_again_it_loses_no_more_than_a_shard(database, tmp_path
     assert_same({row_id: found[row_id] for row_id in expected}, expected)
     assert not shard_files(database.store)
     assert_sound(database)
-    assert database.store.compact() > 0
+    assert maintenance.compact(database.store) > 0
     database.store.sync()
     assert_same({row_id: features_of(database)[row_id] for row_id in expected}, expected)
     assert_sound(database)
@@ -501,7 +502,7 @@ def test_a_damaged_fill_is_repaired_and_the_rest_is_filled(database, monkeypatch
     data[len(data) // 2] ^= 1
     database.store.place.write(victim, bytes(data))
     assert not verify(database.store.uri, full=True).ok
-    repaired = coresetdb.database.repair_store(database.store.uri)
+    repaired = coresetdb.repair(database.store.uri)
     assert repaired.ok, repaired.lines()
     again = coresetdb.connect(database.store.uri)
     assert again.status().waiting["rds"] == 400
@@ -512,7 +513,7 @@ def test_a_damaged_fill_is_repaired_and_the_rest_is_filled(database, monkeypatch
 
 
 def test_a_store_without_any_feature_takes_rows_and_gets_one(database, tmp_path):
-    database.drop_feature("losses")
+    database.remove_feature("losses")
     with pytest.raises(UsageError, match=r"no features: name some of .*rds"):
         database.featurize()
     account = database.ingest(write(tmp_path / "more.jsonl", rows(10, 9000)))

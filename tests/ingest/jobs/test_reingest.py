@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import coresetdb
-from coresetdb.database import repair_store, verify_store
+from coresetdb import repair, verify
 from coresetdb.ingest.jobs.reingest import reingest
 from coresetdb.schemas.errors import BackboneError, StoreError
 from coresetdb.store.integrity.report import PATH as OWED_PATH
@@ -72,7 +72,7 @@ def wipe(file: Path) -> None:
 def lost_with(database: coresetdb.Database, number: int) -> list[str]:
     """Wipe a file of the pool; the ids that `verify` says were in it."""
     wipe(data_files(database)[number])
-    return verify_store(database.store.uri, full=True).lost_ids
+    return verify(database.store.uri, full=True).lost_ids
 
 
 def sightings(database: coresetdb.Database) -> set[tuple[str, str, int]]:
@@ -96,26 +96,26 @@ def test_flipped_bytes_of_a_data_file_are_named_and_mended(database):
     damaged = bytearray(victim.read_bytes())
     damaged[1000:1064] = bytes(byte ^ 0xFF for byte in damaged[1000:1064])
     victim.write_bytes(damaged)
-    assert verify_store(database.store.uri).ok, "plain verify looks at sizes only"
-    report = verify_store(database.store.uri, full=True)
+    assert verify(database.store.uri).ok, "plain verify looks at sizes only"
+    report = verify(database.store.uri, full=True)
     assert not report.ok
     assert [damage.table for damage in report.damages] == ["pool"]
     assert report.damages[0].path.endswith(victim.name)
     assert set(report.lost_ids) == lost
     said: list[str] = []
-    repaired = repair_store(database.store.uri, say=said.append)
+    repaired = repair(database.store.uri, say=said.append)
     assert repaired.ok, repaired.lines()
     assert any("colours.jsonl" in sentence for sentence in said)
     assert same_rows(rows_of(database), before)
-    assert verify_store(database.store.uri, full=True).ok
+    assert verify(database.store.uri, full=True).ok
 
 
 def test_a_cut_file_is_found_by_its_size_and_mended(database):
     before = rows_of(database)
     victim = data_files(database)[0]
     victim.write_bytes(victim.read_bytes()[:-500])
-    assert not verify_store(database.store.uri).ok
-    assert repair_store(database.store.uri).ok
+    assert not verify(database.store.uri).ok
+    assert repair(database.store.uri).ok
     assert same_rows(rows_of(database), before)
 
 
@@ -127,9 +127,9 @@ def test_a_torn_newest_manifest_falls_back_and_the_rows_come_back(database):
     )
     newest = manifests[-1]
     newest.write_bytes(newest.read_bytes()[:30])
-    report = verify_store(database.store.uri)
+    report = verify(database.store.uri)
     assert [(damage.table, damage.what) for damage in report.damages] == [("pool", "manifest")]
-    assert repair_store(database.store.uri).ok
+    assert repair(database.store.uri).ok
     assert same_rows(rows_of(database), before)
 
 
@@ -138,7 +138,7 @@ def test_a_source_that_is_gone_is_said_with_the_rows_it_held(database, tmp_path)
     victim = data_files(database)[2]
     victim.write_bytes(b"\0" * victim.stat().st_size)
     said: list[str] = []
-    repaired = repair_store(database.store.uri, say=said.append)
+    repaired = repair(database.store.uri, say=said.append)
     assert not repaired.ok
     assert any("cannot be read again" in sentence for sentence in said)
     assert any("40 rows are not back" in line for line in repaired.unrepaired)
@@ -151,12 +151,12 @@ def test_without_its_backbone_a_repair_takes_nothing_out(database, tmp_path):
     version = database.store.version()
     (tmp_path / "model").rename(tmp_path / "elsewhere")
     with pytest.raises(BackboneError):
-        repair_store(database.store.uri)
-    report = verify_store(database.store.uri, full=True)
+        repair(database.store.uri)
+    report = verify(database.store.uri, full=True)
     assert database.store.version() == version and len(report.lost_ids) == 40
     assert any(damage.newest for damage in report.damages)
     (tmp_path / "elsewhere").rename(tmp_path / "model")
-    assert repair_store(database.store.uri).ok
+    assert repair(database.store.uri).ok
     assert same_rows(rows_of(database), before)
 
 
@@ -171,12 +171,12 @@ def test_a_repair_that_did_not_get_through_is_not_forgotten(database, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr("coresetdb.ingest.jobs.reingest.ingest", fail)
         with pytest.raises(type(stop)):
-            repair_store(database.store.uri)
+            repair(database.store.uri)
     assert len(rows_of(database)) == 80
-    report = verify_store(database.store.uri, full=True)
+    report = verify(database.store.uri, full=True)
     assert not report.ok and report.lost_ids == lost
-    assert not verify_store(database.store.uri).ok
-    assert repair_store(database.store.uri).ok
+    assert not verify(database.store.uri).ok
+    assert repair(database.store.uri).ok
     assert same_rows(rows_of(database), before)
     assert not (Path(database.store.uri) / OWED_PATH).exists()
 
@@ -186,12 +186,12 @@ def test_rows_of_an_interrupted_ingestion_are_fetched(database):
     ids = sorted(before)[:7]
     database.store.delete("pool", "id IN (" + ", ".join(f"'{row}'" for row in ids) + ")")
     database.store.sync()
-    report = verify_store(database.store.uri, full=True)
+    report = verify(database.store.uri, full=True)
     assert report.ok and sorted(report.pending_ids) == ids
-    done = repair_store(database.store.uri)
+    done = repair(database.store.uri)
     assert done.ok and sorted(done.restored) == ids
     assert same_rows(rows_of(database), before)
-    assert not verify_store(database.store.uri, full=True).pending
+    assert not verify(database.store.uri, full=True).pending
 
 
 def test_only_lost_rows_come_back_from_a_file_that_was_edited(database, colours):
@@ -202,14 +202,14 @@ def test_only_lost_rows_come_back_from_a_file_that_was_edited(database, colours)
     lines[50] = json.dumps({"ask": "Who are you?", "say": "An intruder.", "hue": 0}) + "\n"
     lines.insert(0, json.dumps({"ask": "And you?", "say": "Another.", "hue": 0}) + "\n")
     colours.write_text("".join(lines))
-    done = repair_store(database.store.uri)
+    done = repair(database.store.uri)
     after = rows_of(database)
     assert not done.ok and len(done.restored) == 39 and set(done.restored) < set(lost)
     assert after.keys() < before.keys() and len(after) == ROWS - 1
     assert any("1 of 40 lost rows no longer stand in it" in line for line in done.unrepaired)
-    assert not verify_store(database.store.uri, full=True).ok, "one row is still lost"
+    assert not verify(database.store.uri, full=True).ok, "one row is still lost"
     colours.write_text("".join([*lines[1:51], edited, *lines[52:]]))
-    assert repair_store(database.store.uri).ok
+    assert repair(database.store.uri).ok
     assert same_rows(rows_of(database), before)
 
 
@@ -218,12 +218,12 @@ def test_a_whole_file_is_read_no_further_than_it_was(empty, colours):
         empty.ingest(str(colours), corpus="colours", mapping=MAPPING, limit=limit)
     before, seen = rows_of(empty), sightings(empty)
     wipe(data_files(empty, "sources")[0])
-    assert repair_store(empty.store.uri).ok
+    assert repair(empty.store.uri).ok
     assert rows_of(empty).keys() == before.keys() and sightings(empty) == seen
     for table in ("sources", "pool"):  # now nothing names the lost rows
         for file in data_files(empty, table):
             wipe(file)
-    done = repair_store(empty.store.uri)
+    done = repair(empty.store.uri)
     assert done.ok, done.lines()
     assert same_rows(rows_of(empty), before) and sightings(empty) == seen
 
@@ -231,10 +231,10 @@ def test_a_whole_file_is_read_no_further_than_it_was(empty, colours):
 def test_sightings_that_cannot_be_listed_again_are_said(database, colours):
     wipe(data_files(database, "sources")[0])
     colours.unlink()
-    done = repair_store(database.store.uri)
+    done = repair(database.store.uri)
     assert not done.ok and len(rows_of(database)) == ROWS
     assert any("colours.jsonl" in line and "cannot be read" in line for line in done.unrepaired)
-    assert not verify_store(database.store.uri).ok
+    assert not verify(database.store.uri).ok
 
 
 def test_standard_input_is_not_read(database, monkeypatch):
@@ -252,6 +252,6 @@ def test_each_row_is_read_as_the_run_that_saw_it_did(empty, colours):
     before = rows_of(empty)
     for file in data_files(empty):
         wipe(file)
-    assert len(verify_store(empty.store.uri, full=True).lost_ids) == len(before) == 30 + ROWS
-    assert repair_store(empty.store.uri).ok
+    assert len(verify(empty.store.uri, full=True).lost_ids) == len(before) == 30 + ROWS
+    assert repair(empty.store.uri).ok
     assert same_rows(rows_of(empty), before)

@@ -1,0 +1,46 @@
+"""Plain text for people: rows as a table, a number with its noun; also as a notebook shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+
+def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Align rows in columns, numbers to the right; nothing is shortened."""
+    from io import StringIO
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for name, value in (rows[0] if rows else {}).items():
+        number = isinstance(value, int | float)
+        grid.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(_cell(value) for value in row.values()))
+    file = StringIO()
+    Console(file=file, width=100_000, markup=False, highlight=False).print(grid)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as "1 example" or "2,000 examples"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def as_html(text: str) -> str:
+    """Text with aligned columns, as a notebook shows it."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

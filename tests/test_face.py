@@ -1,0 +1,135 @@
+"""The Python face: paths of every kind, explicit keywords, names of one kind, results that show."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+import coresetdb
+from coresetdb import Database, UsageError
+
+OLD = "targets coresets coreset coreset_list score_sets scores index indices drop_index methods"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_llama) -> Path:
+    """Holds a store `pool` of 20 rows with a target and a coreset, made with paths alone."""
+    folder = tmp_path_factory.mktemp("face")
+    sums = [{"question": f"What is {i} plus 1?", "answer": f"It is {i + 1}."} for i in range(24)]
+    for name, some in (("sums", sums[:20]), ("examples", sums[20:])):
+        text = "".join(json.dumps(row) + "\n" for row in some)
+        (folder / f"{name}.jsonl").write_text(text)
+    database = coresetdb.create(
+        folder / "pool", backbone=tiny_llama, dtype="float32", features="rds"
+    )
+    database.ingest([folder / "sums.jsonl"], corpus="adding")
+    database.add_target("sums", folder / "examples.jsonl")
+    database.select("sums", budget=5, name="five", evaluation=folder / "examples.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def database(folder) -> Database:
+    return coresetdb.connect(folder / "pool")
+
+
+def public_methods() -> dict[str, inspect.Signature]:
+    members = inspect.getmembers(Database, inspect.isroutine)
+    return {name: inspect.signature(value) for name, value in members if name[0] != "_"}
+
+
+def test_every_keyword_is_written_out():
+    signatures = public_methods() | {
+        name: inspect.signature(getattr(coresetdb, name))
+        for name in ("connect", "create", "verify", "repair")
+    }
+    for name, signature in signatures.items():
+        kinds = [parameter.kind for parameter in signature.parameters.values()]
+        assert inspect.Parameter.VAR_KEYWORD not in kinds, name
+
+
+def test_a_wrong_keyword_is_a_type_error(database, tmp_path):
+    for call in (
+        lambda: coresetdb.create(tmp_path / "new", back="builtin"),
+        lambda: database.select("sums", quotas="a=1"),
+        lambda: database.ingest("sums.jsonl", encodings="utf-8"),
+        lambda: database.add_target("more", "examples.jsonl", corpus="x"),
+        lambda: database.sql("SELECT 1", memory="1GB"),
+    ):
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            call()
+    assert not (tmp_path / "new").exists()
+
+
+def test_paths_of_every_kind(folder, database, tmp_path):
+    assert database.store.uri == str(folder / "pool")
+    out = tmp_path / "five.jsonl"
+    assert database.export("five", out).rows == 5 and out.exists()
+    assert coresetdb.verify(folder / "pool", full=True).ok
+    assert coresetdb.repair(folder / "pool").ok
+    assert database.plan(folder / "examples.jsonl").rows == 4
+    other = coresetdb.create(
+        tmp_path / "other", backbone=folder_of(database), dtype="float32", features="rds"
+    )
+    database.copy_target("sums", tmp_path / "other", "copied")
+    assert [target.name for target in other.list_targets()] == ["copied"]
+
+
+def folder_of(database: Database) -> Path:
+    return Path(database.store.config["backbone"]["name"])
+
+
+def test_names_are_of_one_kind(folder, tmp_path, database):
+    assert not {*OLD.split(), "drop_feature", "check_export"} & public_methods().keys()
+    assert not any("command" in each.parameters for each in public_methods().values())
+    assert [target.name for target in database.list_targets()] == ["sums"]
+    assert [row["coreset"] for row in database.list_coresets()] == ["five"]
+    assert database.open_coreset("five").name == "five"
+    assert [row["feature"] for row in database.list_features()] == ["rds"]
+    assert any(method.method == "rds" and method.ready for method in database.list_methods())
+    database.score("sums", "rds")
+    assert [sets.key.method for sets in database.list_scores()] == ["rds"]
+    assert database.open_scores("sums").methods == ["rds"]
+    assert database.remove_scores("sums") == 20 and database.list_scores() == []
+    assert database.create_index("rds").done == "built"
+    assert [index.column for index in database.list_indices()] == ["rds"]
+    assert database.remove_index("rds").column == "rds" and database.list_indices() == []
+
+
+def test_features_are_listed_before_and_after_they_are_fitted(tmp_path, tiny_llama):
+    database = coresetdb.create(tmp_path / "pool", backbone=tiny_llama, features="rds,trim")
+    rds, trim = database.list_features()
+    assert rds["columns"] == ["rds", "rds_norm"] and rds["not yet featurized"] == 0
+    assert trim["feature"] == "trim" and trim["columns"] == [] and trim["fingerprint"] is None
+    assert database.remove_feature("trim") is None
+    assert database.remove_feature("rds").feature == "rds"
+    assert database.list_features() == []
+
+
+def test_what_runs_record(database):
+    (command,) = database.sql("SELECT command FROM runs").read_all()["command"].to_pylist()
+    assert command == "connect().ingest"
+
+
+def test_a_table_is_lancedbs(database):
+    table = database.table()
+    assert table.count_rows() == 20
+    rows = table.search().where("tokens > 0").select(["id", "corpus"]).limit(3).to_list()
+    assert len(rows) == 3 and {row["corpus"] for row in rows} == {"adding"}
+    vector = table.search().select(["rds"]).limit(1).to_list()[0]["rds"]
+    near = table.search(vector, vector_column_name="rds").metric("cosine").limit(2).to_list()
+    assert near[0]["_distance"] == pytest.approx(0, abs=1e-3)
+    assert set(database.table("targets").to_arrow()["target"].to_pylist()) == {"sums"}
+    with pytest.raises(UsageError, match="no table 'nosuch': choose from pool, "):
+        database.table("nosuch")
+
+
+def test_status_shows_itself(database):
+    status = database.status()
+    text = str(status)
+    assert text == repr(status)
+    assert "20 rows" in text and "Corpora\n" in text and "adding" in text
+    assert status._repr_html_().startswith("<pre>") and "adding" in status._repr_html_()
