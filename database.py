@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
     from .query.indexing import Indexed
-    from .query.method_list import ListedMethod
+    from .query.method_list import MethodList
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target
@@ -316,7 +316,7 @@ class Database:
 
     # -- coresets ----------------------------------------------------------------------------
 
-    def list_methods(self) -> list[ListedMethod]:
+    def list_methods(self) -> MethodList:
         """List every method, what it needs, and whether this store can answer it now."""
         from .query.method_list import list_methods
 

@@ -25,7 +25,6 @@ from .options import (
 if TYPE_CHECKING:
     from ..query.coresets import Coreset
     from ..query.export import Exported
-    from ..query.method_list import ListedMethod
 
 FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt")
 
@@ -49,22 +48,8 @@ def methods_command(store: str | None, as_json: bool) -> None:
     if as_json:
         print_json([method.as_dict() for method in methods])
         return
-    click.echo(text_table([_method_row(method) for method in methods if method.named]))
-    click.echo("")
-    click.echo(text_table([_method_row(method) for method in methods if not method.named]))
+    click.echo(str(methods))
     talk("Options go in parentheses, as in rds:top(by=max); docs/selectors.md lists them.")
-
-
-def _method_row(method: ListedMethod) -> dict[str, Any]:
-    needs = [method.feature or "", "a target" if method.target else ""]
-    row: dict[str, Any] = {
-        "method": f"{method.method}, {method.also}" if method.also else method.method,
-        "needs": " and ".join(filter(None, needs)) or "nothing",
-        "paper": method.paper,
-    }
-    if method.ready is not None:
-        return {**row, "ready": method.ready, "helps": method.helps}
-    return {**row, "in full": method.full} if method.named else row
 
 
 @click.command()

@@ -12,7 +12,7 @@ from ..schemas.errors import UsageError
 from ..schemas.ids import KeySet, ids_of
 from ..selectors.reductions import (
     Columns,
-    Need,
+    Reduction,
     RowColumns,
     RowVectors,
     Vectors,
@@ -23,7 +23,7 @@ from ..selectors.round_robin import take_turns
 from ..selectors.selector import Passes, Ranking, Task
 from .comparison import Comparison, QueryGroup
 from .methods import Method
-from .scanning.reducers import Reducer, reducer_for, word_reducer
+from .scanning.reducers import Reducer, planned_memory, reducer_for, word_reducer
 from .scanning.rows import Scanned
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
@@ -73,7 +73,7 @@ def rank(
     Up to `spare` rows more follow, as far as the memory allows.
 
     Raises:
-        UsageError: the selector's memory formula exceeds the limit.
+        UsageError: the selection plans more memory than the limit.
     """
     while spare:
         tasks = _tasks(method, comparison, rows, k + spare, seed, spare)
@@ -115,7 +115,7 @@ def rankings(
         spare: how many of the `k` rows only stand by.
 
     Raises:
-        UsageError: the selector's memory formula exceeds the limit.
+        UsageError: the selection plans more memory than the limit.
     """
     query_groups = comparison.query_groups
     sizes = [query_group.queries for query_group in query_groups]
@@ -151,7 +151,7 @@ def rankings(
 
 
 def _source(
-    comparison: Comparison, need: Need, queries: slice, eligible: KeySet | None
+    comparison: Comparison, need: Reduction, queries: slice, eligible: KeySet | None
 ) -> Reducer | Callable[[], RowVectors | RowColumns]:
     """Where the answer to a need comes from: a reducer to be fed, or something to call."""
     if isinstance(need, (Vectors, Columns)):
@@ -161,7 +161,7 @@ def _source(
     return reducer_for(need, queries)
 
 
-def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
+def _send(passes: Passes, found: tuple) -> Ranking | tuple[Reduction, ...]:
     try:
         return passes.send(found)
     except StopIteration as end:
@@ -190,7 +190,7 @@ def _tasks(
 
 
 def _planned(method: Method, tasks: Sequence[Task], pick_bytes: int) -> int:
-    return sum(method.selector.memory(task) + task.k * pick_bytes for task in tasks)
+    return sum(planned_memory(method.selector, task) + task.k * pick_bytes for task in tasks)
 
 
 def _check_memory(method: Method, tasks: Sequence[Task], limit: int, pick_bytes: int) -> None:

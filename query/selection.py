@@ -161,7 +161,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     compared = comparison(store, dataset, method, feature, queries, asked.lengths)
     search = None
     if request.approximate:
-        search = Search(store, dataset, method, feature, queries, compared)
+        search = Search(store, dataset, method, feature, queries)
         compared = replace(compared, scan=search.scan)
     total = dataset.count_rows()
     eligible, of_tokens = _eligible(store, dataset, request), None

@@ -17,12 +17,20 @@ a row's best example. Rows that share no word score 0 and come last, by id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .reductions import MAX_BLOCK_ROWS, RowWords, TopPerQuery, TopRows, WordSimilarity, WordTotals
-from .round_robin import take_turns
+from .reductions import (
+    MAX_BLOCK_ROWS,
+    Reduction,
+    RowWords,
+    TopPerQuery,
+    TopRows,
+    WordSimilarity,
+    WordTotals,
+)
+from .round_robin import in_turns, turns_bytes
 from .selector import Option, Passes, Ranking, Selector, Task
 
 _NUMBERS_AT_ONCE = 1 << 22
@@ -96,25 +104,29 @@ class Scores:
 
 
 def _passes(task: Task) -> Passes:
-    k1, b, by = task.options["k1"], task.options["b"], task.options["by"]
+    k1, b = task.options["k1"], task.options["b"]
     asked = Asked(task.words)
     (totals,) = yield (WordTotals(asked.totals),)
     scores = Scores(asked, totals, k1, b)
-    if by == "turns":
-        (best,) = yield (WordSimilarity(scores.of, TopPerQuery(task.k)),)
-        queries, places = take_turns(list(best.keys), task.k)
-        return Ranking(best.keys[queries, places], best.scores[queries, places], queries)
-    (best,) = yield (WordSimilarity(scores.of, TopRows(task.k, by)),)
+    (best,) = yield (_best(task, scores.of),)
+    if task.options["by"] == "turns":
+        return in_turns(best, task.k)
     return Ranking(best.keys[0], best.scores[0], best.queries[0])
 
 
-def _memory(task: Task) -> int:
-    turns = task.options["by"] == "turns"
-    then = TopPerQuery(task.k) if turns else TopRows(task.k, "mean")
-    asked = len(np.unique(np.concatenate(task.words))) * task.queries * 16
+def _best(task: Task, similarity: Callable[[RowWords], np.ndarray]) -> WordSimilarity:
+    by = task.options["by"]
+    return WordSimilarity(similarity, TopPerQuery(task.k) if by == "turns" else TopRows(task.k, by))
+
+
+def _own_memory(task: Task) -> int:
+    words = len(np.unique(np.concatenate(task.words))) * task.queries * 16
     block = _WORDS_AT_ONCE * _BYTES_PER_WORD + (_NUMBERS_AT_ONCE + MAX_BLOCK_ROWS) * 16
-    lists = WordSimilarity(lambda rows: rows.words, then).bytes(task.queries)
-    return lists + asked + block + (task.queries * task.k * 100 if turns else 0)
+    return words + block + (turns_bytes(task) if task.options["by"] == "turns" else 0)
+
+
+def _later(task: Task) -> tuple[Reduction, ...]:
+    return (_best(task, lambda rows: rows.words),)
 
 
 SELECTOR = Selector(
@@ -122,12 +134,13 @@ SELECTOR = Selector(
     1,
     ("terms",),
     _passes,
-    _memory,
+    _own_memory,
     {
         "k1": Option(1.2, least=0.0),
         "b": Option(0.75, least=0.0, most=1.0),
         "by": Option("turns", ("turns", "mean", "max")),
     },
     feature="lexical",
+    later=_later,
     paper="Robertson and Zaragoza 2009",
 )

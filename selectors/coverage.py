@@ -139,9 +139,8 @@ def _passes(task: Task) -> Passes:
     return Ranking(sets.keys[picks], (gains / SCALE).astype(np.float32))
 
 
-def _memory(task: Task) -> int:
-    # The sets twice while they are put in order, and the bounds of the rows beside them.
-    return Sets().bytes(task.rows, task.set_size) + task.rows * 64 + _TABLE_BYTES
+def _own_memory(task: Task) -> int:
+    return task.rows * 64 + _TABLE_BYTES  # the bounds of the rows, and tables of the units
 
 
 SELECTOR = Selector(
@@ -149,7 +148,7 @@ SELECTOR = Selector(
     1,
     ("neuron_sets",),
     _passes,
-    _memory,
+    _own_memory,
     {
         "g": Option("sqrt", ("sqrt", "log1p", "capped", "binary")),
         "cap": Option(10, least=1),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..schemas.ids import KeySet
-from .reductions import Columns, Vectors
+from .reductions import Columns, Reduction, Vectors
 from .selector import Option, Passes, Ranking, Selector, Task
 from .unit_vectors import STEPS, steps, unit_vectors
 
@@ -115,14 +115,17 @@ def _notes(task: Task, rows: int, scored: int, chosen: int) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _memory(task: Task) -> int:
+def _own_memory(task: Task) -> int:
     return (
-        Columns(("",)).bytes(task.rows)
-        + task.rows * 24
-        + Vectors().bytes(min(task.rows, _most_per_fetch(task.width)), task.width)
+        task.rows * 56  # keys, scores and orders of all rows
         + (task.k + 4 * _WALKED_AT_ONCE) * 8 * task.width
         + _WORK_BYTES
     )
+
+
+def _later(task: Task) -> tuple[Reduction, ...]:
+    rows = min(task.rows, _most_per_fetch(task.width))
+    return (Vectors(np.empty((rows, 2), np.int64)),)
 
 
 SELECTOR = Selector(
@@ -130,7 +133,8 @@ SELECTOR = Selector(
     1,
     ("vectors", "columns"),
     _passes,
-    _memory,
+    _own_memory,
     {"score": Option("ifd"), "threshold": Option(0.9, least=-1.0)},
+    later=_later,
     paper="Liu et al. 2024 (DEITA)",
 )

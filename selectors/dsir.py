@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from .random_order import shuffle_words
-from .reductions import RowWords, TopRows, WordSimilarity, WordTotals
+from .reductions import Reduction, RowWords, TopRows, WordSimilarity, WordTotals
 from .selector import Option, Passes, Ranking, Selector, Task
 
 _WORDS_AT_ONCE = 1 << 20  # of a block of 4 MB
@@ -82,9 +82,12 @@ def _passes(task: Task) -> Passes:
     return Ranking(best.keys[0], best.scores[0])
 
 
-def _memory(task: Task) -> int:
-    tables = task.options["buckets"] * 64
-    return TopRows(task.k, "mean").bytes(1) + tables + _WORDS_AT_ONCE * _BYTES_PER_WORD
+def _own_memory(task: Task) -> int:
+    return task.options["buckets"] * 64 + _WORDS_AT_ONCE * _BYTES_PER_WORD
+
+
+def _later(task: Task) -> tuple[Reduction, ...]:
+    return (TopRows(task.k, "mean"),)  # of one score a row, however many examples there are
 
 
 SELECTOR = Selector(
@@ -92,7 +95,7 @@ SELECTOR = Selector(
     1,
     ("terms",),
     _passes,
-    _memory,
+    _own_memory,
     {
         "gumbel": Option(True),
         "buckets": Option(10_000, least=1),
@@ -100,5 +103,6 @@ SELECTOR = Selector(
         "smoothing": Option(1e-4, least=1e-12),
     },
     feature="lexical",
+    later=_later,
     paper="Xie et al. 2023",
 )

@@ -99,14 +99,9 @@ def _passes(task: Task) -> Passes:
     return Ranking(rows.keys[picks], (gains / STEPS).astype(np.float32), notes=notes)
 
 
-def _memory(task: Task) -> int:
+def _own_memory(task: Task) -> int:
     represented = min(task.rows, task.options["represent"])
-    return (
-        Vectors().bytes(task.rows, task.width)
-        + task.rows * 64
-        + represented * (8 * task.width + 32)
-        + _WORK_BYTES
-    )
+    return task.rows * 64 + represented * (8 * task.width + 32) + _WORK_BYTES
 
 
 SELECTOR = Selector(
@@ -114,7 +109,7 @@ SELECTOR = Selector(
     1,
     ("vectors",),
     _passes,
-    _memory,
+    _own_memory,
     {"represent": Option(20_000, least=1)},
     paper="Nemhauser et al. 1978",
 )

@@ -23,7 +23,7 @@ import numpy as np
 
 from ..schemas.ids import codes_of
 from .neighbours import OPTIONS, by_mass, distances, growth_note
-from .reductions import Lists, TopPerQuery, TopRows, Vectors
+from .reductions import Lists, Reduction, TopPerQuery, TopRows, Vectors
 from .selector import Option, Passes, Ranking, Selector, Task
 
 _ROWS_AT_ONCE = 512
@@ -155,15 +155,23 @@ def _passes(task: Task) -> Passes:
     return replace(ranking, notes=(*notes, *ranking.notes))
 
 
-def _memory(task: Task) -> int:
-    brought = task.queries * _wanted(task)
-    union = min(max(task.options["union"], 2 * task.queries), brought)
-    lists = TopPerQuery(_wanted(task)).bytes(task.queries) + TopRows(task.k, "mean").bytes(0)
-    # Events, masses and orders of 8 bytes each; the vectors as float32, and once more while equal
-    # ones are found; a block of kernels, twice more where only the nearest count.
+def _own_memory(task: Task) -> int:
+    brought, union = task.queries * _wanted(task), _union(task)
+    # The lists of the first pass; events, masses and orders of 8 bytes each; the vectors as
+    # float32, and once more while equal ones are found; a block of kernels, twice more where only
+    # the nearest count.
+    lists = 28 * (brought + task.k)
     kernels = 12 * _ROWS_AT_ONCE * union + 8 * _ROWS_AT_ONCE * _COLUMNS_AT_ONCE
-    vectors = Vectors().bytes(union, task.width) + 6 * union * task.width
-    return lists + 240 * brought + vectors + kernels
+    return lists + 240 * brought + 6 * union * task.width + kernels
+
+
+def _later(task: Task) -> tuple[Reduction, ...]:
+    return (Vectors(np.empty((_union(task), 2), np.int64)),)
+
+
+def _union(task: Task) -> int:
+    """Most rows whose vectors are fetched."""
+    return min(max(task.options["union"], 2 * task.queries), task.queries * _wanted(task))
 
 
 SELECTOR = Selector(
@@ -171,7 +179,7 @@ SELECTOR = Selector(
     1,
     ("query_similarity", "vectors"),
     _passes,
-    _memory,
+    _own_memory,
     {
         **OPTIONS,
         "sigma": Option(0.75, least=0.0),
@@ -179,5 +187,6 @@ SELECTOR = Selector(
         "union": Option(20_000, least=1),
         "rest": Option("last", ("last", "spread")),
     },
+    later=_later,
     paper="Liu et al. 2024 (TSDS)",
 )

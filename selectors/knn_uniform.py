@@ -49,11 +49,9 @@ def _passes(task: Task) -> Passes:
     return replace(ranking, notes=(note, *ranking.notes))
 
 
-def _memory(task: Task) -> int:
-    wanted = min(task.options["Lmax"], task.rows)
-    lists = TopPerQuery(wanted, means=True).bytes(task.queries)
+def _own_memory(task: Task) -> int:
     # Distances, masses, codes and their orders, all of 8 bytes.
-    return lists + TopRows(task.k, "mean").bytes(task.queries) + task.queries * wanted * 160
+    return task.queries * min(task.options["Lmax"], task.rows) * 160
 
 
 SELECTOR = Selector(
@@ -61,7 +59,7 @@ SELECTOR = Selector(
     1,
     ("query_similarity", "vectors"),
     _passes,
-    _memory,
+    _own_memory,
     OPTIONS,
     paper="Liu et al. 2024 (TSDS)",
 )

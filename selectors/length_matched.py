@@ -89,8 +89,8 @@ def _notes(
     )
 
 
-def _memory(task: Task) -> int:
-    return Columns((_TOKENS,)).bytes(task.rows) + task.rows * 120
+def _own_memory(task: Task) -> int:
+    return task.rows * 120
 
 
 SELECTOR = Selector(
@@ -98,6 +98,6 @@ SELECTOR = Selector(
     1,
     ("columns", "lengths"),
     _passes,
-    _memory,
+    _own_memory,
     {"like": Option(""), "bins": Option(10, least=1)},
 )

@@ -40,8 +40,4 @@ def _passes(task: Task) -> Passes:
     return Ranking(drawn.keys[0])
 
 
-def _memory(task: Task) -> int:
-    return Shuffled(task.k, task.seed).bytes(0)
-
-
-SELECTOR = Selector("random", 1, ("ids",), _passes, _memory)
+SELECTOR = Selector("random", 1, ("ids",), _passes)

@@ -17,16 +17,11 @@ def _passes(task: Task) -> Passes:
     return Ranking(best.keys[0], best.scores[0], best.queries[0])
 
 
-def _memory(task: Task) -> int:
-    return TopRows(task.k, task.options["by"]).bytes(task.queries)
-
-
 SELECTOR = Selector(
     "top",
     2,
     ("query_similarity",),
     _passes,
-    _memory,
-    {"by": Option("mean", ("mean", "max"))},
+    options={"by": Option("mean", ("mean", "max"))},
     paper="arXiv 2602.14696",
 )

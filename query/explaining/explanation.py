@@ -113,6 +113,16 @@ class Explanation:
             f"{self.coreset} by {self.method}{by}; as_dict() has everything>"
         )
 
+    def __str__(self) -> str:
+        from .explanation_text import plain
+
+        return plain(self)
+
+    def _repr_html_(self) -> str:
+        from .explanation_text import html
+
+        return html(self)
+
     @property
     def pulled_by(self) -> Example | None:
         """The example that the row was chosen for, where the method knows one."""

@@ -12,8 +12,10 @@ from tiny_models import tiny_folder
 from coresetdb.database import Database
 from coresetdb.query.coresets import tag_of
 from coresetdb.query.explaining.explain import explain
+from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.instruction import Instruction
 
 torch.set_num_threads(1)
 
@@ -272,3 +274,20 @@ def test_who_pulled_a_row_where_nothing_has_a_vector(tmp_path):
         assert (pulled.similarity, pulled.place, found.margin) == (None, None, None)
         assert pulled.messages[0]["content"] and found.runner_up is None
         assert "no feature with a cosine" in found.cannot[0]
+
+
+def test_it_prints_as_the_command_line_shows_it(tmp_path, toys):
+    """Text on print, HTML in a notebook; markup of rows and examples stays text in both."""
+    odd = Instruction.from_turns(("user", "Is <b>2</b> [bold]even[/bold]?"), ("assistant", "Yes"))
+    store = toys.new_store(tmp_path / "odd")
+    store.insert("pool", toys.pool_rows([odd, toys.question("sums", 1)], ["<i>odd</i>", "sums"]))
+    toys.add_target(store, "t", [odd])
+    select(store, ["t"], budget="2", name="c", rules=Rules(leakage="off"))
+    explanation = explain(store, "c", 1)
+    shown = str(explanation).splitlines()
+    assert shown[0].startswith("#1 of 2 in c: ")
+    assert shown[1] == "chosen by rds:round_robin for t, from corpus <i>odd</i>"
+    assert "  user: Is <b>2</b> [bold]even[/bold]?" in shown
+    html = explanation._repr_html_()
+    assert "<b>" not in html and "<i>" not in html and "&lt;b&gt;2&lt;/b&gt; [bold]even" in html
+    assert html.startswith("<pre>") and "font-weight: bold" in html

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coresetdb.query.scanning.reducers import planned_memory
 from coresetdb.schemas.ids import ids_of
 from coresetdb.selectors import coverage, lazy_greedy
 from coresetdb.selectors.reductions import RowSets
@@ -193,7 +194,9 @@ def test_greedy_beats_random_codes_of_equal_density():
 
 
 def test_memory_grows_with_rows_and_sets():
-    memory = selectors()["coverage"].memory
-    small, wide = memory(Task(0, 10**6, 10, set_size=40)), memory(Task(0, 10**6, 10, set_size=4000))
+    small, wide = (
+        planned_memory(selectors()["coverage"], Task(0, 10**6, 10, set_size=size))
+        for size in (40, 4000)
+    )
     assert 10**6 * 40 * 4 < small < 10**9
     assert wide > 16 << 30
