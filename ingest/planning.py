@@ -165,7 +165,7 @@ def count(looked: SourceList, known: KnownIds, rows: int) -> Counted:
     A file of more than its share of 50,000 records is read so far and no further; what it holds is
     told from its bytes. Sources without a size (standard input) are read to their end.
     """
-    share = max(LEAST_PER_FILE, COUNTED_RECORDS // len(looked.paths))
+    share = max(LEAST_PER_FILE, COUNTED_RECORDS // max(1, len(looked.entries)))
     drawing: Reservoir[Record] = Reservoir(SEED, lambda total: rows)
     met = KnownIds()
     read, records = 0, 0.0

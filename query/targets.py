@@ -9,7 +9,7 @@ found once (NAIT's directions) reusable: it ranks any pool whose features have i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from ..ingest.jobs.commit import declared
 from ..ingest.jobs.target_artifacts import facts_name, make_facts
 from ..ingest.representations import registry
-from ..schemas.errors import FingerprintError, InputError, UsageError
+from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.instruction import Record, Reject
 from ..schemas.recipe import Recipe, difference
 from ..schemas.tables import TARGETS
@@ -30,6 +30,7 @@ from .names import check_name, naming, no_target, quoted
 if TYPE_CHECKING:
     from ..ingest.featurizer import Featurizer
     from ..ingest.readers.options import ReadOptions
+    from ..ingest.sources import SourceData
     from ..store.store import Store
 
 
@@ -74,7 +75,7 @@ class AddedTarget:
 def add_target(
     store: Store,
     name: str,
-    files: str | Sequence[str],
+    data: SourceData,
     options: ReadOptions,
     featurizer: Callable[[], Featurizer],
 ) -> AddedTarget:
@@ -83,7 +84,7 @@ def add_target(
     Args:
         store: an open store.
         name: letters, digits, dots, dashes and underscores, at most 64.
-        files: a file, glob or folder, or several; every shape the importers know.
+        data: files, globs, folders, or data in memory; every shape the importers know.
         options: how to read them.
         featurizer: makes the featurizer of the store's recipes; called once the examples are read.
 
@@ -91,9 +92,13 @@ def add_target(
         UsageError: a bad name, or there is a target of that name.
         InputError: nothing found, a file that cannot be read to its end, or no usable example.
     """
+    from ..ingest.sources import read_examples
+
     check_name("target", name)
     _check_free(store, name)
-    records, read, rejected, decisions = _read(files, options)
+    # What an example without an answer lacks, its features say for themselves.
+    examples = read_examples(data, options, "A target needs one")
+    records = examples.records
     maker = featurizer()
     features = maker.compute([record.instruction for record in records], of="target")
     # Facts first: a kill in between leaves facts without a target, which nothing shows.
@@ -104,8 +109,9 @@ def add_target(
             store.insert("targets", _rows(store, name, records, maker.table(features)))
     store.sync()
     (target,) = (list_target for list_target in list_targets(store) if list_target.name == name)
-    repeated = read - len(records) - len(rejected)
-    return AddedTarget(target, read, repeated, rejected, decisions, notes)
+    rejected, decisions = tuple(examples.rejected), tuple(examples.decisions)
+    repeated = examples.read - len(records) - len(rejected)
+    return AddedTarget(target, examples.read, repeated, rejected, decisions, notes)
 
 
 def list_targets(store: Store) -> list[Target]:
@@ -168,39 +174,6 @@ def _check_free(store: Store, name: str) -> None:
 
 def _names(store: Store) -> list[str]:
     return sorted(set(store.dataset("targets").to_table(columns=["target"])["target"].to_pylist()))
-
-
-def _read(
-    files: str | Sequence[str], options: ReadOptions
-) -> tuple[list[Record], int, tuple[Reject, ...], tuple[str, ...]]:
-    """Distinct records in reading order, how many there were, rejects, how files were read."""
-    from ..ingest.readers.locations import find_files
-    from ..ingest.sources import open_source
-
-    named = [files] if isinstance(files, str) else list(files)
-    # What an example without an answer lacks, its features say for themselves.
-    options = replace(options, allow_empty_answer=True)
-    records: dict[str, Record] = {}
-    rejected: list[Reject] = []
-    decisions: list[str] = []
-    read = 0
-    for file in find_files(named):
-        source = open_source(file, options)
-        decisions.append(f"{file}: {source.decision}")
-        for each in source:
-            read += 1
-            if isinstance(each, Reject):
-                rejected.append(each)
-            else:
-                records.setdefault(each.instruction.id, each)
-        if source.fault:
-            raise source.fault
-    if not records:
-        reasons = sorted({each.reason for each in rejected}) or ["it is empty"]
-        raise InputError(
-            ", ".join(named), f"no usable example ({'; '.join(reasons)})", "A target needs one"
-        )
-    return list(records.values()), read, tuple(rejected), tuple(decisions)
 
 
 def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table) -> pa.Table:

@@ -37,6 +37,7 @@ from ..sources import SourceList, open_sources
 
 if TYPE_CHECKING:
     from ..models.backbone import Backbone
+    from ..sources import SourceData
 
 
 class ArtifactCache(Protocol):
@@ -282,21 +283,20 @@ def _declared(store: Store, spec: FeatureSpec, info: BackboneInfo, found: Fitted
 @contextmanager
 def rereadable_sources(
     store: Store,
-    named: str | Sequence[str],
+    data: SourceData,
     options: ReadOptions,
     progress: FitProgress | None = None,
 ) -> Iterator[SourceList]:
-    """The files named, which can be read twice inside the block if something is to be fitted.
+    """The sources named, which can be read twice inside the block if something is to be fitted.
 
     Raises:
         InputError, AmbiguousFormatError, UsageError: as `open_sources`.
     """
-    files = [named] if isinstance(named, str) else list(named)
     if not pending(store):
-        yield open_sources(files, options)
+        yield open_sources(data, options)
         return
     with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
-        yield open_sources(files, options, folder, progress)
+        yield open_sources(data, options, folder, progress)
 
 
 def fit_from(

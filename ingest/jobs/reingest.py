@@ -22,6 +22,7 @@ from ...store.integrity.report import LostRow, Repair
 from ...store.store import Store
 from ..create import check_backbone, load_featurizer
 from ..models.describe import BackboneConfig
+from ..readers.in_memory import is_in_memory
 from ..readers.locations import STDIN
 from ..readers.options import ReadOptions
 from ..sources import SourceFile, open_source
@@ -85,8 +86,9 @@ def reingest(
         return loaded[0]
 
     for task in _tasks(store, lost):
-        if task.file == STDIN:
-            unread[STDIN] = "it came from standard input, which cannot be read again"
+        if task.file == STDIN or is_in_memory(task.file):
+            origin = "standard input" if task.file == STDIN else "memory"
+            unread[task.file] = f"it came from {origin}, which cannot be read again"
         else:
             say(f"{task.file}: {task.what}")
             try:

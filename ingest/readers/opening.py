@@ -82,15 +82,16 @@ class Opened:
         return sum(stream.unpacked for stream in self.streams)
 
     def finish(self) -> str:
-        """Close the source; the xxh3 of all its raw bytes, in the order of its files."""
+        """Close the source; the xxh3 of all its raw bytes, in the order of its files.
+
+        "" for data in memory.
+        """
         digests = []
         for stream in self.streams:
             digests.append(stream.raw.drain())
             self.fault = self.fault or stream.fault
         self.close()
-        if len(digests) == 1:
-            return digests[0]
-        return tables.digest_of_digests(digests)
+        return tables.digest_of_digests(digests) if len(digests) > 1 else "".join(digests)
 
     def close(self) -> None:
         """Let go of the files, read to their end or not; standard input stays open."""
@@ -113,13 +114,11 @@ def open_rows(file: str, hints: Hints) -> Opened:
         table, files = tables.open_folder(file)
         streams = [_stream(part) for part in files]
         size = sum(stream.raw.size or 0 for stream in streams)
-        return _guarded(
-            Opened(file, tables.table_rows(table), _table_words(table), streams, size, table)
-        )
+        return open_table_rows(file, table, streams, size)
     stream = _stream(file)
     head, whole, chunks = look_ahead(iter(stream), HEAD_BYTES)
     if tables.is_table(head):
-        return _guarded(_open_table(file, head, chunks, stream))
+        return _open_table(file, head, chunks, stream)
     opened = Opened(file, iter(()), [], [stream], stream.raw.size)
     encoding = detect(head, hints.encoding)
     head, whole, chunks = look_ahead(to_utf8(chunks, encoding), WINDOW_BYTES)
@@ -183,14 +182,22 @@ def _open_table(file: str, head: bytes, chunks: Iterator[bytes], stream: ByteStr
         source = pa.PythonFile(copy, mode="r")
         if stream.fault is not None:
             raise stream.fault
-    table = tables.open_table(head, source, file)
-    words = [*_table_words(table), *filter(None, [stream.compression])]
-    return Opened(file, tables.table_rows(table), words, [stream], stream.raw.size, table)
+    return open_table_rows(
+        file, tables.open_table(head, source, file), [stream], stream.raw.size, stream.compression
+    )
 
 
-def _table_words(table: tables.Table) -> list[str]:
+def open_table_rows(
+    file: str,
+    table: tables.Table,
+    streams: list[ByteStream],
+    size: int | None,
+    compression: str = "",
+) -> Opened:
+    """The rows of a table that consists of the bytes of `streams`, or is in memory."""
     vectors = f"without the vectors {', '.join(table.left_out)}" if table.left_out else ""
-    return [word for word in (table.words, vectors) if word]
+    words = [word for word in (table.words, vectors, compression) if word]
+    return _guarded(Opened(file, tables.table_rows(table), words, streams, size, table))
 
 
 def _text_rows(

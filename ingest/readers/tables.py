@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import decimal
 import json
 import math
 from collections.abc import Iterator
@@ -171,6 +170,7 @@ def table_rows(table: Table) -> Iterator[Row]:
             for values in zip(*columns, strict=True):
                 yield number, dict(zip(batch.schema.names, values, strict=True))
                 number += 1
+    table.share = 1.0
 
 
 def jsonable(value: Any) -> Any:
@@ -187,12 +187,14 @@ def jsonable(value: Any) -> Any:
         with suppress(UnicodeDecodeError):
             return value.decode("utf-8")
         return base64.b64encode(value).decode("ascii")
+    if type(value).__name__ in ("NaTType", "NAType"):  # pandas' nulls
+        return None
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
+        return jsonable(value.tolist())
     return str(value)
 
 
@@ -201,13 +203,17 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 
 def _readable(field: pa.Field) -> pa.Field:
-    """The field with dictionaries unpacked and nanoseconds, which Python lacks, cut to micros."""
+    """The field without dictionaries, views, and nanoseconds, which Python lacks."""
     return field.with_type(_readable_type(field.type))
 
 
 def _readable_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return _readable_type(kind.value_type)
+    if pa.types.is_string_view(kind):  # a slice of it has the size of the whole
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)
     if pa.types.is_duration(kind) and kind.unit == "ns":
