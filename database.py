@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from .schemas.sizes import memory_bytes
+from .store import catalog
 from .store.store import Store
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target
-    from .schemas.progress import FillProgress, FitProgress
+    from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
     from .store.integrity.report import Repair, Report
@@ -121,7 +122,7 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
     ) -> Plan:
         """Estimate what ingesting files would cost: bytes, passes, fits, time; change nothing.
 
@@ -151,7 +152,7 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
     ) -> list[Recipe]:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
@@ -190,7 +191,7 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
     ) -> Account:
         """Read instructions into the pool; skip those that it already has.
 
@@ -514,7 +515,7 @@ class Database:
         where: str | None = None,
         keep: bool = False,
         memory_limit: str | int = "4GiB",
-        progress: FitProgress | None = None,
+        progress: Progress | None = None,
     ) -> Scores:
         """Score the rows of the pool for a target, and keep scores and ranks for SQL.
 
@@ -662,7 +663,7 @@ class Database:
 
     # -- features ----------------------------------------------------------------------------
 
-    def featurize(self, features: str = "", *, progress: FillProgress | None = None) -> LateAccount:
+    def featurize(self, features: str = "", *, progress: Progress | None = None) -> LateAccount:
         """Add features to the rows and target examples that lack them, or resume adding them.
 
         Readers and ingestions can go on meanwhile.
@@ -761,7 +762,7 @@ class Database:
     def _current_featurizer(self) -> Featurizer:
         """The featurizer of the features the store has now; another process may have added one."""
         made = {recipe.fingerprint for recipe in self._featurizer.recipes}
-        if made != {recipe.fingerprint for recipe in self.store.recipes().values()}:
+        if made != {recipe.fingerprint for recipe in catalog.recipes(self.store).values()}:
             del self._featurizer
         return self._featurizer
 

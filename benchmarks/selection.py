@@ -84,6 +84,7 @@ def make_store(place: str, rows: int, width: int, queries: int) -> None:
 
     from coresetdb.schemas.recipe import Recipe
     from coresetdb.schemas.tables import POOL, TARGETS
+    from coresetdb.store import catalog
     from coresetdb.store.rows import key_of
     from coresetdb.store.store import Store
 
@@ -92,7 +93,7 @@ def make_store(place: str, rows: int, width: int, queries: int) -> None:
     field = pa.field("rds", pa.list_(pa.float16(), width), metadata=metadata)
     fields = [field, pa.field("rds_reason", pa.string(), metadata=metadata)]
     store = Store.create(place, {}, fields, fields)
-    store.put_recipe(recipe)
+    catalog.put_recipe(store, recipe)
     generator = np.random.default_rng(0)
     step = 8_000_000 // (2 * width)
 

@@ -24,6 +24,7 @@ from selection import best
 
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import CORESET_ROWS, CORESETS, POOL, SCORES, TARGETS
+from coresetdb.store import catalog
 from coresetdb.store.sql.session import SqlSession
 from coresetdb.store.store import Store
 
@@ -88,7 +89,7 @@ def make_store(place: str, rows: int, width: int) -> tuple[Store, str]:
     vector = pa.field("rds", pa.list_(pa.float16(), width), metadata=made)
     fields = [vector, pa.field("rds_reason", pa.string(), metadata=made)]
     store = Store.create(place, {}, fields, fields)
-    store.put_recipe(recipe)
+    catalog.put_recipe(store, recipe)
     generator = np.random.default_rng(0)
     ids = [generator.bytes(16).hex() for _ in range(rows)]
     starts = range(0, rows, 50_000)

@@ -104,7 +104,7 @@ LINE_SECONDS = 10.0
 class ShownProgress:
     """Progress on stderr: a bar on a terminal, a line now and then elsewhere.
 
-    Implements `schemas.progress.FillProgress`; a context manager, so that the bar ends cleanly.
+    Implements `schemas.progress.Progress`; a context manager, so that the bar ends cleanly.
     """
 
     def __init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.recipe import Recipe, difference
+from ..store import catalog
 from ..store.catalog import artifacts_of
 from ..store.features import drop, droppable, features_of
 from ..store.fill import count_unfilled
@@ -64,7 +65,7 @@ def create_store(
     config = {"backbone": settled.as_dict(), "features": ",".join(map(spec_text, wanted))}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
-        store.put_recipe(recipe)
+        catalog.put_recipe(store, recipe)
     return store, info.notices
 
 
@@ -142,7 +143,7 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
 
 def recipes_of(store: Store) -> list[Recipe]:
     """The recipes of a store, each once."""
-    return list({recipe.fingerprint: recipe for recipe in store.recipes().values()}.values())
+    return list({recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}.values())
 
 
 def asked_for(store: Store, features: str) -> list[Recipe | FeatureSpec]:

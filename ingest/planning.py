@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..schemas.errors import UsageError
-from ..schemas.ids import KnownIds
+from ..schemas.ids import GrowingIdSet
 from ..schemas.instruction import Record
-from ..schemas.progress import FitProgress, Silence
+from ..schemas.progress import Progress, Silence
 from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL
 from ..store.catalog import artifacts_of
@@ -159,7 +159,7 @@ class Counted:
     drawn: Sequence[Record]
 
 
-def count(looked: SourceList, known: KnownIds, rows: int) -> Counted:
+def count(looked: SourceList, known: GrowingIdSet, rows: int) -> Counted:
     """Count the records of files, and draw `rows` of those the pool lacks.
 
     A file of more than its share of 50,000 records is read so far and no further; what it holds is
@@ -167,7 +167,7 @@ def count(looked: SourceList, known: KnownIds, rows: int) -> Counted:
     """
     share = max(LEAST_PER_FILE, COUNTED_RECORDS // max(1, len(looked.entries)))
     drawing: Reservoir[Record] = Reservoir(SEED, lambda total: rows)
-    met = KnownIds()
+    met = GrowingIdSet()
     read, records = 0, 0.0
     exact = True
     for source in looked.sources():
@@ -212,7 +212,7 @@ def plan(
     looked: SourceList,
     backbone: Callable[[], Backbone],
     features: str | None = None,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """Tell what ingesting files would cost; the store stays as it is.
 
@@ -287,7 +287,7 @@ def _fitted(
     counted: Counted,
     backbone: Backbone,
     per_row: float,
-    progress: FitProgress,
+    progress: Progress,
     artifacts: dict[str, Artifact],
     notes: list[str],
 ) -> tuple[list[PlannedFit], list[Recipe]]:

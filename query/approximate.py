@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..schemas.errors import UsageError
-from ..schemas.ids import KeySet, keys_of
+from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import counted
 from ..selectors.reductions import RowVectors
 from ..store.fill import unfilled
@@ -74,7 +74,7 @@ class Recall:
         enough = math.ceil(ROWS_FOUND * rows / (self.queries * k))
         return min(rows, max(enough, _STRETCH), max(BYTES // (2 * self._width), _STRETCH))
 
-    def of(self, row_vectors: RowVectors, k: int, eligible: KeySet | None, rows: int) -> float:
+    def of(self, row_vectors: RowVectors, k: int, eligible: IdSet | None, rows: int) -> float:
         """Of the rows at least as similar as the last of the k found, the share that was found.
 
         That is recall at k, or above it by the square of what was missed at most.
@@ -92,7 +92,7 @@ class Recall:
             allowed = eligible.contains(keys)
             keys, similarity = keys[allowed], similarity[:, allowed]
         last = -np.partition(-self._similarity(row_vectors.vectors), k - 1, axis=1)[:, k - 1]
-        unseen = ~KeySet(row_vectors.keys).contains(keys)
+        unseen = ~IdSet(row_vectors.keys).contains(keys)
         missed = int((similarity[:, unseen] > last[:, None] + _SAME).sum())
         expected = self.queries * k * len(keys) / rows
         return expected / (expected + missed) if missed else 1.0
@@ -178,7 +178,7 @@ class Search:
         self._table.checkout(dataset.version)
         self.facts: dict[str, Any] = {}
 
-    def scan(self, reducers: Sequence[Reducer], eligible: KeySet | None) -> Scanned:
+    def scan(self, reducers: Sequence[Reducer], eligible: IdSet | None) -> Scanned:
         """Feed the rows that the index finds; as `Comparison.scan`, with a note on the recall.
 
         Raises:
@@ -207,7 +207,7 @@ class Search:
             seen.notes = (self._note(k, probes, recall),)
         return seen
 
-    def _found(self, k: int, eligible: KeySet | None, rows: int) -> tuple[RowVectors, int, float]:
+    def _found(self, k: int, eligible: IdSet | None, rows: int) -> tuple[RowVectors, int, float]:
         """Rows that the index names, the partitions that were searched, and the recall."""
         probes = max(1, self._index.partitions // FIRST_SHARE)
         while True:
@@ -217,7 +217,7 @@ class Search:
                 return found, probes, recall
             probes = min(2 * probes, self._index.partitions)
 
-    def _candidates(self, k: int, probes: int, eligible: KeySet | None) -> list[int]:
+    def _candidates(self, k: int, probes: int, eligible: IdSet | None) -> list[int]:
         """LanceDB's row ids of the eligible rows that the index names for any query."""
         rows, queries = self._dataset.count_rows(), len(self._matrix)
         share = 1.0 if eligible is None else len(eligible) / rows
@@ -225,7 +225,7 @@ class Search:
         while True:
             self._check(queries * ask * _ANSWER_BYTES, k)
             vectors = list(self._matrix.numpy().astype(np.float16))
-            search = self._table.search(vectors, vector_column_name=self._column)
+            search: Any = self._table.search(vectors, vector_column_name=self._column)
             search = search.distance_type("cosine").nprobes(probes).limit(ask)
             named = search.select(["id", "_distance"]).with_row_id(True).to_arrow()
             rowids, query = named["_rowid"].to_numpy(), np.zeros(named.num_rows, np.int64)
@@ -263,7 +263,7 @@ class Search:
                 "allowed): leave --approximate out"
             )
 
-    def _missing(self, eligible: KeySet | None) -> int:
+    def _missing(self, eligible: IdSet | None) -> int:
         """The number of eligible rows without the feature."""
         reason = self._feature.reason
         parts = [self._dataset.to_table(columns=["id"], filter=f"`{reason}` IS NOT NULL")["id"]]

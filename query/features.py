@@ -11,13 +11,12 @@ import pyarrow as pa
 from ..ingest.representations import registry
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError
-from ..schemas.recipe import Recipe, difference
+from ..schemas.recipe import FINGERPRINT_KEY, Recipe, difference
+from ..store import catalog
 from ..store.catalog import as_recipe, recipe_of, recipes_in
 
 if TYPE_CHECKING:
     from ..store.store import Store
-
-FINGERPRINT = b"coresetdb:fingerprint"
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def features_of(store: Store, version: int | None = None) -> dict[str, Feature]:
     """
     schema = store.dataset("pool", version).schema
     known = set(registry.names())
-    recipes = {recipe.fingerprint: recipe for recipe in store.recipes().values()}
+    recipes = {recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}
     for row in recipes_in(schema.metadata or {}):
         recipes.setdefault(row["fingerprint"], as_recipe(row))
     there = [
@@ -136,7 +135,7 @@ def feature_named(store: Store, name: str, version: int | None = None) -> Featur
 
 def fingerprint_in(schema: pa.Schema, column: str) -> str:
     """Of the recipe that fills a column, as the column itself says; empty where it says nothing."""
-    return (schema.field(column).metadata or {}).get(FINGERPRINT, b"").decode()
+    return (schema.field(column).metadata or {}).get(FINGERPRINT_KEY, b"").decode()
 
 
 def check_fingerprint(store: Store, feature: Feature, place: str, schema: pa.Schema) -> None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import UsageError, suggest
-from ..store.locks import StoreLock
 
 if TYPE_CHECKING:
     from ..store.store import Store
 
-FOLDER = "_names"
-"""In the store: where the lock of whoever gives a name lies."""
-
-_WAIT_SECONDS = 600.0
 LONGEST = 64
 _FORM = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 
@@ -45,10 +39,7 @@ def naming(store: Store) -> Iterator[None]:
     Raises:
         StoreBusyError: others were at it for ten minutes.
     """
-    if store.place.local:
-        with store.place.reached("written"):
-            os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
-    with StoreLock(store.place, f"{FOLDER}/").held(shared=False, wait=_WAIT_SECONDS):
+    with store.named_lock("names"):
         yield
 
 
@@ -57,8 +48,3 @@ def no_target(store: Store, name: str, there: Sequence[str]) -> str:
     named = suggest(name, there, f"coresetdb target list {store.typed}")
     add = "" if there else f". Add it: coresetdb target add {store.typed} {name} FILE"
     return f"no target {name!r} in {store.uri}; targets: {named}{add}"
-
-
-def quoted(text: str) -> str:
-    """A text as a literal in a Lance filter expression."""
-    return "'" + text.replace("'", "''") + "'"

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..schemas.errors import UsageError
 from ..schemas.sizes import Budget
+from ..schemas.tables import literal
 from .comparison import understood
 from .coresets import load_coreset
 from .features import Feature
 from .methods import Method
-from .names import quoted
 from .queries import Queries, load_queries, query_hash
 from .rules.rules import NONE, Rules
 
@@ -65,7 +65,7 @@ def _of_coreset(store: Store, name: str) -> Lengths:
 
 def _of_target(store: Store, target: str, version: int) -> np.ndarray:
     found = store.dataset("targets", version).to_table(
-        columns=["response_tokens"], filter=f"target = {quoted(target)} AND response_tokens > 0"
+        columns=["response_tokens"], filter=f"target = {literal(target)} AND response_tokens > 0"
     )
     if not found.num_rows:
         raise UsageError(

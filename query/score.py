@@ -18,8 +18,9 @@ import numpy as np
 from ..ingest.representations import registry
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import MissingFeatureError, UsageError
-from ..schemas.ids import KeySet, ids_of, keys_of
-from ..schemas.progress import FitProgress, Silence
+from ..schemas.ids import IdSet, ids_of, keys_of
+from ..schemas.progress import Progress, Silence
+from ..schemas.tables import literal
 from ..selectors.reductions import Lists
 from ..selectors.registry import selectors
 from ..store.fill import count_unfilled
@@ -27,7 +28,6 @@ from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
 from .comparison import Comparison, QueryGroup, columns_for, comparison, scorer_of, understood
 from .features import Feature, comparison_of, features_of
 from .methods import Method
-from .names import quoted
 from .queries import Queries, load_queries
 from .ranking import MEMORY_LIMIT, rankings
 from .scanning.columns import scan_overlap
@@ -62,7 +62,7 @@ def score(
     where: str | None = None,
     keep: bool = False,
     memory_limit: int = MEMORY_LIMIT,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> Scores:
     """Score the rows of the newest pool for a target, and keep scores and ranks.
 
@@ -225,10 +225,10 @@ def _score_one(
     prepared: _Prepared,
     key: SetKey,
     rows: int,
-    eligible: KeySet | None,
+    eligible: IdSet | None,
     keep: bool,
     memory_limit: int,
-    progress: FitProgress | None,
+    progress: Progress | None,
 ) -> list[str]:
     """Rank all rows by one method and write the set; what is to be said about it."""
     (ranking, *_), seen = rankings(
@@ -251,7 +251,7 @@ def _in_parts(keys: np.ndarray) -> Iterator[list[str]]:
         yield ids_of(keys[start : start + ROWS_PER_COMMIT])
 
 
-def _watched(prepared: _Prepared, rows: int, progress: FitProgress) -> Comparison:
+def _watched(prepared: _Prepared, rows: int, progress: Progress) -> Comparison:
     """The same comparison, whose passes tell how far they are."""
     scan = prepared.comparison.scan
     return replace(
@@ -265,7 +265,7 @@ def _watched(prepared: _Prepared, rows: int, progress: FitProgress) -> Compariso
 class _Told:
     """Counts the rows of a pass as they go by."""
 
-    def __init__(self, name: str, rows: int, progress: FitProgress) -> None:
+    def __init__(self, name: str, rows: int, progress: Progress) -> None:
         self._name, self._rows, self._progress = name, rows, progress
         self._seen = 0
 
@@ -296,7 +296,7 @@ def _missing(
     return [f"{lacking} (the reason stands in {feature.reason})"]
 
 
-def _eligible(store: Store, where: str, version: int) -> KeySet:
+def _eligible(store: Store, where: str, version: int) -> IdSet:
     from ..store.sql.session import eligible_ids
 
     found = eligible_ids(store, where, version)
@@ -305,7 +305,7 @@ def _eligible(store: Store, where: str, version: int) -> KeySet:
             f"--where {where!r}: no row of the pool passes it. `coresetdb status {store.typed}` "
             "lists the corpora"
         )
-    return KeySet(keys_of(found))
+    return IdSet(keys_of(found))
 
 
 def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.DataFrame:
@@ -348,7 +348,7 @@ def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.D
 def _mean(store: Store, feature: Feature, scorer: Scorer, target: str) -> float | None:
     rows = store.dataset("targets").to_table(
         columns=[feature.columns[own] for own in scorer.columns],
-        filter=f"target = {quoted(target)}",
+        filter=f"target = {literal(target)}",
     )
     scores = scorer.scores(columns_for(scorer, feature, rows)).astype(np.float64)
     scores = scores[~np.isnan(scores)]

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..schemas.errors import MissingFeatureError, UsageError
-from ..schemas.ids import KeySet, keys_of
+from ..schemas.ids import IdSet, keys_of
 from ..schemas.sizes import parse_budget
 from ..schemas.version import VERSION
 from ..store.fill import count_unfilled
@@ -61,12 +61,12 @@ class Counted:
             refused them.
     """
 
-    rows: KeySet | None
+    rows: IdSet | None
     tokens: np.ndarray
     uncounted: int
 
 
-def counted_rows(dataset: lance.LanceDataset, eligible: KeySet | None) -> Counted:
+def counted_rows(dataset: lance.LanceDataset, eligible: IdSet | None) -> Counted:
     """Which eligible rows (None for all) have a count of response tokens, and what it is.
 
     Raises:
@@ -86,7 +86,7 @@ def counted_rows(dataset: lance.LanceDataset, eligible: KeySet | None) -> Counte
             "no eligible row of the pool has a token count, so a budget in tokens cannot be kept. "
             "Give the budget in rows or per cent"
         )
-    return Counted(KeySet(np.concatenate(keys)) if uncounted else eligible, found, uncounted)
+    return Counted(IdSet(np.concatenate(keys)) if uncounted else eligible, found, uncounted)
 
 
 def lengths_to_try(tokens: np.ndarray, budget: int) -> Iterator[int]:
@@ -174,7 +174,7 @@ def answer(store: Store, request: Request, memory_limit: int = MEMORY_LIMIT) -> 
     if rows and not k and not by_tokens:
         raise UsageError(f"budget {request.budget} of {rows} eligible rows is below one row")
 
-    def ranked(k: int, spare: int, suggest: int, allowed: KeySet | None) -> tuple[Picks, Scanned]:
+    def ranked(k: int, spare: int, suggest: int, allowed: IdSet | None) -> tuple[Picks, Scanned]:
         return rank(
             method,
             compared,
@@ -249,17 +249,17 @@ def _within_tokens(
     return picks.first(count), used, budget - used if count == len(picks.ids) else 0
 
 
-def _eligible(store: Store, dataset: lance.LanceDataset, request: Request) -> KeySet | None:
+def _eligible(store: Store, dataset: lance.LanceDataset, request: Request) -> IdSet | None:
     """The rows that the filter lets through and no excluded coreset holds; None for all."""
     eligible = None
     if request.where is not None:
         from ..store.sql.session import eligible_ids
 
-        eligible = KeySet(keys_of(eligible_ids(store, request.where, request.pool_version)))
+        eligible = IdSet(keys_of(eligible_ids(store, request.where, request.pool_version)))
     for each in request.rules.excluded:
         if eligible is None:
-            eligible = KeySet(keys_of(dataset.to_table(columns=["id"])["id"]))
-        eligible = eligible.without(KeySet(each.keys))
+            eligible = IdSet(keys_of(dataset.to_table(columns=["id"])["id"]))
+        eligible = eligible.without(IdSet(each.keys))
     return eligible
 
 

@@ -21,11 +21,12 @@ from ..ingest.representations import registry
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.instruction import Record, Reject
 from ..schemas.recipe import Recipe, difference
-from ..schemas.tables import TARGETS
+from ..schemas.tables import TARGETS, literal
+from ..store import catalog
 from ..store.rows import key_of
 from ..store.scores import drop_scores
 from .features import comparison_of, features_of, fingerprint_in
-from .names import check_name, naming, no_target, quoted
+from .names import check_name, naming, no_target
 
 if TYPE_CHECKING:
     from ..ingest.featurizer import Featurizer
@@ -105,7 +106,7 @@ def add_target(
     notes = make_facts(store, maker, [record.instruction.id for record in records], features)
     with naming(store):
         _check_free(store, name)  # the model ran long; somebody may have been quicker
-        with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
+        with store.lock(shared=True):  # between looking and writing no column goes
             store.insert("targets", _rows(store, name, records, maker.table(features)))
     store.sync()
     (target,) = (list_target for list_target in list_targets(store) if list_target.name == name)
@@ -159,7 +160,7 @@ def remove_target(store: Store, name: str) -> Target:
         # A later target of that name has other examples. Scores first: a kill in between leaves a
         # target without scores, and not scores without their target.
         drop_scores(store, name)
-        store.delete("targets", f"target = {quoted(name)}")
+        store.delete("targets", f"target = {literal(name)}")
     store.sync()
     return found[0]
 
@@ -231,7 +232,7 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
     """
     new_name = check_name("target", new_name or name)
     _check_name_free_in(other, new_name)
-    table = store.dataset("targets").to_table(filter=f"target = {quoted(name)}")
+    table = store.dataset("targets").to_table(filter=f"target = {literal(name)}")
     if not table.num_rows:
         raise UsageError(no_target(store, name, [each.name for each in list_targets(store)]))
     rows = table.sort_by("position")
@@ -244,9 +245,9 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
         )
     ids = rows["id"].to_pylist()
     for recipe in shared:  # facts first: without their target nothing shows them
-        facts = store.artifact(recipe.fingerprint, facts_name(ids))
+        facts = catalog.artifact(store, recipe.fingerprint, facts_name(ids))
         if facts is not None:
-            other.put_artifact(recipe.fingerprint, facts_name(ids), facts)
+            catalog.put_artifact(other, recipe.fingerprint, facts_name(ids), facts)
     with naming(other):
         _check_name_free_in(other, new_name)  # somebody may have been quicker
         other.insert("targets", _rows_for(rows, new_name, ours, shared))
@@ -265,7 +266,7 @@ def _check_name_free_in(other: Store, name: str) -> None:
 def _recipes(store: Store) -> list[Recipe]:
     """Those that made what the store's targets hold, as the columns say."""
     schema = store.dataset("targets").schema
-    recipes = {each.fingerprint: each for each in store.recipes().values()}.values()
+    recipes = {each.fingerprint: each for each in catalog.recipes(store).values()}.values()
     return [
         recipe
         for recipe in recipes

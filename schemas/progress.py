@@ -1,6 +1,7 @@
-"""How a long ingestion tells what it is doing; the command line and notebooks show it their way.
+"""Progress of long work: what it reports while it runs. The command line and notebooks show it.
 
-How far a shard is, told while passes go over its rows: each sees all of them, or some.
+`Progress` is what a caller hands in, `Silence` stands for nobody, and `BatchProgress` counts rows
+and tokens while several passes go over the same rows.
 """
 
 from __future__ import annotations
@@ -10,78 +11,62 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives news from an ingestion."""
+    """Receives reports from an ingestion, a fit, or a feature that is being filled in.
+
+    The bodies are what `Silence` does with them: nothing.
+    """
 
     def say(self, sentence: str) -> None:
         """Something worth a line: a decision, a commit, a fault."""
-        ...
+        return
 
     def advance(self, *, rows: int, tokens: int, bytes_read: int, bytes_total: int | None) -> None:
-        """Totals so far: records read, tokens featurized, bytes read of those to read."""
-        ...
-
-
-class FitProgress(Progress, Protocol):
-    """Receives news from fits as well."""
+        """Totals of an ingestion: records read, tokens featurized, bytes read of those to read."""
+        return
 
     def learn(self, *, name: str, share: float, said: str) -> None:
-        """How far a fit is (0 to 1), and what it says of itself, such as its loss."""
-        ...
-
-
-class FillProgress(FitProgress, Protocol):
-    """Receives news while features are added to rows that are there already."""
+        """How far a fit is (0 to 1), and a few words about it, such as its loss."""
+        return
 
     def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
-        """Totals so far: rows made of those that wait, tokens featurized."""
-        ...
+        """Totals of a late feature: rows filled of those that wait, tokens featurized."""
+        return
 
 
-class Silence:
-    """A progress that nobody watches."""
-
-    def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
-        """Dropped."""
-
-    def say(self, sentence: str) -> None:
-        """Dropped."""
-
-    def advance(self, *, rows: int, tokens: int, bytes_read: int, bytes_total: int | None) -> None:
-        """Dropped."""
-
-    def learn(self, *, name: str, share: float, said: str) -> None:
-        """Dropped."""
+class Silence(Progress):
+    """Drops every report; a subclass listens to some of them."""
 
 
 class BatchProgress:
-    """Turns what passes have seen into rows and tokens done, each counted once.
+    """Turns the tokens that passes have seen into rows and tokens done, each counted once.
 
     Args:
-        tell: is given the rows and tokens done since it was last called; None where nobody listens.
+        report: is given the rows and tokens done since it was last called; None where nobody
+            listens.
         rows, tokens: of the shard.
         work: tokens that its passes see, all together.
     """
 
     def __init__(
-        self, tell: Callable[[int, int], None] | None, rows: int, tokens: int, work: int
+        self, report: Callable[[int, int], None] | None, rows: int, tokens: int, work: int
     ) -> None:
-        self._tell, self._rows, self._tokens, self._work = tell, rows, tokens, work
+        self._report, self._rows, self._tokens, self._work = report, rows, tokens, work
         self._seen = 0
-        self._told = (0, 0)
+        self._reported = (0, 0)
 
     def saw(self, tokens: int) -> None:
-        """A pass has seen so many tokens more."""
+        """Count tokens that a pass has seen."""
         self._seen += tokens
-        self._tell_up_to(
+        self._report_up_to(
             self._rows * self._seen // self._work, self._tokens * self._seen // self._work
         )
 
     def done(self) -> None:
-        """Everything is made, with passes or without."""
-        self._tell_up_to(self._rows, self._tokens)
+        """Report whatever is left: everything is made, with passes or without."""
+        self._report_up_to(self._rows, self._tokens)
 
-    def _tell_up_to(self, rows: int, tokens: int) -> None:
-        before = self._told
-        if self._tell and (rows, tokens) != before:
-            self._told = (rows, tokens)
-            self._tell(rows - before[0], tokens - before[1])
+    def _report_up_to(self, rows: int, tokens: int) -> None:
+        before = self._reported
+        if self._report and (rows, tokens) != before:
+            self._reported = (rows, tokens)
+            self._report(rows - before[0], tokens - before[1])

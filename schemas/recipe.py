@@ -12,6 +12,9 @@ from typing import Any
 
 from .canonical import digest_of
 
+FINGERPRINT_KEY = b"coresetdb:fingerprint"
+"""In the metadata of a column: the fingerprint of the recipe that fills it."""
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -1,4 +1,4 @@
-"""The Arrow schema of every table of a store, and the layout version they make up.
+"""The Arrow schema of every table of a store, the layout version, and text in a filter on one.
 
 Features are not listed here: each representation brings its own columns, which follow the fixed
 ones in `pool` and `targets`. A field marked as key is declared to Lance as the (unenforced)
@@ -233,3 +233,8 @@ TABLES: dict[str, pa.Schema] = {
     "rejects": REJECTS,
     "files": FILES,
 }
+
+
+def literal(text: str) -> str:
+    """A text as a literal of SQL, and of a Lance filter."""
+    return "'" + text.replace("'", "''") + "'"

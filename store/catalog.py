@@ -25,13 +25,13 @@ from ..schemas.errors import DamagedStoreError
 from ..schemas.recipe import Recipe
 from ..schemas.tables import ARTIFACTS, RECIPES
 from ..schemas.version import VERSION
-from .commits import committed
 from .layout import RECIPE_PREFIX
 from .rows import key_of
 
 if TYPE_CHECKING:
-    from .store import Store
+    import lance
 
+    from .store import Store
 
 _FACTS = "facts"
 
@@ -81,13 +81,13 @@ def keep_artifact(store: Store, asked: str, name: str, artifact: Artifact) -> st
     """
     data = artifact.pack()
     content = content_of(data)
-    store.put_artifact(content, name, data)
-    return store.put_artifact(asked, name, content.encode()).decode()
+    put_artifact(store, content, name, data)
+    return put_artifact(store, asked, name, content.encode()).decode()
 
 
 def found_artifact(store: Store, asked: str, name: str) -> str | None:
     """The digest of what such a fit found earlier, or None."""
-    reference = store.artifact(asked, name)
+    reference = artifact(store, asked, name)
     return None if reference is None else reference.decode()
 
 
@@ -97,7 +97,7 @@ def load_artifact(store: Store, content: str, name: str) -> Artifact:
     Raises:
         DamagedStoreError: it is gone, or its bytes changed.
     """
-    data = store.artifact(content, name)
+    data = artifact(store, content, name)
     if data is None or content_of(data) != content:
         what = "is gone" if data is None else "is not what was kept"
         raise DamagedStoreError(
@@ -108,7 +108,7 @@ def load_artifact(store: Store, content: str, name: str) -> Artifact:
 
 def facts_of(store: Store, content: str, name: str) -> Mapping[str, Any]:
     """The facts of an artifact, without its arrays; none where it is gone or damaged."""
-    data = store.artifact(content, name)
+    data = artifact(store, content, name)
     try:
         return _facts(data) if data else {}
     except (ValueError, KeyError):
@@ -173,15 +173,11 @@ def put_recipe(store: Store, recipe: Recipe) -> None:
     row["created_at"] = row["created_at"].isoformat()
     text = canonical_json(row)
 
-    def remember() -> None:
-        pool = store.dataset("pool")
+    def remember(pool: lance.LanceDataset) -> None:
         if (pool.schema.metadata or {}).get(name.encode()) is None:
-            before = pool.version
             pool.update_schema_metadata({name: text})
-            store.note("pool", before)
 
-    with store.lock(shared=True, wait=600.0):
-        committed("noting a recipe", remember)
+    store.change("pool", "noting a recipe", remember)
 
 
 def recipes_in(metadata: Mapping[bytes, bytes]) -> list[dict[str, Any]]:

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..schemas.errors import UsageError
-from ..schemas.recipe import Recipe
+from ..schemas.recipe import FINGERPRINT_KEY, Recipe
 from . import catalog, shards
-from .commits import committed
 from .layout import RECIPE_PREFIX
 
 if TYPE_CHECKING:
+    import lance
+
     from .store import Store
 
 TABLES = ("targets", "pool")
-FINGERPRINT = b"coresetdb:fingerprint"
 MAINTENANCE_WAIT_SECONDS = 3.0
 
 
@@ -49,7 +49,7 @@ def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
     Raises:
         StoreError: a column of that name has another type.
     """
-    owned = set(store.recipes())
+    owned = set(catalog.recipes(store))
     for table in TABLES:
         schema = store.dataset(table).schema
         left = [
@@ -58,7 +58,7 @@ def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
             if field.name in schema.names
             and field.name not in owned
             and (
-                (schema.field(field.name).metadata or {}).get(FINGERPRINT)
+                (schema.field(field.name).metadata or {}).get(FINGERPRINT_KEY)
                 != recipe.fingerprint.encode()
                 or schema.field(field.name).type != field.type
             )
@@ -66,8 +66,8 @@ def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
         if left:  # of a declaration or a drop that was killed
             _drop_columns(store, table, left)
         store.add_columns(table, fields)
-    if recipe.fingerprint not in {each.fingerprint for each in store.recipes().values()}:
-        store.put_recipe(recipe)
+    if recipe.fingerprint not in {each.fingerprint for each in catalog.recipes(store).values()}:
+        catalog.put_recipe(store, recipe)
 
 
 def drop(store: Store, name: str, force: bool = False) -> Recipe:
@@ -94,7 +94,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
                 f"rows; replaying them needs the old versions of pool and targets. Drop it all "
                 f"the same: coresetdb feature remove {store.typed} {name} --force"
             )
-        if any(each.fingerprint == recipe.fingerprint for each in store.recipes().values()):
+        if any(each.fingerprint == recipe.fingerprint for each in catalog.recipes(store).values()):
             store.delete("recipes", f"fingerprint = '{recipe.fingerprint}'")
         for table in TABLES:
             there = store.dataset(table).schema.names
@@ -102,7 +102,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
             if columns:
                 _drop_columns(store, table, columns)
         _forget_copy(store, recipe)
-        kept = [each.fingerprint for each in store.recipes().values()]
+        kept = [each.fingerprint for each in catalog.recipes(store).values()]
         shards.sweep(store.place, kept)
         store.sync()
     return recipe
@@ -122,24 +122,16 @@ def coresets_with(store: Store, recipe: Recipe) -> list[str]:
 
 
 def _drop_columns(store: Store, table: str, columns: Sequence[str]) -> None:
-    def drop_them() -> None:
-        dataset = store.dataset(table)
-        before = dataset.version
-        dataset.drop_columns(list(columns))
-        store.note(table, before)
-
-    with store.lock(shared=True, wait=600.0):
-        committed(f"dropping columns of {table}", drop_them)
+    store.change(
+        table, f"dropping columns of {table}", lambda dataset: dataset.drop_columns(list(columns))
+    )
 
 
 def _forget_copy(store: Store, recipe: Recipe) -> None:
     name = RECIPE_PREFIX + recipe.fingerprint
 
-    def forget() -> None:
-        pool = store.dataset("pool")
+    def forget(pool: lance.LanceDataset) -> None:
         if name.encode() in (pool.schema.metadata or {}):
-            before = pool.version
             pool.update_schema_metadata({name: None})
-            store.note("pool", before)
 
-    committed("forgetting a recipe", forget)
+    store.change("pool", "forgetting a recipe", forget)

@@ -8,7 +8,6 @@ whole column in memory.
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,10 +20,9 @@ import pyarrow as pa
 from ..schemas.errors import StoreBusyError
 from ..schemas.recipe import Recipe
 from . import rows as incoming
-from .commits import committed, lost_race
-from .locks import StoreLock
+from .commits import lost_race
 from .rows import key_column
-from .shards import FOLDER, Shards
+from .shards import Shards
 
 if TYPE_CHECKING:
     import lance
@@ -45,11 +43,9 @@ def filling(store: Store) -> Iterator[None]:
     Raises:
         StoreBusyError: another process is filling, or maintenance is at work.
     """
-    if store.place.local:
-        os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
     with ExitStack() as held:
         try:
-            held.enter_context(StoreLock(store.place, f"{FOLDER}/").held(shared=False, wait=0.0))
+            held.enter_context(store.named_lock("fill", wait=0.0))
         except StoreBusyError as error:
             raise StoreBusyError(store.uri, "featurized") from error
         held.enter_context(store.lock(shared=True, wait=60.0))
@@ -111,10 +107,9 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
         StoreError: other writers were quicker every time, or the disk is full.
     """
 
-    def write_and_commit() -> list[_Written]:
+    def write_and_commit(dataset: lance.LanceDataset) -> list[_Written]:
         import lance
 
-        dataset = store.dataset("pool")
         here = {part.fragment_id: part for part in dataset.get_fragments()}
         written: list[_Written] = []
         files: list[str] = []
@@ -133,7 +128,7 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
                 update_mode="rewrite_columns",
             )
             committing = True
-            after = lance.LanceDataset.commit(
+            lance.LanceDataset.commit(
                 dataset.uri,
                 operation,
                 read_version=dataset.version,
@@ -146,11 +141,9 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
                 for name in files:
                     store.place.delete(f"pool.lance/data/{name}")
             raise
-        store.note("pool", after.version - 1, after)
         return written
 
-    with store.lock(shared=True, wait=600.0):
-        written = committed("filling a feature", write_and_commit)
+    written = store.change("pool", "filling a feature", write_and_commit)
     for one in written:
         for shard in shards:
             shard.forget(one.ids)
@@ -166,19 +159,17 @@ def amend(store: Store, table: str, rows: pa.Table) -> None:
         StoreError: a column does not fit, a vector is not sound, or the commit failed.
     """
 
-    def merge() -> Any:
-        dataset = store.dataset(table)
-        dataset.merge_insert(key).when_matched_update_all().execute(fitting)
-        return dataset
-
-    with store.lock(shared=True, wait=600.0):
+    with store.lock(shared=True):
         schema = store.dataset(table).schema
         key = key_column(schema)
         given = pa.schema([schema.field(name) for name in rows.column_names])
         fitting = incoming.conform(table, rows, given)
         incoming.check_vectors(table, fitting, key)
-        after = committed(f"writing to {table}", merge)
-        store.note(table, after.version - 1, after)
+        store.change(
+            table,
+            f"writing to {table}",
+            lambda dataset: dataset.merge_insert(key).when_matched_update_all().execute(fitting),
+        )
 
 
 @dataclass(frozen=True)

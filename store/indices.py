@@ -8,20 +8,16 @@ found all the same, since Lance compares those one by one, only slower; `extend`
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-
-from .commits import committed
 
 if TYPE_CHECKING:
     import lance
 
     from .store import Store
 
-_WAIT_SECONDS = 600.0
 _BITS = 4  # of every number; with 1 the index orders rows so roughly that too many must be read
 _NAME = re.compile(r"(?P<column>.+)__(?P<kind>ivf_[a-z]+)_(?P<partitions>\d+)")
 
@@ -114,9 +110,9 @@ def build(store: Store, column: str, kind: str, centroids: pa.FixedSizeListArray
             **options,
         )
 
-    _change(store, f"indexing {column}", create)
+    store.change("pool", f"indexing {column}", create)
     if old and old.name != new.name:
-        _change(store, f"indexing {column}", lambda dataset: dataset.drop_index(old.name))
+        store.change("pool", f"indexing {column}", lambda dataset: dataset.drop_index(old.name))
 
 
 def extend(store: Store, index: VectorIndex) -> None:
@@ -128,8 +124,8 @@ def extend(store: Store, index: VectorIndex) -> None:
     Raises:
         StoreError: as `build`.
     """
-    _change(
-        store,
+    store.change(
+        "pool",
         f"extending the index of {index.column}",
         lambda dataset: dataset.optimize.optimize_indices(
             index_names=[index.name], num_indices_to_merge=0
@@ -139,20 +135,8 @@ def extend(store: Store, index: VectorIndex) -> None:
 
 def drop(store: Store, index: VectorIndex) -> None:
     """Remove an index; its files go when the versions that name them are cleaned away."""
-    _change(
-        store,
+    store.change(
+        "pool",
         f"dropping the index of {index.column}",
         lambda dataset: dataset.drop_index(index.name),
     )
-
-
-def _change(store: Store, what: str, action: Callable[[lance.LanceDataset], Any]) -> None:
-    # Under the lock of writers: cleaning up would take the files of an index not yet committed.
-    def commit() -> None:
-        dataset = store.dataset("pool")
-        before = dataset.version
-        action(dataset)
-        store.note("pool", before)
-
-    with store.lock(shared=True, wait=_WAIT_SECONDS):
-        committed(what, commit)

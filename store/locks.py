@@ -66,6 +66,11 @@ class StoreLock:
         self._change = threading.Condition()
         self._depth, self._shared, self._owner = 0, False, 0
 
+    @property
+    def alone(self) -> bool:
+        """Whether this process holds it and keeps everybody else out."""
+        return bool(self._depth) and not self._shared
+
     @contextmanager
     def held(self, *, shared: bool, wait: float) -> Iterator[None]:
         """Hold the lock; whoever has it exclusively may take it again either way.

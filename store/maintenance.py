@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..schemas.errors import StoreError
 from ..schemas.tables import TABLES
-from . import locks, shards
+from . import catalog, locks, shards
 from .checksums import FOLDER
-from .commits import committed
 from .rows import bytes_per_row
 
 if TYPE_CHECKING:
@@ -51,20 +50,24 @@ def compact_and_clean(store: Store, keep_hours: float) -> Compacted:
     Raises:
         StoreBusyError: another process is writing.
     """
-    merged = store.compact()
-    cleaned = store.clean(older_than_seconds=keep_hours * 3600.0)
+    merged = compact(store)
+    cleaned = clean(store, older_than_seconds=keep_hours * 3600.0)
     return Compacted(merged, cleaned.versions, cleaned.files, cleaned.bytes)
 
 
-def compact(store: Store, small_rows: int) -> int:
-    """Merge fragments of fewer than `small_rows` rows in every table; how many went away."""
-    removed = 0
+def compact(store: Store, small_rows: int = 20_000) -> int:
+    """Merge fragments of fewer than `small_rows` rows in every table.
+
+    Ids, tags, old versions and indices stay; row addresses change.
+
+    Returns:
+        How many fragments went away.
+
+    Raises:
+        StoreBusyError: another process is writing.
+    """
     with store.lock():
-        for table in TABLES:
-            removed += committed(
-                f"compacting {table}", lambda name=table: _compact(store, name, small_rows)
-            )
-    return removed
+        return sum(_compact(store, table, small_rows) for table in TABLES)
 
 
 def _rows_at_once(widest: int, whole: float) -> int:
@@ -93,22 +96,26 @@ def _compact(store: Store, table: str, small_rows: int) -> int:
     if table != "files":
         store.checksums.heal(table, dataset)
     rows = _rows_at_once(bytes_per_row(dataset.schema), _bytes_on_disk(dataset))
-    before = dataset.version
-    done = dataset.optimize.compact_files(target_rows_per_fragment=small_rows, batch_size=rows)
-    if not done.fragments_removed:
-        return 0
-    if table == "files":
-        store.checksums.seal()
-    else:
-        store.note(table, before)
-    log.info("%s: %d fragments became %d", table, done.fragments_removed, done.fragments_added)
+    done = store.change(
+        table,
+        f"compacting {table}",
+        lambda dataset: dataset.optimize.compact_files(
+            target_rows_per_fragment=small_rows, batch_size=rows
+        ),
+    )
+    if done.fragments_removed:
+        log.info("%s: %d fragments became %d", table, done.fragments_removed, done.fragments_added)
     return done.fragments_removed - done.fragments_added
 
 
-def clean(store: Store, older_than_seconds: float) -> Cleaned:
+def clean(store: Store, older_than_seconds: float = 3600.0) -> Cleaned:
     """Remove untagged versions older than that, and every file no version names.
 
-    The newest version and tagged ones stay, and so do the files they are made of.
+    The newest version and tagged ones stay, and so do the files they are made of. Readers that
+    opened a version longer ago than `older_than_seconds` may fail.
+
+    Raises:
+        StoreBusyError: another process is writing.
     """
     versions = files = size = 0
     with store.lock():
@@ -138,7 +145,9 @@ def clean(store: Store, older_than_seconds: float) -> Cleaned:
         for path in store.place.sizes(FOLDER):
             if path.endswith(".part"):
                 store.place.delete(path)
-        shards.sweep(store.place, [recipe.fingerprint for recipe in store.recipes().values()])
+        shards.sweep(
+            store.place, [recipe.fingerprint for recipe in catalog.recipes(store).values()]
+        )
         runs = store.dataset("runs").to_table(columns=["run"], filter="status = 'running'")
         locks.sweep(store.place, runs["run"].to_pylist())
     return Cleaned(versions, files, size)

@@ -119,6 +119,12 @@ class Place:
             Path(part).write_bytes(data)
             os.replace(part, target)
 
+    def make_folder(self, path: str) -> None:
+        """Make a folder if there is none; an object store needs none."""
+        if self.local:
+            with self.reached("written"):
+                os.makedirs(self.absolute(path), exist_ok=True)
+
     def delete(self, path: str) -> None:
         """Remove a file; one that is gone already is no error."""
         if self.exists(path):

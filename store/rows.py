@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 
 from ..schemas.canonical import DIGEST_BYTES, canonical_json, digest_of
 from ..schemas.errors import StoreError
+from ..schemas.ids import GrowingIdSet
 
 
 def key_of(*parts: Any) -> str:
@@ -73,9 +74,37 @@ def offsets_of(dataset: Any, uri: str, table: str, keys: Sequence[str]) -> list[
     return offsets[order.to_numpy()].tolist()
 
 
-def _positions(values: Any, suggest: pa.Array) -> Any:
-    """Where each value stands in `suggest`; null where it does not."""
-    return pc.index_in(values, value_set=suggest)  # pyright: ignore[reportAttributeAccessIssue]
+class HeldKeys:
+    """The keys that a table holds, in memory, read once from every fragment."""
+
+    def __init__(self) -> None:
+        self._keys = GrowingIdSet()
+        self._fragments: dict[int, tuple[str, str | None]] = {}
+
+    def refresh(self, dataset: Any) -> GrowingIdSet:
+        """Read the keys of fragments that are new; all of them when rows went away or moved.
+
+        Args:
+            dataset: the newest version of the table; its key is a row id or a `key_of`.
+        """
+        fragments = {part.fragment_id: part for part in dataset.get_fragments()}
+        now = {
+            number: (part.metadata.files[0].path, part.deletion_file())
+            for number, part in fragments.items()
+        }
+        if any(now.get(number) != mark for number, mark in self._fragments.items()):
+            self._keys, self._fragments = GrowingIdSet(), {}
+        fresh = [part for number, part in fragments.items() if number not in self._fragments]
+        if fresh:
+            key = key_column(dataset.schema)
+            self._keys.add(dataset.scanner(columns=[key], fragments=fresh).to_table()[key])
+        self._fragments = now
+        return self._keys
+
+
+def _positions(values: Any, among: pa.Array) -> Any:
+    """Where each value stands in `among`; null where it does not."""
+    return pc.index_in(values, value_set=among)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 PAGE_BYTES = 8 << 20

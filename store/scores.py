@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..schemas.tables import SCORES
-from .commits import committed
+from ..schemas.tables import SCORES, literal
 from .rows import keys_under
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 ROWS_PER_COMMIT = 250_000
 """Rows of a set that become visible together: 40 MB; measured, a commit of 200,000 takes 0.7 s."""
 
-_WAIT_SECONDS = 600.0
 _COLUMNS = ("target", "method", "fingerprint", "pool_version")
 
 
@@ -62,7 +60,7 @@ def put_scores(
     Raises:
         StoreError: the disk is full, or other writers were quicker every time.
     """
-    with store.lock(shared=True, wait=_WAIT_SECONDS):
+    with store.lock(shared=True):
         store.delete("scores", _where(of))
         at = 0
         for part in ids:
@@ -105,12 +103,11 @@ def drop_scores(store: Store, target: str, method: str | None = None) -> int:
 
 
 def _insert(store: Store, rows: pa.Table) -> None:
-    def insert() -> None:
-        dataset = store.dataset("scores")
-        dataset.merge_insert("key").when_not_matched_insert_all().execute(rows)
-        store.note("scores", dataset.version - 1, dataset)
-
-    committed("writing scores", insert)
+    store.change(
+        "scores",
+        "writing scores",
+        lambda dataset: dataset.merge_insert("key").when_not_matched_insert_all().execute(rows),
+    )
 
 
 def _rows(of: SetKey, ids: Sequence[str], scores: np.ndarray, before: int) -> pa.Table:
@@ -146,5 +143,4 @@ def _is(value: str | int | None) -> str:
         return "IS NULL"
     if isinstance(value, int):
         return f"= {value}"
-    escaped = value.replace("'", "''")
-    return f"= '{escaped}'"
+    return f"= {literal(value)}"

@@ -8,33 +8,34 @@ and others open the same tables.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
-from ..schemas.ids import KnownIds
-from ..schemas.recipe import Recipe
+from ..schemas.ids import GrowingIdSet
 from ..schemas.tables import TABLES
-from . import catalog, layout
+from . import layout
 from . import rows as incoming
 from .checksums import Checksums, members
 from .commits import committed
 from .locks import StoreLock
 from .place import Place, first_line, place_at, unopened
-from .rows import key_column, offsets_of
+from .rows import HeldKeys, key_column, offsets_of
 
 if TYPE_CHECKING:
     import lance
 
-    from .maintenance import Cleaned
-
 log = logging.getLogger(__name__)
 
 WRITER_WAIT_SECONDS = 600.0
-_DIGEST_KEYS = ("id", "key")  # keys of 32 hexadecimal digits, which KnownIds can hold
+"""How long a writer waits for maintenance to let go of the store."""
+
+Result = TypeVar("Result")
+
+_DIGEST_KEYS = ("id", "key")  # keys of 32 hexadecimal digits, which a set of ids can hold
 
 
 class Store:
@@ -51,7 +52,7 @@ class Store:
         self.uri, self.typed = place.uri, place.typed
         self.checksums = Checksums(place)
         self.locking = StoreLock(place)
-        self._held: dict[str, KnownIds] = {}
+        self._held: dict[str, HeldKeys] = {}
         self._healed: set[str] = set()
 
     # -- life --------------------------------------------------------------------------------
@@ -102,16 +103,12 @@ class Store:
     def configure(self, **changes: Any) -> None:
         """Change what the store says of itself (JSON values); other keys stay."""
 
-        def write() -> None:
-            pool = self.dataset("pool")
+        def write(pool: lance.LanceDataset) -> None:
             config = {**layout.read_config(self.place), **changes}
-            before = pool.version
             pool.update_schema_metadata({layout.CONFIG_KEY: layout.config_text(config)})
-            self.note("pool", before)
             self.config = config
 
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
-            committed("changing the configuration", write)
+        self.change("pool", "changing the configuration", write)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -176,9 +173,9 @@ class Store:
         for start in range(0, len(offsets), rows):
             yield dataset.take(offsets[start : start + rows], columns=list(columns))
 
-    def known_ids(self, table: str = "pool") -> KnownIds:
-        """The keys a table holds now, in memory (16 bytes each); `refresh()` brings in more."""
-        return KnownIds(lambda: self.dataset(table), key_column(TABLES[table]))
+    def known_ids(self, table: str = "pool") -> GrowingIdSet:
+        """The keys a table holds now, in memory (16 bytes each)."""
+        return HeldKeys().refresh(self.dataset(table))
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -195,14 +192,14 @@ class Store:
             StoreError: columns or types do not fit, a vector is not sound, or the commit failed.
         """
         key = key_column(TABLES[table])
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+        with self.lock(shared=True):
             newest = self._ready(table)
             fitting = incoming.conform(table, rows, newest.schema)
             fresh = self._absent(table, newest, incoming.distinct(fitting, key, "first"), key)
             incoming.check_vectors(table, fresh, key)
             inserted = 0
             for part in incoming.parts(fresh):
-                inserted += self._merge(table, part, key, update=False)["num_inserted_rows"]
+                inserted += self._merge(table, part, key, update=False)
         return inserted
 
     def append(self, table: str, rows: pa.Table) -> None:
@@ -215,16 +212,17 @@ class Store:
         Raises:
             StoreError: as `insert`.
         """
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+        with self.lock(shared=True):
             fitting = incoming.conform(table, rows, self._ready(table).schema)
             incoming.check_vectors(table, fitting, key_column(TABLES[table]))
             if len(fitting):
-                self._add(table, pa.concat_tables(incoming.parts(fitting)))
+                whole = pa.concat_tables(incoming.parts(fitting))
+                self.change(table, f"writing to {table}", lambda dataset: dataset.insert(whole))
 
     def upsert(self, table: str, rows: pa.Table) -> None:
         """Insert rows or replace those with the same key; for small tables, not for the pool."""
         key = key_column(TABLES[table])
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+        with self.lock(shared=True):
             fitting = incoming.conform(table, rows, self._ready(table).schema)
             incoming.check_vectors(table, fitting, key)
             for part in incoming.parts(incoming.distinct(fitting, key, "last")):
@@ -232,12 +230,14 @@ class Store:
 
     def delete(self, table: str, where: str) -> int:
         """Delete the rows a Lance filter names; returns how many there were."""
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
-            dataset = self._ready(table)
-            if not dataset.count_rows(filter=where):
+        with self.lock(shared=True):
+            if not self._ready(table).count_rows(filter=where):
                 return 0
-            done = committed(f"deleting from {table}", lambda: self._remove(table, where))
-        return done
+            return self.change(
+                table,
+                f"deleting from {table}",
+                lambda dataset: dataset.delete(where)["num_deleted_rows"],
+            )
 
     def add_columns(self, table: str, fields: Sequence[pa.Field]) -> None:
         """Declare columns, all null; those that exist with the same type are left alone.
@@ -246,8 +246,7 @@ class Store:
             StoreError: a column of that name has another type.
         """
 
-        def declare() -> None:
-            dataset = self.dataset(table)
+        def declare(dataset: lance.LanceDataset) -> None:
             new = []
             for field in fields:
                 if field.name not in dataset.schema.names:
@@ -258,22 +257,48 @@ class Store:
                         f"{dataset.schema.field(field.name).type}, not {field.type}"
                     )
             if new:
-                before = dataset.version
                 dataset.add_columns(new)
-                self.note(table, before, dataset)
 
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+        with self.lock(shared=True):
             self._ready(table)
-            committed(f"adding columns to {table}", declare)
+            self.change(table, f"adding columns to {table}", declare)
 
-    def note(self, table: str, before: int, after: Any = None) -> None:
-        """Note the checksums of what was committed after version `before`.
+    def change(
+        self, table: str, what: str, action: Callable[[lance.LanceDataset], Result]
+    ) -> Result:
+        """Change a table: the one way in which everything is committed to a store.
 
-        The store's own writers do it themselves; it is for whoever commits to `dataset(table)`
-        directly, such as the filling of a late feature.
+        `action(dataset)` runs on the newest version, under the writers' lock, and again after a
+        race that was lost to another writer. Then the checksums of the files it added are noted.
+
+        Args:
+            what: is being done, such as "adding columns to pool", for errors.
+            action: commits once at most; more often only where the caller holds the store alone.
+
+        Returns:
+            What `action` returned.
+
+        Raises:
+            StoreError: other writers were quicker every time, the disk is full, or Lance refused.
+            StoreBusyError: maintenance kept the store for ten minutes.
         """
-        newest = after if after is not None else self.dataset(table)
-        self.checksums.note(table, members(table, newest, since=before))
+
+        def attempt() -> tuple[lance.LanceDataset, int, Result]:
+            dataset = self.dataset(table)
+            before = dataset.version
+            return dataset, before, action(dataset)
+
+        with self.lock(shared=True):
+            dataset, before, result = committed(what, attempt)
+            if dataset.version == before:  # nothing was committed, or by another handle
+                dataset = self.dataset(table)
+            elif not self.locking.alone:  # others may have committed in between, and note their own
+                before = dataset.version - 1
+            if table == "files":
+                self.checksums.seal()
+            elif dataset.version > before:
+                self.checksums.note(table, members(table, dataset, since=before))
+        return result
 
     def _ready(self, table: str) -> Any:
         """The newest dataset; before a table's first write, its unnoted files are noted."""
@@ -287,36 +312,19 @@ class Store:
         """Without rows known to be there: a merge of nothing new would commit an empty version."""
         if key not in _DIGEST_KEYS:
             return rows
-        known = self._held.setdefault(table, KnownIds(None, key))
-        known.refresh(newest)
+        known = self._held.setdefault(table, HeldKeys()).refresh(newest)
         return rows.filter(pa.array(~known.contains(rows[key])))
 
-    def _add(self, table: str, rows: pa.Table) -> None:
-        def add() -> Any:
-            dataset = self.dataset(table)
-            dataset.insert(rows)
-            return dataset
+    def _merge(self, table: str, part: pa.Table, key: str, update: bool) -> int:
+        """Insert rows whose key the table lacks, and `update` the others; how many were new."""
 
-        dataset = committed(f"writing to {table}", add)
-        self.note(table, dataset.version - 1, dataset)
-
-    def _merge(self, table: str, part: pa.Table, key: str, update: bool) -> dict[str, int]:
-        def merge() -> tuple[Any, Any]:
-            dataset = self.dataset(table)
+        def merge(dataset: lance.LanceDataset) -> int:
             builder = dataset.merge_insert(key).when_not_matched_insert_all()
             if update:
                 builder = builder.when_matched_update_all()
-            return dataset, builder.execute(part)
+            return builder.execute(part)["num_inserted_rows"]
 
-        dataset, counts = committed(f"writing to {table}", merge)
-        self.note(table, dataset.version - 1, dataset)
-        return counts
-
-    def _remove(self, table: str, where: str) -> int:
-        dataset = self.dataset(table)
-        count = dataset.delete(where)["num_deleted_rows"]
-        self.note(table, dataset.version - 1, dataset)
-        return count
+        return self.change(table, f"writing to {table}", merge)
 
     # -- versions ----------------------------------------------------------------------------
 
@@ -326,7 +334,7 @@ class Store:
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
         """
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):  # `clean` must not be at work
+        with self.lock(shared=True):  # `clean` must not be at work
             dataset = self.dataset(table, version)
             known = dataset.tags.list().get(name)
             if known is None:
@@ -337,7 +345,7 @@ class Store:
 
     def untag(self, name: str, table: str = "pool") -> None:
         """Let go of a name given by `tag`; one that is not there is no error."""
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+        with self.lock(shared=True):
             dataset = self.dataset(table)
             if name in dataset.tags.list():
                 dataset.tags.delete(name)
@@ -346,25 +354,7 @@ class Store:
         """Tagged versions of a table, by name."""
         return {name: tag["version"] for name, tag in self.dataset(table).tags.list().items()}
 
-    # -- recipes and artifacts ----------------------------------------------------------------
-
-    def recipes(self) -> dict[str, Recipe]:
-        """Which recipe fills which column of the pool."""
-        return catalog.recipes(self)
-
-    def put_recipe(self, recipe: Recipe) -> None:
-        """Keep a recipe, with a second copy in the pool's schema for the day of repair."""
-        catalog.put_recipe(self, recipe)
-
-    def put_artifact(self, fingerprint: str, name: str, data: bytes) -> bytes:
-        """Keep a blob under (fingerprint, name); the first one committed wins and is returned."""
-        return catalog.put_artifact(self, fingerprint, name, data)
-
-    def artifact(self, fingerprint: str, name: str) -> bytes | None:
-        """The blob kept under (fingerprint, name), or None."""
-        return catalog.artifact(self, fingerprint, name)
-
-    # -- durability and maintenance -----------------------------------------------------------
+    # -- durability and locks --------------------------------------------------------------
 
     def sync(self) -> None:
         """Force everything this process committed onto the disk; call before reporting success.
@@ -373,44 +363,37 @@ class Store:
             StoreBusyError: maintenance kept the store for ten minutes.
         """
         # The fold commits to the table of checksums: a `clean` meanwhile would take its files.
-        with self.lock(shared=True, wait=WRITER_WAIT_SECONDS):
+        with self.lock(shared=True):
             self.checksums.fold()
             written, self.checksums.unsynced = self.checksums.unsynced, set()
             self.place.sync(written)
 
     @contextmanager
-    def lock(self, *, shared: bool = False, wait: float = 0.0) -> Iterator[None]:
+    def lock(self, *, shared: bool = False, wait: float | None = None) -> Iterator[None]:
         """Hold the store: alone for maintenance, or shared as writers do.
 
+        Args:
+            wait: seconds for others to let go; by default a writer waits ten minutes and
+                maintenance does not wait.
+
         Raises:
-            StoreBusyError: others did not let go within `wait` seconds.
+            StoreBusyError: others did not let go.
         """
+        if wait is None:
+            wait = WRITER_WAIT_SECONDS if shared else 0.0
         with self.locking.held(shared=shared, wait=wait):
             yield
 
-    def compact(self, small_rows: int = 20_000) -> int:
-        """Merge fragments of fewer than `small_rows` rows; returns how many went away.
-
-        Ids, tags, old versions and indices stay; row addresses change.
-
-        Raises:
-            StoreBusyError: another process is writing.
-        """
-        from .maintenance import compact
-
-        return compact(self, small_rows)
-
-    def clean(self, older_than_seconds: float = 3600.0) -> Cleaned:
-        """Remove old untagged versions and what killed runs left behind.
-
-        Readers that opened a version longer ago than `older_than_seconds` may fail.
+    @contextmanager
+    def named_lock(self, name: str, wait: float = WRITER_WAIT_SECONDS) -> Iterator[None]:
+        """Be the only one who does what `name` stands for ("fill", "fit", "names").
 
         Raises:
-            StoreBusyError: another process is writing.
+            StoreBusyError: another one did not finish within `wait` seconds.
         """
-        from .maintenance import clean
-
-        return clean(self, older_than_seconds)
+        self.place.make_folder(f"_{name}")
+        with StoreLock(self.place, f"_{name}/").held(shared=False, wait=wait):
+            yield
 
 
 def _make_folder(place: Place) -> None:

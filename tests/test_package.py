@@ -1,4 +1,4 @@
-"""What is installed: a wheel with the proxy's weights, and no import against the arrows."""
+"""What is installed: a wheel with the proxy's weights, and which module may import which."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 MAY_IMPORT = {
     "schemas": set(),
@@ -19,26 +22,78 @@ MAY_IMPORT = {
 }
 
 
-def imported_rooms(path: Path, root: Path) -> set[str]:
-    """The rooms that a module's relative imports reach, other than its own."""
+ORDER = {
+    "schemas": "version plain_text canonical errors sizes progress ids tables instruction recipe",
+    "store": "place commits locks rows checksums layout store catalog shards features fill indices "
+    "maintenance scores sql integrity status",
+    "store/sql": "frames names lance_relation nearest relations child session",
+    "store/integrity": "isolated report verify repair",
+}
+"""Folder -> its files and folders, each of which may import only those before it."""
+
+NOT_THE_PACKAGE = {"tests", "benchmarks", "proxies", "build", "docs"}
+
+
+def imports(path: Path, root: Path, level: str = "all") -> Iterator[tuple[str, ...]]:
+    """The modules of the package that a file imports, as ("store", "sql", "names").
+
+    With `level` "run", only those that are imported when the module is: not the imports within a
+    function, nor those for type checkers.
+    """
     parts = path.relative_to(root).with_suffix("").parts
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if level == "run" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if level == "run" and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            nodes += node.orelse
+            continue
+        nodes += ast.iter_child_nodes(node)
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = parts[: len(parts) - node.level]
-            target = (*base, *(node.module or "").split("."))
-            rooms.add(next((part for part in target if part), ""))
-    return rooms - {parts[0], ""}
+            base = parts[: len(parts) - node.level] + tuple(filter(None, [node.module or ""]))
+            module = tuple(part for step in base for part in step.split("."))
+            for name in (alias.name for alias in node.names):
+                inner = root.joinpath(*module, name)
+                yield (*module, name) if inner.with_suffix(".py").exists() else module
 
 
 def test_imports_follow_the_arrows(repository):
     wrong = [
-        f"{path.relative_to(repository)} imports {room}"
-        for name, allowed in MAY_IMPORT.items()
-        for path in (repository / name).rglob("*.py")
-        for room in imported_rooms(path, repository) - allowed
+        f"{path.relative_to(repository)} imports {module[0]}"
+        for room, allowed in MAY_IMPORT.items()
+        for path in (repository / room).rglob("*.py")
+        for module in imports(path, repository)
+        if module and module[0] not in {room, *allowed}
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_no_import_runs_back_up_within_a_folder(repository, folder):
+    order, here = ORDER[folder].split(), tuple(folder.split("/"))
+    assert len(order) == len(set(order))
+    wrong = []
+    for path in (repository / folder).rglob("*.py"):
+        own = path.relative_to(repository / folder).with_suffix("").parts[0]
+        assert own in order, f"where in ORDER does {folder}/{own} stand?"
+        for module in imports(path, repository):
+            if module[: len(here)] == here and module != here:
+                other = module[len(here)]
+                if other != own and order.index(other) > order.index(own):
+                    wrong.append(f"{path.relative_to(repository)} imports {folder}/{other}")
+    assert not wrong
+
+
+def test_no_module_imports_itself_by_way_of_others(repository):
+    graph = {
+        path.relative_to(repository).with_suffix("").parts: set(imports(path, repository, "run"))
+        for path in repository.rglob("*.py")
+        if path.relative_to(repository).parts[0] not in NOT_THE_PACKAGE
+    }
+    while leaves := {module for module, others in graph.items() if not others & graph.keys()}:
+        graph = {module: others for module, others in graph.items() if module not in leaves}
+    assert not graph, f"circles among {sorted(map('/'.join, graph))}"
 
 
 def test_the_wheel_runs_from_another_folder(repository, tmp_path):

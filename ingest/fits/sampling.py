@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import xxhash
 
 from ...schemas.errors import UsageError
-from ...schemas.ids import KnownIds
+from ...schemas.ids import GrowingIdSet
 from ...schemas.instruction import Instruction, Record
 from ...schemas.progress import Progress, Silence
 from ...store.store import Store
@@ -81,7 +81,7 @@ def sample_of_sources(
     """
     progress = progress or Silence()
     drawing: Reservoir[Instruction] = Reservoir(seed, rows)
-    met = KnownIds()
+    met = GrowingIdSet()
     read, before = 0, 0
     reasons: Counter[str] = Counter()
     for source in sources:

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.instruction import Record, Reject
+from ...schemas.recipe import FINGERPRINT_KEY
 from ...schemas.tables import POOL, REJECTS, SOURCES
-from ...store.features import FINGERPRINT
 from ...store.rows import key_of
 from ...store.store import Store
 
@@ -173,7 +173,7 @@ class Commit:
             store.insert("sources", self._source_table())
         if not self.rows:
             return set()
-        with store.lock(shared=True, wait=600.0):  # between looking and writing no column goes
+        with store.lock(shared=True):  # between looking and writing no column goes
             rows = declared(self._pool_table(), store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
         return set() if inserted == len(self.rows) else self._theirs(store)
@@ -244,7 +244,7 @@ def declared(rows: pa.Table, table: pa.Schema) -> pa.Table:
 
 
 def _maker(field: pa.Field) -> bytes | None:
-    return (field.metadata or {}).get(FINGERPRINT)
+    return (field.metadata or {}).get(FINGERPRINT_KEY)
 
 
 def _reject_row(reject: Reject, nth: int, run: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ What a store's features need is learned before its first row: from the files abo
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +20,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ...schemas.errors import StoreBusyError, UsageError
-from ...schemas.progress import FitProgress, Silence
+from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact, content_of, found_artifact, keep_artifact, load_artifact
 from ...store.features import declare
-from ...store.locks import StoreLock
 from ...store.store import Store
 from ..create import pending, recipes_of
-from ..fits.fit import Fit, Fitting, Sample, in_order
+from ..fits.fit import PASS_SHARE, READING, Fit, Fitting, PassFit, Sample, in_order, run_together
 from ..fits.sampling import Rows, sample_of_pool, sample_of_sources
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..readers.options import ReadOptions
@@ -101,9 +99,6 @@ class MemoryCache:
         return self._below.load(content, name)
 
 
-FOLDER = "_fit"
-"""In the store: where the lock of whoever learns lies."""
-
 WAIT_SECONDS = 7 * 86_400.0
 """A warm-up on a large model may take days; a process that died lets go at once."""
 
@@ -124,7 +119,7 @@ def fit_features(
     specs: Sequence[FeatureSpec],
     draw: Draw,
     backbone: Callable[[], Backbone],
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> list[Recipe]:
     """Fit what features need, then give pool and targets their columns and keep their recipes.
 
@@ -154,16 +149,13 @@ def fit_features(
 
 
 @contextmanager
-def _alone(store: Store, progress: FitProgress) -> Iterator[None]:
-    if store.place.local:
-        os.makedirs(store.place.absolute(FOLDER), exist_ok=True)
-    lock = StoreLock(store.place, f"{FOLDER}/")
+def _alone(store: Store, progress: Progress) -> Iterator[None]:
     with ExitStack() as held:
         try:
-            held.enter_context(lock.held(shared=False, wait=0.0))
+            held.enter_context(store.named_lock("fit", wait=0.0))
         except StoreBusyError:
             progress.say("another process is fitting this store; waiting for what it learns")
-            held.enter_context(lock.held(shared=False, wait=WAIT_SECONDS))
+            held.enter_context(store.named_lock("fit", wait=WAIT_SECONDS))
         yield
 
 
@@ -173,7 +165,7 @@ def run_fits(
     draw: Draw,
     backbone: Callable[[], Backbone],
     shelf: ArtifactCache,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> list[Fitted]:
     """Run the fits of features whose results `shelf` does not have; see `settle`."""
     progress = progress or Silence()
@@ -181,18 +173,25 @@ def run_fits(
     jobs = {job.asked: job for each in own for job in each}
     missing = [job for job in jobs.values() if not job.done(shelf)]
     samples = _samples([job.fit for job in missing], draw)
-    for job in missing:
-        run(job, jobs, samples[job.fit.sample_seed], backbone(), shelf, progress)
+    while missing:
+        group = [job for job in missing if job is missing[0] or job.shares(missing[0])]
+        group = [job for job in group if all(jobs[need].done(shelf) for need in job.needs)]
+        run(group, jobs, samples[group[0].fit.sample_seed], backbone(), shelf, progress)
+        missing = [job for job in missing if job not in group]
     return [fitted(each, shelf) for each in own]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A fit on a backbone: the digest of what is asked for, and those of what it needs."""
+    """A fit on a backbone: the digest of what is asked for, and those of what it needs.
+
+    `checkpoint` is the digest and the output of the fit whose adapter the model wears.
+    """
 
     fit: Fit
     asked: str
     needs: tuple[str, ...]
+    checkpoint: tuple[str, str] | None = None
 
     def outputs(self, shelf: ArtifactCache) -> dict[str, str]:
         """Name -> digest of those that are there."""
@@ -203,15 +202,28 @@ class Job:
         """Whether all of them are."""
         return len(self.outputs(shelf)) == len(self.fit.outputs())
 
+    def shares(self, other: Job) -> bool:
+        """Whether one pass over one sample serves both."""
+        return (
+            isinstance(self.fit, PassFit)
+            and isinstance(other.fit, PassFit)
+            and self.fit.sample_seed == other.fit.sample_seed
+            and self.checkpoint == other.checkpoint
+        )
+
 
 def jobs_for(info: BackboneInfo, spec: FeatureSpec) -> list[Job]:
     """Everything that must be learned for a feature, needs first."""
     representation = get(spec.representation)
     identity = representation.identity(info, spec.options)
-    return [
-        Job(fit, fit.asked(identity), tuple(need.asked(identity) for need in fit.needs()))
-        for fit in in_order(representation.fits(info, spec.options))
-    ]
+    jobs: list[Job] = []
+    for fit in in_order(representation.fits(info, spec.options)):
+        needs = {need.asked(identity): need for need in fit.needs()}
+        worn = fit.checkpoint() if isinstance(fit, PassFit) else ""
+        made_by = (digest for digest, need in needs.items() if worn in need.outputs())
+        checkpoint = (next(made_by), worn) if worn else None
+        jobs.append(Job(fit, fit.asked(identity), tuple(needs), checkpoint))
+    return jobs
 
 
 def _samples(fits: Sequence[Fit], draw: Draw) -> dict[int, Sample]:
@@ -224,44 +236,68 @@ def _samples(fits: Sequence[Fit], draw: Draw) -> dict[int, Sample]:
 
 
 def run(
+    group: Sequence[Job],
+    jobs: Mapping[str, Job],
+    sample: Sample,
+    backbone: Backbone,
+    shelf: ArtifactCache,
+    progress: Progress,
+) -> None:
+    """Run one fit on its part of a sample, or some that share a pass over it.
+
+    Args:
+        jobs: those they need, by what they ask for; done already.
+        sample: at least the rows they want, or all there are.
+
+    Raises:
+        UsageError: the sample is too small.
+    """
+    names = " and ".join(job.fit.name for job in group)
+    fittings = [_fitting(job, jobs, sample, backbone, shelf, progress) for job in group]
+    rows = max(len(fitting.sample) for fitting in fittings)
+    kept = [name for job in group for name in job.outputs(shelf)]
+    progress.say(
+        f"{names}: fitting on {rows:,} of {sample.total:,} rows"
+        + (f"; {', '.join(kept)} {'is' if len(kept) == 1 else 'are'} there already" if kept else "")
+    )
+    begun = time.monotonic()
+    pairs = [
+        (job.fit, fitting)
+        for job, fitting in zip(group, fittings, strict=True)
+        if isinstance(job.fit, PassFit)
+    ]
+    if len(group) > 1:
+        run_together(
+            pairs,
+            lambda done: progress.learn(name=names, share=PASS_SHARE * done, said=READING),
+        )
+    else:
+        group[0].fit.run(fittings[0])
+    for job in group:
+        if not job.done(shelf):
+            outputs = ", ".join(job.fit.outputs())
+            raise RuntimeError(f"the fit {job.fit.name} did not leave all of {outputs}")
+    progress.say(f"{names}: fitted in {time.monotonic() - begun:,.1f} s")
+
+
+def _fitting(
     job: Job,
     jobs: Mapping[str, Job],
     sample: Sample,
     backbone: Backbone,
     shelf: ArtifactCache,
-    progress: FitProgress,
-) -> float:
-    """Run one fit on its part of a sample; the seconds it took.
-
-    Args:
-        jobs: those it needs, by what they ask for; done already.
-        sample: at least the rows it wants, or all there are.
-
-    Raises:
-        UsageError: the sample is too small.
-    """
-    fit = job.fit
-    there = [each.outputs(shelf) for each in (*(jobs[need] for need in job.needs), job)]
-    kept = {name: shelf.load(content, name) for each in there for name, content in each.items()}
+    progress: Progress,
+) -> Fitting:
+    outputs = [each.outputs(shelf) for each in (*(jobs[need] for need in job.needs), job)]
 
     def keep(name: str, artifact: Artifact) -> Artifact:
         return shelf.load(shelf.keep(job.asked, name, artifact), name)
 
     def tell(share: float, said: str) -> None:
-        progress.learn(name=fit.name, share=share, said=said)
+        progress.learn(name=job.fit.name, share=share, said=said)
 
-    own = sample.first(fit.sample_rows(sample.total))
-    progress.say(
-        f"{fit.name}: learning from {len(own):,} of {sample.total:,} rows"
-        + (f"; {', '.join(there[-1])} is there already" if there[-1] else "")
-    )
-    begun = time.monotonic()
-    fit.run(Fitting(backbone, own, kept, keep, tell))
-    if not job.done(shelf):
-        raise RuntimeError(f"the fit {fit.name} did not leave all of {', '.join(fit.outputs())}")
-    seconds = time.monotonic() - begun
-    progress.say(f"{fit.name}: learned in {seconds:,.1f} s")
-    return seconds
+    kept = {name: shelf.load(content, name) for own in outputs for name, content in own.items()}
+    return Fitting(backbone, sample.first(job.fit.sample_rows(sample.total)), kept, keep, tell)
 
 
 def fitted(jobs: Sequence[Job], shelf: ArtifactCache) -> Fitted:
@@ -285,7 +321,7 @@ def rereadable_sources(
     store: Store,
     data: SourceData,
     options: ReadOptions,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[SourceList]:
     """The sources named, which can be read twice inside the block if something is to be fitted.
 
@@ -304,7 +340,7 @@ def fit_from(
     looked: SourceList,
     backbone: Callable[[], Backbone],
     limit: int | None = None,
-    progress: FitProgress | None = None,
+    progress: Progress | None = None,
 ) -> list[Recipe]:
     """Settle the features that wait for it: the sample comes from the pool, if it has rows.
 

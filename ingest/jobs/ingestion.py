@@ -22,6 +22,7 @@ from ...schemas.canonical import canonical_json
 from ...schemas.errors import InputError, StoreBusyError
 from ...schemas.instruction import Record, Reject
 from ...schemas.progress import Progress, Silence
+from ...store import maintenance
 from ...store.store import Store
 from ..featurizer import Featurizer
 from ..sources import Source
@@ -265,7 +266,7 @@ class _Ingestion:
         if sum(part.physical_rows < SMALL_ROWS for part in fragments) < MERGE_FRAGMENTS:
             return
         try:
-            self.store.compact(SMALL_ROWS)
+            maintenance.compact(self.store, SMALL_ROWS)
         except StoreBusyError:
             self.progress.say("Small fragments are left for later: another process is writing.")
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.instruction import Instruction
-from ...schemas.progress import FillProgress, Silence
+from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.fill import amend, count_unfilled, fill, filling, unfilled
 from ...store.shards import Shards
@@ -108,7 +108,7 @@ def featurize(
     store: Store,
     features: str = "",
     *,
-    progress: FillProgress | None = None,
+    progress: Progress | None = None,
     command: str = "coresetdb featurize",
     shard_rows: tuple[int, int] = SHARD_ROWS,
     commit_rows: int = COMMIT_ROWS,
@@ -144,7 +144,7 @@ def featurize(
 
 
 def _declared(
-    store: Store, features: str, featurizer: StoreFeaturizer, progress: FillProgress
+    store: Store, features: str, featurizer: StoreFeaturizer, progress: Progress
 ) -> list[Recipe]:
     """The recipes of features; new ones are fitted on the pool, and get their columns."""
     wanted = asked_for(store, features)
@@ -177,7 +177,7 @@ class _LateFeatures:
         store: Store,
         recipes: Sequence[Recipe],
         featurizer: StoreFeaturizer,
-        progress: FillProgress,
+        progress: Progress,
         command: str,
         shard_rows: tuple[int, int],
         commit_rows: int,

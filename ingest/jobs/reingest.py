@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import InputError, StoreError, UsageError
-from ...schemas.ids import KnownIds
+from ...schemas.ids import GrowingIdSet
 from ...schemas.instruction import Record, Reject
 from ...schemas.recipe import Recipe
 from ...store.integrity.repair import repair
@@ -185,7 +185,9 @@ def _plain(row: LostRow) -> str:
 class _Again:
     """A file that was read before, as a `Source` of what the store once took from it."""
 
-    def __init__(self, source: SourceFile, task: _Task, wanted: set[str], held: KnownIds) -> None:
+    def __init__(
+        self, source: SourceFile, task: _Task, wanted: set[str], held: GrowingIdSet
+    ) -> None:
         self._source, self._task, self._wanted, self._held = source, task, wanted, held
         self.found: set[str] = set()
         self.file, self.corpus, self.format = source.file, source.corpus, source.format

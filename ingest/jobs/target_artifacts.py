@@ -16,6 +16,7 @@ import numpy as np
 from ...schemas.canonical import digest_of
 from ...schemas.instruction import Instruction
 from ...schemas.recipe import Recipe
+from ...store import catalog
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
 from ..representations import registry
@@ -33,7 +34,7 @@ def facts_name(ids: Sequence[str]) -> str:
 
 def find_facts(store: Store, fingerprint: str, ids: Sequence[str]) -> Artifact | None:
     """The facts that a recipe keeps of these examples, or None."""
-    data = store.artifact(fingerprint, facts_name(ids))
+    data = catalog.artifact(store, fingerprint, facts_name(ids))
     return None if data is None else Artifact.unpack(data)
 
 
@@ -68,7 +69,7 @@ def make_facts(
             )
             if facts is None:
                 continue
-            kept = store.put_artifact(recipe.fingerprint, facts_name(ids), facts.pack())
+            kept = catalog.put_artifact(store, recipe.fingerprint, facts_name(ids), facts.pack())
             facts = Artifact.unpack(kept)
         if REFUSED in facts.facts:
             notes.append(f"{recipe.representation} cannot use it: {facts.facts[REFUSED]}")

@@ -21,6 +21,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -34,7 +35,7 @@ from .cpu_backwards import fast_backwards
 from .feed_forward import neurons_read
 from .gradients import gradients_read
 from .narrowing import narrowed
-from .reducer import PassInputs, Reducer
+from .reducer import Collector, PassInputs, Reducer
 
 ACTIVATION_BYTES = 4 << 30
 """What a backward may keep where the device does not say how much memory it has."""
@@ -215,32 +216,39 @@ def _read_logits(
         derivative.backward()
 
 
-StateReader = Callable[[Sequence[int], Batch, torch.Tensor], None]
-"""Takes the places of a batch's rows, the batch, and its final states (B, T, d)."""
-
-
-def states_of(
+def pass_over(
     backbone: Backbone,
-    rows: Sequence[Encoded],
-    read: StateReader,
+    rows: Sequence[Encoded | None],
+    collectors: Sequence[Collector],
     adapter: Artifact | None = None,
     tell: Callable[[float], None] = lambda done: None,
 ) -> None:
-    """Run the model once over rows, wearing an adapter; `tell` hears the share that is done."""
+    """Run the model once over every row that a collector reads.
+
+    Args:
+        rows: None for those that no collector reads.
+        adapter: what the model wears.
+        tell: hears the share of the tokens that is done.
+    """
     cpu = backbone.device.type == "cpu"
     budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
-    done = 0
-    for members, batch in batches_of(backbone, rows, budget):
+    places = np.unique(np.concatenate([collector.places for collector in collectors]))
+    read = [row for place in places if (row := rows[place]) is not None]
+    tokens, done = sum(map(len, read)), 0
+    for members, batch in batches_of(backbone, read, budget):
+        own = places[members].tolist()
+        readers = [
+            (collector, collector.reducer(batch, own))
+            for collector in collectors
+            if np.isin(own, collector.places).any()
+        ]
         run_pass(
-            backbone, batch, [(PassInputs(hidden=True), _Handing(members, batch, read))], adapter
+            backbone,
+            batch,
+            [(collector.inputs, reducer) for collector, reducer in readers],
+            adapter,
         )
-        done += len(members)
-        tell(done / len(rows))
-
-
-class _Handing(Reducer):
-    def __init__(self, members: Sequence[int], batch: Batch, read: StateReader) -> None:
-        self._members, self._batch, self._read = members, batch, read
-
-    def hidden(self, states: torch.Tensor) -> None:
-        self._read(self._members, self._batch, states)
+        for collector, reducer in readers:
+            collector.add(own, reducer.columns())
+        done += sum(map(len, batch.rows))
+        tell(done / tokens)

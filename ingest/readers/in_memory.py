@@ -82,7 +82,7 @@ def _source(data: Any) -> str | InMemory:
         except (TypeError, ValueError, pa.ArrowException) as error:
             raise UsageError(f"{name} is not a table ({error}). Give {ACCEPTED}") from error
     if _is_from_datasets(data, "DatasetDict", "IterableDatasetDict"):
-        splits = ", ".join(map(repr, data))
+        splits = ", ".join(map(repr, data))  # type: ignore[arg-type]
         raise UsageError(f"{name} has several splits ({splits}). Give one, as in dataset['train']")
     advice = {
         "dict": "Give rows as a list of dicts",

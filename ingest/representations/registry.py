@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ...schemas.recipe import Recipe
+from ...schemas.recipe import FINGERPRINT_KEY, Recipe
 from ...store.catalog import Artifact
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Side
@@ -273,7 +273,7 @@ def fields_of(
 ) -> list[pa.Field]:
     """The pool's fields for a recipe, its fingerprint in the metadata of each."""
     renamed = columns_of(recipe)
-    metadata = {b"coresetdb:fingerprint": recipe.fingerprint.encode()}
+    metadata = {FINGERPRINT_KEY: recipe.fingerprint.encode()}
     return [
         field.with_name(renamed[field.name]).with_metadata(metadata)
         for field in get(recipe.representation).fields(setup_of(recipe, info, artifacts))

@@ -31,10 +31,6 @@ REFUSED = "refused"
 NOTES = "notes"
 
 
-"""What a forward is shown: whole rows, or their answers without the questions."""
-"""Whose features are made: candidates, or the examples of a target."""
-
-
 @dataclass(frozen=True)
 class Setup:
     """What a representation works with.

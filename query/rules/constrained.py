@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ...schemas.errors import UsageError
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ..features import Feature, feature_named, features_of
 from ..ranking import Picks
 from .distinct import Distinct
@@ -105,7 +105,7 @@ class ConstrainedRanking:
         store: Store,
         request: Request,
         k: int | None,
-        eligible: KeySet | None,
+        eligible: IdSet | None,
         rank: RankRows,
         feature: Feature | None,
         memory_limit: int,
@@ -185,7 +185,7 @@ def _quotas(rules: Rules, k: int | None) -> dict[str, int]:
 
 def _parts(
     dataset: lance.LanceDataset,
-    eligible: KeySet | None,
+    eligible: IdSet | None,
     rank: RankRows,
     quotas: dict[str, int],
 ) -> dict[str | None, Stratum]:
@@ -193,11 +193,11 @@ def _parts(
     if not quotas:
         rows = dataset.count_rows() if eligible is None else len(eligible)
         return {None: Stratum(rank, eligible, rows, lambda k: k)}
-    own = {corpus: KeySet(keys_in(dataset, [corpus])) for corpus in quotas}
+    own = {corpus: IdSet(keys_in(dataset, [corpus])) for corpus in quotas}
     everyone = eligible
     if everyone is None:
-        everyone = KeySet(keys_of(dataset.to_table(columns=["id"])["id"]))
-    others = everyone.without(KeySet(np.concatenate([each.keys() for each in own.values()])))
+        everyone = IdSet(keys_of(dataset.to_table(columns=["id"])["id"]))
+    others = everyone.without(IdSet(np.concatenate([each.keys() for each in own.values()])))
     found: dict[str | None, Stratum] = {
         corpus: Stratum(rank, both, len(both), partial(_exactly, quotas[corpus]))
         for corpus, keys in own.items()

@@ -28,7 +28,8 @@ from ...schemas.canonical import canonical_json, digest, digest_of
 from ...schemas.errors import InputError, UsageError
 from ...schemas.ids import ids_of, keys_of
 from ...schemas.instruction import Instruction, Reject
-from ..names import quoted
+from ...schemas.tables import literal
+from ...store import catalog
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -178,7 +179,7 @@ def keep_evaluation(store: Store, evaluation: Evaluation) -> None:
         for instruction in evaluation.instructions
     ]
     data = zlib.compress(canonical_json(rows).encode())
-    store.put_artifact(evaluation.digest, _EVALUATION, data)
+    catalog.put_artifact(store, evaluation.digest, _EVALUATION, data)
 
 
 def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
@@ -187,7 +188,7 @@ def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
     Raises:
         UsageError: the store lost it.
     """
-    data = store.artifact(digest, _EVALUATION)
+    data = catalog.artifact(store, digest, _EVALUATION)
     if data is None:
         raise UsageError(f"{store.uri} has lost the examples of evaluation {name} ({digest})")
     rows = json.loads(zlib.decompress(data))
@@ -204,7 +205,7 @@ def examples_of(
     table = store.dataset("targets", version)
     for target in targets:
         rows = table.to_table(
-            columns=["id", "position", "messages"], filter=f"target = {quoted(target)}"
+            columns=["id", "position", "messages"], filter=f"target = {literal(target)}"
         )
         found += [
             Example(row["id"], target, said_in(row["messages"]))
@@ -268,7 +269,7 @@ def excluded(store: Store, coreset: str) -> Excluded:
 
 def keep_excluded(store: Store, rows: Excluded) -> None:
     """Keep them, so that a selection can be replayed after the coreset was removed."""
-    store.put_artifact(rows.digest, _EXCLUDED, rows.packed)
+    catalog.put_artifact(store, rows.digest, _EXCLUDED, rows.packed)
 
 
 def kept_excluded(store: Store, coreset: str, digest: str) -> Excluded:
@@ -277,7 +278,7 @@ def kept_excluded(store: Store, coreset: str, digest: str) -> Excluded:
     Raises:
         UsageError: the store lost them.
     """
-    packed = store.artifact(digest, _EXCLUDED)
+    packed = catalog.artifact(store, digest, _EXCLUDED)
     if packed is None:
         raise UsageError(f"{store.uri} has lost the rows of coreset {coreset} ({digest})")
     return Excluded(coreset, packed)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from .examples import Example, digest_of_examples, joined, ngrams, said_in
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Guard:
         for number, each in enumerate(self._examples):
             whole = joined(each.said.whole)
             question = joined(each.said.question) or whole
-            answers[each.of, question].add(whole)
+            answers[each.of, joined(each.said.question)].add(whole)
             self._seeds.update(ngrams(each.said.whole, _SEED))
             if whole:
                 self._wholes.setdefault(whole, number)
@@ -257,7 +257,7 @@ class Leakage:
             return np.empty((0, 2), np.int64)
         return self._leave({each: leak for each in ids if (leak := self._known[each])})
 
-    def everywhere(self, eligible: KeySet | None) -> np.ndarray:
+    def everywhere(self, eligible: IdSet | None) -> np.ndarray:
         """Keys of all eligible rows of the pool that leak, (n, 2) int64; reads all of its text."""
         rows = (row for batch in messages_of(self._dataset) for row in _allowed(batch, eligible))
         self._judge(rows, keep_clean=False)
@@ -314,7 +314,7 @@ class Leakage:
 
 
 def _allowed(
-    batch: pa.RecordBatch, eligible: KeySet | None
+    batch: pa.RecordBatch, eligible: IdSet | None
 ) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
     if eligible is not None:
         batch = batch.filter(pa.array(eligible.contains(keys_of(batch.column("id")))))

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError, suggest
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ...schemas.sizes import Budget, parse_budget
-from ..names import quoted
+from ...schemas.tables import literal
 from ..ranking import Picks
 from ..scanning.rows import Scanned
 
@@ -115,7 +115,7 @@ def check_known(rule: str, asked: Sequence[Share], dataset: lance.LanceDataset) 
 
 def keys_in(dataset: lance.LanceDataset, corpora: Sequence[str]) -> np.ndarray:
     """Keys of all rows of these corpora, (n, 2) int64."""
-    names = ", ".join(quoted(each) for each in corpora)
+    names = ", ".join(literal(each) for each in corpora)
     return keys_of(dataset.to_table(columns=["id"], filter=f"corpus IN ({names})")["id"])
 
 
@@ -166,7 +166,7 @@ class Caps:
         self._closed |= closed
         kept = [each for corpus, limit in closed.items() for each in found[corpus][:limit]]
         everything = keys_in(self._dataset, list(closed))
-        return everything[~KeySet(keys_of(pa.array(kept, pa.string()))).contains(everything)]
+        return everything[~IdSet(keys_of(pa.array(kept, pa.string()))).contains(everything)]
 
     def account(self, ids: Sequence[str]) -> dict[str, Any]:
         """Which corpora met their cap with the rows chosen in the end, as JSON values.
@@ -183,7 +183,7 @@ class Caps:
         return None if corpus in self._free else self._every
 
 
-RankRows = Callable[[int, int, int, KeySet | None], tuple[Picks, Scanned]]
+RankRows = Callable[[int, int, int, IdSet | None], tuple[Picks, Scanned]]
 """rank(k, spare, rows, eligible): k rows and up to `spare` more, of the `rows` eligible ones."""
 
 
@@ -198,7 +198,7 @@ class Stratum:
     """
 
     def __init__(
-        self, rank: RankRows, eligible: KeySet | None, rows: int, share: Callable[[int], int]
+        self, rank: RankRows, eligible: IdSet | None, rows: int, share: Callable[[int], int]
     ) -> None:
         self._rank, self._eligible, self.rows, self.share = rank, eligible, rows, share
         self._ranked: tuple[int, int, Picks] | None = None
@@ -207,8 +207,8 @@ class Stratum:
 
     def leave(self, keys: np.ndarray, everyone: Callable[[], np.ndarray]) -> None:
         """Take rows out; `everyone` gives the keys of all rows of the pool, (N, 2) int64."""
-        suggest = KeySet(everyone()) if self._eligible is None else self._eligible
-        left = suggest.without(KeySet(keys))
+        suggest = IdSet(everyone()) if self._eligible is None else self._eligible
+        left = suggest.without(IdSet(keys))
         if len(left) < self.rows:
             self._eligible, self.rows, self._ranked = left, len(left), None
 

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 from duckdb.func import PythonUDFType
 
+from ...schemas.recipe import FINGERPRINT_KEY
+from ...schemas.tables import literal
 from .lance_relation import FeatureRelation
-from .names import literal, quoted
-
-FINGERPRINT = b"coresetdb:fingerprint"
+from .names import quoted
 
 BLOCK_ROWS = 2048  # DuckDB's own vector
 QUERY_TILE = 32
@@ -136,7 +136,7 @@ def _not_alike(name: str) -> str:
 
 def _alike(pool: pa.Schema, targets: pa.Schema, name: str) -> bool:
     def made(schema: pa.Schema) -> bytes | None:
-        return (schema.field(name).metadata or {}).get(FINGERPRINT)
+        return (schema.field(name).metadata or {}).get(FINGERPRINT_KEY)
 
     return name in targets.names and made(targets) == made(pool)
 

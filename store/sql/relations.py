@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
+from ...schemas.tables import literal
 from ..place import Place
 from .lance_relation import FeatureRelation, Relation, open_relation
 from .names import (
@@ -22,7 +23,6 @@ from .names import (
     POOL_TABLE,
     RELATIONS,
     SCORES_OF,
-    literal,
     members_macro,
     quoted,
 )

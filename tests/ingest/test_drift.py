@@ -17,6 +17,7 @@ from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.recipe import Recipe
+from coresetdb.store import catalog
 from coresetdb.store.catalog import Artifact
 from coresetdb.store.store import Store
 
@@ -151,7 +152,7 @@ def test_the_gap_of_an_ensemble_is_told(tmp_path):
         pa.field(columns[4], pa.string()),
     ]
     store = Store.create(str(tmp_path / "s"), {"backbone": {"name": "toy"}, "features": ""}, fields)
-    store.put_recipe(Recipe("gradfiltering", 2, {"members": 4}, {}, columns))
+    catalog.put_recipe(store, Recipe("gradfiltering", 2, {"members": 4}, {}, columns))
     assert status(store).ensembles == []
     # Two members saw each of the first rows and are twice as sure of it; nobody saw the third.
     norms = [[4.0, 4.0, 2.0, 2.0]] * 3
@@ -187,7 +188,7 @@ def test_an_ensemble_of_the_first_version_tells_no_gap(tmp_path):
         pa.field(columns[3], pa.string()),
     ]
     store = Store.create(str(tmp_path / "s"), {"backbone": {"name": "toy"}, "features": ""}, fields)
-    store.put_recipe(Recipe("gradfiltering", 1, {"members": 4}, {}, columns))
+    catalog.put_recipe(store, Recipe("gradfiltering", 1, {"members": 4}, {}, columns))
     rows = pa.table(
         {
             "id": pa.array([digest("0")]),

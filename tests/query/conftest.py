@@ -13,6 +13,7 @@ import pytest
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import POOL
+from coresetdb.store import catalog
 from coresetdb.store.store import Store
 
 WIDTH = 16
@@ -108,7 +109,7 @@ def mute(topic: str) -> Instruction:
 
 def new_store(place, recipe=RECIPE) -> Store:
     store = Store.create(str(place), {}, feature_fields(), feature_fields(recipe))
-    store.put_recipe(RECIPE)
+    catalog.put_recipe(store, RECIPE)
     return store
 
 

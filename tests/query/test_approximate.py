@@ -24,6 +24,7 @@ from coresetdb.query.selection import select
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
 from coresetdb.schemas.ids import keys_of
 from coresetdb.selectors.reductions import RowVectors
+from coresetdb.store import maintenance
 from coresetdb.store.features import drop
 from coresetdb.store.indices import indices_of
 from coresetdb.store.store import Store
@@ -140,8 +141,8 @@ def test_rows_that_come_later_are_found_and_taken_in(indexed, toys):
     assert set(chosen(indexed, 6, approximate=True).ids) == {row.id for row in near}
     assert index_feature(indexed, "rds").done == "unchanged"
     assert len(extended.index.parts) == 2
-    indexed.compact()
-    indexed.clean(0.0)
+    maintenance.compact(indexed)
+    maintenance.clean(indexed, 0.0)
     assert indices_of(indexed.dataset("pool"))["rds"].outside == 0
     assert set(chosen(indexed, 6, approximate=True).ids) == {row.id for row in near}
     assert Database(indexed).create_index("rds").done == "unchanged"
@@ -180,8 +181,8 @@ def test_replay_says_what_it_proves(indexed, toys):
     found = chosen(indexed, 50, approximate=True)
     indexed.insert("pool", rows_of(toys, 5000, 80))
     index_feature(indexed, "rds")
-    indexed.compact()
-    indexed.clean(0.0)
+    maintenance.compact(indexed)
+    maintenance.clean(indexed, 0.0)
     again = replay(indexed, found.name)
     assert again.same and "this does not prove" in again.notes[0]
     for part in found.parameters["approximate"]["parts"]:

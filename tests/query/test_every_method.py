@@ -12,6 +12,7 @@ from coresetdb.query.methods import method_names
 from coresetdb.query.replay import replay
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
+from coresetdb.store import maintenance
 
 torch.set_num_threads(1)
 
@@ -45,8 +46,8 @@ def test_budgets_and_replay(store, toys):
         made += [coreset, short]
     late = [toys.question("sums", number) for number in range(900, 940)]
     store.insert("pool", toys.pool_rows(late, ["late"] * len(late)))
-    store.compact()
-    store.clean(older_than_seconds=0)
+    maintenance.compact(store)
+    maintenance.clean(store, older_than_seconds=0)
     for coreset in made:
         assert replay(store, coreset.name).same, coreset.method
 

@@ -16,6 +16,7 @@ from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store import maintenance
 
 torch.set_num_threads(1)
 
@@ -131,10 +132,10 @@ def test_what_is_gone_is_said_and_the_row_still_told(store):
     before = explain(store, "c", 3)
     store.delete("targets", "target = 'python'")
     assert explain(store, "c", 3) == before  # the recorded version of targets has it
-    store.clean(older_than_seconds=0)
+    maintenance.clean(store, older_than_seconds=0)
     assert explain(store, "c", 3) == before  # which the coreset keeps
     store.untag(tag_of("c", "targets"), "targets")  # as coresets made earlier are
-    store.clean(older_than_seconds=0)
+    maintenance.clean(store, older_than_seconds=0)
     after = explain(store, "c", 3)
     assert (after.id, after.messages) == (coreset.ids[2], before.messages)
     assert after.examples == () and "cannot be replayed" in after.cannot[0]

@@ -15,6 +15,7 @@ from coresetdb.query.selection import select
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.tables import POOL
+from coresetdb.store import catalog
 from coresetdb.store.store import Store
 
 torch.set_num_threads(1)
@@ -26,7 +27,7 @@ def test_rows_equal_to_an_example_come_first(tmp_path):
     fields = [field for recipe in recipes for field in fields_of(recipe, backbone.info)]
     store = Store.create(str(tmp_path / "store"), {}, fields, fields)
     for recipe in recipes:
-        store.put_recipe(recipe)
+        catalog.put_recipe(store, recipe)
     rows = [
         Instruction.from_turns(("user", f"what is {n} and {n * 7 % 11}?"), ("assistant", str(n)))
         for n in range(60)

@@ -7,6 +7,7 @@ from coresetdb.query.replay import replay
 from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import UsageError
+from coresetdb.store import maintenance
 
 
 @pytest.mark.parametrize(
@@ -19,8 +20,8 @@ def test_same_ids_after_ingestion_compaction_and_clean_up(store, toys, method, b
         toys.question(topic, number) for topic in ("sums", "code") for number in range(900, 940)
     ]
     store.insert("pool", toys.pool_rows(more, ["late"] * len(more)))
-    store.compact()
-    store.clean(older_than_seconds=0)
+    maintenance.compact(store)
+    maintenance.clean(store, older_than_seconds=0)
     again = replay(store, made.name)
     assert again.same and again.same_queries and again.ids == made.ids
     if method != "random":
@@ -39,10 +40,10 @@ def test_a_target_that_changed_is_read_at_its_old_version(store, toys):
 def test_a_target_that_is_gone_for_good_is_said(store):
     made = select(store, ["python"], budget="30")
     remove_target(store, "python")
-    store.clean(older_than_seconds=0)
+    maintenance.clean(store, older_than_seconds=0)
     assert replay(store, made.name).same  # the coreset keeps the version of the targets, too
     store.untag(tag_of(made.name, "targets"), "targets")  # as coresets made earlier are
-    store.clean(older_than_seconds=0)
+    maintenance.clean(store, older_than_seconds=0)
     with pytest.raises(UsageError, match="targets"):
         replay(store, made.name)
 

@@ -17,6 +17,7 @@ from coresetdb.query.score import score, split_methods
 from coresetdb.query.scores import load_scores, remove_scores
 from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import MissingFeatureError, QueryError, UsageError
+from coresetdb.store import catalog
 from coresetdb.store.rows import key_of
 from coresetdb.store.scores import score_sets
 
@@ -54,7 +55,7 @@ def test_every_row_by_cosine(store, asked, by):
         [row["score"] for row in rows], [row[1] for row in expected], atol=1e-6
     )
     assert [row["rank"] for row in rows] == list(range(1, 241))
-    fingerprint, version = store.recipes()["rds"].fingerprint, store.version()
+    fingerprint, version = catalog.recipes(store)["rds"].fingerprint, store.version()
     assert {(row["fingerprint"], row["pool_version"]) for row in rows} == {(fingerprint, version)}
     assert all(
         row["key"] == key_of("python", name, fingerprint, version, row["id"]) for row in rows

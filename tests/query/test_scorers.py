@@ -17,6 +17,7 @@ from coresetdb.query.methods import method_names
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.selectors.registry import selectors
+from coresetdb.store import catalog
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("toy_representations")
@@ -261,7 +262,7 @@ def remade(store, **changes):
 
 def test_features_made_otherwise_are_refused(database):
     store = database.store
-    kept = store.recipes()
+    kept = catalog.recipes(store)
     backbone = {**kept["words"].backbone, "weights": "0" * 32}
     for changes, says in [
         ({"options": {"first": 1}}, r"options.first: 1, not 0"),
@@ -272,7 +273,7 @@ def test_features_made_otherwise_are_refused(database):
         recipe, other = remade(store, **changes)
         with pytest.raises(FingerprintError, match=r"words of target 'few' .* made as"):
             database.select("few", method="words", budget=5)
-        store.put_recipe(Recipe(**{**vars(other), "columns": ("elsewhere",)}))
+        catalog.put_recipe(store, Recipe(**{**vars(other), "columns": ("elsewhere",)}))
         with pytest.raises(FingerprintError, match=rf"words of target 'few' .*: {says}"):
             database.select("few", method="words", budget=5)
         assert len(database.select("few", method="rds", budget=5)) == 5
@@ -286,11 +287,11 @@ def test_facts_of_another_recipe_are_refused(database):
     store = database.store
     recipe = features_of(store)["words"].recipe
     other = Recipe(**{**vars(recipe), "options": {"first": 3}, "columns": ("elsewhere",)})
-    store.put_recipe(other)
+    catalog.put_recipe(store, other)
     artifacts = store.dataset("artifacts").to_table(filter="name LIKE 'target:%'").to_pylist()
     store.delete("artifacts", "name LIKE 'target:%'")
     for row in artifacts:
-        store.put_artifact(other.fingerprint, row["name"], row["bytes"])
+        catalog.put_artifact(store, other.fingerprint, row["name"], row["bytes"])
     with pytest.raises(FingerprintError, match=r"facts of target 'few' .*first: 3, not 0"):
         database.select("few", method="words", budget=5)
 

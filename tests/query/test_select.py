@@ -14,6 +14,7 @@ from coresetdb.query.coresets import load_coreset, tag_of
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from coresetdb.schemas.recipe import Recipe
+from coresetdb.store import catalog
 
 torch.set_num_threads(1)
 
@@ -302,8 +303,8 @@ def test_features_made_otherwise_are_refused(tmp_path, toys):
     store = toys.new_store(tmp_path / "mixed", other)
     store.insert("pool", toys.pool_rows([toys.question("sums", 1)], ["sums"]))
     toys.add_target(store, "t", [toys.question("sums", 2)])
-    store.put_recipe(other)
-    store.put_recipe(toys.recipe)
+    catalog.put_recipe(store, other)
+    catalog.put_recipe(store, toys.recipe)
     with pytest.raises(FingerprintError, match=r"target 't'.*options.scope: 'response', not 'all'"):
         select(store, ["t"], budget="1")
 

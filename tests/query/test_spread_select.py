@@ -17,6 +17,7 @@ from coresetdb.query.selection import select
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
 from coresetdb.schemas.ids import keys_of
 from coresetdb.selectors.random_order import shuffled
+from coresetdb.store import maintenance
 
 torch.set_num_threads(1)
 
@@ -178,8 +179,8 @@ def test_same_ids_after_all_that_may_happen(store, toys):
     remove_coreset(store, "model")
     more = [toys.question(topic, n) for topic in ("sums", "code") for n in range(900, 940)]
     store.insert("pool", toys.pool_rows(more, ["late"] * len(more)))
-    store.compact()
-    store.clean(older_than_seconds=0)
+    maintenance.compact(store)
+    maintenance.clean(store, older_than_seconds=0)
     for each in made:
         assert replay(store, each.name).same, each.name
 

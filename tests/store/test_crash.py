@@ -12,6 +12,7 @@ import time
 import pyarrow.feather as feather
 
 from coresetdb.schemas.canonical import digest
+from coresetdb.store import maintenance
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.rows import conform
 from coresetdb.store.store import Store
@@ -127,7 +128,7 @@ def test_files_of_killed_runs_are_counted_and_cleaned(filled):
         file.write(b"x" * 100)
     report = verify(filled.uri)
     assert report.ok and report.orphans == {"pool.lance/data/orphan.lance": 100}
-    filled.clean(0)
+    maintenance.clean(filled, 0)
     report = verify(filled.uri, full=True)
     assert report.ok and report.orphans == {}
     assert filled.dataset("pool").count_rows() == 200

@@ -13,7 +13,7 @@ import pytest
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import StoreBusyError, StoreError, UsageError
 from coresetdb.schemas.recipe import Recipe
-from coresetdb.store import features
+from coresetdb.store import catalog, features, maintenance
 from coresetdb.store.features import declare, drop, features_of
 from coresetdb.store.fill import amend, count_unfilled, fill, filling, unfilled
 from coresetdb.store.integrity.verify import verify
@@ -90,7 +90,7 @@ def test_declaring_shows_null_columns_and_nothing_else_changes(declared, pool_ro
     assert set(RECIPE.columns) <= set(pool.schema.names)
     assert set(RECIPE.columns) <= set(declared.dataset("targets").schema.names)
     assert pool.to_table(columns=["toy"])["toy"].null_count == 200
-    assert declared.recipes()["toy_norm"] == RECIPE
+    assert catalog.recipes(declared)["toy_norm"] == RECIPE
     assert count_unfilled(pool, RECIPE) == 200
     version = declared.version()
     declare(declared, RECIPE, FIELDS)
@@ -99,8 +99,7 @@ def test_declaring_shows_null_columns_and_nothing_else_changes(declared, pool_ro
 
 def test_fragments_are_filled_one_commit_for_all(declared):
     ids = ids_of(declared)
-    declared.dataset("pool").create_scalar_index("tokens", "BTREE")
-    declared.note("pool", declared.version() - 1)
+    declared.change("pool", "indexing", lambda pool: pool.create_scalar_index("tokens", "BTREE"))
     shards = shards_of(declared)
     for start in range(0, 200, 30):
         shards.put(made(ids[start : start + 30]))
@@ -144,7 +143,9 @@ def test_values_that_are_there_stay_when_the_rest_of_a_fragment_is_filled(declar
     ]
     assert waiting == ids[90:120]
     declared.delete("pool", f"id = '{ids[95]}' OR id = '{ids[85]}'")
-    assert declared.compact() > 0  # rows with and without the feature share a fragment now
+    assert (
+        maintenance.compact(declared) > 0
+    )  # rows with and without the feature share a fragment now
     ids = ids_of(declared)
     assert count_unfilled(declared.dataset("pool"), RECIPE) == 198 - 89
     shards.put(made(ids[100:]))
@@ -228,7 +229,7 @@ def test_rows_that_come_in_without_the_columns_wait_too(declared, pool_rows):
     assert count_unfilled(declared.dataset("pool"), RECIPE) == 0
     declared.sync()
     check(declared, ids_of(declared))
-    assert declared.compact() > 0
+    assert maintenance.compact(declared) > 0
     declared.sync()
     check(declared, ids_of(declared))
 
@@ -269,9 +270,9 @@ def test_one_fills_at_a_time_and_maintenance_waits(declared):
     with filling(declared):
         with pytest.raises(StoreBusyError, match="featurized by another"), filling(other):
             pass
-        for action in (other.compact, other.clean):
+        for action in (maintenance.compact, maintenance.clean):
             with pytest.raises(StoreBusyError):
-                action()
+                action(other)
         other.delete("sources", "line = 1")  # writers go on
     with filling(other):
         pass
@@ -333,7 +334,7 @@ def test_a_drop_that_was_killed_is_finished_by_the_same_command(declared, monkey
         drop(declared, "toy")
     monkeypatch.undo()
     again = Store.open(declared.uri)
-    assert "toy" not in again.recipes() and again.dataset("pool").count_rows() == 200
+    assert "toy" not in catalog.recipes(again) and again.dataset("pool").count_rows() == 200
     drop(again, "toy")
     assert not set(RECIPE.columns) & set(again.dataset("pool").schema.names)
     assert verify(again.uri, full=True).ok
@@ -406,7 +407,7 @@ def test_cleaning_removes_shards_of_recipes_that_are_gone(declared):
     shards_of(declared).put(made(ids_of(declared)[:10]))
     stray = f"{FOLDER}/{'0' * 32}/00000000-0.arrow"
     declared.place.write(stray, b"x")
-    declared.clean(0)
+    maintenance.clean(declared, 0)
     left = [path for path in declared.place.sizes(FOLDER) if path.endswith(".arrow")]
     assert len(left) == 1 and RECIPE.fingerprint in left[0]
 

@@ -14,7 +14,7 @@ import pytest
 
 from coresetdb.schemas.errors import StoreBusyError, StoreError
 from coresetdb.schemas.tables import RUNS
-from coresetdb.store import locks
+from coresetdb.store import locks, maintenance
 from coresetdb.store.locks import FOLDER, RunLock, run_state
 from coresetdb.store.place import place_at
 from coresetdb.store.status import status_of
@@ -53,11 +53,11 @@ def elsewhere(place, **facts: object) -> None:
 
 def test_a_process_that_lives_and_one_that_was_killed(place):
     child = begun(place.uri)
-    life = run_state(place, "r")
-    assert life.state == "running" and f"process {child.pid} on " in life.because
+    run = run_state(place, "r")
+    assert run.state == "running" and f"process {child.pid} on " in run.because
     killed(child)
-    life = run_state(place, "r")
-    assert life.state == "killed" and str(child.pid) in life.because
+    run = run_state(place, "r")
+    assert run.state == "killed" and str(child.pid) in run.because
 
 
 def test_under_another_kernel_a_held_lock_is_seen_and_a_free_one_tells_nothing(place):
@@ -65,8 +65,8 @@ def test_under_another_kernel_a_held_lock_is_seen_and_a_free_one_tells_nothing(p
     elsewhere(place, kernel="another", host="node7")
     assert run_state(place, "r").state == "running"
     killed(child)
-    life = run_state(place, "r")
-    assert life.state == "not known" and "on node7 began it" in life.because
+    run = run_state(place, "r")
+    assert run.state == "not known" and "on node7 began it" in run.because
 
 
 def test_a_machine_that_was_started_again_runs_nothing(place, monkeypatch):
@@ -77,8 +77,8 @@ def test_a_machine_that_was_started_again_runs_nothing(place, monkeypatch):
 
 
 def test_a_run_of_an_older_coresetdb_left_no_lock(place):
-    life = run_state(place, "r")
-    assert life.state == "not known" and "it left no lock" in life.because
+    run = run_state(place, "r")
+    assert run.state == "not known" and "it left no lock" in run.because
 
 
 @pytest.mark.parametrize("left", [b"", b"{", b"[]", b'{"host": "node7"}'])
@@ -86,8 +86,8 @@ def test_what_a_crash_of_the_machine_left_half_written(place, left):
     with RunLock(place, "r"):
         pass
     place.write(f"{FOLDER}/r/began.json", left)
-    life = run_state(place, "r")
-    assert life.state == "not known" and "began.json" in life.because
+    run = run_state(place, "r")
+    assert run.state == "not known" and "began.json" in run.because
 
 
 def test_somebody_asks_for_the_lock_just_as_the_run_ends(place, monkeypatch):
@@ -118,7 +118,7 @@ def test_cleaning_removes_what_the_table_does_not_know(store):
         text=True,
     )
     assert child.stdout is not None and child.stdout.readline() == "here\n"
-    store.clean(0)
+    maintenance.clean(store, 0)
     killed(child)
     folders = {path.split("/")[1] for path in store.place.sizes(FOLDER)}
     assert folders == {"known", "alive"}

@@ -26,6 +26,7 @@ from coresetdb.ingest.sources import open_source
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import MissingFeatureError, StoreBusyError, UsageError
 from coresetdb.schemas.progress import Silence
+from coresetdb.store import maintenance
 from coresetdb.store.fill import filling
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.shards import FOLDER, Shards
@@ -125,7 +126,7 @@ def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole
     assert database.featurize("rds").sentences() == ["rds: no row was waiting for it"]
     assert database.featurize().rows == 0
     assert database.store.version() == version
-    assert database.store.compact() > 0
+    assert maintenance.compact(database.store) > 0
     database.store.sync()
     assert_same(features_of(database), features_of(whole))
     assert_sound(database)
@@ -174,7 +175,7 @@ def test_an_ingestion_begun_before_leaves_rows_that_are_found(database, tmp_path
     database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
     coreset = database.select("few", budget=10)
     assert any("50 rows of the pool are not featurized with rds yet" in n for n in coreset.notes)
-    database.store.compact()  # filled and waiting rows share a fragment
+    maintenance.compact(database.store)  # filled and waiting rows share a fragment
     kept = features_of_some(database)
     assert database.featurize().rows == 50
     assert kept.items() <= features_of_some(database).items()
@@ -478,7 +479,7 @@ def test_killed_again_and_again_it_loses_no_more_than_a_shard(database, tmp_path
     assert_same({row_id: found[row_id] for row_id in expected}, expected)
     assert not shard_files(database.store)
     assert_sound(database)
-    assert database.store.compact() > 0
+    assert maintenance.compact(database.store) > 0
     database.store.sync()
     assert_same({row_id: features_of(database)[row_id] for row_id in expected}, expected)
     assert_sound(database)

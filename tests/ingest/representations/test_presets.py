@@ -14,6 +14,7 @@ from coresetdb.ingest.representations.registry import (
     spec_text,
 )
 from coresetdb.schemas.errors import UsageError
+from coresetdb.store import catalog
 
 
 def test_a_preset_is_its_features():
@@ -67,7 +68,7 @@ def test_an_option_that_came_later_makes_no_feature_wait(monkeypatch, tmp_path, 
     monkeypatch.setattr(losses, "defaults", {**losses.defaults, "later": 1})
     monkeypatch.setattr(losses, "version", 99)
     assert database.pending() == []
-    assert not parse_specs("losses:alone=false")[0].matches(database.store.recipes()["nll"])
+    assert not parse_specs("losses:alone=false")[0].matches(catalog.recipes(database.store)["nll"])
 
 
 def test_a_minus_takes_a_feature_of_a_preset_away():

@@ -12,6 +12,7 @@ from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import InputError, UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store import maintenance
 
 torch.set_num_threads(1)
 
@@ -143,12 +144,12 @@ def test_replay_after_everything(leaky, toys, mode):
         for number in range(30)
     ]
     leaky.store.insert("pool", toys.pool_rows(more, ["late"] * 30))
-    leaky.store.compact()
+    maintenance.compact(leaky.store)
     remove_target(leaky.store, "stories")
     toys.add_target(leaky.store, "stories", leaky.examples[:3])
     assert replay(leaky.store, made.name).same
     remove_target(leaky.store, "stories")
     toys.add_target(leaky.store, "stories", leaky.examples)
-    leaky.store.clean(older_than_seconds=0)
+    maintenance.clean(leaky.store, older_than_seconds=0)
     again = replay(leaky.store, made.name)
     assert again.same and again.same_queries

@@ -9,6 +9,7 @@ from coresetdb.query.export import export
 from coresetdb.query.replay import replay
 from coresetdb.query.rules.rules import rules_for
 from coresetdb.query.selection import select
+from coresetdb.store import maintenance
 
 torch.set_num_threads(1)
 
@@ -39,8 +40,8 @@ def test_same_ids_after_ingestion_compaction_and_clean_up(leaky, toys, tmp_path)
     remove_coreset(store, "first")
     more = [leaky.told(seed) for seed in range(20_000, 20_060)]
     store.insert("pool", toys.pool_rows([*more, leaky.told(9001, answer="x")], ["one"] * 61))
-    store.compact()
-    store.clean(older_than_seconds=0)
+    maintenance.compact(store)
+    maintenance.clean(store, older_than_seconds=0)
     again = replay(store, made.name)
     assert again.same and again.same_queries
     kept = load_coreset(store, made.name)

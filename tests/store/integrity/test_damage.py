@@ -11,6 +11,7 @@ from lance.file import LanceFileReader
 
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.recipe import Recipe
+from coresetdb.store import catalog
 from coresetdb.store.integrity.repair import repair
 from coresetdb.store.integrity.report import LostRow
 from coresetdb.store.integrity.verify import verify
@@ -248,13 +249,13 @@ def test_a_table_with_its_only_manifest_torn_is_made_anew(filled):
 
 def test_recipes_come_back_from_their_copies(filled):
     recipe = Recipe("rds", 1, {"layer": -1}, {"model": "toy"}, ("rds",))
-    filled.put_recipe(recipe)
+    catalog.put_recipe(filled, recipe)
     filled.sync()
     flip(fragment_file(filled, "recipes", 0), 0, 400)
     assert not verify(filled.uri, full=True).ok
     done = repair(filled.uri)
     assert done.ok, done.lines()
-    assert Store.open(filled.uri).recipes() == {"rds": recipe}
+    assert catalog.recipes(Store.open(filled.uri)) == {"rds": recipe}
 
 
 @pytest.mark.parametrize("harm", ["manifest", "data", "note"])
