@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import lance
     import torch
 
-    from ..store.store import Store
+    from .snapshot import Snapshot
 
 
 QUERIES = 16
@@ -144,8 +144,7 @@ class Search:
     """Stands in for the scan of a comparison by cosine.
 
     Args:
-        store: for messages.
-        dataset: the pool at the version asked.
+        snapshot: whose pool is searched.
         method: for messages.
         feature: whose index is asked.
         queries: of the targets, as the comparison has them.
@@ -157,13 +156,13 @@ class Search:
 
     def __init__(
         self,
-        store: Store,
-        dataset: lance.LanceDataset,
+        snapshot: Snapshot,
         method: Method,
         feature: Feature | None,
         queries: Sequence[Queries],
         comparison: Comparison,
     ) -> None:
+        dataset = snapshot.pool
         if feature is None or feature.column is None or not method.compares:
             raise UsageError(
                 f"{method} does not look for the nearest vectors, so there is nothing that an "
@@ -173,7 +172,7 @@ class Search:
         self._column, self._matrix = feature.column, matrix_of(queries)
         self._fetch = comparison.fetch
         self._recall = Recall(dataset, self._column, feature.width, self._matrix)
-        self._index = _index_of(store, dataset, feature, self._column)
+        self._index = _index_of(snapshot, feature, self._column)
         self.facts: dict[str, Any] = {}
 
     def scan(self, reducers: Sequence[Reducer], eligible: KeySet | None) -> Scanned:
@@ -285,10 +284,8 @@ class Search:
         return f"{said}. That is below {ENOUGH:.0%}: without --approximate every row is compared"
 
 
-def _index_of(
-    store: Store, dataset: lance.LanceDataset, feature: Feature, column: str
-) -> VectorIndex:
-    index = indices_of(dataset).get(column)
+def _index_of(snapshot: Snapshot, feature: Feature, column: str) -> VectorIndex:
+    store, index = snapshot.store, indices_of(snapshot.pool).get(column)
     if index is None:
         raise UsageError(
             f"{feature.name} of {store.uri} has no index: coresetdb index {store.typed} "
@@ -297,9 +294,9 @@ def _index_of(
     return index
 
 
-def is_there(store: Store, dataset: lance.LanceDataset, recorded: dict[str, Any]) -> bool:
+def is_there(snapshot: Snapshot, recorded: dict[str, Any]) -> bool:
     """Whether the index that a coreset was found with still belongs to that version of the pool."""
-    there = {part for index in indices_of(dataset).values() for part in index.parts}
+    there = {part for index in indices_of(snapshot.pool).values() for part in index.parts}
     return set(recorded["parts"]) <= there and all(
-        store.place.sizes(f"pool.lance/_indices/{part}") for part in recorded["parts"]
+        snapshot.store.place.sizes(f"pool.lance/_indices/{part}") for part in recorded["parts"]
     )

@@ -15,10 +15,11 @@ from ..selectors.reductions import Columns
 from ..selectors.selector import Task
 from ..store.fill import count_unfilled
 from .comparison import scorer_of
-from .features import Feature, feature_named, features_of
+from .features import Feature
 from .methods import Method, method_names, parse_method
 from .queries import load_queries
 from .scanning.fetch import check_columns
+from .snapshot import Snapshot
 from .targets import list_targets
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def list_methods(store: Store | None = None) -> list[ListedMethod]:
     """
     known: dict[str, Representation] = {name: get(name) for name in names()}
     if store:
-        known |= {name: each.representation for name, each in features_of(store).items()}
+        known |= {name: each.representation for name, each in Snapshot(store).features.items()}
     methods = sorted(_methods(known), key=lambda each: ":" in each[0])
     listed = [_listed(name, method) for name, method in methods]
     if store is None:
@@ -113,9 +114,9 @@ class _Look:
     """A store as it is now; each of its features and targets is looked at once."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._rows = store.dataset("pool").count_rows()
-        self._targets = [list_target.name for list_target in list_targets(store)]
+        self._store, self._snapshot = store, Snapshot(store)
+        self._rows = self._snapshot.pool.count_rows()
+        self._targets = [target.name for target in list_targets(store)]
         self._waiting = {each.representation: spec_text(each) for each in pending(store)}
         self._features: dict[str, tuple[Feature | None, str | None]] = {}
         self._refusals: dict[str | None, str | None] = {}
@@ -151,18 +152,18 @@ class _Look:
             task = Task(0, self._rows, 1, options=method.options)
             for need in next(method.selector.passes(task)):
                 if isinstance(need, Columns):
-                    check_columns(self._store.dataset("pool"), need)
+                    check_columns(self._snapshot.pool, need)
 
     def _found(self, name: str) -> tuple[Feature | None, str | None]:
         """The feature if some row has it, and what would help the rows that do not."""
         command = f"coresetdb featurize {self._store.typed} {self._waiting.get(name, name)}"
         try:
-            feature = feature_named(self._store, name)
+            feature = self._snapshot.feature(name)
         except MissingFeatureError:
             return None, command
         except FingerprintError as error:
             return None, str(error)
-        waiting = count_unfilled(self._store.dataset("pool"), feature.recipe)
+        waiting = count_unfilled(self._snapshot.pool, feature.recipe)
         if waiting == self._rows:
             return None, command
         return feature, f"{waiting:,} rows lack it: {command}" if waiting else None
@@ -174,7 +175,7 @@ class _Look:
         refusals = []
         for target in self._targets:
             try:
-                load_queries(self._store, target, feature)
+                load_queries(self._snapshot, target, feature)
             except (UsageError, MissingFeatureError, FingerprintError) as error:
                 refusals.append(str(error))
             else:

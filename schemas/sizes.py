@@ -74,3 +74,8 @@ def memory_bytes(size: str | int) -> int:
     number, scale, binary = match.groups()
     power = "KMGT".index(scale.upper()) + 1 if scale else 0
     return int(float(number) * (1024 if binary else 1000) ** power)
+
+
+def count_of(count: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: "1 row", "2,000 rows"."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
