@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..schemas.errors import UsageError
-from ..schemas.ids import KeySet, keys_of
+from ..schemas.ids import IdSet, keys_of
 from ..selectors.reductions import RowVectors, Vectors
 from ..store.fill import unfilled
 from ..store.indices import VectorIndex, indices_of
@@ -76,7 +76,7 @@ class Recall:
         wanted = math.ceil(ROWS_FOUND * rows / (self.queries * k))
         return min(rows, max(wanted, _STRETCH), max(BYTES // (2 * self._width), _STRETCH))
 
-    def of(self, row_vectors: RowVectors, k: int, eligible: KeySet | None, rows: int) -> float:
+    def of(self, row_vectors: RowVectors, k: int, eligible: IdSet | None, rows: int) -> float:
         """Of the rows at least as similar as the last of the k found, the share that was found.
 
         That is recall at k or more, by the square of what was missed at most.
@@ -94,7 +94,7 @@ class Recall:
             allowed = eligible.contains(keys)
             keys, similarity = keys[allowed], similarity[:, allowed]
         last = -np.partition(-self._similarity(row_vectors.vectors), k - 1, axis=1)[:, k - 1]
-        unseen = ~KeySet(row_vectors.keys).contains(keys)
+        unseen = ~IdSet(row_vectors.keys).contains(keys)
         missed = int((similarity[:, unseen] > last[:, None] + _SAME).sum())
         expected = self.queries * k * len(keys) / rows
         return expected / (expected + missed) if missed else 1.0
@@ -175,7 +175,7 @@ class Search:
         self._index = _index_of(snapshot, feature, self._column)
         self.facts: dict[str, Any] = {}
 
-    def scan(self, reducers: Sequence[Reducer], eligible: KeySet | None) -> Scanned:
+    def scan(self, reducers: Sequence[Reducer], eligible: IdSet | None) -> Scanned:
         """Feed the rows that the index finds; as `Comparison.scan`, with a note on the recall.
 
         Raises:
@@ -204,7 +204,7 @@ class Search:
             seen.notes = (self._note(k, probes, recall),)
         return seen
 
-    def _found(self, k: int, eligible: KeySet | None, rows: int) -> tuple[RowVectors, int, float]:
+    def _found(self, k: int, eligible: IdSet | None, rows: int) -> tuple[RowVectors, int, float]:
         """Rows the index names, partitions it looked into, and how many of the right ones."""
         probes = max(1, self._index.partitions // FIRST_SHARE)
         while True:
@@ -216,7 +216,7 @@ class Search:
                 return found, probes, recall
             probes = min(2 * probes, self._index.partitions)
 
-    def _candidates(self, k: int, probes: int, eligible: KeySet | None) -> np.ndarray:
+    def _candidates(self, k: int, probes: int, eligible: IdSet | None) -> np.ndarray:
         """Keys of the eligible rows that the index names for any query, each once, (n, 2)."""
         rows, queries = self._dataset.count_rows(), len(self._matrix)
         share = 1.0 if eligible is None else len(eligible) / rows
@@ -252,7 +252,7 @@ class Search:
                 "allowed): leave --approximate out"
             )
 
-    def _missing(self, eligible: KeySet | None) -> int:
+    def _missing(self, eligible: IdSet | None) -> int:
         """Eligible rows without the feature."""
         reason = self._feature.reason
         parts = [self._dataset.to_table(columns=["id"], filter=f"`{reason}` IS NOT NULL")["id"]]

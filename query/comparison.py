@@ -12,7 +12,7 @@ import pyarrow as pa
 from ..ingest.representations.registry import names
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
-from ..schemas.ids import KeySet
+from ..schemas.ids import IdSet
 from ..selectors.reductions import Columns, RowColumns, RowVectors, Vectors
 from ..store.catalog import LazyArtifacts
 from .features import Feature
@@ -71,8 +71,8 @@ class QueryGroup:
     words: tuple[np.ndarray, ...] = ()
 
 
-Scan = Callable[[Sequence[Reducer], KeySet | None], Scanned]
-Fetch = Callable[[Vectors | Columns, KeySet | None], RowVectors | RowColumns]
+Scan = Callable[[Sequence[Reducer], IdSet | None], Scanned]
+Fetch = Callable[[Vectors | Columns, IdSet | None], RowVectors | RowColumns]
 
 
 @dataclass(frozen=True)

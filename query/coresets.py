@@ -16,9 +16,9 @@ import pyarrow as pa
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError, suggest
 from ..schemas.sizes import count_of
-from ..schemas.tables import CORESET_ROWS, CORESETS
+from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.rows import keys_under
-from .names import LONGEST, naming, quoted
+from .names import LONGEST, naming
 from .result_rows import ResultRows
 from .snapshot import Snapshot
 
@@ -181,7 +181,7 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
     with naming(store):
         if coreset.name in coreset_names(store):
             return False  # before anything of it is touched
-        store.delete("coreset_rows", f"coreset = {quoted(coreset.name)}")
+        store.delete("coreset_rows", f"coreset = {literal(coreset.name)}")
         store.append("coreset_rows", _member_rows(coreset))
         _tag(snapshot, coreset)
         store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS))
@@ -213,8 +213,8 @@ def remove_coreset(store: Store, name: str) -> None:
     with naming(store):
         if name not in coreset_names(store):
             raise UsageError(_no_coreset(store, name))
-        store.delete("coresets", f"name = {quoted(name)}")
-        store.delete("coreset_rows", f"coreset = {quoted(name)}")
+        store.delete("coresets", f"name = {literal(name)}")
+        store.delete("coreset_rows", f"coreset = {literal(name)}")
         for table in ("pool", "targets"):
             store.untag(tag_of(name, table), table)
     store.sync()
@@ -226,7 +226,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
     Raises:
         UsageError: there is none of that name; the message names those most like it.
     """
-    rows = store.dataset("coresets").to_table(filter=f"name = {quoted(name)}").to_pylist()
+    rows = store.dataset("coresets").to_table(filter=f"name = {literal(name)}").to_pylist()
     if not rows:
         raise UsageError(_no_coreset(store, name))
     (row,) = rows
@@ -269,7 +269,7 @@ def coreset_members(store: Store, name: str) -> pa.Table:
 
 def _members(store: Store, name: str) -> pa.Table:
     rows = store.dataset("coreset_rows").to_table(
-        columns=["rank", "id", "score", "target", "query"], filter=f"coreset = {quoted(name)}"
+        columns=["rank", "id", "score", "target", "query"], filter=f"coreset = {literal(name)}"
     )
     return rows.sort_by("rank")
 

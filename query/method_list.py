@@ -8,7 +8,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..ingest.create import pending
-from ..ingest.representations.registry import ALIASES, get, names, spec_text
+from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..selectors.reductions import Columns
@@ -117,7 +117,7 @@ class _Look:
         self._store, self._snapshot = store, Snapshot(store)
         self._rows = self._snapshot.pool.count_rows()
         self._targets = [target.name for target in list_targets(store)]
-        self._waiting = {each.representation: spec_text(each) for each in pending(store)}
+        self._waiting = {each.representation: str(each) for each in pending(store)}
         self._features: dict[str, tuple[Feature | None, str | None]] = {}
         self._refusals: dict[str | None, str | None] = {}
 

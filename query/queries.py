@@ -14,9 +14,10 @@ from ..ingest.representations.representation import REFUSED
 from ..schemas.canonical import digest_of
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.recipe import difference
+from ..schemas.tables import literal
 from ..store.catalog import recipe_of
 from .features import Feature, check_fingerprint, comparison_of
-from .names import no_target, quoted
+from .names import no_target
 
 if TYPE_CHECKING:
     import lance
@@ -66,7 +67,7 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
             raise MissingFeatureError(_never_made(store, target, feature))
         check_fingerprint(store, feature, f"target {target!r}", table.schema)
         columns += [feature.first, feature.reason]
-    rows = table.to_table(columns=columns, filter=f"target = {quoted(target)}")
+    rows = table.to_table(columns=columns, filter=f"target = {literal(target)}")
     if not rows.num_rows:
         raise UsageError(no_target(store, target, _names(table)))
     rows = rows.sort_by("position")
@@ -126,7 +127,7 @@ def _facts(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> A
 def _refuse_other_facts(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> None:
     """Raise FingerprintError if another recipe of the representation made these examples' facts."""
     artifacts = store.dataset("artifacts").to_table(
-        columns=["fingerprint"], filter=f"name = {quoted(facts_name(ids))}"
+        columns=["fingerprint"], filter=f"name = {literal(facts_name(ids))}"
     )
     others = [recipe_of(store, each) for each in artifacts["fingerprint"].to_pylist()]
     for other in others:

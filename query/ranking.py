@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..schemas.errors import UsageError
-from ..schemas.ids import KeySet, ids_of
+from ..schemas.ids import IdSet, ids_of
 from ..selectors.reductions import (
     Columns,
     Need,
@@ -64,7 +64,7 @@ def rank(
     k: int,
     rows: int,
     seed: int,
-    eligible: KeySet | None,
+    eligible: IdSet | None,
     memory_limit: int = MEMORY_LIMIT,
     spare: int = 0,
 ) -> tuple[Picks, Scanned]:
@@ -103,7 +103,7 @@ def rankings(
     k: int,
     rows: int,
     seed: int,
-    eligible: KeySet | None,
+    eligible: IdSet | None,
     memory_limit: int = MEMORY_LIMIT,
     pick_bytes: int = 0,
     spare: int = 0,
@@ -151,7 +151,7 @@ def rankings(
 
 
 def _source(
-    comparison: Comparison, need: Need, queries: slice, eligible: KeySet | None
+    comparison: Comparison, need: Need, queries: slice, eligible: IdSet | None
 ) -> Reducer | Callable[[], RowVectors | RowColumns]:
     """Where the answer to a need comes from: a reducer to be fed, or something to call."""
     if isinstance(need, (Vectors, Columns)):

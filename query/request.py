@@ -10,11 +10,11 @@ import numpy as np
 
 from ..schemas.errors import UsageError
 from ..schemas.sizes import Budget
+from ..schemas.tables import literal
 from .comparison import resolve_method
 from .coresets import load_coreset
 from .features import Feature
 from .methods import Method
-from .names import quoted
 from .queries import Queries, load_queries, query_hash
 from .rules.rules import NONE, Rules
 from .snapshot import Snapshot
@@ -122,7 +122,7 @@ def _lengths_of_coreset(snapshot: Snapshot, name: str) -> Lengths:
 
 def _lengths_of_target(snapshot: Snapshot, target: str) -> np.ndarray:
     rows = snapshot.targets.to_table(
-        columns=["response_tokens"], filter=f"target = {quoted(target)} AND response_tokens > 0"
+        columns=["response_tokens"], filter=f"target = {literal(target)} AND response_tokens > 0"
     )
     if not rows.num_rows:
         raise UsageError(

@@ -19,9 +19,10 @@ import numpy as np
 from ..ingest.representations import registry
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import MissingFeatureError, UsageError
-from ..schemas.ids import KeySet, ids_of, keys_of
+from ..schemas.ids import IdSet, ids_of, keys_of
 from ..schemas.progress import FitProgress, Silence
 from ..schemas.sizes import count_of
+from ..schemas.tables import literal
 from ..selectors.reductions import Lists
 from ..selectors.registry import selectors
 from ..store.fill import count_unfilled
@@ -29,7 +30,6 @@ from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
 from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
 from .features import Feature, comparison_of
 from .methods import Method
-from .names import quoted
 from .queries import Queries, load_queries
 from .ranking import MEMORY_LIMIT, rankings
 from .scanning.columns import scan_overlap
@@ -225,7 +225,7 @@ def _score_one(
     prepared: _Prepared,
     key: SetKey,
     rows: int,
-    eligible: KeySet | None,
+    eligible: IdSet | None,
     keep: bool,
     memory_limit: int,
     progress: FitProgress | None,
@@ -302,7 +302,7 @@ def _missing_notes(
     return [f"{missing} (the column {feature.reason} says why)"]
 
 
-def _eligible(store: Store, where: str, version: int) -> KeySet:
+def _eligible(store: Store, where: str, version: int) -> IdSet:
     from ..store.sql.session import eligible_ids
 
     ids = eligible_ids(store, where, version)
@@ -311,7 +311,7 @@ def _eligible(store: Store, where: str, version: int) -> KeySet:
             f"--where {where!r}: no row of the pool passes it. `coresetdb status {store.typed}` "
             "lists the corpora"
         )
-    return KeySet(keys_of(ids))
+    return IdSet(keys_of(ids))
 
 
 def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.DataFrame:
@@ -358,7 +358,7 @@ def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.D
 def _mean(snapshot: Snapshot, feature: Feature, scorer: Scorer, target: str) -> float | None:
     rows = snapshot.targets.to_table(
         columns=[feature.columns[own] for own in scorer.columns],
-        filter=f"target = {quoted(target)}",
+        filter=f"target = {literal(target)}",
     )
     scores = scorer.scores(columns_for(scorer, feature, rows)).astype(np.float64)
     scores = scores[~np.isnan(scores)]

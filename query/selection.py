@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..schemas.errors import MissingFeatureError, UsageError
-from ..schemas.ids import KeySet, keys_of
+from ..schemas.ids import IdSet, keys_of
 from ..schemas.sizes import count_of, parse_budget
 from ..schemas.version import VERSION
 from ..store.fill import count_unfilled
@@ -109,7 +109,7 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
             f"budget {request.budget} of {count_of(rows, 'eligible row')} is below one row"
         )
 
-    def ranked(k: int, spare: int, rows: int, allowed: KeySet | None) -> tuple[Picks, Scanned]:
+    def ranked(k: int, spare: int, rows: int, allowed: IdSet | None) -> tuple[Picks, Scanned]:
         return rank(
             method,
             compared,
@@ -166,18 +166,18 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
     )
 
 
-def _eligible(snapshot: Snapshot, request: Request) -> KeySet | None:
+def _eligible(snapshot: Snapshot, request: Request) -> IdSet | None:
     """Return the rows that pass the filter and are in no excluded coreset; None for all."""
     eligible = None
     if request.where is not None:
         from ..store.sql.session import eligible_ids
 
         ids = eligible_ids(snapshot.store, request.where, snapshot.pool_version)
-        eligible = KeySet(keys_of(ids))
+        eligible = IdSet(keys_of(ids))
     for coreset in request.rules.excluded:
         if eligible is None:
-            eligible = KeySet(keys_of(snapshot.pool.to_table(columns=["id"])["id"]))
-        eligible = eligible.without(KeySet(coreset.keys))
+            eligible = IdSet(keys_of(snapshot.pool.to_table(columns=["id"])["id"]))
+        eligible = eligible.without(IdSet(coreset.keys))
     return eligible
 
 
@@ -378,12 +378,12 @@ class RowsWithTokens:
         uncounted: eligible rows left out because the chat template refused them.
     """
 
-    rows: KeySet | None
+    rows: IdSet | None
     tokens: np.ndarray
     uncounted: int
 
 
-def counted_rows(dataset: lance.LanceDataset, eligible: KeySet | None) -> RowsWithTokens:
+def counted_rows(dataset: lance.LanceDataset, eligible: IdSet | None) -> RowsWithTokens:
     """Return which eligible rows (None for all) have a count of response tokens, and the counts.
 
     Raises:
@@ -403,7 +403,7 @@ def counted_rows(dataset: lance.LanceDataset, eligible: KeySet | None) -> RowsWi
             "no eligible row of the pool has a token count, so a budget in tokens cannot be kept. "
             "Give the budget in rows or per cent"
         )
-    rows = KeySet(np.concatenate(keys)) if uncounted else eligible
+    rows = IdSet(np.concatenate(keys)) if uncounted else eligible
     return RowsWithTokens(rows, counted, uncounted)
 
 

@@ -22,11 +22,11 @@ from ..schemas.errors import FingerprintError, InputError, UsageError
 from ..schemas.instruction import Record, Reject
 from ..schemas.recipe import Recipe, difference
 from ..schemas.sizes import count_of
-from ..schemas.tables import TARGETS
+from ..schemas.tables import TARGETS, literal
 from ..store.rows import key_of
 from ..store.scores import drop_scores
 from .features import comparison_of, fingerprint_in
-from .names import check_name, naming, no_target, quoted
+from .names import check_name, naming, no_target
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def remove_target(store: Store, name: str) -> Target:
         # A later target of that name has other examples. Scores first: a process killed in between
         # leaves a target without scores, and not scores without their target.
         drop_scores(store, name)
-        store.delete("targets", f"target = {quoted(name)}")
+        store.delete("targets", f"target = {literal(name)}")
     store.sync()
     return removed
 
@@ -294,7 +294,7 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
     """
     new_name = check_name("target", new_name or name)
     _check_name_free_in(other, new_name)
-    table = store.dataset("targets").to_table(filter=f"target = {quoted(name)}")
+    table = store.dataset("targets").to_table(filter=f"target = {literal(name)}")
     if not table.num_rows:
         raise UsageError(no_target(store, name, _names(store)))
     rows = table.sort_by("position")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..schemas.ids import KeySet
+from ..schemas.ids import IdSet
 from .reductions import Columns, Vectors
 from .selector import Option, Passes, Ranking, Selector, Task
 from .unit_vectors import STEPS, steps, unit_vectors
@@ -89,7 +89,7 @@ def _passes(task: Task) -> Passes:
     while walked < len(order) and apart.count < k:
         part = order[walked : walked + step]
         (found,) = yield (Vectors(rows.keys[part]),)
-        part = part[KeySet(found.keys).contains(rows.keys[part])]  # those that have a vector
+        part = part[IdSet(found.keys).contains(rows.keys[part])]  # those that have a vector
         picks.append(part[apart.walk(found.vectors)])
         walked, step = walked + step, min(2 * step, _most_per_fetch(task.width))
     chosen = np.concatenate(picks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..schemas.ids import KeySet, codes_of
+from ..schemas.ids import IdSet, codes_of
 from .reductions import Lists
 from .selector import Option, Ranking
 
@@ -47,7 +47,7 @@ def by_mass(nearest: Lists, mass: np.ndarray, others: Lists, k: int) -> Ranking:
     mean = np.zeros(distinct) if nearest.means is None else nearest.means[query, place][entries]
     order = np.lexsort((np.arange(distinct), -mean, -total))[:k]
     best = entries[order]
-    rest = np.flatnonzero(~KeySet(keys[entries]).contains(others.keys[0]))[: k - len(order)]
+    rest = np.flatnonzero(~IdSet(keys[entries]).contains(others.keys[0]))[: k - len(order)]
     notes = ()
     if len(rest):
         notes = (

@@ -15,7 +15,7 @@ from coresetdb.query.methods import Method
 from coresetdb.query.ranking import Picks, rank
 from coresetdb.query.scanning.reducers import Block
 from coresetdb.query.scanning.rows import Scanned
-from coresetdb.schemas.ids import KeySet, keys_of
+from coresetdb.schemas.ids import IdSet, keys_of
 from coresetdb.selectors.reductions import Columns, RowColumns, RowVectors, RowWords
 from coresetdb.selectors.registry import selectors
 
@@ -95,7 +95,7 @@ def drive(
             at, turn = end, turn + 1
         return Scanned(len(keys), 0, 0, len(keys))
 
-    def fetch(need, eligible: KeySet | None) -> RowVectors | RowColumns:
+    def fetch(need, eligible: IdSet | None) -> RowVectors | RowColumns:
         by_id = np.lexsort((keys[:, 1], keys[:, 0]))
         if isinstance(need, Columns):
             return RowColumns(keys[by_id], {name: pool.columns[name][by_id] for name in need.names})

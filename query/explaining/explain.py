@@ -19,10 +19,10 @@ import pyarrow as pa
 from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ...schemas.instruction import Instruction
 from ...schemas.sizes import parse_budget
+from ...schemas.tables import literal
 from ..coresets import Coreset, load_coreset
 from ..features import Feature, comparison_of
 from ..methods import Method
-from ..names import quoted
 from ..queries import Queries, load_queries
 from ..ranking import MEMORY_LIMIT
 from ..replay import request_of
@@ -148,7 +148,7 @@ def _texts(
     """Position and messages of some examples."""
     if not wanted:
         return {}
-    ids = ", ".join(dict.fromkeys(quoted(example) for _, example in wanted))
+    ids = ", ".join(dict.fromkeys(literal(example) for _, example in wanted))
     rows = snapshot.targets.to_table(
         columns=["target", "id", "position", "messages"], filter=f"id IN ({ids})"
     )
@@ -416,7 +416,7 @@ def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
     if not places:
         raise UsageError(
             f"row {row!r} is not in {coreset.name}. Its rows: coresetdb sql {coreset.store.typed} "
-            f'"SELECT rank, id FROM coreset_rows WHERE coreset = {quoted(coreset.name)}"'
+            f'"SELECT rank, id FROM coreset_rows WHERE coreset = {literal(coreset.name)}"'
         )
     if len(places) > 1:
         raise UsageError(f"row {row!r}: {len(places)} ids of {coreset.name} begin so, give more")
@@ -451,7 +451,7 @@ def _without(
     memory_limit: int,
 ) -> Without:
     """Answer the request again, from a pool that lacks the row."""
-    other = f"id <> {quoted(explanation.id)}"
+    other = f"id <> {literal(explanation.id)}"
     tokens = request.budget.unit == "tokens"
     again = replace(
         request,

@@ -17,15 +17,15 @@ import pyarrow as pa
 from ...ingest.representations.lexical import ids_of_words, spelled
 from ...ingest.representations.representation import Scorer
 from ...schemas.errors import BackboneError, MissingFeatureError, UsageError
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ...schemas.instruction import Instruction
+from ...schemas.tables import literal
 from ...selectors.bm25 import Asked
 from ...selectors.coverage import gain_tables
 from ...selectors.reductions import WordTotals
 from ..comparison import columns_for, resolve_method, scorer_of
 from ..features import Feature, comparison_of
 from ..methods import Method
-from ..names import quoted
 from ..queries import load_queries
 from ..scanning.columns import scan_sets, scan_words
 from ..scanning.reducers import Block, word_reducer
@@ -135,7 +135,7 @@ def scorer_and_row(
     scorer = scorer_of(store, feature, asked, queries)
     found = snapshot.pool.to_table(
         columns=list(feature.recipe.columns),
-        filter=f"id = {quoted(row)}",
+        filter=f"id = {literal(row)}",
     )
     if not found.num_rows:
         raise UsageError(f"no row {row!r} in the pool of {store.uri}")
@@ -252,7 +252,7 @@ def _weights(
     if where is not None:
         from ...store.sql.session import eligible_ids
 
-        eligible = KeySet(keys_of(eligible_ids(snapshot.store, where, snapshot.pool_version)))
+        eligible = IdSet(keys_of(eligible_ids(snapshot.store, where, snapshot.pool_version)))
     seen = scan_sets(snapshot.pool, column, [counting], eligible)
     return np.log(max(seen.scored, 1) / np.maximum(counting.counts, 1))
 
@@ -320,7 +320,7 @@ def shared_words(
 
     assert feature.representation.terms is not None
     own = _counted(snapshot.take([row], ["messages"])["messages"].to_pylist())
-    ids = ", ".join(dict.fromkeys(quoted(example) for _, example in examples))
+    ids = ", ".join(dict.fromkeys(literal(example) for _, example in examples))
     there = snapshot.targets.to_table(columns=["target", "id", "messages"], filter=f"id IN ({ids})")
     asked = _counted(
         each["messages"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ...schemas.errors import UsageError
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ..features import Feature
 from ..ranking import Picks
 from .distinct import Distinct
@@ -110,7 +110,7 @@ class ConstrainedRanking:
         rules: Rules,
         targets: Sequence[str],
         k: int | None,
-        eligible: KeySet | None,
+        eligible: IdSet | None,
         rank: RankRows,
         feature: Feature | None,
         memory_limit: int,
@@ -187,7 +187,7 @@ def _quotas(rules: Rules, k: int | None) -> dict[str, int]:
 
 def _strata(
     dataset: lance.LanceDataset,
-    eligible: KeySet | None,
+    eligible: IdSet | None,
     rank: RankRows,
     quotas: dict[str, int],
 ) -> dict[str | None, Stratum]:
@@ -195,11 +195,11 @@ def _strata(
     if not quotas:
         rows = dataset.count_rows() if eligible is None else len(eligible)
         return {None: Stratum(rank, eligible, rows, lambda k: k)}
-    own = {corpus: KeySet(keys_in(dataset, [corpus])) for corpus in quotas}
+    own = {corpus: IdSet(keys_in(dataset, [corpus])) for corpus in quotas}
     everyone = eligible
     if everyone is None:
-        everyone = KeySet(keys_of(dataset.to_table(columns=["id"])["id"]))
-    others = everyone.without(KeySet(np.concatenate([keys.keys() for keys in own.values()])))
+        everyone = IdSet(keys_of(dataset.to_table(columns=["id"])["id"]))
+    others = everyone.without(IdSet(np.concatenate([keys.keys() for keys in own.values()])))
     strata: dict[str | None, Stratum] = {
         corpus: Stratum(rank, both, len(both), partial(_exactly, quotas[corpus]))
         for corpus, keys in own.items()

@@ -21,7 +21,7 @@ from ...ingest.representations.lexical import SPACELESS
 from ...schemas.canonical import canonical_json, digest_of
 from ...schemas.errors import InputError, UsageError
 from ...schemas.instruction import Instruction, Reject
-from ..names import quoted
+from ...schemas.tables import literal
 
 if TYPE_CHECKING:
     from ...store.store import Store
@@ -197,7 +197,7 @@ def examples_of(
     examples = []
     for target in targets:
         rows = snapshot.targets.to_table(
-            columns=["id", "position", "messages"], filter=f"target = {quoted(target)}"
+            columns=["id", "position", "messages"], filter=f"target = {literal(target)}"
         )
         examples += [
             Example(row["id"], target, said_in(row["messages"]))

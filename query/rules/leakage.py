@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from .examples import Example, digest_of_examples, joined, ngrams, said_in
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Leakage:
             return np.empty((0, 2), np.int64)
         return self._reject({id: leak for id in ids if (leak := self._known[id])})
 
-    def everywhere(self, eligible: KeySet | None) -> np.ndarray:
+    def everywhere(self, eligible: IdSet | None) -> np.ndarray:
         """Return the keys of all eligible rows that leak, (n, 2) int64; reads the whole text."""
         rows = (row for batch in messages_of(self._dataset) for row in _allowed(batch, eligible))
         self._judge(rows, keep_clean=False)
@@ -305,7 +305,7 @@ class Leakage:
 
 
 def _allowed(
-    batch: pa.RecordBatch, eligible: KeySet | None
+    batch: pa.RecordBatch, eligible: IdSet | None
 ) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
     if eligible is not None:
         batch = batch.filter(pa.array(eligible.contains(keys_of(batch.column("id")))))

@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError, suggest
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ...schemas.sizes import Budget, parse_budget
-from ..names import quoted
 from ..ranking import Picks
 from ..scanning.rows import Scanned
 
@@ -163,7 +162,7 @@ class Caps:
         self._closed |= closed
         kept = [id for corpus, limit in closed.items() for id in rows_of[corpus][:limit]]
         keys = keys_in(self._snapshot.pool, list(closed))
-        return keys[~KeySet(keys_of(pa.array(kept, pa.string()))).contains(keys)]
+        return keys[~IdSet(keys_of(pa.array(kept, pa.string()))).contains(keys)]
 
     def account(self, ids: Sequence[str]) -> dict[str, Any]:
         """Return which corpora reached their cap with these rows, as JSON values.
@@ -180,7 +179,7 @@ class Caps:
         return None if corpus in self._free else self._every
 
 
-RankRows = Callable[[int, int, int, KeySet | None], tuple[Picks, Scanned]]
+RankRows = Callable[[int, int, int, IdSet | None], tuple[Picks, Scanned]]
 """rank(k, spare, rows, eligible): k rows and up to `spare` more, of the `rows` eligible ones."""
 
 
@@ -195,7 +194,7 @@ class Stratum:
     """
 
     def __init__(
-        self, rank: RankRows, eligible: KeySet | None, rows: int, share: Callable[[int], int]
+        self, rank: RankRows, eligible: IdSet | None, rows: int, share: Callable[[int], int]
     ) -> None:
         self._rank, self._eligible, self.rows, self.share = rank, eligible, rows, share
         self._ranked: tuple[int, int, Picks] | None = None
@@ -204,8 +203,8 @@ class Stratum:
 
     def leave(self, keys: np.ndarray, everyone: Callable[[], np.ndarray]) -> None:
         """Take rows out; `everyone` returns the keys of all rows of the pool, (N, 2) int64."""
-        eligible = KeySet(everyone()) if self._eligible is None else self._eligible
-        left = eligible.without(KeySet(keys))
+        eligible = IdSet(everyone()) if self._eligible is None else self._eligible
+        left = eligible.without(IdSet(keys))
         if len(left) < self.rows:
             self._eligible, self.rows, self._ranked = left, len(left), None
 

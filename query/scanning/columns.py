@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...ingest.representations.representation import Scorer
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ...selectors.reductions import MAX_BLOCK_ROWS, Lists, RowWords
 from .reducers import Block, Reducer
 from .rows import (
@@ -50,7 +50,7 @@ def scan_sets(
     dataset: lance.LanceDataset,
     column: str,
     reducers: Sequence[Reducer],
-    eligible: KeySet | None = None,
+    eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the set of every (eligible) row that has one to the reducers; no torch is imported.
 
@@ -81,7 +81,7 @@ def scan_overlap(
     column: str,
     units: np.ndarray,
     reducers: Sequence[Reducer],
-    eligible: KeySet | None = None,
+    eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the overlap of every (eligible) row that has a set to the reducers.
 
@@ -128,7 +128,7 @@ def scan_scores(
     columns: Mapping[str, str],
     scorers: Sequence[Scorer],
     reducers: Sequence[Reducer],
-    eligible: KeySet | None = None,
+    eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the scores of every (eligible) row that has the feature to the reducers.
 
@@ -164,7 +164,7 @@ def scan_scores(
 
 
 def _blocks(
-    dataset: lance.LanceDataset, columns: Mapping[str, str], eligible: KeySet | None, seen: Scanned
+    dataset: lance.LanceDataset, columns: Mapping[str, str], eligible: IdSet | None, seen: Scanned
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and columns of the rows to score; rows read and left out are counted."""
     read = list(dict.fromkeys(["id", *columns.values()]))
@@ -178,7 +178,7 @@ def scan_words(
     dataset: lance.LanceDataset,
     column: str,
     reducers: Sequence[Reducer],
-    eligible: KeySet | None = None,
+    eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the words of every (eligible) row that has some to the reducers.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ...schemas.ids import KeySet, id_order, ids_of, keys_of
+from ...schemas.ids import IdSet, id_order, ids_of, keys_of
 from ...selectors.reductions import Columns, RowColumns, RowVectors, Vectors
 from ..features import Feature
 from .rows import Scanned, eligible_batches, read_ahead
@@ -25,13 +25,13 @@ _BYTES_PER_TAKE = 64 << 20
 
 def fetcher(
     dataset: lance.LanceDataset, feature: Feature | None
-) -> Callable[[Vectors | Columns, KeySet | None], RowVectors | RowColumns]:
+) -> Callable[[Vectors | Columns, IdSet | None], RowVectors | RowColumns]:
     """Answers `Vectors` (of the feature's column) and `Columns` at the dataset's version.
 
     The answer raises UsageError for a column that the pool does not have.
     """
 
-    def fetch(need: Vectors | Columns, eligible: KeySet | None) -> RowVectors | RowColumns:
+    def fetch(need: Vectors | Columns, eligible: IdSet | None) -> RowVectors | RowColumns:
         if isinstance(need, Columns):
             check_columns(dataset, need)
             return _columns(dataset, need.names, eligible)
@@ -70,7 +70,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _columns(
-    dataset: lance.LanceDataset, names: tuple[str, ...], eligible: KeySet | None
+    dataset: lance.LanceDataset, names: tuple[str, ...], eligible: IdSet | None
 ) -> RowColumns:
     keys: list[np.ndarray] = [np.empty((0, 2), np.int64)]
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
@@ -96,7 +96,7 @@ def _array(column: pa.Array) -> np.ndarray:
 
 
 def _all_vectors(
-    dataset: lance.LanceDataset, column: str, width: int, eligible: KeySet | None
+    dataset: lance.LanceDataset, column: str, width: int, eligible: IdSet | None
 ) -> RowVectors:
     rows = dataset.count_rows() if eligible is None else len(eligible)
     keys, vectors = np.empty((rows, 2), np.int64), np.empty((rows, width), np.float16)
@@ -142,7 +142,7 @@ def _vectors_of(
 
 def _places(dataset: lance.LanceDataset, keys: np.ndarray) -> np.ndarray:
     """Where each row of `keys` stands in the order of the table, (n,) int64."""
-    wanted = KeySet(keys)
+    wanted = IdSet(keys)
     found: list[np.ndarray] = []
     places: list[np.ndarray] = []
     at = 0

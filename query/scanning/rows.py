@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ...selectors.reductions import MAX_BLOCK_ROWS
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class Scanned:
 def eligible_batches(
     dataset: lance.LanceDataset,
     columns: list[str],
-    eligible: KeySet | None,
+    eligible: IdSet | None,
     seen: Scanned,
     *,
     batch_rows: int,
@@ -213,7 +213,7 @@ _ROWS_WEIGHED = 64
 
 
 def batches_having(
-    dataset: lance.LanceDataset, column: str, eligible: KeySet | None, seen: Scanned
+    dataset: lance.LanceDataset, column: str, eligible: IdSet | None, seen: Scanned
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and `id` and `column` of the eligible rows that have a value there.
 
@@ -226,7 +226,7 @@ def batches_having(
 
 
 def weighed_batches(
-    dataset: lance.LanceDataset, columns: list[str], eligible: KeySet | None, seen: Scanned
+    dataset: lance.LanceDataset, columns: list[str], eligible: IdSet | None, seen: Scanned
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and columns of the eligible rows, in batches of about `BLOCK_BYTES`."""
     rows = rows_per_batch(dataset, columns)

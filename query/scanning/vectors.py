@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ...schemas.ids import KeySet, keys_of
+from ...schemas.ids import IdSet, keys_of
 from ...selectors.reductions import MAX_BLOCK_ROWS
 from .reducers import Block, Reducer
 from .rows import BLOCK_BYTES, MOST_WORKERS, Scanned, eligible_batches, mapped_ahead, read_ahead
@@ -142,7 +142,7 @@ def block_rows(width: int) -> int:
 
 
 def scan_ids(
-    dataset: lance.LanceDataset, reducers: Sequence[Reducer], eligible: KeySet | None = None
+    dataset: lance.LanceDataset, reducers: Sequence[Reducer], eligible: IdSet | None = None
 ) -> Scanned:
     """Feed every (eligible) row id to the reducers; no vector is read and no torch imported."""
     seen = Scanned()
@@ -165,7 +165,7 @@ def scan_vectors(
     column: str,
     queries: torch.Tensor,
     reducers: Sequence[Reducer],
-    eligible: KeySet | None = None,
+    eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the similarities of every (eligible) row that has the feature to the reducers.
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coresetdb.query.selection import counted_rows, lengths_to_try, prefix_that_fits
 from coresetdb.schemas.errors import MissingFeatureError
-from coresetdb.schemas.ids import KeySet, ids_of, keys_of
+from coresetdb.schemas.ids import IdSet, ids_of, keys_of
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(1, 400))
@@ -36,8 +36,8 @@ def test_rows_that_nobody_counted_are_not_eligible(tmp_path):
     found = counted_rows(pool, None)
     assert ids_of(found.rows.keys()) == ids.take([0, 2, 4]).to_pylist()
     assert (found.tokens.tolist(), found.uncounted) == ([3, 5, 7], 2)
-    whole = KeySet(keys_of(ids.take([0, 2])))
+    whole = IdSet(keys_of(ids.take([0, 2])))
     found = counted_rows(pool, whole)
     assert found.rows is whole and (found.tokens.tolist(), found.uncounted) == ([3, 5], 0)
     with pytest.raises(MissingFeatureError, match="Give the budget in rows"):
-        counted_rows(pool, KeySet(keys_of(ids.take([1, 3]))))
+        counted_rows(pool, IdSet(keys_of(ids.take([1, 3]))))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.schemas.ids import KeySet, codes_of, ids_of, keys_of
+from coresetdb.schemas.ids import IdSet, codes_of, ids_of, keys_of
 
 IDS = st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), max_size=40)
 
@@ -30,7 +30,7 @@ def test_codes_are_equal_where_ids_are(ids):
 @given(IDS, IDS)
 def test_membership(members, asked):
     asked = asked + members[::2]
-    found = KeySet(keys_of(pa.array(members, pa.string()))).contains(
+    found = IdSet(keys_of(pa.array(members, pa.string()))).contains(
         keys_of(pa.array(asked, pa.string()))
     )
     assert found.tolist() == [text in set(members) for text in asked]
@@ -40,7 +40,7 @@ def test_membership_where_upper_halves_collide():
     upper = "ab" * 8
     members = [upper + f"{i:016x}" for i in (9, 3, 7)] + ["0" * 32]
     asked = [upper + f"{i:016x}" for i in range(12)]
-    found = KeySet(keys_of(pa.array(members))).contains(keys_of(pa.array(asked)))
+    found = IdSet(keys_of(pa.array(members))).contains(keys_of(pa.array(asked)))
     assert [i for i, yes in enumerate(found) if yes] == [3, 7, 9]
 
 

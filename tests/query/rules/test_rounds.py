@@ -11,7 +11,7 @@ from coresetdb.query.ranking import Picks
 from coresetdb.query.rules.constrained import RuleLoop
 from coresetdb.query.rules.quotas import Stratum, interleaved
 from coresetdb.query.scanning.rows import Scanned
-from coresetdb.schemas.ids import KeySet, keys_of
+from coresetdb.schemas.ids import IdSet, keys_of
 
 
 def name(number):
@@ -88,7 +88,7 @@ def test_a_part_from_which_nothing_left_is_not_ranked_again():
     calls = ([], [])
     similarity = [list(range(100, 0, -1))]
     parts = [
-        Stratum(plain(similarity, part, own), KeySet(keys(part)), 50, lambda k: k // 2)
+        Stratum(plain(similarity, part, own), IdSet(keys(part)), 50, lambda k: k // 2)
         for part, own in zip((range(50), range(50, 100)), calls, strict=True)
     ]
     found = RuleLoop(parts, lambda: keys(range(100)), [Objecting({1, 2})]).first(6)

@@ -17,7 +17,7 @@ from coresetdb.query.scanning import columns as score_scan
 from coresetdb.query.scanning.columns import scan_scores
 from coresetdb.query.scanning.reducers import reducer_for
 from coresetdb.query.scanning.rows import BLOCK_BYTES, packed, row_bytes
-from coresetdb.schemas.ids import KeySet, ids_of, keys_of
+from coresetdb.schemas.ids import IdSet, ids_of, keys_of
 from coresetdb.selectors.reductions import TopPerQuery
 
 torch.set_num_threads(1)
@@ -112,11 +112,11 @@ def test_every_row_is_scored_for_every_target(pool):
 def test_a_filter(pool):
     dataset, rows = pool
     allowed = rows[::3]
-    eligible = KeySet(keys_of(pa.array([row["id"] for row in allowed])))
+    eligible = IdSet(keys_of(pa.array([row["id"] for row in allowed])))
     seen, (found,) = scanned(dataset, [Sums(1.0)], 50, eligible)
     assert ids_of(found.keys[0]) == [row for row, _ in naive(allowed, 1.0)[:50]]
     assert (seen.rows, seen.filtered) == (600, 400)
-    nobody, (empty,) = scanned(dataset, [Sums(1.0)], 9, KeySet(keys_of(pa.array([], pa.string()))))
+    nobody, (empty,) = scanned(dataset, [Sums(1.0)], 9, IdSet(keys_of(pa.array([], pa.string()))))
     assert nobody.scored == 0 and empty.keys.shape[1] == 0
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.query.scanning.fetch import fetcher
-from coresetdb.schemas.ids import KeySet, ids_of, keys_of
+from coresetdb.schemas.ids import IdSet, ids_of, keys_of
 from coresetdb.selectors.reductions import Columns, Vectors
 
 WIDTH = 8
@@ -43,7 +43,7 @@ def test_vectors_of_all_eligible_rows_by_id(rows, every):
     fetch, table, vectors, missing = rows
     ids = table["id"].to_pylist()
     allowed = np.arange(400) % (every or 1) == 0
-    eligible = None if every is None else KeySet(keys_of(table["id"].filter(pa.array(allowed))))
+    eligible = None if every is None else IdSet(keys_of(table["id"].filter(pa.array(allowed))))
     found = fetch(Vectors(), eligible)
     expected = sorted((n for n in range(400) if allowed[n] and not missing[n]), key=ids.__getitem__)
     assert ids_of(found.keys) == [ids[n] for n in expected]
@@ -62,7 +62,7 @@ def test_vectors_of_named_rows_in_the_order_asked(rows):
 def test_columns_in_the_order_of_ids(rows, every):
     fetch, table, *_ = rows
     kept = table if every is None else table.filter(pa.array(np.arange(400) % every == 0))
-    eligible = None if every is None else KeySet(keys_of(kept["id"]))
+    eligible = None if every is None else IdSet(keys_of(kept["id"]))
     found = fetch(Columns(("tokens",)), eligible)
     corpora = fetch(Columns(("corpus",)), eligible)
     expected = kept.sort_by("id")

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.query.scanning.rows import Scanned, eligible_batches
-from coresetdb.schemas.ids import KeySet, ids_of, keys_of
+from coresetdb.schemas.ids import IdSet, ids_of, keys_of
 
 WIDTH = 64
 
@@ -58,7 +58,7 @@ def test_same_rows_in_the_same_order(pool, monkeypatch, name, seek, stretch):
     whole = pool.to_table()
     mask = masks(whole.num_rows)[name]
     expected = whole.filter(pa.array(mask))
-    eligible = KeySet(keys_of(expected["id"]))
+    eligible = IdSet(keys_of(expected["id"]))
     seen = Scanned()
     batches, keys = [], []
     for own, batch in eligible_batches(
@@ -116,7 +116,7 @@ def test_little_else_is_read(pool, name, uri, most):
     counting = Counting(pool)
     counting.uri = uri
     ids = pool.to_table(columns=["id"])["id"]
-    eligible = KeySet(keys_of(ids.filter(pa.array(masks(len(ids))[name]))))
+    eligible = IdSet(keys_of(ids.filter(pa.array(masks(len(ids))[name]))))
     for _ in eligible_batches(
         counting, ["id", "rds"], eligible, Scanned(), batch_rows=512, row_bytes=2048
     ):

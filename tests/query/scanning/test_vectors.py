@@ -14,7 +14,7 @@ from coresetdb.query.scanning import vectors as products
 from coresetdb.query.scanning.reducers import reducer_for
 from coresetdb.query.scanning.rows import mapped_ahead, read_ahead
 from coresetdb.query.scanning.vectors import block_rows, multiplied, scan_ids, scan_vectors
-from coresetdb.schemas.ids import KeySet, ids_of, keys_of
+from coresetdb.schemas.ids import IdSet, ids_of, keys_of
 from coresetdb.selectors.reductions import Shuffled, TopPerQuery
 
 torch.set_num_threads(1)
@@ -77,13 +77,13 @@ def test_scan_with_a_mask(pool):
     dataset, ids, vectors, missing = pool
     queries = unit(np.random.default_rng(3), 4)
     allowed = np.arange(900) % 4 == 0
-    eligible = KeySet(keys_of(pa.array([ids[j] for j in np.flatnonzero(allowed)])))
+    eligible = IdSet(keys_of(pa.array([ids[j] for j in np.flatnonzero(allowed)])))
     seen, found = scanned(dataset, queries, 30, eligible)
     expected = naive_lists(queries, ids, vectors, allowed & ~missing, 30)
     assert [ids_of(keys) for keys in found.keys] == expected
     assert (seen.rows, seen.filtered) == (900, 675)
     assert seen.missing == int((allowed & missing).sum())
-    nobody, empty = scanned(dataset, queries, 30, KeySet(keys_of(pa.array([], pa.string()))))
+    nobody, empty = scanned(dataset, queries, 30, IdSet(keys_of(pa.array([], pa.string()))))
     assert nobody.scored == 0 and empty.keys.shape[1] == 0
 
 
@@ -107,7 +107,7 @@ def test_scores_do_not_depend_on_threads_or_neighbours(pool, count):
     finally:
         torch.set_num_threads(1)
     assert (alone.keys == shared.keys).all() and (alone.scores == shared.scores).all()
-    some = KeySet(keys_of(pa.array(ids[::3])))
+    some = IdSet(keys_of(pa.array(ids[::3])))
     _, few = scanned(dataset, queries, 900, some)
     for query in range(count):
         scores = dict(zip(ids_of(alone.keys[query]), alone.scores[query].tolist(), strict=True))
