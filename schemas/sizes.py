@@ -74,8 +74,3 @@ def memory_bytes(size: str | int) -> int:
     number, scale, binary = match.groups()
     power = "KMGT".index(scale.upper()) + 1 if scale else 0
     return int(float(number) * (1024 if binary else 1000) ** power)
-
-
-def number_of(count: int, noun: str) -> str:
-    """A count with its noun: `1 row`, `2,048 rows`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.instruction import Record, Reject
+from ...schemas.plain_text import count_of
 from ...schemas.recipe import FINGERPRINT_KEY
-from ...schemas.sizes import number_of
 from ...schemas.tables import POOL, REJECTS, SOURCES
 from ...store.rows import key_of
 from ...store.store import Store
@@ -98,8 +98,8 @@ class Account:
         lines += [f"NOT read: {fault}" for fault in self.faults]
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines.append(
-            f"featurized {number_of(self.total('new'), 'row')}, "
-            f"{number_of(self.tokens, 'token')} in {self.seconds:,.1f} s{speed}"
+            f"featurized {count_of(self.total('new'), 'row')}, "
+            f"{count_of(self.tokens, 'token')} in {self.seconds:,.1f} s{speed}"
         )
         if self.limited:
             lines.append("stopped at --limit; the rest was not read")

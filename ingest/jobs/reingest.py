@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from ...schemas.errors import InputError, StoreError, UsageError
 from ...schemas.ids import GrowingIdSet
 from ...schemas.instruction import Record, Reject
+from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
-from ...schemas.sizes import number_of
 from ...store.integrity.repair import repair
 from ...store.integrity.report import LostRow, Repair
 from ...store.store import Store
@@ -136,7 +136,7 @@ class _Task:
     def what(self) -> str:
         """What is done with the file, for the user."""
         return (
-            "reading it again" if self.whole else f"{number_of(len(self.ids), 'row')} to read again"
+            "reading it again" if self.whole else f"{count_of(len(self.ids), 'row')} to read again"
         )
 
 
