@@ -24,7 +24,7 @@ import pyarrow as pa
 from rich.cells import cell_len, set_cell_size
 
 from ..schemas.errors import OutputError, QueryError, UsageError
-from ..schemas.plain_text import counted
+from ..schemas.plain_text import count_of
 from ..schemas.version import VERSION
 from ..store.sql.session import QueryResult
 
@@ -46,7 +46,7 @@ def show(result: QueryResult, form: str, parquet: str | None = None) -> None:
     """
     if parquet is not None:
         rows = write_parquet(result, parquet)
-        click.echo(f"wrote {counted(rows, 'row')} to {parquet}", err=True)
+        click.echo(f"wrote {count_of(rows, 'row')} to {parquet}", err=True)
     elif form == "csv":
         write_csv(result)
     elif form == "json":
@@ -86,7 +86,7 @@ def write_to_terminal(result: QueryResult, columns: int) -> None:
         ]
         _write_lines(result.schema, widths, cut)
         shortened = cut != rows
-    count = f"the first {ROWS_ON_TERMINAL} rows" if more else counted(len(rows), "row")
+    count = f"the first {ROWS_ON_TERMINAL} rows" if more else count_of(len(rows), "row")
     note = "; wide text is shortened" if shortened else ""
     whole = " (--csv, --json, --parquet or a pipe give all of it)" if more or shortened else ""
     click.echo(f"{count}{note}{whole}", err=True)

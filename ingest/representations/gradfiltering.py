@@ -28,7 +28,7 @@ from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact
 from ..columns import ragged
-from ..fits.fit import Fit, Fitting
+from ..fits.fit import Fit, Fitting, Work
 from ..fits.lora import require_sane, training_rows
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..models.model_folder import settled_name
@@ -107,6 +107,9 @@ class Ensemble(Fit):
 
     def sample_rows(self, total: int) -> int:
         return min(total, self.at_most, max(self.at_least, round(self.share * total)))
+
+    def work(self, rows: int) -> Work:
+        return Work(steps=self.members * self.epochs * rows / HALVES)
 
     def run(self, fitting: Fitting) -> None:
         backbone = fitting.backbone

@@ -21,7 +21,7 @@ from ...schemas.instruction import Instruction
 from ...schemas.sizes import parse_budget
 from ...schemas.tables import literal
 from ..coresets import Coreset, load_coreset
-from ..features import Feature, comparison_of, features_of
+from ..features import Feature, comparison_of
 from ..methods import Method
 from ..queries import Queries, load_queries
 from ..ranking import MEMORY_LIMIT
@@ -29,6 +29,7 @@ from ..replay import request_of
 from ..request import Request, ResolvedRequest, resolve_request
 from ..result_rows import conversations
 from ..selection import answer
+from ..snapshot import Snapshot
 from .explanation import Example, Explanation, Neighbour, Without
 from .internals import layer_frame, neuron_gains, scorer_and_row, shared_words, token_frame
 
@@ -43,7 +44,7 @@ MOST_SIMILAR = 3
 
 
 def beside(
-    store: Store,
+    snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
@@ -58,17 +59,17 @@ def beside(
     cannot = list(explanation.cannot)
     if request.targets and recorded is None:
         cannot.append(f"Which example pulled it: {_nobody(resolved, explanation.target)}")
-    feature, queries = _held_against(store, request, resolved)
+    feature, queries = _held_against(snapshot, request, resolved)
     own = None
     if feature is None:
         cannot.append("What it is similar to: no feature with a cosine (rds, less, embed) is there")
     else:
-        own = _vectors(store, feature, [explanation.id], coreset.pool_version)[0]
+        own = _vectors(snapshot, feature, [explanation.id])[0]
         if np.isnan(own).any():
             own = None
             cannot.append(f"What it is similar to: the row has no {feature.name}")
     similar = {} if own is None else _similarities(queries, own)
-    examples = _examples(store, similar, (explanation.target, recorded), request.targets_version)
+    examples = _examples(snapshot, similar, (explanation.target, recorded))
     explanation = replace(explanation, examples=examples, cannot=tuple(cannot))
     if feature is None or own is None:
         return explanation
@@ -76,25 +77,22 @@ def beside(
         explanation,
         compared_by=feature.name,
         asked=len(similar),
-        nearest=_nearest(store, coreset, feature, own, explanation.rank),
-        next=_with_similarity(store, feature, own, explanation.next, coreset.pool_version),
+        nearest=_nearest(snapshot, coreset, feature, own, explanation.rank),
+        next=_with_similarity(snapshot, feature, own, explanation.next),
     )
 
 
 def _held_against(
-    store: Store, request: Request, resolved: ResolvedRequest
+    snapshot: Snapshot, request: Request, resolved: ResolvedRequest
 ) -> tuple[Feature | None, list[Queries]]:
     """A feature with vectors that the pool and every target has, and the examples' vectors."""
     if resolved.feature and resolved.feature.column:
         return resolved.feature, resolved.queries
-    for feature in features_of(store, request.pool_version).values():
+    for feature in snapshot.features.values():
         if feature.column is None:
             continue
         try:
-            version = request.targets_version
-            return feature, [
-                load_queries(store, target, feature, version) for target in request.targets
-            ]
+            return feature, [load_queries(snapshot, target, feature) for target in request.targets]
         except (UsageError, MissingFeatureError, FingerprintError):
             continue  # a target lacks this one; the next may do
     return None, []
@@ -118,10 +116,9 @@ def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str
 
 
 def _examples(
-    store: Store,
+    snapshot: Snapshot,
     similar: Mapping[tuple[str, str], float],
     pulling: tuple[str | None, str | None],
-    version: int,
 ) -> tuple[Example, ...]:
     """The example that pulled the row and the most similar ones, best first."""
     places = {name: place for place, name in enumerate(similar, start=1)}
@@ -130,7 +127,7 @@ def _examples(
     pulled = [(target, example)] if target is not None and example is not None else []
     # One that has no vector stands in front.
     wanted = sorted([*pulled, *others], key=lambda name: places.get(name, 0))
-    texts = _texts(store, wanted, version)
+    texts = _texts(snapshot, wanted)
     return tuple(
         Example(
             target=name[0],
@@ -146,13 +143,13 @@ def _examples(
 
 
 def _texts(
-    store: Store, wanted: Sequence[tuple[str, str]], version: int
+    snapshot: Snapshot, wanted: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[int, list[dict]]]:
     """Position and messages of some examples."""
     if not wanted:
         return {}
     ids = ", ".join(dict.fromkeys(literal(example) for _, example in wanted))
-    rows = store.dataset("targets", version).to_table(
+    rows = snapshot.targets.to_table(
         columns=["target", "id", "position", "messages"], filter=f"id IN ({ids})"
     )
     texts = {}
@@ -164,13 +161,13 @@ def _texts(
 
 
 def _nearest(
-    store: Store, coreset: Coreset, feature: Feature, own: np.ndarray, rank: int
+    snapshot: Snapshot, coreset: Coreset, feature: Feature, own: np.ndarray, rank: int
 ) -> Neighbour | None:
     """Of the rows ranked before, the most similar one; the lower rank of equals."""
     before = coreset.members.slice(0, rank - 1)
     if not before.num_rows:
         return None
-    cosines = _vectors(store, feature, before["id"].to_pylist(), coreset.pool_version) @ own
+    cosines = _vectors(snapshot, feature, before["id"].to_pylist()) @ own
     if np.isnan(cosines).all():
         return None
     (row,) = before.slice(int(np.nanargmax(cosines)), 1).to_pylist()
@@ -178,21 +175,21 @@ def _nearest(
 
 
 def _with_similarity(
-    store: Store, feature: Feature, own: np.ndarray, other: Neighbour | None, version: int
+    snapshot: Snapshot, feature: Feature, own: np.ndarray, other: Neighbour | None
 ) -> Neighbour | None:
     if other is None:
         return None
-    cosine = float(_vectors(store, feature, [other.id], version)[0] @ own)
+    cosine = float(_vectors(snapshot, feature, [other.id])[0] @ own)
     return replace(other, similarity=None if np.isnan(cosine) else cosine)
 
 
-def _vectors(store: Store, feature: Feature, ids: Sequence[str], version: int) -> np.ndarray:
+def _vectors(snapshot: Snapshot, feature: Feature, ids: Sequence[str]) -> np.ndarray:
     """(n, d) float32; NaN for rows without the feature."""
     column = feature.column
     assert column is not None
     parts = [
         _matrix(part[column].combine_chunks(), feature.width)
-        for part in store.stream(ids, [column], version)
+        for part in snapshot.stream(ids, [column])
     ]
     return np.concatenate(parts)
 
@@ -209,7 +206,7 @@ _CLOSE = 1e-5
 
 
 def inside(
-    store: Store,
+    snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
@@ -219,31 +216,29 @@ def inside(
     feature, method = resolved.feature, resolved.method
     if feature is None or not method.looks:
         return explanation
-    explanation = replace(
-        explanation, values=_numbers(store, feature, explanation.id, coreset.pool_version)
-    )
+    explanation = replace(explanation, values=_numbers(snapshot, feature, explanation.id))
     if method.covers:
-        return _neurons(store, coreset, explanation, request, resolved, feature)
+        return _neurons(snapshot, coreset, explanation, request, resolved, feature)
     if method.counts:
-        return _words(store, coreset, explanation, request, resolved, feature)
+        return _words(snapshot, coreset, explanation, request, resolved, feature)
     if comparison_of(feature.representation) == "target_scorer" and explanation.target:
-        return _pieces(store, explanation, request)
+        return _pieces(snapshot, explanation)
     return explanation
 
 
-def _numbers(store: Store, feature: Feature, row: str, version: int) -> dict[str, float | None]:
+def _numbers(snapshot: Snapshot, feature: Feature, row: str) -> dict[str, float | None]:
     """The plain numbers among the feature's columns."""
-    schema = store.dataset("pool", version).schema
+    schema = snapshot.pool.schema
     plain = [
         column
         for column in feature.recipe.columns
         if pa.types.is_floating(schema.field(column).type)
         or pa.types.is_integer(schema.field(column).type)
     ]
-    return store.take([row], plain, version).to_pylist()[0] if plain else {}
+    return snapshot.take([row], plain).to_pylist()[0] if plain else {}
 
 
-def _pieces(store: Store, explanation: Explanation, request: Request) -> Explanation:
+def _pieces(snapshot: Snapshot, explanation: Explanation) -> Explanation:
     """Tokens or layers, whichever the scorer of the row's target looks at."""
     from ...ingest.representations.nait_scores import Along
     from ...ingest.representations.trim_scores import TokenScorer
@@ -251,26 +246,21 @@ def _pieces(store: Store, explanation: Explanation, request: Request) -> Explana
     assert explanation.target is not None
     try:
         scorer, rows = scorer_and_row(
-            store,
-            explanation.target,
-            explanation.id,
-            explanation.method,
-            request.pool_version,
-            request.targets_version,
+            snapshot, explanation.target, explanation.id, explanation.method
         )
     except MissingFeatureError as error:
         return replace(
             explanation, cannot=(*explanation.cannot, f"Its score piece by piece: {error}")
         )
     if isinstance(scorer, TokenScorer):
-        return replace(explanation, tokens=token_frame(store, scorer, rows))
+        return replace(explanation, tokens=token_frame(snapshot.store, scorer, rows))
     if isinstance(scorer, Along):
         return replace(explanation, layers=layer_frame(scorer, rows))
     return explanation
 
 
 def _words(
-    store: Store,
+    snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
@@ -285,14 +275,12 @@ def _words(
         for example in each.ids
         if explanation.target == each.target and query in (None, example)
     ]
-    words = shared_words(
-        store, feature, explanation.id, examples, request.pool_version, request.targets_version
-    )
+    words = shared_words(snapshot, feature, explanation.id, examples)
     return replace(explanation, words=words)
 
 
 def _neurons(
-    store: Store,
+    snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
@@ -310,12 +298,11 @@ def _neurons(
             query.units for query in resolved.queries if query.target == explanation.target
         )
     frame = neuron_gains(
-        store,
+        snapshot,
         feature,
         method,
         explanation.id,
         before["id"].to_pylist(),
-        version=request.pool_version,
         where=request.where,
         target_units=units,
     )
@@ -395,20 +382,20 @@ def explain(
     member = member_of(chosen, row)
     found = _alone(store, chosen, member)
     try:
-        request = request_of(store, chosen)
-        asked = resolve_request(store, request)
+        snapshot, request = request_of(store, chosen)
+        asked = resolve_request(snapshot, request)
     except (UsageError, MissingFeatureError, FingerprintError) as error:
         # What it was chosen by is gone since; the row itself is not.
         return replace(found, cannot=(f"Its target and scores: {error}",))
     found = replace(found, score_is=score_words(asked.method))
-    found = beside(store, chosen, found, request, asked)
-    found = inside(store, chosen, found, request, asked)
+    found = beside(snapshot, chosen, found, request, asked)
+    found = inside(snapshot, chosen, found, request, asked)
     if not without:
         return found
     if chosen.parameters.get("approximate") and not request.approximate:
         why = "What would come in instead: the index that found the rows is gone"
         return replace(found, cannot=(*found.cannot, why))
-    return replace(found, without=_without(store, chosen, found, request, memory_limit))
+    return replace(found, without=_without(snapshot, chosen, found, request, memory_limit))
 
 
 def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
@@ -457,7 +444,11 @@ def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanatio
 
 
 def _without(
-    store: Store, coreset: Coreset, explanation: Explanation, request: Request, memory_limit: int
+    snapshot: Snapshot,
+    coreset: Coreset,
+    explanation: Explanation,
+    request: Request,
+    memory_limit: int,
 ) -> Without:
     """Answer the request again, from a pool that lacks the row."""
     other = f"id <> {literal(explanation.id)}"
@@ -468,7 +459,7 @@ def _without(
         # A share of one row less could be another number of rows.
         budget=request.budget if tokens else parse_budget(str(len(coreset))),
     )
-    now = answer(store, again, memory_limit).picks.ids
+    now = answer(snapshot, again, memory_limit).picks.ids
     before = set(coreset.ids)
     goes = before - {explanation.id} - set(now)
     return Without(
