@@ -53,7 +53,7 @@ class Store:
         self.checksums = Checksums(place)
         self.locking = StoreLock(place)
         self._held: dict[str, HeldKeys] = {}
-        self._healed: set[str] = set()
+        self._complete: set[str] = set()
 
     # -- life --------------------------------------------------------------------------------
 
@@ -303,9 +303,9 @@ class Store:
     def _ready(self, table: str) -> Any:
         """The newest dataset; before a table's first write, its unnoted files are noted."""
         newest = self.dataset(table)
-        if table not in self._healed:
-            self.checksums.heal(table, newest)
-            self._healed.add(table)
+        if table not in self._complete:
+            self.checksums.note_missing(table, newest)
+            self._complete.add(table)
         return newest
 
     def _absent(self, table: str, newest: Any, rows: pa.Table, key: str) -> pa.Table:
