@@ -201,14 +201,10 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     """
     import torch
 
-    from ..passes.cpu_backwards import written_norms
     from ..passes.narrowing import narrowed
 
     rows, before = batch.predicted()
-    with (
-        written_norms(backbone.model),
-        narrowed(backbone, batch.ids.shape, rows, before),
-    ):
+    with narrowed(backbone, batch.ids.shape, rows, before):
         states = backbone.states(batch.ids, batch.mask, logits=True)
     source = states.hidden if states.logits is None else states.logits
     leaf = source.detach().requires_grad_()
