@@ -225,7 +225,7 @@ class Search:
         while True:
             self._check(queries * ask * _ANSWER_BYTES, k)
             vectors = list(self._matrix.numpy().astype(np.float16))
-            search = self._table.search(vectors, vector_column_name=self._column)
+            search: Any = self._table.search(vectors, vector_column_name=self._column)
             search = search.distance_type("cosine").nprobes(probes).limit(ask)
             named = search.select(["id", "_distance"]).with_row_id(True).to_arrow()
             rowids, query = named["_rowid"].to_numpy(), np.zeros(named.num_rows, np.int64)
