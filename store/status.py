@@ -1,4 +1,4 @@
-"""What a store holds, counted from its tables."""
+"""What a store holds, count_of from its tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..schemas.plain_text import as_html, counted, text_table
+from ..schemas.plain_text import as_html, count_of, text_table
 from .features import features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
@@ -71,7 +71,7 @@ class Status:
         if self.rejected:
             were = "was" if self.rejected == 1 else "were"
             sentences.append(
-                f"{counted(self.rejected, 'record')} {were} rejected: coresetdb sql {store} "
+                f"{count_of(self.rejected, 'record')} {were} rejected: coresetdb sql {store} "
                 '"SELECT reason, count(*) FROM rejects GROUP BY reason"'
             )
         if not self.rows:
@@ -85,7 +85,7 @@ class Status:
                 f"or by coresetdb {command}"
             )
         if waiting := {name: rows for name, rows in self.waiting.items() if rows}:
-            rows = ", ".join(f"{name} ({counted(rows, 'row')})" for name, rows in waiting.items())
+            rows = ", ".join(f"{name} ({count_of(rows, 'row')})" for name, rows in waiting.items())
             sentences.append(
                 f"Not yet featurized: {rows}. Next: coresetdb featurize {store} {','.join(waiting)}"
             )
@@ -93,7 +93,7 @@ class Status:
             if missing := index["rows outside"]:
                 name = index["index of"]
                 sentences.append(
-                    f"The index of {name} lacks {counted(missing, 'row')}, which are compared one "
+                    f"The index of {name} lacks {count_of(missing, 'row')}, which are compared one "
                     f"by one. Next: coresetdb index create {store} {name}"
                 )
         sentences += [
