@@ -1,4 +1,4 @@
-"""What a store holds, count_of from its tables."""
+"""What a store holds, counted from its tables."""
 
 from __future__ import annotations
 
