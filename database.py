@@ -176,9 +176,8 @@ class Database:
     def pending(self) -> list[str]:
         """List the features that `ingest` or `fit` must fit first, as `create` takes them."""
         from .ingest.create import pending
-        from .ingest.representations.registry import spec_text
 
-        return [spec_text(spec) for spec in pending(self.store)]
+        return [str(spec) for spec in pending(self.store)]
 
     def ingest(
         self,

@@ -138,7 +138,7 @@ def main() -> None:
     works: dict[str, Work] = {
         "floor: bare, widths of the rows": partial(bare, backbone, budget, 1),
         "floor: bare, widths as here": partial(bare, backbone, budget, backbone.width_multiple),
-        "norms, autograd's backwards": partial(without, ["narrowed", "written_backwards"], ours),
+        "norms, autograd's backwards": partial(without, ["narrowed", "written_norms"], ours),
         "norms, every token to the end": partial(without, ["narrowed"], ours),
         "norms": ours,
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..schemas.errors import UsageError
-from ..schemas.plain_text import counted, text_table
+from ..schemas.plain_text import count_of, text_table
 from .options import (
     json_option,
     memory_option,
@@ -267,7 +267,7 @@ def replay(store: str, name: str, memory: str) -> int:
     for note in replayed.notes:
         talk(note)
     if replayed.same:
-        click.echo(f"{name}: the same {counted(len(replayed.ids), 'id')} in the same order.")
+        click.echo(f"{name}: the same {count_of(len(replayed.ids), 'id')} in the same order.")
         return 0
     click.echo(f"{name}: the ids differ from rank {replayed.first_difference} on.")
     return 1
@@ -336,7 +336,9 @@ def _rule_value(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     name = value.get("name") or value.get("coreset")
-    sizes = [counted(value[f"{noun}s"], noun) for noun in ("example", "row") if f"{noun}s" in value]
+    sizes = [
+        count_of(value[f"{noun}s"], noun) for noun in ("example", "row") if f"{noun}s" in value
+    ]
     return f"{name} ({', '.join(sizes)})" if sizes else str(name)
 
 
@@ -345,7 +347,7 @@ def _budget(coreset: Coreset) -> str:
     budget = coreset.budget if used is None else f"{coreset.budget}, of which {used:,} are used"
     if not coreset.short_by:
         return budget
-    missing = counted(coreset.short_by, "row" if used is None else "token")
+    missing = count_of(coreset.short_by, "row" if used is None else "token")
     return f"{budget}; short by {missing}, because the eligible rows ran out"
 
 
@@ -431,8 +433,8 @@ def export_command(
 def export_lines(exported: Exported) -> list[str]:
     """What an export wrote and what the format could not keep, a line each."""
     return [
-        f"{exported.out}: {counted(exported.rows, 'row')}",
+        f"{exported.out}: {count_of(exported.rows, 'row')}",
         *(f"  left out, {why}: {rows:,}" for why, rows in exported.left_out.items()),
-        *(f"  {what}: {counted(rows, 'row')}" for what, rows in exported.remarks.items()),
+        *(f"  {what}: {count_of(rows, 'row')}" for what, rows in exported.remarks.items()),
         *(f"  beside it: {file}" for file in exported.files[1:]),
     ]

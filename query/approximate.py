@@ -16,7 +16,7 @@ import numpy as np
 
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, keys_of
-from ..schemas.plain_text import counted
+from ..schemas.plain_text import count_of
 from ..selectors.reductions import RowVectors
 from ..store.fill import unfilled
 from ..store.indices import VectorIndex, indices_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import lance
     import torch
 
-    from ..store.store import Store
+    from .snapshot import Snapshot
 
 
 QUERIES = 16
@@ -143,8 +143,7 @@ class Search:
     """A search that takes the place of the scan of a comparison by cosine.
 
     Args:
-        store: an open store.
-        dataset: the pool at the version to search.
+        snapshot: whose pool is searched.
         method: for messages.
         feature: whose index is searched.
         queries: of the targets, as the comparison has them.
@@ -155,14 +154,14 @@ class Search:
 
     def __init__(
         self,
-        store: Store,
-        dataset: lance.LanceDataset,
+        snapshot: Snapshot,
         method: Method,
         feature: Feature | None,
         queries: Sequence[Queries],
     ) -> None:
         import lancedb
 
+        dataset = snapshot.pool
         if feature is None or feature.column is None or not method.compares:
             raise UsageError(
                 f"{method} does not look for the nearest vectors, so there is nothing that an "
@@ -171,8 +170,8 @@ class Search:
         self._dataset, self._method, self._feature = dataset, method, feature
         self._column, self._matrix = feature.column, matrix_of(queries)
         self._recall = Recall(dataset, self._column, feature.width, self._matrix)
-        self._index = _index_of(store, dataset, feature, self._column)
-        place = store.place
+        self._index = _index_of(snapshot, feature, self._column)
+        place = snapshot.store.place
         database = lancedb.connect(place.uri, storage_options=place.options or None)
         self._table = database.open_table("pool")
         self._table.checkout(dataset.version)
@@ -288,17 +287,15 @@ class Search:
         note = (
             f"approximate: {index.name}, searched in {probes:,} of {index.partitions:,} "
             f"partitions, finds {recall:.1%} of the nearest {k:,} rows (estimated from "
-            f"{counted(queries, 'example')} and {counted(sampled, 'row')})"
+            f"{count_of(queries, 'example')} and {count_of(sampled, 'row')})"
         )
         if recall >= ENOUGH:
             return note
         return f"{note}. That is below {ENOUGH:.0%}: without --approximate every row is compared"
 
 
-def _index_of(
-    store: Store, dataset: lance.LanceDataset, feature: Feature, column: str
-) -> VectorIndex:
-    index = indices_of(dataset).get(column)
+def _index_of(snapshot: Snapshot, feature: Feature, column: str) -> VectorIndex:
+    store, index = snapshot.store, indices_of(snapshot.pool).get(column)
     if index is None:
         raise UsageError(
             f"{feature.name} of {store.uri} has no index: coresetdb index create {store.typed} "
@@ -307,9 +304,9 @@ def _index_of(
     return index
 
 
-def is_there(store: Store, dataset: lance.LanceDataset, recorded: dict[str, Any]) -> bool:
+def is_there(snapshot: Snapshot, recorded: dict[str, Any]) -> bool:
     """Whether the index that a coreset was found with still belongs to that version of the pool."""
-    known = {part for index in indices_of(dataset).values() for part in index.parts}
-    return set(recorded["parts"]) <= known and all(
-        store.place.sizes(f"pool.lance/_indices/{part}") for part in recorded["parts"]
+    there = {part for index in indices_of(snapshot.pool).values() for part in index.parts}
+    return set(recorded["parts"]) <= there and all(
+        snapshot.store.place.sizes(f"pool.lance/_indices/{part}") for part in recorded["parts"]
     )

@@ -12,8 +12,8 @@ from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.plain_text import as_html, text_table
 from .coresets import Coreset, load_coreset
 from .distances import Distances, distances
-from .features import features_of
 from .queries import load_queries
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -257,16 +257,16 @@ def _gap(first: np.ndarray, second: np.ndarray) -> float:
 def _measured(store: Store, pair: Sequence[Coreset]) -> tuple[list[Measured], list[str]]:
     """Both distances of both by the same yardsticks, and what could not be measured."""
     found, notes = [], []
-    version = store.version("pool")
-    features = [each for each in features_of(store, version).values() if each.column]
+    snapshot = Snapshot(store)
+    features = [each for each in snapshot.features.values() if each.column]
     for target in dict.fromkeys(each for coreset in pair for each in coreset.targets):
         for feature in features:
             try:
-                queries = [load_queries(store, target, feature)]
+                queries = [load_queries(snapshot, target, feature)]
             except (UsageError, MissingFeatureError, FingerprintError) as error:
                 notes.append(f"not measured: {error}")
                 continue
-            first, second = (distances(store, feature, queries, each.ids, version) for each in pair)
+            first, second = (distances(snapshot, feature, queries, each.ids) for each in pair)
             found.append(Measured(target, feature.name, first, second))
     return found, notes
 

@@ -8,7 +8,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..ingest.create import pending
-from ..ingest.representations.registry import ALIASES, get, names, spec_text
+from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.plain_text import as_html, text_table
@@ -16,10 +16,11 @@ from ..selectors.reductions import Columns
 from ..selectors.selector import Task
 from ..store.fill import count_unfilled
 from .comparison import scorer_of
-from .features import Feature, feature_named, features_of
+from .features import Feature
 from .methods import Method, method_names, parse_method
 from .queries import load_queries
 from .scanning.fetch import check_columns
+from .snapshot import Snapshot
 from .targets import list_targets
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def list_methods(store: Store | None = None) -> MethodList:
     """
     known: dict[str, Representation] = {name: get(name) for name in names()}
     if store:
-        known |= {name: each.representation for name, each in features_of(store).items()}
+        known |= {name: each.representation for name, each in Snapshot(store).features.items()}
     methods = sorted(_methods(known), key=lambda each: ":" in each[0])
     listed = MethodList(_listed(name, method) for name, method in methods)
     if store is None:
@@ -140,10 +141,10 @@ class _Readiness:
     """Which methods a store can run now; each of its features and targets is read once."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._rows = store.dataset("pool").count_rows()
+        self._store, self._snapshot = store, Snapshot(store)
+        self._rows = self._snapshot.pool.count_rows()
         self._targets = [target.name for target in list_targets(store)]
-        self._waiting = {each.representation: spec_text(each) for each in pending(store)}
+        self._waiting = {each.representation: str(each) for each in pending(store)}
         self._features: dict[str, tuple[Feature | None, str | None]] = {}
         self._refusals: dict[str | None, str | None] = {}
 
@@ -178,18 +179,18 @@ class _Readiness:
             task = Task(0, self._rows, 1, options=method.options)
             for reduction in next(method.selector.passes(task)):
                 if isinstance(reduction, Columns):
-                    check_columns(self._store.dataset("pool"), reduction)
+                    check_columns(self._snapshot.pool, reduction)
 
     def _feature(self, name: str) -> tuple[Feature | None, str | None]:
         """The feature, if some row has it, and what would help the rows that do not."""
         command = f"coresetdb featurize {self._store.typed} {self._waiting.get(name, name)}"
         try:
-            feature = feature_named(self._store, name)
+            feature = self._snapshot.feature(name)
         except MissingFeatureError:
             return None, command
         except FingerprintError as error:
             return None, str(error)
-        waiting = count_unfilled(self._store.dataset("pool"), feature.recipe)
+        waiting = count_unfilled(self._snapshot.pool, feature.recipe)
         if waiting == self._rows:
             return None, command
         return feature, f"{waiting:,} rows lack it: {command}" if waiting else None
@@ -201,7 +202,7 @@ class _Readiness:
         refusals = []
         for target in self._targets:
             try:
-                load_queries(self._store, target, feature)
+                load_queries(self._snapshot, target, feature)
             except (UsageError, MissingFeatureError, FingerprintError) as error:
                 refusals.append(str(error))
             else:

@@ -59,7 +59,10 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Work:
-    """What a fit asks of the model, in rows: through a forward, and through a training step."""
+    """What a fit costs, in rows that go through a forward, and through a training step.
+
+    `forwards` may hold other work, counted in forwards.
+    """
 
     forwards: float = 0.0
     steps: float = 0.0
@@ -101,10 +104,6 @@ class Fit(ABC):
     def work(self, rows: int) -> Work:
         """What a sample of `rows` rows costs; `plan` estimates the time from it."""
         return Work(forwards=rows)
-
-    def trained_model(self, backbone: Backbone) -> Backbone:
-        """The model that `work` counts rows of, for a fit with a model of its own."""
-        return backbone
 
     @abstractmethod
     def run(self, fitting: Fitting) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from ...schemas.errors import BackboneError, UsageError
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
-from .fit import Fit, Fitting, Sample
+from .fit import Fit, Fitting, Sample, Work
 
 if TYPE_CHECKING:
     import torch
@@ -119,6 +119,9 @@ def train(
     """
     import torch
 
+    from ..passes.narrowing import last_feed_forward
+
+    last_feed_forward(backbone)  # found before dropout makes every run another
     per_epoch = training.steps_per_epoch(len(rows))
     steps = training.epochs * per_epoch
     done = 0 if start is None else int(start.facts["epoch"])
@@ -198,12 +201,12 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     """
     import torch
 
-    from ..passes.cpu_backwards import fast_backwards
+    from ..passes.cpu_backwards import written_norms
     from ..passes.narrowing import narrowed
 
     rows, before = batch.predicted()
     with (
-        fast_backwards(backbone.model),
+        written_norms(backbone.model),
         narrowed(backbone, batch.ids.shape, rows, before),
     ):
         states = backbone.states(batch.ids, batch.mask, logits=True)
@@ -361,8 +364,10 @@ class WarmUp(Fit):
     def sample_rows(self, total: int) -> int:
         return min(total, self.at_most, max(self.at_least, round(self.share * total)))
 
-    def run(self, fitting: Fitting) -> None:
+    def work(self, rows: int) -> Work:
+        return Work(steps=self.epochs * rows)
 
+    def run(self, fitting: Fitting) -> None:
         names = self.outputs()
         done = 0
         while done < self.epochs and names[done] in fitting.kept:

@@ -30,7 +30,7 @@ from ..fits.fit import PASS_SHARE, READING, Fit, Fitting, PassFit, Sample, in_or
 from ..fits.sampling import Rows, sample_of_pool, sample_of_sources
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..readers.options import ReadOptions
-from ..representations.registry import FeatureSpec, fields_of, get, recipe_for, spec_text
+from ..representations.registry import FeatureSpec, fields_of, get, recipe_for
 from ..sources import SourceList, open_sources
 
 if TYPE_CHECKING:
@@ -365,5 +365,5 @@ def fit_from(
     try:
         return fit_features(store, wanted, draw, backbone, progress)
     except UsageError as error:
-        names = ", ".join(map(spec_text, wanted))
+        names = ", ".join(map(str, wanted))
         raise UsageError(f"{error} (needed for {names}; nothing was ingested)") from error

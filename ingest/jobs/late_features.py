@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.instruction import Instruction
+from ...schemas.plain_text import count_of
 from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.fill import amend, count_unfilled, fill, filling, unfilled
@@ -77,22 +78,22 @@ class LateAccount:
         names = ", ".join(self.made or complete) or "nothing"
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines = [
-            f"{names}: featurized {self.rows:,} rows, {self.tokens:,} tokens in "
-            f"{self.seconds:,.1f} s{speed}"
+            f"{names}: featurized {count_of(self.rows, 'row')}, "
+            f"{count_of(self.tokens, 'token')} in {self.seconds:,.1f} s{speed}"
         ]
         if not (self.rows or self.resumed or self.examples or self.waiting):
             lines = [f"{names}: no row was waiting for it"]
         elif complete:
             lines.append(f"  {', '.join(complete)}: no row was waiting for it")
         if self.resumed:
-            lines.append(f"  {self.resumed:,} rows had been made by an earlier run")
+            lines.append(f"  {count_of(self.resumed, 'row')} from an earlier run")
         if self.examples:
-            lines.append(f"  {self.examples:,} examples of targets featurized")
+            lines.append(f"  featurized {count_of(self.examples, 'example')} of targets")
         lines += [
             f"  without a feature, {reason}: {n:,}" for reason, n in self.without_feature.items()
         ]
         if self.waiting:
-            lines.append(f"  {self.waiting:,} rows are not featurized yet")
+            lines.append(f"  not featurized yet: {count_of(self.waiting, 'row')}")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -257,10 +258,10 @@ class _LateFeatures:
 
     def _announce(self) -> None:
         held = max(len(shard) for shard in self.shards)
-        resumed = f", {held:,} more were made by an earlier run" if held else ""
+        resumed = f", {held:,} more from an earlier run" if held else ""
         if self.rows_total or held:
             names = ", ".join(self.account.made)
-            self.progress.say(f"{names}: {self.rows_total:,} rows to featurize{resumed}")
+            self.progress.say(f"{names}: {count_of(self.rows_total, 'row')} to featurize{resumed}")
 
     def _fill_pool(self) -> bool:
         """Go over the fragments once; return whether any of them lacked anything."""

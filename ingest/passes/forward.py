@@ -31,7 +31,7 @@ from ..models.anatomy import decoder_layers
 from ..models.backbone import Backbone, States
 from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU, Batch, batches_of
 from .adapters import adapter_applied
-from .cpu_backwards import fast_backwards
+from .cpu_backwards import written_norms
 from .feed_forward import neurons_read
 from .gradients import gradients_read
 from .narrowing import narrowed
@@ -147,7 +147,7 @@ def run_pass(
         checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
     with (
         torch.enable_grad() if of_gradients else torch.inference_mode(),
-        fast_backwards(model) if of_gradients else nullcontext(),
+        written_norms(model) if of_gradients else nullcontext(),
         _only_predicting(backbone, batch, readers, adapter),
         adapter_applied(model, adapter) as adapted,
         layers_read(model, [r for needs, r in readers if needs.layers]),

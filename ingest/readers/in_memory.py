@@ -66,29 +66,27 @@ def is_in_memory(file: str) -> bool:
 
 
 def _source(data: Any) -> str | InMemory:
-    if isinstance(data, str | os.PathLike):
-        path = os.fspath(data)
-        if isinstance(path, str):
-            return path
-    kind = type(data)
-    name = f"<{kind.__module__.partition('.')[0]}.{kind.__qualname__}>"
-    if isinstance(data, list | tuple) and (not data or any(map(_is_row, data))):
-        return InMemory("<list>", data)
+    name = f"<{type(data).__module__.partition('.')[0]}.{type(data).__qualname__}>"
     if _is_from_datasets(data, "Dataset"):
         return InMemory(name, data)
+    if _is_from_datasets(data, "DatasetDict", "IterableDatasetDict"):
+        splits = ", ".join(map(repr, data))
+        raise UsageError(f"{name} has several splits ({splits}). Give one, as in dataset['train']")
     if hasattr(data, "__arrow_c_stream__"):
         try:
             return InMemory(name, pa.RecordBatchReader.from_stream(data).read_all())
         except (TypeError, ValueError, pa.ArrowException) as error:
             raise UsageError(f"{name} is not a table ({error}). Give {ACCEPTED}") from error
-    if _is_from_datasets(data, "DatasetDict", "IterableDatasetDict"):
-        splits = ", ".join(map(repr, data))  # type: ignore[arg-type]
-        raise UsageError(f"{name} has several splits ({splits}). Give one, as in dataset['train']")
+    if isinstance(data, list | tuple) and (not data or any(map(_is_row, data))):
+        return InMemory("<list>", data)
+    path = os.fspath(data) if isinstance(data, str | os.PathLike) else None
+    if isinstance(path, str):
+        return path
     advice = {
         "dict": "Give rows as a list of dicts",
         "LazyFrame": "Give frame.collect()",
         "IterableDataset": "Give a list of its rows, or the files themselves",
-    }.get(kind.__name__, f"Give {ACCEPTED}")
+    }.get(type(data).__name__, f"Give {ACCEPTED}")
     raise UsageError(f"cannot read {name.removeprefix('<builtins.').strip('<>')} data. {advice}")
 
 

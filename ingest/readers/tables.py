@@ -1,8 +1,8 @@
 """Parquet, Arrow files and streams, Lance tables and `datasets` folders, row by row.
 
-Values that JSON cannot say are converted: times to ISO 8601 text, durations to seconds, decimals
+Values without a form in JSON are converted: times to ISO 8601 text, durations to seconds, decimals
 to text, bytes to text where they are UTF-8 and to base64 where not, NaN and infinities to null.
-Columns of embedding vectors (fixed-size lists of floats) are left out, and the decision says so.
+Columns of embedding vectors (fixed-size lists of floats) are left out, and the user is told so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Table:
 
     def __init__(self, words: str, schema: pa.Schema, rows: int | None) -> None:
         self.words, self.rows = words, rows
-        self.share = 0.0  # of the table handed on so far, for progress
+        self.share = 0.0  # of the rows read so far, for progress
         self.left_out = [field.name for field in schema if _is_vector(field.type)]
         self.columns = [field.name for field in schema if field.name not in self.left_out]
 
@@ -126,7 +126,7 @@ def open_folder(folder: str) -> tuple[Table, list[str]]:
 
 
 def open_table(head: bytes, source: Any, file: str) -> Table:
-    """The table in `source` (seekable), told by `head`.
+    """The table in a seekable source that begins with `head`.
 
     Raises:
         InputError: it is damaged, or of a version that pyarrow cannot read.
@@ -174,7 +174,7 @@ def table_rows(table: Table) -> Iterator[Row]:
 
 
 def jsonable(value: Any) -> Any:
-    """`value` as JSON can say it (see the head of this file)."""
+    """`value` as a JSON value (see the head of this file)."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -230,7 +230,7 @@ def _readable_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _needs_care(kind: pa.DataType) -> bool:
-    """Whether values of this type, or what they hold, may be something JSON cannot say."""
+    """Whether values of this type, or what they hold, may need `jsonable`."""
     if kind.num_fields:
         return any(_needs_care(kind.field(index).type) for index in range(kind.num_fields))
     return not (
@@ -243,7 +243,7 @@ def _needs_care(kind: pa.DataType) -> bool:
 
 
 def _datasets_files(path: Path) -> list[str]:
-    """The Arrow files of a `datasets` folder in their order (state.json lists it)."""
+    """The Arrow files of a `datasets` folder, in the order that state.json lists."""
     state = path / "state.json"
     if state.is_file():
         listed = json.loads(state.read_text(encoding="utf-8")).get("_data_files")

@@ -1,4 +1,4 @@
-"""An explanation as a person reads it: sentences, the text, tokens in the colour of their score."""
+"""An explanation as text: sentences, the conversation, tokens in the colour of their scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from io import StringIO
 from typing import IO, TYPE_CHECKING, Any
 
-from ...schemas.plain_text import counted, text_table
+from ...schemas.plain_text import count_of, text_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -226,7 +226,7 @@ def _words(words: pl.DataFrame) -> Iterator[str]:
     if not len(words):
         yield "It shares no word with the examples."
         return
-    yield f"It shares {counted(len(words), 'word')} with the examples. The rarest:"
+    yield f"It shares {count_of(len(words), 'word')} with the examples. The rarest:"
     rows = [{**row, "word": repr(safe(row["word"]))} for row in words.head(STRONGEST).to_dicts()]
     yield text_table(
         [{name.replace("_", " "): value for name, value in row.items()} for row in rows]

@@ -184,7 +184,7 @@ def test_replay_says_what_it_proves(indexed, toys):
     maintenance.compact(indexed)
     maintenance.clean(indexed, 0.0)
     again = replay(indexed, found.name)
-    assert again.same and "this does not prove" in again.notes[0]
+    assert again.same and "This does not prove" in again.notes[0]
     for part in found.parameters["approximate"]["parts"]:
         shutil.rmtree(Path(indexed.uri) / "pool.lance" / "_indices" / part)
     gone = replay(indexed, found.name)
