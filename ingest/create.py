@@ -54,9 +54,9 @@ def create_store(
     info = describe(resolved)
     recipes: list[Recipe] = []
     wanted = parse_specs(features)
-    for asked in wanted:
-        if not get(asked.representation).fits(info, asked.options):
-            recipes.append(recipe_for(asked, info, {}, {}, recipes))
+    for spec in wanted:
+        if not get(spec.representation).fits(info, spec.options):
+            recipes.append(recipe_for(spec, info, {}, {}, recipes))
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
     # The device is found again wherever the store is opened; everything else is settled.
     settled = replace(resolved, device=backbone.device)
@@ -134,8 +134,7 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
     else:
         recipe = drop(store, name, force)
         gone = [each for each in _configured(store) if each.matches(recipe)]
-    asked = _configured(store)
-    kept = ",".join(str(each) for each in asked if each not in gone)
+    kept = ",".join(str(spec) for spec in _configured(store) if spec not in gone)
     store.configure(features=kept)
     return recipe
 

@@ -1,8 +1,8 @@
-"""Index: prepare a feature for `select --approximate`, or take new rows into its index.
+"""Index a feature for `select --approximate`, or take new rows into its index.
 
-The centres of an index's partitions: spherical k-means on a seeded sample of a vector column.
-
-Lance would find them itself, but slowly on float16 (measured: 236 s instead of 14 s).
+The centres of an index's partitions are found by spherical k-means on a seeded sample of the
+vectors: Lance, and LanceDB with it, would find them itself, but slowly on float16 (measured: 236 s
+instead of 14 s).
 """
 
 from __future__ import annotations

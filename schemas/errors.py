@@ -1,9 +1,8 @@
 """Every error a user can meet: what was wrong, where, and what to do next.
 
 Each class is also the built-in error a generic handler would expect. The command line prints the
-message and leaves with `exit_code`: 1 when the work failed, 2 when the call was wrong.
-
-What an error says of the names that are there.
+message and leaves with `exit_code`: 1 when the work failed, 2 when the call was wrong. `suggest`
+names what there is instead of an unknown name.
 """
 
 from __future__ import annotations
@@ -12,27 +11,26 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _NAMED = 10
-"""Up to so many names an error lists them all."""
+"""An error lists up to so many names in full."""
 
 _ALIKE = 3
 
 
-def suggest(wanted: str, there: Iterable[str], to_list: str) -> str:
-    """The names that are there, for an error that says that `wanted` is not one of them.
+def suggest(name: str, known: Iterable[str], to_list: str) -> str:
+    """Name what there is, for an error about the unknown name `name`.
 
     Args:
-        wanted: what was asked for.
-        there: all names.
+        known: all names.
         to_list: the command that lists them.
 
     Returns:
-        All of a few ("none yet" where there is none); of many those that look most like it or
-        else the first ones, how many there are, and `to_list`.
+        All of them where they are few ("none yet" where there is none); else those most like
+        `name`, or the first ones, how many there are, and `to_list`.
     """
-    names = sorted(there)
+    names = sorted(known)
     if len(names) <= _NAMED:
         return ", ".join(names) or "none yet"
-    close = get_close_matches(wanted, names, _ALIKE) or names[:_ALIKE]
+    close = get_close_matches(name, names, _ALIKE) or names[:_ALIKE]
     return f"{', '.join([*close, '...'])} ({len(names):,} in all; {to_list})"
 
 

@@ -1,7 +1,4 @@
-"""How much a coreset may hold: rows, a share of the eligible rows, or response tokens.
-
-Sizes of memory as people write them.
-"""
+"""Sizes as people write them: the budget of a coreset (rows, a share, tokens) and memory."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""Recipes and artifacts: what the features of a store are made by and depend on.
+"""Recipes and artifacts: how the features of a store are made, and what was fitted for them.
 
-What was learned once and is kept: bases, adapters, ensembles, facts about a target.
-
-An artifact is arrays and JSON facts, packed as safetensors (never pickle) and kept in the table
-`artifacts` under the digest of its bytes. A fit's result is found by what was asked for: a small
-reference from the fit's own digest to the content's. Whoever refers first wins, so two processes
-that fit the same thing at once end up with the same numbers.
+An artifact (a basis, an adapter, an ensemble, facts about a target) is arrays and JSON facts,
+packed as safetensors (never pickle) and kept in the table `artifacts` under its bytes' digest. The
+result of a fit is found by a small reference, from the digest of everything the fit depends on to
+that of the content. The first reference wins, so two processes that fit the same thing at once end
+up with the same numbers.
 """
 
 from __future__ import annotations
@@ -69,11 +68,11 @@ class Artifact:
         return cls(arrays, facts)
 
 
-def keep_artifact(store: Store, asked: str, name: str, artifact: Artifact) -> str:
+def keep_artifact(store: Store, fit_digest: str, name: str, artifact: Artifact) -> str:
     """Keep what a fit found.
 
     Args:
-        asked: digest of everything the fit depends on.
+        fit_digest: digest of everything the fit depends on.
         name: of this part of it.
 
     Returns:
@@ -82,12 +81,12 @@ def keep_artifact(store: Store, asked: str, name: str, artifact: Artifact) -> st
     data = artifact.pack()
     content = content_of(data)
     put_artifact(store, content, name, data)
-    return put_artifact(store, asked, name, content.encode()).decode()
+    return put_artifact(store, fit_digest, name, content.encode()).decode()
 
 
-def found_artifact(store: Store, asked: str, name: str) -> str | None:
+def found_artifact(store: Store, fit_digest: str, name: str) -> str | None:
     """The digest of what such a fit found earlier, or None."""
-    reference = artifact(store, asked, name)
+    reference = artifact(store, fit_digest, name)
     return None if reference is None else reference.decode()
 
 

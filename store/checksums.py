@@ -107,8 +107,8 @@ class Checksums:
         rows = self._files().to_table().to_pylist()
         return by_path(rows) | {note.path: note for notes in journal.values() for note in notes}
 
-    def heal(self, table: str, dataset: Any) -> list[FileNote]:
-        """Note the files of a version that nobody noted, marked `late`; says so in the log."""
+    def note_missing(self, table: str, dataset: Any) -> list[FileNote]:
+        """Note the files of a version that have no note, marked `late`, and log it."""
         missing = self._unnoted(table, dataset)
         if missing:  # most likely another writer between its commit and its note
             time.sleep(_SETTLE_SECONDS)
@@ -116,10 +116,10 @@ class Checksums:
         if not missing:
             return []
         log.warning(
-            "%s: %d files were committed by a run that died before noting their checksums; "
-            "noted now as they stand",
+            "%s: %s committed by a run that was killed before noting checksums; noted now, as the "
+            "bytes are",
             table,
-            len(missing),
+            "1 file was" if len(missing) == 1 else f"{len(missing):,} files were",
         )
         return self.note(table, missing, late=True)
 

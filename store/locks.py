@@ -8,15 +8,13 @@ On a local disk it is an advisory `flock`, which the kernel drops when a process
 store it is a lease: each holder keeps a small object there and renews it. Everybody announces
 first and looks second, so of two contenders at least one sees the other; ages are measured between
 the server's own time stamps, so clocks need not agree. A lease not renewed for `LEASE_SECONDS`
-counts as dead. Limit: a holder that is suspended for longer than that loses its lease unawares.
+counts as dead. Limit: a holder that is suspended for longer than that loses its lease unnoticed.
 
-Whether a run goes on: each holds a lock of its own for as long as it lives.
-
-The table `runs` keeps what a run said last, and one that was killed says "running" there for ever.
-Its lock does not lie: the kernel drops what a dead process held, and on an object store nobody
-renews its lease (so a dead run counts as running there for up to a minute). Beside the lock stands
-where the run began. A lock held by a process under another kernel (a network disk) may not be seen
-from here; then it is said that nobody knows.
+A run holds a lock of its own (`RunLock`) for as long as it lives, which tells whether it goes on
+(`run_state`): in the table `runs` a killed run says "running" for ever. The kernel drops what a
+dead process held; on an object store its lease is no longer renewed, so a killed run counts as
+running for up to a minute. Beside the lock stands where the run began: a lock held under another
+kernel (a network disk) may not be visible here, and the state is then "not known".
 """
 
 from __future__ import annotations
@@ -202,7 +200,7 @@ class RunLock:
         return self
 
     def end_is_recorded(self) -> None:
-        """The table `runs` tells how the run ended: nobody needs to ask for its lock any more."""
+        """Say that the table `runs` tells how the run ended: its lock is no longer needed."""
         self._recorded = True
 
     def __exit__(self, *_: object) -> None:
@@ -236,18 +234,16 @@ def run_state(place: Place, run: str) -> RunState:
     except StoreBusyError:
         return RunState("running", f"{where} holds its lock")
     except StoreError as error:
-        return RunState(
-            "not known", f"the lock of {where} cannot be asked for: {first_line(error)}"
-        )
+        return RunState("not known", f"the lock of {where} cannot be tried: {first_line(error)}")
     # Kernels that share a disk need not see each other's locks. One host name under two kernels
     # is one machine that was started again.
     if place.local and kernel() != began_under and socket.gethostname() != facts["host"]:
-        return RunState("not known", f"{where} began it, whose lock need not be seen from here")
+        return RunState("not known", f"{where} began it, whose lock may be invisible from here")
     return RunState("killed", f"nobody holds the lock of {where}")
 
 
 def sweep(place: Place, recorded: Collection[str]) -> None:
-    """Remove what runs left of which the table tells nothing: killed before their first commit."""
+    """Remove the locks of runs that the table lacks: killed before their first commit."""
     folders: dict[str, list[str]] = {}
     for path in place.sizes(FOLDER):
         folders.setdefault(path.split("/")[1], []).append(path)

@@ -94,7 +94,7 @@ def _compact(store: Store, table: str, small_rows: int) -> int:
     if len(small) < 2 and not any(part.num_deletions for part in fragments):
         return 0
     if table != "files":
-        store.checksums.heal(table, dataset)
+        store.checksums.note_missing(table, dataset)
     rows = _rows_at_once(bytes_per_row(dataset.schema), _bytes_on_disk(dataset))
     done = store.change(
         table,

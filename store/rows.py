@@ -5,9 +5,8 @@ it is given before it writes: 8 MB of the widest vector keeps later scans at ful
 50 MB make them 3-5 times slower, for ever). Lists of unequal length scan alike
 from pages of 8 and of 100 MB (measured), so there the bound is memory's.
 
-The `key` column of tables whose rows are known by several values together.
-
-Where rows stand in a table, found by their keys.
+Also the keys of rows: `key_of` for tables whose rows are identified by several values together,
+where keys stand in a table, and the keys that a table holds.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ class Store:
         self.checksums = Checksums(place)
         self.locking = StoreLock(place)
         self._held: dict[str, HeldKeys] = {}
-        self._healed: set[str] = set()
+        self._complete: set[str] = set()
 
     # -- life --------------------------------------------------------------------------------
 
@@ -203,11 +203,11 @@ class Store:
         return inserted
 
     def append(self, table: str, rows: pa.Table) -> None:
-        """Add rows whose keys differ and are not in the table, in one commit; nobody looks.
+        """Add rows whose keys differ and are not in the table, in one commit, unchecked.
 
-        For who made sure of that: deleted what had these keys, under a lock without which nobody
-        writes such rows. (On an object store a process that was suspended has lost its lock
-        unawares; what it appends then stands there twice.)
+        The caller made sure of that: it deleted the rows of these keys under a lock that every
+        writer of such rows takes. (On an object store a process that was suspended may have lost
+        its lock unnoticed; the rows it then appends are there twice.)
 
         Raises:
             StoreError: as `insert`.
@@ -303,9 +303,9 @@ class Store:
     def _ready(self, table: str) -> Any:
         """The newest dataset; before a table's first write, its unnoted files are noted."""
         newest = self.dataset(table)
-        if table not in self._healed:
-            self.checksums.heal(table, newest)
-            self._healed.add(table)
+        if table not in self._complete:
+            self.checksums.note_missing(table, newest)
+            self._complete.add(table)
         return newest
 
     def _absent(self, table: str, newest: Any, rows: pa.Table, key: str) -> pa.Table:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -56,6 +59,31 @@ def imports(path: Path, root: Path, level: str = "all") -> Iterator[tuple[str, .
             for name in (alias.name for alias in node.names):
                 inner = root.joinpath(*module, name)
                 yield (*module, name) if inner.with_suffix(".py").exists() else module
+
+
+def test_every_package_that_is_imported_is_declared(repository):
+    declared = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = (declared["optional-dependencies"][name] for name in ("embed", "datasets"))
+    names = {
+        re.split(r"[^\w-]", requirement)[0].replace("-", "_")
+        for requirement in chain(declared["dependencies"], *extras)
+    }
+    names = names - {"pylance"} | {"lance", "coresetdb", *sys.stdlib_module_names}
+    missing = {
+        f"{path.relative_to(repository)}: {module}"
+        for path in repository.rglob("*.py")
+        if path.relative_to(repository).parts[0] not in NOT_THE_PACKAGE
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for module in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+        if module.split(".")[0] not in names
+    }
+    assert not missing
 
 
 def test_imports_follow_the_arrows(repository):

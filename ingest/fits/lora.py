@@ -201,14 +201,10 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     """
     import torch
 
-    from ..passes.cpu_backwards import written_norms
     from ..passes.narrowing import narrowed
 
     rows, before = batch.predicted()
-    with (
-        written_norms(backbone.model),
-        narrowed(backbone, batch.ids.shape, rows, before),
-    ):
+    with narrowed(backbone, batch.ids.shape, rows, before):
         states = backbone.states(batch.ids, batch.mask, logits=True)
     source = states.hidden if states.logits is None else states.logits
     leaf = source.detach().requires_grad_()
@@ -458,12 +454,12 @@ def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encode
     Raises:
         UsageError: there is none.
     """
-    asked = sample.instructions[:count]
-    rows = [each for each in backbone.encode_all(asked) if isinstance(each, Encoded)]
+    drawn = sample.instructions[:count]
+    rows = [each for each in backbone.encode_all(drawn) if isinstance(each, Encoded)]
     usable = [row for row in rows if row.response[1:].any()]
     if not usable:
         raise UsageError(
-            f"none of the {len(asked)} rows of the sample has an answer that an adapter could be "
+            f"none of the {len(drawn)} rows of the sample has an answer that an adapter could be "
             "trained on. Fit on a corpus with answers, or leave out the features that need it"
         )
     return usable

@@ -1,17 +1,12 @@
-"""One pass over one batch, for everybody who needs something of it.
+"""One pass over one batch, or over many rows, for everybody who needs something of it.
 
 States and logits live no longer than the batch, and a layer's states no longer than its hook:
 reducers take from them what becomes columns. Logits exist for response tokens only, a slice at a
-time. Where somebody asks for gradients, the same forward is followed by one backward.
-
-Gradient checkpointing: keep each decoder layer's input, run the layer again in the backward.
-
-The derivative of each row's mean response loss by the final states, slice by slice.
-
-Written out (softmax less one at the token) instead of differentiated: the logits of a slice are
-gone before the next slice, and the backward through the body starts from the states.
-
-One run of the model over a sample, its final states handed over batch by batch.
+time. Where somebody asks for gradients, the same forward is followed by one backward, from the
+derivative of each row's mean response loss by the final states. That derivative is written out
+(softmax less one at the token), so that the logits of a slice are gone before the next slice. Where
+the activations would not fit the device, each decoder layer keeps its input alone and runs again in
+the backward.
 """
 
 from __future__ import annotations
@@ -31,7 +26,6 @@ from ..models.anatomy import decoder_layers
 from ..models.backbone import Backbone, States
 from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU, Batch, batches_of
 from .adapters import adapter_applied
-from .cpu_backwards import written_norms
 from .feed_forward import neurons_read
 from .gradients import gradients_read
 from .narrowing import narrowed
@@ -147,7 +141,6 @@ def run_pass(
         checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
     with (
         torch.enable_grad() if of_gradients else torch.inference_mode(),
-        written_norms(model) if of_gradients else nullcontext(),
         _only_predicting(backbone, batch, readers, adapter),
         adapter_applied(model, adapter) as adapted,
         layers_read(model, [r for needs, r in readers if needs.layers]),

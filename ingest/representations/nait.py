@@ -310,7 +310,8 @@ class Nait(Representation):
             network (always in a basis; no mixtures of experts).
         tokens: of which the mean is taken: `content`, `response` or `all`.
         width: of a layer's basis; 0 keeps every dimension.
-        zscore: whether statistics for score=zscore are fitted.
+        zscore: whether statistics for score=zscore are fitted, for a user who wants no layer to
+            dominate the sum because its activations are larger.
     """
 
     name = "nait"
@@ -402,11 +403,11 @@ class Nait(Representation):
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
         facts: Artifact | None,
-        asked: Mapping[str, Any],
+        query_options: Mapping[str, Any],
     ) -> Scorer | None:
         if facts is None:
             raise UsageError("nait scores rows along a target's direction: name a target")
-        return Along(facts, artifacts, asked)
+        return Along(facts, artifacts, query_options)
 
 
 def _check(options: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
-"""Bringing a damaged store back: step over torn manifests, take damaged rows out, fetch them again.
+"""Repair a damaged store: step over torn manifests, take damaged rows out, read them again.
 
-Nothing is dropped in silence: every step is an action in the result, and what cannot be brought
-back is named with what to type. Old versions are left as they are; a damaged file stays on the disk
-as long as one of them names it. What is taken out is written down first (`owed`), and struck off
-only once it is back.
+Nothing is dropped in silence: every step is an action in the result, and rows that cannot be
+brought back are named with the command that may. Old versions are left as they are; a damaged file
+stays on the disk as long as one of them names it. Rows that are taken out are recorded first
+(`LostRows`), and struck off only once they are back.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
 from ...schemas.tables import POOL, RECIPES, TABLES
 from .. import catalog, layout
 from ..checksums import Checksums, members, read_journal
 from ..commits import committed
 from ..place import Place
-from .report import PATH as OWED_PATH
-from .report import Damage, LostRow, LostRows, Repair, ids_of, write_owed
+from .report import PATH as LOST_PATH
+from .report import Damage, LostRow, LostRows, Repair, are, ids_of, write_lost
 from .verify import WAIT_SECONDS, State, inspect, reach, verify
 
 if TYPE_CHECKING:
@@ -85,21 +86,21 @@ def repair(
             check(*_made_by(place, pool))
         held = sum(pool.rows[number] for number in pool.sound_fragments)
         named = len(found.lost_ids)
-        owed = LostRows(found.lost, found.unnamed_rows, held + named + found.unnamed_rows)
+        recorded = LostRows(found.lost, found.unnamed_rows, held + named + found.unnamed_rows)
         if found.damages:
-            write_owed(place, owed)
+            write_lost(place, recorded)
             _mend(place, states, done)
-    if owed or found.pending:
-        _fetch(place, done, owed, reingest)
+    if recorded or found.pending:
+        _fetch(place, done, recorded, reingest)
         with lock.held(shared=True, wait=WAIT_SECONDS):
-            _settle(place, done, owed)
+            _settle(place, done, recorded)
     for table, hurt in _hurt(found.damages).items():
         rows = sum(damage.rows for damage in hurt)
         keys = [key for damage in hurt for key in damage.keys]
         last = any((damage.version or 0) > 1 for damage in hurt)  # version 1 is the empty table
         if table in _ADVICE and (rows or last):
             named = f" ({', '.join(keys[:20])})" if keys else ""
-            count = f"{rows} rows{named}" if rows else "what the last commits brought"
+            count = f"{count_of(rows, 'row')}{named}" if rows else "what the last commits brought"
             advice = _ADVICE[table].format(uri=place.typed)
             done.unrepaired.append(f"{table}: {count}: {advice}")
     done.after = verify(store, full=True, storage_options=storage_options)
@@ -120,7 +121,7 @@ def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
     for damage in done.found.damages:
         if damage.what == "manifest":
             gone += _remove_manifest(place, damage, done)
-        elif damage.path == OWED_PATH:
+        elif damage.path == LOST_PATH:
             done.actions.append("wrote the damaged list of lost rows anew")
         elif damage.what in ("checksums", "tag"):
             place.delete(damage.path)
@@ -139,7 +140,7 @@ def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
         if table != "files" and state.version is not None and state.broken_fragments:
             _take_out(place, state, checksums)
             rows = sum(state.rows[number] for number in state.broken_fragments)
-            done.actions.append(f"{table}: took {rows} rows in damaged files out")
+            done.actions.append(f"{table}: took {count_of(rows, 'row')} in damaged files out")
     _drop_indices(place, done, checksums)
     if any(damage.table == "recipes" for damage in done.found.damages):
         _restore_recipes(place, done, checksums)
@@ -257,7 +258,9 @@ def _restore_recipes(place: Place, done: Repair, checksums: Checksums) -> None:
         checksums.note("recipes", members("recipes", newest, since=before))
 
     committed("restoring recipes", insert)
-    done.actions.append(f"recipes: restored {len(rows)} from their copies in the pool")
+    done.actions.append(
+        f"recipes: restored {count_of(len(rows), 'recipe')} from the copies in the pool"
+    )
 
 
 def _made_by(place: Place, pool: State) -> tuple[dict[str, Any], list[Recipe]]:
@@ -272,64 +275,67 @@ def _made_by(place: Place, pool: State) -> tuple[dict[str, Any], list[Recipe]]:
     return config, [catalog.as_recipe(row) for row in catalog.recipes_in(facts)]
 
 
-def _fetch(place: Place, done: Repair, owed: LostRows, reingest: Reingest | None) -> None:
+def _fetch(place: Place, done: Repair, recorded: LostRows, reingest: Reingest | None) -> None:
     """Have lost rows read again, and see which are back."""
-    wanted = [*owed.rows, *done.found.pending]
+    wanted = [*recorded.rows, *done.found.pending]
     if reingest is not None and wanted:
         done.unread, done.reread = reingest(wanted), True
     pool = _pool_ids(place)
     ids = ids_of(wanted)
     done.restored = [row for row in ids if row in pool]
     lost, pending = done.found.lost_ids, done.found.pending_ids
-    _name_missing(place, done, "rows are not back", [row for row in lost if row not in pool])
+    _name_missing(place, done, "is not back|are not back", [row for row in lost if row not in pool])
     _name_missing(
         place,
         done,
-        "rows that were seen, but never reached the pool, could not be read again",
+        "that was seen but never reached the pool could not be read again"
+        "|that were seen but never reached the pool could not be read again",
         [row for row in pending if row not in pool],
     )
 
 
 def _name_missing(place: Place, done: Repair, what: str, missing: list[str]) -> None:
+    """Say which rows are missing; `what` is said of one row, and behind the bar of several."""
     if not missing:
         return
     gone = set(missing)
     files = {row.file: None for row in (*done.found.lost, *done.found.pending) if row.id in gone}
     why = "; ".join(f"{file}: {done.unread[file]}" for file in files if file in done.unread)
     some = ", ".join(missing[:20])
+    words = what.split("|")[len(missing) > 1]
     done.unrepaired.append(
-        f"pool: {len(missing)} {what} ({some}); {why + '; ' if why else ''}"
+        f"pool: {count_of(len(missing), 'row')} {words} ({some}); {why + '; ' if why else ''}"
         + _again(place, list(files))
     )
 
 
-def _settle(place: Place, done: Repair, owed: LostRows) -> None:
-    """Strike off what is back; the rest stays owed."""
+def _settle(place: Place, done: Repair, recorded: LostRows) -> None:
+    """Strike off the rows that are back; the rest stays recorded."""
     pool = _pool_ids(place)
     missing = [row for row in done.found.lost_ids if row not in pool]
-    short = owed.short(len(pool), len(missing))
-    files = sorted({row.file for row in owed.rows})
+    short = recorded.still_unnamed(len(pool), len(missing))
+    files = sorted({row.file for row in recorded.rows})
     if short:
         done.unrepaired.append(
-            f"pool: {short} more rows are lost whose source is not known; {_again(place, files)}"
+            f"pool: {are(short, 'more row')} lost whose source is not known; {_again(place, files)}"
         )
     gone, left = set(missing), []
-    for row in owed.rows:
+    for row in recorded.rows:
         if row.id in gone:
             left.append(row)
         elif not row.id and (not done.reread or row.file in done.unread):
             left.append(row)
-            why = done.unread.get(row.file, "nobody read it again")
+            why = done.unread.get(row.file, "it was not read again")
             done.unrepaired.append(
-                f"sources, rejects: what stood in {row.file} ({row.corpus}) is not listed any "
-                f"more: {why}; {_again(place, [row.file])}"
+                f"sources, rejects: the list of rows of {row.file} ({row.corpus}) is lost: {why}; "
+                f"{_again(place, [row.file])}"
             )
-    rest = LostRows(left, short, owed.expected)
-    write_owed(place, rest)
+    rest = LostRows(left, short, recorded.expected)
+    write_lost(place, rest)
     if rest:
         done.unrepaired.append(
-            f"this loss stays noted in {place.uri}/{OWED_PATH} until it is made good; "
-            "to live with it, delete that file"
+            f"this loss stays recorded in {place.uri}/{LOST_PATH} until the rows are back; "
+            "to accept it, delete that file"
         )
 
 

@@ -1,10 +1,9 @@
-"""What `verify` found and `repair` did, as data and as lines for a person.
+"""What `verify` found and `repair` did, as data and as lines of text; the record of lost rows.
 
-What damage took and nobody has brought back yet, kept in one small file until it is.
-
-Repair takes damaged rows out of the newest version before they are made again. From there on no
-table shows the loss: whatever happens in between (a kill, a source that is gone), this file does.
-It carries a digest of itself. Deleting it is how an owner accepts the loss.
+Repair takes damaged rows out of the newest version before they are made again. From then on no
+table shows the loss, whatever happens in between (a kill, a source that is gone): one small file in
+the store does, until the rows are back. It carries a digest of itself. Deleting it is how an owner
+accepts the loss.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from shlex import quote
 from typing import Any
 
 from ...schemas.canonical import digest_of
+from ...schemas.plain_text import count_of
 from ..place import Place
 
 _NAMED = 20  # ids written out in `lines`; the report itself holds all
@@ -53,7 +53,7 @@ class Damage:
         version: of a manifest.
         fragment: of data and deletions.
         rows: how many rows of the newest version stand in it.
-        keys: of those rows, as far as the file still told them (not for the pool: see
+        keys: of those rows, as far as the file could still be read (not for the pool: see
             `Report.lost`).
         newest: whether the newest version needs it; else only older versions do.
         tags: tagged versions that need it.
@@ -75,7 +75,7 @@ class Damage:
         where = "" if self.newest else " (only old versions need it)"
         if self.tags:
             where = f" (tagged versions need it: {', '.join(self.tags)})"
-        rows = f", {self.rows} rows" if self.rows else ""
+        rows = f", {count_of(self.rows, 'row')}" if self.rows else ""
         return f"{self.table}: {self.what} {self.path}: {self.detail}{rows}{where}"
 
 
@@ -84,9 +84,9 @@ class Report:
     """The state of a store. `ok` speaks of the newest version of every table.
 
     Attributes:
-        checked_files, checked_bytes: files held against what was noted of them: manifests of all
+        checked_files, checked_bytes: files compared with their checksums: manifests of all
             versions, files of the newest ones and of tagged ones; in full every file there is.
-        lost: what damage took and nobody has brought back yet, now or before an earlier repair.
+        lost: rows that damage took, now or before an earlier repair, and that are not back yet.
         unnamed_rows: rows of the pool among them that no list of sources names.
         pending: places of rows that were seen but are not in the pool: an ingestion runs right
             now or was interrupted. No damage; looked for in full only.
@@ -125,49 +125,53 @@ class Report:
         return ids_of(self.pending)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """As JSON values."""
         return {"ok": self.ok, **asdict(self)}
 
     def lines(self) -> list[str]:
-        """For a person, one fact a line."""
+        """The same as text, one fact a line."""
         depth = "contents" if self.full else "sizes and manifests"
-        told = [str(damage) for damage in self.damages]
+        lines = [str(damage) for damage in self.damages]
         if ids := self.lost_ids:
-            told.append(f"pool: {len(ids)} rows are lost: {_some(ids)}")
+            lines.append(f"pool: {are(len(ids), 'row')} lost: {_some(ids)}")
             named = [row for row in self.lost if row.id]
-            told += [
+            lines += [
                 f"  {row.id} from {row.corpus} {row.file}:{row.line}" for row in named[:_NAMED]
             ]
         if self.unnamed_rows:
-            told.append(f"pool: {self.unnamed_rows} rows are lost that no healthy list names")
-        told += [
-            f"{row.file} ({row.corpus}): the list of what stood in it is lost; it has to be read "
-            "again as a whole"
+            lines.append(f"pool: {are(self.unnamed_rows, 'row')} lost that no undamaged list names")
+        lines += [
+            f"{row.file} ({row.corpus}): the list of its rows is lost; the whole file has to be "
+            "read again"
             for row in self.lost
             if not row.id
         ]
         if ids := self.pending_ids:
-            told.append(
-                f"{len(ids)} rows were seen but are not in the pool (an ingestion runs or was "
-                f"interrupted): ingest again, or `coresetdb verify {quote(self.uri)} --repair`"
+            lines.append(
+                f"{are(len(ids), 'row')} listed as seen, but not in the pool (an ingestion is "
+                "running or was interrupted): ingest again, or run "
+                f"`coresetdb verify {quote(self.uri)} --repair`"
             )
         if self.late:
-            told.append(
-                f"{len(self.late)} files had no checksum (their run died before noting it) and "
-                "were noted as they stand"
+            lines.append(
+                f"{count_of(len(self.late), 'file')} had no checksum (their run was killed before "
+                "noting it); noted now, as the bytes are"
             )
         if self.orphans:
-            told.append(
-                f"{len(self.orphans)} files of killed runs, {sum(self.orphans.values()):,} bytes, "
-                "belong to no version; `coresetdb compact` removes them"
+            lines.append(
+                f"{count_of(len(self.orphans), 'file')} of killed runs "
+                f"({sum(self.orphans.values()):,} bytes) "
+                f"{'belongs' if len(self.orphans) == 1 else 'belong'} to no version; "
+                f"`coresetdb compact {quote(self.uri)}` removes "
+                f"{'it' if len(self.orphans) == 1 else 'them'}"
             )
-        told += self.notes
+        lines += self.notes
         state = "sound" if self.ok else "DAMAGED" if self._damaged else "ROWS ARE MISSING"
-        told.append(
-            f"{self.uri}: {state} ({depth} of {self.checked_files:,} files checked, "
+        lines.append(
+            f"{self.uri}: {state} ({depth} of {count_of(self.checked_files, 'file')} checked, "
             f"{self.checked_bytes:,} bytes)"
         )
-        return told
+        return lines
 
 
 @dataclass
@@ -175,7 +179,7 @@ class Repair:
     """What repair did: what it found, did, brought back, and had to leave.
 
     Attributes:
-        reread: whether sources were asked for lost rows at all.
+        reread: whether the sources of lost rows were read again at all.
         unread: files that could not be read again, or not wholly, and why.
     """
 
@@ -193,7 +197,7 @@ class Repair:
         return not self.unrepaired and self.after is not None and self.after.ok
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """As JSON values."""
         return {
             "ok": self.ok,
             "found": self.found.as_dict(),
@@ -205,19 +209,24 @@ class Repair:
         }
 
     def lines(self) -> list[str]:
-        """For a person, one fact a line."""
-        told = [*self.found.lines(), *self.actions]
+        """The same as text, one fact a line."""
+        lines = [*self.found.lines(), *self.actions]
         if self.restored:
-            told.append(f"{len(self.restored)} rows are back: {_some(self.restored)}")
-        told += [f"NOT repaired: {line}" for line in self.unrepaired]
-        if self.after and (last := self.after.lines()[-1]) not in told:
-            told.append(last)
-        return told
+            lines.append(f"{are(len(self.restored), 'row')} back: {_some(self.restored)}")
+        lines += [f"NOT repaired: {line}" for line in self.unrepaired]
+        if self.after and (last := self.after.lines()[-1]) not in lines:
+            lines.append(last)
+        return lines
 
 
 def ids_of(rows: Sequence[LostRow]) -> list[str]:
     """The ids among places, each once, in their order."""
     return list(dict.fromkeys(row.id for row in rows if row.id))
+
+
+def are(number: int, noun: str) -> str:
+    """Such as "1 row is" or "2 rows are"."""
+    return f"{count_of(number, noun)} {'is' if number == 1 else 'are'}"
 
 
 def _some(ids: Sequence[str]) -> str:
@@ -230,7 +239,7 @@ PATH = "_lost.json"
 
 @dataclass(frozen=True)
 class LostRows:
-    """Rows to be brought back.
+    """The record of rows that damage took and that are not back yet.
 
     Attributes:
         rows: places they, or the lists of places, can be read again from.
@@ -247,13 +256,13 @@ class LostRows:
     def __bool__(self) -> bool:
         return bool(self.rows or self.unnamed or self.torn)
 
-    def short(self, rows: int, missing: int) -> int:
+    def still_unnamed(self, rows: int, missing: int) -> int:
         """Unnamed rows still lost, of a pool that has `rows` and lacks `missing` named ones."""
         return min(self.unnamed, max(0, self.expected - rows - missing))
 
 
-def read_owed(place: Place) -> LostRows:
-    """What is owed at `place`."""
+def read_lost(place: Place) -> LostRows:
+    """The lost rows recorded at `place`."""
     try:
         content = json.loads(place.read(PATH))
         facts = content["owed"]
@@ -267,15 +276,15 @@ def read_owed(place: Place) -> LostRows:
         return LostRows(torn=True)
 
 
-def write_owed(place: Place, owed: LostRows) -> None:
-    """Keep what is owed, on disk; nothing owed leaves no file."""
-    if not owed:
+def write_lost(place: Place, recorded: LostRows) -> None:
+    """Record lost rows on disk; the file goes where there are none."""
+    if not recorded:
         place.delete(PATH)
         return
     facts = {
-        "rows": [asdict(row) for row in owed.rows],
-        "unnamed": owed.unnamed,
-        "expected": owed.expected,
+        "rows": [asdict(row) for row in recorded.rows],
+        "unnamed": recorded.unnamed,
+        "expected": recorded.expected,
     }
     text = json.dumps({"owed": facts, "digest": digest_of(facts)}, ensure_ascii=False)
     place.write(PATH, text.encode())

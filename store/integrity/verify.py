@@ -1,12 +1,9 @@
-"""Is a store what was written? Sizes and manifests in under a second, or every byte.
+"""Check that a store is what was written: sizes and manifests in under a second, or every byte.
 
-No byte of a table is read by Lance in this process before its checksum was compared; what carries
-no checksum is first read to the end in a process of its own.
-
-Comparing the files of one table with their notes.
-
-Manifests are always hashed, and only sound ones are opened in this process. From the newest sound
-manifest follow the files the table needs; they are compared by size, or by hash when asked.
+`examine` compares the files of one table with their notes. Manifests are always hashed, and only
+sound ones are opened in this process; the newest sound one names the files that the table needs,
+which are compared by size, or by hash with `full`. Lance reads no byte of a table in this process
+before its checksum was compared; a file without one is first read in a process of its own.
 """
 
 from __future__ import annotations
@@ -27,8 +24,8 @@ from ..locks import StoreLock
 from ..place import Place, place_at
 from ..rows import key_column
 from .isolated import Reader
-from .report import PATH as OWED_PATH
-from .report import Damage, LostRow, LostRows, Report, read_owed
+from .report import PATH as LOST_PATH
+from .report import Damage, LostRow, LostRows, Report, read_lost
 
 if TYPE_CHECKING:
     from ..store import Store
@@ -203,9 +200,9 @@ def _check_older(
         _check(place, state, fresh, sizes, notes, full, newest=False, tags=tuple(names))
     if not full:
         return
-    told = {damage.path for damage in state.damages} | set(state.files)
+    checked = {damage.path for damage in state.damages} | set(state.files)
     for path, note in notes.items():
-        if note.table != state.table or path in told or path.endswith(".manifest"):
+        if note.table != state.table or path in checked or path.endswith(".manifest"):
             continue
         problem = ("missing", "the file is gone")
         if path in sizes:
@@ -321,17 +318,17 @@ def inspect(place: Place, full: bool) -> tuple[Report, dict[str, State]]:
 
 def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str, State]]:
     states, torn = _examine_all(place, reader, full)
-    owed = read_owed(place)
-    if not full and (owed or any(damage.newest for damage in _damages(states))):
+    recorded = read_lost(place)
+    if not full and (recorded or any(damage.newest for damage in _damages(states))):
         states, torn = _examine_all(place, reader, full=True)  # naming lost rows takes reading
     report = Report(place.uri, full)
-    report.late = _heal(place, reader, states)
+    report.late = _note_missing(place, reader, states)
     for path in torn:
         what = "its note of checksums is damaged; the files it spoke of count as without one"
         report.damages.append(Damage("files", path, "bytes", "checksums", what))
-    if owed.torn:
+    if recorded.torn:
         what = "every row that was seen and is not in the pool counts as lost"
-        report.damages.append(Damage("pool", OWED_PATH, "bytes", "list of lost rows", what))
+        report.damages.append(Damage("pool", LOST_PATH, "bytes", "list of lost rows", what))
     for table, state in states.items():
         report.damages += [_with_keys(reader, state, damage) for damage in state.damages]
         report.orphans |= state.orphans
@@ -339,7 +336,7 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
         report.checked_bytes += sum(state.checked.values())
         if state.version is not None:
             report.versions[table] = state.version
-    _add_lost(place, states, report, owed)
+    _add_lost(place, states, report, recorded)
     return report, states
 
 
@@ -394,8 +391,8 @@ def _try_unnoted(reader: Reader, state: State) -> None:
             del state.unnoted[path]
 
 
-def _heal(place: Place, reader: Reader, states: dict[str, State]) -> list[str]:
-    """Note files that nobody noted, once a process of its own has read them to the end."""
+def _note_missing(place: Place, reader: Reader, states: dict[str, State]) -> list[str]:
+    """Note files without a note, once a process of its own has read them to the end."""
     checksums, late = Checksums(place), []
     for table, state in states.items():
         if table != "files":
@@ -418,40 +415,40 @@ def _with_keys(reader: Reader, state: State, damage: Damage) -> Damage:
         return damage
     assert state.version is not None
     column = key_column(TABLES[state.table])
-    told = reader.keys(state.table, state.version, damage.fragment, column)
-    return replace(damage, keys=tuple(told))
+    keys = reader.keys(state.table, state.version, damage.fragment, column)
+    return replace(damage, keys=tuple(keys))
 
 
-def _add_lost(place: Place, states: dict[str, State], report: Report, owed: LostRows) -> None:
+def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: LostRows) -> None:
     """Which rows of the pool are gone, and where each can be read again."""
     pool, sources = states["pool"], states["sources"]
     hurt = {damage.table for damage in report.damages if damage.newest}
     if pool.version is None:
-        report.lost = list(owed.rows)
+        report.lost = list(recorded.rows)
         return
-    if not (report.full or owed or hurt & {"pool", "sources", "rejects"}):
+    if not (report.full or recorded or hurt & {"pool", "sources", "rejects"}):
         return
     held = read_sound(place, pool, ["id"])["id"]
     places = (
         _absent(read_sound(place, sources, _PLACES), held) if sources.version is not None else []
     )
     # Which absent rows the pool never had cannot be told once it is damaged: all count as lost.
-    debts = {row.id for row in owed.rows if row.id}
+    recorded_ids = {row.id for row in recorded.rows if row.id}
     taken = "pool" in hurt
-    report.lost = [row for row in places if taken or row.id in debts]
-    report.pending = [row for row in places if not (taken or row.id in debts)]
+    report.lost = [row for row in places if taken or row.id in recorded_ids]
+    report.pending = [row for row in places if not (taken or row.id in recorded_ids)]
     known = {row.id for row in report.lost}
-    report.lost += _absent_rows([row for row in owed.rows if row.id not in known], held)
+    report.lost += _absent_rows([row for row in recorded.rows if row.id not in known], held)
     ids = report.lost_ids
-    old = len(debts.intersection(ids))
+    old = len(recorded_ids.intersection(ids))
     broken = sum(pool.rows[number] for number in pool.broken_fragments)
     report.unnamed_rows = max(0, broken - (len(ids) - old))
-    report.unnamed_rows += owed.short(len(held) + broken, old)
-    whole = {(row.corpus, row.file): row for row in owed.rows if not row.id}
+    report.unnamed_rows += recorded.still_unnamed(len(held) + broken, old)
+    whole = {(row.corpus, row.file): row for row in recorded.rows if not row.id}
     if hurt & {"sources", "rejects"}:
         for row in _whole_files(place, states):
             whole.setdefault((row.corpus, row.file), row)
-    blind = taken and ("sources" in hurt or any(not row.id for row in owed.rows))
+    blind = taken and ("sources" in hurt or any(not row.id for row in recorded.rows))
     report.lost += [replace(row, unnamed=row.unnamed or blind) for row in whole.values()]
 
 

@@ -1,13 +1,12 @@
 """The process that runs queries: one DuckDB connection per query, locked, bounded, read-only.
 
-Started by `sql.SqlSession` as a fresh interpreter (nothing is inherited but the environment); it
-speaks `sql_frames` on standard input and output. Nothing outside the store's own relations can be
+Started by `session.SqlSession` as a fresh interpreter (nothing is inherited but the environment);
+it speaks `frames` on standard input and output. Nothing outside the store's own relations can be
 reached: no files, no network, no extensions, no Python variables, no settings.
 
-What SQL from outside may be: exactly one SELECT that reads, and nothing that writes.
-
-DuckDB's own parser decides, not a pattern: `extract_statements` counts and types the statements,
-`json_serialize_sql` gives the syntax tree. The tree is needed because DuckDB types
+SQL from outside is exactly one SELECT that reads. DuckDB's own parser decides, not a
+pattern: `extract_statements` counts and types the statements, `json_serialize_sql` gives the syntax
+tree. The tree is needed because DuckDB types
 `WITH x AS (COPY ... TO ...) SELECT` as a SELECT.
 """
 

@@ -1,9 +1,7 @@
-"""What SQL sees of a store: relations and macros, by name, with what each of them is.
+"""What SQL sees of a store: relations and macros by name, and the macros `cosine` and `members`.
 
-The macros `cosine` and `members`; `nearest` has a file of its own.
-
-An argument that names nothing is an error that lists what there is. A macro is a SELECT like any
-other: it can do nothing that the query itself may not.
+A macro is a SELECT like any other: it can do nothing that the query itself may not. An unknown name
+as argument is an error that lists the known ones. `nearest` has a file of its own.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def test_options_and_unfit_features_are_refused(made):
         database.select(method="mads(g=cube)", budget=5)
     with pytest.raises(UsageError, match="nait keeps no sets"):
         database.select("six", method="nait:coverage", budget=5)
-    with pytest.raises(UsageError, match="covers sets, say which"):
+    with pytest.raises(UsageError, match="covers sets: name a representation, as in mads:coverage"):
         database.select(method="coverage", budget=5)
 
 

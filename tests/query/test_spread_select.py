@@ -202,7 +202,7 @@ def test_what_stands_alone_and_what_does_not(store):
     names = method_names(known)
     assert {"source_balanced", "length_matched", "rds:k_center", "rds:length_matched"} <= set(names)
     assert not {"k_center", "deita_filter"} & set(names)
-    with pytest.raises(UsageError, match="k_center looks at vectors, say which"):
+    with pytest.raises(UsageError, match="k_center looks at vectors: name a representation"):
         select(store, method="k_center")
 
 

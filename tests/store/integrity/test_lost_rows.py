@@ -10,7 +10,7 @@ import pytest
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.tables import TABLES
 from coresetdb.store.integrity.repair import repair
-from coresetdb.store.integrity.report import PATH, LostRow, LostRows, read_owed, write_owed
+from coresetdb.store.integrity.report import PATH, LostRow, LostRows, read_lost, write_lost
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.place import Place
 from coresetdb.store.store import Store
@@ -82,7 +82,7 @@ def test_a_file_that_could_not_be_read_again_stays_owed(filled, source_rows):
     assert any("toy.jsonl" in line and "it is gone" in line for line in done.unrepaired)
     report = verify(filled.uri)
     assert report.lost == [LostRow("", "toy", "toy.jsonl", 0)] and not report.ok
-    assert "read again as a whole" in "\n".join(report.lines())
+    assert "the whole file has to be read again" in "\n".join(report.lines())
 
     def reingest(lost):
         filled.insert("sources", source_rows(0, 200))
@@ -99,7 +99,7 @@ def test_sightings_without_rows_are_no_damage(filled, pool_rows, source_rows):
     assert verify(filled.uri).pending == []
     report = verify(filled.uri, full=True)
     assert report.ok and report.pending_ids == ids and not report.lost
-    assert any("5 rows were seen but are not in the pool" in line for line in report.lines())
+    assert any("5 rows are listed as seen, but not in the pool" in line for line in report.lines())
     left = repair(filled.uri)
     assert not left.ok and "5 rows that were seen" in left.unrepaired[0]
     assert not filled.place.exists(PATH), "never having been there is no loss"
@@ -129,12 +129,14 @@ def test_a_torn_list_of_lost_rows_counts_all_absent_ones_as_lost(filled):
 
 def test_what_is_owed_is_written_and_read(store):
     place: Place = store.place
-    assert not read_owed(place)
+    assert not read_lost(place)
     owed = LostRows([LostRow("a" * 32, "c", "f.jsonl", 3, "run"), LostRow("", "c", "-", 0)], 2, 50)
-    write_owed(place, owed)
-    assert read_owed(place) == owed
-    assert owed.short(rows=45, missing=1) == 2 and owed.short(rows=49, missing=1) == 0
-    write_owed(place, LostRows())
+    write_lost(place, owed)
+    assert read_lost(place) == owed
+    assert (
+        owed.still_unnamed(rows=45, missing=1) == 2 and owed.still_unnamed(rows=49, missing=1) == 0
+    )
+    write_lost(place, LostRows())
     assert not place.exists(PATH)
 
 
