@@ -19,7 +19,7 @@ def take_turns(lists: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndar
     """Merge ranked lists by turns, without repetition.
 
     Args:
-        lists: for every player the keys of its rows, best first, (n_i, 2) int64.
+        lists: the keys of every player's rows, best first, (n_i, 2) int64.
         k: how many rows to take; fewer are taken when the lists run out.
 
     Returns:

@@ -25,7 +25,7 @@ def _passes(task: Task) -> Passes:
     if spent := int((scores == 0).sum()):
         notes = (
             f"uot with reg={task.options['reg']:g}: after the first {len(scores) - spent:,} rows "
-            "masses are too small for a float32, and rows stand in the order of their ids; a "
+            "the masses are too small for a float32, and rows are in the order of their ids; a "
             "larger reg tells them apart",
         )
     return Ranking(best.keys[0], scores, best.queries[0], notes)

@@ -26,7 +26,7 @@ ORDER = {
     "schemas": "version plain_text canonical errors sizes progress ids tables instruction recipe",
     "store": "place commits locks rows checksums layout store catalog shards features fill indices "
     "maintenance scores sql integrity status",
-    "store/sql": "frames names lance_relation nearest relations child session",
+    "store/sql": "frames names lance_relation nearest relations child table session",
     "store/integrity": "isolated report verify repair",
 }
 """Folder -> its files and folders, each of which may import only those before it."""

@@ -159,7 +159,7 @@ def find_files(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
         InputError: the name of a file cannot be written in UTF-8.
     """
     found: dict[str, None] = {}
-    for source in (os.fspath(source) for source in sources):
+    for source in [os.fspath(source) for source in sources]:
         files = list(_files_of(source))
         if not files:
             raise NoSuchFileError(

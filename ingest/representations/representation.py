@@ -138,10 +138,17 @@ class Representation(ABC):
         """
         raise NotImplementedError(f"{self.name} makes its columns of no pass")
 
+    def own_backbone(self, setup: Setup) -> Backbone | None:
+        """The model that its passes run on instead of the store's backbone, if it has one.
+
+        `passes` names none while `setup.info` is that of another model.
+        """
+        return None
+
     def compute(
         self, instructions: Sequence[Instruction], setup: Setup
     ) -> dict[str, np.ndarray] | None:
-        """The final columns by a model of its own, or None where `passes` make them."""
+        """The final columns without any pass, or None where passes make them."""
         return None
 
     def target_artifact(

@@ -1,10 +1,8 @@
-"""Explain: why a row stands in a coreset, from what is stored; no model runs.
+"""Explain why a row is in a coreset, from what is stored; no model runs.
 
-What stands beside a row of a coreset: the targets' examples, and the rows chosen before it.
-
-What a method saw inside a row: numbers it keeps, tokens, layers, neurons.
-
-What the score of a chosen row says, in words, for the selectors of this package.
+A row is explained by what is beside it, the targets' examples and the rows chosen before it; by
+what its method saw inside it, numbers, tokens, layers, neurons or words; and by what its score
+means.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
 
 MOST_SIMILAR = 3
-"""Examples that are shown beside the one that pulled a row."""
+"""Examples that are shown in addition to the one that pulled a row."""
 
 
 def beside(
@@ -50,10 +48,10 @@ def beside(
     request: Request,
     resolved: ResolvedRequest,
 ) -> Explanation:
-    """Hold a row against the targets' examples and against the rows ranked before it.
+    """Add how similar a row is to the targets' examples and to the rows ranked before it.
 
     By the method's own vectors; where it has none, by those of the first feature that pool and
-    targets have, which is then told as `compared_by`.
+    targets share, whose name is then in `compared_by`.
     """
     recorded = coreset.members["query"][explanation.rank - 1].as_py()
     cannot = list(explanation.cannot)
@@ -62,7 +60,9 @@ def beside(
     feature, queries = _held_against(snapshot, request, resolved)
     own = None
     if feature is None:
-        cannot.append("What it is similar to: no feature with a cosine (rds, less, embed) is there")
+        cannot.append(
+            "What it is similar to: the store has no feature with a cosine (rds, less, ...)"
+        )
     else:
         own = _vectors(snapshot, feature, [explanation.id])[0]
         if np.isnan(own).any():
@@ -100,8 +100,8 @@ def _held_against(
 
 def _nobody(resolved: ResolvedRequest, target: str | None) -> str:
     if not resolved.method.needs_target:
-        return f"{resolved.method} asks no target"
-    return f"{resolved.method} asks with target {target} as a whole"
+        return f"{resolved.method} uses no target"
+    return f"{resolved.method} compares rows with target {target} as a whole"
 
 
 def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str, str], float]:
@@ -125,7 +125,7 @@ def _examples(
     others = [name for name in similar if name != pulling][:MOST_SIMILAR]
     target, example = pulling
     pulled = [(target, example)] if target is not None and example is not None else []
-    # One that has no vector stands in front.
+    # One that has no vector comes first.
     wanted = sorted([*pulled, *others], key=lambda name: places.get(name, 0))
     texts = _texts(snapshot, wanted)
     return tuple(
@@ -202,7 +202,7 @@ def _matrix(vectors: pa.Array, width: int) -> np.ndarray:
 
 
 _CLOSE = 1e-5
-"""How far the parts of a gain may add up beside the recorded score, of the score."""
+"""Largest relative difference between the sum of a gain's parts and the recorded score."""
 
 
 def inside(
@@ -308,8 +308,8 @@ def _neurons(
     )
     if not _adds_up(frame, explanation.score):
         why = (
-            "Its gain neuron by neuron: rows that the coreset does not show (of another target, "
-            "or left out by a rule) were counted as well when it was taken"
+            "Its gain neuron by neuron: when it was taken, other rows counted as well, chosen for "
+            "another target or left out of the coreset by a rule"
         )
         return replace(explanation, cannot=(*explanation.cannot, why))
     return replace(explanation, neurons=frame)
@@ -319,10 +319,10 @@ def _adds_up(frame: pl.DataFrame, score: float | None) -> bool:
     return score is not None and abs(float(frame["gain"].sum()) - score) <= _CLOSE * max(1.0, score)
 
 
-_SAID = {
-    "random": "none: a seed drew the rows, and their order says nothing",
-    "source_balanced": "none: corpora take turns, and a seed drew the rows of each",
-    "length_matched": "none: a seed drew the rows of each length",
+_SCORE_PHRASES = {
+    "random": "none: rows are drawn at random, and their order means nothing",
+    "source_balanced": "none: corpora take turns, and the rows of each are drawn at random",
+    "length_matched": "none: the rows of each length are drawn at random",
     "round_robin": "its similarity to the example whose turn it was",
     "knn_uniform": "its share of the examples' nearest neighbours",
     "knn_kde": "its share of the examples' nearest neighbours, less in a crowd",
@@ -334,11 +334,13 @@ _SAID = {
 
 
 def score_words(method: Method) -> str | None:
-    """A phrase that goes on from "score 0.83, "; None for selectors from elsewhere."""
+    """A phrase that follows "score 0.83, "; None for selectors of other packages."""
     name, made_by, options = method.selector.name, method.made_by, method.options
     if name in ("top", "round_robin") and made_by and comparison_of(made_by) != "cosine":
-        whom = "the target as a whole" if method.needs_target else "no target in particular"
-        return f"that {method.representation} gives it, for {whom}"
+        if method.needs_target:
+            return f"given by {method.representation} for the target as a whole"
+        by = f" ({method.asked['score']})" if "score" in method.asked else ""
+        return f"given by {method.representation}{by}, which needs no target"
     if name == "top":
         by = {"mean": "mean", "max": "highest"}[options["by"]]
         return f"its {by} similarity over the examples"
@@ -348,13 +350,13 @@ def score_words(method: Method) -> str | None:
         by = {"turns": "for the example whose turn it was", "mean": "mean over the examples"}
         return f"its BM25, {by.get(options['by'], 'the highest over the examples')}"
     if name == "dsir":
-        drawn = ", with a random number added by the draw" if options["gumbel"] else ""
-        return f"log of how much likelier the target makes its words than the pool{drawn}"
-    return _SAID.get(name)
+        drawn = ", plus the random number of the draw" if options["gumbel"] else ""
+        return f"log of how much likelier its words are in the target than in the pool{drawn}"
+    return _SCORE_PHRASES.get(name)
 
 
 LEAST_BEGINNING = 6
-"""Characters of an id that stand for the whole, if no other row of the coreset begins so."""
+"""Least characters of an id that name a row, if no other id of the coreset begins with them."""
 
 
 def explain(
@@ -365,13 +367,13 @@ def explain(
     without: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Explanation:
-    """Say why a row stands in a coreset, as far as its method lets it be said.
+    """Explain why a row is in a coreset, as far as its method allows.
 
     Args:
         store: an open store.
         coreset: its name.
         row: an id, the beginning of one, or a rank (`17`, `#17`).
-        without: also select again from the pool less this row, which takes as long as the
+        without: select again from the pool without this row as well, which takes as long as the
             selection did.
         memory_limit: bytes that this selection may plan for.
 
@@ -385,7 +387,7 @@ def explain(
         snapshot, request = request_of(store, chosen)
         asked = resolve_request(snapshot, request)
     except (UsageError, MissingFeatureError, FingerprintError) as error:
-        # What it was chosen by is gone since; the row itself is not.
+        # What it was chosen by is gone; the row itself is not.
         return replace(found, cannot=(f"Its target and scores: {error}",))
     found = replace(found, score_is=score_words(asked.method))
     found = beside(snapshot, chosen, found, request, asked)
@@ -399,7 +401,7 @@ def explain(
 
 
 def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
-    """The member of a coreset that a rank, an id or the beginning of one names.
+    """Return the member of a coreset named by a rank, an id or the beginning of an id.
 
     Raises:
         UsageError: none, or more than one.
@@ -419,12 +421,14 @@ def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
             f'"SELECT rank, id FROM coreset_rows WHERE coreset = {literal(coreset.name)}"'
         )
     if len(places) > 1:
-        raise UsageError(f"row {row!r}: {len(places)} ids of {coreset.name} begin so, give more")
+        raise UsageError(
+            f"row {row!r}: {len(places)} ids of {coreset.name} begin with it: give more characters"
+        )
     return coreset.members.slice(places[0], 1).to_pylist()[0]
 
 
 def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanation:
-    """What the coreset itself says of a row, and the row's text."""
+    """What the coreset itself records of a row, and the row's text."""
     (row,) = conversations(store, [member["id"]], coreset.pool_version)
     after = coreset.members.slice(member["rank"], 1).to_pylist()
     following = [Neighbour(each["rank"], each["id"], each["score"]) for each in after]
@@ -450,7 +454,7 @@ def _without(
     request: Request,
     memory_limit: int,
 ) -> Without:
-    """Answer the request again, from a pool that lacks the row."""
+    """Select again, from a pool without the row."""
     other = f"id <> {literal(explanation.id)}"
     tokens = request.budget.unit == "tokens"
     again = replace(

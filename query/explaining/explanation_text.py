@@ -1,4 +1,4 @@
-"""An explanation as a person reads it: sentences, the text, tokens in the colour of their score."""
+"""An explanation as text: sentences, the conversation, tokens in the colour of their scores."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""Why a row scores as it does for a target: TRIM's tokens, NAIT's layers; from the store alone.
+"""What a method sees inside a row: TRIM's tokens, NAIT's layers, neurons covered, words shared.
 
-What each neuron of a row added to a coverage when the row was taken (METHODS 5).
-
-The words that a row of the pool shares with examples of a target, the rarest first.
+Everything is computed from the store; no model runs.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from ...schemas.errors import BackboneError, MissingFeatureError, UsageError
 from ...schemas.ids import IdSet, keys_of
 from ...schemas.instruction import Instruction
 from ...schemas.tables import literal
-from ...selectors.bm25 import Asked
+from ...selectors.bm25 import QueryWords
 from ...selectors.coverage import gain_tables
 from ...selectors.reductions import WordTotals
 from ..comparison import columns_for, resolve_method, scorer_of
@@ -50,7 +48,7 @@ def token_scores(store: Store, target: str, row: str, method: str = "trim") -> p
 
     Returns:
         A row for each stored token, in order: `token` (vocabulary id), `text` (null where the
-        backbone's tokenizer is not there any more), `class` (the vocabulary id it was compared
+        backbone's tokenizer is missing by now), `class` (the vocabulary id it was compared
         with), `seen` (whether that is its own), `counts` (whether the scope takes it), `score`.
         The row's score is the mean of the mean and the greatest `score` of tokens that count.
 
@@ -68,7 +66,7 @@ def token_scores(store: Store, target: str, row: str, method: str = "trim") -> p
 
 
 def token_frame(store: Store, scorer: TokenScorer, rows: pa.RecordBatch) -> pl.DataFrame:
-    """What `token_scores` gives, of a row at hand."""
+    """The frame of `token_scores`, for a row that was read already."""
     import polars as pl
 
     found = scorer.tokens(rows)
@@ -110,7 +108,7 @@ def layer_contributions(store: Store, target: str, row: str, method: str = "nait
 
 
 def layer_frame(scorer: Along, rows: pa.RecordBatch) -> pl.DataFrame:
-    """What `layer_contributions` gives, of a row at hand."""
+    """The frame of `layer_contributions`, for a row that was read already."""
     import polars as pl
 
     contributions = scorer.contributions(rows)[0]
@@ -165,7 +163,7 @@ VALUES = "mads_values"
 """MADS's own name of the column that holds the activations of the neurons in a row's set."""
 
 _WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
-"""What configurations call the units of a layer's feed-forward network."""
+"""Names in model configurations for the width of a layer's feed-forward network."""
 
 
 def neuron_gains(
@@ -178,7 +176,7 @@ def neuron_gains(
     where: str | None = None,
     target_units: np.ndarray | None = None,
 ) -> pl.DataFrame:
-    """The parts of a row's gain, neuron by neuron, the greatest first.
+    """Return the parts of a row's gain, neuron by neuron, the greatest first.
 
     Args:
         feature: the sets that are covered.
@@ -303,9 +301,9 @@ def _units_per_layer(store: Store) -> int | None:
 def shared_words(
     snapshot: Snapshot, feature: Feature, row: str, examples: Sequence[tuple[str, str]]
 ) -> pl.DataFrame:
-    """What `bm25` and `dsir` may have seen in a row: words, told by their spelling.
+    """Return the words that `bm25` and `dsir` count in a row and in the examples, as spelled.
 
-    One pass over the column of words says how rare each is.
+    One pass over the column of words counts the rows that hold each.
 
     Args:
         feature: the words that are counted.
@@ -353,9 +351,9 @@ def _rows_with(snapshot: Snapshot, feature: Feature, words: Sequence[str]) -> np
     own = feature.representation.terms
     assert own is not None
     ids = ids_of_words(words)
-    asked = Asked([ids])
-    counting = word_reducer(WordTotals(asked.totals), 1)
+    query = QueryWords([ids])
+    counting = word_reducer(WordTotals(query.totals), 1)
     scan_words(snapshot.pool, feature.columns[own], [counting])
     totals = counting.result()
     assert isinstance(totals, np.ndarray)
-    return totals[2:][np.searchsorted(asked.words, ids)]
+    return totals[2:][np.searchsorted(query.words, ids)]

@@ -167,7 +167,7 @@ def main() -> None:
             kind, answer = _answer(channel, settings, waiting.get())
             # What allocators keep mapped counts against the bound: then the next query is better
             # served by a fresh process.
-            send_json(channel, kind, {**answer, "worn": _mapped_bytes() > room})
+            send_json(channel, kind, {**answer, "replace": _mapped_bytes() > room})
     except BaseException:  # the listening thread would keep the interpreter from ending by itself
         traceback.print_exc()
         os._exit(1)

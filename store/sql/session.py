@@ -5,19 +5,18 @@
             ...
 
 The process is warm: it is started once, serves one query after another, and is replaced when a
-query had to be stopped. This side imports neither DuckDB nor Lance.
-
-The owner's end of a query's process: start it, talk to it, and end it when it must end.
-
-Which rows of the pool a WHERE expression lets through.
+query had to be stopped. This side imports neither DuckDB nor Lance. `eligible_ids` asks the same
+process which rows of the pool a filter lets through.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,16 +26,20 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import pyarrow as pa
 
 from ...schemas import errors
-from ...schemas.errors import QueryError, UsageError
+from ...schemas.errors import CoresetDBError, QueryError, UsageError
+from ...schemas.plain_text import as_html, count_of
 from ...schemas.sizes import memory_bytes
 from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from ..store import Store
 
 
@@ -132,7 +135,7 @@ class QueryProcess:
         kind, payload = self._receive(clock, "the query was stopped at its time limit: it ran")
         if kind in (DONE, ERROR):
             end = json.loads(payload)
-            if end["worn"]:
+            if end["replace"]:
                 self.end()
             if kind == ERROR:
                 raise getattr(errors, end["kind"])(end["message"])
@@ -238,11 +241,16 @@ def run_query(
         raise
 
 
+_NOTEBOOK_COLUMNS = 120
+ROWS_SHOWN = 20
+"""Rows of a result that `print` and a notebook show."""
+
+
 class QueryResult:
     """The rows of one query as they come: iterate for `pa.RecordBatch`, once.
 
-    At most a batch is held on this side. `close()` stops a query whose rest is not wanted;
-    reading to the end, or dropping the result, does as well.
+    At most a batch is held on this side, or the first rows once they were shown. `close()` stops a
+    query whose rest is not wanted; reading to the end, or dropping the result, does as well.
     """
 
     def __init__(
@@ -250,7 +258,10 @@ class QueryResult:
     ) -> None:
         self.schema = schema
         self._process, self._clock, self._last = process, clock, last
-        self._ended = False
+        self._ended = self._stopped = False
+        self._error: BaseException | None = None
+        self._ahead: deque[pa.RecordBatch] = deque()  # received to be shown, not yet given
+        self._given = 0  # rows
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         return self
@@ -261,17 +272,11 @@ class QueryResult:
         Raises:
             QueryError: the query failed or met a limit on the way.
         """
-        if self._ended:
+        batch = self._ahead.popleft() if self._ahead else self._receive()
+        if batch is None:
             raise StopIteration
-        try:
-            kind, payload = self._process.answer(self._clock)
-        except BaseException:
-            self._end()
-            raise
-        if kind == BATCH:
-            return batch_from_bytes(payload)
-        self._end()
-        raise StopIteration
+        self._given += batch.num_rows
+        return batch
 
     def read_all(self) -> pa.Table:
         """What is left of the result, in memory.
@@ -281,14 +286,95 @@ class QueryResult:
         """
         return pa.Table.from_batches(self, self.schema)
 
+    def to_arrow(self) -> pa.Table:
+        """All rows, as an Arrow table.
+
+        Raises:
+            UsageError: rows were read already, which come only once.
+            QueryError: the query failed or met a limit on the way.
+        """
+        if self._given or self._stopped:
+            raise UsageError(self._gone())
+        return self.read_all()
+
+    def to_polars(self) -> pl.DataFrame:
+        """All rows, as a polars frame; errors as `to_arrow`."""
+        import polars as pl
+
+        return cast("pl.DataFrame", pl.from_arrow(self.to_arrow()))
+
+    def to_pandas(self) -> Any:
+        """All rows, as a pandas frame, where pandas is installed; errors as `to_arrow`."""
+        if importlib.util.find_spec("pandas") is None:
+            raise UsageError("pandas is not installed: install it, or take to_polars()")
+        return self.to_arrow().to_pandas()
+
     def close(self) -> None:
         """Stop the query; nothing happens when it has ended."""
         if not self._ended:
             self._process.end()
-            self._ended = True
+            self._ended = self._stopped = True
+            self._ahead.clear()
 
     def __del__(self) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        """The first rows as the command line shows them, and how many there are."""
+        return self._shown(shutil.get_terminal_size().columns)
+
+    def _repr_html_(self) -> str:
+        return as_html(self._shown(_NOTEBOOK_COLUMNS))
+
+    def _shown(self, columns: int) -> str:
+        from .table import cells_of, fitted_lines
+
+        try:
+            while sum(batch.num_rows for batch in self._ahead) <= ROWS_SHOWN:
+                batch = self._receive()
+                if batch is None:
+                    break
+                self._ahead.append(batch)
+            left = sum(batch.num_rows for batch in self._ahead)
+            if self._stopped or (self._given and not left):
+                return self._gone()
+            cells = (row for batch in self._ahead for row in cells_of(batch))
+            lines, _ = fitted_lines(self.schema, list(islice(cells, ROWS_SHOWN)), columns)
+        except CoresetDBError as error:
+            return f"the rows cannot be shown: {error}"
+        count = count_of(left, "row")
+        if left > ROWS_SHOWN:
+            of = f"of {left:,} " if self._ended else ""
+            count = f"the {'next' if self._given else 'first'} {ROWS_SHOWN} {of}rows"
+        after = f", after {self._given:,} that were read already" if self._given else ""
+        return "\n".join([*lines, f"{count}{after}"])
+
+    def _gone(self) -> str:
+        names = ", ".join(self.schema.names)
+        if self._stopped:
+            return f"this result ({names}) was closed; run the query again"
+        return (
+            f"of this result ({names}) {count_of(self._given, 'row')} "
+            f"{'was' if self._given == 1 else 'were'} read already, and rows come only once; "
+            "run the query again, and keep what to_arrow() or to_polars() returns"
+        )
+
+    def _receive(self) -> pa.RecordBatch | None:
+        """The next batch from the process; None at the end."""
+        if self._error:
+            raise self._error
+        if self._ended:
+            return None
+        try:
+            kind, payload = self._process.answer(self._clock)
+        except BaseException as error:
+            self._error = error
+            self._end()
+            raise
+        if kind == BATCH:
+            return batch_from_bytes(payload)
+        self._end()
+        return None
 
     def _end(self) -> None:
         self._ended = True

@@ -17,16 +17,10 @@ from click.testing import CliRunner
 
 from coresetdb.cli.main import commands
 from coresetdb.cli.sql import Completer, candidates, prompt, relations_of
-from coresetdb.cli.sql_output import (
-    check_parquet,
-    fitted,
-    python_values,
-    show,
-    write_parquet,
-    write_to_terminal,
-)
+from coresetdb.cli.sql_output import check_parquet, show, write_parquet, write_to_terminal
 from coresetdb.schemas.errors import QueryError, UsageError
 from coresetdb.store.sql.session import SqlSession
+from coresetdb.store.sql.table import fitted, python_values
 from coresetdb.store.store import Store
 
 NOON = datetime.datetime(2026, 11, 20, 12, tzinfo=datetime.UTC)

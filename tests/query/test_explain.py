@@ -115,8 +115,8 @@ def test_methods_that_ask_nobody_say_so(store):
     select(store, ["python"], method="rds:random", budget="6", name="held")
     found = explain(store, "held", 2)
     assert found.pulled_by is None and found.runner_up.place == 1 and found.margin is None
-    assert found.cannot == ("Which example pulled it: rds:random asks no target",)
-    assert found.score is None and "a seed drew" in found.score_is
+    assert found.cannot == ("Which example pulled it: rds:random uses no target",)
+    assert found.score is None and "drawn at random" in found.score_is
     select(store, method="random", budget="6", name="bare")
     bare = explain(store, "bare", 2)
     assert bare.examples == () and bare.cannot == () and bare.nearest.rank == 1
@@ -189,7 +189,7 @@ def test_trim_shows_its_tokens_and_the_nearest_example_by_another_feature(databa
     assert found.tokens.equals(database.token_scores("task", found.id, "trim(scope=response)"))
     assert found.pulled_by is None and found.compared_by == "rds"
     assert found.runner_up.place == 1
-    assert "asks with target task as a whole" in found.cannot[0]
+    assert "compares rows with target task as a whole" in found.cannot[0]
     assert found.values.keys() == {"trim_kept"}
 
 
@@ -229,7 +229,10 @@ def test_mads_says_when_another_targets_rows_hide_the_parts(database):
     told = [database.explain(coreset.name, rank) for rank in range(1, 9)]
     for found in told:
         if found.neurons is None:
-            assert "neuron by neuron: rows that the coreset does not show" in found.cannot[-1]
+            assert (
+                "neuron by neuron: when it was taken, other rows counted as well"
+                in found.cannot[-1]
+            )
         else:
             assert found.neurons["gain"].sum() == pytest.approx(found.score, rel=1e-5)
     assert told[0].neurons is not None

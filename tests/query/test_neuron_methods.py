@@ -112,7 +112,7 @@ def test_a_target_that_changes_nothing_is_said(made):
     database, _ = made
     coreset = database.select("six", method="mads", budget=5)
     assert coreset.ids == database.select(method="mads", budget=5).ids
-    assert any("the target changes nothing" in note for note in coreset.notes)
+    assert any("the target does not change" in note for note in coreset.notes)
 
 
 def test_too_much_memory_is_refused(made):

@@ -100,7 +100,7 @@ def assert_same(got, expected):
 def narrow(monkeypatch):
     """A shortlist of a few rows, so that small pools go through many of them."""
     monkeypatch.setattr(lazy_greedy, "_LISTED", 5)
-    monkeypatch.setattr(lazy_greedy, "_FIRST_LOOK", 2)
+    monkeypatch.setattr(lazy_greedy, "_FIRST_ROWS", 2)
     monkeypatch.setattr(lazy_greedy, "_MOST_AT_ONCE", 3)
     monkeypatch.setattr(coverage, "_UNITS_AT_ONCE", 20)
 
