@@ -73,7 +73,7 @@ def test_list_and_show(run):
         "leakage   ranked",
         "drawn (10 rows)",
         "quota     odd=1",
-        "quota odd: 1 of 1 rows",
+        "quota odd: 1 of 1 row",
     ):
         assert words in ruled
     assert json.loads(run("coreset show", "rds", "--json"))["mmd"] == rows[0]["mmd"]
