@@ -289,7 +289,10 @@ def remove(store: str, name: str) -> None:
 def coreset_lines(coreset: Coreset) -> list[str]:
     """A coreset as text: how it was made, its distances, its corpora, what its rules did."""
     purpose = f" for {', '.join(coreset.targets)}" if coreset.targets else ""
-    shown = [f"Coreset {coreset.name}: {len(coreset):,} rows by {coreset.method}{purpose}", ""]
+    shown = [
+        f"Coreset {coreset.name}: {count_of(len(coreset), 'row')} by {coreset.method}{purpose}",
+        "",
+    ]
     facts = list(_facts(coreset))
     width = max(len(name) for name, _ in facts)
     shown += [f"  {name.ljust(width)}  {value}" for name, value in facts]
@@ -316,7 +319,7 @@ def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
     if coreset.fingerprint:
         yield "feature", f"{parameters['representation']}, recipe {coreset.fingerprint}"
     if parameters["missing"]:
-        yield "left out", f"{parameters['missing']:,} eligible rows that lack the feature"
+        yield "left out", f"{count_of(parameters['missing'], 'eligible row')} without the feature"
     if coreset.distance is not None:
         yield "distance", f"{coreset.distance:.4f}, mean over the examples of 1 - nearest cosine"
     if coreset.mmd is not None:
@@ -344,7 +347,7 @@ def _rule_value(value: Any) -> str:
 
 def _budget(coreset: Coreset) -> str:
     used = coreset.parameters["tokens"]
-    budget = coreset.budget if used is None else f"{coreset.budget}, of which {used:,} are used"
+    budget = coreset.budget if used is None else f"{coreset.budget} ({used:,} used)"
     if not coreset.short_by:
         return budget
     missing = count_of(coreset.short_by, "row" if used is None else "token")

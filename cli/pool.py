@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..schemas.plain_text import text_table
+from ..schemas.plain_text import count_of, text_table
 from .options import (
     ShownProgress,
     json_option,
@@ -147,11 +147,12 @@ def plan_lines(plan: Plan) -> list[str]:
         for model_pass in plan.passes
     ]
     return [
-        f"{plan.records:,} records ({counted}), {plan.rows:,} new to the pool, "
-        f"{plan.tokens_per_row:,.0f} tokens per row",
+        f"{count_of(plan.records, 'record')} ({counted}), {plan.rows:,} new to the pool, "
+        f"{plan.tokens_per_row:,.0f} tokens per row on average",
         *(f"\n{text_table(rows)}" for rows in (columns, fits, passes) if rows),
         f"\n{plan.bytes_per_row:,.0f} bytes per row, {plan.gigabytes:,.2f} GB; about "
-        f"{duration(plan.seconds)} on this machine (measured on {plan.trial_rows} rows)",
+        f"{duration(plan.seconds)} on this machine "
+        f"(measured on {count_of(plan.trial_rows, 'row')})",
     ]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..schemas.plain_text import text_table
+from ..schemas.plain_text import count_of, text_table
 from .options import (
     ShownProgress,
     json_option,
@@ -125,4 +125,4 @@ def remove(store: str, target: str, methods: tuple[str, ...]) -> None:
         coresetdb score remove pool gsm8k "rds(by=max)"
     """
     rows = open_database(store).remove_scores(target, methods or None)
-    talk(f"{target}: removed {rows:,} scores.")
+    talk(f"{target}: removed {count_of(rows, 'score')}.")

@@ -357,8 +357,8 @@ def _require_version(work: _Work) -> None:
     if recipe.version != version:
         raise FingerprintError(
             f"{recipe.feature} was made by version {recipe.version} of {recipe.representation}, "
-            f"and this coresetdb has version {version}: new rows would not compare with old ones. "
-            "Use the coresetdb that made it, or drop the feature and make it anew"
+            f"and this coresetdb has version {version}, so new rows would not be comparable with "
+            "old ones. Use the coresetdb that made it, or remove the feature and add it again"
         )
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 from ..schemas.errors import UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.instruction import Record
+from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL
@@ -212,7 +213,9 @@ def plan(
             f"nothing to plan: none of the {counted.read:,} records read is new to the pool"
         )
     loaded = backbone()
-    said.say(f"{counted.records:,} records; trying {len(counted.drawn)} rows")
+    said.say(
+        f"{count_of(counted.records, 'record')}; measuring on {count_of(len(counted.drawn), 'row')}"
+    )
     per_row = _bare_forward(loaded, counted.drawn)
     wanted = parse_specs(features) if features else pending(store)
     mine = [] if features else recipes_of(store)
@@ -290,7 +293,7 @@ def _fitted(
                     run([job], jobs, sample, backbone, cache, progress)
                     tried.append((job, time.perf_counter() - begun))
         except UsageError as error:
-            notes.append(f"{spec} is left out: {error} (on {len(sample)} rows)")
+            notes.append(f"{spec} is left out: {error} (tried on {count_of(len(sample), 'row')})")
             continue
         found = fitted(own, cache)
         artifacts |= {found.digests[name]: found.artifacts[name] for name in found.digests}
@@ -298,8 +301,8 @@ def _fitted(
         recipes.append(recipe_for(spec, info, found.artifacts, found.digests, present))
     if tried:
         notes.append(
-            f"fits were tried on {len(sample)} rows: a width that a fit chooses by itself may come "
-            "out differently on its whole sample"
+            f"fits were tried on {count_of(len(sample), 'row')}: a width that a fit chooses may "
+            "differ on the whole sample"
         )
     return _planned(tried, len(sample), counted.new, per_row, cache), recipes
 
@@ -405,7 +408,7 @@ def _words(featurizer: Featurizer, key: tuple[str, str]) -> str:
         (
             "forward and backward, " if backward else "forward, ",
             "whole rows" if key[0] == "row" else "answers alone",
-            f", wearing {min(names)}" if names else "",
+            f", with the adapter {min(names)}" if names else "",
         )
     )
 

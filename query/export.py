@@ -229,7 +229,7 @@ def check_export(out: str, format: str, overwrite: bool = False) -> None:
     if not os.path.isdir(folder):
         raise UsageError(f"{out}: there is no folder {folder}; make it first")
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"{out}: you may not write in {folder}; choose another folder")
+        raise UsageError(f"{out}: no permission to write in {folder}; choose another folder")
     if os.path.isdir(out):
         raise UsageError(f"{out}: a folder is in the way; choose another name")
     if overwrite or _is_export(out):
@@ -237,8 +237,8 @@ def check_export(out: str, format: str, overwrite: bool = False) -> None:
     for name in (out, *_beside(out)):
         if os.path.exists(name):
             raise UsageError(
-                f"{name}: there is a file already that no export wrote. Choose another name, or "
-                "replace it by --overwrite (in Python overwrite=True)"
+                f"{name}: this file exists and no export wrote it. Choose another name, or "
+                "replace it with --overwrite (in Python overwrite=True)"
             )
 
 

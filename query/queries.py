@@ -133,7 +133,7 @@ def _refuse_other_facts(store: Store, target: str, feature: Feature, ids: Sequen
     for other in others:
         if other and other.representation == feature.recipe.representation:
             raise FingerprintError(
-                f"the facts of target {target!r} were made for another {feature.name}: "
+                f"target {target!r} was prepared for another {feature.name}: "
                 f"{'; '.join(difference(other, feature.recipe))}. {_make_it(store, feature)}"
             )
 

@@ -55,11 +55,11 @@ class Replay:
     def __repr__(self) -> str:
         name, count = self.coreset.name, len(self.ids)
         if not self.same:
-            outcome = f"{name}: other ids come out, from rank {self.first_difference:,} on."
+            outcome = f"{name}: the ids differ from rank {self.first_difference:,} on."
         elif count == 1:
-            outcome = f"{name}: the same id comes out."
+            outcome = f"{name}: the same id."
         else:
-            outcome = f"{name}: the same {count:,} ids come out, in the same order."
+            outcome = f"{name}: the same {count:,} ids in the same order."
         return "\n".join([outcome, *self.notes])
 
     def _repr_html_(self) -> str:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ..schemas.errors import UsageError
 from ..schemas.instruction import Instruction
+from ..schemas.plain_text import count_of
 from .formats import MESSAGES, Converted, UnfitError
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ class ResultRows(ABC):
             *(_line("td", [_shown(value) for value in row]) for row in body),
         ]
         more = table.num_rows - len(body)
-        rest = f"<p>... and {more:,} rows more</p>" if more else ""
+        rest = f"<p>... and {count_of(more, 'more row')}</p>" if more else ""
         return f"<pre>{escape(repr(self))}</pre><table>{''.join(lines)}</table>{rest}"
 
 

@@ -189,9 +189,9 @@ def _notes(
     method, feature, queries = resolved.method, resolved.feature, resolved.queries
     if short_by:
         unit = "response token" if request.budget.unit == "tokens" else "row"
-        rest = f"all {chosen:,} rows that could be chosen are in"
+        rest = f"all {chosen:,} rows that can be chosen were chosen"
         if chosen < 2:
-            rest = "the only row that could be chosen is in" if chosen else "no row could be chosen"
+            rest = "the only row that can be chosen was" if chosen else "no row can be chosen"
         notes.append(f"short by {count_of(short_by, unit)}: {rest}")
     if missing and feature:
         lacking = _lacking(missing, count_of(rows, "eligible row"), feature.name, "left out")

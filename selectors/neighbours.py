@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..schemas.ids import IdSet, codes_of
+from ..schemas.plain_text import count_of
 from .reductions import Lists
 from .selector import Option, Ranking
 
@@ -51,8 +52,9 @@ def by_mass(nearest: Lists, mass: np.ndarray, others: Lists, k: int) -> Ranking:
     notes = ()
     if len(rest):
         notes = (
-            f"{distinct:,} rows are neighbours of an example; the rows after them are ordered by "
-            "their mean similarity to the examples",
+            f"{count_of(distinct, 'row is a nearest neighbour', 'rows are nearest neighbours')} "
+            "of the examples; the rows after them are ordered by their mean similarity to the "
+            "examples",
         )
     return Ranking(
         np.concatenate([keys[best], others.keys[0][rest]]),

@@ -47,8 +47,12 @@ def selectors() -> dict[str, Selector]:
     for point in entry_points(group=GROUP):
         selector = point.load()
         if not isinstance(selector, Selector):
-            raise UsageError(f"entry point {point.name} of {GROUP} is no Selector: {point.value}")
+            raise UsageError(
+                f"entry point {point.name} of {GROUP} is not a Selector: {point.value}"
+            )
         if selector.name in known and known[selector.name] is not selector:
-            raise UsageError(f"entry point {point.value}: a selector {selector.name!r} exists")
+            raise UsageError(
+                f"entry point {point.value}: a selector named {selector.name!r} exists already"
+            )
         known[selector.name] = selector
     return known

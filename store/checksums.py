@@ -116,8 +116,8 @@ class Checksums:
         if not missing:
             return []
         log.warning(
-            "%s: %s committed by a run that was killed before noting checksums; noted now, as the "
-            "bytes are",
+            "%s: %s committed by a run that was killed before recording checksums; recorded now "
+            "from the present bytes",
             table,
             "1 file was" if len(missing) == 1 else f"{len(missing):,} files were",
         )

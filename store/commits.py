@@ -46,7 +46,7 @@ def committed(what: str, action: Callable[[], Result], attempts: int = ATTEMPTS)
         pause = min(_FIRST_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
         time.sleep(pause * random.uniform(0.5, 1.0))
     raise StoreError(
-        f"{what}: other writers were quicker {attempts} times in a row; run it again"
+        f"{what}: other writers committed first {attempts} times in a row; run it again"
     ) from last
 
 

@@ -142,8 +142,8 @@ def conform(table: str, rows: pa.Table, schema: pa.Schema) -> pa.Table:
                 column = _cast(column, field.type)
             except pa.ArrowException as error:
                 raise StoreError(
-                    f"table {table}, column {field.name!r}: {column.type} given, "
-                    f"{field.type} wanted ({error})"
+                    f"table {table}, column {field.name!r}: expected {field.type}, "
+                    f"got {column.type} ({error})"
                 ) from error
         if not field.nullable and column.null_count:
             raise StoreError(f"table {table}, column {field.name!r}: a row has no value there")
@@ -207,7 +207,9 @@ def check_vectors(table: str, rows: pa.Table, key: str) -> None:
         if not (pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)):
             continue
         if kind.value_type.bit_width == 64:
-            raise StoreError(f"table {table}, column {field.name!r}: vectors are float16 or 32")
+            raise StoreError(
+                f"table {table}, column {field.name!r}: vectors must be float16 or float32"
+            )
         present = rows[field.name].is_valid().to_numpy()
         values = rows[field.name].drop_null().combine_chunks().flatten()
         whole, exponent, magnitude = _BITS[kind.value_type.bit_width // 8]

@@ -47,21 +47,20 @@ class Status:
 
     def headline(self) -> str:
         """One line."""
-        return (
-            f"{self.uri}: {self.rows:,} rows, version {self.version}, features by {self.backbone}"
-        )
+        rows = count_of(self.rows, "row")
+        return f"{self.uri}: {rows}, version {self.version}, features by {self.backbone}"
 
     def sections(self) -> list[tuple[str, list[dict[str, Any]]]]:
         """Titles with their rows."""
         return [
             ("Corpora", self.corpora),
             ("Features", self.features),
-            ("Energy that bases keep", self.bases),
+            ("Energy kept by the bases", self.bases),
             ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
             ("Indices", self.indices),
             ("Targets", self.targets),
             ("Coresets", self.coresets),
-            ("Runs that go on, or did not finish", self.unfinished),
+            ("Unfinished runs", self.unfinished),
         ]
 
     def advice(self) -> list[str]:

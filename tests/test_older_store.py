@@ -61,7 +61,7 @@ def test_it_opens(older):
 
 def test_it_is_sound_but_for_a_note_that_a_kill_tore(older):
     out = ok("verify", "pool", "--full")
-    assert "had no checksum (their run was killed before noting it)" in out
+    assert "had no checksum (the run was killed before recording it)" in out
     assert "sound" in out.splitlines()[-1]
     again = ok("verify", "pool", "--full")
     assert "had no checksum" not in again and "sound" in again.splitlines()[-1]

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...schemas.errors import BackboneError, UsageError
+from ...schemas.plain_text import count_of
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
 from .fit import Fit, Fitting, Sample, Work
@@ -147,7 +148,7 @@ def train(
                     loss = float(np.mean(losses[-len(members) :]))
                     if not math.isfinite(loss):
                         raise BackboneError(
-                            f"{backbone.info.name}: training an adapter failed, the loss of step "
+                            f"{backbone.info.name}: training an adapter failed: the loss of step "
                             f"{step + 1} is not finite. Use dtype float32 or another backbone"
                         )
                     tell(
@@ -325,7 +326,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class WarmUp(Fit):
-    """Leaves `warm-up/1` ... `warm-up/<epochs>`: adapter and moments, as `lora_training.train`.
+    """Leaves `warm-up/1` ... `warm-up/<epochs>`: adapter and moments, as `train`.
 
     Equal ones are fitted once for everybody who needs them. Their numbers are LESS's where
     nothing else is said; with less than ten steps an epoch (`at_least`) the second moments, by
@@ -333,7 +334,7 @@ class WarmUp(Fit):
 
     Attributes:
         share, at_least, at_most: of the pool's rows, but neither fewer nor more than that.
-        learning_rate, warmup, batch, dropout: see `lora_training.LoraTraining`.
+        learning_rate, warmup, batch, dropout: see `LoraTraining`.
         seed: of everything random but the sample.
     """
 
@@ -422,8 +423,8 @@ def refuse_idle(name: str, options: Mapping[str, Any], rank: str = "rank") -> No
         if options[option] != default:
             given = f"{option}={options[option]}"
             raise UsageError(
-                f"{name}: {given} says nothing without a warm-up; write "
-                f"{name}:warmup=lora:{given} (options of one feature follow each other)"
+                f"{name}: {given} has no effect without a warm-up; write "
+                f"{name}:warmup=lora:{given} (colons join the options of one feature)"
             )
 
 
@@ -459,8 +460,9 @@ def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encode
     usable = [row for row in rows if row.response[1:].any()]
     if not usable:
         raise UsageError(
-            f"none of the {len(drawn)} rows of the sample has an answer that an adapter could be "
-            "trained on. Fit on a corpus with answers, or leave out the features that need it"
+            f"no row of the sample ({count_of(len(drawn), 'row')}) has an answer to train an "
+            "adapter on. Fit on a corpus with answers, or leave out the features that need an "
+            "adapter"
         )
     return usable
 

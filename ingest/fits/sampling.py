@@ -18,6 +18,7 @@ import xxhash
 from ...schemas.errors import UsageError
 from ...schemas.ids import GrowingIdSet
 from ...schemas.instruction import Instruction, Record
+from ...schemas.plain_text import count_of
 from ...schemas.progress import Progress, Silence
 from ...store.store import Store
 from ..sources import Source
@@ -113,7 +114,7 @@ def sample_of_sources(
     if not drawing.total:
         why = f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""
         raise UsageError(
-            f"there is nothing to learn from: none of the {read:,} records read can be used{why}"
+            f"nothing can be fitted: of {count_of(read, 'record')} read, none can be used{why}"
         )
     return _sample(drawing.drawn(), drawing.total)
 
@@ -131,7 +132,7 @@ def sample_of_pool(store: Store, seed: int, rows: Rows) -> Sample:
             drawing.offer(row_id, None)
     if not drawing.total:
         raise UsageError(
-            f"{store.uri}: there is nothing to learn from, the pool is empty. "
+            f"{store.uri}: nothing can be fitted, because the pool is empty. "
             f"Ingest first: coresetdb ingest {store.typed} FILE..."
         )
     ids = [row_id for row_id, _ in drawing.drawn()]

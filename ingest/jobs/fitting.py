@@ -254,7 +254,7 @@ def run(
     kept = [name for job in group for name in job.outputs(cache)]
     progress.say(
         f"{names}: fitting on {rows:,} of {sample.total:,} rows"
-        + (f"; {', '.join(kept)} {'is' if len(kept) == 1 else 'are'} there already" if kept else "")
+        + (f"; {', '.join(kept)} already fitted" if kept else "")
     )
     begun = time.monotonic()
     pairs = [

@@ -82,9 +82,9 @@ class LateAccount:
             f"{count_of(self.tokens, 'token')} in {self.seconds:,.1f} s{speed}"
         ]
         if not (self.rows or self.resumed or self.examples or self.waiting):
-            lines = [f"{names}: no row was waiting for it"]
+            lines = [f"{names}: every row is featurized already"]
         elif complete:
-            lines.append(f"  {', '.join(complete)}: no row was waiting for it")
+            lines.append(f"  {', '.join(complete)}: every row is featurized already")
         if self.resumed:
             lines.append(f"  {count_of(self.resumed, 'row')} from an earlier run")
         if self.examples:

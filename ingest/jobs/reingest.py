@@ -106,8 +106,8 @@ def reingest(
                     unread[task.file] = str(again.fault)
                 elif missing:
                     unread[task.file] = (
-                        f"{missing} of {len(task.ids)} lost rows no longer stand in it: their "
-                        "lines now hold something else, which was left out"
+                        f"{missing:,} of {count_of(len(task.ids), 'lost row')} could not be found "
+                        "in it again: their lines now hold other content, which was not ingested"
                     )
         if task.file in unread:
             say(f"{task.file}: {unread[task.file]}")

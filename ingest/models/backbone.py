@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import BackboneError, UsageError
 from ...schemas.instruction import Instruction
+from ...schemas.plain_text import count_of
 from ..conversations.chat_template import ChatTemplate, RowRefusedError
 from ..conversations.tokenization import Encoded, Encoder
 from .describe import BackboneConfig, BackboneInfo, describe
@@ -335,8 +336,8 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise BackboneError(
-            f"{name}: the checkpoint lacks {len(missing)} weights ({missing[0]}, ...), so they "
-            "would be random. Give a complete causal LM checkpoint"
+            f"{name}: the checkpoint lacks {count_of(len(missing), 'weight')} (such as "
+            f"{missing[0]}), which would be random. Give a complete causal LM checkpoint"
         )
     if config.device.split(":")[0] == "cuda":
         # cuDNN plans its attention anew for every shape of batch, and ingestion rarely sees one

@@ -23,6 +23,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from ...schemas.errors import BackboneError
+from ...schemas.plain_text import count_of
 from ..models.anatomy import decoder_layers
 from .adapters import LowRank
 from .feed_forward import ExpertLinear, has_experts, listen
@@ -117,8 +118,9 @@ def _say_what_is_left_out(model: Any) -> None:
     names = left_out(model)
     if names:  # a warning of the same words is shown once
         warnings.warn(
-            f"{model.config.model_type}: gradients leave out {len(names)} weights that belong to "
-            f"no linear layer ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})",
+            f"{model.config.model_type}: the gradients leave out "
+            f"{count_of(len(names), 'weight')} outside linear layers "
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})",
             stacklevel=2,
         )
 
@@ -229,8 +231,8 @@ def _require_logits(name: str, module: Any, inputs: torch.Tensor, outputs: torch
         same = expected.shape == outputs.shape and torch.allclose(expected, outputs)
     if not same:
         raise BackboneError(
-            f"the router {name} does not give its logits first, so its gradient is not seen. Use "
-            "features without gradients, or another backbone"
+            f"the first output of the router {name} is not its logits, so its gradient cannot be "
+            "computed. Use features without gradients, or another backbone"
         )
 
 

@@ -65,13 +65,13 @@ def encoder_folder(name: str) -> Path:
                 folder = hub_snapshot(name, [*SMALL_FILES, "*.bin"])
         except BackboneError as error:
             raise type(error)(
-                f"embed: {error}. Where there is a network, `hf download {name}` puts it into the "
-                "cache; a copy of its folder does as well: embed:model=FOLDER. "
-                "To do without it: paper,-embed"
+                f"embed: {error}. With network access, `hf download {name}` puts it into the "
+                "cache; a copy of its folder also works: embed:model=FOLDER. "
+                "To leave it out: --features paper,-embed"
             ) from error
     if not (folder / MODULES).is_file():
         raise BackboneError(
-            f"embed: {name} has no {MODULES}, so it is no model of sentence-transformers. Give a "
+            f"embed: {name} has no {MODULES}, so it is not a sentence-transformers model. Give a "
             "folder that its `save` wrote, or a name such as sentence-transformers/gtr-t5-base"
         )
     return folder
@@ -153,8 +153,8 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
     for type_, _ in found:
         if not type_.startswith("sentence_transformers."):
             raise BackboneError(
-                f"embed: {folder} has a module of code of its own ({type_}), which coresetdb never "
-                "runs. Choose a model whose modules are all of sentence-transformers"
+                f"embed: {folder} has a module with custom code ({type_}), which coresetdb never "
+                "runs. Choose a model whose modules all come from sentence-transformers"
             )
     return [(type_.rpartition(".")[2].lower(), place) for type_, place in found]
 
@@ -174,8 +174,8 @@ def _matrix_width(file: Path) -> int | None:
     # Versions of sentence-transformers differ in whether they put such parts together at all.
     if found and names & {"mapping", "weights"}:
         raise BackboneError(
-            f"embed: {file} keeps its token vectors in parts (a quantised vocabulary). Let "
-            "a sentence-transformers of today load it and `save` it: that makes one matrix of them"
+            f"embed: {file} keeps its token vectors in parts (a quantised vocabulary). Load "
+            "it with a current sentence-transformers and `save` it, which joins them in one matrix"
         )
     return found[0][1] if found and len(found[0]) == 2 else None
 
@@ -307,8 +307,9 @@ def _require_vectors(model: Any, folder: str) -> None:
             without = [each for each, id in module.tokenizer.get_vocab().items() if id >= rows]
             if without:
                 raise BackboneError(
-                    f"embed: {folder} has {rows:,} token vectors, and its tokenizer knows tokens "
-                    f"beyond them ({without[0]!r}, ...). Copy matrix and tokenizer of one model"
+                    f"embed: {folder} has {rows:,} token vectors, but its tokenizer has tokens "
+                    f"beyond them (such as {without[0]!r}). Use the matrix and the tokenizer of "
+                    "one model"
                 )
 
 

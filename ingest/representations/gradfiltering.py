@@ -67,7 +67,7 @@ def own_config(model: str, device: str = "cpu") -> BackboneConfig:
 
 @dataclass(frozen=True)
 class Ensemble(Fit):
-    """Leaves `ensemble/<m>/early` and `ensemble/<m>/late`, adapters as `lora_training.train`'s.
+    """Leaves `ensemble/<m>/early` and `ensemble/<m>/late`, adapters as `fits.lora.train`'s.
 
     The fact `sample` of each holds the ids of the rows it was trained on.
 
@@ -75,7 +75,7 @@ class Ensemble(Fit):
         model: of its own; "" for the store's backbone.
         members: an even number; `epochs` at least 2.
         share, at_least, at_most: of the pool's rows, but neither fewer nor more than that.
-        learning_rate, warmup, batch: see `lora_training.LoraTraining`.
+        learning_rate, warmup, batch: see `fits.lora.LoraTraining`.
         seed: member m starts from, and sees its rows in the order of, a seed made of both.
     """
 
@@ -411,12 +411,15 @@ def _check(options: Mapping[str, Any]) -> None:
     members, epochs = options["members"], options["epochs"]
     if members < 2 * HALVES or members % HALVES:
         raise UsageError(
-            f"gradfiltering: members={members}: an even number of at least 4, as each half of the "
-            "sample needs two members that did not see it"
+            f"gradfiltering: members={members}: give an even number of at least 4, because each "
+            "half of the sample needs two members that were not trained on it"
         )
     require_sane("gradfiltering", options)
     if epochs < len(SNAPSHOTS):
-        raise UsageError(f"gradfiltering: epochs={epochs}: at least 2, the first and the last")
+        raise UsageError(
+            f"gradfiltering: epochs={epochs}: give at least 2, so that the early and the late "
+            "snapshot differ"
+        )
     for name, known in (("noise", NOISES), ("judges", JUDGES)):
         if options[name] not in known:
             raise UsageError(f"gradfiltering: {name}={options[name]}: {' or '.join(known)}")

@@ -111,8 +111,9 @@ class Losses(Representation):
         if query_options["score"] not in scores:
             more = "losses:grad_norm=sketch" if query_options["score"] == "grad_norm" else "losses"
             raise UsageError(
-                f"losses: score={query_options['score']}: these losses have {', '.join(scores)}. "
-                f"Others are a second feature: coresetdb featurize STORE {more}"
+                f"losses: score={query_options['score']}: this feature has the scores "
+                f"{', '.join(scores)}. Add a second feature for others: coresetdb featurize STORE "
+                f"{more}"
             )
         if order not in ORDERS:
             raise UsageError(f"losses: order={order}: choose from {', '.join(ORDERS)}")

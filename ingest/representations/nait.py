@@ -107,8 +107,8 @@ class Summaries(Reducer):
     def neurons(self, part: Neurons) -> None:
         if part.tokens is not None:
             raise BackboneError(
-                "nait: neuron=mlp has no form for a mixture of experts, where most units see most "
-                "tokens not at all. Use neuron=layer"
+                "nait: neuron=mlp does not support mixtures of experts, where most units never "
+                "see most tokens. Use neuron=layer"
             )
         widths = {part.units, *(block.shape[1] for block in self._blocks["mean"][:1])}
         if self._bases is None and len(widths) > 1:

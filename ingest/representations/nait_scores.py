@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
+from ...schemas.plain_text import count_of
 from ...store.catalog import Artifact
 from .representation import Scorer
 
@@ -44,8 +45,8 @@ def directions_of(drifts: np.ndarray) -> Artifact:
             {
                 "examples": count,
                 "refused": f"a direction needs at least {LEAST_EXAMPLES} examples with content "
-                f"({ADVISED_EXAMPLES} or more are better), and there are {count}. Add the target "
-                "again with more examples, or use another method",
+                f"({ADVISED_EXAMPLES} or more are better), and this target has {count}. Add the "
+                "target again with more examples, or use another method",
             },
         )
     directions = np.zeros(drifts.shape[1:], dtype=np.float64)
@@ -78,7 +79,8 @@ def _notes(count: int, undetermined: list[int], layers: int) -> list[str]:
     notes = []
     if count < ADVISED_EXAMPLES:
         notes.append(
-            f"nait: {count} examples; the direction settles with {ADVISED_EXAMPLES} or more"
+            f"nait: the target has {count_of(count, 'example')}; the direction is stable from "
+            f"{ADVISED_EXAMPLES} on"
         )
     if undetermined:
         named = ", ".join(map(str, undetermined))

@@ -65,7 +65,10 @@ def expanded(features: str) -> list[str]:
         elif not entry.startswith("-"):
             found[entry] = None
         elif entry[1:] not in held:
-            raise UsageError(f"{entry}: no preset of {features!r} has {entry[1:]!r} to take away")
+            raise UsageError(
+                f"{entry}: no preset in {features!r} contains {entry[1:]!r}, "
+                "so it cannot be taken out"
+            )
     return list(found)
 
 

@@ -66,7 +66,7 @@ class Trim(Representation):
     }
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        adapter_applied = _adapter(setup.options)
+        adapter_name = _adapter(setup.options)
         rank = setup.artifacts[OUTPUT].arrays["basis"].shape[1]
         return [
             pa.field("trim", pa.list_(pa.int32())),
@@ -75,7 +75,7 @@ class Trim(Representation):
             pa.field("trim_scales", pa.list_(pa.float32())),
             pa.field("trim_scope", pa.list_(pa.int8())),
             pa.field("trim_kept", pa.float32()),
-            *([pa.field("trim_in_fit", pa.bool_())] if adapter_applied else []),
+            *([pa.field("trim_in_fit", pa.bool_())] if adapter_name else []),
             pa.field("trim_reason", pa.string()),
         ]
 
@@ -102,7 +102,7 @@ class Trim(Representation):
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
         (made,) = passed.values()
-        adapter_applied = _adapter(setup.options)
+        adapter_name = _adapter(setup.options)
         reason = np.full(len(rows), None, dtype=object)
         reason[:] = [_why(*each) for each in zip(rows, made["usable"], strict=True)]
         there = [each is None for each in reason]
@@ -123,8 +123,8 @@ class Trim(Representation):
             },
             "trim_kept": np.asarray(kept, dtype=np.float32),
             **(
-                {"trim_in_fit": in_sample(rows, setup.artifacts[adapter_applied])}
-                if adapter_applied
+                {"trim_in_fit": in_sample(rows, setup.artifacts[adapter_name])}
+                if adapter_name
                 else {}
             ),
             "trim_reason": reason,
@@ -143,8 +143,8 @@ class Trim(Representation):
         """
         from .trim_fingerprints import fingerprints, nearest_classes
 
-        adapter_applied = setup.artifacts.get(_adapter(setup.options))
-        found = fingerprints(backbone, rows, setup.options["layers"], adapter_applied)
+        adapter = setup.artifacts.get(_adapter(setup.options))
+        found = fingerprints(backbone, rows, setup.options["layers"], adapter)
         if not len(found.classes):
             return Artifact({}, {REFUSED: "no example has any text. Give it another one"})
         return Artifact(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...schemas.errors import UsageError
+from ...schemas.plain_text import count_of
 from ...store.catalog import Artifact
 from ..columns import ragged
 from ..conversations.tokenization import Encoded
@@ -395,8 +396,8 @@ class TrimBasis(PassFit[SampleStates]):
         sample = SampleStates(rows[: self.rows], width, keep=not self.rank)
         if len(sample.rows) < LEAST_ROWS:
             raise UsageError(
-                f"trim: {len(sample.rows)} rows of the sample have text, a basis needs "
-                f"{LEAST_ROWS}. Begin with a larger corpus"
+                f"trim: {count_of(len(sample.rows), 'row')} of the sample with text; a basis needs "
+                f"at least {LEAST_ROWS}. Use a larger corpus"
             )
         return sample
 

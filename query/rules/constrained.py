@@ -221,7 +221,11 @@ def _compared_by(snapshot: Snapshot, rules: Rules, feature: Feature | None) -> F
         names = [name for name, feature in snapshot.features.items() if feature.column]
         what = "a method without a feature" if chosen is None else chosen.name
         raise UsageError(
-            f"distinct needs vectors, and {what} has none: --distinct-by one of "
-            f"{', '.join(names) or 'none that this store has'}"
+            f"--distinct needs a feature with vectors, and {what} has none"
+            + (
+                f"; choose one with --distinct-by: {', '.join(names)}"
+                if names
+                else "; nor has this store"
+            )
         )
     return chosen

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError, suggest
 from ...schemas.ids import IdSet, keys_of
+from ...schemas.plain_text import count_of
 from ...schemas.sizes import Budget, parse_budget
 from ...schemas.tables import literal
 from ..ranking import Picks
@@ -47,7 +48,9 @@ class Share:
             raise UsageError(f"{self}: a share of the budget needs a budget in rows or per cent")
         rows = int(k * self.amount.amount / 100)
         if not rows:
-            raise UsageError(f"{self}: of {k:,} rows that is less than one")
+            raise UsageError(
+                f"{self}: of a budget of {count_of(k, 'row')} this is less than one row"
+            )
         return rows
 
     def __str__(self) -> str:

@@ -97,13 +97,15 @@ class Rules:
             raise UsageError(f"leakage {self.leakage!r}: choose from {', '.join(LEAKAGE)}")
         if self.evaluations and self.leakage == "off":
             raise UsageError(
-                "an evaluation file keeps its examples out of the coreset, and leakage is allowed: "
-                "leave out one of the two"
+                "an evaluation file and allowed leakage contradict each other: leave out one of "
+                "the two"
             )
         if self.distinct is not None and not 0 < self.distinct <= 1:
             raise UsageError(f"distinct {self.distinct:g}: a cosine above 0 and up to 1, like 0.95")
         if self.distinct_by is not None and self.distinct is None:
-            raise UsageError(f"distinct-by {self.distinct_by}: say how close: --distinct 0.95")
+            raise UsageError(
+                f"distinct-by {self.distinct_by} needs a threshold: add --distinct 0.95"
+            )
         both = {quota.corpus for quota in self.quotas} & {cap.corpus for cap in self.caps}
         for corpus in both:
             raise UsageError(f"corpus {corpus} has a quota and a cap: a quota is exact, keep one")

@@ -192,7 +192,8 @@ def _mend_files_table(place: Place, files: State, done: Repair) -> None:
                 checksums.note(table, bare, late=True)
         checksums.fold()
         done.actions.append(
-            "files: the checksums were damaged; noted all files anew as they stand, unproven"
+            "files: the checksums were damaged; recorded new ones of all files as they are now, "
+            "unverified"
         )
     checksums.seal()
 

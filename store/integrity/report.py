@@ -139,7 +139,10 @@ class Report:
                 f"  {row.id} from {row.corpus} {row.file}:{row.line}" for row in named[:_NAMED]
             ]
         if self.unnamed_rows:
-            lines.append(f"pool: {are(self.unnamed_rows, 'row')} lost that no undamaged list names")
+            lines.append(
+                f"pool: {are(self.unnamed_rows, 'row')} lost, "
+                "and the lists that named them are damaged"
+            )
         lines += [
             f"{row.file} ({row.corpus}): the list of its rows is lost; the whole file has to be "
             "read again"
@@ -154,8 +157,8 @@ class Report:
             )
         if self.late:
             lines.append(
-                f"{count_of(len(self.late), 'file')} had no checksum (their run was killed before "
-                "noting it); noted now, as the bytes are"
+                f"{count_of(len(self.late), 'file')} had no checksum (the run was killed before "
+                "recording it); recorded now from the present bytes"
             )
         if self.orphans:
             lines.append(

@@ -150,7 +150,7 @@ def _check(
         elif note is not None:
             problem = _compare(place, state, note, sizes[need.path], full)
         elif need.size is not None and need.size != sizes[need.path]:
-            problem = ("size", f"{sizes[need.path]} bytes, written were {need.size}")
+            problem = ("size", f"{sizes[need.path]:,} bytes instead of {need.size:,}")
         else:
             problem = None
         if problem:
@@ -234,7 +234,7 @@ def _compare(
 ) -> tuple[str, str] | None:
     state.checked[note.path] = size
     if size != note.size:
-        return "size", f"{size} bytes, written were {note.size}"
+        return "size", f"{size:,} bytes instead of {note.size:,}"
     if full and place.checksum(note.path)[1] != note.xxh3:
         return "bytes", "its bytes are not those that were written"
     return None
@@ -324,7 +324,7 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
     report = Report(place.uri, full)
     report.late = _note_missing(place, reader, states)
     for path in torn:
-        what = "its note of checksums is damaged; the files it spoke of count as without one"
+        what = "this checksum record is damaged; the files it lists count as having no checksum"
         report.damages.append(Damage("files", path, "bytes", "checksums", what))
     if recorded.torn:
         what = "every row that was seen and is not in the pool counts as lost"

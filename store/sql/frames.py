@@ -2,7 +2,7 @@
 
 The owner sends SETTINGS once and then one QUERY at a time; the process answers READY once, then for
 each query SCHEMA, any number of BATCH and DONE, or ERROR at any point. Rows travel as Arrow IPC,
-the rest as JSON; DONE and ERROR say in `adapter_applied` whether the process wants to be replaced.
+the rest as JSON; DONE and ERROR say in `replace` whether the process wants to be replaced.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Clock:
 
 
 class QueryProcess:
-    """A running `sql_child`; `settings` are what every query of it shares."""
+    """A running `child.py`; `settings` are what every query of it shares."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._memory_limit = settings["memory_limit"]
@@ -354,9 +354,9 @@ class QueryResult:
         if self._stopped:
             return f"this result ({names}) was closed; run the query again"
         return (
-            f"of this result ({names}) {count_of(self._given, 'row')} "
-            f"{'was' if self._given == 1 else 'were'} read already, and rows come only once; "
-            "run the query again, and keep what to_arrow() or to_polars() returns"
+            f"{count_of(self._given, 'row')} of this result ({names}) "
+            f"{'was' if self._given == 1 else 'were'} read already, and a result can be read only "
+            "once; run the query again, and keep what to_arrow() or to_polars() returns"
         )
 
     def _receive(self) -> pa.RecordBatch | None:

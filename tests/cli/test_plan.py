@@ -79,7 +79,7 @@ def test_a_fit_without_rows_exits_two_and_ingests_nothing(say, tmp_path):
     (tmp_path / "none.jsonl").write_text('{"prompt": "?", "response": ""}\n')
     code, out, err = say("ingest", "pool", "none.jsonl")
     assert (code, out) == (2, "")
-    assert "nothing to learn from" in err and "needed for trim:sample=30; nothing was" in err
+    assert "nothing can be fitted" in err and "needed for trim:sample=30; nothing was" in err
 
 
 def test_times_are_spelled_in_the_unit_a_person_would_use():

@@ -121,7 +121,7 @@ def test_other_features_can_be_planned(create, tmp_path):
     few = write(tmp_path / "few.jsonl", records(2))
     plan = database.plan(few, features="rds,counted")
     assert plan.notes == [
-        "counted is left out: centre needs 3 rows, not 2 (on 2 rows)",
+        "counted is left out: centre needs 3 rows, not 2 (tried on 2 rows)",
     ]
     with pytest.raises(UsageError, match="unknown feature 'nonsense'"):
         database.plan(file, features="nonsense")

@@ -167,7 +167,7 @@ def test_nait_ranks_along_the_targets_directions(made, activation):
 def test_a_target_of_two_examples_is_added_and_refused_by_nait(made):
     database, notes = made
     assert len(notes["two"]) == 1 and "at least 3 examples" in notes["two"][0]
-    assert "6 examples; the direction settles with 16 or more" in notes["six"][0]
+    assert "the target has 6 examples; the direction is stable from 16 on" in notes["six"][0]
     with pytest.raises(UsageError, match="at least 3 examples"):
         database.select("two", method="nait", budget=5)
     assert len(database.select("two", method="mads(weights=target)", budget=5)) == 5

@@ -26,10 +26,10 @@ def test_a_target(store, toys):
 def test_a_replay(store):
     made = select(store, ["python"], budget="3", name="mine")
     again = replay(store, "mine")
-    assert str(again) == "mine: the same 3 ids come out, in the same order."
+    assert str(again) == "mine: the same 3 ids in the same order."
     assert again._repr_html_() == f"<pre>{again}</pre>"
     other = Replay(made, [made.ids[0], made.ids[2]], True)
-    assert str(other) == "mine: other ids come out, from rank 2 on."
+    assert str(other) == "mine: the ids differ from rank 2 on."
 
 
 @pytest.mark.parametrize(("budget", "rows"), [("1", "1 row"), ("2", "2 rows")])

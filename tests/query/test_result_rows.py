@@ -135,7 +135,7 @@ def test_a_notebook_shows_no_markup_of_the_pool(tmp_path, toys):
     html = select(store, method="random", budget="21")._repr_html_()
     assert "<script" not in html and "<b>" not in html and "<i>" not in html
     assert "&lt;i&gt;odd&lt;/i&gt;" in html
-    assert "... and 11 rows more" in html
+    assert "... and 11 more rows" in html
     assert html.count("<tr>") == 11
     alone = select(store, method="random", budget="21", where=f"id = '{rows[0].id}'")
     shown = alone._repr_html_()

@@ -292,7 +292,9 @@ def test_facts_of_another_recipe_are_refused(database):
     store.delete("artifacts", "name LIKE 'target:%'")
     for row in artifacts:
         catalog.put_artifact(store, other.fingerprint, row["name"], row["bytes"])
-    with pytest.raises(FingerprintError, match=r"facts of target 'few' .*first: 3, not 0"):
+    with pytest.raises(
+        FingerprintError, match=r"target 'few' was prepared for another .*first: 3, not 0"
+    ):
         database.select("few", method="words", budget=5)
 
 
@@ -306,7 +308,7 @@ def test_a_pool_column_made_otherwise_is_refused(database):
 def test_a_representation_of_another_version_is_refused(database, monkeypatch, tmp_path):
     feature = Snapshot(database.store).features["words"]
     monkeypatch.setattr(type(feature.representation), "version", 2)
-    with pytest.raises(FingerprintError, match=r"version 1 .* has version 2.*drop-feature"):
+    with pytest.raises(FingerprintError, match=r"version 1 .* has version 2.*feature remove"):
         database.select("few", method="words", budget=5)
     file = written(tmp_path / "new.jsonl", rows(np.random.default_rng(2), 3))
     opened = Database.open(database.store.uri)
@@ -330,9 +332,9 @@ def test_losses_rank_rows_by_a_column(database):
             assert 0 < len(expected) < len(rows)
             said, left_out = str(coreset.notes), len(rows) - len(expected)
             assert f"{left_out} eligible rows were left out: their ifd is 1 or more" in said
-            assert f"all {len(expected)} rows that could be chosen are in" in said
+            assert f"all {len(expected)} rows that can be chosen were chosen" in said
     assert database.replay(coreset.name).same
-    with pytest.raises(UsageError, match=r"these losses have nll, ppl, .* STORE losses:grad"):
+    with pytest.raises(UsageError, match=r"the scores nll, ppl, .* STORE losses:grad"):
         database.select(method="losses(score=grad_norm)")
     with pytest.raises(UsageError, match="order=up: choose from descending, ascending"):
         database.select(method="losses(order=up)")

@@ -66,9 +66,9 @@ def test_lists_of_vectors_and_of_their_numbers_fit_each_other(
     ("given", "kind", "wanted", "why"),
     [
         ([[1, 2, 3]], pa.list_(pa.int8()), 2, "no multiples of 2 numbers"),
-        ([[[1, 2, 3, 4]]], pa.list_(pa.list_(pa.int8(), 4)), 2, "wanted"),
+        ([[[1, 2, 3, 4]]], pa.list_(pa.list_(pa.int8(), 4)), 2, "expected list"),
         ([[[1, 2], None]], pa.list_(pa.list_(pa.int8(), 2)), 0, "a vector in a list is null"),
-        ([["1", "2"]], pa.list_(pa.string()), 2, "wanted"),
+        ([["1", "2"]], pa.list_(pa.string()), 2, "expected list"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(given, kind, wanted, why):
@@ -267,7 +267,7 @@ def test_lost_races_are_run_again_and_other_errors_are_not(monkeypatch):
         return "done"
 
     assert committed("writing", third_time) == "done"
-    with pytest.raises(StoreError, match="quicker 4 times"):
+    with pytest.raises(StoreError, match="committed first 4 times"):
         committed("writing", lambda: raising("Retryable commit conflict"), attempts=4)
     with pytest.raises(StoreError, match="disk is full"):
         committed("writing", lambda: raising("No space left on device (os error 28)"))

@@ -113,7 +113,7 @@ def test_killed_between_outputs_it_goes_on(create, tmp_path, monkeypatch):
     monkeypatch.setattr(Centre, "stop_after", None)
     told = Told()
     database.fit(file, progress=told)
-    assert any("centre/1 is there already" in sentence for sentence in told.said)
+    assert any("centre/1 already fitted" in sentence for sentence in told.said)
     kept = dict(zip(first["key"].to_pylist(), first["bytes"].to_pylist(), strict=True))
     after = database.store.dataset("artifacts").to_table(columns=["key", "bytes"]).to_pylist()
     assert kept.items() <= {row["key"]: row["bytes"] for row in after}.items()
@@ -165,7 +165,7 @@ def test_two_that_fit_at_once_end_with_one_recipe(create, tmp_path, monkeypatch)
 
 def test_too_few_rows_fail_before_anything_is_featurized(create, tmp_path):
     database = create()
-    for rows, complaint in ((2, "centre needs 3 rows, not 2"), (0, "nothing to learn from")):
+    for rows, complaint in ((2, "centre needs 3 rows, not 2"), (0, "nothing can be fitted")):
         with pytest.raises(UsageError, match=rf"{complaint}.*needed for counted; nothing was"):
             database.ingest(write(tmp_path / "few.jsonl", records(rows)))
     assert database.store.dataset("pool").count_rows() == 0

@@ -123,7 +123,7 @@ def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole
     assert not shard_files(database.store)
     assert_sound(database)
     version = database.store.version()
-    assert database.featurize("rds").sentences() == ["rds: no row was waiting for it"]
+    assert database.featurize("rds").sentences() == ["rds: every row is featurized already"]
     assert database.featurize().rows == 0
     assert database.store.version() == version
     assert maintenance.compact(database.store) > 0
@@ -142,9 +142,9 @@ def test_the_account_names_what_was_made_and_counts_examples_once(database, tmp_
     assert (again.made, again.rows, again.examples) == ([second], 600, 8)
     first, *rest = again.sentences()
     assert first.startswith(f"{second}: featurized 600 rows")
-    assert "  rds: no row was waiting for it" in rest
+    assert "  rds: every row is featurized already" in rest
     nothing = database.featurize("rds,mads")
-    assert nothing.sentences() == ["rds, mads: no row was waiting for it"]
+    assert nothing.sentences() == ["rds, mads: every row is featurized already"]
     assert nothing.as_dict()["made"] == []
 
 
@@ -365,7 +365,7 @@ def test_dropping_what_coresets_used_needs_force_and_they_replay(database, tmp_p
     database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
     name = database.select("few", budget=10).name
     filtered = database.select("few", method="random", where="nll > 0", budget=10).name
-    with pytest.raises(UsageError, match=f"rds was used for 1 coresets .{name}.*--force") as told:
+    with pytest.raises(UsageError, match=f"rds was used for 1 coreset .{name}.*--force") as told:
         database.remove_feature("rds")
     assert told.value.exit_code == 2
     with pytest.raises(UsageError, match=filtered):

@@ -269,7 +269,7 @@ def test_an_incomplete_checkpoint_is_refused(folder):
     state = load_file(folder / "model.safetensors")
     del state["model.layers.1.mlp.down_proj.weight"]
     save_file(state, folder / "model.safetensors", {"format": "pt"})
-    refused(folder, "lacks 1 weights")
+    refused(folder, "lacks 1 weight ")
 
 
 def test_code_that_comes_with_a_model_is_never_run(folder):

@@ -336,10 +336,10 @@ def test_two_examples_have_no_direction_and_say_so():
     backbone = tiny_backbone()
     rows = tiny_conversations()
     _, featurizer, recipe = made(backbone, rows)
-    with pytest.raises(UsageError, match=r"at least 3 examples .* there are 2"):
+    with pytest.raises(UsageError, match=r"at least 3 examples .* this target has 2"):
         scored(featurizer, recipe, rows, rows[:2])
     empty = [Instruction.from_turns(("user", ""))]
-    with pytest.raises(UsageError, match=r"there are 0"):
+    with pytest.raises(UsageError, match=r"this target has 0"):
         scored(featurizer, recipe, rows, empty)
 
 

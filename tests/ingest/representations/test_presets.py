@@ -72,7 +72,7 @@ def test_an_option_that_came_later_makes_no_feature_wait(monkeypatch, tmp_path, 
 
 def test_a_minus_takes_a_feature_of_a_preset_away():
     assert expanded("paper,-embed") == [each for each in expanded("paper") if each != "embed"]
-    with pytest.raises(UsageError, match="has 'embed' to take away"):
+    with pytest.raises(UsageError, match="contains 'embed', so it cannot"):
         expanded("fast,-embed")
 
 

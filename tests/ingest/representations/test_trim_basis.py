@@ -211,7 +211,9 @@ def test_only_the_first_rows_of_the_sample_are_used():
 
 def test_a_sample_without_text_is_refused():
     empty = [Instruction.from_turns(("user", "")), *many(3)]
-    with pytest.raises(UsageError, match="3 rows of the sample have text, a basis needs 4"):
+    with pytest.raises(
+        UsageError, match="3 rows of the sample with text; a basis needs at least 4"
+    ):
         run(TrimBasis(rank=0, rows=100, layers=4, seed=0), empty)
 
 

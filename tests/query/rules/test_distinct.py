@@ -83,5 +83,5 @@ def test_by_another_feature(store):
     assert made.ids == kept[:100]
     missing = sum(unit[id] is None for id in made.ids)
     assert made.parameters["rules"]["distinct"]["not_compared"] == missing > 0
-    with pytest.raises(UsageError, match="distinct-by one of rds"):
+    with pytest.raises(UsageError, match="choose one with --distinct-by: rds"):
         select(store, method="random", budget="5", rules=rules_for(store, distinct=0.9))

@@ -151,7 +151,7 @@ def test_what_cannot_be_is_said(store):
         ({"quota": "sums=1", "cap": "sums=2"}, "has a quota and a cap"),
         ({"exclude": "nothing"}, "no coreset 'nothing'"),
         ({"distinct": 1.5}, "a cosine above 0"),
-        ({"distinct_by": "rds"}, "say how close"),
+        ({"distinct_by": "rds"}, "needs a threshold"),
     ):
         with pytest.raises(UsageError, match=said):
             rules_for(store, **asked)
@@ -161,7 +161,7 @@ def test_what_cannot_be_is_said(store):
         ({"quota": ["sums=60%", "code=5"]}, "10", "add up to 11 rows, and the budget is 10"),
         ({"quota": "sums=1"}, "50-tokens", "give the budget in rows"),
         ({"cap": "10%"}, "50-tokens", "10%: a share of the budget needs"),
-        ({"cap": "sums=1%"}, "10", "of 10 rows that is less than one"),
+        ({"cap": "sums=1%"}, "10", "of a budget of 10 rows this is less than one row"),
     ):
         with pytest.raises(UsageError, match=said):
             select(store, ["arithmetic"], budget=budget, rules=rules_for(store, **asked))

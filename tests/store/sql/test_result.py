@@ -54,14 +54,14 @@ def test_without_rows(session):
 def test_rows_that_were_read_are_gone_in_words(session):
     result = session.run(TWO)
     result.read_all()
-    assert "2 rows were read already" in repr(result) and "number, name" in repr(result)
+    assert "2 rows of this result (number, name) were read already" in repr(result)
     for again in (result.to_arrow, result.to_polars):
-        with pytest.raises(UsageError, match="rows come only once; run the query again"):
+        with pytest.raises(UsageError, match="a result can be read only once; run the query again"):
             again()
     assert result.read_all().num_rows == 0
     single = session.run("SELECT 1 AS one")
     single.read_all()
-    assert "1 row was read already" in repr(single)
+    assert "1 row of this result (one) was read already" in repr(single)
 
 
 def test_a_closed_result_says_so(session):
