@@ -12,9 +12,9 @@ counts as dead. Limit: a holder that is suspended for longer than that loses its
 
 A run holds a lock of its own (`RunLock`) for as long as it lives, which tells whether it goes on
 (`run_state`): in the table `runs` a killed run says "running" for ever. The kernel drops what a
-dead process held; on an object store its lease is no longer renewed, so a killed run counts as running
-for up to a minute. Beside the lock stands where the run began: a lock held under another kernel (a
-network disk) may not be visible here, and the state is then "not known".
+dead process held; on an object store its lease is no longer renewed, so a killed run counts as
+running for up to a minute. Beside the lock stands where the run began: a lock held under another
+kernel (a network disk) may not be visible here, and the state is then "not known".
 """
 
 from __future__ import annotations
