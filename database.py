@@ -18,10 +18,8 @@ from .store.store import Store
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    import datasets
     import lancedb.table
     import polars as pl
-    import pyarrow as pa
 
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
@@ -29,12 +27,13 @@ if TYPE_CHECKING:
     from .ingest.models.backbone import Backbone
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
+    from .ingest.sources import SourceData
     from .query.compare import SideBySide
     from .query.coresets import Coreset
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
     from .query.indexing import Indexed
-    from .query.method_list import ListedMethod
+    from .query.method_list import MethodList
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
     from .store.status import Status
 
     PathLike: TypeAlias = str | os.PathLike[str]
-    Rows: TypeAlias = Sequence[Mapping[str, Any]] | pa.Table | pl.DataFrame | datasets.Dataset
-    Sources: TypeAlias = PathLike | Sequence[PathLike] | Rows
 
 
 class Database:
@@ -117,7 +114,7 @@ class Database:
 
     def plan(
         self,
-        sources: Sources,
+        sources: SourceData,
         *,
         features: str | None = None,
         format: str = "auto",
@@ -142,12 +139,12 @@ class Database:
         from .ingest.sources import open_sources
 
         options = _reading(format, mapping, encoding, explanation, unescape)
-        opened = open_sources(_files(sources), options)
+        opened = open_sources(sources, options)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
     def fit(
         self,
-        sources: Sources,
+        sources: SourceData,
         *,
         limit: int | None = None,
         format: str = "auto",
@@ -173,19 +170,18 @@ class Database:
         from .ingest.jobs.fitting import fit_from, rereadable_sources
 
         options = _reading(format, mapping, encoding, explanation, unescape)
-        with rereadable_sources(self.store, _files(sources), options, progress) as opened:
+        with rereadable_sources(self.store, sources, options, progress) as opened:
             return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
 
     def pending(self) -> list[str]:
         """List the features that `ingest` or `fit` must fit first, as `create` takes them."""
         from .ingest.create import pending
-        from .ingest.representations.registry import spec_text
 
-        return [spec_text(spec) for spec in pending(self.store)]
+        return [str(spec) for spec in pending(self.store)]
 
     def ingest(
         self,
-        sources: Sources,
+        sources: SourceData,
         *,
         corpus: str | None = None,
         limit: int | None = None,
@@ -225,7 +221,7 @@ class Database:
         from .ingest.jobs.ingestion import ingest
 
         options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
-        with rereadable_sources(self.store, _files(sources), options, progress) as opened:
+        with rereadable_sources(self.store, sources, options, progress) as opened:
             fit_from(self.store, opened, lambda: self._backbone, limit, progress)
             return ingest(
                 self.store,
@@ -249,7 +245,7 @@ class Database:
     def add_target(
         self,
         name: str,
-        sources: Sources,
+        sources: SourceData,
         *,
         format: str = "auto",
         mapping: Mapping[str, str] | None = None,
@@ -271,7 +267,7 @@ class Database:
         from .query.targets import add_target
 
         options = _reading(format, mapping, encoding, explanation, unescape, empty_answers=True)
-        added = add_target(self.store, name, _files(sources), options, self._current_featurizer)
+        added = add_target(self.store, name, sources, options, self._current_featurizer)
         waiting = tuple(
             f"{feature} is not fitted yet; after the first ingestion run: "
             f"coresetdb featurize {self.store.typed} {feature}"
@@ -317,7 +313,7 @@ class Database:
 
     # -- coresets ----------------------------------------------------------------------------
 
-    def list_methods(self) -> list[ListedMethod]:
+    def list_methods(self) -> MethodList:
         """List every method, what it needs, and whether this store can answer it now."""
         from .query.method_list import list_methods
 
@@ -843,7 +839,3 @@ def _reading(
 def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:
     several = [files] if isinstance(files, str | os.PathLike) else files
     return [os.fspath(file) for file in several]
-
-
-def _files(sources: Any) -> Any:
-    return _paths(sources)

@@ -6,10 +6,9 @@ Every shard is rows that were not met before, as in an ingestion: batches have s
 for which kernels may have to be made. Floors, on the same shards: a forward with a backward to
 the activations only, of the model without an adapter, in batches just as wide as their rows; the
 same in the widths the featurizer takes. Against them the pass of GradFiltering's members and of
-LESS's checkpoints: as it is, with the last feed-forward network run at every token, and with
-autograd's backwards of attention and norms besides. CPU seconds of the process where there is no
-GPU, so that other work on the machine counts little. Prints a table; writes JSON with versions and
-hardware.
+LESS's checkpoints: as it is, and with the last feed-forward network run at every token. CPU seconds
+of the process where there is no GPU, so that other work on the machine counts little. Prints a
+table; writes JSON with versions and hardware.
 
 `--data` takes Alpaca-style JSON (answers of many tokens) or a store (its pool as it is, of p3_t0
 say, whose answers are short).
@@ -138,7 +137,6 @@ def main() -> None:
     works: dict[str, Work] = {
         "floor: bare, widths of the rows": partial(bare, backbone, budget, 1),
         "floor: bare, widths as here": partial(bare, backbone, budget, backbone.width_multiple),
-        "norms, autograd's backwards": partial(without, ["narrowed", "written_backwards"], ours),
         "norms, every token to the end": partial(without, ["narrowed"], ours),
         "norms": ours,
     }

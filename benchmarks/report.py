@@ -13,7 +13,7 @@ from typing import Any
 
 import coresetdb
 
-LIBRARIES = ("torch", "transformers", "pylance", "pyarrow", "duckdb", "numpy")
+LIBRARIES = ("torch", "transformers", "pylance", "lancedb", "pyarrow", "duckdb", "numpy")
 
 
 def circumstances() -> dict[str, Any]:

@@ -31,18 +31,17 @@ from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.fits.fit import Fitting, Sample
 from coresetdb.ingest.models.backbone import Backbone
-from coresetdb.ingest.models.batches import Batch
+from coresetdb.ingest.models.batches import TOKENS_PER_BATCH_CPU
 from coresetdb.ingest.models.describe import BackboneConfig
-from coresetdb.ingest.passes.forward import states_of
+from coresetdb.ingest.passes.forward import pass_over
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.trim_basis import (
     ENOUGH,
     OUTPUT,
-    directions_of,
+    SampleStates,
     quantise,
     ranks_tried,
     top_overlap,
-    unit_states,
 )
 from coresetdb.ingest.representations.trim_fingerprints import fingerprints, nearest_classes
 from coresetdb.ingest.representations.trim_scores import (
@@ -113,12 +112,14 @@ def all_terms(
     keys += [(name, rest, rank) for name in tables for rest in RESTS for rank in ranks]
     found = {key: np.zeros((2, len(rows)), np.float32) for key in keys}
 
-    def read(members: Sequence[int], batch: Batch, states: torch.Tensor) -> None:
-        own, norms = unit_states(batch, states)
-        units = (own / norms).cpu()
-        tokens = np.concatenate([row.ids for row in batch.rows])
-        content = np.concatenate([row.content for row in batch.rows])
-        lengths = np.array([len(row) for row in batch.rows])
+    sample = SampleStates(rows, backbone.info.hidden_size)
+    pass_over(backbone, rows, [sample])
+    for part, states in sample.parts(TOKENS_PER_BATCH_CPU):
+        units = states.float() / states.float().norm(dim=1, keepdim=True)
+        own = rows[part]
+        tokens = np.concatenate([row.ids for row in own])
+        content = np.concatenate([row.content for row in own])
+        lengths = np.array([len(row) for row in own])
         stored: dict[int, tuple[np.ndarray, np.ndarray | None]] = {0: (units.numpy(), None)}
         for rank in ranks:
             codes, scales = quantise(units @ torch.from_numpy(directions[:, :rank]))
@@ -129,9 +130,7 @@ def all_terms(
                 table = replace(table, vectors=table.vectors @ directions[:, :rank])
             scored = score_tokens(tokens, *stored[rank], table, rest=rest).scores
             terms = row_terms(scored, content, lengths)
-            found[name, rest, rank][:, members] = terms.mean, terms.greatest
-
-    states_of(backbone, rows, read)
+            found[name, rest, rank][:, part] = terms.mean, terms.greatest
     return {key: RowTerms(*terms) for key, terms in found.items()}
 
 
@@ -188,8 +187,11 @@ def main() -> None:
 
     count = basis.facts["rows"]
     sample = [each for each in backbone.encode_all(others[:count]) if isinstance(each, Encoded)]
-    directions, spectrum = directions_of(backbone, sample)
-    rows = [each for each in backbone.encode_all(instructions) if isinstance(each, Encoded)]
+    states = SampleStates(sample, backbone.info.hidden_size, keep=False)
+    pass_over(backbone, sample, [states])
+    directions, spectrum = states.directions()
+    encoded = backbone.encode_all(instructions)
+    rows = [each for each in encoded if isinstance(each, Encoded) and each.content.any()]
     tables: dict[str, ClassTable] = {}
     for name in TARGETS:
         examples = target_rows(options.data, name, options.examples)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..schemas.errors import UsageError
-from ..schemas.plain_text import counted, text_table
+from ..schemas.plain_text import count_of, text_table
 from .options import (
     json_option,
     memory_option,
@@ -25,7 +25,6 @@ from .options import (
 if TYPE_CHECKING:
     from ..query.coresets import Coreset
     from ..query.export import Exported
-    from ..query.method_list import ListedMethod
 
 FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt")
 
@@ -49,22 +48,8 @@ def methods_command(store: str | None, as_json: bool) -> None:
     if as_json:
         print_json([method.as_dict() for method in methods])
         return
-    click.echo(text_table([_method_row(method) for method in methods if method.named]))
-    click.echo("")
-    click.echo(text_table([_method_row(method) for method in methods if not method.named]))
+    click.echo(str(methods))
     talk("Options go in parentheses, as in rds:top(by=max); docs/selectors.md lists them.")
-
-
-def _method_row(method: ListedMethod) -> dict[str, Any]:
-    needs = [method.feature or "", "a target" if method.target else ""]
-    row: dict[str, Any] = {
-        "method": f"{method.method}, {method.also}" if method.also else method.method,
-        "needs": " and ".join(filter(None, needs)) or "nothing",
-        "paper": method.paper,
-    }
-    if method.ready is not None:
-        return {**row, "ready": method.ready, "helps": method.helps}
-    return {**row, "in full": method.full} if method.named else row
 
 
 @click.command()
@@ -282,7 +267,7 @@ def replay(store: str, name: str, memory: str) -> int:
     for note in replayed.notes:
         talk(note)
     if replayed.same:
-        click.echo(f"{name}: the same {counted(len(replayed.ids), 'id')} in the same order.")
+        click.echo(f"{name}: the same {count_of(len(replayed.ids), 'id')} in the same order.")
         return 0
     click.echo(f"{name}: the ids differ from rank {replayed.first_difference} on.")
     return 1
@@ -351,7 +336,9 @@ def _rule_value(value: Any) -> str:
     if not isinstance(value, dict):
         return str(value)
     name = value.get("name") or value.get("coreset")
-    sizes = [counted(value[f"{noun}s"], noun) for noun in ("example", "row") if f"{noun}s" in value]
+    sizes = [
+        count_of(value[f"{noun}s"], noun) for noun in ("example", "row") if f"{noun}s" in value
+    ]
     return f"{name} ({', '.join(sizes)})" if sizes else str(name)
 
 
@@ -360,7 +347,7 @@ def _budget(coreset: Coreset) -> str:
     budget = coreset.budget if used is None else f"{coreset.budget}, of which {used:,} are used"
     if not coreset.short_by:
         return budget
-    missing = counted(coreset.short_by, "row" if used is None else "token")
+    missing = count_of(coreset.short_by, "row" if used is None else "token")
     return f"{budget}; short by {missing}, because the eligible rows ran out"
 
 
@@ -446,8 +433,8 @@ def export_command(
 def export_lines(exported: Exported) -> list[str]:
     """What an export wrote and what the format could not keep, a line each."""
     return [
-        f"{exported.out}: {counted(exported.rows, 'row')}",
+        f"{exported.out}: {count_of(exported.rows, 'row')}",
         *(f"  left out, {why}: {rows:,}" for why, rows in exported.left_out.items()),
-        *(f"  {what}: {counted(rows, 'row')}" for what, rows in exported.remarks.items()),
+        *(f"  {what}: {count_of(rows, 'row')}" for what, rows in exported.remarks.items()),
         *(f"  beside it: {file}" for file in exported.files[1:]),
     ]

@@ -7,7 +7,7 @@ from shlex import quote
 import click
 from click.shell_completion import get_completion_class
 
-from ..schemas.plain_text import counted, text_table
+from ..schemas.plain_text import count_of, text_table
 from .options import json_option, open_database, print_json, store_argument, talk
 
 
@@ -74,8 +74,8 @@ def compact_command(store: str, keep_hours: float) -> None:
     """
     done = open_database(store).compact(keep_hours)
     talk(
-        f"{store}: merged away {counted(done.merged, 'fragment')}, deleted "
-        f"{counted(done.versions, 'old version')} and {counted(done.files, 'file')} "
+        f"{store}: merged away {count_of(done.merged, 'fragment')}, deleted "
+        f"{count_of(done.versions, 'old version')} and {count_of(done.files, 'file')} "
         f"({done.bytes / 1e6:,.1f} MB)."
     )
 

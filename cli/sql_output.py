@@ -17,7 +17,7 @@ import click
 import pyarrow as pa
 
 from ..schemas.errors import OutputError, QueryError, UsageError
-from ..schemas.plain_text import counted
+from ..schemas.plain_text import count_of
 from ..schemas.version import VERSION
 from ..store.sql.session import QueryResult
 from ..store.sql.table import (
@@ -45,7 +45,7 @@ def show(result: QueryResult, form: str, parquet: str | None = None) -> None:
     """
     if parquet is not None:
         rows = write_parquet(result, parquet)
-        click.echo(f"wrote {counted(rows, 'row')} to {parquet}", err=True)
+        click.echo(f"wrote {count_of(rows, 'row')} to {parquet}", err=True)
     elif form == "csv":
         write_csv(result)
     elif form == "json":
@@ -77,7 +77,7 @@ def write_to_terminal(result: QueryResult, columns: int) -> None:
     lines, shortened = fitted_lines(result.schema, rows, columns)
     for line in lines:
         click.echo(line)
-    count = f"the first {ROWS_ON_TERMINAL} rows" if more else counted(len(rows), "row")
+    count = f"the first {ROWS_ON_TERMINAL} rows" if more else count_of(len(rows), "row")
     note = "; wide text is shortened" if shortened else ""
     whole = " (--csv, --json, --parquet or a pipe give all of it)" if more or shortened else ""
     click.echo(f"{count}{note}{whole}", err=True)

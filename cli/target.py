@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..schemas.plain_text import counted, text_table
+from ..schemas.plain_text import count_of, text_table
 from .options import (
     json_option,
     open_database,
@@ -54,7 +54,7 @@ def added_lines(added: AddedTarget) -> list[str]:
     target = added.target
     return [
         *added.decisions,
-        f"{target.name}: read {added.read:,}: {counted(target.examples, 'example')} "
+        f"{target.name}: read {added.read:,}: {count_of(target.examples, 'example')} "
         f"({target.tokens:,} tokens), {added.duplicates:,} duplicate, "
         f"{len(added.rejected):,} rejected",
         *(f"  {reject.file}:{reject.line}: {reject.reason}" for reject in added.rejected),
@@ -112,7 +112,7 @@ def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool)
         return
     target = copied.target
     click.echo(
-        f"{target.name}: copied {counted(target.examples, 'example')} to {other}, with "
+        f"{target.name}: copied {count_of(target.examples, 'example')} to {other}, with "
         f"{', '.join(copied.features) or 'no feature'}"
     )
     for sentence in copied.left_out:
@@ -130,6 +130,6 @@ def remove(store: str, name: str) -> None:
         coresetdb target remove pool gsm8k
     """
     removed = open_database(store).remove_target(name)
-    talk(f"{name}: removed, with {counted(removed.examples, 'example')}.")
+    talk(f"{name}: removed, with {count_of(removed.examples, 'example')}.")
     if removed.coresets:
         talk(f"Coresets chosen for it stay: {', '.join(removed.coresets)}")

@@ -23,7 +23,6 @@ from .representations.registry import (
     names,
     parse_specs,
     recipe_for,
-    spec_text,
 )
 
 if TYPE_CHECKING:
@@ -55,14 +54,14 @@ def create_store(
     info = describe(resolved)
     recipes: list[Recipe] = []
     wanted = parse_specs(features)
-    for asked in wanted:
-        if not get(asked.representation).fits(info, asked.options):
-            recipes.append(recipe_for(asked, info, {}, {}, recipes))
+    for spec in wanted:
+        if not get(spec.representation).fits(info, spec.options):
+            recipes.append(recipe_for(spec, info, {}, {}, recipes))
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
     # The device is found again wherever the store is opened; everything else is settled.
     settled = replace(resolved, device=backbone.device)
     # Written out: a later version may mean something else by a preset.
-    config = {"backbone": settled.as_dict(), "features": ",".join(map(spec_text, wanted))}
+    config = {"backbone": settled.as_dict(), "features": ",".join(map(str, wanted))}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         catalog.put_recipe(store, recipe)
@@ -114,7 +113,7 @@ def list_features(store: Store) -> list[dict[str, Any]]:
     ]
     return rows + [
         {
-            "feature": spec_text(spec),
+            "feature": str(spec),
             "columns": [],
             "fingerprint": None,
             "rows without": 0,
@@ -129,14 +128,13 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
 
     Raises: as `store.features.drop`.
     """
-    waiting = [each for each in pending(store) if name in (each.representation, spec_text(each))]
+    waiting = [each for each in pending(store) if name in (each.representation, str(each))]
     if waiting and name not in droppable(store):
         gone, recipe = waiting, None
     else:
         recipe = drop(store, name, force)
         gone = [each for each in _configured(store) if each.matches(recipe)]
-    asked = _configured(store)
-    kept = ",".join(spec_text(each) for each in asked if each not in gone)
+    kept = ",".join(str(spec) for spec in _configured(store) if spec not in gone)
     store.configure(features=kept)
     return recipe
 
@@ -162,13 +160,13 @@ def asked_for(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     check_backbone(store.uri, config, list(present.values()))
     asked: dict[str, Recipe | FeatureSpec] = {}
     if not features.strip(" ,"):
-        asked |= present | {spec_text(each): each for each in pending(store)}
+        asked |= present | {str(each): each for each in pending(store)}
     for entry in expanded(features):
         for each in [present[entry]] if entry in present else parse_specs(entry):
             if isinstance(each, FeatureSpec):
                 made = [recipe for recipe in present.values() if each.matches(recipe)]
                 each = made[-1] if made else each
-            asked[each.feature if isinstance(each, Recipe) else spec_text(each)] = each
+            asked[each.feature if isinstance(each, Recipe) else str(each)] = each
     if not asked:
         raise UsageError(f"{store.uri} has no features: name some of {', '.join(names())}")
     return list(asked.values())

@@ -19,7 +19,7 @@ from ..store.status import Status, status_of
 from ..store.store import Store
 from .create import pending, recipes_of
 from .representations.gradfiltering import seen_gap
-from .representations.registry import FeatureSpec, columns_of, spec_text
+from .representations.registry import FeatureSpec, columns_of
 
 KEPT = "_kept"
 
@@ -37,7 +37,7 @@ def status(store: Store) -> Status:
     bases = basis_drift(store)
     due = advice(store, bases)
     try:
-        waiting = [spec_text(each) for each in pending(store)]
+        waiting = [str(each) for each in pending(store)]
     except UsageError as error:  # of a package that is not installed here
         waiting, due = [], [*due, str(error)]
     return replace(
@@ -117,7 +117,7 @@ def advice(store: Store, bases: list[dict[str, Any]]) -> list[str]:
 
 def _with_another_sample(recipe: Recipe) -> str:
     seed = recipe.options.get("seed", 0)
-    return spec_text(FeatureSpec(recipe.representation, {**recipe.options, "seed": seed + 1}))
+    return str(FeatureSpec(recipe.representation, {**recipe.options, "seed": seed + 1}))
 
 
 def _of_the_sample(store: Store, recipe: Recipe) -> float | None:

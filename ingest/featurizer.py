@@ -259,6 +259,7 @@ class Featurizer:
             with self._timed(work.recipe.fingerprint):
                 made.append(
                     work.representation.compute(instructions, work.setup)
+                    or _on_own_backbone(work, instructions)
                     or work.representation.finish(rows, views, work.setup)
                 )
         telling.done()
@@ -303,6 +304,24 @@ class Featurizer:
             telling.saw(sum(map(len, batch.rows)))
         places = run.chosen[order]
         return {place: joined(each, places, len(run.rows)) for place, each in parts.items()}
+
+
+def _on_own_backbone(
+    work: _Work, instructions: Sequence[Instruction]
+) -> dict[str, np.ndarray] | None:
+    """The columns of a representation that brings a backbone, by a featurizer of that."""
+    representation, setup = work.representation, work.setup
+    backbone = representation.own_backbone(setup)
+    if backbone is None:
+        return None
+    recipe = replace(
+        work.recipe,
+        backbone=backbone.info.identity,
+        columns=tuple(field.name for field in representation.fields(setup)),
+        artifacts={name: name for name in setup.artifacts},
+    )
+    featurizer = Featurizer(backbone, [recipe], artifacts=setup.artifacts)
+    return featurizer.compute(instructions, of=setup.side).columns
 
 
 def _runs(works: Sequence[_Work], rows: Sequence[Encoded]) -> list[_Run]:

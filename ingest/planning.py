@@ -1,18 +1,16 @@
 """What making features will cost, before anything runs: bytes, passes, fits, and an estimated time.
 
-Widths are known from the columns' types; what differs from row to row, and every time, is measured
-on a few dozen rows of the source. What is not fitted yet is fitted on those rows, in memory.
-
-A plan: what features will cost, as plain data.
-
-How many rows files hold, counted or told from a part of each, and a few of them drawn.
+Widths are known from the columns' types. What differs from row to row, and the time of every pass,
+is measured on a few dozen rows of the source. What is not fitted yet is fitted on fewer rows still,
+in memory, for the widths it decides; its time is estimated from the measured rate of a forward (of
+a training step) and the rows of the sample it will get.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +26,11 @@ from ..store.catalog import artifacts_of
 from ..store.status import type_words
 from ..store.store import Store
 from .create import pending, recipes_of
-from .fits.fit import Sample
+from .fits.fit import PassFit, Sample
 from .fits.sampling import BLOCK_ROWS, Reservoir
 from .jobs.fitting import Job, MemoryCache, StoreCache, fitted, jobs_for, run
 from .models.describe import BackboneConfig, BackboneInfo, describe
-from .representations.registry import FeatureSpec, get, parse_specs, recipe_for, spec_text
+from .representations.registry import FeatureSpec, get, parse_specs, recipe_for
 from .sources import SourceList
 
 if TYPE_CHECKING:
@@ -64,30 +62,13 @@ class PlannedPass:
 
 @dataclass(frozen=True)
 class PlannedFit:
-    """Something to learn first; its time is told from trials (see `seconds_on`)."""
+    """Something to learn first; its time is estimated from the rows it will read."""
 
     fit: str
     rows: int
     artifacts: list[str]
     bytes: int
     seconds: float
-
-
-def seconds_on(rows: int, large: tuple[int, float], small: tuple[int, float] | None) -> float:
-    """What a fit takes on `rows`, from what it took on fewer.
-
-    Two trials make a line: what the fit takes in any case, and what each row adds. A row adds no
-    less than nothing, and no more than its share of the larger trial.
-
-    Args:
-        large, small: rows and seconds of the trials; where there is no second one, or it had as
-            many rows, time is taken to be in proportion to the rows.
-    """
-    tried, seconds = large
-    each = seconds / tried
-    if small and small[0] < tried:
-        each = min(each, max(0.0, (seconds - small[1]) / (tried - small[0])))
-    return seconds + each * (rows - tried)
 
 
 @dataclass(frozen=True)
@@ -165,7 +146,7 @@ def count(looked: SourceList, known: GrowingIdSet, rows: int) -> Counted:
     A file of more than its share of 50,000 records is read so far and no further; what it holds is
     told from its bytes. Sources without a size (standard input) are read to their end.
     """
-    share = max(LEAST_PER_FILE, COUNTED_RECORDS // len(looked.paths))
+    share = max(LEAST_PER_FILE, COUNTED_RECORDS // max(1, len(looked.entries)))
     drawing: Reservoir[Record] = Reservoir(SEED, lambda total: rows)
     met = GrowingIdSet()
     read, records = 0, 0.0
@@ -197,7 +178,7 @@ def count(looked: SourceList, known: GrowingIdSet, rows: int) -> Counted:
 
 TRIAL_ROWS = 64
 TRIAL_SECONDS = 10.0
-FIT_SECONDS = 30.0
+FIT_SECONDS = 10.0
 LEAST_ROWS = 16
 FORWARDS_OF_FEATURES = 4
 FORWARDS_OF_FITS = 16
@@ -245,7 +226,7 @@ def plan(
     rows = _rows_within(TRIAL_SECONDS, FORWARDS_OF_FEATURES * per_row, counted.drawn)
     tried = _try([*mine, *recipes], loaded, artifacts, rows, counted.new)
     return Plan(
-        features=[*(each.feature for each in mine), *map(spec_text, wanted)],
+        features=[*(each.feature for each in mine), *map(str, wanted)],
         records=counted.records,
         rows=counted.new,
         read=counted.read,
@@ -292,10 +273,11 @@ def _fitted(
     notes: list[str],
 ) -> tuple[list[PlannedFit], list[Recipe]]:
     """Fits run in memory, and the recipes that come of them; `artifacts` and `notes` grow."""
-    shelf = MemoryCache(StoreCache(store))
+    cache = MemoryCache(StoreCache(store))
     rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
-    sample, half = _sample(rows), _sample(rows[: len(rows) // 2])
-    planned: list[PlannedFit] = []
+    instructions = [row.instruction for row in rows]
+    sample = Sample([each.id for each in instructions], instructions, len(instructions))
+    tried: list[tuple[Job, float]] = []
     recipes: list[Recipe] = []
     jobs: dict[str, Job] = {}
     for spec in specs:
@@ -303,59 +285,59 @@ def _fitted(
         jobs |= {job.asked: job for job in own}
         try:
             for job in own:
-                if not job.done(shelf):
-                    _on_fewer(job, jobs, half, backbone, shelf)  # what is slow only once
-                    fewer = _on_fewer(job, jobs, half, backbone, shelf)
-                    seconds = run(job, jobs, sample, backbone, shelf, progress)
-                    planned.append(_planned(job, sample, seconds, half, fewer, counted.new, shelf))
+                if not job.done(cache):
+                    begun = time.perf_counter()
+                    run([job], jobs, sample, backbone, cache, progress)
+                    tried.append((job, time.perf_counter() - begun))
         except UsageError as error:
-            notes.append(f"{spec_text(spec)} is left out: {error} (on {len(sample)} rows)")
+            notes.append(f"{spec} is left out: {error} (on {len(sample)} rows)")
             continue
-        found = fitted(own, shelf)
+        found = fitted(own, cache)
         artifacts |= {found.digests[name]: found.artifacts[name] for name in found.digests}
         present = [*recipes_of(store), *recipes]
         recipes.append(recipe_for(spec, info, found.artifacts, found.digests, present))
-    if planned:
+    if tried:
         notes.append(
-            f"fits were tried on {len(sample)} rows and on half of them: their time on more is "
-            "told from the line through both, and a width that a fit chooses by itself may come "
-            "out otherwise on its whole sample"
+            f"fits were tried on {len(sample)} rows: a width that a fit chooses by itself may come "
+            "out differently on its whole sample"
         )
-    return planned, recipes
-
-
-def _sample(rows: Sequence[Record]) -> Sample:
-    instructions = [row.instruction for row in rows]
-    return Sample([instruction.id for instruction in instructions], instructions, len(rows))
-
-
-def _on_fewer(
-    job: Job, jobs: Mapping[str, Job], sample: Sample, backbone: Backbone, shelf: MemoryCache
-) -> float | None:
-    """Seconds of a fit on a smaller sample; what it learns is thrown away. None: too few rows."""
-    try:
-        return run(job, jobs, sample, backbone, MemoryCache(shelf), Silence())
-    except UsageError:
-        return None
+    return _planned(tried, len(sample), counted.new, per_row, cache), recipes
 
 
 def _planned(
-    job: Job,
-    sample: Sample,
-    seconds: float,
-    half: Sample,
-    fewer: float | None,
+    tried: Sequence[tuple[Job, float]],
+    tried_rows: int,
     total: int,
-    shelf: MemoryCache,
-) -> PlannedFit:
-    def rows(of: int) -> int:
-        return min(job.fit.sample_rows(of), of)
+    per_row: float,
+    cache: MemoryCache,
+) -> list[PlannedFit]:
+    """Estimate fits over a pool of `total` new rows.
 
-    found = [shelf.load(content, name) for name, content in job.outputs(shelf).items()]
-    size = sum(len(each.pack()) for each in found)
-    small = None if fewer is None else (rows(len(half)), fewer)
-    took = seconds_on(rows(total), (rows(len(sample)), seconds), small)
-    return PlannedFit(job.fit.name, rows(total), list(job.fit.outputs()), size, took)
+    Forwards take what a bare forward took, training steps what they took in the trial; fits that
+    share a pass pay for it once.
+
+    Args:
+        tried: fits and the seconds they took on `tried_rows` rows.
+        per_row: seconds of a row in a bare forward.
+    """
+    planned: list[PlannedFit] = []
+    passes: dict[Any, int] = {}
+    for job, seconds in tried:
+        rows = min(job.fit.sample_rows(total), total)
+        work = job.fit.work(rows)
+        trial = job.fit.work(min(job.fit.sample_rows(tried_rows), tried_rows))
+        if isinstance(job.fit, PassFit):
+            key = (job.fit.sample_seed, job.checkpoint)
+            already = min(rows, passes.get(key, 0))
+            passes[key] = max(rows, already)
+            work = replace(work, forwards=work.forwards - already)
+        took = work.forwards * per_row
+        if trial.steps:
+            took += work.steps * seconds / trial.steps
+        outputs = job.outputs(cache).items()
+        size = sum(len(cache.load(content, name).pack()) for name, content in outputs)
+        planned.append(PlannedFit(job.fit.name, rows, list(job.fit.outputs()), size, took))
+    return planned
 
 
 @dataclass(frozen=True)

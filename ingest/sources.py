@@ -1,24 +1,23 @@
-"""Reading: any file to records of one conversation each, or to rejects that say why not.
+"""Sources: from what a user names to records of one conversation each, or rejects that say why not.
 
-for file in find_files(["pools/", "more/*.jsonl.gz"]):
-    source = open_source(file, ReadOptions())
-    print(source.decision)
-    for item in source:      # Record or Reject
-        ...
-    source.xxh3, source.fault
+    for entry in find_sources(["pools/", "more/*.jsonl.gz"]):
+        source = open_source(entry, ReadOptions())
+        print(source.decision)
+        for item in source:  # Record or Reject
+            ...
+        source.xxh3, source.fault
 
-What the ingestion job asks of a source of records.
-
-A look at every file before the first is ingested, so that a question comes before the work.
+A source is a file, or data in memory. `open_sources` looks at all of them before the first is read,
+so that a question to the user comes before the work.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import AmbiguousFormatError, InputError, UsageError
@@ -34,18 +33,41 @@ from .importers.detection import (
 )
 from .importers.importer import Parsed, Rejected, kind_of
 from .readers.decoding import Bad, Row, excerpt_of
+from .readers.in_memory import InMemory, is_in_memory, sources_in
 from .readers.json_rows import why_invalid
 from .readers.locations import NAMES, PACKED, STDIN, can_be_read_again, copy_of, find_files
 from .readers.opening import Hints, Opened, open_rows
 from .readers.options import ReadOptions
 
+if TYPE_CHECKING:
+    import datasets
+    import polars as pl
+    import pyarrow as pa
+
+    SourceData = (
+        str
+        | os.PathLike[str]
+        | Sequence[str | os.PathLike[str]]
+        | Sequence[Mapping[str, Any]]
+        | pa.Table
+        | pa.RecordBatch
+        | pa.RecordBatchReader
+        | pl.DataFrame
+        | datasets.Dataset
+    )
+    """What can be read: files, folders, globs and addresses, or data in memory."""
+
+SAMPLE_RECORDS = 50
+SAMPLE_ROWS = 1000
+SAMPLE_BYTES = 32_000_000
+
 
 class Source(Protocol):
-    """Records of one file, read once from its beginning.
+    """Records of one file, or of data in memory, read once from the beginning: what jobs take.
 
-    `decision` says in words how the file is read. `size` is that of the file in bytes (None where
-    it cannot be known), `bytes_read` how much of it has been read so far; `xxh3` and `fault` (why
-    a file broke half-way) hold after the last record.
+    `decision` says in words how it is read. `size` is in bytes (None where it cannot be known),
+    `bytes_read` how much of it has been read so far; `xxh3` and `fault` (why a file broke half-way)
+    hold after the last record.
     """
 
     @property
@@ -73,23 +95,16 @@ class Source(Protocol):
         ...
 
 
-__all__ = ["ReadOptions", "SourceFile", "find_files", "open_source"]
-
-SAMPLE_RECORDS = 50
-SAMPLE_ROWS = 1000
-SAMPLE_BYTES = 32_000_000
-
-
 class SourceFile:
-    """One source, opened and understood; iterate once for its records and rejects.
+    """One opened source, whose format is known; iterate once for its records and rejects.
 
     Attributes:
-        file: absolute path, address, or "-".
-        corpus: `--corpus`, or the file's name without its endings.
+        file: absolute path, address, "-", or a name such as `<list>` for data in memory.
+        corpus: `--corpus`, or the file's name without its endings; "memory" for data in memory.
         options: how it is read.
-        decision: what was found, in words, for the user.
+        decision: the format and the container in words, for the user.
         format: name of the importer ("none" for a file without any record).
-        size: raw bytes, None where unknown (standard input).
+        size: raw bytes, None where unknown (standard input, a list).
         xxh3: of all raw bytes (64 bits, hexadecimal); "" until the iteration is over.
         fault: why the file ended early; None until the iteration is over, and if it is whole.
     """
@@ -105,13 +120,13 @@ class SourceFile:
         sample = _sample(file, opened)
         objects = [value for _, value in sample if isinstance(value, dict)][:SAMPLE_RECORDS]
         self._rows = chain(sample, opened.rows)
-        self._choice: DetectedFormat | None = None
+        self._detected: DetectedFormat | None = None
         if options.format not in ("auto", "map"):
             self.format = importer_named(options.format).name
         if objects:
-            self._choice = detect_format(file, objects, options)
-            self.format = self._choice.importer.name
-            shape = self._choice.words
+            self._detected = detect_format(file, objects, options)
+            self.format = self._detected.importer.name
+            shape = self._detected.words
         else:
             self.format = "none"
             shape = "no usable record" if sample else "no records"
@@ -123,7 +138,7 @@ class SourceFile:
         return self._opened.bytes_read
 
     def __iter__(self) -> Iterator[Record | Reject]:
-        """Records and rejects in the file's order.
+        """Records and rejects in the order of the source.
 
         Raises:
             UsageError: the source was iterated before.
@@ -132,39 +147,38 @@ class SourceFile:
             raise UsageError(f"{self.file} has been read already; open it again")
         self._started = True
         for line, value in self._rows:
-            yield from self._judge(line, value)
+            yield from self._records_of(line, value)
         self.xxh3 = self._opened.finish()
         self.fault = self._opened.fault
         if self.fault and self.fault.file == self._opened.file:
-            self.fault = _named(self.fault, self.file)
+            self.fault = _of_file(self.fault, self.file)
 
     def finish(self) -> None:
         """Close the source; one that was not read to its end keeps no hash."""
         self._started = True
         self._opened.close()
 
-    def _judge(self, line: int, value: Any) -> Iterator[Record | Reject]:
+    def _records_of(self, line: int, value: Any) -> Iterator[Record | Reject]:
         """The records of one row, or why there is none."""
         if isinstance(value, Bad):
             yield Reject(self.corpus, self.file, line, value.reason, value.excerpt)
             return
-        if not isinstance(value, dict) or self._choice is None:
-            yield self._refuse(line, f"not an object: {kind_of(value)}", value)
+        if not isinstance(value, dict) or self._detected is None:
+            yield self._reject(line, f"not an object: {kind_of(value)}", value)
             return
-        choice = self._choice
-        value = choice.renamed(value)
+        value = self._detected.renamed(value)
         try:
-            for item in choice.importer.read(value, self.options):
+            for item in self._detected.importer.read(value, self.options):
                 if isinstance(item, Rejected):
-                    yield self._refuse(line, item.reason, value)
+                    yield self._reject(line, item.reason, value)
                 else:
                     yield self._admit(line, item, value)
-        except Rejected as refusal:
-            yield self._refuse(line, refusal.reason, value)
+        except Rejected as rejected:
+            yield self._reject(line, rejected.reason, value)
         except RecursionError:
-            yield self._refuse(line, "nested too deeply", "")
+            yield self._reject(line, "nested too deeply", "")
         except ValueError as error:
-            yield self._refuse(line, f"unreadable value: {error}", value)
+            yield self._reject(line, f"unreadable value: {error}", value)
 
     def _admit(self, line: int, parsed: Parsed, value: Any) -> Record | Reject:
         instruction = parsed.instruction
@@ -173,34 +187,40 @@ class SourceFile:
             instruction = _without_empty_answer(instruction)
         reason = unusable(instruction, allow_empty_answer=empty_ok)
         if reason is not None:
-            return self._refuse(line, reason, value)
+            return self._reject(line, reason, value)
         metadata = "{}"
         if parsed.metadata:
             try:
                 metadata = canonical_json(parsed.metadata)
             except ValueError:
-                return self._refuse(line, "number out of range in the metadata", value)
+                return self._reject(line, "number out of range in the metadata", value)
         if not _has_utf8(metadata) or not _has_utf8(parsed.source_id or ""):
-            return self._refuse(line, "lone surrogate: the metadata has no UTF-8 form", value)
+            return self._reject(line, "lone surrogate: the metadata has no UTF-8 form", value)
         return Record(instruction, self.corpus, self.file, line, parsed.source_id, metadata)
 
-    def _refuse(self, line: int, reason: str, value: Any) -> Reject:
+    def _reject(self, line: int, reason: str, value: Any) -> Reject:
         return Reject(self.corpus, self.file, line, reason, excerpt_of(_as_text(value)))
 
 
 def open_source(
-    path: str, options: ReadOptions | None = None, copy: str | None = None
+    entry: str | os.PathLike[str] | InMemory,
+    options: ReadOptions | None = None,
+    copy: str | None = None,
 ) -> SourceFile:
-    """Open a file, find out what it holds, and be ready to read it.
+    """Open a file or data in memory, detect its format, and be ready to read it.
 
-    `copy` is where its bytes lie, for one that cannot be read twice; it keeps its own name.
+    Args:
+        copy: where its bytes lie, for one that cannot be read twice; it keeps its own name.
 
     Raises:
         InputError: it cannot be opened, or holds nothing that could be records.
-        AmbiguousFormatError: its shape is not plain; the message says what to type.
+        AmbiguousFormatError: its format is not clear; the message says what to type.
         UsageError: the options name a format, column or encoding that does not exist.
     """
     options = options or ReadOptions()
+    if isinstance(entry, InMemory):
+        return SourceFile(entry.name, options, entry.open())
+    path = os.fspath(entry)
     file = path if path == STDIN or "://" in path else os.path.abspath(path)
     plain = options.format not in ("auto", "map") and importer_named(options.format).name == "text"
     hints = Hints(
@@ -217,19 +237,19 @@ def open_source(
     try:
         opened = open_rows(copy, hints)
     except InputError as error:
-        raise _named(error, file) from error
+        raise _of_file(error, file) from error
     return SourceFile(file, options, opened)
 
 
-def _named(fault: InputError, file: str) -> InputError:
-    """The same fault, of the file itself rather than of its copy."""
+def _of_file(fault: InputError, file: str) -> InputError:
+    """The same fault, with the name of the file instead of that of its copy."""
     return type(fault)(file, fault.problem, fault.advice)
 
 
 def stem_of(file: str) -> str:
-    """The name of a file without folder, packing and ending; "stdin" for standard input."""
-    if file == STDIN:
-        return "stdin"
+    """The name of a file without folder, packing and ending; else "stdin" or "memory"."""
+    if file == STDIN or is_in_memory(file):
+        return "stdin" if file == STDIN else "memory"
     name = file.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
     for ending in PACKED:
         name = name.removesuffix(ending)
@@ -254,7 +274,7 @@ def _sample(file: str, opened: Opened) -> list[Row]:
             break
         if not objects and len(rows) == SAMPLE_ROWS:
             first = next((value for _, value in rows if isinstance(value, Bad)), None)
-            reason = first.reason if first else "they are no objects"
+            reason = first.reason if first else "they are not objects"
             raise InputError(
                 file,
                 f"none of its first {SAMPLE_ROWS:,} records can be read ({reason})",
@@ -264,7 +284,7 @@ def _sample(file: str, opened: Opened) -> list[Row]:
 
 
 def _without_empty_answer(instruction: Instruction) -> Instruction:
-    """The same without a last assistant turn that says nothing."""
+    """The same without a last assistant turn that is empty."""
     if instruction.messages:
         last = instruction.messages[-1]
         if last.role == "assistant" and not last.content and not last.tool_calls:
@@ -281,7 +301,7 @@ def _has_utf8(text: str) -> bool:
 
 
 def _as_text(value: Any) -> str:
-    """A refused value as it may have stood in the file."""
+    """A rejected value as it may have stood in the file."""
     if isinstance(value, str):
         return value
     try:
@@ -290,19 +310,34 @@ def _as_text(value: Any) -> str:
         return why_invalid(error)
 
 
+def find_sources(data: SourceData) -> list[str | InMemory]:
+    """The files that are named, each once and in order, and the data in memory.
+
+    Raises:
+        NoSuchFileError: a name matches nothing.
+        UsageError: something is neither a path nor rows; the message says what is accepted.
+    """
+    entries: dict[str | InMemory, None] = {}
+    for source in sources_in(data):
+        files = [source] if isinstance(source, InMemory) else find_files([source])
+        entries.update(dict.fromkeys(files))
+    return list(entries)
+
+
 @dataclass(frozen=True)
 class SourceList:
-    """Files that can be read, and why others cannot.
+    """Sources that can be read, and why others cannot.
 
     Attributes:
-        paths: readable files, in order.
+        entries: readable files and data in memory, in order.
+        options: how they are read.
         bytes: of all of them; None where a size is not known.
         unreadable: what is wrong with the others.
         held: sources that cannot be opened twice (standard input, pipes), by path.
         copies: where the bytes of such sources lie instead, if they were copied.
     """
 
-    paths: list[str]
+    entries: list[str | InMemory]
     options: ReadOptions
     bytes: int | None
     unreadable: list[InputError]
@@ -310,41 +345,48 @@ class SourceList:
     copies: dict[str, str] = field(default_factory=dict)
 
     def sources(self) -> Iterator[SourceFile]:
-        """The files, each opened when its turn comes; twice, if copies were asked for."""
-        for path in self.paths:
-            yield self.held.get(path) or open_source(path, self.options, self.copies.get(path))
+        """The sources, each opened when its turn comes; again and again, if copies were made."""
+        for entry in self.entries:
+            if isinstance(entry, InMemory):
+                yield open_source(entry, self.options)
+            else:
+                held = self.held.get(entry)
+                yield held or open_source(entry, self.options, self.copies.get(entry))
 
 
 def open_sources(
-    named: Sequence[str],
+    data: SourceData,
     options: ReadOptions,
     copies: str | None = None,
     progress: Progress | None = None,
 ) -> SourceList:
-    """Find the files and open each once.
+    """Find the sources and open each once.
 
     Args:
-        copies: a folder to copy sources into that can be read only once.
+        data: files, folders, globs, addresses, or data in memory.
+        copies: a folder to copy files into that can be read only once.
         progress: is told of every copy.
 
     Raises:
         InputError: nothing is found, or the only file cannot be read.
-        AmbiguousFormatError: a file's shape is not plain; nothing has been ingested yet.
-        UsageError: the options name a format, column or encoding that does not exist.
+        AmbiguousFormatError: the format of a source is not clear; nothing has been ingested yet.
+        UsageError: the options name a format, column or encoding that does not exist, or `data` is
+            nothing that can be read.
     """
-    found = find_files(named)
-    paths: list[str] = []
+    found = find_sources(data)
+    entries: list[str | InMemory] = []
     unreadable: list[InputError] = []
     sizes: list[int | None] = []
     held: dict[str, SourceFile] = {}
     copied: dict[str, str] = {}
-    for path in found:
-        if copies and not can_be_read_again(path):
-            what = "standard input" if path == STDIN else path
-            (progress or Silence()).say(f"{what}: copied to {copies} first, to be read twice")
-            copied[path] = copy_of(path, copies)
+    for entry in found:
+        copy = None
+        if copies and isinstance(entry, str) and not can_be_read_again(entry):
+            name = "standard input" if entry == STDIN else entry
+            (progress or Silence()).say(f"{name}: copied to {copies} first, to be read twice")
+            copy = copied[entry] = copy_of(entry, copies)
         try:
-            source = open_source(path, options, copied.get(path))
+            source = open_source(entry, options, copy)
         except AmbiguousFormatError:
             raise
         except InputError as error:
@@ -352,11 +394,61 @@ def open_sources(
                 raise
             unreadable.append(error)
             continue
-        paths.append(path)
+        entries.append(entry)
         sizes.append(source.size)
-        if source.size is None:
-            held[path] = source
+        if source.size is None and isinstance(entry, str):
+            held[entry] = source
         else:
             source.finish()
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    return SourceList(paths, options, total, unreadable, held, copied)
+    return SourceList(entries, options, total, unreadable, held, copied)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A few records that were read as a whole, such as the examples of a target.
+
+    Attributes:
+        records: distinct ones, in reading order.
+        read: how many records there were, duplicates and rejects included.
+        rejected: those that cannot be used.
+        decisions: how each source was read, in words.
+    """
+
+    records: list[Record]
+    read: int
+    rejected: list[Reject]
+    decisions: list[str]
+
+
+def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Examples:
+    """Read sources to their end; an example may lack its answer.
+
+    Args:
+        advice: what to do where there is no usable example.
+
+    Raises:
+        InputError: nothing is found, a file cannot be read to its end, or no example is usable.
+        UsageError: as `open_sources`.
+    """
+    options = replace(options, allow_empty_answer=True)
+    records: dict[str, Record] = {}
+    examples = Examples([], 0, [], [])
+    read = 0
+    names: list[str] = []
+    for entry in find_sources(data):
+        source = open_source(entry, options)
+        names.append(source.file)
+        examples.decisions.append(f"{source.file}: {source.decision}")
+        for item in source:
+            read += 1
+            if isinstance(item, Reject):
+                examples.rejected.append(item)
+            else:
+                records.setdefault(item.instruction.id, item)
+        if source.fault:
+            raise source.fault
+    if not records:
+        reasons = sorted({reject.reason for reject in examples.rejected}) or ["it is empty"]
+        raise InputError(", ".join(names), f"no usable example ({'; '.join(reasons)})", advice)
+    return replace(examples, records=list(records.values()), read=read)

@@ -301,7 +301,7 @@ def _check_fits(spec: FeatureSpec, backbone: Backbone) -> Fitted:
         assert outputs and len(set(outputs)) == len(outputs), f"{name}: outputs need own names"
         assert job.fit.sample_rows(10) <= 10, f"{name}: sample_rows asks for more than there are"
         for shelf in shelves:
-            run(job, jobs, sample, backbone, shelf, Silence())
+            run([job], jobs, sample, backbone, shelf, Silence())
         first, second = (job.outputs(shelf) for shelf in shelves)
         assert first == second, f"{name}: the same sample gave other artifacts the second time"
         kept = {each: shelves[0].load(content, each) for each, content in first.items()}

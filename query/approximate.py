@@ -1,11 +1,9 @@
-"""Approximate: the rows nearest to each query by an index, compared exactly, and what it missed.
+"""Approximate selections: the nearest rows by an index, compared exactly, with counted recall.
 
-The index is asked for more rows than are wanted. All it names are compared with all queries as the
-exact scan compares them, so that scores and order are exact and only rows may be missing. How many
-are is counted each time, on some queries and as many rows as are read in an instant; while it is
-too many, twice the partitions are looked into.
-
-How much of what is nearest a search by an index found, counted on a part of queries and pool.
+LanceDB searches the index for more rows than the selection needs. All rows it names are compared
+with all queries as the exact scan compares them, so that scores and order are exact and only rows
+may be missing. Their number is estimated each time, from some of the queries and a sample of the
+pool; while it is too high, the search is repeated in twice as many partitions.
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ import numpy as np
 
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, keys_of
-from ..selectors.reductions import RowVectors, Vectors
+from ..schemas.plain_text import count_of
+from ..selectors.reductions import RowVectors
 from ..store.fill import unfilled
 from ..store.indices import VectorIndex, indices_of
-from .comparison import Comparison
 from .features import Feature
 from .methods import Method
 from .queries import Queries, matrix_of
@@ -33,25 +31,25 @@ if TYPE_CHECKING:
     import lance
     import torch
 
-    from ..store.store import Store
+    from .snapshot import Snapshot
 
 
 QUERIES = 16
-"""Recall is counted for so many queries, evenly spread..."""
+"""Recall is counted for this many queries, evenly spread..."""
 ROWS_FOUND = 400
-"""... on about so many of the rows that they should find..."""
+"""... on as many rows of the pool as hold about this many of the nearest ones..."""
 BYTES = 128 << 20
-"""... as far as reading those takes no more of the pool than this."""
+"""... but on no more than this of its vectors."""
 
 _STRETCH = 100  # rows side by side; stretches are evenly spread over the pool
 _SAME = 1e-6  # similarities of blocks of another shape differ by less
 
 
 class Recall:
-    """Counts for one search.
+    """Estimate the recall of one search from a sample of queries and rows.
 
     Args:
-        dataset: the pool at the version asked.
+        dataset: the pool at the version of the search.
         column: of float16 vectors, `width` numbers each.
         width: of a vector.
         matrix: of all queries, (M, d) float32.
@@ -67,25 +65,25 @@ class Recall:
 
     @property
     def queries(self) -> int:
-        """For how many queries it is counted."""
+        """The number of sampled queries."""
         return len(self._queries)
 
     def sampled(self, k: int) -> int:
-        """On how many rows it is counted where each query wants k."""
+        """The number of sampled rows, where each query needs k."""
         rows = self._dataset.count_rows()
-        wanted = math.ceil(ROWS_FOUND * rows / (self.queries * k))
-        return min(rows, max(wanted, _STRETCH), max(BYTES // (2 * self._width), _STRETCH))
+        enough = math.ceil(ROWS_FOUND * rows / (self.queries * k))
+        return min(rows, max(enough, _STRETCH), max(BYTES // (2 * self._width), _STRETCH))
 
     def of(self, row_vectors: RowVectors, k: int, eligible: IdSet | None, rows: int) -> float:
         """Of the rows at least as similar as the last of the k found, the share that was found.
 
-        That is recall at k or more, by the square of what was missed at most.
+        That is recall at k, or above it by the square of what was missed at most.
 
         Args:
-            found: what the search named for any of the queries, with vectors.
+            row_vectors: the rows that the search named for any of the queries.
             k: how many of them each query keeps.
             eligible: rows that may be chosen; None for all.
-            rows: how many there are of those that have the feature.
+            rows: how many of these have the feature.
         """
         if len(row_vectors) < k:
             return len(row_vectors) / k
@@ -123,33 +121,32 @@ class Recall:
 
 
 ENOUGH = 0.95
-"""The recall below which more partitions are looked into, and a person is warned in the end."""
+"""The recall below which more partitions are searched, and the user is warned in the end."""
 
 OVER_ASK = 2
-"""Rows asked for by one wanted: an index of four bits a number orders them roughly..."""
+"""Rows to search for by one to find: an index of four bits a number orders them roughly..."""
 LEAST_ASKED = 100
-"""... and never fewer than these for a query."""
+"""... and at least this many for a query."""
 
 FIRST_SHARE = 8
-"""One in so many partitions is looked into first."""
+"""One partition in this many is searched first."""
 
 LEAST_SHARE = 0.05
-"""Of the pool's rows that must be eligible: the index knows of no filter."""
+"""Share of the pool's rows that must be eligible: others are dropped after the search."""
 
 _ANSWER_BYTES = 64  # of a row that the index names for a query
 _MOST_BYTES = 512 << 20
+_BYTES_PER_TAKE = 64 << 20
 
 
 class Search:
-    """Stands in for the scan of a comparison by cosine.
+    """A search that takes the place of the scan of a comparison by cosine.
 
     Args:
-        store: for messages.
-        dataset: the pool at the version asked.
+        snapshot: whose pool is searched.
         method: for messages.
-        feature: whose index is asked.
+        feature: whose index is searched.
         queries: of the targets, as the comparison has them.
-        comparison: the exact one.
 
     Raises:
         UsageError: the method compares nothing by cosine, or the feature has no index.
@@ -157,13 +154,14 @@ class Search:
 
     def __init__(
         self,
-        store: Store,
-        dataset: lance.LanceDataset,
+        snapshot: Snapshot,
         method: Method,
         feature: Feature | None,
         queries: Sequence[Queries],
-        comparison: Comparison,
     ) -> None:
+        import lancedb
+
+        dataset = snapshot.pool
         if feature is None or feature.column is None or not method.compares:
             raise UsageError(
                 f"{method} does not look for the nearest vectors, so there is nothing that an "
@@ -171,9 +169,12 @@ class Search:
             )
         self._dataset, self._method, self._feature = dataset, method, feature
         self._column, self._matrix = feature.column, matrix_of(queries)
-        self._fetch = comparison.fetch
         self._recall = Recall(dataset, self._column, feature.width, self._matrix)
-        self._index = _index_of(store, dataset, feature, self._column)
+        self._index = _index_of(snapshot, feature, self._column)
+        place = snapshot.store.place
+        database = lancedb.connect(place.uri, storage_options=place.options or None)
+        self._table = database.open_table("pool")
+        self._table.checkout(dataset.version)
         self.facts: dict[str, Any] = {}
 
     def scan(self, reducers: Sequence[Reducer], eligible: IdSet | None) -> Scanned:
@@ -181,11 +182,11 @@ class Search:
 
         Raises:
             UsageError: a reducer needs more than the nearest rows, or too many of them, or so few
-            rows may be chosen that the exact scan is quicker.
+                rows may be chosen that the exact scan is quicker.
         """
-        wanted = [nearest_wanted(reducer) for reducer in reducers]
-        most = max((each for each in wanted if each is not None), default=0)
-        if None in wanted:
+        counts = [nearest_wanted(reducer) for reducer in reducers]
+        most = max((count for count in counts if count is not None), default=0)
+        if None in counts:
             raise UsageError(
                 f"{self._method} looks at more than each example's nearest rows, which is all that "
                 "an index finds: leave --approximate out, or use round_robin or top(by=max)"
@@ -206,44 +207,52 @@ class Search:
         return seen
 
     def _found(self, k: int, eligible: IdSet | None, rows: int) -> tuple[RowVectors, int, float]:
-        """Rows the index names, partitions it looked into, and how many of the right ones."""
+        """Rows that the index names, the partitions that were searched, and the recall."""
         probes = max(1, self._index.partitions // FIRST_SHARE)
         while True:
-            keys = self._candidates(k, probes, eligible)
-            found = self._fetch(Vectors(keys), None)
-            assert isinstance(found, RowVectors)
+            found = self._vectors(self._candidates(k, probes, eligible))
             recall = self._recall.of(found, k, eligible, rows)
             if recall >= ENOUGH or probes >= self._index.partitions:
                 return found, probes, recall
             probes = min(2 * probes, self._index.partitions)
 
-    def _candidates(self, k: int, probes: int, eligible: IdSet | None) -> np.ndarray:
-        """Keys of the eligible rows that the index names for any query, each once, (n, 2)."""
+    def _candidates(self, k: int, probes: int, eligible: IdSet | None) -> list[int]:
+        """LanceDB's row ids of the eligible rows that the index names for any query."""
         rows, queries = self._dataset.count_rows(), len(self._matrix)
         share = 1.0 if eligible is None else len(eligible) / rows
         ask = min(max(math.ceil(OVER_ASK * k / share), LEAST_ASKED), rows)
         while True:
             self._check(queries * ask * _ANSWER_BYTES, k)
-            named = self._dataset.to_table(
-                columns=["id", "_distance"],
-                nearest={
-                    "column": self._column,
-                    "q": self._matrix.numpy().astype(np.float16),
-                    "k": ask,
-                    "nprobes": probes,
-                },
-            )
-            keys, query = keys_of(named["id"]), named["query_index"].to_numpy()
+            vectors = list(self._matrix.numpy().astype(np.float16))
+            search: Any = self._table.search(vectors, vector_column_name=self._column)
+            search = search.distance_type("cosine").nprobes(probes).limit(ask)
+            named = search.select(["id", "_distance"]).with_row_id(True).to_arrow()
+            rowids, query = named["_rowid"].to_numpy(), np.zeros(named.num_rows, np.int64)
+            if queries > 1:
+                query = named["query_index"].to_numpy()
             if eligible is not None:
-                allowed = eligible.contains(keys)
-                keys, query = keys[allowed], query[allowed]
+                allowed = eligible.contains(keys_of(named["id"]))
+                rowids, query = rowids[allowed], query[allowed]
             enough = np.bincount(query, minlength=queries).min() >= k
             if enough or ask == rows or named.num_rows < queries * ask:
                 break
             ask = min(4 * ask, rows)
-        keys = np.unique(keys, axis=0)
-        self._check(len(keys) * 2 * self._feature.width, k)
-        return keys
+        unique = np.unique(rowids).tolist()
+        self._check(len(unique) * 2 * self._feature.width, k)
+        return unique
+
+    def _vectors(self, rowids: list[int]) -> RowVectors:
+        """The vectors of some rows, in no particular order."""
+        step = max(1, _BYTES_PER_TAKE // (2 * self._feature.width))
+        keys = [np.empty((0, 2), np.int64)]
+        vectors = [np.empty((0, self._feature.width), np.float16)]
+        for start in range(0, len(rowids), step):
+            take = self._table.take_row_ids(rowids[start : start + step])
+            taken = take.select(["id", self._column]).to_arrow()
+            flat = taken[self._column].combine_chunks().flatten()
+            keys.append(keys_of(taken["id"]))
+            vectors.append(np.array(flat).reshape(-1, self._feature.width))
+        return RowVectors(np.concatenate(keys), np.concatenate(vectors))
 
     def _check(self, size: int, k: int) -> None:
         if size > _MOST_BYTES:
@@ -254,7 +263,7 @@ class Search:
             )
 
     def _missing(self, eligible: IdSet | None) -> int:
-        """Eligible rows without the feature."""
+        """The number of eligible rows without the feature."""
         reason = self._feature.reason
         parts = [self._dataset.to_table(columns=["id"], filter=f"`{reason}` IS NOT NULL")["id"]]
         for fragment in self._dataset.get_fragments():
@@ -265,7 +274,7 @@ class Search:
         return sum(len(keys) for keys in lacking)
 
     def _note(self, k: int, probes: int, recall: float) -> str:
-        index, queries, counted = self._index, self._recall.queries, self._recall.sampled(k)
+        index, queries, sampled = self._index, self._recall.queries, self._recall.sampled(k)
         self.facts = {
             "index": index.name,
             "parts": list(index.parts),
@@ -273,22 +282,20 @@ class Search:
             "nearest": k,
             "recall": round(recall, 4),
             "recall_queries": queries,
-            "recall_rows": counted,
+            "recall_rows": sampled,
         }
-        said = (
-            f"approximate: {index.name}, asked in {probes:,} of {index.partitions:,} partitions, "
-            f"finds {recall:.1%} of the nearest {k:,} rows (counted for {queries:,} examples "
-            f"among {counted:,} rows)"
+        note = (
+            f"approximate: {index.name}, searched in {probes:,} of {index.partitions:,} "
+            f"partitions, finds {recall:.1%} of the nearest {k:,} rows (estimated from "
+            f"{count_of(queries, 'example')} and {count_of(sampled, 'row')})"
         )
         if recall >= ENOUGH:
-            return said
-        return f"{said}. That is below {ENOUGH:.0%}: without --approximate every row is compared"
+            return note
+        return f"{note}. That is below {ENOUGH:.0%}: without --approximate every row is compared"
 
 
-def _index_of(
-    store: Store, dataset: lance.LanceDataset, feature: Feature, column: str
-) -> VectorIndex:
-    index = indices_of(dataset).get(column)
+def _index_of(snapshot: Snapshot, feature: Feature, column: str) -> VectorIndex:
+    store, index = snapshot.store, indices_of(snapshot.pool).get(column)
     if index is None:
         raise UsageError(
             f"{feature.name} of {store.uri} has no index: coresetdb index create {store.typed} "
@@ -297,9 +304,9 @@ def _index_of(
     return index
 
 
-def is_there(store: Store, dataset: lance.LanceDataset, recorded: dict[str, Any]) -> bool:
+def is_there(snapshot: Snapshot, recorded: dict[str, Any]) -> bool:
     """Whether the index that a coreset was found with still belongs to that version of the pool."""
-    there = {part for index in indices_of(dataset).values() for part in index.parts}
+    there = {part for index in indices_of(snapshot.pool).values() for part in index.parts}
     return set(recorded["parts"]) <= there and all(
-        store.place.sizes(f"pool.lance/_indices/{part}") for part in recorded["parts"]
+        snapshot.store.place.sizes(f"pool.lance/_indices/{part}") for part in recorded["parts"]
     )

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ..schemas.plain_text import as_html, text_table
 from .coresets import Coreset, load_coreset
 from .distances import Distances, distances
-from .features import features_of
 from .queries import load_queries
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -108,7 +109,7 @@ class SideBySide:
         corpora: side by side, the most different first.
         lengths: of prompt, response and whole row.
         measured: both distances of each, to every target of the two, by every feature that allows.
-        notes: sentences a person should read.
+        notes: sentences for the user.
     """
 
     first: Side
@@ -132,13 +133,19 @@ class SideBySide:
             f"Jaccard {self.jaccard:.2f}{order}; as_dict() has everything>"
         )
 
+    def __str__(self) -> str:
+        return "\n".join([*comparison_lines(self), *([""] if self.notes else []), *self.notes])
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
+
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""
         return asdict(self)
 
 
 def compare(store: Store, first: str, second: str) -> SideBySide:
-    """Hold two coresets of a store against each other.
+    """Compare two coresets of a store.
 
     Raises:
         UsageError: there is no coreset of one of the names, or one of them is empty.
@@ -250,15 +257,97 @@ def _gap(first: np.ndarray, second: np.ndarray) -> float:
 def _measured(store: Store, pair: Sequence[Coreset]) -> tuple[list[Measured], list[str]]:
     """Both distances of both by the same yardsticks, and what could not be measured."""
     found, notes = [], []
-    version = store.version("pool")
-    features = [each for each in features_of(store, version).values() if each.column]
+    snapshot = Snapshot(store)
+    features = [each for each in snapshot.features.values() if each.column]
     for target in dict.fromkeys(each for coreset in pair for each in coreset.targets):
         for feature in features:
             try:
-                queries = [load_queries(store, target, feature)]
+                queries = [load_queries(snapshot, target, feature)]
             except (UsageError, MissingFeatureError, FingerprintError) as error:
                 notes.append(f"not measured: {error}")
                 continue
-            first, second = (distances(store, feature, queries, each.ids, version) for each in pair)
+            first, second = (distances(snapshot, feature, queries, each.ids) for each in pair)
             found.append(Measured(target, feature.name, first, second))
     return found, notes
+
+
+def comparison_lines(side_by_side: SideBySide) -> list[str]:
+    """A comparison as text: overlap, order, corpora, lengths, distances."""
+    first, second = side_by_side.first, side_by_side.second
+    order = "none" if side_by_side.spearman is None else f"{side_by_side.spearman:.3f}"
+    lines = [
+        text_table([_side_row(first), _side_row(second)]),
+        "",
+        f"{side_by_side.common:,} rows in both: {side_by_side.of_first:.1%} of {first.name}, "
+        f"{side_by_side.of_second:.1%} of {second.name}; Jaccard {side_by_side.jaccard:.3f} "
+        f"({side_by_side.by_chance:,.1f} rows by chance)",
+        f"Rank correlation of these rows (Spearman): {order}",
+    ]
+    if side_by_side.prefixes:
+        lines.append(
+            "Rows in both among the first of each: "
+            + ", ".join(
+                f"{prefix.common:,} of {prefix.ranks:,}" for prefix in side_by_side.prefixes
+            )
+        )
+    lines += [
+        "",
+        "Corpora",
+        text_table([_mix_row(side_by_side, mix) for mix in side_by_side.corpora]),
+    ]
+    lengths = [row for length in side_by_side.lengths for row in _length_rows(side_by_side, length)]
+    lines += ["", "Lengths in tokens", text_table(lengths)]
+    if side_by_side.measured:
+        rows = [
+            {
+                "target": measured.target,
+                "feature": measured.feature,
+                f"distance of {first.name}": measured.first.nearest,
+                f"of {second.name}": measured.second.nearest,
+                f"MMD of {first.name}": measured.first.mmd,
+                f"MMD of {second.name}": measured.second.mmd,
+            }
+            for measured in side_by_side.measured
+        ]
+        lines += ["", "Distances to the targets", text_table(rows)]
+    return lines
+
+
+def _side_row(side: Side) -> dict[str, Any]:
+    return {
+        "coreset": side.name,
+        "rows": side.rows,
+        "method": side.method,
+        "targets": ", ".join(side.targets),
+        "budget": side.budget,
+        "filter": side.filter,
+        "version": side.pool_version,
+    }
+
+
+def _mix_row(side_by_side: SideBySide, mix: Mix) -> dict[str, Any]:
+    return {
+        "corpus": mix.corpus,
+        side_by_side.first.name: mix.first,
+        "share": f"{mix.first_share:.1%}",
+        side_by_side.second.name: mix.second,
+        "share ": f"{mix.second_share:.1%}",
+        "pool": mix.pool,
+        "share  ": f"{mix.pool_share:.1%}",
+    }
+
+
+def _length_rows(side_by_side: SideBySide, lengths: Lengths) -> list[dict[str, Any]]:
+    rows = (
+        (side_by_side.first.name, lengths.first, None),
+        (side_by_side.second.name, lengths.second, lengths.gap),
+    )
+    return [
+        {
+            "": lengths.what,
+            "coreset": name,
+            **{key: f"{value:,.0f}" for key, value in numbers.items()},
+            "gap": "" if gap is None else f"{gap:.3f}",
+        }
+        for name, numbers, gap in rows
+    ]

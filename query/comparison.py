@@ -1,4 +1,4 @@
-"""How rows are held against what is asked: the pass over the pool that a method needs."""
+"""How a method compares the rows of the pool with its queries: the pass over the pool it needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet
 from ..selectors.reductions import Columns, RowColumns, RowVectors, Vectors
 from ..store.catalog import LazyArtifacts
-from .features import Feature, feature_named, features_of
+from .features import Feature
 from .methods import Method, parse_method
 from .queries import Queries, matrix_of
 from .scanning.columns import scan_scores, scan_sets, scan_words, size_of_sets
@@ -28,19 +28,39 @@ if TYPE_CHECKING:
     import lance
 
     from ..store.store import Store
+    from .snapshot import Snapshot
+
+
+def resolve_method(snapshot: Snapshot, text: str) -> tuple[Method, Feature | None]:
+    """Return a method by its name, and the feature of the pool that it uses (None for none).
+
+    Args:
+        snapshot: whose features can be named.
+        text: see `parse_method`.
+
+    Raises:
+        UsageError: no such method; the message lists those this store can answer.
+        MissingFeatureError: the store lacks the feature.
+        FingerprintError: the pool's columns were made otherwise than the store says.
+    """
+    known = {name: feature.representation for name, feature in snapshot.features.items()}
+    method = parse_method(text, known, elsewhere=names())
+    if method.representation is None:
+        return method, None
+    return method, snapshot.feature(method.representation)
 
 
 @dataclass(frozen=True)
 class QueryGroup:
-    """Who asks for a ranking of its own.
+    """The queries that share one ranking: those of a target, or none.
 
     Attributes:
-        target: its name; None where no target asks.
-        queries: rows of the similarity matrix that are its own.
-        examples: ids behind those rows; empty where the target asks as a whole.
-        units: that its examples hold, (n,) int64, where sets are covered for it.
+        target: its name; None for a ranking without a target.
+        queries: how many rows of the similarity matrix belong to it.
+        examples: ids behind those rows; empty where a target is compared as a whole.
+        units: that its examples hold, (n,) int64, where sets are covered.
         lengths: response tokens of the rows whose lengths are to be matched, (n,) int64.
-        words: of each example, (n,) int32, where words are counted for it.
+        words: of each example, (n,) int32, where words are counted.
     """
 
     target: str | None
@@ -57,10 +77,14 @@ Fetch = Callable[[Vectors | Columns, IdSet | None], RowVectors | RowColumns]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Who asks, and the pass that feeds reducers with how every row compares.
+    """The queries, and the pass that feeds reducers with how every row compares with them.
 
-    `fetch` brings what is not reduced: vectors of `width` numbers, columns. `set_size` is about how
-    many units a row holds, where sets are covered.
+    Attributes:
+        query_groups: each has a ranking of its own.
+        scan: feeds reducers with all (eligible) rows.
+        fetch: returns what is not reduced: vectors or columns.
+        set_size: about how many units a row holds, where sets are covered.
+        width: numbers in a vector, where there are vectors.
     """
 
     query_groups: tuple[QueryGroup, ...]
@@ -71,18 +95,25 @@ class Comparison:
 
 
 def comparison(
-    store: Store,
-    dataset: lance.LanceDataset,
+    snapshot: Snapshot,
     method: Method,
     feature: Feature | None,
     queries: Sequence[Queries],
     lengths: Mapping[str | None, np.ndarray],
 ) -> Comparison:
-    """What a method compares rows by, and with whom; `lengths` as `lengths_asked` brings them.
+    """Return how a method compares rows, and with what.
+
+    Args:
+        snapshot: whose rows are compared.
+        method: that compares them.
+        feature: that it uses, None for none.
+        queries: of the targets.
+        lengths: to be matched, as `lengths_to_match` returns them.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
     """
+    dataset = snapshot.pool
     fetch = fetcher(dataset, feature)
     if feature and method.covers:
         return _by_sets(dataset, method, feature, queries, fetch)
@@ -98,14 +129,14 @@ def comparison(
         )
     if feature.column:
         return _by_cosine(dataset, feature, queries, fetch)
-    return _by_scores(store, dataset, method, feature, queries, fetch)
+    return _by_scores(snapshot, method, feature, queries, fetch)
 
 
 def _by_cosine(
     dataset: lance.LanceDataset, feature: Feature, queries: Sequence[Queries], fetch: Fetch
 ) -> Comparison:
     matrix, column = matrix_of(queries), feature.column
-    assert column is not None, "who compares by cosine names vectors"
+    assert column is not None, "a comparison by cosine has vectors"
     return Comparison(
         tuple(QueryGroup(query.target, len(query.ids), query.ids) for query in queries),
         lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),
@@ -122,7 +153,7 @@ def _by_sets(
     fetch: Fetch,
 ) -> Comparison:
     own = feature.representation.sets
-    assert own is not None, "the method's name was refused otherwise"
+    assert own is not None, "parse_method refuses other representations"
     column = feature.columns[own]
     query_groups = (QueryGroup(None, 0),)
     if method.needs_target:
@@ -139,7 +170,7 @@ def _by_words(
     dataset: lance.LanceDataset, feature: Feature, queries: Sequence[Queries], fetch: Fetch
 ) -> Comparison:
     own = feature.representation.terms
-    assert own is not None, "the method's name was refused otherwise"
+    assert own is not None, "parse_method refuses other representations"
     column = feature.columns[own]
     return Comparison(
         tuple(
@@ -152,13 +183,13 @@ def _by_words(
 
 
 def _by_scores(
-    store: Store,
-    dataset: lance.LanceDataset,
+    snapshot: Snapshot,
     method: Method,
     feature: Feature,
     queries: Sequence[Queries],
     fetch: Fetch,
 ) -> Comparison:
+    store, dataset = snapshot.store, snapshot.pool
     if method.needs_target:
         query_groups = tuple(QueryGroup(each.target, 1) for each in queries)
         scorers = [scorer_of(store, feature, method, query) for query in queries]
@@ -173,30 +204,8 @@ def _by_scores(
     )
 
 
-def understood(
-    store: Store, text: str, version: int | None = None
-) -> tuple[Method, Feature | None]:
-    """A method by its name, and the feature of the pool that it looks at.
-
-    Args:
-        store: whose features can be named.
-        text: see `parse_method`.
-        version: of the pool; the newest one otherwise.
-
-    Raises:
-        UsageError: no such method; the message lists those this store can answer.
-        MissingFeatureError: the store lacks the feature.
-        FingerprintError: the pool's columns were made otherwise than the store says.
-    """
-    known = {name: each.representation for name, each in features_of(store, version).items()}
-    method = parse_method(text, known, elsewhere=names())
-    if method.representation is None:
-        return method, None
-    return method, feature_named(store, method.representation, version)
-
-
 def columns_for(scorer: Scorer, feature: Feature, rows: pa.Table) -> pa.RecordBatch:
-    """What a scorer reads of these rows, under its own names."""
+    """Return the columns that a scorer reads of these rows, under its own names."""
     columns = {own: rows[feature.columns[own]].combine_chunks() for own in scorer.columns}
     return pa.RecordBatch.from_pydict(columns)
 
@@ -204,7 +213,7 @@ def columns_for(scorer: Scorer, feature: Feature, rows: pa.Table) -> pa.RecordBa
 def scorer_of(
     store: Store, feature: Feature, method: Method, queries: Queries | None = None
 ) -> Scorer:
-    """The scorer of a target, or that of a method which asks none.
+    """Return the scorer of a target, or that of a method without targets.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
@@ -217,5 +226,5 @@ def scorer_of(
         method.asked,
     )
     if scorer is None:
-        raise UsageError(f"{feature.name} as this store has it gives no way to compare rows")
+        raise UsageError(f"{feature.name}, as made in this store, gives no way to compare rows")
     return scorer

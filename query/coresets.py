@@ -1,14 +1,12 @@
-"""Coresets as facts: what was chosen, from what, how, and everything needed to choose it again.
-
-What the rules of a selection did, in sentences for a person.
-"""
+"""Coresets: what was chosen, from what, how, and everything needed to choose it again."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,72 +15,23 @@ import pyarrow as pa
 
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError, suggest
+from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.rows import keys_under
 from .names import LONGEST, naming
 from .result_rows import ResultRows
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ..store.store import Store
-
-
-def told(rules: Mapping[str, Any] | None) -> list[str]:
-    """Sentences on a coreset's `parameters["rules"]`; none for coresets without rules."""
-    if rules is None:
-        return []
-    sentences = []
-    if rules["asked"]["leakage"] == "off":
-        sentences.append("leakage was allowed: no row's text was held against the examples")
-    elif "leakage" not in rules:
-        sentences.append("no leakage was looked for: neither a target nor an evaluation was named")
-    if rules.get("leakage", {}).get("left_out"):
-        sentences.append(_leakage(rules["leakage"]))
-    sentences += [
-        f"not eligible: the {rule['rows']:,} rows of coreset {rule['coreset']}"
-        for rule in rules["asked"]["exclude"]
-    ]
-    sentences += [
-        f"quota {corpus}: {each['chosen']:,} of {each['rows']:,} rows"
-        + ("" if each["chosen"] == each["rows"] else ", no more of it could be chosen")
-        for corpus, each in rules.get("quota", {}).items()
-    ]
-    if rules.get("cap", {}).get("reached"):
-        met = ", ".join(f"{corpus} {most:,}" for corpus, most in rules["cap"]["reached"].items())
-        sentences.append(f"cap reached: {met}")
-    if "distinct" in rules:
-        sentences += _distinct(rules["distinct"], rules["asked"]["distinct"])
-    return sentences
-
-
-def _leakage(found: Mapping[str, Any]) -> str:
-    first = found["rows"][0]
-    kinds = ", ".join(f"{count:,} {how}" for how, count in sorted(found["how"].items()))
-    example = f"example {first['example'][:8]} of {first['of']}"
-    return (
-        f"left out for leakage: {found['left_out']:,} that give examples away ({kinds}), such as "
-        f"{first['id'][:8]} ({first['how']}, {example}: {first['words']!r}). "
-        "They are listed in the parameters; --allow-leakage lets them in"
-    )
-
-
-def _distinct(found: Mapping[str, Any], threshold: float) -> list[str]:
-    sentences = [
-        f"left out as near-duplicates: {found['left_out']:,} with a cosine of {threshold:g} or "
-        f"more to an earlier pick (by {found['by']})"
-    ]
-    if found["not_compared"]:
-        sentences.append(
-            f"{found['not_compared']:,} picks have no {found['by']} and were not compared"
-        )
-    return sentences
 
 
 _LONGEST_STEM = LONGEST - 8
 
 
 @dataclass(frozen=True)
-class Share:
-    """How a corpus fares: its rows among the picks and in the pool."""
+class CorpusCount:
+    """How many rows of a corpus are among the picks, and in the pool."""
 
     corpus: str
     picked: int
@@ -95,21 +44,23 @@ class Coreset(ResultRows):
 
     Attributes:
         store: that it was chosen from.
-        name: its own.
-        targets: asked for, in order; empty for selections without one.
+        name: of the coreset.
+        targets: that it was chosen for, in order; empty for selections without one.
         method: in full, such as "rds:round_robin".
         parameters: JSON values; all that `replay` needs beside the other fields.
         fingerprint: of the feature compared, or None.
-        budget: as it was asked for.
-        pool_version: of the pool, tagged (as that of the targets is) so that cleaning up keeps it.
+        seed: of random methods.
+        budget: as it was requested.
+        pool_version: of the pool; tagged, like that of the targets, so that `clean` keeps it.
         filter: the SQL expression, or None.
-        eligible: rows the filter let through.
-        short_by: what is left of the budget, in its unit, because eligible rows ran out.
+        eligible: rows that passed the filter.
+        short_by: what is left of the budget, in its unit, because the eligible rows ran out.
         distance: mean over queries of 1 - highest cosine to a pick; None where undefined.
-        query_hash: digest of the examples asked with and their feature's fingerprint.
+        query_hash: digest of the targets' examples and their feature's fingerprint.
+        created_at: when.
         members: rank (from 1), id, score, target, query, corpus; in order of rank.
         mix: corpora of the pool, most picked first.
-        notes: sentences a person should read; those on its rules are kept with the parameters.
+        notes: sentences for the user; those on its rules are kept with the parameters.
     """
 
     store: Store = field(compare=False)
@@ -128,7 +79,7 @@ class Coreset(ResultRows):
     query_hash: str | None
     created_at: datetime
     members: pa.Table
-    mix: tuple[Share, ...]
+    mix: tuple[CorpusCount, ...]
     notes: tuple[str, ...] = ()
 
     @property
@@ -141,24 +92,24 @@ class Coreset(ResultRows):
 
     @property
     def ids(self) -> list[str]:
-        """Row ids, best first."""
+        """Ids of the rows, best first."""
         return self.members["id"].to_pylist()
 
     def __len__(self) -> int:
         return self.members.num_rows
 
     def table(self) -> pa.Table:
-        """The members: rank, id, score, target, query (the example that pulled it), corpus."""
+        """Return rank, id, score, target, query (the example it was chosen for) and corpus."""
         return self.members
 
     def __repr__(self) -> str:
-        asked = f" for {', '.join(self.targets)}" if self.targets else ""
-        near = "" if self.distance is None else f", distance {self.distance:.4f}"
-        near += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
+        targets = f" for {', '.join(self.targets)}" if self.targets else ""
+        distances = "" if self.distance is None else f", distance {self.distance:.4f}"
+        distances += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
         total = sum(share.pool for share in self.mix)
         lines = [
-            f"Coreset {self.name}: {len(self):,} rows by {self.method}{asked} "
-            f"(pool version {self.pool_version}{near})"
+            f"Coreset {self.name}: {count_of(len(self), 'row')} by {self.method}{targets} "
+            f"(pool version {self.pool_version}{distances})"
         ]
         lines += [
             f"  {share.corpus}: {share.picked:,} of {share.pool:,} "
@@ -169,7 +120,7 @@ class Coreset(ResultRows):
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def row(self) -> dict[str, Any]:
-        """The row of the table `coresets`."""
+        """Return the row of the table `coresets`."""
         return {
             "name": self.name,
             "targets": list(self.targets),
@@ -190,17 +141,17 @@ class Coreset(ResultRows):
 
 
 def tag_of(name: str, table: str = "pool") -> str:
-    """The tag that keeps the version of a table that a coreset was made from."""
+    """Return the tag that keeps the version of a table that a coreset was made from."""
     return f"coreset-{name}-{table}"
 
 
 def coreset_names(store: Store) -> list[str]:
-    """The names of all coresets, sorted."""
+    """Return the names of all coresets, sorted."""
     return sorted(store.dataset("coresets").to_table(columns=["name"])["name"].to_pylist())
 
 
 def list_coresets(store: Store) -> list[dict[str, Any]]:
-    """What tells coresets apart, as JSON values, the newest last; their rows are not read."""
+    """Return how each coreset was made, as JSON values, the newest last."""
     rows = store.dataset("coresets").to_table().sort_by("created_at").to_pylist()
     return [
         {
@@ -219,39 +170,42 @@ def list_coresets(store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def record(store: Store, coreset: Coreset) -> bool:
-    """Write a coreset: its rows, its tags, then itself; False if the name was taken.
+def record(snapshot: Snapshot, coreset: Coreset) -> bool:
+    """Write a coreset that was chosen from a snapshot; return False if its name was taken.
 
-    A kill in between leaves rows and a tag without a coreset, which nothing shows and the next
-    selection of that name replaces; never a coreset without its rows.
+    Its rows are written first, then its tags, then itself: a process killed in between leaves rows
+    and a tag without a coreset, which nothing shows and the next selection of that name replaces;
+    never a coreset without its rows.
     """
+    store = snapshot.store
     with naming(store):
         if coreset.name in coreset_names(store):
             return False  # before anything of it is touched
         store.delete("coreset_rows", f"coreset = {literal(coreset.name)}")
         store.append("coreset_rows", _member_rows(coreset))
-        _tag(store, coreset)
+        _tag(snapshot, coreset)
         store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS))
     store.sync()
     return True
 
 
-def _tag(store: Store, coreset: Coreset) -> None:
+def _tag(snapshot: Snapshot, coreset: Coreset) -> None:
     """Keep what a coreset was made from, whatever a killed selection of its name kept."""
-    versions = {"pool": coreset.pool_version}
+    tables = {"pool": snapshot.pool}
     if coreset.targets:
-        versions["targets"] = coreset.parameters["targets_version"]
-    for table, version in versions.items():
+        tables["targets"] = snapshot.targets
+    for table, dataset in tables.items():
         tag = tag_of(coreset.name, table)
-        if store.tags(table).get(tag, version) != version:
-            store.untag(tag, table)
-        store.tag(tag, version, table)
+        if tag in (tags := dataset.tags.list()) and tags[tag]["version"] != dataset.version:
+            snapshot.store.untag(tag, table)
+        snapshot.store.tag(tag, dataset.version, table, dataset)
 
 
 def remove_coreset(store: Store, name: str) -> None:
-    """Forget a coreset; the pool keeps its rows, and its version may be cleaned away.
+    """Remove a coreset; the pool keeps its rows, and its version may be cleaned away.
 
-    Itself goes first: a kill in between leaves rows without a coreset, as in `record`.
+    The coreset goes first and its rows follow: a process killed in between leaves rows without a
+    coreset, as in `record`.
 
     Raises:
         UsageError: there is no such coreset.
@@ -267,18 +221,18 @@ def remove_coreset(store: Store, name: str) -> None:
 
 
 def load_coreset(store: Store, name: str) -> Coreset:
-    """A recorded coreset.
+    """Return a recorded coreset.
 
     Raises:
         UsageError: there is none of that name; the message names those most like it.
     """
-    found = store.dataset("coresets").to_table(filter=f"name = {literal(name)}").to_pylist()
-    if not found:
+    rows = store.dataset("coresets").to_table(filter=f"name = {literal(name)}").to_pylist()
+    if not rows:
         raise UsageError(_no_coreset(store, name))
-    row = found[0]
-    rows, version = _stored_rows(store, name), row["pool_version"]
-    members = rows.select(["rank", "id", "score", "target", "query"])
-    corpora = store.take(members["id"].to_pylist(), ["corpus"], version)["corpus"]
+    (row,) = rows
+    snapshot = Snapshot(store, row["pool_version"])
+    members = _members(store, name)
+    corpora = snapshot.take(members["id"].to_pylist(), ["corpus"])["corpus"]
     parameters = json.loads(row["parameters"])
     return Coreset(
         store=store,
@@ -289,7 +243,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
         fingerprint=row["fingerprint"],
         seed=row["seed"],
         budget=row["budget"],
-        pool_version=version,
+        pool_version=snapshot.pool_version,
         filter=row["filter"],
         eligible=row["eligible"],
         short_by=row["short_by"],
@@ -297,35 +251,48 @@ def load_coreset(store: Store, name: str) -> Coreset:
         query_hash=row["query_hash"],
         created_at=row["created_at"],
         members=members.append_column("corpus", corpora),
-        mix=mix_of(store, corpora, version),
-        notes=tuple(told(parameters.get("rules"))),
+        mix=mix_of(snapshot, corpora),
+        notes=tuple(rule_notes(parameters.get("rules"))),
     )
+
+
+def coreset_members(store: Store, name: str) -> pa.Table:
+    """Return rank, id, score, target and query of a coreset's rows, without opening the pool.
+
+    Raises:
+        UsageError: as `load_coreset`.
+    """
+    if name not in coreset_names(store):
+        raise UsageError(_no_coreset(store, name))
+    return _members(store, name)
+
+
+def _members(store: Store, name: str) -> pa.Table:
+    rows = store.dataset("coreset_rows").to_table(
+        columns=["rank", "id", "score", "target", "query"], filter=f"coreset = {literal(name)}"
+    )
+    return rows.sort_by("rank")
 
 
 def _no_coreset(store: Store, name: str) -> str:
-    there = suggest(name, coreset_names(store), f"coresetdb coreset list {store.typed}")
-    return f"no coreset {name!r} in {store.uri}; coresets: {there}"
+    names = suggest(name, coreset_names(store), f"coresetdb coreset list {store.typed}")
+    return f"no coreset {name!r} in {store.uri}; coresets: {names}"
 
 
-def mix_of(store: Store, corpora: pa.Array | pa.ChunkedArray, version: int) -> tuple[Share, ...]:
-    """The mix of corpora against the pool's, from the corpus of each pick."""
-    picked, pool = (
-        _counts([corpora]),
-        _counts(
-            batch.column("corpus")
-            for batch in store.dataset("pool", version).scanner(columns=["corpus"]).to_batches()
-        ),
-    )
-    mix = [Share(corpus, picked.get(corpus, 0), count) for corpus, count in pool.items()]
+def mix_of(snapshot: Snapshot, corpora: pa.Array | pa.ChunkedArray) -> tuple[CorpusCount, ...]:
+    """Return the mix of corpora against the pool's, from the corpus of each pick."""
+    batches = snapshot.pool.scanner(columns=["corpus"]).to_batches()
+    picked, pool = _counts([corpora]), _counts(batch.column("corpus") for batch in batches)
+    mix = [CorpusCount(corpus, picked.get(corpus, 0), count) for corpus, count in pool.items()]
     mix.sort(key=lambda share: (-share.picked, -share.pool, share.corpus))
     return tuple(mix)
 
 
-def _counts(columns: Any) -> dict[str, int]:
-    counts: dict[str, int] = {}
+def _counts(columns: Iterable[pa.Array | pa.ChunkedArray]) -> dict[str, int]:
+    counts = Counter[str]()
     for column in columns:
-        for each in column.value_counts().to_pylist():
-            counts[each["values"]] = counts.get(each["values"], 0) + each["counts"]
+        for value in column.value_counts().to_pylist():
+            counts[value["values"]] += value["counts"]
     return counts
 
 
@@ -340,13 +307,8 @@ def _member_rows(coreset: Coreset) -> pa.Table:
     return pa.table([columns[field.name] for field in CORESET_ROWS], schema=CORESET_ROWS)
 
 
-def _stored_rows(store: Store, name: str) -> pa.Table:
-    rows = store.dataset("coreset_rows").to_table(filter=f"coreset = {literal(name)}")
-    return rows.sort_by("rank")
-
-
 def free_name(store: Store, targets: Sequence[str], method: str) -> str:
-    """A name nobody has: `<target>-<method>-<n>` with the lowest n that is free."""
+    """Return `<target>-<method>-<n>` with the lowest n for which no coreset has that name."""
     taken = set(coreset_names(store))
     words = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*targets, method])).strip("-")
     numbers = itertools.count(1)
@@ -363,3 +325,56 @@ def check_free(store: Store, name: str) -> None:
     """
     if name in coreset_names(store):
         raise UsageError(f"there is a coreset {name!r} already; choose another name with --name")
+
+
+def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:
+    """Return sentences on a coreset's `parameters["rules"]`; none for coresets without rules."""
+    if rules is None:
+        return []
+    asked, notes = rules["asked"], []
+    if asked["leakage"] == "off":
+        notes.append("leakage was allowed: no row was compared with the examples' text")
+    elif "leakage" not in rules:
+        notes.append("nothing was checked for leakage: there is neither a target nor an evaluation")
+    if rules.get("leakage", {}).get("left_out"):
+        notes.append(_leakage_note(rules["leakage"]))
+    notes += [
+        f"not eligible: the {count_of(rule['rows'], 'row')} of coreset {rule['coreset']}"
+        for rule in asked["exclude"]
+    ]
+    notes += [
+        f"quota {corpus}: {share['chosen']:,} of {count_of(share['rows'], 'row')}"
+        + ("" if share["chosen"] == share["rows"] else "; no more of it could be chosen")
+        for corpus, share in rules.get("quota", {}).items()
+    ]
+    if rules.get("cap", {}).get("reached"):
+        reached = ", ".join(f"{name} {most:,}" for name, most in rules["cap"]["reached"].items())
+        notes.append(f"cap reached: {reached}")
+    if "distinct" in rules:
+        notes += _distinct_notes(rules["distinct"], asked["distinct"])
+    return notes
+
+
+def _leakage_note(leakage: Mapping[str, Any]) -> str:
+    first = leakage["rows"][0]
+    kinds = ", ".join(f"{count:,} {how}" for how, count in sorted(leakage["how"].items()))
+    example = f"example {first['example'][:8]} of {first['of']}"
+    rows = count_of(leakage["left_out"], "row that gives", "rows that give")
+    return (
+        f"left out for leakage: {rows} examples away ({kinds}), such as "
+        f"{first['id'][:8]} ({first['how']}, {example}: {first['words']!r}). "
+        "The coreset's parameters list them; --allow-leakage keeps them in"
+    )
+
+
+def _distinct_notes(distinct: Mapping[str, Any], threshold: float) -> list[str]:
+    notes = [
+        f"left out as near-duplicates: {count_of(distinct['left_out'], 'row')} with a cosine of "
+        f"{threshold:g} or more to an earlier pick (by {distinct['by']})"
+    ]
+    if missing := distinct["not_compared"]:
+        notes.append(
+            f"{count_of(missing, 'pick has', 'picks have')} no {distinct['by']} and "
+            f"{'was' if missing == 1 else 'were'} not compared"
+        )
+    return notes

@@ -6,9 +6,9 @@ With unit vectors q_1..q_M of the queries and s_1..s_K of the chosen rows:
     mmd     = the root of  mean <q_m, q_n> + mean <s_i, s_j> - 2 mean <q_m, s_j>
             = | mean of the q_m - mean of the s_j |
 
-The first asks whether every query has somebody close, the second whether the two crowds agree on
-the whole. The kernel of the maximum mean discrepancy is the cosine, all pairs counted, a vector
-with itself as well; with that kernel it is the distance of the two mean vectors.
+The first says whether every query has a chosen row close by, the second whether the two sets agree
+on the whole. The kernel of the maximum mean discrepancy (MMD) is the cosine over all pairs, those
+of a vector with itself included; with that kernel it is the distance of the two mean vectors.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from .queries import Queries, matrix_of
 if TYPE_CHECKING:
     import torch
 
-    from ..store.store import Store
+    from .snapshot import Snapshot
 
 _BYTES_PER_TAKE = 2 << 20
-"""A take of many rows at once waits for memory: of 64 MB at once it took six times as long."""
+"""Larger takes wait for memory: one of 64 MB took six times as long."""
 
 
 @dataclass(frozen=True)
@@ -42,59 +42,57 @@ class Distances:
 
 
 def distances(
-    store: Store,
+    snapshot: Snapshot,
     feature: Feature | None,
     queries: Sequence[Queries],
     ids: Sequence[str],
-    version: int,
 ) -> Distances:
-    """Both distances of some rows of the pool to the examples of targets.
+    """Return both distances of some rows of the pool to the examples of targets.
 
     Rows without the feature do not count. Vectors are read once, in parts of 2 MB.
 
     Args:
+        snapshot: that has the rows.
         feature: whose vectors are compared.
         queries: with their vectors.
         ids: of the rows.
-        version: of the pool.
 
     Returns:
         None twice without vectors to compare, a target or a row that has the feature.
 
     Raises:
-        StoreError: a row is not in that version.
+        StoreError: a row is not in that version of the pool.
     """
     meter = _meter(feature, queries)
     if meter is None or not ids:
         return Distances()
-    for _ in _read(store, ids, version, meter, []):
+    for _ in _read(snapshot, ids, meter, []):
         pass
-    return meter.found
+    return meter.distances
 
 
 def distances_and_corpora(
-    store: Store,
+    snapshot: Snapshot,
     feature: Feature | None,
     queries: Sequence[Queries],
     ids: Sequence[str],
-    version: int,
 ) -> tuple[Distances, pa.Array]:
     """As `distances`, and the corpus of each row in the order of `ids`, from the same reading."""
     meter, parts, places = _meter(feature, queries), [], [np.empty(0, np.int64)]
-    for place, part in _read(store, ids, version, meter, ["corpus"]):
+    for place, part in _read(snapshot, ids, meter, ["corpus"]):
         places.append(place)
         parts += part["corpus"].chunks
     read = pa.chunked_array(parts, pa.string()).combine_chunks()
     corpora = read.take(pa.array(np.argsort(np.concatenate(places))))
-    return meter.found if meter else Distances(), corpora
+    return meter.distances if meter else Distances(), corpora
 
 
 def _read(
-    store: Store, ids: Sequence[str], version: int, meter: _Meter | None, columns: list[str]
+    snapshot: Snapshot, ids: Sequence[str], meter: _Meter | None, columns: list[str]
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Parts of the rows, and which of `ids` they are; the meter is shown their vectors."""
-    dataset = store.dataset("pool", version)
-    offsets = np.array(offsets_of(dataset, store.uri, "pool", ids), np.int64)
+    """Yield parts of the rows and which of `ids` they are; the meter takes in their vectors."""
+    dataset = snapshot.pool
+    offsets = np.array(offsets_of(dataset, snapshot.store.uri, "pool", ids), np.int64)
     order = np.argsort(offsets)  # Lance takes in the order of the table fastest
     wide = [meter.column] if meter else []
     rows = meter.rows if meter else max(len(ids), 1)
@@ -102,7 +100,7 @@ def _read(
         part = order[start : start + rows]
         table = dataset.take(offsets[part].tolist(), columns=[*wide, *columns])
         if meter:
-            meter.look(table[meter.column].combine_chunks())
+            meter.add(table[meter.column].combine_chunks())
         yield part, table
 
 
@@ -129,20 +127,20 @@ class _Meter:
         self._total = torch.zeros(queries.shape[1], dtype=torch.float64)
         self._count = 0
 
-    def look(self, vectors: pa.FixedSizeListArray) -> None:
-        """Take in (n, d) float16; what is null does not count."""
+    def add(self, vectors: pa.FixedSizeListArray) -> None:
+        """Take in (n, d) float16; rows that are null do not count."""
         import torch
 
         # `flatten` leaves out the space of null rows; the exchange by DLPack copies nothing.
-        there = torch.from_dlpack(vectors.flatten()).view(-1, self._queries.shape[1])
-        if len(there):
-            seen = there.float()
-            self._highest = self._highest.maximum((self._queries @ seen.T).amax(dim=1))
-            self._total += seen.sum(dim=0)
-            self._count += len(seen)
+        stored = torch.from_dlpack(vectors.flatten()).view(-1, self._queries.shape[1])
+        if len(stored):
+            rows = stored.float()
+            self._highest = self._highest.maximum((self._queries @ rows.T).amax(dim=1))
+            self._total += rows.sum(dim=0)
+            self._count += len(rows)
 
     @property
-    def found(self) -> Distances:
+    def distances(self) -> Distances:
         if not self._count:
             return Distances()
         apart = self._queries.double().mean(dim=0) - self._total / self._count

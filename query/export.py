@@ -1,11 +1,8 @@
-"""Export a coreset for a trainer: the rows, a manifest, and snippets of configuration.
+"""Export a coreset for a trainer: the rows, a manifest, and configuration for two trainers.
 
-Rows are shuffled by a recorded seed (the order of selection is by score, bad for training). What
-a format cannot hold is an error, or left out by `skip_unfit` and counted in the manifest.
-
-Exported rows as JSON Lines or Parquet, by the suffix; a file appears when it is whole.
-
-Ready pieces of configuration for axolotl and LLaMA-Factory, beside the exported file.
+Rows are shuffled by a recorded seed (the order of selection is by score, bad for training) and
+written as JSON Lines or Parquet, by the suffix. What a format cannot hold is an error, or left out
+by `skip_unfit` and counted in the manifest. A file appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -38,15 +35,15 @@ SUFFIXES = (".jsonl", ".parquet")
 
 
 class Writer(Protocol):
-    """Takes in rows, part by part."""
+    """A file of rows, written part by part."""
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows; columns they lack become null."""
+        """Append rows; missing columns become null."""
         ...
 
 
 def check_suffix(out: str) -> None:
-    """Refuse what is neither JSON Lines nor Parquet.
+    """Refuse a name that is neither JSON Lines nor Parquet.
 
     Raises:
         UsageError: another suffix.
@@ -56,7 +53,7 @@ def check_suffix(out: str) -> None:
 
 
 def write_text(out: str, text: str | None) -> None:
-    """Write a small file whole; None removes what an earlier export may have left."""
+    """Write a small file; None removes the file of an earlier export, if there is one."""
     if text is None:
         with suppress(FileNotFoundError):
             os.remove(out)
@@ -67,12 +64,10 @@ def write_text(out: str, text: str | None) -> None:
 
 @contextmanager
 def replacing(out: str) -> Iterator[str]:
-    """The name of a file to write, which becomes `out` when the block ends well.
-
-    Nothing is there, or what was there before, until then.
+    """Yield the name of a temporary file that replaces `out` when the block ends without an error.
 
     Raises:
-        OutputError: the system refuses it.
+        OutputError: the file cannot be written.
     """
     part = f"{out}.part-{os.getpid()}"
     try:
@@ -83,13 +78,13 @@ def replacing(out: str) -> Iterator[str]:
     except OSError as error:
         raise OutputError(out, error.strerror or str(error)) from error
     finally:
-        with suppress(OSError):  # there is none, or there is no place for one
+        with suppress(OSError):  # it was renamed, or never made
             os.remove(part)
 
 
 @contextmanager
 def writer(part: str, out: str, schema: pa.Schema) -> Iterator[Writer]:
-    """What writes rows to the file `part`, in the form that the name `out` asks for."""
+    """A writer of rows to the file `part`, in the form that the suffix of `out` names."""
     if out.endswith(".parquet"):
         import pyarrow.parquet as pq
 
@@ -121,7 +116,7 @@ class _JsonLines:
 
 
 def _shaped(value: Any, kind: pa.DataType) -> Any:
-    """The value with every key its type has, so that all lines look alike to a JSON reader."""
+    """The value with every key of its type, so that all lines have the same keys."""
     if value is None:
         return None
     if pa.types.is_struct(kind):
@@ -138,7 +133,7 @@ _PLAIN = re.compile(r"[A-Za-z/.][A-Za-z0-9_/.-]*")
 
 
 def axolotl_yaml(format: Format, traits: Collection[str], out: str) -> tuple[str | None, str]:
-    """The `datasets` entry as YAML and "", or None and why there is none."""
+    """The entry of axolotl's `datasets` as YAML and "", or None and why there is none."""
     entry = format.axolotl(traits)
     if isinstance(entry, str):
         return None, entry
@@ -191,7 +186,7 @@ EXTRAS = {
     "id": pa.string(),
     "corpus": pa.string(),
 }
-"""Columns every export has beside those of its format."""
+"""Columns of every export in addition to those of its format."""
 
 SKIPPED = "LLaMA-Factory skips the row: user and assistant do not take turns"
 
@@ -205,9 +200,9 @@ class Exported:
     Attributes:
         out: the file of rows.
         rows: how many it holds.
-        left_out: reason -> rows the format could not hold (only with `skip_unfit`).
-        remarks: what the format says in another way, or which trainer skips what -> rows.
-        files: everything written, the file of rows first.
+        left_out: reason -> rows that the format cannot hold (only with `skip_unfit`).
+        remarks: what the format writes differently, or which trainer skips what -> rows.
+        files: all files written, the file of rows first.
     """
 
     out: str
@@ -218,14 +213,14 @@ class Exported:
 
 
 def check_export(out: str, format: str, overwrite: bool = False) -> None:
-    """Refuse what cannot be written, before anything is done for it.
+    """Refuse a file that cannot be written, before any work is done for it.
 
-    An earlier export, known by the manifest beside it, may be replaced with all that is beside it:
-    its coreset is in a store.
+    An earlier export, recognised by its manifest, may be replaced together with the files beside
+    it: its coreset is in a store.
 
     Raises:
-        UsageError: unknown format or suffix, no such folder, or a file that no export wrote is
-            there, or where something beside it would go (and not `overwrite`).
+        UsageError: unknown format or suffix, no such folder, or, without `overwrite`, a file that
+            no export wrote in place of `out` or of a file beside it.
     """
     if format not in FORMATS:
         raise UsageError(f"format {format!r}: choose from {', '.join(FORMATS)}")
@@ -242,13 +237,13 @@ def check_export(out: str, format: str, overwrite: bool = False) -> None:
     for name in (out, *_beside(out)):
         if os.path.exists(name):
             raise UsageError(
-                f"{name}: there is a file already that is no export's. Choose another name, or "
+                f"{name}: there is a file already that no export wrote. Choose another name, or "
                 "replace it by --overwrite (in Python overwrite=True)"
             )
 
 
 def _beside(out: str) -> tuple[str, str, str]:
-    """What goes with an export: its manifest, axolotl's entry, LLaMA-Factory's entry."""
+    """The files beside an export: its manifest, axolotl's entry, LLaMA-Factory's entry."""
     return f"{out}.manifest.json", f"{out}.axolotl.yaml", f"{out}.dataset_info.json"
 
 
@@ -274,18 +269,18 @@ def export(
     """Write a coreset's rows as a trainer reads them.
 
     Beside `out` go `<out>.manifest.json` and, where the trainer can read the file,
-    `<out>.axolotl.yaml` and `<out>.dataset_info.json`. An earlier export is replaced with all that
-    stands beside it.
+    `<out>.axolotl.yaml` and `<out>.dataset_info.json`. An earlier export is replaced together with
+    the files beside it.
 
     Args:
         store: an open store.
         coreset: its name, or itself.
         out: a path ending in .jsonl or .parquet.
         format: messages, prompt-completion, alpaca or sharegpt.
-        shuffle: mix the rows; otherwise they stand by rank.
+        shuffle: shuffle the rows; otherwise they are in the order of rank.
         seed: of the shuffling; the coreset's by default.
-        skip_unfit: leave out rows that the format cannot hold, and count them.
-        overwrite: replace a file that no export wrote, too.
+        skip_unfit: leave out and count the rows that the format cannot hold.
+        overwrite: replace a file even if no export wrote it.
 
     Raises:
         UsageError: unknown coreset, format or suffix, no such folder, another file of that name, a
@@ -298,12 +293,12 @@ def export(
     if not len(chosen):
         raise UsageError(
             f"coreset {chosen.name} has no rows to export; coresetdb coreset show {store.typed} "
-            f"{chosen.name} says what was asked"
+            f"{chosen.name} shows how it was made"
         )
-    shape, mixed_by = FORMATS[format], chosen.seed if seed is None else seed
+    shape, shuffle_seed = FORMATS[format], chosen.seed if seed is None else seed
     members = chosen.members
     if shuffle:
-        members = members.take(_shuffled(members["id"], mixed_by))
+        members = members.take(_shuffled(members["id"], shuffle_seed))
     survey = _survey(store, chosen, members, shape)
     if shuffle:
         members = members.take(_typical_first(survey, len(members)))
@@ -320,7 +315,7 @@ def export(
         remarks[SKIPPED] = survey.skipped
     schema = pa.schema(list((shape.columns(survey.traits) | EXTRAS).items()))
     ids: list[str] = []
-    # The rows come last: where something fails, the manifest says whose file is to be replaced.
+    # The rows come last: after a failure the manifest tells that the old file is an export's.
     with replacing(out) as part:
         with writer(part, out, schema) as file:
             for rows_of in _parts(store, chosen, members, shape):
@@ -333,7 +328,7 @@ def export(
                 "format": format,
                 "rows": len(ids),
                 "order": "shuffled" if shuffle else "by rank",
-                "shuffle_seed": mixed_by if shuffle else None,
+                "shuffle_seed": shuffle_seed if shuffle else None,
                 "left_out": dict(survey.left_out),
                 "remarks": remarks,
                 "no_snippet": {
@@ -344,8 +339,8 @@ def export(
             },
             "ids": ids,
         }
-        said = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        beside = dict(zip(_beside(out), (said, axolotl, info), strict=True))
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        beside = dict(zip(_beside(out), (text, axolotl, info), strict=True))
         for name, text in beside.items():
             write_text(name, text)
     written = tuple(name for name, text in beside.items() if text is not None)
@@ -354,7 +349,7 @@ def export(
 
 @dataclass
 class _Survey:
-    """What a first look over the rows found; decides the columns and the snippets."""
+    """What a first pass over the rows found; it decides the columns and the configuration."""
 
     traits: dict[str, int]  # the first row that has it
     left_out: Counter[str]
@@ -380,7 +375,7 @@ def _survey(store: Store, coreset: Coreset, members: pa.Table, shape: Format) ->
 
 
 def _typical_first(survey: _Survey, count: int) -> list[int]:
-    """The order of rows with those in front that show every optional column filled.
+    """The order of rows that puts those first in which an optional column is filled.
 
     `datasets` takes the types of a JSON file from its first megabytes and refuses a column that
     is null all through them and is filled later.
@@ -392,7 +387,7 @@ def _typical_first(survey: _Survey, count: int) -> list[int]:
 def _parts(
     store: Store, coreset: Coreset, members: pa.Table, shape: Format
 ) -> Iterator[list[tuple[dict[str, Any] | None, dict[str, Any]]]]:
-    """(fields, extras) of every row, part by part; fields are None where the format fails."""
+    """Yield (fields, extras) of the rows in parts; fields are None where the format cannot."""
     for instructions, extras in _read(store, coreset, members):
         converted = [_converted(shape, instruction) for instruction in instructions]
         yield [

@@ -1,25 +1,6 @@
-"""What an export format is, and what formats share: tool calls and conversations cut in turns.
+"""The export formats: how each writes a conversation, and what axolotl and LLaMA-Factory need.
 
-`alpaca`: instruction, input (always empty: it is part of the instruction here), output.
-
-Earlier turns go to `history`, a system text to `system`; the two columns are there when some row
-fills them.
-
-`messages`: what TRL, axolotl, open-instruct, ms-swift, unsloth and torchtune read.
-
-Every message has exactly `role` and `content`; tool fields appear, null where they do not apply,
-only when some exported row uses them, so that all rows have one type.
-
-`prompt-completion`: two texts a row, one question and one answer.
-
-A system text goes before the question, parted by a blank line, and is counted. Trainers that put
-no template around plain texts (TRL) run the two together as they stand: for chat models use
-`messages`.
-
-`sharegpt`: conversations of from and value, with tool calls as LLaMA-Factory reads them.
-
-A call is a turn of `function_call` whose value is the JSON of one call or a list of them, a tool's
-answer a turn of `observation`. Call ids and tool names have no place there and are counted.
+A format is a `Format`: `messages`, `prompt-completion`, `alpaca` and `sharegpt`, in this order.
 """
 
 from __future__ import annotations
@@ -41,10 +22,10 @@ class UnfitError(Exception):
 
 @dataclass(frozen=True)
 class Converted:
-    """A row in a format: its fields, and what the format could only say in another way.
+    """A row in a format: its fields, and remarks on what the format had to write differently.
 
-    `traits` are facts about the row that decide which columns the file has and which trainers can
-    read it, such as the names of optional columns that it fills.
+    `traits` decide which columns the file has and which trainers can read it, such as the names of
+    optional columns that the row fills.
     """
 
     fields: dict[str, Any]
@@ -59,11 +40,11 @@ class Format:
     Attributes:
         name: as `--format` takes it.
         convert: a row's fields; raises UnfitError.
-        columns: name -> Arrow type, for the traits the exported rows have together.
-        axolotl: entry of axolotl's `datasets`, or the reason why there is none, by those traits.
-        llama_factory: entry of dataset_info.json, or the reason why there is none.
-        turns: who speaks in which order, as LLaMA-Factory tells a broken conversation; None
-            where the format cannot be broken.
+        columns: name -> Arrow type, by the traits of all exported rows.
+        axolotl: entry of axolotl's `datasets`, or why there is none, by those traits.
+        llama_factory: entry of dataset_info.json, or why there is none, by those traits.
+        turns: the roles in order, by which LLaMA-Factory recognises a broken conversation; None
+            where no conversation of the format can be broken.
     """
 
     name: str
@@ -75,14 +56,14 @@ class Format:
 
 
 def call_type(ids: bool) -> pa.DataType:
-    """A tool call as OpenAI writes it: arguments are a JSON text, so that types stay uniform."""
+    """The type of a tool call as OpenAI writes it; arguments are JSON text, so that rows agree."""
     function = pa.struct([pa.field("name", pa.string()), pa.field("arguments", pa.string())])
     call = [pa.field("type", pa.string()), pa.field("function", function)]
     return pa.struct([pa.field("id", pa.string()), *call] if ids else call)
 
 
 def calls_of(text: str) -> list[dict[str, Any]]:
-    """Tool calls, stored as JSON in any of the usual ways, in the form of `call_type`.
+    """Convert tool calls, stored as JSON in any of the usual forms, to `call_type`.
 
     Raises:
         UnfitError: a call has no name.
@@ -114,7 +95,7 @@ def uses_tools(instruction: Instruction) -> bool:
 
 
 def exchanges(instruction: Instruction) -> tuple[str | None, list[tuple[str, str]]]:
-    """System text (None without) and (user, assistant) pairs of a plain conversation.
+    """Return the system text, or None, and the (user, assistant) pairs of a plain conversation.
 
     Raises:
         UnfitError: it uses tools, or user and assistant do not take turns.
@@ -130,43 +111,15 @@ def exchanges(instruction: Instruction) -> tuple[str | None, list[tuple[str, str
     return system, list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def _alpaca_convert(instruction: Instruction) -> Converted:
-    system, pairs = exchanges(instruction)
-    question, answer = pairs[-1]
-    fields: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
-    fields["system"] = system or ""
-    fields["history"] = [list(pair) for pair in pairs[:-1]]
-    traits = {name for name in ("system", "history") if fields[name]}
-    return Converted(fields, frozenset(traits))
-
-
-def _alpaca_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
-    columns: dict[str, pa.DataType] = dict.fromkeys(("instruction", "input", "output"), pa.string())
-    if "system" in traits:
-        columns["system"] = pa.string()
-    if "history" in traits:
-        columns["history"] = pa.list_(pa.list_(pa.string()))
-    return columns
-
-
-def _axolotl_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
-    if traits:
-        return f"axolotl's alpaca type reads no {' and no '.join(sorted(traits))}"
-    return {"type": "alpaca"}
-
-
-def _llama_factory_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
-    columns = {"prompt": "instruction", "query": "input", "response": "output"}
-    return {"formatting": "alpaca", "columns": columns | {name: name for name in sorted(traits)}}
-
-
-ALPACA = Format("alpaca", _alpaca_convert, _alpaca_columns, _axolotl_alpaca, _llama_factory_alpaca)
-
-
 _TOOL_FIELDS = ("name", "tool_calls", "tool_call_id")
 
 
 def _messages_convert(instruction: Instruction) -> Converted:
+    """What TRL, axolotl, open-instruct, ms-swift, unsloth and torchtune read.
+
+    A message has `role` and `content`. Tool fields appear, null where they do not apply, only if
+    some exported row uses them: all rows of the file have one type.
+    """
     messages, traits = [], set()
     for message in instruction.messages:
         turn: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -241,6 +194,11 @@ SYSTEM_JOINED = "the system text stands before the prompt"
 
 
 def _prompt_completion_convert(instruction: Instruction) -> Converted:
+    """A question and an answer. A system text goes before the question, after it a blank line.
+
+    Trainers that apply no template to plain texts (TRL) join the two as they are: for chat models
+    use `messages`.
+    """
     system, pairs = exchanges(instruction)
     if len(pairs) > 1:
         raise UnfitError("several turns")
@@ -280,12 +238,54 @@ PROMPT_COMPLETION = Format(
 )
 
 
+def _alpaca_convert(instruction: Instruction) -> Converted:
+    """`input` is always empty: it is part of the instruction here. Earlier turns go to `history`.
+
+    `system` and `history` are columns of the file where some row fills them.
+    """
+    system, pairs = exchanges(instruction)
+    question, answer = pairs[-1]
+    fields: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
+    fields["system"] = system or ""
+    fields["history"] = [list(pair) for pair in pairs[:-1]]
+    traits = {name for name in ("system", "history") if fields[name]}
+    return Converted(fields, frozenset(traits))
+
+
+def _alpaca_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
+    columns: dict[str, pa.DataType] = dict.fromkeys(("instruction", "input", "output"), pa.string())
+    if "system" in traits:
+        columns["system"] = pa.string()
+    if "history" in traits:
+        columns["history"] = pa.list_(pa.list_(pa.string()))
+    return columns
+
+
+def _axolotl_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
+    if traits:
+        return f"axolotl's alpaca type reads no {' and no '.join(sorted(traits))}"
+    return {"type": "alpaca"}
+
+
+def _llama_factory_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
+    columns = {"prompt": "instruction", "query": "input", "response": "output"}
+    return {"formatting": "alpaca", "columns": columns | {name: name for name in sorted(traits)}}
+
+
+ALPACA = Format("alpaca", _alpaca_convert, _alpaca_columns, _axolotl_alpaca, _llama_factory_alpaca)
+
+
 _SPEAKER = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
 
 NAMES_LEFT_OUT = "names and call ids of messages have no place in sharegpt"
 
 
 def _sharegpt_convert(instruction: Instruction) -> Converted:
+    """Turns of `from` and `value`, with tool calls as LLaMA-Factory reads them.
+
+    A call is a turn of `function_call` whose value is the JSON of one call or a list of them, the
+    answer of a tool a turn of `observation`. Call ids and tool names are left out, with a remark.
+    """
     turns, traits, remarks = [], set(), set()
     for place, message in enumerate(instruction.messages):
         if message.role == "system" and place:

@@ -1,8 +1,8 @@
-"""Index: prepare a feature for `select --approximate`, or take new rows into its index.
+"""Index a feature for `select --approximate`, or take new rows into its index.
 
-The centres of an index's partitions: spherical k-means on a seeded sample of a vector column.
-
-Lance would find them itself, but slowly on float16 (measured: 236 s instead of 14 s).
+The centres of an index's partitions are found by spherical k-means on a seeded sample of the
+vectors: Lance, and LanceDB with it, would find them itself, but slowly on float16 (measured: 236 s
+instead of 14 s).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import pyarrow as pa
 from ..schemas.errors import MissingFeatureError, UsageError
 from ..store import indices
 from ..store.indices import VectorIndex, indices_of
-from .features import Feature, feature_named, features_of
+from .features import Feature
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     import lance
@@ -112,7 +113,7 @@ def index_feature(store: Store, name: str) -> Indexed:
         MissingFeatureError: there is no such feature, or no row has it yet.
         StoreError: other writers were quicker every time, or the disk is full.
     """
-    feature = feature_named(store, name)
+    feature = Snapshot(store).feature(name)
     column = _column(store, feature)
     dataset = store.dataset("pool")
     wanted = partitions_for(dataset.count_rows())
@@ -141,7 +142,7 @@ def drop_index(store: Store, name: str) -> VectorIndex:
         UsageError: it has none.
         MissingFeatureError: there is no such feature.
     """
-    column = _column(store, feature_named(store, name))
+    column = _column(store, Snapshot(store).feature(name))
     there = indices_of(store.dataset("pool"))
     if column not in there:
         raise UsageError(
@@ -159,7 +160,7 @@ def _now(store: Store, column: str, done: Literal["built", "extended"]) -> Index
 
 def _column(store: Store, feature: Feature) -> str:
     if feature.column is None:
-        fitting = [name for name, each in features_of(store).items() if each.column]
+        fitting = [name for name, each in Snapshot(store).features.items() if each.column]
         raise UsageError(
             f"{feature.name} is not compared by cosine and needs no index; "
             f"features with vectors: {', '.join(fitting) or 'none'}"

@@ -8,17 +8,19 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..ingest.create import pending
-from ..ingest.representations.registry import ALIASES, get, names, spec_text
+from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ..schemas.plain_text import as_html, text_table
 from ..selectors.reductions import Columns
 from ..selectors.selector import Task
 from ..store.fill import count_unfilled
 from .comparison import scorer_of
-from .features import Feature, feature_named, features_of
+from .features import Feature
 from .methods import Method, method_names, parse_method
 from .queries import load_queries
 from .scanning.fetch import check_columns
+from .snapshot import Snapshot
 from .targets import list_targets
 
 if TYPE_CHECKING:
@@ -27,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListedMethod:
-    """A method and whether it can be asked for.
+    """A method, and whether a store can run it now.
 
     Attributes:
         method: its shortest name.
         full: `representation:selector`, with the options that the name implies.
-        also: another name it is known by, or None.
-        named: whether a representation or a selector stands for it by its name alone.
+        also: an alias, or None.
+        named: whether the name of a representation or a selector alone stands for it.
         feature: that rows must have; None for none.
-        target: whether it asks a target's examples.
-        paper: where it comes from; empty where it is ours.
-        ready: whether the store can answer it now; None where no store was looked at.
-        helps: a command, or a sentence that ends in one, where something is missing.
+        target: whether it needs a target's examples.
+        paper: its source; empty where it is ours.
+        ready: whether the store can run it now; None without a store.
+        helps: where something is missing, a command, or a sentence that ends in one.
     """
 
     method: str
@@ -56,26 +58,52 @@ class ListedMethod:
         return asdict(self)
 
 
-def list_methods(store: Store | None = None) -> list[ListedMethod]:
-    """All methods that the installed representations and selectors make, named ones first.
+class MethodList(list[ListedMethod]):
+    """A list of methods that prints as two tables: those with a name of their own, then the rest.
+
+    A notebook shows the same.
+    """
+
+    def __str__(self) -> str:
+        named, pairs = ([each for each in self if each.named is own] for own in (True, False))
+        return "\n\n".join(text_table([_row(each) for each in some]) for some in (named, pairs))
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
+
+
+def _row(method: ListedMethod) -> dict[str, Any]:
+    needs = [method.feature or "", "a target" if method.target else ""]
+    row: dict[str, Any] = {
+        "method": f"{method.method}, {method.also}" if method.also else method.method,
+        "needs": " and ".join(filter(None, needs)) or "nothing",
+        "paper": method.paper,
+    }
+    if method.ready is not None:
+        return {**row, "ready": method.ready, "helps": method.helps}
+    return {**row, "in full": method.full} if method.named else row
+
+
+def list_methods(store: Store | None = None) -> MethodList:
+    """List all methods of the installed representations and selectors, named ones first.
 
     Args:
-        store: that is asked whether it can answer each; its second recipes of a representation
-            (`rds__<8 hex>`) are listed as well.
+        store: if given, each method says whether this store can run it now; its second recipes of
+            a representation (`rds__<8 hex>`) are listed as well.
     """
     known: dict[str, Representation] = {name: get(name) for name in names()}
     if store:
-        known |= {name: each.representation for name, each in features_of(store).items()}
+        known |= {name: each.representation for name, each in Snapshot(store).features.items()}
     methods = sorted(_methods(known), key=lambda each: ":" in each[0])
-    listed = [_listed(name, method) for name, method in methods]
+    listed = MethodList(_listed(name, method) for name, method in methods)
     if store is None:
         return listed
-    look = _Look(store)
-    found = []
-    for each, (_, method) in zip(listed, methods, strict=True):
-        ready, helps = look.at(method)
-        found.append(replace(each, ready=ready, helps=helps))
-    return found
+    readiness = _Readiness(store)
+    checked = MethodList()
+    for row, (_, method) in zip(listed, methods, strict=True):
+        ready, helps = readiness.of(method)
+        checked.append(replace(row, ready=ready, helps=helps))
+    return checked
 
 
 def _methods(known: Mapping[str, Representation]) -> Iterator[tuple[str, Method]]:
@@ -109,26 +137,26 @@ def _listed(name: str, method: Method) -> ListedMethod:
     )
 
 
-class _Look:
-    """A store as it is now; each of its features and targets is looked at once."""
+class _Readiness:
+    """Which methods a store can run now; each of its features and targets is read once."""
 
     def __init__(self, store: Store) -> None:
-        self._store = store
-        self._rows = store.dataset("pool").count_rows()
-        self._targets = [list_target.name for list_target in list_targets(store)]
-        self._waiting = {each.representation: spec_text(each) for each in pending(store)}
+        self._store, self._snapshot = store, Snapshot(store)
+        self._rows = self._snapshot.pool.count_rows()
+        self._targets = [target.name for target in list_targets(store)]
+        self._waiting = {each.representation: str(each) for each in pending(store)}
         self._features: dict[str, tuple[Feature | None, str | None]] = {}
         self._refusals: dict[str | None, str | None] = {}
 
-    def at(self, method: Method) -> tuple[bool, str | None]:
-        """Whether it can be answered, and what would help."""
+    def of(self, method: Method) -> tuple[bool, str | None]:
+        """Whether a method can be run, and what would help."""
         uri, name = self._store.uri, method.representation
         if not self._rows:
             return False, f"coresetdb ingest {quote(uri)} FILE..."
         feature, helps = None, None
         if name:
             if name not in self._features:
-                self._features[name] = self._found(name)
+                self._features[name] = self._feature(name)
             feature, helps = self._features[name]
             if feature is None:
                 return False, helps
@@ -144,37 +172,37 @@ class _Look:
         return True, helps
 
     def _check_options(self, method: Method, feature: Feature | None) -> None:
-        """Whether the columns are there that a method names in its options."""
+        """Check that the pool has the columns that a method's options name."""
         if feature and method.compares and not method.needs_target:
             scorer_of(self._store, feature, method)
         if "columns" in method.selector.inputs and not method.matches_lengths:
             task = Task(0, self._rows, 1, options=method.options)
-            for need in next(method.selector.passes(task)):
-                if isinstance(need, Columns):
-                    check_columns(self._store.dataset("pool"), need)
+            for reduction in next(method.selector.passes(task)):
+                if isinstance(reduction, Columns):
+                    check_columns(self._snapshot.pool, reduction)
 
-    def _found(self, name: str) -> tuple[Feature | None, str | None]:
-        """The feature if some row has it, and what would help the rows that do not."""
+    def _feature(self, name: str) -> tuple[Feature | None, str | None]:
+        """The feature, if some row has it, and what would help the rows that do not."""
         command = f"coresetdb featurize {self._store.typed} {self._waiting.get(name, name)}"
         try:
-            feature = feature_named(self._store, name)
+            feature = self._snapshot.feature(name)
         except MissingFeatureError:
             return None, command
         except FingerprintError as error:
             return None, str(error)
-        waiting = count_unfilled(self._store.dataset("pool"), feature.recipe)
+        waiting = count_unfilled(self._snapshot.pool, feature.recipe)
         if waiting == self._rows:
             return None, command
         return feature, f"{waiting:,} rows lack it: {command}" if waiting else None
 
     def _refusal(self, feature: Feature | None) -> str | None:
-        """Why no target can ask (with a feature); None if one can."""
+        """Why no target can be selected for (with a feature); None if one can."""
         if not self._targets:
             return f"coresetdb target add {self._store.typed} NAME FILE"
         refusals = []
         for target in self._targets:
             try:
-                load_queries(self._store, target, feature)
+                load_queries(self._snapshot, target, feature)
             except (UsageError, MissingFeatureError, FingerprintError) as error:
                 refusals.append(str(error))
             else:

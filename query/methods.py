@@ -28,12 +28,12 @@ _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 
 @dataclass(frozen=True)
 class Method:
-    """How to choose.
+    """A representation, a selector, and the options of both.
 
     Attributes:
-        representation: the feature looked at, by the name methods use; None for none.
-        made_by: the representation that makes it, None for none.
-        selector: that chooses.
+        representation: the feature it looks at, by the name that methods use; None for none.
+        made_by: the representation that makes this feature; None for none.
+        selector: that chooses the rows.
         options: of the selector, every one spelled out.
         asked: options of the comparison, every one spelled out.
     """
@@ -55,12 +55,12 @@ class Method:
 
     @property
     def compares(self) -> bool:
-        """Whether it looks at how rows compare, by cosine or by a scorer."""
+        """Whether it compares rows with queries, by cosine or by a scorer."""
         return "query_similarity" in self.selector.inputs
 
     @property
     def covers(self) -> bool:
-        """Whether it looks at the sets that rows hold."""
+        """Whether it looks at the sets of rows."""
         return "neuron_sets" in self.selector.inputs
 
     @property
@@ -70,7 +70,7 @@ class Method:
 
     @property
     def matches_lengths(self) -> bool:
-        """Whether it chooses rows of the lengths of others: a target's examples or a coreset."""
+        """Whether it matches the lengths of other rows: a target's examples or a coreset."""
         return "lengths" in self.selector.inputs
 
     @property
@@ -85,7 +85,7 @@ class Method:
 
     @property
     def needs_target(self) -> bool:
-        """Whether it asks a target's examples."""
+        """Whether it needs a target's examples."""
         if self.matches_lengths:
             return not self.options["like"]
         if self.counts:
@@ -143,13 +143,13 @@ def _meant(word: str, known: Iterable[str]) -> str:
 
 
 def method_names(features: Mapping[str, Representation]) -> list[str]:
-    """Every method that can be answered with these features, options left out, shortest first."""
+    """The names, without options, of all methods that these features allow, shortest first."""
     alone = [name for name, each in selectors().items() if _lack(each, None) is None]
     pairs = [
         f"{name}:{selector.name}"
         for name, representation in sorted(features.items())
         for selector in selectors().values()
-        # Choosing without a look at the feature is told apart by its distance, or not at all.
+        # A selector that needs no feature is listed with one only for the distance it then has.
         if _lack(selector, representation) is None
         and (selector.name not in alone or comparison_of(representation) == "cosine")
     ]
@@ -157,27 +157,28 @@ def method_names(features: Mapping[str, Representation]) -> list[str]:
 
 
 def _lack(selector: Selector, representation: Representation | None) -> str | None:
-    """What a selector needs and a representation does not give, as a sentence; None if nothing."""
+    """What a selector needs and a representation lacks, as a sentence; None if nothing."""
+    name = selector.name
     if "query_similarity" in selector.inputs:
         if representation is None:
-            return f"{selector.name} compares rows, say by what"
+            return f"{name} compares rows: name a representation, as in rds:{name}"
         if comparison_of(representation) is None:
             return f"{representation.name} gives no way to compare rows"
     if "neuron_sets" in selector.inputs:
         if representation is None:
-            return f"{selector.name} covers sets, say which"
+            return f"{name} covers sets: name a representation, as in mads:{name}"
         if representation.sets is None:
-            return f"{representation.name} keeps no sets that {selector.name} could cover"
+            return f"{representation.name} keeps no sets that {name} could cover"
     if "vectors" in selector.inputs:
         if representation is None:
-            return f"{selector.name} looks at vectors, say which"
+            return f"{name} looks at vectors: name a representation, as in rds:{name}"
         if comparison_of(representation) != "cosine":
-            return f"{representation.name} keeps no vectors that {selector.name} could look at"
+            return f"{representation.name} keeps no vectors that {name} could look at"
     if "terms" in selector.inputs:
         if representation is None:
-            return f"{selector.name} counts words, say whose"
+            return f"{name} counts words: name a representation, as in lexical:{name}"
         if representation.terms is None:
-            return f"{representation.name} keeps no words that {selector.name} could count"
+            return f"{representation.name} keeps no words that {name} could count"
     return None
 
 

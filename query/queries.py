@@ -1,4 +1,4 @@
-"""The query side of a target: its vectors or its facts, read from the store; no model needed."""
+"""The query side of a target: its examples and what a feature holds of them; no model runs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from ..store.catalog import Artifact
     from ..store.store import Store
+    from .snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,12 @@ class Queries:
 
     Attributes:
         target: its name.
-        ids: of the examples that are asked with, (M,).
+        ids: of the examples that have the feature, (M,).
         vectors: (M, d) float16 where rows are compared by cosine, None otherwise.
-        facts: what the target as a whole comes to, where a scorer asks for that.
-        units: those of all its examples, (n,) int64, where sets are covered.
-        words: of each of them, (n,) int32, where words are counted.
-        missing: examples left out for want of the feature.
+        facts: the artifact of the target as a whole, where a scorer needs one.
+        units: of all examples together, (n,) int64, where sets are covered.
+        words: of each example, (n,) int32, where words are counted.
+        missing: how many examples lack the feature and are ignored.
     """
 
     target: str
@@ -50,10 +51,8 @@ class Queries:
     missing: int = 0
 
 
-def load_queries(
-    store: Store, target: str, feature: Feature | None, version: int | None = None
-) -> Queries:
-    """The examples of a target, at the newest version of `targets` or the one given.
+def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Queries:
+    """Read the examples of a target, and what the feature holds of them.
 
     Raises:
         UsageError: there is no such target (the message names those most like it), or the feature
@@ -61,7 +60,7 @@ def load_queries(
         MissingFeatureError: none of its examples has the feature, or it was never made for them.
         FingerprintError: its features were made otherwise than the pool's.
     """
-    table = store.dataset("targets", version)
+    store, table = snapshot.store, snapshot.targets
     columns = ["id", "position"]
     if feature:
         if not set(feature.recipe.columns) <= set(table.schema.names):
@@ -78,8 +77,8 @@ def load_queries(
     column = rows[feature.first].combine_chunks()
     present = np.asarray(column.is_valid())
     if not present.any():
-        raise MissingFeatureError(_nobody_has_it(store, target, feature, rows))
-    kept = tuple(each for each, yes in zip(ids, present, strict=True) if yes)
+        raise MissingFeatureError(_all_lack_it(store, target, feature, rows))
+    kept = tuple(id for id, has_it in zip(ids, present, strict=True) if has_it)
     missing = int((~present).sum())
     if feature.column:
         vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, feature.width)
@@ -96,7 +95,7 @@ def load_queries(
 
 
 def query_hash(queries: Sequence[Queries], feature: Feature | None) -> str | None:
-    """What was asked, as one digest: the examples' ids in order and the feature's fingerprint."""
+    """Digest of the examples' ids, in order, and the feature's fingerprint; None for no query."""
     if not queries:
         return None
     return digest_of(
@@ -108,7 +107,7 @@ def query_hash(queries: Sequence[Queries], feature: Feature | None) -> str | Non
 
 
 def matrix_of(queries: Sequence[Queries]) -> torch.Tensor:
-    """All examples' vectors one below the other, (M, d) float32."""
+    """The vectors of all examples, (M, d) float32."""
     import torch
 
     parts = [query.vectors for query in queries if query.vectors is not None]
@@ -126,11 +125,11 @@ def _facts(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> A
 
 
 def _refuse_other_facts(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> None:
-    """Say so if another recipe of the same representation made facts of these examples."""
-    found = store.dataset("artifacts").to_table(
+    """Raise FingerprintError if another recipe of the representation made these examples' facts."""
+    artifacts = store.dataset("artifacts").to_table(
         columns=["fingerprint"], filter=f"name = {literal(facts_name(ids))}"
     )
-    others = [recipe_of(store, each) for each in found["fingerprint"].to_pylist()]
+    others = [recipe_of(store, each) for each in artifacts["fingerprint"].to_pylist()]
     for other in others:
         if other and other.representation == feature.recipe.representation:
             raise FingerprintError(
@@ -154,7 +153,7 @@ def _make_it(store: Store, feature: Feature) -> str:
     return f"Run coresetdb featurize {store.typed} {feature.recipe.feature}"
 
 
-def _nobody_has_it(store: Store, target: str, feature: Feature, rows: pa.Table) -> str:
+def _all_lack_it(store: Store, target: str, feature: Feature, rows: pa.Table) -> str:
     reasons = sorted(set(rows[feature.reason].drop_null().to_pylist()))
     if not reasons:
         return _never_made(store, target, feature)

@@ -1,4 +1,4 @@
-"""Run a method over the pool: selectors ask for passes, the scan makes them, rankings come back."""
+"""Run a method over the pool: selectors name what they need, the scan reduces it, they rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, ids_of
 from ..selectors.reductions import (
     Columns,
-    Need,
+    Reduction,
     RowColumns,
     RowVectors,
     Vectors,
@@ -23,7 +23,7 @@ from ..selectors.round_robin import take_turns
 from ..selectors.selector import Passes, Ranking, Task
 from .comparison import Comparison, QueryGroup
 from .methods import Method
-from .scanning.reducers import Reducer, reducer_for, word_reducer
+from .scanning.reducers import Reducer, planned_memory, reducer_for, word_reducer
 from .scanning.rows import Scanned
 
 _PICK_BYTES = 400  # of a chosen row as Python objects: id, score, target, example
@@ -37,7 +37,7 @@ _UNITS = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
 class Picks:
     """Chosen rows, best first: ids, scores (NaN-free or None), target and example of each.
 
-    `notes` are sentences of the selector that a person should read.
+    `notes` are sentences of the selector for the user.
     """
 
     ids: list[str]
@@ -47,7 +47,7 @@ class Picks:
     notes: tuple[str, ...] = ()
 
     def first(self, count: int) -> Picks:
-        """The first `count` of them."""
+        """Return the first `count` of them."""
         return replace(
             self,
             ids=self.ids[:count],
@@ -68,12 +68,12 @@ def rank(
     memory_limit: int = MEMORY_LIMIT,
     spare: int = 0,
 ) -> tuple[Picks, Scanned]:
-    """The best `k` rows; with several targets, targets take turns, each with its own ranking.
+    """Return the best `k` rows; several targets take turns, each with its own ranking.
 
     Up to `spare` rows more follow, as far as the memory allows.
 
     Raises:
-        UsageError: the selector's memory formula exceeds the limit.
+        UsageError: the selection plans more memory than the limit.
     """
     while spare:
         tasks = _tasks(method, comparison, rows, k + spare, seed, spare)
@@ -81,7 +81,7 @@ def rank(
             break
         spare //= 2
     k += spare
-    found, seen = rankings(
+    ranked, seen = rankings(
         method,
         comparison,
         k=k,
@@ -92,7 +92,7 @@ def rank(
         pick_bytes=_PICK_BYTES,
         spare=spare,
     )
-    picks = _merge(found, comparison.query_groups, k)
+    picks = _merge(ranked, comparison.query_groups, k)
     return replace(picks, notes=(*picks.notes, *seen.notes)), seen
 
 
@@ -108,14 +108,14 @@ def rankings(
     pick_bytes: int = 0,
     spare: int = 0,
 ) -> tuple[list[Ranking], Scanned]:
-    """The best `k` rows of every asker, as the selector ranks them, and what the scan saw.
+    """Return the best `k` rows of every query group, and what the scan counted.
 
     Args:
-        pick_bytes: that the caller will hold for every row beside what the selector does.
-        spare: how many of the `k` rows only stand by.
+        pick_bytes: that the caller will hold for every row, beside the selector's own memory.
+        spare: how many of the `k` rows are spare ones.
 
     Raises:
-        UsageError: the selector's memory formula exceeds the limit.
+        UsageError: the selection plans more memory than the limit.
     """
     query_groups = comparison.query_groups
     sizes = [query_group.queries for query_group in query_groups]
@@ -124,36 +124,36 @@ def rankings(
     ends = np.cumsum(sizes).tolist()
     spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     passes = [method.selector.passes(task) for task in tasks]
-    needs = {number: next(each) for number, each in enumerate(passes)}
+    needs = {number: next(own) for number, own in enumerate(passes)}
     ranked: dict[int, Ranking] = {}
     seen, fetched = Scanned(), Scanned()
     while needs:
         sources = {
-            number: [_source(comparison, need, spans[number], eligible) for need in each]
-            for number, each in needs.items()
+            number: [_source(comparison, need, spans[number], eligible) for need in own]
+            for number, own in needs.items()
         }
-        reducers = [each for own in sources.values() for each in own if not callable(each)]
+        reducers = [source for own in sources.values() for source in own if not callable(source)]
         if reducers:
             seen = comparison.scan(reducers, eligible)
         needs = {}
-        for number, each in sources.items():
-            answers = tuple(one() if callable(one) else one.result() for one in each)
+        for number, own in sources.items():
+            answers = tuple(source() if callable(source) else source.result() for source in own)
             for answer in answers:
                 if isinstance(answer, RowVectors):
                     fetched.scored += len(answer)
                     fetched.missing += answer.missing
-            found = _send(passes[number], answers)
-            if isinstance(found, Ranking):
-                ranked[number] = found
+            step = _send(passes[number], answers)
+            if isinstance(step, Ranking):
+                ranked[number] = step
             else:
-                needs[number] = found
+                needs[number] = step
     return [ranked[number] for number in range(len(tasks))], seen if seen.rows else fetched
 
 
 def _source(
-    comparison: Comparison, need: Need, queries: slice, eligible: IdSet | None
+    comparison: Comparison, need: Reduction, queries: slice, eligible: IdSet | None
 ) -> Reducer | Callable[[], RowVectors | RowColumns]:
-    """Where the answer to a need comes from: a reducer to be fed, or something to call."""
+    """Return where the answer to a need comes from: a reducer to feed, or a function to call."""
     if isinstance(need, (Vectors, Columns)):
         return lambda: comparison.fetch(need, eligible)
     if isinstance(need, (WordTotals, WordSimilarity)):
@@ -161,9 +161,9 @@ def _source(
     return reducer_for(need, queries)
 
 
-def _send(passes: Passes, found: tuple) -> Ranking | tuple[Need, ...]:
+def _send(passes: Passes, answers: tuple) -> Ranking | tuple[Reduction, ...]:
     try:
-        return passes.send(found)
+        return passes.send(answers)
     except StopIteration as end:
         return end.value
 
@@ -190,7 +190,7 @@ def _tasks(
 
 
 def _planned(method: Method, tasks: Sequence[Task], pick_bytes: int) -> int:
-    return sum(method.selector.memory(task) + task.k * pick_bytes for task in tasks)
+    return sum(planned_memory(method.selector, task) + task.k * pick_bytes for task in tasks)
 
 
 def _check_memory(method: Method, tasks: Sequence[Task], limit: int, pick_bytes: int) -> None:
@@ -215,17 +215,17 @@ def _merge(rankings: Sequence[Ranking], query_groups: Sequence[QueryGroup], k: i
     ids: list[str] = [""] * len(players)
     notes = dict.fromkeys(note for ranking in rankings for note in ranking.notes)
     picks = Picks(ids, [None] * len(ids), [None] * len(ids), [None] * len(ids), tuple(notes))
-    for number, (asker, ranking) in enumerate(zip(query_groups, rankings, strict=True)):
+    for number, (group, ranking) in enumerate(zip(query_groups, rankings, strict=True)):
         turns = np.flatnonzero(players == number).tolist()
         chosen = places[players == number]
         scores = None if ranking.scores is None else ranking.scores[chosen].tolist()
         pulled = None if ranking.queries is None else ranking.queries[chosen].tolist()
         for place, turn in enumerate(turns):
-            picks.targets[turn] = asker.target
+            picks.targets[turn] = group.target
             if scores is not None:
                 picks.scores[turn] = scores[place]
-            if pulled is not None and asker.examples:
-                picks.queries[turn] = asker.examples[pulled[place]]
+            if pulled is not None and group.examples:
+                picks.queries[turn] = group.examples[pulled[place]]
         for turn, text in zip(turns, ids_of(ranking.keys[chosen]), strict=True):
             ids[turn] = text
     return picks

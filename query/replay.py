@@ -1,8 +1,9 @@
-"""Replay: answer a recorded request again, on the same versions, and compare."""
+"""Replay: select again what a coreset recorded, at the same versions, and compare the ids."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
@@ -15,20 +16,21 @@ from .rules.constrained import guarded_by
 from .rules.examples import digest_of_examples
 from .rules.rules import recalled
 from .selection import Answer, answer
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ..store.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Replay:
-    """What came out the second time.
+    """The ids that a coreset's request returns now, beside those recorded.
 
     Attributes:
         coreset: as it was recorded.
-        ids: as they came out now.
+        ids: as they come out now.
         same_queries: whether the target's examples and their features are those recorded.
-        notes: what it proves where rows were found by an index.
+        notes: what the replay proves where an index found the rows.
     """
 
     coreset: Coreset
@@ -50,6 +52,19 @@ class Replay:
         """Whether the ids and their order agree."""
         return self.first_difference is None
 
+    def __repr__(self) -> str:
+        name, count = self.coreset.name, len(self.ids)
+        if not self.same:
+            outcome = f"{name}: other ids come out, from rank {self.first_difference:,} on."
+        elif count == 1:
+            outcome = f"{name}: the same id comes out."
+        else:
+            outcome = f"{name}: the same {count:,} ids come out, in the same order."
+        return "\n".join([outcome, *self.notes])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
+
 
 def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
     """Select again what a coreset recorded: same pool version, targets, method, seed, filter.
@@ -58,80 +73,78 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         UsageError: there is no such coreset, or a version it was made from is gone.
     """
     coreset = load_coreset(store, name)
-    request = request_of(store, coreset)
-    again = answer(store, request, memory_limit)
+    snapshot, request = request_of(store, coreset)
+    again = answer(snapshot, request, memory_limit)
     same_queries = again.query_hash == coreset.query_hash
-    return Replay(coreset, again.picks.ids, same_queries, _of_index(request, coreset, again))
+    return Replay(coreset, again.picks.ids, same_queries, _index_notes(request, coreset, again))
 
 
-def request_of(store: Store, coreset: Coreset) -> Request:
-    """What a coreset answered, with its targets at a version that holds the same examples.
+def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
+    """Return what a coreset answered, and its pool beside targets that hold the same examples.
 
     Raises:
         UsageError: a target was removed since, and the version that held it was cleaned away.
     """
-    newest = Request(
+    newest = Snapshot(store, coreset.pool_version)
+    request = Request(
         targets=coreset.targets,
         method=coreset.method,
         budget=parse_budget(coreset.budget),
         where=coreset.filter,
         seed=coreset.seed,
-        pool_version=coreset.pool_version,
-        targets_version=store.version("targets"),
         like=tuple((tokens, rows) for tokens, rows in coreset.parameters.get("like", ())),
         rules=recalled(store, coreset.parameters),
-        approximate=_by_index(store, coreset),
+        approximate=_index_is_there(newest, coreset),
     )
-    same = _same_examples(store, newest, coreset)
-    return newest if same else _as_recorded(store, newest, coreset)
+    if _same_examples(newest, request, coreset):
+        return newest, request
+    return _with_recorded_targets(newest, coreset), request
 
 
-def _by_index(store: Store, coreset: Coreset) -> bool:
-    """Whether an index found the rows and can still be asked: otherwise every row is compared."""
+def _index_is_there(snapshot: Snapshot, coreset: Coreset) -> bool:
+    """Whether an index found the rows and can be used again; else every row is compared."""
     recorded = coreset.parameters.get("approximate")
-    if not recorded:
-        return False
-    return is_there(store, store.dataset("pool", coreset.pool_version), recorded)
+    return bool(recorded) and is_there(snapshot, recorded)
 
 
-def _of_index(request: Request, coreset: Coreset, again: Answer) -> tuple[str, ...]:
-    recorded = coreset.parameters.get("approximate")
-    if not recorded:
-        return ()
-    if request.approximate:
-        return (
-            f"The rows were asked of the same index, {recorded['index']}. That they are the "
-            f"nearest this does not prove: its recall was {recorded['recall']:.1%}",
-        )
-    shared = len(set(coreset.ids) & set(again.picks.ids))
-    return (
-        f"The index {recorded['index']} that found the rows is gone, so every row was compared: "
-        f"{shared:,} of the {len(coreset):,} rows come out again",
-    )
-
-
-def _same_examples(store: Store, request: Request, coreset: Coreset) -> bool:
-    """Whether a request asks with, and guards, the examples that the coreset was chosen for."""
+def _same_examples(snapshot: Snapshot, request: Request, coreset: Coreset) -> bool:
+    """Whether the snapshot's targets have the examples that the coreset was chosen for."""
     guarded = coreset.parameters.get("rules", {}).get("leakage")
     try:
-        if resolve_request(store, request).hash != coreset.query_hash:
+        if resolve_request(snapshot, request).hash != coreset.query_hash:
             return False
         return guarded is None or guarded["digest"] == digest_of_examples(
-            guarded_by(store, request)
+            guarded_by(snapshot, request.rules, request.targets)
         )
     except (UsageError, MissingFeatureError, FingerprintError):
         return False  # a target was removed since, or made anew
 
 
-def _as_recorded(store: Store, request: Request, coreset: Coreset) -> Request:
-    recorded = coreset.parameters["targets_version"]
+def _with_recorded_targets(newest: Snapshot, coreset: Coreset) -> Snapshot:
+    recorded = newest.with_targets(coreset.parameters["targets_version"])
     try:
-        store.dataset("targets", recorded)
+        _ = recorded.targets
     except UsageError as error:
         raise UsageError(
             f"{coreset.name} cannot be replayed: its targets, or the feature they were compared "
-            f"by, were removed since, and version {recorded} of the targets, which held them, was "
-            f"cleaned away. Its rows are still known: coresetdb export {store.typed} "
-            f"{coreset.name} --out FILE"
+            f"by, were removed since, and version {recorded.targets_version} of the targets, which "
+            "held them, was cleaned away. Its rows are still known: "
+            f"coresetdb export {newest.store.typed} {coreset.name} --out FILE"
         ) from error
-    return replace(request, targets_version=recorded)
+    return recorded
+
+
+def _index_notes(request: Request, coreset: Coreset, again: Answer) -> tuple[str, ...]:
+    recorded = coreset.parameters.get("approximate")
+    if not recorded:
+        return ()
+    if request.approximate:
+        return (
+            f"The same index, {recorded['index']}, found the rows. This does not prove that they "
+            f"are the nearest ones: its recall was {recorded['recall']:.1%}",
+        )
+    shared = len(set(coreset.ids) & set(again.picks.ids))
+    return (
+        f"The index {recorded['index']}, which found the rows, is gone, so every row was compared: "
+        f"{shared:,} of the {len(coreset):,} rows come out again",
+    )

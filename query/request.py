@@ -1,85 +1,41 @@
-"""Whose response lengths a selection is to match: a target's examples, or the rows of a coreset."""
+"""The request of a selection, and what it means in a store: method, feature, queries, lengths."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from ..schemas.errors import UsageError
 from ..schemas.sizes import Budget
 from ..schemas.tables import literal
-from .comparison import understood
+from .comparison import resolve_method
 from .coresets import load_coreset
 from .features import Feature
 from .methods import Method
 from .queries import Queries, load_queries, query_hash
 from .rules.rules import NONE, Rules
-
-if TYPE_CHECKING:
-    from ..store.store import Store
-
+from .snapshot import Snapshot
 
 Lengths: TypeAlias = tuple[tuple[int, int], ...]
 """Response tokens and how many rows have that many, ascending."""
 
 
-def lengths_to_match(
-    store: Store, request: Request, method: Method
-) -> Mapping[str | None, np.ndarray]:
-    """The lengths to be matched, (n,) int64, of each target; under None, those of a coreset.
-
-    Empty for methods that match none. A request that names the lengths of its coreset is answered
-    by those, whatever has become of the coreset.
-
-    Raises:
-        UsageError: there is no such coreset, it has no rows, or no example has an answer.
-    """
-    if not method.matches_lengths:
-        return {}
-    if name := method.options["like"]:
-        pairs = request.like or _of_coreset(store, name)
-        tokens, rows = np.array(pairs, np.int64).T
-        return {None: np.repeat(tokens, rows)}
-    return {
-        target: _of_target(store, target, request.targets_version) for target in request.targets
-    }
-
-
-def counted(lengths: np.ndarray) -> Lengths:
-    """Lengths (n,) as pairs that can be recorded."""
-    tokens, rows = np.unique(lengths, return_counts=True)
-    return tuple(zip(tokens.tolist(), rows.tolist(), strict=True))
-
-
-def _of_coreset(store: Store, name: str) -> Lengths:
-    coreset = load_coreset(store, name)
-    rows = store.take(coreset.ids, ["response_tokens"], coreset.pool_version)
-    lengths = rows["response_tokens"].drop_null().to_numpy()
-    if not len(lengths):
-        raise UsageError(f"coreset {name!r} has no rows whose lengths could be matched")
-    return counted(lengths)
-
-
-def _of_target(store: Store, target: str, version: int) -> np.ndarray:
-    found = store.dataset("targets", version).to_table(
-        columns=["response_tokens"], filter=f"target = {literal(target)} AND response_tokens > 0"
-    )
-    if not found.num_rows:
-        raise UsageError(
-            f"no example of target {target!r} has an answer, so there is no length to match. "
-            "Name a coreset: length_matched(like=CORESET)"
-        )
-    return found["response_tokens"].to_numpy().astype(np.int64)
-
-
 @dataclass(frozen=True)
 class Request:
-    """Everything an answer depends on, besides the rows of the store.
+    """Everything a selection depends on besides the rows of its snapshot.
 
-    `like` holds the lengths of the coreset that a method names, once they are known.
+    Attributes:
+        targets: their names, each once.
+        method: its name, as `parse_method` takes it.
+        budget: how much is chosen.
+        where: SQL expression over the pool; only rows for which it holds are eligible.
+        seed: of random methods.
+        like: lengths of the coreset that the method names, once they are known.
+        rules: what shapes the selection beside its method.
+        approximate: whether an index finds the rows.
     """
 
     targets: tuple[str, ...]
@@ -87,8 +43,6 @@ class Request:
     budget: Budget
     where: str | None
     seed: int
-    pool_version: int
-    targets_version: int
     like: Lengths | None = None
     rules: Rules = NONE
     approximate: bool = False
@@ -96,13 +50,13 @@ class Request:
 
 @dataclass(frozen=True)
 class ResolvedRequest:
-    """A request as the store understands it.
+    """What a request means in a store.
 
     Attributes:
         method: with every option spelled out.
-        feature: what it looks at, None for nothing.
-        queries: the targets' examples, with what the method compares rows by.
-        lengths: those to be matched, see `lengths_asked`.
+        feature: that it uses, None for none.
+        queries: of each target, with what the feature holds of its examples.
+        lengths: to be matched, see `lengths_to_match`.
     """
 
     method: Method
@@ -112,23 +66,67 @@ class ResolvedRequest:
 
     @property
     def hash(self) -> str | None:
-        """Digest of the examples and of what made their features."""
+        """Digest of the examples and of the recipe of their features."""
         return query_hash(self.queries, self.feature)
 
 
-def resolve_request(store: Store, request: Request) -> ResolvedRequest:
-    """Understand a request; reads the targets, not the pool.
+def resolve_request(snapshot: Snapshot, request: Request) -> ResolvedRequest:
+    """Find what a request names in the store; reads the targets, and no row of the pool.
 
     Raises: as `answer`.
     """
-    method, feature = understood(store, request.method, request.pool_version)
+    method, feature = resolve_method(snapshot, request.method)
     if method.needs_target and not request.targets:
         instead = ", or a coreset: length_matched(like=CORESET)" if method.matches_lengths else ""
         raise UsageError(f"{method} compares rows with a target: name one or more{instead}")
-    # A ranking that looks at no target can still be held against one, by the vectors of both.
-    held_against = feature if feature and (method.needs_target or feature.column) else None
-    queries = [
-        load_queries(store, target, held_against, request.targets_version)
-        for target in request.targets
-    ]
-    return ResolvedRequest(method, feature, queries, lengths_to_match(store, request, method))
+    # A ranking without a target still has a distance to one, by the vectors of both.
+    compared_by = feature if feature and (method.needs_target or feature.column) else None
+    queries = [load_queries(snapshot, target, compared_by) for target in request.targets]
+    return ResolvedRequest(method, feature, queries, lengths_to_match(snapshot, request, method))
+
+
+def lengths_to_match(
+    snapshot: Snapshot, request: Request, method: Method
+) -> Mapping[str | None, np.ndarray]:
+    """Return the lengths to be matched, (n,) int64, of each target; under None, of a coreset.
+
+    Empty for methods that match none. Lengths that a request records go before those of the
+    coreset it names, which may have been removed or replaced since.
+
+    Raises:
+        UsageError: there is no such coreset, it has no rows, or no example has an answer.
+    """
+    if not method.matches_lengths:
+        return {}
+    if name := method.options["like"]:
+        pairs = request.like or _lengths_of_coreset(snapshot, name)
+        tokens, rows = np.array(pairs, np.int64).T
+        return {None: np.repeat(tokens, rows)}
+    return {target: _lengths_of_target(snapshot, target) for target in request.targets}
+
+
+def length_counts(lengths: np.ndarray) -> Lengths:
+    """Return lengths (n,) as pairs that can be recorded."""
+    tokens, rows = np.unique(lengths, return_counts=True)
+    return tuple(zip(tokens.tolist(), rows.tolist(), strict=True))
+
+
+def _lengths_of_coreset(snapshot: Snapshot, name: str) -> Lengths:
+    coreset = load_coreset(snapshot.store, name)
+    rows = snapshot.store.take(coreset.ids, ["response_tokens"], coreset.pool_version)
+    lengths = rows["response_tokens"].drop_null().to_numpy()
+    if not len(lengths):
+        raise UsageError(f"coreset {name!r} has no rows whose lengths could be matched")
+    return length_counts(lengths)
+
+
+def _lengths_of_target(snapshot: Snapshot, target: str) -> np.ndarray:
+    rows = snapshot.targets.to_table(
+        columns=["response_tokens"], filter=f"target = {literal(target)} AND response_tokens > 0"
+    )
+    if not rows.num_rows:
+        raise UsageError(
+            f"no example of target {target!r} has an answer, so there is no length to match. "
+            "Name a coreset: length_matched(like=CORESET)"
+        )
+    return rows["response_tokens"].to_numpy().astype(np.int64)

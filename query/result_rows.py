@@ -1,12 +1,9 @@
 """Results whose rows are rows of the pool, as data frames, a dataset, text, or HTML in a notebook.
 
 A subclass names a store, the version of its pool, and a table of ids with what is known about
-them; a coreset is one, the scores of a pool are another.
-
-The text behind rows of the pool, in the order asked for, as trainers take it.
-
-A conversation here is what `export --format messages` writes: `role` and `content` of every turn,
-tool fields only where a turn has them, tool calls as OpenAI writes them.
+them; a coreset is one, the scores of a pool are another. A conversation is what `export --format
+messages` writes: `role` and `content` of every turn, tool fields only where a turn has them, tool
+calls as OpenAI writes them.
 """
 
 from __future__ import annotations
@@ -103,7 +100,7 @@ _STYLE = "max-width: 40em; text-align: left; vertical-align: top; white-space: p
 
 
 class ResultRows(ABC):
-    """Rows of a pool, best first, in every form one asks for them.
+    """Rows of a pool, best first, as tables, frames, datasets, conversations or HTML.
 
     Attributes:
         store: that holds their text.
@@ -133,13 +130,11 @@ class ResultRows(ABC):
         if text:
             for name, values in conversation_columns(self.store, ids, self.pool_version).items():
                 found = found.append_column(name, values)
-        wanted = [
-            fromkey for fromkey in dict.fromkeys(columns) if fromkey not in found.column_names
-        ]
-        if wanted:
-            check_columns(self.store, wanted, self.pool_version)
-            taken = self.store.take(ids, wanted, self.pool_version)
-            for name in wanted:
+        further = [name for name in dict.fromkeys(columns) if name not in found.column_names]
+        if further:
+            check_columns(self.store, further, self.pool_version)
+            taken = self.store.take(ids, further, self.pool_version)
+            for name in further:
                 found = found.append_column(taken.schema.field(name), taken[name])
         return found
 
@@ -177,10 +172,10 @@ class ResultRows(ABC):
         Raises: as `to_arrow`.
         """
         table = self.table()
-        there = {*table.column_names, "messages", "tools"}
-        wanted = [fromkey for fromkey in dict.fromkeys(columns) if fromkey not in there]
+        own = {*table.column_names, "messages", "tools"}
+        further = [name for name in dict.fromkeys(columns) if name not in own]
         ids = table["id"].to_pylist()
-        texts = conversations(self.store, ids, self.pool_version, wanted)
+        texts = conversations(self.store, ids, self.pool_version, further)
         facts = (row for batch in table.to_batches(1000) for row in batch.to_pylist())
         for fact, text in zip(facts, texts, strict=True):
             yield fact | text

@@ -3,7 +3,8 @@
 A row's score is what a selection ranks it by, so that sorting by it gives what `select` would with
 the whole pool as its budget; methods that choose rows together give no row a score of its own.
 
-Transfer between targets: what one target's directions find in another's examples (METHODS 4).
+`transfer` scores the examples of targets instead: what one target's directions find in another's
+(METHODS 4).
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from ..ingest.representations import registry
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import MissingFeatureError, UsageError
 from ..schemas.ids import IdSet, ids_of, keys_of
+from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.tables import literal
 from ..selectors.reductions import Lists
 from ..selectors.registry import selectors
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
-from .comparison import Comparison, QueryGroup, columns_for, comparison, scorer_of, understood
-from .features import Feature, comparison_of, features_of
+from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
+from .features import Feature, comparison_of
 from .methods import Method
 from .queries import Queries, load_queries
 from .ranking import MEMORY_LIMIT, rankings
@@ -34,9 +36,9 @@ from .scanning.columns import scan_overlap
 from .scanning.reducers import Block
 from .scanning.rows import Scanned
 from .scores import Scores
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
-    import lance
     import polars as pl
 
     from ..store.store import Store
@@ -50,8 +52,8 @@ _BARE = re.compile(r"(?P<name>[\w+]+)(?P<options>\(.*\))?")
 
 
 def split_methods(text: str) -> list[str]:
-    """`less,trim(scope=prompt,penalty=0.3)` as its methods: commas in parentheses stay."""
-    return [each for each in map(str.strip, re.split(r",(?![^()]*\))", text)) if each]
+    """Split `less,trim(scope=prompt,penalty=0.3)` into methods; commas in parentheses stay."""
+    return [method for method in map(str.strip, re.split(r",(?![^()]*\))", text)) if method]
 
 
 def score(
@@ -66,18 +68,18 @@ def score(
 ) -> Scores:
     """Score the rows of the newest pool for a target, and keep scores and ranks.
 
-    What was kept for the same target and method is replaced.
+    Earlier scores for the same target and method are replaced.
 
     Args:
         store: an open store.
         target: its name.
         methods: such as `rds`, `rds(by=max)` or `trim(scope=response)`; a representation's name
-            stands for the order that `select` gives with `:top`. All that this store and target
-            allow by default.
+            stands for the order of `select` with `:top`. By default all that this store and target
+            allow.
         where: SQL expression over the pool; only rows for which it holds are scored and ranked.
         keep: whether scores at other versions of the pool stay as well.
         memory_limit: bytes that ranking may plan for.
-        progress: is told how far each method is.
+        progress: is called with how far each method is.
 
     Raises:
         UsageError: unknown target or method, a method that gives rows no score of their own, a
@@ -86,17 +88,17 @@ def score(
         FingerprintError: pool and target were featurized differently.
         QueryError: the filter was refused.
     """
-    version = store.version("pool")
-    dataset = store.dataset("pool", version)
-    load_queries(store, target, None)  # an unknown target is no matter of any one method
-    prepared, notes = _prepared(store, dataset, target, methods)
+    snapshot = Snapshot(store)
+    version = snapshot.pool_version
+    load_queries(snapshot, target, None)  # refuses an unknown target before any method is looked at
+    prepared, notes = _prepare_all(snapshot, target, methods)
     eligible = None if where is None else _eligible(store, where, version)
-    rows = dataset.count_rows() if eligible is None else len(eligible)
+    rows = snapshot.pool.count_rows() if eligible is None else len(eligible)
     keys = []
-    for each in prepared:
-        keys.append(SetKey(target, each.name, each.fingerprint, version))
+    for method in prepared:
+        keys.append(SetKey(target, method.name, method.fingerprint, version))
         notes += _score_one(
-            store, dataset, each, keys[-1], rows, eligible, keep, memory_limit, progress
+            snapshot, method, keys[-1], rows, eligible, keep, memory_limit, progress
         )
     store.sync()
     return Scores(store, target, tuple(keys), version, where, tuple(notes))
@@ -116,57 +118,56 @@ class _Prepared:
         return self.feature.recipe.fingerprint if self.feature else None
 
 
-def _prepared(
-    store: Store, dataset: lance.LanceDataset, target: str, methods: Sequence[str] | None
+def _prepare_all(
+    snapshot: Snapshot, target: str, methods: Sequence[str] | None
 ) -> tuple[list[_Prepared], list[str]]:
-    """Every method, before the first of them runs, and why some of those not named do not."""
+    """Prepare every method before the first one runs; the notes say which cannot be used."""
     if methods is not None:
-        asked = [_prepare(store, dataset, target, method) for method in methods]
-        if not asked:
+        named = [_prepare(snapshot, target, method) for method in methods]
+        if not named:
             raise UsageError("name one or more methods to score by, such as rds")
-        return list({each.name: each for each in asked}.values()), []
-    found, notes = [], []
-    for name, feature in features_of(store, dataset.version).items():
+        return list({method.name: method for method in named}.values()), []
+    prepared, notes = [], []
+    for name, feature in snapshot.features.items():
         made_by = feature.representation
         if comparison_of(made_by) or made_by.sets or made_by.terms:
             try:
-                found.append(_prepare(store, dataset, target, name))
+                prepared.append(_prepare(snapshot, target, name))
             except (UsageError, MissingFeatureError) as error:
                 notes.append(f"not scored by {name}: {error}")
-    if not found:
-        why = "; ".join(notes) or "its features are none that rows could be compared by"
-        raise UsageError(f"{store.uri} has nothing to score rows by for {target!r}: {why}")
-    return found, notes
+    if not prepared:
+        why = "; ".join(notes) or "rows cannot be compared by any of its features"
+        raise UsageError(f"{snapshot.store.uri} has nothing to score rows by for {target!r}: {why}")
+    return prepared, notes
 
 
-def _prepare(store: Store, dataset: lance.LanceDataset, target: str, text: str) -> _Prepared:
-    version = dataset.version
-    method, feature = understood(store, _spelled_out(store, text, version), version)
+def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
+    method, feature = resolve_method(snapshot, _in_full(snapshot, text))
     if feature and method.covers:
         method = _by_overlap(method)
-        queries = load_queries(store, target, feature)
-        return _Prepared(feature.name, method, feature, _overlap(dataset, feature, queries))
+        queries = load_queries(snapshot, target, feature)
+        return _Prepared(feature.name, method, feature, _overlap(snapshot, feature, queries))
     if method.selector.name not in _SCORE_EACH_ROW:
         instead = f"; {feature.name}:top gives each row a score" if feature else ""
         raise UsageError(
             f"{method}: {method.selector.name} chooses rows together, and no row has a score of "
             f"its own{instead}"
         )
-    queries = load_queries(store, target, feature if method.needs_target else None)
-    compared = comparison(store, dataset, method, feature, [queries], {})
+    queries = load_queries(snapshot, target, feature if method.needs_target else None)
+    compared = comparison(snapshot, method, feature, [queries], {})
     return _Prepared(_name(method), _by_mean(method), feature, compared)
 
 
 def _name(method: Method) -> str:
-    """As short as it is understood: `rds` and `rds(by=max)`, `bm25`, `rds:uot`."""
+    """Return the shortest name: `rds` and `rds(by=max)`, `bm25`, `rds:uot`."""
     prefix = f"{method.representation}:"
     if method.selector.feature == method.representation:
         return str(method).removeprefix(prefix)
     return str(method).replace(":top", "", 1)
 
 
-def _spelled_out(store: Store, text: str, version: int) -> str:
-    """A representation alone as the method whose order scores rows: `rds` as `rds:top`.
+def _in_full(snapshot: Snapshot, text: str) -> str:
+    """Return a representation alone as the method whose order scores rows: `rds` as `rds:top`.
 
     Where rows are not compared, it is the representation's own: `mads:coverage`, `lexical:bm25`.
     """
@@ -174,7 +175,7 @@ def _spelled_out(store: Store, text: str, version: int) -> str:
     if not match:
         return text
     name = registry.ALIASES.get(match["name"], match["name"])
-    features = features_of(store, version)
+    features = snapshot.features
     if name not in features and name not in registry.names():
         return text
     made_by = features[name].representation if name in features else registry.get(name)
@@ -183,14 +184,14 @@ def _spelled_out(store: Store, text: str, version: int) -> str:
 
 
 def _by_mean(method: Method) -> Method:
-    """`bm25` by its mean over the examples: by turns a row has the score of whose turn it was."""
+    """Return `bm25` by its mean over the examples: by turns, a row has the score of one example."""
     if method.selector.name == "bm25" and method.options["by"] == "turns":
         return replace(method, options={**method.options, "by": "mean"})
     return method
 
 
 def _by_overlap(method: Method) -> Method:
-    """What covers sets ranks a row by what it alone would cover of the target."""
+    """Return a method that covers sets as one that ranks rows by what each alone would cover."""
     changed = {
         name: value
         for name, value in method.options.items()
@@ -204,13 +205,13 @@ def _by_overlap(method: Method) -> Method:
     return replace(method, selector=selectors()["top"], options={"by": "mean"})
 
 
-def _overlap(dataset: lance.LanceDataset, feature: Feature, queries: Queries) -> Comparison:
+def _overlap(snapshot: Snapshot, feature: Feature, queries: Queries) -> Comparison:
     own, units = feature.representation.sets, queries.units
-    assert own is not None and units is not None, "who covers sets has them, the target too"
-    column = feature.columns[own]
+    assert own is not None and units is not None, "a method that covers sets has them"
+    dataset, column = snapshot.pool, feature.columns[own]
 
     def fetch(need: object, eligible: object) -> None:
-        raise AssertionError("top asks for nothing beside the scan")
+        raise AssertionError("top needs nothing beside the scan")
 
     return Comparison(
         (QueryGroup(queries.target, 1),),
@@ -220,8 +221,7 @@ def _overlap(dataset: lance.LanceDataset, feature: Feature, queries: Queries) ->
 
 
 def _score_one(
-    store: Store,
-    dataset: lance.LanceDataset,
+    snapshot: Snapshot,
     prepared: _Prepared,
     key: SetKey,
     rows: int,
@@ -230,10 +230,10 @@ def _score_one(
     memory_limit: int,
     progress: Progress | None,
 ) -> list[str]:
-    """Rank all rows by one method and write the set; what is to be said about it."""
-    (ranking, *_), seen = rankings(
+    """Rank all rows by one method, write the scores, and return notes for the user."""
+    (ranking, *_), scanned = rankings(
         prepared.method,
-        _watched(prepared, rows, progress or Silence()),
+        _with_progress(prepared, rows, progress or Silence()),
         k=rows,
         rows=rows,
         seed=0,
@@ -241,9 +241,10 @@ def _score_one(
         memory_limit=memory_limit,
         pick_bytes=_SET_BYTES,
     )
-    assert ranking.scores is not None, "who scores each row gives scores"
-    put_scores(store, key, _in_parts(ranking.keys), ranking.scores, keep)
-    return [*ranking.notes, *seen.notes, *_missing(store, dataset, prepared.feature, rows, seen)]
+    assert ranking.scores is not None, "these selectors score each row"
+    put_scores(snapshot.store, key, _in_parts(ranking.keys), ranking.scores, keep)
+    missing = _missing_notes(snapshot, prepared.feature, rows, scanned)
+    return [*ranking.notes, *scanned.notes, *missing]
 
 
 def _in_parts(keys: np.ndarray) -> Iterator[list[str]]:
@@ -251,19 +252,19 @@ def _in_parts(keys: np.ndarray) -> Iterator[list[str]]:
         yield ids_of(keys[start : start + ROWS_PER_COMMIT])
 
 
-def _watched(prepared: _Prepared, rows: int, progress: Progress) -> Comparison:
-    """The same comparison, whose passes tell how far they are."""
+def _with_progress(prepared: _Prepared, rows: int, progress: Progress) -> Comparison:
+    """Return the method's comparison with passes that report how far they are."""
     scan = prepared.comparison.scan
     return replace(
         prepared.comparison,
         scan=lambda reducers, eligible: scan(
-            [*reducers, _Told(prepared.name, rows, progress)], eligible
+            [*reducers, _RowCounter(prepared.name, rows, progress)], eligible
         ),
     )
 
 
-class _Told:
-    """Counts the rows of a pass as they go by."""
+class _RowCounter:
+    """Reports how many rows of a pass were read."""
 
     def __init__(self, name: str, rows: int, progress: Progress) -> None:
         self._name, self._rows, self._progress = name, rows, progress
@@ -271,45 +272,50 @@ class _Told:
 
     def feed(self, block: Block) -> None:
         self._seen += len(block.keys)
-        said = f"{self._seen:,} of {self._rows:,} rows"
-        self._progress.learn(name=self._name, share=self._seen / max(self._rows, 1), said=said)
+        text = f"{self._seen:,} of {count_of(self._rows, 'row')}"
+        self._progress.learn(name=self._name, share=self._seen / max(self._rows, 1), said=text)
 
     def held_elements(self) -> int:
         return 1
 
     def result(self) -> Lists:
-        """Nothing that a selector asked for."""
+        """Return an empty result: no selector needs it."""
         return Lists(np.empty((0, 0, 2), np.int64))
 
 
-def _missing(
-    store: Store, dataset: lance.LanceDataset, feature: Feature | None, rows: int, seen: Scanned
+def _missing_notes(
+    snapshot: Snapshot, feature: Feature | None, rows: int, scanned: Scanned
 ) -> list[str]:
-    if feature is None or not seen.missing:
+    if feature is None or not scanned.missing:
         return []
-    lacking = f"{seen.missing:,} of {rows:,} rows lack {feature.name} and have no score by it"
-    if waiting := count_unfilled(dataset, feature.recipe):
+    lack, have = ("lacks", "has") if scanned.missing == 1 else ("lack", "have")
+    missing = (
+        f"{scanned.missing:,} of {count_of(rows, 'row')} {lack} {feature.name} and {have} no score "
+        "by it"
+    )
+    if unfilled := count_unfilled(snapshot.pool, feature.recipe):
+        waiting = count_of(unfilled, "row of the pool is", "rows of the pool are")
         return [
-            f"{lacking}; {waiting:,} of the pool wait for it: "
-            f"coresetdb featurize {store.typed} {feature.recipe.feature}"
+            f"{missing}; {waiting} not featurized yet: "
+            f"coresetdb featurize {snapshot.store.typed} {feature.recipe.feature}"
         ]
-    return [f"{lacking} (the reason stands in {feature.reason})"]
+    return [f"{missing} (the column {feature.reason} says why)"]
 
 
 def _eligible(store: Store, where: str, version: int) -> IdSet:
     from ..store.sql.session import eligible_ids
 
-    found = eligible_ids(store, where, version)
-    if not len(found):  # no scores at all would replace those that are kept
+    ids = eligible_ids(store, where, version)
+    if not len(ids):  # an empty set of scores would replace those that are kept
         raise UsageError(
             f"--where {where!r}: no row of the pool passes it. `coresetdb status {store.typed}` "
             "lists the corpora"
         )
-    return IdSet(keys_of(found))
+    return IdSet(keys_of(ids))
 
 
 def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.DataFrame:
-    """The mean score of every target's examples as every other target scores them.
+    """Return the mean score of every target's examples as every other target scores them.
 
     The diagonal is null: a target's own examples made what it scores by.
 
@@ -331,22 +337,26 @@ def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.D
     names = list(dict.fromkeys(targets))
     if len(names) < 2:
         raise UsageError("transfer compares targets with one another: name two or more")
-    asked, feature = understood(store, method)
+    snapshot = Snapshot(store)
+    parsed, feature = resolve_method(snapshot, method)
     if feature is None or comparison_of(feature.representation) != "target_scorer":
-        raise UsageError(f"{asked}: transfer takes a method that scores for a target, such as nait")
+        raise UsageError(
+            f"{parsed}: transfer takes a method that scores for a target, such as nait"
+        )
     scorers = {
-        name: scorer_of(store, feature, asked, load_queries(store, name, feature)) for name in names
+        name: scorer_of(store, feature, parsed, load_queries(snapshot, name, feature))
+        for name in names
     }
     columns: dict[str, Any] = {"examples": names}
     for scoring, scorer in scorers.items():
         columns[scoring] = [
-            None if scoring == name else _mean(store, feature, scorer, name) for name in names
+            None if scoring == name else _mean(snapshot, feature, scorer, name) for name in names
         ]
     return pl.DataFrame(columns, schema_overrides=dict.fromkeys(names, pl.Float64))
 
 
-def _mean(store: Store, feature: Feature, scorer: Scorer, target: str) -> float | None:
-    rows = store.dataset("targets").to_table(
+def _mean(snapshot: Snapshot, feature: Feature, scorer: Scorer, target: str) -> float | None:
+    rows = snapshot.targets.to_table(
         columns=[feature.columns[own] for own in scorer.columns],
         filter=f"target = {literal(target)}",
     )

@@ -1,16 +1,16 @@
 """Targets: a handful of examples of the task at hand, featurized once and kept in the store.
 
-Carry a target to another store: its examples with their features and facts; no model runs.
-
-A feature is carried where both stores make it by the same recipe. That is what makes a capability
-found once (NAIT's directions) reusable: it ranks any pool whose features have its fingerprint.
+A target can be copied to another store, with the features that both stores make by the same recipe
+and what these say of the target as a whole; no model runs. So a capability found once (NAIT's
+directions) ranks any pool whose features have its fingerprint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -18,32 +18,35 @@ import pyarrow as pa
 from ..ingest.jobs.commit import declared
 from ..ingest.jobs.target_artifacts import facts_name, make_facts
 from ..ingest.representations import registry
-from ..schemas.errors import FingerprintError, InputError, UsageError
+from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.instruction import Record, Reject
+from ..schemas.plain_text import count_of
 from ..schemas.recipe import Recipe, difference
 from ..schemas.tables import TARGETS, literal
 from ..store import catalog
 from ..store.rows import key_of
 from ..store.scores import drop_scores
-from .features import comparison_of, features_of, fingerprint_in
+from .features import comparison_of, fingerprint_in
 from .names import check_name, naming, no_target
+from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ..ingest.featurizer import Featurizer
     from ..ingest.readers.options import ReadOptions
+    from ..ingest.sources import SourceData
     from ..store.store import Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Target:
     """A target as the store holds it.
 
     Attributes:
-        name: its own.
+        name: of the target.
         examples: how many it has.
         tokens: of all examples together.
-        files: they were read from.
-        missing: feature that rows are compared by -> examples that lack it.
+        files: that they were read from.
+        missing: how many examples lack each feature that rows are compared by.
         added_at: when.
         coresets: names of those made for it.
     """
@@ -56,12 +59,28 @@ class Target:
     added_at: datetime
     coresets: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        size = f"{count_of(self.examples, 'example')}, {count_of(self.tokens, 'token')}"
+        lacking = "".join(
+            f"; {name} is missing for {missing:,}"
+            for name, missing in self.missing.items()
+            if missing
+        )
+        used = f"; {count_of(len(self.coresets), 'coreset')}" if self.coresets else ""
+        return f"Target {self.name}: {size} from {', '.join(self.files)}{lacking}{used}"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class AddedTarget:
-    """The account of an addition: what was read, kept, dropped as a repetition, or refused.
+    """A target that was added: how many records were read, repeated, or rejected.
 
-    `notes` are sentences a person should read, such as which methods can make nothing of it.
+    Attributes:
+        target: as the store holds it.
+        read: records in the files.
+        duplicates: records that repeat an example.
+        rejected: records that are no example, with the reasons.
+        decisions: how each file was read.
+        notes: sentences for the user, such as which methods cannot use the target.
     """
 
     target: Target
@@ -71,11 +90,23 @@ class AddedTarget:
     decisions: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        size = f"{count_of(self.target.examples, 'example')} ({self.target.tokens:,} tokens)"
+        account = (
+            f"{self.target.name}: read {self.read:,}: {size}, {self.duplicates:,} duplicate, "
+            f"{len(self.rejected):,} rejected"
+        )
+        rejects = [f"  {reject.file}:{reject.line}: {reject.reason}" for reject in self.rejected]
+        return "\n".join([*self.decisions, account, *rejects, *self.notes])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(repr(self))}</pre>"
+
 
 def add_target(
     store: Store,
     name: str,
-    files: str | Sequence[str],
+    data: SourceData,
     options: ReadOptions,
     featurizer: Callable[[], Featurizer],
 ) -> AddedTarget:
@@ -84,7 +115,7 @@ def add_target(
     Args:
         store: an open store.
         name: letters, digits, dots, dashes and underscores, at most 64.
-        files: a file, glob or folder, or several; every shape the importers know.
+        data: files, globs, folders, or data in memory; every shape the importers know.
         options: how to read them.
         featurizer: makes the featurizer of the store's recipes; called once the examples are read.
 
@@ -92,9 +123,13 @@ def add_target(
         UsageError: a bad name, or there is a target of that name.
         InputError: nothing found, a file that cannot be read to its end, or no usable example.
     """
+    from ..ingest.sources import read_examples
+
     check_name("target", name)
     _check_free(store, name)
-    records, read, rejected, decisions = _read(files, options)
+    # What an example without an answer lacks, its features say for themselves.
+    examples = read_examples(data, options, "A target needs one")
+    records = examples.records
     maker = featurizer()
     features = maker.compute([record.instruction for record in records], of="target")
     # Facts first: a kill in between leaves facts without a target, which nothing shows.
@@ -105,16 +140,18 @@ def add_target(
             store.insert("targets", _rows(store, name, records, maker.table(features)))
     store.sync()
     (target,) = (list_target for list_target in list_targets(store) if list_target.name == name)
-    repeated = read - len(records) - len(rejected)
-    return AddedTarget(target, read, repeated, rejected, decisions, notes)
+    rejected, decisions = tuple(examples.rejected), tuple(examples.decisions)
+    repeated = examples.read - len(records) - len(rejected)
+    return AddedTarget(target, examples.read, repeated, rejected, decisions, notes)
 
 
 def list_targets(store: Store) -> list[Target]:
-    """Every target, by name."""
-    table = store.dataset("targets")
+    """Return every target, by name."""
+    snapshot = Snapshot(store)
+    table = snapshot.targets
     compared = {
         name: feature.first
-        for name, feature in features_of(store).items()
+        for name, feature in snapshot.features.items()
         if comparison_of(feature.representation) and feature.first in table.schema.names
     }
     columns = {name: name for name in ("target", "tokens", "file", "added_at")}
@@ -130,7 +167,7 @@ def list_targets(store: Store) -> list[Target]:
             examples=len(own),
             tokens=sum(row["tokens"] or 0 for row in own),
             files=tuple(sorted({row["file"] for row in own})),
-            missing={each: sum(row[f"lacks_{each}"] for row in own) for each in compared},
+            missing={feature: sum(row[f"lacks_{feature}"] for row in own) for feature in compared},
             added_at=min(row["added_at"] for row in own),
             coresets=tuple(row["name"] for row in used if name in (row["targets"] or ())),
         )
@@ -148,15 +185,15 @@ def remove_target(store: Store, name: str) -> Target:
         UsageError: there is no such target.
     """
     with naming(store):
-        found = [list_target for list_target in list_targets(store) if list_target.name == name]
-        if not found:
+        removed = next((target for target in list_targets(store) if target.name == name), None)
+        if removed is None:
             raise UsageError(no_target(store, name, _names(store)))
-        # A later target of that name has other examples. Scores first: a kill in between leaves a
-        # target without scores, and not scores without their target.
+        # A later target of that name has other examples. Scores first: a process killed in between
+        # leaves a target without scores, and not scores without their target.
         drop_scores(store, name)
         store.delete("targets", f"target = {literal(name)}")
     store.sync()
-    return found[0]
+    return removed
 
 
 def _check_free(store: Store, name: str) -> None:
@@ -169,39 +206,6 @@ def _check_free(store: Store, name: str) -> None:
 
 def _names(store: Store) -> list[str]:
     return sorted(set(store.dataset("targets").to_table(columns=["target"])["target"].to_pylist()))
-
-
-def _read(
-    files: str | Sequence[str], options: ReadOptions
-) -> tuple[list[Record], int, tuple[Reject, ...], tuple[str, ...]]:
-    """Distinct records in reading order, how many there were, rejects, how files were read."""
-    from ..ingest.readers.locations import find_files
-    from ..ingest.sources import open_source
-
-    named = [files] if isinstance(files, str) else list(files)
-    # What an example without an answer lacks, its features say for themselves.
-    options = replace(options, allow_empty_answer=True)
-    records: dict[str, Record] = {}
-    rejected: list[Reject] = []
-    decisions: list[str] = []
-    read = 0
-    for file in find_files(named):
-        source = open_source(file, options)
-        decisions.append(f"{file}: {source.decision}")
-        for each in source:
-            read += 1
-            if isinstance(each, Reject):
-                rejected.append(each)
-            else:
-                records.setdefault(each.instruction.id, each)
-        if source.fault:
-            raise source.fault
-    if not records:
-        reasons = sorted({each.reason for each in rejected}) or ["it is empty"]
-        raise InputError(
-            ", ".join(named), f"no usable example ({'; '.join(reasons)})", "A target needs one"
-        )
-    return list(records.values()), read, tuple(rejected), tuple(decisions)
 
 
 def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table) -> pa.Table:
@@ -229,19 +233,24 @@ def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table
     return table.select([column for column in schema.names if column in table.column_names])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CopiedTarget:
-    """What arrived.
+    """A target that was copied to another store.
 
     Attributes:
         target: as the other store holds it.
-        features: representations whose features and facts came along.
-        left_out: a sentence for each feature of the other store that the examples lack there.
+        features: representations whose features were copied.
+        left_out: a sentence for each feature of the other store that the copy lacks.
     """
 
     target: Target
     features: tuple[str, ...]
     left_out: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        copied = f"with {', '.join(self.features)}" if self.features else "without features"
+        examples = count_of(self.target.examples, "example")
+        return "\n".join([f"{self.target.name}: {examples} copied {copied}", *self.left_out])
 
 
 def copy_target(store: Store, name: str, other: Store, new_name: str | None = None) -> CopiedTarget:
@@ -261,17 +270,18 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
     _check_name_free_in(other, new_name)
     table = store.dataset("targets").to_table(filter=f"target = {literal(name)}")
     if not table.num_rows:
-        raise UsageError(no_target(store, name, [each.name for each in list_targets(store)]))
+        raise UsageError(no_target(store, name, _names(store)))
     rows = table.sort_by("position")
     ours, theirs = _recipes(store), _recipes(other)
-    shared = [their for their in theirs if their.fingerprint in {own.fingerprint for own in ours}]
-    left_out = [_left_out(other, each, ours) for each in theirs if each not in shared]
+    own = {recipe.fingerprint for recipe in ours}
+    shared = [recipe for recipe in theirs if recipe.fingerprint in own]
+    left_out = [_left_out(other, recipe, ours) for recipe in theirs if recipe not in shared]
     if theirs and not shared:
         raise FingerprintError(
             f"target {name!r} of {store.uri} cannot be used by {other.uri}: {'; '.join(left_out)}"
         )
     ids = rows["id"].to_pylist()
-    for recipe in shared:  # facts first: without their target nothing shows them
+    for recipe in shared:  # artifacts first: nothing shows them without their target
         facts = catalog.artifact(store, recipe.fingerprint, facts_name(ids))
         if facts is not None:
             catalog.put_artifact(other, recipe.fingerprint, facts_name(ids), facts)
@@ -279,21 +289,21 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
         _check_name_free_in(other, new_name)  # somebody may have been quicker
         other.insert("targets", _rows_for(rows, new_name, ours, shared))
     other.sync()
-    (target,) = (list_target for list_target in list_targets(other) if list_target.name == new_name)
-    return CopiedTarget(target, tuple(each.representation for each in shared), tuple(left_out))
+    (target,) = (target for target in list_targets(other) if target.name == new_name)
+    return CopiedTarget(target, tuple(recipe.representation for recipe in shared), tuple(left_out))
 
 
 def _check_name_free_in(other: Store, name: str) -> None:
-    if name in {list_target.name for list_target in list_targets(other)}:
+    if name in _names(other):
         raise UsageError(
             f"{other.uri} has a target {name!r} already. Give the copy a name with --as"
         )
 
 
 def _recipes(store: Store) -> list[Recipe]:
-    """Those that made what the store's targets hold, as the columns say."""
+    """Return the recipes that made the features of the store's targets, as the columns say."""
     schema = store.dataset("targets").schema
-    recipes = {each.fingerprint: each for each in catalog.recipes(store).values()}.values()
+    recipes = {recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}.values()
     return [
         recipe
         for recipe in recipes
@@ -308,15 +318,15 @@ def _left_out(other: Store, theirs: Recipe, ours: Iterable[Recipe]) -> str:
     alike = [our for our in ours if our.representation == theirs.representation]
     name = theirs.representation
     if not alike:
-        return f"{name} did not come along: make it with coresetdb featurize {other.typed} {name}"
-    points = min((difference(each, theirs) for each in alike), key=len)
-    return f"{name} is made otherwise there ({'; '.join(points)})"
+        return f"{name} was not copied: make it with coresetdb featurize {other.typed} {name}"
+    points = min((difference(our, theirs) for our in alike), key=len)
+    return f"{name} was not copied: it is made differently there ({'; '.join(points)})"
 
 
 def _rows_for(
     rows: pa.Table, name: str, ours: Iterable[Recipe], shared: Iterable[Recipe]
 ) -> pa.Table:
-    """The examples as the other store's table has them, features under its column names."""
+    """Return the examples as the other store's table has them, under its column names."""
     fixed = rows.select(TARGETS.names).to_pylist()
     now = datetime.now(UTC)
     for row in fixed:

@@ -26,9 +26,9 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun, such as "1 example" or "2,000 examples"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count_of(number: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun, such as "1 example" or "2,000 examples"."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def as_html(text: str) -> str:

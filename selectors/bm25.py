@@ -10,19 +10,27 @@ N and L are the number and mean length of the eligible rows (Robertson and Zarag
 logarithm that Lucene takes, which is never negative). A first pass brings N, L and n_t.
 
 How several examples make one order is ours. Scores of a long query are larger than those of a short
-one, so by default examples take turns (as in `round_robin`), which asks for no common scale. The
-mean over the examples (`by=mean`) is the score for all of them written as one query; `by=max` takes
-a row's best example. Rows that share no word score 0 and come last, by id.
+one, so by default examples take turns (as in `round_robin`), which needs no common scale. `by=mean`
+is for examples of one kind: the score for all of them written as one query. `by=max` finds rows
+that nearly repeat any one example. Rows that share no word score 0 and come last, by id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from .reductions import MAX_BLOCK_ROWS, RowWords, TopPerQuery, TopRows, WordSimilarity, WordTotals
-from .round_robin import take_turns
+from .reductions import (
+    MAX_BLOCK_ROWS,
+    Reduction,
+    RowWords,
+    TopPerQuery,
+    TopRows,
+    WordSimilarity,
+    WordTotals,
+)
+from .round_robin import in_turns, turns_bytes
 from .selector import Option, Passes, Ranking, Selector, Task
 
 _NUMBERS_AT_ONCE = 1 << 22
@@ -30,7 +38,7 @@ _WORDS_AT_ONCE = 1 << 20  # of a block of 4 MB
 _BYTES_PER_WORD = 64  # place, row, code, twice while they are sorted
 
 
-class Asked:
+class QueryWords:
     """The words of the examples, each word once.
 
     Attributes:
@@ -45,8 +53,8 @@ class Asked:
             places = np.searchsorted(self.words, example)
             self.counts[:, column] = np.bincount(places, minlength=len(self.words))
 
-    def found(self, rows: RowWords) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rows, the places in `words` and the counts of all words found, by row, then place."""
+    def matches(self, rows: RowWords) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, places in `words` and counts of the words that occur, by row, then place."""
         places = np.searchsorted(self.words, rows.words)
         places[places == len(self.words)] = 0
         hits = np.flatnonzero(self.words[places] == rows.words)
@@ -55,25 +63,25 @@ class Asked:
         return *np.divmod(codes, len(self.words)), counts
 
     def totals(self, rows: RowWords) -> np.ndarray:
-        """Rows, their words, and the rows that hold each word asked for, (V + 2,) int64."""
-        _, places, _ = self.found(rows)
+        """Rows, their words, and the rows that hold each of `words`, (V + 2,) int64."""
+        _, places, _ = self.matches(rows)
         holding = np.bincount(places, minlength=len(self.words))
         return np.concatenate([[len(rows), len(rows.words)], holding])
 
 
 class Scores:
-    """BM25 of rows for every example, from the totals of `Asked` over all of them."""
+    """BM25 of rows for every example, from the totals of `QueryWords` over all rows."""
 
-    def __init__(self, asked: Asked, totals: np.ndarray, k1: float, b: float) -> None:
+    def __init__(self, query: QueryWords, totals: np.ndarray, k1: float, b: float) -> None:
         rows, words, holding = totals[0], totals[1], totals[2:]
         rarity = np.log1p((rows - holding + 0.5) / (holding + 0.5))
-        self._asked, self._weights = asked, asked.counts * rarity[:, None]
+        self._query, self._weights = query, query.counts * rarity[:, None]
         self._k1, self._b = k1, b
         self._mean_length = words / max(rows, 1)
 
     def of(self, rows: RowWords) -> np.ndarray:
         """(M, n) float32; a row's sums run over its words in one order, whatever the block."""
-        row, places, counts = self._asked.found(rows)
+        row, places, counts = self._query.matches(rows)
         length = np.diff(rows.starts)[row] / self._mean_length
         worth = counts * (self._k1 + 1) / (counts + self._k1 * (1 - self._b + self._b * length))
         scores = np.zeros((len(rows), self._weights.shape[1]), np.float32)
@@ -85,7 +93,7 @@ class Scores:
         return scores.T
 
     def _parts(self, begins: np.ndarray, end: int) -> Iterator[np.ndarray]:
-        """Where rows begin, in parts of bounded work, each with where its last row ends."""
+        """The beginnings of rows in parts of bounded work, each with the end of its last row."""
         bounds = np.append(begins, end)
         at, room = 0, max(1, _NUMBERS_AT_ONCE // self._weights.shape[1])
         while at < len(begins):
@@ -96,25 +104,29 @@ class Scores:
 
 
 def _passes(task: Task) -> Passes:
-    k1, b, by = task.options["k1"], task.options["b"], task.options["by"]
-    asked = Asked(task.words)
-    (totals,) = yield (WordTotals(asked.totals),)
-    scores = Scores(asked, totals, k1, b)
-    if by == "turns":
-        (best,) = yield (WordSimilarity(scores.of, TopPerQuery(task.k)),)
-        queries, places = take_turns(list(best.keys), task.k)
-        return Ranking(best.keys[queries, places], best.scores[queries, places], queries)
-    (best,) = yield (WordSimilarity(scores.of, TopRows(task.k, by)),)
+    k1, b = task.options["k1"], task.options["b"]
+    query = QueryWords(task.words)
+    (totals,) = yield (WordTotals(query.totals),)
+    scores = Scores(query, totals, k1, b)
+    (best,) = yield (_best(task, scores.of),)
+    if task.options["by"] == "turns":
+        return in_turns(best, task.k)
     return Ranking(best.keys[0], best.scores[0], best.queries[0])
 
 
-def _memory(task: Task) -> int:
-    turns = task.options["by"] == "turns"
-    then = TopPerQuery(task.k) if turns else TopRows(task.k, "mean")
-    asked = len(np.unique(np.concatenate(task.words))) * task.queries * 16
+def _best(task: Task, similarity: Callable[[RowWords], np.ndarray]) -> WordSimilarity:
+    by = task.options["by"]
+    return WordSimilarity(similarity, TopPerQuery(task.k) if by == "turns" else TopRows(task.k, by))
+
+
+def _own_memory(task: Task) -> int:
+    words = len(np.unique(np.concatenate(task.words))) * task.queries * 16
     block = _WORDS_AT_ONCE * _BYTES_PER_WORD + (_NUMBERS_AT_ONCE + MAX_BLOCK_ROWS) * 16
-    lists = WordSimilarity(lambda rows: rows.words, then).bytes(task.queries)
-    return lists + asked + block + (task.queries * task.k * 100 if turns else 0)
+    return words + block + (turns_bytes(task) if task.options["by"] == "turns" else 0)
+
+
+def _later(task: Task) -> tuple[Reduction, ...]:
+    return (_best(task, lambda rows: rows.words),)
 
 
 SELECTOR = Selector(
@@ -122,12 +134,13 @@ SELECTOR = Selector(
     1,
     ("terms",),
     _passes,
-    _memory,
+    _own_memory,
     {
         "k1": Option(1.2, least=0.0),
         "b": Option(0.75, least=0.0, most=1.0),
         "by": Option("turns", ("turns", "mean", "max")),
     },
     feature="lexical",
+    later=_later,
     paper="Robertson and Zaragoza 2009",
 )

@@ -46,10 +46,10 @@ def gain_tables(g: str, cap: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 class Cover:
-    """Rows, what each would still add, and what was taken.
+    """The rows, what each would still add to the coverage, and the counts of what was taken.
 
     Args:
-        sets: rows in the order in which ties are settled.
+        sets: rows, of which the first wins a tie.
         weights: (units,) float64, of every unit.
         rise: g(c + 1) - g(c) of counts c.
     """
@@ -62,7 +62,7 @@ class Cover:
         self._counts = np.zeros(len(weights), np.int64)
         self._worth = self._of(np.arange(len(weights)))  # what one more row adds to each unit
         most = max(_UNITS_AT_ONCE, int(np.diff(sets.starts).max(initial=0)))
-        # Written again and again: fresh memory costs more than the sums do.
+        # Reused: fresh memory costs more than the sums do.
         self._listed, self._added = np.empty(most, sets.units.dtype), np.empty(most, np.int64)
 
     def _of(self, units: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ class Cover:
 
     def gains(self, rows: np.ndarray) -> np.ndarray:
         """What each of the rows adds now, (n,) int64 in parts of `SCALE`."""
-        found = np.empty(len(rows), np.int64)
+        gains = np.empty(len(rows), np.int64)
         sizes = self._starts[rows + 1] - self._starts[rows]
         ends = np.cumsum(sizes)
         start = 0
@@ -85,9 +85,9 @@ class Cover:
             before = int(ends[start - 1]) if start else 0
             stop = int(np.searchsorted(ends, before + _UNITS_AT_ONCE, "right"))
             stop = max(stop, start + 1)
-            found[start:stop] = self._sums(rows[start:stop], sizes[start:stop])
+            gains[start:stop] = self._sums(rows[start:stop], sizes[start:stop])
             start = stop
-        return found
+        return gains
 
     def _sums(self, rows: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         gains = np.zeros(len(rows), np.int64)
@@ -119,7 +119,7 @@ def weights_of(sets: RowSets, option: str, counting: np.ndarray | None) -> np.nd
             holding = np.bincount(sets.units, minlength=units)
             return np.log(max(len(sets), 1) / np.maximum(holding, 1))
         case "target":
-            assert counting is not None, "who asks for the target's units brings them"
+            assert counting is not None, "a task with weights=target has units"
             weights = np.zeros(units)
             weights[counting[counting < units]] = 1.0
             return weights
@@ -139,9 +139,8 @@ def _passes(task: Task) -> Passes:
     return Ranking(sets.keys[picks], (gains / SCALE).astype(np.float32))
 
 
-def _memory(task: Task) -> int:
-    # The sets twice while they are put in order, and the bounds of the rows beside them.
-    return Sets().bytes(task.rows, task.set_size) + task.rows * 64 + _TABLE_BYTES
+def _own_memory(task: Task) -> int:
+    return task.rows * 64 + _TABLE_BYTES  # the bounds of the rows, and tables of the units
 
 
 SELECTOR = Selector(
@@ -149,7 +148,7 @@ SELECTOR = Selector(
     1,
     ("neuron_sets",),
     _passes,
-    _memory,
+    _own_memory,
     {
         "g": Option("sqrt", ("sqrt", "log1p", "capped", "binary")),
         "cap": Option(10, least=1),

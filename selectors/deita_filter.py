@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..schemas.ids import IdSet
-from .reductions import Columns, Vectors
+from ..schemas.plain_text import count_of
+from .reductions import Columns, Reduction, Vectors
 from .selector import Option, Passes, Ranking, Selector, Task
 from .unit_vectors import STEPS, steps, unit_vectors
 
@@ -52,7 +53,7 @@ class Apart:
         chosen: list[int] = []
         for start in range(0, len(vectors), _WALKED_AT_ONCE):
             some = unit_vectors(vectors[start : start + _WALKED_AT_ONCE])
-            chosen += [start + each for each in self._walk(some)]
+            chosen += [start + place for place in self._walk(some)]
         return chosen
 
     def _walk(self, vectors: torch.Tensor) -> list[int]:
@@ -106,23 +107,26 @@ def _notes(task: Task, rows: int, scored: int, chosen: int) -> tuple[str, ...]:
     name, threshold = task.options["score"], task.options["threshold"]
     notes = []
     if rows > scored:
-        notes.append(f"{rows - scored:,} eligible rows have no {name} and were left out")
+        notes.append(f"left out: {count_of(rows - scored, 'eligible row')} without {name}")
     if chosen < min(task.k - task.spare, scored):
         notes.append(
-            f"{chosen:,} of {scored:,} rows with {name} are in: every other one has no vector or a "
-            f"cosine of {threshold:g} or more to a row taken before it"
+            f"only {chosen:,} of {scored:,} rows with {name} were taken: every other one has no "
+            f"vector, or a cosine of {threshold:g} or more to a row taken before it"
         )
     return tuple(notes)
 
 
-def _memory(task: Task) -> int:
+def _own_memory(task: Task) -> int:
     return (
-        Columns(("",)).bytes(task.rows)
-        + task.rows * 24
-        + Vectors().bytes(min(task.rows, _most_per_fetch(task.width)), task.width)
+        task.rows * 56  # keys, scores and orders of all rows
         + (task.k + 4 * _WALKED_AT_ONCE) * 8 * task.width
         + _WORK_BYTES
     )
+
+
+def _later(task: Task) -> tuple[Reduction, ...]:
+    rows = min(task.rows, _most_per_fetch(task.width))
+    return (Vectors(np.empty((rows, 2), np.int64)),)
 
 
 SELECTOR = Selector(
@@ -130,7 +134,8 @@ SELECTOR = Selector(
     1,
     ("vectors", "columns"),
     _passes,
-    _memory,
+    _own_memory,
     {"score": Option("ifd"), "threshold": Option(0.9, least=-1.0)},
+    later=_later,
     paper="Liu et al. 2024 (DEITA)",
 )

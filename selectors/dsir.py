@@ -4,16 +4,17 @@ Source: Xie et al. 2023, "Data Selection for Language Models via Importance Resa
 pairs of neighbouring words are hashed into buckets; p is the distribution of the buckets over the
 target's examples, q that over all eligible rows. A row's log importance weight is the sum over its
 words and pairs of log(p + s) - log(q + s), and rows are drawn without replacement by their weights:
-the largest weights, each with a Gumbel variable added, are taken (`gumbel=false` adds none). The
-score is that sum. 10,000 buckets are the published number.
+the largest weights, each with a Gumbel variable added, are taken. The score is that sum. 10,000
+buckets are the published number. `gumbel=false` adds nothing, for small budgets: the rows that are
+most like the target instead of a sample that has its distribution, and the same for every seed.
 
 The smoothing s is ours: 1e-4, a bucket's even share. The published code has 1e-8, for targets of
-many thousand texts. The weight is a sum, and at 1e-8 every bucket that a handful of examples does
-not meet costs a row about nine: the shortest rows win, whatever they say (docs/methods.md has
+many thousand texts. The weight is a sum, and at 1e-8 every bucket that is absent from a handful of
+examples costs a row about nine: the shortest rows win, whatever they say (docs/methods.md has
 figures).
 
-The Gumbel variable comes of the word that orders rows in `random`: seeded, the same for a row
-wherever it is stored. Where all weights are equal the order is that of `random`.
+The Gumbel variable is computed from the word that orders rows in `random`: seeded, and the same
+for a row wherever it is stored. Where all weights are equal the order is that of `random`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from __future__ import annotations
 import numpy as np
 
 from .random_order import shuffle_words
-from .reductions import RowWords, TopRows, WordSimilarity, WordTotals
+from .reductions import Reduction, RowWords, TopRows, WordSimilarity, WordTotals
 from .selector import Option, Passes, Ranking, Selector, Task
 
 _WORDS_AT_ONCE = 1 << 20  # of a block of 4 MB
-_BYTES_PER_WORD = 64  # two buckets and what is summed, with what they are made of
+_BYTES_PER_WORD = 64  # two buckets, the summed ratios, and intermediate results
 
 
 def buckets_of(rows: RowWords, buckets: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +37,7 @@ def buckets_of(rows: RowWords, buckets: int) -> tuple[np.ndarray, np.ndarray]:
     """
     words = rows.words.astype(np.uint64)
     pairs = np.full(len(words), -1, np.int64)
-    mixed = words[:-1] * np.uint64(0x9E3779B97F4A7C15) + words[1:]  # wraps, as meant
+    mixed = words[:-1] * np.uint64(0x9E3779B97F4A7C15) + words[1:]  # wraps on purpose
     mixed = (mixed * np.uint64(0xD6E8FEB86659FD93)) >> np.uint64(32)
     pairs[:-1] = (mixed % np.uint64(buckets)).astype(np.int64)
     pairs[rows.starts[1:] - 1] = -1
@@ -82,9 +83,12 @@ def _passes(task: Task) -> Passes:
     return Ranking(best.keys[0], best.scores[0])
 
 
-def _memory(task: Task) -> int:
-    tables = task.options["buckets"] * 64
-    return TopRows(task.k, "mean").bytes(1) + tables + _WORDS_AT_ONCE * _BYTES_PER_WORD
+def _own_memory(task: Task) -> int:
+    return task.options["buckets"] * 64 + _WORDS_AT_ONCE * _BYTES_PER_WORD
+
+
+def _later(task: Task) -> tuple[Reduction, ...]:
+    return (TopRows(task.k, "mean"),)  # of one score a row, however many examples there are
 
 
 SELECTOR = Selector(
@@ -92,13 +96,14 @@ SELECTOR = Selector(
     1,
     ("terms",),
     _passes,
-    _memory,
+    _own_memory,
     {
         "gumbel": Option(True),
         "buckets": Option(10_000, least=1),
-        # A bucket that the target never meets must keep a weight that can be summed.
+        # A bucket that is absent from the target must have a finite weight.
         "smoothing": Option(1e-4, least=1e-12),
     },
     feature="lexical",
+    later=_later,
     paper="Xie et al. 2023",
 )

@@ -63,15 +63,15 @@ class Facilities:
         """What each of the rows would add now, (m,) int64 in `STEPS`, as float32 holds it."""
         import torch
 
-        found = torch.zeros(len(rows), dtype=torch.float64)
+        total = torch.zeros(len(rows), dtype=torch.float64)
         for start in range(0, len(rows), _ROWS_AT_ONCE):
             some = slice(start, start + _ROWS_AT_ONCE)
             vectors = unit_vectors(self._vectors[rows[some]])
             for first in range(0, len(self._represented), _REPRESENTED_AT_ONCE):
                 part = slice(first, first + _REPRESENTED_AT_ONCE)
                 closer = steps(vectors @ self._represented[part].T).sub_(self._closest[part])
-                found[some] += closer.clamp_(min=0).sum(dim=1)
-        return _whole(found)
+                total[some] += closer.clamp_(min=0).sum(dim=1)
+        return _whole(total)
 
     def take(self, row: int) -> None:
         """Choose a row: what it represents well gains less from now on."""
@@ -90,8 +90,8 @@ def _passes(task: Task) -> Passes:
     if (most := task.options["represent"]) < len(rows):
         represented = np.sort(shuffled(rows.keys, task.seed)[:most])
         notes = (
-            f"{most:,} of {len(rows):,} rows, drawn with seed {task.seed}, stood for all in "
-            f"facility_location; facility_location(represent={len(rows)}) looks at every row",
+            f"facility_location represents a sample of {most:,} of the {len(rows):,} rows (seed "
+            f"{task.seed}); facility_location(represent={len(rows)}) represents all of them",
         )
     facilities = Facilities(rows, represented)
     k = min(task.k, len(rows))
@@ -99,14 +99,9 @@ def _passes(task: Task) -> Passes:
     return Ranking(rows.keys[picks], (gains / STEPS).astype(np.float32), notes=notes)
 
 
-def _memory(task: Task) -> int:
+def _own_memory(task: Task) -> int:
     represented = min(task.rows, task.options["represent"])
-    return (
-        Vectors().bytes(task.rows, task.width)
-        + task.rows * 64
-        + represented * (8 * task.width + 32)
-        + _WORK_BYTES
-    )
+    return task.rows * 64 + represented * (8 * task.width + 32) + _WORK_BYTES
 
 
 SELECTOR = Selector(
@@ -114,7 +109,7 @@ SELECTOR = Selector(
     1,
     ("vectors",),
     _passes,
-    _memory,
+    _own_memory,
     {"represent": Option(20_000, least=1)},
     paper="Nemhauser et al. 1978",
 )

@@ -5,7 +5,7 @@ the distance of a row is 1 - its highest cosine to a row taken before. The first
 to the mean of all. The score of a row is its distance when it was taken, so that of the last one is
 the radius within which every other row lies; the first has 3, above every distance (2 at most).
 
-Exact and lazy: a row is held against the newest centres only when its distance to the older ones
+Exact and lazy: a row is compared with the newest centres only when its distance to the older ones
 would still make it the farthest. Distances count in steps of 2^-20; of equals the lower id goes
 first.
 """
@@ -24,7 +24,7 @@ _CENTRES_AT_ONCE = 2048
 
 
 class Centres:
-    """Rows, the centres taken so far, and how far each row was when it was last looked at."""
+    """Rows, the centres taken so far, and how far each row was when it was last evaluated."""
 
     def __init__(self, rows: RowVectors, k: int) -> None:
         import torch
@@ -32,7 +32,7 @@ class Centres:
         self._vectors = rows.vectors
         self._centres = torch.empty(k, rows.vectors.shape[1], dtype=torch.float64)
         self._count = 0
-        self._known = np.zeros(len(rows), np.int64)  # centres a row was held against
+        self._known = np.zeros(len(rows), np.int64)  # centres a row was compared with
         self._closest = torch.full((len(rows),), -STEPS, dtype=torch.float64)
 
     def take(self, row: int) -> None:
@@ -77,13 +77,8 @@ def _passes(task: Task) -> Passes:
     return Ranking(rows.keys[np.concatenate([[first], picks])], scores)
 
 
-def _memory(task: Task) -> int:
-    return (
-        Vectors().bytes(task.rows, task.width)
-        + task.rows * 64
-        + task.k * 8 * task.width
-        + _WORK_BYTES
-    )
+def _own_memory(task: Task) -> int:
+    return task.rows * 64 + task.k * 8 * task.width + _WORK_BYTES
 
 
-SELECTOR = Selector("k_center", 1, ("vectors",), _passes, _memory, paper="Gonzalez 1985")
+SELECTOR = Selector("k_center", 1, ("vectors",), _passes, _own_memory, paper="Gonzalez 1985")

@@ -8,8 +8,8 @@ of its 1 / M goes to the next row. Order: mass, then id; rows without mass follo
 [ours]. Nothing of this depends on the budget, so prefixes nest.
 
 A query whose rows are all full has mass left when nothing stops the growth, which at the published
-settings is usual. As published its last row gets that, and so stands high though it is the farthest
-one; with `rest=spread` [ours] its rows get it in proportion.
+settings is usual. As published its last row gets that, and so ranks high though it is the farthest
+one. `rest=spread` [ours] is for all who do not want those rows first: each row gets its share.
 
 The densities cost union^2 products of vectors. The union is held to `union` rows by bringing fewer
 rows of every query; the ranking says so.
@@ -23,7 +23,7 @@ import numpy as np
 
 from ..schemas.ids import codes_of
 from .neighbours import OPTIONS, by_mass, distances, growth_note
-from .reductions import Lists, TopPerQuery, TopRows, Vectors
+from .reductions import Lists, Reduction, TopPerQuery, TopRows, Vectors
 from .selector import Option, Passes, Ranking, Selector, Task
 
 _ROWS_AT_ONCE = 512
@@ -49,7 +49,7 @@ def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
     bits = np.ascontiguousarray(vectors).view(np.dtype((np.void, 2 * vectors.shape[1])))[:, 0]
     first, same = np.unique(bits, return_index=True, return_inverse=True)[1:]
     whole = torch.from_numpy(vectors).float()
-    found = np.empty(len(first))
+    density = np.empty(len(first))
     for start in range(0, len(first), _ROWS_AT_ONCE):
         rows = whole[torch.from_numpy(first[start : start + _ROWS_AT_ONCE])]
         near = torch.zeros(len(rows), dtype=torch.float64)
@@ -63,11 +63,11 @@ def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
             kernels.append(kernel)
         crowded = reached > count
         if crowded.any():
-            those = torch.cat([kernel[crowded] for kernel in kernels], dim=1)
-            near[crowded] = those.topk(count, sorted=False).values.double().sum(dim=1)
-            del those  # before the next ones are made
-        found[start : start + len(rows)] = near.numpy()
-    return found[same]
+            largest = torch.cat([kernel[crowded] for kernel in kernels], dim=1)
+            near[crowded] = largest.topk(count, sorted=False).values.double().sum(dim=1)
+            del largest  # before the next ones are made
+        density[start : start + len(rows)] = near.numpy()
+    return density[same]
 
 
 def shares(
@@ -115,16 +115,16 @@ def shares(
 def cut_to(nearest: Lists, most: int) -> Lists:
     """As many of every query's nearest rows, but at least two, as have a union of `most` rows."""
     codes, _ = codes_of(nearest.keys)
-    queries, wanted = codes.shape
+    queries, nearby = codes.shape
     # Column by column, a row first appears where it stands best with any query.
     _, first = np.unique(codes.T, return_index=True)
-    sizes = np.cumsum(np.bincount(first // queries, minlength=wanted))
+    sizes = np.cumsum(np.bincount(first // queries, minlength=nearby))
     reach = max(int(np.searchsorted(sizes, most, "right")), 2)
     assert nearest.scores is not None
     return Lists(nearest.keys[:, :reach], nearest.scores[:, :reach])
 
 
-def _wanted(task: Task) -> int:
+def _neighbours(task: Task) -> int:
     """Rows that every query brings; of a small pool two."""
     return min(task.options["Lmax"], max(task.rows // 10, 2), task.rows)
 
@@ -132,7 +132,7 @@ def _wanted(task: Task) -> int:
 def _passes(task: Task) -> Passes:
     options = task.options
     alpha, c = options["alpha"], options["C"]
-    brought, others = yield TopPerQuery(_wanted(task)), TopRows(task.k, "mean")
+    brought, others = yield TopPerQuery(_neighbours(task)), TopRows(task.k, "mean")
     nearest = cut_to(brought, options["union"])
     assert nearest.scores is not None
     codes, distinct = codes_of(nearest.keys)
@@ -144,26 +144,34 @@ def _passes(task: Task) -> Passes:
     mass, stopped = shares(distance, density[codes], alpha, c, options["rest"])
     ranking: Ranking = by_mass(nearest, mass, others, task.k)
     reach = codes.shape[1]
-    notes = [f"knn_kde weighed {distinct:,} rows against one another"]
+    notes = [f"knn_kde estimated densities among {distinct:,} rows"]
     if reach < brought.keys.shape[1]:
         notes[0] += (
-            f": of {brought.keys.shape[1]:,} nearest rows of every example {reach:,} were kept, so "
-            f"that their union stays below union={options['union']:,}"
+            f": {reach:,} of the {brought.keys.shape[1]:,} nearest rows of every example, so that "
+            f"their union stays within union={options['union']:,}"
         )
     if not stopped:
         notes.append(growth_note("knn_kde", alpha, c, reach))
     return replace(ranking, notes=(*notes, *ranking.notes))
 
 
-def _memory(task: Task) -> int:
-    brought = task.queries * _wanted(task)
-    union = min(max(task.options["union"], 2 * task.queries), brought)
-    lists = TopPerQuery(_wanted(task)).bytes(task.queries) + TopRows(task.k, "mean").bytes(0)
-    # Events, masses and orders of 8 bytes each; the vectors as float32, and once more while equal
-    # ones are found; a block of kernels, twice more where only the nearest count.
+def _own_memory(task: Task) -> int:
+    brought, union = task.queries * _neighbours(task), _union(task)
+    # The lists of the first pass; events, masses and orders of 8 bytes each; the vectors as
+    # float32, and once more while equal ones are found; a block of kernels, twice more where only
+    # the nearest count.
+    lists = 28 * (brought + task.k)
     kernels = 12 * _ROWS_AT_ONCE * union + 8 * _ROWS_AT_ONCE * _COLUMNS_AT_ONCE
-    vectors = Vectors().bytes(union, task.width) + 6 * union * task.width
-    return lists + 240 * brought + vectors + kernels
+    return lists + 240 * brought + 6 * union * task.width + kernels
+
+
+def _later(task: Task) -> tuple[Reduction, ...]:
+    return (Vectors(np.empty((_union(task), 2), np.int64)),)
+
+
+def _union(task: Task) -> int:
+    """Most rows whose vectors are fetched."""
+    return min(max(task.options["union"], 2 * task.queries), task.queries * _neighbours(task))
 
 
 SELECTOR = Selector(
@@ -171,7 +179,7 @@ SELECTOR = Selector(
     1,
     ("query_similarity", "vectors"),
     _passes,
-    _memory,
+    _own_memory,
     {
         **OPTIONS,
         "sigma": Option(0.75, least=0.0),
@@ -179,5 +187,6 @@ SELECTOR = Selector(
         "union": Option(20_000, least=1),
         "rest": Option("last", ("last", "spread")),
     },
+    later=_later,
     paper="Liu et al. 2024 (TSDS)",
 )

@@ -4,8 +4,8 @@ Algorithm 1 of TSDS (Liu et al. 2024): K is the smallest number with (alpha / C)
 and their K nearest rows of (d_{K+1} - d_j) >= (1 - alpha) M, at most `Lmax` and at most the
 eligible rows. A row's mass is p = (queries that have it among their K nearest) / (K M).
 
-Ours: rows of equal p stand by mean similarity, then by id (with few queries hundreds of rows tie,
-and the order of the pool would decide); rows with p = 0 follow by mean similarity. K does not
+Ours: rows of equal p are ordered by mean similarity, then by id (with few queries hundreds of rows
+tie, and the order of the pool would decide); rows with p = 0 follow by mean similarity. K does not
 depend on the budget, so prefixes nest.
 """
 
@@ -36,8 +36,8 @@ def neighbourhood(distance: np.ndarray, alpha: float, c: float) -> tuple[int, bo
 
 def _passes(task: Task) -> Passes:
     alpha, c = task.options["alpha"], task.options["C"]
-    wanted = min(task.options["Lmax"], task.rows)
-    nearest, others = yield TopPerQuery(wanted, means=True), TopRows(task.k, "mean")
+    count = min(task.options["Lmax"], task.rows)
+    nearest, others = yield TopPerQuery(count, means=True), TopRows(task.k, "mean")
     distance = distances(nearest.scores, task.options["distance"])
     near, stopped = neighbourhood(distance, alpha, c)
     mass = np.zeros(distance.shape)
@@ -49,11 +49,9 @@ def _passes(task: Task) -> Passes:
     return replace(ranking, notes=(note, *ranking.notes))
 
 
-def _memory(task: Task) -> int:
-    wanted = min(task.options["Lmax"], task.rows)
-    lists = TopPerQuery(wanted, means=True).bytes(task.queries)
+def _own_memory(task: Task) -> int:
     # Distances, masses, codes and their orders, all of 8 bytes.
-    return lists + TopRows(task.k, "mean").bytes(task.queries) + task.queries * wanted * 160
+    return task.queries * min(task.options["Lmax"], task.rows) * 160
 
 
 SELECTOR = Selector(
@@ -61,7 +59,7 @@ SELECTOR = Selector(
     1,
     ("query_similarity", "vectors"),
     _passes,
-    _memory,
+    _own_memory,
     OPTIONS,
     paper="Liu et al. 2024 (TSDS)",
 )

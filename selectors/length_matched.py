@@ -6,9 +6,9 @@ about equal weight, and bins give their rows, in a seeded random order, in the p
 reference: the j-th row of a bin with n reference rows has the turn (2j - 1) / n (Sainte-Laguë), so
 every prefix is matched as well as its length allows.
 
-A bin that runs out is passed over; from which row on is said. Rows shorter or longer than all of
-the reference come last, the nearest in length first. Rows whose tokens were never counted, because
-the chat template refused them, are left out.
+A bin that runs out is passed over; a note says from which row on. Rows shorter or longer than all
+of the reference come last, the nearest in length first. Rows whose tokens were never counted,
+because the chat template refused them, are left out.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..schemas.errors import MissingFeatureError
+from ..schemas.plain_text import count_of
 from .random_order import shuffled
 from .reductions import Columns
 from .selector import Option, Passes, Ranking, Selector, Task
@@ -34,7 +35,7 @@ def upper_ends(lengths: np.ndarray, bins: int) -> np.ndarray:
 
 
 def _passes(task: Task) -> Passes:
-    assert task.lengths is not None, "who asks for lengths to be matched brings them"
+    assert task.lengths is not None, "a task of this selector has lengths"
     (rows,) = yield (Columns((_TOKENS,)),)
     notes: tuple[str, ...] = ()
     order = shuffled(rows.keys, task.seed)
@@ -45,7 +46,7 @@ def _passes(task: Task) -> Passes:
             raise MissingFeatureError(
                 "no eligible row of the pool has a token count, so lengths cannot be matched"
             )
-        notes = (f"{uncounted:,} eligible rows have no token count and were left out",)
+        notes = (f"left out: {count_of(uncounted, 'eligible row')} without a token count",)
     shortest, longest = task.lengths.min(), task.lengths.max()
     ends = upper_ends(task.lengths, task.options["bins"])
     wanted = np.bincount(np.searchsorted(ends, task.lengths))
@@ -59,38 +60,38 @@ def _passes(task: Task) -> Passes:
     others = outside[np.argsort(away, kind="stable")]
 
     picks = np.concatenate([matched, others])[: task.k]
-    there = np.bincount(bins, minlength=len(ends))
-    missed = (2 * there + 1) / wanted  # the turn of each bin that it has no row for
+    available = np.bincount(bins, minlength=len(ends))
+    missed = (2 * available + 1) / wanted  # the turn of each bin that it has no row for
     before = np.array(
         [np.sum((turns < turn) | ((turns == turn) & (bins < b))) for b, turn in enumerate(missed)]
     )
     starts = np.concatenate([[shortest], ends[:-1] + 1])
     wanted_rows = min(len(picks), task.k - task.spare)
-    notes += _notes(wanted_rows, before, there, starts, ends)
+    notes += _notes(wanted_rows, before, available, starts, ends)
     return Ranking(rows.keys[order[picks]], notes=notes)
 
 
 def _notes(
-    chosen: int, before: np.ndarray, there: np.ndarray, starts: np.ndarray, ends: np.ndarray
+    chosen: int, before: np.ndarray, available: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> tuple[str, ...]:
-    """Where lengths cease to match: what ran out, and the rows that stand before that."""
+    """A note on where lengths cease to match: the bins that ran out, and the rows before that."""
     short = np.flatnonzero(before < chosen)
     if not len(short):
         return ()
     spans = [
-        f"{there[each]:,} of {ends[each]:.0f}"
-        if starts[each] == ends[each]
-        else f"{there[each]:,} of {starts[each]:.0f}-{ends[each]:.0f}"
-        for each in short
+        f"{count_of(int(available[bin]), 'row')} of {ends[bin]:.0f}"
+        if starts[bin] == ends[bin]
+        else f"{count_of(int(available[bin]), 'row')} of {starts[bin]:.0f}-{ends[bin]:.0f}"
+        for bin in short
     ]
     return (
-        f"lengths match for the first {before.min():,} rows; then rows of other lengths stand in, "
-        f"for there are only {', '.join(spans)} response tokens",
+        f"lengths match for the first {count_of(int(before.min()), 'row')}; then rows of other "
+        f"lengths fill in, as these ran out: {', '.join(spans)} response tokens",
     )
 
 
-def _memory(task: Task) -> int:
-    return Columns((_TOKENS,)).bytes(task.rows) + task.rows * 120
+def _own_memory(task: Task) -> int:
+    return task.rows * 120
 
 
 SELECTOR = Selector(
@@ -98,6 +99,6 @@ SELECTOR = Selector(
     1,
     ("columns", "lengths"),
     _passes,
-    _memory,
+    _own_memory,
     {"like": Option(""), "bins": Option(10, least=1)},
 )

@@ -1,4 +1,4 @@
-"""What the nearest-neighbour selectors share: distances, and how mass on rows becomes a ranking."""
+"""Shared by the nearest-neighbour selectors: distances, and a ranking by the mass of rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def by_mass(nearest: Lists, mass: np.ndarray, others: Lists, k: int) -> Ranking:
     Args:
         nearest: rows of every query; where it has means, these settle ties of mass before the id.
         mass: (M, n) float64, what every query gives to each of its rows.
-        others: one list of at least `k` rows (or all there are) by mean similarity.
+        others: one list of at least `k` rows (or of all) by mean similarity.
         k: how many rows.
 
     Returns:
@@ -51,8 +51,8 @@ def by_mass(nearest: Lists, mass: np.ndarray, others: Lists, k: int) -> Ranking:
     notes = ()
     if len(rest):
         notes = (
-            f"{distinct:,} rows are neighbours of an example; those after them follow by their "
-            "mean similarity",
+            f"{distinct:,} rows are neighbours of an example; the rows after them are ordered by "
+            "their mean similarity to the examples",
         )
     return Ranking(
         np.concatenate([keys[best], others.keys[0][rest]]),
@@ -63,8 +63,8 @@ def by_mass(nearest: Lists, mass: np.ndarray, others: Lists, k: int) -> Ranking:
 
 
 def growth_note(selector: str, alpha: float, c: float, rows: int) -> str:
-    """The sentence for neighbourhoods that nothing stopped before they had `rows` rows."""
+    """The note about neighbourhoods that nothing stopped before they had `rows` rows."""
     return (
-        f"{selector}: with alpha={alpha:g} and C={c:g} nothing stopped the neighbourhoods from "
-        f"growing to {rows:,} rows an example, the most they may have"
+        f"{selector}: with alpha={alpha:g} and C={c:g} nothing stopped the neighbourhoods before "
+        f"their limit of {rows:,} rows an example; a larger alpha or a smaller C makes them smaller"
     )

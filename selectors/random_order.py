@@ -29,7 +29,7 @@ def shuffled(keys: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
-    words = words + np.uint64(0x9E3779B97F4A7C15)  # wraps, as meant
+    words = words + np.uint64(0x9E3779B97F4A7C15)  # wraps on purpose
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
@@ -40,8 +40,4 @@ def _passes(task: Task) -> Passes:
     return Ranking(drawn.keys[0])
 
 
-def _memory(task: Task) -> int:
-    return Shuffled(task.k, task.seed).bytes(0)
-
-
-SELECTOR = Selector("random", 1, ("ids",), _passes, _memory)
+SELECTOR = Selector("random", 1, ("ids",), _passes)

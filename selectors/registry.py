@@ -1,4 +1,4 @@
-"""Which selectors there are: the built-in ones and those that installed packages bring.
+"""The selectors by name: the built-in ones and those of installed packages.
 
 A package adds a selector by an entry point in the group `coresetdb.selectors` whose value is a
 `Selector` (docs/selectors.md).
@@ -38,8 +38,7 @@ def selectors() -> dict[str, Selector]:
     """Every selector by name.
 
     Raises:
-        UsageError: an installed package brings a name that is taken, or something else than a
-            Selector.
+        UsageError: an installed package uses a taken name, or its entry point is no Selector.
     """
     known: dict[str, Selector] = {}
     for module in _BUILT_IN:

@@ -19,7 +19,7 @@ def take_turns(lists: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndar
     """Merge ranked lists by turns, without repetition.
 
     Args:
-        lists: for every player the keys of its rows, best first, (n_i, 2) int64.
+        lists: the keys of every player's rows, best first, (n_i, 2) int64.
         k: how many rows to take; fewer are taken when the lists run out.
 
     Returns:
@@ -52,22 +52,23 @@ def take_turns(lists: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndar
     return np.array(players, np.int64), np.array(taken, np.int64)
 
 
-def _ranking(nearest: Lists, k: int) -> Ranking:
+def in_turns(nearest: Lists, k: int) -> Ranking:
+    """The first `k` rows that the queries take by turns from their lists."""
     assert nearest.scores is not None
     queries, places = take_turns(list(nearest.keys), k)
     return Ranking(nearest.keys[queries, places], nearest.scores[queries, places], queries)
 
 
+def turns_bytes(task: Task) -> int:
+    """Most bytes that the turns take: keys sorted to codes, the codes as lists of Python ints."""
+    return task.queries * task.k * 100
+
+
 def _passes(task: Task) -> Passes:
     (nearest,) = yield (TopPerQuery(task.k),)
-    return _ranking(nearest, task.k)
-
-
-def _memory(task: Task) -> int:
-    # The turns: sorting keys to codes, and the codes as lists of Python integers.
-    return TopPerQuery(task.k).bytes(task.queries) + task.queries * task.k * 100
+    return in_turns(nearest, task.k)
 
 
 SELECTOR = Selector(
-    "round_robin", 1, ("query_similarity",), _passes, _memory, paper="Ivison et al. 2025"
+    "round_robin", 1, ("query_similarity",), _passes, turns_bytes, paper="Ivison et al. 2025"
 )

@@ -1,9 +1,9 @@
-"""What a selector is asked, what it may ask of the scan, and what it answers.
+"""What a selector is: its task, its passes over the pool, and the ranking it returns.
 
 A selector is a generator: each `yield` names the reductions it needs, one streaming pass over the
-pool makes them, and they are sent back in the same order; what it returns is the ranking. `random`
-needs one pass over ids, `round_robin` and `top` one over similarities; a selector of two passes
-(METHODS 3.2, uot) yields twice. It never sees the pool, Lance, or a model.
+pool computes them, and their results are sent back in the same order; it returns the ranking.
+`random` needs one pass over ids, `round_robin` and `top` one over similarities; `uot` needs two
+passes and yields twice. A selector never sees the pool, Lance, or a model.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from .reductions import Need
+from .reductions import Reduction
 
 
 @dataclass(frozen=True)
 class Task:
-    """The question: the best `k` of at most `rows` eligible rows for `queries` target examples.
+    """Rank the best `k` of at most `rows` eligible rows for `queries` target examples.
 
-    Where sets are covered, a row's has about `set_size` units, and `units` are those of the
-    target's examples, (n,) int64. Where vectors are looked at, they are `width` numbers wide.
-    `lengths` are the response tokens of the rows whose lengths are to be matched, (n,) int64.
-    Where words are counted, `words` are those of each example, (n,) int32. The last `spare` of the
-    `k` rows only stand by for others that a rule may take out: notes are about the rows before.
+    Attributes:
+        queries, rows, k: see above.
+        seed: of whatever is random.
+        options: of the selector, checked, with their defaults.
+        set_size: units in a row's set, on average; for selectors of sets.
+        units: units of the target's examples, (n,) int64; for selectors of sets.
+        width: numbers in a vector; for selectors of vectors.
+        lengths: response tokens of the rows whose lengths are to be matched, (n,) int64.
+        words: of each example, (n,) int32; for selectors of words.
+        spare: how many of the `k` rows are reserves, the last ones, for rows that a rule removes;
+            notes are about the rows before them.
     """
 
     queries: int
@@ -46,7 +52,7 @@ class Ranking:
     """An ordered selection of distinct rows: keys (n, 2) int64, scores (n,) float32, queries (n,).
 
     `queries` is the number of the target example that pulled the row. Scores and queries are None
-    for selectors that know none. `notes` are sentences that a person should read.
+    where the selector has none. `notes` are sentences for the user.
     """
 
     keys: np.ndarray
@@ -58,18 +64,18 @@ class Ranking:
         return len(self.keys)
 
 
-Passes: TypeAlias = Generator[tuple[Need, ...], tuple[Any, ...], Ranking]
-"""What comes back is `Lists`, or what the need says."""
+Passes: TypeAlias = Generator[tuple[Reduction, ...], tuple[Any, ...], Ranking]
+"""Yields reductions, receives their results (`Lists`, or what the reduction says)."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a selector: its default and, where only some values make sense, which.
+    """An option of a selector: its default and its valid values.
 
     Attributes:
         default: its type is the option's.
-        choices: all values that there are; empty for any.
-        least, most: bounds of a number, both included; None for none.
+        choices: the valid values; empty where any is valid.
+        least, most: bounds of a number, both included; None where there is none.
     """
 
     default: Any
@@ -84,21 +90,27 @@ class Selector:
 
     Attributes:
         name: as it stands after the colon of a method, in underscores.
-        version: rises when the same question gets another answer.
+        version: to be raised when the same task gets another ranking.
         inputs: what it looks at: "ids", "query_similarity", "neuron_sets", "vectors", "columns",
             "terms", and "lengths" of a reference: its option `like`, else the target's examples.
-        passes: the selection itself (see the module).
-        memory: most bytes it needs for a task, scan included; checked before it starts.
+        passes: the selection itself (see the module). Before its first `yield` it does nothing
+            expensive: the memory of a selection is planned by it.
+        own_memory: most bytes that it holds itself, what it keeps of earlier passes included. The
+            reductions of a pass are added by the runner, which compares the sum with the memory
+            limit before anything is read.
         options: by name.
-        feature: that it looks at where its name stands alone; None for none.
-        paper: where it comes from, as a short citation; empty where it is ours.
+        feature: the one it looks at where its name stands alone; None for none.
+        paper: its source, as a short citation; empty where it is ours.
+        later: the reductions of its passes after the first (of the costliest, where they are
+            several), with stand-ins of the right size for what is not known yet.
     """
 
     name: str
     version: int
     inputs: tuple[str, ...]
     passes: Callable[[Task], Passes]
-    memory: Callable[[Task], int]
+    own_memory: Callable[[Task], int] = lambda task: 0
     options: Mapping[str, Option] = field(default_factory=dict)
     feature: str | None = None
     paper: str = ""
+    later: Callable[[Task], tuple[Reduction, ...]] = lambda task: ()

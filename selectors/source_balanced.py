@@ -3,8 +3,6 @@
 The baseline for pools of unequal corpora. Corpora take turns in the order of their names; one that
 runs out is passed over, so that the counts of the others differ by at most one. The order within a
 corpus is that of `random`.
-
-Groups of rows that take turns: which turn of its group each row has.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from .selector import Passes, Ranking, Selector, Task
 
 
 def turns_of(groups: np.ndarray) -> np.ndarray:
-    """How many rows of its group stand before each row, (n,) int64 -> (n,) int64."""
+    """How many rows of its group come before each row, (n,) int64 -> (n,) int64."""
     order = np.argsort(groups, kind="stable")
     sizes = np.bincount(groups)
     turns = np.empty(len(groups), np.int64)
@@ -35,8 +33,8 @@ def _passes(task: Task) -> Passes:
     return Ranking(rows.keys[order[turns[: task.k]]])
 
 
-def _memory(task: Task) -> int:
-    return Columns(("corpus",)).bytes(task.rows) + task.rows * 80
+def _own_memory(task: Task) -> int:
+    return task.rows * 80
 
 
-SELECTOR = Selector("source_balanced", 1, ("columns",), _passes, _memory)
+SELECTOR = Selector("source_balanced", 1, ("columns",), _passes, _own_memory)

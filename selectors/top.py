@@ -1,8 +1,9 @@
 """Top: the rows most similar to the queries, by the mean or the maximum over them (METHODS 3.2).
 
-`by=max` is the targeted-selection paper's doubly greedy order. The query that pulled a row is the
-one most similar to it. Version 2: means are summed in float64, so that rows which compare equally
-tie wherever they stand in a block.
+`by=max` is the doubly greedy order of the targeted-selection paper, for targets of several kinds:
+the mean prefers rows between them. The query that pulled a row is the one most similar to it.
+Version 2: means are summed in float64, so that rows that compare equally tie wherever they are in
+a block.
 """
 
 from __future__ import annotations
@@ -17,16 +18,11 @@ def _passes(task: Task) -> Passes:
     return Ranking(best.keys[0], best.scores[0], best.queries[0])
 
 
-def _memory(task: Task) -> int:
-    return TopRows(task.k, task.options["by"]).bytes(task.queries)
-
-
 SELECTOR = Selector(
     "top",
     2,
     ("query_similarity",),
     _passes,
-    _memory,
-    {"by": Option("mean", ("mean", "max"))},
+    options={"by": Option("mean", ("mean", "max"))},
     paper="arXiv 2602.14696",
 )

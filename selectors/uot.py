@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .reductions import LogSumExp, Votes
+from .reductions import LogSumExp, Reduction, Votes
 from .selector import Option, Passes, Ranking, Selector, Task
 
 
@@ -25,16 +25,14 @@ def _passes(task: Task) -> Passes:
     if spent := int((scores == 0).sum()):
         notes = (
             f"uot with reg={task.options['reg']:g}: after the first {len(scores) - spent:,} rows "
-            "masses are too small for a float32, and rows stand in the order of their ids; a "
+            "the masses are too small for a float32, and rows are in the order of their ids; a "
             "larger reg tells them apart",
         )
     return Ranking(best.keys[0], scores, best.queries[0], notes)
 
 
-def _memory(task: Task) -> int:
-    first = LogSumExp(1.0)
-    second = Votes(task.k, 1.0, np.empty(0))
-    return max(first.bytes(task.queries), second.bytes(task.queries))
+def _later(task: Task) -> tuple[Reduction, ...]:
+    return (Votes(task.k, 2 * task.options["reg"], np.empty(0)),)
 
 
 SELECTOR = Selector(
@@ -42,8 +40,8 @@ SELECTOR = Selector(
     1,
     ("query_similarity", "vectors"),
     _passes,
-    _memory,
     # Below this nothing but each query's nearest row would count.
-    {"reg": Option(0.01, least=1e-4)},
+    options={"reg": Option(0.01, least=1e-4)},
+    later=_later,
     paper="arXiv 2602.14696",
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..schemas.plain_text import as_html, text_table
+from ..schemas.plain_text import as_html, count_of, text_table
 from .features import features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
@@ -65,49 +65,44 @@ class Status:
         ]
 
     def advice(self) -> list[str]:
-        """What a person might want to do about it."""
-        said = []
+        """Sentences on what to do next, each with its command."""
+        store = quote(self.uri)
+        sentences = []
         if self.rejected:
-            said.append(
-                f"{self.rejected:,} records were rejected: "
-                f"coresetdb sql {quote(self.uri)} "
+            were = "was" if self.rejected == 1 else "were"
+            sentences.append(
+                f"{count_of(self.rejected, 'record')} {were} rejected: coresetdb sql {store} "
                 '"SELECT reason, count(*) FROM rejects GROUP BY reason"'
             )
         if not self.rows:
-            said.append(f"The pool is empty. Next: coresetdb ingest {quote(self.uri)} FILE...")
+            sentences.append(f"The pool is empty. Next: coresetdb ingest {store} FILE...")
         elif not self.targets:
-            said.append(f"No target yet. Next: coresetdb target add {quote(self.uri)} NAME FILE")
+            sentences.append(f"No target yet. Next: coresetdb target add {store} NAME FILE")
         if self.pending:
-            names = ", ".join(self.pending)
-            said.append(
-                f"Not fitted yet: {names}. That is done at the next ingestion, or by "
-                + (
-                    f"coresetdb featurize {quote(self.uri)}"
-                    if self.rows
-                    else f"coresetdb fit {quote(self.uri)} SOURCE..."
+            command = f"featurize {store}" if self.rows else f"fit {store} SOURCE..."
+            sentences.append(
+                f"Not fitted yet: {', '.join(self.pending)}. That is done at the next ingestion, "
+                f"or by coresetdb {command}"
+            )
+        if waiting := {name: rows for name, rows in self.waiting.items() if rows}:
+            rows = ", ".join(f"{name} ({count_of(rows, 'row')})" for name, rows in waiting.items())
+            sentences.append(
+                f"Not yet featurized: {rows}. Next: coresetdb featurize {store} {','.join(waiting)}"
+            )
+        for index in self.indices:
+            if missing := index["rows outside"]:
+                name = index["index of"]
+                sentences.append(
+                    f"The index of {name} lacks {count_of(missing, 'row')}, which are compared one "
+                    f"by one. Next: coresetdb index create {store} {name}"
                 )
-            )
-        waiting = {name: rows for name, rows in self.waiting.items() if rows}
-        if waiting:
-            rows = ", ".join(f"{name} ({rows:,} rows)" for name, rows in waiting.items())
-            said.append(
-                f"Not yet featurized: {rows}. Next: coresetdb featurize {quote(self.uri)} "
-                + ",".join(waiting)
-            )
-        said += [
-            f"{index['rows outside']:,} rows came after the index of {index['index of']} was "
-            f"built and are compared one by one. Next: coresetdb index create {quote(self.uri)} "
-            f"{index['index of']}"
-            for index in self.indices
-            if index["rows outside"]
-        ]
-        silent = [run for run in self.unfinished if run["status"] == "killed"]
-        said += [
+        sentences += [
             f"Run {run['run'][:8]} was killed, or its machine went down. "
             f"What it committed is kept. Next: {run['command']}"
-            for run in silent
+            for run in self.unfinished
+            if run["status"] == "killed"
         ]
-        return [*said, *self.due]
+        return [*sentences, *self.due]
 
     def summary(self) -> str:
         """The headline and the sections that have rows, as aligned text."""

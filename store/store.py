@@ -328,17 +328,24 @@ class Store:
 
     # -- versions ----------------------------------------------------------------------------
 
-    def tag(self, name: str, version: int, table: str = "pool") -> None:
+    def tag(self, name: str, version: int, table: str = "pool", dataset: Any = None) -> None:
         """Keep a version of a table under a name; `clean` spares it.
+
+        `dataset` is that version, where the caller has it open.
 
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
         """
         with self.lock(shared=True):  # `clean` must not be at work
-            dataset = self.dataset(table, version)
+            dataset = self.dataset(table, version) if dataset is None else dataset
             known = dataset.tags.list().get(name)
             if known is None:
-                dataset.tags.create(name, version)
+                try:
+                    dataset.tags.create(name, version)
+                except ValueError as error:
+                    raise UsageError(
+                        f"{self.uri}: table {table} has no version {version}"
+                    ) from error
                 self.checksums.unsynced.add(f"{table}.lance/_refs/tags/{name}.json")
             elif known["version"] != version:
                 raise UsageError(f"tag {name!r} stands for version {known['version']} already")

@@ -133,3 +133,29 @@ def test_status_shows_itself(database):
     assert text == repr(status)
     assert "20 rows" in text and "Corpora\n" in text and "adding" in text
     assert status._repr_html_().startswith("<pre>") and "adding" in status._repr_html_()
+
+
+@pytest.mark.parametrize("kind", ["list", "arrow", "polars", "datasets"])
+def test_data_in_memory_is_read_as_files_are(kind, database, tmp_path):
+    import datasets
+    import polars as pl
+    import pyarrow as pa
+
+    convert = {
+        "list": list,
+        "arrow": pa.Table.from_pylist,
+        "polars": pl.DataFrame,
+        "datasets": datasets.Dataset.from_list,
+    }[kind]
+    rows = [
+        {"question": f"Is {i} even?", "answer": "yes" if i % 2 == 0 else "no"} for i in range(9)
+    ]
+    store = coresetdb.create(
+        tmp_path / "pool", backbone=folder_of(database), dtype="float32", features="rds"
+    )
+    assert store.plan(convert(rows[:6])).rows == 6
+    assert store.fit(convert(rows[:6])) == []
+    assert store.ingest(convert(rows[:6]), corpus="parity").total("new") == 6
+    assert store.ingest(convert(rows[:6]), corpus="parity").total("duplicate") == 6
+    assert store.add_target("odd", convert(rows[6:])).target.examples == 3
+    assert len(store.select("odd", budget=2)) == 2

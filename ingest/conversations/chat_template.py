@@ -1,8 +1,8 @@
-"""A model's chat template: where it is kept, and how a conversation is rendered with it.
+"""The chat template of a model, and how a conversation is rendered with it.
 
-The environment is the one templates are written for (transformers' sandbox and its filters), with
-one difference: `strftime_now` gives a fixed date. A template that writes today's date would
-otherwise give the same row other features tomorrow.
+The environment is the one that templates are written for (transformers' sandbox and its filters),
+but `strftime_now` gives a fixed date: a template that writes today's date would otherwise give the
+same row other features tomorrow.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Any
 from ...schemas.errors import BackboneError
 
 TEMPLATE_DATE = datetime.datetime(2024, 7, 26)
-"""The day every template is told; part of a backbone's identity."""
+"""The date that every template sees; part of the identity of a backbone."""
 
 DEFAULT, WITH_TOOLS = "default", "tool_use"
 
-# For tokenizers that bring none. Each turn is rendered from itself alone.
+# For tokenizers without a template. The rendering of a turn depends on that turn alone.
 PLAIN_TEMPLATE = """\
 {{- bos_token if bos_token is defined -}}
 {%- if tools -%}{{- '### Tools:\\n' ~ (tools | tojson) ~ '\\n\\n' -}}{%- endif -%}
@@ -54,7 +54,7 @@ class ChatTemplate:
                 ) from error
         if DEFAULT not in self._compiled:
             raise BackboneError(
-                f"the model has the chat templates {sorted(self._compiled)} but none called "
+                f"the model has the chat templates {sorted(self._compiled)} but none named "
                 f"{DEFAULT!r}: put one into chat_template.jinja"
             )
 
@@ -64,7 +64,7 @@ class ChatTemplate:
         tools: list[Any] | None = None,
         generation: bool = False,
     ) -> str:
-        """The text a model would be given.
+        """The text that the model would get.
 
         Raises:
             RowRefusedError: the template has no form for this conversation.
@@ -78,7 +78,7 @@ class ChatTemplate:
                 add_generation_prompt=generation,
                 **self.special,
             )
-        except Exception as error:  # a foreign program: whatever it raises, it refused this row
+        except Exception as error:  # a foreign program may raise anything
             raise RowRefusedError(f"the chat template refuses it: {error}") from error
 
 

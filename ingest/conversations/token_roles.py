@@ -1,15 +1,13 @@
-"""Which part of a rendered conversation is whose: template, prompt, answer.
+"""The role of each token in a rendered conversation: template, prompt or answer.
 
-A conversation is rendered with a placeholder in the place of every text of the user's. What stands
-between the placeholders is the template's, and depends on the conversation's form alone (roles,
+A conversation is rendered with a placeholder for the text of every message. What stands between the
+placeholders comes from the template and depends on the form of the conversation alone (roles,
 tools, tool calls), so it is tokenised once per form.
 
-Where the answers stand in a rendered conversation whose texts are placeholders.
-
-Most templates render the first turns of a conversation always the same, so a turn is over where
-the rendering of the turns up to it is. Some rewrite history (Qwen3 gives an empty `<think>` block
-to the last answer only): there a turn is found in the whole rendering, by its placeholder and by
-the text that closes it.
+Most templates render the first turns of a conversation the same whatever follows, so a turn ends
+where the rendering of the turns up to it ends. Some rewrite history (Qwen3 gives an empty `<think>`
+block to the last answer only): there a turn is found in the whole rendering, by its placeholder and
+by the text that closes it.
 """
 
 from __future__ import annotations
@@ -34,17 +32,17 @@ Messages = list[dict[str, Any]]
 
 
 class HistoryRewrittenError(RowRefusedError):
-    """The answers of this conversation cannot be told from the rest of its rendering."""
+    """The answers of this conversation cannot be located in its rendering."""
 
     def __init__(self) -> None:
         super().__init__(
-            "the chat template rewrites history: earlier turns end otherwise once more turns follow"
+            "the chat template rewrites history: a turn ends differently once more turns follow"
         )
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Character positions in the rendering: turn begins, answer begins, turn is over."""
+    """Positions in the rendering (characters): start of the turn, of its text, end of the turn."""
 
     start: int
     content: int
@@ -53,7 +51,7 @@ class Answer:
 
 
 def placeholder(slot: int) -> str:
-    """What stands in a rendering for the text of that slot."""
+    """What stands for the text of a slot in a rendering."""
     return f"\ue000slot{slot}\ue001"
 
 
@@ -64,22 +62,22 @@ def find_answers(
     full: str,
     template: ChatTemplate,
 ) -> list[Answer]:
-    """Where each answer stands.
+    """Locate each answer in a rendering.
 
     Args:
         messages: their texts are placeholders, or empty.
         answering: which messages are answers; each has a placeholder or tool calls.
-        full: the rendering of all messages; holds every placeholder of a message.
+        full: the rendering of all messages, with all their placeholders.
 
     Raises:
-        RowRefusedError: the template refuses the first turns by themselves.
-        HistoryRewrittenError: the end of an answer cannot be told.
+        RowRefusedError: the template cannot render the first turns by themselves.
+        HistoryRewrittenError: the end of an answer cannot be located.
     """
     return [_find(index, messages, tools, full, template) for index in answering]
 
 
 def history_notice(template: ChatTemplate) -> str | None:
-    """What a user should know about how a template treats earlier rounds; None for nothing."""
+    """A sentence about how a template treats earlier rounds; None if it renders them as usual."""
     roles = ("user", "assistant", "user", "assistant")
     messages = [{"role": role, "content": placeholder(n)} for n, role in enumerate(roles)]
     try:
@@ -95,8 +93,8 @@ def history_notice(template: ChatTemplate) -> str | None:
     except RowRefusedError:
         return None  # it is not about history, and each row will say why
     return (
-        "its chat template renders earlier answers otherwise than the last one; each is scored as "
-        "it stands in the whole conversation, and a row whose text the template changes (as it "
+        "its chat template renders earlier answers differently from the last one; each is scored "
+        "as it stands in the whole conversation, and a row whose text the template changes (as it "
         "may <think> blocks) will get no features (docs/backbones.md)"
     )
 
@@ -124,10 +122,10 @@ def _find(
 def _locate(
     index: int, messages: Messages, tools: list[Any] | None, full: str, template: ChatTemplate
 ) -> tuple[int, int]:
-    """Where a turn's text begins in the whole rendering, and where the turn is over.
+    """Where the text of a turn begins in the whole rendering, and where the turn ends.
 
     What follows the text when the turn is the last one (its calls, its end of turn) must follow
-    it in the whole as well. A turn without text is given one for the time of the comparison.
+    it in the whole rendering as well. A turn without text gets one for the comparison.
     """
     mark = messages[index]["content"] or _SPARE
     given = [*messages[:index], {**messages[index], "content": mark}, *messages[index + 1 :]]
@@ -161,7 +159,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Turn:
-    """A message's form: everything but its text (`text` tells none, blank or some)."""
+    """The form of a message: everything but its text (`text` is "none", "blank" or "some")."""
 
     role: str
     text: str
@@ -171,20 +169,20 @@ class Turn:
 
     @property
     def answers(self) -> bool:
-        """An assistant turn that says or calls something."""
+        """Whether it is an assistant turn with text or tool calls."""
         return self.role == "assistant" and (self.text == "some" or self.tool_calls is not None)
 
 
 Form = tuple[tuple[Turn, ...], str | None]
-"""The turns of a conversation and its tools (canonical JSON): the key of a layout."""
+"""The turns of a conversation and its tools (canonical JSON), which determine the layout."""
 
 
 @dataclass(frozen=True)
 class Piece:
     """Template text between two slots, as tokens.
 
-    `header` marks tokens that open an answer, `response` its end-of-turn token (and the calls the
-    template writes for it), `content` those of the response that are no special tokens.
+    `header` marks tokens that open an answer, `response` its end-of-turn token (and the calls that
+    the template writes for it), `content` tokens of the response other than special ones.
     """
 
     text: str
@@ -196,7 +194,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for a user's text: of message `message`, or `literal`, a string out of a tool."""
+    """A place for a text: that of message `message`, or `literal`, a string in a tool."""
 
     message: int | None
     literal: str | None
@@ -266,14 +264,14 @@ def build_layout(
     """The layout of all conversations of one form.
 
     Args:
-        tokenize: (text, whether it opens the rendering) -> tokens, special tokens matched.
+        tokenize: (text, whether it opens the rendering) -> tokens, special ones among them.
         special_ids: of the tokenizer.
         special_text: matches the text of any special token; strings of tools and names that hold
             one become slots, so that they stay text.
 
     Raises:
-        RowRefusedError: the template refuses this form, leaves a text of it out, or rewrites
-            history so that answers cannot be told.
+        RowRefusedError: the template cannot render this form, leaves a text of it out, or rewrites
+            history so that answers cannot be located.
     """
     turns, _ = form
     slots: list[Slot] = []
@@ -329,7 +327,7 @@ def _piece(
     for answer in answers:
         header |= (last > answer.start) & (last <= answer.content)
         tail = (first >= answer.content) & (last <= answer.end)
-        # The turn ends with its last special token; line breaks after it are the template's.
+        # The turn ends with its last special token; line breaks after it belong to the template.
         ends = np.flatnonzero(tail & special)
         if len(ends):
             tail[ends[-1] + 1 :] = False
@@ -341,7 +339,7 @@ def _piece(
 
 
 def place_texts(layout: Layout, texts: Sequence[str], rendered: str) -> list[str]:
-    """The text each slot holds in a real rendering: as given, trimmed, or escaped for JSON.
+    """The text of each slot in a real rendering: unchanged, trimmed, or escaped for JSON.
 
     Raises:
         RowRefusedError: the rendering is not the layout with these texts in its slots.

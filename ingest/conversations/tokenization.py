@@ -1,7 +1,7 @@
 """From a conversation to token ids and masks.
 
-Every text is tokenised apart from the template, with special tokens off: a text that holds
-`<|endoftext|>` stays text. Template text is tokenised with special tokens on.
+Every text is tokenised separately from the template, without special tokens: a text that holds
+`<|endoftext|>` stays text. Template text is tokenised with special tokens.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Encoded:
         header: (T,) bool, template tokens that open an answer.
         has_bos: whether ids[0] is the beginning-of-sequence token.
         truncated: whether tokens were left out.
-        id: the instruction's.
+        id: of the instruction.
     """
 
     ids: NDArray[np.int32]
@@ -72,7 +72,7 @@ class Encoded:
 
 
 class Encoder:
-    """Template and tokenizer of one backbone.
+    """Encodes conversations with the template and the tokenizer of a backbone.
 
     `tokenizer` is a `tokenizers.Tokenizer`; it is copied, so its settings stay as they are.
     """
@@ -104,7 +104,7 @@ class Encoder:
         """One conversation as tokens, at most `max_length` of them.
 
         Raises:
-            RowRefusedError: the template has no form for it, changes its text, or rewrites history.
+            RowRefusedError: the template cannot render it, changes its text, or rewrites history.
         """
         (encoded,) = self.encode_all([instruction])
         if isinstance(encoded, RowRefusedError):
@@ -112,27 +112,27 @@ class Encoder:
         return encoded
 
     def encode_all(self, instructions: Sequence[Instruction]) -> list[Encoded | RowRefusedError]:
-        """Many conversations as tokens, in order; a refused one gives its error in its place."""
-        found: list[tuple[Layout, list[str]] | RowRefusedError] = []
+        """Many conversations as tokens, in order; an error in place of one that is refused."""
+        rendered: list[tuple[Layout, list[str]] | RowRefusedError] = []
         for instruction in instructions:
             try:
-                found.append(self._locate(instruction))
-            except RowRefusedError as refusal:
-                found.append(refusal)
-        texts = [text for each in found if isinstance(each, tuple) for text in each[1]]
+                rendered.append(self._render(instruction))
+            except RowRefusedError as error:
+                rendered.append(error)
+        texts = [text for row in rendered if isinstance(row, tuple) for text in row[1]]
         tokens = iter(self._encode_contents(texts))
-        encoded = [
-            each
-            if isinstance(each, RowRefusedError)
-            else self._assemble(instruction.id, each[0], [next(tokens) for _ in each[1]])
-            for instruction, each in zip(instructions, found, strict=True)
-        ]
-        return [
-            RowRefusedError(NOTHING) if isinstance(each, Encoded) and not len(each) else each
-            for each in encoded
-        ]
+        encoded: list[Encoded | RowRefusedError] = []
+        for instruction, row in zip(instructions, rendered, strict=True):
+            if isinstance(row, RowRefusedError):
+                encoded.append(row)
+                continue
+            layout, contents = row
+            tokenised = self._assemble(instruction.id, layout, [next(tokens) for _ in contents])
+            encoded.append(tokenised if len(tokenised) else RowRefusedError(NOTHING))
+        return encoded
 
-    def _locate(self, instruction: Instruction) -> tuple[Layout, list[str]]:
+    def _render(self, instruction: Instruction) -> tuple[Layout, list[str]]:
+        """The layout of a conversation, and the text in each of its slots."""
         form = form_of(instruction)
         texts = [message.content for message in instruction.messages[: len(form[0])]]
         layout = self._layout(form)
@@ -196,9 +196,9 @@ class Encoder:
 
 
 def kept_positions(response: Mask, max_length: int, has_bos: bool) -> slice | NDArray[np.int64]:
-    """Which positions of a row survive truncation.
+    """The positions of a row that truncation keeps.
 
-    The left of the prompt goes first, the beginning-of-sequence token stays. What follows the
+    The left of the prompt is cut first; the beginning-of-sequence token stays. What follows the
     first response token is cut only when it does not fit by itself, and then at its right end.
     """
     total = len(response)
@@ -212,7 +212,7 @@ def kept_positions(response: Mask, max_length: int, has_bos: bool) -> slice | ND
 
 
 def response_alone(row: Encoded) -> Encoded:
-    """A row without its questions: beginning of sequence, headers and texts of all answers."""
+    """A row without its prompts: beginning of sequence, headers and texts of all answers."""
     keep = row.response | row.header
     if row.has_bos:
         keep = keep.copy()

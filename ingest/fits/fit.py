@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ...schemas.canonical import digest_of
 from ...schemas.instruction import Instruction
 from ...store.catalog import Artifact
+from ..conversations.tokenization import Encoded
 
 if TYPE_CHECKING:
     from ..models.backbone import Backbone
+    from ..passes.reducer import Collector
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,12 @@ class Fitting:
 
     Attributes:
         backbone: the model as it is.
-        sample: at least the rows it asked for, unless the pool has fewer.
-        kept: what exists already, by name: its needs' outputs, and its own where it was killed.
-        keep: call it with each output as soon as it is there; returns what stands (somebody
-            else may have been quicker).
-        tell: says how far it is (a fraction from 0 to 1) and one sentence, such as the loss.
+        sample: the rows it wants, or all of the pool where that has fewer.
+        kept: artifacts that exist already, by name: the outputs of the fits it needs, and its own
+            where an earlier run was killed.
+        keep: stores an output; call it as soon as the output is there. It returns the artifact
+            that stands from now on (another process may have been quicker).
+        tell: reports progress: a share from 0 to 1 and one sentence, such as the loss.
     """
 
     backbone: Backbone
@@ -54,8 +57,19 @@ class Fitting:
     tell: Callable[[float, str], None]
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a fit costs, in rows that go through a forward, and through a training step.
+
+    `forwards` may hold other work, counted in forwards.
+    """
+
+    forwards: float = 0.0
+    steps: float = 0.0
+
+
 class Fit(ABC):
-    """One thing to learn; equal specifications share one result.
+    """One thing to learn from a sample of the pool; equal specifications share one result.
 
     Attributes:
         name: such as "warm-up".
@@ -87,6 +101,10 @@ class Fit(ABC):
         """Fits whose outputs it works with."""
         return ()
 
+    def work(self, rows: int) -> Work:
+        """What a sample of `rows` rows costs; `plan` estimates the time from it."""
+        return Work(forwards=rows)
+
     @abstractmethod
     def run(self, fitting: Fitting) -> None:
         """Learn, handing every output to `fitting.keep`; what `fitting.kept` has is not redone.
@@ -101,6 +119,76 @@ class Fit(ABC):
         return digest_of(
             {"fit": self.name, "spec": self.spec(), "needs": needs, "backbone": dict(identity)}
         )
+
+
+C = TypeVar("C", bound="Collector")
+
+
+class PassFit(Fit, Generic[C]):
+    """A fit that takes what it needs from one pass over its sample.
+
+    Fits that read the same model state (the backbone, or the same adapter) share that pass.
+    """
+
+    def checkpoint(self) -> str:
+        """The output of one of `needs` that the model wears as adapter; "" for none."""
+        return ""
+
+    @abstractmethod
+    def collect(self, fitting: Fitting, rows: Sequence[Encoded | None]) -> C:
+        """Return what takes in the pass.
+
+        Args:
+            rows: tokens of the sample's rows, None where the chat template refused a row.
+
+        Raises:
+            UsageError: the sample is too small to learn from.
+        """
+
+    @abstractmethod
+    def finish(self, fitting: Fitting, collected: C) -> None:
+        """Compute the outputs from what the pass gave and hand them to `fitting.keep`."""
+
+    def run(self, fitting: Fitting) -> None:
+        """Run the fit by itself."""
+        run_together([(self, fitting)], lambda done: fitting.tell(PASS_SHARE * done, READING))
+
+
+PASS_SHARE = 0.5
+"""Of the progress of a fit; what comes after the pass is the rest."""
+
+READING = "one pass over the sample"
+
+
+def run_together(
+    fits: Sequence[tuple[PassFit[Any], Fitting]], tell: Callable[[float], None]
+) -> None:
+    """Run fits of one model state on one pass over the longest of their samples.
+
+    Args:
+        fits: their samples are prefixes of one another.
+        tell: hears the share of the pass that is done.
+
+    Raises:
+        UsageError: the sample is too small for one of them.
+    """
+    from ..passes.forward import pass_over
+
+    waiting = [
+        (fit, fitting)
+        for fit, fitting in fits
+        if any(name not in fitting.kept for name in fit.outputs())
+    ]
+    if not waiting:
+        return
+    fit, fitting = max(waiting, key=lambda pair: len(pair[1].sample))
+    encoded = fitting.backbone.encode_all(fitting.sample.instructions)
+    rows = [row if isinstance(row, Encoded) else None for row in encoded]
+    adapter = fitting.kept[fit.checkpoint()] if fit.checkpoint() else None
+    collectors = [fit.collect(own, rows[: len(own.sample)]) for fit, own in waiting]
+    pass_over(fitting.backbone, rows, collectors, adapter, tell)
+    for place, (fit, own) in enumerate(waiting):
+        fit.finish(own, collectors[place])
 
 
 def in_order(fits: Sequence[Fit]) -> list[Fit]:

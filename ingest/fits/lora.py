@@ -19,20 +19,20 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
 from ...schemas.errors import BackboneError, UsageError
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
-from ..models.anatomy import attention_projections
-from ..models.backbone import Backbone
-from ..models.batches import Batch, batches_of
-from ..passes.cpu_backwards import fast_backwards
-from ..passes.narrowing import narrowed
-from .fit import Fit, Fitting, Sample
+from .fit import Fit, Fitting, Sample, Work
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.backbone import Backbone
+    from ..models.batches import Batch
 
 TOKENS_PER_BACKWARD_CPU = 2048
 TOKENS_PER_BACKWARD_ACCELERATOR = 8192
@@ -117,6 +117,11 @@ def train(
     Raises:
         BackboneError: the loss is not finite, or the architecture has no attention projections.
     """
+    import torch
+
+    from ..passes.narrowing import last_feed_forward
+
+    last_feed_forward(backbone)  # found before dropout makes every run another
     per_epoch = training.steps_per_epoch(len(rows))
     steps = training.epochs * per_epoch
     done = 0 if start is None else int(start.facts["epoch"])
@@ -175,6 +180,10 @@ def _step(
     parameters: Sequence[torch.nn.Parameter],
 ) -> list[float]:
     """One step of the optimiser; the loss of each row, before it."""
+    import torch
+
+    from ..models.batches import batches_of
+
     optimizer.zero_grad()
     losses: list[float] = []
     for _, batch in batches_of(backbone, rows, _tokens_per_backward(backbone)):
@@ -190,11 +199,12 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     The logits come in slices: each goes back to the states at once, the states to the parameters
     when all have.
     """
+    import torch
+
+    from ..passes.narrowing import narrowed
+
     rows, before = batch.predicted()
-    with (
-        fast_backwards(backbone.model),
-        narrowed(backbone, batch.ids.shape, rows, before),
-    ):
+    with narrowed(backbone, batch.ids.shape, rows, before):
         states = backbone.states(batch.ids, batch.mask, logits=True)
     source = states.hidden if states.logits is None else states.logits
     leaf = source.detach().requires_grad_()
@@ -227,6 +237,8 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
     from peft.tuners.lora import LoraModel
     from transformers.pytorch_utils import Conv1D
 
+    from ..models.anatomy import attention_projections
+
     names = attention_projections(model)
     config = LoraConfig(
         r=training.rank,
@@ -256,6 +268,8 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
 
 def _begin(pair: _Pair, seed: int) -> None:
     """peft's start (A uniform in +-1/sqrt(in), B zero), drawn by the module's name."""
+    import torch
+
     bound = 1 / math.sqrt(pair.a.shape[1])
     draw = torch.rand(pair.a.shape, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
@@ -277,6 +291,8 @@ def _arrays(pairs: dict[str, _Pair], optimizer: torch.optim.Optimizer) -> dict[s
 
 def _restore(pairs: dict[str, _Pair], optimizer: torch.optim.Optimizer, start: Artifact) -> None:
     """Parameters and moments as an artifact has them, matched by name."""
+    import torch
+
     for name, pair in pairs.items():
         for part, parameter in pair.parts().items():
             value, m, v = (
@@ -292,6 +308,8 @@ def _restore(pairs: dict[str, _Pair], optimizer: torch.optim.Optimizer, start: A
 @contextmanager
 def _seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Inside the block torch draws from `seed`; outside, from where it was."""
+    import torch
+
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
@@ -342,8 +360,10 @@ class WarmUp(Fit):
     def sample_rows(self, total: int) -> int:
         return min(total, self.at_most, max(self.at_least, round(self.share * total)))
 
-    def run(self, fitting: Fitting) -> None:
+    def work(self, rows: int) -> Work:
+        return Work(steps=self.epochs * rows)
 
+    def run(self, fitting: Fitting) -> None:
         names = self.outputs()
         done = 0
         while done < self.epochs and names[done] in fitting.kept:
@@ -434,12 +454,12 @@ def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encode
     Raises:
         UsageError: there is none.
     """
-    asked = sample.instructions[:count]
-    rows = [each for each in backbone.encode_all(asked) if isinstance(each, Encoded)]
+    drawn = sample.instructions[:count]
+    rows = [each for each in backbone.encode_all(drawn) if isinstance(each, Encoded)]
     usable = [row for row in rows if row.response[1:].any()]
     if not usable:
         raise UsageError(
-            f"none of the {len(asked)} rows of the sample has an answer that an adapter could be "
+            f"none of the {len(drawn)} rows of the sample has an answer that an adapter could be "
             "trained on. Fit on a corpus with answers, or leave out the features that need it"
         )
     return usable

@@ -1,35 +1,31 @@
-"""Chat turns, in every dialect: {role, content} or {from, value}, content as text or parts.
+"""Chats: a conversation as a list of turns (OpenAI, ShareGPT, SGD) or as a tree of them (OASST).
 
-Roles: human, prompter -> user; gpt, chatgpt, model, bing -> assistant; developer -> system;
-observation, function -> tool; function_call is an assistant turn with tool calls. Upper and lower
-case do not differ. An unknown role is refused by name.
-
-OpenAI and Tulu: `messages` [{role, content}], maybe `tools`; content as text or parts.
-
-OpenAssistant trees: `prompt` {text, replies [...]}; every path from root to leaf is a row.
-
-Schema-Guided Dialogue as published: `turns` [{speaker, utterance, frames}].
-
-ShareGPT: `conversations` [{from, value}] (also `conversation`, `items`), `system`, `tools`.
+A turn is {role, content} or {from, value}; content is text, or a list of parts. Roles in any case:
+human, prompter -> user; gpt, chatgpt, model, bing -> assistant; developer -> system; observation,
+function -> tool; function_call is an assistant turn with tool calls. A turn of another role is
+rejected by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from ...schemas.canonical import canonical_json
 from ...schemas.instruction import Instruction, Message
-from ..readers.json_rows import DECODER
 from ..readers.options import ReadOptions
 from .importer import (
+    MISSING,
     Fields,
     Importer,
     Parsed,
     Rejected,
     as_canonical,
+    decoded,
     kind_of,
     parsed,
+    reach,
     required,
     text_of,
 )
@@ -57,11 +53,11 @@ READ_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, "name", "tool_calls", "tool_ca
 REASONING_PARTS = ("reasoning", "thinking")
 
 Extras = list[Fields]
-"""Per turn, the fields that a message has no place for (a weight, a reasoning, annotations)."""
+"""For each turn, the fields that a message has no place for (a weight, reasoning, annotations)."""
 
 
 def are_turns(value: Any) -> bool:
-    """Whether a field's value looks like a list of turns (or is empty, or JSON text of a list)."""
+    """Whether a value looks like a list of turns (or is empty, or JSON text of a list)."""
     if isinstance(value, str):
         return value.lstrip().startswith("[")
     if value is None or value == []:
@@ -72,16 +68,13 @@ def are_turns(value: Any) -> bool:
 
 
 def read_turns(value: Any, name: str) -> tuple[list[Message], Extras]:
-    """The messages of a list of turns and what each turn held besides.
+    """The messages of a list of turns, and the extra fields of each turn.
 
     Raises:
-        Refused: it is no list of turns, a role is unknown, a part is no text.
+        Rejected: it is not a list of turns, a role is unknown, or a part is not text.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = DECODER.decode(value)
-        except (ValueError, RecursionError):
-            raise Rejected(f"{name} is not JSON") from None
+        value = decoded(value, name)
     if value is None:
         raise Rejected("no messages")
     if not isinstance(value, list):
@@ -96,17 +89,17 @@ def read_turns(value: Any, name: str) -> tuple[list[Message], Extras]:
 
 
 def read_turn(turn: Any) -> tuple[Message, Fields]:
-    """One turn and what it held besides.
+    """The message of one turn, and the turn's extra fields.
 
     Raises:
-        Refused: as `read_turns`.
+        Rejected: as `read_turns`.
     """
     if not isinstance(turn, dict):
         raise Rejected(f"a turn is {kind_of(turn)}, not an object")
     if len(turn) == 2:  # nearly every turn: two texts under plain names
-        said, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if isinstance(said, str) and isinstance(content, str) and said in PLAIN_ROLES:
-            return Message(PLAIN_ROLES[said], content), {}
+        name, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if isinstance(name, str) and isinstance(content, str) and name in PLAIN_ROLES:
+            return Message(PLAIN_ROLES[name], content), {}
     raw_role = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
     if not isinstance(raw_role, str):
         raise Rejected("a turn has no role")
@@ -118,27 +111,26 @@ def read_turn(turn: Any) -> tuple[Message, Fields]:
     content, calls, reasoning = _content(raw)
     if raw_role.lower() == "function_call":
         content, calls = "", _calls_in(content)
-    if isinstance(given := extra.pop("function_call", None), dict):
-        calls = [*calls, {"type": "function", "function": given}]
+    if isinstance(call := extra.pop("function_call", None), dict):
+        calls = [*calls, {"type": "function", "function": call}]
     if reasoning:
         extra["reasoning"] = reasoning
     tool_calls = (
         canonical_json(calls) if calls else as_canonical(turn.get("tool_calls"), "tool_calls")
     )
-    identity = turn.get("tool_call_id")
-    sender = turn.get("name")
+    call_id, sender = turn.get("tool_call_id"), turn.get("name")
     message = Message(
         role,
         content,
         name=sender if isinstance(sender, str) else None,
         tool_calls=tool_calls,
-        tool_call_id=None if identity is None else text_of(identity, "tool_call_id"),
+        tool_call_id=None if call_id is None else text_of(call_id, "tool_call_id"),
     )
     return message, extra
 
 
 def keep_extras(metadata: Fields, extras: Extras) -> None:
-    """Put what turns held besides into the metadata, one object a turn, if any held something."""
+    """Put the extra fields of turns, if there are any, into the metadata: an object per turn."""
     if any(extras):
         metadata["message_extras"] = extras
 
@@ -173,66 +165,80 @@ def _calls_in(body: Any) -> list[Any]:
     """Tool calls in OpenAI's form from {name, arguments}, a list of such, or JSON text of either.
 
     Raises:
-        Refused: it is none of these.
+        Rejected: it is none of these.
     """
     if isinstance(body, str):
-        try:
-            body = DECODER.decode(body)
-        except (ValueError, RecursionError):
-            raise Rejected("function call is not JSON") from None
+        body = decoded(body, "function call")
     calls = body if isinstance(body, list) else [body]
     if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
         raise Rejected("function call without a name")
     return [{"type": "function", "function": call} for call in calls]
 
 
-_MESSAGES_LISTS = ("messages",)
-BESIDE = ("system", "system_prompt", "tools", "functions")
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+    """The columns of a chat; of several names, a record's first one counts.
 
-
-def fits_list(record: Fields, lists: tuple[str, ...]) -> list[str] | None:
-    """The first of `lists` that holds turns, as the one column used."""
-    return next(([name] for name in lists if name in record and are_turns(record[name])), None)
-
-
-def read_list(record: Fields, lists: tuple[str, ...]) -> Parsed:
-    """The conversation in the first of `lists` that the record has, with system text and tools.
-
-    Raises:
-        Refused: there is no such list, or a turn in it cannot be read.
+    Attributes:
+        turns: the list of turns.
+        system: a system text, unless the turns begin with one.
+        tools: descriptions of the tools.
     """
-    name = next((name for name in lists if name in record), None)
-    if name is None:
-        raise Rejected(f"missing field: {lists[0]}")
-    messages, extras = read_turns(record[name], name)
-    used = {name}
-    for key in ("system", "system_prompt"):
-        if isinstance(record.get(key), str) or (key in record and record[key] is None):
-            used.add(key)
-            system = text_of(record[key], key)
-            if system.strip() and not (messages and messages[0].role == "system"):
-                messages.insert(0, Message("system", system))
-                extras.insert(0, {})
-    tools = None
-    for key in ("tools", "functions"):
-        if key in record and tools is None:
-            used.add(key)
-            tools = as_canonical(record[key], key)
-    conversation = parsed(record, used, messages, tools)
-    keep_extras(conversation.metadata, extras)
-    return conversation
+
+    turns: tuple[str, ...]
+    system: tuple[str, ...] = ("system", "system_prompt")
+    tools: tuple[str, ...] = ("tools", "functions")
+
+    def fits(self, record: Fields) -> list[str] | None:
+        """The column of turns that a record has, or None when it has another shape."""
+        fitting = (name for name in self.turns if name in record and are_turns(record[name]))
+        return next(([name] for name in fitting), None)
+
+    def read(self, record: Fields, options: ReadOptions) -> Parsed:
+        """The conversation of a record; columns outside this shape become its metadata.
+
+        Raises:
+            Rejected: there is no list of turns, or a turn in it cannot be read.
+        """
+        present = (name for name in self.turns if reach(record, name) is not MISSING)
+        column = next(present, None)
+        if column is None:
+            raise Rejected(f"missing field: {self.turns[0]}")
+        messages, extras = read_turns(reach(record, column), column)
+        used = {column}
+        for name in self.system:
+            value = reach(record, name)
+            if value is None or isinstance(value, str):
+                used.add(name)
+                if value and value.strip() and not (messages and messages[0].role == "system"):
+                    messages.insert(0, Message("system", value))
+                    extras.insert(0, {})
+        tools = None
+        for name in self.tools:
+            value = reach(record, name)
+            if value is not MISSING and tools is None:
+                used.add(name)
+                tools = as_canonical(value, name)
+        conversation = parsed(record, used, messages, tools)
+        keep_extras(conversation.metadata, extras)
+        return conversation
 
 
-def _read_messages(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    return [read_list(record, _MESSAGES_LISTS)]
-
-
+_MESSAGES = Chat(turns=("messages",))
 MESSAGES = Importer(
     name="messages",
     reads="messages [{role, content}], tools?",
-    fits=lambda record: fits_list(record, _MESSAGES_LISTS),
-    read=_read_messages,
+    fits=_MESSAGES.fits,
+    read=lambda record, options: [_MESSAGES.read(record, options)],
     aliases=("openai", "tulu", "chatml"),
+)
+
+_SHAREGPT = Chat(turns=("conversations", "conversation", "items"))
+SHAREGPT = Importer(
+    name="sharegpt",
+    reads="conversations [{from, value}], system?, tools?",
+    fits=_SHAREGPT.fits,
+    read=lambda record, options: [_SHAREGPT.read(record, options)],
 )
 
 
@@ -254,8 +260,8 @@ def _read_oasst(record: Fields, options: ReadOptions) -> Iterator[Parsed | Rejec
         node, before, extras_before = waiting.pop()
         try:
             message, extra = _node(node)
-        except Rejected as refusal:
-            yield refusal
+        except Rejected as rejected:
+            yield rejected
             continue
         path, extras = (*before, message), [*extras_before, extra]
         replies = node.get("replies") if isinstance(node, dict) else None
@@ -325,19 +331,4 @@ SGD = Importer(
     reads="turns [{speaker, utterance}], dialogue_id",
     fits=_fits_sgd,
     read=_read_sgd,
-)
-
-
-_SHAREGPT_LISTS = ("conversations", "conversation", "items")
-
-
-def _read_sharegpt(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    return [read_list(record, _SHAREGPT_LISTS)]
-
-
-SHAREGPT = Importer(
-    name="sharegpt",
-    reads="conversations [{from, value}], system?, tools?",
-    fits=lambda record: fits_list(record, _SHAREGPT_LISTS),
-    read=_read_sharegpt,
 )

@@ -1,7 +1,7 @@
-"""What an importer is, and the few words they all are written in.
+"""What an importer is, and the functions that importers are written with.
 
-An importer turns one JSON object into conversations. It refuses what it cannot read by raising
-`Refused`, or by yielding it where one object holds several conversations.
+An importer turns one record, a JSON object, into conversations. It raises `Rejected` for what it
+cannot read, or yields it where one record holds several conversations.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ ID_FIELDS = (
 """Where a record's own id is looked for, in this order; it becomes `source_id`."""
 
 Fields = dict[str, Any]
+MISSING = object()
+"""What `reach` finds where a record has no such column."""
 
 
 class Rejected(Exception):
-    """A record, or a part of it, that cannot be a conversation: `reason` is short and countable."""
+    """Why a record, or a part of it, is no conversation; reasons are short and can be counted."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -49,16 +51,16 @@ class Parsed:
 
 @dataclass(frozen=True)
 class Importer:
-    """How one shape is told and read.
+    """How records of one shape are recognised and read.
 
     Attributes:
-        name: what `--format` calls it.
+        name: its name for `--format`.
         reads: its columns in words, for help and messages.
-        fits: the columns it would use of an object, or None when the object has another shape.
-        read: the conversations of an object, in order.
-        on_request: why it is used only when named ("" for shapes found by themselves).
-        positional: column names for tables without a header, by their number.
-        aliases: other names for `--format`.
+        fits: returns the columns it would use of a record, or None for a record of another shape.
+        read: returns the conversations of a record, in order.
+        on_request: why it is used only when named ("" for a shape that is detected).
+        positional: names of the columns of a table without header, one tuple for each width.
+        aliases: further names for `--format`.
     """
 
     name: str
@@ -70,8 +72,20 @@ class Importer:
     aliases: tuple[str, ...] = ()
 
 
+def reach(record: Fields, column: str) -> Any:
+    """The value of a column, or of a field inside objects (`a.b`); MISSING where there is none."""
+    if column in record:
+        return record[column]
+    value: Any = record if "." in column else None
+    for part in column.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return MISSING
+        value = value[part]
+    return value
+
+
 def kind_of(value: Any) -> str:
-    """A JSON value's kind, with its article."""
+    """The kind of a JSON value, with its article."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -87,7 +101,7 @@ def text_of(value: Any, name: str) -> str:
     """`value` as text: text itself, "" for null, an integer in decimal.
 
     Raises:
-        Refused: it is something whose text would be a guess (a float, a list, ...).
+        Rejected: it is something whose text would be a guess (a float, a list, ...).
     """
     if isinstance(value, str):
         return value
@@ -102,7 +116,7 @@ def required(record: Fields, name: str) -> str:
     """The text of a field that a record must have.
 
     Raises:
-        Refused: it is missing, null or no text.
+        Rejected: it is missing, null or no text.
     """
     value = record.get(name)
     if value is None:
@@ -111,10 +125,10 @@ def required(record: Fields, name: str) -> str:
 
 
 def answer_of(record: Fields, name: str, options: ReadOptions) -> str:
-    """The text of the answer's field; null is an empty answer.
+    """The text of the field of the answer; null is an empty answer.
 
     Raises:
-        Refused: the field is missing or no text.
+        Rejected: the field is missing or no text.
     """
     if name not in record and not options.allow_empty_answer:
         raise Rejected(f"missing field: {name}")
@@ -122,7 +136,7 @@ def answer_of(record: Fields, name: str, options: ReadOptions) -> str:
 
 
 def looks_textual(record: Fields, names: Iterable[str]) -> bool:
-    """Whether all these fields are there and each is text, an integer or null."""
+    """Whether a record has all these fields, each of them text, an integer or null."""
     return all(
         name in record
         and (
@@ -135,12 +149,12 @@ def looks_textual(record: Fields, names: Iterable[str]) -> bool:
 
 
 def with_input(instruction: str, given: str) -> str:
-    """The instruction, a blank line and its input; the instruction alone where that is blank."""
+    """The instruction, a blank line and its input; the instruction alone if the input is blank."""
     return f"{instruction}\n\n{given}" if given.strip() else instruction
 
 
 def dialogue(system: str, *turns: tuple[str, str]) -> list[Message]:
-    """Messages from (role, text) pairs behind a system text, which is left out when blank."""
+    """Messages from a system text, which is left out when blank, and (role, text) pairs."""
     messages = [Message("system", system)] if system.strip() else []
     messages.extend(Message(role, text) for role, text in turns)
     return messages
@@ -149,7 +163,7 @@ def dialogue(system: str, *turns: tuple[str, str]) -> list[Message]:
 def parsed(
     record: Fields, used: Collection[str], messages: Iterable[Message], tools: str | None = None
 ) -> Parsed:
-    """A conversation with everything outside `used` as metadata and the record's own id."""
+    """A conversation; fields of the record outside `used` become metadata and its own id."""
     instruction = Instruction(tuple(messages), tools)
     if all(name in used for name in record):
         return Parsed(instruction)
@@ -163,20 +177,27 @@ def parsed(
 
 
 def as_canonical(value: Any, name: str) -> str | None:
-    """A list or object, or JSON text of one, as canonical JSON; None where there is nothing.
+    """A list or object, or JSON text of one, as canonical JSON; None where it is empty.
 
     Raises:
-        Refused: it is neither.
+        Rejected: it is something else.
     """
-    if isinstance(value, str) and value.strip():
-        try:
-            value = DECODER.decode(value)
-        except (ValueError, RecursionError):
-            raise Rejected(f"{name} is not JSON") from None
+    if isinstance(value, str):
+        value = decoded(value, name) if value.strip() else None
     if value is None or value == "" or value == [] or value == {}:
-        return None
-    if isinstance(value, str) and not value.strip():
         return None
     if not isinstance(value, list | dict):
         raise Rejected(f"{name} is {kind_of(value)}, not a list")
     return canonical_json(value)
+
+
+def decoded(text: str, name: str) -> Any:
+    """The value that JSON text stands for.
+
+    Raises:
+        Rejected: it is not JSON.
+    """
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError):
+        raise Rejected(f"{name} is not JSON") from None

@@ -1,33 +1,87 @@
-"""Preference pairs: the chosen answer becomes the conversation, the rejected one metadata.
+"""Preference data: the answer that was preferred becomes the conversation.
 
-Read on request only, since half of what stands in the file is left out of the conversations.
-Anthropic transcripts, chat lists, single turns behind `conversations` or `messages`, and plain
-answers behind `prompt`, `question` or `instruction`.
+Read on request only, since half of what stands in a file is left out of the conversations.
 
-KTO: a conversation and a truth value `label`; only what is labelled true is kept.
+Preference pairs keep the rejected answer as metadata. The chosen one is an Anthropic transcript,
+turns, or text; before it stand turns or a plain prompt. KTO marks conversations with a truth value;
+those marked false are rejected.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ...schemas.instruction import Message
 from ..readers.options import ReadOptions
-from .chat import MESSAGES, SHAREGPT, Extras, are_turns, keep_extras, read_turn, read_turns
-from .importer import (
-    Fields,
-    Importer,
-    Parsed,
-    Rejected,
-    dialogue,
-    parsed,
-    required,
-    text_of,
-    with_input,
+from .chat import MESSAGES, SHAREGPT, are_turns, keep_extras, read_turns
+from .importer import Fields, Importer, Parsed, Rejected, parsed
+from .single_turn import FLAN, SingleTurn
+
+CHATS = ("conversations", "messages", "prompt")
+PROMPTS = ("prompt", "question", "instruction")
+PLAIN = SingleTurn(user=PROMPTS, context=("input",), answer=("chosen",), system=("system",))
+SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
+SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+
+
+def _fits_preference(record: Fields) -> list[str] | None:
+    if "chosen" not in record or "rejected" not in record:
+        return None
+    before = (*CHATS, *PROMPTS, "input", "system")
+    return ["chosen", "rejected", *(name for name in before if name in record)]
+
+
+def _read_preference(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
+    chosen = record.get("chosen")
+    if chosen is None:
+        raise Rejected("missing field: chosen")
+    if not isinstance(chosen, str) or are_turns(chosen):
+        return [_chosen_turns(record, chosen)]
+    if chosen.startswith("\n\nHuman:"):
+        return [parsed(record, ("chosen",), _transcript(chosen))]
+    return [PLAIN.read(record, options)]
+
+
+def _transcript(text: str) -> Iterator[Message]:
+    """Anthropic's form: turns behind "Human:" and "Assistant:"."""
+    parts = SPEAKER.split(text)[1:]
+    for speaker, content in zip(parts[::2], parts[1::2], strict=True):
+        yield Message(SPEAKERS[speaker], content)
+
+
+def _chosen_turns(record: Fields, chosen: Any) -> Parsed:
+    """The turns of `chosen`, behind those of the prompt unless these are among them."""
+    messages, extras = read_turns([chosen] if isinstance(chosen, dict) else chosen, "chosen")
+    used = {"chosen"}
+    prompts = [name for name in PROMPTS if isinstance(record.get(name), str)]
+    chats = [name for name in CHATS if isinstance(record.get(name), list)]
+    if any(message.role == "user" for message in messages):
+        used.update(prompts)
+    elif chats:
+        used.add(chats[0])
+        before, extras_before = read_turns(record[chats[0]], chats[0])
+        messages, extras = [*before, *messages], [*extras_before, *extras]
+    elif prompts:
+        used.add(prompts[0])
+        messages, extras = [Message("user", record[prompts[0]]), *messages], [{}, *extras]
+    else:
+        raise Rejected("missing field: prompt")
+    conversation = parsed(record, used, messages)
+    keep_extras(conversation.metadata, extras)
+    return conversation
+
+
+PREFERENCE = Importer(
+    name="preference",
+    reads="chosen, rejected, prompt? or conversations?",
+    fits=_fits_preference,
+    read=_read_preference,
+    on_request="it keeps the chosen answers as conversations and the rejected ones as metadata",
+    aliases=("dpo", "hh_rlhf"),
 )
-from .single_turn import FLAN
+
 
 LABEL = "label"
 INNER = (MESSAGES, SHAREGPT, FLAN)
@@ -58,79 +112,4 @@ KTO = Importer(
     fits=_fits_kto,
     read=_read_kto,
     on_request="it keeps only the conversations labelled true",
-)
-
-
-CHATS = ("conversations", "messages", "prompt")
-PROMPTS = ("prompt", "question", "instruction")
-SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
-SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-
-
-def _fits_preference(record: Fields) -> list[str] | None:
-    if "chosen" not in record or "rejected" not in record:
-        return None
-    before = (*CHATS, *PROMPTS, "input", "system")
-    return ["chosen", "rejected", *(name for name in before if name in record)]
-
-
-def _read_preference(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    chosen = record.get("chosen")
-    if chosen is None:
-        raise Rejected("missing field: chosen")
-    extras: Extras = []
-    used = {"chosen"}
-    if isinstance(chosen, str) and not are_turns(chosen):
-        messages = _from_text(record, chosen, used)
-    else:
-        messages, extras = _from_turns(record, chosen, used)
-    conversation = parsed(record, used, messages)
-    keep_extras(conversation.metadata, extras)
-    return [conversation]
-
-
-def _from_text(record: Fields, chosen: str, used: set[str]) -> list[Message]:
-    if chosen.startswith("\n\nHuman:"):
-        parts = SPEAKER.split(chosen)[1:]
-        return [
-            Message(SPEAKERS[speaker], text)
-            for speaker, text in zip(parts[::2], parts[1::2], strict=True)
-        ]
-    name = next((name for name in PROMPTS if isinstance(record.get(name), str)), None)
-    if name is None:
-        raise Rejected("missing field: prompt")
-    used.update((name, "input", "system"))
-    user = with_input(required(record, name), text_of(record.get("input"), "input"))
-    system = text_of(record.get("system"), "system")
-    return dialogue(system, ("user", user), ("assistant", chosen))
-
-
-def _from_turns(record: Fields, chosen: Any, used: set[str]) -> tuple[list[Message], Extras]:
-    if isinstance(chosen, dict):
-        message, extra = read_turn(chosen)
-        messages, extras = [message], [extra]
-    else:
-        messages, extras = read_turns(chosen, "chosen")
-    if any(message.role == "user" for message in messages):
-        used.update(name for name in PROMPTS if isinstance(record.get(name), str))
-        return messages, extras  # the prompt stands inside already
-    name = next((n for n in CHATS if isinstance(record.get(n), list)), None)
-    if name is not None:
-        used.add(name)
-        before, extras_before = read_turns(record[name], name)
-        return [*before, *messages], [*extras_before, *extras]
-    name = next((n for n in PROMPTS if isinstance(record.get(n), str)), None)
-    if name is None:
-        raise Rejected("missing field: prompt")
-    used.add(name)
-    return [Message("user", required(record, name)), *messages], [{}, *extras]
-
-
-PREFERENCE = Importer(
-    name="preference",
-    reads="chosen, rejected, prompt? or conversations?",
-    fits=_fits_preference,
-    read=_read_preference,
-    on_request="it keeps the chosen answers as conversations and the rejected ones as metadata",
-    aliases=("dpo", "hh_rlhf"),
 )

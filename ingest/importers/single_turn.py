@@ -1,373 +1,385 @@
-"""Alpaca: `instruction`, `input`?, `output`, and LLaMA-Factory's `system` and `history`.
+"""Shapes with a column for the question and one for the answer: what each column is, as data.
 
-Dolly and GPTeacher: `instruction`, `context` or `input`?, `response`.
-
-FLAN, P3 and chain-of-thought sets: an input and a target, maybe an explanation.
-
-The explanation is metadata, or stands before the target when the option says so. Text is kept as
-it is: a literal backslash-n stays one unless `unescape` is asked for.
-
-Natural Instructions: a task with its `Instances`, or one instance a record.
-
-The user's turn is the definition, a blank line and the input; the answer is the first output, the
-others are metadata. The positive and negative examples of a task are not part of its instances.
-
-A question and its answer, under the names in use; each pair of names is a format of its own.
-
-A file with two such pairs (prompt, response, target) is ambiguous and asks.
-
-Self-Instruct seeds: `instruction` and `instances` [{input, output}]; each instance is a row.
-
-SQuAD and its kin: paragraphs with questions, or one question a record; the first answer.
-
-The user's turn is the passage, a blank line and the question. Read on request only: how a reading
-test is put into words is a choice.
-
-Plain text: the whole text is one assistant turn with nothing before it. On request only.
+`SingleTurn` names the columns of one shape and reads them; a shape below is a few lines that fill
+it in, and `--map` fills it in with a user's columns (detection.py). `Nested` is for files whose
+records hold a list of such records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from ...schemas.instruction import Message
 from ..readers.options import ReadOptions
 from .importer import (
+    MISSING,
     Fields,
     Importer,
     Parsed,
     Rejected,
-    answer_of,
+    as_canonical,
     dialogue,
     kind_of,
     looks_textual,
     parsed,
-    required,
+    reach,
     text_of,
     with_input,
 )
 
-_ALPACA_COLUMNS = ("instruction", "input", "output", "system", "history")
+Names = tuple[str, ...]
 
 
-def _fits_alpaca(record: Fields) -> list[str] | None:
-    if not looks_textual(record, ("instruction", "output")):
-        return None
-    return [name for name in _ALPACA_COLUMNS if name in record]
+@dataclass(frozen=True, kw_only=True)
+class SingleTurn:
+    """The columns of a question and its answer; of several names, a record's first one counts.
+
+    Attributes:
+        user: the question; without it, the conversation is the answer alone.
+        passage: stands above the question, with a blank line between them.
+        context: all of these stand below the question, each behind a blank line, unless blank.
+        answer: the assistant's turn.
+        explanation: stands before the answer if the options say so; otherwise it is metadata.
+        history: earlier rounds, [[question, answer], ...].
+        system, tools: read where a record has them; no shape is recognised by them.
+        needs_context: whether a record without any of `context` is rejected.
+        user_text, answer_text: make text of the value of a column with the name given.
+    """
+
+    user: Names = ()
+    passage: Names = ()
+    context: Names = ()
+    answer: Names
+    explanation: Names = ()
+    history: Names = ()
+    system: Names = ()
+    tools: Names = ()
+    needs_context: bool = False
+    user_text: Callable[[Any, str], str] = text_of
+    answer_text: Callable[[Any, str], str] = text_of
+
+    def fits(self, record: Fields) -> list[str] | None:
+        """The columns that this shape would use of a record, or None when it has another shape."""
+        needed = [self.passage, self.user, self.answer, self.context if self.needs_context else ()]
+        columns = [_first(record, names) for names in needed if names]
+        if not all(column in record for column in columns):
+            return None
+        is_plain = self.user_text is text_of and self.answer_text is text_of
+        if is_plain and not looks_textual(record, columns):
+            return None
+        question = (*self.passage, *self.user, *self.context)
+        claimed = (*question, *self.answer, *self.explanation, *self.history)
+        return [name for name in claimed if name in record]
+
+    def read(self, record: Fields, options: ReadOptions) -> Parsed:
+        """The conversation of a record; columns outside this shape become its metadata.
+
+        Raises:
+            Rejected: a column that is needed is missing, or a value is not text.
+        """
+        used = {*self.context, *self.history, *self.system, *self.tools}
+        turns = history_of(record, self.history)
+        if self.user:
+            turns.append(("user", self._question(record, used)))
+        answer, others = self._answer(record, options, used)
+        turns.append(("assistant", answer))
+        tools = next(
+            (as_canonical(value, name) for name, value in _filled(record, self.tools)), None
+        )
+        system = next((text_of(value, name) for name, value in _filled(record, self.system)), "")
+        conversation = parsed(record, used, dialogue(system, *turns), tools)
+        if others:
+            conversation.metadata["other_outputs"] = others
+        return conversation
+
+    def _question(self, record: Fields, used: set[str]) -> str:
+        """The user's turn; adds its columns to `used`."""
+        question = self.user_text(*_needed(record, self.user, used))
+        if self.passage:
+            question = f"{text_of(*_needed(record, self.passage, used))}\n\n{question}"
+        if self.needs_context and not any(name in record for name in self.context):
+            raise Rejected(f"missing field: {self.context[0]}")
+        for name, value in _filled(record, self.context):
+            question = with_input(question, text_of(value, name))
+        return question
+
+    def _answer(
+        self, record: Fields, options: ReadOptions, used: set[str]
+    ) -> tuple[str, list[Any]]:
+        """The answer, and the other ones where the column holds a list; adds to `used`."""
+        column = _first(record, self.answer)
+        value = reach(record, column)
+        if value is MISSING:
+            if not options.allow_empty_answer:
+                raise Rejected(f"missing field: {column}")
+            value = None
+        used.add(column)
+        answer = self.answer_text(value, column)
+        if options.explanation and answer.strip():
+            used.update(self.explanation)
+            for name, explanation in _filled(record, self.explanation):
+                explanation = text_of(explanation, name)
+                answer = f"{explanation}\n{answer}" if explanation.strip() else answer
+        return answer, value[1:] if isinstance(value, list) else []
 
 
-def _read_alpaca(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    user = with_input(required(record, "instruction"), text_of(record.get("input"), "input"))
-    output = answer_of(record, "output", options)
-    system = text_of(record.get("system"), "system")
-    turns = (*history_of(record.get("history")), ("user", user), ("assistant", output))
-    return [parsed(record, _ALPACA_COLUMNS, dialogue(system, *turns))]
+def _first(record: Fields, names: Names) -> str:
+    """The first of `names` that the record has; the very first where it has none of them."""
+    if len(names) == 1:
+        return names[0]
+    return next((name for name in names if name in record), names[0])
 
 
-def history_of(history: Any) -> list[tuple[str, str]]:
+def _needed(record: Fields, names: Names, used: set[str]) -> tuple[Any, str]:
+    """The value of a column that must not be missing or null, and the column's name."""
+    column = _first(record, names)
+    value = reach(record, column)
+    if value is MISSING or value is None:
+        raise Rejected(f"missing field: {column}")
+    used.add(column)
+    return value, column
+
+
+def _filled(record: Fields, names: Names) -> Iterator[tuple[str, Any]]:
+    """Those of `names` that the record has a value for, with the value."""
+    for name in names:
+        value = reach(record, name)
+        if value is not MISSING and value is not None and value != "":
+            yield name, value
+
+
+def history_of(record: Fields, names: Names) -> list[tuple[str, str]]:
     """Earlier rounds, [[question, answer], ...], as turns.
 
     Raises:
-        Refused: a round is no pair of texts.
+        Rejected: a round is not a pair of texts.
     """
     turns: list[tuple[str, str]] = []
-    if history is None or history == "":
-        return turns
-    if not isinstance(history, list):
-        raise Rejected("history is not a list of pairs")
-    for pair in history:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise Rejected("history is not a list of pairs")
-        turns.append(("user", text_of(pair[0], "history")))
-        turns.append(("assistant", text_of(pair[1], "history")))
+    for name, history in _filled(record, names):
+        for pair in history if isinstance(history, list) else [history]:
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise Rejected(f"{name} is not a list of pairs")
+            turns.append(("user", text_of(pair[0], name)))
+            turns.append(("assistant", text_of(pair[1], name)))
     return turns
 
 
-ALPACA = Importer(
-    name="alpaca",
+@dataclass(frozen=True, kw_only=True)
+class Nested:
+    """Records in a list inside a record; each takes over what stands around the list.
+
+    Attributes:
+        key: the column of the list.
+        beside: columns one of which must stand beside the list.
+        dropped: columns around the list that do not belong to the records in it.
+        inner: the list inside the records of this one, if that is where the conversations are.
+        always: whether a record without the list is rejected, rather than read by itself.
+    """
+
+    key: str
+    beside: Names = ()
+    dropped: Names = ()
+    inner: Nested | None = None
+    always: bool = False
+
+    def fits(self, record: Fields) -> list[str] | None:
+        """The columns that tell this nesting in a record, or None when it has another shape."""
+        beside = [name for name in self.beside if name in record][:1]
+        is_list = isinstance(record.get(self.key), list)
+        return [*beside, self.key] if is_list and (beside or not self.beside) else None
+
+    def records(self, record: Fields) -> Iterator[Fields | Rejected]:
+        """The records in the list, or why one of them is none."""
+        items = record.get(self.key)
+        if items is None:
+            yield Rejected(f"missing field: {self.key}")
+        elif not isinstance(items, list):
+            yield Rejected(f"{self.key} is {kind_of(items)}, not a list")
+        elif not items:
+            yield Rejected(f"no {self.key}")
+        else:
+            outside = (self.key, *self.dropped)
+            around = {name: value for name, value in record.items() if name not in outside}
+            for item in items:
+                if not isinstance(item, dict):
+                    yield Rejected(f"an instance is {kind_of(item)}, not an object")
+                elif self.inner:
+                    yield from self.inner.records({**around, **item})
+                else:
+                    yield {**around, **item}
+
+
+def single_turn(
+    name: str,
+    *shapes: SingleTurn,
+    reads: str,
+    nested: Nested | None = None,
+    on_request: str = "",
+    positional: tuple[Names, ...] = (),
+    aliases: Names = (),
+) -> Importer:
+    """The importer of a shape; where there are variants of it, the first that fits a record reads.
+
+    Args:
+        nested: the list in which the records of the shape may stand.
+        name, reads, on_request, positional, aliases: as in `Importer`.
+    """
+
+    def fits(record: Fields) -> list[str] | None:
+        if nested and ((columns := nested.fits(record)) or nested.always):
+            return columns
+        return next((columns for shape in shapes if (columns := shape.fits(record))), None)
+
+    def shape_of(record: Fields) -> SingleTurn:
+        if len(shapes) == 1:
+            return shapes[0]
+        fitting = (shape for shape in shapes if _first(record, shape.user) in record)
+        return next(fitting, shapes[0])
+
+    def read(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
+        if not nested or (record.get(nested.key) is None and not nested.always):
+            return [shape_of(record).read(record, options)]
+        return read_nested(nested, record, options)
+
+    def read_nested(
+        nested: Nested, record: Fields, options: ReadOptions
+    ) -> Iterator[Parsed | Rejected]:
+        for item in nested.records(record):
+            try:
+                yield item if isinstance(item, Rejected) else shape_of(item).read(item, options)
+            except Rejected as rejected:
+                yield rejected
+
+    return Importer(name, reads, fits, read, on_request, positional, aliases)
+
+
+def lines_of(value: Any, name: str) -> str:
+    """Text, or a list of texts as lines."""
+    if isinstance(value, list):
+        return "\n".join(text_of(line, name) for line in value)
+    return text_of(value, name)
+
+
+def first_answer(value: Any, name: str) -> str:
+    """The first of several answers: texts, or objects whose `text` it is; "" where there is none.
+
+    SQuAD lists objects; the Hub's version of it makes an object of lists.
+    """
+    if isinstance(value, dict):
+        value = value.get("text")
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, dict):
+        value = value.get("text")
+    return text_of(value, name)
+
+
+ALPACA = single_turn(
+    "alpaca",
+    SingleTurn(
+        user=("instruction",),
+        context=("input",),
+        answer=("output",),
+        system=("system",),
+        history=("history",),
+    ),
     reads="instruction, input?, output, system?, history?",
-    fits=_fits_alpaca,
-    read=_read_alpaca,
     positional=(("instruction", "input", "output"), ("instruction", "output")),
 )
 
-
-_DOLLY_COLUMNS = ("instruction", "context", "input", "response", "system")
-
-
-def _fits_dolly(record: Fields) -> list[str] | None:
-    if not looks_textual(record, ("instruction", "response")):
-        return None
-    return [name for name in _DOLLY_COLUMNS if name in record]
-
-
-def _read_dolly(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    user = required(record, "instruction")
-    for name in ("context", "input"):
-        user = with_input(user, text_of(record.get(name), name))
-    response = answer_of(record, "response", options)
-    system = text_of(record.get("system"), "system")
-    return [
-        parsed(record, _DOLLY_COLUMNS, dialogue(system, ("user", user), ("assistant", response)))
-    ]
-
-
-DOLLY = Importer(
-    name="dolly",
+DOLLY = single_turn(
+    "dolly",
+    SingleTurn(
+        user=("instruction",),
+        context=("context", "input"),
+        answer=("response",),
+        system=("system",),
+    ),
     reads="instruction, context? or input?, response",
-    fits=_fits_dolly,
-    read=_read_dolly,
     positional=(("instruction", "context", "response"),),
     aliases=("gpteacher",),
 )
 
-
-_FLAN_PAIRS = (
-    ("inputs", "targets"),
-    ("input", "target"),
-    ("prompt", "completion"),
-    ("inputs_pretokenized", "targets_pretokenized"),
-)
-
-
-def _fits_flan(record: Fields) -> list[str] | None:
-    for pair in _FLAN_PAIRS:
-        if looks_textual(record, pair):
-            return [*pair, *(name for name in ("explanation",) if name in record)]
-    return None
-
-
-def _read_flan(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    pair = next((pair for pair in _FLAN_PAIRS if pair[0] in record), _FLAN_PAIRS[0])
-    prompt, target = required(record, pair[0]), answer_of(record, pair[1], options)
-    used = pair
-    if options.explanation:
-        explanation = text_of(record.get("explanation"), "explanation")
-        target = f"{explanation}\n{target}" if explanation.strip() and target.strip() else target
-        used = (*pair, "explanation")
-    return [parsed(record, used, dialogue("", ("user", prompt), ("assistant", target)))]
-
-
-FLAN = Importer(
-    name="flan",
+FLAN = single_turn(
+    "flan",
+    *(
+        SingleTurn(user=(user,), answer=(answer,), explanation=("explanation",))
+        for user, answer in (
+            ("inputs", "targets"),
+            ("input", "target"),
+            ("prompt", "completion"),
+            ("inputs_pretokenized", "targets_pretokenized"),
+        )
+    ),
     reads="inputs, targets (or input, target, explanation?; or prompt, completion)",
-    fits=_fits_flan,
-    read=_read_flan,
     positional=(("input", "target", "explanation"), ("input", "target")),
     aliases=("p3", "cot"),
 )
 
-
-DEFINITIONS = ("definition", "Definition")
-INPUTS = ("input", "inputs")
-OUTPUTS = ("output", "outputs", "targets")
-_NATURAL_INSTRUCTIONS_LIST = "Instances"
-EXAMPLES = ("Examples", "Positive Examples", "Negative Examples")
-
-
-def _first(record: Fields, names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in record), None)
-
-
-def _fits_natural_instructions(record: Fields) -> list[str] | None:
-    definition = _first(record, DEFINITIONS)
-    if definition is None:
-        return None
-    if isinstance(record.get(_NATURAL_INSTRUCTIONS_LIST), list):
-        return [definition, _NATURAL_INSTRUCTIONS_LIST]
-    given, output = _first(record, INPUTS), _first(record, OUTPUTS)
-    return [definition, given, output] if given and output else None
-
-
-def _read_natural_instructions(record: Fields, options: ReadOptions) -> Iterator[Parsed | Rejected]:
-    instances = record.get(_NATURAL_INSTRUCTIONS_LIST)
-    if not isinstance(instances, list):
-        yield _read_natural_instructions_instance(record, options)
-        return
-    shared = {
-        k: v for k, v in record.items() if k != _NATURAL_INSTRUCTIONS_LIST and k not in EXAMPLES
-    }
-    for instance in instances:
-        try:
-            if not isinstance(instance, dict):
-                raise Rejected(f"an instance is {kind_of(instance)}, not an object")
-            yield _read_natural_instructions_instance({**shared, **instance}, options)
-        except Rejected as refusal:
-            yield refusal
-
-
-def _read_natural_instructions_instance(record: Fields, options: ReadOptions) -> Parsed:
-    definition = _first(record, DEFINITIONS)
-    given, output = _first(record, INPUTS), _first(record, OUTPUTS)
-    if definition is None or record[definition] is None:
-        raise Rejected("missing field: definition")
-    if given is None:
-        raise Rejected("missing field: input")
-    if output is None:
-        raise Rejected("missing field: output")
-    said = record[definition]
-    if isinstance(said, list):
-        said = "\n".join(text_of(part, definition) for part in said)
-    user = with_input(text_of(said, definition), text_of(record[given], given))
-    answers: list[Any] = record[output] if isinstance(record[output], list) else [record[output]]
-    answer = text_of(answers[0], output) if answers else ""
-    conversation = parsed(
-        record, (definition, given, output), dialogue("", ("user", user), ("assistant", answer))
-    )
-    if len(answers) > 1:
-        conversation.metadata["other_outputs"] = answers[1:]
-    return conversation
-
-
-def _read_all(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    return _read_natural_instructions(record, options)
-
-
-NATURAL_INSTRUCTIONS = Importer(
-    name="natural_instructions",
+NATURAL_INSTRUCTIONS = single_turn(
+    "natural_instructions",
+    SingleTurn(
+        user=("definition", "Definition"),
+        user_text=lines_of,
+        context=("input", "inputs"),
+        needs_context=True,
+        answer=("output", "outputs", "targets"),
+        answer_text=first_answer,
+    ),
+    nested=Nested(
+        key="Instances",
+        beside=("definition", "Definition"),
+        dropped=("Examples", "Positive Examples", "Negative Examples"),
+    ),
     reads="Definition, Instances [{input, output[]}] (or definition, input, output)",
-    fits=_fits_natural_instructions,
-    read=_read_all,
     aliases=("ni", "natural-instructions", "super_natural_instructions"),
 )
 
-
-PAIRS = (
-    ("prompt", "target"),
-    ("prompt", "response"),
-    ("question", "answer"),
-    ("question", "response"),
-    ("query", "response"),
-    ("problem", "solution"),
-    ("text", "code"),
-    ("input", "output"),
-)
-_SYSTEM_COLUMNS = ("system", "system_prompt")
-
-
-def _pair_importer(user: str, assistant: str) -> Importer:
-    used = (user, assistant, *_SYSTEM_COLUMNS)
-
-    def fits(record: Fields) -> list[str] | None:
-        return [user, assistant] if looks_textual(record, (user, assistant)) else None
-
-    def read(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-        prompt, answer = required(record, user), answer_of(record, assistant, options)
-        system = next(
-            (text_of(record[name], name) for name in _SYSTEM_COLUMNS if record.get(name)), ""
-        )
-        return [parsed(record, used, dialogue(system, ("user", prompt), ("assistant", answer)))]
-
-    return Importer(
-        name=f"{user}_{assistant}",
-        reads=f"{user}, {assistant}, system?",
-        fits=fits,
-        read=read,
-        positional=((user, assistant),),
-    )
-
-
-PAIR_IMPORTERS = tuple(_pair_importer(user, assistant) for user, assistant in PAIRS)
-
-
-_SELF_INSTRUCT_COLUMNS = ("instruction", "instances", "input", "output")
-
-
-def _fits_self_instruct(record: Fields) -> list[str] | None:
-    there = "instruction" in record and isinstance(record.get("instances"), list)
-    return ["instruction", "instances"] if there else None
-
-
-def _read_self_instruct(record: Fields, options: ReadOptions) -> Iterator[Parsed | Rejected]:
-    instruction, instances = required(record, "instruction"), record.get("instances")
-    if not isinstance(instances, list):
-        raise Rejected("missing field: instances")
-    if not instances:
-        raise Rejected("no instances")
-    for instance in instances:
-        try:
-            if not isinstance(instance, dict):
-                raise Rejected(f"an instance is {kind_of(instance)}, not an object")
-            user = with_input(instruction, text_of(instance.get("input"), "input"))
-            output = answer_of(instance, "output", options)
-            turns = dialogue("", ("user", user), ("assistant", output))
-            yield parsed({**record, **instance}, _SELF_INSTRUCT_COLUMNS, turns)
-        except Rejected as refusal:
-            yield refusal
-
-
-SELF_INSTRUCT = Importer(
-    name="self_instruct",
+SELF_INSTRUCT = single_turn(
+    "self_instruct",
+    SingleTurn(user=("instruction",), context=("input",), answer=("output",)),
+    nested=Nested(
+        key="instances", beside=("instruction",), dropped=("input", "output"), always=True
+    ),
     reads="instruction, instances [{input, output}]",
-    fits=_fits_self_instruct,
-    read=_read_self_instruct,
 )
 
+PAIRS = tuple(
+    single_turn(
+        f"{user}_{answer}",
+        SingleTurn(user=(user,), answer=(answer,), system=("system", "system_prompt")),
+        reads=f"{user}, {answer}, system?",
+        positional=((user, answer),),
+    )
+    for user, answer in (
+        ("prompt", "target"),
+        ("prompt", "response"),
+        ("question", "answer"),
+        ("question", "response"),
+        ("query", "response"),
+        ("problem", "solution"),
+        ("text", "code"),
+        ("input", "output"),
+    )
+)
+"""Each pair of names is a format of its own: a file with two of them is ambiguous, and asks."""
 
-_SQUAD_LIST = "paragraphs"
-ONE = ("context", "question", "answers")
-
-
-def _fits_squad(record: Fields) -> list[str] | None:
-    if isinstance(record.get(_SQUAD_LIST), list):
-        return [_SQUAD_LIST]
-    return list(ONE) if all(name in record for name in ONE) else None
-
-
-def _read_squad(record: Fields, options: ReadOptions) -> Iterator[Parsed | Rejected]:
-    if _SQUAD_LIST not in record:
-        yield _read_squad_instance(record, options)
-        return
-    about = {name: value for name, value in record.items() if name != _SQUAD_LIST}
-    for paragraph in _objects(record[_SQUAD_LIST], _SQUAD_LIST):
-        around = {name: value for name, value in paragraph.items() if name != "qas"}
-        for question in _objects(paragraph.get("qas"), "qas"):
-            try:
-                yield _read_squad_instance({**about, **around, **question}, options)
-            except Rejected as refusal:
-                yield refusal
-
-
-def _read_squad_instance(record: Fields, options: ReadOptions) -> Parsed:
-    user = f"{required(record, 'context')}\n\n{required(record, 'question')}"
-    answers: Any = record.get("answers")
-    if isinstance(answers, dict):  # the columns that the Hub's version makes of the list
-        answers = answers.get("text")
-    first = answers[0] if isinstance(answers, list) and answers else None
-    answer = text_of(first.get("text") if isinstance(first, dict) else first, "answers")
-    return parsed(record, ONE, dialogue("", ("user", user), ("assistant", answer)))
-
-
-def _objects(value: Any, name: str) -> Iterable[Fields]:
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise Rejected(f"{name} is {kind_of(value)}, not a list of objects")
-    return value
-
-
-SQUAD = Importer(
-    name="squad",
+SQUAD = single_turn(
+    "squad",
+    SingleTurn(
+        passage=("context",), user=("question",), answer=("answers",), answer_text=first_answer
+    ),
+    nested=Nested(key="paragraphs", inner=Nested(key="qas")),
     reads="paragraphs [{context, qas [{question, answers}]}] (or context, question, answers)",
-    fits=_fits_squad,
-    read=_read_squad,
     on_request="it asks the question behind its passage and takes the first answer",
     aliases=("xquad", "tydiqa"),
 )
 
-
-def _fits_text(record: Fields) -> list[str] | None:
-    return ["text"] if looks_textual(record, ("text",)) else None
-
-
-def _read_text(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    return [parsed(record, ("text",), [Message("assistant", required(record, "text"))])]
-
-
-TEXT = Importer(
-    name="text",
+TEXT = single_turn(
+    "text",
+    SingleTurn(answer=("text",)),
     reads="text",
-    fits=_fits_text,
-    read=_read_text,
     on_request="the text becomes one assistant turn with no user before it",
     positional=(("text",),),
     aliases=("plain",),

@@ -1,9 +1,8 @@
 """One commit of an ingestion: the rows that become visible together, and everything about them.
 
 Order: `sources`, `pool`, `runs`, each idempotent by key. A kill between two of them leaves
-sightings of rows that the pool does not hold yet; ingesting the same file again heals that.
-
-What became of every record of an ingestion: the figures that must add up.
+sightings of rows that the pool does not have yet; ingesting the same file again mends that.
+`Account` says what became of every record: its figures add up.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.instruction import Record, Reject
+from ...schemas.plain_text import count_of
 from ...schemas.recipe import FINGERPRINT_KEY
 from ...schemas.tables import POOL, REJECTS, SOURCES
 from ...store.rows import key_of
@@ -54,8 +54,11 @@ class FileAccount:
 class Account:
     """One ingestion: its files and what was featurized.
 
-    `tokens` and `seconds` are those of this run; `limited` says that --limit ended it before the
-    files did; `unreadable` says of files that could not even be opened what is wrong with them.
+    Attributes:
+        tokens, seconds: of this run.
+        without_feature: "feature: reason" -> rows that have this reason instead of the feature.
+        limited: whether --limit ended it before the end of the files.
+        unreadable: what is wrong with files that could not be opened.
     """
 
     run: str
@@ -95,11 +98,11 @@ class Account:
         lines += [f"NOT read: {fault}" for fault in self.faults]
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines.append(
-            f"featurized {self.total('new'):,} rows, {self.tokens:,} tokens "
-            f"in {self.seconds:,.1f} s{speed}"
+            f"featurized {count_of(self.total('new'), 'row')}, "
+            f"{count_of(self.tokens, 'token')} in {self.seconds:,.1f} s{speed}"
         )
         if self.limited:
-            lines.append("stopped at --limit; what follows was not read")
+            lines.append("stopped at --limit; the rest was not read")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -144,8 +147,8 @@ class Commit:
     """What has been read and featurized since the last commit.
 
     `features[i]` holds the features of the records queued by the i-th call of `add_rows`. A reject
-    stands with its number among equal ones: one line may hold several conversations that are
-    refused alike.
+    comes with its number among equal ones: one line may hold several conversations that are
+    rejected for the same reason.
     """
 
     run: str
@@ -176,9 +179,10 @@ class Commit:
         with store.lock(shared=True):  # between looking and writing no column goes
             rows = declared(self._pool_table(), store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
-        return set() if inserted == len(self.rows) else self._theirs(store)
+        return set() if inserted == len(self.rows) else self._rows_of_others(store)
 
-    def _theirs(self, store: Store) -> set[str]:
+    def _rows_of_others(self, store: Store) -> set[str]:
+        """The ids that another process inserted."""
         ids = [row_id for row_id, _ in self.rows]
         runs = store.take(ids, ["id", "run"])["run"].to_pylist()
         return {row_id for row_id, run in zip(ids, runs, strict=True) if run != self.run}
@@ -230,20 +234,21 @@ class Commit:
 
 
 def declared(rows: pa.Table, table: pa.Schema) -> pa.Table:
-    """`rows` without features that pool or targets no longer have, or have made otherwise since.
+    """`rows` without features that pool or targets no longer have, or now make by another recipe.
 
     A run keeps the recipes it began with; a feature may be dropped, or declared, meanwhile.
     """
-    mine = [
+    columns = [
         field.name
         for field in rows.schema
         if field.name in POOL.names
-        or (field.name in table.names and _maker(field) == _maker(table.field(field.name)))
+        or (field.name in table.names and _recipe(field) == _recipe(table.field(field.name)))
     ]
-    return rows.select(mine)
+    return rows.select(columns)
 
 
-def _maker(field: pa.Field) -> bytes | None:
+def _recipe(field: pa.Field) -> bytes | None:
+    """The fingerprint of the recipe that makes a column."""
     return (field.metadata or {}).get(FINGERPRINT_KEY)
 
 

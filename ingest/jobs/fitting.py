@@ -1,13 +1,9 @@
-"""Fits are run here: what is missing is learned from one sample and kept, then columns declared.
+"""Fits are run here: what a feature must learn first is learned from one sample and kept.
 
-Every result is kept as soon as it is there, so a killed run goes on where it was. One process
-learns for a store at a time: two samples must not mix in one feature, so a second one waits and
-takes what the first has learned. Columns come before recipes: a kill between them leaves null
-columns that the next run takes up.
-
-Where the results of fits are kept while a feature is settled: in a store, or in memory only.
-
-What a store's features need is learned before its first row: from the files about to be read.
+Every result is kept as soon as it is there, so a killed run goes on where it was, and fits that
+read the same model state share one pass over the sample. One process fits a store at a time: two
+samples must not mix in one feature, so a second one waits and takes what the first has learned.
+Columns come before recipes: a kill between them leaves null columns that the next run takes up.
 """
 
 from __future__ import annotations
@@ -26,25 +22,26 @@ from ...store.catalog import Artifact, content_of, found_artifact, keep_artifact
 from ...store.features import declare
 from ...store.store import Store
 from ..create import pending, recipes_of
-from ..fits.fit import Fit, Fitting, Sample, in_order
+from ..fits.fit import PASS_SHARE, READING, Fit, Fitting, PassFit, Sample, in_order, run_together
 from ..fits.sampling import Rows, sample_of_pool, sample_of_sources
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..readers.options import ReadOptions
-from ..representations.registry import FeatureSpec, fields_of, get, recipe_for, spec_text
+from ..representations.registry import FeatureSpec, fields_of, get, recipe_for
 from ..sources import SourceList, open_sources
 
 if TYPE_CHECKING:
     from ..models.backbone import Backbone
+    from ..sources import SourceData
 
 
 class ArtifactCache(Protocol):
-    """Artifacts by what was asked for, and by the digest of their content."""
+    """Artifacts by the digest of the fit that was requested, and by that of their content."""
 
-    def find(self, asked: str, name: str) -> str | None:
+    def find(self, request: str, name: str) -> str | None:
         """The digest of what such a fit found earlier, or None."""
         ...
 
-    def keep(self, asked: str, name: str, artifact: Artifact) -> str:
+    def keep(self, request: str, name: str, artifact: Artifact) -> str:
         """Keep a result; the digest of the one that stands from now on."""
         ...
 
@@ -59,40 +56,40 @@ class StoreCache:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def find(self, asked: str, name: str) -> str | None:
-        """See Shelf."""
-        return found_artifact(self._store, asked, name)
+    def find(self, request: str, name: str) -> str | None:
+        """See ArtifactCache."""
+        return found_artifact(self._store, request, name)
 
-    def keep(self, asked: str, name: str, artifact: Artifact) -> str:
-        """See Shelf."""
-        return keep_artifact(self._store, asked, name, artifact)
+    def keep(self, request: str, name: str, artifact: Artifact) -> str:
+        """See ArtifactCache."""
+        return keep_artifact(self._store, request, name, artifact)
 
     def load(self, content: str, name: str) -> Artifact:
-        """See Shelf; raises DamagedStoreError."""
+        """See ArtifactCache; raises DamagedStoreError."""
         return load_artifact(self._store, content, name)
 
 
 class MemoryCache:
-    """For trials: nothing outlives it. What lies on the shelf `below` is found and left alone."""
+    """For trials: nothing outlives it. Results of the cache `below` are found and left alone."""
 
     def __init__(self, below: ArtifactCache | None = None) -> None:
         self._below = below
-        self._asked: dict[tuple[str, str], str] = {}
+        self._digests: dict[tuple[str, str], str] = {}
         self._kept: dict[str, Artifact] = {}
 
-    def find(self, asked: str, name: str) -> str | None:
-        """See Shelf."""
-        there = self._below.find(asked, name) if self._below else None
-        return there or self._asked.get((asked, name))
+    def find(self, request: str, name: str) -> str | None:
+        """See ArtifactCache."""
+        there = self._below.find(request, name) if self._below else None
+        return there or self._digests.get((request, name))
 
-    def keep(self, asked: str, name: str, artifact: Artifact) -> str:
-        """See Shelf."""
-        content = self._asked.setdefault((asked, name), content_of(artifact.pack()))
+    def keep(self, request: str, name: str, artifact: Artifact) -> str:
+        """See ArtifactCache."""
+        content = self._digests.setdefault((request, name), content_of(artifact.pack()))
         self._kept.setdefault(content, artifact)
         return content
 
     def load(self, content: str, name: str) -> Artifact:
-        """See Shelf."""
+        """See ArtifactCache."""
         if content in self._kept or self._below is None:
             return self._kept[content]
         return self._below.load(content, name)
@@ -123,11 +120,11 @@ def fit_features(
     """Fit what features need, then give pool and targets their columns and keep their recipes.
 
     Args:
-        wanted: the features; what the store has already stays as it is.
+        specs: the features; what the store has already stays as it is.
         draw: `sample_of_sources` or `sample_of_pool`, bound to where the rows are; called only
             when something is missing.
         backbone: loads the store's backbone; called only when something is missing.
-        progress: is told what is learned, and how it goes.
+        progress: hears which fits run, and how far they are.
 
     Returns:
         Their recipes in the store, in order.
@@ -141,7 +138,7 @@ def fit_features(
     with _alone(store, progress or Silence()):
         found = run_fits(info, specs, draw, backbone, StoreCache(store), progress)
         recipes = [
-            _declared(store, asked, info, each) for asked, each in zip(specs, found, strict=True)
+            _declared(store, spec, info, own) for spec, own in zip(specs, found, strict=True)
         ]
         store.sync()
     return recipes
@@ -153,7 +150,7 @@ def _alone(store: Store, progress: Progress) -> Iterator[None]:
         try:
             held.enter_context(store.named_lock("fit", wait=0.0))
         except StoreBusyError:
-            progress.say("another process is fitting this store; waiting for what it learns")
+            progress.say("another process is fitting this store; waiting for its results")
             held.enter_context(store.named_lock("fit", wait=WAIT_SECONDS))
         yield
 
@@ -163,46 +160,66 @@ def run_fits(
     specs: Sequence[FeatureSpec],
     draw: Draw,
     backbone: Callable[[], Backbone],
-    shelf: ArtifactCache,
+    cache: ArtifactCache,
     progress: Progress | None = None,
 ) -> list[Fitted]:
-    """Run the fits of features whose results `shelf` does not have; see `settle`."""
+    """Run the fits of features whose results `cache` does not have; see `fit_features`."""
     progress = progress or Silence()
     own = [jobs_for(info, spec) for spec in specs]
     jobs = {job.asked: job for each in own for job in each}
-    missing = [job for job in jobs.values() if not job.done(shelf)]
+    missing = [job for job in jobs.values() if not job.done(cache)]
     samples = _samples([job.fit for job in missing], draw)
-    for job in missing:
-        run(job, jobs, samples[job.fit.sample_seed], backbone(), shelf, progress)
-    return [fitted(each, shelf) for each in own]
+    while missing:
+        group = [job for job in missing if job is missing[0] or job.shares(missing[0])]
+        group = [job for job in group if all(jobs[need].done(cache) for need in job.needs)]
+        run(group, jobs, samples[group[0].fit.sample_seed], backbone(), cache, progress)
+        missing = [job for job in missing if job not in group]
+    return [fitted(each, cache) for each in own]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A fit on a backbone: the digest of what is asked for, and those of what it needs."""
+    """A fit on a backbone: the digest of what is asked for, and those of what it needs.
+
+    `checkpoint` is the digest and the output of the fit whose adapter the model wears.
+    """
 
     fit: Fit
     asked: str
     needs: tuple[str, ...]
+    checkpoint: tuple[str, str] | None = None
 
-    def outputs(self, shelf: ArtifactCache) -> dict[str, str]:
+    def outputs(self, cache: ArtifactCache) -> dict[str, str]:
         """Name -> digest of those that are there."""
-        found = {name: shelf.find(self.asked, name) for name in self.fit.outputs()}
+        found = {name: cache.find(self.asked, name) for name in self.fit.outputs()}
         return {name: content for name, content in found.items() if content}
 
-    def done(self, shelf: ArtifactCache) -> bool:
+    def done(self, cache: ArtifactCache) -> bool:
         """Whether all of them are."""
-        return len(self.outputs(shelf)) == len(self.fit.outputs())
+        return len(self.outputs(cache)) == len(self.fit.outputs())
+
+    def shares(self, other: Job) -> bool:
+        """Whether one pass over one sample serves both."""
+        return (
+            isinstance(self.fit, PassFit)
+            and isinstance(other.fit, PassFit)
+            and self.fit.sample_seed == other.fit.sample_seed
+            and self.checkpoint == other.checkpoint
+        )
 
 
 def jobs_for(info: BackboneInfo, spec: FeatureSpec) -> list[Job]:
     """Everything that must be learned for a feature, needs first."""
     representation = get(spec.representation)
     identity = representation.identity(info, spec.options)
-    return [
-        Job(fit, fit.asked(identity), tuple(need.asked(identity) for need in fit.needs()))
-        for fit in in_order(representation.fits(info, spec.options))
-    ]
+    jobs: list[Job] = []
+    for fit in in_order(representation.fits(info, spec.options)):
+        needs = {need.asked(identity): need for need in fit.needs()}
+        worn = fit.checkpoint() if isinstance(fit, PassFit) else ""
+        made_by = (digest for digest, need in needs.items() if worn in need.outputs())
+        checkpoint = (next(made_by), worn) if worn else None
+        jobs.append(Job(fit, fit.asked(identity), tuple(needs), checkpoint))
+    return jobs
 
 
 def _samples(fits: Sequence[Fit], draw: Draw) -> dict[int, Sample]:
@@ -215,50 +232,74 @@ def _samples(fits: Sequence[Fit], draw: Draw) -> dict[int, Sample]:
 
 
 def run(
-    job: Job,
+    group: Sequence[Job],
     jobs: Mapping[str, Job],
     sample: Sample,
     backbone: Backbone,
-    shelf: ArtifactCache,
+    cache: ArtifactCache,
     progress: Progress,
-) -> float:
-    """Run one fit on its part of a sample; the seconds it took.
+) -> None:
+    """Run one fit on its part of a sample, or some that share a pass over it.
 
     Args:
-        jobs: those it needs, by what they ask for; done already.
-        sample: at least the rows it wants, or all there are.
+        jobs: those they need, by what they ask for; done already.
+        sample: at least the rows they want, or all there are.
 
     Raises:
         UsageError: the sample is too small.
     """
-    fit = job.fit
-    there = [each.outputs(shelf) for each in (*(jobs[need] for need in job.needs), job)]
-    kept = {name: shelf.load(content, name) for each in there for name, content in each.items()}
-
-    def keep(name: str, artifact: Artifact) -> Artifact:
-        return shelf.load(shelf.keep(job.asked, name, artifact), name)
-
-    def tell(share: float, said: str) -> None:
-        progress.learn(name=fit.name, share=share, said=said)
-
-    own = sample.first(fit.sample_rows(sample.total))
+    names = " and ".join(job.fit.name for job in group)
+    fittings = [_fitting(job, jobs, sample, backbone, cache, progress) for job in group]
+    rows = max(len(fitting.sample) for fitting in fittings)
+    kept = [name for job in group for name in job.outputs(cache)]
     progress.say(
-        f"{fit.name}: learning from {len(own):,} of {sample.total:,} rows"
-        + (f"; {', '.join(there[-1])} is there already" if there[-1] else "")
+        f"{names}: fitting on {rows:,} of {sample.total:,} rows"
+        + (f"; {', '.join(kept)} {'is' if len(kept) == 1 else 'are'} there already" if kept else "")
     )
     begun = time.monotonic()
-    fit.run(Fitting(backbone, own, kept, keep, tell))
-    if not job.done(shelf):
-        raise RuntimeError(f"the fit {fit.name} did not leave all of {', '.join(fit.outputs())}")
-    seconds = time.monotonic() - begun
-    progress.say(f"{fit.name}: learned in {seconds:,.1f} s")
-    return seconds
+    pairs = [
+        (job.fit, fitting)
+        for job, fitting in zip(group, fittings, strict=True)
+        if isinstance(job.fit, PassFit)
+    ]
+    if len(group) > 1:
+        run_together(
+            pairs,
+            lambda done: progress.learn(name=names, share=PASS_SHARE * done, said=READING),
+        )
+    else:
+        group[0].fit.run(fittings[0])
+    for job in group:
+        if not job.done(cache):
+            outputs = ", ".join(job.fit.outputs())
+            raise RuntimeError(f"the fit {job.fit.name} did not leave all of {outputs}")
+    progress.say(f"{names}: fitted in {time.monotonic() - begun:,.1f} s")
 
 
-def fitted(jobs: Sequence[Job], shelf: ArtifactCache) -> Fitted:
+def _fitting(
+    job: Job,
+    jobs: Mapping[str, Job],
+    sample: Sample,
+    backbone: Backbone,
+    cache: ArtifactCache,
+    progress: Progress,
+) -> Fitting:
+    outputs = [each.outputs(cache) for each in (*(jobs[need] for need in job.needs), job)]
+
+    def keep(name: str, artifact: Artifact) -> Artifact:
+        return cache.load(cache.keep(job.asked, name, artifact), name)
+
+    def tell(share: float, said: str) -> None:
+        progress.learn(name=job.fit.name, share=share, said=said)
+
+    kept = {name: cache.load(content, name) for own in outputs for name, content in own.items()}
+    return Fitting(backbone, sample.first(job.fit.sample_rows(sample.total)), kept, keep, tell)
+
+
+def fitted(jobs: Sequence[Job], cache: ArtifactCache) -> Fitted:
     """What the jobs of a feature left."""
-    digests = {name: content for job in jobs for name, content in job.outputs(shelf).items()}
-    return Fitted({name: shelf.load(digest, name) for name, digest in digests.items()}, digests)
+    digests = {name: content for job in jobs for name, content in job.outputs(cache).items()}
+    return Fitted({name: cache.load(digest, name) for name, digest in digests.items()}, digests)
 
 
 def _declared(store: Store, spec: FeatureSpec, info: BackboneInfo, found: Fitted) -> Recipe:
@@ -274,21 +315,20 @@ def _declared(store: Store, spec: FeatureSpec, info: BackboneInfo, found: Fitted
 @contextmanager
 def rereadable_sources(
     store: Store,
-    named: str | Sequence[str],
+    data: SourceData,
     options: ReadOptions,
     progress: Progress | None = None,
 ) -> Iterator[SourceList]:
-    """The files named, which can be read twice inside the block if something is to be fitted.
+    """The sources named, which can be read twice inside the block if something is to be fitted.
 
     Raises:
         InputError, AmbiguousFormatError, UsageError: as `open_sources`.
     """
-    files = [named] if isinstance(named, str) else list(named)
     if not pending(store):
-        yield open_sources(files, options)
+        yield open_sources(data, options)
         return
     with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
-        yield open_sources(files, options, folder, progress)
+        yield open_sources(data, options, folder, progress)
 
 
 def fit_from(
@@ -321,5 +361,5 @@ def fit_from(
     try:
         return fit_features(store, wanted, draw, backbone, progress)
     except UsageError as error:
-        names = ", ".join(map(spec_text, wanted))
+        names = ", ".join(map(str, wanted))
         raise UsageError(f"{error} (needed for {names}; nothing was ingested)") from error

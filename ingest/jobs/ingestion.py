@@ -1,10 +1,8 @@
-"""The ingestion job: read, drop what the pool has, featurize, commit; resumable at any moment.
+"""The ingestion job: read, skip what the pool has, featurize, commit; resumable at any moment.
 
-A row appears with all the features its store asks for, or not at all. Commits hold up to
+A row appears with all the features of its store, or not at all. A commit holds at most
 `COMMIT_ROWS` rows, `COMMIT_BYTES` or `COMMIT_SECONDS` of work, whichever comes first; a killed run
-loses no more than that, and running it again skips every id already there.
-
-What the table `runs` tells of an ingestion or a featurization, written anew as it goes on.
+loses no more than that, and running it again skips every id that is in the pool.
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
@@ -25,34 +22,12 @@ from ...schemas.canonical import canonical_json
 from ...schemas.errors import InputError, StoreBusyError
 from ...schemas.instruction import Record, Reject
 from ...schemas.progress import Progress, Silence
-from ...schemas.tables import RUNS
-from ...schemas.version import VERSION
 from ...store import maintenance
-from ...store.locks import RunLock
 from ...store.store import Store
 from ..featurizer import Featurizer
 from ..sources import Source
 from .commit import Account, Commit, FileAccount, count_reasons
-
-
-def record_run(
-    store: Store, run: str, command: str, status: str, started_at: datetime, **told: Any
-) -> None:
-    """Write a run's row; `told` are further columns of `runs`, 0 or empty where left out."""
-    row = {
-        "run": run,
-        "command": command,
-        "status": status,
-        "started_at": started_at,
-        "finished_at": None if status == "running" else datetime.now(UTC),
-        **dict.fromkeys(("new", "duplicate", "rejected"), 0),
-        "files": [],
-        "metadata_keys": [],
-        "code_version": VERSION,
-        **told,
-    }
-    store.upsert("runs", pa.Table.from_pylist([row], schema=RUNS))
-
+from .run import Run
 
 COMMIT_ROWS = 8192
 COMMIT_SECONDS = 60.0
@@ -78,7 +53,7 @@ def ingest(
     command: str = "",
     commit_rows: int = COMMIT_ROWS,
 ) -> Account:
-    """Ingest `files` into the pool, each record accounted for.
+    """Ingest `files` into the pool and account for each record.
 
     Args:
         store: where the rows go.
@@ -89,7 +64,7 @@ def ingest(
         unreadable: files that could not be opened; they are part of the account.
         progress: is told what happens.
         command: kept in the table `runs`.
-        commit_rows: rows that become visible together, at the most.
+        commit_rows: the most rows that become visible together.
 
     Returns:
         The account; what is counted as new is committed and on disk.
@@ -97,19 +72,11 @@ def ingest(
     Raises:
         KeyboardInterrupt: after what was featurized is committed; the rest counts as not read.
     """
-    job = _Job(store, featurizer, progress or Silence(), command, commit_rows)
+    job = _Ingestion(store, featurizer, progress or Silence(), command, commit_rows)
     job.bytes_total = bytes_total
     job.account.unreadable = [str(error) for error in unreadable]
-    with job.presence:
-        try:
-            job.read_all(files, limit)
-        except KeyboardInterrupt:
-            job.stop_early("interrupted")
-            raise
-        except Exception:
-            job.stop_early("failed")
-            raise
-        job.finish("done")
+    with job.run.running(job.stop, job.finish):
+        job.read_all(files, limit)
     return job.account
 
 
@@ -122,7 +89,7 @@ class _Queued:
     counts: FileAccount
 
 
-class _Job:
+class _Ingestion:
     """The state of one run."""
 
     def __init__(
@@ -133,24 +100,22 @@ class _Job:
         command: str,
         commit_rows: int,
     ) -> None:
-        self.store, self.progress, self.command = store, progress, command
+        self.store, self.progress = store, progress
         self.commit_rows = commit_rows
         self.make_featurizer, self.featurizer = featurizer, None
         self.account = Account(run=uuid.uuid4().hex)
-        self.presence = RunLock(store.place, self.account.run)
+        self.run = Run(store, command, self.account, self._columns, progress)
         self.known = store.known_ids()
         self.shard: list[_Queued] = []
         self.shard_rows = min(SHARD_ROWS[0], commit_rows)
-        self.under_way = 0  # tokens told of the shard, which is not featurized yet
         self.commit = Commit(self.account.run)
-        # Rows of this run that the pool does not hold yet, and who met them again meanwhile.
+        # Rows of this run that the pool does not have yet, and the files that repeated them.
         self.waiting: dict[str, _Queued] = {}
-        self.met_again: defaultdict[str, list[FileAccount]] = defaultdict(list)
-        self.refused_line = 0
-        self.alike: Counter[Reject] = Counter()
+        self.repeated: defaultdict[str, list[FileAccount]] = defaultdict(list)
+        self.rejected_line = 0
+        self.equal_rejects: Counter[Reject] = Counter()
         self.metadata_keys: set[str] = set()
-        self.started, self.started_at = time.monotonic(), datetime.now(UTC)
-        self.committed = self.started
+        self.committed = time.monotonic()
         self.bytes_before = self.bytes_read = 0
         self.bytes_total: int | None = None
 
@@ -177,31 +142,30 @@ class _Job:
         self.account.files.append(counts)
         for block in _blocks(islice(file, limit), READ_BLOCK):
             self.bytes_read = self.bytes_before + file.bytes_read
-            self._take_in(block, counts)
-            self._tell(0, 0)
+            self._add(block, counts)
+            self._on_batch(0, 0)
         file.finish()
         counts.xxh3, counts.bytes = file.xxh3, file.bytes_read
         if file.fault:
             counts.fault = str(file.fault)
             self.progress.say(f"{counts.fault} What was read before is kept.")
 
-    def _take_in(self, block: Sequence[Record | Reject], counts: FileAccount) -> None:
+    def _add(self, block: Sequence[Record | Reject], counts: FileAccount) -> None:
         """Count a block of records and queue what is new."""
         ids = [item.instruction.id if isinstance(item, Record) else "" for item in block]
-        known = self.known.contains([row_id for row_id in ids if row_id])
-        there = iter(known.tolist())
+        known = iter(self.known.contains([row_id for row_id in ids if row_id]).tolist())
         for row_id, item in zip(ids, block, strict=True):
             counts.read += 1
             if isinstance(item, Reject):
                 counts.rejected += 1
                 counts.reasons[item.reason.partition(":")[0]] += 1
-                self._refuse(item)
+                self._reject(item)
                 continue
             self.commit.sightings.append((row_id, item))
-            if next(there) or row_id in self.waiting:
+            if next(known) or row_id in self.waiting:
                 counts.duplicate += 1
                 if row_id in self.waiting:
-                    self.met_again[row_id].append(counts)
+                    self.repeated[row_id].append(counts)
                 continue
             counts.new += 1
             queued = _Queued(row_id, item, counts)
@@ -213,12 +177,12 @@ class _Job:
             self._featurize()
             self._write()
 
-    def _refuse(self, reject: Reject) -> None:
-        if reject.line != self.refused_line:
-            self.refused_line = reject.line
-            self.alike.clear()
-        self.alike[reject] += 1
-        self.commit.rejects.append((reject, self.alike[reject]))
+    def _reject(self, reject: Reject) -> None:
+        if reject.line != self.rejected_line:
+            self.rejected_line = reject.line
+            self.equal_rejects.clear()
+        self.equal_rejects[reject] += 1
+        self.commit.rejects.append((reject, self.equal_rejects[reject]))
 
     def _featurize(self) -> None:
         """Featurize the shard; commit when enough rows or time have gathered."""
@@ -227,24 +191,23 @@ class _Job:
         if self.featurizer is None:
             self.featurizer = self.make_featurizer()
             self.committed = time.monotonic()
-        begun = time.monotonic()
+        began = time.monotonic()
         instructions = [queued.record.instruction for queued in self.shard]
-        features = self.featurizer.featurize(instructions, self._tell)
-        seconds = time.monotonic() - begun
-        self.under_way = 0
+        features = self.featurizer.featurize(instructions, self._on_batch)
+        seconds = time.monotonic() - began
+        self.run.keep_tokens()
         self.account.without_feature += count_reasons(features)
         self.commit.add_rows([(queued.id, queued.record) for queued in self.shard], features)
         self.shard_rows = min(next_shard(features, seconds, SHARD_ROWS), self.commit_rows)
         self.shard = []
-        waited = time.monotonic() - self.committed
+        seconds = time.monotonic() - self.committed
         full = len(self.commit.rows) >= self.commit_rows or self.commit.bytes >= COMMIT_BYTES
-        if full or waited >= COMMIT_SECONDS:
+        if full or seconds >= COMMIT_SECONDS:
             self._write()
 
-    def _tell(self, rows: int, tokens: int) -> None:
-        """Count a batch of `rows` with `tokens` as featurized, and say where the job stands."""
-        self.account.tokens += tokens
-        self.under_way += tokens
+    def _on_batch(self, rows: int, tokens: int) -> None:
+        """Count a batch with `tokens` as featurized, and show how far the job is."""
+        self.run.add_tokens(tokens)
         self.progress.advance(
             rows=self.account.total("read"),
             tokens=self.account.tokens,
@@ -262,44 +225,40 @@ class _Job:
         self.known.add(ids)
         for row_id in ids:
             del self.waiting[row_id]
-            self.met_again.pop(row_id, None)
+            self.repeated.pop(row_id, None)
         for _, record in self.commit.sightings:
             if record.metadata != "{}":
                 self.metadata_keys.update(json.loads(record.metadata))
         self.commit = Commit(self.account.run)
-        self._record_run("running")
+        self.run.record("running")
         self.committed = time.monotonic()
 
-    def stop_early(self, status: str) -> None:
+    def stop(self, status: str) -> None:
         """Commit what is featurized; the rest counts as not read, and is read again next time."""
         for queued in self.shard:
             queued.counts.read -= 1
             queued.counts.new -= 1
-            for counts in self.met_again.pop(queued.id, ()):
+            for counts in self.repeated.pop(queued.id, ()):
                 counts.read -= 1
                 counts.duplicate -= 1
             del self.waiting[queued.id]
-        self.account.tokens -= self.under_way
+        self.run.drop_tokens()
         dropped = {queued.id for queued in self.shard}
         self.shard = []
-        seen = self.commit.sightings
-        self.commit.sightings = [sighting for sighting in seen if sighting[0] not in dropped]
+        sightings = self.commit.sightings
+        self.commit.sightings = [seen for seen in sightings if seen[0] not in dropped]
         self._write()
         self.finish(status)
-        self.progress.say("Stopped. What is kept:")
-        for sentence in self.account.sentences():
-            self.progress.say(sentence)
+        self.run.say_what_is_kept()
 
     def finish(self, status: str) -> None:
-        """Sync what was committed and close the run's record."""
-        self.store.sync()
-        self._record_run(status)
-        self.presence.end_is_recorded()
+        """Record how the run ended, and tidy up."""
+        self.run.finish(status)
         self._merge_small_fragments()
         self.store.sync()
 
     def _merge_small_fragments(self) -> None:
-        """Many short runs leave many small fragments; what lies about is merged now and then.
+        """Merge the small fragments that many short runs leave, once there are many of them.
 
         Not after every run: merging rewrites rows, and a new corpus should cost its own rows only.
         """
@@ -311,36 +270,30 @@ class _Job:
         except StoreBusyError:
             self.progress.say("Small fragments are left for later: another process is writing.")
 
-    def _record_run(self, status: str) -> None:
-        self.account.seconds = time.monotonic() - self.started
-        record_run(
-            self.store,
-            self.account.run,
-            self.command,
-            status,
-            self.started_at,
+    def _columns(self) -> dict[str, Any]:
+        """The columns of an ingestion in the table `runs`."""
+        return {
             **{name: self.account.total(name) for name in ("read", "new", "duplicate", "rejected")},
-            tokens=self.account.tokens,
-            seconds=self.account.seconds,
-            files=[file.as_row() for file in self.account.files],
-            metadata_keys=sorted(self.metadata_keys),
-            note="; ".join(self.account.faults) or None,
-        )
+            "files": [file.as_row() for file in self.account.files],
+            "metadata_keys": sorted(self.metadata_keys),
+            "note": "; ".join(self.account.faults) or None,
+        }
 
 
-def next_shard(made: pa.Table, seconds: float, rows: tuple[int, int]) -> int:
-    """How many rows to make at once, from what the last shard took.
+def next_shard(features: pa.Table, seconds: float, rows: tuple[int, int]) -> int:
+    """How many rows to featurize at once, from what the last shard took.
 
     Slow backbones get small shards, so that a commit never waits much over its minute, and so do
     large features: TRIM's codes on a wide model are a megabyte a row.
 
     Args:
-        made: the columns of the last shard, at least one row.
+        features: of the last shard, at least one row.
+        seconds: that the last shard took.
         rows: the least and the most.
     """
     least, most = rows
-    share = min(SHARD_SECONDS / max(seconds, 1e-3), SHARD_BYTES / max(made.nbytes, 1))
-    return min(max(int(made.num_rows * share), least), most)
+    share = min(SHARD_SECONDS / max(seconds, 1e-3), SHARD_BYTES / max(features.nbytes, 1))
+    return min(max(int(features.num_rows * share), least), most)
 
 
 def _blocks(items: Iterable[Record | Reject], size: int) -> Iterator[list[Record | Reject]]:

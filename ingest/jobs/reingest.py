@@ -1,8 +1,8 @@
-"""Bring back rows that damage took: read their text again, make their features anew.
+"""Bring back rows that were lost by damage: read their text again, make their features anew.
 
-Only what the store once held comes back: a record is taken in again if its id is one that is lost,
-wherever in its file it stands now. Where the list of what stood in a file is lost as well, the file
-is read as far as it was read before, and ids that the pool has are listed again.
+Only what the store once held comes back: a record is ingested again if its id is lost, wherever in
+its file it stands now. Where the list of what stood in a file is lost as well, the file is read as
+far as it was read before, and ids that the pool has are listed again.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from ...schemas.errors import InputError, StoreError, UsageError
 from ...schemas.ids import GrowingIdSet
 from ...schemas.instruction import Record, Reject
+from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
 from ...store.integrity.repair import repair
 from ...store.integrity.report import LostRow, Repair
 from ...store.store import Store
 from ..create import check_backbone, load_featurizer
 from ..models.describe import BackboneConfig
+from ..readers.in_memory import is_in_memory
 from ..readers.locations import STDIN
 from ..readers.options import ReadOptions
 from ..sources import SourceFile, open_source
@@ -40,15 +42,15 @@ def repair_and_reingest(
     """Repair a store; lost rows are read again from the places `sources` names.
 
     Args:
-        uri: of a store, which need not open.
+        uri: of a store, which need not be in a state to be opened.
         say: is told what is read again, and which sources are gone.
         storage_options: of a store on s3.
 
     Raises:
         StoreNotFoundError: there is no store.
         StoreBusyError: another process is writing.
-        BackboneError, FingerprintError: rows would have to be made again, and the backbone that
-            made them is gone or another; nothing was changed.
+        BackboneError, FingerprintError: rows would have to be featurized again, and the backbone
+            that made them is gone or has changed; nothing was changed.
     """
 
     def check(config: dict[str, Any], recipes: list[Recipe]) -> None:
@@ -65,7 +67,7 @@ def reingest(
     say: Callable[[str], None],
     storage_options: dict[str, str] | None = None,
 ) -> dict[str, str]:
-    """Ingest the lost rows again, file by file; a source that cannot be read is said and skipped.
+    """Ingest the lost rows again, file by file; a source that cannot be read is skipped.
 
     Returns:
         The files that could not be read again, or no longer hold what they held, and why.
@@ -74,8 +76,8 @@ def reingest(
         StoreError: the store cannot be written.
     """
     store = Store.open(uri, storage_options)
-    held = store.known_ids()
-    every = {row.id for row in lost if row.id}
+    known = store.known_ids()
+    lost_ids = {row.id for row in lost if row.id}
     unread: dict[str, str] = {}
     loaded: list[Featurizer] = []
 
@@ -85,26 +87,27 @@ def reingest(
         return loaded[0]
 
     for task in _tasks(store, lost):
-        if task.file == STDIN:
-            unread[STDIN] = "it came from standard input, which cannot be read again"
+        if task.file == STDIN or is_in_memory(task.file):
+            origin = "standard input" if task.file == STDIN else "memory"
+            unread[task.file] = f"it came from {origin}, which cannot be read again"
         else:
             say(f"{task.file}: {task.what}")
             try:
                 source = open_source(task.file, task.options)
-                again = _Again(source, task, every if task.whole else task.ids, held)
+                again = _SourceAgain(source, task, lost_ids if task.whole else task.ids, known)
                 ingest(store, [again], featurizer, command=COMMAND)
             except StoreError:
                 raise
             except (InputError, UsageError, OSError) as error:
                 unread[task.file] = f"cannot be read again: {error}"
             else:
-                gone = len(task.ids - again.found)
+                missing = len(task.ids - again.found)
                 if again.fault:
                     unread[task.file] = str(again.fault)
-                elif gone:
+                elif missing:
                     unread[task.file] = (
-                        f"{gone} of {len(task.ids)} lost rows no longer stand in it: their lines "
-                        "now hold something else, which was left out"
+                        f"{missing} of {len(task.ids)} lost rows no longer stand in it: their "
+                        "lines now hold something else, which was left out"
                     )
         if task.file in unread:
             say(f"{task.file}: {unread[task.file]}")
@@ -117,9 +120,9 @@ class _Task:
 
     Attributes:
         ids: lost rows that stood in it, as far as they are listed.
-        whole: the list of what stood in it is lost.
-        unnamed: of a whole file: unlisted rows of the pool may be lost.
-        before: how many records were read of it; None where no run says so.
+        whole: whether the list of what stood in it is lost.
+        unnamed: whether, in addition, rows of the pool that are not listed may be lost.
+        before: how many records of it were read; None where no run says so.
     """
 
     file: str
@@ -131,11 +134,14 @@ class _Task:
 
     @property
     def what(self) -> str:
-        return "reading it again" if self.whole else f"{len(self.ids)} rows to read again"
+        """What is done with the file, for the user."""
+        return (
+            "reading it again" if self.whole else f"{count_of(len(self.ids), 'row')} to read again"
+        )
 
 
-class _Readings:
-    """How files were read, as the table `runs` tells it; options as JSON text."""
+class _PastOptions:
+    """The options that files were read with (JSON text), from the table `runs`."""
 
     def __init__(self, store: Store) -> None:
         columns = ["run", "command", "started_at", "files"]
@@ -151,28 +157,28 @@ class _Readings:
                     counts[options] = max(counts.get(options, 0), entry["read"] or 0)
 
     def of(self, row: LostRow) -> str:
-        """How the run that saw a row read it; else how its file was read last."""
+        """The options of the run that saw a row; else the last ones that its file was read with."""
         known = self.by_run.get((row.run, row.file, row.corpus))
         return known or (list(self.by_file.get((row.file, row.corpus), ())) or [_plain(row)])[-1]
 
 
 def _tasks(store: Store, lost: Sequence[LostRow]) -> list[_Task]:
-    """What is to be read, each file once for every way it was read in."""
-    readings = _Readings(store)
+    """The files to read, each once for every set of options that it was read with."""
+    past = _PastOptions(store)
     tasks: dict[tuple[str, str, str], _Task] = {}
 
     def task(row: LostRow, options: str) -> _Task:
-        made = _Task(row.file, ReadOptions.from_dict(json.loads(options)))
-        return tasks.setdefault((row.file, row.corpus, options), made)
+        new = _Task(row.file, ReadOptions.from_dict(json.loads(options)))
+        return tasks.setdefault((row.file, row.corpus, options), new)
 
     for row in lost:
         if row.id:
-            task(row, readings.of(row)).ids.add(row.id)
+            task(row, past.of(row)).ids.add(row.id)
             continue
-        counts: dict[str, int | None] = {**readings.by_file.get((row.file, row.corpus), {})}
+        counts: dict[str, int | None] = {**past.by_file.get((row.file, row.corpus), {})}
         for options, before in (counts or {_plain(row): None}).items():
-            one = task(row, options)
-            one.whole, one.unnamed, one.before = True, row.unnamed, before
+            whole = task(row, options)
+            whole.whole, whole.unnamed, whole.before = True, row.unnamed, before
     return list(tasks.values())
 
 
@@ -180,13 +186,13 @@ def _plain(row: LostRow) -> str:
     return json.dumps(ReadOptions(corpus=row.corpus).as_dict())
 
 
-class _Again:
+class _SourceAgain:
     """A file that was read before, as a `Source` of what the store once took from it."""
 
     def __init__(
-        self, source: SourceFile, task: _Task, wanted: set[str], held: GrowingIdSet
+        self, source: SourceFile, task: _Task, lost: set[str], known: GrowingIdSet
     ) -> None:
-        self._source, self._task, self._wanted, self._held = source, task, wanted, held
+        self._source, self._task, self._lost, self._known = source, task, lost, known
         self.found: set[str] = set()
         self.file, self.corpus, self.format = source.file, source.corpus, source.format
         self.options, self.size = source.options, source.size
@@ -210,12 +216,12 @@ class _Again:
             if isinstance(item, Reject):
                 if listed:
                     yield item
-            elif item.instruction.id in self._wanted:
+            elif item.instruction.id in self._lost:
                 self.found.add(item.instruction.id)
                 yield item
             elif listed and self._was_taken(item.instruction.id):
                 yield item
-            if not listed and self.found >= self._wanted:
+            if not listed and self.found >= self._lost:
                 return
 
     def _was_read(self, position: int) -> bool:
@@ -223,8 +229,8 @@ class _Again:
 
     def _was_taken(self, row_id: str) -> bool:
         """Whether a record was ingested before, as far as that is still known."""
-        anything = self._task.unnamed and self._task.before is not None
-        return anything or bool(self._held.contains([row_id])[0])
+        all_of_it = self._task.unnamed and self._task.before is not None
+        return all_of_it or bool(self._known.contains([row_id])[0])
 
     def finish(self) -> None:
         """Close the file."""

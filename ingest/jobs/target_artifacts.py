@@ -1,9 +1,9 @@
-"""What a target as a whole comes to: facts made once, when the target or the feature is added.
+"""Artifacts of a target as a whole ("facts"), made once, when the target or the feature is added.
 
-Facts are kept in the table `artifacts` under the recipe's fingerprint and a digest of the target's
-examples in their order, so equal examples share them, and they outlive the target: a coreset that
-was chosen by them can be replayed. Facts that cannot be had say why under `refused` (a sentence);
-`notes` (a list of them) is what a person should know of facts that can.
+They are kept in the table `artifacts` under the fingerprint of the recipe and a digest of the
+examples in their order. So equal examples share them, and they outlive the target: a coreset that
+was chosen by them can be replayed. Where a recipe can make nothing of a target, they say why under
+`refused` (a sentence); `notes` (a list of sentences) is what a user should know of the others.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 def facts_name(ids: Sequence[str]) -> str:
-    """The name that the facts of these examples, in this order, are kept under."""
+    """The name under which the facts of these examples, in this order, are kept."""
     return f"target:{digest_of(list(ids))}"
 
 
 def find_facts(store: Store, fingerprint: str, ids: Sequence[str]) -> Artifact | None:
-    """The facts that a recipe keeps of these examples, or None."""
+    """The facts that a recipe has of these examples, or None."""
     data = catalog.artifact(store, fingerprint, facts_name(ids))
     return None if data is None else Artifact.unpack(data)
 
@@ -41,16 +41,16 @@ def find_facts(store: Store, fingerprint: str, ids: Sequence[str]) -> Artifact |
 def make_facts(
     store: Store, featurizer: Featurizer, ids: Sequence[str], features: Features
 ) -> tuple[str, ...]:
-    """Make and keep what a target comes to for every recipe; facts that exist stay as they are.
+    """Make and keep the facts of a target for every recipe; facts that exist stay as they are.
 
     Args:
-        store: that keeps them.
-        featurizer: of the recipes asked for.
-        ids: of all the target's examples, in their order.
+        store: where they are kept.
+        featurizer: of the recipes.
+        ids: of all examples of the target, in their order.
         features: of the same examples, computed by `featurizer` with `of="target"`.
 
     Returns:
-        Sentences a person should read: facts that could not be had, and what facts say.
+        Sentences for the user: recipes that cannot use the target, and the notes of others.
     """
     usable = [index for index, row in enumerate(features.encoded) if isinstance(row, Encoded)]
     rows = [row for row in features.encoded if isinstance(row, Encoded)]
@@ -80,15 +80,15 @@ def make_facts(
 def complete_facts(
     store: Store, recipes: Sequence[Recipe], featurizer: Callable[[], Featurizer]
 ) -> tuple[str, ...]:
-    """Make the facts that targets lack, as they do when a feature came after them.
+    """Make the facts that targets lack because a feature was added after them.
 
     Args:
-        store: that keeps targets and facts.
-        recipes: those that are looked at.
+        store: where targets and facts are kept.
+        recipes: whose facts are made.
         featurizer: makes the featurizer of these recipes; called if a target lacks facts of one.
 
     Returns:
-        Sentences a person should read, each with its target.
+        Sentences for the user, each with its target.
     """
     fingerprints = [
         recipe.fingerprint
@@ -109,8 +109,8 @@ def complete_facts(
         if all(find_facts(store, fingerprint, ids) is not None for fingerprint in fingerprints):
             continue
         instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
-        maker = featurizer()
-        features = maker.compute(instructions, of="target")
-        made = make_facts(store, maker, ids, features)
-        notes += [f"target {target}: {sentence}" for sentence in made]
+        loaded = featurizer()
+        features = loaded.compute(instructions, of="target")
+        sentences = make_facts(store, loaded, ids, features)
+        notes += [f"target {target}: {sentence}" for sentence in sentences]
     return tuple(notes)

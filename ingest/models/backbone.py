@@ -124,7 +124,6 @@ class Backbone:
         self.width_multiple = self._width_multiple()
         self.plain_head = self._probe_head()
         self.causal = self._probe_causal()
-        self.last_feed_forward = self._probe_last_feed_forward()
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
@@ -238,20 +237,6 @@ class Backbone:
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             one, other = self.model.base_model(**inputs, use_cache=False).last_hidden_state.float()
         return _close(one[:-1], other[:-1])
-
-    def _probe_last_feed_forward(self) -> str | None:
-        """What can be run at some tokens only, at the end of the model (see `narrowing`)."""
-        import torch
-
-        from ..passes.narrowing import find_last_feed_forward
-
-        def states(ids: torch.Tensor) -> torch.Tensor:
-            return self.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden
-
-        count = min(PROBE_TOKENS, self.info.max_length)
-        ids = torch.arange(2 * count, device=self.device).view(2, -1) % self.info.vocabulary
-        with torch.inference_mode():
-            return find_last_feed_forward(self.model, states, ids)
 
 
 def _close(got: torch.Tensor, expected: torch.Tensor) -> bool:

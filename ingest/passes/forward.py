@@ -1,17 +1,12 @@
-"""One pass over one batch, for everybody who needs something of it.
+"""One pass over one batch, or over many rows, for everybody who needs something of it.
 
 States and logits live no longer than the batch, and a layer's states no longer than its hook:
 reducers take from them what becomes columns. Logits exist for response tokens only, a slice at a
-time. Where somebody asks for gradients, the same forward is followed by one backward.
-
-Gradient checkpointing: keep each decoder layer's input, run the layer again in the backward.
-
-The derivative of each row's mean response loss by the final states, slice by slice.
-
-Written out (softmax less one at the token) instead of differentiated: the logits of a slice are
-gone before the next slice, and the backward through the body starts from the states.
-
-One run of the model over a sample, its final states handed over batch by batch.
+time. Where somebody asks for gradients, the same forward is followed by one backward, from the
+derivative of each row's mean response loss by the final states. That derivative is written out
+(softmax less one at the token), so that the logits of a slice are gone before the next slice. Where
+the activations would not fit the device, each decoder layer keeps its input alone and runs again in
+the backward.
 """
 
 from __future__ import annotations
@@ -21,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
@@ -30,11 +26,10 @@ from ..models.anatomy import decoder_layers
 from ..models.backbone import Backbone, States
 from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU, Batch, batches_of
 from .adapters import adapter_applied
-from .cpu_backwards import fast_backwards
 from .feed_forward import neurons_read
 from .gradients import gradients_read
 from .narrowing import narrowed
-from .reducer import PassInputs, Reducer
+from .reducer import Collector, PassInputs, Reducer
 
 ACTIVATION_BYTES = 4 << 30
 """What a backward may keep where the device does not say how much memory it has."""
@@ -146,7 +141,6 @@ def run_pass(
         checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
     with (
         torch.enable_grad() if of_gradients else torch.inference_mode(),
-        fast_backwards(model) if of_gradients else nullcontext(),
         _only_predicting(backbone, batch, readers, adapter),
         adapter_applied(model, adapter) as adapted,
         layers_read(model, [r for needs, r in readers if needs.layers]),
@@ -215,32 +209,39 @@ def _read_logits(
         derivative.backward()
 
 
-StateReader = Callable[[Sequence[int], Batch, torch.Tensor], None]
-"""Takes the places of a batch's rows, the batch, and its final states (B, T, d)."""
-
-
-def states_of(
+def pass_over(
     backbone: Backbone,
-    rows: Sequence[Encoded],
-    read: StateReader,
+    rows: Sequence[Encoded | None],
+    collectors: Sequence[Collector],
     adapter: Artifact | None = None,
     tell: Callable[[float], None] = lambda done: None,
 ) -> None:
-    """Run the model once over rows, wearing an adapter; `tell` hears the share that is done."""
+    """Run the model once over every row that a collector reads.
+
+    Args:
+        rows: None for those that no collector reads.
+        adapter: what the model wears.
+        tell: hears the share of the tokens that is done.
+    """
     cpu = backbone.device.type == "cpu"
     budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
-    done = 0
-    for members, batch in batches_of(backbone, rows, budget):
+    places = np.unique(np.concatenate([collector.places for collector in collectors]))
+    read = [row for place in places if (row := rows[place]) is not None]
+    tokens, done = sum(map(len, read)), 0
+    for members, batch in batches_of(backbone, read, budget):
+        own = places[members].tolist()
+        readers = [
+            (collector, collector.reducer(batch, own))
+            for collector in collectors
+            if np.isin(own, collector.places).any()
+        ]
         run_pass(
-            backbone, batch, [(PassInputs(hidden=True), _Handing(members, batch, read))], adapter
+            backbone,
+            batch,
+            [(collector.inputs, reducer) for collector, reducer in readers],
+            adapter,
         )
-        done += len(members)
-        tell(done / len(rows))
-
-
-class _Handing(Reducer):
-    def __init__(self, members: Sequence[int], batch: Batch, read: StateReader) -> None:
-        self._members, self._batch, self._read = members, batch, read
-
-    def hidden(self, states: torch.Tensor) -> None:
-        self._read(self._members, self._batch, states)
+        for collector, reducer in readers:
+            collector.add(own, reducer.columns())
+        done += sum(map(len, batch.rows))
+        tell(done / tokens)

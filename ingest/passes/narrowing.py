@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -26,6 +27,7 @@ WORTH_IT = 0.75
 """Share of all tokens above which all are run: picking some costs something too."""
 COUNT_MULTIPLE = 128
 """What the number of tokens is rounded up to where kernels are made for shapes."""
+PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-2
 """Relative; bfloat16 rounds by less, and what is looked for misses it by far."""
 
@@ -43,7 +45,7 @@ def narrowed(
         shape: (B, T) of the batch that will be shown.
         rows, places: (n,) int64 each, without repetitions: the tokens.
     """
-    name = backbone.last_feed_forward
+    name = last_feed_forward(backbone)
     multiple = COUNT_MULTIPLE if backbone.width_multiple > 1 else 1
     count = max(1, -(-len(rows) // multiple)) * multiple
     if name is None or count > WORTH_IT * shape.numel():
@@ -54,20 +56,34 @@ def narrowed(
         yield
 
 
-def find_last_feed_forward(
-    model: Any, states: Callable[[torch.Tensor], torch.Tensor], ids: torch.Tensor
-) -> str | None:
-    """Name of the module `narrowed` may narrow; None where there is no such.
+_LAST: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+"""Of a model: the name of its last feed-forward network."""
 
-    Tried rather than looked up: the states it leaves at some tokens must be those of a full run.
 
-    Args:
-        states: final states (B, T, D) of ids (B, T), by running the model.
-        ids: (B, T) int64, to try it with.
+def last_feed_forward(backbone: Backbone) -> str | None:
+    """Name of the module `narrowed` may narrow; None where there is none.
+
+    Tried when a model is first asked for, rather than looked up: the states it leaves at some
+    tokens must be those of a full run. Call it before dropout or an adapter changes the model.
     """
+    model = backbone.model
+    if model not in _LAST:
+        _LAST[model] = _find(backbone)
+    return _LAST[model]
+
+
+@torch.inference_mode()
+def _find(backbone: Backbone) -> str | None:
+    model = backbone.model
     module = _candidate(model)
     if module is None:
         return None
+
+    def states(ids: torch.Tensor) -> torch.Tensor:
+        return backbone.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden
+
+    count = min(PROBE_TOKENS, backbone.info.max_length)
+    ids = torch.arange(2 * count, device=backbone.device).view(2, -1) % backbone.info.vocabulary
     rows, places = (torch.arange(ids.numel()).view_as(ids) % 3 == 1).nonzero(as_tuple=True)
     rows, places = rows.to(ids.device), places.to(ids.device)
     expected = states(ids)[rows, places].float()

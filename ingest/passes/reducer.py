@@ -1,21 +1,30 @@
-""""""
+"""The contract of a pass: what a run of the model can hand out, and what takes it in.
+
+Importing it loads no torch, so that representations can be looked up where no model runs.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
 
+    from ..models.batches import Batch
     from .feed_forward import Neurons
     from .weight_gradient import SketchSpec, WeightGradient
 
 
 View = Literal["row", "alone"]
+"""What a forward is shown: whole rows, or their answers without the questions."""
 
 Side = Literal["pool", "target"]
+"""Whose features are made: candidates, or the examples of a target."""
 
 
 @dataclass(frozen=True)
@@ -89,3 +98,22 @@ class Reducer:
         Values of unequal length are an object array (B,) of 1-d arrays, None where there is none.
         """
         raise NotImplementedError
+
+
+class Collector(ABC):
+    """Takes in one pass over many rows, of which it may read only some.
+
+    Attributes:
+        inputs: what the pass must hand to its reducers.
+        places: (n,) int64, ascending: the rows it reads.
+    """
+
+    inputs: PassInputs
+    places: NDArray[np.int64]
+
+    @abstractmethod
+    def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
+        """A fresh reducer for a batch whose rows stand at `places`; not all need be its own."""
+
+    def add(self, places: Sequence[int], columns: Mapping[str, np.ndarray]) -> None:  # noqa: B027
+        """Take in the columns of a reducer, after its batch."""

@@ -1,19 +1,14 @@
-"""Raw bytes: counted and hashed as they pass, unpacked when they are gzip or zstd.
+"""From the bytes of a file to UTF-8 text and lines: hashed, unpacked, decoded, split.
 
-Compression is told by the first bytes, never by the name. A stream that breaks half-way hands on
-everything before the break, ends, and keeps the reason as `fault`.
+Compression (gzip, zstd) is recognised by the first bytes, never by the name. A stream that breaks
+half-way gives everything before the break, ends, and keeps the reason as `fault`.
 
-Text encodings: UTF-8 passes untouched, UTF-16 and UTF-32 are told by a mark or by their zeros.
+UTF-8 passes untouched; UTF-16 and UTF-32 are recognised by a mark or by their zeros. Nothing else
+is guessed: bytes that are not UTF-8 stay as they are, so that the record that holds them can be
+rejected by its line; `--encoding` names what a file really is.
 
-Nothing else is guessed. Bytes that are not UTF-8 stay as they are, so that the record that holds
-them can be refused by line; `--encoding` names what a file really is.
-
-What every container hands on: numbered JSON values, and what could not become one.
-
-A row is `(line, value)`: the physical line in line-based files, the record's number in arrays and
-tables, both from 1; the value is what JSON can say, or a `Bad` where the bytes could not be read.
-
-Bytes to lines, split on the byte \n alone, never holding more than one record's limit.
+Readers turn this into rows `(line, value)`: the physical line in line-based files, the number of
+the record in arrays and tables, both from 1; and a JSON value, or a `Bad` that could not be read.
 """
 
 from __future__ import annotations
@@ -31,106 +26,17 @@ import zstandard
 
 from ...schemas.errors import InputError, UsageError
 
-MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
-    (codecs.BOM_UTF32_LE, "utf-32-le"),
-    (codecs.BOM_UTF32_BE, "utf-32-be"),
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
-ZEROS_SHARE = 0.3
-"""Without a mark: this share of zeros on one side of the byte pairs and none on the other."""
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """A codec's name, the bytes of its mark, and words for the decision ("" for plain UTF-8)."""
-
-    codec: str
-    mark: int = 0
-    words: str = ""
-
-
-def named(encoding: str) -> str:
-    """The codec's own name for `encoding`.
-
-    Raises:
-        UsageError: Python knows no such text encoding.
-    """
-    try:
-        info = codecs.lookup(encoding)
-        "".encode(info.name)
-    except (LookupError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"--encoding {encoding}: no such text encoding; try utf-8, utf-16, latin-1 or cp1252"
-        ) from error
-    return info.name
-
-
-def detect(head: bytes, asked: str | None) -> Encoding:
-    """The encoding of a file that begins with `head`; `asked` overrules the look of it."""
-    if asked is not None:
-        codec = named(asked)
-        mark = next((len(m) for m, name in MARKS if head.startswith(m) and name == codec), 0)
-        if codec in ("utf-8", "utf-8-sig"):
-            return Encoding("utf-8", 3 if head.startswith(codecs.BOM_UTF8) else 0)
-        return Encoding(codec, mark, asked)
-    for mark, codec in MARKS:
-        if head.startswith(mark):
-            return Encoding(codec, len(mark), f"{codec.upper()} with BOM")
-    even, odd = head[0:4096:2], head[1:4096:2]
-    if odd and even.count(0) > ZEROS_SHARE * len(even) and odd.count(0) == 0:
-        return Encoding("utf-16-be", 0, "UTF-16-BE without BOM")
-    if odd and odd.count(0) > ZEROS_SHARE * len(odd) and even.count(0) == 0:
-        return Encoding("utf-16-le", 0, "UTF-16-LE without BOM")
-    return Encoding("utf-8")
-
-
-def to_utf8(chunks: Iterator[bytes], encoding: Encoding) -> Iterator[bytes]:
-    """The same text as UTF-8 without its mark; half surrogates stay half, for the record's judge.
-
-    What the codec cannot decode becomes the byte 0xFF, which no UTF-8 holds: the record that it
-    stands in is refused as badly encoded.
-    """
-    first = next(chunks, b"")
-    while len(first) < encoding.mark and (more := next(chunks, b"")):
-        first += more
-    chunks = chain([first[encoding.mark :]], chunks)
-    if encoding.codec == "utf-8":
-        yield from chunks
-        return
-    errors = "surrogatepass" if encoding.codec.startswith("utf") else "coresetdb-undecodable"
-    decoder = codecs.getincrementaldecoder(encoding.codec)(errors)
-    for chunk in chunks:
-        yield _bytes_of(decoder.decode(chunk))
-    try:
-        yield _bytes_of(decoder.decode(b"", final=True))
-    except UnicodeDecodeError:
-        yield b"\xff"
-
-
-def _bytes_of(text: str) -> bytes:
-    """UTF-8 of `text`, with the stand-in for undecodable bytes turned into 0xFF."""
-    return text.encode("utf-8", "surrogatepass").replace(_STAND_IN_BYTES, b"\xff")
-
-
-_STAND_IN = "\udcff"
-_STAND_IN_BYTES = _STAND_IN.encode("utf-8", "surrogatepass")
-codecs.register_error(
-    "coresetdb-undecodable",
-    lambda error: (_STAND_IN, error.end if isinstance(error, UnicodeError) else 0),  # type: ignore[attr-defined]
-)
-
-
 MAX_RECORD_BYTES = 8_000_000
-"""A single record over this many bytes is refused by its size, before it is parsed."""
+"""A single record over this many bytes is rejected before it is parsed."""
 
 EXCERPT_CHARACTERS = 200
+CUT_OFF = "cut off: the file ends inside this record"
+NOT_UTF8 = "not UTF-8: --encoding latin-1 reads it if it is ISO-8859-1"
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A record that could not be read; counts go by `reason` up to its first colon."""
+    """A record that could not be read; reasons are counted up to their first colon."""
 
     reason: str
     excerpt: str = ""
@@ -140,7 +46,7 @@ Row = tuple[int, Any]
 
 
 def excerpt_of(raw: bytes | str) -> str:
-    """The first 200 characters of `raw`, with anything UTF-8 cannot hold written as an escape."""
+    """The first 200 characters of `raw`, with escapes for what is not UTF-8."""
     if isinstance(raw, str):
         raw = raw[:EXCERPT_CHARACTERS].encode("utf-8", "backslashreplace")
     text = raw[: 4 * EXCERPT_CHARACTERS].decode("utf-8", "backslashreplace")
@@ -148,47 +54,8 @@ def excerpt_of(raw: bytes | str) -> str:
 
 
 def oversize(size: int, head: bytes | str) -> Bad:
-    """The refusal of a record of `size` bytes."""
+    """Why a record of `size` bytes is rejected."""
     return Bad(f"record over 8 MB: {size:,} bytes", excerpt_of(head))
-
-
-CUT_OFF = "cut off: the file ends inside this record"
-NOT_UTF8 = "not UTF-8: --encoding latin-1 reads it if it is ISO-8859-1"
-
-
-class Unfinished(bytes):
-    """The last line of a file that does not end in a newline: it may be cut off."""
-
-
-def split_lines(
-    chunks: Iterator[bytes], limit: int = MAX_RECORD_BYTES
-) -> Iterator[tuple[int, bytes | Bad]]:
-    """Number and content of every line, without its \\n; a line over `limit` bytes is a `Bad`.
-
-    U+2028, U+2029 and U+0085 break no line. Numbers count from 1.
-    """
-    number, rest = 1, b""
-    head, dropped = b"", 0
-    for chunk in chunks:
-        if dropped:
-            end = chunk.find(b"\n")
-            dropped += len(chunk) if end < 0 else end
-            if end < 0:
-                continue
-            yield number, oversize(dropped, head)
-            number, dropped, chunk = number + 1, 0, chunk[end + 1 :]
-        lines = chunk.split(b"\n")
-        lines[0] = rest + lines[0]
-        rest = lines.pop()
-        for line in lines:
-            yield number, line if len(line) <= limit else oversize(len(line), line)
-            number += 1
-        if len(rest) > limit:
-            head, dropped, rest = rest[:1000], len(rest), b""
-    if dropped:
-        yield number, oversize(dropped, head)
-    elif rest:
-        yield number, Unfinished(rest)
 
 
 CHUNK_BYTES = 1 << 18
@@ -207,7 +74,7 @@ FOREIGN = {
 
 
 class HashedFile:
-    """A binary file read from start to end: `bytes_read` and the hash of what passed so far."""
+    """A binary file read from start to end, with the number and the hash of the bytes so far."""
 
     def __init__(self, handle: BinaryIO | Any, size: int | None) -> None:
         self._handle, self.size, self.bytes_read = handle, size, 0
@@ -215,7 +82,7 @@ class HashedFile:
         self._ahead = b""
 
     def peek(self, count: int) -> bytes:
-        """The next `count` bytes (fewer at the end), left to be read again."""
+        """The next `count` bytes (fewer at the end), which `read` still gives."""
         while len(self._ahead) < count and (more := self._handle.read(count - len(self._ahead))):
             self._ahead += more
         return self._ahead[:count]
@@ -231,13 +98,13 @@ class HashedFile:
         return data
 
     def drain(self) -> str:
-        """Read what is left and give the xxh3 (64 bits, hexadecimal) of the whole file."""
+        """Read what is left; return the xxh3 (64 bits, hexadecimal) of the whole file."""
         while self.read(CHUNK_BYTES):
             continue
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        """Close the file underneath."""
+        """Close the file."""
         self._handle.close()
 
 
@@ -260,7 +127,7 @@ class ByteStream:
             self.compression = ""
 
     def fail(self, problem: str) -> None:
-        """Note why the file ends early; the first reason stays."""
+        """Note why the file ends early; of several reasons, the first counts."""
         if self.fault is None:
             self.fault = InputError(
                 self.file,
@@ -308,3 +175,129 @@ class ByteStream:
             return
         if fed and not frame.eof:
             self.fail("the zstd archive is cut off")
+
+
+MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+ZEROS_SHARE = 0.3
+"""Without a mark: this share of zeros on one side of the byte pairs and none on the other."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """A codec, the length of its mark in bytes, and words for the user ("" for plain UTF-8)."""
+
+    codec: str
+    mark: int = 0
+    words: str = ""
+
+
+def codec_named(encoding: str) -> str:
+    """Python's name for an encoding.
+
+    Raises:
+        UsageError: Python does not know it, or it is not one of text.
+    """
+    try:
+        info = codecs.lookup(encoding)
+        "".encode(info.name)
+    except (LookupError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"--encoding {encoding}: no such text encoding; try utf-8, utf-16, latin-1 or cp1252"
+        ) from error
+    return info.name
+
+
+def detect(head: bytes, name: str | None) -> Encoding:
+    """The encoding of a file that begins with `head`; the one that a user named comes first."""
+    if name is not None:
+        codec = codec_named(name)
+        mark = next((len(m) for m, own in MARKS if head.startswith(m) and own == codec), 0)
+        if codec in ("utf-8", "utf-8-sig"):
+            return Encoding("utf-8", 3 if head.startswith(codecs.BOM_UTF8) else 0)
+        return Encoding(codec, mark, name)
+    for mark, codec in MARKS:
+        if head.startswith(mark):
+            return Encoding(codec, len(mark), f"{codec.upper()} with BOM")
+    even, odd = head[0:4096:2], head[1:4096:2]
+    if odd and even.count(0) > ZEROS_SHARE * len(even) and odd.count(0) == 0:
+        return Encoding("utf-16-be", 0, "UTF-16-BE without BOM")
+    if odd and odd.count(0) > ZEROS_SHARE * len(odd) and even.count(0) == 0:
+        return Encoding("utf-16-le", 0, "UTF-16-LE without BOM")
+    return Encoding("utf-8")
+
+
+def to_utf8(chunks: Iterator[bytes], encoding: Encoding) -> Iterator[bytes]:
+    """The same text as UTF-8 without its mark; lone surrogates stay, and are rejected later.
+
+    What the codec cannot decode becomes the byte 0xFF, which is never UTF-8: the record that it
+    stands in is rejected as badly encoded.
+    """
+    first = next(chunks, b"")
+    while len(first) < encoding.mark and (more := next(chunks, b"")):
+        first += more
+    chunks = chain([first[encoding.mark :]], chunks)
+    if encoding.codec == "utf-8":
+        yield from chunks
+        return
+    errors = "surrogatepass" if encoding.codec.startswith("utf") else "coresetdb-undecodable"
+    decoder = codecs.getincrementaldecoder(encoding.codec)(errors)
+    for chunk in chunks:
+        yield _bytes_of(decoder.decode(chunk))
+    try:
+        yield _bytes_of(decoder.decode(b"", final=True))
+    except UnicodeDecodeError:
+        yield b"\xff"
+
+
+def _bytes_of(text: str) -> bytes:
+    """UTF-8 of `text`, with the stand-in for undecodable bytes turned into 0xFF."""
+    return text.encode("utf-8", "surrogatepass").replace(_STAND_IN_BYTES, b"\xff")
+
+
+_STAND_IN = "\udcff"
+_STAND_IN_BYTES = _STAND_IN.encode("utf-8", "surrogatepass")
+codecs.register_error(
+    "coresetdb-undecodable",
+    lambda error: (_STAND_IN, error.end if isinstance(error, UnicodeError) else 0),  # type: ignore[attr-defined]
+)
+
+
+class Unfinished(bytes):
+    """The last line of a file that does not end in a newline: it may be cut off."""
+
+
+def split_lines(
+    chunks: Iterator[bytes], limit: int = MAX_RECORD_BYTES
+) -> Iterator[tuple[int, bytes | Bad]]:
+    """Number and content of every line, without its \\n; a line over `limit` bytes is a `Bad`.
+
+    U+2028, U+2029 and U+0085 break no line. Numbers count from 1.
+    """
+    number, rest = 1, b""
+    head, dropped = b"", 0
+    for chunk in chunks:
+        if dropped:
+            end = chunk.find(b"\n")
+            dropped += len(chunk) if end < 0 else end
+            if end < 0:
+                continue
+            yield number, oversize(dropped, head)
+            number, dropped, chunk = number + 1, 0, chunk[end + 1 :]
+        lines = chunk.split(b"\n")
+        lines[0] = rest + lines[0]
+        rest = lines.pop()
+        for line in lines:
+            yield number, line if len(line) <= limit else oversize(len(line), line)
+            number += 1
+        if len(rest) > limit:
+            head, dropped, rest = rest[:1000], len(rest), b""
+    if dropped:
+        yield number, oversize(dropped, head)
+    elif rest:
+        yield number, Unfinished(rest)

@@ -1,4 +1,4 @@
-"""CSV and TSV: the delimiter is found, quoted fields may hold newlines, broken rows are refused.
+"""CSV and TSV: the delimiter is detected, quoted fields may span lines, broken rows are rejected.
 
 Tab-separated files rarely follow CSV's quoting: there quotes are text, unless the first part of
 the file holds a quoted field with a tab, a newline or a doubled quote in it.
@@ -27,14 +27,14 @@ csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD_BYTES + 1))
 
 @dataclass(frozen=True)
 class Dialect:
-    """How rows are cut: the delimiter, and whether quotes quote."""
+    """How rows are cut: the delimiter, and whether quotes enclose fields or are text."""
 
     delimiter: str
     quoted: bool = True
 
     @property
     def words(self) -> str:
-        """For the decision."""
+        """The dialect in words, for the user."""
         name = {
             "\t": "tab-separated values",
             ",": "CSV",
@@ -45,7 +45,7 @@ class Dialect:
 
 
 def find_dialect(head: bytes) -> Dialect | None:
-    """The dialect of a file that begins with `head`, None where no delimiter gives two columns.
+    """The dialect of a file that begins with `head`; None where no delimiter gives two columns.
 
     The delimiter is the one with which most of the first 50 rows have as many columns as the
     first, then the one with more columns.
@@ -89,13 +89,13 @@ def _quotes_by_rule(head: bytes) -> bool:
 def cut_rows(
     chunks: Iterator[bytes], dialect: Dialect, limit: int = MAX_RECORD_BYTES
 ) -> Iterator[tuple[int, list[str] | Bad]]:
-    """Line number and cells of every row that is not blank; the number is of the row's first line.
+    """The number of the first line, and the cells, of every row that is not blank.
 
-    A quote that is never closed, or closed by the quote of a later row, spoils the line it opens
+    A quote that is never closed, or is closed by a quote in a later row, spoils the line it opens
     on; reading goes on with the next line.
     """
     lines = split_lines(chunks, limit)
-    again: deque[bytes | Bad] = deque()  # lines that an open quote had swallowed
+    again: deque[bytes | Bad] = deque()  # lines to read again after an open quote
     number = 0
     while True:
         line = _next_line(again, lines)
@@ -144,7 +144,7 @@ def _next_line(
 def keyed_rows(
     rows: Iterator[tuple[int, list[str] | Bad]], columns: Sequence[str]
 ) -> Iterator[Row]:
-    """Rows as objects; one with too few or too many cells is refused."""
+    """Rows as objects; one with too few or too many cells is rejected."""
     width = len(columns)
     for number, cells in rows:
         if isinstance(cells, Bad):
@@ -157,7 +157,7 @@ def keyed_rows(
 
 
 def unescaped_rows(rows: Iterator[Row]) -> Iterator[Row]:
-    """Rows with backslash-n, -t, -r and the double backslash in their cells read as characters."""
+    """Rows with \\n, \\t, \\r and \\\\ in their cells replaced by what they stand for."""
     for number, value in rows:
         if isinstance(value, dict):
             value = {

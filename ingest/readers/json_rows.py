@@ -1,13 +1,6 @@
-"""JSON records from a stream of chunks, for each layout of json_layout.py, in constant memory.
+"""JSON records from a stream of chunks, one at a time and in bounded memory.
 
-Incremental JSON: one value at a time from chunks of bytes, in bounded memory.
-
-The C scanner of the standard library parses a value that lies whole in the buffer (nearly all do).
-Only where it fails does a structural scan look for the value's end: that value was cut by the
-buffer, or is broken (it is refused and reading goes on behind it), or is over the limit (its bytes
-are counted and dropped, never parsed).
-
-How a JSON file lays out its records, told from its first megabyte.
+How a file lays out its records is detected from its first megabyte:
 
 | layout | looks like |
 |---|---|
@@ -16,6 +9,11 @@ How a JSON file lays out its records, told from its first megabyte.
 | objects | pretty-printed objects one after another, or a single object |
 | below | `{"data": [{...}], ...}`: a list of objects below a key |
 | columns | `{"instruction": [...], "output": [...]}` |
+
+The C scanner of the standard library parses a value that lies whole in the buffer (nearly all do).
+Only where it fails does a structural scan look for the end of the value: it was cut by the buffer,
+or is broken (it is rejected, and reading goes on behind it), or is over the limit (its bytes are
+counted and dropped, never parsed).
 """
 
 from __future__ import annotations
@@ -57,7 +55,7 @@ DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def why_invalid(error: Exception) -> str:
-    """The reason for a record the parser refused."""
+    """The reason why the parser could not read a record."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, json.JSONDecodeError):
@@ -66,17 +64,17 @@ def why_invalid(error: Exception) -> str:
 
 
 class JsonScanner:
-    """A cursor over JSON text. `peek` skips blanks; `value` reads one value or says what is bad."""
+    """A cursor over JSON text, which reads one value at a time or says why it is bad."""
 
     def __init__(self, chunks: Iterator[bytes], limit: int = MAX_RECORD_BYTES) -> None:
         self._chunks, self._limit = chunks, limit
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._text, self._at = "", 0
-        self._end = 0  # of the value last measured
+        self._end = 0  # of the last value that `_extent` found
         self._ended = self._undecoded = False
 
     def peek(self) -> str:
-        """The next character that is no white space, or "" at the end."""
+        """The next character that is not white space; "" at the end."""
         while True:
             match = SPACE.match(self._text, self._at)
             self._at = match.end() if match else self._at
@@ -86,7 +84,7 @@ class JsonScanner:
                 return ""
 
     def take(self, character: str) -> bool:
-        """Step over `character` if it comes next."""
+        """Step over `character` if it comes next; return whether it did."""
         if self.peek() != character:
             return False
         self._at += 1
@@ -122,7 +120,7 @@ class JsonScanner:
         return False
 
     def _measured_value(self) -> Any | Bad:
-        """Find the end of the value first, then parse it, if it is whole and within the limit."""
+        """Find the end of the value, then parse it if it is whole and within the limit."""
         closed, size, head = self._extent()
         if size:
             return oversize(size, head)
@@ -142,7 +140,7 @@ class JsonScanner:
             return Bad(why_invalid(error), excerpt_of(text))
 
     def _extent(self) -> tuple[bool, int, str]:
-        """Whether the value closes, its bytes if they had to be dropped, its head. Sets `_end`."""
+        """Whether the value is whole, its size if it was dropped, its head. Sets `_end`."""
         first = self._text[self._at]
         scalar = first not in '{["'
         inside, depth, index = False, 0, self._at
@@ -189,15 +187,15 @@ class JsonScanner:
 WINDOW_BYTES = 1 << 20
 PROBED_LINES = 50
 LIST_KEYS = ("data", "Instances", "rows", "records", "examples", "items", "instances", "train")
-"""Keys under which a file's list is looked for first, in this order."""
+"""The keys that a list of records is looked for under first, in this order."""
 
 SHARED_FACTS = ("Instances",)
-"""Below these keys each record also gets the facts that stand beside the list."""
+"""Below these keys, each record also gets the plain values that stand beside the list."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """`kind` as in the table above; `key` is the list's for "below", `choices` when several fit."""
+    """`kind` as in the table above; for "below" the key of the list, or `choices` of several."""
 
     kind: str
     key: str = ""
@@ -205,7 +203,7 @@ class Layout:
 
     @property
     def words(self) -> str:
-        """For the decision."""
+        """The layout in words, for the user."""
         return {
             "lines": "JSON Lines",
             "array": "JSON array",
@@ -218,10 +216,12 @@ class Layout:
 def find_layout(
     head: bytes, whole: bool, list_key: str | None, is_record: Callable[[dict[str, Any]], bool]
 ) -> Layout | None:
-    """The layout of a file that begins with `head` (all of it if `whole`), None if it is no JSON.
+    """The layout of a file that begins with `head`; None if it is not JSON.
 
-    `is_record` tells whether an object is itself a record of a known shape; `list_key` is the key
-    a user named with `--map records=KEY`.
+    Args:
+        whole: whether `head` is the whole file.
+        list_key: the key that a user named with `--map records=KEY`.
+        is_record: returns whether an object is itself a record of a known shape.
     """
     text = head.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")
     first = text[:1]
@@ -247,13 +247,13 @@ def find_layout(
 
 
 def _layout_of_unparsed(text: str, whole: bool, list_key: str | None) -> Layout:
-    """A first object that is broken, or larger than the window."""
+    """The layout of a file whose first object is broken, or larger than the window."""
     if _has_object_line(text):
         return Layout("lines")
     if not whole:
-        found = _layout_of_members(dict(_outline(text)), list_key, complete=False)
-        if found is not None:
-            return found
+        layout = _layout_of_members(dict(_outline(text)), list_key, complete=False)
+        if layout is not None:
+            return layout
     first_line = text.partition("\n")[0].strip()
     return Layout("objects" if first_line == "{" or first_line.endswith(",") else "lines")
 
@@ -261,7 +261,7 @@ def _layout_of_unparsed(text: str, whole: bool, list_key: str | None) -> Layout:
 def _layout_of_members(
     members: dict[str, str], list_key: str | None, *, complete: bool
 ) -> Layout | None:
-    """Below a key or columns, by what each member is ("objects", "values", "indexed", "one")."""
+    """A list below a key, or columns, by the kinds of the members (see `_kind_of_parsed`)."""
     if list_key is not None:
         return Layout("below", list_key)
     lists = [key for key, kind in members.items() if kind == "objects"]
@@ -279,6 +279,7 @@ def _layout_of_members(
 
 
 def _kind_of_parsed(member: Any) -> str:
+    """A list of "objects" or "values", an "empty" one, pandas' "indexed" column, or "one" value."""
     if isinstance(member, list):
         if not member:
             return "empty"
@@ -289,7 +290,7 @@ def _kind_of_parsed(member: Any) -> str:
 
 
 def _outline(text: str) -> Iterator[tuple[str, str]]:
-    """Name and kind of the members of a first object that goes on behind the window."""
+    """Names and kinds of the members of an object that does not end within the window."""
     scanner = JsonScanner(iter([text.encode("utf-8", "surrogateescape")]))
     scanner.take("{")
     while scanner.peek() == '"':
@@ -335,9 +336,9 @@ Fail = Callable[[str], None]
 
 
 def line_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
-    """One value a line. Blank lines are skipped; objects glued on one line are each a record.
+    """One value a line, without blank lines; of several objects on a line, each is a record.
 
-    A line is refused as a whole when anything but objects stands on it.
+    A line with other values beside an object is rejected as a whole.
     """
     for number, line in split_lines(chunks):
         if isinstance(line, Bad):
@@ -365,7 +366,7 @@ def line_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
 
 
 def _glued(text: str) -> list[Any]:
-    """The objects that stand on one line without a newline between them, or one refusal."""
+    """The objects on one line, or why the line is rejected."""
     values: list[Any] = []
     rest = text.strip()
     while rest:
@@ -402,10 +403,10 @@ def object_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
 
 
 def below_rows(chunks: Iterator[bytes], key: str, fail: Fail) -> Iterator[Row]:
-    """The elements of the list below `key` of the file's one object.
+    """The elements of the list below `key` in the one object of a file.
 
-    For the keys of SHARED_FACTS each element also gets the texts, numbers and lists of such that
-    stand beside the list, wherever they stand: the elements wait in a temporary file until then.
+    For the keys of SHARED_FACTS, each element also gets the plain values that stand beside the
+    list, before or after it: the elements wait in a temporary file until then.
     """
     scanner = JsonScanner(chunks)
     scanner.take("{")
@@ -433,7 +434,7 @@ def column_rows(chunks: Iterator[bytes], file: str, fail: Fail) -> Iterator[Row]
     """Rows of an object of columns; the columns wait in temporary files, not in memory.
 
     Raises:
-        InputError: the columns differ in length, or a member is no column.
+        InputError: the columns differ in length, or a member is not a column.
     """
     scanner = JsonScanner(chunks)
     scanner.take("{")
@@ -449,7 +450,7 @@ def column_rows(chunks: Iterator[bytes], file: str, fail: Fail) -> Iterator[Row]
         else:
             raise InputError(
                 file,
-                f"it is an object of columns, but {name!r} is no list",
+                f"it is an object of columns, but {name!r} is not a list",
                 "Write it as JSON Lines",
             )
     if len({len(column) for column in columns.values()}) > 1:
@@ -498,7 +499,7 @@ def _elements(scanner: JsonScanner, closing: str, fail: Fail) -> Iterator[Any]:
 
 
 def _names(scanner: JsonScanner, fail: Fail) -> Iterator[str]:
-    """The member names of the object entered; the caller reads each member's value."""
+    """The names of the members of an object; the caller reads the value of each."""
     while True:
         character = scanner.peek()
         if character == "}":
@@ -514,7 +515,7 @@ def _names(scanner: JsonScanner, fail: Fail) -> Iterator[str]:
 
 
 def _trailing(scanner: JsonScanner, number: int) -> Iterator[Row]:
-    """What follows the end of the document is refused value by value."""
+    """A `Bad` for each value behind the end of the document."""
     while scanner.peek():
         value = scanner.value()
         text = value.excerpt if isinstance(value, Bad) else json.dumps(value)

@@ -1,13 +1,9 @@
-"""Where files live: local paths, standard input, `s3://` and `hf://` addresses.
+"""Where files are: local paths, globs, folders, standard input, `s3://` and `hf://` addresses.
 
-Object stores are reached through pyarrow's own S3 client (credentials, region and endpoint from
-the environment, or `?endpoint_override=...` in the address); the Hugging Face Hub through
-huggingface_hub's fsspec file system.
-
-From what a user names to the files to read: paths, globs, folders, addresses, standard input.
-
-A folder stands for the readable files below it (by name, sorted); a `.lance` table and a
-Hugging Face `datasets` folder are one source each.
+A folder stands for the readable files below it (by name, sorted); a `.lance` table and a Hugging
+Face `datasets` folder are one source each. Object stores are reached through pyarrow's S3 client
+(credentials, region and endpoint from the environment, or `?endpoint_override=...` in the address),
+the Hugging Face Hub through huggingface_hub's fsspec file system.
 """
 
 from __future__ import annotations
@@ -32,7 +28,7 @@ STDIN = "-"
 REMOTE = ("hf://", "s3://")
 LOCAL_ERRORS = (OSError, pa.ArrowException)
 REMOTE_ERRORS = (Exception,)
-"""The Hub's client hands on whatever its HTTP library raises, which has no common base."""
+"""The Hub's client passes on what its HTTP library raises, which has no common base class."""
 
 
 def is_remote(path: str) -> bool:
@@ -44,7 +40,7 @@ def open_binary(path: str) -> tuple[BinaryIO | Any, int | None]:
     """A binary stream from the start of `path`, and its size in bytes where that is known.
 
     Raises:
-        InputError: it is not there, is not readable, or its store cannot be reached.
+        InputError: it does not exist, is not readable, or its store cannot be reached.
     """
     if path == STDIN:
         return sys.stdin.buffer, None
@@ -70,7 +66,7 @@ def can_be_read_again(path: str) -> bool:
 
 
 def copy_of(path: str, folder: str) -> str:
-    """Copy all bytes of a source into `folder`, under its own ending; where the copy lies.
+    """Copy all bytes of a source into `folder`, keep its ending, and return the path of the copy.
 
     Raises:
         InputError: it is not readable, or the disk is full.
@@ -112,7 +108,7 @@ def remote(address: str) -> tuple[pafs.FileSystem, str]:
     """The file system of an address and the path in it.
 
     Raises:
-        InputError: a package is missing, or the address makes no sense.
+        InputError: a package is missing, or the address is malformed.
     """
     if address.startswith("hf://"):
         try:
@@ -137,7 +133,7 @@ def remote(address: str) -> tuple[pafs.FileSystem, str]:
 
 
 def unreachable(address: str, error: Exception) -> InputError:
-    """The error for an address that gave no answer."""
+    """The error for an address that cannot be read."""
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return InputError(
         address,
@@ -147,7 +143,7 @@ def unreachable(address: str, error: Exception) -> InputError:
 
 
 def is_local_glob(path: str) -> bool:
-    """Whether `path` is a pattern (a file that bears such a name is not)."""
+    """Whether `path` is a pattern, and not a file with such a name."""
     return glob.has_magic(path) and not Path(path).exists()
 
 
@@ -155,15 +151,15 @@ NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".f
 PACKED = (".gz", ".zst")
 
 
-def find_files(sources: Sequence[str]) -> list[str]:
-    """The files that `sources` stand for, each once, in the order named (folders and globs sorted).
+def find_files(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
+    """The files that `sources` stand for, each once and in order; folders and globs are sorted.
 
     Raises:
         NoSuchFileError: a source matches nothing.
         InputError: the name of a file cannot be written in UTF-8.
     """
     found: dict[str, None] = {}
-    for source in sources:
+    for source in [os.fspath(source) for source in sources]:
         files = list(_files_of(source))
         if not files:
             raise NoSuchFileError(
@@ -229,7 +225,7 @@ def _below(folder: str) -> Iterator[str]:
 
 
 def is_readable_name(name: str) -> bool:
-    """Whether a folder's file is taken by its name (one named outright is taken in any case)."""
+    """Whether a file in a folder is read, by its name; one that the user names always is."""
     name = name.lower()
     for packed in PACKED:
         name = name.removesuffix(packed)

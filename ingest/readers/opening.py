@@ -1,4 +1,4 @@
-"""Any source to numbered rows: what holds them is told by content, the name only breaks ties."""
+"""From any file to numbered rows: the container is detected by content, names only break ties."""
 
 from __future__ import annotations
 
@@ -46,7 +46,16 @@ Header = Callable[[Sequence[str], Sequence[str]], list[str] | None]
 
 @dataclass(frozen=True)
 class Hints:
-    """What the reader may ask: a user's wishes, and the knowledge of shapes that it lacks."""
+    """What a reader is told by the user, and what it asks the importers.
+
+    Attributes:
+        encoding, unescape: as in `ReadOptions`.
+        list_key: the key of the list of records in a JSON document, if the user named it.
+        plain_text: whether text without columns is read line by line.
+        is_record: returns whether an object is itself a record of a known shape.
+        header: returns the column names of a delimited file from its first two rows.
+        names: returns the column names of a table without header, from its width.
+    """
 
     encoding: str | None
     list_key: str | None
@@ -59,7 +68,13 @@ class Hints:
 
 @dataclass
 class Opened:
-    """Rows, words for the decision, and the accounts of what has been read."""
+    """An open source: its rows, and how far they have been read.
+
+    Attributes:
+        words: the container in words, for the user.
+        streams: of the bytes of its files; none for data in memory.
+        fault: why the rows ended early.
+    """
 
     file: str
     rows: Iterator[Row]
@@ -71,36 +86,37 @@ class Opened:
 
     @property
     def bytes_read(self) -> int:
-        """Raw bytes passed so far (for tables, which are read out of order, their share)."""
-        passed = sum(stream.raw.bytes_read for stream in self.streams)
+        """Raw bytes read so far; for a table, which is not read in order, its share of them."""
+        read = sum(stream.raw.bytes_read for stream in self.streams)
         share = int(self.table.share * self.size) if self.table and self.size else 0
-        return max(passed, share)
+        return max(read, share)
 
     @property
     def unpacked(self) -> int:
-        """Bytes behind decompression so far."""
+        """Bytes read so far, after decompression."""
         return sum(stream.unpacked for stream in self.streams)
 
     def finish(self) -> str:
-        """Close the source; the xxh3 of all its raw bytes, in the order of its files."""
+        """Close the source; the xxh3 of all its raw bytes, in the order of its files.
+
+        "" for data in memory.
+        """
         digests = []
         for stream in self.streams:
             digests.append(stream.raw.drain())
             self.fault = self.fault or stream.fault
         self.close()
-        if len(digests) == 1:
-            return digests[0]
-        return tables.digest_of_digests(digests)
+        return tables.digest_of_digests(digests) if len(digests) > 1 else "".join(digests)
 
     def close(self) -> None:
-        """Let go of the files, read to their end or not; standard input stays open."""
+        """Close the files, read to their end or not; standard input stays open."""
         for stream in self.streams:
             if stream.file != STDIN:
                 stream.raw.close()
 
 
 def open_rows(file: str, hints: Hints) -> Opened:
-    """Open `file` (a path, an address, "-", or the folder of a table).
+    """Open `file`: a path, an address, "-", or the folder of a table.
 
     Raises:
         InputError: nothing in it can be rows; the message says what it looks like.
@@ -113,13 +129,11 @@ def open_rows(file: str, hints: Hints) -> Opened:
         table, files = tables.open_folder(file)
         streams = [_stream(part) for part in files]
         size = sum(stream.raw.size or 0 for stream in streams)
-        return _guarded(
-            Opened(file, tables.table_rows(table), _table_words(table), streams, size, table)
-        )
+        return open_table_rows(file, table, streams, size)
     stream = _stream(file)
     head, whole, chunks = look_ahead(iter(stream), HEAD_BYTES)
     if tables.is_table(head):
-        return _guarded(_open_table(file, head, chunks, stream))
+        return _open_table(file, head, chunks, stream)
     opened = Opened(file, iter(()), [], [stream], stream.raw.size)
     encoding = detect(head, hints.encoding)
     head, whole, chunks = look_ahead(to_utf8(chunks, encoding), WINDOW_BYTES)
@@ -132,7 +146,7 @@ def open_rows(file: str, hints: Hints) -> Opened:
 
 
 def look_ahead(chunks: Iterator[bytes], size: int) -> tuple[bytes, bool, Iterator[bytes]]:
-    """The first `size` bytes or more, whether that is all, and the chunks from the start again."""
+    """The first `size` bytes or more, whether that is all, and all chunks from the start."""
     taken: list[bytes] = []
     held = 0
     while held < size:
@@ -150,7 +164,7 @@ def _stream(file: str) -> ByteStream:
 
 
 def _guarded(opened: Opened) -> Opened:
-    """The same, with an error in the middle of the rows kept as the fault that ends them."""
+    """The same, but an error in the middle of the rows ends them and is kept as the fault."""
     rows = opened.rows
     breaking = REMOTE_ERRORS if is_remote(opened.file) else LOCAL_ERRORS
 
@@ -172,7 +186,7 @@ def _guarded(opened: Opened) -> Opened:
 
 
 def _open_table(file: str, head: bytes, chunks: Iterator[bytes], stream: ByteStream) -> Opened:
-    """Parquet or Arrow, in place where it can be, else from a temporary copy."""
+    """Open Parquet or Arrow in place where that is possible, else as a temporary copy."""
     if tables.is_seekable_here(file, stream.compression):
         source: Any = open_random(file)
     else:
@@ -183,14 +197,22 @@ def _open_table(file: str, head: bytes, chunks: Iterator[bytes], stream: ByteStr
         source = pa.PythonFile(copy, mode="r")
         if stream.fault is not None:
             raise stream.fault
-    table = tables.open_table(head, source, file)
-    words = [*_table_words(table), *filter(None, [stream.compression])]
-    return Opened(file, tables.table_rows(table), words, [stream], stream.raw.size, table)
+    return open_table_rows(
+        file, tables.open_table(head, source, file), [stream], stream.raw.size, stream.compression
+    )
 
 
-def _table_words(table: tables.Table) -> list[str]:
+def open_table_rows(
+    file: str,
+    table: tables.Table,
+    streams: list[ByteStream],
+    size: int | None,
+    compression: str = "",
+) -> Opened:
+    """The rows of a table that consists of the bytes of `streams`, or is in memory."""
     vectors = f"without the vectors {', '.join(table.left_out)}" if table.left_out else ""
-    return [word for word in (table.words, vectors) if word]
+    words = [word for word in (table.words, vectors, compression) if word]
+    return _guarded(Opened(file, tables.table_rows(table), words, streams, size, table))
 
 
 def _text_rows(
@@ -201,7 +223,7 @@ def _text_rows(
     stream: ByteStream,
     hints: Hints,
 ) -> tuple[Iterator[Row], str]:
-    """Rows of a text file that is not empty, and what it is."""
+    """The rows of a text file that is not empty, and its container in words."""
     name = file.lower().partition("?")[0].removesuffix(".gz").removesuffix(".zst")
     if not name.endswith(DELIMITED_NAMES) and not (hints.plain_text and name.endswith(".txt")):
         layout = find_layout(head, whole, hints.list_key, hints.is_record)

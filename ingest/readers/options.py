@@ -1,4 +1,4 @@
-"""How files are to be read: everything a user may say about them, as JSON-able data."""
+"""How files are to be read: everything a user may say about it, as JSON values."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ReadOptions:
         encoding: text encoding; None reads UTF-8, and UTF-16 or UTF-32 where marked or evident.
         explanation: put a chain of thought (FLAN's `explanation`) before the answer; otherwise it
             is metadata.
-        unescape: in CSV and TSV, read backslash-n, -t, -r and double backslash as characters.
+        unescape: in CSV and TSV, read \\n, \\t, \\r and \\\\ as the characters they stand for.
         allow_empty_answer: targets may have an empty or missing answer.
     """
 
@@ -54,6 +54,11 @@ class ReadOptions:
                     f"--map {unknown[0]}=...: unknown key; "
                     f"without --format the keys are {', '.join(MAP_KEYS)}"
                 )
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The mapping without `records`, which is no column."""
+        return {key: column for key, column in self.mapping.items() if key != "records"}
 
     def as_dict(self) -> dict[str, Any]:
         """The options as JSON values."""

@@ -1,15 +1,14 @@
 """Parquet, Arrow files and streams, Lance tables and `datasets` folders, row by row.
 
-Values that JSON cannot say are converted: times to ISO 8601 text, durations to seconds, decimals
+Values without a form in JSON are converted: times to ISO 8601 text, durations to seconds, decimals
 to text, bytes to text where they are UTF-8 and to base64 where not, NaN and infinities to null.
-Columns of embedding vectors (fixed-size lists of floats) are left out, and the decision says so.
+Columns of embedding vectors (fixed-size lists of floats) are left out, and the user is told so.
 """
 
 from __future__ import annotations
 
 import base64
 import datetime
-import decimal
 import json
 import math
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ class Table:
 
     def __init__(self, words: str, schema: pa.Schema, rows: int | None) -> None:
         self.words, self.rows = words, rows
-        self.share = 0.0  # of the table handed on so far, for progress
+        self.share = 0.0  # of the rows read so far, for progress
         self.left_out = [field.name for field in schema if _is_vector(field.type)]
         self.columns = [field.name for field in schema if field.name not in self.left_out]
 
@@ -127,7 +126,7 @@ def open_folder(folder: str) -> tuple[Table, list[str]]:
 
 
 def open_table(head: bytes, source: Any, file: str) -> Table:
-    """The table in `source` (seekable), told by `head`.
+    """The table in a seekable source that begins with `head`.
 
     Raises:
         InputError: it is damaged, or of a version that pyarrow cannot read.
@@ -171,10 +170,11 @@ def table_rows(table: Table) -> Iterator[Row]:
             for values in zip(*columns, strict=True):
                 yield number, dict(zip(batch.schema.names, values, strict=True))
                 number += 1
+    table.share = 1.0
 
 
 def jsonable(value: Any) -> Any:
-    """`value` as JSON can say it (see the head of this file)."""
+    """`value` as a JSON value (see the head of this file)."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
@@ -187,12 +187,14 @@ def jsonable(value: Any) -> Any:
         with suppress(UnicodeDecodeError):
             return value.decode("utf-8")
         return base64.b64encode(value).decode("ascii")
+    if type(value).__name__ in ("NaTType", "NAType"):  # pandas' nulls
+        return None
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
-    if isinstance(value, decimal.Decimal):
-        return str(value)
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
+        return jsonable(value.tolist())
     return str(value)
 
 
@@ -201,13 +203,17 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 
 def _readable(field: pa.Field) -> pa.Field:
-    """The field with dictionaries unpacked and nanoseconds, which Python lacks, cut to micros."""
+    """The field without dictionaries, views, and nanoseconds, which Python lacks."""
     return field.with_type(_readable_type(field.type))
 
 
 def _readable_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         return _readable_type(kind.value_type)
+    if pa.types.is_string_view(kind):  # a slice of it has the size of the whole
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return pa.timestamp("us", kind.tz)
     if pa.types.is_duration(kind) and kind.unit == "ns":
@@ -224,7 +230,7 @@ def _readable_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _needs_care(kind: pa.DataType) -> bool:
-    """Whether values of this type, or what they hold, may be something JSON cannot say."""
+    """Whether values of this type, or what they hold, may need `jsonable`."""
     if kind.num_fields:
         return any(_needs_care(kind.field(index).type) for index in range(kind.num_fields))
     return not (
@@ -237,7 +243,7 @@ def _needs_care(kind: pa.DataType) -> bool:
 
 
 def _datasets_files(path: Path) -> list[str]:
-    """The Arrow files of a `datasets` folder in their order (state.json lists it)."""
+    """The Arrow files of a `datasets` folder, in the order that state.json lists."""
     state = path / "state.json"
     if state.is_file():
         listed = json.loads(state.read_text(encoding="utf-8")).get("_data_files")

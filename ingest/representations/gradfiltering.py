@@ -25,10 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.errors import UsageError
-from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact
 from ..columns import ragged
-from ..fits.fit import Fit, Fitting
+from ..fits.fit import Fit, Fitting, Work
 from ..fits.lora import require_sane, training_rows
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..models.model_folder import settled_name
@@ -37,7 +36,6 @@ from .losses import why_no_loss
 from .representation import Representation, Scorer, Setup
 
 if TYPE_CHECKING:
-    from ...schemas.instruction import Instruction
     from ..conversations.tokenization import Encoded
     from ..models.backbone import Backbone
     from ..models.batches import Batch
@@ -56,7 +54,7 @@ def snapshot_name(member: int, which: str) -> str:
 
 
 @cache
-def own_backbone(model: str, device: str) -> Backbone:
+def load_model(model: str, device: str) -> Backbone:
     """A model of the ensemble's own, in float32 wherever it runs; loaded once a process."""
     from ..models.backbone import Backbone
 
@@ -108,10 +106,13 @@ class Ensemble(Fit):
     def sample_rows(self, total: int) -> int:
         return min(total, self.at_most, max(self.at_least, round(self.share * total)))
 
+    def work(self, rows: int) -> Work:
+        return Work(steps=self.members * self.epochs * rows / HALVES)
+
     def run(self, fitting: Fitting) -> None:
         backbone = fitting.backbone
         if self.model:
-            backbone = own_backbone(self.model, str(backbone.device))
+            backbone = load_model(self.model, str(backbone.device))
         wanted = [m for m in range(self.members) if snapshot_name(m, "late") not in fitting.kept]
         if not wanted:
             return
@@ -243,25 +244,9 @@ class GradFiltering(Representation):
 
         return GradientNorm(None)
 
-    def compute(
-        self, instructions: Sequence[Instruction], setup: Setup
-    ) -> dict[str, np.ndarray] | None:
-        if _shared(setup.info, setup.options["model"]):
-            return None
-        from ..featurizer import Featurizer
-
-        # To its own model it is a representation like any other.
-        backbone = own_backbone(setup.options["model"], setup.device)
-        recipe = Recipe(
-            representation=self.name,
-            version=self.version,
-            options=dict(setup.options),
-            backbone=backbone.info.identity,
-            columns=tuple(field.name for field in self.fields(setup)),
-            artifacts={name: name for name in setup.artifacts},
-        )
-        featurizer = Featurizer(backbone, [recipe], artifacts=setup.artifacts)
-        return featurizer.compute(instructions, of=setup.side).columns
+    def own_backbone(self, setup: Setup) -> Backbone | None:
+        model = setup.options["model"]
+        return None if _shared(setup.info, model) else load_model(model, setup.device)
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
@@ -300,7 +285,7 @@ class GradFiltering(Representation):
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
         facts: Artifact | None,
-        asked: Mapping[str, Any],
+        query_options: Mapping[str, Any],
     ) -> Scorer:
         return StoredScore()
 

@@ -105,18 +105,18 @@ class Losses(Representation):
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
         facts: Artifact | None,
-        asked: Mapping[str, Any],
+        query_options: Mapping[str, Any],
     ) -> Scorer:
-        scores, order = _columns(options), asked["order"]
-        if asked["score"] not in scores:
-            more = "losses:grad_norm=sketch" if asked["score"] == "grad_norm" else "losses"
+        scores, order = _columns(options), query_options["order"]
+        if query_options["score"] not in scores:
+            more = "losses:grad_norm=sketch" if query_options["score"] == "grad_norm" else "losses"
             raise UsageError(
-                f"losses: score={asked['score']}: these losses have {', '.join(scores)}. "
+                f"losses: score={query_options['score']}: these losses have {', '.join(scores)}. "
                 f"Others are a second feature: coresetdb featurize STORE {more}"
             )
         if order not in ORDERS:
             raise UsageError(f"losses: order={order}: choose from {', '.join(ORDERS)}")
-        return ByLoss(scores[asked["score"]], order == "descending")
+        return ByLoss(scores[query_options["score"]], order == "descending")
 
 
 class ByLoss(Scorer):

@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from ...schemas.errors import UsageError
 from ..columns import ragged
-from ..models.batches import Batch
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import Representation, Setup
 
 if TYPE_CHECKING:
+    import torch
+
     from ..conversations.tokenization import Encoded
     from ..fits.fit import Fit
+    from ..models.batches import Batch
     from ..passes.feed_forward import Neurons
 
 
@@ -40,6 +41,8 @@ class Strongest(Reducer):
     """
 
     def __init__(self, batch: Batch, tokens: str, share: float) -> None:
+        import torch
+
         taken = batch.response if tokens == "response" else batch.mask
         if tokens == "content":
             taken = torch.zeros_like(batch.mask)
@@ -54,6 +57,8 @@ class Strongest(Reducer):
         self._chosen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def neurons(self, part: Neurons) -> None:
+        import torch
+
         if self._open is None or self._open.layer != part.layer:
             self._close()
             self._open = part
@@ -77,6 +82,8 @@ class Strongest(Reducer):
 
     def _close(self) -> None:
         """Choose the strongest of the layer at hand."""
+        import torch
+
         if self._open is None:
             return
         highest, layer = self._highest, self._open
@@ -92,6 +99,8 @@ class Strongest(Reducer):
         self._open = None
 
     def columns(self) -> dict[str, np.ndarray]:
+        import torch
+
         self._close()
         rows, ids, values = (
             torch.cat(each).cpu().numpy() for each in zip(*self._chosen, strict=True)

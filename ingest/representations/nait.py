@@ -28,29 +28,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from ...schemas.errors import BackboneError, UsageError
 from ...store.catalog import Artifact
 from ..columns import joined
 from ..conversations.tokenization import Encoded
-from ..fits.fit import Fit, Fitting
-from ..models.batches import Batch, batches_of
+from ..fits.fit import Fit, Fitting, PassFit
 from ..models.describe import BackboneInfo
-from ..passes.forward import run_pass
-from ..passes.reducer import Pass, PassInputs, Reducer
+from ..passes.reducer import Collector, Pass, PassInputs, Reducer
 from .nait_scores import ACTIVATIONS, Along, directions_of
 from .representation import Representation, Scorer, Setup
 
 if TYPE_CHECKING:
-    from ..fits.fit import Sample
+    import torch
+
     from ..models.backbone import Backbone
+    from ..models.batches import Batch
     from ..passes.feed_forward import Neurons
 
 
 KINDS = ("mean", "drift")
-
-_TOKENS_PER_BATCH = 2048
 
 
 def needs_of(options: Mapping[str, Any]) -> PassInputs:
@@ -72,6 +69,8 @@ class Summaries(Reducer):
     def __init__(
         self, batch: Batch, tokens: str, bases: Mapping[str, np.ndarray] | None = None
     ) -> None:
+        import torch
+
         content = torch.zeros_like(batch.mask)
         own = np.concatenate([row.content for row in batch.rows])
         content[batch.mask] = torch.from_numpy(own).to(content.device)
@@ -89,6 +88,8 @@ class Summaries(Reducer):
         self._norms: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
 
     def layer(self, index: int, states: torch.Tensor) -> None:
+        import torch
+
         clean = states.float()
         if self._padded:  # padding's states may be NaN, which a zero weight would let through
             clean = clean.masked_fill(~self._mask[:, :, None], 0.0)
@@ -118,6 +119,8 @@ class Summaries(Reducer):
         self.layer(part.layer, part.values)
 
     def columns(self) -> dict[str, np.ndarray]:
+        import torch
+
         return {
             **{kind: torch.cat(self._blocks[kind], 1).cpu().numpy() for kind in KINDS},
             **{f"{k}_norms": torch.stack(self._norms[k], 1).cpu().numpy() for k in KINDS},
@@ -130,26 +133,43 @@ def bases_of(artifacts: Mapping[str, Artifact]) -> Mapping[str, np.ndarray] | No
     return None if bases is None else bases.arrays
 
 
-def summaries_of(
-    backbone: Backbone,
-    rows: Sequence[Encoded],
-    options: Mapping[str, Any],
-    bases: Mapping[str, np.ndarray] | None = None,
-) -> dict[str, np.ndarray]:
-    """Whole summaries of some rows, block times norm: kind -> (N, L, d') float32.
+class SampleSummaries(Collector):
+    """Whole summaries, block times norm, of the rows at `places`."""
 
-    NaN where a row lacks the tokens.
-    """
-    parts: list[Mapping[str, np.ndarray]] = []
-    order: list[int] = []
-    needs = needs_of(options)
-    for members, batch in batches_of(backbone, rows, _TOKENS_PER_BATCH):
-        reducer = Summaries(batch, options["tokens"], bases)
-        run_pass(backbone, batch, [(needs, reducer)])
-        parts.append(reducer.columns())
-        order += members
-    columns = joined(parts, np.asarray(order, dtype=np.int64), len(rows))
-    return {kind: whole(columns[kind], columns[f"{kind}_norms"]) for kind in KINDS}
+    def __init__(
+        self,
+        places: Sequence[int],
+        options: Mapping[str, Any],
+        bases: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.inputs, self.places = needs_of(options), np.asarray(places, dtype=np.int64)
+        self._tokens, self._bases = options["tokens"], bases
+        self._parts: list[Mapping[str, np.ndarray]] = []
+        self._order: list[np.ndarray] = []
+
+    def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
+        return Summaries(batch, self._tokens, self._bases)
+
+    def add(self, places: Sequence[int], columns: Mapping[str, np.ndarray]) -> None:
+        own = np.isin(places, self.places)
+        self._parts.append({name: values[own] for name, values in columns.items()})
+        self._order.append(np.searchsorted(self.places, np.asarray(places)[own]))
+
+    def summaries(self) -> dict[str, np.ndarray]:
+        """Kind -> (n, L, d') float32, in the order of `places`; NaN where tokens are lacking."""
+        columns = joined(self._parts, np.concatenate(self._order), len(self.places))
+        return {kind: whole(columns[kind], columns[f"{kind}_norms"]) for kind in KINDS}
+
+
+def summaries_of(
+    backbone: Backbone, rows: Sequence[Encoded], options: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Whole summaries of some rows in full precision, by a pass over them."""
+    from ..passes.forward import pass_over
+
+    collected = SampleSummaries(range(len(rows)), options)
+    pass_over(backbone, rows, [collected])
+    return collected.summaries()
 
 
 def whole(blocks: np.ndarray, norms: np.ndarray) -> np.ndarray:
@@ -161,7 +181,42 @@ SAMPLE_ROWS = 1024
 """Eight times the width of a basis; of Llama-2-7B its summaries take 1 GB."""
 
 
-class Bases(Fit):
+class _SummaryFit(PassFit[SampleSummaries]):
+    """A fit from the summaries of the sample's usable rows."""
+
+    def __init__(self, options: Mapping[str, Any], names: Sequence[str]) -> None:
+        self._options = {name: options[name] for name in names}
+
+    def spec(self) -> dict[str, Any]:
+        return {**self._options, "version": 1, "rows": SAMPLE_ROWS}
+
+    def outputs(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def sample_rows(self, total: int) -> int:
+        return min(total, SAMPLE_ROWS)
+
+    def collect(self, fitting: Fitting, rows: Sequence[Encoded | None]) -> SampleSummaries:
+        tokens = self._options["tokens"]
+        usable = [
+            place
+            for place, row in enumerate(rows)
+            if row is not None
+            and row.content.any()
+            and (tokens != "response" or row.response_tokens)
+        ]
+        if len(usable) < 2:
+            raise UsageError(
+                f"{self.name}: {len(usable)} of the sample's {len(rows):,} rows have "
+                f"{tokens} tokens. Ingest a corpus with at least two such rows"
+            )
+        return SampleSummaries(usable, self._options, self._bases_of(fitting))
+
+    def _bases_of(self, fitting: Fitting) -> Mapping[str, np.ndarray] | None:
+        return None
+
+
+class Bases(_SummaryFit):
     """Artifact `nait-bases`: `mean` and `drift` (L, d', d) float32 with orthonormal rows.
 
     d' is `width`, or what sample and layer have at most. Facts: rows, and the share of the
@@ -171,61 +226,41 @@ class Bases(Fit):
     name = "nait-bases"
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = {name: options[name] for name in ("neuron", "tokens", "width", "seed")}
+        super().__init__(options, ("neuron", "tokens", "width", "seed"))
 
-    def spec(self) -> dict[str, Any]:
-        return {**self._options, "version": 1, "rows": SAMPLE_ROWS}
-
-    def outputs(self) -> tuple[str, ...]:
-        return (self.name,)
-
-    def sample_rows(self, total: int) -> int:
-        return min(total, SAMPLE_ROWS)
-
-    def run(self, fitting: Fitting) -> None:
-        if self.name in fitting.kept:
-            return
-        found = _sampled(self.name, fitting, self._options, None)
+    def finish(self, fitting: Fitting, collected: SampleSummaries) -> None:
         arrays: dict[str, np.ndarray] = {}
         kept: dict[str, list[float]] = {}
-        for kind, summaries in found.items():
+        for kind, summaries in collected.summaries().items():
             layers = [
-                _leading(swapax, self._options["width"]) for swapax in summaries.swapaxes(0, 1)
+                _leading(of_layer, self._options["width"]) for of_layer in summaries.swapaxes(0, 1)
             ]
             arrays[kind] = np.stack([basis for basis, _ in layers])
             kept[kind] = [share for _, share in layers]
-        rows = len(found["mean"])
+        rows = len(collected.places)
         fitting.keep(self.name, Artifact(arrays, {"rows": rows, "kept": kept}))
         fitting.tell(1.0, f"keeps {np.mean([*kept['mean'], *kept['drift']]):.1%} of the energy")
 
 
-class Statistics(Fit):
-    """Artifact `nait-statistics`: `<kind>_mean` (L, d') and `<kind>_covariance` (L, d', d')."""
+class Statistics(_SummaryFit):
+    """Artifact `nait-statistics`: `<kind>_mean` (L, d') and `<kind>_covariance` (L, d', d').
+
+    With bases their result must exist before the summaries can be read, so this fit then takes a
+    pass of its own.
+    """
 
     name = "nait-statistics"
 
     def __init__(self, options: Mapping[str, Any], bases: Bases | None) -> None:
-        self._options = {name: options[name] for name in ("neuron", "tokens", "seed")}
+        super().__init__(options, ("neuron", "tokens", "seed"))
         self._bases = bases
-
-    def spec(self) -> dict[str, Any]:
-        return {**self._options, "version": 1, "rows": SAMPLE_ROWS}
-
-    def outputs(self) -> tuple[str, ...]:
-        return (self.name,)
-
-    def sample_rows(self, total: int) -> int:
-        return min(total, SAMPLE_ROWS)
 
     def needs(self) -> tuple[Fit, ...]:
         return () if self._bases is None else (self._bases,)
 
-    def run(self, fitting: Fitting) -> None:
-        if self.name in fitting.kept:
-            return
-        bases = fitting.kept[self._bases.name].arrays if self._bases else None
+    def finish(self, fitting: Fitting, collected: SampleSummaries) -> None:
         arrays: dict[str, np.ndarray] = {}
-        for kind, summaries in _sampled(self.name, fitting, self._options, bases).items():
+        for kind, summaries in collected.summaries().items():
             mean = summaries.mean(axis=0, dtype=np.float64)
             centred = summaries - mean.astype(np.float32)
             arrays[f"{kind}_mean"] = mean.astype(np.float32)
@@ -235,26 +270,8 @@ class Statistics(Fit):
         fitting.keep(self.name, Artifact(arrays))
         fitting.tell(1.0, "spread of every layer")
 
-
-def _sampled(
-    fit: str, fitting: Fitting, options: Mapping[str, Any], bases: Mapping[str, np.ndarray] | None
-) -> dict[str, np.ndarray]:
-    """Summaries of the sample's usable rows, kind -> (n, L, d')."""
-
-    fitting.tell(0.0, f"activations of {len(fitting.sample.instructions):,} rows")
-    rows = _usable(fitting, fitting.sample, options["tokens"])
-    if len(rows) < 2:
-        raise UsageError(
-            f"{fit}: {len(rows)} of the sample's {len(fitting.sample.instructions):,} rows have "
-            f"{options['tokens']} tokens. Ingest a corpus with at least two such rows"
-        )
-    return summaries_of(fitting.backbone, rows, options, bases)
-
-
-def _usable(fitting: Fitting, sample: Sample, tokens: str) -> list[Encoded]:
-    encoded = fitting.backbone.encode_all(sample.instructions)
-    rows = [row for row in encoded if isinstance(row, Encoded) and row.content.any()]
-    return [row for row in rows if tokens != "response" or row.response_tokens]
+    def _bases_of(self, fitting: Fitting) -> Mapping[str, np.ndarray] | None:
+        return fitting.kept[self._bases.name].arrays if self._bases else None
 
 
 def _leading(vectors: np.ndarray, width: int) -> tuple[np.ndarray, float]:
@@ -293,7 +310,8 @@ class Nait(Representation):
             network (always in a basis; no mixtures of experts).
         tokens: of which the mean is taken: `content`, `response` or `all`.
         width: of a layer's basis; 0 keeps every dimension.
-        zscore: whether statistics for score=zscore are fitted.
+        zscore: whether statistics for score=zscore are fitted, for a user who wants no layer to
+            dominate the sum because its activations are larger.
     """
 
     name = "nait"
@@ -385,11 +403,11 @@ class Nait(Representation):
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
         facts: Artifact | None,
-        asked: Mapping[str, Any],
+        query_options: Mapping[str, Any],
     ) -> Scorer | None:
         if facts is None:
             raise UsageError("nait scores rows along a target's direction: name a target")
-        return Along(facts, artifacts, asked)
+        return Along(facts, artifacts, query_options)
 
 
 def _check(options: Mapping[str, Any]) -> None:

@@ -83,8 +83,8 @@ def _notes(count: int, undetermined: list[int], layers: int) -> list[str]:
     if undetermined:
         named = ", ".join(map(str, undetermined))
         notes.append(
-            f"nait: in {len(undetermined)} of {layers} layers ({named}) the mean drift lies "
-            "across the direction: its sign is undetermined there"
+            f"nait: in {len(undetermined)} of {layers} layers ({named}) the examples do not tell "
+            "which way the direction points. Add more examples, or examples more like each other"
         )
     return notes
 
@@ -98,11 +98,11 @@ class Along(Scorer):
     """
 
     def __init__(
-        self, facts: Artifact, artifacts: Mapping[str, Artifact], asked: Mapping[str, Any]
+        self, facts: Artifact, artifacts: Mapping[str, Artifact], query_options: Mapping[str, Any]
     ) -> None:
         if "refused" in facts.facts:
             raise UsageError(f"nait: {facts.facts['refused']}")
-        activation, self._score = asked["activation"], asked["score"]
+        activation, self._score = query_options["activation"], query_options["score"]
         _check("activation", activation, ACTIVATIONS)
         _check("score", self._score, SCORES)
         self.columns = ACTIVATIONS[activation]

@@ -104,6 +104,12 @@ class FeatureSpec:
     representation: str
     options: Mapping[str, Any]
 
+    def __str__(self) -> str:
+        """The text that `parse_specs` reads: the options that differ from their defaults."""
+        defaults = get(self.representation).defaults
+        own = [f"{name}={v}" for name, v in self.options.items() if v != defaults[name]]
+        return ":".join([self.representation, *own])
+
     def matches(self, recipe: Recipe) -> bool:
         """Whether a recipe is what is asked for, whatever was fitted for it.
 
@@ -196,13 +202,6 @@ def parse_specs(text: str) -> list[FeatureSpec]:
             f"{' and '.join(PRESETS)}"
         )
     return found
-
-
-def spec_text(spec: FeatureSpec) -> str:
-    """What is asked for as `parse_specs` reads it: options that are not the defaults."""
-    defaults = get(spec.representation).defaults
-    own = [f"{k}={v}" for k, v in spec.options.items() if v != defaults[k]]
-    return ":".join([spec.representation, *own])
 
 
 def recipe_for(

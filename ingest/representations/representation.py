@@ -31,10 +31,6 @@ REFUSED = "refused"
 NOTES = "notes"
 
 
-"""What a forward is shown: whole rows, or their answers without the questions."""
-"""Whose features are made: candidates, or the examples of a target."""
-
-
 @dataclass(frozen=True)
 class Setup:
     """What a representation works with.
@@ -82,9 +78,9 @@ class Representation(ABC):
         version: rises when the numbers change.
         defaults: option -> default value (bool, int, float or str).
         similarity: the vector column by which pool and target are compared (cosine), or None.
-        asking: option of the comparison -> default value; it changes no stored number.
+        query_defaults: option of the comparison -> default value; it changes no stored number.
         selector: which selector its name alone stands for.
-        askings: options of the comparison that lists of methods show beside the default.
+        listed_options: options of the comparison that lists of methods show beside the default.
         sets: the column of lists of int32 (no negative ones) that a selection can cover, or None.
         terms: the column of lists of int32 that are a row's words in their order, or None.
         paper: where it comes from, as a short citation; empty where it is ours.
@@ -142,10 +138,17 @@ class Representation(ABC):
         """
         raise NotImplementedError(f"{self.name} makes its columns of no pass")
 
+    def own_backbone(self, setup: Setup) -> Backbone | None:
+        """The model that its passes run on instead of the store's backbone, if it has one.
+
+        `passes` names none while `setup.info` is that of another model.
+        """
+        return None
+
     def compute(
         self, instructions: Sequence[Instruction], setup: Setup
     ) -> dict[str, np.ndarray] | None:
-        """The final columns by a model of its own, or None where `passes` make them."""
+        """The final columns without any pass, or None where passes make them."""
         return None
 
     def target_artifact(
@@ -169,17 +172,17 @@ class Representation(ABC):
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
         facts: Artifact | None,
-        asked: Mapping[str, Any],
+        query_options: Mapping[str, Any],
     ) -> Scorer | None:
         """How a target scores the pool, for one that is not compared by cosine; no model runs.
 
         Args:
             options: of the recipe.
             artifacts: what was fitted for it.
-            facts: what `facts` gave for the target; None for methods without a target.
-            asked: the options of the comparison, every one spelled out.
+            facts: what `target_artifact` gave for the target; None without a target.
+            query_options: options of the comparison, every one spelled out.
 
         Raises:
-            UsageError: the options asked for do not fit what is stored.
+            UsageError: the options do not fit what is stored.
         """
         return None

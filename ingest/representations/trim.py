@@ -161,12 +161,17 @@ class Trim(Representation):
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
         facts: Artifact | None,
-        asked: Mapping[str, Any],
+        query_options: Mapping[str, Any],
     ) -> TokenScorer:
         """Scores by the target's facts; `tokens` of it explains rows token by token."""
         if facts is None:
             raise UsageError("trim compares rows with a target: name one")
-        return TokenScorer(ClassTable.of(facts), asked["scope"], asked["penalty"], asked["rest"])
+        return TokenScorer(
+            ClassTable.of(facts),
+            query_options["scope"],
+            query_options["penalty"],
+            query_options["rest"],
+        )
 
 
 def _warmup(options: Mapping[str, Any]) -> WarmUp | None:

@@ -1,36 +1,34 @@
-"""The basis TRIM keeps token states in (METHODS 1).
+"""The basis in which TRIM keeps token states, and how many directions are enough (METHODS 1).
 
 The uncentred second moments of the unit states of a sample's content tokens give the directions,
-strongest first; `trim_rank` says how many are kept.
-
-Token states in a few bytes: unit states in a basis, int8 with a scale per token (METHODS 1).
-
-How many directions TRIM's codes need: tried on the sample, with the code that scores pools.
-
-Pseudo-targets of a few rows of the sample score the others, once from exact states and once from
-the codes of each rank; a rank is good enough when both find nearly the same best rows.
+strongest first. Pseudo-targets made of a few rows of the sample then score all others, once from
+exact states and once from the int8 codes of each rank; a rank is enough when both find nearly the
+same best rows. Moments and states come from one pass over the sample, which keeps the states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 
 from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from ..columns import ragged
 from ..conversations.tokenization import Encoded
-from ..fits.fit import Fit, Fitting
-from ..models.backbone import Backbone
-from ..models.batches import Batch
-from ..passes.forward import states_of
-from ..passes.reducer import Reducer
-from .trim_fingerprints import fingerprints, nearest_classes
+from ..fits.fit import PASS_SHARE, Fit, Fitting, PassFit, Work
+from ..passes.reducer import Collector, PassInputs, Reducer
 from .trim_scores import ClassTable, row_terms, score_tokens
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.backbone import Backbone
+    from ..models.batches import Batch
 
 LARGEST = 127
 """Of a code; -128 is not used, so that a code and its negative are equally far from zero."""
@@ -51,6 +49,8 @@ def quantise(projected: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     The greatest number of a token has code 127 or -127, so no number is off by more than half a
     scale. A token of zeros has scale 0.
     """
+    import torch
+
     scales = projected.abs().amax(1) / LARGEST
     inverse = torch.where(scales > 0, 1 / scales, 0.0)
     return (projected * inverse[:, None]).round().to(torch.int8), scales
@@ -68,6 +68,8 @@ class Codes(Reducer):
         self._columns: dict[str, np.ndarray] = {}
 
     def hidden(self, states: torch.Tensor) -> None:
+        import torch
+
         own, lengths = unit_states(self._batch, states)
         projected = own @ torch.from_numpy(self._basis).to(own.device) / lengths
         energy = projected.square().sum(1)
@@ -114,23 +116,143 @@ def top_overlap(exact: np.ndarray, other: np.ndarray) -> float:
     return len(best[0] & best[1]) / count
 
 
+STATES_IN_MEMORY = 1 << 30
+"""Bytes of a sample's states that are held in memory; more are kept in a temporary file."""
+
+
+class SampleStates(Collector):
+    """The token states of a sample: their moments, and the states themselves for the rank.
+
+    States stay in the dtype the model computes in, all of them, so that the chosen rank is that of
+    the whole sample: 2,000 rows of 200 tokens take 0.4 GB at width 256 in float32, and 3.3 GB at
+    width 4,096 in bfloat16. Above `STATES_IN_MEMORY` they lie in a file without a name, which
+    goes with the process.
+
+    Args:
+        rows: of the sample; those without content are left out.
+        width: of a state.
+        keep: whether the states themselves are kept.
+    """
+
+    inputs = PassInputs(hidden=True)
+
+    def __init__(self, rows: Sequence[Encoded | None], width: int, keep: bool = True) -> None:
+        own = {i: row for i, row in enumerate(rows) if row is not None and row.content.any()}
+        self.rows = list(own.values())
+        self.places = np.fromiter(own, dtype=np.int64, count=len(own))
+        self.width, self._keep = width, keep
+        lengths = [len(row) for row in self.rows]
+        self._ends = np.cumsum(lengths, dtype=np.int64)
+        self._starts = dict(zip(own, (self._ends - lengths).tolist(), strict=True))
+        self._moments = np.zeros((width, width))
+        self._held: torch.Tensor | None = None
+
+    def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
+        return _Taking(self, batch, places)
+
+    def take(self, batch: Batch, places: Sequence[int], states: torch.Tensor) -> None:
+        """Take in the final states (B, T, d) of a batch whose rows stand at `places`."""
+        own = np.concatenate(
+            [
+                np.full(len(row), p in self._starts)
+                for p, row in zip(places, batch.rows, strict=True)
+            ]
+        )
+        content = np.concatenate([row.content for row in batch.rows])
+        floats, lengths = unit_states(batch, states)
+        units = (floats / lengths).cpu().numpy()[content & own]
+        units = units[np.isfinite(units).all(1)]
+        np.add(self._moments, units.T @ units, out=self._moments)
+        if not self._keep:
+            return
+        if self._held is None:
+            self._held = _room(int(self._ends[-1]), self.width, states.dtype)
+        taken, end = states[batch.mask].cpu(), 0
+        for place, row in zip(places, batch.rows, strict=True):
+            first, end = end, end + len(row)
+            if place in self._starts:
+                start = self._starts[place]
+                self._held[start : start + len(row)] = taken[first:end]
+
+    def directions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Right singular vectors of the unit states of the rows' content tokens.
+
+        Returns:
+            Directions (d, d) float32, orthonormal columns, strongest first, and the share of the
+            energy along each, (d,) float32.
+        """
+        values, vectors = np.linalg.eigh(self._moments)
+        shares = np.maximum(values[::-1], 0) / values.sum()
+        return vectors[:, ::-1].astype(np.float32), shares.astype(np.float32)
+
+    def parts(self, tokens: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Parts of the rows, and their kept states (n, d): at most `tokens`, or one row."""
+        assert self._held is not None, "the states were not kept"
+        first = 0
+        while first < len(self.rows):
+            start = int(self._ends[first - 1]) if first else 0
+            last = max(first + 1, int(np.searchsorted(self._ends, start + tokens, side="right")))
+            yield slice(first, last), self._held[start : int(self._ends[last - 1])]
+            first = last
+
+
+class _Taking(Reducer):
+    def __init__(self, sample: SampleStates, batch: Batch, places: Sequence[int]) -> None:
+        self._sample, self._batch, self._places = sample, batch, places
+
+    def hidden(self, states: torch.Tensor) -> None:
+        self._sample.take(self._batch, self._places, states)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {}
+
+
+def _room(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Space for (rows, width) numbers, in memory or in a temporary file.
+
+    Raises:
+        UsageError: the disk has no room for the file.
+    """
+    import torch
+
+    size = rows * width * dtype.itemsize
+    if size <= STATES_IN_MEMORY:
+        return torch.empty(rows, width, dtype=dtype)
+    with tempfile.TemporaryFile(prefix="coresetdb-states-") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise UsageError(
+                f"trim: the states of the sample take {size / 1e9:,.1f} GB of disk, and "
+                f"{tempfile.gettempdir()} has no room for them ({error.strerror}). Set TMPDIR to a "
+                "folder with more room, or give trim:sample= fewer rows or trim:rank= a fixed rank"
+            ) from error
+        held = np.memmap(file, dtype=np.uint8, mode="r+", shape=(size,))
+    return torch.from_numpy(held).view(dtype).view(rows, width)
+
+
 def overlaps(
     backbone: Backbone,
-    rows: Sequence[Encoded],
+    sample: SampleStates,
     adapter: Artifact | None,
     directions: np.ndarray,
     layers: int,
     seed: int,
-    tell: Callable[[float], None],
+    tell: Callable[[float], None] = lambda done: None,
 ) -> dict[int, float]:
     """Rank -> mean overlap of the stored score's best rows with the exact one's.
 
+    The fingerprints of the pseudo-targets need attention maps, so their few rows run through the
+    model once more.
+
     Args:
-        rows: the sample; every one has content.
         directions: (d, d) float32 orthonormal columns, strongest first.
         layers: attention layers of a fingerprint.
         seed: draws the pseudo-targets.
     """
+    from .trim_fingerprints import fingerprints, nearest_classes
+
+    rows = sample.rows
     draw = np.random.default_rng(seed)
     size = min(EXAMPLES, len(rows) // 4)
     drawn = [draw.choice(len(rows), size, replace=False) for _ in range(DRAWS)]
@@ -140,53 +262,60 @@ def overlaps(
         nearest = nearest_classes(backbone.model, found.classes)
         tables.append(ClassTable(found.classes, found.vectors @ directions, nearest))
     ranks = ranks_tried(len(directions))
-    scores = scores_by_rank(backbone, rows, adapter, directions, tables, ranks, tell)
-    found = np.zeros((DRAWS, len(ranks)))
+    scores = scores_by_rank(sample, directions, tables, ranks, backbone.device, tell)
+    shares = np.zeros((DRAWS, len(ranks)))
     for target, members in enumerate(drawn):
         others = np.delete(scores[:, target], members, axis=0)
         others = others[np.isfinite(others).all(1)]
-        found[target] = [top_overlap(others[:, 0], each) for each in others.T[1:]]
-    return dict(zip(ranks, found.mean(0).tolist(), strict=True))
+        shares[target] = [top_overlap(others[:, 0], each) for each in others.T[1:]]
+    return dict(zip(ranks, shares.mean(0).tolist(), strict=True))
 
 
 def scores_by_rank(
-    backbone: Backbone,
-    rows: Sequence[Encoded],
-    adapter: Artifact | None,
+    sample: SampleStates,
     directions: np.ndarray,
     tables: Sequence[ClassTable],
     ranks: Sequence[int],
+    device: torch.device | str = "cpu",
     tell: Callable[[float], None] = lambda done: None,
 ) -> np.ndarray:
-    """Scores of rows for some targets: (N, targets, 1 + ranks) float32, the exact one first.
+    """Scores of the sample's rows for some targets: (N, targets, 1 + ranks) float32.
+
+    The exact score comes first.
 
     Args:
         tables: each target's fingerprints along all `directions`.
         ranks: of the codes the other scores are made from.
+        device: where states are projected.
     """
+    import torch
+
+    from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
+
     widths = (len(directions), *ranks)
     cut = [
         [replace(each, vectors=np.ascontiguousarray(each.vectors[:, :r])) for r in widths]
         for each in tables
     ]
-    scores = np.empty((len(rows), len(tables), len(widths)), np.float32)
-
-    def read(members: Sequence[int], batch: Batch, states: torch.Tensor) -> None:
-        own, norms = unit_states(batch, states)
-        turned = own @ torch.from_numpy(directions).to(own.device) / norms
+    scores = np.empty((len(sample.rows), len(tables), len(widths)), np.float32)
+    turning = torch.from_numpy(directions).to(device)
+    cpu = torch.device(device).type == "cpu"
+    for part, states in sample.parts(TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR):
+        own = states.to(device).float()
+        turned = own @ turning / own.norm(dim=1, keepdim=True)
         stored: list[tuple[np.ndarray, np.ndarray | None]] = [(turned.cpu().numpy(), None)]
         for rank in ranks:
             codes, scales = quantise(turned[:, :rank])
             stored.append((codes.cpu().numpy(), scales.cpu().numpy()))
-        tokens = np.concatenate([row.ids for row in batch.rows])
-        content = np.concatenate([row.content for row in batch.rows])
-        lengths = np.array([len(row) for row in batch.rows])
+        rows = sample.rows[part]
+        tokens = np.concatenate([row.ids for row in rows])
+        content = np.concatenate([row.content for row in rows])
+        lengths = np.array([len(row) for row in rows])
         for target, tables_of_target in enumerate(cut):
             for place, (table, kept) in enumerate(zip(tables_of_target, stored, strict=True)):
-                each = score_tokens(tokens, *kept, table).scores
-                scores[members, target, place] = row_terms(each, content, lengths).scores
-
-    states_of(backbone, rows, read, adapter, tell)
+                token_scores = score_tokens(tokens, *kept, table).scores
+                scores[part, target, place] = row_terms(token_scores, content, lengths).scores
+        tell(part.stop / len(sample.rows))
     return scores
 
 
@@ -202,7 +331,7 @@ OUTPUT = "trim-basis"
 
 
 @dataclass(frozen=True)
-class TrimBasis(Fit):
+class TrimBasis(PassFit[SampleStates]):
     """Fits the basis.
 
     Leaves one artifact: `basis` (d, r) float32, `spectrum` (d,) float32 (shares of the energy,
@@ -247,72 +376,54 @@ class TrimBasis(Fit):
         """The warm-up, if the model wears one."""
         return () if self.warmup is None else (self.warmup,)
 
-    def run(self, fitting: Fitting) -> None:
-        """One pass over the sample for the moments, one more to choose the rank.
+    def work(self, rows: int) -> Work:
+        """Measured with the proxy: moments and ranks take half a forward a row, maps two."""
+        if self.rank:
+            return Work(forwards=1.3 * rows)
+        return Work(forwards=1.5 * rows + 2 * DRAWS * min(EXAMPLES, rows // 4))
+
+    def checkpoint(self) -> str:
+        return "" if self.warmup is None else self.warmup.outputs()[-1]
+
+    def collect(self, fitting: Fitting, rows: Sequence[Encoded | None]) -> SampleStates:
+        """Take in the states of the rows that have text.
 
         Raises:
-            UsageError: fewer than `LEAST_ROWS` rows of the sample have tokens of content.
+            UsageError: fewer than `LEAST_ROWS` rows have any.
         """
-
-        if OUTPUT in fitting.kept:
-            return
-        encoded = fitting.backbone.encode_all(fitting.sample.instructions[: self.rows])
-        rows = [each for each in encoded if isinstance(each, Encoded) and each.content.any()]
-        if len(rows) < LEAST_ROWS:
+        width = fitting.backbone.info.hidden_size
+        sample = SampleStates(rows[: self.rows], width, keep=not self.rank)
+        if len(sample.rows) < LEAST_ROWS:
             raise UsageError(
-                f"trim: {len(rows)} rows of the sample have text, a basis needs {LEAST_ROWS}. "
-                "Begin with a larger corpus"
+                f"trim: {len(sample.rows)} rows of the sample have text, a basis needs "
+                f"{LEAST_ROWS}. Begin with a larger corpus"
             )
-        adapter = fitting.kept[self.warmup.outputs()[-1]] if self.warmup else None
-        share = 1 if self.rank else 0.5
+        return sample
 
-        def telling(before: float, what: str) -> Callable[[float], None]:
-            return lambda done: fitting.tell(before + share * done, f"trim: {what}")
-
-        directions, spectrum = directions_of(
-            fitting.backbone, rows, adapter, telling(0, "directions of the token states")
-        )
+    def finish(self, fitting: Fitting, collected: SampleStates) -> None:
+        directions, spectrum = collected.directions()
         found: dict[int, float] = {}
         if not self.rank:
-            asked = (fitting.backbone, rows, adapter, directions, self.layers, self.seed)
-            found = overlaps(*asked, telling(share, "how many of them are enough"))
+            adapter = fitting.kept[self.checkpoint()] if self.warmup else None
+            found = overlaps(
+                fitting.backbone,
+                collected,
+                adapter,
+                directions,
+                self.layers,
+                self.seed,
+                lambda done: fitting.tell(
+                    PASS_SHARE + (1 - PASS_SHARE) * done, "how many directions are enough"
+                ),
+            )
         enough = [rank for rank, overlap in found.items() if overlap >= ENOUGH]
         rank = self.rank or min(enough, default=len(directions))
         facts = {
             "rank": rank,
             "overlap": {str(tried): round(overlap, 4) for tried, overlap in found.items()},
             "kept": round(float(spectrum[:rank].sum()), 6),
-            "rows": len(rows),
+            "rows": len(collected.rows),
         }
         basis = np.ascontiguousarray(directions[:, :rank])
         fitting.keep(OUTPUT, Artifact({"basis": basis, "spectrum": spectrum}, facts))
-
-
-def directions_of(
-    backbone: Backbone,
-    rows: Sequence[Encoded],
-    adapter: Artifact | None = None,
-    tell: Callable[[float], None] = lambda done: None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Right singular vectors of the unit states of the rows' content tokens.
-
-    Returns:
-        Directions (d, d) float32, orthonormal columns, strongest first, and the share of the
-        energy along each, (d,) float32.
-    """
-    from ..passes.forward import states_of
-
-    width = backbone.info.hidden_size
-    moments = np.zeros((width, width))
-
-    def add(members: Sequence[int], batch: Batch, states: torch.Tensor) -> None:
-        own, lengths = unit_states(batch, states)
-        content = np.concatenate([row.content for row in batch.rows])
-        units = (own / lengths).cpu().numpy()[content]
-        units = units[np.isfinite(units).all(1)]
-        np.add(moments, units.T @ units, out=moments)
-
-    states_of(backbone, rows, add, adapter, tell)
-    values, vectors = np.linalg.eigh(moments)
-    shares = np.maximum(values[::-1], 0) / values.sum()
-    return vectors[:, ::-1].astype(np.float32), shares.astype(np.float32)
+        fitting.tell(1.0, f"{rank} directions keep {facts['kept']:.1%} of the energy")

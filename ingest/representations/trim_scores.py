@@ -8,7 +8,8 @@ The basis keeps a part p of a token's unit state and a part q of a fingerprint. 
 assumed of the parts it leaves out, whose lengths are known though they are not: that their cosine
 is that of the kept parts (`alike`), so that the whole is
 cos(p, q) (|p| |q| + sqrt(1 - |p|^2) sqrt(1 - |q|^2)), or that they have nothing in common (`none`:
-<p, q>, too low by more for some classes than for others, which moves rows past each other).
+<p, q>, too low by more for some classes than for others, which moves rows past each other). With
+`none` a user sees, in a comparison of two coresets, how much of a choice rests on that assumption.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Explain: why a row stands in a coreset, from what is stored; no model runs.
+"""Explain why a row is in a coreset, from what is stored; no model runs.
 
-What stands beside a row of a coreset: the targets' examples, and the rows chosen before it.
-
-What a method saw inside a row: numbers it keeps, tokens, layers, neurons.
-
-What the score of a chosen row says, in words, for the selectors of this package.
+A row is explained by what is beside it, the targets' examples and the rows chosen before it; by
+what its method saw inside it, numbers, tokens, layers, neurons or words; and by what its score
+means.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from ...schemas.instruction import Instruction
 from ...schemas.sizes import parse_budget
 from ...schemas.tables import literal
 from ..coresets import Coreset, load_coreset
-from ..features import Feature, comparison_of, features_of
+from ..features import Feature, comparison_of
 from ..methods import Method
 from ..queries import Queries, load_queries
 from ..ranking import MEMORY_LIMIT
@@ -29,6 +27,7 @@ from ..replay import request_of
 from ..request import Request, ResolvedRequest, resolve_request
 from ..result_rows import conversations
 from ..selection import answer
+from ..snapshot import Snapshot
 from .explanation import Example, Explanation, Neighbour, Without
 from .internals import layer_frame, neuron_gains, scorer_and_row, shared_words, token_frame
 
@@ -39,36 +38,38 @@ if TYPE_CHECKING:
 
 
 MOST_SIMILAR = 3
-"""Examples that are shown beside the one that pulled a row."""
+"""Examples that are shown in addition to the one that pulled a row."""
 
 
 def beside(
-    store: Store,
+    snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
     resolved: ResolvedRequest,
 ) -> Explanation:
-    """Hold a row against the targets' examples and against the rows ranked before it.
+    """Add how similar a row is to the targets' examples and to the rows ranked before it.
 
     By the method's own vectors; where it has none, by those of the first feature that pool and
-    targets have, which is then told as `compared_by`.
+    targets share, whose name is then in `compared_by`.
     """
     recorded = coreset.members["query"][explanation.rank - 1].as_py()
     cannot = list(explanation.cannot)
     if request.targets and recorded is None:
         cannot.append(f"Which example pulled it: {_nobody(resolved, explanation.target)}")
-    feature, queries = _held_against(store, request, resolved)
+    feature, queries = _held_against(snapshot, request, resolved)
     own = None
     if feature is None:
-        cannot.append("What it is similar to: no feature with a cosine (rds, less, embed) is there")
+        cannot.append(
+            "What it is similar to: the store has no feature with a cosine (rds, less, ...)"
+        )
     else:
-        own = _vectors(store, feature, [explanation.id], coreset.pool_version)[0]
+        own = _vectors(snapshot, feature, [explanation.id])[0]
         if np.isnan(own).any():
             own = None
             cannot.append(f"What it is similar to: the row has no {feature.name}")
     similar = {} if own is None else _similarities(queries, own)
-    examples = _examples(store, similar, (explanation.target, recorded), request.targets_version)
+    examples = _examples(snapshot, similar, (explanation.target, recorded))
     explanation = replace(explanation, examples=examples, cannot=tuple(cannot))
     if feature is None or own is None:
         return explanation
@@ -76,25 +77,22 @@ def beside(
         explanation,
         compared_by=feature.name,
         asked=len(similar),
-        nearest=_nearest(store, coreset, feature, own, explanation.rank),
-        next=_with_similarity(store, feature, own, explanation.next, coreset.pool_version),
+        nearest=_nearest(snapshot, coreset, feature, own, explanation.rank),
+        next=_with_similarity(snapshot, feature, own, explanation.next),
     )
 
 
 def _held_against(
-    store: Store, request: Request, resolved: ResolvedRequest
+    snapshot: Snapshot, request: Request, resolved: ResolvedRequest
 ) -> tuple[Feature | None, list[Queries]]:
     """A feature with vectors that the pool and every target has, and the examples' vectors."""
     if resolved.feature and resolved.feature.column:
         return resolved.feature, resolved.queries
-    for feature in features_of(store, request.pool_version).values():
+    for feature in snapshot.features.values():
         if feature.column is None:
             continue
         try:
-            version = request.targets_version
-            return feature, [
-                load_queries(store, target, feature, version) for target in request.targets
-            ]
+            return feature, [load_queries(snapshot, target, feature) for target in request.targets]
         except (UsageError, MissingFeatureError, FingerprintError):
             continue  # a target lacks this one; the next may do
     return None, []
@@ -102,8 +100,8 @@ def _held_against(
 
 def _nobody(resolved: ResolvedRequest, target: str | None) -> str:
     if not resolved.method.needs_target:
-        return f"{resolved.method} asks no target"
-    return f"{resolved.method} asks with target {target} as a whole"
+        return f"{resolved.method} uses no target"
+    return f"{resolved.method} compares rows with target {target} as a whole"
 
 
 def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str, str], float]:
@@ -118,19 +116,18 @@ def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str
 
 
 def _examples(
-    store: Store,
+    snapshot: Snapshot,
     similar: Mapping[tuple[str, str], float],
     pulling: tuple[str | None, str | None],
-    version: int,
 ) -> tuple[Example, ...]:
     """The example that pulled the row and the most similar ones, best first."""
     places = {name: place for place, name in enumerate(similar, start=1)}
     others = [name for name in similar if name != pulling][:MOST_SIMILAR]
     target, example = pulling
     pulled = [(target, example)] if target is not None and example is not None else []
-    # One that has no vector stands in front.
+    # One that has no vector comes first.
     wanted = sorted([*pulled, *others], key=lambda name: places.get(name, 0))
-    texts = _texts(store, wanted, version)
+    texts = _texts(snapshot, wanted)
     return tuple(
         Example(
             target=name[0],
@@ -146,13 +143,13 @@ def _examples(
 
 
 def _texts(
-    store: Store, wanted: Sequence[tuple[str, str]], version: int
+    snapshot: Snapshot, wanted: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], tuple[int, list[dict]]]:
     """Position and messages of some examples."""
     if not wanted:
         return {}
     ids = ", ".join(dict.fromkeys(literal(example) for _, example in wanted))
-    rows = store.dataset("targets", version).to_table(
+    rows = snapshot.targets.to_table(
         columns=["target", "id", "position", "messages"], filter=f"id IN ({ids})"
     )
     texts = {}
@@ -164,13 +161,13 @@ def _texts(
 
 
 def _nearest(
-    store: Store, coreset: Coreset, feature: Feature, own: np.ndarray, rank: int
+    snapshot: Snapshot, coreset: Coreset, feature: Feature, own: np.ndarray, rank: int
 ) -> Neighbour | None:
     """Of the rows ranked before, the most similar one; the lower rank of equals."""
     before = coreset.members.slice(0, rank - 1)
     if not before.num_rows:
         return None
-    cosines = _vectors(store, feature, before["id"].to_pylist(), coreset.pool_version) @ own
+    cosines = _vectors(snapshot, feature, before["id"].to_pylist()) @ own
     if np.isnan(cosines).all():
         return None
     (row,) = before.slice(int(np.nanargmax(cosines)), 1).to_pylist()
@@ -178,21 +175,21 @@ def _nearest(
 
 
 def _with_similarity(
-    store: Store, feature: Feature, own: np.ndarray, other: Neighbour | None, version: int
+    snapshot: Snapshot, feature: Feature, own: np.ndarray, other: Neighbour | None
 ) -> Neighbour | None:
     if other is None:
         return None
-    cosine = float(_vectors(store, feature, [other.id], version)[0] @ own)
+    cosine = float(_vectors(snapshot, feature, [other.id])[0] @ own)
     return replace(other, similarity=None if np.isnan(cosine) else cosine)
 
 
-def _vectors(store: Store, feature: Feature, ids: Sequence[str], version: int) -> np.ndarray:
+def _vectors(snapshot: Snapshot, feature: Feature, ids: Sequence[str]) -> np.ndarray:
     """(n, d) float32; NaN for rows without the feature."""
     column = feature.column
     assert column is not None
     parts = [
         _matrix(part[column].combine_chunks(), feature.width)
-        for part in store.stream(ids, [column], version)
+        for part in snapshot.stream(ids, [column])
     ]
     return np.concatenate(parts)
 
@@ -205,11 +202,11 @@ def _matrix(vectors: pa.Array, width: int) -> np.ndarray:
 
 
 _CLOSE = 1e-5
-"""How far the parts of a gain may add up beside the recorded score, of the score."""
+"""Largest relative difference between the sum of a gain's parts and the recorded score."""
 
 
 def inside(
-    store: Store,
+    snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
@@ -219,31 +216,29 @@ def inside(
     feature, method = resolved.feature, resolved.method
     if feature is None or not method.looks:
         return explanation
-    explanation = replace(
-        explanation, values=_numbers(store, feature, explanation.id, coreset.pool_version)
-    )
+    explanation = replace(explanation, values=_numbers(snapshot, feature, explanation.id))
     if method.covers:
-        return _neurons(store, coreset, explanation, request, resolved, feature)
+        return _neurons(snapshot, coreset, explanation, request, resolved, feature)
     if method.counts:
-        return _words(store, coreset, explanation, request, resolved, feature)
+        return _words(snapshot, coreset, explanation, request, resolved, feature)
     if comparison_of(feature.representation) == "target_scorer" and explanation.target:
-        return _pieces(store, explanation, request)
+        return _pieces(snapshot, explanation)
     return explanation
 
 
-def _numbers(store: Store, feature: Feature, row: str, version: int) -> dict[str, float | None]:
+def _numbers(snapshot: Snapshot, feature: Feature, row: str) -> dict[str, float | None]:
     """The plain numbers among the feature's columns."""
-    schema = store.dataset("pool", version).schema
+    schema = snapshot.pool.schema
     plain = [
         column
         for column in feature.recipe.columns
         if pa.types.is_floating(schema.field(column).type)
         or pa.types.is_integer(schema.field(column).type)
     ]
-    return store.take([row], plain, version).to_pylist()[0] if plain else {}
+    return snapshot.take([row], plain).to_pylist()[0] if plain else {}
 
 
-def _pieces(store: Store, explanation: Explanation, request: Request) -> Explanation:
+def _pieces(snapshot: Snapshot, explanation: Explanation) -> Explanation:
     """Tokens or layers, whichever the scorer of the row's target looks at."""
     from ...ingest.representations.nait_scores import Along
     from ...ingest.representations.trim_scores import TokenScorer
@@ -251,26 +246,21 @@ def _pieces(store: Store, explanation: Explanation, request: Request) -> Explana
     assert explanation.target is not None
     try:
         scorer, rows = scorer_and_row(
-            store,
-            explanation.target,
-            explanation.id,
-            explanation.method,
-            request.pool_version,
-            request.targets_version,
+            snapshot, explanation.target, explanation.id, explanation.method
         )
     except MissingFeatureError as error:
         return replace(
             explanation, cannot=(*explanation.cannot, f"Its score piece by piece: {error}")
         )
     if isinstance(scorer, TokenScorer):
-        return replace(explanation, tokens=token_frame(store, scorer, rows))
+        return replace(explanation, tokens=token_frame(snapshot.store, scorer, rows))
     if isinstance(scorer, Along):
         return replace(explanation, layers=layer_frame(scorer, rows))
     return explanation
 
 
 def _words(
-    store: Store,
+    snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
@@ -285,14 +275,12 @@ def _words(
         for example in each.ids
         if explanation.target == each.target and query in (None, example)
     ]
-    words = shared_words(
-        store, feature, explanation.id, examples, request.pool_version, request.targets_version
-    )
+    words = shared_words(snapshot, feature, explanation.id, examples)
     return replace(explanation, words=words)
 
 
 def _neurons(
-    store: Store,
+    snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
@@ -310,19 +298,18 @@ def _neurons(
             query.units for query in resolved.queries if query.target == explanation.target
         )
     frame = neuron_gains(
-        store,
+        snapshot,
         feature,
         method,
         explanation.id,
         before["id"].to_pylist(),
-        version=request.pool_version,
         where=request.where,
         target_units=units,
     )
     if not _adds_up(frame, explanation.score):
         why = (
-            "Its gain neuron by neuron: rows that the coreset does not show (of another target, "
-            "or left out by a rule) were counted as well when it was taken"
+            "Its gain neuron by neuron: when it was taken, other rows counted as well, chosen for "
+            "another target or left out of the coreset by a rule"
         )
         return replace(explanation, cannot=(*explanation.cannot, why))
     return replace(explanation, neurons=frame)
@@ -332,10 +319,10 @@ def _adds_up(frame: pl.DataFrame, score: float | None) -> bool:
     return score is not None and abs(float(frame["gain"].sum()) - score) <= _CLOSE * max(1.0, score)
 
 
-_SAID = {
-    "random": "none: a seed drew the rows, and their order says nothing",
-    "source_balanced": "none: corpora take turns, and a seed drew the rows of each",
-    "length_matched": "none: a seed drew the rows of each length",
+_SCORE_PHRASES = {
+    "random": "none: rows are drawn at random, and their order means nothing",
+    "source_balanced": "none: corpora take turns, and the rows of each are drawn at random",
+    "length_matched": "none: the rows of each length are drawn at random",
     "round_robin": "its similarity to the example whose turn it was",
     "knn_uniform": "its share of the examples' nearest neighbours",
     "knn_kde": "its share of the examples' nearest neighbours, less in a crowd",
@@ -347,11 +334,13 @@ _SAID = {
 
 
 def score_words(method: Method) -> str | None:
-    """A phrase that goes on from "score 0.83, "; None for selectors from elsewhere."""
+    """A phrase that follows "score 0.83, "; None for selectors of other packages."""
     name, made_by, options = method.selector.name, method.made_by, method.options
     if name in ("top", "round_robin") and made_by and comparison_of(made_by) != "cosine":
-        whom = "the target as a whole" if method.needs_target else "no target in particular"
-        return f"that {method.representation} gives it, for {whom}"
+        if method.needs_target:
+            return f"given by {method.representation} for the target as a whole"
+        by = f" ({method.asked['score']})" if "score" in method.asked else ""
+        return f"given by {method.representation}{by}, which needs no target"
     if name == "top":
         by = {"mean": "mean", "max": "highest"}[options["by"]]
         return f"its {by} similarity over the examples"
@@ -361,13 +350,13 @@ def score_words(method: Method) -> str | None:
         by = {"turns": "for the example whose turn it was", "mean": "mean over the examples"}
         return f"its BM25, {by.get(options['by'], 'the highest over the examples')}"
     if name == "dsir":
-        drawn = ", with a random number added by the draw" if options["gumbel"] else ""
-        return f"log of how much likelier the target makes its words than the pool{drawn}"
-    return _SAID.get(name)
+        drawn = ", plus the random number of the draw" if options["gumbel"] else ""
+        return f"log of how much likelier its words are in the target than in the pool{drawn}"
+    return _SCORE_PHRASES.get(name)
 
 
 LEAST_BEGINNING = 6
-"""Characters of an id that stand for the whole, if no other row of the coreset begins so."""
+"""Least characters of an id that name a row, if no other id of the coreset begins with them."""
 
 
 def explain(
@@ -378,13 +367,13 @@ def explain(
     without: bool = False,
     memory_limit: int = MEMORY_LIMIT,
 ) -> Explanation:
-    """Say why a row stands in a coreset, as far as its method lets it be said.
+    """Explain why a row is in a coreset, as far as its method allows.
 
     Args:
         store: an open store.
         coreset: its name.
         row: an id, the beginning of one, or a rank (`17`, `#17`).
-        without: also select again from the pool less this row, which takes as long as the
+        without: select again from the pool without this row as well, which takes as long as the
             selection did.
         memory_limit: bytes that this selection may plan for.
 
@@ -395,24 +384,24 @@ def explain(
     member = member_of(chosen, row)
     found = _alone(store, chosen, member)
     try:
-        request = request_of(store, chosen)
-        asked = resolve_request(store, request)
+        snapshot, request = request_of(store, chosen)
+        asked = resolve_request(snapshot, request)
     except (UsageError, MissingFeatureError, FingerprintError) as error:
-        # What it was chosen by is gone since; the row itself is not.
+        # What it was chosen by is gone; the row itself is not.
         return replace(found, cannot=(f"Its target and scores: {error}",))
     found = replace(found, score_is=score_words(asked.method))
-    found = beside(store, chosen, found, request, asked)
-    found = inside(store, chosen, found, request, asked)
+    found = beside(snapshot, chosen, found, request, asked)
+    found = inside(snapshot, chosen, found, request, asked)
     if not without:
         return found
     if chosen.parameters.get("approximate") and not request.approximate:
         why = "What would come in instead: the index that found the rows is gone"
         return replace(found, cannot=(*found.cannot, why))
-    return replace(found, without=_without(store, chosen, found, request, memory_limit))
+    return replace(found, without=_without(snapshot, chosen, found, request, memory_limit))
 
 
 def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
-    """The member of a coreset that a rank, an id or the beginning of one names.
+    """Return the member of a coreset named by a rank, an id or the beginning of an id.
 
     Raises:
         UsageError: none, or more than one.
@@ -432,12 +421,14 @@ def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
             f'"SELECT rank, id FROM coreset_rows WHERE coreset = {literal(coreset.name)}"'
         )
     if len(places) > 1:
-        raise UsageError(f"row {row!r}: {len(places)} ids of {coreset.name} begin so, give more")
+        raise UsageError(
+            f"row {row!r}: {len(places)} ids of {coreset.name} begin with it: give more characters"
+        )
     return coreset.members.slice(places[0], 1).to_pylist()[0]
 
 
 def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanation:
-    """What the coreset itself says of a row, and the row's text."""
+    """What the coreset itself records of a row, and the row's text."""
     (row,) = conversations(store, [member["id"]], coreset.pool_version)
     after = coreset.members.slice(member["rank"], 1).to_pylist()
     following = [Neighbour(each["rank"], each["id"], each["score"]) for each in after]
@@ -457,9 +448,13 @@ def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanatio
 
 
 def _without(
-    store: Store, coreset: Coreset, explanation: Explanation, request: Request, memory_limit: int
+    snapshot: Snapshot,
+    coreset: Coreset,
+    explanation: Explanation,
+    request: Request,
+    memory_limit: int,
 ) -> Without:
-    """Answer the request again, from a pool that lacks the row."""
+    """Select again, from a pool without the row."""
     other = f"id <> {literal(explanation.id)}"
     tokens = request.budget.unit == "tokens"
     again = replace(
@@ -468,7 +463,7 @@ def _without(
         # A share of one row less could be another number of rows.
         budget=request.budget if tokens else parse_budget(str(len(coreset))),
     )
-    now = answer(store, again, memory_limit).picks.ids
+    now = answer(snapshot, again, memory_limit).picks.ids
     before = set(coreset.ids)
     goes = before - {explanation.id} - set(now)
     return Without(

@@ -1,4 +1,4 @@
-"""What an explanation holds: why one row stands in a coreset, piece by piece."""
+"""An explanation of why a row is in a coreset, as data."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Example:
-    """An example of a target, held against the row.
+    """An example of a target, compared with the row.
 
     Attributes:
         target: its name.
         id: of the example.
         position: among the target's examples, from 1.
         similarity: cosine to the row; None where one of the two has no vector.
-        place: among all examples that asked, by similarity, from 1; None without one.
+        place: among all examples, by similarity, from 1; None without a similarity.
         pulled: whether the row was chosen for it.
         messages: its text.
     """
@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another row of the coreset; `similarity` is its cosine to the row explained, or None."""
+    """Another row of the coreset; `similarity` is its cosine to the explained row, or None."""
 
     rank: int
     id: str
@@ -45,7 +45,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Without:
-    """What the same selection makes of the pool less this row: ids that come in, that go."""
+    """The same selection from the pool without this row: ids added, ids removed."""
 
     comes: tuple[str, ...]
     goes: tuple[str, ...]
@@ -53,7 +53,7 @@ class Without:
 
 @dataclass(frozen=True, repr=False)
 class Explanation:
-    """Why a row stands in a coreset.
+    """Why a row is in a coreset.
 
     Attributes:
         coreset: its name.
@@ -61,24 +61,24 @@ class Explanation:
         rows: of the coreset.
         rank: of the row, from 1.
         id: of the row.
-        corpus: that brought it first.
+        corpus: the first that it was ingested with.
         score: as recorded; None for methods that give none.
-        target: that asked for it; None where none did.
+        target: that it was chosen for; None for methods without one.
         messages: the row's text.
         tools: offered in it, as JSON; None for none.
-        score_is: what the score says, in words; None for selectors from elsewhere.
+        score_is: what the score means, in words; None for selectors of other packages.
         compared_by: the feature whose cosines the similarities are; None for none.
         asked: how many examples of the coreset's targets have that feature.
         examples: the one that pulled the row, and the most similar ones, best first.
         nearest: of the rows ranked before it, the most similar one.
         next: the row ranked after it.
-        without: what would be chosen if the pool lacked the row; None where that was not asked.
+        without: what would be chosen without the row; None unless requested.
         values: the numbers that the method's feature keeps of the row.
         tokens: what each token scores (`token_scores`), where the method looks at tokens.
         layers: what each layer adds (`layer_contributions`), where it looks at layers.
         neurons: what each neuron added (`neuron_gains`), where it covers neurons.
         words: shared with the examples (`shared_words`), where it counts words.
-        cannot: sentences that say what is not explained, and why.
+        cannot: sentences on what cannot be explained, and why.
     """
 
     coreset: str
@@ -112,6 +112,16 @@ class Explanation:
             f"<Explanation of row {self.id[:8]}: rank {self.rank:,} of {self.rows:,} in "
             f"{self.coreset} by {self.method}{by}; as_dict() has everything>"
         )
+
+    def __str__(self) -> str:
+        from .explanation_text import plain
+
+        return plain(self)
+
+    def _repr_html_(self) -> str:
+        from .explanation_text import html
+
+        return html(self)
 
     @property
     def pulled_by(self) -> Example | None:

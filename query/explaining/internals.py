@@ -1,8 +1,6 @@
-"""Why a row scores as it does for a target: TRIM's tokens, NAIT's layers; from the store alone.
+"""What a method sees inside a row: TRIM's tokens, NAIT's layers, neurons covered, words shared.
 
-What each neuron of a row added to a coverage when the row was taken (METHODS 5).
-
-The words that a row of the pool shares with examples of a target, the rarest first.
+Everything is computed from the store; no model runs.
 """
 
 from __future__ import annotations
@@ -20,15 +18,16 @@ from ...schemas.errors import BackboneError, MissingFeatureError, UsageError
 from ...schemas.ids import IdSet, keys_of
 from ...schemas.instruction import Instruction
 from ...schemas.tables import literal
-from ...selectors.bm25 import Asked
+from ...selectors.bm25 import QueryWords
 from ...selectors.coverage import gain_tables
 from ...selectors.reductions import WordTotals
-from ..comparison import columns_for, scorer_of, understood
+from ..comparison import columns_for, resolve_method, scorer_of
 from ..features import Feature, comparison_of
 from ..methods import Method
 from ..queries import load_queries
 from ..scanning.columns import scan_sets, scan_words
 from ..scanning.reducers import Block, word_reducer
+from ..snapshot import Snapshot
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,7 +48,7 @@ def token_scores(store: Store, target: str, row: str, method: str = "trim") -> p
 
     Returns:
         A row for each stored token, in order: `token` (vocabulary id), `text` (null where the
-        backbone's tokenizer is not there any more), `class` (the vocabulary id it was compared
+        backbone's tokenizer is missing by now), `class` (the vocabulary id it was compared
         with), `seen` (whether that is its own), `counts` (whether the scope takes it), `score`.
         The row's score is the mean of the mean and the greatest `score` of tokens that count.
 
@@ -60,14 +59,14 @@ def token_scores(store: Store, target: str, row: str, method: str = "trim") -> p
     """
     from ...ingest.representations.trim_scores import TokenScorer
 
-    scorer, rows = scorer_and_row(store, target, row, method)
+    scorer, rows = scorer_and_row(Snapshot(store), target, row, method)
     if not isinstance(scorer, TokenScorer):
         raise UsageError(f"{method} does not score tokens; trim does")
     return token_frame(store, scorer, rows)
 
 
 def token_frame(store: Store, scorer: TokenScorer, rows: pa.RecordBatch) -> pl.DataFrame:
-    """What `token_scores` gives, of a row at hand."""
+    """The frame of `token_scores`, for a row that was read already."""
     import polars as pl
 
     found = scorer.tokens(rows)
@@ -102,14 +101,14 @@ def layer_contributions(store: Store, target: str, row: str, method: str = "nait
     """
     from ...ingest.representations.nait_scores import Along
 
-    scorer, rows = scorer_and_row(store, target, row, method)
+    scorer, rows = scorer_and_row(Snapshot(store), target, row, method)
     if not isinstance(scorer, Along):
         raise UsageError(f"{method} does not add up layers; nait does")
     return layer_frame(scorer, rows)
 
 
 def layer_frame(scorer: Along, rows: pa.RecordBatch) -> pl.DataFrame:
-    """What `layer_contributions` gives, of a row at hand."""
+    """The frame of `layer_contributions`, for a row that was read already."""
     import polars as pl
 
     contributions = scorer.contributions(rows)[0]
@@ -117,26 +116,22 @@ def layer_frame(scorer: Along, rows: pa.RecordBatch) -> pl.DataFrame:
 
 
 def scorer_and_row(
-    store: Store,
-    target: str,
-    row: str,
-    method: str,
-    version: int | None = None,
-    targets_version: int | None = None,
+    snapshot: Snapshot, target: str, row: str, method: str
 ) -> tuple[Scorer, pa.RecordBatch]:
-    """A target's scorer, and what it reads of a row; at the newest versions or those given.
+    """Return a target's scorer, and what it reads of a row.
 
     Raises:
         UsageError: no such target or row, or a method that scores rows otherwise.
         MissingFeatureError: the row, or the target, has no such feature.
         FingerprintError: the target's features were made otherwise.
     """
-    asked, feature = understood(store, method, version)
+    store = snapshot.store
+    asked, feature = resolve_method(snapshot, method)
     if feature is None or comparison_of(feature.representation) != "target_scorer":
         raise UsageError(f"{asked} does not score rows piece by piece; trim and nait do")
-    queries = load_queries(store, target, feature, targets_version)
+    queries = load_queries(snapshot, target, feature)
     scorer = scorer_of(store, feature, asked, queries)
-    found = store.dataset("pool", version).to_table(
+    found = snapshot.pool.to_table(
         columns=list(feature.recipe.columns),
         filter=f"id = {literal(row)}",
     )
@@ -168,28 +163,26 @@ VALUES = "mads_values"
 """MADS's own name of the column that holds the activations of the neurons in a row's set."""
 
 _WIDTHS = ("intermediate_size", "n_inner", "ffn_dim")
-"""What configurations call the units of a layer's feed-forward network."""
+"""Names in model configurations for the width of a layer's feed-forward network."""
 
 
 def neuron_gains(
-    store: Store,
+    snapshot: Snapshot,
     feature: Feature,
     method: Method,
     row: str,
     before: Sequence[str],
     *,
-    version: int,
     where: str | None = None,
     target_units: np.ndarray | None = None,
 ) -> pl.DataFrame:
-    """The parts of a row's gain, neuron by neuron, the greatest first.
+    """Return the parts of a row's gain, neuron by neuron, the greatest first.
 
     Args:
         feature: the sets that are covered.
         method: with the options of `coverage`.
         row: id of a row that has a set.
         before: ids of the rows that were taken before it, for the same target where one asks.
-        version: of the pool.
         where: the filter that said which rows count for `weights=idf`.
         target_units: neurons of the target's examples, for `weights=target`.
 
@@ -203,14 +196,12 @@ def neuron_gains(
     assert feature.representation.sets is not None
     column = feature.columns[feature.representation.sets]
     value_column = feature.columns.get(VALUES)
-    own = store.take([row], [column, *([value_column] if value_column else [])], version)
+    own = snapshot.take([row], [column, *([value_column] if value_column else [])])
     units = own[column].combine_chunks().flatten().to_numpy()
-    held = _held(store, column, units, before, version)
-    weights = _weights(
-        store, column, method.options["weights"], units, version, where, target_units
-    )
+    held = _held(snapshot, column, units, before)
+    weights = _weights(snapshot, column, method.options["weights"], units, where, target_units)
     gains = weights * gain_tables(method.options["g"], method.options["cap"])(held)
-    layer, unit = _places(store, units)
+    layer, unit = _places(snapshot.store, units)
     values = own[value_column].to_pylist()[0] if value_column else [None] * len(units)
     frame = pl.DataFrame(
         {
@@ -226,13 +217,11 @@ def neuron_gains(
     return frame.sort(["gain", "neuron"], descending=[True, False])
 
 
-def _held(
-    store: Store, column: str, units: np.ndarray, before: Sequence[str], version: int
-) -> np.ndarray:
+def _held(snapshot: Snapshot, column: str, units: np.ndarray, before: Sequence[str]) -> np.ndarray:
     """How many of the rows before hold each unit, (n,) int64."""
     order = np.argsort(units)
     counts = np.zeros(len(units), np.int64)
-    for part in store.stream(before, [column], version):
+    for part in snapshot.stream(before, [column]):
         found = part[column].combine_chunks().flatten().to_numpy()
         places = np.searchsorted(units[order], found).clip(max=max(len(units) - 1, 0))
         hit = units[order][places] == found
@@ -243,11 +232,10 @@ def _held(
 
 
 def _weights(
-    store: Store,
+    snapshot: Snapshot,
     column: str,
     option: str,
     units: np.ndarray,
-    version: int,
     where: str | None,
     target_units: np.ndarray | None,
 ) -> np.ndarray:
@@ -262,8 +250,8 @@ def _weights(
     if where is not None:
         from ...store.sql.session import eligible_ids
 
-        eligible = IdSet(keys_of(eligible_ids(store, where, version)))
-    seen = scan_sets(store.dataset("pool", version), column, [counting], eligible)
+        eligible = IdSet(keys_of(eligible_ids(snapshot.store, where, snapshot.pool_version)))
+    seen = scan_sets(snapshot.pool, column, [counting], eligible)
     return np.log(max(seen.scored, 1) / np.maximum(counting.counts, 1))
 
 
@@ -311,22 +299,16 @@ def _units_per_layer(store: Store) -> int | None:
 
 
 def shared_words(
-    store: Store,
-    feature: Feature,
-    row: str,
-    examples: Sequence[tuple[str, str]],
-    version: int,
-    targets_version: int,
+    snapshot: Snapshot, feature: Feature, row: str, examples: Sequence[tuple[str, str]]
 ) -> pl.DataFrame:
-    """What `bm25` and `dsir` may have seen in a row: words, told by their spelling.
+    """Return the words that `bm25` and `dsir` count in a row and in the examples, as spelled.
 
-    One pass over the column of words says how rare each is.
+    One pass over the column of words counts the rows that hold each.
 
     Args:
         feature: the words that are counted.
         row: id of a row of the pool.
         examples: target and id of each example.
-        version, targets_version: of the two tables.
 
     Returns:
         A row for each word in both: `word`, `in_row` and `in_examples` (how often), `rows` (of the
@@ -335,11 +317,9 @@ def shared_words(
     import polars as pl
 
     assert feature.representation.terms is not None
-    own = _counted(store.take([row], ["messages"], version)["messages"].to_pylist())
+    own = _counted(snapshot.take([row], ["messages"])["messages"].to_pylist())
     ids = ", ".join(dict.fromkeys(literal(example) for _, example in examples))
-    there = store.dataset("targets", targets_version).to_table(
-        columns=["target", "id", "messages"], filter=f"id IN ({ids})"
-    )
+    there = snapshot.targets.to_table(columns=["target", "id", "messages"], filter=f"id IN ({ids})")
     asked = _counted(
         each["messages"]
         for each in there.to_pylist()
@@ -351,7 +331,7 @@ def shared_words(
             "word": pl.Series(words, dtype=pl.String),
             "in_row": pl.Series([own[word] for word in words], dtype=pl.Int64),
             "in_examples": pl.Series([asked[word] for word in words], dtype=pl.Int64),
-            "rows": _rows_with(store, feature, words, version),
+            "rows": _rows_with(snapshot, feature, words),
         }
     )
     return frame.sort(["rows", "word"])
@@ -364,16 +344,16 @@ def _counted(conversations: Iterable[list[dict]]) -> Counter[str]:
     return counts
 
 
-def _rows_with(store: Store, feature: Feature, words: Sequence[str], version: int) -> np.ndarray:
+def _rows_with(snapshot: Snapshot, feature: Feature, words: Sequence[str]) -> np.ndarray:
     """How many rows of the pool hold each word, (n,) int64."""
     if not words:
         return np.empty(0, np.int64)
     own = feature.representation.terms
     assert own is not None
     ids = ids_of_words(words)
-    asked = Asked([ids])
-    counting = word_reducer(WordTotals(asked.totals), 1)
-    scan_words(store.dataset("pool", version), feature.columns[own], [counting])
+    query = QueryWords([ids])
+    counting = word_reducer(WordTotals(query.totals), 1)
+    scan_words(snapshot.pool, feature.columns[own], [counting])
     totals = counting.result()
     assert isinstance(totals, np.ndarray)
-    return totals[2:][np.searchsorted(asked.words, ids)]
+    return totals[2:][np.searchsorted(query.words, ids)]

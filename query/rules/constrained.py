@@ -1,11 +1,11 @@
-"""A request's rules at work around its ranking, and the account of what they did.
+"""A ranking under rules, and the account of what the rules did.
 
-One loop for all rules: rank, leave out what a rule objects to, rank again until none does.
+One loop for all rules: rank, leave out the rows that a rule rejects, and rank again until none is.
 
-So a selection is exactly the plain selection from the pool less the rows left out: round-robin
-gives every example its equal share, greedy stays greedy. Rules that judge a row by itself or by
-those before it look at spare rows beyond the budget as well, more of them the more was left out,
-so that few rounds are needed; every round takes at least one row away, so it ends.
+So a selection is exactly the selection without rules from the pool less the rows left out:
+round-robin gives every example its equal share, greedy stays greedy. Rules that judge a row by
+itself or by those before it look at spare rows beyond the budget as well, at more of them the more
+rows were rejected, so that few rounds are needed; every round rejects at least one row, so it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from ...schemas.errors import UsageError
 from ...schemas.ids import IdSet, keys_of
-from ..features import Feature, feature_named, features_of
+from ..features import Feature
 from ..ranking import Picks
 from .distinct import Distinct
 from .examples import Example, examples_of
@@ -29,8 +29,7 @@ from .rules import Rules, as_recorded
 if TYPE_CHECKING:
     import lance
 
-    from ...store.store import Store
-    from ..request import Request
+    from ..snapshot import Snapshot
 
 
 _SPARE = 16
@@ -38,46 +37,50 @@ _SPARE_SHARE = 8  # one spare row for so many chosen ones
 
 
 class Rule(Protocol):
-    """Looks at ranked rows (with `judges_spares` also beyond the budget): which must leave?"""
+    """Rejects ranked rows; with `judges_spares` also those beyond the budget."""
 
     judges_spares: bool
 
     def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
-        """Keys (n, 2) int64 of rows that must leave before the first `chosen` ids are right."""
+        """Return keys (n, 2) int64 of rejected rows; none if the first `chosen` ids are right."""
+        ...
+
+    def account(self, ids: Sequence[str]) -> dict[str, Any]:
+        """Return what the rule did, for these rows chosen in the end, as JSON values."""
         ...
 
 
 class RuleLoop:
-    """A ranking under rules; what left for one length stays out for the next.
+    """Ranks until no rule rejects a row; rows rejected for one length stay out for the next.
 
     Args:
-        parts: see there.
-        everyone: keys of all rows of the pool, (N, 2) int64; called once a row must leave.
-        rules: in the order in which they are heard; the next one only if the one before is silent.
+        strata: that are ranked.
+        everyone: returns keys of all rows of the pool, (N, 2) int64; called once a row is rejected.
+        rules: in order; a rule is applied only if those before it reject nothing.
     """
 
     def __init__(
-        self, parts: Sequence[Stratum], everyone: Callable[[], np.ndarray], rules: Sequence[Rule]
+        self, strata: Sequence[Stratum], everyone: Callable[[], np.ndarray], rules: Sequence[Rule]
     ) -> None:
-        self._parts, self._everyone, self._rules = parts, everyone, rules
-        self._left = 0
+        self._strata, self._everyone, self._rules = strata, everyone, rules
+        self._rejected = 0
 
     def leave(self, keys: np.ndarray) -> None:
         """Take rows out of the eligible ones."""
         if len(keys):
-            for part in self._parts:
-                part.leave(keys, self._everyone)
+            for stratum in self._strata:
+                stratum.leave(keys, self._everyone)
 
     def first(self, k: int) -> Picks:
-        """The best `k` rows that no rule objects to; fewer when they run out."""
+        """Return the best `k` rows that no rule rejects; fewer when they run out."""
         spares = any(rule.judges_spares for rule in self._rules)
         while True:
-            spare = max(_SPARE, k // _SPARE_SHARE, 2 * self._left) if spares else 0
-            picks, chosen = interleaved([part.ranked(k, spare) for part in self._parts])
+            spare = max(_SPARE, k // _SPARE_SHARE, 2 * self._rejected) if spares else 0
+            picks, chosen = interleaved([stratum.ranked(k, spare) for stratum in self._strata])
             for rule in self._rules:
                 rejected = rule.rejected(picks.ids, chosen)
                 if len(rejected):
-                    self._left += len(rejected) if rule.judges_spares else 0
+                    self._rejected += len(rejected) if rule.judges_spares else 0
                     self.leave(rejected)
                     break
             else:
@@ -85,16 +88,17 @@ class RuleLoop:
 
 
 class ConstrainedRanking:
-    """The best rows that no rule objects to.
+    """The best rows that no rule rejects.
 
     Args:
-        store: an open store.
-        request: whose rules they are.
+        snapshot: whose pool is ranked.
+        rules: to be kept.
+        targets: whose examples must not leak.
         k: rows of the budget; None for a budget in tokens.
         eligible: the rows that may be chosen; None for all.
-        rank: the plain ranking.
-        feature: what the method compares rows by; None for nothing.
-        memory_limit: bytes the selection may plan for.
+        rank: the ranking without rules.
+        feature: that the method uses; None for none.
+        memory_limit: bytes that the selection may plan for.
 
     Raises:
         UsageError: rules that this pool, budget or method cannot keep.
@@ -102,94 +106,92 @@ class ConstrainedRanking:
 
     def __init__(
         self,
-        store: Store,
-        request: Request,
+        snapshot: Snapshot,
+        rules: Rules,
+        targets: Sequence[str],
         k: int | None,
         eligible: IdSet | None,
         rank: RankRows,
         feature: Feature | None,
         memory_limit: int,
     ) -> None:
-        asked, dataset = request.rules, store.dataset("pool", request.pool_version)
-        check_known("quota", asked.quotas, dataset)
-        check_known("cap", asked.caps, dataset)
-        self._asked = asked
-        self._quotas = _quotas(asked, k)
-        self._heard: dict[str, Leakage | Distinct | Caps] = {}
-        examples = guarded_by(store, request)
-        if examples:
-            self._heard["leakage"] = Leakage(store, dataset, examples)
-        if asked.distinct is not None:
-            by = _vectors(store, request, feature)
-            self._heard["distinct"] = Distinct(store, dataset, by, asked.distinct, memory_limit)
-        if asked.caps:
-            limits = {cap.corpus: cap.rows(k) for cap in asked.caps}
+        pool = snapshot.pool
+        check_known("quota", rules.quotas, pool)
+        check_known("cap", rules.caps, pool)
+        self._recorded = as_recorded(rules)
+        self._quotas = _quotas(rules, k)
+        self._applied: dict[str, Rule] = {}
+        examples = guarded_by(snapshot, rules, targets)
+        guard = Leakage(snapshot, examples) if examples else None
+        if guard:
+            self._applied["leakage"] = guard
+        if rules.distinct is not None:
+            by = _compared_by(snapshot, rules, feature)
+            self._applied["distinct"] = Distinct(snapshot, by, rules.distinct, memory_limit)
+        if rules.caps:
+            limits = {cap.corpus: cap.rows(k) for cap in rules.caps}
             every = limits.pop(None, None)
             named = {corpus: most for corpus, most in limits.items() if corpus is not None}
-            self._heard["cap"] = Caps(store, dataset, named, every, list(self._quotas))
-        self._parts = _parts(dataset, eligible, rank, self._quotas)
+            self._applied["cap"] = Caps(snapshot, named, every, list(self._quotas))
+        self._strata = _strata(pool, eligible, rank, self._quotas)
 
         def everyone() -> np.ndarray:
-            return keys_of(dataset.to_table(columns=["id"])["id"])
+            return keys_of(pool.to_table(columns=["id"])["id"])
 
-        rules: list[Rule] = list(self._heard.values())
-        self._rounds = RuleLoop(list(self._parts.values()), everyone, rules)
-        if examples and asked.leakage == "full":
-            guard = self._heard["leakage"]
-            assert isinstance(guard, Leakage)
-            self._rounds.leave(guard.everywhere(eligible))
+        self._loop = RuleLoop(list(self._strata.values()), everyone, list(self._applied.values()))
+        if guard and rules.leakage == "full":
+            self._loop.leave(guard.everywhere(eligible))
 
     @property
     def missing(self) -> int:
-        """Eligible rows that could not be ranked for want of the feature."""
-        return sum(part.missing or 0 for part in self._parts.values())
+        """How many eligible rows could not be ranked because they lack the feature."""
+        return sum(stratum.missing or 0 for stratum in self._strata.values())
 
     def first(self, k: int) -> Picks:
-        """The best `k` rows; fewer when they run out."""
-        return self._rounds.first(k)
+        """Return the best `k` rows; fewer when they run out."""
+        return self._loop.first(k)
 
     def account(self, ids: Sequence[str]) -> dict[str, Any]:
-        """What was asked and what it came to for the rows chosen in the end, as JSON values."""
-        account: dict[str, Any] = {"asked": as_recorded(self._asked)}
-        account |= {name: rule.account(ids) for name, rule in self._heard.items()}
+        """Return the rules and what they did, for these rows chosen in the end, as JSON values."""
+        account: dict[str, Any] = {"asked": self._recorded}
+        account |= {name: rule.account(ids) for name, rule in self._applied.items()}
         if self._quotas:
             account["quota"] = {
-                corpus: {"rows": wanted, "chosen": self._parts[corpus].chosen}
-                for corpus, wanted in self._quotas.items()
+                corpus: {"rows": rows, "chosen": self._strata[corpus].chosen}
+                for corpus, rows in self._quotas.items()
             }
         return account
 
 
-def guarded_by(store: Store, request: Request) -> list[Example]:
-    """The examples that a request's rows may not give away; none where leakage is allowed."""
-    rules = request.rules
+def guarded_by(snapshot: Snapshot, rules: Rules, targets: Sequence[str]) -> list[Example]:
+    """Return the examples that must not leak; none where leakage is allowed."""
     if rules.leakage == "off":
         return []
-    return examples_of(store, request.targets, request.targets_version, rules.evaluations)
+    return examples_of(snapshot, targets, rules.evaluations)
 
 
 def _quotas(rules: Rules, k: int | None) -> dict[str, int]:
-    """Rows wanted of each corpus with a quota."""
+    """Return how many rows each corpus with a quota has."""
     if not rules.quotas:
         return {}
     if k is None:
-        raise UsageError("a quota is of rows: give the budget in rows or per cent")
-    wanted = {quota.corpus: quota.rows(k) for quota in rules.quotas if quota.corpus is not None}
-    if sum(wanted.values()) > k:
+        raise UsageError("quotas are in rows: give the budget in rows or per cent")
+    rows = {quota.corpus: quota.rows(k) for quota in rules.quotas if quota.corpus is not None}
+    if sum(rows.values()) > k:
         listed = ", ".join(map(str, rules.quotas))
         raise UsageError(
-            f"quotas {listed} come to {sum(wanted.values()):,} rows, and the budget is {k:,}"
+            f"quotas {listed} add up to {sum(rows.values()):,} rows, and the budget is {k:,}"
         )
-    return wanted
+    return rows
 
 
-def _parts(
+def _strata(
     dataset: lance.LanceDataset,
     eligible: IdSet | None,
     rank: RankRows,
     quotas: dict[str, int],
 ) -> dict[str | None, Stratum]:
-    """A part for every corpus with a quota and, under None, one for all other corpora."""
+    """Return a stratum for every corpus with a quota and, under None, one for all others."""
     if not quotas:
         rows = dataset.count_rows() if eligible is None else len(eligible)
         return {None: Stratum(rank, eligible, rows, lambda k: k)}
@@ -197,30 +199,29 @@ def _parts(
     everyone = eligible
     if everyone is None:
         everyone = IdSet(keys_of(dataset.to_table(columns=["id"])["id"]))
-    others = everyone.without(IdSet(np.concatenate([each.keys() for each in own.values()])))
-    found: dict[str | None, Stratum] = {
+    others = everyone.without(IdSet(np.concatenate([keys.keys() for keys in own.values()])))
+    strata: dict[str | None, Stratum] = {
         corpus: Stratum(rank, both, len(both), partial(_exactly, quotas[corpus]))
         for corpus, keys in own.items()
         for both in [everyone.within(keys)]
     }
     rest = sum(quotas.values())
-    found[None] = Stratum(rank, others, len(others), lambda k: k - rest)
-    return found
+    strata[None] = Stratum(rank, others, len(others), lambda k: k - rest)
+    return strata
 
 
 def _exactly(rows: int, k: int) -> int:
     return rows
 
 
-def _vectors(store: Store, request: Request, feature: Feature | None) -> Feature:
-    """The feature whose vectors tell near-duplicates."""
-    by, version = request.rules.distinct_by, request.pool_version
-    chosen = feature_named(store, by, version) if by is not None else feature
+def _compared_by(snapshot: Snapshot, rules: Rules, feature: Feature | None) -> Feature:
+    """Return the feature whose vectors say which rows are near-duplicates."""
+    chosen = feature if rules.distinct_by is None else snapshot.feature(rules.distinct_by)
     if chosen is None or chosen.column is None:
-        there = [name for name, each in features_of(store, version).items() if each.column]
-        what = "a method that compares nothing" if chosen is None else chosen.name
+        names = [name for name, feature in snapshot.features.items() if feature.column]
+        what = "a method without a feature" if chosen is None else chosen.name
         raise UsageError(
             f"distinct needs vectors, and {what} has none: --distinct-by one of "
-            f"{', '.join(there) or 'none that this store has'}"
+            f"{', '.join(names) or 'none that this store has'}"
         )
     return chosen

@@ -1,12 +1,9 @@
-"""The examples that a coreset must not give away: those of its targets and of evaluation files.
+"""The examples that a coreset must not give away, those of targets and evaluation files, in words.
 
-What two texts are compared by: their words, whatever their case, spacing and punctuation.
-
-A word is a run of letters, digits and marks after NFKC and case folding, less characters that
-nobody sees (soft hyphens, zero-width spaces). Scripts that put no space
-between words (Chinese, Japanese, Thai, Lao, Burmese, Khmer, Tibetan) give a word per character.
-
-Rows of an earlier coreset that must not be chosen again, kept as long as a replay needs them.
+Texts are compared by their words, whatever their case, spacing and punctuation. A word is a run of
+letters, digits and marks after NFKC and case folding, without invisible characters (soft hyphens,
+zero-width spaces). Scripts without spaces between words (Chinese, Japanese, Thai, Lao, Burmese,
+Khmer, Tibetan) have a word per character.
 """
 
 from __future__ import annotations
@@ -20,19 +17,16 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
-
 from ...ingest.representations.lexical import SPACELESS
-from ...schemas.canonical import canonical_json, digest, digest_of
+from ...schemas.canonical import canonical_json, digest_of
 from ...schemas.errors import InputError, UsageError
-from ...schemas.ids import ids_of, keys_of
 from ...schemas.instruction import Instruction, Reject
 from ...schemas.tables import literal
 from ...store import catalog
 
 if TYPE_CHECKING:
     from ...store.store import Store
+    from ..snapshot import Snapshot
 
 
 _WORD_OR_SPACE = "".join(
@@ -41,8 +35,8 @@ _WORD_OR_SPACE = "".join(
 
 _WORDS = re.compile(r"\w+")
 
-# Soft hyphens, zero-width spaces and joiners, marks of direction: nobody sees them inside a word.
-_UNSEEN = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
+# Soft hyphens, zero-width spaces and joiners, marks of direction.
+_INVISIBLE = re.compile("[\u00ad\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]")
 
 # As in the representation `lexical`, with Tibetan and signs of repetition.
 _SPACELESS = SPACELESS + r"\u0f00-\u0fff\u3005-\u3007"
@@ -66,24 +60,24 @@ def _needs_care(character: str) -> bool:
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text, in order."""
+    """Return the words of a text, in order."""
     if text.isascii():
         # Three times as fast as a pattern, and most texts are plain.
         return text.lower().translate(_WORD_OR_SPACE).split()
-    seen = _UNSEEN.sub("", text)
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
+    visible = _INVISIBLE.sub("", text)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
     # The pattern for any script takes six times as long as the plain one.
-    special = any(_needs_care(each) for each in set(folded) if not each.isascii())
+    special = any(_needs_care(character) for character in set(folded) if not character.isascii())
     return (_words_of_any_script() if special else _WORDS).findall(folded)
 
 
 def joined(words: Sequence[str]) -> str:
-    """Words as one text in which a run of words is a substring between spaces."""
+    """Join words to a text in which a run of words is a substring between spaces."""
     return " ".join(words)
 
 
 def ngrams(words: Sequence[str], length: int) -> list[str]:
-    """Every run of `length` words, joined, in order."""
+    """Return every run of `length` words, joined, in order."""
     return [joined(words[at : at + length]) for at in range(len(words) - length + 1)]
 
 
@@ -103,7 +97,7 @@ class Said:
 
 
 def said_in(messages: Sequence[Mapping[str, Any]]) -> Said:
-    """The words of a conversation; messages as Arrow gives them back."""
+    """Return the words of a conversation; messages are as Arrow returns them."""
     turns = [
         (
             message["role"],
@@ -112,9 +106,9 @@ def said_in(messages: Sequence[Mapping[str, Any]]) -> Said:
         for message in messages
     ]
     spoken = [(role, words) for role, words in turns if role != "system"]
-    asked = spoken[:-1] if spoken and spoken[-1][0] == "assistant" else spoken
+    before_answer = spoken[:-1] if spoken and spoken[-1][0] == "assistant" else spoken
     everything, whole, question = (
-        [word for _, words in each for word in words] for each in (turns, spoken, asked)
+        [word for _, words in part for word in words] for part in (turns, spoken, before_answer)
     )
     return Said(everything, whole, question)
 
@@ -124,7 +118,7 @@ _EVALUATION = "evaluation"
 
 @dataclass(frozen=True)
 class Example:
-    """An example that may leak: its id, the target or file it is `of`, and what is said in it."""
+    """A guarded example: its id, the target or file that it is `of`, and its words."""
 
     id: str
     of: str
@@ -140,12 +134,12 @@ class Evaluation:
 
     @property
     def digest(self) -> str:
-        """Of its content; the store keeps it under this name."""
+        """Digest of its content, under which the store keeps it."""
         return digest_of([instruction.id for instruction in self.instructions])
 
 
 def read_evaluation(file: str) -> Evaluation:
-    """The examples of a benchmark, in any shape the importers know; answers may be missing.
+    """Read the examples of a benchmark, in any shape the importers know; answers may be missing.
 
     Raises:
         InputError: the file cannot be read to its end, or has no usable example.
@@ -154,26 +148,26 @@ def read_evaluation(file: str) -> Evaluation:
     from ...ingest.readers.options import ReadOptions
     from ...ingest.sources import open_source
 
-    found: dict[str, Instruction] = {}
-    refused: set[str] = set()
-    for find_file in find_files([file]):
-        source = open_source(find_file, ReadOptions(allow_empty_answer=True))
+    instructions: dict[str, Instruction] = {}
+    reasons: set[str] = set()
+    for path in find_files([file]):
+        source = open_source(path, ReadOptions(allow_empty_answer=True))
         for record in source:
             if isinstance(record, Reject):
-                refused.add(record.reason)
+                reasons.add(record.reason)
             else:
-                found.setdefault(record.instruction.id, record.instruction)
+                instructions.setdefault(record.instruction.id, record.instruction)
         if source.fault:
             raise source.fault
-    if not found:
-        reasons = "; ".join(sorted(refused)) or "it is empty"
-        raise InputError(file, f"no usable example ({reasons})", "An evaluation file needs one")
+    if not instructions:
+        why = "; ".join(sorted(reasons)) or "it is empty"
+        raise InputError(file, f"no usable example ({why})", "An evaluation file needs one")
     name = file.rstrip("/").rsplit("/", 1)[-1]
-    return Evaluation(name, tuple(found.values()))
+    return Evaluation(name, tuple(instructions.values()))
 
 
 def keep_evaluation(store: Store, evaluation: Evaluation) -> None:
-    """Keep its examples in the store, so that a selection can be replayed without the file."""
+    """Keep an evaluation in the store, so that a selection can be replayed without its file."""
     rows = [
         {"messages": [turn.as_dict() for turn in instruction.messages], "tools": instruction.tools}
         for instruction in evaluation.instructions
@@ -183,7 +177,7 @@ def keep_evaluation(store: Store, evaluation: Evaluation) -> None:
 
 
 def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
-    """The evaluation that was kept under a digest.
+    """Return the evaluation that was kept under a digest.
 
     Raises:
         UsageError: the store lost it.
@@ -198,21 +192,20 @@ def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
 
 
 def examples_of(
-    store: Store, targets: Sequence[str], version: int, evaluations: Sequence[Evaluation]
+    snapshot: Snapshot, targets: Sequence[str], evaluations: Sequence[Evaluation]
 ) -> list[Example]:
-    """All examples to be guarded, targets first, each source in its own order."""
-    found = []
-    table = store.dataset("targets", version)
+    """Return all guarded examples, targets first, each source in its own order."""
+    examples = []
     for target in targets:
-        rows = table.to_table(
+        rows = snapshot.targets.to_table(
             columns=["id", "position", "messages"], filter=f"target = {literal(target)}"
         )
-        found += [
+        examples += [
             Example(row["id"], target, said_in(row["messages"]))
             for row in rows.sort_by("position").to_pylist()
         ]
     for evaluation in evaluations:
-        found += [
+        examples += [
             Example(
                 instruction.id,
                 evaluation.name,
@@ -220,65 +213,9 @@ def examples_of(
             )
             for instruction in evaluation.instructions
         ]
-    return found
+    return examples
 
 
 def digest_of_examples(examples: Sequence[Example]) -> str:
-    """Of which examples are guarded, in their order."""
+    """Digest of which examples are guarded, in their order."""
     return digest_of([[example.of, example.id] for example in examples])
-
-
-_EXCLUDED = "excluded"
-_ID_BYTES = 16
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """The rows of a coreset as it was: its name and its ids, 16 bytes each."""
-
-    coreset: str
-    packed: bytes
-
-    @property
-    def digest(self) -> str:
-        """Of its rows; the store keeps them under this name, whatever becomes of the coreset."""
-        return digest(self.packed.hex())
-
-    @property
-    def keys(self) -> np.ndarray:
-        """(n, 2) int64."""
-        text = self.packed.hex()
-        ids = [text[at : at + 32] for at in range(0, len(text), 32)]
-        return keys_of(pa.array(ids, pa.string()))
-
-    def __len__(self) -> int:
-        return len(self.packed) // _ID_BYTES
-
-
-def excluded(store: Store, coreset: str) -> Excluded:
-    """The rows of a coreset.
-
-    Raises:
-        UsageError: there is none of that name; the message lists those there are.
-    """
-    from ..coresets import load_coreset
-
-    members = load_coreset(store, coreset).members
-    return Excluded(coreset, bytes.fromhex("".join(ids_of(keys_of(members["id"])))))
-
-
-def keep_excluded(store: Store, rows: Excluded) -> None:
-    """Keep them, so that a selection can be replayed after the coreset was removed."""
-    catalog.put_artifact(store, rows.digest, _EXCLUDED, rows.packed)
-
-
-def kept_excluded(store: Store, coreset: str, digest: str) -> Excluded:
-    """The rows that were kept under a digest.
-
-    Raises:
-        UsageError: the store lost them.
-    """
-    packed = catalog.artifact(store, digest, _EXCLUDED)
-    if packed is None:
-        raise UsageError(f"{store.uri} has lost the rows of coreset {coreset} ({digest})")
-    return Excluded(coreset, packed)

@@ -1,14 +1,10 @@
-"""The leakage guard as a rule: rows that give an example away leave, each with the reason.
-
-Which rows give an example away: an index over the examples, held against one row at a time.
+"""The leakage guard: rows that give an example away are rejected, each with the reason.
 
 A row leaks an example if it says the same words, if it contains the example's words or question
 in one piece, or if it shares a run of 13 words with it that is no task wording (docs/rules.md).
-
-How common runs of words are in the pool: what every thousandth row says is task wording.
-
-One pass over the text of the pool. Arrow throws out rows that cannot hold any of the runs; only
-the rest is cut into words.
+Task wording is what several examples of one source share, and what one in a thousand rows of the
+pool says: how common a run is takes one pass over the pool's text, of which Arrow drops the rows
+that cannot hold it.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ from .examples import Example, digest_of_examples, joined, ngrams, said_in
 if TYPE_CHECKING:
     import lance
 
-    from ...store.store import Store
+    from ..snapshot import Snapshot
 
 
 NGRAM = 13
@@ -46,14 +42,14 @@ _STRIDE = LEAST - _SEED + 1
 
 @dataclass(frozen=True)
 class Leak:
-    """Why a row is no fair training example.
+    """Why a row must not be chosen.
 
     Attributes:
         id: of the row.
         how: "equal", "contains" or "13-gram".
         words: the run of words that gave it away; of equal and contained examples the first 13.
         example: id of the example.
-        of: the target or evaluation file it belongs to.
+        of: the target or evaluation file that the example belongs to.
     """
 
     id: str
@@ -64,15 +60,15 @@ class Leak:
 
 
 class Guard:
-    """The examples, ready to be looked for.
+    """An index over the examples, with which one row at a time is compared.
 
-    Runs of words that two or more examples of one source share are task wording and not looked
-    for. Examples of one source that ask the same question count as one.
+    Runs of words that two or more examples of one source share are task wording and left out.
+    Examples of one source that ask the same question count as one.
     """
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
-        self._ids = {each.id: number for number, each in reversed([*enumerate(examples)])}
+        self._ids = {example.id: number for number, example in reversed([*enumerate(examples)])}
         self._wholes: dict[str, int] = {}
         self._questions: dict[str, int] = {}
         self._starts: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -82,39 +78,39 @@ class Guard:
 
     def _index(self) -> None:
         answers: dict[tuple[str, str], set[str]] = defaultdict(set)
-        asked: dict[tuple[str, str], str] = {}  # (source, run of words) -> the question it is in
+        question_of: dict[tuple[str, str], str] = {}  # (source, run of words) -> its question
         wording: set[str] = set()
-        for number, each in enumerate(self._examples):
-            whole = joined(each.said.whole)
-            question = joined(each.said.question) or whole
-            answers[each.of, question].add(whole)
-            self._seeds.update(ngrams(each.said.whole, _SEED))
+        for number, example in enumerate(self._examples):
+            whole, question = joined(example.said.whole), joined(example.said.question)
+            answers[example.of, question].add(whole)
+            self._seeds.update(ngrams(example.said.whole, _SEED))
             if whole:
                 self._wholes.setdefault(whole, number)
-            for gram in ngrams(each.said.whole, NGRAM):
-                if asked.setdefault((each.of, gram), question) != question:
+            for gram in ngrams(example.said.whole, NGRAM):
+                first = question_of.setdefault((example.of, gram), question or whole)
+                if first != (question or whole):
                     wording.add(gram)
                 self.grams.setdefault(gram, number)
         for gram in wording:
             del self.grams[gram]
-        for number, each in enumerate(self._examples):
-            question = joined(each.said.question)
+        for number, example in enumerate(self._examples):
+            question = joined(example.said.question)
             # A question that got several answers may be a standing instruction ("Tell a joke").
-            if question and len(answers[each.of, question]) == 1:
+            if question and len(answers[example.of, question]) == 1:
                 self._questions.setdefault(question, number)
-                self._begin(each.said.question, number)
-            self._begin(each.said.whole, number)
+                self._begin(example.said.question, number)
+            self._begin(example.said.whole, number)
 
     def _begin(self, words: Sequence[str], number: int) -> None:
         if len(words) >= LEAST:
             self._starts[joined(words[:LEAST])].append((joined(words), number))
 
     def look(self, id: str, messages: Sequence[Mapping[str, Any]]) -> Leak | list[str] | None:
-        """What a row gives away: a leak for sure, runs of words it shares (to be counted), or None.
+        """Return a certain leak, the shared runs of words (to be counted), or None for neither.
 
         Args:
             id: of the row.
-            messages: as Arrow gives them back.
+            messages: as Arrow returns them.
         """
         if id in self._ids:
             return self._leak(id, "equal", self._ids[id])
@@ -133,12 +129,12 @@ class Guard:
         return [gram for gram in ngrams(said.everything, NGRAM) if gram in self.grams] or None
 
     def has_seed(self, words: Sequence[str]) -> bool:
-        """Whether the words may share a run of 8 or more with an example at all; quick."""
+        """Whether the words may share a run of 8 or more with an example at all; a quick test."""
         starts = range(0, len(words) - _SEED + 1, _STRIDE)
         return not self._seeds.isdisjoint([joined(words[at : at + _SEED]) for at in starts])
 
     def shares(self, id: str, gram: str) -> Leak:
-        """The leak of a run of words that turned out to be no task wording."""
+        """Return the leak of a shared run of words that is no task wording."""
         example = self._examples[self.grams[gram]]
         return Leak(id, f"{NGRAM}-gram", gram, example.id, example.of)
 
@@ -157,12 +153,12 @@ _ROWS_PER_BATCH = 1 << 13
 
 
 def wording_above(rows: int) -> int:
-    """The number of rows that a run of words may be in before it counts as task wording."""
+    """Return how many rows may share a run of words before it counts as task wording."""
     return max(AT_LEAST, int(SHARE * rows))
 
 
 def counts_of(dataset: lance.LanceDataset, grams: Collection[str], length: int) -> dict[str, int]:
-    """In how many rows of a table each run of `length` words stands (see `words_of`)."""
+    """Count the rows of a table that hold each run of `length` words (see `words_of`)."""
     counts = dict.fromkeys(grams, 0)
     for batch in messages_of(dataset):
         for messages in _possible(batch.column("messages"), grams):
@@ -172,7 +168,7 @@ def counts_of(dataset: lance.LanceDataset, grams: Collection[str], length: int) 
 
 
 def messages_of(dataset: lance.LanceDataset) -> Iterator[pa.RecordBatch]:
-    """The ids and conversations of a table, in its order."""
+    """Yield the ids and conversations of a table, in its order."""
     yield from dataset.scanner(
         columns=["id", "messages"], batch_size=_ROWS_PER_BATCH, scan_in_order=True
     ).to_batches()
@@ -181,7 +177,7 @@ def messages_of(dataset: lance.LanceDataset) -> Iterator[pa.RecordBatch]:
 def _possible(
     conversations: pa.ListArray, grams: Collection[str]
 ) -> Iterator[list[Mapping[str, Any]]]:
-    """Conversations that may hold one of the runs of words: those with the anchor of one."""
+    """Yield conversations that may hold one of the runs of words: those with its anchor."""
     anchors = {_anchor(gram) for gram in grams}
     pattern = "|".join(sorted(re.escape(anchor) for anchor in anchors if anchor))
     turns = conversations.flatten()
@@ -212,7 +208,7 @@ def _true(answers: pa.BooleanArray) -> np.ndarray:
 
 
 def _anchor(gram: str) -> str | None:
-    """A rare word of the run that stands in the text letter by letter, but for case and NFKC.
+    """Return a rare word of the run that is in the text letter by letter, but for case and NFKC.
 
     The longest plain one without "ss", the only letters that case folding makes of another one
     ("ß"); None where there is none.
@@ -222,68 +218,63 @@ def _anchor(gram: str) -> str | None:
 
 
 MOST_LISTED = 1000
-"""Rows left out that are listed one by one in what a coreset records; the rest is counted."""
+"""Rejected rows that a coreset records one by one; the others are only counted."""
 
 _ROWS_PER_TAKE = 1 << 13
 
 
 class Leakage:
-    """Looks at the text of rows that come up, each once.
+    """Rejects ranked rows that leak an example; the text of each row is read once.
 
     Args:
-        store: an open store.
-        dataset: the pool at the version asked.
-        examples: those guarded.
+        snapshot: whose pool has the rows.
+        examples: that must not be given away.
     """
 
     judges_spares = True
 
-    def __init__(
-        self, store: Store, dataset: lance.LanceDataset, examples: Sequence[Example]
-    ) -> None:
-        self._store, self._dataset = store, dataset
+    def __init__(self, snapshot: Snapshot, examples: Sequence[Example]) -> None:
+        self._snapshot, self._dataset = snapshot, snapshot.pool
         self._examples = examples
         self._guard = Guard(examples)
         self._known: dict[str, Leak | None] = {}
         self._common: dict[str, bool] = {}  # run of words -> whether it is task wording
-        self._most = wording_above(dataset.count_rows())
-        self.left: dict[str, Leak] = {}
+        self._most = wording_above(self._dataset.count_rows())
+        self._rejected: dict[str, Leak] = {}
 
     def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
-        """Keys of the rows that leak, (n, 2) int64; none as long as the chosen ones are clean."""
-        fresh = [each for each in ids if each not in self._known]
-        self._judge(self._texts(fresh))
-        if not any(self._known[each] for each in ids[:chosen]):
+        """Return the keys of rows that leak, (n, 2) int64; none while the chosen ones are clean."""
+        self._judge(self._texts([id for id in ids if id not in self._known]))
+        if not any(self._known[id] for id in ids[:chosen]):
             return np.empty((0, 2), np.int64)
-        return self._leave({each: leak for each in ids if (leak := self._known[each])})
+        return self._reject({id: leak for id in ids if (leak := self._known[id])})
 
     def everywhere(self, eligible: IdSet | None) -> np.ndarray:
-        """Keys of all eligible rows of the pool that leak, (n, 2) int64; reads all of its text."""
+        """Return the keys of all eligible rows that leak, (n, 2) int64; reads the whole text."""
         rows = (row for batch in messages_of(self._dataset) for row in _allowed(batch, eligible))
         self._judge(rows, keep_clean=False)
-        return self._leave({id: leak for id, leak in self._known.items() if leak})
+        return self._reject({id: leak for id, leak in self._known.items() if leak})
 
     def account(self, ids: Sequence[str]) -> dict[str, Any]:
-        """What was found, whichever rows were chosen, as JSON values."""
+        """Return what was guarded and rejected, whichever rows were chosen, as JSON values."""
         return {
             "ngram": NGRAM,
             "least": LEAST,
             "examples": len(self._examples),
             "digest": digest_of_examples(self._examples),
-            "left_out": len(self.left),
-            "how": dict(Counter(leak.how for leak in self.left.values())),
-            "rows": [vars(leak) for leak in list(self.left.values())[:MOST_LISTED]],
+            "left_out": len(self._rejected),
+            "how": dict(Counter(leak.how for leak in self._rejected.values())),
+            "rows": [vars(leak) for leak in list(self._rejected.values())[:MOST_LISTED]],
         }
 
-    def _leave(self, leaks: dict[str, Leak]) -> np.ndarray:
-        self.left |= leaks
+    def _reject(self, leaks: dict[str, Leak]) -> np.ndarray:
+        self._rejected |= leaks
         return keys_of(pa.array(list(leaks), pa.string()))
 
     def _texts(self, ids: Sequence[str]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
-        version = self._dataset.version
         for start in range(0, len(ids), _ROWS_PER_TAKE):
             part = ids[start : start + _ROWS_PER_TAKE]
-            table = self._store.take(part, ["messages"], version)
+            table = self._snapshot.take(part, ["messages"])
             yield from zip(part, table["messages"].to_pylist(), strict=True)
 
     def _judge(
@@ -291,12 +282,12 @@ class Leakage:
     ) -> None:
         shared: dict[str, list[str]] = {}
         for id, messages in rows:
-            found = self._guard.look(id, messages)
-            if isinstance(found, list):
-                shared[id] = found
-            elif found or keep_clean:
-                self._known[id] = found
-        # One rare run convicts a row, and the longest is likely to be rare.
+            leak = self._guard.look(id, messages)
+            if isinstance(leak, list):
+                shared[id] = leak
+            elif leak or keep_clean:
+                self._known[id] = leak
+        # One rare run is enough to reject a row, and the longest is likely to be rare.
         self._count({max(grams, key=len) for grams in shared.values()})
         self._count({gram for grams in shared.values() if not self._rare(grams) for gram in grams})
         for id, grams in shared.items():

@@ -1,8 +1,7 @@
-"""Shares of corpora: how much of a coreset must, or may at most, come from each.
+"""Quotas and caps: how much of a coreset must, or may at most, come from a corpus.
 
-Caps as a rule: once a corpus has its most rows, the rest of it leaves.
-
-The parts of a selection: a corpus with a quota has its own ranking, and all others share one.
+A corpus with a quota is a stratum with a ranking of its own, and all other corpora share one. A cap
+rejects the rows of a corpus that come after its first so many.
 """
 
 from __future__ import annotations
@@ -26,18 +25,18 @@ from ..scanning.rows import Scanned
 if TYPE_CHECKING:
     import lance
 
-    from ...store.store import Store
+    from ..snapshot import Snapshot
 
 
 @dataclass(frozen=True)
 class Share:
-    """`amount` (rows, or per cent of the budget) of a corpus; of every corpus where it is None."""
+    """An `amount` (rows, or per cent of the budget) of a corpus; of every corpus for None."""
 
     corpus: str | None
     amount: Budget
 
     def rows(self, k: int | None) -> int:
-        """How many rows of a coreset of `k` that is, rounded down.
+        """Return how many rows of a coreset of `k` that is, rounded down.
 
         Raises:
             UsageError: per cent of a budget that is not in rows, or less than one row.
@@ -56,33 +55,33 @@ class Share:
 
 
 def shares(
-    rule: str, written: str | int | Sequence[str] | Mapping[str, str | int], every: bool = False
+    rule: str, given: str | int | Sequence[str] | Mapping[str, str | int], every: bool = False
 ) -> tuple[Share, ...]:
-    """Shares as a person writes them: `dolly=100`, `dolly=10%`, a list of these, or a dict.
+    """Read shares: `dolly=100`, `dolly=10%`, a list of these, or `{"dolly": "10%"}`.
 
     Args:
         rule: its name, for errors.
-        written: see above.
+        given: see above.
         every: whether an amount alone may stand for every corpus.
 
     Raises:
         UsageError: another form, or a corpus named twice.
     """
-    if isinstance(written, Mapping):
-        pairs = [(corpus, str(amount)) for corpus, amount in written.items()]
+    if isinstance(given, Mapping):
+        pairs = [(corpus, str(amount)) for corpus, amount in given.items()]
     else:
-        texts = [str(written)] if isinstance(written, str | int) else written
+        texts = [str(given)] if isinstance(given, str | int) else given
         pairs = [_pair(rule, text, every) for text in texts]
-    found: dict[str | None, Share] = {}
+    by_corpus: dict[str | None, Share] = {}
     for corpus, text in pairs:
         forms = "rows (100) or per cent of the budget (10%)"
         amount = parse_budget(text, rule, forms)
         if amount.unit == "tokens":
             raise UsageError(f"{rule} {text!r}: write {forms}")
-        if corpus in found:
+        if corpus in by_corpus:
             raise UsageError(f"{rule}: {corpus or 'every corpus'} is given twice")
-        found[corpus] = Share(corpus, amount)
-    return tuple(found.values())
+        by_corpus[corpus] = Share(corpus, amount)
+    return tuple(by_corpus.values())
 
 
 def _pair(rule: str, text: str, every: bool) -> tuple[str | None, str]:
@@ -93,87 +92,85 @@ def _pair(rule: str, text: str, every: bool) -> tuple[str | None, str]:
 
 
 def corpora_of(dataset: lance.LanceDataset) -> dict[str, int]:
-    """The corpora of a pool and how many rows each has."""
+    """Return the corpora of a pool and how many rows each has."""
     counts = dataset.to_table(columns=["corpus"])["corpus"].value_counts().to_pylist()
     return {count["values"]: count["counts"] for count in counts}
 
 
-def check_known(rule: str, asked: Sequence[Share], dataset: lance.LanceDataset) -> None:
+def check_known(rule: str, wanted: Sequence[Share], dataset: lance.LanceDataset) -> None:
     """Refuse corpora that the pool does not have.
 
     Raises:
-        UsageError: names the corpora there are, or those most like it.
+        UsageError: names the corpora of the pool, or those most like it.
     """
-    known = corpora_of(dataset) if asked else {}
-    for share in asked:
+    known = corpora_of(dataset) if wanted else {}
+    for share in wanted:
         if share.corpus is not None and share.corpus not in known:
-            there = suggest(share.corpus, known, "coresetdb status lists them")
+            corpora = suggest(share.corpus, known, "coresetdb status lists them")
             raise UsageError(
-                f"{rule} {share}: the pool has no corpus of that name; corpora: {there}"
+                f"{rule} {share}: the pool has no corpus of that name; corpora: {corpora}"
             )
 
 
 def keys_in(dataset: lance.LanceDataset, corpora: Sequence[str]) -> np.ndarray:
-    """Keys of all rows of these corpora, (n, 2) int64."""
-    names = ", ".join(literal(each) for each in corpora)
+    """Return the keys of all rows of these corpora, (n, 2) int64."""
+    names = ", ".join(map(literal, corpora))
     return keys_of(dataset.to_table(columns=["id"], filter=f"corpus IN ({names})")["id"])
 
 
 class Caps:
-    """Keeps, of a corpus that comes up too often, the rows that came first.
+    """Keeps the first rows of a corpus that has more than its cap, and rejects the rest of it.
 
-    All corpora that overflow in a ranking are closed at once, each with its first rows of that
+    All corpora above their caps in a ranking are closed at once, each with its first rows of that
     ranking: a pool of thousands of small corpora takes a few rounds, not thousands.
 
     Args:
-        store: an open store.
-        dataset: the pool at the version asked.
+        snapshot: whose pool has the rows.
         limits: the most rows of each corpus.
         every: the most rows of every other corpus; None for no limit.
-        free: corpora that `every` does not mean.
+        free: corpora that `every` does not apply to.
     """
 
     judges_spares = False
 
     def __init__(
         self,
-        store: Store,
-        dataset: lance.LanceDataset,
+        snapshot: Snapshot,
         limits: Mapping[str, int],
         every: int | None,
         free: Sequence[str],
     ) -> None:
-        self._store, self._dataset = store, dataset
+        self._snapshot = snapshot
         self._limits, self._every, self._free = limits, every, free
         self._corpus_of: dict[str, str] = {}
         self._closed: dict[str, int] = {}
 
     def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
-        """Keys of all rows of overflowing corpora except those kept, (n, 2) int64."""
-        fresh = [each for each in ids[:chosen] if each not in self._corpus_of]
-        corpora = self._store.take(fresh, ["corpus"], self._dataset.version)["corpus"].to_pylist()
-        self._corpus_of |= zip(fresh, corpora, strict=True)
-        found: dict[str, list[str]] = defaultdict(list)
-        for each in ids[:chosen]:
-            found[self._corpus_of[each]].append(each)
+        """Return the keys of all rows of overflowing corpora except those kept, (n, 2) int64."""
+        unknown = [id for id in ids[:chosen] if id not in self._corpus_of]
+        corpora = self._snapshot.take(unknown, ["corpus"])["corpus"].to_pylist()
+        self._corpus_of |= zip(unknown, corpora, strict=True)
+        rows_of: dict[str, list[str]] = defaultdict(list)
+        for id in ids[:chosen]:
+            rows_of[self._corpus_of[id]].append(id)
         closed = {
             corpus: limit
-            for corpus, rows in found.items()
+            for corpus, rows in rows_of.items()
             if (limit := self._limit(corpus)) is not None and len(rows) > limit
         }
         if not closed:
             return np.empty((0, 2), np.int64)
         self._closed |= closed
-        kept = [each for corpus, limit in closed.items() for each in found[corpus][:limit]]
-        everything = keys_in(self._dataset, list(closed))
-        return everything[~IdSet(keys_of(pa.array(kept, pa.string()))).contains(everything)]
+        kept = [id for corpus, limit in closed.items() for id in rows_of[corpus][:limit]]
+        keys = keys_in(self._snapshot.pool, list(closed))
+        return keys[~IdSet(keys_of(pa.array(kept, pa.string()))).contains(keys)]
 
     def account(self, ids: Sequence[str]) -> dict[str, Any]:
-        """Which corpora met their cap with the rows chosen in the end, as JSON values.
+        """Return which corpora reached their cap with these rows, as JSON values.
 
         A budget in tokens ranks more rows than it takes: a corpus closed on the way may end below.
         """
-        chosen = Counter(self._corpus_of[each] for each in ids)
+        chosen = Counter(self._corpus_of[id] for id in ids)
         reached = {corpus: most for corpus, most in self._closed.items() if chosen[corpus] >= most}
         return {"reached": reached}
 
@@ -188,13 +185,13 @@ RankRows = Callable[[int, int, int, IdSet | None], tuple[Picks, Scanned]]
 
 
 class Stratum:
-    """Rows that are ranked among themselves, and how many of them are wanted.
+    """Rows that are ranked among themselves, and how many of them are chosen.
 
     Args:
-        rank: the plain ranking.
-        eligible: the rows that may be chosen; None for the whole pool.
+        rank: the ranking without rules.
+        eligible: the rows of the stratum; None for the whole pool.
         rows: how many these are.
-        share: rows wanted of it, by the rows wanted in all.
+        share: of a coreset of k rows, how many come from the stratum.
     """
 
     def __init__(
@@ -206,16 +203,16 @@ class Stratum:
         self.chosen = 0
 
     def leave(self, keys: np.ndarray, everyone: Callable[[], np.ndarray]) -> None:
-        """Take rows out; `everyone` gives the keys of all rows of the pool, (N, 2) int64."""
-        suggest = IdSet(everyone()) if self._eligible is None else self._eligible
-        left = suggest.without(IdSet(keys))
+        """Take rows out; `everyone` returns the keys of all rows of the pool, (N, 2) int64."""
+        eligible = IdSet(everyone()) if self._eligible is None else self._eligible
+        left = eligible.without(IdSet(keys))
         if len(left) < self.rows:
             self._eligible, self.rows, self._ranked = left, len(left), None
 
     def ranked(self, k: int, spare: int) -> tuple[Picks, int]:
-        """Its share of `k` rows, spare rows after them, and how many are the share.
+        """Return its share of `k` rows with spare rows after them, and the size of the share.
 
-        What was ranked before is used again as long as no row left.
+        An earlier ranking is used again as long as no row was taken out.
         """
         wanted = min(self.share(k), self.rows)
         if not wanted:
@@ -232,10 +229,13 @@ class Stratum:
 
 
 def interleaved(parts: Sequence[tuple[Picks, int]]) -> tuple[Picks, int]:
-    """Parts as one ranking in which every beginning holds them in proportion, then their spares.
+    """Merge rankings so that every prefix holds them in proportion; spare rows come last.
+
+    Args:
+        parts: each stratum's rows, and how many of them are its share.
 
     Returns:
-        All rows, and how many of them are shares.
+        All rows, and how many of them belong to shares.
     """
     if len(parts) == 1:
         return parts[0]

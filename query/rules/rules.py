@@ -1,7 +1,4 @@
-"""The rules a person may set around a ranking, as one value: part of a request, recorded whole.
-
-The rules of a selection from what a person writes.
-"""
+"""The rules of a selection beside its method, as one value that a coreset records and recalls."""
 
 from __future__ import annotations
 
@@ -10,21 +7,60 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
+from ...schemas.canonical import digest
 from ...schemas.errors import UsageError
-from .examples import (
-    Evaluation,
-    Excluded,
-    excluded,
-    keep_evaluation,
-    keep_excluded,
-    kept_evaluation,
-    kept_excluded,
-    read_evaluation,
-)
+from ...schemas.ids import ids_of, keys_of
+from ...store import catalog
+from ..coresets import coreset_members
+from .examples import Evaluation, keep_evaluation, kept_evaluation, read_evaluation
 from .quotas import Share, shares
 
 if TYPE_CHECKING:
     from ...store.store import Store
+
+_EXCLUDED = "excluded"
+_ID_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """The rows of an earlier coreset, which must not be chosen again: its name and its ids.
+
+    Attributes:
+        coreset: its name.
+        packed: ids, 16 bytes each.
+    """
+
+    coreset: str
+    packed: bytes
+
+    @property
+    def digest(self) -> str:
+        """Digest of its rows, under which the store keeps them, with or without the coreset."""
+        return digest(self.packed.hex())
+
+    @property
+    def keys(self) -> np.ndarray:
+        """(n, 2) int64."""
+        text = self.packed.hex()
+        ids = [text[at : at + 32] for at in range(0, len(text), 32)]
+        return keys_of(pa.array(ids, pa.string()))
+
+    def __len__(self) -> int:
+        return len(self.packed) // _ID_BYTES
+
+
+def excluded(store: Store, coreset: str) -> Excluded:
+    """Return the rows of a coreset.
+
+    Raises:
+        UsageError: there is none of that name; the message names those most like it.
+    """
+    ids = coreset_members(store, coreset)["id"]
+    return Excluded(coreset, bytes.fromhex("".join(ids_of(keys_of(ids)))))
 
 
 LEAKAGE = ("ranked", "full", "off")
@@ -35,14 +71,14 @@ class Rules:
     """What shapes a selection beside its method.
 
     Attributes:
-        leakage: "ranked" looks for leaks among the rows that come up, "full" in every eligible
-            row before anything is ranked, "off" allows them.
-        evaluations: benchmarks guarded as the targets' examples are.
+        leakage: "ranked" looks for leaks among the ranked rows, "full" in every eligible row
+            before any is ranked, "off" allows them.
+        evaluations: benchmarks whose examples are guarded like those of the targets.
         excluded: earlier coresets whose rows are not eligible.
         quotas: what must come from a corpus, each with a ranking of its own.
         caps: what may come from a corpus at most; one without corpus means every other one.
         distinct: the cosine from which on a row is too close to an earlier pick.
-        distinct_by: the feature whose vectors tell; the method's own where it is None.
+        distinct_by: the feature whose vectors are compared; the method's own for None.
 
     Raises:
         UsageError: rules that contradict each other.
@@ -61,7 +97,7 @@ class Rules:
             raise UsageError(f"leakage {self.leakage!r}: choose from {', '.join(LEAKAGE)}")
         if self.evaluations and self.leakage == "off":
             raise UsageError(
-                "an evaluation file is there to keep its examples out, and leakage is allowed: "
+                "an evaluation file keeps its examples out of the coreset, and leakage is allowed: "
                 "leave out one of the two"
             )
         if self.distinct is not None and not 0 < self.distinct <= 1:
@@ -78,7 +114,7 @@ NONE = Rules(leakage="off")
 
 
 def as_recorded(rules: Rules) -> dict[str, Any]:
-    """What `recalled` needs, as JSON values."""
+    """Return the rules as JSON values, from which `recalled` makes them again."""
     return {
         "leakage": rules.leakage,
         "evaluations": [
@@ -90,8 +126,8 @@ def as_recorded(rules: Rules) -> dict[str, Any]:
             for evaluation in rules.evaluations
         ],
         "exclude": [
-            {"coreset": each.coreset, "rows": len(each), "artifact": each.digest}
-            for each in rules.excluded
+            {"coreset": rows.coreset, "rows": len(rows), "artifact": rows.digest}
+            for rows in rules.excluded
         ],
         "quota": [str(quota) for quota in rules.quotas],
         "cap": [str(cap) for cap in rules.caps],
@@ -101,35 +137,43 @@ def as_recorded(rules: Rules) -> dict[str, Any]:
 
 
 def keep(store: Store, rules: Rules) -> None:
-    """Keep in the store what `recalled` needs beside the record."""
+    """Keep in the store what a replay needs beside the record: examples and excluded rows."""
     for evaluation in rules.evaluations:
         keep_evaluation(store, evaluation)
     for rows in rules.excluded:
-        keep_excluded(store, rows)
+        catalog.put_artifact(store, rows.digest, _EXCLUDED, rows.packed)
 
 
 def recalled(store: Store, parameters: Mapping[str, Any]) -> Rules:
-    """The rules of a recorded coreset; those made before there were rules had none.
+    """Return the rules of a recorded coreset; those made before there were rules had none.
 
     Raises:
-        UsageError: the store lost what they were about.
+        UsageError: the store lost the examples or rows that they are about.
     """
-    asked = parameters.get("rules", {}).get("asked")
-    if asked is None:
+    recorded = parameters.get("rules", {}).get("asked")
+    if recorded is None:
         return NONE
     return Rules(
-        leakage=asked["leakage"],
+        leakage=recorded["leakage"],
         evaluations=tuple(
-            kept_evaluation(store, each["name"], each["artifact"]) for each in asked["evaluations"]
+            kept_evaluation(store, evaluation["name"], evaluation["artifact"])
+            for evaluation in recorded["evaluations"]
         ),
         excluded=tuple(
-            kept_excluded(store, each["coreset"], each["artifact"]) for each in asked["exclude"]
+            _kept_excluded(store, rows["coreset"], rows["artifact"]) for rows in recorded["exclude"]
         ),
-        quotas=shares("quota", asked["quota"]),
-        caps=shares("cap", asked["cap"], every=True),
-        distinct=asked["distinct"],
-        distinct_by=asked["distinct_by"],
+        quotas=shares("quota", recorded["quota"]),
+        caps=shares("cap", recorded["cap"], every=True),
+        distinct=recorded["distinct"],
+        distinct_by=recorded["distinct_by"],
     )
+
+
+def _kept_excluded(store: Store, coreset: str, digest: str) -> Excluded:
+    packed = catalog.artifact(store, digest, _EXCLUDED)
+    if packed is None:
+        raise UsageError(f"{store.uri} has lost the rows of coreset {coreset} ({digest})")
+    return Excluded(coreset, packed)
 
 
 def rules_for(
@@ -143,11 +187,11 @@ def rules_for(
     distinct: float | None = None,
     distinct_by: str | None = None,
 ) -> Rules:
-    """What shapes a selection beside its method; by default the leakage guard alone.
+    """Read the rules of a selection; by default the leakage guard alone.
 
     Args:
         store: an open store.
-        leakage: `ranked` (rows that come up), `full` (every eligible row) or `off`.
+        leakage: `ranked` (looks at ranked rows), `full` (at every eligible row) or `off`.
         evaluation: files of benchmarks whose examples are kept out as well.
         exclude: names of coresets whose rows are not to be chosen again.
         quota: rows or per cent of the budget that come from a corpus: "dolly=100", "dolly=10%", a
@@ -155,16 +199,16 @@ def rules_for(
         cap: the most that may come from a corpus, as `quota`; an amount alone is for every other
             corpus.
         distinct: the cosine from which on a row is too close to an earlier pick.
-        distinct_by: the feature whose vectors tell; the method's own otherwise.
+        distinct_by: the feature whose vectors are compared; the method's own otherwise.
 
     Raises:
-        UsageError: values that cannot be, that contradict each other, or an unknown coreset.
+        UsageError: malformed values, values that contradict each other, or an unknown coreset.
         InputError: an evaluation file cannot be read.
     """
     return Rules(
         leakage=leakage,
-        evaluations=tuple(read_evaluation(each) for each in _all(evaluation)),
-        excluded=tuple(excluded(store, fromkey) for fromkey in dict.fromkeys(_all(exclude))),
+        evaluations=tuple(read_evaluation(file) for file in _all(evaluation)),
+        excluded=tuple(excluded(store, coreset) for coreset in dict.fromkeys(_all(exclude))),
         quotas=shares("quota", quota),
         caps=shares("cap", cap, every=True),
         distinct=distinct,
@@ -177,4 +221,4 @@ def _all(names: str | Sequence[str]) -> Sequence[str]:
 
 
 RULES = frozenset(signature(rules_for).parameters) - {"store"}
-"""What a selection can be asked for beside its method."""
+"""The names of all rules."""

@@ -1,19 +1,10 @@
-"""The streaming scan for scorers: the columns they read, block by block, each row scored once.
+"""Streaming scans of columns other than one vector: for scorers, for sets and for words.
 
 A thread reads ahead, others score blocks, and the caller's reduces them in table order. Rows
 outside the filter are hardly read; the rest are packed in table order into blocks that end where
 the next row would make them too large. So memory depends neither on the pool nor on how long its
 rows are, and which rows share a block depends neither on timing nor on how the table is cut into
 fragments.
-
-The streaming scan for selectors that cover sets: a list column of the pool, block by block.
-
-How many of a target's units a row holds, as one more similarity that can be reduced.
-
-That is what the row would add to an empty selection under `coverage(weights=target)`: every unit of
-the target is worth 1 to the first row that holds it, and no other unit is worth anything.
-
-The streaming scan for selectors that count words: a column of word ids, block by block.
 """
 
 from __future__ import annotations

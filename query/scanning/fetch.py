@@ -1,4 +1,4 @@
-"""What selectors ask for beside the scan: the vectors of some rows, or columns of all of them."""
+"""Fetch what selectors need in addition to a scan: vectors of some rows, or columns of all."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Reductions of the streaming scan: what selectors ask for, computed block by block.
 
-A reducer is fed every block of the pool once and holds no more than its need's formula says.
-
-Reductions of words: totals over all rows, and what is asked of similarities made of words.
+A reducer is fed every block of the pool once and holds no more than `planned_bytes` says.
 """
 
 from __future__ import annotations
@@ -15,22 +13,26 @@ import pyarrow as pa
 
 from ...selectors.random_order import shuffle_words
 from ...selectors.reductions import (
-    Counted,
+    MAX_BLOCK_ROWS,
+    Columns,
     Lists,
     LogSumExp,
-    Reduced,
+    Reduction,
+    RowReduction,
     RowSets,
     RowWords,
     Sets,
     Shuffled,
     TopPerQuery,
     TopRows,
+    Vectors,
     Votes,
+    WordReduction,
     WordSimilarity,
     WordTotals,
-    pending_rows,
 )
-from .top_k import RunningTop
+from ...selectors.selector import Selector, Task
+from .top_k import RunningTop, top_bytes, waiting_entries
 
 if TYPE_CHECKING:
     import torch
@@ -167,7 +169,7 @@ class _Shuffled:
 
     def __init__(self, need: Shuffled) -> None:
         self._k, self._seed = need.k, need.seed
-        self._most = need.k + pending_rows(1, need.k)
+        self._most = need.k + waiting_entries(1, need.k)
         self._keys = [np.empty((0, 2), np.int64)]
         self._held = 0
 
@@ -211,7 +213,7 @@ class _Sets:
         return RowSets(np.concatenate(self._keys), starts, np.concatenate(self._units))
 
 
-def reducer_for(need: Reduced, queries: slice) -> Reducer:
+def reducer_for(need: RowReduction, queries: slice) -> Reducer:
     """The reducer that answers a need, for the queries of one target (a slice of all queries)."""
     match need:
         case TopPerQuery():
@@ -269,6 +271,45 @@ class _Similarity:
         return self._then.result()
 
 
-def word_reducer(need: Counted, queries: int) -> Reducer:
+def word_reducer(need: WordReduction, queries: int) -> Reducer:
     """The reducer that answers a need of words, for a target of so many examples."""
     return _Totals(need) if isinstance(need, WordTotals) else _Similarity(need, queries)
+
+
+def planned_bytes(reduction: Reduction, task: Task) -> int:
+    """Most bytes that a reduction holds at once, its result included.
+
+    Totals of words are as large as the selector makes them: it counts them as its own memory.
+    """
+    queries, rows = task.queries, task.rows
+    match reduction:
+        case TopPerQuery(k, means):
+            return top_bytes(queries, k) + (16 * queries * (k + MAX_BLOCK_ROWS) if means else 0)
+        case TopRows(k) | Shuffled(k):
+            return top_bytes(1, k)
+        case LogSumExp():
+            return 4 * queries * 8 + 3 * queries * MAX_BLOCK_ROWS * 8
+        case Votes(k):
+            return top_bytes(1, k) + 3 * queries * MAX_BLOCK_ROWS * 8
+        case WordSimilarity(_, then):
+            return planned_bytes(then, task) + queries * MAX_BLOCK_ROWS * 4
+        case WordTotals():
+            return 0
+        case Sets():  # twice what they are: they are collected, then put in order
+            return 2 * rows * (4 * task.set_size + 24)
+        case Vectors(keys):  # float16 twice while they are gathered, keys, ids as text
+            return (rows if keys is None else len(keys)) * (4 * task.width + 16 + 100)
+        case Columns(names):  # keys, ids as text, and each column
+            return rows * (16 + 100 + 16 * len(names))
+
+
+def planned_memory(selector: Selector, task: Task) -> int:
+    """Most bytes that a selection plans for: its costliest pass and what the selector holds itself.
+
+    Nothing is read: a selector's first reductions depend on the task alone.
+    """
+    passes = selector.passes(task)
+    first, later = next(passes), selector.later(task)
+    passes.close()
+    costs = (sum(planned_bytes(each, task) for each in some) for some in (first, later))
+    return max(costs) + selector.own_memory(task)

@@ -1,13 +1,11 @@
-"""Reading the eligible rows of a table, in table order, and little else.
+"""Read the eligible rows of a table, in table order, and little else; ahead, in other threads.
 
 Without a filter that is one scan. With one, the ids are read first (1 % of a wide vector's bytes),
-stretch by stretch: a stretch without eligible rows costs nothing more; where they are few, or stand
-side by side, exactly they are read; where they are many and scattered, the stretch is scanned
-between the first and the last of them and the others are dropped. What comes out is the same.
+stretch by stretch: a stretch without eligible rows costs nothing more; where they are few, or side
+by side, only they are read; where they are many and scattered, the stretch is scanned between the
+first and the last of them and the others are dropped. The result is the same.
 
-Work of a scan that is done in other threads, before its results are asked for.
-
-Batches and blocks of rows that are not all of one size: by bytes, not by rows.
+Batches and blocks have a size in bytes, not in rows.
 """
 
 from __future__ import annotations

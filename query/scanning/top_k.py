@@ -15,10 +15,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...selectors.reductions import Lists, sifted_rows, waiting_entries
+from ...selectors.reductions import MAX_BLOCK_ROWS, Lists
 
 if TYPE_CHECKING:
     import torch
+
+_SIFTED = 1 << 18  # similarities compared with the edges of running lists at once
+_ENTRY_BYTES = 20  # float32 score and two 64-bit words of the id
+
+
+def waiting_entries(lists: int, k: int) -> int:
+    """Entries gathered before `lists` running top-k lists of similarities are settled."""
+    return max(1 << 16, lists * k // 2)
+
+
+def sifted_rows(lists: int) -> int:
+    """Rows of a block whose scores in `lists` lists are compared with the edges at once."""
+    return min(MAX_BLOCK_ROWS, max(1, _SIFTED // lists))
+
+
+def top_bytes(lists: int, k: int) -> int:
+    """Most bytes of `lists` running top-k lists: kept, waiting, sifted, and sorted at the end."""
+    entry = _ENTRY_BYTES + 8  # with the query a row belongs to
+    gathered = waiting_entries(lists, k) + lists * sifted_rows(lists)
+    waiting = gathered * (entry + 12) + lists * sifted_rows(lists) * 100
+    settled = (k + gathered) * 50
+    result = lists * k * (entry + 24)
+    return lists * k * entry + max(waiting + settled, result)
 
 
 class RunningTop:

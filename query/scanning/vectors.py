@@ -1,20 +1,17 @@
-"""The streaming scan: one vector column of a table at a fixed version, block by block.
+"""The streaming scan of one vector column of a table at a fixed version, block by block.
 
-A thread reads ahead, others cast and multiply blocks (see `products.py`), and the caller's reduces
-them in table order. Rows outside the filter are hardly read (see `eligible_rows.py`) and rows
-without the feature are dropped first; the rest are packed in table order into blocks of one fixed
-shape. Which rows share a block, and the shape of every product, depend neither on timing nor on
-how the table is cut into fragments.
-
-Products of blocks of rows with the queries, several blocks at once.
+A thread reads ahead, others cast and multiply blocks, and the caller's reduces them in table order.
+Rows outside the filter are hardly read (see `rows.py`) and rows without the feature are dropped
+first; the rest are packed in table order into blocks of one fixed shape. Which rows share a block,
+and the shape of every product, depend neither on timing nor on how the table is cut into fragments.
 
 A block is cast from float16 to float32 while it is gathered, and multiplied as a whole (the last
-one of a scan is filled up). The rows stand on the left and queries are padded to whole tiles of the
+one of a scan is filled up). The rows are on the left and queries are padded to whole tiles of the
 BLAS's kernels: measured with MKL, no bit of a similarity then depends on how many threads work on
 a block or on the row's place in it. Another BLAS or processor may round the last bit differently,
 which can only swap rows whose scores agree to about 1e-7.
 
-A thread a block is faster than all threads on one, which wait for each other and keep those that
+One thread a block is faster than all threads on one, which wait for each other and keep those that
 read and reduce from the cores (a pass over a million rows of 1,024 on two cores, 64 lists of
 10,000: 1.55 instead of 2.26 s).
 
@@ -128,8 +125,6 @@ class _Products:
             self._own.room = torch.zeros(self._shape, dtype=kind, pin_memory=far)
         return self._own.room
 
-
-"""Of float16 vectors per block: within the 2-8 MB that scans are fastest with."""
 
 MIN_BLOCK_ROWS = 256
 _IDS_PER_BATCH = 1 << 16

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ...schemas.plain_text import counted
+from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
 from ...schemas.tables import POOL, RECIPES, TABLES
 from .. import catalog, layout
@@ -100,7 +100,7 @@ def repair(
         last = any((damage.version or 0) > 1 for damage in hurt)  # version 1 is the empty table
         if table in _ADVICE and (rows or last):
             named = f" ({', '.join(keys[:20])})" if keys else ""
-            count = f"{counted(rows, 'row')}{named}" if rows else "what the last commits brought"
+            count = f"{count_of(rows, 'row')}{named}" if rows else "what the last commits brought"
             advice = _ADVICE[table].format(uri=place.typed)
             done.unrepaired.append(f"{table}: {count}: {advice}")
     done.after = verify(store, full=True, storage_options=storage_options)
@@ -140,7 +140,7 @@ def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
         if table != "files" and state.version is not None and state.broken_fragments:
             _take_out(place, state, checksums)
             rows = sum(state.rows[number] for number in state.broken_fragments)
-            done.actions.append(f"{table}: took {counted(rows, 'row')} in damaged files out")
+            done.actions.append(f"{table}: took {count_of(rows, 'row')} in damaged files out")
     _drop_indices(place, done, checksums)
     if any(damage.table == "recipes" for damage in done.found.damages):
         _restore_recipes(place, done, checksums)
@@ -259,7 +259,7 @@ def _restore_recipes(place: Place, done: Repair, checksums: Checksums) -> None:
 
     committed("restoring recipes", insert)
     done.actions.append(
-        f"recipes: restored {counted(len(rows), 'recipe')} from the copies in the pool"
+        f"recipes: restored {count_of(len(rows), 'recipe')} from the copies in the pool"
     )
 
 
@@ -304,7 +304,7 @@ def _name_missing(place: Place, done: Repair, what: str, missing: list[str]) -> 
     some = ", ".join(missing[:20])
     words = what.split("|")[len(missing) > 1]
     done.unrepaired.append(
-        f"pool: {counted(len(missing), 'row')} {words} ({some}); {why + '; ' if why else ''}"
+        f"pool: {count_of(len(missing), 'row')} {words} ({some}); {why + '; ' if why else ''}"
         + _again(place, list(files))
     )
 

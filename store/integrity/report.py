@@ -15,7 +15,7 @@ from shlex import quote
 from typing import Any
 
 from ...schemas.canonical import digest_of
-from ...schemas.plain_text import counted
+from ...schemas.plain_text import count_of
 from ..place import Place
 
 _NAMED = 20  # ids written out in `lines`; the report itself holds all
@@ -75,7 +75,7 @@ class Damage:
         where = "" if self.newest else " (only old versions need it)"
         if self.tags:
             where = f" (tagged versions need it: {', '.join(self.tags)})"
-        rows = f", {counted(self.rows, 'row')}" if self.rows else ""
+        rows = f", {count_of(self.rows, 'row')}" if self.rows else ""
         return f"{self.table}: {self.what} {self.path}: {self.detail}{rows}{where}"
 
 
@@ -154,12 +154,12 @@ class Report:
             )
         if self.late:
             lines.append(
-                f"{counted(len(self.late), 'file')} had no checksum (their run was killed before "
+                f"{count_of(len(self.late), 'file')} had no checksum (their run was killed before "
                 "noting it); noted now, as the bytes are"
             )
         if self.orphans:
             lines.append(
-                f"{counted(len(self.orphans), 'file')} of killed runs "
+                f"{count_of(len(self.orphans), 'file')} of killed runs "
                 f"({sum(self.orphans.values()):,} bytes) "
                 f"{'belongs' if len(self.orphans) == 1 else 'belong'} to no version; "
                 f"`coresetdb compact {quote(self.uri)}` removes "
@@ -168,7 +168,7 @@ class Report:
         lines += self.notes
         state = "sound" if self.ok else "DAMAGED" if self._damaged else "ROWS ARE MISSING"
         lines.append(
-            f"{self.uri}: {state} ({depth} of {counted(self.checked_files, 'file')} checked, "
+            f"{self.uri}: {state} ({depth} of {count_of(self.checked_files, 'file')} checked, "
             f"{self.checked_bytes:,} bytes)"
         )
         return lines
@@ -226,7 +226,7 @@ def ids_of(rows: Sequence[LostRow]) -> list[str]:
 
 def are(number: int, noun: str) -> str:
     """Such as "1 row is" or "2 rows are"."""
-    return f"{counted(number, noun)} {'is' if number == 1 else 'are'}"
+    return f"{count_of(number, noun)} {'is' if number == 1 else 'are'}"
 
 
 def _some(ids: Sequence[str]) -> str:

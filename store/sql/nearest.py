@@ -1,9 +1,16 @@
-"""The macro `nearest(target, feature, k)`: the rows that lie closest to a target's examples.
+"""The macro `nearest(target, feature, k)`: the rows that are closest to a target's examples.
 
-It is made for the store as it stands, since a macro of DuckDB can take neither a column's name nor
-a vector's width as its argument: it is a union over the features, of which the optimiser drops all
-but the one asked for. The largest of many products is a function of ours, a block of rows at a
+The score is the mean cosine with the examples. `by := 'max'` takes the largest instead, for targets
+of several kinds of examples: the mean prefers rows between them.
+
+The macro is made for the store as it is, since a macro of DuckDB can take neither a column's name
+nor a vector's width as its argument: it is a union over the features, of which the optimiser drops
+all but the requested one. The largest of many products is a function of ours, a block of rows at a
 time: a join of rows and examples in SQL takes several times as long.
+
+LanceDB's exact search does not take its place: it rounds the query to float16, which changes scores
+from the fifth digit on, it settles ties by the place of a row, and importing it takes a second of
+every query's process.
 """
 
 from __future__ import annotations
@@ -29,10 +36,10 @@ _LARGEST = "_largest_product_with_"
 def create_nearest(
     connection: duckdb.DuckDBPyConnection, features: FeatureRelation, examples: FeatureRelation
 ) -> None:
-    """Make the macro; `features` and `target_features` must be there.
+    """Create the macro; the relations `features` and `target_features` must exist.
 
     Args:
-        connection: that will ask.
+        connection: of DuckDB.
         features: the pool's relation of vectors.
         examples: that of the targets.
     """

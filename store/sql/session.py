@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from ...schemas import errors
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
-from ...schemas.plain_text import as_html, counted
+from ...schemas.plain_text import as_html, count_of
 from ...schemas.sizes import memory_bytes
 from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
 
@@ -342,7 +342,7 @@ class QueryResult:
             lines, _ = fitted_lines(self.schema, list(islice(cells, ROWS_SHOWN)), columns)
         except CoresetDBError as error:
             return f"the rows cannot be shown: {error}"
-        count = counted(left, "row")
+        count = count_of(left, "row")
         if left > ROWS_SHOWN:
             of = f"of {left:,} " if self._ended else ""
             count = f"the {'next' if self._given else 'first'} {ROWS_SHOWN} {of}rows"
@@ -354,7 +354,7 @@ class QueryResult:
         if self._stopped:
             return f"this result ({names}) was closed; run the query again"
         return (
-            f"of this result ({names}) {counted(self._given, 'row')} "
+            f"of this result ({names}) {count_of(self._given, 'row')} "
             f"{'was' if self._given == 1 else 'were'} read already, and rows come only once; "
             "run the query again, and keep what to_arrow() or to_polars() returns"
         )

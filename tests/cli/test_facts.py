@@ -73,7 +73,7 @@ def test_list_and_show(run):
         "leakage   ranked",
         "drawn (10 rows)",
         "quota     odd=1",
-        "quota odd: 1 of 1 rows",
+        "quota odd: 1 of 1 row",
     ):
         assert words in ruled
     assert json.loads(run("coreset show", "rds", "--json"))["mmd"] == rows[0]["mmd"]
@@ -86,11 +86,14 @@ def test_explain_by_each_method(run):
         assert words in told
     told = run("explain", "trim", "#2")
     assert "Tokens: " in told and "The strongest:" in told and "The most similar example" in told
-    assert "Not known. Which example pulled it: trim:top asks with target sums as a whole" in told
+    assert (
+        "Not known. Which example pulled it: trim:top compares rows with target sums as a whole"
+        in told
+    )
     assert "Layers; contribution sums to" in run("explain", "nait", 2)
     told = run("explain", "mads", 2)
     assert "Neurons; gain sums to" in told and "more, " in told
-    assert "score none: a seed drew the rows" in run("explain", "drawn", 1)
+    assert "score none: rows are drawn at random" in run("explain", "drawn", 1)
     found = json.loads(run("explain", "trim", 2, "--json"))
     assert found["tokens"][0].keys() == {"token", "text", "class", "seen", "counts", "score"}
     assert "no rank 22" in run("explain", "rds", 22, code=2)

@@ -57,7 +57,7 @@ def test_a_feature_waits_is_planned_fitted_and_made(say, tmp_path):
     code, out, _ = say("target", "add", "pool", "sums", "t.jsonl")
     assert code == 0 and "trim:sample=30 is not fitted yet; after the first ingestion run" in out
     code, out, err = say("fit", "pool", "a.jsonl")
-    assert code == 0 and "trim-basis" in out and "learning from 30 of 40 rows" in err
+    assert code == 0 and "trim-basis" in out and "fitting on 30 of 40 rows" in err
     code, out, err = say("fit", "pool", "a.jsonl")
     assert code == 0 and out == "" and "nothing to fit" in err
     code, out, _ = say("ingest", "pool", "a.jsonl")

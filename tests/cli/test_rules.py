@@ -49,16 +49,16 @@ def run(folder, capsys, monkeypatch):
 
 def test_leaks_are_said_and_listed(run):
     out = run("select store sums --budget 21 --name guarded")
-    assert "left out for leakage: 1 that give examples away (1 equal)" in out
+    assert "left out for leakage: 1 row that gives examples away (1 equal)" in out
     assert "of sums: 'ann has 300 apples and buys seven more how many apples does she'" in out
     facts = json.loads(run("coreset show store guarded --json"))
     (row,) = facts["parameters"]["rules"]["leakage"]["rows"]
     assert row["how"] == "equal" and row["of"] == "sums" and row["id"] not in facts["ids"]
-    assert "left out for leakage: 1 that" in run("coreset show store guarded")
+    assert "left out for leakage: 1 row that" in run("coreset show store guarded")
     assert "the same 21 ids" in run("coreset replay store guarded")
 
     out = run("select store sums --budget 21 --eval test.jsonl --leakage full")
-    assert "left out for leakage: 2 that give examples away (2 equal)" in out
+    assert "left out for leakage: 2 rows that give examples away (2 equal)" in out
     both = json.loads(run("select store sums --budget 22 --allow-leakage --json"))
     assert row["id"] in both["ids"] and both["rows"] == 22
     assert both["parameters"]["rules"]["asked"]["leakage"] == "off"

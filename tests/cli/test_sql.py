@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from coresetdb.cli.sql import Completer, candidates, prompt, relations_of, sql_command
+from coresetdb.cli.main import commands
+from coresetdb.cli.sql import Completer, candidates, prompt, relations_of
 from coresetdb.cli.sql_output import check_parquet, show, write_parquet, write_to_terminal
 from coresetdb.schemas.errors import QueryError, UsageError
 from coresetdb.store.sql.session import SqlSession
@@ -60,7 +61,8 @@ def session(store: str):
 
 
 def run(store: str, *arguments: str, stdin: str = "") -> str:
-    done = CliRunner().invoke(sql_command, [store, *arguments], input=stdin, catch_exceptions=False)
+    words = ["sql", store, *arguments]
+    done = CliRunner().invoke(commands, words, input=stdin, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
 
@@ -203,7 +205,7 @@ def test_an_earlier_version(store: str) -> None:
 
 
 def test_wrong_calls(store: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(sql_command, [store, "SELECT 1", "--csv", "--json"])
+    done = CliRunner().invoke(commands, ["sql", store, "SELECT 1", "--csv", "--json"])
     assert done.exit_code == 2 and "choose one of" in done.stderr
     for error, arguments in [
         (QueryError, ["SELECT nope FROM pool"]),
@@ -216,7 +218,7 @@ def test_wrong_calls(store: str, tmp_path: Path) -> None:
         (UsageError, ["SELECT 1", "--parquet", str(tmp_path / "no" / "x.parquet")]),
     ]:
         with pytest.raises(error):
-            CliRunner().invoke(sql_command, [store, *arguments], catch_exceptions=False)
+            CliRunner().invoke(commands, ["sql", store, *arguments], catch_exceptions=False)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -236,7 +238,7 @@ def test_only_a_file_of_ours_is_replaced(store: str, tmp_path: Path) -> None:
         before = file.read_bytes()
         with pytest.raises(UsageError, match=r"did not write.*--overwrite"):
             CliRunner().invoke(
-                sql_command, [store, "SELECT 1", "--parquet", str(file)], catch_exceptions=False
+                commands, ["sql", store, "SELECT 1", "--parquet", str(file)], catch_exceptions=False
             )
         assert file.read_bytes() == before
         write_parquet(Result(), str(file))
@@ -251,7 +253,7 @@ def test_a_failing_query_leaves_the_old_parquet_file(store: str, tmp_path: Path)
     with pytest.raises(QueryError):
         late = "SELECT CASE WHEN r = 200000 THEN 'x' ELSE '1' END::INT AS n FROM range(300000) t(r)"
         CliRunner().invoke(
-            sql_command, [store, late, "--parquet", str(out)], catch_exceptions=False
+            commands, ["sql", store, late, "--parquet", str(out)], catch_exceptions=False
         )
     assert pq.read_table(out).to_pylist() == [{"n": 1}]
     assert [path.name for path in tmp_path.iterdir()] == ["out.parquet"]
@@ -439,7 +441,7 @@ def test_the_end_of_the_input_ends_the_prompt(session: SqlSession, capsys) -> No
 
 def test_a_person_at_a_terminal(store: str, tmp_path: Path) -> None:
     owner, terminal = pty.openpty()
-    program = f"from coresetdb.cli.sql import sql_command; sql_command([{store!r}])"
+    program = f"from coresetdb.cli.main import main; main(['sql', {store!r}])"
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
     process = subprocess.Popen(
         [sys.executable, "-c", program],

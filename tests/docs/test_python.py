@@ -32,8 +32,7 @@ WITH_PYTHON = [each for each in DOCUMENTS if any(not skipped(block) for block in
 @pytest.mark.parametrize("document", WITH_PYTHON)
 def test_every_block_runs(document, world, tmp_path):
     with copy_of(world, tmp_path / "there"):
-        # What belongs into a package of ours is imported relatively.
-        names = {"__package__": "coresetdb.ingest.importers"}
+        names: dict = {}
         for block in blocks(document):
             if skipped(block):
                 continue

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -12,8 +11,8 @@ from toy_fits import Centre
 
 import coresetdb
 from coresetdb.ingest import planning as counting
-from coresetdb.ingest.jobs import fitting
-from coresetdb.ingest.planning import seconds_on
+from coresetdb.ingest.jobs.fitting import MemoryCache, jobs_for
+from coresetdb.ingest.models.describe import BackboneConfig, describe
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import UsageError
 
@@ -91,38 +90,25 @@ def test_what_is_not_fitted_is_fitted_on_the_trial_alone(create, tmp_path):
     assert database.plan(file).fits == [] and Centre.ran == []
 
 
-@pytest.mark.parametrize(
-    ("rows", "large", "small", "expected"),
-    [
-        (2000, (40, 3.0), (20, 2.0), 1.0 + 0.05 * 2000),  # a second in any case, 50 ms a row
-        (40, (40, 3.0), (20, 2.0), 3.0),
-        (10, (40, 3.0), (20, 2.0), 1.5),
-        (2000, (40, 2.0), (20, 2.1), 2.0),  # rows cost nothing that can be seen
-        (2000, (40, 2.0), (20, 0.5), 0.05 * 2000),  # no more than in proportion
-        (2000, (40, 2.0), None, 0.05 * 2000),
-        (2000, (8, 2.0), (8, 1.0), 0.25 * 2000),
-        (8, (8, 2.0), (8, 1.0), 2.0),
-    ],
-)
-def test_the_time_of_a_fit_is_told_from_two_sizes(rows, large, small, expected):
-    assert seconds_on(rows, large, small) == pytest.approx(expected)
+def test_the_time_of_a_fit_comes_from_rates_and_rows(tiny_llama):
+    """10 ms a forward, training steps as in the trial; a shared pass counts once."""
+    info, cache = describe(BackboneConfig(str(tiny_llama), dtype="float32")), MemoryCache()
 
+    def planned(features, trial, total):
+        tried = [
+            (job, trial) for spec in registry.parse_specs(features) for job in jobs_for(info, spec)
+        ]
+        return {fit.fit: fit for fit in counting._planned(tried, 20, total, 0.01, cache)}
 
-def test_a_fit_that_takes_long_whatever_its_rows(create, tmp_path, monkeypatch):
-    """A tenth of a second in any case and a thousandth a row, by a clock that is turned by hand."""
-    clock = [0.0]
-    learn = Centre.run
-
-    def slow(self, fitting):
-        clock[0] += 0.1 + 0.001 * len(fitting.sample)
-        learn(self, fitting)
-
-    monkeypatch.setattr(Centre, "run", slow)
-    monkeypatch.setattr(fitting, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    database = create("counted:rows=1000")
-    plan = database.plan(write(tmp_path / "a.jsonl", records(2000)))
-    (fit,) = plan.fits
-    assert fit.rows == 1000 and fit.seconds == pytest.approx(1.1, rel=0.01)
+    fits = planned("nait:neuron=mlp,trim", 5.0, 8000)
+    assert fits["nait-bases"].rows == 1024 and fits["nait-bases"].seconds == pytest.approx(10.24)
+    assert fits["trim-basis"].rows == 2000
+    assert fits["trim-basis"].seconds == pytest.approx((1.5 * 2000 - 1024 + 2 * 64) * 0.01)
+    warmed = planned("trim:warmup=lora:epochs=2", 4.0, 8000)
+    assert warmed["warm-up"].rows == 1280
+    assert warmed["warm-up"].seconds == pytest.approx(4.0 * 1280 / 20)
+    assert warmed["trim-basis"].seconds == pytest.approx((1.5 * 2000 + 2 * 64) * 0.01)
+    assert planned("trim:rank=8", 5.0, 100)["trim-basis"].seconds == pytest.approx(1.3)
 
 
 def test_other_features_can_be_planned(create, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from coresetdb.cli.maintenance import index_command
+from coresetdb.cli.main import commands
 from coresetdb.database import Database
 from coresetdb.query import approximate
 from coresetdb.query.indexing import centroids_of, drop_index, index_feature, partitions_for
@@ -70,7 +72,7 @@ def test_what_is_found_is_scored_and_ordered_exactly(indexed, method):
     found = chosen(indexed, 60, method=method, approximate=True)
     facts = found.parameters["approximate"]
     assert facts["recall"] >= approximate.ENOUGH and facts["index"] == "rds__ivf_rq_32"
-    assert any("asked in" in note and "of the nearest 60 rows" in note for note in found.notes)
+    assert any("searched in" in note and "of the nearest 60 rows" in note for note in found.notes)
     assert len(set(found.ids)) == 60 and found.parameters["missing"] == 10
     assert len(set(found.ids) & set(exact.ids[:60])) >= 55
     if method == "rds:top(by=max)":
@@ -102,6 +104,24 @@ def test_recall_is_what_a_full_count_says(indexed, monkeypatch, counted, off):
         else:
             expected = 6 * k / (similarity >= last).sum()
         assert abs(counts.of(found, k, None, len(keys)) - expected) <= off + 1e-9
+
+
+def test_lancedb_answers_from_the_same_index_without_torch(indexed):
+    """As a user would ask it, at a version of the pool, with a filter that is applied first."""
+    program = """
+import sys, lancedb
+uri, version = sys.argv[1:]
+table = lancedb.connect(uri).open_table("pool")
+table.checkout(int(version))
+vector = table.search().where("rds IS NOT NULL").limit(1).to_list()[0]["rds"]
+search = table.search(vector, vector_column_name="rds").distance_type("cosine").nprobes(32)
+rows = search.refine_factor(4).where("corpus = 'sums'").limit(5).select(["corpus"]).to_list()
+assert [row["corpus"] for row in rows] == ["sums"] * 5, rows
+assert "ANNSubIndex: name=rds__ivf_rq_32" in search.limit(5).explain_plan(True)
+assert "torch" not in sys.modules
+"""
+    version = str(indexed.version("pool"))
+    subprocess.run([sys.executable, "-c", program, indexed.uri, version], check=True)
 
 
 def test_a_bad_recall_is_a_warning(indexed, monkeypatch):
@@ -164,7 +184,7 @@ def test_replay_says_what_it_proves(indexed, toys):
     maintenance.compact(indexed)
     maintenance.clean(indexed, 0.0)
     again = replay(indexed, found.name)
-    assert again.same and "this does not prove" in again.notes[0]
+    assert again.same and "This does not prove" in again.notes[0]
     for part in found.parameters["approximate"]["parts"]:
         shutil.rmtree(Path(indexed.uri) / "pool.lance" / "_indices" / part)
     gone = replay(indexed, found.name)
@@ -259,7 +279,7 @@ def test_command_line(indexed):
     run = CliRunner()
 
     def call(*words, code=0):
-        done = run.invoke(index_command, words)
+        done = run.invoke(commands, ["index", *words])
         assert done.exit_code == code, done.output
         return done
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 
 import numpy as np
 import pytest
@@ -106,6 +107,8 @@ def test_two_coresets_side_by_side(store):
     assert (found.first.method, found.second.targets) == ("rds:round_robin", two.targets)
     assert f"{found.common} rows in both" in repr(found) and len(repr(found)) < 200
     assert found.notes == () and json.loads(json.dumps(found.as_dict()))["common"] == len(common)
+    assert f"{found.common} rows in both: " in str(found) and "Lengths in tokens" in str(found)
+    assert found._repr_html_() == f"<pre>{escape(str(found))}</pre>"
 
 
 def test_a_coreset_with_itself_and_with_a_stranger(store):

@@ -9,7 +9,7 @@ from tiny_models import tiny_folder
 from toy_representations import toy_representations
 
 from coresetdb.database import Database
-from coresetdb.query.features import features_of
+from coresetdb.query.snapshot import Snapshot
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
 
 torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def test_a_copy_asks_as_the_original_does(home, tmp_path, monkeypatch):
     assert (copied.target.name, copied.target.examples) == ("arithmetic", 3)
     assert set(copied.features) == {"rds", "words"}
     assert copied.left_out == (
-        f"length did not come along: make it with coresetdb featurize {away.store.uri} length",
+        f"length was not copied: make it with coresetdb featurize {away.store.uri} length",
     )
     for method in ("words", "words(scope=odd)", "rds", "rds:top(by=max)"):
         first = home.select("sums", method=method, budget=10)
@@ -76,13 +76,16 @@ def test_a_copy_asks_as_the_original_does(home, tmp_path, monkeypatch):
 def test_features_under_other_names_find_their_columns(home, tmp_path, monkeypatch):
     """A second recipe has columns of its own there."""
     away = made(tmp_path / "away", "words:first=1,words")
-    recipe = features_of(home.store)["words"].recipe
+    recipe = Snapshot(home.store).features["words"].recipe
     second = f"words__{recipe.fingerprint[:8]}"
-    assert second in features_of(away.store)
+    assert second in Snapshot(away.store).features
     no_model(monkeypatch)
     copied = home.copy_target("sums", away)
     assert copied.features == ("words",)
-    assert "words is made otherwise there (options.first: 0, not 1)" in copied.left_out
+    assert (
+        "words was not copied: it is made differently there (options.first: 0, not 1)"
+        in copied.left_out
+    )
     there = away.select("sums", method=second, budget=9)
     assert there.ids == home.select("sums", method="words", budget=9).ids
     with pytest.raises(MissingFeatureError, match="words was never made for target 'sums'"):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from selector_driver import Pool, drive
 
-from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
 from coresetdb.query.replay import replay
 from coresetdb.query.selection import select
+from coresetdb.query.snapshot import Snapshot
 from coresetdb.schemas.errors import UsageError
 from coresetdb.store import maintenance
 
@@ -24,7 +24,7 @@ PASSES_OVER = {"rds:deita_filter"}
 
 
 def methods_of(store):
-    features = {name: each.representation for name, each in features_of(store).items()}
+    features = {name: each.representation for name, each in Snapshot(store).features.items()}
     return method_names(features)
 
 

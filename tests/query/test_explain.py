@@ -12,8 +12,10 @@ from tiny_models import tiny_folder
 from coresetdb.database import Database
 from coresetdb.query.coresets import tag_of
 from coresetdb.query.explaining.explain import explain
+from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.instruction import Instruction
 from coresetdb.store import maintenance
 
 torch.set_num_threads(1)
@@ -113,8 +115,8 @@ def test_methods_that_ask_nobody_say_so(store):
     select(store, ["python"], method="rds:random", budget="6", name="held")
     found = explain(store, "held", 2)
     assert found.pulled_by is None and found.runner_up.place == 1 and found.margin is None
-    assert found.cannot == ("Which example pulled it: rds:random asks no target",)
-    assert found.score is None and "a seed drew" in found.score_is
+    assert found.cannot == ("Which example pulled it: rds:random uses no target",)
+    assert found.score is None and "drawn at random" in found.score_is
     select(store, method="random", budget="6", name="bare")
     bare = explain(store, "bare", 2)
     assert bare.examples == () and bare.cannot == () and bare.nearest.rank == 1
@@ -187,7 +189,7 @@ def test_trim_shows_its_tokens_and_the_nearest_example_by_another_feature(databa
     assert found.tokens.equals(database.token_scores("task", found.id, "trim(scope=response)"))
     assert found.pulled_by is None and found.compared_by == "rds"
     assert found.runner_up.place == 1
-    assert "asks with target task as a whole" in found.cannot[0]
+    assert "compares rows with target task as a whole" in found.cannot[0]
     assert found.values.keys() == {"trim_kept"}
 
 
@@ -227,7 +229,10 @@ def test_mads_says_when_another_targets_rows_hide_the_parts(database):
     told = [database.explain(coreset.name, rank) for rank in range(1, 9)]
     for found in told:
         if found.neurons is None:
-            assert "neuron by neuron: rows that the coreset does not show" in found.cannot[-1]
+            assert (
+                "neuron by neuron: when it was taken, other rows counted as well"
+                in found.cannot[-1]
+            )
         else:
             assert found.neurons["gain"].sum() == pytest.approx(found.score, rel=1e-5)
     assert told[0].neurons is not None
@@ -273,3 +278,20 @@ def test_who_pulled_a_row_where_nothing_has_a_vector(tmp_path):
         assert (pulled.similarity, pulled.place, found.margin) == (None, None, None)
         assert pulled.messages[0]["content"] and found.runner_up is None
         assert "no feature with a cosine" in found.cannot[0]
+
+
+def test_it_prints_as_the_command_line_shows_it(tmp_path, toys):
+    """Text on print, HTML in a notebook; markup of rows and examples stays text in both."""
+    odd = Instruction.from_turns(("user", "Is <b>2</b> [bold]even[/bold]?"), ("assistant", "Yes"))
+    store = toys.new_store(tmp_path / "odd")
+    store.insert("pool", toys.pool_rows([odd, toys.question("sums", 1)], ["<i>odd</i>", "sums"]))
+    toys.add_target(store, "t", [odd])
+    select(store, ["t"], budget="2", name="c", rules=Rules(leakage="off"))
+    explanation = explain(store, "c", 1)
+    shown = str(explanation).splitlines()
+    assert shown[0].startswith("#1 of 2 in c: ")
+    assert shown[1] == "chosen by rds:round_robin for t, from corpus <i>odd</i>"
+    assert "  user: Is <b>2</b> [bold]even[/bold]?" in shown
+    html = explanation._repr_html_()
+    assert "<b>" not in html and "<i>" not in html and "&lt;b&gt;2&lt;/b&gt; [bold]even" in html
+    assert html.startswith("<pre>") and "font-weight: bold" in html

@@ -46,6 +46,11 @@ def test_every_method_is_listed_once_under_a_name_that_is_understood():
     assert {"trim", "gradfiltering", "nait", "mads", "less", "rds", "embed"} <= set(named)
     assert {"random", "bm25", "dsir", "losses", "losses(score=nll)"} <= set(named)
     assert [each.also for each in listed if each.method == "rds"] == ["rds+"]
+    first, second = str(listed).split("\n\n")
+    assert (
+        "rds, rds+" in first and "rds:top" in second and len(first.splitlines()) == len(named) + 2
+    )
+    assert listed._repr_html_().startswith("<pre>") and "rds, rds+" in listed._repr_html_()
 
 
 def test_papers_are_named():

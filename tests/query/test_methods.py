@@ -39,7 +39,7 @@ def test_understood(text, full, representation, options):
         ("tdm", "no representation 'tdm'; methods: "),
         ("rds:knn", "no selector 'knn' (did you mean knn_kde?); methods: "),
         ("rsd", "no representation 'rsd' (did you mean rds?); methods: "),
-        ("top", "top compares rows, say by what; methods: "),
+        ("top", "top compares rows: name a representation, as in rds:top; methods: "),
         ("rds:top(k=3)", "no option 'k'; top has by"),
         ("rds:top(by)", "no option 'by'"),
         ("rds:round_robin(by=max)", "round_robin has none"),

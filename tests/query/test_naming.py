@@ -21,9 +21,9 @@ def test_one_of_many_gets_the_name_and_the_others_are_told(store, monkeypatch):
     """Every selection has its rows, and found the name free, before any of them is recorded."""
     record, ready = selection.record, threading.Barrier(6)
 
-    def together(store, coreset):
+    def together(snapshot, coreset):
         ready.wait(60)
-        return record(store, coreset)
+        return record(snapshot, coreset)
 
     def choose(turn: int):
         try:

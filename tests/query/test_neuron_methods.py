@@ -112,7 +112,7 @@ def test_a_target_that_changes_nothing_is_said(made):
     database, _ = made
     coreset = database.select("six", method="mads", budget=5)
     assert coreset.ids == database.select(method="mads", budget=5).ids
-    assert any("the target changes nothing" in note for note in coreset.notes)
+    assert any("the target does not change" in note for note in coreset.notes)
 
 
 def test_too_much_memory_is_refused(made):
@@ -127,7 +127,7 @@ def test_options_and_unfit_features_are_refused(made):
         database.select(method="mads(g=cube)", budget=5)
     with pytest.raises(UsageError, match="nait keeps no sets"):
         database.select("six", method="nait:coverage", budget=5)
-    with pytest.raises(UsageError, match="covers sets, say which"):
+    with pytest.raises(UsageError, match="covers sets: name a representation, as in mads:coverage"):
         database.select(method="coverage", budget=5)
 
 

@@ -13,8 +13,8 @@ import torch
 from tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.database import Database
-from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
+from coresetdb.query.snapshot import Snapshot
 
 torch.set_num_threads(1)
 
@@ -76,7 +76,9 @@ def database(folder, monkeypatch):
 
 
 def test_every_method_selects_and_replays(database):
-    features = {name: each.representation for name, each in features_of(database.store).items()}
+    features = {
+        name: each.representation for name, each in Snapshot(database.store).features.items()
+    }
     names = method_names(features)
     chosen_by = {method.partition(":")[0] for method in names if ":" in method}
     assert {*chosen_by, "random"} == {re.match(r"\w+", method)[0] for method in METHODS}

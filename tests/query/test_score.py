@@ -11,7 +11,7 @@ import torch
 from click.testing import CliRunner
 from tiny_models import tiny_folder
 
-from coresetdb.cli.score import score_command
+from coresetdb.cli.main import commands
 from coresetdb.database import Database
 from coresetdb.query.score import score, split_methods
 from coresetdb.query.scores import load_scores, remove_scores
@@ -186,7 +186,7 @@ def test_command_line(store):
     run = CliRunner()
 
     def call(*words, code=0):
-        done = run.invoke(score_command, words)
+        done = run.invoke(commands, ["score", *words])
         assert done.exit_code == code, done.output
         return done
 

@@ -12,8 +12,8 @@ from toy_representations import MOST, toy_representations
 
 from coresetdb.database import Database
 from coresetdb.ingest.jobs.target_artifacts import complete_facts, find_facts
-from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
+from coresetdb.query.snapshot import Snapshot
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.selectors.registry import selectors
@@ -82,7 +82,7 @@ def test_rows_rank_by_their_scores(database):
     assert set(table["target"].to_pylist()) == {"few"}
     assert set(table["query"].to_pylist()) == {None}
     assert coreset.distance is None
-    assert coreset.fingerprint == features_of(database.store)["words"].recipe.fingerprint
+    assert coreset.fingerprint == Snapshot(database.store).features["words"].recipe.fingerprint
     everything = database.select("few", method="words:round_robin", budget=1000)
     assert everything.ids == list(expected)
     missing = 120 - len(expected)
@@ -147,11 +147,11 @@ def test_a_method_without_a_target(database):
     assert shortest.ids == [row["id"] for row in ranked[:20]]
     assert database.replay(shortest.name).same
     named = database.select("few", method="length", budget=20)
-    assert named.ids == longest.ids and "the target changes nothing" in named.notes[-1]
+    assert named.ids == longest.ids and "the target does not change" in named.notes[-1]
 
 
 def test_only_what_can_be_compared_is_a_method(database):
-    features = features_of(database.store)
+    features = Snapshot(database.store).features
     names = method_names({name: each.representation for name, each in features.items()})
     needing = {
         needs: {name for name, each in selectors().items() if each.inputs == (needs,)}
@@ -243,7 +243,7 @@ def _not_again():
 def test_facts_are_those_of_the_examples_in_their_order(database):
     table = database.store.dataset("targets").to_table(filter="target = 'more'")
     ids = table.sort_by("position")["id"].to_pylist()
-    fingerprint = features_of(database.store)["words"].recipe.fingerprint
+    fingerprint = Snapshot(database.store).features["words"].recipe.fingerprint
     found = find_facts(database.store, fingerprint, ids)
     words = {word for each in table["words"].to_pylist() for word in each}
     assert set(found.arrays["tokens"].tolist()) == words
@@ -252,7 +252,7 @@ def test_facts_are_those_of_the_examples_in_their_order(database):
 
 def remade(store, **changes):
     """Let the targets' columns of `words` say that a recipe with these changes made them."""
-    recipe = features_of(store)["words"].recipe
+    recipe = Snapshot(store).features["words"].recipe
     other = Recipe(**{**vars(recipe), **changes})
     table = store.dataset("targets")
     for column in recipe.columns:
@@ -285,7 +285,7 @@ def test_features_made_otherwise_are_refused(database):
 
 def test_facts_of_another_recipe_are_refused(database):
     store = database.store
-    recipe = features_of(store)["words"].recipe
+    recipe = Snapshot(store).features["words"].recipe
     other = Recipe(**{**vars(recipe), "options": {"first": 3}, "columns": ("elsewhere",)})
     catalog.put_recipe(store, other)
     artifacts = store.dataset("artifacts").to_table(filter="name LIKE 'target:%'").to_pylist()
@@ -304,7 +304,7 @@ def test_a_pool_column_made_otherwise_is_refused(database):
 
 
 def test_a_representation_of_another_version_is_refused(database, monkeypatch, tmp_path):
-    feature = features_of(database.store)["words"]
+    feature = Snapshot(database.store).features["words"]
     monkeypatch.setattr(type(feature.representation), "version", 2)
     with pytest.raises(FingerprintError, match=r"version 1 .* has version 2.*drop-feature"):
         database.select("few", method="words", budget=5)

@@ -199,11 +199,11 @@ def test_a_name_lost_at_the_last_moment(store, monkeypatch):
 
     record, raced = selection.record, []
 
-    def racing(store, coreset):
+    def racing(snapshot, coreset):
         if not raced:
             raced.append(True)
             select(store, ["python"], method="rds:top", budget="9", name=coreset.name)
-        return record(store, coreset)
+        return record(snapshot, coreset)
 
     monkeypatch.setattr(selection, "record", racing)
     loser = select(store, ["python"], budget="4")

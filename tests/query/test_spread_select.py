@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from coresetdb.query.coresets import remove_coreset
-from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
 from coresetdb.query.replay import replay
 from coresetdb.query.selection import select
+from coresetdb.query.snapshot import Snapshot
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
 from coresetdb.schemas.ids import keys_of
 from coresetdb.selectors.random_order import shuffled
@@ -114,7 +114,7 @@ def test_lengths_of_a_coreset_are_matched(store):
     assert all(abs(found[each] - 20 * wanted[each] / 30) <= 1 for each in wanted)
     assert made.method == "length_matched(like=long)"
     assert made.notes == (
-        "no leakage was looked for: neither a target nor an evaluation was named",
+        "nothing was checked for leakage: there is neither a target nor an evaluation",
     )
     again = select(store, method="length_matched(like=long)", budget="20", seed=2)
     assert again.ids != made.ids
@@ -124,10 +124,10 @@ def test_lengths_of_a_coreset_are_matched(store):
 
 def test_a_walk_that_ends_among_rows_that_stand_by_is_not_told(store):
     every = select(store, ["python"], method=WALK, budget="1000")
-    assert any(f"{len(every)} of 246 rows with response_tokens are in" in n for n in every.notes)
+    assert any(f"{len(every)} of 246 rows with response_tokens were" in n for n in every.notes)
     fewer = select(store, ["python"], method=WALK, budget=str(len(every) - 3))
     assert fewer.ids == every.ids[:-3]
-    assert not any("are in" in note for note in fewer.notes)
+    assert not any("were taken" in note for note in fewer.notes)
 
 
 def examples_of(store, target):
@@ -198,11 +198,11 @@ def test_prefixes_nest_whatever_the_method(store):
 
 
 def test_what_stands_alone_and_what_does_not(store):
-    known = {name: each.representation for name, each in features_of(store).items()}
+    known = {name: each.representation for name, each in Snapshot(store).features.items()}
     names = method_names(known)
     assert {"source_balanced", "length_matched", "rds:k_center", "rds:length_matched"} <= set(names)
     assert not {"k_center", "deita_filter"} & set(names)
-    with pytest.raises(UsageError, match="k_center looks at vectors, say which"):
+    with pytest.raises(UsageError, match="k_center looks at vectors: name a representation"):
         select(store, method="k_center")
 
 

@@ -20,9 +20,9 @@ from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations.trim import Trim
 from coresetdb.ingest.representations.trim_scores import variance_shares
 from coresetdb.query.comparison import scorer_of
-from coresetdb.query.features import feature_named
 from coresetdb.query.methods import parse_method
 from coresetdb.query.queries import load_queries
+from coresetdb.query.snapshot import Snapshot
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.store.integrity.verify import verify
@@ -86,10 +86,10 @@ def test_a_store_answers_without_a_model_as_the_reference_does_with_one(tmp_path
 
     # What explains a row token by token.
     store = database.store
-    feature = feature_named(store, "trim")
+    feature = Snapshot(store).feature("trim")
     method = parse_method("trim", {"trim": feature.representation})
     (batch,) = store.dataset("pool").to_table(filter=f"id = '{table['id'][0]}'").to_batches()
-    scorer = scorer_of(store, feature, method, load_queries(store, "task", feature))
+    scorer = scorer_of(store, feature, method, load_queries(Snapshot(store), "task", feature))
     row = encoded[str(table["id"][0])]
     told = scorer.tokens(batch)
     assert told.tokens.tolist() == row.ids.tolist()

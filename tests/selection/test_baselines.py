@@ -118,7 +118,7 @@ def test_what_runs_out_is_counted():
     lengths = np.array([5.0, 5, 5, 5, 5, 5, 5, 5, 9, 30])
     got, notes = run("length_matched", keys, lengths, 8, 0, np.array([5, 5, 9, 9]), bins=2)
     assert sum(lengths[each] == 9 for each in got) == 1 and 9 not in got
-    assert "first 3 rows; then" in notes[0] and "only 1 of 6-9 response tokens" in notes[0]
+    assert "first 3 rows; then" in notes[0] and "ran out: 1 row of 6-9 response tokens" in notes[0]
     everything, _ = run("length_matched", keys, lengths, 20, 0, np.array([5, 5, 9, 9]), bins=2)
     assert everything[-1] == 9 and sorted(everything) == list(range(10))
 
@@ -129,6 +129,6 @@ def test_rows_without_a_token_count_are_left_out():
     lengths[::3] = np.nan
     got, notes = run("length_matched", keys, lengths, len(keys), 0, np.array([2, 5]))
     assert sorted(got) == np.flatnonzero(~np.isnan(lengths)).tolist()
-    assert notes[0].startswith(f"{np.isnan(lengths).sum()} eligible rows have no token count")
+    assert notes[0].startswith(f"left out: {np.isnan(lengths).sum()} eligible row")
     with pytest.raises(MissingFeatureError, match="no eligible row"):
         run("length_matched", keys, np.full(len(keys), np.nan), 3, 0, np.array([5]))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coresetdb.query.scanning.reducers import planned_memory
 from coresetdb.schemas.ids import ids_of
 from coresetdb.selectors import coverage, lazy_greedy
 from coresetdb.selectors.reductions import RowSets
@@ -99,7 +100,7 @@ def assert_same(got, expected):
 def narrow(monkeypatch):
     """A shortlist of a few rows, so that small pools go through many of them."""
     monkeypatch.setattr(lazy_greedy, "_LISTED", 5)
-    monkeypatch.setattr(lazy_greedy, "_FIRST_LOOK", 2)
+    monkeypatch.setattr(lazy_greedy, "_FIRST_ROWS", 2)
     monkeypatch.setattr(lazy_greedy, "_MOST_AT_ONCE", 3)
     monkeypatch.setattr(coverage, "_UNITS_AT_ONCE", 20)
 
@@ -193,7 +194,9 @@ def test_greedy_beats_random_codes_of_equal_density():
 
 
 def test_memory_grows_with_rows_and_sets():
-    memory = selectors()["coverage"].memory
-    small, wide = memory(Task(0, 10**6, 10, set_size=40)), memory(Task(0, 10**6, 10, set_size=4000))
+    small, wide = (
+        planned_memory(selectors()["coverage"], Task(0, 10**6, 10, set_size=size))
+        for size in (40, 4000)
+    )
     assert 10**6 * 40 * 4 < small < 10**9
     assert wide > 16 << 30

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coresetdb.query.scanning.reducers import Block, reducer_for
+from coresetdb.query.scanning.reducers import Block, planned_memory, reducer_for
 from coresetdb.schemas.ids import ids_of, keys_of
 from coresetdb.selectors import registry
 from coresetdb.selectors.selector import Task
@@ -35,7 +35,7 @@ def test_it_ranks_the_rows_of_the_first_example():
         passes.send((reducer.result(),))
     except StopIteration as end:
         assert ids_of(end.value.keys) == [ids[j] for j in np.argsort(-similarity[0])[:5]]
-    assert selector.memory(Task(2, 20, 5)) > 0
+    assert planned_memory(selector, Task(2, 20, 5)) > 0
 
 
 def test_a_package_can_bring_it(monkeypatch):

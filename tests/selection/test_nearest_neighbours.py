@@ -227,13 +227,13 @@ def test_the_union_is_held_to_its_bound_and_the_cut_is_said():
     reach = max(at for at, size in enumerate(sizes, 1) if size <= 100)
     assert 2 < reach < 60
     got = drive("knn_kde", pool, 600, options={"union": 100})
-    assert f"weighed {sizes[reach - 1]} rows" in got.notes[0]
-    assert f"of 60 nearest rows of every example {reach} were kept" in got.notes[0]
+    assert f"among {sizes[reach - 1]} rows" in got.notes[0]
+    assert f"{reach} of the 60 nearest rows of every example" in got.notes[0]
     same = drive("knn_kde", pool, 600, options={"Lmax": reach})
     assert (got.ids, got.scores) == (same.ids, same.scores)
     tiny = drive("knn_kde", pool, 600, options={"union": 1})
-    assert "2 were kept" in tiny.notes[0] and len(set(tiny.ids)) == 600
-    assert "were kept" not in drive("knn_kde", pool, 600).notes[0]
+    assert ": 2 of the 60 nearest" in tiny.notes[0] and len(set(tiny.ids)) == 600
+    assert "nearest rows of every example" not in drive("knn_kde", pool, 600).notes[0]
 
 
 def test_densities_count_the_nearest_only():

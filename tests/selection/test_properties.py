@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from selector_driver import Pool, cosine_pool, drive
 
+from coresetdb.query.scanning.reducers import planned_memory
 from coresetdb.query.selection import lengths_to_try, prefix_that_fits
 from coresetdb.selectors.registry import selectors
 from coresetdb.selectors.selector import Task
@@ -203,7 +204,7 @@ def test_memory_of_what_looks_at_similarities_does_not_grow_with_the_pool(name):
     chosen = {key: option.default for key, option in selector.options.items()}
     words = tuple(np.arange(8, dtype=np.int32) for _ in range(64))
     small, large = (
-        selector.memory(Task(64, rows, 10_000, 0, chosen, width=1024, words=words))
+        planned_memory(selector, Task(64, rows, 10_000, 0, chosen, width=1024, words=words))
         for rows in (10**6, 10**8)
     )
     assert small == large < 1.5e9

@@ -129,7 +129,7 @@ def small_steps(request, monkeypatch):
     """Tiny lists and blocks, so that small cases go through every loop."""
     if request.param:
         monkeypatch.setattr(lazy_greedy, "_LISTED", 3)
-        monkeypatch.setattr(lazy_greedy, "_FIRST_LOOK", 1)
+        monkeypatch.setattr(lazy_greedy, "_FIRST_ROWS", 1)
         monkeypatch.setattr("coresetdb.selectors.facility_location._ROWS_AT_ONCE", 2)
         monkeypatch.setattr("coresetdb.selectors.facility_location._REPRESENTED_AT_ONCE", 3)
         monkeypatch.setattr("coresetdb.selectors.k_center._CENTRES_AT_ONCE", 2)
@@ -205,16 +205,17 @@ def test_a_sample_stands_for_all():
         picks, notes = drive("facility_location", vectors, 5, seed=seed, represent=7)
         sample = shuffled(keys, seed)[:7].tolist()
         assert picks == naive_facility_location(vectors, 5, sorted(sample))
-        assert f"7 of {len(vectors)} rows, drawn with seed {seed}" in notes[0]
+        assert f"a sample of 7 of the {len(vectors)} rows (seed {seed})" in notes[0]
 
 
 def test_what_the_walk_says():
     vectors = np.eye(3, dtype=np.float16)[[0, 0, 1, 2, 2]]
     got, notes = drive("deita_filter", vectors, 2, scores=[5, 4, 3, np.nan, 1])
     assert got == [(0, 5.0), (2, 3.0)]
-    assert len(notes) == 1 and "1 eligible rows have no ifd" in notes[0]
+    assert len(notes) == 1 and "left out: 1 eligible row without ifd" in notes[0]
     got, notes = drive("deita_filter", vectors, 5, scores=[5, 4, 3, 2, 1])
-    assert [row for row, _ in got] == [0, 2, 3] and "3 of 5 rows with ifd are in" in notes[0]
+    assert [row for row, _ in got] == [0, 2, 3]
+    assert "only 3 of 5 rows with ifd were taken" in notes[0]
 
 
 def test_rows_without_a_vector_are_passed_over():

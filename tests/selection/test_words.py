@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from coresetdb.query.scanning.reducers import Block, word_reducer
+from coresetdb.query.scanning.reducers import Block, planned_memory, word_reducer
 from coresetdb.schemas.ids import ids_of, keys_of
 from coresetdb.selectors.random_order import shuffle_words
 from coresetdb.selectors.reductions import RowWords
@@ -27,7 +27,7 @@ def run(name, texts, ids, examples, k, seed=0, blocks=(7,), **options):
     chosen = {key: option.default for key, option in selector.options.items()} | options
     words = tuple(np.array(example, np.int32) for example in examples)
     task = Task(len(words), len(texts), k, seed, chosen, words=words)
-    assert selector.memory(task) > 0
+    assert planned_memory(selector, task) > 0
     passes = selector.passes(task)
     found, keys = next(passes), keys_of(pa.array(ids, pa.string()))
     while not isinstance(found, Ranking):

@@ -18,8 +18,11 @@ from toy_fits import Centre
 import coresetdb
 from coresetdb.ingest.create import pending
 from coresetdb.ingest.fits.sampling import sample_of_pool
+from coresetdb.ingest.jobs import fitting as jobs
 from coresetdb.ingest.jobs.fitting import fit_features
-from coresetdb.ingest.representations import registry
+from coresetdb.ingest.models.backbone import Backbone
+from coresetdb.ingest.representations import nait, registry
+from coresetdb.ingest.representations.trim_basis import TrimBasis
 from coresetdb.schemas.errors import FingerprintError, UsageError
 from coresetdb.store import catalog, features
 
@@ -296,3 +299,61 @@ def test_a_feature_of_another_version_is_refused_and_not_made_beside_itself(
     database.featurize("losses:alone=false")
     assert database.ingest(write(tmp_path / "a.jsonl", records(5))).total("new") == 5
     assert catalog.recipes(database.store)["nll"].version == 99
+
+
+def tokens_of(database, file):
+    """Tokens of the records of a file, counted by ingesting them."""
+    database.ingest(file)
+    return sum(database.store.dataset("pool").to_table(columns=["tokens"])["tokens"].to_pylist())
+
+
+def test_fits_of_one_model_state_share_one_forward_over_the_sample(create, tmp_path, monkeypatch):
+    monkeypatch.setattr(nait, "FULL_NUMBERS", 0)  # so that this small a model needs bases
+    forwards: list[tuple[str, int]] = []
+    fitting = [False]
+    states, run = Backbone.states, jobs.run
+
+    def counted(self, ids, mask, logits=False):
+        if fitting[0]:
+            forwards.append((self.model.config._attn_implementation, int(mask.sum())))
+        return states(self, ids, mask, logits)
+
+    def watched(*given):
+        fitting[0] = True
+        run(*given)
+        fitting[0] = False
+
+    monkeypatch.setattr(Backbone, "states", counted)
+    monkeypatch.setattr(jobs, "run", watched)
+    database = create("rds,nait:width=4,trim")
+    told = Told()
+    database.fit(write(tmp_path / "a.jsonl", records(40)), progress=told)
+    sample = tokens_of(database, str(tmp_path / "a.jsonl"))
+    whole = [tokens for kind, tokens in forwards if kind != "eager"]
+    assert sum(whole) == sample
+    assert {name for name, _, _ in told.learned} >= {"nait-bases and trim-basis", "trim-basis"}
+    # Attention maps of the pseudo-targets: 8 of at most 8 rows each.
+    maps = [tokens for kind, tokens in forwards if kind == "eager"]
+    assert len(maps) == 64 and max(maps) < sample / 10
+
+
+def test_killed_between_fits_that_share_a_pass(create, tmp_path, monkeypatch):
+    monkeypatch.setattr(nait, "FULL_NUMBERS", 0)
+    file = write(tmp_path / "a.jsonl", records(40))
+    whole, killed = create("nait:width=4,trim", "whole"), create("nait:width=4,trim", "killed")
+    whole.fit(file)
+    monkeypatch.setattr(TrimBasis, "finish", fail)
+    with pytest.raises(RuntimeError, match="killed"):
+        killed.fit(file)
+    monkeypatch.undo()
+    kept, both = (each.store.dataset("artifacts").count_rows() for each in (killed, whole))
+    assert 0 < kept < both
+    monkeypatch.setattr(nait, "FULL_NUMBERS", 0)
+    told = Told()
+    killed.fit(file, progress=told)
+    assert any(sentence.startswith("trim-basis: fitting") for sentence in told.said)
+    one, other = (
+        {recipe.feature: recipe.artifacts for recipe in catalog.recipes(database.store).values()}
+        for database in (whole, killed)
+    )
+    assert one == other

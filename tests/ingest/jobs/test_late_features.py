@@ -308,7 +308,7 @@ def test_rows_that_reached_the_pool_before_a_kill_are_not_counted_again(database
 
     account = featurize(database.store, "rds", progress=Told())
     assert 0 < waiting < 600 and account.rows + account.resumed == waiting
-    assert f"rds: {account.rows} rows to featurize, {account.resumed} more were" in said[0]
+    assert f"rds: {account.rows} rows to featurize, {account.resumed} more from" in said[0]
     assert_sound(database)
 
 

@@ -16,7 +16,7 @@ from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.passes import forward, narrowing
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import GradientNorm
-from coresetdb.ingest.passes.narrowing import narrowed
+from coresetdb.ingest.passes.narrowing import last_feed_forward, narrowed
 from coresetdb.ingest.passes.reducer import PassInputs, Reducer
 
 EXPERTS = ("mixtral", "qwen3_moe")
@@ -46,8 +46,8 @@ def always(monkeypatch):
 
 
 def not_narrowed(monkeypatch):
-    for each in (forward, lora):
-        monkeypatch.setattr(each, "narrowed", lambda *args: nullcontext())
+    for module in (forward, narrowing):
+        monkeypatch.setattr(module, "narrowed", lambda *args: nullcontext())
 
 
 class Kept(Reducer):
@@ -62,7 +62,7 @@ class Kept(Reducer):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_which_network_is_the_last_is_found_by_trying(architecture):
-    name = tiny_backbone(architecture).last_feed_forward
+    name = last_feed_forward(tiny_backbone(architecture))
     if architecture in EXPERTS:
         assert name is None
     else:
@@ -76,7 +76,8 @@ def test_which_network_is_the_last_is_found_by_trying(architecture):
 def test_gradients_and_logits(architecture, dtype, bound, side, always, monkeypatch):
     backbone = tiny_backbone(architecture, dtype)
     batch, adapter = a_batch(backbone, side), random_adapter(backbone)
-    always.clear()  # the model was tried when it was loaded
+    last_feed_forward(backbone)  # tried once per model
+    always.clear()
 
     def found():
         norm, kept = GradientNorm(None), Kept()
@@ -102,6 +103,7 @@ def test_gradients_and_logits(architecture, dtype, bound, side, always, monkeypa
 def test_whoever_looks_elsewhere_sees_everything(needs, always):
     """Final states of all tokens, and gradients of the network's own weights."""
     backbone = tiny_backbone()
+    last_feed_forward(backbone)
     always.clear()
     reducer = GradientNorm(None) if needs.gradients else Kept()
     run_pass(backbone, a_batch(backbone), [(PassInputs(logits=True), Kept()), (needs, reducer)])
@@ -112,7 +114,7 @@ def test_not_where_most_tokens_are_read():
     backbone = tiny_backbone()
     batch = a_batch(backbone)
     rows, places = torch.ones_like(batch.mask).nonzero(as_tuple=True)
-    module = backbone.model.get_submodule(backbone.last_feed_forward)
+    module = backbone.model.get_submodule(last_feed_forward(backbone))
     with narrowed(backbone, batch.ids.shape, rows, places):
         assert "forward" not in vars(module)
     with narrowed(backbone, batch.ids.shape, rows[:3], places[:3]):
@@ -122,6 +124,7 @@ def test_not_where_most_tokens_are_read():
 
 def test_an_adapter_is_trained_to_the_same_numbers(always, monkeypatch):
     backbone = tiny_backbone()
+    last_feed_forward(backbone)
     always.clear()
     training = LoraTraining(4, 8, 0.0, 2, 1e-3, 0.1, 3, seed=0)
 

@@ -355,7 +355,7 @@ def test_what_is_said_about_a_direction():
     assert 2 in facts.facts["undetermined"]
     assert not facts.arrays["directions"][2].any()
     assert facts.arrays["directions"][1, 2] > 0.9
-    assert any("undetermined" in note for note in facts.facts["notes"])
+    assert any("which way the direction points" in note for note in facts.facts["notes"])
     few = directions_of(drifts[:5])
     assert any("16 or more" in note for note in few.facts["notes"])
     balanced = np.concatenate([drifts, -drifts])[:, :1]

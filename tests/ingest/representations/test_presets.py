@@ -11,7 +11,6 @@ from coresetdb.ingest.representations.registry import (
     expanded,
     get,
     parse_specs,
-    spec_text,
 )
 from coresetdb.schemas.errors import UsageError
 from coresetdb.store import catalog
@@ -49,10 +48,10 @@ def test_a_store_keeps_what_a_preset_meant(small, tmp_path, tiny_llama):
 
 def test_what_is_written_is_read_again(small):
     wanted = parse_specs("small,losses,rds+")
-    assert [spec_text(each) for each in wanted] == ["rds", "losses"]
+    assert [str(each) for each in wanted] == ["rds", "losses"]
     for text in ("small", "rds,losses:alone=false"):
         wanted = parse_specs(text)
-        assert parse_specs(",".join(map(spec_text, wanted))) == wanted
+        assert parse_specs(",".join(map(str, wanted))) == wanted
 
 
 def test_an_unknown_name_is_told_of_the_presets():

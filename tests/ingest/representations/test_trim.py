@@ -18,8 +18,9 @@ from coresetdb.ingest.fits.fit import Fitting, Sample
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import plan_batches
 from coresetdb.ingest.models.describe import BackboneConfig
+from coresetdb.ingest.passes.forward import pass_over
 from coresetdb.ingest.representations import registry
-from coresetdb.ingest.representations.trim_basis import OUTPUT, directions_of
+from coresetdb.ingest.representations.trim_basis import OUTPUT, SampleStates
 from coresetdb.ingest.representations.trim_fingerprints import fingerprints
 from coresetdb.ingest.representations.trim_scores import (
     ClassTable,
@@ -140,7 +141,9 @@ def test_fingerprints_equal_the_naive_reference(name):
 def test_the_basis_is_the_uncentred_svd_of_the_content_tokens(name):
     backbone = backbone_of(name)
     rows = [backbone.encode(each) for each in pool()]
-    directions, shares = directions_of(backbone, rows)
+    states = SampleStates(rows, backbone.info.hidden_size, keep=False)
+    pass_over(backbone, rows, [states])
+    directions, shares = states.directions()
     units = []
     for row in rows:
         states, _ = reference.run(eager(name), row)

@@ -13,11 +13,12 @@ from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.fits.fit import Fitting, Sample, in_order
 from coresetdb.ingest.fits.lora import WarmUp
 from coresetdb.ingest.passes.adapters import adapter_applied
+from coresetdb.ingest.passes.forward import pass_over
 from coresetdb.ingest.representations import registry, trim_basis
 from coresetdb.ingest.representations.trim_basis import (
     OUTPUT,
+    SampleStates,
     TrimBasis,
-    directions_of,
     overlaps,
     quantise,
     ranks_tried,
@@ -59,6 +60,13 @@ def run(fit, rows, kept=None):
     return found, told
 
 
+def states_of(backbone, rows):
+    """The states of some rows, from a pass of their own."""
+    states = SampleStates(rows, backbone.info.hidden_size)
+    pass_over(backbone, rows, [states])
+    return states
+
+
 def test_codes_are_within_half_a_scale():
     vectors = (
         torch.randn(500, 48, generator=torch.manual_seed(0)) * torch.logspace(-6, 3, 500)[:, None]
@@ -98,7 +106,8 @@ def test_trial_scores_equal_the_naive_reference_at_every_rank():
         backbone.info.folder, attn_implementation="eager"
     ).eval()
     rows = [backbone.encode(tiny_conversation) for tiny_conversation in tiny_conversations()]
-    directions, _ = directions_of(backbone, rows)
+    states = states_of(backbone, rows)
+    directions, _ = states.directions()
     classes = reference.fingerprints(eager, rows[:3])
     seen = sorted(classes)
     table = ClassTable(
@@ -112,7 +121,7 @@ def test_trial_scores_equal_the_naive_reference_at_every_rank():
             dtype=np.int32,
         ),
     )
-    scores = scores_by_rank(backbone, rows, None, directions, [table], [4, 32])
+    scores = scores_by_rank(states, directions, [table], [4, 32])
     assert scores.shape == (len(rows), 1, 3)
     for place, row in enumerate(rows):
         exact, low, whole = scores[place, 0]
@@ -158,11 +167,39 @@ def test_the_same_sample_and_seed_give_the_same_artifact_and_a_kept_one_stays():
     assert run(fit, rows, one)[1] == []
     backbone = tiny_backbone()
     encoded = [backbone.encode(row) for row in rows]
-    directions, _ = directions_of(backbone, encoded)
-    asked = (backbone, encoded, None, directions, 4)
-    first = overlaps(*asked, 0, lambda done: None)
-    assert first == overlaps(*asked, 0, lambda done: None)
-    assert first != overlaps(*asked, 1, lambda done: None)
+    states = states_of(backbone, encoded)
+    given = (backbone, states, None, states.directions()[0], 4)
+    first = overlaps(*given, 0)
+    assert first == overlaps(*given, 0)
+    assert first != overlaps(*given, 1)
+
+
+def test_states_in_a_file_give_the_same_basis(monkeypatch):
+    rows, fit = many(40), TrimBasis(rank=0, rows=40, layers=4, seed=0)
+    held = run(fit, rows)[0][OUTPUT]
+    monkeypatch.setattr(trim_basis, "STATES_IN_MEMORY", 0)
+    assert run(fit, rows)[0][OUTPUT].pack() == held.pack()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trim_basis.os, "posix_fallocate", full)
+    with pytest.raises(UsageError, match=r"No space left on device.*TMPDIR"):
+        run(fit, rows)
+
+
+def test_rows_of_others_in_the_pass_change_nothing():
+    backbone = tiny_backbone()
+    rows = [backbone.encode(row) for row in many(20)]
+    alone = states_of(backbone, rows[:10])
+    shared, other = SampleStates([*rows[:10]], 32), SampleStates(rows, 32)
+    pass_over(backbone, rows, [shared, other])
+    assert shared.places.tolist() == list(range(10))
+    for one, both in zip(alone.directions(), shared.directions(), strict=True):
+        assert np.allclose(np.abs(one), np.abs(both), atol=1e-3)
+    (part, states), (_, all_states) = next(alone.parts(10_000)), next(shared.parts(10_000))
+    assert part == slice(0, 10) and torch.allclose(states, all_states, atol=1e-5)
+    assert [part for part, _ in shared.parts(1)] == [slice(i, i + 1) for i in range(10)]
 
 
 def test_only_the_first_rows_of_the_sample_are_used():

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from coresetdb.query.replay import replay
-from coresetdb.query.rules.examples import Excluded
-from coresetdb.query.rules.rules import NONE, Rules, rules_for
+from coresetdb.query.rules.rules import NONE, Excluded, Rules, rules_for
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from coresetdb.query.features import features_of
 from coresetdb.query.methods import method_names
 from coresetdb.query.rules.rules import NONE, rules_for
 from coresetdb.query.selection import select
+from coresetdb.query.snapshot import Snapshot
 
 torch.set_num_threads(1)
 
@@ -15,7 +15,7 @@ OPTIONS = {"rds:deita_filter": "(score=response_tokens)"}
 
 def test_the_plain_selection_less_the_rows_left_out(shared):
     store, stores = shared.store, {}
-    features = {name: each.representation for name, each in features_of(store).items()}
+    features = {name: each.representation for name, each in Snapshot(store).features.items()}
     rules = rules_for(store, distinct=0.97, distinct_by="rds")
     for name in method_names(features):
         asked = {"method": name + OPTIONS.get(name, ""), "budget": "60", "seed": 5}

@@ -75,7 +75,7 @@ def test_leaks_may_be_allowed(shared):
 def test_it_is_said(shared):
     made = select(shared.store, ["stories"], budget="282")
     (note,) = (each for each in made.notes if "leakage" in each)
-    assert "5 that give examples away (2 13-gram, 1 contains, 2 equal)" in note
+    assert "5 rows that give examples away (2 13-gram, 1 contains, 2 equal)" in note
     assert note in load_coreset(shared.store, made.name).notes
 
 

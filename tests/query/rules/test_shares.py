@@ -76,7 +76,7 @@ def test_a_quota_of_everything_and_one_that_cannot_be_met(store):
     assert mix(made) == {"poems": 20, "code": 20}
     few = select(store, ["python"], budget="100", rules=rules_for(store, quota={"poems": 80}))
     assert mix(few)["poems"] == 60 and (len(few), few.short_by) == (80, 20)
-    assert "quota poems: 60 of 80 rows, no more of it could be chosen" in few.notes
+    assert "quota poems: 60 of 80 rows; no more of it could be chosen" in few.notes
     assert replay(store, few.name).same
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_is_said(store):
     for asked, budget, said in (
         ({"quota": "math=3"}, "10", "no corpus of that name; corpora: blank, code, facts"),
         ({"cap": "math=3"}, "10", "cap math=3: the pool has no corpus"),
-        ({"quota": ["sums=60%", "code=5"]}, "10", "come to 11 rows, and the budget is 10"),
+        ({"quota": ["sums=60%", "code=5"]}, "10", "add up to 11 rows, and the budget is 10"),
         ({"quota": "sums=1"}, "50-tokens", "give the budget in rows"),
         ({"cap": "10%"}, "50-tokens", "10%: a share of the budget needs"),
         ({"cap": "sums=1%"}, "10", "of 10 rows that is less than one"),

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from coresetdb.query.scanning.reducers import Block, reducer_for
+from coresetdb.query.scanning.reducers import Block, planned_bytes, planned_memory, reducer_for
+from coresetdb.query.scanning.top_k import sifted_rows, waiting_entries
 from coresetdb.selectors.reductions import (
     LogSumExp,
     Shuffled,
     TopPerQuery,
     TopRows,
     Votes,
-    sifted_rows,
-    waiting_entries,
 )
 from coresetdb.selectors.registry import selectors
 from coresetdb.selectors.selector import Task
@@ -57,7 +56,7 @@ def test_held_numbers_do_not_grow_with_the_pool(need, lists, carried, tied):
     short = peak(need, max(lists, 3), 70, tied)
     assert short <= bound
     assert peak(need, max(lists, 3), 200, tied) <= bound
-    assert 4 * bound <= need.bytes(lists)
+    assert 4 * bound <= planned_bytes(need, Task(lists, 10**6, need.k))
 
 
 def test_a_budget_of_every_row_keeps_every_row():
@@ -112,6 +111,6 @@ def test_a_million_rows_and_ten_thousand_picks_plan_little():
             continue
         options = {name: option.default for name, option in selector.options.items()}
         task = Task(64, 1_000_000, 10_000, options=options, width=1024)
-        assert selector.memory(task) < 800e6, selector.name
+        assert planned_memory(selector, task) < 800e6, selector.name
         longer = Task(64, 100_000_000, 10_000, options=options, width=1024)
-        assert selector.memory(longer) == selector.memory(task), selector.name
+        assert planned_memory(selector, longer) == planned_memory(selector, task), selector.name

@@ -166,7 +166,7 @@ SANE: dict[str, Callable[[Rows], bool]] = {
     "Where do the best one per cent come from?": lambda rows: (
         sum(row["in_top"] for row in rows) == 2
     ),
-    "Which rows do all methods like?": lambda rows: all(
+    "Which rows do all methods rank high?": lambda rows: all(
         max(row["rds_rank"], row["less_rank"], row["trim_rank"]) <= 12 for row in rows
     ),
     "Where do two methods disagree most?": lambda rows: (
@@ -196,7 +196,7 @@ SANE: dict[str, Callable[[Rows], bool]] = {
     "Is the target itself in the pool?": lambda rows: (
         pairs(rows, "target", "corpus") == {("gsm8k", "mixed")} and len(rows) == 1
     ),
-    "What does a coreset take from where?": lambda rows: (
+    "Where do the rows of a coreset come from?": lambda rows: (
         sum(row["picked"] for row in rows) == 20 and rows[0]["lift"] > 1
     ),
     "Which examples pulled the rows, and how strongly?": lambda rows: (
