@@ -32,7 +32,7 @@ def data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random llama with its tokenizer."""
-    from tiny_models import save_tiny_model
+    from helpers.tiny_models import save_tiny_model
 
     return save_tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
 

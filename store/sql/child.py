@@ -4,10 +4,9 @@ Started by `session.SqlSession` as a fresh interpreter (nothing is inherited but
 it speaks `frames` on standard input and output. Nothing outside the store's own relations can be
 reached: no files, no network, no extensions, no Python variables, no settings.
 
-SQL from outside is exactly one SELECT that reads. DuckDB's own parser decides, not a
-pattern: `extract_statements` counts and types the statements, `json_serialize_sql` gives the syntax
-tree. The tree is needed because DuckDB types
-`WITH x AS (COPY ... TO ...) SELECT` as a SELECT.
+SQL from outside is exactly one SELECT that reads. DuckDB's own parser decides, not a pattern:
+`extract_statements` counts and types the statements, `json_serialize_sql` gives the syntax tree.
+The tree is needed because DuckDB types `WITH x AS (COPY ... TO ...) SELECT` as a SELECT.
 """
 
 from __future__ import annotations

@@ -27,9 +27,6 @@ from ...schemas.tables import literal
 from .lance_relation import FeatureRelation
 from .names import quoted
 
-BLOCK_ROWS = 2048  # DuckDB's own vector
-QUERY_TILE = 32
-
 _LARGEST = "_largest_product_with_"
 
 
@@ -60,8 +57,9 @@ def create_nearest(
 class LargestProduct:
     """The largest product of each vector with a target's examples, for DuckDB to call.
 
-    Every product has whole blocks of rows and of queries: a row's result then does not depend on
-    its place among the others, so that equal vectors tie.
+    Products are summed in float64, where those of stored vectors (float16, unit length) are exact
+    in any order: in float32 equal rows may get different last bits by their place in the block
+    (measured with OpenBLAS on an AMD EPYC), and would not tie.
     """
 
     def __init__(self, examples: FeatureRelation, name: str, width: int) -> None:
@@ -73,24 +71,24 @@ class LargestProduct:
 
         Null stands for a target that has no examples.
         """
-        rows = len(vectors)
-        block = np.zeros((-(-rows // BLOCK_ROWS) * BLOCK_ROWS, self._width), np.float32)
-        block[:rows] = vectors.combine_chunks().flatten().to_numpy().reshape(rows, self._width)
-        largest = np.full(rows, np.nan, np.float32)
+        flat = vectors.combine_chunks().flatten().to_numpy()
+        block = flat.astype(np.float64).reshape(-1, self._width)
+        names = targets.combine_chunks().to_numpy(zero_copy_only=False)
+        largest = np.full(len(block), np.nan, np.float32)
         for target in targets.unique().to_pylist():
-            queries = self._of(target)
-            if count := len(queries):
-                own = targets.combine_chunks().to_numpy(zero_copy_only=False) == target
-                whole = np.zeros((self._width, -(-count // QUERY_TILE) * QUERY_TILE), np.float32)
-                whole[:, :count] = queries.T
-                largest[own] = (block @ whole)[:rows, :count].max(1)[own]
+            queries = self._queries_of(target)
+            if len(queries):
+                own = names == target
+                largest[own] = (block @ queries.T).max(1)[own]
         return pa.array(largest, from_pandas=True)
 
-    def _of(self, target: str) -> np.ndarray:
+    def _queries_of(self, target: str) -> np.ndarray:
+        """The target's examples that have a vector, (n, width) float64."""
         if target not in self._queries:
             scanner = self._examples.scanner([self._name], f"target = {literal(target)}")
             column = scanner.to_reader().read_all()[self._name].combine_chunks().drop_null()
-            self._queries[target] = column.flatten().to_numpy().reshape(-1, self._width)
+            vectors = column.flatten().to_numpy().reshape(-1, self._width)
+            self._queries[target] = vectors.astype(np.float64)
         return self._queries[target]
 
 
@@ -142,15 +140,15 @@ def _not_alike(name: str) -> str:
 
 
 def _alike(pool: pa.Schema, targets: pa.Schema, name: str) -> bool:
-    def made(schema: pa.Schema) -> bytes | None:
+    def fingerprint(schema: pa.Schema) -> bytes | None:
         return (schema.field(name).metadata or {}).get(FINGERPRINT_KEY)
 
-    return name in targets.names and made(targets) == made(pool)
+    return name in targets.names and fingerprint(targets) == fingerprint(pool)
 
 
 def _branches(name: str, width: int) -> list[str]:
     """The mean of products is the product with the mean: one product a row, not one per example."""
-    vector, asked = quoted(name), f"feature = {literal(name)}"
+    vector, selected = quoted(name), f"feature = {literal(name)}"
     examples = f"target_features q WHERE q.target = target AND q.{vector} IS NOT NULL"
     mean = f"""
         SELECT f.id, array_inner_product(f.{vector}, m.v) AS score
@@ -163,12 +161,12 @@ def _branches(name: str, width: int) -> list[str]:
                 ) GROUP BY i
             )
         ) m
-        WHERE {asked} AND "by" = 'mean' AND f.{vector} IS NOT NULL"""
+        WHERE {selected} AND "by" = 'mean' AND f.{vector} IS NOT NULL"""
     largest = f"""
         SELECT f.id, {quoted(_LARGEST + name)}(target, f.{vector}) AS score
-        FROM features f WHERE {asked} AND "by" = 'max' AND f.{vector} IS NOT NULL"""
+        FROM features f WHERE {selected} AND "by" = 'max' AND f.{vector} IS NOT NULL"""
     nobody = _refusal(
-        f"{asked} AND NOT EXISTS (FROM {examples})",
+        f"{selected} AND NOT EXISTS (FROM {examples})",
         f"concat('no target ''', target, ''' with {name}; targets: ', coalesce((SELECT "
         "string_agg(DISTINCT q.target, ', ' ORDER BY q.target) FROM target_features q), 'none'))",
     )
@@ -176,12 +174,12 @@ def _branches(name: str, width: int) -> list[str]:
 
 
 def _unknown(vectors: Sequence[str]) -> str:
-    there = ", ".join(vectors) or "none"
+    known = ", ".join(vectors) or "none"
     names = ", ".join(map(literal, vectors)) or "''"
     return (
         _refusal(
             f"feature NOT IN ({names})",
-            f"concat('no feature ''', feature, ''' with a vector; there are: ', {literal(there)})",
+            f"concat('no feature ''', feature, ''' with a vector; there are: ', {literal(known)})",
         )
         + " UNION ALL "
         + _refusal(

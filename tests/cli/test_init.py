@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_models import POSITIONS, TEMPLATE, save_tiny_model, tiny_folder
+from helpers.tiny_models import POSITIONS, TEMPLATE, save_tiny_model, tiny_folder
 
 from coresetdb.cli.main import main
 

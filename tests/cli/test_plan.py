@@ -8,7 +8,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tiny_models import tiny_folder
+from helpers.tiny_models import tiny_folder
 
 from coresetdb.cli.main import main
 from coresetdb.cli.pool import duration

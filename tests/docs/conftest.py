@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from docs_world import make_world
+from helpers.docs_world import make_world
 
 from coresetdb import connect
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from docs_world import DOCUMENTS, ROOT, copy_of
+from helpers.docs_world import DOCUMENTS, ROOT, copy_of
 
 from coresetdb.cli.main import main
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from docs_world import DOCUMENTS, ROOT, copy_of
+from helpers.docs_world import DOCUMENTS, ROOT, copy_of
 
 from coresetdb import connect
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import tiny_folder
+from helpers.tiny_models import tiny_folder
 
 import coresetdb
 from coresetdb.ingest.models.backbone import Backbone
@@ -118,7 +118,7 @@ def test_a_model_that_transformers_knows_loads_without_its_code(folder, marker):
 @pytest.fixture
 def encoder(tmp_path):
     pytest.importorskip("sentence_transformers", reason="the extra [embed] is not installed")
-    from tiny_encoders import tiny_encoder
+    from helpers.tiny_encoders import tiny_encoder
 
     return shutil.copytree(tiny_encoder(), tmp_path / "encoder")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_backbone, tiny_conversations
+from helpers.tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations import registry

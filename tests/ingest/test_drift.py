@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from toy_fits import Count
+from helpers.toy_fits import Count
 
 import coresetdb
 from coresetdb.ingest.drift import is_due, status

@@ -7,7 +7,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, VOCABULARY, tiny_backbone, tiny_conversations, tiny_folder
+from helpers.tiny_models import (
+    ARCHITECTURES,
+    VOCABULARY,
+    tiny_backbone,
+    tiny_conversations,
+    tiny_folder,
+)
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.models.backbone import Backbone
@@ -80,7 +86,7 @@ def test_columns_and_their_order():
 
 
 def test_a_refused_row_keeps_its_place_with_a_reason(tmp_path):
-    from tiny_models import TEMPLATE, save_tiny_model
+    from helpers.tiny_models import TEMPLATE, save_tiny_model
 
     refusing = (
         "{%- if messages[0].role == 'system' -%}"

@@ -6,8 +6,8 @@ import json
 
 import pyarrow as pa
 import pytest
-import toy_fits
-from toy_fits import Centre
+from helpers import toy_fits
+from helpers.toy_fits import Centre
 
 import coresetdb
 from coresetdb.ingest import planning as counting

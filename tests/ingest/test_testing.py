@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pyarrow as pa
 import pytest
-from toy_fits import Centre, Counting
+from helpers.toy_fits import Centre, Counting
 
 from coresetdb.ingest.passes.reducer import Pass, PassInputs, Reducer
 from coresetdb.ingest.representations import registry
@@ -31,7 +31,7 @@ def test_every_representation_conforms(name):
     options = dict(SMALL.get(name, {}))
     if name == "embed":
         pytest.importorskip("sentence_transformers", reason="the extra [embed] is not installed")
-        from tiny_encoders import tiny_encoder
+        from helpers.tiny_encoders import tiny_encoder
 
         options["model"] = str(tiny_encoder())
     if name == "gradfiltering":  # the store's own backbone

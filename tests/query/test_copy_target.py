@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_folder
-from toy_representations import toy_representations
+from helpers.tiny_models import tiny_folder
+from helpers.toy_representations import toy_representations
 
 from coresetdb.database import Database
 from coresetdb.query.snapshot import Snapshot

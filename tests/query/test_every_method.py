@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from selector_driver import Pool, drive
+from helpers.selector_driver import Pool, drive
 
 from coresetdb.query.methods import method_names
 from coresetdb.query.replay import replay

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tiny_models import tiny_folder
+from helpers.tiny_models import tiny_folder
 
 from coresetdb.database import Database
 from coresetdb.ingest.representations.lexical import words_of

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_folder
+from helpers.tiny_models import tiny_folder
 
 from coresetdb.database import Database
 from coresetdb.query.selection import select

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_conversations, tiny_folder
+from helpers.tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.database import Database
 from coresetdb.query.methods import method_names
@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
     rows = tiny_conversations()
     features = f"{FEATURES}:model={model}"
     if ENCODERS:
-        from tiny_encoders import tiny_encoder
+        from helpers.tiny_encoders import tiny_encoder
 
         encoder = shutil.copytree(tiny_encoder(), place / "encoder")
         features += f",embed:model={encoder}"

@@ -4,7 +4,7 @@ import json
 
 import pyarrow as pa
 import torch
-from tiny_models import tiny_backbone
+from helpers.tiny_models import tiny_backbone
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.readers.options import ReadOptions

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from tiny_models import tiny_folder
+from helpers.tiny_models import tiny_folder
 
 from coresetdb.cli.main import commands
 from coresetdb.database import Database

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_folder
-from toy_representations import MOST, toy_representations
+from helpers.tiny_models import tiny_folder
+from helpers.toy_representations import MOST, toy_representations
 
 from coresetdb.database import Database
 from coresetdb.ingest.jobs.target_artifacts import complete_facts, find_facts

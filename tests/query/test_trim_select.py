@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import trim_reference as reference
-from tiny_models import save_tiny_model
+from helpers import trim_reference as reference
+from helpers.tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from coresetdb.database import Database

@@ -5,7 +5,7 @@ import heapq
 import numpy as np
 import pytest
 import torch
-from selector_driver import Pool, cosine_pool, drive, random_ids
+from helpers.selector_driver import Pool, cosine_pool, drive, random_ids
 
 from coresetdb.selectors.knn_kde import densities
 

@@ -13,9 +13,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.selector_driver import Pool, cosine_pool, drive
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from selector_driver import Pool, cosine_pool, drive
 
 from coresetdb.query.scanning.reducers import planned_memory
 from coresetdb.query.selection import lengths_to_try, prefix_that_fits

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from selector_driver import Pool, cosine_pool, drive, random_ids, unit_rows
+from helpers.selector_driver import Pool, cosine_pool, drive, random_ids, unit_rows
 
 torch.set_num_threads(1)
 

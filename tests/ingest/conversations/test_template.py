@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 import pytest
+from helpers.tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_tokenizer
 from tokenizers import Tokenizer
 
 from coresetdb.ingest.conversations.chat_template import ChatTemplate, RowRefusedError

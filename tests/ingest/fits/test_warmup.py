@@ -9,8 +9,8 @@ import numpy as np
 import peft
 import pytest
 import torch
-from tiny_adapters import run, same
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.tiny_adapters import run, same
+from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.fits.fit import Fitting, Sample
 from coresetdb.ingest.fits.lora import LoraTraining, WarmUp

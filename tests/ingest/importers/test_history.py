@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_model, save_tiny_tokenizer
+from helpers.tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_model, save_tiny_tokenizer
 from tokenizers import Tokenizer
 
 import coresetdb

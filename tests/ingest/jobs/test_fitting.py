@@ -11,9 +11,9 @@ import time
 from types import SimpleNamespace
 
 import pytest
-import toy_fits
-from tiny_models import tiny_backbone
-from toy_fits import Centre
+from helpers import toy_fits
+from helpers.tiny_models import tiny_backbone
+from helpers.toy_fits import Centre
 
 import coresetdb
 from coresetdb.ingest.create import pending

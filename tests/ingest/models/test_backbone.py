@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_models import (
+from helpers.tiny_models import (
     ARCHITECTURES,
     POSITIONS,
     VOCABULARY,

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_models import tiny_conversations, tiny_folder
+from helpers.tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
 from coresetdb.ingest.conversations.chat_template import RowRefusedError

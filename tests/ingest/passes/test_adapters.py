@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_adapters import in_peft, random_adapter
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.tiny_adapters import in_peft, random_adapter
+from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.models.anatomy import attention_projections
 from coresetdb.ingest.models.batches import make_batch

@@ -8,9 +8,9 @@ import random
 
 import pytest
 import torch
-from naive_gradients import backbone_of, loss_of, naive, rows_of
-from tiny_adapters import in_peft, random_adapter
-from tiny_models import ARCHITECTURES, tiny_backbone
+from helpers.naive_gradients import backbone_of, loss_of, naive, rows_of
+from helpers.tiny_adapters import in_peft, random_adapter
+from helpers.tiny_models import ARCHITECTURES, tiny_backbone
 
 from coresetdb.ingest.models.anatomy import decoder_layers
 from coresetdb.ingest.models.batches import make_batch

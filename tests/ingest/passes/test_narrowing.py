@@ -6,8 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny_adapters import random_adapter
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.tiny_adapters import random_adapter
+from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.fits import lora
 from coresetdb.ingest.fits.lora import LoraTraining

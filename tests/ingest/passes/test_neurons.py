@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from naive_neurons import naive_neurons
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.naive_neurons import naive_neurons
+from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 from torch import nn
 
 from coresetdb.ingest.models.batches import make_batch

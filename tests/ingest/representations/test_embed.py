@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_backbone, tiny_conversations
+from helpers.tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations import embed
@@ -24,7 +24,7 @@ from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction, Message
 
 pytest.importorskip("sentence_transformers", reason="the extra [embed] is not installed")
-from tiny_encoders import tiny_encoder
+from helpers.tiny_encoders import tiny_encoder
 
 
 def features(folder, rows, of="pool", **settings):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.tiny_models import VOCABULARY, tiny_backbone, tiny_conversations
 from safetensors.numpy import load_file, save_file
-from tiny_models import VOCABULARY, tiny_backbone, tiny_conversations
 from tokenizers import Tokenizer
 
 from coresetdb.ingest.featurizer import Featurizer
@@ -25,7 +25,7 @@ from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction
 
 pytest.importorskip("sentence_transformers", reason="the extra [embed] is not installed")
-from tiny_encoders import STATIC_WIDTH, tiny_encoder, tiny_static
+from helpers.tiny_encoders import STATIC_WIDTH, tiny_encoder, tiny_static
 
 SAY = Instruction.from_turns
 

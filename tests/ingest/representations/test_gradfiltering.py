@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tiny_adapters import in_peft, run, same
-from tiny_models import tiny_backbone, tiny_conversations
+from helpers.tiny_adapters import in_peft, run, same
+from helpers.tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.models.backbone import Backbone

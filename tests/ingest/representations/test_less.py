@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from naive_gradients import backbone_of, loss_of, naive, rows_of
-from tiny_adapters import in_peft, random_adapter
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.naive_gradients import backbone_of, loss_of, naive, rows_of
+from helpers.tiny_adapters import in_peft, random_adapter
+from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.passes import weight_gradient as sketching

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from tiny_models import tiny_backbone, tiny_conversations
+from helpers.tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations.lexical import NO_WORD, words_of

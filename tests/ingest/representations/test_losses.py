@@ -6,8 +6,15 @@ import math
 
 import pytest
 import torch
-from naive_gradients import backbone_of, naive, rows_of
-from tiny_models import ARCHITECTURES, BOS, END, tiny_backbone, tiny_conversations, tiny_folder
+from helpers.naive_gradients import backbone_of, naive, rows_of
+from helpers.tiny_models import (
+    ARCHITECTURES,
+    BOS,
+    END,
+    tiny_backbone,
+    tiny_conversations,
+    tiny_folder,
+)
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.models.backbone import Backbone

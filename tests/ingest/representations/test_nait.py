@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from naive_neurons import naive_layers, naive_neurons
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.naive_neurons import naive_layers, naive_neurons
+from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.featurizer import Featurizer

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations.registry import fields_of, parse_features

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-import trim_reference as reference
-from tiny_models import tiny_backbone, tiny_conversations
+from helpers import trim_reference as reference
+from helpers.tiny_models import tiny_backbone, tiny_conversations
 from transformers import AutoModelForCausalLM
 
 from coresetdb.ingest.conversations.tokenization import Encoded

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import trim_reference as reference
-from tiny_models import tiny_backbone, tiny_conversations
+from helpers import trim_reference as reference
+from helpers.tiny_models import tiny_backbone, tiny_conversations
 from transformers import AutoModelForCausalLM
 
 from coresetdb.ingest.featurizer import Featurizer

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tiny_models import VOCABULARY, save_tiny_tokenizer
+from helpers.tiny_models import VOCABULARY, save_tiny_tokenizer
 
 STATIC_WIDTH = 12
 _FOLDERS: list[TemporaryDirectory[str]] = []  # removed when the process ends

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from tiny_models import save_tiny_model
 
 from coresetdb import Database
+from helpers.tiny_models import save_tiny_model
 
 FEATURES = "fast,lexical,gradfiltering:at_least=24:at_most=24"
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 TARGETS = ("gsm8k", "svamp", "mbpp")
 

@@ -6,10 +6,10 @@ import copy
 from functools import cache
 
 import torch
-from tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.describe import BackboneConfig
+from helpers.tiny_models import tiny_backbone, tiny_conversations
 
 MIXTURES = ("mixtral", "qwen3_moe")
 BUILTIN_ROWS = 2
