@@ -1,4 +1,4 @@
-"""How far a selection is from the queries it was made for: two numbers (METHODS 3.2).
+"""How far a selection is from the queries it was made for: two numbers.
 
 With unit vectors q_1..q_M of the queries and s_1..s_K of the chosen rows:
 

@@ -4,7 +4,7 @@ A row's score is what a selection ranks it by, so that sorting by it gives what 
 the whole pool as its budget; methods that choose rows together give no row a score of its own.
 
 `transfer` scores the examples of targets instead: what one target's directions find in another's
-(METHODS 4).
+(docs/methods.md, "nait").
 """
 
 from __future__ import annotations

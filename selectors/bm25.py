@@ -1,4 +1,4 @@
-"""BM25: rows that share the rare words of the target's examples (METHODS 6).
+"""BM25: rows that share the rare words of the target's examples.
 
 Every example is a query of all its words. A row scores the sum over the query's words t, as often
 as it holds them, of

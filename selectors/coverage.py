@@ -1,4 +1,4 @@
-"""Coverage: rows whose sets of neurons together cover the most (METHODS 5).
+"""Coverage: rows whose sets of neurons together cover the most.
 
 F(S) = sum over units n of w_n g(rows of S that hold n); g is concave, so F is submodular and the
 greedy order, which takes the row of the largest gain every time, is within 1 - 1/e of the best.

@@ -1,4 +1,4 @@
-"""DEITA's filter: the best rows by a score that are not too close to a better one (METHODS 6).
+"""DEITA's filter: the best rows by a score that are not too close to a better one.
 
 Rows are walked by a column of the pool, highest first (of equals the lower id); a row is taken if
 its highest cosine to the rows taken before is below `threshold` (Liu et al. 2024, *What Makes Good

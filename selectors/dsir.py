@@ -1,4 +1,4 @@
-"""DSIR: rows drawn by how much likelier the target makes their words than the pool (METHODS 6).
+"""DSIR: rows drawn by how much likelier the target makes their words than the pool.
 
 Source: Xie et al. 2023, "Data Selection for Language Models via Importance Resampling". Words and
 pairs of neighbouring words are hashed into buckets; p is the distribution of the buckets over the
@@ -10,7 +10,7 @@ most like the target instead of a sample that has its distribution, and the same
 
 The smoothing s is ours: 1e-4, a bucket's even share. The published code has 1e-8, for targets of
 many thousand texts. The weight is a sum, and at 1e-8 every bucket that is absent from a handful of
-examples costs a row about nine: the shortest rows win, whatever they say (docs/methods.md has
+examples costs a row about nine: the shortest rows win, whatever they say (docs/selectors.md has
 figures).
 
 The Gumbel variable is computed from the word that orders rows in `random`: seeded, and the same

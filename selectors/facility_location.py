@@ -1,4 +1,4 @@
-"""Facility location: rows that together lie close to all others (METHODS 6).
+"""Facility location: rows that together lie close to all others.
 
 F(S) = sum over represented rows r of the highest cosine between r and a row of S, where an empty S
 counts -1 each; nothing is clipped. F is submodular, so the greedy order, which takes the row of the

@@ -1,4 +1,4 @@
-"""K-center: every next row is the one farthest from those taken (METHODS 6).
+"""K-center: every next row is the one farthest from those taken.
 
 Greedy farthest point, which is within twice the best possible radius, as an angle (Gonzalez 1985):
 the distance of a row is 1 - its highest cosine to a row taken before. The first is the row nearest

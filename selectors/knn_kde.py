@@ -1,4 +1,4 @@
-"""KNN-KDE: queries spread their mass over near rows, less to rows in a crowd (METHODS 3.2).
+"""KNN-KDE: queries spread their mass over near rows, less to rows in a crowd.
 
 Algorithm 2 of TSDS (Liu et al. 2024). Every query brings its min(Lmax, N / 10) nearest rows. The
 density of a row is the sum, over its min(kde_k, N / 10) nearest rows of the union, itself included,

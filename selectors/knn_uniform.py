@@ -1,4 +1,4 @@
-"""KNN-uniform: every query spreads its mass evenly over its K nearest rows (METHODS 3.2).
+"""KNN-uniform: every query spreads its mass evenly over its K nearest rows.
 
 Algorithm 1 of TSDS (Liu et al. 2024): K is the smallest number with (alpha / C) sum over queries
 and their K nearest rows of (d_{K+1} - d_j) >= (1 - alpha) M, at most `Lmax` and at most the

@@ -1,4 +1,4 @@
-"""Length-matched: random rows whose responses are as long as those of a reference (METHODS 3.2).
+"""Length-matched: random rows whose responses are as long as those of a reference.
 
 The control for every method that may only have chosen by length. The reference are the rows of a
 coreset (`like`) or a target's examples. Their response tokens are cut at quantiles into `bins` of

@@ -1,4 +1,4 @@
-"""Round-robin: queries take turns, each takes its most similar unused row (METHODS 3.2).
+"""Round-robin: queries take turns, each takes its most similar unused row.
 
 k = N is a permutation, prefixes nest, counts per query differ by at most one. The best k rows of
 every query always suffice: before its turn at most k - 1 rows are used up.

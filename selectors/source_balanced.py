@@ -1,4 +1,4 @@
-"""Source-balanced: corpora take turns, each gives its rows in a seeded random order (METHODS 3.2).
+"""Source-balanced: corpora take turns, each gives its rows in a seeded random order.
 
 The baseline for pools of unequal corpora. Corpora take turns in the order of their names; one that
 runs out is passed over, so that the counts of the others differ by at most one. The order within a

@@ -1,9 +1,9 @@
-"""Top: the rows most similar to the queries, by the mean or the maximum over them (METHODS 3.2).
+"""Top: the rows most similar to the queries, by the mean or the maximum over them.
 
-`by=max` is the doubly greedy order of the targeted-selection paper, for targets of several kinds:
-the mean prefers rows between them. The query that pulled a row is the one most similar to it.
-Version 2: means are summed in float64, so that rows that compare equally tie wherever they are in
-a block.
+`by=max` is the doubly greedy order of the targeted-selection paper (arXiv 2602.14696), for targets
+of several kinds: the mean prefers rows between them. The query that pulled a row is the one most
+similar to it. Version 2: means are summed in float64, so that rows that compare equally tie
+wherever they are in a block.
 """
 
 from __future__ import annotations

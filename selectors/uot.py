@@ -1,9 +1,10 @@
-"""UOT: rows by the mass that unbalanced optimal transport sends them (METHODS 3.2).
+"""UOT: rows by the mass that unbalanced optimal transport sends them.
 
-The targeted-selection code transports with the cost (1 - S) / 2, uniform marginals, entropic `reg`
-0.01 and a KL penalty on the rows' side of 1e-4, so weak that rows may take any mass. What a row
-receives is then mean_m softmax_j(S_mj / (2 reg)): the top 500 agree with the solver's to more than
-99 %. That takes two passes: the log of every query's normaliser, then the votes.
+The code of the targeted-selection paper (arXiv 2602.14696) transports with the cost (1 - S) / 2,
+uniform marginals, entropic `reg` 0.01 and a KL penalty on the rows' side of 1e-4, so weak that rows
+may take any mass. What a row receives is then mean_m softmax_j(S_mj / (2 reg)): the top 500 agree
+with the solver's to more than 99 %. That takes two passes: the log of every query's normaliser,
+then the votes.
 
 The query that pulled a row is the one that sends it the most.
 """

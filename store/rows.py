@@ -1,12 +1,12 @@
-"""Rows on their way in: the table's schema, each key once, sound vectors, parts of a good size.
+"""Rows before a commit: their keys, the table's schema, checks of vectors, parts of a good size.
 
-The part handed to one commit becomes the pages on disk, because an insert-if-absent gathers all
-it is given before it writes: 8 MB of the widest vector keeps later scans at full speed (pages of
-50 MB make them 3-5 times slower, for ever). Lists of unequal length scan alike
-from pages of 8 and of 100 MB (measured), so there the bound is memory's.
+The first column of a table is its key. `key_of` makes one from several values, `offsets_of` finds
+the places of keys in a table, `HeldKeys` the keys that a table holds.
 
-Also the keys of rows: `key_of` for tables whose rows are identified by several values together,
-where keys stand in a table, and the keys that a table holds.
+The part given to one commit becomes the pages on disk, because an insert-if-absent gathers it
+whole before it writes. 8 MB of the widest vector keeps later scans at full speed; pages of 50 MB
+make them 3 to 5 times slower, permanently. Lists of unequal length scan alike from pages of 8 and
+of 100 MB (measured), so their parts are limited by memory alone.
 """
 
 from __future__ import annotations

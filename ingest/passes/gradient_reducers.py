@@ -90,7 +90,7 @@ def adam_direction(
     """Adam's next step for gradients (B, o, i), from moments (o, i): m' / sqrt(v' + 1e-8).
 
     m' = 0.9 m + 0.1 g and v' = 0.999 v + 0.001 g^2, without bias correction and with epsilon
-    inside the root, as LESS has it (METHODS 3.1).
+    inside the root, as LESS has it (docs/methods.md, "less").
     """
     moved = gradient.mul(1 - BETA_FIRST).add_(first, alpha=BETA_FIRST)
     scale = gradient.square().mul_(1 - BETA_SECOND).add_(second, alpha=BETA_SECOND)

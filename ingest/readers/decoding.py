@@ -1,14 +1,13 @@
-"""From the bytes of a file to UTF-8 text and lines: hashed, unpacked, decoded, split.
+"""The bytes of a file as UTF-8 text and lines: hashed, decompressed, decoded, split.
 
 Compression (gzip, zstd) is recognised by the first bytes, never by the name. A stream that breaks
-half-way gives everything before the break, ends, and keeps the reason as `fault`.
+half-way yields everything before the break and keeps the reason as `fault`. UTF-8 passes untouched;
+UTF-16 and UTF-32 are recognised by a byte order mark or by their zeros. No other encoding is
+guessed: bytes that are not UTF-8 stay, so that the record that holds them is rejected with its
+line; `--encoding` names the encoding of a file.
 
-UTF-8 passes untouched; UTF-16 and UTF-32 are recognised by a mark or by their zeros. Nothing else
-is guessed: bytes that are not UTF-8 stay as they are, so that the record that holds them can be
-rejected by its line; `--encoding` names what a file really is.
-
-Readers turn this into rows `(line, value)`: the physical line in line-based files, the number of
-the record in arrays and tables, both from 1; and a JSON value, or a `Bad` that could not be read.
+Readers turn the lines into rows `(line, value)`. The line is counted from 1: the physical line in
+line-based files, the number of the record in arrays and tables. The value is JSON, or a `Bad`.
 """
 
 from __future__ import annotations

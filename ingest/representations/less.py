@@ -1,4 +1,4 @@
-"""LESS: sketches of every row's gradient, compared by cosine (METHODS 3.1).
+"""LESS: sketches of every row's gradient, compared by cosine.
 
 Source: Xia et al. 2024, "LESS: Selecting Influential Data for Targeted Instruction Tuning". With
 `warmup=lora` it is theirs: the gradient with respect to a LoRA adapter as it is at the end of each

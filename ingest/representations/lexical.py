@@ -1,4 +1,4 @@
-"""Lexical: the words of a conversation in their order, as hashed ids; no model (METHODS 6).
+"""Lexical: the words of a conversation in their order, as hashed ids; no model.
 
 What `bm25` and `dsir` count. Words are stored with the row, and not looked up in a full-text index:
 Lance cannot index the structs that conversations are, the statistics of an index change with every

@@ -1,4 +1,4 @@
-"""Scalar losses of the response: nll, perplexity, IFD, EL2N, gradient norm (METHODS 6).
+"""Scalar losses of the response: nll, perplexity, IFD, EL2N, gradient norm.
 
 nll is the mean over response tokens of -log p(token | everything before), in nats; ppl its
 exponential; nll_alone the same where the model sees the answers only (beginning of sequence, each

@@ -26,7 +26,7 @@ SCORES = ("dot", "cosine", "zscore")
 
 
 def directions_of(drifts: np.ndarray) -> Artifact:
-    """The first principal component of a target's drifts in every layer (METHODS 4.2).
+    """The first principal component of a target's drifts in every layer (docs/methods.md, "nait").
 
     Args:
         drifts: of the examples that have one, (n, L, d) float32.
@@ -92,7 +92,7 @@ def _notes(count: int, undetermined: list[int], layers: int) -> list[str]:
 
 
 class Along(Scorer):
-    """Scores rows along a target's directions: sum over layers of <A, v> (METHODS 4.3).
+    """Scores rows along a target's directions: sum over layers of <A, v>.
 
     Raises:
         UsageError: the target has too few examples, or the statistics that zscore takes were not

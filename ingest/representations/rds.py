@@ -1,4 +1,4 @@
-"""RDS+: the position-weighted mean of the final hidden states (METHODS 3.1).
+"""RDS+: the position-weighted mean of the final hidden states.
 
 Source: Ivison et al. 2025, "Large-Scale Data Selection for Instruction Tuning". Token p of T has
 weight p / (1 + ... + T), over prompt and response; padding has none.

@@ -1,4 +1,4 @@
-"""TRIM: token states of the pool against attention fingerprints of a target (METHODS 1).
+"""TRIM: token states of the pool against attention fingerprints of a target.
 
 Source: TRIM, arXiv 2510.07118. A few examples of the target say, class by class (vocabulary id),
 what tokens that matter look like in the last layer; attention says which matter, and is read on

@@ -1,4 +1,4 @@
-"""The basis in which TRIM keeps token states, and how many directions are enough (METHODS 1).
+"""The basis in which TRIM keeps token states, and how many directions are enough.
 
 The uncentred second moments of the unit states of a sample's content tokens give the directions,
 strongest first. Pseudo-targets made of a few rows of the sample then score all others, once from

@@ -1,4 +1,4 @@
-"""TRIM's scores: tokens of the pool against the fingerprints of a target's classes (METHODS 1).
+"""TRIM's scores: tokens of the pool against the fingerprints of a target's classes.
 
 Over columns as they are stored, with the threads that torch is given. A token whose class
 (vocabulary id) the target has seen scores its cosine with that class's fingerprint; any other token

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def token_scores(store: Store, target: str, row: str, method: str = "trim") -> pl.DataFrame:
-    """What every token of a row of the pool scores for a target under TRIM (METHODS 1).
+    """What every token of a row of the pool scores for a target under TRIM (docs/methods.md).
 
     Args:
         store: an open store.
@@ -83,7 +83,7 @@ def token_frame(store: Store, scorer: TokenScorer, rows: pa.RecordBatch) -> pl.D
 
 
 def layer_contributions(store: Store, target: str, row: str, method: str = "nait") -> pl.DataFrame:
-    """What every layer adds to a row's score for a target under NAIT (METHODS 4).
+    """What every layer adds to a row's score for a target under NAIT (docs/methods.md).
 
     Args:
         store: an open store.

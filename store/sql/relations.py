@@ -1,10 +1,8 @@
 """The relations of a store on a DuckDB connection: tables, features, views and macros by name.
 
-The wide views of `scores`: `scores_<target>` has a row per instruction, two columns per method.
-
-A method's columns are its score, under the method's own name, and `<method>_rank`. They hold what
-`coresetdb score` found last: at the newest version of the pool that the method has scored for the
-target. A row that a method did not score is NULL there.
+The views `scores_<target>` have a row per instruction and two columns per method: its score, under
+the method's name, and `<method>_rank`, both of the newest version of the pool that
+`coresetdb score` scored for the target. Rows that a method did not score are NULL.
 """
 
 from __future__ import annotations

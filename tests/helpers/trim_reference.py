@@ -1,4 +1,4 @@
-"""TRIM one token at a time, straight from METHODS 1: slow, and meant to be obviously right."""
+"""TRIM one token at a time, written out from docs/methods.md: slow, and obviously right."""
 
 from __future__ import annotations
 

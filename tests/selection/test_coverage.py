@@ -26,7 +26,7 @@ G = {
 
 
 def value(chosen, sets, weights, g, cap):
-    """F(S) as METHODS 5 writes it."""
+    """F(S) as docs/selectors.md writes it."""
     counts: dict[int, int] = {}
     for row in chosen:
         for unit in sets[row]:
@@ -183,7 +183,7 @@ def test_the_rise_is_that_of_g_and_never_grows(g):
 
 
 def test_greedy_beats_random_codes_of_equal_density():
-    """The control of METHODS 5: what greedy gains on real structure it cannot on noise."""
+    """A control: what greedy gains on real structure it cannot on noise."""
     generator = np.random.default_rng(3)
     groups = [[10 * group + unit for unit in range(10)] for group in range(20)]
     sets = [groups[int(integer)] for integer in generator.integers(0, 20, 300)]

@@ -1,4 +1,4 @@
-"""Saliency, attention maps and classes of a target's examples, in the corners METHODS 1 names."""
+"""Saliency, attention maps and classes of a target's examples, and TRIM's edge cases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""G-SNR against METHODS 2 written out: per-example autograd over peft's model, member by member."""
+"""G-SNR against its definition: per-example autograd over peft's model, member by member."""
 
 from __future__ import annotations
 

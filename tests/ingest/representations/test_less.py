@@ -1,4 +1,4 @@
-"""LESS written out from METHODS 3.1: autograd per row, Adam by hand, sketches as matrices."""
+"""LESS written out from docs/methods.md: autograd per row, Adam by hand, sketches as matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All scalar losses against METHODS 6, one example at a time."""
+"""All scalar losses against docs/methods.md, "losses", one example at a time."""
 
 from __future__ import annotations
 

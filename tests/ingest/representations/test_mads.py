@@ -1,4 +1,4 @@
-"""MADS against METHODS 5, one row, one unit at a time."""
+"""MADS against docs/methods.md, "mads", one row, one unit at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NAIT against METHODS 4: token means, drifts, principal components and scores by plain loops."""
+"""NAIT against its definition: token means, drifts, principal components, scores by plain loops."""
 
 from __future__ import annotations
 

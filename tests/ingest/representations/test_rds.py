@@ -1,4 +1,4 @@
-"""RDS+ against METHODS 3.1, one example at a time."""
+"""RDS+ against docs/methods.md, "rds", one example at a time."""
 
 from __future__ import annotations
 

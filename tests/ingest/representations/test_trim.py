@@ -1,4 +1,4 @@
-"""TRIM against METHODS 1: fingerprints, stored tokens and scores, one example at a time."""
+"""TRIM against docs/methods.md: fingerprints, stored tokens and scores, one example at a time."""
 
 from __future__ import annotations
 
