@@ -1,6 +1,6 @@
-"""The Python face: a store and everything one does with it.
+"""The Python API: a store and all operations on it.
 
-The command line is a thin skin over this class; each method names the room that does the work.
+The command line calls this class; each method delegates to one module.
 """
 
 from __future__ import annotations

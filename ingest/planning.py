@@ -123,8 +123,8 @@ SEED = 0
 
 
 @dataclass(frozen=True)
-class Counted:
-    """What a look into some files told.
+class RecordCounts:
+    """How many records some files hold, and the rows drawn from them.
 
     Attributes:
         records: of all files; exact when all were read to their end.
@@ -141,18 +141,19 @@ class Counted:
     drawn: Sequence[Record]
 
 
-def count(looked: SourceList, known: GrowingIdSet, rows: int) -> Counted:
-    """Count the records of files, and draw `rows` of those the pool lacks.
+def count_records(source_list: SourceList, known: GrowingIdSet, rows: int) -> RecordCounts:
+    """How many records some files hold, and rows drawn from those the pool lacks.
 
-    A file of more than its share of 50,000 records is read so far and no further; what it holds is
-    told from its bytes. Sources without a size (standard input) are read to their end.
+    A file of more than its share of 50,000 records is read so far and no further; the number of
+    its records is estimated from its bytes. Sources without a size (standard input) are read to
+    their end.
     """
-    share = max(LEAST_PER_FILE, COUNTED_RECORDS // max(1, len(looked.entries)))
+    share = max(LEAST_PER_FILE, COUNTED_RECORDS // max(1, len(source_list.entries)))
     drawing: Reservoir[Record] = Reservoir(SEED, lambda total: rows)
     met = GrowingIdSet()
     read, records = 0, 0.0
     exact = True
-    for source in looked.sources():
+    for source in source_list.sources():
         items = islice(source, None if source.size is None else share)
         own = 0
         while block := list(islice(items, BLOCK_ROWS)):
@@ -174,7 +175,7 @@ def count(looked: SourceList, known: GrowingIdSet, rows: int) -> Counted:
         source.finish()
     total = round(records)
     new_rows = drawing.total if exact else round(drawing.total * records / max(1, read))
-    return Counted(total, new_rows, read, exact, [record for _, record in drawing.drawn()])
+    return RecordCounts(total, new_rows, read, exact, [record for _, record in drawing.drawn()])
 
 
 TRIAL_ROWS = 64
@@ -191,7 +192,7 @@ KEYS = {"id": 32, "corpus": 8, "added_at": 8, "run": 32}
 
 def plan(
     store: Store,
-    looked: SourceList,
+    source_list: SourceList,
     backbone: Callable[[], Backbone],
     features: str | None = None,
     progress: Progress | None = None,
@@ -206,7 +207,7 @@ def plan(
     """
     said = progress or Silence()
     info = describe(BackboneConfig(**store.config["backbone"]))
-    counted = count(looked, store.known_ids(), TRIAL_ROWS)
+    counted = count_records(source_list, store.known_ids(), TRIAL_ROWS)
     notes: list[str] = []
     if not counted.drawn:
         raise UsageError(
@@ -268,7 +269,7 @@ def _fitted(
     store: Store,
     specs: Sequence[FeatureSpec],
     info: BackboneInfo,
-    counted: Counted,
+    counted: RecordCounts,
     backbone: Backbone,
     per_row: float,
     progress: Progress,

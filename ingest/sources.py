@@ -32,7 +32,7 @@ from .importers.detection import (
     names_without_header,
 )
 from .importers.importer import Parsed, Rejected, kind_of
-from .readers.decoding import Bad, Row, excerpt_of
+from .readers.decoding import BadRecord, Row, excerpt_of
 from .readers.in_memory import InMemory, is_in_memory, sources_in
 from .readers.json_rows import why_invalid
 from .readers.locations import NAMES, PACKED, STDIN, can_be_read_again, copy_of, find_files
@@ -160,7 +160,7 @@ class SourceFile:
 
     def _records_of(self, line: int, value: Any) -> Iterator[Record | Reject]:
         """The records of one row, or why there is none."""
-        if isinstance(value, Bad):
+        if isinstance(value, BadRecord):
             yield Reject(self.corpus, self.file, line, value.reason, value.excerpt)
             return
         if not isinstance(value, dict) or self._detected is None:
@@ -273,7 +273,7 @@ def _sample(file: str, opened: Opened) -> list[Row]:
         if objects == SAMPLE_RECORDS or (objects and opened.unpacked > SAMPLE_BYTES):
             break
         if not objects and len(rows) == SAMPLE_ROWS:
-            first = next((value for _, value in rows if isinstance(value, Bad)), None)
+            first = next((value for _, value in rows if isinstance(value, BadRecord)), None)
             reason = first.reason if first else "they are not objects"
             raise InputError(
                 file,

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from .snapshot import Snapshot
 
 
-QUERIES = 16
-"""Recall is counted for this many queries, evenly spread..."""
-ROWS_FOUND = 400
-"""... on as many rows of the pool as hold about this many of the nearest ones..."""
-BYTES = 128 << 20
-"""... but on no more than this of its vectors."""
+RECALL_QUERIES = 16
+"""Queries on which recall is estimated, evenly spread over all."""
+RECALL_HITS = 400
+"""The sample of rows is sized to hold about this many of their nearest rows."""
+RECALL_BYTES = 128 << 20
+"""Upper bound of the sample's vectors."""
 
 _STRETCH = 100  # rows side by side; stretches are evenly spread over the pool
 _SAME = 1e-6  # similarities of blocks of another shape differ by less
@@ -59,7 +59,7 @@ class Recall:
         self, dataset: lance.LanceDataset, column: str, width: int, matrix: torch.Tensor
     ) -> None:
         self._dataset, self._column, self._width = dataset, column, width
-        numbers = np.linspace(0, len(matrix) - 1, min(len(matrix), QUERIES))
+        numbers = np.linspace(0, len(matrix) - 1, min(len(matrix), RECALL_QUERIES))
         self._queries = matrix[np.unique(numbers.round().astype(int))]
         self._sample: tuple[int, np.ndarray, np.ndarray] | None = None
 
@@ -71,8 +71,8 @@ class Recall:
     def sampled(self, k: int) -> int:
         """The number of sampled rows, where each query needs k."""
         rows = self._dataset.count_rows()
-        enough = math.ceil(ROWS_FOUND * rows / (self.queries * k))
-        return min(rows, max(enough, _STRETCH), max(BYTES // (2 * self._width), _STRETCH))
+        enough = math.ceil(RECALL_HITS * rows / (self.queries * k))
+        return min(rows, max(enough, _STRETCH), max(RECALL_BYTES // (2 * self._width), _STRETCH))
 
     def of(self, row_vectors: RowVectors, k: int, eligible: IdSet | None, rows: int) -> float:
         """Of the rows at least as similar as the last of the k found, the share that was found.
@@ -124,9 +124,9 @@ ENOUGH = 0.95
 """The recall below which more partitions are searched, and the user is warned in the end."""
 
 OVER_ASK = 2
-"""Rows to search for by one to find: an index of four bits a number orders them roughly..."""
+"""Rows to search for per row wanted: an index of four bits a number orders them only roughly."""
 LEAST_ASKED = 100
-"""... and at least this many for a query."""
+"""Fewest rows to search for, per query."""
 
 FIRST_SHARE = 8
 """One partition in this many is searched first."""
@@ -162,7 +162,7 @@ class Search:
         import lancedb
 
         dataset = snapshot.pool
-        if feature is None or feature.column is None or not method.compares:
+        if feature is None or feature.column is None or not method.compares_queries:
             raise UsageError(
                 f"{method} does not look for the nearest vectors, so there is nothing that an "
                 "index could answer: leave --approximate out"
@@ -304,7 +304,7 @@ def _index_of(snapshot: Snapshot, feature: Feature, column: str) -> VectorIndex:
     return index
 
 
-def is_there(snapshot: Snapshot, recorded: dict[str, Any]) -> bool:
+def index_is_present(snapshot: Snapshot, recorded: dict[str, Any]) -> bool:
     """Whether the index that a coreset was found with still belongs to that version of the pool."""
     there = {part for index in indices_of(snapshot.pool).values() for part in index.parts}
     return set(recorded["parts"]) <= there and all(

@@ -115,11 +115,11 @@ def comparison(
     """
     dataset = snapshot.pool
     fetch = fetcher(dataset, feature)
-    if feature and method.covers:
+    if feature and method.uses_sets:
         return _by_sets(dataset, method, feature, queries, fetch)
-    if feature and method.counts:
+    if feature and method.uses_words:
         return _by_words(dataset, feature, queries, fetch)
-    if not method.compares or feature is None:
+    if not method.compares_queries or feature is None:
         own = tuple(QueryGroup(target, 0, lengths=each) for target, each in lengths.items())
         return Comparison(
             own or (QueryGroup(None, 0),),

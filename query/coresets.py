@@ -18,7 +18,7 @@ from ..schemas.errors import UsageError, suggest
 from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.rows import keys_under
-from .names import LONGEST, naming
+from .names import LONGEST, name_lock
 from .result_rows import ResultRows
 from .snapshot import Snapshot
 
@@ -178,7 +178,7 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
     never a coreset without its rows.
     """
     store = snapshot.store
-    with naming(store):
+    with name_lock(store):
         if coreset.name in coreset_names(store):
             return False  # before anything of it is touched
         store.delete("coreset_rows", f"coreset = {literal(coreset.name)}")
@@ -210,7 +210,7 @@ def remove_coreset(store: Store, name: str) -> None:
     Raises:
         UsageError: there is no such coreset.
     """
-    with naming(store):
+    with name_lock(store):
         if name not in coreset_names(store):
             raise UsageError(_no_coreset(store, name))
         store.delete("coresets", f"name = {literal(name)}")

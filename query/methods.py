@@ -54,18 +54,18 @@ class Method:
         return name + self.selector.name + (f"({','.join(changed)})" if changed else "")
 
     @property
-    def compares(self) -> bool:
+    def compares_queries(self) -> bool:
         """Whether it compares rows with queries, by cosine or by a scorer."""
         return "query_similarity" in self.selector.inputs
 
     @property
-    def covers(self) -> bool:
-        """Whether it looks at the sets of rows."""
+    def uses_sets(self) -> bool:
+        """Whether it reads the sets of rows."""
         return "neuron_sets" in self.selector.inputs
 
     @property
-    def spreads(self) -> bool:
-        """Whether it looks at the vectors of the rows themselves."""
+    def uses_row_vectors(self) -> bool:
+        """Whether it reads the vectors of the rows themselves."""
         return "vectors" in self.selector.inputs
 
     @property
@@ -74,25 +74,25 @@ class Method:
         return "lengths" in self.selector.inputs
 
     @property
-    def counts(self) -> bool:
-        """Whether it looks at the words of rows."""
+    def uses_words(self) -> bool:
+        """Whether it reads the words of rows."""
         return "terms" in self.selector.inputs
 
     @property
-    def looks(self) -> bool:
-        """Whether what it chooses depends on the feature at all."""
-        return self.compares or self.covers or self.spreads or self.counts
+    def uses_feature(self) -> bool:
+        """Whether its choice depends on the feature at all."""
+        return self.compares_queries or self.uses_sets or self.uses_row_vectors or self.uses_words
 
     @property
     def needs_target(self) -> bool:
         """Whether it needs a target's examples."""
         if self.matches_lengths:
             return not self.options["like"]
-        if self.counts:
+        if self.uses_words:
             return True
-        if self.covers:
+        if self.uses_sets:
             return self.options.get("weights") == "target"
-        if not self.compares or self.made_by is None:
+        if not self.compares_queries or self.made_by is None:
             return False
         return comparison_of(self.made_by) in ("cosine", "target_scorer")
 

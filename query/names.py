@@ -31,20 +31,20 @@ def check_name(kind: str, name: str) -> str:
 
 
 @contextmanager
-def naming(store: Store) -> Iterator[None]:
-    """Be the only one who gives a name, or takes one away, from looking to the last row written.
+def name_lock(store: Store) -> Iterator[None]:
+    """Hold the lock under which names of targets and coresets are taken and freed.
 
-    What bears a name stands in several tables, which no commit of Lance covers together.
+    The rows of a target or coreset are in several tables, and a commit of Lance covers only one.
 
     Raises:
-        StoreBusyError: others were at it for ten minutes.
+        StoreBusyError: others held the lock for ten minutes.
     """
     with store.named_lock("names"):
         yield
 
 
-def no_target(store: Store, name: str, there: Sequence[str]) -> str:
-    """What is said of a target that is not there, where `there` are those that are."""
-    named = suggest(name, there, f"coresetdb target list {store.typed}")
-    add = "" if there else f". Add it: coresetdb target add {store.typed} {name} FILE"
+def unknown_target(store: Store, name: str, targets: Sequence[str]) -> str:
+    """The error message for an unknown target: the known ones, or how to add it."""
+    named = suggest(name, targets, f"coresetdb target list {store.typed}")
+    add = "" if targets else f". Add it: coresetdb target add {store.typed} {name} FILE"
     return f"no target {name!r} in {store.uri}; targets: {named}{add}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..ingest.jobs.target_artifacts import facts_name, find_facts
+from ..ingest.jobs.target_artifacts import artifact_name, find_target_artifact
 from ..ingest.representations.representation import REFUSED
 from ..schemas.canonical import digest_of
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
@@ -17,7 +17,7 @@ from ..schemas.recipe import difference
 from ..schemas.tables import literal
 from ..store.catalog import recipe_of
 from .features import Feature, check_fingerprint, comparison_of
-from .names import no_target
+from .names import unknown_target
 
 if TYPE_CHECKING:
     import lance
@@ -69,7 +69,7 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
         columns += [feature.first, feature.reason]
     rows = table.to_table(columns=columns, filter=f"target = {literal(target)}")
     if not rows.num_rows:
-        raise UsageError(no_target(store, target, _names(table)))
+        raise UsageError(unknown_target(store, target, _names(table)))
     rows = rows.sort_by("position")
     ids = rows["id"].to_pylist()
     if feature is None:
@@ -90,7 +90,9 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
         words = tuple(np.array(each, np.int32) for each in column.drop_null().to_pylist())
         return Queries(target, kept, words=words, missing=missing)
     if comparison_of(feature.representation) == "target_scorer":
-        return Queries(target, kept, facts=_facts(store, target, feature, ids), missing=missing)
+        return Queries(
+            target, kept, facts=_target_artifact(store, target, feature, ids), missing=missing
+        )
     return Queries(target, kept, missing=missing)
 
 
@@ -114,20 +116,20 @@ def matrix_of(queries: Sequence[Queries]) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(parts)).float()
 
 
-def _facts(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> Artifact:
-    facts = find_facts(store, feature.recipe.fingerprint, ids)
-    if facts is None:
-        _refuse_other_facts(store, target, feature, ids)
+def _target_artifact(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> Artifact:
+    artifact = find_target_artifact(store, feature.recipe.fingerprint, ids)
+    if artifact is None:
+        _refuse_other_artifact(store, target, feature, ids)
         raise MissingFeatureError(_never_made(store, target, feature))
-    if REFUSED in facts.facts:
-        raise UsageError(f"target {target!r}: {feature.name}: {facts.facts[REFUSED]}")
-    return facts
+    if REFUSED in artifact.facts:
+        raise UsageError(f"target {target!r}: {feature.name}: {artifact.facts[REFUSED]}")
+    return artifact
 
 
-def _refuse_other_facts(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> None:
-    """Raise FingerprintError if another recipe of the representation made these examples' facts."""
+def _refuse_other_artifact(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> None:
+    """Raise FingerprintError if another recipe made these examples' artifact."""
     artifacts = store.dataset("artifacts").to_table(
-        columns=["fingerprint"], filter=f"name = {literal(facts_name(ids))}"
+        columns=["fingerprint"], filter=f"name = {literal(artifact_name(ids))}"
     )
     others = [recipe_of(store, each) for each in artifacts["fingerprint"].to_pylist()]
     for other in others:

@@ -57,7 +57,7 @@ class Picks:
         )
 
 
-def rank(
+def merged_picks(
     method: Method,
     comparison: Comparison,
     *,

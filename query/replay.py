@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.sizes import parse_budget
-from .approximate import is_there
+from .approximate import index_is_present
 from .coresets import Coreset, load_coreset
 from .ranking import MEMORY_LIMIT
 from .request import Request, resolve_request
 from .rules.constrained import guarded_by
 from .rules.examples import digest_of_examples
-from .rules.rules import recalled
-from .selection import Answer, answer
+from .rules.rules import rules_from_json
+from .selection import ChosenRows, answer
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
         where=coreset.filter,
         seed=coreset.seed,
         like=tuple((tokens, rows) for tokens, rows in coreset.parameters.get("like", ())),
-        rules=recalled(store, coreset.parameters),
+        rules=rules_from_json(store, coreset.parameters),
         approximate=_index_is_there(newest, coreset),
     )
     if _same_examples(newest, request, coreset):
@@ -104,7 +104,7 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
 def _index_is_there(snapshot: Snapshot, coreset: Coreset) -> bool:
     """Whether an index found the rows and can be used again; else every row is compared."""
     recorded = coreset.parameters.get("approximate")
-    return bool(recorded) and is_there(snapshot, recorded)
+    return bool(recorded) and index_is_present(snapshot, recorded)
 
 
 def _same_examples(snapshot: Snapshot, request: Request, coreset: Coreset) -> bool:
@@ -134,7 +134,7 @@ def _with_recorded_targets(newest: Snapshot, coreset: Coreset) -> Snapshot:
     return recorded
 
 
-def _index_notes(request: Request, coreset: Coreset, again: Answer) -> tuple[str, ...]:
+def _index_notes(request: Request, coreset: Coreset, again: ChosenRows) -> tuple[str, ...]:
     recorded = coreset.parameters.get("approximate")
     if not recorded:
         return ()

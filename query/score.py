@@ -143,7 +143,7 @@ def _prepare_all(
 
 def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
     method, feature = resolve_method(snapshot, _in_full(snapshot, text))
-    if feature and method.covers:
+    if feature and method.uses_sets:
         method = _by_overlap(method)
         queries = load_queries(snapshot, target, feature)
         return _Prepared(feature.name, method, feature, _overlap(snapshot, feature, queries))

@@ -31,7 +31,7 @@ from .distances import Distances, distances_and_corpora
 from .features import Feature
 from .methods import Method
 from .names import check_name
-from .ranking import MEMORY_LIMIT, Picks, rank
+from .ranking import MEMORY_LIMIT, Picks, merged_picks
 from .request import Lengths, Request, ResolvedRequest, length_counts, resolve_request
 from .rules.constrained import ConstrainedRanking
 from .rules.rules import Rules, keep
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ChosenRows:
     """The chosen rows, and what is known about the choice.
 
     Attributes:
@@ -82,7 +82,7 @@ class Answer:
     approximate: dict[str, Any] | None = None
 
 
-def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMIT) -> Answer:
+def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMIT) -> ChosenRows:
     """Choose rows of a snapshot's pool.
 
     Raises:
@@ -111,7 +111,7 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
         )
 
     def ranked(k: int, spare: int, rows: int, allowed: IdSet | None) -> tuple[Picks, Scanned]:
-        return rank(
+        return merged_picks(
             method,
             compared,
             k=k,
@@ -149,7 +149,7 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
         *rule_notes(account),
         *([_to_featurize(snapshot, feature, unfilled)] if feature and unfilled else []),
     ]
-    return Answer(
+    return ChosenRows(
         picks=picks,
         method=method,
         feature=feature,
@@ -196,7 +196,7 @@ def _notes(
     if missing and feature:
         lacking = _lacking(missing, count_of(rows, "eligible row"), feature.name, "left out")
         notes.append(f"{lacking} (the column {feature.reason} says why)")
-    if queries and feature and method.looks and not method.needs_target:
+    if queries and feature and method.uses_feature and not method.needs_target:
         notes.append(f"{method} ranks rows by themselves: the target does not change their order")
     for query in queries:
         if query.missing:
@@ -297,7 +297,7 @@ def select(
     return coreset
 
 
-def _coreset(name: str, snapshot: Snapshot, request: Request, result: Answer) -> Coreset:
+def _coreset(name: str, snapshot: Snapshot, request: Request, result: ChosenRows) -> Coreset:
     picks, feature = result.picks, result.feature
     members = pa.table(
         {
@@ -331,7 +331,7 @@ def _coreset(name: str, snapshot: Snapshot, request: Request, result: Answer) ->
     )
 
 
-def _parameters(snapshot: Snapshot, request: Request, result: Answer) -> dict[str, Any]:
+def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dict[str, Any]:
     method, feature = result.method, result.feature
     parameters = {
         "representation": method.representation,
@@ -347,7 +347,7 @@ def _parameters(snapshot: Snapshot, request: Request, result: Answer) -> dict[st
         "mmd": result.distances.mmd,
         "code_version": VERSION,
     }
-    if feature and method.compares:
+    if feature and method.compares_queries:
         import torch
 
         block = (

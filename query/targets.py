@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..ingest.jobs.commit import declared
-from ..ingest.jobs.target_artifacts import facts_name, make_facts
+from ..ingest.jobs.commit import without_removed_columns
+from ..ingest.jobs.target_artifacts import artifact_name, make_target_artifacts
 from ..ingest.representations import registry
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.instruction import Record, Reject
@@ -27,7 +27,7 @@ from ..store import catalog
 from ..store.rows import key_of
 from ..store.scores import drop_scores
 from .features import comparison_of, fingerprint_in
-from .names import check_name, naming, no_target
+from .names import check_name, name_lock, unknown_target
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -132,9 +132,11 @@ def add_target(
     records = examples.records
     maker = featurizer()
     features = maker.compute([record.instruction for record in records], of="target")
-    # Facts first: a kill in between leaves facts without a target, which nothing shows.
-    notes = make_facts(store, maker, [record.instruction.id for record in records], features)
-    with naming(store):
+    # Artifacts first: a kill in between leaves artifacts without a target, which nothing shows.
+    notes = make_target_artifacts(
+        store, maker, [record.instruction.id for record in records], features
+    )
+    with name_lock(store):
         _check_free(store, name)  # the model ran long; somebody may have been quicker
         with store.lock(shared=True):  # between looking and writing no column goes
             store.insert("targets", _rows(store, name, records, maker.table(features)))
@@ -184,10 +186,10 @@ def remove_target(store: Store, name: str) -> Target:
     Raises:
         UsageError: there is no such target.
     """
-    with naming(store):
+    with name_lock(store):
         removed = next((target for target in list_targets(store) if target.name == name), None)
         if removed is None:
-            raise UsageError(no_target(store, name, _names(store)))
+            raise UsageError(unknown_target(store, name, _names(store)))
         # A later target of that name has other examples. Scores first: a process killed in between
         # leaves a target without scores, and not scores without their target.
         drop_scores(store, name)
@@ -227,7 +229,7 @@ def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table
     ]
     own = pa.schema([schema.field(column) for column in fixed[0]])
     table = pa.Table.from_pylist(fixed, own)
-    kept = declared(features, schema)
+    kept = without_removed_columns(features, schema)
     for column in kept.column_names:
         table = table.append_column(column, kept[column])
     return table.select([column for column in schema.names if column in table.column_names])
@@ -270,7 +272,7 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
     _check_name_free_in(other, new_name)
     table = store.dataset("targets").to_table(filter=f"target = {literal(name)}")
     if not table.num_rows:
-        raise UsageError(no_target(store, name, _names(store)))
+        raise UsageError(unknown_target(store, name, _names(store)))
     rows = table.sort_by("position")
     ours, theirs = _recipes(store), _recipes(other)
     own = {recipe.fingerprint for recipe in ours}
@@ -282,10 +284,10 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
         )
     ids = rows["id"].to_pylist()
     for recipe in shared:  # artifacts first: nothing shows them without their target
-        facts = catalog.artifact(store, recipe.fingerprint, facts_name(ids))
-        if facts is not None:
-            catalog.put_artifact(other, recipe.fingerprint, facts_name(ids), facts)
-    with naming(other):
+        artifact = catalog.artifact(store, recipe.fingerprint, artifact_name(ids))
+        if artifact is not None:
+            catalog.put_artifact(other, recipe.fingerprint, artifact_name(ids), artifact)
+    with name_lock(other):
         _check_name_free_in(other, new_name)  # somebody may have been quicker
         other.insert("targets", _rows_for(rows, new_name, ours, shared))
     other.sync()

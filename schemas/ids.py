@@ -47,12 +47,12 @@ def _keys_of_chunk(ids: pa.Array) -> np.ndarray:
 
 def ids_of(keys: np.ndarray) -> list[str]:
     """The ids behind keys of shape (n, 2), in the same order."""
-    text = words_of(keys).astype(">u8").tobytes().hex()
+    text = unsigned_halves(keys).astype(">u8").tobytes().hex()
     return [text[at : at + ID_DIGITS] for at in range(0, len(text), ID_DIGITS)]
 
 
-def words_of(keys: np.ndarray) -> np.ndarray:
-    """Keys as the plain unsigned words of the ids, same shape, uint64."""
+def unsigned_halves(keys: np.ndarray) -> np.ndarray:
+    """Keys as the unsigned halves of the ids, same shape, uint64."""
     return np.ascontiguousarray(keys).view(np.uint64) ^ _BIAS
 
 

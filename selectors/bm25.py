@@ -69,7 +69,7 @@ class QueryWords:
         return np.concatenate([[len(rows), len(rows.words)], holding])
 
 
-class Scores:
+class Bm25Scores:
     """BM25 of rows for every example, from the totals of `QueryWords` over all rows."""
 
     def __init__(self, query: QueryWords, totals: np.ndarray, k1: float, b: float) -> None:
@@ -79,7 +79,7 @@ class Scores:
         self._k1, self._b = k1, b
         self._mean_length = words / max(rows, 1)
 
-    def of(self, rows: RowWords) -> np.ndarray:
+    def scores(self, rows: RowWords) -> np.ndarray:
         """(M, n) float32; a row's sums run over its words in one order, whatever the block."""
         row, places, counts = self._query.matches(rows)
         length = np.diff(rows.starts)[row] / self._mean_length
@@ -107,8 +107,8 @@ def _passes(task: Task) -> Passes:
     k1, b = task.options["k1"], task.options["b"]
     query = QueryWords(task.words)
     (totals,) = yield (WordTotals(query.totals),)
-    scores = Scores(query, totals, k1, b)
-    (best,) = yield (_best(task, scores.of),)
+    scores = Bm25Scores(query, totals, k1, b)
+    (best,) = yield (_best(task, scores.scores),)
     if task.options["by"] == "turns":
         return in_turns(best, task.k)
     return Ranking(best.keys[0], best.scores[0], best.queries[0])

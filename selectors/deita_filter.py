@@ -32,7 +32,7 @@ _TAKEN_AT_ONCE = 4096
 _WORK_BYTES = 64 << 20
 
 
-class Apart:
+class TakenVectors:
     """Vectors no two of which have a cosine of `threshold` or more.
 
     Args:
@@ -48,7 +48,7 @@ class Apart:
         self._least = threshold * STEPS
         self.count = 0
 
-    def walk(self, vectors: np.ndarray) -> list[int]:
+    def take_apart_rows(self, vectors: np.ndarray) -> list[int]:
         """Which of the vectors (n, d) float16 were taken, ascending; they are kept."""
         chosen: list[int] = []
         for start in range(0, len(vectors), _WALKED_AT_ONCE):
@@ -85,13 +85,13 @@ def _passes(task: Task) -> Passes:
     order = np.argsort(-scores, kind="stable")  # rows come by id; NaN goes last
     order = order[: len(order) - int(np.isnan(scores).sum())]
     k = min(task.k, len(order))
-    apart = Apart(k, task.width, threshold)
+    apart = TakenVectors(k, task.width, threshold)
     picks, walked, step = [order[:0]], 0, _FIRST_FETCH
     while walked < len(order) and apart.count < k:
         part = order[walked : walked + step]
         (found,) = yield (Vectors(rows.keys[part]),)
         part = part[IdSet(found.keys).contains(rows.keys[part])]  # those that have a vector
-        picks.append(part[apart.walk(found.vectors)])
+        picks.append(part[apart.take_apart_rows(found.vectors)])
         walked, step = walked + step, min(2 * step, _most_per_fetch(task.width))
     chosen = np.concatenate(picks)
     notes = _notes(task, len(rows), len(order), len(chosen))

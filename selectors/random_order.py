@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..schemas.ids import words_of
+from ..schemas.ids import unsigned_halves
 from .reductions import Shuffled
 from .selector import Passes, Ranking, Selector, Task
 
@@ -19,7 +19,7 @@ def shuffle_words(keys: np.ndarray, seed: int) -> np.ndarray:
     The mix is the finaliser of SplitMix64 (Steele, Lea and Flood, 2014), applied to the two halves
     of the id and the seed in turn.
     """
-    high, low = words_of(keys).T
+    high, low = unsigned_halves(keys).T
     return _mix(high ^ _mix(low ^ _mix(np.full(1, seed % (1 << 64), np.uint64))))
 
 

@@ -51,7 +51,7 @@ class FileNote:
     late: bool = False
 
 
-def members(table: str, dataset: Any, since: int | None = None) -> dict[str, int]:
+def version_files(table: str, dataset: Any, since: int | None = None) -> dict[str, int]:
     """The files of a version (path relative to the store -> version), or of those after `since`.
 
     With `since`, files that version `since` already had are left out.
@@ -129,7 +129,7 @@ class Checksums:
             noted = {note.path for name in journal for note in journal[name]}
         else:
             noted = set(self.known())
-        return {path: at for path, at in members(table, dataset).items() if path not in noted}
+        return {path: at for path, at in version_files(table, dataset).items() if path not in noted}
 
     def fold(self) -> None:
         """Move the notes of all processes into the table `files`; repeating it changes nothing."""
@@ -161,7 +161,7 @@ class Checksums:
         before = {n.path: n for stem in journal if stem.startswith("files-") for n in journal[stem]}
         there = self._place.sizes("files.lance")
         now = {path: version for version, path in manifest_versions("files", there).items()}
-        now |= members("files", dataset)
+        now |= version_files("files", dataset)
         new = {path: version for path, version in now.items() if path not in before}
         notes = [note for path, note in before.items() if path in there] + [
             FileNote("files", path, *self._place.checksum(path), version, late)
@@ -172,7 +172,7 @@ class Checksums:
         self._drop_seals(lambda other: other < name and not mine.endswith(other))
 
     def unseal(self) -> None:
-        """Take back everything that was said of the table `files`, before it is made anew."""
+        """Delete all seals of the table `files`, before it is created again."""
         self._drop_seals(lambda other: True)
 
     def _drop_seals(self, which: Callable[[str], bool]) -> None:

@@ -104,7 +104,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
                 _drop_columns(store, table, columns)
         _forget_copy(store, recipe)
         kept = [each.fingerprint for each in catalog.recipes(store).values()]
-        shards.sweep(store.place, kept)
+        shards.remove_foreign_shards(store.place, kept)
         store.sync()
     return recipe
 

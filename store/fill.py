@@ -37,8 +37,8 @@ _TOMBSTONE = -2  # a field of a data file that a later file of the fragment repl
 
 
 @contextmanager
-def filling(store: Store) -> Iterator[None]:
-    """Be the one who fills, with maintenance (compaction, cleaning, repair) kept out meanwhile.
+def fill_lock(store: Store) -> Iterator[None]:
+    """Hold the lock for filling features; compaction, cleaning and repair wait.
 
     Raises:
         StoreBusyError: another process is filling, or maintenance is at work.

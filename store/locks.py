@@ -193,7 +193,7 @@ class RunLock:
         self._recorded = False
 
     def __enter__(self) -> Self:
-        facts = {"host": socket.gethostname(), "process": os.getpid(), "kernel": kernel()}
+        facts = {"host": socket.gethostname(), "process": os.getpid(), "kernel": kernel_id()}
         self._place.write(f"{self._folder}/{_FACTS}", json.dumps(facts).encode())
         lock = StoreLock(self._place, f"{self._folder}/")
         self._held.enter_context(lock.held(shared=False, wait=0.0))
@@ -237,12 +237,12 @@ def run_state(place: Place, run: str) -> RunState:
         return RunState("not known", f"the lock of {where} cannot be tried: {first_line(error)}")
     # Kernels that share a disk need not see each other's locks. One host name under two kernels
     # is one machine that was started again.
-    if place.local and kernel() != began_under and socket.gethostname() != facts["host"]:
+    if place.local and kernel_id() != began_under and socket.gethostname() != facts["host"]:
         return RunState("not known", f"{where} began it, whose lock may be invisible from here")
     return RunState("killed", f"nobody holds the lock of {where}")
 
 
-def sweep(place: Place, recorded: Collection[str]) -> None:
+def remove_stale_run_locks(place: Place, recorded: Collection[str]) -> None:
     """Remove the locks of runs that the table lacks: killed before their first commit."""
     folders: dict[str, list[str]] = {}
     for path in place.sizes(FOLDER):
@@ -256,8 +256,8 @@ def sweep(place: Place, recorded: Collection[str]) -> None:
                     os.rmdir(place.absolute(f"{FOLDER}/{run}"))
 
 
-def kernel() -> str:
-    """Which running kernel this is: containers share it, a restart makes another one."""
+def kernel_id() -> str:
+    """An id of the running kernel: containers share it, a restart changes it."""
     if _BOOT_ID.exists():
         return _BOOT_ID.read_text().strip()
     return f"{socket.gethostname()}-{uuid.getnode():012x}"  # no Linux: the machine

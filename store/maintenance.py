@@ -145,9 +145,9 @@ def clean(store: Store, older_than_seconds: float = 3600.0) -> Cleaned:
         for path in store.place.sizes(FOLDER):
             if path.endswith(".part"):
                 store.place.delete(path)
-        shards.sweep(
+        shards.remove_foreign_shards(
             store.place, [recipe.fingerprint for recipe in catalog.recipes(store).values()]
         )
         runs = store.dataset("runs").to_table(columns=["run"], filter="status = 'running'")
-        locks.sweep(store.place, runs["run"].to_pylist())
+        locks.remove_stale_run_locks(store.place, runs["run"].to_pylist())
     return Cleaned(versions, files, size)

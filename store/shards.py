@@ -167,7 +167,7 @@ class Shards:
         return rows if rows.schema.equals(self.schema) else None
 
 
-def sweep(place: Place, fingerprints: Sequence[str]) -> None:
+def remove_foreign_shards(place: Place, fingerprints: Sequence[str]) -> None:
     """Remove shards of recipes that are not among those named; nobody may be filling."""
     for path in place.sizes(FOLDER):
         parts = path.split("/")

@@ -19,7 +19,7 @@ from ..schemas.ids import GrowingIdSet
 from ..schemas.tables import TABLES
 from . import layout
 from . import rows as incoming
-from .checksums import Checksums, members
+from .checksums import Checksums, version_files
 from .commits import committed
 from .locks import StoreLock
 from .place import Place, first_line, place_at, unopened
@@ -83,7 +83,7 @@ class Store:
                 if table == "files":
                     store.checksums.seal()
                 else:
-                    store.checksums.note(table, members(table, store.dataset(table)))
+                    store.checksums.note(table, version_files(table, store.dataset(table)))
             store.sync()
         return store
 
@@ -297,7 +297,7 @@ class Store:
             if table == "files":
                 self.checksums.seal()
             elif dataset.version > before:
-                self.checksums.note(table, members(table, dataset, since=before))
+                self.checksums.note(table, version_files(table, dataset, since=before))
         return result
 
     def _ready(self, table: str) -> Any:

@@ -41,7 +41,7 @@ class HistoryRewrittenError(RowRefusedError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class AnswerSpan:
     """Positions in the rendering (characters): start of the turn, of its text, end of the turn."""
 
     start: int
@@ -61,7 +61,7 @@ def find_answers(
     answering: Sequence[int],
     full: str,
     template: ChatTemplate,
-) -> list[Answer]:
+) -> list[AnswerSpan]:
     """Locate each answer in a rendering.
 
     Args:
@@ -101,7 +101,7 @@ def history_notice(template: ChatTemplate) -> str | None:
 
 def _find(
     index: int, messages: Messages, tools: list[Any] | None, full: str, template: ChatTemplate
-) -> Answer:
+) -> AnswerSpan:
     calls = "tool_calls" in messages[index]
     before = template.render(messages[:index], tools) if index else ""
     after = template.render(messages[: index + 1], tools)
@@ -113,10 +113,10 @@ def _find(
         else:
             opening = template.render(messages[:index], tools, generation=True)
             content = _common_prefix(opening, full)
-        return Answer(len(before), content, len(after), calls)
+        return AnswerSpan(len(before), content, len(after), calls)
     start = _locate(index - 1, messages, tools, full, template)[1] if index else 0
     content, end = _locate(index, messages, tools, full, template)
-    return Answer(start, content, end, calls)
+    return AnswerSpan(start, content, end, calls)
 
 
 def _locate(
@@ -314,7 +314,7 @@ def build_layout(
 def _piece(
     text: str,
     offset: int,
-    answers: Sequence[Answer],
+    answers: Sequence[AnswerSpan],
     tokenize: Callable[[str, bool], PieceTokens],
     special_ids: frozenset[int],
 ) -> Piece:

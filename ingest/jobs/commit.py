@@ -177,7 +177,7 @@ class Commit:
         if not self.rows:
             return set()
         with store.lock(shared=True):  # between looking and writing no column goes
-            rows = declared(self._pool_table(), store.dataset("pool").schema)
+            rows = without_removed_columns(self._pool_table(), store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
         return set() if inserted == len(self.rows) else self._rows_of_others(store)
 
@@ -233,7 +233,7 @@ class Commit:
         return pa.Table.from_pylist(rows, schema=REJECTS)
 
 
-def declared(rows: pa.Table, table: pa.Schema) -> pa.Table:
+def without_removed_columns(rows: pa.Table, table: pa.Schema) -> pa.Table:
     """`rows` without features that pool or targets no longer have, or now make by another recipe.
 
     A run keeps the recipes it began with; a feature may be dropped, or declared, meanwhile.

@@ -25,7 +25,7 @@ from ...schemas.instruction import Instruction
 from ...schemas.plain_text import count_of
 from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
-from ...store.fill import amend, count_unfilled, fill, filling, unfilled
+from ...store.fill import amend, count_unfilled, fill, fill_lock, unfilled
 from ...store.shards import Shards
 from ...store.store import Store
 from ..create import asked_for, featurizer_for, load_backbone
@@ -36,7 +36,7 @@ from .commit import count_reasons
 from .fitting import fit_features
 from .ingestion import COMMIT_ROWS, COMMIT_SECONDS, READ_BLOCK, SHARD_ROWS, next_shard
 from .run import Run
-from .target_artifacts import complete_facts
+from .target_artifacts import complete_target_artifacts
 
 if TYPE_CHECKING:
     import lance
@@ -136,7 +136,7 @@ def featurize(
     asked_for(store, features)  # a wrong name is an error before any lock is waited for
     progress = progress or Silence()
     featurizer = StoreFeaturizer(store)
-    with filling(store):
+    with fill_lock(store):
         recipes = _declared(store, features, featurizer, progress)
         job = _LateFeatures(store, recipes, featurizer, progress, command, shard_rows, commit_rows)
         with job.run.running(job.stop, job.finish):
@@ -367,7 +367,7 @@ class _LateFeatures:
             amend(self.store, "targets", features.add_column(0, "key", rows["key"]))
             self.run.keep_tokens()
         if self.first_round:
-            notes = complete_facts(
+            notes = complete_target_artifacts(
                 self.store, self.recipes, lambda: self.featurizer.featurizer(self.recipes)
             )
             for sentence in notes:

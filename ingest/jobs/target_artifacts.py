@@ -1,9 +1,9 @@
-"""Artifacts of a target as a whole ("facts"), made once, when the target or the feature is added.
+"""Artifacts of a target as a whole, made once, when the target or the feature is added.
 
 They are kept in the table `artifacts` under the fingerprint of the recipe and a digest of the
 examples in their order. So equal examples share them, and they outlive the target: a coreset that
-was chosen by them can be replayed. Where a recipe can make nothing of a target, they say why under
-`refused` (a sentence); `notes` (a list of sentences) is what a user should know of the others.
+was chosen by them can be replayed. Where a recipe cannot use the target, the fact `refused` of its
+artifact says why (a sentence); `notes` (a list of sentences) is what a user should know otherwise.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from ..featurizer import Features, Featurizer
 
 
-def facts_name(ids: Sequence[str]) -> str:
-    """The name under which the facts of these examples, in this order, are kept."""
+def artifact_name(ids: Sequence[str]) -> str:
+    """The name under which the artifact of these examples, in this order, is kept."""
     return f"target:{digest_of(list(ids))}"
 
 
-def find_facts(store: Store, fingerprint: str, ids: Sequence[str]) -> Artifact | None:
-    """The facts that a recipe has of these examples, or None."""
-    data = catalog.artifact(store, fingerprint, facts_name(ids))
+def find_target_artifact(store: Store, fingerprint: str, ids: Sequence[str]) -> Artifact | None:
+    """The artifact that a recipe has of these examples, or None."""
+    data = catalog.artifact(store, fingerprint, artifact_name(ids))
     return None if data is None else Artifact.unpack(data)
 
 
-def make_facts(
+def make_target_artifacts(
     store: Store, featurizer: Featurizer, ids: Sequence[str], features: Features
 ) -> tuple[str, ...]:
-    """Make and keep the facts of a target for every recipe; facts that exist stay as they are.
+    """Make and keep the artifacts of a target, one per recipe; those that exist stay.
 
     Args:
         store: where they are kept.
@@ -56,9 +56,9 @@ def make_facts(
     rows = [row for row in features.encoded if isinstance(row, Encoded)]
     notes: list[str] = []
     for recipe in featurizer.recipes if rows else ():
-        facts = find_facts(store, recipe.fingerprint, ids)
-        if facts is None:
-            facts = registry.get(recipe.representation).target_artifact(
+        artifact = find_target_artifact(store, recipe.fingerprint, ids)
+        if artifact is None:
+            artifact = registry.get(recipe.representation).target_artifact(
                 featurizer.backbone,
                 rows,
                 {
@@ -67,25 +67,27 @@ def make_facts(
                 },
                 featurizer.setup(recipe, of="target"),
             )
-            if facts is None:
+            if artifact is None:
                 continue
-            kept = catalog.put_artifact(store, recipe.fingerprint, facts_name(ids), facts.pack())
-            facts = Artifact.unpack(kept)
-        if REFUSED in facts.facts:
-            notes.append(f"{recipe.representation} cannot use it: {facts.facts[REFUSED]}")
-        notes += facts.facts.get(NOTES, ())
+            kept = catalog.put_artifact(
+                store, recipe.fingerprint, artifact_name(ids), artifact.pack()
+            )
+            artifact = Artifact.unpack(kept)
+        if REFUSED in artifact.facts:
+            notes.append(f"{recipe.representation} cannot use it: {artifact.facts[REFUSED]}")
+        notes += artifact.facts.get(NOTES, ())
     return tuple(notes)
 
 
-def complete_facts(
+def complete_target_artifacts(
     store: Store, recipes: Sequence[Recipe], featurizer: Callable[[], Featurizer]
 ) -> tuple[str, ...]:
-    """Make the facts that targets lack because a feature was added after them.
+    """Make the artifacts that targets lack because a feature was added after them.
 
     Args:
-        store: where targets and facts are kept.
-        recipes: whose facts are made.
-        featurizer: makes the featurizer of these recipes; called if a target lacks facts of one.
+        store: where targets and artifacts are kept.
+        recipes: whose artifacts are made.
+        featurizer: makes the featurizer of these recipes; called if an artifact is lacking.
 
     Returns:
         Sentences for the user, each with its target.
@@ -106,11 +108,14 @@ def complete_facts(
     notes: list[str] = []
     for target, own in examples.items():
         ids = [row["id"] for row in own]
-        if all(find_facts(store, fingerprint, ids) is not None for fingerprint in fingerprints):
+        if all(
+            find_target_artifact(store, fingerprint, ids) is not None
+            for fingerprint in fingerprints
+        ):
             continue
         instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
         loaded = featurizer()
         features = loaded.compute(instructions, of="target")
-        sentences = make_facts(store, loaded, ids, features)
+        sentences = make_target_artifacts(store, loaded, ids, features)
         notes += [f"target {target}: {sentence}" for sentence in sentences]
     return tuple(notes)

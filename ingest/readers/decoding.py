@@ -7,7 +7,8 @@ guessed: bytes that are not UTF-8 stay, so that the record that holds them is re
 line; `--encoding` names the encoding of a file.
 
 Readers turn the lines into rows `(line, value)`. The line is counted from 1: the physical line in
-line-based files, the number of the record in arrays and tables. The value is JSON, or a `Bad`.
+line-based files, the number of the record in arrays and tables. The value is JSON, or a
+`BadRecord`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ NOT_UTF8 = "not UTF-8: --encoding latin-1 reads it if it is ISO-8859-1"
 
 
 @dataclass(frozen=True, slots=True)
-class Bad:
+class BadRecord:
     """A record that could not be read; reasons are counted up to their first colon."""
 
     reason: str
@@ -52,9 +53,9 @@ def excerpt_of(raw: bytes | str) -> str:
     return text[:EXCERPT_CHARACTERS].strip()
 
 
-def oversize(size: int, head: bytes | str) -> Bad:
+def oversize_record(size: int, head: bytes | str) -> BadRecord:
     """Why a record of `size` bytes is rejected."""
-    return Bad(f"record over 8 MB: {size:,} bytes", excerpt_of(head))
+    return BadRecord(f"record over 8 MB: {size:,} bytes", excerpt_of(head))
 
 
 CHUNK_BYTES = 1 << 18
@@ -273,8 +274,8 @@ class Unfinished(bytes):
 
 def split_lines(
     chunks: Iterator[bytes], limit: int = MAX_RECORD_BYTES
-) -> Iterator[tuple[int, bytes | Bad]]:
-    """Number and content of every line, without its \\n; a line over `limit` bytes is a `Bad`.
+) -> Iterator[tuple[int, bytes | BadRecord]]:
+    """Number and content of every line, without its \\n; one over `limit` bytes is a `BadRecord`.
 
     U+2028, U+2029 and U+0085 break no line. Numbers count from 1.
     """
@@ -286,17 +287,17 @@ def split_lines(
             dropped += len(chunk) if end < 0 else end
             if end < 0:
                 continue
-            yield number, oversize(dropped, head)
+            yield number, oversize_record(dropped, head)
             number, dropped, chunk = number + 1, 0, chunk[end + 1 :]
         lines = chunk.split(b"\n")
         lines[0] = rest + lines[0]
         rest = lines.pop()
         for line in lines:
-            yield number, line if len(line) <= limit else oversize(len(line), line)
+            yield number, line if len(line) <= limit else oversize_record(len(line), line)
             number += 1
         if len(rest) > limit:
             head, dropped, rest = rest[:1000], len(rest), b""
     if dropped:
-        yield number, oversize(dropped, head)
+        yield number, oversize_record(dropped, head)
     elif rest:
         yield number, Unfinished(rest)

@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .decoding import MAX_RECORD_BYTES, NOT_UTF8, Bad, Row, excerpt_of, split_lines
+from .decoding import MAX_RECORD_BYTES, NOT_UTF8, BadRecord, Row, excerpt_of, split_lines
 
 DELIMITERS = ("\t", ",", ";", "|")
-UNTERMINATED = Bad("unterminated quote")
+UNTERMINATED = BadRecord("unterminated quote")
 PROBED_ROWS = 50
 PROBED_BYTES = 1 << 18
 
@@ -88,21 +88,21 @@ def _quotes_by_rule(head: bytes) -> bool:
 
 def cut_rows(
     chunks: Iterator[bytes], dialect: Dialect, limit: int = MAX_RECORD_BYTES
-) -> Iterator[tuple[int, list[str] | Bad]]:
+) -> Iterator[tuple[int, list[str] | BadRecord]]:
     """The number of the first line, and the cells, of every row that is not blank.
 
     A quote that is never closed, or is closed by a quote in a later row, spoils the line it opens
     on; reading goes on with the next line.
     """
     lines = split_lines(chunks, limit)
-    again: deque[bytes | Bad] = deque()  # lines to read again after an open quote
+    again: deque[bytes | BadRecord] = deque()  # lines to read again after an open quote
     number = 0
     while True:
         line = _next_line(again, lines)
         if line is None:
             return
         number += 1
-        if isinstance(line, Bad):
+        if isinstance(line, BadRecord):
             yield number, line
             continue
         if not dialect.quoted or b'"' not in line:
@@ -116,15 +116,15 @@ def cut_rows(
             more = _next_line(again, lines)
             if more is None:
                 break
-            if isinstance(more, Bad):
+            if isinstance(more, BadRecord):
                 again.appendleft(more)
                 break
             parts.append(more)
             size += len(more) + 1
             is_open = _open_after(more, dialect, inside=True)
         cells = UNTERMINATED if is_open else _cells(b"\n".join(parts), dialect)
-        if isinstance(cells, Bad) and cells.reason != NOT_UTF8:
-            yield number, Bad(cells.reason, excerpt_of(line))
+        if isinstance(cells, BadRecord) and cells.reason != NOT_UTF8:
+            yield number, BadRecord(cells.reason, excerpt_of(line))
             again.extendleft(reversed(parts[1:]))
         else:
             yield number, cells
@@ -132,8 +132,8 @@ def cut_rows(
 
 
 def _next_line(
-    again: deque[bytes | Bad], lines: Iterator[tuple[int, bytes | Bad]]
-) -> bytes | Bad | None:
+    again: deque[bytes | BadRecord], lines: Iterator[tuple[int, bytes | BadRecord]]
+) -> bytes | BadRecord | None:
     """The next line, from those to be read again first; None at the end."""
     if again:
         return again.popleft()
@@ -142,16 +142,16 @@ def _next_line(
 
 
 def keyed_rows(
-    rows: Iterator[tuple[int, list[str] | Bad]], columns: Sequence[str]
+    rows: Iterator[tuple[int, list[str] | BadRecord]], columns: Sequence[str]
 ) -> Iterator[Row]:
     """Rows as objects; one with too few or too many cells is rejected."""
     width = len(columns)
     for number, cells in rows:
-        if isinstance(cells, Bad):
+        if isinstance(cells, BadRecord):
             yield number, cells
         elif len(cells) != width:
             reason = f"wrong number of columns: {len(cells)} instead of {width}"
-            yield number, Bad(reason, excerpt_of(" | ".join(cells)))
+            yield number, BadRecord(reason, excerpt_of(" | ".join(cells)))
         else:
             yield number, dict(zip(columns, cells, strict=True))
 
@@ -167,18 +167,18 @@ def unescaped_rows(rows: Iterator[Row]) -> Iterator[Row]:
         yield number, value
 
 
-def _cells(line: bytes, dialect: Dialect) -> list[str] | Bad:
+def _cells(line: bytes, dialect: Dialect) -> list[str] | BadRecord:
     try:
         text = line.decode("utf-8")
     except UnicodeDecodeError:
-        return Bad(NOT_UTF8, excerpt_of(line))
+        return BadRecord(NOT_UTF8, excerpt_of(line))
     text = text.removesuffix("\r")
     if not dialect.quoted or '"' not in text:
         return text.split(dialect.delimiter)
     try:
         return next(csv.reader([text], delimiter=dialect.delimiter, strict=True))
     except csv.Error as error:
-        return Bad(f"malformed quotes: {error}", excerpt_of(line))
+        return BadRecord(f"malformed quotes: {error}", excerpt_of(line))
 
 
 def _open_after(line: bytes, dialect: Dialect, *, inside: bool) -> bool:

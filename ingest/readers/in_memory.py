@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from .decoding import MAX_RECORD_BYTES, Bad, Row, oversize
+from .decoding import MAX_RECORD_BYTES, BadRecord, Row, oversize_record
 from .opening import Opened, open_table_rows
 from .tables import BATCH_ROWS, Table, jsonable
 
@@ -108,9 +108,9 @@ def _rows_of(data: Sequence[Any]) -> Iterator[Row]:
             value = jsonable(dict(item) if isinstance(item, Mapping) else item)
             size = _text_bytes(value)
         except RecursionError:
-            yield number, Bad("nested too deeply", "")
+            yield number, BadRecord("nested too deeply", "")
             continue
-        yield number, oversize(size, "") if size > MAX_RECORD_BYTES else value
+        yield number, oversize_record(size, "") if size > MAX_RECORD_BYTES else value
 
 
 def _text_bytes(value: Any) -> int:

@@ -7,7 +7,7 @@ How a file lays out its records is detected from its first megabyte:
 | lines | one object a line (JSON Lines, whatever the name) |
 | array | `[{...}, {...}]` |
 | objects | pretty-printed objects one after another, or a single object |
-| below | `{"data": [{...}], ...}`: a list of objects below a key |
+| nested | `{"data": [{...}], ...}`: a list of objects below a key |
 | columns | `{"instruction": [...], "output": [...]}` |
 
 The C scanner of the standard library parses a value that lies whole in the buffer (nearly all do).
@@ -32,11 +32,11 @@ from .decoding import (
     CUT_OFF,
     MAX_RECORD_BYTES,
     NOT_UTF8,
-    Bad,
+    BadRecord,
     Row,
     Unfinished,
     excerpt_of,
-    oversize,
+    oversize_record,
     split_lines,
 )
 
@@ -90,7 +90,7 @@ class JsonScanner:
         self._at += 1
         return True
 
-    def value(self) -> Any | Bad:
+    def value(self) -> Any | BadRecord:
         """The value at the cursor (`peek` must have found one)."""
         start = self._at
         if self._text[start] not in '{["':  # a number may go on in the next chunk
@@ -101,7 +101,7 @@ class JsonScanner:
             return self._measured_value()
         if self._undecoded and UNDECODED.search(self._text, start, end):
             self._at = end
-            return Bad(NOT_UTF8, excerpt_of(self._text[start:end]))
+            return BadRecord(NOT_UTF8, excerpt_of(self._text[start:end]))
         self._at = end
         return value
 
@@ -119,25 +119,25 @@ class JsonScanner:
                 return True
         return False
 
-    def _measured_value(self) -> Any | Bad:
+    def _measured_value(self) -> Any | BadRecord:
         """Find the end of the value, then parse it if it is whole and within the limit."""
         closed, size, head = self._extent()
         if size:
-            return oversize(size, head)
+            return oversize_record(size, head)
         text = self._text[self._at : self._end]
         self._at = self._end
         if len(text) * 4 > self._limit:
             size = len(text.encode("utf-8", "surrogateescape"))
             if size > self._limit:
-                return oversize(size, text[:1000])
+                return oversize_record(size, text[:1000])
         if not closed:
-            return Bad(CUT_OFF, excerpt_of(text))
+            return BadRecord(CUT_OFF, excerpt_of(text))
         if UNDECODED.search(text):
-            return Bad(NOT_UTF8, excerpt_of(text))
+            return BadRecord(NOT_UTF8, excerpt_of(text))
         try:
             return DECODER.decode(text)
         except (ValueError, RecursionError) as error:
-            return Bad(why_invalid(error), excerpt_of(text))
+            return BadRecord(why_invalid(error), excerpt_of(text))
 
     def _extent(self) -> tuple[bool, int, str]:
         """Whether the value is whole, its size if it was dropped, its head. Sets `_end`."""
@@ -195,7 +195,7 @@ SHARED_FACTS = ("Instances",)
 
 @dataclass(frozen=True)
 class Layout:
-    """`kind` as in the table above; for "below" the key of the list, or `choices` of several."""
+    """`kind` as in the table above; for "nested" the key of the list, or `choices` of several."""
 
     kind: str
     key: str = ""
@@ -208,7 +208,7 @@ class Layout:
             "lines": "JSON Lines",
             "array": "JSON array",
             "objects": "JSON objects",
-            "below": f'JSON list below "{self.key}"',
+            "nested": f'JSON list below "{self.key}"',
             "columns": "JSON object of columns",
         }[self.kind]
 
@@ -263,15 +263,15 @@ def _layout_of_members(
 ) -> Layout | None:
     """A list below a key, or columns, by the kinds of the members (see `_kind_of_parsed`)."""
     if list_key is not None:
-        return Layout("below", list_key)
+        return Layout("nested", list_key)
     lists = [key for key, kind in members.items() if kind == "objects"]
     for key in LIST_KEYS:
         if key in lists or (key in members and members[key] == "empty"):
-            return Layout("below", key)
+            return Layout("nested", key)
     if len(lists) == 1:
-        return Layout("below", lists[0])
+        return Layout("nested", lists[0])
     if len(lists) > 1:
-        return Layout("below", lists[0], tuple(lists))
+        return Layout("nested", lists[0], tuple(lists))
     kinds = set(members.values())
     if members and (kinds <= {"values", "empty"} or kinds == {"indexed"}):
         return Layout("columns")
@@ -295,7 +295,7 @@ def _outline(text: str) -> Iterator[tuple[str, str]]:
     scanner.take("{")
     while scanner.peek() == '"':
         key = scanner.value()
-        if isinstance(key, Bad) or not scanner.take(":"):
+        if isinstance(key, BadRecord) or not scanner.take(":"):
             return
         opening = scanner.peek()
         if opening == "[":
@@ -308,7 +308,7 @@ def _outline(text: str) -> Iterator[tuple[str, str]]:
             scanner.take("]")
         else:
             value = scanner.value()
-            if isinstance(value, Bad):
+            if isinstance(value, BadRecord):
                 if opening == "{" and value.excerpt[1:].lstrip().startswith('"0"'):
                     yield key, "indexed"
                 return
@@ -341,13 +341,13 @@ def line_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
     A line with other values beside an object is rejected as a whole.
     """
     for number, line in split_lines(chunks):
-        if isinstance(line, Bad):
+        if isinstance(line, BadRecord):
             yield number, line
             continue
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
-            yield number, Bad(NOT_UTF8, excerpt_of(line))
+            yield number, BadRecord(NOT_UTF8, excerpt_of(line))
             continue
         try:
             yield number, DECODER.decode(text)
@@ -358,11 +358,11 @@ def line_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
                 for value in _glued(text):
                     yield number, value
             elif isinstance(line, Unfinished):
-                yield number, Bad(CUT_OFF, excerpt_of(line))
+                yield number, BadRecord(CUT_OFF, excerpt_of(line))
             else:
-                yield number, Bad(why_invalid(error), excerpt_of(line))
+                yield number, BadRecord(why_invalid(error), excerpt_of(line))
         except (ValueError, RecursionError) as error:
-            yield number, Bad(why_invalid(error), excerpt_of(line))
+            yield number, BadRecord(why_invalid(error), excerpt_of(line))
 
 
 def _glued(text: str) -> list[Any]:
@@ -375,7 +375,7 @@ def _glued(text: str) -> list[Any]:
         except (ValueError, RecursionError):
             value, end = None, 0
         if not isinstance(value, dict):
-            return [Bad("trailing text after the record", excerpt_of(text))]
+            return [BadRecord("trailing text after the record", excerpt_of(text))]
         values.append(value)
         rest = rest[end:].lstrip()
     return values
@@ -402,7 +402,7 @@ def object_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
         number += 1
 
 
-def below_rows(chunks: Iterator[bytes], key: str, fail: Fail) -> Iterator[Row]:
+def nested_list_rows(chunks: Iterator[bytes], key: str, fail: Fail) -> Iterator[Row]:
     """The elements of the list below `key` in the one object of a file.
 
     For the keys of SHARED_FACTS, each element also gets the plain values that stand beside the
@@ -458,7 +458,7 @@ def column_rows(chunks: Iterator[bytes], file: str, fail: Fail) -> Iterator[Row]
         raise InputError(file, f"its columns differ in length ({sizes})", "Write it as JSON Lines")
     names = list(columns)
     for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
-        bad = next((value for value in values if isinstance(value, Bad)), None)
+        bad = next((value for value in values if isinstance(value, BadRecord)), None)
         yield number, bad or dict(zip(names, values, strict=True))
 
 
@@ -515,11 +515,11 @@ def _names(scanner: JsonScanner, fail: Fail) -> Iterator[str]:
 
 
 def _trailing(scanner: JsonScanner, number: int) -> Iterator[Row]:
-    """A `Bad` for each value behind the end of the document."""
+    """A `BadRecord` for each value behind the end of the document."""
     while scanner.peek():
         value = scanner.value()
-        text = value.excerpt if isinstance(value, Bad) else json.dumps(value)
-        yield number, Bad("trailing text after the document", excerpt_of(text))
+        text = value.excerpt if isinstance(value, BadRecord) else json.dumps(value)
+        yield number, BadRecord("trailing text after the document", excerpt_of(text))
         number += 1
 
 

@@ -45,7 +45,7 @@ def open_binary(path: str) -> tuple[BinaryIO | Any, int | None]:
     if path == STDIN:
         return sys.stdin.buffer, None
     if is_remote(path):
-        system, inside = remote(path)
+        system, inside = remote_file_system(path)
         try:
             return system.open_input_stream(inside), system.get_file_info(inside).size
         except REMOTE_ERRORS as error:
@@ -97,14 +97,14 @@ def open_random(path: str) -> Any:
     """
     if not is_remote(path):
         return pa.memory_map(path)
-    system, inside = remote(path)
+    system, inside = remote_file_system(path)
     try:
         return system.open_input_file(inside)
     except REMOTE_ERRORS as error:
         raise unreachable(path, error) from error
 
 
-def remote(address: str) -> tuple[pafs.FileSystem, str]:
+def remote_file_system(address: str) -> tuple[pafs.FileSystem, str]:
     """The file system of an address and the path in it.
 
     Raises:
@@ -233,7 +233,7 @@ def is_readable_name(name: str) -> bool:
 
 
 def _remote_files(address: str) -> Iterator[str]:
-    system, inside = remote(address)
+    system, inside = remote_file_system(address)
     scheme = address.partition("://")[0] + "://"
     query = "?" + address.partition("?")[2] if "?" in address and scheme == "s3://" else ""
     try:

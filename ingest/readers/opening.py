@@ -15,7 +15,7 @@ from ...schemas.errors import InputError
 from . import delimited, json_rows, tables
 from .decoding import (
     NOT_UTF8,
-    Bad,
+    BadRecord,
     ByteStream,
     HashedFile,
     Row,
@@ -269,20 +269,20 @@ def _json_rows(
         return json_rows.array_rows(chunks, stream.fail)
     if layout.kind == "objects":
         return json_rows.object_rows(chunks)
-    if layout.kind == "below":
-        return json_rows.below_rows(chunks, layout.key, stream.fail)
+    if layout.kind == "nested":
+        return json_rows.nested_list_rows(chunks, layout.key, stream.fail)
     return json_rows.column_rows(chunks, file, stream.fail)
 
 
 def _plain_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
     for number, line in split_lines(chunks):
-        if isinstance(line, Bad):
+        if isinstance(line, BadRecord):
             yield number, line
         elif line.strip():
             try:
                 yield number, {"text": line.decode("utf-8").removesuffix("\r")}
             except UnicodeDecodeError:
-                yield number, Bad(NOT_UTF8, excerpt_of(line))
+                yield number, BadRecord(NOT_UTF8, excerpt_of(line))
 
 
 def _delimited_rows(
@@ -291,7 +291,7 @@ def _delimited_rows(
     rows = delimited.cut_rows(chunks, dialect)
     first = next(rows)
     second = next(rows, None)
-    if isinstance(first[1], Bad):
+    if isinstance(first[1], BadRecord):
         raise InputError(
             file, f"its first row cannot be read ({first[1].reason})", "Correct that row"
         )

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ...schemas.errors import InputError
-from .decoding import MAX_RECORD_BYTES, Row, oversize
+from .decoding import MAX_RECORD_BYTES, Row, oversize_record
 from .locations import is_remote, open_random
 
 BATCH_BYTES = 8 << 20
@@ -160,7 +160,7 @@ def table_rows(table: Table) -> Iterator[Row]:
         for start in range(0, batch.num_rows, 1 if fat else BATCH_ROWS):
             part = batch.slice(start, 1) if fat else batch
             if fat and part.nbytes > MAX_RECORD_BYTES:
-                yield number, oversize(part.nbytes, "")
+                yield number, oversize_record(part.nbytes, "")
                 number += 1
                 continue
             columns = [

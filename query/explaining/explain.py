@@ -28,7 +28,7 @@ from ..request import Request, ResolvedRequest, resolve_request
 from ..result_rows import conversations
 from ..selection import answer
 from ..snapshot import Snapshot
-from .explanation import Example, Explanation, Neighbour, Without
+from .explanation import ComparedExample, Explanation, Neighbour, Without
 from .internals import layer_frame, neuron_gains, scorer_and_row, shared_words, token_frame
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ MOST_SIMILAR = 3
 """Examples that are shown in addition to the one that pulled a row."""
 
 
-def beside(
+def add_similarities(
     snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
@@ -119,7 +119,7 @@ def _examples(
     snapshot: Snapshot,
     similar: Mapping[tuple[str, str], float],
     pulling: tuple[str | None, str | None],
-) -> tuple[Example, ...]:
+) -> tuple[ComparedExample, ...]:
     """The example that pulled the row and the most similar ones, best first."""
     places = {name: place for place, name in enumerate(similar, start=1)}
     others = [name for name in similar if name != pulling][:MOST_SIMILAR]
@@ -129,7 +129,7 @@ def _examples(
     wanted = sorted([*pulled, *others], key=lambda name: places.get(name, 0))
     texts = _texts(snapshot, wanted)
     return tuple(
-        Example(
+        ComparedExample(
             target=name[0],
             id=name[1],
             position=texts[name][0] + 1,
@@ -205,21 +205,21 @@ _CLOSE = 1e-5
 """Largest relative difference between the sum of a gain's parts and the recorded score."""
 
 
-def inside(
+def add_internals(
     snapshot: Snapshot,
     coreset: Coreset,
     explanation: Explanation,
     request: Request,
     resolved: ResolvedRequest,
 ) -> Explanation:
-    """Add what the method looks at in the row itself."""
+    """Add what the method reads in the row itself."""
     feature, method = resolved.feature, resolved.method
-    if feature is None or not method.looks:
+    if feature is None or not method.uses_feature:
         return explanation
     explanation = replace(explanation, values=_numbers(snapshot, feature, explanation.id))
-    if method.covers:
+    if method.uses_sets:
         return _neurons(snapshot, coreset, explanation, request, resolved, feature)
-    if method.counts:
+    if method.uses_words:
         return _words(snapshot, coreset, explanation, request, resolved, feature)
     if comparison_of(feature.representation) == "target_scorer" and explanation.target:
         return _pieces(snapshot, explanation)
@@ -390,8 +390,8 @@ def explain(
         # What it was chosen by is gone; the row itself is not.
         return replace(found, cannot=(f"Its target and scores: {error}",))
     found = replace(found, score_is=score_words(asked.method))
-    found = beside(snapshot, chosen, found, request, asked)
-    found = inside(snapshot, chosen, found, request, asked)
+    found = add_similarities(snapshot, chosen, found, request, asked)
+    found = add_internals(snapshot, chosen, found, request, asked)
     if not without:
         return found
     if chosen.parameters.get("approximate") and not request.approximate:

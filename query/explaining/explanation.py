@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Example:
+class ComparedExample:
     """An example of a target, compared with the row.
 
     Attributes:
@@ -94,7 +94,7 @@ class Explanation:
     score_is: str | None = None
     compared_by: str | None = None
     asked: int = 0
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ComparedExample, ...] = ()
     nearest: Neighbour | None = None
     next: Neighbour | None = None
     without: Without | None = None
@@ -124,12 +124,12 @@ class Explanation:
         return html(self)
 
     @property
-    def pulled_by(self) -> Example | None:
+    def pulled_by(self) -> ComparedExample | None:
         """The example that the row was chosen for, where the method knows one."""
         return next((example for example in self.examples if example.pulled), None)
 
     @property
-    def runner_up(self) -> Example | None:
+    def runner_up(self) -> ComparedExample | None:
         """The most similar example besides the one that pulled the row."""
         others = (example for example in self.examples if not example.pulled)
         return next((other for other in others if other.similarity is not None), None)

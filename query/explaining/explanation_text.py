@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from .explanation import Example, Explanation, Neighbour
+    from .explanation import ComparedExample, Explanation, Neighbour
 
 STRONGEST = 10
 """Tokens, layers and neurons that are listed; --json has all of them."""
@@ -127,11 +127,11 @@ def _examples(explanation: Explanation) -> Iterator[Text | str]:
         yield _turns(other.messages, EXCERPT)
 
 
-def _named(example: Example) -> str:
+def _named(example: ComparedExample) -> str:
     return f"example {example.position} of {example.target}"
 
 
-def _similarity(example: Example, explanation: Explanation) -> str:
+def _similarity(example: ComparedExample, explanation: Explanation) -> str:
     if example.similarity is None:
         return ""
     place = f"number {example.place} of {explanation.asked} by similarity"

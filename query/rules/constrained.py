@@ -21,10 +21,10 @@ from ...schemas.ids import IdSet, keys_of
 from ..features import Feature
 from ..ranking import Picks
 from .distinct import Distinct
-from .examples import Example, examples_of
+from .examples import GuardedExample, examples_of
 from .leakage import Leakage
 from .quotas import Caps, RankRows, Stratum, check_known, interleaved, keys_in
-from .rules import Rules, as_recorded
+from .rules import Rules, rules_to_json
 
 if TYPE_CHECKING:
     import lance
@@ -118,7 +118,7 @@ class ConstrainedRanking:
         pool = snapshot.pool
         check_known("quota", rules.quotas, pool)
         check_known("cap", rules.caps, pool)
-        self._recorded = as_recorded(rules)
+        self._recorded = rules_to_json(rules)
         self._quotas = _quotas(rules, k)
         self._applied: dict[str, Rule] = {}
         examples = guarded_by(snapshot, rules, targets)
@@ -140,7 +140,7 @@ class ConstrainedRanking:
 
         self._loop = RuleLoop(list(self._strata.values()), everyone, list(self._applied.values()))
         if guard and rules.leakage == "full":
-            self._loop.leave(guard.everywhere(eligible))
+            self._loop.leave(guard.all_leaking_keys(eligible))
 
     @property
     def missing(self) -> int:
@@ -163,7 +163,7 @@ class ConstrainedRanking:
         return account
 
 
-def guarded_by(snapshot: Snapshot, rules: Rules, targets: Sequence[str]) -> list[Example]:
+def guarded_by(snapshot: Snapshot, rules: Rules, targets: Sequence[str]) -> list[GuardedExample]:
     """Return the examples that must not leak; none where leakage is allowed."""
     if rules.leakage == "off":
         return []

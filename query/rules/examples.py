@@ -82,8 +82,8 @@ def ngrams(words: Sequence[str], length: int) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Said:
-    """The words of a conversation.
+class ConversationWords:
+    """The words of a conversation, in three selections.
 
     Attributes:
         everything: of all turns, tool calls included.
@@ -96,7 +96,7 @@ class Said:
     question: list[str]
 
 
-def said_in(messages: Sequence[Mapping[str, Any]]) -> Said:
+def conversation_words(messages: Sequence[Mapping[str, Any]]) -> ConversationWords:
     """Return the words of a conversation; messages are as Arrow returns them."""
     turns = [
         (
@@ -110,19 +110,19 @@ def said_in(messages: Sequence[Mapping[str, Any]]) -> Said:
     everything, whole, question = (
         [word for _, words in part for word in words] for part in (turns, spoken, before_answer)
     )
-    return Said(everything, whole, question)
+    return ConversationWords(everything, whole, question)
 
 
 _EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
-class Example:
+class GuardedExample:
     """A guarded example: its id, the target or file that it is `of`, and its words."""
 
     id: str
     of: str
-    said: Said
+    said: ConversationWords
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
 
 def examples_of(
     snapshot: Snapshot, targets: Sequence[str], evaluations: Sequence[Evaluation]
-) -> list[Example]:
+) -> list[GuardedExample]:
     """Return all guarded examples, targets first, each source in its own order."""
     examples = []
     for target in targets:
@@ -201,21 +201,21 @@ def examples_of(
             columns=["id", "position", "messages"], filter=f"target = {literal(target)}"
         )
         examples += [
-            Example(row["id"], target, said_in(row["messages"]))
+            GuardedExample(row["id"], target, conversation_words(row["messages"]))
             for row in rows.sort_by("position").to_pylist()
         ]
     for evaluation in evaluations:
         examples += [
-            Example(
+            GuardedExample(
                 instruction.id,
                 evaluation.name,
-                said_in([turn.as_dict() for turn in instruction.messages]),
+                conversation_words([turn.as_dict() for turn in instruction.messages]),
             )
             for instruction in evaluation.instructions
         ]
     return examples
 
 
-def digest_of_examples(examples: Sequence[Example]) -> str:
+def digest_of_examples(examples: Sequence[GuardedExample]) -> str:
     """Digest of which examples are guarded, in their order."""
     return digest_of([[example.of, example.id] for example in examples])

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.ids import IdSet, keys_of
-from .examples import Example, digest_of_examples, joined, ngrams, said_in
+from .examples import GuardedExample, conversation_words, digest_of_examples, joined, ngrams
 
 if TYPE_CHECKING:
     import lance
@@ -66,7 +66,7 @@ class Guard:
     Examples of one source that ask the same question count as one.
     """
 
-    def __init__(self, examples: Sequence[Example]) -> None:
+    def __init__(self, examples: Sequence[GuardedExample]) -> None:
         self._examples = examples
         self._ids = {example.id: number for number, example in reversed([*enumerate(examples)])}
         self._wholes: dict[str, int] = {}
@@ -105,7 +105,9 @@ class Guard:
         if len(words) >= LEAST:
             self._starts[joined(words[:LEAST])].append((joined(words), number))
 
-    def look(self, id: str, messages: Sequence[Mapping[str, Any]]) -> Leak | list[str] | None:
+    def leak_or_runs(
+        self, id: str, messages: Sequence[Mapping[str, Any]]
+    ) -> Leak | list[str] | None:
         """Return a certain leak, the shared runs of words (to be counted), or None for neither.
 
         Args:
@@ -114,7 +116,7 @@ class Guard:
         """
         if id in self._ids:
             return self._leak(id, "equal", self._ids[id])
-        said = said_in(messages)
+        said = conversation_words(messages)
         for own, known in ((said.whole, self._wholes), (said.question, self._questions)):
             number = known.get(joined(own))
             if number is not None:
@@ -133,7 +135,7 @@ class Guard:
         starts = range(0, len(words) - _SEED + 1, _STRIDE)
         return not self._seeds.isdisjoint([joined(words[at : at + _SEED]) for at in starts])
 
-    def shares(self, id: str, gram: str) -> Leak:
+    def leak_of_run(self, id: str, gram: str) -> Leak:
         """Return the leak of a shared run of words that is no task wording."""
         example = self._examples[self.grams[gram]]
         return Leak(id, f"{NGRAM}-gram", gram, example.id, example.of)
@@ -162,7 +164,7 @@ def counts_of(dataset: lance.LanceDataset, grams: Collection[str], length: int) 
     counts = dict.fromkeys(grams, 0)
     for batch in messages_of(dataset):
         for messages in _possible(batch.column("messages"), grams):
-            for gram in {*ngrams(said_in(messages).everything, length)} & counts.keys():
+            for gram in {*ngrams(conversation_words(messages).everything, length)} & counts.keys():
                 counts[gram] += 1
     return counts
 
@@ -233,7 +235,7 @@ class Leakage:
 
     judges_spares = True
 
-    def __init__(self, snapshot: Snapshot, examples: Sequence[Example]) -> None:
+    def __init__(self, snapshot: Snapshot, examples: Sequence[GuardedExample]) -> None:
         self._snapshot, self._dataset = snapshot, snapshot.pool
         self._examples = examples
         self._guard = Guard(examples)
@@ -249,7 +251,7 @@ class Leakage:
             return np.empty((0, 2), np.int64)
         return self._reject({id: leak for id in ids if (leak := self._known[id])})
 
-    def everywhere(self, eligible: IdSet | None) -> np.ndarray:
+    def all_leaking_keys(self, eligible: IdSet | None) -> np.ndarray:
         """Return the keys of all eligible rows that leak, (n, 2) int64; reads the whole text."""
         rows = (row for batch in messages_of(self._dataset) for row in _allowed(batch, eligible))
         self._judge(rows, keep_clean=False)
@@ -282,7 +284,7 @@ class Leakage:
     ) -> None:
         shared: dict[str, list[str]] = {}
         for id, messages in rows:
-            leak = self._guard.look(id, messages)
+            leak = self._guard.leak_or_runs(id, messages)
             if isinstance(leak, list):
                 shared[id] = leak
             elif leak or keep_clean:
@@ -292,7 +294,7 @@ class Leakage:
         self._count({gram for grams in shared.values() if not self._rare(grams) for gram in grams})
         for id, grams in shared.items():
             rare = self._rare(grams)
-            self._known[id] = self._guard.shares(id, rare) if rare else None
+            self._known[id] = self._guard.leak_of_run(id, rare) if rare else None
 
     def _rare(self, grams: Sequence[str]) -> str | None:
         return next((gram for gram in grams if self._common.get(gram) is False), None)

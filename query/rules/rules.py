@@ -115,8 +115,8 @@ NONE = Rules(leakage="off")
 """No rule at all."""
 
 
-def as_recorded(rules: Rules) -> dict[str, Any]:
-    """Return the rules as JSON values, from which `recalled` makes them again."""
+def rules_to_json(rules: Rules) -> dict[str, Any]:
+    """Return the rules as JSON values, from which `rules_from_json` makes them again."""
     return {
         "leakage": rules.leakage,
         "evaluations": [
@@ -146,7 +146,7 @@ def keep(store: Store, rules: Rules) -> None:
         catalog.put_artifact(store, rows.digest, _EXCLUDED, rows.packed)
 
 
-def recalled(store: Store, parameters: Mapping[str, Any]) -> Rules:
+def rules_from_json(store: Store, parameters: Mapping[str, Any]) -> Rules:
     """Return the rules of a recorded coreset; those made before there were rules had none.
 
     Raises:

@@ -23,11 +23,11 @@ from .reducers import Block, Reducer
 from .rows import (
     BLOCK_BYTES,
     Scanned,
+    batches_by_bytes,
     batches_having,
     mapped_ahead,
     packed,
     read_ahead,
-    weighed_batches,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _blocks(
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and columns of the rows to score; rows read and left out are counted."""
     read = list(dict.fromkeys(["id", *columns.values()]))
-    batches = weighed_batches(dataset, read, eligible, seen)
+    batches = batches_by_bytes(dataset, read, eligible, seen)
     for block in packed((batch for _, batch in batches), MAX_BLOCK_ROWS, BLOCK_BYTES):
         renamed = {own: block.column(stored) for own, stored in columns.items()}
         yield keys_of(block.column("id")), pa.RecordBatch.from_pydict(renamed)

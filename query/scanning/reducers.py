@@ -32,7 +32,7 @@ from ...selectors.reductions import (
     WordTotals,
 )
 from ...selectors.selector import Selector, Task
-from .top_k import RunningTop, top_bytes, waiting_entries
+from .top_k import RunningTop, pending_entries, top_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -169,7 +169,7 @@ class _Shuffled:
 
     def __init__(self, need: Shuffled) -> None:
         self._k, self._seed = need.k, need.seed
-        self._most = need.k + waiting_entries(1, need.k)
+        self._most = need.k + pending_entries(1, need.k)
         self._keys = [np.empty((0, 2), np.int64)]
         self._held = 0
 

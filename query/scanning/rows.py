@@ -217,13 +217,13 @@ def batches_having(
 
     Rows read, left out and missing are counted.
     """
-    for keys, batch in weighed_batches(dataset, ["id", column], eligible, seen):
+    for keys, batch in batches_by_bytes(dataset, ["id", column], eligible, seen):
         present = np.asarray(batch.column(column).is_valid())
         seen.missing += int((~present).sum())
         yield keys[present], batch.filter(pa.array(present))
 
 
-def weighed_batches(
+def batches_by_bytes(
     dataset: lance.LanceDataset, columns: list[str], eligible: IdSet | None, seen: Scanned
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and columns of the eligible rows, in batches of about `BLOCK_BYTES`."""

@@ -1,9 +1,9 @@
 """The best k of a stream, for many lists at once.
 
-Once a list is full, its k-th score is an edge: one comparison of a block with the edges leaves the
-few entries that may still enter, and those are settled when enough of them wait (an edge that is
-late only lets more through). Rows upon the edge are settled by id, the lower stays, so the result
-does not depend on how the stream was cut.
+Once a list is full, its k-th score is a threshold: one comparison of a block with the thresholds
+leaves the few entries that may still enter. These are pending until there are enough of them to be
+sorted in (an old threshold only lets more through). Of rows at the threshold the lower id stays, so
+the result does not depend on how the stream was cut.
 
 Measured with 64 lists of 10,000 over 200,000 rows: several times cheaper than concatenating and
 taking `torch.topk`, and plain NumPy, whose comparison, partition and sort are vectorised.
@@ -20,28 +20,28 @@ from ...selectors.reductions import MAX_BLOCK_ROWS, Lists
 if TYPE_CHECKING:
     import torch
 
-_SIFTED = 1 << 18  # similarities compared with the edges of running lists at once
+_COMPARED_AT_ONCE = 1 << 18  # similarities compared with the thresholds of running lists at once
 _ENTRY_BYTES = 20  # float32 score and two 64-bit words of the id
 
 
-def waiting_entries(lists: int, k: int) -> int:
-    """Entries gathered before `lists` running top-k lists of similarities are settled."""
+def pending_entries(lists: int, k: int) -> int:
+    """Entries gathered before they are sorted into `lists` running top-k lists of similarities."""
     return max(1 << 16, lists * k // 2)
 
 
-def sifted_rows(lists: int) -> int:
-    """Rows of a block whose scores in `lists` lists are compared with the edges at once."""
-    return min(MAX_BLOCK_ROWS, max(1, _SIFTED // lists))
+def rows_compared_at_once(lists: int) -> int:
+    """Rows of a block whose scores in `lists` lists are compared with the thresholds at once."""
+    return min(MAX_BLOCK_ROWS, max(1, _COMPARED_AT_ONCE // lists))
 
 
 def top_bytes(lists: int, k: int) -> int:
-    """Most bytes of `lists` running top-k lists: kept, waiting, sifted, and sorted at the end."""
+    """Most bytes of `lists` running top-k lists: kept, pending, compared, and sorted at the end."""
     entry = _ENTRY_BYTES + 8  # with the query a row belongs to
-    gathered = waiting_entries(lists, k) + lists * sifted_rows(lists)
-    waiting = gathered * (entry + 12) + lists * sifted_rows(lists) * 100
-    settled = (k + gathered) * 50
+    gathered = pending_entries(lists, k) + lists * rows_compared_at_once(lists)
+    pending = gathered * (entry + 12) + lists * rows_compared_at_once(lists) * 100
+    sorting = (k + gathered) * 50
     result = lists * k * (entry + 24)
-    return lists * k * entry + max(waiting + settled, result)
+    return lists * k * entry + max(pending + sorting, result)
 
 
 class RunningTop:
@@ -56,14 +56,16 @@ class RunningTop:
         self._filled = 0
         self._scores = np.empty((lists, 0), np.float32)  # (lists, k) from the first row on
         self._carried: list[np.ndarray] = []  # (lists, k) each: high, low[, extra]
-        self._edges = np.empty((lists, 1), np.float32)
-        self._edge_highs = np.empty(lists, np.int64)  # upper half of the last id upon the edge
-        self._waiting = _Waiting(lists, waiting_entries(lists, k), lists * sifted_rows(lists))
+        self._thresholds = np.empty((lists, 1), np.float32)
+        self._threshold_highs = np.empty(lists, np.int64)  # upper half of the last id at it
+        self._pending = _Pending(
+            lists, pending_entries(lists, k), lists * rows_compared_at_once(lists)
+        )
 
     def held_elements(self) -> int:
-        """Numbers held at this moment, kept and waiting."""
+        """Numbers held at this moment, kept and pending."""
         width = 1 + len(self._carried)
-        return self.lists * self._filled * width + len(self._waiting) * (1 + width)
+        return self.lists * self._filled * width + len(self._pending) * (1 + width)
 
     def add(self, scores: torch.Tensor, keys: np.ndarray, extra: torch.Tensor | None = None):
         """Take in a block: scores (lists, n) float32, keys (n, 2) int64, extra (n,)."""
@@ -75,7 +77,7 @@ class RunningTop:
             self._scores = np.empty((self.lists, self.k), np.float32)
             self._carried = [np.empty((self.lists, self.k), row.dtype) for row in rows]
         start = self._fill(values, rows)
-        step = sifted_rows(self.lists)
+        step = rows_compared_at_once(self.lists)
         for at in range(start, values.shape[1], step):
             part = slice(at, at + step)
             self._sift(values[:, part], [each[part] for each in rows])
@@ -91,34 +93,34 @@ class RunningTop:
             self._filled += count
             if self._filled == self.k:
                 for number in range(self.lists):
-                    self._find_edge(number, self._scores[number].min())
+                    self._set_threshold(number, self._scores[number].min())
         return count
 
-    def _find_edge(self, number: int, edge: np.float32) -> None:
-        self._edges[number] = edge
-        upon = self._scores[number] == edge
-        self._edge_highs[number] = self._carried[0][number, upon].max()
+    def _set_threshold(self, number: int, threshold: np.float32) -> None:
+        self._thresholds[number] = threshold
+        upon = self._scores[number] == threshold
+        self._threshold_highs[number] = self._carried[0][number, upon].max()
 
     def _sift(self, values: np.ndarray, rows: list[np.ndarray]) -> None:
         """Put those entries aside that may enter their list."""
-        places = np.flatnonzero(values >= self._edges)
+        places = np.flatnonzero(values >= self._thresholds)
         lists, columns = np.divmod(places, values.shape[1])
         scores = values[lists, columns]
-        may = scores > self._edges[lists, 0]
-        may |= rows[0][columns] <= self._edge_highs[lists]
+        may = scores > self._thresholds[lists, 0]
+        may |= rows[0][columns] <= self._threshold_highs[lists]
         lists, columns, scores = lists[may], columns[may], scores[may]
-        self._waiting.add(lists, scores, [row[columns] for row in rows])
-        if self._waiting.enough:
-            self._settle()
+        self._pending.add(lists, scores, [row[columns] for row in rows])
+        if self._pending.enough:
+            self._sort_in()
 
-    def _settle(self) -> None:
-        """Let every list choose anew among what it kept and what waits for it."""
-        for number, fresh_scores, fresh in self._waiting.by_list():
+    def _sort_in(self) -> None:
+        """Choose the best of every list again, among its kept and its pending entries."""
+        for number, fresh_scores, fresh in self._pending.by_list():
             scores = np.concatenate([self._scores[number], fresh_scores])
             out = len(fresh_scores)
-            edge = np.partition(scores, out)[out]  # the k-th best of k + out
-            stays = scores > edge
-            equal = np.flatnonzero(scores == edge)
+            threshold = np.partition(scores, out)[out]  # the k-th best of k + out
+            stays = scores > threshold
+            equal = np.flatnonzero(scores == threshold)
             room = self.k - int(np.count_nonzero(stays))
             if room < len(equal):
                 high, low = (
@@ -132,11 +134,11 @@ class RunningTop:
             self._scores[number, rejected] = fresh_scores[entering]
             for kept, new in zip(self._carried, fresh, strict=True):
                 kept[number, rejected] = new[entering]
-            self._find_edge(number, edge)
+            self._set_threshold(number, threshold)
 
     def lists_found(self) -> Lists:
         """What was found, sorted; all lists have the same length."""
-        self._settle()
+        self._sort_in()
         if not self._filled:
             return Lists(
                 np.empty((self.lists, 0, 2), np.int64),
@@ -157,12 +159,12 @@ class RunningTop:
         )
 
 
-class _Waiting:
+class _Pending:
     """Entries on their way into the lists, as they came.
 
     Args:
         lists: how many there are.
-        most: entries that are enough to settle them.
+        most: entries that are enough to sort them in.
         step: most entries that arrive at once.
     """
 
@@ -178,7 +180,7 @@ class _Waiting:
 
     @property
     def enough(self) -> bool:
-        """Whether it is time to settle them."""
+        """Whether it is time to sort them in."""
         return self._count >= self._most
 
     def add(self, lists: np.ndarray, scores: np.ndarray, rows: list[np.ndarray]) -> None:
@@ -193,7 +195,7 @@ class _Waiting:
         self._count += len(lists)
 
     def by_list(self):
-        """List number, scores and carried numbers of every list something waits for; all leave."""
+        """List number, scores and carried numbers of every list with pending entries; all leave."""
         numbers = self._numbers[: self._count]
         order = np.argsort(numbers, kind="stable")
         counts = np.bincount(numbers, minlength=self._lists)

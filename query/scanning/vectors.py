@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 QUERY_TILE = 32
 WORK_BYTES = 256 << 20
-"""Of blocks in work at once, and of their similarities. One that is larger than half of it is made
-by itself, with all threads."""
+"""Memory for the blocks computed at once and their similarities. A block above half of it is
+computed alone, by all threads."""
 
 Part = tuple[np.ndarray, "torch.Tensor"]
 """Keys (n, 2) and vectors (n, d) float16 of some rows."""
@@ -57,7 +57,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def multiplied(parts: Iterable[Part], queries: torch.Tensor, rows: int) -> Iterator[Block]:
+def similarity_blocks(parts: Iterable[Part], queries: torch.Tensor, rows: int) -> Iterator[Block]:
     """Blocks of `rows` rows (the last may have fewer) with their similarities, in order.
 
     Args:
@@ -209,7 +209,7 @@ def feed_vectors(
 def _feed(
     parts: Iterable[Part], queries: torch.Tensor, rows: int, reducers: Sequence[Reducer]
 ) -> None:
-    for block in multiplied(parts, queries, rows):
+    for block in similarity_blocks(parts, queries, rows):
         for reducer in reducers:
             reducer.feed(block)
 

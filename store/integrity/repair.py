@@ -19,12 +19,12 @@ from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
 from ...schemas.tables import POOL, RECIPES, TABLES
 from .. import catalog, layout
-from ..checksums import Checksums, members, read_journal
+from ..checksums import Checksums, read_journal, version_files
 from ..commits import committed
 from ..place import Place
 from .report import PATH as LOST_PATH
-from .report import Damage, LostRow, LostRows, Repair, are, ids_of, write_lost
-from .verify import WAIT_SECONDS, State, inspect, reach, verify
+from .report import Damage, LostRow, LostRows, Repair, count_and_verb, lost_row_ids, write_lost
+from .verify import WAIT_SECONDS, State, inspect, place_and_lock, verify
 
 if TYPE_CHECKING:
     from ..store import Store
@@ -71,7 +71,7 @@ def repair(
         StoreBusyError: another process is writing.
         CoresetDBError: what `check` raised; nothing was changed then.
     """
-    place, lock = reach(store, storage_options)
+    place, lock = place_and_lock(store, storage_options)
     with lock.held(shared=False, wait=0.0):
         found, states = inspect(place, full=True)
         done = Repair(found)
@@ -187,7 +187,7 @@ def _mend_files_table(place: Place, files: State, done: Repair) -> None:
         noted = {note.path for notes in journal.values() for note in notes}
         for table in TABLES:
             if table != "files" and _opens(place, table):
-                every = members(table, _open(place, table), since=0)
+                every = version_files(table, _open(place, table), since=0)
                 bare = {path: version for path, version in every.items() if path not in noted}
                 checksums.note(table, bare, late=True)
         checksums.fold()
@@ -216,7 +216,7 @@ def _make_anew(place: Place, table: str, checksums: Checksums) -> None:
     if table == "files":
         checksums.seal()
     else:
-        checksums.note(table, members(table, _open(place, table)))
+        checksums.note(table, version_files(table, _open(place, table)))
 
 
 def _take_out(place: Place, state: State, checksums: Checksums) -> None:
@@ -227,7 +227,7 @@ def _take_out(place: Place, state: State, checksums: Checksums) -> None:
     after = lance.LanceDataset.commit(
         before.uri, operation, read_version=before.version, storage_options=place.options
     )
-    checksums.note(state.table, members(state.table, after, since=before.version))
+    checksums.note(state.table, version_files(state.table, after, since=before.version))
 
 
 def _drop_indices(place: Place, done: Repair, checksums: Checksums) -> None:
@@ -240,7 +240,7 @@ def _drop_indices(place: Place, done: Repair, checksums: Checksums) -> None:
                 before = dataset.version
                 dataset.drop_index(index["name"])
                 newest = _open(place, damage.table)
-                checksums.note(damage.table, members(damage.table, newest, since=before))
+                checksums.note(damage.table, version_files(damage.table, newest, since=before))
                 done.actions.append(f"{damage.table}: dropped the damaged index {index['name']}")
 
 
@@ -256,7 +256,7 @@ def _restore_recipes(place: Place, done: Repair, checksums: Checksums) -> None:
         merge = table.merge_insert("fingerprint").when_not_matched_insert_all()
         merge.execute(pa.Table.from_pylist(rows, schema=RECIPES))
         newest = _open(place, "recipes")
-        checksums.note("recipes", members("recipes", newest, since=before))
+        checksums.note("recipes", version_files("recipes", newest, since=before))
 
     committed("restoring recipes", insert)
     done.actions.append(
@@ -282,7 +282,7 @@ def _fetch(place: Place, done: Repair, recorded: LostRows, reingest: Reingest | 
     if reingest is not None and wanted:
         done.unread, done.reread = reingest(wanted), True
     pool = _pool_ids(place)
-    ids = ids_of(wanted)
+    ids = lost_row_ids(wanted)
     done.restored = [row for row in ids if row in pool]
     lost, pending = done.found.lost_ids, done.found.pending_ids
     _name_missing(place, done, "is not back|are not back", [row for row in lost if row not in pool])
@@ -318,7 +318,8 @@ def _settle(place: Place, done: Repair, recorded: LostRows) -> None:
     files = sorted({row.file for row in recorded.rows})
     if short:
         done.unrepaired.append(
-            f"pool: {are(short, 'more row')} lost whose source is not known; {_again(place, files)}"
+            f"pool: {count_and_verb(short, 'more row')} lost whose source is not known; "
+            f"{_again(place, files)}"
         )
     gone, left = set(missing), []
     for row in recorded.rows:

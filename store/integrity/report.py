@@ -117,12 +117,12 @@ class Report:
     @property
     def lost_ids(self) -> list[str]:
         """Ids of the pool rows that damage took, each once."""
-        return ids_of(self.lost)
+        return lost_row_ids(self.lost)
 
     @property
     def pending_ids(self) -> list[str]:
         """Ids that were seen but are not in the pool, each once."""
-        return ids_of(self.pending)
+        return lost_row_ids(self.pending)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -133,14 +133,14 @@ class Report:
         depth = "contents" if self.full else "sizes and manifests"
         lines = [str(damage) for damage in self.damages]
         if ids := self.lost_ids:
-            lines.append(f"pool: {are(len(ids), 'row')} lost: {_some(ids)}")
+            lines.append(f"pool: {count_and_verb(len(ids), 'row')} lost: {_some(ids)}")
             named = [row for row in self.lost if row.id]
             lines += [
                 f"  {row.id} from {row.corpus} {row.file}:{row.line}" for row in named[:_NAMED]
             ]
         if self.unnamed_rows:
             lines.append(
-                f"pool: {are(self.unnamed_rows, 'row')} lost, "
+                f"pool: {count_and_verb(self.unnamed_rows, 'row')} lost, "
                 "and the lists that named them are damaged"
             )
         lines += [
@@ -151,8 +151,8 @@ class Report:
         ]
         if ids := self.pending_ids:
             lines.append(
-                f"{are(len(ids), 'row')} listed as seen, but not in the pool (an ingestion is "
-                "running or was interrupted): ingest again, or run "
+                f"{count_and_verb(len(ids), 'row')} listed as seen, but not in the pool "
+                "(an ingestion is running or was interrupted): ingest again, or run "
                 f"`coresetdb verify {quote(self.uri)} --repair`"
             )
         if self.late:
@@ -215,20 +215,22 @@ class Repair:
         """The same as text, one fact a line."""
         lines = [*self.found.lines(), *self.actions]
         if self.restored:
-            lines.append(f"{are(len(self.restored), 'row')} back: {_some(self.restored)}")
+            lines.append(
+                f"{count_and_verb(len(self.restored), 'row')} back: {_some(self.restored)}"
+            )
         lines += [f"NOT repaired: {line}" for line in self.unrepaired]
         if self.after and (last := self.after.lines()[-1]) not in lines:
             lines.append(last)
         return lines
 
 
-def ids_of(rows: Sequence[LostRow]) -> list[str]:
-    """The ids among places, each once, in their order."""
+def lost_row_ids(rows: Sequence[LostRow]) -> list[str]:
+    """The ids of lost rows, each once, in their order."""
     return list(dict.fromkeys(row.id for row in rows if row.id))
 
 
-def are(number: int, noun: str) -> str:
-    """Such as "1 row is" or "2 rows are"."""
+def count_and_verb(number: int, noun: str) -> str:
+    """A number, its noun and the verb: "1 row is", "2 rows are"."""
     return f"{count_of(number, noun)} {'is' if number == 1 else 'are'}"
 
 

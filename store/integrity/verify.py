@@ -292,12 +292,14 @@ def verify(
         StoreNotFoundError: there is no store.
         StoreBusyError: maintenance kept the store for ten minutes.
     """
-    place, lock = reach(store, storage_options)
+    place, lock = place_and_lock(store, storage_options)
     with lock.held(shared=True, wait=WAIT_SECONDS):
         return inspect(place, full)[0]
 
 
-def reach(store: str | Store, storage_options: dict[str, str] | None) -> tuple[Place, StoreLock]:
+def place_and_lock(
+    store: str | Store, storage_options: dict[str, str] | None
+) -> tuple[Place, StoreLock]:
     """Place and lock of a store that may not open.
 
     Raises:

@@ -84,7 +84,7 @@ def sole_select(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     return statement.query
 
 
-def filtered_ids(connection: duckdb.DuckDBPyConnection, where: str) -> str:
+def filter_select(connection: duckdb.DuckDBPyConnection, where: str) -> str:
     """The SELECT of the ids of the pool's rows for which the expression `where` is true.
 
     Raises:
@@ -251,7 +251,7 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
     connection = _connect(settings["memory_bytes"])
     try:
         if "where" in request:
-            query = filtered_ids(connection, request["where"])
+            query = filter_select(connection, request["where"])
         else:
             query = sole_select(connection, request["text"])
         place = place_at(settings["store_uri"], settings["storage_options"])
@@ -262,7 +262,9 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         schema = pa.schema(
             [
                 field.with_name(name)
-                for field, name in zip(reader.schema, distinct(reader.schema.names), strict=True)
+                for field, name in zip(
+                    reader.schema, unique_names(reader.schema.names), strict=True
+                )
             ]
         )
         send(channel, SCHEMA, schema.serialize())
@@ -295,7 +297,7 @@ def _connect(memory_bytes: int) -> duckdb.DuckDBPyConnection:
     )
 
 
-def distinct(names: list[str]) -> list[str]:
+def unique_names(names: list[str]) -> list[str]:
     """Column names made different: a second `n` becomes `n_1`, or the next that is free."""
     taken: set[str] = set()
     result: list[str] = []

@@ -41,7 +41,7 @@ def create_nearest(
         examples: that of the targets.
     """
     pool, targets = features.stored_schema, examples.stored_schema
-    for name in unit_vectors(pool):
+    for name in unit_vector_columns(pool):
         if _alike(pool, targets, name):
             width = pool.field(name).type.list_size
             connection.create_function(
@@ -99,7 +99,7 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
         pool: stored schema of the pool, with the fingerprints of its features.
         targets: that of the targets.
     """
-    vectors = unit_vectors(pool)
+    vectors = unit_vector_columns(pool)
     branches = [_unknown(vectors)]
     for name in vectors:
         if _alike(pool, targets, name):
@@ -111,7 +111,7 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
         SELECT id, score FROM ({" UNION ALL ".join(branches)}) ORDER BY score DESC, id LIMIT k"""
 
 
-def unit_vectors(schema: pa.Schema) -> list[str]:
+def unit_vector_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold one unit vector a row, so that a product of two is their cosine.
 
     These are the arrays of float16 beside which no `_norms` stand (those of NAIT hold a vector

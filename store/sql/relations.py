@@ -48,7 +48,7 @@ def scorings(scores: Relation) -> list[Scoring]:
     return sorted({Scoring(**row) for row in found.to_pylist()})
 
 
-def scores_views(scored: Sequence[Scoring]) -> dict[str, str]:
+def score_view_queries(scored: Sequence[Scoring]) -> dict[str, str]:
     """The name of each target's view -> the SELECT that it stands for.
 
     Args:
@@ -118,7 +118,7 @@ def register(
         connection.register(name, relation)
     stored, keys = relations["pool"].schema.names, _metadata_keys(relations["runs"])
     connection.execute(pool_view(stored, keys))
-    for name, query in scores_views(scorings(relations["scores"])).items():
+    for name, query in score_view_queries(scorings(relations["scores"])).items():
         connection.execute(f"CREATE VIEW {quoted(name)} AS {query}")
     connection.execute(COSINE)
     connection.execute(members_macro([*stored, *metadata_columns(keys, stored).values()]))

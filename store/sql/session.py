@@ -81,7 +81,7 @@ class Clock:
 
 
 class QueryProcess:
-    """A running `child.py`; `settings` are what every query of it shares."""
+    """A running process of `child.py`; `settings` are what every query of it shares."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._memory_limit = settings["memory_limit"]

@@ -12,7 +12,7 @@ import torch
 
 from coresetdb.query.comparison import Comparison, QueryGroup
 from coresetdb.query.methods import Method
-from coresetdb.query.ranking import Picks, rank
+from coresetdb.query.ranking import Picks, merged_picks
 from coresetdb.query.scanning.reducers import Block
 from coresetdb.query.scanning.rows import Scanned
 from coresetdb.schemas.ids import IdSet, keys_of
@@ -108,7 +108,7 @@ def drive(
 
     asker = QueryGroup("t", queries, examples, pool.units, pool.lengths, pool.asked)
     width = 0 if pool.vectors is None else pool.vectors.shape[1]
-    found, _ = rank(
+    found, _ = merged_picks(
         Method(None, None, selector, chosen, {}),
         Comparison((asker,), scan, fetch, 4, width),
         k=min(k, len(keys)),

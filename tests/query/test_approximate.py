@@ -85,7 +85,7 @@ def test_what_is_found_is_scored_and_ordered_exactly(indexed, method):
 @pytest.mark.parametrize(("counted", "off"), [(10**9, 0.0), (100, 0.1)])
 def test_recall_is_what_a_full_count_says(indexed, monkeypatch, counted, off):
     """Rows named by chance instead of by an index; on a part of the pool it is an estimate."""
-    monkeypatch.setattr(approximate, "ROWS_FOUND", counted)
+    monkeypatch.setattr(approximate, "RECALL_HITS", counted)
     pool = indexed.dataset("pool").to_table(columns=["id", "rds"], filter="rds IS NOT NULL")
     vectors = np.array(pool["rds"].to_pylist(), np.float16)
     keys = keys_of(pool["id"])

@@ -11,7 +11,7 @@ from helpers.tiny_models import tiny_folder
 from helpers.toy_representations import MOST, toy_representations
 
 from coresetdb.database import Database
-from coresetdb.ingest.jobs.target_artifacts import complete_facts, find_facts
+from coresetdb.ingest.jobs.target_artifacts import complete_target_artifacts, find_target_artifact
 from coresetdb.query.methods import method_names
 from coresetdb.query.snapshot import Snapshot
 from coresetdb.schemas.errors import FingerprintError, MissingFeatureError, UsageError
@@ -226,13 +226,13 @@ def test_a_target_from_before_the_feature(database):
     with pytest.raises(MissingFeatureError, match=r"added before the feature. Run .*featurize"):
         database.select("few", method="words", budget=5)
     featurizer = database._featurizer
-    refusals = complete_facts(store, featurizer.recipes, lambda: featurizer)
+    refusals = complete_target_artifacts(store, featurizer.recipes, lambda: featurizer)
     assert refusals == ("target one: words cannot use it: it takes 2 examples, this target has 1",)
     version = store.version("artifacts")
     assert (
         database.select("few", method="words", budget=30).ids == list(naive(database, "few"))[:30]
     )
-    assert complete_facts(store, featurizer.recipes, _not_again) == ()
+    assert complete_target_artifacts(store, featurizer.recipes, _not_again) == ()
     assert store.version("artifacts") == version
 
 
@@ -244,10 +244,10 @@ def test_facts_are_those_of_the_examples_in_their_order(database):
     table = database.store.dataset("targets").to_table(filter="target = 'more'")
     ids = table.sort_by("position")["id"].to_pylist()
     fingerprint = Snapshot(database.store).features["words"].recipe.fingerprint
-    found = find_facts(database.store, fingerprint, ids)
+    found = find_target_artifact(database.store, fingerprint, ids)
     words = {word for each in table["words"].to_pylist() for word in each}
     assert set(found.arrays["tokens"].tolist()) == words
-    assert find_facts(database.store, fingerprint, ids[::-1]) is None
+    assert find_target_artifact(database.store, fingerprint, ids[::-1]) is None
 
 
 def remade(store, **changes):

@@ -138,7 +138,7 @@ def case(number):
 
 @pytest.fixture
 def small_pending(monkeypatch):
-    monkeypatch.setattr("coresetdb.query.scanning.top_k.waiting_entries", lambda lists, k: 5)
+    monkeypatch.setattr("coresetdb.query.scanning.top_k.pending_entries", lambda lists, k: 5)
 
 
 def test_uniform_equals_naive(small_pending):

@@ -79,7 +79,7 @@ def case(number):
 @pytest.fixture
 def small_pending(monkeypatch):
     """Merge every few rows, so that tiny cases go through many merges."""
-    monkeypatch.setattr("coresetdb.query.scanning.top_k.waiting_entries", lambda lists, k: 5)
+    monkeypatch.setattr("coresetdb.query.scanning.top_k.pending_entries", lambda lists, k: 5)
     monkeypatch.setattr("coresetdb.query.scanning.reducers.waiting_entries", lambda lists, k: 5)
 
 

@@ -17,7 +17,7 @@ def votes(similarity, reg=0.01):
 
 @pytest.fixture
 def small_pending(monkeypatch):
-    monkeypatch.setattr("coresetdb.query.scanning.top_k.waiting_entries", lambda lists, k: 5)
+    monkeypatch.setattr("coresetdb.query.scanning.top_k.pending_entries", lambda lists, k: 5)
 
 
 def test_equals_naive(small_pending):

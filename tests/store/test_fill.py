@@ -15,7 +15,7 @@ from coresetdb.schemas.errors import StoreBusyError, StoreError, UsageError
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import catalog, features, maintenance
 from coresetdb.store.features import declare, drop, features_of
-from coresetdb.store.fill import amend, count_unfilled, fill, filling, unfilled
+from coresetdb.store.fill import amend, count_unfilled, fill, fill_lock, unfilled
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.shards import FOLDER, Shards
 from coresetdb.store.status import status_of
@@ -267,14 +267,14 @@ def test_vectors_that_are_not_sound_do_not_get_in(declared):
 
 def test_one_fills_at_a_time_and_maintenance_waits(declared):
     other = Store.open(declared.uri)
-    with filling(declared):
-        with pytest.raises(StoreBusyError, match="featurized by another"), filling(other):
+    with fill_lock(declared):
+        with pytest.raises(StoreBusyError, match="featurized by another"), fill_lock(other):
             pass
         for action in (maintenance.compact, maintenance.clean):
             with pytest.raises(StoreBusyError):
                 action(other)
         other.delete("sources", "line = 1")  # writers go on
-    with filling(other):
+    with fill_lock(other):
         pass
 
 
@@ -383,7 +383,7 @@ def test_appenders_and_readers_are_not_disturbed(declared, pool_rows):
     for thread in threads:
         thread.start()
     shards = shards_of(declared)
-    with filling(declared):
+    with fill_lock(declared):
         while threads[0].is_alive() or count_unfilled(declared.dataset("pool"), RECIPE):
             ids = pa.array(ids_of(declared))
             new = ids.filter(pa.array(shards.positions(ids) < 0))

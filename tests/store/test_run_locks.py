@@ -72,7 +72,7 @@ def test_under_another_kernel_a_held_lock_is_seen_and_a_free_one_tells_nothing(p
 def test_a_machine_that_was_started_again_runs_nothing(place, monkeypatch):
     with RunLock(place, "r"):
         pass
-    monkeypatch.setattr(locks, "kernel", lambda: "of today")
+    monkeypatch.setattr(locks, "kernel_id", lambda: "of today")
     assert run_state(place, "r").state == "killed"
 
 
@@ -102,7 +102,7 @@ def test_somebody_asks_for_the_lock_just_as_the_run_ends(place, monkeypatch):
         here.end_is_recorded()
     assert list(place.sizes(FOLDER)) == [f"{FOLDER}/r/_lock"]
     monkeypatch.undo()
-    locks.sweep(place, [])
+    locks.remove_stale_run_locks(place, [])
     assert not Path(place.absolute(f"{FOLDER}/r")).exists()
 
 

@@ -20,7 +20,7 @@ from coresetdb.schemas.errors import (
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import locks, maintenance
 from coresetdb.store.features import declare, drop
-from coresetdb.store.fill import fill, filling
+from coresetdb.store.fill import fill, fill_lock
 from coresetdb.store.integrity.repair import repair
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.locks import StoreLock
@@ -126,9 +126,9 @@ def test_a_late_feature_on_s3(bucket, features, pool_rows):
     store.insert("pool", pool_rows(0, 60))
     recipe = Recipe("toy", 1, {}, {}, ("toy", "toy_reason"))
     toy = [pa.field("toy", pa.list_(pa.float16(), 4)), pa.field("toy_reason", pa.string())]
-    with filling(store):
+    with fill_lock(store):
         declare(store, recipe, toy)
-        with pytest.raises(StoreBusyError, match="featurized"), filling(Store.open(store.uri)):
+        with pytest.raises(StoreBusyError, match="featurized"), fill_lock(Store.open(store.uri)):
             pass
         ids = store.dataset("pool").to_table(columns=["id"])["id"]
         values = pa.array([[1.0, 2.0, 3.0, float(n)] for n in range(60)], toy[0].type)

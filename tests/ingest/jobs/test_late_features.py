@@ -27,7 +27,7 @@ from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import MissingFeatureError, StoreBusyError, UsageError
 from coresetdb.schemas.progress import Silence
 from coresetdb.store import maintenance
-from coresetdb.store.fill import filling
+from coresetdb.store.fill import fill_lock
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.shards import FOLDER, Shards
 from coresetdb.store.store import Store
@@ -355,7 +355,10 @@ def test_unknown_features_and_a_second_process_are_refused(database):
         database.featurize("nope")
     with pytest.raises(UsageError, match="no option"):
         database.featurize("rds:size=3")
-    with filling(Store.open(database.store.uri)), pytest.raises(StoreBusyError, match="featurized"):
+    with (
+        fill_lock(Store.open(database.store.uri)),
+        pytest.raises(StoreBusyError, match="featurized"),
+    ):
         database.featurize("rds")
     assert "rds" not in database.store.dataset("pool").schema.names
 

@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.ingest.readers.decoding import Bad, split_lines
+from coresetdb.ingest.readers.decoding import BadRecord, split_lines
 from coresetdb.ingest.readers.json_rows import JsonScanner
 from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.ingest.sources import open_source
@@ -314,7 +314,7 @@ def test_lines_against_split(parts: list[bytes], step: int, limit: int) -> None:
     assert [number for number, _ in found] == list(range(1, len(expected) + 1))
     for (_, line), plain in zip(found, expected, strict=True):
         if len(plain) > limit:
-            assert isinstance(line, Bad)
+            assert isinstance(line, BadRecord)
             assert line.reason == f"record over 8 MB: {len(plain):,} bytes"
         else:
             assert line == plain

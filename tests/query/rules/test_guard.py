@@ -4,7 +4,7 @@ from hypothesis import example as known_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coresetdb.query.rules.examples import Example, said_in
+from coresetdb.query.rules.examples import GuardedExample, conversation_words
 from coresetdb.query.rules.leakage import LEAST, NGRAM, Guard, Leak
 
 
@@ -16,7 +16,7 @@ def turns(*parts):
 
 
 def example(number, question, answer="", of="t"):
-    return Example(f"{number:032x}", of, said_in(turns(question, answer)))
+    return GuardedExample(f"{number:032x}", of, conversation_words(turns(question, answer)))
 
 
 def runs(words, length):
@@ -25,7 +25,7 @@ def runs(words, length):
 
 def naive(examples, row):
     """(equal, contained, shared runs), each as plainly as it can be said."""
-    said = said_in(row)
+    said = conversation_words(row)
 
     def inside(words):
         return len(words) >= LEAST and tuple(words) in runs(said.everything, len(words))
@@ -86,7 +86,7 @@ def test_against_pairs(texts, pieces, filler, cut):
     at = len(said) // 2 if cut else len(said)
     row = turns(" ".join(said[:at]), " ".join(said[at:]))
     equal, contained, shared = naive(examples, row)
-    found = Guard(examples).look("f" * 32, row)
+    found = Guard(examples).leak_or_runs("f" * 32, row)
     if equal or contained:
         assert isinstance(found, Leak) and found.how == ("equal" if equal else "contains")
     elif shared:
@@ -100,35 +100,39 @@ LONG = "Anna buys seven red apples and nine green pears for her three hungry bro
 
 def test_what_gave_it_away_is_named():
     guard = Guard([example(1, "Short?", "Yes"), example(2, LONG, "19")])
-    assert guard.look(f"{1:032x}", []) == Leak(f"{1:032x}", "equal", "short yes", f"{1:032x}", "t")
-    assert guard.look("0" * 32, turns("SHORT", "other answer")).how == "equal"
-    assert guard.look("0" * 32, turns("Is this short?", "Yes")) is None
-    inside = guard.look("0" * 32, turns(f"Please solve: {LONG.upper()}!", "It is 19."))
+    assert guard.leak_or_runs(f"{1:032x}", []) == Leak(
+        f"{1:032x}", "equal", "short yes", f"{1:032x}", "t"
+    )
+    assert guard.leak_or_runs("0" * 32, turns("SHORT", "other answer")).how == "equal"
+    assert guard.leak_or_runs("0" * 32, turns("Is this short?", "Yes")) is None
+    inside = guard.leak_or_runs("0" * 32, turns(f"Please solve: {LONG.upper()}!", "It is 19."))
     assert (inside.how, inside.example, inside.of) == ("contains", f"{2:032x}", "t")
-    (run,) = guard.look("0" * 32, turns("Why " + " ".join(LONG.split()[:13]), "So"))
-    leak = guard.shares("0" * 32, run)
+    (run,) = guard.leak_or_runs("0" * 32, turns("Why " + " ".join(LONG.split()[:13]), "So"))
+    leak = guard.leak_of_run("0" * 32, run)
     assert (leak.how, leak.words) == ("13-gram", " ".join(LONG.lower().split()[:13]))
 
 
 def test_an_evaluation_may_hold_the_targets_own_examples():
     """A run is wording when one source has it twice, not when two sources have it once."""
     both = Guard([example(1, LONG, "19"), example(2, LONG, "nineteen", of="test.jsonl")])
-    assert both.look("0" * 32, turns(LONG, "20")).how == "equal"
+    assert both.leak_or_runs("0" * 32, turns(LONG, "20")).how == "equal"
     assert both.grams
     twice = Guard([example(1, LONG + " a", "19"), example(2, LONG + " b", "20")])
-    assert twice.look("0" * 32, turns(LONG, "19")) is None
+    assert twice.leak_or_runs("0" * 32, turns(LONG, "19")) is None
 
 
 def test_a_question_with_several_answers_is_no_leak_by_itself():
     joke = "Tell me a good joke about cats and dogs please"
     guard = Guard([example(1, joke, "Miau"), example(2, joke, "Wuff")])
-    assert guard.look("0" * 32, turns(joke, "Moo")) is None
-    assert guard.look("0" * 32, turns(joke, "wuff")).how == "equal"
+    assert guard.leak_or_runs("0" * 32, turns(joke, "Moo")) is None
+    assert guard.leak_or_runs("0" * 32, turns(joke, "wuff")).how == "equal"
 
 
 def test_chinese():
     question = "小明有七个苹果他给了妹妹三个然后又买了五个请问他现在一共有几个苹果"
     guard = Guard([example(1, question, "九个")])
-    assert guard.look("0" * 32, turns("请解题:" + question + "?", "9")).how == "contains"
-    assert guard.look("0" * 32, turns(question[:13] + "吗", "9")) == [" ".join(question[:13])]
-    assert guard.look("0" * 32, turns(question[:12] + "吗", "9")) is None
+    assert guard.leak_or_runs("0" * 32, turns("请解题:" + question + "?", "9")).how == "contains"
+    assert guard.leak_or_runs("0" * 32, turns(question[:13] + "吗", "9")) == [
+        " ".join(question[:13])
+    ]
+    assert guard.leak_or_runs("0" * 32, turns(question[:12] + "吗", "9")) is None

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coresetdb.query.rules.examples import ngrams, said_in
+from coresetdb.query.rules.examples import conversation_words, ngrams
 from coresetdb.query.rules.leakage import counts_of, wording_above
 from coresetdb.schemas.instruction import Instruction, Message
 
@@ -42,7 +42,7 @@ def pool(tmp_path_factory, toys):
 
 @pytest.mark.parametrize("together", [True, False])
 def test_against_a_count_row_by_row(pool, together):
-    rows = [said_in(row["messages"]).everything for row in pool.to_table().to_pylist()]
+    rows = [conversation_words(row["messages"]).everything for row in pool.to_table().to_pylist()]
     for length in sorted({length for _, length in RUNS}):
         runs = [run for run, own in RUNS if own == length]
         expected = {run: sum(run in ngrams(row, length) for row in rows) for run in runs}

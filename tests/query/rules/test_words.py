@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from coresetdb.query.rules.examples import ngrams, said_in, words_of
+from coresetdb.query.rules.examples import conversation_words, ngrams, words_of
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_runs():
 
 
 def test_what_a_conversation_says():
-    said = said_in(
+    said = conversation_words(
         [
             {"role": "system", "content": "Be kind."},
             {"role": "user", "content": "One?"},
@@ -47,4 +47,4 @@ def test_what_a_conversation_says():
     assert said.everything == ["be", "kind", "one", "name", "f", "two", "three"]
     assert said.whole == ["one", "name", "f", "two", "three"]
     assert said.question == ["one", "name", "f", "two"]
-    assert said_in([{"role": "user", "content": "One?"}]).question == ["one"]
+    assert conversation_words([{"role": "user", "content": "One?"}]).question == ["one"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from coresetdb.query.scanning.reducers import Block, planned_bytes, planned_memory, reducer_for
-from coresetdb.query.scanning.top_k import sifted_rows, waiting_entries
+from coresetdb.query.scanning.top_k import pending_entries, rows_compared_at_once
 from coresetdb.selectors.reductions import (
     LogSumExp,
     Shuffled,
@@ -51,7 +51,7 @@ def peak(need, queries, blocks, tied=False, rows=1024):
 )
 def test_held_numbers_do_not_grow_with_the_pool(need, lists, carried, tied):
     bound = lists * need.k * (1 + carried)
-    waiting = waiting_entries(lists, need.k) + lists * sifted_rows(lists)
+    waiting = pending_entries(lists, need.k) + lists * rows_compared_at_once(lists)
     bound += waiting * (2 + carried)
     short = peak(need, max(lists, 3), 70, tied)
     assert short <= bound

@@ -54,9 +54,11 @@ def test_every_stream_and_cut(monkeypatch, name, k, upper_halves):
     expected = naive(scores, keys, k)
     for block, waiting in ((600, 1 << 16), (64, 40), (7, 1), (1, 200)):
         monkeypatch.setattr(
-            "coresetdb.query.scanning.top_k.waiting_entries", lambda *_, n=waiting: n
+            "coresetdb.query.scanning.top_k.pending_entries", lambda *_, n=waiting: n
         )
-        monkeypatch.setattr("coresetdb.query.scanning.top_k.sifted_rows", lambda *_, n=block: n)
+        monkeypatch.setattr(
+            "coresetdb.query.scanning.top_k.rows_compared_at_once", lambda *_, n=block: n
+        )
         found = streamed(scores, keys, k, block, np.arange(600))
         assert found.queries.tolist() == expected
         for number, places in enumerate(expected):

@@ -13,7 +13,7 @@ import torch
 from coresetdb.query.scanning import vectors as products
 from coresetdb.query.scanning.reducers import reducer_for
 from coresetdb.query.scanning.rows import mapped_ahead, read_ahead
-from coresetdb.query.scanning.vectors import block_rows, multiplied, scan_ids, scan_vectors
+from coresetdb.query.scanning.vectors import block_rows, scan_ids, scan_vectors, similarity_blocks
 from coresetdb.schemas.ids import IdSet, ids_of, keys_of
 from coresetdb.selectors.reductions import Shuffled, TopPerQuery
 
@@ -188,7 +188,7 @@ def test_products_of_parts_of_any_size(threads):
     ]
     torch.set_num_threads(threads)
     try:
-        blocks = list(multiplied(parts, torch.from_numpy(queries), 16))
+        blocks = list(similarity_blocks(parts, torch.from_numpy(queries), 16))
         assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(1)

@@ -13,7 +13,7 @@ import pytest
 
 from coresetdb.store.sql.lance_relation import FeatureRelation
 from coresetdb.store.sql.names import members_macro
-from coresetdb.store.sql.nearest import LargestProduct, create_nearest, unit_vectors
+from coresetdb.store.sql.nearest import LargestProduct, create_nearest, unit_vector_columns
 from coresetdb.store.sql.relations import register
 from coresetdb.store.store import Store
 
@@ -156,7 +156,7 @@ def test_which_columns_are_unit_vectors() -> None:
             "gradfiltering_norms": pa.list_(pa.float32(), 4),
         }
     )
-    assert unit_vectors(schema) == ["rds", "rds__0a1b2c3d"]
+    assert unit_vector_columns(schema) == ["rds", "rds__0a1b2c3d"]
 
 
 def test_only_the_feature_asked_for_is_read(tmp_path: Path) -> None:

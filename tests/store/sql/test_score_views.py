@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from coresetdb.schemas.tables import SCORES
 from coresetdb.store.rows import key_of
-from coresetdb.store.sql.relations import Scoring, register, scores_views
+from coresetdb.store.sql.relations import Scoring, register, score_view_queries
 from coresetdb.store.store import Store
 
 # (target, method, fingerprint, pool version) -> the rows in order of rank
@@ -80,10 +80,10 @@ def test_names_that_are_no_plain_words_are_quoted(connection) -> None:
 
 def test_the_newest_version_counts_by_method_and_the_oldest_target_keeps_its_name() -> None:
     scored = [Scoring(1, "a", "m", "f"), Scoring(2, "A", "m", "f"), Scoring(3, "a", "m", "g")]
-    views = scores_views(scored)
+    views = score_view_queries(scored)
     assert list(views) == ["scores_a", "scores_A_2"]
     assert "pool_version = 3" in views["scores_a"] and "pool_version = 1" not in views["scores_a"]
-    assert scores_views([]) == {}
+    assert score_view_queries([]) == {}
 
 
 keys = st.tuples(
@@ -96,7 +96,7 @@ keys = st.tuples(
 def test_against_a_naive_pivot(scored: dict) -> None:
     connection = duckdb.connect()
     connection.register("scores", rows_of(scored))
-    views = scores_views(sorted(Scoring(v, t, m, f) for t, m, f, v in scored))
+    views = score_view_queries(sorted(Scoring(v, t, m, f) for t, m, f, v in scored))
     for target in {key[0] for key in scored}:
         newest: dict = {}
         for (of, method, _, version), ids in sorted(scored.items(), key=lambda item: item[0][3]):

@@ -4,7 +4,7 @@ import duckdb
 import pytest
 
 from coresetdb.schemas.errors import QueryError
-from coresetdb.store.sql.child import filtered_ids, sole_select
+from coresetdb.store.sql.child import filter_select, sole_select
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_anything_else_is_refused(
     ],
 )
 def test_a_filter_is_one_expression(connection: duckdb.DuckDBPyConnection, where: str) -> None:
-    assert where in filtered_ids(connection, where)
+    assert where in filter_select(connection, where)
 
 
 @pytest.mark.parametrize(
@@ -121,4 +121,4 @@ def test_a_filter_that_is_more_or_less_is_refused(
     connection: duckdb.DuckDBPyConnection, where: str
 ) -> None:
     with pytest.raises(QueryError):
-        filtered_ids(connection, where)
+        filter_select(connection, where)
