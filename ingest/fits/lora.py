@@ -1,14 +1,13 @@
-"""Training a LoRA adapter with peft on a few rows, an artifact per epoch.
+"""LoRA adapters trained on a sample of the pool, one artifact per epoch (METHODS 1 and 3.1).
 
-The backbone's own model is trained, not a copy: peft's layers stand around its attention
-projections for the time of the training and go again, and its weights are frozen throughout.
-What an epoch does depends on the seed, the rows and the artifact of the epoch before, and on
-nothing else: a training that was killed goes on to the same numbers.
+The warm-up is such a fit: LESS takes its gradients at the checkpoint of every epoch, with that
+checkpoint's optimiser, and TRIM reads its states at the last one. GradFiltering's ensemble is
+another.
 
-The warm-up: a LoRA adapter trained briefly on a sample of the pool (METHODS 1 and 3.1).
-
-LESS takes its gradients at the checkpoint of every epoch, with that checkpoint's optimiser;
-TRIM reads its states at the last one.
+peft's layers stand around the attention projections of the backbone's own model during the
+training and are removed afterwards; the model's weights stay frozen. An epoch depends on the seed,
+the rows and the artifact of the epoch before, and on nothing else, so a training that was killed
+continues to the same numbers.
 """
 
 from __future__ import annotations
@@ -36,13 +35,18 @@ if TYPE_CHECKING:
     from ..models.batches import Batch
 
 TOKENS_PER_BACKWARD_CPU = 2048
+
 TOKENS_PER_BACKWARD_ACCELERATOR = 8192
 """Padded tokens of a micro-batch: a backward keeps the activations of every layer."""
+
 FULL_LOGIT_ELEMENTS = 1 << 27
 """Logits of a micro-batch where the head cannot be applied to slices (512 MB in float32)."""
 
 BETAS, EPSILON, LARGEST_NORM = (0.9, 0.999), 1e-8, 1.0
 """AdamW without weight decay; gradients are clipped to this norm, as LESS's trainer does."""
+
+VERSION = 1
+"""Rises when the same rows would give another adapter."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,10 @@ class LoraTraining:
     Attributes:
         rank, alpha, dropout: of LoRA; the adapter adds alpha / rank * B (A x).
         epochs: passes over the rows.
-        learning_rate: the highest; it rises over the share `warmup` of all steps and then falls
+        learning_rate: the highest; it rises over the share `warmup` of all steps, then falls, both
             linearly.
-        batch: rows of a step (at most).
-        seed: of the adapter's start, the order of the rows, and the dropout.
+        batch: rows of a step, at most.
+        seed: of the adapter's initial weights, the order of the rows, and the dropout.
     """
 
     rank: int
@@ -71,9 +75,9 @@ class LoraTraining:
         return math.ceil(rows / self.batch)
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, counted from 0, of `steps`; never 0.
+        """Return the learning rate of a step, counted from 0, of `steps`; never 0.
 
-        Transformers' linear schedule begins with a step of rate 0; in a short warm-up that would
+        Transformers' linear schedule begins with a step of rate 0. In a short warm-up that would
         be a good part of an epoch, whose weight in LESS is its mean rate.
         """
         rising = math.ceil(self.warmup * steps)
@@ -82,14 +86,178 @@ class LoraTraining:
 
 
 @dataclass(frozen=True)
-class _Pair:
-    """The trainable parameters of one module, float32: `a` (r, in) and `b` (out, r)."""
+class AdapterFit(Fit):
+    """A fit that trains LoRA adapters on a sample of the pool.
 
-    a: torch.nn.Parameter
-    b: torch.nn.Parameter
+    Attributes:
+        epochs, rank, alpha, learning_rate, batch, warmup: as in `LoraTraining`.
+        share: of the pool's rows that are drawn, but at least `at_least` and at most `at_most`.
+        seed: draws the sample; the adapters' own seeds follow from it.
+    """
 
-    def parts(self) -> dict[str, torch.nn.Parameter]:
-        return {"A": self.a, "B": self.b}
+    epochs: int
+    rank: int
+    alpha: int
+    learning_rate: float
+    batch: int
+    share: float
+    at_least: int
+    at_most: int = 10_000
+    warmup: float = 0.03
+    seed: int = 0
+
+    def sample_rows(self, total: int) -> int:
+        return min(total, self.at_most, max(self.at_least, round(self.share * total)))
+
+    def training(self, seed: int, dropout: float = 0.0) -> LoraTraining:
+        """Return how an adapter is trained from its own `seed`."""
+        return LoraTraining(
+            self.rank,
+            self.alpha,
+            dropout,
+            self.epochs,
+            self.learning_rate,
+            self.warmup,
+            self.batch,
+            seed,
+        )
+
+
+@dataclass(frozen=True)
+class WarmUp(AdapterFit):
+    """The warm-up; leaves `warm-up/1` ... `warm-up/<epochs>`, adapters and moments as `train`.
+
+    The defaults are LESS's. With fewer than ten steps an epoch (`at_least`) the second moments,
+    by which LESS divides, would be those of a few batches.
+    """
+
+    name: ClassVar[str] = "warm-up"
+
+    epochs: int = 4
+    rank: int = 128
+    alpha: int = 512
+    learning_rate: float = 2e-5
+    batch: int = 128
+    share: float = 0.05
+    at_least: int = 1280
+    dropout: float = 0.1
+
+    def spec(self) -> dict[str, Any]:
+        return {**asdict(self), "version": VERSION}
+
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}/{epoch}" for epoch in range(1, self.epochs + 1))
+
+    def work(self, rows: int) -> Work:
+        return Work(steps=self.epochs * rows)
+
+    def run(self, fitting: Fitting) -> None:
+        names = self.outputs()
+        done = 0
+        while done < self.epochs and names[done] in fitting.kept:
+            done += 1
+        if done == self.epochs:
+            return
+        count = self.sample_rows(fitting.sample.total)
+        train(
+            fitting.backbone,
+            training_rows(fitting.backbone, fitting.sample, count),
+            self.training(self.seed, self.dropout),
+            fitting.kept[names[done - 1]] if done else None,
+            lambda epoch, artifact: fitting.keep(names[epoch - 1], artifact),
+            fitting.tell,
+        )
+
+
+OPTIONS: Mapping[str, Any] = {
+    name: getattr(WarmUp, name)
+    for name in (
+        "epochs",
+        "alpha",
+        "dropout",
+        "learning_rate",
+        "batch",
+        "share",
+        "at_least",
+        "at_most",
+    )
+}
+"""Options of representations with a warm-up, beside `warmup` and the adapter's rank."""
+
+
+def warm_up_of(name: str, options: Mapping[str, Any], rank: str = "rank") -> WarmUp:
+    """Return the warm-up that the options of a representation describe.
+
+    Args:
+        name: of the representation, for errors.
+        rank: the name of its option for the adapter's rank.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+    require_sane(name, options, rank)
+    return WarmUp(rank=options[rank], **{option: options[option] for option in OPTIONS})
+
+
+def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+    """Refuse options that no adapter can be trained with, before a sample is drawn.
+
+    Raises:
+        UsageError: an option is out of range.
+    """
+    for option in ("epochs", rank, "alpha", "batch", "at_least", "at_most"):
+        if options.get(option, 1) < 1:
+            raise UsageError(f"{name}: {option} {options[option]}: give at least 1")
+    if options.get("seed", 0) < 0:
+        raise UsageError(f"{name}: seed {options['seed']}: give at least 0")
+    if not 0 <= options["share"] <= 1:
+        raise UsageError(f"{name}: share {options['share']}: give a number from 0 to 1")
+    if not 0 < options["learning_rate"] <= 1:
+        raise UsageError(
+            f"{name}: learning_rate {options['learning_rate']}: give a number above 0, at most 1"
+        )
+    if not 0 <= options.get("dropout", 0) < 1:
+        raise UsageError(f"{name}: dropout {options['dropout']}: give a number from 0, below 1")
+
+
+def refuse_idle(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+    """Refuse options of the warm-up where `warmup` is "none" and they have no effect.
+
+    Raises:
+        UsageError: one differs from its default.
+    """
+    defaults = {**OPTIONS, rank: WarmUp.rank}
+    for option, default in defaults.items() if options["warmup"] == "none" else ():
+        if options[option] != default:
+            given = f"{option}={options[option]}"
+            raise UsageError(
+                f"{name}: {given} has no effect without a warm-up; write "
+                f"{name}:warmup=lora:{given} (colons join the options of one feature)"
+            )
+
+
+def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encoded]:
+    """Return the first `count` rows of a sample that have a response token to learn, in order.
+
+    Raises:
+        UsageError: there is none.
+    """
+    drawn = sample.instructions[:count]
+    encoded = [row for row in backbone.encode_all(drawn) if isinstance(row, Encoded)]
+    usable = [row for row in encoded if row.response[1:].any()]
+    if not usable:
+        raise UsageError(
+            f"no row of the sample ({count_of(len(drawn), 'row')}) has an answer to train an "
+            "adapter on. Fit on a corpus with answers, or leave out the features that need an "
+            "adapter"
+        )
+    return usable
+
+
+def in_sample(rows: Sequence[Encoded], adapter: Artifact) -> np.ndarray:
+    """Return (N,) bool objects: whether the adapter was trained on the row."""
+    sample = set(adapter.facts["sample"])
+    return np.array([row.id in sample for row in rows], dtype=object)
 
 
 def train(
@@ -104,16 +272,16 @@ def train(
 
     Args:
         rows: each with a response token that has a token before it.
-        start: the artifact of the last epoch that is done; None to begin.
-        keep: called with each epoch (from 1) and its artifact; training goes on from what it
+        start: the artifact of the last finished epoch; None to begin.
+        keep: called with each epoch (from 1) and its artifact; training continues from what it
             returns.
-        tell: the share that is done, and a sentence with the loss.
+        tell: called with the share that is done and a sentence with the loss.
 
-    The artifacts hold, float32, `<module>.A` (r, in) and `<module>.B` (out, r) of every attention
-    projection, and AdamW's first and second moments of each as `<module>.A.m` and `.A.v` and so
-    on. Facts: `scaling`, `rank`, `alpha`, `modules`, `epoch`, `epochs`, `step` (steps so far),
-    `steps` (in all), `learning_rate` and `loss` (means over the epoch), `sample` (ids of the rows
-    trained on so far).
+    The artifacts hold, in float32, `<module>.A` (r, in) and `<module>.B` (out, r) of every
+    attention projection, and AdamW's first and second moments of each as `<module>.A.m` and
+    `.A.v` and so on. Facts: `scaling`, `rank`, `alpha`, `modules`, `epoch`, `epochs`, `step`
+    (steps so far), `steps` (in all), `learning_rate` and `loss` (means over the epoch), `sample`
+    (ids of the rows trained on so far).
 
     Raises:
         BackboneError: the loss is not finite, or the architecture has no attention projections.
@@ -122,7 +290,7 @@ def train(
 
     from ..passes.narrowing import last_feed_forward
 
-    last_feed_forward(backbone)  # found before dropout makes every run another
+    last_feed_forward(backbone)  # looked for before dropout makes every run differ
     per_epoch = training.steps_per_epoch(len(rows))
     steps = training.epochs * per_epoch
     done = 0 if start is None else int(start.facts["epoch"])
@@ -169,9 +337,9 @@ def train(
                 "loss": float(np.mean(losses)),
                 "sample": sample,
             }
-            stands = keep(epoch, Artifact(_arrays(pairs, optimizer), facts))
+            kept = keep(epoch, Artifact(_arrays(pairs, optimizer), facts))
             if epoch < training.epochs:
-                _restore(pairs, optimizer, stands)
+                _restore(pairs, optimizer, kept)
 
 
 def _step(
@@ -180,7 +348,7 @@ def _step(
     optimizer: torch.optim.Optimizer,
     parameters: Sequence[torch.nn.Parameter],
 ) -> list[float]:
-    """One step of the optimiser; the loss of each row, before it."""
+    """Take one step of the optimiser; return the loss of each row before it."""
     import torch
 
     from ..models.batches import batches_of
@@ -195,10 +363,13 @@ def _step(
 
 
 def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
-    """Backward of `weight` times the sum of the rows' mean response losses, which it returns (B,).
+    """Run the backward of `weight` times the sum of the rows' mean response losses.
 
-    The logits come in slices: each goes back to the states at once, the states to the parameters
-    when all have.
+    The backward from the logits to the states runs slice by slice, that from the states to the
+    parameters once at the end.
+
+    Returns:
+        (B,) float32, the mean response loss of each row.
     """
     import torch
 
@@ -216,9 +387,9 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     for part in backbone.logit_slices(len(rows)):
         logits = backbone.head(split, rows[part], before[part])
         nll = torch.nn.functional.cross_entropy(logits, targets[part], reduction="none")
-        each = nll * share[rows[part]]
-        (weight * each.sum()).backward()
-        losses.index_add_(0, rows[part], each.detach())
+        shares = nll * share[rows[part]]
+        (weight * shares.sum()).backward()
+        losses.index_add_(0, rows[part], shares.detach())
     source.backward(leaf.grad)
     return losses
 
@@ -231,9 +402,20 @@ def _tokens_per_backward(backbone: Backbone) -> int:
     return max(1, min(tokens, FULL_LOGIT_ELEMENTS // backbone.info.vocabulary))
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """The trainable parameters of one module, float32: `a` (r, in) and `b` (out, r)."""
+
+    a: torch.nn.Parameter
+    b: torch.nn.Parameter
+
+    def parts(self) -> dict[str, torch.nn.Parameter]:
+        return {"A": self.a, "B": self.b}
+
+
 @contextmanager
 def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]:
-    """Inside the block `model` has peft's layers; gives their parameters by module name."""
+    """Give `model` peft's layers inside the block; yield their parameters by module name."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
     from transformers.pytorch_utils import Conv1D
@@ -249,7 +431,7 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
         fan_in_fan_out=isinstance(model.get_submodule(names[0]), Conv1D),
     )
     adapter = "coresetdb"
-    # peft asks transformers for a name of yesterday; its own random start is replaced below.
+    # peft uses a deprecated name of transformers; its random start is replaced below.
     with warnings.catch_warnings(), _seeded(model.device, training.seed):
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         tuner = LoraModel(model, config, adapter)
@@ -268,7 +450,7 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
 
 
 def _begin(pair: _Pair, seed: int) -> None:
-    """peft's start (A uniform in +-1/sqrt(in), B zero), drawn by the module's name."""
+    """Initialise a pair as peft does (A uniform in +-1/sqrt(in), B zero), seeded by `seed`."""
     import torch
 
     bound = 1 / math.sqrt(pair.a.shape[1])
@@ -291,7 +473,7 @@ def _arrays(pairs: dict[str, _Pair], optimizer: torch.optim.Optimizer) -> dict[s
 
 
 def _restore(pairs: dict[str, _Pair], optimizer: torch.optim.Optimizer, start: Artifact) -> None:
-    """Parameters and moments as an artifact has them, matched by name."""
+    """Set parameters and moments to those of an artifact, matched by name."""
     import torch
 
     for name, pair in pairs.items():
@@ -308,7 +490,7 @@ def _restore(pairs: dict[str, _Pair], optimizer: torch.optim.Optimizer, start: A
 
 @contextmanager
 def _seeded(device: torch.device, seed: int) -> Iterator[None]:
-    """Inside the block torch draws from `seed`; outside, from where it was."""
+    """Seed torch inside the block; its generators are as before afterwards."""
     import torch
 
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -318,166 +500,3 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
 
 def _seed(seed: int, what: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {what}".encode(), digest_size=7).digest())
-
-
-VERSION = 1
-"""Rises when the same rows would give another adapter."""
-
-
-@dataclass(frozen=True)
-class WarmUp(Fit):
-    """Leaves `warm-up/1` ... `warm-up/<epochs>`: adapter and moments, as `train`.
-
-    Equal ones are fitted once for everybody who needs them. Their numbers are LESS's where
-    nothing else is said; with less than ten steps an epoch (`at_least`) the second moments, by
-    which LESS divides, would be those of a few batches.
-
-    Attributes:
-        share, at_least, at_most: of the pool's rows, but neither fewer nor more than that.
-        learning_rate, warmup, batch, dropout: see `LoraTraining`.
-        seed: of everything random but the sample.
-    """
-
-    name: ClassVar[str] = "warm-up"
-
-    epochs: int = 4
-    rank: int = 128
-    alpha: int = 512
-    dropout: float = 0.1
-    learning_rate: float = 2e-5
-    warmup: float = 0.03
-    batch: int = 128
-    share: float = 0.05
-    at_least: int = 1280
-    at_most: int = 10_000
-    seed: int = 0
-
-    def spec(self) -> dict[str, Any]:
-        return {**asdict(self), "version": VERSION}
-
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}/{epoch}" for epoch in range(1, self.epochs + 1))
-
-    def sample_rows(self, total: int) -> int:
-        return min(total, self.at_most, max(self.at_least, round(self.share * total)))
-
-    def work(self, rows: int) -> Work:
-        return Work(steps=self.epochs * rows)
-
-    def run(self, fitting: Fitting) -> None:
-        names = self.outputs()
-        done = 0
-        while done < self.epochs and names[done] in fitting.kept:
-            done += 1
-        if done == self.epochs:
-            return
-        training = LoraTraining(
-            self.rank,
-            self.alpha,
-            self.dropout,
-            self.epochs,
-            self.learning_rate,
-            self.warmup,
-            self.batch,
-            self.seed,
-        )
-        count = self.sample_rows(fitting.sample.total)
-        train(
-            fitting.backbone,
-            training_rows(fitting.backbone, fitting.sample, count),
-            training,
-            fitting.kept[names[done - 1]] if done else None,
-            lambda epoch, artifact: fitting.keep(names[epoch - 1], artifact),
-            fitting.tell,
-        )
-
-
-def warm_up_of(name: str, options: Mapping[str, Any], rank: str = "rank") -> WarmUp:
-    """The warm-up that the options of a representation ask for.
-
-    Args:
-        name: of the representation, for errors.
-        rank: what its option for the adapter's rank is called.
-
-    Raises:
-        UsageError: a number that cannot be meant.
-    """
-    require_sane(name, options, rank)
-    return WarmUp(rank=options[rank], **{each: options[each] for each in OPTIONS})
-
-
-def in_sample(rows: Sequence[Encoded], adapter: Artifact) -> np.ndarray:
-    """(N,) bool objects: whether the adapter was trained on the row."""
-    sample = set(adapter.facts["sample"])
-    return np.array([row.id in sample for row in rows], dtype=object)
-
-
-def refuse_idle(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
-    """Refuse options of a warm-up where there is none: they would say nothing.
-
-    Raises:
-        UsageError: names the option and how to ask for the warm-up.
-    """
-    defaults = {**OPTIONS, rank: WarmUp.rank}
-    for option, default in defaults.items() if options["warmup"] == "none" else ():
-        if options[option] != default:
-            given = f"{option}={options[option]}"
-            raise UsageError(
-                f"{name}: {given} has no effect without a warm-up; write "
-                f"{name}:warmup=lora:{given} (colons join the options of one feature)"
-            )
-
-
-def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
-    """Refuse numbers that no adapter can be trained with, before a sample is drawn.
-
-    Raises:
-        UsageError: names the option and what it may be.
-    """
-    for option in ("epochs", rank, "alpha", "batch", "at_least", "at_most"):
-        if options.get(option, 1) < 1:
-            raise UsageError(f"{name}: {option} {options[option]}: give at least 1")
-    if options.get("seed", 0) < 0:
-        raise UsageError(f"{name}: seed {options['seed']}: give at least 0")
-    if not 0 <= options["share"] <= 1:
-        raise UsageError(f"{name}: share {options['share']}: give a number from 0 to 1")
-    if not 0 < options["learning_rate"] <= 1:
-        raise UsageError(
-            f"{name}: learning_rate {options['learning_rate']}: give a number above 0, at most 1"
-        )
-    if not 0 <= options.get("dropout", 0) < 1:
-        raise UsageError(f"{name}: dropout {options['dropout']}: give a number from 0, below 1")
-
-
-def training_rows(backbone: Backbone, sample: Sample, count: int) -> list[Encoded]:
-    """Those rows of a sample that have a response token to learn, in the sample's order.
-
-    Raises:
-        UsageError: there is none.
-    """
-    drawn = sample.instructions[:count]
-    rows = [each for each in backbone.encode_all(drawn) if isinstance(each, Encoded)]
-    usable = [row for row in rows if row.response[1:].any()]
-    if not usable:
-        raise UsageError(
-            f"no row of the sample ({count_of(len(drawn), 'row')}) has an answer to train an "
-            "adapter on. Fit on a corpus with answers, or leave out the features that need an "
-            "adapter"
-        )
-    return usable
-
-
-OPTIONS: Mapping[str, Any] = {
-    name: getattr(WarmUp, name)
-    for name in (
-        "epochs",
-        "alpha",
-        "dropout",
-        "learning_rate",
-        "batch",
-        "share",
-        "at_least",
-        "at_most",
-    )
-}
-"""Options of representations that begin with a warm-up, beside `warmup` and the adapter's rank."""

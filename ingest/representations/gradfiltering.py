@@ -1,16 +1,13 @@
 """GradFiltering: how much a row's gradient falls while a small ensemble learns (METHODS 2).
 
-Source: arXiv 2601.13697. Members are LoRA adapters of one small frozen model; per row and member
-the norm of the gradient of the mean response loss with respect to the adapter, at an early and a
-late snapshot. The score G-SNR is the relative drop of the mean squared norm, over the noise of
-the late norms between members. A row is judged by members that were not trained on it.
+Source: arXiv 2601.13697. The ensemble's members are LoRA adapters of one small frozen model. Member
+m is trained on half m % 2 of a sample, so every row has members that never saw it; each leaves an
+early snapshot, after its first epoch, and a late one, after its last. Kept per row and member is
+the norm of the gradient of the mean response loss with respect to the adapter at both snapshots.
+The score G-SNR is the relative drop of the mean squared norm, over the noise of the late norms
+between members, and counts only members that were not trained on the row.
 
 Query side: none; the stored score ranks the pool.
-
-The ensemble of GradFiltering: small LoRA members, each trained on one half of a sample.
-
-Member m is trained on half m % 2 of the sample, so every row has members that never saw it
-(METHODS 2). Each leaves an early snapshot, after its first epoch, and a late one, after its last.
 """
 
 from __future__ import annotations
@@ -27,8 +24,8 @@ import pyarrow.compute as pc
 from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from ..columns import ragged
-from ..fits.fit import Fit, Fitting, Work
-from ..fits.lora import require_sane, training_rows
+from ..fits.fit import Fitting, Work
+from ..fits.lora import AdapterFit, require_sane, train, training_rows
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..models.model_folder import settled_name
 from ..passes.reducer import Pass, PassInputs, Reducer
@@ -40,59 +37,38 @@ if TYPE_CHECKING:
     from ..models.backbone import Backbone
     from ..models.batches import Batch
 
-
 VERSION = 1
 """Rises when the same rows would give other members."""
 
 HALVES = 2
 SNAPSHOTS = ("early", "late")
-
-
-def snapshot_name(member: int, which: str) -> str:
-    """The name of a member's artifact."""
-    return f"ensemble/{member}/{which}"
-
-
-@cache
-def load_model(model: str, device: str) -> Backbone:
-    """A model of the ensemble's own, in float32 wherever it runs; loaded once a process."""
-    from ..models.backbone import Backbone
-
-    return Backbone.load(own_config(model, device))
-
-
-def own_config(model: str, device: str = "cpu") -> BackboneConfig:
-    return BackboneConfig(model, device, "float32")
+NOISE_FLOOR = 1e-3
+NOISES = ("normalised", "raw")
+JUDGES = ("half", "all")
 
 
 @dataclass(frozen=True)
-class Ensemble(Fit):
-    """Leaves `ensemble/<m>/early` and `ensemble/<m>/late`, adapters as `fits.lora.train`'s.
+class Ensemble(AdapterFit):
+    """The ensemble; leaves `ensemble/<m>/early` and `ensemble/<m>/late`, adapters as `train`'s.
 
     The fact `sample` of each holds the ids of the rows it was trained on.
 
     Attributes:
-        model: of its own; "" for the store's backbone.
-        members: an even number; `epochs` at least 2.
-        share, at_least, at_most: of the pool's rows, but neither fewer nor more than that.
-        learning_rate, warmup, batch: see `fits.lora.LoraTraining`.
-        seed: member m starts from, and sees its rows in the order of, a seed made of both.
+        model: its own model; "" for the store's backbone.
+        members: an even number; `epochs` is at least 2.
     """
 
     name: ClassVar[str] = "ensemble"
 
-    model: str = ""
-    members: int = 4
     epochs: int = 2
     rank: int = 8
     alpha: int = 16
     learning_rate: float = 2e-4
-    warmup: float = 0.03
     batch: int = 32
     share: float = 0.2
     at_least: int = 2000
-    at_most: int = 10_000
-    seed: int = 0
+    model: str = ""
+    members: int = 4
 
     def spec(self) -> dict[str, Any]:
         own = describe(own_config(self.model)).identity if self.model else None
@@ -103,9 +79,6 @@ class Ensemble(Fit):
             snapshot_name(member, which) for member in range(self.members) for which in SNAPSHOTS
         )
 
-    def sample_rows(self, total: int) -> int:
-        return min(total, self.at_most, max(self.at_least, round(self.share * total)))
-
     def work(self, rows: int) -> Work:
         return Work(steps=self.members * self.epochs * rows / HALVES)
 
@@ -113,8 +86,8 @@ class Ensemble(Fit):
         backbone = fitting.backbone
         if self.model:
             backbone = load_model(self.model, str(backbone.device))
-        wanted = [m for m in range(self.members) if snapshot_name(m, "late") not in fitting.kept]
-        if not wanted:
+        untrained = [m for m in range(self.members) if snapshot_name(m, "late") not in fitting.kept]
+        if not untrained:
             return
         rows = training_rows(backbone, fitting.sample, self.sample_rows(fitting.sample.total))
         if len(rows) < HALVES:
@@ -122,29 +95,16 @@ class Ensemble(Fit):
                 "an ensemble needs at least two rows with an answer, and the sample has "
                 f"{len(rows)}. Fit on a larger corpus, or leave out gradfiltering"
             )
-        for member in wanted:
+        for member in untrained:
             self._train(member, rows[member % HALVES :: HALVES], backbone, fitting)
 
     def _train(
         self, member: int, rows: list[Encoded], backbone: Backbone, fitting: Fitting
     ) -> None:
-        from ..fits.lora import LoraTraining, train
-
-        training = LoraTraining(
-            rank=self.rank,
-            alpha=self.alpha,
-            dropout=0.0,
-            epochs=self.epochs,
-            learning_rate=self.learning_rate,
-            warmup=self.warmup,
-            batch=self.batch,
-            seed=self.members * self.seed + member,
-        )
-
         def keep(epoch: int, artifact: Artifact) -> Artifact:
             if epoch == 1:
                 return fitting.keep(snapshot_name(member, "early"), artifact)
-            if epoch == self.epochs:  # nothing goes on from here: no moments
+            if epoch == self.epochs:  # training ends here, so the moments are not needed
                 arrays = {k: v for k, v in artifact.arrays.items() if k.endswith((".A", ".B"))}
                 fitting.keep(snapshot_name(member, "late"), Artifact(arrays, artifact.facts))
             return artifact
@@ -153,12 +113,30 @@ class Ensemble(Fit):
             done = (member + fraction) / self.members
             fitting.tell(done, f"member {member + 1} of {self.members}, {sentence}")
 
+        training = self.training(self.members * self.seed + member)
         start = fitting.kept.get(snapshot_name(member, "early"))
         train(backbone, rows, training, start, keep, tell)
 
 
+def snapshot_name(member: int, which: str) -> str:
+    """The name of a member's artifact."""
+    return f"ensemble/{member}/{which}"
+
+
+@cache
+def load_model(model: str, device: str) -> Backbone:
+    """Load the ensemble's own model in float32, once a process."""
+    from ..models.backbone import Backbone
+
+    return Backbone.load(own_config(model, device))
+
+
+def own_config(model: str, device: str = "cpu") -> BackboneConfig:
+    return BackboneConfig(model, device, "float32")
+
+
 def halves_of(artifacts: Mapping[str, Artifact]) -> dict[str, int]:
-    """Row id -> the half of the sample it was in."""
+    """Return row id -> the half of the sample it was in."""
     return {
         row: half
         for half in range(HALVES)
@@ -167,16 +145,12 @@ def halves_of(artifacts: Mapping[str, Artifact]) -> dict[str, int]:
 
 
 def judges(halves: np.ndarray, members: int) -> np.ndarray:
-    """Which members may judge rows that half `halves` (N,) of the ensemble must not: (N, M) bool.
+    """Return (N, M) bool: whether a member was trained on the other half than that of the row.
 
-    Member m is of half m % 2.
+    Args:
+        halves: (N,) half of the sample of each row; member m was trained on half m % 2.
     """
     return np.arange(members)[None, :] % HALVES != halves[:, None]
-
-
-NOISE_FLOOR = 1e-3
-NOISES = ("normalised", "raw")
-JUDGES = ("half", "all")
 
 
 class GradFiltering(Representation):
@@ -216,10 +190,9 @@ class GradFiltering(Representation):
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
         _check(options)
-        kept = ("members", "epochs", "rank", "alpha", "learning_rate", "seed")
-        sample = ("share", "at_least", "at_most")
         model = "" if _shared(info, options["model"]) else options["model"]
-        return (Ensemble(model=model, **{name: options[name] for name in (*kept, *sample)}),)
+        own = {name: options[name] for name in options if name not in ("noise", "judges")}
+        return (Ensemble(**{**own, "model": model}),)
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         return info.identity if _shared(info, options["model"]) else _own(options["model"]).identity
@@ -253,8 +226,8 @@ class GradFiltering(Representation):
     ) -> dict[str, np.ndarray]:
         members = setup.options["members"]
         norms = np.full((len(rows), len(SNAPSHOTS) * members), np.nan, dtype=np.float32)
-        for place, each in enumerate(_passes(members)):
-            norms[:, place] = passed[each].get("norm", np.nan)
+        for place, model_pass in enumerate(_passes(members)):
+            norms[:, place] = passed[model_pass].get("norm", np.nan)
         early, late = norms[:, :members], norms[:, members:]
         in_fit = _in_fit(rows, setup)
         judging = _judges(rows, in_fit, members, setup.options["judges"])
@@ -291,7 +264,7 @@ class GradFiltering(Representation):
 
 
 class StoredScore(Scorer):
-    """The score as it was stored, whatever the target."""
+    """The stored score, which does not depend on a target."""
 
     columns = ("gradfiltering",)
 
@@ -299,112 +272,33 @@ class StoredScore(Scorer):
         return rows.column("gradfiltering").to_numpy(zero_copy_only=False).astype(np.float32)
 
 
-def snr(early: np.ndarray, late: np.ndarray, judges: np.ndarray, noise: str) -> np.ndarray:
-    """The G-SNR of every row: relative drop of the gradient, over the noise between members.
-
-    Args:
-        early, late: gradient norms (N, M) at the two snapshots.
-        judges: (N, M) bool, the members that count; at least two a row.
-        noise: `normalised` (variance of the late norms over their squared mean) or `raw`.
-
-    Returns:
-        (N,) float64; NaN where a norm is not finite or the early gradient is zero.
-    """
-    count = judges.sum(1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.where(judges, values, 0.0).sum(1) / count
-
-    with np.errstate(all="ignore"):  # what is not finite is told by its reason
-        before, after = mean(early**2), mean(late**2)
-        drop = (before - after) / before
-        centre = mean(late)
-        variance = mean((late - centre[:, None]) ** 2) * count / (count - 1)
-        if noise == "normalised":
-            # All late gradients zero: they agree.
-            variance = np.where(centre > 0, variance / centre**2, variance)
-        quiet = variance + NOISE_FLOOR
-        # Dividing a negative drop would reward noise.
-        return np.where(drop > 0, drop / quiet, drop * quiet)
-
-
-def seen_gap(table: pa.Table) -> dict[str, float]:
-    """How far rows the ensemble was trained on are apart from others, from the stored columns.
-
-    Args:
-        table: with `gradfiltering_norms` and `gradfiltering_seen`.
-
-    Returns:
-        `rows_in_fit` and `rows_outside` (with norms); `seen_over_unseen`: the late gradient norm
-        of a row at members trained on it over that at the others, geometric mean over rows, 1
-        where nothing was memorised; `outside_over_unseen`: late norms of rows outside over those
-        of rows in the fit at members that did not see them, 1 where the ensemble suits both.
-        NaN where there are no such rows.
-    """
-    there = table.filter(table["gradfiltering_norms"].is_valid())
-    by_judges = _mean_logs(there["gradfiltering_norms"], late=True)
-    inside = _lengths(there["gradfiltering_seen"]) > 0
-    by_its_own = _mean_logs(there["gradfiltering_seen"].filter(inside), late=False)
-
-    def ratio(above: np.ndarray, below: np.ndarray) -> float:
-        if not len(above) or not len(below):
-            return float("nan")
-        return float(np.exp(above.mean() - below.mean()))
-
-    return {
-        "rows_in_fit": int(inside.sum()),
-        "rows_outside": int((~inside).sum()),
-        "seen_over_unseen": ratio(by_its_own, by_judges[inside]),
-        "outside_over_unseen": ratio(by_judges[~inside], by_judges[inside]),
-    }
-
-
-def _mean_logs(lists: pa.ChunkedArray, late: bool) -> np.ndarray:
-    """(n,) mean logarithm of each list, or of its second half."""
-    found = [np.empty(0)]
-    for chunk in lists.chunks:
-        lengths = _lengths(chunk)
-        row = np.repeat(np.arange(len(chunk)), lengths)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        taken = place >= lengths[row] / len(SNAPSHOTS) * late
-        with np.errstate(divide="ignore"):
-            logs = np.log(chunk.flatten().to_numpy().astype(np.float64))
-        counts = np.bincount(row[taken], minlength=len(chunk))
-        found.append(np.bincount(row[taken], logs[taken], len(chunk)) / counts)
-    return np.concatenate(found)
-
-
-def _lengths(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return pc.list_value_length(lists).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _in_fit(rows: Sequence[Encoded], setup: Setup) -> np.ndarray:
-    """(N,) float32: the half of the sample each row was in, NaN outside."""
-    halves = halves_of(setup.artifacts)
-    return np.array([halves.get(row.id, np.nan) for row in rows], dtype=np.float32)
-
-
-def _judges(rows: Sequence[Encoded], in_fit: np.ndarray, members: int, option: str) -> np.ndarray:
-    """(N, M) bool: for a row of the sample the members of the other half.
-
-    A row outside is judged by one half too, by its id: among scores from two and from four
-    members the extremes would all be those from two.
-    """
-    inside = ~np.isnan(in_fit)
-    by_id = np.array([int(row.id[-1], 16) % HALVES for row in rows], dtype=np.float32)
-    found = judges(np.where(inside, in_fit, by_id), members)
-    if option == "all":
-        found[~inside] = True
-    return found
-
-
 def _passes(members: int) -> list[Pass]:
-    """Every member's early snapshot, then every member's late one."""
+    """Return a pass for every member's early snapshot, then one for every late one."""
     return [
         Pass("row", adapter=snapshot_name(member, which))
         for which in SNAPSHOTS
         for member in range(members)
     ]
+
+
+def _in_fit(rows: Sequence[Encoded], setup: Setup) -> np.ndarray:
+    """Return (N,) float32: the half of the sample each row was in, NaN outside."""
+    halves = halves_of(setup.artifacts)
+    return np.array([halves.get(row.id, np.nan) for row in rows], dtype=np.float32)
+
+
+def _judges(rows: Sequence[Encoded], in_fit: np.ndarray, members: int, option: str) -> np.ndarray:
+    """Return (N, M) bool: for a row of the sample the members of the other half.
+
+    A row outside is judged by one half too, chosen by its id: of scores from two and from four
+    members, those from two would be all the extremes.
+    """
+    inside = ~np.isnan(in_fit)
+    by_id = np.array([int(row.id[-1], 16) % HALVES for row in rows], dtype=np.float32)
+    judging = judges(np.where(inside, in_fit, by_id), members)
+    if option == "all":
+        judging[~inside] = True
+    return judging
 
 
 def _check(options: Mapping[str, Any]) -> None:
@@ -426,7 +320,7 @@ def _check(options: Mapping[str, Any]) -> None:
 
 
 def _shared(info: BackboneInfo, model: str) -> bool:
-    """Whether a model is the store's backbone, but for the length rows are truncated to."""
+    """Return whether a model is the store's backbone, whatever length rows are truncated to."""
     own = _own(model).identity
     return {**own, "max_length": info.max_length} == info.identity
 
@@ -439,6 +333,85 @@ def _own(model: str) -> BackboneInfo:
 def _why(row: Encoded, norms: np.ndarray) -> str:
     wrong = "zero" if np.isfinite(norms).all() else "not finite"
     return why_no_loss(row) or f"the gradient is {wrong}"
+
+
+def snr(early: np.ndarray, late: np.ndarray, judges: np.ndarray, noise: str) -> np.ndarray:
+    """Return the G-SNR of every row: relative drop of the gradient over noise between members.
+
+    Args:
+        early, late: gradient norms (N, M) at the two snapshots.
+        judges: (N, M) bool, the members that count; at least two a row.
+        noise: `normalised` (variance of the late norms over their squared mean) or `raw`.
+
+    Returns:
+        (N,) float64; NaN where a norm is not finite or the early gradient is zero.
+    """
+    count = judges.sum(1)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.where(judges, values, 0.0).sum(1) / count
+
+    with np.errstate(all="ignore"):  # the reason says what is not finite
+        before, after = mean(early**2), mean(late**2)
+        drop = (before - after) / before
+        centre = mean(late)
+        variance = mean((late - centre[:, None]) ** 2) * count / (count - 1)
+        if noise == "normalised":
+            # All late gradients zero: they agree.
+            variance = np.where(centre > 0, variance / centre**2, variance)
+        quiet = variance + NOISE_FLOOR
+        # Dividing a negative drop would reward noise.
+        return np.where(drop > 0, drop / quiet, drop * quiet)
+
+
+def seen_gap(table: pa.Table) -> dict[str, float]:
+    """Return how rows the ensemble was trained on differ from others, from the stored columns.
+
+    Args:
+        table: with `gradfiltering_norms` and `gradfiltering_seen`.
+
+    Returns:
+        `rows_in_fit` and `rows_outside` (with norms); `seen_over_unseen`: the late gradient norm
+        of a row at members trained on it over that at the others, geometric mean over rows, 1
+        where nothing was memorised; `outside_over_unseen`: late norms of rows outside over those
+        of rows in the fit at members that did not see them, 1 where the ensemble suits both.
+        NaN where there are no such rows.
+    """
+    present = table.filter(table["gradfiltering_norms"].is_valid())
+    by_judges = _mean_logs(present["gradfiltering_norms"], late=True)
+    inside = _lengths(present["gradfiltering_seen"]) > 0
+    by_its_own = _mean_logs(present["gradfiltering_seen"].filter(inside), late=False)
+
+    def ratio(above: np.ndarray, below: np.ndarray) -> float:
+        if not len(above) or not len(below):
+            return float("nan")
+        return float(np.exp(above.mean() - below.mean()))
+
+    return {
+        "rows_in_fit": int(inside.sum()),
+        "rows_outside": int((~inside).sum()),
+        "seen_over_unseen": ratio(by_its_own, by_judges[inside]),
+        "outside_over_unseen": ratio(by_judges[~inside], by_judges[inside]),
+    }
+
+
+def _mean_logs(lists: pa.ChunkedArray, late: bool) -> np.ndarray:
+    """Return (n,) mean logarithm of each list, or of its second half."""
+    means = [np.empty(0)]
+    for chunk in lists.chunks:
+        lengths = _lengths(chunk)
+        row = np.repeat(np.arange(len(chunk)), lengths)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        taken = place >= lengths[row] / len(SNAPSHOTS) * late
+        with np.errstate(divide="ignore"):
+            logs = np.log(chunk.flatten().to_numpy().astype(np.float64))
+        counts = np.bincount(row[taken], minlength=len(chunk))
+        means.append(np.bincount(row[taken], logs[taken], len(chunk)) / counts)
+    return np.concatenate(means)
+
+
+def _lengths(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    return pc.list_value_length(lists).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 representation = GradFiltering()
