@@ -113,7 +113,7 @@ def test_killed_between_outputs_it_goes_on(create, tmp_path, monkeypatch):
     monkeypatch.setattr(Centre, "stop_after", None)
     told = Told()
     database.fit(file, progress=told)
-    assert any("centre/1 is there already" in sentence for sentence in told.said)
+    assert any("centre/1 exists already" in sentence for sentence in told.said)
     kept = dict(zip(first["key"].to_pylist(), first["bytes"].to_pylist(), strict=True))
     after = database.store.dataset("artifacts").to_table(columns=["key", "bytes"]).to_pylist()
     assert kept.items() <= {row["key"]: row["bytes"] for row in after}.items()
