@@ -38,11 +38,11 @@ def create_store(
 ) -> tuple[Store, tuple[str, ...]]:
     """Create an empty store whose rows get `features`, made by `backbone`.
 
-    dtype `auto` is resolved here, so that the store says what made its features. Features that
-    must be fitted first are remembered and declared once that is done (`pending`).
+    dtype `auto` is resolved here, so that the store records what made its features. Features that
+    must be fitted first are declared once that is done (`pending`).
 
     Returns:
-        The store, and sentences about the backbone that its user should read.
+        The store, and notices about the backbone for its user.
 
     Raises:
         BackboneError: the backbone cannot be found or is no causal language model.
@@ -53,15 +53,15 @@ def create_store(
     resolved = resolve(backbone)
     info = describe(resolved)
     recipes: list[Recipe] = []
-    wanted = parse_specs(features)
-    for spec in wanted:
+    specs = parse_specs(features)
+    for spec in specs:
         if not get(spec.representation).fits(info, spec.options):
             recipes.append(recipe_for(spec, info, {}, {}, recipes))
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
-    # The device is found again wherever the store is opened; everything else is settled.
+    # The device is chosen anew wherever the store is opened; everything else is fixed.
     settled = replace(resolved, device=backbone.device)
     # Written out: a later version may mean something else by a preset.
-    config = {"backbone": settled.as_dict(), "features": ",".join(map(str, wanted))}
+    config = {"backbone": settled.as_dict(), "features": ",".join(map(str, specs))}
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         catalog.put_recipe(store, recipe)
@@ -69,16 +69,16 @@ def create_store(
 
 
 def pending(store: Store) -> list[FeatureSpec]:
-    """Features the store was asked for and cannot make yet, because nothing was fitted for them.
+    """Return the configured features that have no recipe yet, because their fits did not run.
 
-    One that another version of its representation made does not wait: who would make rows of it
-    is told to drop it first.
+    A feature made by another version of its representation is not among them: making new rows of
+    it is an error that says to drop it first.
     """
     recipes = recipes_of(store)
     return [
-        each
-        for each in _configured(store)
-        if not any(each.matches(recipe) or _is_older(each, recipe) for recipe in recipes)
+        spec
+        for spec in _configured(store)
+        if not any(spec.matches(recipe) or _is_older(spec, recipe) for recipe in recipes)
     ]
 
 
@@ -88,7 +88,7 @@ def _is_older(spec: FeatureSpec, recipe: Recipe) -> bool:
 
 
 def _configured(store: Store) -> list[FeatureSpec]:
-    """What the store was asked for; nothing once its last feature was dropped."""
+    """Return the features the store was configured with; none once its last one was dropped."""
     text = read_config(store.place)["features"]  # another process may have dropped one since
     return parse_specs(text) if text else []
 
@@ -124,32 +124,32 @@ def list_features(store: Store) -> list[dict[str, Any]]:
 
 
 def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
-    """Remove a feature, or stop waiting for one that is not fitted yet (which gives None).
+    """Remove a feature; return its recipe, or None for one that was not fitted yet.
 
     Raises: as `store.features.drop`.
     """
-    waiting = [each for each in pending(store) if name in (each.representation, str(each))]
+    waiting = [spec for spec in pending(store) if name in (spec.representation, str(spec))]
     if waiting and name not in droppable(store):
-        gone, recipe = waiting, None
+        dropped, recipe = waiting, None
     else:
         recipe = drop(store, name, force)
-        gone = [each for each in _configured(store) if each.matches(recipe)]
-    kept = ",".join(str(spec) for spec in _configured(store) if spec not in gone)
+        dropped = [spec for spec in _configured(store) if spec.matches(recipe)]
+    kept = ",".join(str(spec) for spec in _configured(store) if spec not in dropped)
     store.configure(features=kept)
     return recipe
 
 
 def recipes_of(store: Store) -> list[Recipe]:
-    """The recipes of a store, each once."""
+    """Return the recipes of a store, each once."""
     return list({recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}.values())
 
 
-def asked_for(store: Store, features: str) -> list[Recipe | FeatureSpec]:
-    """What `features` names: recipes that the store has, and features that it lacks.
+def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
+    """Resolve a list of names to recipes that the store has, and features that it lacks.
 
-    A name may be that of a feature of the store (`losses__1a2b3c4d`), or a representation with
-    options as `init` takes them, or a preset. Without any name: every feature of the store, and
-    those that wait to be fitted.
+    A name is that of a feature of the store (`losses__1a2b3c4d`), a representation with options as
+    `init` takes them, or a preset. Without any name, return every feature of the store, and those
+    that are not fitted yet.
 
     Raises:
         UsageError: an unknown feature or option, or no name and no feature.
@@ -158,18 +158,22 @@ def asked_for(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     present = features_of(store)
     config = BackboneConfig(**store.config["backbone"])
     check_backbone(store.uri, config, list(present.values()))
-    asked: dict[str, Recipe | FeatureSpec] = {}
+    resolved: dict[str, Recipe | FeatureSpec] = {}
     if not features.strip(" ,"):
-        asked |= present | {str(each): each for each in pending(store)}
+        resolved |= present | {str(spec): spec for spec in pending(store)}
     for entry in expanded(features):
-        for each in [present[entry]] if entry in present else parse_specs(entry):
-            if isinstance(each, FeatureSpec):
-                made = [recipe for recipe in present.values() if each.matches(recipe)]
-                each = made[-1] if made else each
-            asked[each.feature if isinstance(each, Recipe) else str(each)] = each
-    if not asked:
+        if entry in present:
+            resolved[present[entry].feature] = present[entry]
+            continue
+        for spec in parse_specs(entry):
+            recipes = [recipe for recipe in present.values() if spec.matches(recipe)]
+            if recipes:
+                resolved[recipes[-1].feature] = recipes[-1]
+            else:
+                resolved[str(spec)] = spec
+    if not resolved:
         raise UsageError(f"{store.uri} has no features: name some of {', '.join(names())}")
-    return list(asked.values())
+    return list(resolved.values())
 
 
 def load_featurizer(store: Store) -> Featurizer:
@@ -192,7 +196,7 @@ def load_backbone(store: Store) -> Backbone:
 
 
 def featurizer_for(store: Store, backbone: Backbone, recipes: Sequence[Recipe]) -> Featurizer:
-    """A featurizer of some of a store's recipes, with what was fitted for them."""
+    """Return a featurizer of some of a store's recipes, with the artifacts they need."""
     from .featurizer import Featurizer
 
     artifacts = {

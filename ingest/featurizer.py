@@ -1,12 +1,12 @@
 """From conversations to feature columns: encode, batch, one pass for all recipes, reduce.
 
-Recipes that ask for the same pass (what the model is shown, and the adapter it wears) share it.
+Recipes that need the same pass (the same view of the rows and the same adapter) share it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -33,14 +33,13 @@ if TYPE_CHECKING:
     from .models.backbone import Backbone
 
 
-"""Fits the caches: on two Zen 4 cores 8192 tokens are a quarter slower, half of it padding."""
 FULL_LOGIT_ELEMENTS = 1 << 28
 """Logits of a batch (1 GB in float32) where the model's head cannot be applied to slices."""
 GIVE_BACK_SECONDS = 60.0
-"""About a commit. Giving back half a GB takes 0.02 s, touching it again 0.2 s."""
+"""About the time of a commit. Freeing half a GB takes 0.02 s, touching it again 0.2 s."""
 
 PassKey = tuple[str, str]
-"""A run of the model: what it is shown, and the digest of the adapter it wears ("" for none)."""
+"""A run of the model: its view of the rows, and the digest of its adapter ("" for none)."""
 
 COUNTS = [
     pa.field("tokens", pa.int32()),
@@ -62,42 +61,41 @@ class Features:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """A recipe to be made, with what its representation works with."""
+class _Task:
+    """A recipe whose columns are made, with its representation and what that needs."""
 
     recipe: Recipe
     representation: Representation
     setup: Setup
 
     def passes(self) -> dict[PassKey, tuple[Pass, PassInputs]]:
-        """What it needs, by the view and the digest of the adapter worn: what can be shared."""
+        """Return its passes by what must agree for a pass to be shared."""
         return {
-            (each.view, self.recipe.artifacts.get(each.adapter, "")): (each, needs)
-            for each, needs in self.representation.passes(self.setup).items()
+            (model_pass.view, self.recipe.artifacts.get(model_pass.adapter, "")): (
+                model_pass,
+                inputs,
+            )
+            for model_pass, inputs in self.representation.passes(self.setup).items()
         }
 
 
-_Asked = tuple[_Work, Pass, PassInputs]
-"""Who asks for a pass, under which name, and what of it."""
-
-
 @dataclass(frozen=True)
-class _Run:
-    """A run of the model.
+class _SharedPass:
+    """A run of the model for all tasks that need it.
 
     Attributes:
-        asked: work's place -> who asks for it.
-        rows: as it shows them.
-        chosen: numbers of those that it is made over.
+        users: index of a task -> the task, the pass by its own name, and what it takes from it.
+        rows: the tokens that the model is shown of every row.
+        chosen: (n,) int64, indices of the rows that any user reads.
     """
 
     key: PassKey
-    asked: Mapping[int, _Asked]
+    users: Mapping[int, tuple[_Task, Pass, PassInputs]]
     rows: Sequence[Encoded]
     chosen: np.ndarray
 
     def tokens(self) -> int:
-        """That it sees."""
+        """Return the number of tokens that the model is shown."""
         return sum(len(self.rows[index]) for index in self.chosen)
 
 
@@ -110,8 +108,8 @@ class Featurizer:
         artifacts: everything the recipes depend on, by digest.
 
     Attributes:
-        seconds: wall time so far, by run of the model, and by fingerprint for what a recipe's
-            representation does by itself.
+        seconds: wall time so far, by pass, and by a recipe's fingerprint for what its
+            representation computes after the passes.
 
     Raises:
         FingerprintError: a recipe was made for another backbone, or by another version of its
@@ -131,16 +129,19 @@ class Featurizer:
         self.artifacts = dict(artifacts or {})
         self.seconds: dict[PassKey | str, float] = {}
         self._gave_back = time.monotonic()
-        self._works = [self._work(recipe) for recipe in recipes]
-        for work in self._works:
-            _require_version(work)
-            _require_backbone(work, backbone)
+        self._tasks = [
+            _Task(recipe, registry.get(recipe.representation), self.setup(recipe))
+            for recipe in recipes
+        ]
+        for task in self._tasks:
+            _require_version(task)
+            _require_backbone(task, backbone)
         if tokens_per_batch is None:
             cpu = backbone.device.type == "cpu"
             tokens_per_batch = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
         if not backbone.plain_head:
-            fitting = FULL_LOGIT_ELEMENTS // backbone.info.vocabulary
-            tokens_per_batch = max(1, min(tokens_per_batch, fitting))
+            most = FULL_LOGIT_ELEMENTS // backbone.info.vocabulary
+            tokens_per_batch = max(1, min(tokens_per_batch, most))
         self.tokens_per_batch = tokens_per_batch
 
     def featurize(
@@ -149,22 +150,25 @@ class Featurizer:
         on_batch: Callable[[int, int], None] | None = None,
         of: Side = "pool",
     ) -> pa.Table:
-        """Token counts and feature columns, one row per instruction, in the same order.
+        """Return token counts and feature columns, one row per instruction, in the same order.
 
         Columns: tokens, prompt_tokens, response_tokens, truncated (null where the template
-        refuses the conversation), then each recipe's. `on_batch(rows, tokens)` is called after
-        batches with what is done since then: of a pass among several, its part of every row. `of`
-        says whether they are candidates or a target's examples.
+        refuses the conversation), then each recipe's.
+
+        Args:
+            on_batch: called after batches with the rows and tokens done since the last call; a
+                pass of several counts as its share of every row.
+            of: whether they are candidates or a target's examples.
         """
-        made = self.table(self.compute(instructions, on_batch, of))
+        table = self.table(self.compute(instructions, on_batch, of))
         if time.monotonic() - self._gave_back >= GIVE_BACK_SECONDS:
             give_back_freed()
             self._gave_back = time.monotonic()
-        return made
+        return table
 
     def table(self, features: Features) -> pa.Table:
-        """Computed features as they are stored."""
-        rows = [None if isinstance(each, RowRefusedError) else each for each in features.encoded]
+        """Return computed features as they are stored."""
+        rows = [row if isinstance(row, Encoded) else None for row in features.encoded]
         counts = [
             [None if row is None else value(row) for row in rows]
             for value in (
@@ -175,7 +179,7 @@ class Featurizer:
             )
         ]
         fields = [field for recipe in self.recipes for field in self.fields(recipe)]
-        arrays = [pa.array(each, field.type) for each, field in zip(counts, COUNTS, strict=True)]
+        arrays = [pa.array(own, field.type) for own, field in zip(counts, COUNTS, strict=True)]
         arrays += [to_arrow(features.columns[field.name], field.type) for field in fields]
         return pa.Table.from_arrays(arrays, schema=pa.schema([*COUNTS, *fields]))
 
@@ -185,7 +189,7 @@ class Featurizer:
         on_batch: Callable[[int, int], None] | None = None,
         of: Side = "pool",
     ) -> Features:
-        """The same as arrays before storage precision."""
+        """Return the same as arrays before storage precision."""
         return self.compute_encoded(
             self.backbone.encode_all(instructions), instructions, on_batch, of
         )
@@ -197,73 +201,71 @@ class Featurizer:
         on_batch: Callable[[int, int], None] | None = None,
         of: Side = "pool",
     ) -> Features:
-        """The same of rows whose tokens are known."""
-        usable = [index for index, each in enumerate(encoded) if isinstance(each, Encoded)]
-        rows = [row for row in encoded if isinstance(row, Encoded)]
-        given = [instructions[index] for index in usable]
+        """Return the same for rows whose tokens are known."""
+        usable = {index: row for index, row in enumerate(encoded) if isinstance(row, Encoded)}
+        rows, places = list(usable.values()), list(usable)
+        given = [instructions[index] for index in places]
         device = str(self.backbone.device)
-        works = [
-            replace(work, setup=replace(work.setup, side=of, device=device)) for work in self._works
+        tasks = [
+            replace(task, setup=replace(task.setup, side=of, device=device)) for task in self._tasks
         ]
         columns: dict[str, np.ndarray] = {}
-        features = self._features_of(works, rows, given, on_batch) if rows else self._no_features()
-        for recipe, made in zip(self.recipes, features, strict=True):
+        features = self._features_of(tasks, rows, given, on_batch) if rows else self._no_features()
+        for recipe, own in zip(self.recipes, features, strict=True):
             renamed = registry.columns_of(recipe)
-            for name, values in made.items():
-                columns[renamed[name]] = spread(values, usable, len(encoded))
+            for name, values in own.items():
+                columns[renamed[name]] = spread(values, places, len(encoded))
             reason = columns[renamed[f"{recipe.representation}_reason"]]
-            for index, each in enumerate(encoded):
-                if isinstance(each, RowRefusedError):
-                    reason[index] = str(each)
+            for index, row in enumerate(encoded):
+                if isinstance(row, RowRefusedError):
+                    reason[index] = str(row)
         return Features(encoded, columns)
 
     def passes(self) -> dict[PassKey, list[tuple[Recipe, PassInputs]]]:
-        """Every run of the model over the pool, in order, with the recipes that share it."""
-        found: dict[PassKey, list[tuple[Recipe, PassInputs]]] = {}
-        for work in self._works:
-            for key, (_, needs) in work.passes().items():
-                found.setdefault(key, []).append((work.recipe, needs))
-        return found
+        """Return every run of the model over the pool, in order, with the recipes sharing it."""
+        runs: dict[PassKey, list[tuple[Recipe, PassInputs]]] = {}
+        for task in self._tasks:
+            for key, (_, inputs) in task.passes().items():
+                runs.setdefault(key, []).append((task.recipe, inputs))
+        return runs
 
     def fields(self, recipe: Recipe) -> list[pa.Field]:
-        """The stored fields of one of the recipes."""
+        """Return the stored fields of one of the recipes."""
         return registry.fields_of(recipe, self.backbone.info, self._artifacts_of(recipe))
 
     def setup(self, recipe: Recipe, of: Side = "pool") -> Setup:
-        """What the representation of one of the recipes works with."""
+        """Return what the representation of one of the recipes works with."""
         return registry.setup_of(recipe, self.backbone.info, self._artifacts_of(recipe), of)
 
     def _artifacts_of(self, recipe: Recipe) -> dict[str, Artifact]:
         return {name: self.artifacts[content] for name, content in recipe.artifacts.items()}
 
-    def _work(self, recipe: Recipe) -> _Work:
-        return _Work(recipe, registry.get(recipe.representation), self.setup(recipe))
-
     def _features_of(
         self,
-        works: Sequence[_Work],
+        tasks: Sequence[_Task],
         rows: Sequence[Encoded],
         instructions: Sequence[Instruction],
         on_batch: Callable[[int, int], None] | None,
     ) -> list[dict[str, np.ndarray]]:
-        passed: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in works]
-        runs = _runs(works, rows)
-        work = sum(run.tokens() for run in runs)
-        telling = BatchProgress(on_batch, len(rows), sum(map(len, rows)), work)
+        """Return each task's columns over rows with tokens."""
+        passed: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in tasks]
+        runs = _shared_passes(tasks, rows)
+        tokens = sum(run.tokens() for run in runs)
+        progress = BatchProgress(on_batch, len(rows), sum(map(len, rows)), tokens)
         for run in runs:
             with self._timed(run.key):
-                for place, columns in self._columns(run, telling).items():
-                    passed[place][run.asked[place][1]] = columns
-        made: list[dict[str, np.ndarray]] = []
-        for work, views in zip(works, passed, strict=True):
-            with self._timed(work.recipe.fingerprint):
-                made.append(
-                    work.representation.compute(instructions, work.setup)
-                    or _on_own_backbone(work, instructions)
-                    or work.representation.finish(rows, views, work.setup)
+                for index, columns in self._columns(run, progress).items():
+                    passed[index][run.users[index][1]] = columns
+        features: list[dict[str, np.ndarray]] = []
+        for task, own in zip(tasks, passed, strict=True):
+            with self._timed(task.recipe.fingerprint):
+                features.append(
+                    task.representation.compute(instructions, task.setup)
+                    or _on_own_backbone(task, instructions)
+                    or task.representation.finish(rows, own, task.setup)
                 )
-        telling.done()
-        return made
+        progress.done()
+        return features
 
     @contextmanager
     def _timed(self, what: PassKey | str) -> Iterator[None]:
@@ -272,7 +274,7 @@ class Featurizer:
         self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - begun
 
     def _no_features(self) -> list[dict[str, np.ndarray]]:
-        """The columns of each recipe over no row at all."""
+        """Return the columns of each recipe over no rows."""
         return [
             {
                 name: no_rows(field.type)
@@ -283,39 +285,43 @@ class Featurizer:
             for recipe in self.recipes
         ]
 
-    def _columns(self, run: _Run, telling: BatchProgress) -> dict[int, dict[str, np.ndarray]]:
-        """Work's place -> its reducers' columns over all rows, from a pass over the chosen ones."""
+    def _columns(
+        self, run: _SharedPass, progress: BatchProgress
+    ) -> dict[int, dict[str, np.ndarray]]:
+        """Run the model; return index of a user -> its reducers' columns over all rows."""
         from .models.batches import batches_of
         from .passes.forward import run_pass
 
         adapter = self.artifacts[run.key[1]] if run.key[1] else None
         order: list[int] = []
-        parts: dict[int, list[Mapping[str, np.ndarray]]] = {place: [] for place in run.asked}
-        read = [run.rows[index] for index in run.chosen]
-        for members, batch in batches_of(self.backbone, read, self.tokens_per_batch, self.padding):
+        parts: dict[int, list[Mapping[str, np.ndarray]]] = {index: [] for index in run.users}
+        chosen = [run.rows[index] for index in run.chosen]
+        for members, batch in batches_of(
+            self.backbone, chosen, self.tokens_per_batch, self.padding
+        ):
             readers = {
-                place: (needs, work.representation.reducer(each, batch, work.setup))
-                for place, (work, each, needs) in run.asked.items()
+                index: (inputs, task.representation.reducer(model_pass, batch, task.setup))
+                for index, (task, model_pass, inputs) in run.users.items()
             }
             run_pass(self.backbone, batch, list(readers.values()), adapter)
-            for place, (_, reducer) in readers.items():
-                parts[place].append(reducer.columns())
+            for index, (_, reducer) in readers.items():
+                parts[index].append(reducer.columns())
             order += members
-            telling.saw(sum(map(len, batch.rows)))
+            progress.saw(sum(map(len, batch.rows)))
         places = run.chosen[order]
-        return {place: joined(each, places, len(run.rows)) for place, each in parts.items()}
+        return {index: joined(own, places, len(run.rows)) for index, own in parts.items()}
 
 
 def _on_own_backbone(
-    work: _Work, instructions: Sequence[Instruction]
+    task: _Task, instructions: Sequence[Instruction]
 ) -> dict[str, np.ndarray] | None:
-    """The columns of a representation that brings a backbone, by a featurizer of that."""
-    representation, setup = work.representation, work.setup
+    """Return the columns of a representation with its own backbone, None for any other."""
+    representation, setup = task.representation, task.setup
     backbone = representation.own_backbone(setup)
     if backbone is None:
         return None
     recipe = replace(
-        work.recipe,
+        task.recipe,
         backbone=backbone.info.identity,
         columns=tuple(field.name for field in representation.fields(setup)),
         artifacts={name: name for name in setup.artifacts},
@@ -324,36 +330,25 @@ def _on_own_backbone(
     return featurizer.compute(instructions, of=setup.side).columns
 
 
-def _runs(works: Sequence[_Work], rows: Sequence[Encoded]) -> list[_Run]:
-    """Every run of the model over these rows, in order."""
+def _shared_passes(tasks: Sequence[_Task], rows: Sequence[Encoded]) -> list[_SharedPass]:
+    """Return every run of the model over these rows, in order."""
     alone = [response_alone(row) if row.response_tokens else row for row in rows]
+    users: dict[PassKey, dict[int, tuple[_Task, Pass, PassInputs]]] = {}
+    for index, task in enumerate(tasks):
+        for key, (model_pass, inputs) in task.passes().items():
+            users.setdefault(key, {})[index] = task, model_pass, inputs
     runs = []
-    for key in dict.fromkeys(key for work in works for key in work.passes()):
-        asked, shown = _asked(key, works), alone if key[0] == "alone" else rows
-        runs.append(_Run(key, asked, shown, _chosen(asked.values(), shown)))
+    for key, sharing in users.items():
+        shown = alone if key[0] == "alone" else rows
+        read = np.zeros(len(rows), dtype=bool)
+        for task, model_pass, _ in sharing.values():
+            read |= task.representation.reads(model_pass, shown, task.setup)
+        runs.append(_SharedPass(key, sharing, shown, np.flatnonzero(read)))
     return runs
 
 
-def _asked(key: PassKey, works: Sequence[_Work]) -> dict[int, _Asked]:
-    """Work's place -> itself, the pass as it names it and its needs, for all that share a pass."""
-    return {
-        place: (work, *passes[key])
-        for place, work in enumerate(works)
-        for passes in [work.passes()]
-        if key in passes
-    }
-
-
-def _chosen(askeds: Iterable[_Asked], rows: Sequence[Encoded]) -> np.ndarray:
-    """(n,) int64: the rows that anybody wants to see of a pass."""
-    wanted = np.zeros(len(rows), dtype=bool)
-    for work, each, _ in askeds:
-        wanted |= work.representation.reads(each, rows, work.setup)
-    return np.flatnonzero(wanted)
-
-
-def _require_version(work: _Work) -> None:
-    recipe, version = work.recipe, work.representation.version
+def _require_version(task: _Task) -> None:
+    recipe, version = task.recipe, task.representation.version
     if recipe.version != version:
         raise FingerprintError(
             f"{recipe.feature} was made by version {recipe.version} of {recipe.representation}, "
@@ -362,9 +357,9 @@ def _require_version(work: _Work) -> None:
         )
 
 
-def _require_backbone(work: _Work, backbone: Backbone) -> None:
-    recipe = work.recipe
-    identity = work.representation.identity(backbone.info, recipe.options)
+def _require_backbone(task: _Task, backbone: Backbone) -> None:
+    recipe = task.recipe
+    identity = task.representation.identity(backbone.info, recipe.options)
     if recipe.backbone != identity:
         ours = Recipe("", 0, {}, identity)
         raise FingerprintError(

@@ -1,9 +1,10 @@
-"""What making features will cost, before anything runs: bytes, passes, fits, and an estimated time.
+"""Estimate what making features will cost: bytes, passes, fits and time.
 
-Widths are known from the columns' types. What differs from row to row, and the time of every pass,
-is measured on a few dozen rows of the source. What is not fitted yet is fitted on fewer rows still,
-in memory, for the widths it decides; its time is estimated from the measured rate of a forward (of
-a training step) and the rows of the sample it will get.
+Most widths follow from the columns' types. Values of unequal length and the time of every pass are
+measured on a few dozen rows of the source. A missing fit is tried in memory on a few of those rows,
+because widths may depend on its result; its time is not extrapolated from the trial, but computed
+as the forwards it needs on its whole sample times the measured time of a forward (for training
+steps: times the time of a step in the trial). Fits that share a pass pay for it once.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlannedColumn:
-    """A column of the pool; `bytes_per_row` is `measured` on the trial or known from the type."""
+    """A column of the pool; `bytes_per_row` is `measured`, or follows from the type."""
 
     column: str
     feature: str
@@ -53,7 +54,7 @@ class PlannedColumn:
 
 @dataclass(frozen=True)
 class PlannedPass:
-    """A run of the model, or what a representation does by itself, and what it takes."""
+    """The time of one run of the model, or of what a representation computes by itself."""
 
     what: str
     features: list[str]
@@ -63,7 +64,7 @@ class PlannedPass:
 
 @dataclass(frozen=True)
 class PlannedFit:
-    """Something to learn first; its time is estimated from the rows it will read."""
+    """A fit that runs first, on a sample of `rows` rows; `bytes` of its artifacts."""
 
     fit: str
     rows: int
@@ -77,10 +78,10 @@ class Plan:
     """The cost of some features over some files.
 
     Attributes:
-        records: in the files; `exact` when they were counted, else told from `read` of them.
-        rows: those the pool lacks: what is featurized and stored.
+        records: in the files; counted if `exact`, else extrapolated from the first `read`.
+        rows: records that the pool lacks: those that are featurized and stored.
         tokens_per_row, trial_rows: of the trial.
-        notes: what is not in the figures.
+        notes: what the figures leave out.
     """
 
     features: list[str]
@@ -97,27 +98,27 @@ class Plan:
 
     @property
     def bytes_per_row(self) -> float:
-        """Of all columns together, as they lie in memory."""
+        """Bytes of all columns together, as in memory."""
         return sum(column.bytes_per_row for column in self.columns)
 
     @property
     def gigabytes(self) -> float:
-        """What the rows add to the store, before the encodings of Lance."""
+        """What rows and artifacts add to the store, before the encodings of Lance."""
         return (self.bytes_per_row * self.rows + sum(fit.bytes for fit in self.fits)) / 1e9
 
     @property
     def seconds(self) -> float:
-        """Fits and passes, on this machine."""
+        """Time of fits and passes on this machine."""
         return sum(each.seconds for each in (*self.fits, *self.passes))
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as JSON values."""
+        """Return the plan as JSON values."""
         totals = ("bytes_per_row", "gigabytes", "seconds")
         return {**asdict(self), **{name: getattr(self, name) for name in totals}}
 
 
 COUNTED_RECORDS = 50_000
-"""Records read at the most, shared by the files: some seconds."""
+"""The most records read, divided among the files: some seconds."""
 LEAST_PER_FILE = 5_000
 SEED = 0
 
@@ -127,10 +128,10 @@ class RecordCounts:
     """How many records some files hold, and the rows drawn from them.
 
     Attributes:
-        records: of all files; exact when all were read to their end.
-        new: distinct ones the pool does not have yet.
-        read: how many records were really read.
-        exact: whether the files were read to their end.
+        records: of all files.
+        new: distinct ones that the pool lacks.
+        read: how many records were read.
+        exact: whether all files were read to their end; otherwise the counts are estimates.
         drawn: some of the new ones, at random among those read.
     """
 
@@ -144,13 +145,12 @@ class RecordCounts:
 def count_records(source_list: SourceList, known: GrowingIdSet, rows: int) -> RecordCounts:
     """How many records some files hold, and rows drawn from those the pool lacks.
 
-    A file of more than its share of 50,000 records is read so far and no further; the number of
-    its records is estimated from its bytes. Sources without a size (standard input) are read to
-    their end.
+    Of each file its share of 50,000 records is read; the rest is estimated from its bytes. Sources
+    without a size (standard input) are read to their end.
     """
     share = max(LEAST_PER_FILE, COUNTED_RECORDS // max(1, len(source_list.entries)))
     drawing: Reservoir[Record] = Reservoir(SEED, lambda total: rows)
-    met = GrowingIdSet()
+    seen = GrowingIdSet()
     read, records = 0, 0.0
     exact = True
     for source in source_list.sources():
@@ -158,14 +158,14 @@ def count_records(source_list: SourceList, known: GrowingIdSet, rows: int) -> Re
         own = 0
         while block := list(islice(items, BLOCK_ROWS)):
             own += len(block)
-            found = {each.instruction.id: each for each in block if isinstance(each, Record)}
-            ids = list(found)
-            old = known.contains(ids) | met.contains(ids)
-            new = [row_id for row_id, there in zip(ids, old, strict=True) if not there]
+            by_id = {item.instruction.id: item for item in block if isinstance(item, Record)}
+            ids = list(by_id)
+            old = known.contains(ids) | seen.contains(ids)
+            new = [row_id for row_id, is_old in zip(ids, old, strict=True) if not is_old]
             if new:
-                met.add(new)
+                seen.add(new)
             for row_id in new:
-                drawing.offer(row_id, found[row_id])
+                drawing.offer(row_id, by_id[row_id])
         read += own
         if source.size is None or own < share:
             records += own
@@ -184,10 +184,10 @@ FIT_SECONDS = 10.0
 LEAST_ROWS = 16
 FORWARDS_OF_FEATURES = 4
 FORWARDS_OF_FITS = 16
-"""How much more than a bare forward is expected; only to choose how many rows a trial takes."""
+"""Expected cost in bare forwards; only decides how many rows a trial takes."""
 
 KEYS = {"id": 32, "corpus": 8, "added_at": 8, "run": 32}
-"""Bytes of the columns of `pool` that are no text of the row; corpus and run are repeated."""
+"""Bytes of the columns of `pool` that are no text of the row; corpus and run repeat."""
 
 
 def plan(
@@ -197,15 +197,15 @@ def plan(
     features: str | None = None,
     progress: Progress | None = None,
 ) -> Plan:
-    """Tell what ingesting files would cost; the store stays as it is.
+    """Estimate what ingesting files would cost; the store is not changed.
 
     Args:
-        features: others than the store's own, as `init` takes them.
+        features: to plan instead of the store's own, as `init` takes them.
 
     Raises:
         UsageError: an unknown feature, or no record of the files can be used.
     """
-    said = progress or Silence()
+    progress = progress or Silence()
     info = describe(BackboneConfig(**store.config["backbone"]))
     counted = count_records(source_list, store.known_ids(), TRIAL_ROWS)
     notes: list[str] = []
@@ -214,47 +214,48 @@ def plan(
             f"nothing to plan: none of the {counted.read:,} records read is new to the pool"
         )
     loaded = backbone()
-    said.say(
+    progress.say(
         f"{count_of(counted.records, 'record')}; measuring on {count_of(len(counted.drawn), 'row')}"
     )
     per_row = _bare_forward(loaded, counted.drawn)
-    wanted = parse_specs(features) if features else pending(store)
-    mine = [] if features else recipes_of(store)
+    specs = parse_specs(features) if features else pending(store)
+    present = [] if features else recipes_of(store)
     artifacts = {
-        content: artifact
-        for recipe in mine
+        recipe.artifacts[name]: artifact
+        for recipe in present
         for name, artifact in artifacts_of(store, recipe).items()
-        for content in [recipe.artifacts[name]]
     }
-    fits, recipes = _fitted(store, wanted, info, counted, loaded, per_row, said, artifacts, notes)
+    fits, recipes = _try_fits(
+        store, specs, info, counted, loaded, per_row, progress, artifacts, notes
+    )
     rows = _rows_within(TRIAL_SECONDS, FORWARDS_OF_FEATURES * per_row, counted.drawn)
-    tried = _try([*mine, *recipes], loaded, artifacts, rows, counted.new)
+    trial = _try_features([*present, *recipes], loaded, artifacts, rows, counted.new)
     return Plan(
-        features=[*(each.feature for each in mine), *map(str, wanted)],
+        features=[*(recipe.feature for recipe in present), *map(str, specs)],
         records=counted.records,
         rows=counted.new,
         read=counted.read,
         exact=counted.exact,
         trial_rows=len(rows),
-        tokens_per_row=tried.tokens_per_row,
-        columns=[*_texts(counted.drawn), *tried.columns],
-        passes=tried.passes,
+        tokens_per_row=trial.tokens_per_row,
+        columns=[*_texts(counted.drawn), *trial.columns],
+        passes=trial.passes,
         fits=fits,
         notes=notes,
     )
 
 
 def _bare_forward(backbone: Backbone, drawn: Sequence[Record]) -> float:
-    """Seconds of a row in a plain forward, from as many rows as take a second."""
+    """Return the seconds of a row in a plain forward, from as many rows as take a second."""
     from .featurizer import Featurizer
     from .representations.registry import parse_features
 
     bare = Featurizer(backbone, parse_features("rds", backbone.info))
-    bare.featurize([each.instruction for each in drawn[:2]])  # what is slow only once
+    bare.featurize([record.instruction for record in drawn[:2]])  # warms up
     for rows in (LEAST_ROWS, TRIAL_ROWS):
         begun = time.perf_counter()
         part = drawn[:rows]
-        bare.featurize([each.instruction for each in part])
+        bare.featurize([record.instruction for record in part])
         seconds = time.perf_counter() - begun
         if seconds > 1.0:
             break
@@ -265,7 +266,7 @@ def _rows_within(seconds: float, per_row: float, drawn: Sequence[Record]) -> Seq
     return drawn[: max(LEAST_ROWS, int(seconds / per_row))]
 
 
-def _fitted(
+def _try_fits(
     store: Store,
     specs: Sequence[FeatureSpec],
     info: BackboneInfo,
@@ -276,17 +277,20 @@ def _fitted(
     artifacts: dict[str, Artifact],
     notes: list[str],
 ) -> tuple[list[PlannedFit], list[Recipe]]:
-    """Fits run in memory, and the recipes that come of them; `artifacts` and `notes` grow."""
+    """Run missing fits in memory; return their plans and the recipes they lead to.
+
+    Adds to `artifacts` and `notes`.
+    """
     cache = MemoryCache(StoreCache(store))
     rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
     instructions = [row.instruction for row in rows]
-    sample = Sample([each.id for each in instructions], instructions, len(instructions))
+    sample = Sample([own.id for own in instructions], instructions, len(instructions))
     tried: list[tuple[Job, float]] = []
     recipes: list[Recipe] = []
     jobs: dict[str, Job] = {}
     for spec in specs:
         own = jobs_for(info, spec)
-        jobs |= {job.asked: job for job in own}
+        jobs |= {job.digest: job for job in own}
         try:
             for job in own:
                 if not job.done(cache):
@@ -296,29 +300,26 @@ def _fitted(
         except UsageError as error:
             notes.append(f"{spec} is left out: {error} (tried on {count_of(len(sample), 'row')})")
             continue
-        found = fitted(own, cache)
-        artifacts |= {found.digests[name]: found.artifacts[name] for name in found.digests}
+        fits = fitted(own, cache)
+        artifacts |= {fits.digests[name]: fits.artifacts[name] for name in fits.digests}
         present = [*recipes_of(store), *recipes]
-        recipes.append(recipe_for(spec, info, found.artifacts, found.digests, present))
+        recipes.append(recipe_for(spec, info, fits.artifacts, fits.digests, present))
     if tried:
         notes.append(
             f"fits were tried on {count_of(len(sample), 'row')}: a width that a fit chooses may "
             "differ on the whole sample"
         )
-    return _planned(tried, len(sample), counted.new, per_row, cache), recipes
+    return _planned_fits(tried, len(sample), counted.new, per_row, cache), recipes
 
 
-def _planned(
+def _planned_fits(
     tried: Sequence[tuple[Job, float]],
     tried_rows: int,
     total: int,
     per_row: float,
     cache: MemoryCache,
 ) -> list[PlannedFit]:
-    """Estimate fits over a pool of `total` new rows.
-
-    Forwards take what a bare forward took, training steps what they took in the trial; fits that
-    share a pass pay for it once.
+    """Estimate fits over a pool of `total` new rows; see the head of this file.
 
     Args:
         tried: fits and the seconds they took on `tried_rows` rows.
@@ -335,33 +336,33 @@ def _planned(
             already = min(rows, passes.get(key, 0))
             passes[key] = max(rows, already)
             work = replace(work, forwards=work.forwards - already)
-        took = work.forwards * per_row
+        estimate = work.forwards * per_row
         if trial.steps:
-            took += work.steps * seconds / trial.steps
+            estimate += work.steps * seconds / trial.steps
         outputs = job.outputs(cache).items()
         size = sum(len(cache.load(content, name).pack()) for name, content in outputs)
-        planned.append(PlannedFit(job.fit.name, rows, list(job.fit.outputs()), size, took))
+        planned.append(PlannedFit(job.fit.name, rows, list(job.fit.outputs()), size, estimate))
     return planned
 
 
 @dataclass(frozen=True)
-class _Tried:
+class _Trial:
     tokens_per_row: float
     columns: list[PlannedColumn]
     passes: list[PlannedPass]
 
 
-def _try(
+def _try_features(
     recipes: Sequence[Recipe],
     backbone: Backbone,
     artifacts: dict[str, Artifact],
     drawn: Sequence[Record],
     total: int,
-) -> _Tried:
-    """Featurize the trial's rows, twice: the first time warms up."""
+) -> _Trial:
+    """Featurize the trial's rows after a warm-up on a few; extrapolate to `total` rows."""
     from .featurizer import Featurizer
 
-    instructions = [each.instruction for each in drawn]
+    instructions = [record.instruction for record in drawn]
     Featurizer(backbone, recipes, artifacts=artifacts).featurize(instructions[:LEAST_ROWS])
     featurizer = Featurizer(backbone, recipes, artifacts=artifacts)
     begun = time.perf_counter()
@@ -376,7 +377,7 @@ def _try(
         planned(
             _words(featurizer, key),
             [recipe.feature for recipe, _ in sharing],
-            featurizer.seconds.get(key, 0.0),  # none where no row has a form in the template
+            featurizer.seconds.get(key, 0.0),  # missing where the template refused all rows
         )
         for key, sharing in featurizer.passes().items()
     ]
@@ -391,12 +392,12 @@ def _try(
         for recipe in recipes
         for name in recipe.columns
     ]
-    tokens = sum(each or 0 for each in table["tokens"].to_pylist())
-    return _Tried(tokens / rows, columns, passes)
+    tokens = sum(count or 0 for count in table["tokens"].to_pylist())
+    return _Trial(tokens / rows, columns, passes)
 
 
 def _words(featurizer: Featurizer, key: tuple[str, str]) -> str:
-    """A run of the model in words."""
+    """Describe a run of the model in words."""
     sharing = featurizer.passes()[key]
     names = {
         name
@@ -416,35 +417,33 @@ def _words(featurizer: Featurizer, key: tuple[str, str]) -> str:
 
 def _column(values: pa.ChunkedArray, name: str, feature: str, rows: int) -> PlannedColumn:
     kind = values.type
-    if pa.types.is_fixed_size_list(kind):
-        width: float | None = kind.list_size * kind.value_type.bit_width / 8
-    elif pa.types.is_list(kind) or pa.types.is_string(kind):
-        width = None
+    measured = pa.types.is_list(kind) or pa.types.is_string(kind)
+    if measured:
+        width = values.nbytes / rows
+    elif pa.types.is_fixed_size_list(kind):
+        width = kind.list_size * kind.value_type.bit_width / 8
     else:
         width = kind.bit_width / 8
-    measured = width is None
-    return PlannedColumn(
-        name, feature, type_words(kind), values.nbytes / rows if width is None else width, measured
-    )
+    return PlannedColumn(name, feature, type_words(kind), width, measured)
 
 
 def _texts(drawn: Sequence[Record]) -> list[PlannedColumn]:
-    """The columns every row has."""
-    given: dict[str, list[Any]] = {
-        "messages": [[m.as_dict() for m in each.instruction.messages] for each in drawn],
-        "tools": [each.instruction.tools for each in drawn],
-        "metadata": [each.metadata for each in drawn],
-        "source_id": [each.source_id for each in drawn],
+    """Return the columns of the pool that hold no feature."""
+    texts: dict[str, list[Any]] = {
+        "messages": [[m.as_dict() for m in record.instruction.messages] for record in drawn],
+        "tools": [record.instruction.tools for record in drawn],
+        "metadata": [record.metadata for record in drawn],
+        "source_id": [record.source_id for record in drawn],
     }
-    found = [
+    measured = [
         _column(pa.chunked_array([pa.array(values, POOL.field(name).type)]), name, "", len(drawn))
-        for name, values in given.items()
+        for name, values in texts.items()
     ]
     fixed = [
         PlannedColumn(
-            each.name, "", str(each.type), KEYS.get(each.name) or each.type.bit_width / 8, False
+            own.name, "", str(own.type), KEYS.get(own.name) or own.type.bit_width / 8, False
         )
-        for each in POOL
-        if each.name not in given
+        for own in POOL
+        if own.name not in texts
     ]
-    return [*found, *fixed]
+    return [*measured, *fixed]

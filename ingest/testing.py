@@ -291,7 +291,7 @@ def _check_fits(spec: FeatureSpec, backbone: Backbone) -> Fitted:
     """Specifications are JSON, results are seeded, kept ones are not redone; what was learned."""
     rows = conversations()[:-1]
     sample = Sample([row.id for row in rows], rows, len(rows))
-    jobs = {job.asked: job for job in jobs_for(backbone.info, spec)}
+    jobs = {job.digest: job for job in jobs_for(backbone.info, spec)}
     shelves = MemoryCache(), MemoryCache()
     before = _weights(backbone)
     for job in jobs.values():

@@ -1,4 +1,4 @@
-"""A fit: something learned once from a sample of the pool and kept for every later corpus."""
+"""A fit: something learned once from a sample of the pool and kept for all later corpora."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Sample:
         return len(self.ids)
 
     def first(self, rows: int) -> Sample:
-        """The first `rows` of it (all, where it has fewer)."""
+        """Return its first `rows` rows, or all where it has fewer."""
         return Sample(self.ids[:rows], self.instructions[:rows], self.total)
 
 
@@ -41,12 +41,12 @@ class Fitting:
     """What a fit works with.
 
     Attributes:
-        backbone: the model as it is.
-        sample: the rows it wants, or all of the pool where that has fewer.
-        kept: artifacts that exist already, by name: the outputs of the fits it needs, and its own
-            where an earlier run was killed.
-        keep: stores an output; call it as soon as the output is there. It returns the artifact
-            that stands from now on (another process may have been quicker).
+        backbone: the model without an adapter.
+        sample: as many rows as the fit needs, or the whole pool where that has fewer.
+        kept: existing artifacts by name: the outputs of the fits it needs, and its own that an
+            earlier, killed run left.
+        keep: stores an output; call it as soon as the output is computed. It returns the artifact
+            to continue with (another process may have stored one first).
         tell: reports progress: a share from 0 to 1 and one sentence, such as the loss.
     """
 
@@ -59,9 +59,9 @@ class Fitting:
 
 @dataclass(frozen=True)
 class Work:
-    """What a fit costs, in rows that go through a forward, and through a training step.
+    """The cost of a fit in rows: `forwards` of a plain forward, `steps` of a training step.
 
-    `forwards` may hold other work, counted in forwards.
+    Other work is converted to forwards.
     """
 
     forwards: float = 0.0
@@ -69,7 +69,7 @@ class Work:
 
 
 class Fit(ABC):
-    """One thing to learn from a sample of the pool; equal specifications share one result.
+    """Something to learn from a sample of the pool; fits with equal digests share one result.
 
     Attributes:
         name: such as "warm-up".
@@ -79,43 +79,43 @@ class Fit(ABC):
 
     @abstractmethod
     def spec(self) -> dict[str, Any]:
-        """JSON values: everything the result depends on beside the backbone.
+        """Return JSON values: everything the result depends on beside the backbone.
 
         The sample is drawn with its `seed`, 0 where it has none.
         """
 
     @property
     def sample_seed(self) -> int:
-        """Which random sample of the pool it learns from."""
+        """Seed of the random sample of the pool it learns from."""
         return int(self.spec().get("seed", 0))
 
     @abstractmethod
     def outputs(self) -> tuple[str, ...]:
-        """Names of the artifacts it leaves, in the order they come."""
+        """Return the names of its artifacts, in the order they are made."""
 
     @abstractmethod
     def sample_rows(self, total: int) -> int:
-        """Rows of the sample it wants from a pool of `total` rows."""
+        """Return the size of its sample from a pool of `total` rows."""
 
     def needs(self) -> tuple[Fit, ...]:
-        """Fits whose outputs it works with."""
+        """Return the fits whose outputs it needs."""
         return ()
 
     def work(self, rows: int) -> Work:
-        """What a sample of `rows` rows costs; `plan` estimates the time from it."""
+        """Return the cost of a sample of `rows` rows, from which `plan` estimates the time."""
         return Work(forwards=rows)
 
     @abstractmethod
     def run(self, fitting: Fitting) -> None:
-        """Learn, handing every output to `fitting.keep`; what `fitting.kept` has is not redone.
+        """Learn, passing every output to `fitting.keep`; skip those in `fitting.kept`.
 
         Raises:
             UsageError: the sample is too small to learn from.
         """
 
-    def asked(self, identity: Mapping[str, Any]) -> str:
-        """Digest of everything the fit depends on; `identity` is the backbone's."""
-        needs = [need.asked(identity) for need in self.needs()]
+    def digest(self, identity: Mapping[str, Any]) -> str:
+        """Return the digest of everything it depends on; `identity` is the backbone's."""
+        needs = [need.digest(identity) for need in self.needs()]
         return digest_of(
             {"fit": self.name, "spec": self.spec(), "needs": needs, "backbone": dict(identity)}
         )
@@ -125,18 +125,18 @@ C = TypeVar("C", bound="Collector")
 
 
 class PassFit(Fit, Generic[C]):
-    """A fit that takes what it needs from one pass over its sample.
+    """A fit that needs one pass over its sample.
 
-    Fits that read the same model state (the backbone, or the same adapter) share that pass.
+    Fits of the same model (the backbone, or the backbone with the same adapter) share that pass.
     """
 
     def checkpoint(self) -> str:
-        """The output of one of `needs` that the model wears as adapter; "" for none."""
+        """Return the output of one of `needs` that is the model's adapter; "" for none."""
         return ""
 
     @abstractmethod
     def collect(self, fitting: Fitting, rows: Sequence[Encoded | None]) -> C:
-        """Return what takes in the pass.
+        """Return the collector that receives the pass.
 
         Args:
             rows: tokens of the sample's rows, None where the chat template refused a row.
@@ -147,7 +147,7 @@ class PassFit(Fit, Generic[C]):
 
     @abstractmethod
     def finish(self, fitting: Fitting, collected: C) -> None:
-        """Compute the outputs from what the pass gave and hand them to `fitting.keep`."""
+        """Compute the outputs from what was collected and pass them to `fitting.keep`."""
 
     def run(self, fitting: Fitting) -> None:
         """Run the fit by itself."""
@@ -155,7 +155,7 @@ class PassFit(Fit, Generic[C]):
 
 
 PASS_SHARE = 0.5
-"""Of the progress of a fit; what comes after the pass is the rest."""
+"""Share of a fit's progress that its pass is; the rest is what follows."""
 
 READING = "one pass over the sample"
 
@@ -163,11 +163,11 @@ READING = "one pass over the sample"
 def run_together(
     fits: Sequence[tuple[PassFit[Any], Fitting]], tell: Callable[[float], None]
 ) -> None:
-    """Run fits of one model state on one pass over the longest of their samples.
+    """Run fits of the same model on one pass over the longest of their samples.
 
     Args:
         fits: their samples are prefixes of one another.
-        tell: hears the share of the pass that is done.
+        tell: called with the share of the pass that is done.
 
     Raises:
         UsageError: the sample is too small for one of them.
@@ -187,15 +187,14 @@ def run_together(
     adapter = fitting.kept[fit.checkpoint()] if fit.checkpoint() else None
     collectors = [fit.collect(own, rows[: len(own.sample)]) for fit, own in waiting]
     pass_over(fitting.backbone, rows, collectors, adapter, tell)
-    for place, (fit, own) in enumerate(waiting):
-        fit.finish(own, collectors[place])
+    for (fit, own), collector in zip(waiting, collectors, strict=True):
+        fit.finish(own, collector)
 
 
 def in_order(fits: Sequence[Fit]) -> list[Fit]:
-    """The fits and all they need, each once, needs first."""
-    found: dict[str, Fit] = {}
+    """Return the fits and all they need, each once, needs first."""
+    ordered: dict[str, Fit] = {}
     for fit in fits:
-        for needed in in_order(fit.needs()):
-            found.setdefault(needed.asked({}), needed)
-        found.setdefault(fit.asked({}), fit)
-    return list(found.values())
+        for needed in (*in_order(fit.needs()), fit):
+            ordered.setdefault(needed.digest({}), needed)
+    return list(ordered.values())

@@ -1,9 +1,9 @@
-"""Fits are run here: what a feature must learn first is learned from one sample and kept.
+"""Run the fits that features need, on one sample of the pool, and keep their results.
 
-Every result is kept as soon as it is there, so a killed run goes on where it was, and fits that
-read the same model state share one pass over the sample. One process fits a store at a time: two
-samples must not mix in one feature, so a second one waits and takes what the first has learned.
-Columns come before recipes: a kill between them leaves null columns that the next run takes up.
+Every result is kept as soon as it is computed, so a killed run continues where it was, and fits of
+the same model share one pass over the sample. One process fits a store at a time: two samples must
+not mix in one feature, so a second process waits and uses the results of the first. Columns are
+added before recipes: a kill between the two leaves null columns that the next run uses.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
 
 
 class ArtifactCache(Protocol):
-    """Artifacts by the digest of the fit that was requested, and by that of their content."""
+    """Artifacts by the digest of their fit and their name, and by the digest of their content."""
 
     def find(self, request: str, name: str) -> str | None:
-        """The digest of what such a fit found earlier, or None."""
+        """Return the digest of the artifact that such a fit left earlier, or None."""
         ...
 
     def keep(self, request: str, name: str, artifact: Artifact) -> str:
-        """Keep a result; the digest of the one that stands from now on."""
+        """Keep an artifact; return the digest of the one that is valid from now on."""
         ...
 
     def load(self, content: str, name: str) -> Artifact:
-        """The artifact with that digest."""
+        """Return the artifact with that digest."""
         ...
 
 
 class StoreCache:
-    """The table `artifacts` of a store: the first result committed stands."""
+    """The table `artifacts` of a store: the first artifact committed stays."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -70,7 +70,7 @@ class StoreCache:
 
 
 class MemoryCache:
-    """For trials: nothing outlives it. Results of the cache `below` are found and left alone."""
+    """In memory, for trials; artifacts of the cache `below` are found and never changed."""
 
     def __init__(self, below: ArtifactCache | None = None) -> None:
         self._below = below
@@ -79,8 +79,8 @@ class MemoryCache:
 
     def find(self, request: str, name: str) -> str | None:
         """See ArtifactCache."""
-        there = self._below.find(request, name) if self._below else None
-        return there or self._digests.get((request, name))
+        below = self._below.find(request, name) if self._below else None
+        return below or self._digests.get((request, name))
 
     def keep(self, request: str, name: str, artifact: Artifact) -> str:
         """See ArtifactCache."""
@@ -96,15 +96,15 @@ class MemoryCache:
 
 
 WAIT_SECONDS = 7 * 86_400.0
-"""A warm-up on a large model may take days; a process that died lets go at once."""
+"""A warm-up on a large model may take days; a process that dies frees the lock at once."""
 
 Draw = Callable[[int, Rows], Sample]
-"""Draws a sample by its seed and by how many rows are wanted of a total."""
+"""Draws a sample, from its seed and a function from the size of the pool to its rows."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Everything fitted for one feature, by name: the artifacts and the digests of their bytes."""
+    """Everything fitted for one feature, by name: artifacts, and the digests of their bytes."""
 
     artifacts: Mapping[str, Artifact]
     digests: Mapping[str, str]
@@ -117,41 +117,39 @@ def fit_features(
     backbone: Callable[[], Backbone],
     progress: Progress | None = None,
 ) -> list[Recipe]:
-    """Fit what features need, then give pool and targets their columns and keep their recipes.
+    """Run the fits of features, then add their columns and recipes to the store.
 
     Args:
-        specs: the features; what the store has already stays as it is.
+        specs: the features; one that the store has already is left as it is.
         draw: `sample_of_sources` or `sample_of_pool`, bound to where the rows are; called only
-            when something is missing.
-        backbone: loads the store's backbone; called only when something is missing.
-        progress: hears which fits run, and how far they are.
+            when an artifact is missing.
+        backbone: loads the store's backbone; called only when an artifact is missing.
 
     Returns:
         Their recipes in the store, in order.
 
     Raises:
-        UsageError: there is no row to learn from, or there are too few; nothing was declared.
+        UsageError: there are no rows to learn from, or too few; no feature was added.
     """
     if not specs:
         return []
     info = describe(BackboneConfig(**store.config["backbone"]))
     with _alone(store, progress or Silence()):
-        found = run_fits(info, specs, draw, backbone, StoreCache(store), progress)
-        recipes = [
-            _declared(store, spec, info, own) for spec, own in zip(specs, found, strict=True)
-        ]
+        fits = run_fits(info, specs, draw, backbone, StoreCache(store), progress)
+        recipes = [_declare(store, spec, info, own) for spec, own in zip(specs, fits, strict=True)]
         store.sync()
     return recipes
 
 
 @contextmanager
 def _alone(store: Store, progress: Progress) -> Iterator[None]:
-    with ExitStack() as held:
+    """Hold the lock of the process that fits this store."""
+    with ExitStack() as stack:
         try:
-            held.enter_context(store.named_lock("fit", wait=0.0))
+            stack.enter_context(store.named_lock("fit", wait=0.0))
         except StoreBusyError:
             progress.say("another process is fitting this store; waiting for its results")
-            held.enter_context(store.named_lock("fit", wait=WAIT_SECONDS))
+            stack.enter_context(store.named_lock("fit", wait=WAIT_SECONDS))
         yield
 
 
@@ -163,10 +161,10 @@ def run_fits(
     cache: ArtifactCache,
     progress: Progress | None = None,
 ) -> list[Fitted]:
-    """Run the fits of features whose results `cache` does not have; see `fit_features`."""
+    """Run the fits of features whose artifacts `cache` lacks; see `fit_features`."""
     progress = progress or Silence()
-    own = [jobs_for(info, spec) for spec in specs]
-    jobs = {job.asked: job for each in own for job in each}
+    jobs_of_specs = [jobs_for(info, spec) for spec in specs]
+    jobs = {job.digest: job for own in jobs_of_specs for job in own}
     missing = [job for job in jobs.values() if not job.done(cache)]
     samples = _samples([job.fit for job in missing], draw)
     while missing:
@@ -174,32 +172,35 @@ def run_fits(
         group = [job for job in group if all(jobs[need].done(cache) for need in job.needs)]
         run(group, jobs, samples[group[0].fit.sample_seed], backbone(), cache, progress)
         missing = [job for job in missing if job not in group]
-    return [fitted(each, cache) for each in own]
+    return [fitted(own, cache) for own in jobs_of_specs]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A fit on a backbone: the digest of what is asked for, and those of what it needs.
+    """A fit on a backbone.
 
-    `checkpoint` is the digest and the output of the fit whose adapter the model wears.
+    Attributes:
+        digest: of the fit and the backbone.
+        needs: digests of the jobs whose outputs it needs.
+        checkpoint: digest of the job, and name of its output, that is the model's adapter.
     """
 
     fit: Fit
-    asked: str
+    digest: str
     needs: tuple[str, ...]
     checkpoint: tuple[str, str] | None = None
 
     def outputs(self, cache: ArtifactCache) -> dict[str, str]:
-        """Name -> digest of those that are there."""
-        found = {name: cache.find(self.asked, name) for name in self.fit.outputs()}
-        return {name: content for name, content in found.items() if content}
+        """Return name -> content digest of the outputs that the cache has."""
+        contents = {name: cache.find(self.digest, name) for name in self.fit.outputs()}
+        return {name: content for name, content in contents.items() if content}
 
     def done(self, cache: ArtifactCache) -> bool:
-        """Whether all of them are."""
+        """Return whether the cache has all outputs."""
         return len(self.outputs(cache)) == len(self.fit.outputs())
 
     def shares(self, other: Job) -> bool:
-        """Whether one pass over one sample serves both."""
+        """Return whether one pass over one sample serves both."""
         return (
             isinstance(self.fit, PassFit)
             and isinstance(other.fit, PassFit)
@@ -209,25 +210,25 @@ class Job:
 
 
 def jobs_for(info: BackboneInfo, spec: FeatureSpec) -> list[Job]:
-    """Everything that must be learned for a feature, needs first."""
+    """Return the fits of a feature, needs first."""
     representation = get(spec.representation)
     identity = representation.identity(info, spec.options)
     jobs: list[Job] = []
     for fit in in_order(representation.fits(info, spec.options)):
-        needs = {need.asked(identity): need for need in fit.needs()}
-        worn = fit.checkpoint() if isinstance(fit, PassFit) else ""
-        made_by = (digest for digest, need in needs.items() if worn in need.outputs())
-        checkpoint = (next(made_by), worn) if worn else None
-        jobs.append(Job(fit, fit.asked(identity), tuple(needs), checkpoint))
+        needs = {need.digest(identity): need for need in fit.needs()}
+        adapter = fit.checkpoint() if isinstance(fit, PassFit) else ""
+        made_by = (digest for digest, need in needs.items() if adapter in need.outputs())
+        checkpoint = (next(made_by), adapter) if adapter else None
+        jobs.append(Job(fit, fit.digest(identity), tuple(needs), checkpoint))
     return jobs
 
 
 def _samples(fits: Sequence[Fit], draw: Draw) -> dict[int, Sample]:
-    """One sample for each seed, big enough for all that learn from it."""
+    """Return one sample for each seed, large enough for all fits with that seed."""
     samples: dict[int, Sample] = {}
     for seed in dict.fromkeys(fit.sample_seed for fit in fits):
         sharing = [fit for fit in fits if fit.sample_seed == seed]
-        samples[seed] = draw(seed, lambda total: max(each.sample_rows(total) for each in sharing))  # noqa: B023 (called at once)
+        samples[seed] = draw(seed, lambda total: max(fit.sample_rows(total) for fit in sharing))  # noqa: B023 (called at once)
     return samples
 
 
@@ -239,11 +240,11 @@ def run(
     cache: ArtifactCache,
     progress: Progress,
 ) -> None:
-    """Run one fit on its part of a sample, or some that share a pass over it.
+    """Run one fit on its part of a sample, or several that share a pass over it.
 
     Args:
-        jobs: those they need, by what they ask for; done already.
-        sample: at least the rows they want, or all there are.
+        jobs: by digest; those that the group needs are done.
+        sample: at least as many rows as they need, or the whole pool.
 
     Raises:
         UsageError: the sample is too small.
@@ -284,10 +285,10 @@ def _fitting(
     cache: ArtifactCache,
     progress: Progress,
 ) -> Fitting:
-    outputs = [each.outputs(cache) for each in (*(jobs[need] for need in job.needs), job)]
+    outputs = [own.outputs(cache) for own in (*(jobs[need] for need in job.needs), job)]
 
     def keep(name: str, artifact: Artifact) -> Artifact:
-        return cache.load(cache.keep(job.asked, name, artifact), name)
+        return cache.load(cache.keep(job.digest, name, artifact), name)
 
     def tell(share: float, said: str) -> None:
         progress.learn(name=job.fit.name, share=share, said=said)
@@ -297,19 +298,20 @@ def _fitting(
 
 
 def fitted(jobs: Sequence[Job], cache: ArtifactCache) -> Fitted:
-    """What the jobs of a feature left."""
+    """Return the outputs of a feature's jobs."""
     digests = {name: content for job in jobs for name, content in job.outputs(cache).items()}
     return Fitted({name: cache.load(digest, name) for name, digest in digests.items()}, digests)
 
 
-def _declared(store: Store, spec: FeatureSpec, info: BackboneInfo, found: Fitted) -> Recipe:
+def _declare(store: Store, spec: FeatureSpec, info: BackboneInfo, fits: Fitted) -> Recipe:
+    """Add a feature to the store, unless it has it; return the recipe that the store has."""
     present = recipes_of(store)
-    made = recipe_for(spec, info, found.artifacts, found.digests, present)
-    for each in present:
-        if each.fingerprint == made.fingerprint:
-            return each
-    declare(store, made, fields_of(made, info, found.artifacts))
-    return made
+    recipe = recipe_for(spec, info, fits.artifacts, fits.digests, present)
+    for known in present:
+        if known.fingerprint == recipe.fingerprint:
+            return known
+    declare(store, recipe, fields_of(recipe, info, fits.artifacts))
+    return recipe
 
 
 @contextmanager
@@ -319,7 +321,7 @@ def rereadable_sources(
     options: ReadOptions,
     progress: Progress | None = None,
 ) -> Iterator[SourceList]:
-    """The sources named, which can be read twice inside the block if something is to be fitted.
+    """Open sources; if a feature is still to be fitted, they can be read twice inside the block.
 
     Raises:
         InputError, AmbiguousFormatError, UsageError: as `open_sources`.
@@ -338,28 +340,28 @@ def fit_from(
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> list[Recipe]:
-    """Settle the features that wait for it: the sample comes from the pool, if it has rows.
+    """Fit the features that are pending, on a sample of the pool or, if it is empty, of `looked`.
 
     Returns:
-        Their recipes; empty when nothing was waiting.
+        Their recipes; none if no feature was pending.
 
     Raises:
         UsageError: there are too few rows to learn from.
     """
-    wanted = pending(store)
-    if not wanted:
+    specs = pending(store)
+    if not specs:
         return []
-    said = progress or Silence()
+    progress = progress or Silence()
 
     def draw(seed: int, rows: Rows) -> Sample:
         if store.dataset("pool").count_rows():
-            said.say("the sample is drawn from the pool")
+            progress.say("the sample is drawn from the pool")
             return sample_of_pool(store, seed, rows)
-        said.say("the files are read once for the sample, and again to be ingested")
-        return sample_of_sources(looked.sources(), seed, rows, limit, looked.bytes, said)
+        progress.say("the files are read once for the sample, and again to be ingested")
+        return sample_of_sources(looked.sources(), seed, rows, limit, looked.bytes, progress)
 
     try:
-        return fit_features(store, wanted, draw, backbone, progress)
+        return fit_features(store, specs, draw, backbone, progress)
     except UsageError as error:
-        names = ", ".join(map(str, wanted))
+        names = ", ".join(map(str, specs))
         raise UsageError(f"{error} (needed for {names}; nothing was ingested)") from error

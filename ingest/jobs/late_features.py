@@ -28,7 +28,7 @@ from ...schemas.recipe import Recipe
 from ...store.fill import amend, count_unfilled, fill, fill_lock, unfilled
 from ...store.shards import Shards
 from ...store.store import Store
-from ..create import asked_for, featurizer_for, load_backbone
+from ..create import featurizer_for, load_backbone, resolve_features
 from ..fits.fit import Sample
 from ..fits.sampling import Rows, sample_of_pool
 from ..representations.registry import FeatureSpec
@@ -133,7 +133,7 @@ def featurize(
         BackboneError, FingerprintError: the backbone is gone, or no longer that of the store.
         KeyboardInterrupt: after complete fragments are committed; other rows wait in shards.
     """
-    asked_for(store, features)  # a wrong name is an error before any lock is waited for
+    resolve_features(store, features)  # a wrong name is an error before any lock is waited for
     progress = progress or Silence()
     featurizer = StoreFeaturizer(store)
     with fill_lock(store):
@@ -148,7 +148,7 @@ def _declared(
     store: Store, features: str, featurizer: StoreFeaturizer, progress: Progress
 ) -> list[Recipe]:
     """The recipes of features; new ones are fitted on the pool, and get their columns."""
-    wanted = asked_for(store, features)
+    wanted = resolve_features(store, features)
 
     def draw(seed: int, rows: Rows) -> Sample:
         progress.say("the sample is drawn from the pool")

@@ -166,7 +166,7 @@ def test_killed_in_the_third_epoch_it_ends_with_the_same_numbers(tmp_path):
     assert list(begun) == ["warm-up/1", "warm-up/2"]
     torch.manual_seed(99)  # what the process draws besides does not matter
     store = Store.create(str(tmp_path / "pool"), {}, [], [])
-    asked = fit.asked(backbone.info.identity)
+    asked = fit.digest(backbone.info.identity)
     for name, artifact in begun.items():
         keep_artifact(store, asked, name, artifact)
     again = {}
@@ -218,7 +218,7 @@ def test_seed_and_sample_decide():
     assert same(first, run(fit, backbone, rows)[0][name])
     reseeded = WarmUp(epochs=1, rank=4, alpha=8, learning_rate=1e-2, batch=4, seed=1)
     assert not same(first, run(reseeded, backbone, rows)[0][name])
-    assert fit.asked({}) != reseeded.asked({})
+    assert fit.digest({}) != reseeded.digest({})
 
 
 def test_rows_without_an_answer_are_left_out_and_the_rest_is_named():

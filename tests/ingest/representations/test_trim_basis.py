@@ -226,7 +226,7 @@ def test_with_a_warm_up_basis_codes_and_fingerprints_come_from_the_adapted_model
     warmup, basis = in_order(trim.fits(backbone.info, asked.options))
     assert warmup == WarmUp(epochs=2, rank=4) and isinstance(basis, TrimBasis)
     plain = trim.fits(backbone.info, registry.feature_spec("trim", {"rank": 32}).options)
-    assert basis.asked({}) != plain[0].asked({})
+    assert basis.digest({}) != plain[0].digest({})
     draw = np.random.default_rng(0)
     layer = "model.layers.1.self_attn.q_proj"
     adapter = Artifact(
