@@ -306,10 +306,10 @@ def _try_fits(
             f"fits were tried on {len(sample)} rows: a width that a fit chooses by itself may come "
             "out differently on its whole sample"
         )
-    return _planned_fits(tried, len(sample), counted.new, per_row, cache), recipes
+    return _planned(tried, len(sample), counted.new, per_row, cache), recipes
 
 
-def _planned_fits(
+def _planned(
     tried: Sequence[tuple[Job, float]],
     tried_rows: int,
     total: int,
