@@ -90,7 +90,7 @@ class Snapshot:
             raise FingerprintError(
                 f"{name} of {store.uri} was made by version {feature.recipe.version} of its "
                 f"representation, and this coresetdb has version {feature.representation.version}. "
-                f"Make it anew: coresetdb drop-feature {store.typed} {name}; "
+                f"Make it anew: coresetdb feature remove {store.typed} {name}; "
                 f"coresetdb featurize {store.typed} {feature.recipe.representation}"
             )
         check_fingerprint(store, feature, "pool", self.pool.schema)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from ..schemas.errors import UsageError
+from ..schemas.plain_text import count_of
 from ..schemas.recipe import FINGERPRINT_KEY, Recipe
 from . import catalog, shards
 from .layout import RECIPE_PREFIX
@@ -90,9 +91,9 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
         made = coresets_with(store, recipe)
         if made and not force:
             raise UsageError(
-                f"{name} was used for {len(made)} coresets ({', '.join(made)}). They keep their "
-                f"rows; replaying them needs the old versions of pool and targets. Drop it all "
-                f"the same: coresetdb feature remove {store.typed} {name} --force"
+                f"{name} was used for {count_of(len(made), 'coreset')} ({', '.join(made)}). They "
+                "keep their rows; replaying them needs the old versions of pool and targets. Drop "
+                f"it all the same: coresetdb feature remove {store.typed} {name} --force"
             )
         if any(each.fingerprint == recipe.fingerprint for each in catalog.recipes(store).values()):
             store.delete("recipes", f"fingerprint = '{recipe.fingerprint}'")

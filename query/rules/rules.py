@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -218,7 +217,3 @@ def rules_for(
 
 def _all(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
-
-
-RULES = frozenset(signature(rules_for).parameters) - {"store"}
-"""The names of all rules."""

@@ -26,6 +26,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
@@ -33,7 +34,7 @@ import pyarrow as pa
 
 from ...schemas import errors
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
-from ...schemas.plain_text import as_html, count_of
+from ...schemas.plain_text import count_of
 from ...schemas.sizes import memory_bytes
 from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
 
@@ -324,7 +325,7 @@ class QueryResult:
         return self._shown(shutil.get_terminal_size().columns)
 
     def _repr_html_(self) -> str:
-        return as_html(self._shown(_NOTEBOOK_COLUMNS))
+        return f"<pre>{escape(self._shown(_NOTEBOOK_COLUMNS))}</pre>"
 
     def _shown(self, columns: int) -> str:
         from .table import cells_of, fitted_lines

@@ -18,18 +18,18 @@ def test_a_target(store, toys):
     assert str(python).endswith("from t.jsonl; 1 coreset")
     copied = CopiedTarget(python, ("rds",), ("less was not copied: ...",))
     assert str(copied).splitlines() == [
-        "python: 3 examples copied with rds",
-        "less was not copied: ...",
+        "python: copied 3 examples, with rds",
+        "  less was not copied: ...",
     ]
 
 
 def test_a_replay(store):
     made = select(store, ["python"], budget="3", name="mine")
     again = replay(store, "mine")
-    assert str(again) == "mine: the same 3 ids come out, in the same order."
+    assert str(again) == "mine: the same 3 ids in the same order."
     assert again._repr_html_() == f"<pre>{again}</pre>"
     other = Replay(made, [made.ids[0], made.ids[2]], True)
-    assert str(other) == "mine: other ids come out, from rank 2 on."
+    assert str(other) == "mine: the ids differ from rank 2 on."
 
 
 @pytest.mark.parametrize(("budget", "rows"), [("1", "1 row"), ("2", "2 rows")])

@@ -306,7 +306,7 @@ def test_a_pool_column_made_otherwise_is_refused(database):
 def test_a_representation_of_another_version_is_refused(database, monkeypatch, tmp_path):
     feature = Snapshot(database.store).features["words"]
     monkeypatch.setattr(type(feature.representation), "version", 2)
-    with pytest.raises(FingerprintError, match=r"version 1 .* has version 2.*drop-feature"):
+    with pytest.raises(FingerprintError, match=r"version 1 .* has version 2.*feature remove"):
         database.select("few", method="words", budget=5)
     file = written(tmp_path / "new.jsonl", rows(np.random.default_rng(2), 3))
     opened = Database.open(database.store.uri)

@@ -365,7 +365,7 @@ def test_dropping_what_coresets_used_needs_force_and_they_replay(database, tmp_p
     database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
     name = database.select("few", budget=10).name
     filtered = database.select("few", method="random", where="nll > 0", budget=10).name
-    with pytest.raises(UsageError, match=f"rds was used for 1 coresets .{name}.*--force") as told:
+    with pytest.raises(UsageError, match=f"rds was used for 1 coreset .{name}.*--force") as told:
         database.remove_feature("rds")
     assert told.value.exit_code == 2
     with pytest.raises(UsageError, match=filtered):
