@@ -17,7 +17,7 @@ _FORM = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 
 
 def check_name(kind: str, name: str) -> str:
-    """The name itself, if it can be one.
+    """Return the name, if it is allowed.
 
     Raises:
         UsageError: other characters, too long, or two dots in a row (Lance tags refuse those).
@@ -32,19 +32,19 @@ def check_name(kind: str, name: str) -> str:
 
 @contextmanager
 def naming(store: Store) -> Iterator[None]:
-    """Be the only one who gives a name, or takes one away, from looking to the last row written.
+    """Hold the lock on names, from the check that one is free until the last row is written.
 
-    What bears a name stands in several tables, which no commit of Lance covers together.
+    What has a name is stored in several tables, which no single commit of Lance covers.
 
     Raises:
-        StoreBusyError: others were at it for ten minutes.
+        StoreBusyError: other processes held the lock for ten minutes.
     """
     with store.named_lock("names"):
         yield
 
 
-def no_target(store: Store, name: str, there: Sequence[str]) -> str:
-    """What is said of a target that is not there, where `there` are those that are."""
-    named = suggest(name, there, f"coresetdb target list {store.typed}")
-    add = "" if there else f". Add it: coresetdb target add {store.typed} {name} FILE"
+def no_target(store: Store, name: str, known: Sequence[str]) -> str:
+    """Return the error for an unknown target, with the names of those that are known."""
+    named = suggest(name, known, f"coresetdb target list {store.typed}")
+    add = "" if known else f". Add it: coresetdb target add {store.typed} {name} FILE"
     return f"no target {name!r} in {store.uri}; targets: {named}{add}"

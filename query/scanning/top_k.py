@@ -60,11 +60,6 @@ class RunningTop:
         self._edge_highs = np.empty(lists, np.int64)  # upper half of the last id upon the edge
         self._waiting = _Waiting(lists, waiting_entries(lists, k), lists * sifted_rows(lists))
 
-    def held_elements(self) -> int:
-        """Numbers held at this moment, kept and waiting."""
-        width = 1 + len(self._carried)
-        return self.lists * self._filled * width + len(self._waiting) * (1 + width)
-
     def add(self, scores: torch.Tensor, keys: np.ndarray, extra: torch.Tensor | None = None):
         """Take in a block: scores (lists, n) float32, keys (n, 2) int64, extra (n,)."""
         if not self.k:

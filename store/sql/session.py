@@ -217,11 +217,9 @@ def run_query(
 
     Args:
         store_uri: folder or object-store URI of the store.
-        text: SQL; docs/sql.md lists the relations.
-        at: version or tag of the pool to look at; the newest by default.
-        memory_limit: such as "2GB" or "512MiB".
         time_limit: seconds that the query may keep its reader waiting, all in all.
         storage_options: for an object store, as Lance takes them.
+        The others are those of `Database.sql`.
 
     Raises:
         QueryError: the text was refused or failed, or a limit was met (also while iterating).
