@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ..schemas.plain_text import as_html, text_table
+from ..schemas.plain_text import PrintedResult, text_table
 from .coresets import Coreset, load_coreset
 from .distances import Distances, distances
 from .queries import load_queries
@@ -95,7 +95,7 @@ class Measured:
 
 
 @dataclass(frozen=True, repr=False)
-class SideBySide:
+class SideBySide(PrintedResult):
     """What two coresets share, and how they differ.
 
     Attributes:
@@ -135,9 +135,6 @@ class SideBySide:
 
     def __str__(self) -> str:
         return "\n".join([*comparison_lines(self), *([""] if self.notes else []), *self.notes])
-
-    def _repr_html_(self) -> str:
-        return as_html(str(self))
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""

@@ -267,12 +267,6 @@ class _Holding:
         found = np.bincount(block.sets.flatten().to_numpy(), minlength=int(self._units.max()) + 1)
         self.counts += found[self._units]
 
-    def held_elements(self) -> int:
-        return len(self.counts)
-
-    def result(self) -> np.ndarray:
-        return self.counts
-
 
 def _places(store: Store, units: np.ndarray) -> tuple[list[int | None], list[int | None]]:
     """Layer and unit within it of each neuron, where the model's folder says how many there are."""
