@@ -270,6 +270,9 @@ class _RowCounter:
         text = f"{self._seen:,} of {count_of(self._rows, 'row')}"
         self._progress.learn(name=self._name, share=self._seen / max(self._rows, 1), said=text)
 
+    def result(self) -> None:
+        """A counter has no result: it reports while it is fed."""
+
 
 def _missing_notes(
     snapshot: Snapshot, feature: Feature | None, rows: int, scanned: Scanned

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.cli.main import main
 from coresetdb.database import Database
 
 QUESTION = "Ann has {} apples and buys seven more, how many apples does she have in the end?"
-
-
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
 
 
 def asked(numbers, answer="She has {}."):
@@ -26,10 +22,10 @@ def folder(tmp_path_factory, tiny_llama):
     """A store of two corpora; one row asks an example's question, one a question of the test."""
     place = tmp_path_factory.mktemp("rules")
     made = Database.create(str(place / "store"), backbone=str(tiny_llama), dtype="float32")
-    made.ingest(written(place / "sums.jsonl", asked(range(20))))
-    made.ingest(written(place / "more.jsonl", asked([300, 500], "Guess: {}")))
-    made.add_target("sums", written(place / "examples.jsonl", asked([300, 301])))
-    written(place / "test.jsonl", asked([500, 501]))
+    made.ingest(write_jsonl(place / "sums.jsonl", asked(range(20))))
+    made.ingest(write_jsonl(place / "more.jsonl", asked([300, 500], "Guess: {}")))
+    made.add_target("sums", write_jsonl(place / "examples.jsonl", asked([300, 301])))
+    write_jsonl(place / "test.jsonl", asked([500, 501]))
     return place
 
 

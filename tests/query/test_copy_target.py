@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 from helpers.toy_representations import toy_representations
 
@@ -21,19 +22,15 @@ TALES = [("tell of a tree", "a tree grows by the river"), ("tell of rain", "rain
 POOL = [(f"{word} number {n}?", f"the {word} is {n}") for n in range(9) for word in ("sum", "tree")]
 
 
-def written(path, pairs):
-    import json
-
-    lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in pairs]
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
+def write_pairs(path, pairs):
+    return write_jsonl(path, ({"prompt": prompt, "completion": text} for prompt, text in pairs))
 
 
 def made(folder, features, pool=POOL, backbone="llama"):
     database = Database.create(
         str(folder), backbone=str(tiny_folder(backbone)), dtype="float32", features=features
     )
-    database.ingest(written(folder.with_suffix(".jsonl"), pool))
+    database.ingest(write_pairs(folder.with_suffix(".jsonl"), pool))
     return database
 
 
@@ -41,8 +38,8 @@ def made(folder, features, pool=POOL, backbone="llama"):
 def home(tmp_path):
     """A store with two targets."""
     database = made(tmp_path / "home", "rds,words")
-    database.add_target("sums", written(tmp_path / "sums.jsonl", SUMS))
-    database.add_target("tales", written(tmp_path / "tales.jsonl", TALES))
+    database.add_target("sums", write_pairs(tmp_path / "sums.jsonl", SUMS))
+    database.add_target("tales", write_pairs(tmp_path / "tales.jsonl", TALES))
     return database
 
 

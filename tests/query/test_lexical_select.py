@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.database import Database
@@ -36,11 +36,6 @@ def rows(generator, topic, count):
     ]
 
 
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """90 rows of three corpora, whose words came late, 30 that brought theirs, one without."""
@@ -49,14 +44,14 @@ def made(tmp_path_factory):
         str(place / "store"), backbone=str(tiny_folder()), dtype="float32", features="rds"
     )
     for topic in TOPICS:
-        database.ingest(written(place / f"{topic}.jsonl", rows(generator, topic, 30)))
-    database.add_target("early", written(place / "early.jsonl", rows(generator, "sums", 3)))
+        database.ingest(write_jsonl(place / f"{topic}.jsonl", rows(generator, topic, 30)))
+    database.add_target("early", write_jsonl(place / "early.jsonl", rows(generator, "sums", 3)))
     with pytest.raises(MissingFeatureError, match=r"coresetdb featurize .*store lexical"):
         database.select("early", method="bm25", leakage="off", budget=3)
     database.featurize("lexical")
     more = [*rows(generator, "sums", 30), {"prompt": "?", "completion": "!!"}]
-    database.ingest(written(place / "more.jsonl", more))
-    database.add_target("late", written(place / "late.jsonl", rows(generator, "code", 2)))
+    database.ingest(write_jsonl(place / "more.jsonl", more))
+    database.add_target("late", write_jsonl(place / "late.jsonl", rows(generator, "code", 2)))
     return database, place
 
 
@@ -129,7 +124,7 @@ def test_replay_after_more_rows_and_another_version(made):
         for method in methods
     ]
     late = rows(np.random.default_rng(9), "sums", 40)
-    database.ingest(written(place / "again.jsonl", late))
+    database.ingest(write_jsonl(place / "again.jsonl", late))
     database.compact()
     assert all(database.replay(coreset.name).same for coreset in coresets)
     assert database.select("early", method="bm25", leakage="off", budget=20).ids != coresets[0].ids
@@ -175,7 +170,7 @@ def test_bm25_agrees_with_the_full_text_index_of_lance(made, tmp_path):
     words = "five again minus rain tree"
     asked = plain.to_table(columns=["id"], full_text_query=words, limit=30, with_row_id=False)
     query = [{"prompt": words.replace(" tree", ""), "completion": "tree"}]
-    database.add_target("words", written(place / "words.jsonl", query))
+    database.add_target("words", write_jsonl(place / "words.jsonl", query))
     ours = database.select("words", method="bm25", leakage="off", budget=30)
     oracle = dict(zip(asked["id"].to_pylist(), asked["_score"].to_pylist(), strict=True))
     mine = dict(zip(ours.ids, ours.table()["score"].to_pylist(), strict=True))

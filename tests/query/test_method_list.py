@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.cli.main import commands
@@ -20,14 +21,12 @@ from coresetdb.schemas.errors import CoresetDBError
 torch.set_num_threads(1)
 
 
-def written(path, generator, count):
+def rows(generator, count):
     words = "the sky is blue and two plus three make five while green trees grow".split()
-    lines = [
-        json.dumps({"prompt": f"{n} {' '.join(generator.choice(words, 6))}", "completion": "so"})
+    return [
+        {"prompt": f"{n} {' '.join(generator.choice(words, 6))}", "completion": "so"}
         for n in range(count)
     ]
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
 
 
 def test_every_method_is_listed_once_under_a_name_that_is_understood():
@@ -73,11 +72,11 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
     assert {each.next for each in database.list_methods()} == {
         f"coresetdb ingest {tmp_path}/store FILE..."
     }
-    database.ingest(written(tmp_path / "pool.jsonl", generator, 12))
+    database.ingest(write_jsonl(tmp_path / "pool.jsonl", rows(generator, 12)))
     without = {method.method: method for method in database.list_methods()}
     assert without["random"].ready and without["losses"].ready and without["mads"].ready
     assert without["rds"].next == f"coresetdb target add {tmp_path}/store NAME FILE"
-    database.add_target("two", written(tmp_path / "two.jsonl", generator, 2))
+    database.add_target("two", write_jsonl(tmp_path / "two.jsonl", rows(generator, 2)))
     listed = {each.method: each for each in database.list_methods()}
     assert listed["rds"].ready and listed["rds:top"].ready
     assert "at least 3 examples" in listed["nait"].next, "what the target's facts refuse"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.database import Database
@@ -26,11 +25,6 @@ def rows(generator, count):
     ]
 
 
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A store of 80 rows in two fragments, two of them without an answer, and three targets."""
@@ -40,11 +34,11 @@ def made(tmp_path_factory):
         str(place / "store"), backbone=str(tiny_folder()), dtype="float32", features="nait,mads"
     )
     pool = rows(generator, 80)
-    database.ingest(written(place / "a.jsonl", pool[:50]))
-    database.ingest(written(place / "b.jsonl", pool[50:]))
+    database.ingest(write_jsonl(place / "a.jsonl", pool[:50]))
+    database.ingest(write_jsonl(place / "b.jsonl", pool[50:]))
     notes = {}
     for name, count in (("six", 6), ("four", 4), ("two", 2)):
-        file = written(place / f"{name}.jsonl", rows(generator, count))
+        file = write_jsonl(place / f"{name}.jsonl", rows(generator, count))
         notes[name] = database.add_target(name, file).notes
     return database, notes
 

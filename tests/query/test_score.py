@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.cli.main import commands
@@ -102,7 +103,7 @@ def test_a_set_cut_by_a_kill_is_told_and_made_anew(store, monkeypatch):
 
 
 def test_degenerate_pools(tmp_path, toys):
-    store = toys.new_store(tmp_path / "one")
+    store = toys.toy_store(tmp_path / "one")
     toys.add_target(store, "python", [toys.question("code", 1)])
     nothing = score(store, "python", ["rds"])
     assert nothing.table().num_rows == 0 and kept(store) == []
@@ -114,7 +115,7 @@ def test_degenerate_pools(tmp_path, toys):
 
 
 def test_equal_scores_go_by_id(tmp_path, toys):
-    store = toys.new_store(tmp_path / "tied")
+    store = toys.toy_store(tmp_path / "tied")
     same = [toys.question("code", number) for number in range(30)]
     rows = toys.pool_rows(same, ["tied"] * 30)
     column = rows.column_names.index("rds")
@@ -217,23 +218,21 @@ def made(tmp_path_factory):
     place = tmp_path_factory.mktemp("scored")
     generator = np.random.default_rng(0)
 
-    def written(name, count):
+    def write(name, count):
         texts = [generator.choice(WORDS, generator.integers(2, 9)).tolist() for _ in range(count)]
         rows = [
             {"prompt": f"{number} {' '.join(words)}", "completion": " ".join(words[1:])}
             for number, words in enumerate(texts)
         ]
-        path = place / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
+        return write_jsonl(place / f"{name}.jsonl", rows)
 
     features = "rds,losses,nait,mads,lexical,trim:warmup=none"
     database = Database.create(
         str(place / "store"), backbone=str(tiny_folder()), dtype="float32", features=features
     )
-    database.ingest(written("pool", 40))
-    database.add_target("gsm8k", written("gsm8k", 6))
-    database.add_target("two", written("two", 2))
+    database.ingest(write("pool", 40))
+    database.add_target("gsm8k", write("gsm8k", 6))
+    database.add_target("two", write("two", 2))
     return database
 
 

@@ -29,7 +29,7 @@ def told(seed: int, head: str = WORDING, answer: str = "") -> Instruction:
 def without(toys, folder, rows, corpora, examples, left):
     """The store that never had some rows."""
     kept = [at for at, row in enumerate(rows) if row.id not in left]
-    store = toys.new_store(folder)
+    store = toys.toy_store(folder)
     store.insert("pool", toys.pool_rows([rows[at] for at in kept], [corpora[at] for at in kept]))
     toys.add_target(store, "stories", examples)
     return store

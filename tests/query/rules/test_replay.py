@@ -3,6 +3,7 @@
 import json
 
 import torch
+from helpers.files import write_jsonl
 
 from coresetdb.query.coresets import load_coreset, remove_coreset
 from coresetdb.query.export import export
@@ -17,8 +18,7 @@ torch.set_num_threads(1)
 def test_same_ids_after_ingestion_compaction_and_clean_up(leaky, toys, tmp_path):
     store = leaky.store
     first = select(store, ["stories"], budget="20", name="first")
-    file = tmp_path / "test.jsonl"
-    file.write_text(json.dumps({"question": leaky.story(17), "answer": "7"}) + "\n")
+    file = write_jsonl(tmp_path / "test.jsonl", [{"question": leaky.story(17), "answer": "7"}])
     rules = rules_for(
         store,
         evaluation=str(file),
