@@ -213,7 +213,7 @@ WORDS = "the sky is blue and two plus three make five while green trees grow by 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def database(tmp_path_factory):
     """A store of 40 rows with features of every kind, a target of six examples and one of two."""
     place = tmp_path_factory.mktemp("scored")
     generator = np.random.default_rng(0)
@@ -236,7 +236,7 @@ def made(tmp_path_factory):
     return database
 
 
-def test_scores_are_what_selections_rank_by(made):
+def test_scores_are_what_selections_rank_by(database):
     methods = {
         "rds": "rds:top",
         "rds:uot": "rds:uot",
@@ -247,46 +247,46 @@ def test_scores_are_what_selections_rank_by(made):
         "bm25": "bm25(by=mean)",
         "dsir(gumbel=false)": "dsir(gumbel=false)",
     }
-    frame = made.score("gsm8k", ",".join(methods)).to_polars()
+    frame = database.score("gsm8k", ",".join(methods)).to_polars()
     for name, method in methods.items():
-        chosen = made.select("gsm8k", method=method, budget=40)
+        chosen = database.select("gsm8k", method=method, budget=40)
         assert frame.sort(f"{name}_rank")["id"].to_list() == chosen.ids
         np.testing.assert_array_equal(frame.sort(f"{name}_rank")[name], chosen.table()["score"])
 
 
-def test_mads_counts_the_neurons_of_the_target(made):
+def test_mads_counts_the_neurons_of_the_target(database):
     def sets(table, where=None):
-        rows = made.store.dataset(table).to_table(columns=["id", "mads"], filter=where)
+        rows = database.store.dataset(table).to_table(columns=["id", "mads"], filter=where)
         return {row["id"]: set(row["mads"]) for row in rows.to_pylist()}
 
     wanted = set().union(*sets("targets", "target = 'gsm8k'").values())
     overlap = {key: len(own & wanted) for key, own in sets("pool").items()}
     expected = sorted(overlap.items(), key=lambda row: (-row[1], row[0]))
-    frame = made.score("gsm8k", ["mads"]).to_polars()
+    frame = database.score("gsm8k", ["mads"]).to_polars()
     assert list(zip(frame["id"], frame["mads"].cast(int), strict=True)) == expected
-    first = made.select("gsm8k", method="mads(weights=target)", budget=1)
+    first = database.select("gsm8k", method="mads(weights=target)", budget=1)
     assert first.ids == frame["id"].to_list()[:1]
     assert first.table()["score"][0].as_py() == expected[0][1]
-    assert made.score("gsm8k", ["mads:coverage(weights=target)"]).methods == ["mads"]
+    assert database.score("gsm8k", ["mads:coverage(weights=target)"]).methods == ["mads"]
     with pytest.raises(UsageError, match="weights would only change"):
-        made.score("gsm8k", ["mads(weights=idf)"])
+        database.score("gsm8k", ["mads(weights=idf)"])
 
 
-def test_all_that_store_and_target_allow(made):
+def test_all_that_store_and_target_allow(database):
     everything = {"rds", "nait", "mads", "trim", "losses", "bm25"}
-    assert set(made.score("gsm8k").methods) == everything
-    two = made.score("two")
+    assert set(database.score("gsm8k").methods) == everything
+    two = database.score("two")
     assert "nait" not in two.methods and {"rds", "mads"} <= set(two.methods)
     assert any("not scored by nait" in note and "3" in note for note in two.notes)
     with pytest.raises(UsageError):
-        made.score("two", ["nait"])
+        database.score("two", ["nait"])
 
 
-def test_the_queries_of_the_docs(made, repository):
+def test_the_queries_of_the_docs(database, repository):
     text = (repository / "docs" / "scores.md").read_text(encoding="utf-8")
     queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     queries += re.findall(r'coresetdb sql pool "(.*)"', text)
-    made.score("gsm8k", "rds,trim,mads")
+    database.score("gsm8k", "rds,trim,mads")
     assert len(queries) == 3
     for query in queries:
-        assert made.sql(query).read_all().num_rows
+        assert database.sql(query).read_all().num_rows

@@ -38,8 +38,8 @@ def test_same_ids_after_ingestion_compaction_and_clean_up(leaky, toys, tmp_path)
 
     file.unlink()
     remove_coreset(store, "first")
-    more = [leaky.told(seed) for seed in range(20_000, 20_060)]
-    store.insert("pool", toys.pool_rows([*more, leaky.told(9001, answer="x")], ["one"] * 61))
+    more = [leaky.example_of(seed) for seed in range(20_000, 20_060)]
+    store.insert("pool", toys.pool_rows([*more, leaky.example_of(9001, answer="x")], ["one"] * 61))
     maintenance.compact(store)
     maintenance.clean(store, older_than_seconds=0)
     again = replay(store, made.name)
