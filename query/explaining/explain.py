@@ -210,7 +210,7 @@ def _why_no_example(resolved: ResolvedRequest, target: str | None) -> str:
 def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str, str], float]:
     """The cosine of every example (target, id) that has a vector, the highest first."""
     names = [(query.target, example) for query in queries for example in query.ids]
-    parts = [each.vectors for each in queries if each.vectors is not None]
+    parts = [query.vectors for query in queries if query.vectors is not None]
     if not parts:
         return {}
     similarities = (np.concatenate(parts).astype(np.float32) @ own).tolist()

@@ -212,7 +212,7 @@ def reducer_for(need: RowReduction, queries: slice) -> Reducer:
             return _Sets()
 
 
-def nearest_wanted(reducer: Reducer) -> int | None:
+def nearest_wanted(reducer: BlockConsumer) -> int | None:
     """How many of every query's nearest rows settle what a reducer finds; None where none do."""
     return reducer.nearest if isinstance(reducer, _TopPerQuery | _TopRows) else None
 
