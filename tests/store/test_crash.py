@@ -92,7 +92,7 @@ def test_the_next_writer_notes_what_a_dead_one_did_not(filled, pool_rows, caplog
     with caplog.at_level(logging.WARNING):
         fresh = Store.open(filled.uri)
         fresh.insert("pool", pool_rows(310, 311))
-    assert "died before noting" in caplog.text
+    assert "killed before noting" in caplog.text
     marks = [note for note in fresh.checksums.known().values() if note.late]
     assert {note.path.split("/")[1] for note in marks} == {"data", "_versions"}
     assert verify(filled.uri, full=True).ok
