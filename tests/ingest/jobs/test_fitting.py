@@ -170,7 +170,7 @@ def test_too_few_rows_fail_before_anything_is_featurized(create, tmp_path):
 
 def test_rejected_records_are_named_when_nothing_is_left(create, tmp_path):
     rows = [{"prompt": "?", "response": ""}] * 3
-    with pytest.raises(UsageError, match=r"none of the 3 records .* empty response"):
+    with pytest.raises(UsageError, match=r"of 3 records read, none can be used.*empty response"):
         create().fit(write_jsonl(tmp_path / "a.jsonl", rows))
 
 
