@@ -80,7 +80,7 @@ def case(number):
 def small_pending(monkeypatch):
     """Merge every few rows, so that tiny cases go through many merges."""
     monkeypatch.setattr("coresetdb.query.scanning.top_k.pending_entries", lambda lists, k: 5)
-    monkeypatch.setattr("coresetdb.query.scanning.reducers.waiting_entries", lambda lists, k: 5)
+    monkeypatch.setattr("coresetdb.query.scanning.reducers.pending_entries", lambda lists, k: 5)
 
 
 def test_round_robin_equals_naive_on_1000_cases(small_pending):
