@@ -25,8 +25,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
-from report import write_report
-from selection import best, make_store
+from report import best, write_report
+from selection import make_store
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -1,4 +1,4 @@
-"""What stands beside the figures of every benchmark: versions, hardware, time."""
+"""What every benchmark needs: the shortest time of several runs, and versions and hardware."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -48,3 +50,14 @@ def write_report(path: str | Path, benchmark: str, facts: dict[str, Any]) -> Non
     with open(path, "w", encoding="utf-8") as file:
         json.dump({"benchmark": benchmark, **facts, **circumstances()}, file, indent=2)
     print(f"written to {path}", file=sys.stderr)
+
+
+def best(repeat: int, action: Callable[[], object]) -> float:
+    """Shortest of `repeat` runs, in seconds, after one to warm up."""
+    action()
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -35,7 +35,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
-from report import write_report
+from report import best, write_report
 
 METHODS = (
     "random",
@@ -130,17 +130,6 @@ def make_store(place: str, rows: int, width: int, queries: int) -> None:
         "position": pa.array(range(queries), pa.int32()),
     }
     store.insert("targets", part(TARGETS, queries, extra))
-
-
-def best(repeat: int, action: Callable[[], object]) -> float:
-    """Shortest of `repeat` runs, in seconds, after one to warm up."""
-    action()
-    times = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
 
 
 def floor(name: str, options: argparse.Namespace) -> dict[str, float]:

@@ -47,9 +47,6 @@ DATA = [POOLS / "alpaca_52k.json.gz", POOLS / "gsm8k_train.jsonl.gz"]
 
 GROUP = 15
 
-Compared = tuple[str, SketchSpec | None]
-"""Which vectors ("plain", "Adam"), and their sketch; None for the vectors themselves."""
-
 
 class Products(Reducer):
     """Inner products (B, B) of the rows of one batch, by whole gradients and by sketches."""

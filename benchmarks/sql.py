@@ -19,8 +19,7 @@ from collections.abc import Iterator
 import lance
 import numpy as np
 import pyarrow as pa
-from report import write_report
-from selection import best
+from report import best, write_report
 
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import CORESET_ROWS, CORESETS, POOL, SCORES, TARGETS

@@ -266,11 +266,8 @@ def replay(store: str, name: str, memory: str) -> int:
     replayed = open_database(store).replay(name, memory_limit=memory)
     for note in replayed.notes:
         talk(note)
-    if replayed.same:
-        click.echo(f"{name}: the same {count_of(len(replayed.ids), 'id')} in the same order.")
-        return 0
-    click.echo(f"{name}: the ids differ from rank {replayed.first_difference} on.")
-    return 1
+    click.echo(replayed.outcome)
+    return 0 if replayed.same else 1
 
 
 @coreset_command.command("remove", short_help="Remove a coreset.")

@@ -13,7 +13,6 @@ import click
 
 from ..schemas.plain_text import text_table
 from .options import ShownProgress, open_database, talk
-from .target import added_lines
 
 DATA = Path(__file__).parent.parent / "demo"
 TARGETS = ("grade_school_math", "python_functions")
@@ -64,7 +63,7 @@ def demo_command(folder: str) -> None:
         if target not in present:
             examples = os.path.relpath(DATA / f"{target}.jsonl")
             _print_command(f"coresetdb target add {quote(store)} {target} {quote(examples)}")
-            click.echo("\n".join(added_lines(database.add_target(target, examples))))
+            click.echo(str(database.add_target(target, examples)))
         out = f"{folder}/{target}.jsonl"
         _print_command(
             f"coresetdb select {quote(store)} {target} --budget {BUDGET} --out {quote(out)}"

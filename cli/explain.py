@@ -37,7 +37,7 @@ def explain_command(
         coresetdb explain pool gsm8k-rds-round_robin-1 17
         coresetdb explain pool gsm8k-trim-top-1 3f2a8c --json
     """
-    from ..query.explaining.explanation_text import console, parts
+    from ..query.explaining.explanation import console, parts
 
     explanation = open_database(store).explain(coreset, row, without=without, memory_limit=memory)
     if as_json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -17,9 +17,6 @@ from .options import (
     store_argument,
     talk,
 )
-
-if TYPE_CHECKING:
-    from ..query.targets import AddedTarget
 
 
 @click.group()
@@ -45,22 +42,8 @@ def add(store: str, name: str, file: str, reading: dict[str, Any], as_json: bool
     if as_json:
         print_json(asdict(added))
         return
-    click.echo("\n".join(added_lines(added)))
+    click.echo(str(added))
     talk(f"Next: coresetdb select {quote(store)} {name} --budget 1000")
-
-
-def added_lines(added: AddedTarget) -> list[str]:
-    """What became of a target's examples, a line each."""
-    target = added.target
-    return [
-        *added.decisions,
-        f"{target.name}: read {added.read:,}: {count_of(target.examples, 'example')} "
-        f"({target.tokens:,} tokens), {added.duplicates:,} duplicate, "
-        f"{len(added.rejected):,} rejected",
-        *(f"  {reject.file}:{reject.line}: {reject.reason}" for reject in added.rejected),
-        *(f"  without {name}: {number:,}" for name, number in target.missing.items() if number),
-        *(f"  {note}" for note in added.notes),
-    ]
 
 
 @target_command.command("list", short_help="List the targets.")
@@ -110,14 +93,8 @@ def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool)
     if as_json:
         print_json(asdict(copied))
         return
-    target = copied.target
-    click.echo(
-        f"{target.name}: copied {count_of(target.examples, 'example')} to {other}, with "
-        f"{', '.join(copied.features) or 'no feature'}"
-    )
-    for sentence in copied.left_out:
-        click.echo(f"  {sentence}")
-    talk(f"Next: coresetdb select {quote(other)} {target.name} --budget 1000")
+    click.echo(str(copied))
+    talk(f"Next: coresetdb select {quote(other)} {copied.target.name} --budget 1000")
 
 
 @target_command.command("remove", short_help="Remove a target.")

@@ -1,8 +1,8 @@
-"""How well what was learned once suits the corpora that came later; reads columns, runs no model.
+"""Whether fits still suit corpora that were ingested later; reads columns, runs no model.
 
-A basis says of every row which share of its energy it keeps (a column `..._kept`). What it loses
-of a corpus is held against what it lost of the sample it was fitted on. An ensemble says of every
-row how large its gradients were: of rows it was trained on, and of others.
+Of every row a column `..._kept` has the share of energy that a basis keeps. The loss on a corpus is
+compared with the loss on the sample that the basis was fitted on. An ensemble's gradient norms are
+compared between rows it was trained on and others.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ its sample asked for; at twice the loss the error is 1.4 times what was accepted
 
 
 def status(store: Store) -> Status:
-    """What a store holds, what it waits for, and whether what was learned still suits it."""
+    """Return the status of a store: what it holds, what is pending, whether its fits suit it."""
     bases = basis_drift(store)
     due = advice(store, bases)
     try:
-        waiting = [str(each) for each in pending(store)]
-    except UsageError as error:  # of a package that is not installed here
+        waiting = [str(spec) for spec in pending(store)]
+    except UsageError as error:  # a feature of a package that is not installed here
         waiting, due = [], [*due, str(error)]
     return replace(
         status_of(store), pending=waiting, bases=bases, ensembles=ensemble_gap(store), due=due
@@ -46,12 +46,12 @@ def status(store: Store) -> Status:
 
 
 def basis_drift(store: Store) -> list[dict[str, Any]]:
-    """For every basis and corpus: rows, the share of energy kept, that of the sample, the verdict.
+    """Return for every basis and corpus how much of the energy the basis keeps.
 
-    Keys: basis (a column), corpus, rows, kept, of the sample (None where it is not known),
-    refit due.
+    Keys: basis (a column), corpus, rows, kept (share of energy), of the sample (the same for the
+    sample, None where it is not known), refit due.
     """
-    found: list[dict[str, Any]] = []
+    drift: list[dict[str, Any]] = []
     pool = store.dataset("pool")
     for recipe in recipes_of(store):
         for own, column in columns_of(recipe).items():
@@ -60,59 +60,59 @@ def basis_drift(store: Store) -> list[dict[str, Any]]:
             rows = pool.to_table(columns=["corpus", column])
             usual = _of_the_sample(store, recipe)
             grouped = rows.group_by("corpus").aggregate([(column, "count"), (column, "mean")])
-            for each in sorted(grouped.to_pylist(), key=lambda each: each["corpus"]):
-                if each[f"{column}_count"]:
-                    kept = min(each[f"{column}_mean"], 1.0)  # rounding may pass the whole
-                    found.append(
+            for group in sorted(grouped.to_pylist(), key=lambda group: group["corpus"]):
+                if group[f"{column}_count"]:
+                    kept = min(group[f"{column}_mean"], 1.0)  # rounding may exceed 1
+                    drift.append(
                         {
                             "basis": column,
-                            "corpus": each["corpus"],
-                            "rows": each[f"{column}_count"],
+                            "corpus": group["corpus"],
+                            "rows": group[f"{column}_count"],
                             "kept": kept,
                             "of the sample": usual,
                             "refit due": usual is not None and is_due(kept, usual),
                         }
                     )
-    return found
+    return drift
 
 
 def is_due(kept: float, usual: float) -> bool:
-    """Whether a basis that keeps `usual` of its sample keeps too little of a corpus."""
+    """Return whether a basis that keeps `usual` of its sample keeps too little of a corpus."""
     return 1 - kept > max(LOSS_MINDED, LOSS_GROWN * (1 - usual))
 
 
 def ensemble_gap(store: Store) -> list[dict[str, Any]]:
-    """For every ensemble: how rows it was trained on differ from others (`seen_gap`)."""
+    """Return for every ensemble how rows it was trained on differ from others (`seen_gap`)."""
     pool = store.dataset("pool")
-    found: list[dict[str, Any]] = []
+    gaps: list[dict[str, Any]] = []
     for recipe in recipes_of(store):
         columns = columns_of(recipe)
-        wanted = ("gradfiltering_norms", "gradfiltering_seen")
-        if columns.keys() >= set(wanted) and pool.count_rows():  # version 1 had other columns
-            names = [columns[name] for name in wanted]
-            gap = seen_gap(pool.to_table(columns=names).rename_columns(list(wanted)))
-            told = {k.replace("_", " "): None if np.isnan(v) else v for k, v in gap.items()}
-            found.append({"ensemble": recipe.feature, **told})
-    return found
+        own = ("gradfiltering_norms", "gradfiltering_seen")
+        if columns.keys() >= set(own) and pool.count_rows():  # version 1 had other columns
+            names = [columns[name] for name in own]
+            gap = seen_gap(pool.to_table(columns=names).rename_columns(list(own)))
+            row = {k.replace("_", " "): None if np.isnan(v) else v for k, v in gap.items()}
+            gaps.append({"ensemble": recipe.feature, **row})
+    return gaps
 
 
 def advice(store: Store, bases: list[dict[str, Any]]) -> list[str]:
-    """What to run for bases that no longer suit a corpus."""
+    """Return sentences that say what to run for bases that no longer suit a corpus."""
     recipes = {column: recipe for recipe in recipes_of(store) for column in recipe.columns}
     due: dict[str, list[dict[str, Any]]] = {}
     for basis in bases:
         if basis["refit due"]:
             due.setdefault(basis["basis"], []).append(basis)
-    said: list[str] = []
+    sentences: list[str] = []
     for column, corpora in due.items():
         kept = ", ".join(f"{each['kept']:.2f} of {each['corpus']}" for each in corpora)
         usual, recipe = corpora[0]["of the sample"], recipes[column]
-        said.append(
+        sentences.append(
             f"{recipe.feature}: its basis keeps {kept}, and {usual:.2f} of the sample it was "
             "fitted on. A refit, in columns of its own, learns from the pool as it is now: "
             f"coresetdb featurize {store.typed} {_with_another_sample(recipe)}"
         )
-    return said
+    return sentences
 
 
 def _with_another_sample(recipe: Recipe) -> str:
@@ -121,7 +121,7 @@ def _with_another_sample(recipe: Recipe) -> str:
 
 
 def _of_the_sample(store: Store, recipe: Recipe) -> float | None:
-    """The share of energy the artifact itself says it keeps; of several figures the mean."""
+    """Return the share of energy kept of the sample, the mean over an artifact's figures."""
     for name, content in recipe.artifacts.items():
         if "/" not in name:  # snapshots are adapters, and large
             kept = facts_of(store, content, name).get("kept")
@@ -134,5 +134,5 @@ def _numbers(value: Any) -> list[float]:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
-        return [number for each in value for number in _numbers(each)]
+        return [number for part in value for number in _numbers(part)]
     return [float(value)]

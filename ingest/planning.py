@@ -309,10 +309,10 @@ def _try_fits(
             f"fits were tried on {count_of(len(sample), 'row')}: a width that a fit chooses may "
             "differ on the whole sample"
         )
-    return _planned_fits(tried, len(sample), counted.new, per_row, cache), recipes
+    return _planned(tried, len(sample), counted.new, per_row, cache), recipes
 
 
-def _planned_fits(
+def _planned(
     tried: Sequence[tuple[Job, float]],
     tried_rows: int,
     total: int,

@@ -23,7 +23,7 @@ from ..store.indices import VectorIndex, indices_of
 from .features import Feature
 from .methods import Method
 from .queries import Queries, matrix_of
-from .scanning.reducers import Reducer, nearest_wanted
+from .scanning.reducers import BlockConsumer, nearest_wanted
 from .scanning.rows import Scanned
 from .scanning.vectors import feed_vectors
 
@@ -177,7 +177,7 @@ class Search:
         self._table.checkout(dataset.version)
         self.facts: dict[str, Any] = {}
 
-    def scan(self, reducers: Sequence[Reducer], eligible: IdSet | None) -> Scanned:
+    def scan(self, reducers: Sequence[BlockConsumer], eligible: IdSet | None) -> Scanned:
         """Feed the rows that the index finds; as `Comparison.scan`, with a note on the recall.
 
         Raises:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ..schemas.plain_text import as_html, text_table
+from ..schemas.plain_text import PrintedResult, text_table
 from .coresets import Coreset, load_coreset
 from .distances import Distances, distances
 from .queries import load_queries
@@ -95,7 +95,7 @@ class Measured:
 
 
 @dataclass(frozen=True, repr=False)
-class SideBySide:
+class SideBySide(PrintedResult):
     """What two coresets share, and how they differ.
 
     Attributes:
@@ -136,9 +136,6 @@ class SideBySide:
     def __str__(self) -> str:
         return "\n".join([*comparison_lines(self), *([""] if self.notes else []), *self.notes])
 
-    def _repr_html_(self) -> str:
-        return as_html(str(self))
-
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""
         return asdict(self)
@@ -151,12 +148,12 @@ def compare(store: Store, first: str, second: str) -> SideBySide:
         UsageError: there is no coreset of one of the names, or one of them is empty.
     """
     pair = (load_coreset(store, first), load_coreset(store, second))
-    for each in pair:
-        if not len(each):
-            raise UsageError(f"{each.name} has no rows to compare")
+    for coreset in pair:
+        if not len(coreset):
+            raise UsageError(f"{coreset.name} has no rows to compare")
     ids = pair[0].ids, pair[1].ids
     whole = _overlap(ids, max(map(len, pair)))
-    pool = sum(share.pool for share in max(pair, key=lambda each: each.pool_version).mix)
+    pool = sum(share.pool for share in max(pair, key=lambda coreset: coreset.pool_version).mix)
     measured, notes = _measured(store, pair)
     if pair[0].pool_version != pair[1].pool_version:
         notes.append(
@@ -185,8 +182,8 @@ def spearman(first: Sequence[str], second: Sequence[str]) -> float | None:
 
     The common ids are ranked anew within each order, so that there are no ties.
     """
-    places = {each: place for place, each in enumerate(second)}
-    theirs = np.array([places[each] for each in first if each in places], np.int64)
+    places = {id: place for place, id in enumerate(second)}
+    theirs = np.array([places[id] for id in first if id in places], np.int64)
     count = len(theirs)
     if count < 2:
         return None
@@ -216,12 +213,12 @@ def _overlap(ids: tuple[Sequence[str], Sequence[str]], ranks: int) -> Overlap:
 
 
 def _corpora(first: Coreset, second: Coreset) -> tuple[Mix, ...]:
-    newest = max((first, second), key=lambda each: each.pool_version)
-    picked = [{share.corpus: share.picked for share in each.mix} for each in (first, second)]
+    newest = max((first, second), key=lambda coreset: coreset.pool_version)
+    picked = [{share.corpus: share.picked for share in coreset.mix} for coreset in (first, second)]
     total = sum(share.pool for share in newest.mix)
     rows = []
     for share in newest.mix:
-        ours, theirs = (each.get(share.corpus, 0) for each in picked)
+        ours, theirs = (rows_of.get(share.corpus, 0) for rows_of in picked)
         if ours or theirs:
             # A filter may have let nothing through: then there are no picks to share.
             shares = ours / max(len(first), 1), theirs / max(len(second), 1), share.pool / total
@@ -231,10 +228,10 @@ def _corpora(first: Coreset, second: Coreset) -> tuple[Mix, ...]:
 
 
 def _lengths(store: Store, pair: Sequence[Coreset]) -> tuple[Lengths, ...]:
-    taken = [store.take(each.ids, LENGTHS, each.pool_version) for each in pair]
+    taken = [store.take(own.ids, LENGTHS, own.pool_version) for own in pair]
     found = []
     for what in LENGTHS:
-        first, second = (each[what].drop_null().to_numpy() for each in taken)
+        first, second = (rows[what].drop_null().to_numpy() for rows in taken)
         gap = _gap(first, second)
         found.append(Lengths(what, _described(first), _described(second), gap))
     return tuple(found)
@@ -258,8 +255,8 @@ def _measured(store: Store, pair: Sequence[Coreset]) -> tuple[list[Measured], li
     """Both distances of both by the same yardsticks, and what could not be measured."""
     found, notes = [], []
     snapshot = Snapshot(store)
-    features = [each for each in snapshot.features.values() if each.column]
-    for target in dict.fromkeys(each for coreset in pair for each in coreset.targets):
+    features = [feature for feature in snapshot.features.values() if feature.column]
+    for target in dict.fromkeys(name for coreset in pair for name in coreset.targets):
         for feature in features:
             try:
                 queries = [load_queries(snapshot, target, feature)]

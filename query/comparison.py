@@ -20,7 +20,7 @@ from .methods import Method, parse_method
 from .queries import Queries, matrix_of
 from .scanning.columns import scan_scores, scan_sets, scan_words, size_of_sets
 from .scanning.fetch import fetcher
-from .scanning.reducers import Reducer
+from .scanning.reducers import BlockConsumer
 from .scanning.rows import Scanned
 from .scanning.vectors import scan_ids, scan_vectors
 
@@ -71,7 +71,7 @@ class QueryGroup:
     words: tuple[np.ndarray, ...] = ()
 
 
-Scan = Callable[[Sequence[Reducer], IdSet | None], Scanned]
+Scan = Callable[[Sequence[BlockConsumer], IdSet | None], Scanned]
 Fetch = Callable[[Vectors | Columns, IdSet | None], RowVectors | RowColumns]
 
 

@@ -272,15 +272,7 @@ def export(
     `<out>.axolotl.yaml` and `<out>.dataset_info.json`. An earlier export is replaced together with
     the files beside it.
 
-    Args:
-        store: an open store.
-        coreset: its name, or itself.
-        out: a path ending in .jsonl or .parquet.
-        format: messages, prompt-completion, alpaca or sharegpt.
-        shuffle: shuffle the rows; otherwise they are in the order of rank.
-        seed: of the shuffling; the coreset's by default.
-        skip_unfit: leave out and count the rows that the format cannot hold.
-        overwrite: replace a file even if no export wrote it.
+    The arguments are those of `Database.export`.
 
     Raises:
         UsageError: unknown coreset, format or suffix, no such folder, another file of that name, a

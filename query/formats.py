@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -209,12 +210,11 @@ def _prompt_completion_convert(instruction: Instruction) -> Converted:
     return Converted({"prompt": joined, "completion": completion}, remarks=(SYSTEM_JOINED,))
 
 
-def _prompt_completion_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
-    return {"prompt": pa.string(), "completion": pa.string()}
-
-
-def _axolotl_prompt_completion(traits: Collection[str]) -> dict[str, Any] | str:
-    return {
+PROMPT_COMPLETION = Format(
+    "prompt-completion",
+    _prompt_completion_convert,
+    lambda traits: {"prompt": pa.string(), "completion": pa.string()},
+    lambda traits: {
         "type": {
             "system_prompt": "",
             "field_instruction": "prompt",
@@ -222,19 +222,11 @@ def _axolotl_prompt_completion(traits: Collection[str]) -> dict[str, Any] | str:
             "format": "{instruction}",
             "no_input_format": "{instruction}",
         }
-    }
-
-
-def _llama_factory_prompt_completion(traits: Collection[str]) -> dict[str, Any] | str:
-    return {"formatting": "alpaca", "columns": {"prompt": "prompt", "response": "completion"}}
-
-
-PROMPT_COMPLETION = Format(
-    "prompt-completion",
-    _prompt_completion_convert,
-    _prompt_completion_columns,
-    _axolotl_prompt_completion,
-    _llama_factory_prompt_completion,
+    },
+    lambda traits: {
+        "formatting": "alpaca",
+        "columns": {"prompt": "prompt", "response": "completion"},
+    },
 )
 
 
@@ -311,21 +303,11 @@ def _sharegpt_calls(message: Message, remarks: set[str]) -> str:
     calls = calls_of(message.tool_calls)
     if any(call["id"] is not None for call in calls):
         remarks.add(NAMES_LEFT_OUT)
-    plain = [
-        {
-            "name": call["function"]["name"],
-            "arguments": _sharegpt_parsed(call["function"]["arguments"]),
-        }
-        for call in calls
-    ]
+    plain = [call["function"] for call in calls]
+    for function in plain:
+        with suppress(ValueError):  # arguments that are no JSON stay the text they are
+            function["arguments"] = json.loads(function["arguments"])
     return canonical_json(plain[0] if len(plain) == 1 else plain)
-
-
-def _sharegpt_parsed(arguments: str) -> Any:
-    try:
-        return json.loads(arguments)
-    except ValueError:  # arguments that are no JSON stay the text they are
-        return arguments
 
 
 def _sharegpt_columns(traits: Collection[str]) -> dict[str, pa.DataType]:

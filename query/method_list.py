@@ -11,7 +11,7 @@ from ..ingest.create import pending
 from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ..schemas.plain_text import as_html, text_table
+from ..schemas.plain_text import PrintedResult, text_table
 from ..selectors.reductions import Columns
 from ..selectors.selector import Task
 from ..store.fill import count_unfilled
@@ -40,7 +40,7 @@ class ListedMethod:
         target: whether it needs a target's examples.
         paper: its source; empty where it is ours.
         ready: whether the store can run it now; None without a store.
-        helps: where something is missing, a command, or a sentence that ends in one.
+        next: where something is missing, a command, or a sentence that ends in one.
     """
 
     method: str
@@ -51,14 +51,14 @@ class ListedMethod:
     target: bool
     paper: str
     ready: bool | None = None
-    helps: str | None = None
+    next: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values."""
         return asdict(self)
 
 
-class MethodList(list[ListedMethod]):
+class MethodList(PrintedResult, list[ListedMethod]):
     """A list of methods that prints as two tables: those with a name of their own, then the rest.
 
     A notebook shows the same.
@@ -67,9 +67,6 @@ class MethodList(list[ListedMethod]):
     def __str__(self) -> str:
         named, pairs = ([each for each in self if each.named is own] for own in (True, False))
         return "\n\n".join(text_table([_row(each) for each in some]) for some in (named, pairs))
-
-    def _repr_html_(self) -> str:
-        return as_html(str(self))
 
 
 def _row(method: ListedMethod) -> dict[str, Any]:
@@ -80,7 +77,7 @@ def _row(method: ListedMethod) -> dict[str, Any]:
         "paper": method.paper,
     }
     if method.ready is not None:
-        return {**row, "ready": method.ready, "helps": method.helps}
+        return {**row, "ready": method.ready, "next": method.next}
     return {**row, "in full": method.full} if method.named else row
 
 
@@ -101,8 +98,8 @@ def list_methods(store: Store | None = None) -> MethodList:
     readiness = _Readiness(store)
     checked = MethodList()
     for row, (_, method) in zip(listed, methods, strict=True):
-        ready, helps = readiness.of(method)
-        checked.append(replace(row, ready=ready, helps=helps))
+        ready, next_step = readiness.of(method)
+        checked.append(replace(row, ready=ready, next=next_step))
     return checked
 
 
@@ -153,13 +150,13 @@ class _Readiness:
         uri, name = self._store.uri, method.representation
         if not self._rows:
             return False, f"coresetdb ingest {quote(uri)} FILE..."
-        feature, helps = None, None
+        feature, next_step = None, None
         if name:
             if name not in self._features:
                 self._features[name] = self._feature(name)
-            feature, helps = self._features[name]
+            feature, next_step = self._features[name]
             if feature is None:
-                return False, helps
+                return False, next_step
         if method.needs_target:
             if name not in self._refusals:
                 self._refusals[name] = self._refusal(feature)
@@ -169,7 +166,7 @@ class _Readiness:
             self._check_options(method, feature)
         except UsageError as error:
             return False, str(error).replace("STORE", uri)
-        return True, helps
+        return True, next_step
 
     def _check_options(self, method: Method, feature: Feature | None) -> None:
         """Check that the pool has the columns that a method's options name."""

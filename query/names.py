@@ -17,7 +17,7 @@ _FORM = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
 
 
 def check_name(kind: str, name: str) -> str:
-    """The name itself, if it can be one.
+    """Return the name, if it is allowed.
 
     Raises:
         UsageError: other characters, too long, or two dots in a row (Lance tags refuse those).

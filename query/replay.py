@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ..schemas.plain_text import PrintedResult, count_of
 from ..schemas.sizes import parse_budget
 from .approximate import index_is_present
 from .coresets import Coreset, load_coreset
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Replay:
+class Replay(PrintedResult):
     """The ids that a coreset's request returns now, beside those recorded.
 
     Attributes:
@@ -52,18 +52,16 @@ class Replay:
         """Whether the ids and their order agree."""
         return self.first_difference is None
 
-    def __repr__(self) -> str:
-        name, count = self.coreset.name, len(self.ids)
-        if not self.same:
-            outcome = f"{name}: the ids differ from rank {self.first_difference:,} on."
-        elif count == 1:
-            outcome = f"{name}: the same id."
-        else:
-            outcome = f"{name}: the same {count:,} ids in the same order."
-        return "\n".join([outcome, *self.notes])
+    @property
+    def outcome(self) -> str:
+        """A sentence on whether they agree."""
+        name = self.coreset.name
+        if self.same:
+            return f"{name}: the same {count_of(len(self.ids), 'id')} in the same order."
+        return f"{name}: the ids differ from rank {self.first_difference:,} on."
 
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
+    def __repr__(self) -> str:
+        return "\n".join([self.outcome, *self.notes])
 
 
 def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:

@@ -23,7 +23,6 @@ from ..schemas.ids import IdSet, ids_of, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.tables import literal
-from ..selectors.reductions import Lists
 from ..selectors.registry import selectors
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
@@ -71,15 +70,11 @@ def score(
     Earlier scores for the same target and method are replaced.
 
     Args:
-        store: an open store.
-        target: its name.
         methods: such as `rds`, `rds(by=max)` or `trim(scope=response)`; a representation's name
             stands for the order of `select` with `:top`. By default all that this store and target
             allow.
-        where: SQL expression over the pool; only rows for which it holds are scored and ranked.
-        keep: whether scores at other versions of the pool stay as well.
         memory_limit: bytes that ranking may plan for.
-        progress: is called with how far each method is.
+        The others are those of `Database.score`.
 
     Raises:
         UsageError: unknown target or method, a method that gives rows no score of their own, a
@@ -275,12 +270,8 @@ class _RowCounter:
         text = f"{self._seen:,} of {count_of(self._rows, 'row')}"
         self._progress.learn(name=self._name, share=self._seen / max(self._rows, 1), said=text)
 
-    def held_elements(self) -> int:
-        return 1
-
-    def result(self) -> Lists:
-        """Return an empty result: no selector needs it."""
-        return Lists(np.empty((0, 0, 2), np.int64))
+    def result(self) -> None:
+        """A counter has no result: it reports while it is fed."""
 
 
 def _missing_notes(

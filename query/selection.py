@@ -250,18 +250,9 @@ def select(
     """Choose rows of the newest pool for one or more targets, and record them as a coreset.
 
     Args:
-        store: an open store.
-        targets: their names; several take turns until the budget is used. Methods that rank rows
-            by themselves need none.
-        method: `representation:selector(option=value,...)`, a representation's name, or `random`.
-        budget: rows (`1000`), a share of the eligible rows (`5%`) or `200k-tokens`.
-        where: SQL expression over the pool; only rows for which it holds are eligible.
-        seed: of random methods, and of the shuffling at export.
-        name: of the coreset; `<target>-<method>-<n>` by default.
         rules: what shapes the selection beside its method; by default the leakage guard alone.
         memory_limit: bytes that the selection may plan for.
-        approximate: whether an index finds the rows (docs/indexing.md); otherwise every row is
-            compared.
+        The others are those of `Database.select`.
 
     Raises:
         UsageError: unknown target or method, bad budget, taken name, rules that cannot be kept, too

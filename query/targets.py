@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -20,7 +19,7 @@ from ..ingest.jobs.target_artifacts import artifact_name, make_target_artifacts
 from ..ingest.representations import registry
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.instruction import Record, Reject
-from ..schemas.plain_text import count_of
+from ..schemas.plain_text import PrintedResult, count_of
 from ..schemas.recipe import Recipe, difference
 from ..schemas.tables import TARGETS, literal
 from ..store import catalog
@@ -71,7 +70,7 @@ class Target:
 
 
 @dataclass(frozen=True, repr=False)
-class AddedTarget:
+class AddedTarget(PrintedResult):
     """A target that was added: how many records were read, repeated, or rejected.
 
     Attributes:
@@ -91,16 +90,17 @@ class AddedTarget:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        size = f"{count_of(self.target.examples, 'example')} ({self.target.tokens:,} tokens)"
-        account = (
-            f"{self.target.name}: read {self.read:,}: {size}, {self.duplicates:,} duplicate, "
-            f"{len(self.rejected):,} rejected"
-        )
-        rejects = [f"  {reject.file}:{reject.line}: {reject.reason}" for reject in self.rejected]
-        return "\n".join([*self.decisions, account, *rejects, *self.notes])
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{escape(repr(self))}</pre>"
+        target = self.target
+        lines = [
+            *self.decisions,
+            f"{target.name}: read {self.read:,}: {count_of(target.examples, 'example')} "
+            f"({target.tokens:,} tokens), {self.duplicates:,} duplicate, "
+            f"{len(self.rejected):,} rejected",
+            *(f"  {reject.file}:{reject.line}: {reject.reason}" for reject in self.rejected),
+            *(f"  without {name}: {number:,}" for name, number in target.missing.items() if number),
+            *(f"  {note}" for note in self.notes),
+        ]
+        return "\n".join(lines)
 
 
 def add_target(
@@ -236,7 +236,7 @@ def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table
 
 
 @dataclass(frozen=True, repr=False)
-class CopiedTarget:
+class CopiedTarget(PrintedResult):
     """A target that was copied to another store.
 
     Attributes:
@@ -250,9 +250,10 @@ class CopiedTarget:
     left_out: tuple[str, ...]
 
     def __repr__(self) -> str:
-        copied = f"with {', '.join(self.features)}" if self.features else "without features"
         examples = count_of(self.target.examples, "example")
-        return "\n".join([f"{self.target.name}: {examples} copied {copied}", *self.left_out])
+        features = ", ".join(self.features) or "no feature"
+        copied = f"{self.target.name}: copied {examples}, with {features}"
+        return "\n".join([copied, *(f"  {sentence}" for sentence in self.left_out)])
 
 
 def copy_target(store: Store, name: str, other: Store, new_name: str | None = None) -> CopiedTarget:

@@ -31,9 +31,11 @@ def count_of(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def as_html(text: str) -> str:
-    """Text with aligned columns, as a notebook shows it."""
-    return f"<pre>{escape(text)}</pre>"
+class PrintedResult:
+    """A result that a notebook shows as `print` does."""
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{escape(str(self))}</pre>"
 
 
 def _cell(value: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..schemas.plain_text import as_html, count_of, text_table
+from ..schemas.plain_text import PrintedResult, count_of, text_table
 from .features import features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
@@ -18,7 +18,7 @@ from .store import Store
 
 
 @dataclass(frozen=True, repr=False)
-class Status:
+class Status(PrintedResult):
     """A store's contents at one version of its pool; every part is a list of plain rows.
 
     `waiting` says of each feature how many rows have neither a value nor a reason; `pending` names
@@ -111,9 +111,6 @@ class Status:
     def __repr__(self) -> str:
         advice = self.advice()
         return "\n".join([self.summary(), *([""] if advice else []), *advice])
-
-    def _repr_html_(self) -> str:
-        return as_html(repr(self))
 
     def as_dict(self) -> dict[str, Any]:
         """The status as JSON values."""

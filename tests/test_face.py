@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
 
 import pytest
+from helpers.files import write_jsonl
 
 import coresetdb
 from coresetdb import Database, UsageError
@@ -20,8 +20,7 @@ def folder(tmp_path_factory, tiny_llama) -> Path:
     folder = tmp_path_factory.mktemp("face")
     sums = [{"question": f"What is {i} plus 1?", "answer": f"It is {i + 1}."} for i in range(24)]
     for name, some in (("sums", sums[:20]), ("examples", sums[20:])):
-        text = "".join(json.dumps(row) + "\n" for row in some)
-        (folder / f"{name}.jsonl").write_text(text)
+        write_jsonl(folder / f"{name}.jsonl", some)
     database = coresetdb.create(
         folder / "pool", backbone=tiny_llama, dtype="float32", features="rds"
     )

@@ -21,6 +21,7 @@ from fixtures.print_all import (
     ok,
     unpacked,
 )
+from helpers.files import write_jsonl
 
 ROWS = 72
 SHARD = 16
@@ -103,7 +104,7 @@ def test_it_takes_rows_and_the_killed_feature_is_completed(older, answers):
         {"question": "What is 2 plus 3?", "answer": "It is 5."},
         {"question": "What is 4 plus 3?", "answer": "It is 7."},
     ]
-    (older / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(older / "more.jsonl", rows)
     account = json.loads(ok("ingest", "pool", "more.jsonl", "sums.jsonl", "--json"))
     assert account["new"] == len(rows)
     done = json.loads(ok("featurize", "pool", late, "--json"))

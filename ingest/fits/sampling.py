@@ -1,8 +1,8 @@
-"""The random sample that something is learned from: the rows whose ids hash lowest.
+"""The random sample that fits learn from: the rows whose ids hash lowest.
 
-A seeded hash of its id says where a row stands in the draw. So the same seed draws the same rows
-from the same pool, in whatever order and from whatever files they come, and every prefix of the
-sample is a random sample too.
+A seeded hash of its id orders the rows. So the same seed draws the same rows from the same pool, in
+whatever order and from whatever files they come, and every prefix of the sample is a random sample
+too.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..sources import Source
 from .fit import Sample
 
 Rows = Callable[[int], int]
-"""From the size of a pool to the rows that are wanted of it."""
+"""From the size of a pool to the size of the sample."""
 
 BLOCK_ROWS = 1024
 SLACK = 4
@@ -37,9 +37,8 @@ T = TypeVar("T")
 class Reservoir(Generic[T]):
     """Draws from a stream whose length is known only at its end; ids must be distinct.
 
-    How many rows are wanted may grow with the length. Of the first n rows it therefore holds the
-    4 k(n) + 1,024 that stand first in the draw, where k(n) are wanted: a share of the stream that
-    holds all those wanted of the whole, but for a chance of less than e^-1000.
+    The size k(n) of the sample may grow with the length n. Of the first n rows it therefore holds
+    the lowest 4 k(n) + 1,024, which lack a row of the final sample with a chance below e^-1000.
     """
 
     def __init__(self, seed: int, rows: Rows) -> None:
@@ -48,7 +47,7 @@ class Reservoir(Generic[T]):
         self._held: list[tuple[int, str, T]] = []  # a heap, the last of the draw on top
 
     def offer(self, row_id: str, item: T) -> None:
-        """One row of the stream."""
+        """Offer one row of the stream."""
         self.total += 1
         place = (-_place(row_id, self._seed), row_id, item)
         room = SLACK * self._rows(self.total) + SLACK_ROWS
@@ -58,9 +57,9 @@ class Reservoir(Generic[T]):
             heapq.heapreplace(self._held, place)
 
     def drawn(self) -> list[tuple[str, T]]:
-        """Ids and items of the rows wanted, in the order of the draw."""
-        wanted = min(self._rows(self.total), self.total)
-        first = sorted(self._held, key=lambda held: (-held[0], held[1]))[:wanted]
+        """Return ids and items of the sample, in the order of the draw."""
+        size = min(self._rows(self.total), self.total)
+        first = sorted(self._held, key=lambda held: (-held[0], held[1]))[:size]
         return [(row_id, item) for _, row_id, item in first]
 
 
@@ -72,7 +71,7 @@ def sample_of_sources(
     bytes_total: int | None = None,
     progress: Progress | None = None,
 ) -> Sample:
-    """A sample of the records of files, equal content counted once; the files are read to the end.
+    """Draw a sample of the records of files, reading them to the end; equal content counts once.
 
     Args:
         limit: read no more than this many records, rejected ones included.
@@ -82,25 +81,25 @@ def sample_of_sources(
     """
     progress = progress or Silence()
     drawing: Reservoir[Instruction] = Reservoir(seed, rows)
-    met = GrowingIdSet()
+    seen = GrowingIdSet()
     read, before = 0, 0
     reasons: Counter[str] = Counter()
     for source in sources:
         items = islice(source, None if limit is None else limit - read)
         while block := list(islice(items, BLOCK_ROWS)):
             read += len(block)
-            found: dict[str, Instruction] = {}
+            by_id: dict[str, Instruction] = {}
             for item in block:
                 if isinstance(item, Record):
-                    found.setdefault(item.instruction.id, item.instruction)
+                    by_id.setdefault(item.instruction.id, item.instruction)
                 else:
                     reasons[item.reason] += 1
-            ids = list(found)
-            new = [row_id for row_id, old in zip(ids, met.contains(ids), strict=True) if not old]
+            ids = list(by_id)
+            new = [row_id for row_id, old in zip(ids, seen.contains(ids), strict=True) if not old]
             if new:
-                met.add(new)
+                seen.add(new)
             for row_id in new:
-                drawing.offer(row_id, found[row_id])
+                drawing.offer(row_id, by_id[row_id])
             progress.advance(
                 rows=read,
                 tokens=0,
@@ -120,7 +119,7 @@ def sample_of_sources(
 
 
 def sample_of_pool(store: Store, seed: int, rows: Rows) -> Sample:
-    """A sample of the rows a store holds.
+    """Draw a sample of the rows of a store.
 
     Raises:
         UsageError: it holds none.
@@ -143,7 +142,7 @@ def sample_of_pool(store: Store, seed: int, rows: Rows) -> Sample:
 
 
 def _sample(drawn: Sequence[tuple[str, Instruction]], total: int) -> Sample:
-    return Sample([row_id for row_id, _ in drawn], [each for _, each in drawn], total)
+    return Sample([row_id for row_id, _ in drawn], [row for _, row in drawn], total)
 
 
 def _place(row_id: str, seed: int) -> int:

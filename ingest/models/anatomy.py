@@ -1,6 +1,6 @@
-"""Where a causal language model keeps its parts, whatever its architecture calls them.
+"""Find the parts of a causal language model, whatever its architecture calls them.
 
-Another forward for one module of a model, for the time of a block.
+One module's forward can be replaced for the time of a block.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...schemas.errors import BackboneError
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:
-    """The decoder layers, first to last (`layers` in llama, `h` in gpt2).
+    """Return the decoder layers, first to last (`layers` in llama, `h` in gpt2).
 
     Raises:
         BackboneError: the model has no list of as many modules as it says it has layers.
@@ -33,7 +33,7 @@ def decoder_layers(model: Any) -> list[nn.Module]:
 
 
 def attention_projections(model: Any) -> list[str]:
-    """Names of the linear layers of every attention block, in the model's order.
+    """Return the names of the linear layers of every attention block, in the model's order.
 
     They are q/k/v/o_proj in llama, c_attn and c_proj of `attn` in gpt2, query_key_value and dense
     of `attention` in gpt_neox.
@@ -43,26 +43,26 @@ def attention_projections(model: Any) -> list[str]:
     """
     from transformers.pytorch_utils import Conv1D
 
-    found = [
+    names = [
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
         and re.search(r"attn|attention", name.rpartition(".")[0])
     ]
-    if not found:
+    if not names:
         raise BackboneError(
             f"{model.config.model_type}: this architecture has no attention projections that an "
             "adapter could be trained on. Use features without a warm-up, or another backbone"
         )
-    return found
+    return names
 
 
 @contextmanager
 def forward_replaced(
     module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[None]:
-    """Inside the block `module` runs `forward`, its hooks as before; its class is left alone."""
-    own = vars(module).get("forward")  # what another library may have put there
+    """Let `module` run `forward` inside the block, with its hooks; its class is not changed."""
+    own = vars(module).get("forward")  # another library may have set one
     module.forward = forward
     try:
         yield

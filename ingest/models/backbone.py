@@ -1,12 +1,9 @@
-"""A backbone at work: a causal language model with its tokenizer and chat template.
+"""A loaded backbone: a causal language model with its tokenizer and chat template.
 
-Any causal LM of transformers, in a folder or by its Hugging Face name; `builtin` is the small
-proxy that comes with the package. Code that comes with a model is never run.
-
-Memory that the libraries under a model keep after use: bounded, and given back now and then.
-
-On a CPU, ingestion would grow by it without end, though nothing of ours does: see
-docs/planning.md, "Memory".
+Any causal LM of transformers, from a folder or by its Hugging Face name; `builtin` is the small
+proxy that comes with the package. Code that comes with a model is never run. The memory that the
+libraries under a model keep after use would grow without end on a CPU; it is bounded, and freed
+now and then (docs/planning.md, "Memory").
 """
 
 from __future__ import annotations
@@ -32,73 +29,39 @@ from .model_folder import read_templates, settled_name
 if TYPE_CHECKING:
     import torch
 
+__all__ = ["Backbone", "BackboneConfig", "BackboneInfo", "States", "describe", "resolve"]
+
+WIDTH_MULTIPLE = 16
+"""Of batches where kernels are compiled per shape: rows get a few per cent longer, and most batches
+find their kernel in the cache."""
 
 PARTS = 16
-
-
-def padded_width(longest: int, multiple: int) -> int:
-    """The width of a batch whose longest row has so many tokens.
-
-    With a multiple above 1 it is one of few: a multiple of that, and in wide batches of a sixteenth
-    of the next power of two.
-    """
-    if multiple > 1:
-        power = 1 << max(0, longest - 1).bit_length()
-        multiple = max(multiple, power // PARTS)
-    return -(-longest // multiple) * multiple
-
-
-KERNELS_KEPT = 512
-"""Those of about 30 shapes of batches of the built-in proxy, at most 0.8 MB each."""
-
-
-def bound_kernel_caches() -> None:
-    """Keep few of the kernels made for shapes of batches; call before a model first runs.
-
-    In bfloat16 every product of matrices of a new shape has its kernel made, and there are more
-    shapes of batches than are worth keeping. oneDNN and torch's layer above it each keep 1,024 of
-    them; both read their capacity from the environment when they are first used. What a user set
-    there stays.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(KERNELS_KEPT))
-
-
-def give_back_freed() -> None:
-    """Give pages that hold nothing back to the system, where the C library is glibc.
-
-    Tensors of ever-new sizes leave holes between the kernels that live longer, and glibc gives
-    back only what is free at its heap's end.
-    """
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
-__all__ = ["Backbone", "BackboneConfig", "BackboneInfo", "States", "describe", "resolve"]
+"""Wide batches have a multiple of the next power of two over this as width."""
 
 LOGIT_ELEMENTS = 1 << 24
 """Logits made at once: 64 MB in float32."""
-LOGIT_ELEMENTS_CPU = 1 << 20
-LOGIT_POSITIONS_CPU = 128
-"""On a CPU 4 MB, which stay in its caches, but not of so few positions that reading the head over
-and over costs more."""
 
-WIDTH_MULTIPLE = 16
-"""Of batches where kernels are made for shapes, and more where they are wide: rows get a few per
-cent longer, and most batches meet kernels that are kept."""
+LOGIT_ELEMENTS_CPU = 1 << 20
+
+LOGIT_POSITIONS_CPU = 128
+"""On a CPU 4 MB, which stay in its caches, but at least so many positions, as every slice reads the
+whole head."""
 
 PROBE_TOKENS = 8
+
 PROBE_TOLERANCE = 1e-3
-"""Relative; what is looked for misses it by orders of magnitude (a head that caps its logits)."""
+"""Relative; a head that scales or caps its logits misses it by orders of magnitude."""
+
+KERNELS_KEPT = 512
+"""Enough for about 30 shapes of batches of the built-in proxy; at most 0.8 MB each."""
 
 
 @dataclass(frozen=True)
 class States:
-    """What a forward leaves: `hidden` (B, T, D) after the final norm, in the compute dtype.
+    """The result of a forward: `hidden` (B, T, D) after the final norm, in the compute dtype.
 
-    `logits` (B, T, V) is there only when asked for and the head is not a plain linear layer.
+    `logits` (B, T, V) is given only when logits were requested and the head is no plain linear
+    layer.
     """
 
     hidden: torch.Tensor
@@ -128,13 +91,13 @@ class Backbone:
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
-        """Read model and tokenizer; `auto` device and dtype are resolved first.
+        """Load model and tokenizer; `auto` device and dtype are resolved first.
 
-        What a user should know about the model (no chat template...) stands in `info.notices`.
+        Notices for the user (such as a missing chat template) are in `info.notices`.
 
         Raises:
             BackboneError: no such model, not a causal LM, weights or tokenizer missing or broken.
-            UsageError: `max_length` above the model's positions, or a device that is not there.
+            UsageError: `max_length` above the model's positions, or an unavailable device.
         """
         info = describe(config)
         config = resolve(config)
@@ -144,26 +107,26 @@ class Backbone:
         return cls(config, info, model, encoder, padding_token)
 
     def encode(self, instruction: Instruction) -> Encoded:
-        """Tokens and masks of one conversation (see Encoder.encode for what it raises)."""
+        """Return tokens and masks of one conversation; raises as `Encoder.encode`."""
         return self.encoder.encode(instruction)
 
     def encode_all(self, instructions: Sequence[Instruction]) -> list[Encoded | RowRefusedError]:
-        """Tokens and masks of many conversations; a refused one gives its error."""
+        """Return tokens and masks of many conversations; the error for a refused one."""
         return self.encoder.encode_all(instructions)
 
     def states(self, ids: torch.Tensor, mask: torch.Tensor, logits: bool = False) -> States:
-        """One forward over a padded batch.
+        """Run one forward over a padded batch.
 
         Args:
             ids: (B, T) int64; padding on either side.
             mask: (B, T) bool, true at tokens. States at padding mean nothing.
-            logits: whether `head` will be asked for logits of this batch.
+            logits: whether `head` will be called for this batch.
         """
         import torch
 
         if self.causal and bool(mask[:, 0].all()):
-            # Padding at the end is seen by no token, so nothing has to be masked, and attention
-            # without a mask skips the half above the diagonal.
+            # No token sees padding at the end, so nothing has to be masked, and attention without a
+            # mask skips the half above the diagonal.
             mask = torch.ones_like(mask)
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
         if self._takes_positions:
@@ -173,32 +136,34 @@ class Backbone:
         return self._full_forward(inputs)
 
     def head(self, states: States, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-        """Logits (n, V) in float32 at n positions, given by their rows and columns."""
+        """Return logits (n, V) float32 at n positions, given by their rows and columns."""
         if states.logits is not None:
             return states.logits[rows, columns].float()
         return self.model.get_output_embeddings()(states.hidden[rows, columns]).float()
 
     def logit_slices(self, positions: int) -> Iterator[slice]:
-        """Slices of so many positions whose logits can be held at once."""
+        """Yield slices of `positions` whose logits fit in memory at once."""
         step = max(1, LOGIT_ELEMENTS // self.info.vocabulary)
-        if self.device.type == "cpu" and self.plain_head:  # others have all logits already
+        if self.device.type == "cpu" and self.plain_head:  # other heads gave all logits already
             cached = LOGIT_ELEMENTS_CPU // self.info.vocabulary
             step = min(step, max(LOGIT_POSITIONS_CPU, cached))
         for start in range(0, positions, step):
             yield slice(start, start + step)
 
     def _width_multiple(self) -> int:
-        """What widths of batches are multiples of (see `padded_width`); 1: of nothing.
+        """Return what the widths of batches are multiples of (see `padded_width`), 1 for any width.
 
-        On a CPU oneDNN makes a kernel for every new shape of a product in less than float32: 4 ms,
-        six times what the product takes.
+        On a CPU oneDNN compiles a kernel for every new shape of a product below float32: 4 ms, six
+        times what the product takes.
         """
-        made = self.device.type == "cpu" and self.model.dtype.itemsize < 4
+        compiled = self.device.type == "cpu" and self.model.dtype.itemsize < 4
         longest = self.info.max_length  # no batch may be wider than that
-        return WIDTH_MULTIPLE if made and padded_width(longest, WIDTH_MULTIPLE) == longest else 1
+        return (
+            WIDTH_MULTIPLE if compiled and padded_width(longest, WIDTH_MULTIPLE) == longest else 1
+        )
 
     def _full_forward(self, inputs: dict[str, Any]) -> States:
-        """States and all logits from the model's own forward (its head does more than multiply)."""
+        """Return states and all logits from the model's own forward, for any head."""
         kept: list[torch.Tensor] = []
         hook = self.model.base_model.register_forward_hook(
             lambda module, args, output: kept.append(output.last_hidden_state)
@@ -210,9 +175,10 @@ class Backbone:
         return States(kept[0], logits)
 
     def _probe_head(self) -> bool:
-        """Whether the logits are the output layer times the final states, and nothing else.
+        """Return whether the logits are the output layer times the final states, and nothing else.
 
-        Tried rather than looked up: Cohere scales its logits, Gemma caps them, Granite divides.
+        Tested on a few tokens, as configurations differ: Cohere scales its logits, Gemma caps them,
+        Granite divides.
         """
         import torch
 
@@ -228,7 +194,7 @@ class Backbone:
         return _close(got, expected)
 
     def _probe_causal(self) -> bool:
-        """Whether a token changes nothing before it; tried as well."""
+        """Return whether a token changes no state before it, tested as well."""
         import torch
 
         count = min(PROBE_TOKENS, self.info.max_length)
@@ -245,30 +211,36 @@ def _close(got: torch.Tensor, expected: torch.Tensor) -> bool:
     return bool(error < PROBE_TOLERANCE)
 
 
-def resolve(config: BackboneConfig) -> BackboneConfig:
-    """The same configuration with `auto` device and dtype replaced, and a folder made absolute.
+def padded_width(longest: int, multiple: int) -> int:
+    """Return the width of a batch whose longest row has `longest` tokens.
 
-    dtype auto: bfloat16 on CUDA cards that have it, float32 elsewhere: in float32 a row's features
-    do not depend on the rows it was batched with, so an ingestion that was killed and called
-    again ends as if it had not been.
+    With a `multiple` above 1 it is one of few: a multiple of that, and in wide batches of a
+    sixteenth (`PARTS`) of the next power of two.
+    """
+    if multiple > 1:
+        power = 1 << max(0, longest - 1).bit_length()
+        multiple = max(multiple, power // PARTS)
+    return -(-longest // multiple) * multiple
+
+
+def resolve(config: BackboneConfig) -> BackboneConfig:
+    """Return the configuration with `auto` device and dtype replaced, and a folder made absolute.
+
+    dtype `auto` is bfloat16 on CUDA devices that support it and float32 elsewhere. In float32 a
+    row's features do not depend on the rows it was batched with, so an ingestion that was killed
+    and resumed gives the same result as one that was not.
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device is not available.
     """
     import torch
 
     device = config.device
+    available = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
     if device == "auto":
-        device = (
-            "cuda"
-            if torch.cuda.is_available()
-            else "mps"
-            if torch.backends.mps.is_available()
-            else "cpu"
-        )
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+        device = next((name for name, test in available.items() if test()), "cpu")
     kind = device.split(":")[0]
-    if kind in there and not there[kind]():
+    if kind in available and not available[kind]():
         raise UsageError(f"device {device!r} is not available here: use cpu or auto")
     dtype = config.dtype
     if dtype == "auto":
@@ -297,17 +269,17 @@ def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
             "and save it again"
         )
     ids = backend.get_vocab(with_added_tokens=True)
-    strangers = [t for t, id in ids.items() if id >= info.vocabulary and t != tokenizer.pad_token]
-    if strangers:
+    without = [t for t, id in ids.items() if id >= info.vocabulary and t != tokenizer.pad_token]
+    if without:
         raise BackboneError(
             f"{info.name}: the tokenizer knows tokens the model has no embedding for "
-            f"({strangers[0]!r}, ...; the model has {info.vocabulary}). Give the model's own "
+            f"({without[0]!r}, ...; the model has {info.vocabulary}). Give the model's own "
             "tokenizer, or resize its embeddings and save it again"
         )
     special = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}
     template = ChatTemplate(read_templates(info.folder), special)
     encoder = Encoder(backend, template, info.max_length, tokenizer.bos_token_id)
-    # Padding is masked wherever it stands, so without a pad token any id of the vocabulary does.
+    # Padding is masked, so without a pad token any id of the vocabulary will do.
     padding = tokenizer.pad_token_id
     return encoder, padding if padding is not None and padding < info.vocabulary else 0
 
@@ -340,15 +312,15 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
             f"{missing[0]}), which would be random. Give a complete causal LM checkpoint"
         )
     if config.device.split(":")[0] == "cuda":
-        # cuDNN plans its attention anew for every shape of batch, and ingestion rarely sees one
-        # twice: on an H200 a shard took three times as long. The other kernels need no plan.
+        # cuDNN plans its attention anew for every batch shape, and ingestion rarely repeats one:
+        # on an H200 a shard took three times as long. The other kernels need no plan.
         torch.backends.cuda.enable_cudnn_sdp(False)
     return model.to(config.device).eval().requires_grad_(False)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bar for reading weights: stderr is for what a user needs to know."""
+    """Hide transformers' progress bars inside the block."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
@@ -358,3 +330,27 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def bound_kernel_caches() -> None:
+    """Bound the caches of kernels compiled per batch shape; call before a model first runs.
+
+    In bfloat16 oneDNN compiles a kernel for every new shape of a matrix product, and there are more
+    shapes of batches than are worth keeping. oneDNN and torch's layer above it each keep 1,024 of
+    them by default; both read their capacity from the environment when they are first used. A
+    value set by the user is left alone.
+    """
+    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+        os.environ.setdefault(name, str(KERNELS_KEPT))
+
+
+def give_back_freed() -> None:
+    """Return freed memory to the system, where the C library is glibc.
+
+    Tensors of changing sizes leave holes between kernels that live longer, and glibc by itself
+    returns only what is free at the end of its heap.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

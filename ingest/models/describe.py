@@ -1,6 +1,6 @@
-"""What a backbone is, read from its files alone: sizes, and the identity features depend on.
+"""Describe a backbone from its files alone: its sizes, and the identity features depend on.
 
-No torch here: opening a store, planning and comparing fingerprints stay light.
+This module imports no torch, so opening a store, planning and comparing fingerprints stay light.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .model_folder import (
 )
 
 DEFAULT_MAX_LENGTH = 2048
-"""Tokens of a row where nothing else is said: what LESS and RDS+ train and embed with."""
+"""Tokens of a row by default, as LESS and RDS+ use."""
 
 ENCODING_VERSION = 1
 """Rises when the same text would become other tokens or masks."""
@@ -75,7 +75,7 @@ class BackboneConfig:
             raise UsageError(f"max length {self.max_length}: a row needs at least 2 tokens")
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values; `BackboneConfig(**config.as_dict())` is the same again."""
+        """Return JSON values; `BackboneConfig(**config.as_dict())` equals this."""
         return asdict(self)
 
 
@@ -84,14 +84,14 @@ class BackboneInfo:
     """A backbone's sizes and identity.
 
     Attributes:
-        name: as it was asked for.
-        folder: where its files lie.
+        name: as the user gave it.
+        folder: of its files.
         hidden_size: width of the final hidden states.
-        positions: the most tokens the model's positions allow, None where they are unbounded.
+        positions: the most tokens the model's positions allow, None where there is no limit.
         max_length: tokens a row is truncated to.
         identity: JSON values that enter `Recipe.backbone`: hashes of weights, configuration,
             tokenizer and template, and the truncation. Neither device nor compute dtype.
-        notices: sentences a user should see once.
+        notices: sentences for the user, to be shown once.
     """
 
     name: str
@@ -107,7 +107,7 @@ class BackboneInfo:
 
 
 def describe(config: BackboneConfig) -> BackboneInfo:
-    """Sizes and identity of a backbone, from its files (weight hashes are cached).
+    """Return sizes and identity of a backbone, from its files (hashes of weights are cached).
 
     Raises:
         BackboneError: no such model, not a causal LM, one that needs code of its own, weights or
@@ -129,8 +129,8 @@ def describe(config: BackboneConfig) -> BackboneInfo:
             f"{config.name}: the tokenizer has no chat template; rows are rendered with "
             "coresetdb's plain one (### User: / ### Assistant:)"
         )
-    elif said := history_notice(ChatTemplate(templates, read_special_tokens(folder))):
-        notices.append(f"{config.name}: {said}")
+    elif notice := history_notice(ChatTemplate(templates, read_special_tokens(folder))):
+        notices.append(f"{config.name}: {notice}")
     max_length = _max_length(config, positions)
     return BackboneInfo(
         name=config.name,

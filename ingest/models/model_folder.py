@@ -1,9 +1,7 @@
-"""Where a backbone's files lie: the built-in proxy, a folder, or a snapshot from the hub.
+"""A model's files: the built-in proxy, a folder, or a snapshot from the hub; settings and hashes.
 
-Hashes of model files, and a cache of them so that a large checkpoint is read only once.
-
-The cache is one JSON file in the user's cache folder: path -> [bytes, mtime in ns, hash]. A file
-that was touched is hashed again.
+Hashes of weights are cached, so that a large checkpoint is read only once. The cache is one JSON
+file in the user's cache folder: path -> [bytes, mtime in ns, hash]. A changed file is hashed again.
 """
 
 from __future__ import annotations
@@ -25,13 +23,14 @@ from ..conversations.chat_template import DEFAULT
 BUILTIN = "builtin"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
+READ_BYTES = 8 << 20
 
 
 def model_folder(name: str) -> Path:
-    """The local folder of a backbone named `builtin`, by a path, or by a Hugging Face name.
+    """Return the local folder of a backbone named `builtin`, by a path or by a Hugging Face name.
 
-    A folder of that path wins over a hub name. Files from the hub land in Hugging Face's own
-    cache; what is already there is used without the network.
+    An existing folder wins over a hub name. Files from the hub go into Hugging Face's own cache;
+    those already in it are used without the network.
 
     Raises:
         NoSuchModelError: there is no such folder or model.
@@ -62,24 +61,9 @@ def model_folder(name: str) -> Path:
 
 
 def settled_name(name: str) -> str:
-    """The same model named so that it is found from any folder: a folder's path made absolute."""
+    """Return a name that holds in any working directory: a folder's path made absolute."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if name != BUILTIN and folder.is_dir() else name
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """What a JSON file of a model says.
-
-    Raises:
-        BackboneError: it is damaged, or no JSON object.
-    """
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BackboneError(f"{path} is not JSON ({error}). Copy the model again") from error
-    if not isinstance(settings, dict):
-        raise BackboneError(f"{path} holds no JSON object. Copy the model again")
-    return settings
 
 
 def _from_hub(name: str) -> Path:
@@ -90,7 +74,7 @@ def _from_hub(name: str) -> Path:
 
 
 def hub_snapshot(name: str, patterns: Sequence[str]) -> Path:
-    """The local folder of those files of a model on the Hugging Face hub.
+    """Return the local folder of the files of a model on the hub that match `patterns`.
 
     Raises:
         NoSuchModelError: there is no such model.
@@ -128,8 +112,23 @@ def hub_snapshot(name: str, patterns: Sequence[str]) -> Path:
         ) from error
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file of a model.
+
+    Raises:
+        BackboneError: it is not a JSON object.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BackboneError(f"{path} is not JSON ({error}). Copy the model again") from error
+    if not isinstance(settings, dict):
+        raise BackboneError(f"{path} holds no JSON object. Copy the model again")
+    return settings
+
+
 def read_templates(folder: Path) -> dict[str, str]:
-    """Name -> Jinja text of the templates a model folder holds; empty when it has none.
+    """Return name -> Jinja text of the chat templates in a model folder; it may have none.
 
     Raises:
         BackboneError: tokenizer_config.json cannot be read.
@@ -137,12 +136,12 @@ def read_templates(folder: Path) -> dict[str, str]:
     templates: dict[str, str] = {}
     config = folder / "tokenizer_config.json"
     if config.is_file():
-        found = read_settings(config).get("chat_template")
-        if isinstance(found, str):
-            templates[DEFAULT] = found
-        elif isinstance(found, list):
-            templates |= {each["name"]: each["template"] for each in found}
-    # Files of their own win over the entry, as in transformers.
+        entry = read_settings(config).get("chat_template")
+        if isinstance(entry, str):
+            templates[DEFAULT] = entry
+        elif isinstance(entry, list):
+            templates |= {template["name"]: template["template"] for template in entry}
+    # Separate files win over the entry, as in transformers.
     for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         templates[path.stem] = path.read_text(encoding="utf-8")
     if (folder / "chat_template.jinja").is_file():
@@ -151,41 +150,23 @@ def read_templates(folder: Path) -> dict[str, str]:
 
 
 def read_special_tokens(folder: Path) -> dict[str, str]:
-    """bos_token, eos_token... as a model folder's files name them, for its templates.
+    """Return bos_token, eos_token... of a model folder, for its templates.
 
     Raises:
         BackboneError: a file cannot be read.
     """
-    found: dict[str, str] = {}
+    tokens: dict[str, str] = {}
     for file in ("special_tokens_map.json", "tokenizer_config.json"):
         settings = read_settings(folder / file) if (folder / file).is_file() else {}
         for name, token in settings.items():
             text = token.get("content") if isinstance(token, dict) else token
             if name.endswith("_token") and isinstance(text, str):
-                found[name] = text
-    return found
-
-
-READ_BYTES = 8 << 20
-
-
-def cache_file() -> Path:
-    """Where hashes are kept: below $XDG_CACHE_HOME, or ~/.cache where that is unset."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "coresetdb" / "weight_hashes.json"
-
-
-def hash_file(path: Path) -> str:
-    """xxh3-128 of a file's bytes, as 32 hexadecimal digits."""
-    state = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            state.update(block)
-    return state.hexdigest()
+                tokens[name] = text
+    return tokens
 
 
 def hash_weights(paths: Sequence[Path]) -> dict[str, str]:
-    """File name -> xxh3-128 for each file, from the cache where size and mtime still agree."""
+    """Return file name -> xxh3-128, from the cache where size and mtime still agree."""
     cache = _read_cache()
     hashes: dict[str, str] = {}
     fresh: dict[str, list[int | str]] = {}
@@ -203,17 +184,32 @@ def hash_weights(paths: Sequence[Path]) -> dict[str, str]:
     return hashes
 
 
+def hash_file(path: Path) -> str:
+    """Return xxh3-128 of a file's bytes, as 32 hexadecimal digits."""
+    state = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            state.update(block)
+    return state.hexdigest()
+
+
+def cache_file() -> Path:
+    """Return the file of cached hashes, below $XDG_CACHE_HOME, or ~/.cache where that is unset."""
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "coresetdb" / "weight_hashes.json"
+
+
 def _read_cache() -> dict[str, list[int | str]]:
     try:
         cache = json.loads(cache_file().read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # absent, or cut off by a crash: the hashes are simply taken again
+        return {}  # missing, or cut off by a crash: the hashes are computed again
     return cache if isinstance(cache, dict) else {}
 
 
 def _write_cache(cache: dict[str, list[int | str]]) -> None:
     target = cache_file()
-    # A read-only home costs only the time of hashing again.
+    # With a read-only home the files are hashed again each time.
     with contextlib.suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=".weight_hashes")

@@ -1,6 +1,6 @@
-"""A LoRA adapter worn by a model for the time of a pass: y + scaling * B (A x).
+"""Apply a LoRA adapter to a model during a pass: y + scaling * B (A x).
 
-The model itself is left as it is: hooks add what the adapter says, and go when the pass is over.
+The model itself is not changed: hooks add the adapter's part, and are removed after the pass.
 An adapter is an artifact with the arrays `<module>.A` (r, in) and `<module>.B` (out, r) and the
 fact `scaling`; module names are those of the model without an adapter.
 """
@@ -22,14 +22,14 @@ from ...store.catalog import Artifact
 _PLACED: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Artifact, dict[str, LowRank]]] = (
     WeakKeyDictionary()
 )
-"""Adapters on a model's device, while both live: a pass wears one once per batch."""
+"""Adapters on a model's device, while both live, as a pass applies one once per batch."""
 
 
 @dataclass(frozen=True)
 class LowRank:
     """One adapted module: `a` (r, in) and `b` (out, r), in the model's dtype and place.
 
-    `scaled_b` is `scaling` times `b`: the product is made once and not once per token.
+    `scaled_b` is `scaling` times `b`, computed once.
     """
 
     a: torch.Tensor
@@ -41,28 +41,28 @@ class LowRank:
         object.__setattr__(self, "scaled_b", self.scaling * self.b)
 
     def added_to(self, outputs: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        """The module's outputs (..., out) for inputs (..., in), and what the adapter adds."""
+        """Return the module's outputs (..., out) for inputs (..., in) plus the adapter's part."""
         reduced = (inputs @ self.a.T).flatten(0, -2)
         summed = torch.addmm(outputs.flatten(0, -2), reduced, self.scaled_b.T)
         return summed.view_as(outputs)
 
 
 def low_rank_modules(model: Any, adapter: Artifact) -> dict[str, LowRank]:
-    """Every adapted module of `model` by name; placed on its device once.
+    """Return every adapted module of `model` by name, moved to its device once.
 
     Raises:
         BackboneError: the adapter was made for other modules than the model has.
     """
     placed = _PLACED.setdefault(model, WeakKeyDictionary())
     if adapter not in placed:
-        # A pass without gradients must not leave tensors that one with gradients cannot use.
+        # Tensors made in inference mode could not be used in a pass with gradients.
         with torch.inference_mode(False):
             placed[adapter] = _place(model, adapter)
     return placed[adapter]
 
 
 def _place(model: Any, adapter: Artifact) -> dict[str, LowRank]:
-    found: dict[str, LowRank] = {}
+    modules: dict[str, LowRank] = {}
     for key in adapter.arrays:
         name, dot, part = key.rpartition(".")
         if part != "A" or not dot:
@@ -72,20 +72,20 @@ def _place(model: Any, adapter: Artifact) -> dict[str, LowRank]:
         except AttributeError as error:
             raise BackboneError(f"the adapter was made for a module {name!r} ({error})") from error
         a, b = (
-            torch.tensor(adapter.arrays[f"{name}.{each}"], dtype=model.dtype, device=model.device)
-            for each in ("A", "B")
+            torch.tensor(adapter.arrays[f"{name}.{own}"], dtype=model.dtype, device=model.device)
+            for own in ("A", "B")
         )
-        found[name] = LowRank(a, b, float(adapter.facts["scaling"]))
-    return found
+        modules[name] = LowRank(a, b, float(adapter.facts["scaling"]))
+    return modules
 
 
 @contextmanager
 def adapter_applied(model: Any, adapter: Artifact | None) -> Iterator[dict[str, LowRank]]:
-    """Let `model` wear an adapter (None: none) inside the block; gives its modules by name."""
+    """Apply an adapter (None: none) to `model` inside the block; yield its modules by name."""
     modules = {} if adapter is None else low_rank_modules(model, adapter)
     hooks = [
-        model.get_submodule(name).register_forward_hook(_adding(each))
-        for name, each in modules.items()
+        model.get_submodule(name).register_forward_hook(_adding(low_rank))
+        for name, low_rank in modules.items()
     ]
     try:
         yield modules

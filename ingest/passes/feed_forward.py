@@ -1,17 +1,12 @@
-"""Activations of the units inside every feed-forward network, handed over as they appear.
+"""Activations of the units inside every feed-forward network, read while a model runs.
 
 A neuron is a unit of the feed-forward network: act(W_g h) * (W_u h) where it is gated, the
-activation's output where it is not; either way what the down projection takes in. In a mixture of
+activation's output where it is not; in both cases an input of the down projection. In a mixture of
 experts a neuron is an (expert, unit), and only tokens that were routed to the expert have a value.
 
-Of experts, which are bare parameters, they are what the operation of `experts` feeds to the second
-matrix.
-
-Experts run by an operation of our own, so that what goes through each of them can be seen.
-
-Transformers keeps the experts of a mixture as bare three-dimensional parameters, whose inner
-values no hook sees. For the time of a pass they are run here, matrix by matrix; the output is the
-same but for rounding.
+Transformers keeps the experts of a mixture as bare three-dimensional parameters, whose inner values
+no hook sees. During a pass they are therefore run here, matrix by matrix; the output is the same
+but for rounding.
 """
 
 from __future__ import annotations
@@ -27,16 +22,168 @@ from torch import nn
 from ...schemas.errors import BackboneError
 from ..models.anatomy import decoder_layers
 
+DOWN_PROJECTIONS = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2")
+"""What architectures call the last linear layer of a feed-forward network."""
+
+_ATTENTION = ("attn", "attention")
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Activations of some units of one decoder layer for a batch.
+
+    Attributes:
+        layer: index of the decoder layer, from 0.
+        start: number of the layer's first unit, counted through all layers.
+        units: of the whole layer.
+        offset: of these units among the layer's.
+        values: (B, T, F) in the compute dtype; (n, F) for one expert.
+        tokens: None, or the places of the expert's tokens, (n,) int64 `b * T + t`.
+    """
+
+    layer: int
+    start: int
+    units: int
+    offset: int
+    values: torch.Tensor
+    tokens: torch.Tensor | None = None
+
+
+class Reader(Protocol):
+    """Receives the parts of a layer one after the other, layers in their order."""
+
+    def neurons(self, part: Neurons) -> None: ...
+
+
+@contextmanager
+def neurons_read(model: Any, readers: Sequence[Reader], shape: tuple[int, int]) -> Iterator[None]:
+    """Pass every feed-forward network's activations to the readers inside the block.
+
+    Each is passed once, even if gradient checkpointing runs a layer again.
+
+    Args:
+        shape: (B, T) of the batch that will be run.
+    """
+    undo: list[Callable[[], None]] = []
+    try:
+        for part in feed_forwards(model) if readers else ():
+            hooks = _NeuronHooks(part, readers, shape)
+            if part.experts:
+                undo.append(listen(part.module, hooks.expert))
+            else:
+                undo.append(part.module.register_forward_pre_hook(hooks.dense).remove)
+        yield
+    finally:
+        for remove in undo:
+            remove()
+
+
+class _NeuronHooks:
+    """Hooks that pass one part's activations to the readers, the first time it is run."""
+
+    def __init__(self, part: FeedForward, readers: Sequence[Reader], shape: tuple[int, int]):
+        self._part, self._readers, self._shape = part, readers, shape
+        self._done: set[int] = set()
+
+    def dense(self, module: nn.Module, args: tuple) -> None:
+        self._pass_on(0, args[0], None)
+
+    def expert(self, expert_linear: ExpertLinear) -> None:
+        if expert_linear.weight == expert_weights(self._part.module)[1]:
+            self._pass_on(expert_linear.expert, expert_linear.inputs, expert_linear.tokens)
+
+    def _pass_on(self, number: int, values: torch.Tensor, tokens: torch.Tensor | None) -> None:
+        if number in self._done:
+            return
+        self._done.add(number)
+        part, values = self._part, values.detach()
+        if tokens is None:
+            values = values.reshape(*self._shape, -1)
+        offset = part.offset + number * part.width
+        for reader in self._readers:
+            reader.neurons(Neurons(part.layer, part.start, part.units, offset, values, tokens))
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """A part of a layer's units: those before one down projection, or those of all experts.
+
+    Attributes:
+        module: the down projection, or the module that holds the experts.
+        width: units, of one expert where there are experts.
+        experts: how many; 0 for a dense network.
+    """
+
+    layer: int
+    start: int
+    units: int
+    offset: int
+    module: nn.Module
+    width: int
+    experts: int
+
+
+def feed_forwards(model: Any) -> list[FeedForward]:
+    """Return the feed-forward networks of all decoder layers, first to last.
+
+    Raises:
+        BackboneError: a layer has experts of an unknown form, or no network is found.
+    """
+    networks: list[FeedForward] = []
+    start = 0
+    for layer, module in enumerate(decoder_layers(model)):
+        parts = _parts(model, module)
+        units = sum(width * max(1, experts) for _, width, experts in parts)
+        offset = 0
+        for part, width, experts in parts:
+            networks.append(FeedForward(layer, start, units, offset, part, width, experts))
+            offset += width * max(1, experts)
+        start += units
+    if not networks:
+        raise BackboneError(_unknown(model, "no feed-forward network is found"))
+    return networks
+
+
+def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
+    """Return module, units and experts of each part of a layer."""
+    parts: list[tuple[nn.Module, int, int]] = []
+    for name, module in layer.named_modules():
+        own = name.rpartition(".")[2]
+        if own in DOWN_PROJECTIONS and not any(word in name for word in _ATTENTION):
+            parts.append((module, _inputs(module), 0))
+        elif has_experts(module):
+            down: Any = getattr(module, expert_weights(module)[1])
+            transposed = getattr(module, "is_transposed", False)
+            parts.append((module, down.shape[1 if transposed else 2], down.shape[0]))
+        elif not isinstance(module, nn.Conv1d) and any(
+            parameter.ndim == 3 for parameter in module.parameters(recurse=False)
+        ):
+            raise BackboneError(_unknown(model, f"the experts in {name} are of no known form"))
+    return parts
+
+
+def _unknown(model: Any, what: str) -> str:
+    return (
+        f"{model.config.model_type}: {what}. Use features that look at no neurons (all but mads "
+        "and nait:neuron=mlp), or another backbone"
+    )
+
+
+def _inputs(linear: nn.Module) -> int:
+    """Return the inputs of a linear layer; GPT-2's Conv1D has its weight transposed."""
+    weight: Any = linear.weight
+    return weight.shape[1] if isinstance(linear, nn.Linear) else weight.shape[0]
+
 
 @dataclass(frozen=True)
 class ExpertLinear:
-    """One matrix of one expert at work.
+    """One matrix of one expert, applied to a batch.
 
     Attributes:
-        weight: "gate_up_proj", "up_proj" or "down_proj", as the parameter is called.
+        weight: the parameter's name, "gate_up_proj", "up_proj" or "down_proj".
         expert: its number.
-        inputs, outputs: (n, i) and (n, o), of the tokens that were sent to the expert.
-        tokens: (n,) int64, ascending: where they stand in the batch, `row * T + position`.
+        inputs, outputs: (n, i) and (n, o), of the tokens that were routed to the expert.
+        tokens: (n,) int64, ascending: their places in the batch, `row * T + position`.
     """
 
     weight: str
@@ -50,35 +197,35 @@ Listener = Callable[[ExpertLinear], None]
 
 
 def has_experts(module: nn.Module) -> bool:
-    """Whether a module holds experts in the form that transformers gives them."""
+    """Return whether a module holds experts in the form that transformers uses."""
     bare = [parameter for parameter in module.parameters(recurse=False) if parameter.ndim == 3]
     return bool(bare) and hasattr(module, "_apply_gate") and hasattr(module, "down_proj")
 
 
 def expert_weights(module: Any) -> tuple[str, str]:
-    """Names of an expert module's two parameters, in the order they are applied."""
+    """Return the names of an expert module's two parameters, in the order they are applied."""
     return ("gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"), "down_proj"
 
 
 def listen(module: nn.Module, listener: Listener) -> Callable[[], None]:
-    """Let `listener` see every matrix of the experts at work, until what is returned is called."""
+    """Call `listener` for every matrix of the experts that is applied; return how to stop it."""
     own = vars(module)
-    told = own.get("forward")
-    if not isinstance(told, _Told):
-        told = own["forward"] = _Told(module)
-    told.listeners.append(listener)
+    forward = own.get("forward")
+    if not isinstance(forward, _ExpertForward):
+        forward = own["forward"] = _ExpertForward(module)
+    forward.listeners.append(listener)
 
     def stop() -> None:
-        told.listeners.remove(listener)
-        if not told.listeners:
+        forward.listeners.remove(listener)
+        if not forward.listeners:
             del own["forward"]
 
     return stop
 
 
 @dataclass
-class _Told:
-    """The forward of an expert module that tells its listeners."""
+class _ExpertForward:
+    """The forward of an expert module, which calls listeners."""
 
     experts: Any
     listeners: list[Listener] = field(default_factory=list)
@@ -129,156 +276,3 @@ def _linear(experts: Any, which: str, number: int, inputs: torch.Tensor) -> torc
         getattr(experts, f"{which}_bias")[number] if getattr(experts, "has_bias", False) else None
     )
     return nn.functional.linear(inputs, weight, bias)
-
-
-DOWN_PROJECTIONS = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2")
-"""What architectures call the last linear layer of a feed-forward network."""
-
-_ATTENTION = ("attn", "attention")
-
-
-@dataclass(frozen=True)
-class Neurons:
-    """What some units of one decoder layer gave for a batch.
-
-    Attributes:
-        layer: index of the decoder layer, from 0.
-        start: number of the layer's first unit, counted through all layers.
-        units: of the whole layer.
-        offset: of these units among the layer's.
-        values: (B, T, F) in the compute dtype; (n, F) for one expert.
-        tokens: None, or where the tokens that reached the expert stand, (n,) int64 `b * T + t`.
-    """
-
-    layer: int
-    start: int
-    units: int
-    offset: int
-    values: torch.Tensor
-    tokens: torch.Tensor | None = None
-
-
-class Reader(Protocol):
-    """Whoever wants them: the parts of a layer come one after the other, layers in their order."""
-
-    def neurons(self, part: Neurons) -> None: ...
-
-
-@dataclass(frozen=True)
-class FeedForward:
-    """A part of a layer's units: those before one down projection, or those of all experts.
-
-    Attributes:
-        module: the down projection, or the module that holds the experts.
-        width: units, of one expert where there are experts.
-        experts: how many; 0 for a dense network.
-    """
-
-    layer: int
-    start: int
-    units: int
-    offset: int
-    module: nn.Module
-    width: int
-    experts: int
-
-
-def feed_forwards(model: Any) -> list[FeedForward]:
-    """The feed-forward networks of all decoder layers, first to last.
-
-    Raises:
-        BackboneError: a layer has experts in a form that is not known, or none is found at all.
-    """
-    found: list[FeedForward] = []
-    start = 0
-    for layer, module in enumerate(decoder_layers(model)):
-        parts = _parts(model, module)
-        units = sum(width * max(1, experts) for _, width, experts in parts)
-        offset = 0
-        for each, width, experts in parts:
-            found.append(FeedForward(layer, start, units, offset, each, width, experts))
-            offset += width * max(1, experts)
-        start += units
-    if not found:
-        raise BackboneError(_unknown(model, "no feed-forward network is found"))
-    return found
-
-
-def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
-    """Module, units and experts of each part of a layer."""
-    parts: list[tuple[nn.Module, int, int]] = []
-    for name, module in layer.named_modules():
-        own = name.rpartition(".")[2]
-        if own in DOWN_PROJECTIONS and not any(word in name for word in _ATTENTION):
-            parts.append((module, _inputs(module), 0))
-        elif has_experts(module):
-            down: Any = getattr(module, expert_weights(module)[1])
-            transposed = getattr(module, "is_transposed", False)
-            parts.append((module, down.shape[1 if transposed else 2], down.shape[0]))
-        elif not isinstance(module, nn.Conv1d) and any(
-            parameter.ndim == 3 for parameter in module.parameters(recurse=False)
-        ):
-            raise BackboneError(_unknown(model, f"the experts in {name} are of no known form"))
-    return parts
-
-
-def _unknown(model: Any, what: str) -> str:
-    return (
-        f"{model.config.model_type}: {what}. Use features that look at no neurons (all but mads "
-        "and nait:neuron=mlp), or another backbone"
-    )
-
-
-def _inputs(linear: nn.Module) -> int:
-    """Inputs of a linear layer; GPT-2's Conv1D keeps its weight the other way round."""
-    weight: Any = linear.weight
-    return weight.shape[1] if isinstance(linear, nn.Linear) else weight.shape[0]
-
-
-@contextmanager
-def neurons_read(model: Any, readers: Sequence[Reader], shape: tuple[int, int]) -> Iterator[None]:
-    """Inside the block every feed-forward network's activations go to the readers.
-
-    Each is handed over once, however often a layer is run again (gradient checkpointing).
-
-    Args:
-        shape: (B, T) of the batch that will be shown.
-    """
-    undo: list[Callable[[], None]] = []
-    try:
-        for part in feed_forwards(model) if readers else ():
-            hand = _Handing(part, readers, shape)
-            if part.experts:
-                undo.append(listen(part.module, hand.expert))
-            else:
-                undo.append(part.module.register_forward_pre_hook(hand.dense).remove)
-        yield
-    finally:
-        for each in undo:
-            each()
-
-
-class _Handing:
-    """Hands one part's activations to the readers, the first time it is run."""
-
-    def __init__(self, part: FeedForward, readers: Sequence[Reader], shape: tuple[int, int]):
-        self._part, self._readers, self._shape = part, readers, shape
-        self._told: set[int] = set()
-
-    def dense(self, module: nn.Module, args: tuple) -> None:
-        self._give(0, args[0], None)
-
-    def expert(self, expert_linear: ExpertLinear) -> None:
-        if expert_linear.weight == expert_weights(self._part.module)[1]:
-            self._give(expert_linear.expert, expert_linear.inputs, expert_linear.tokens)
-
-    def _give(self, number: int, values: torch.Tensor, tokens: torch.Tensor | None) -> None:
-        if number in self._told:
-            return
-        self._told.add(number)
-        at, values = self._part, values.detach()
-        if tokens is None:
-            values = values.reshape(*self._shape, -1)
-        offset = at.offset + number * at.width
-        for reader in self._readers:
-            reader.neurons(Neurons(at.layer, at.start, at.units, offset, values, tokens))

@@ -1,12 +1,11 @@
-"""One pass over one batch, or over many rows, for everybody who needs something of it.
+"""Run a model once over one batch, or over many rows, for all reducers that need it.
 
 States and logits live no longer than the batch, and a layer's states no longer than its hook:
-reducers take from them what becomes columns. Logits exist for response tokens only, a slice at a
-time. Where somebody asks for gradients, the same forward is followed by one backward, from the
-derivative of each row's mean response loss by the final states. That derivative is written out
-(softmax less one at the token), so that the logits of a slice are gone before the next slice. Where
-the activations would not fit the device, each decoder layer keeps its input alone and runs again in
-the backward.
+reducers compute columns from them. Logits are made for response tokens only, a slice at a time.
+Where a reducer needs gradients, the same forward is followed by one backward, from the derivative
+of each row's mean response loss by the final states. That derivative is computed by hand (softmax
+minus one-hot), so that the logits of a slice are freed before the next slice. Where the activations
+would not fit the device, each decoder layer keeps its input alone and runs again in the backward.
 """
 
 from __future__ import annotations
@@ -32,90 +31,7 @@ from .narrowing import narrowed
 from .reducer import Collector, PassInputs, Reducer
 
 ACTIVATION_BYTES = 4 << 30
-"""What a backward may keep where the device does not say how much memory it has."""
-
-
-def worth_checkpointing(model: Any, tokens: int) -> bool:
-    """Whether what autograd would keep of a batch of `tokens` is too much for the device.
-
-    Per token and layer that is about twelve times the width (norms, attention) and six times that
-    of the feed-forward network: 160 kB a token were measured with the proxy, this says 146.
-    """
-    config = model.config.get_text_config()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    per_token = config.num_hidden_layers * (12 * config.hidden_size + 6 * inner)
-    room = ACTIVATION_BYTES
-    if model.device.type == "cuda":
-        room = _free(model.device) // 2
-    return tokens * per_token * model.dtype.itemsize > room
-
-
-def _free(device: torch.device) -> int:
-    """Bytes that can be had: what torch has put by after earlier batches counts as free."""
-    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + idle
-
-
-@contextmanager
-def checkpointed(model: Any, wanted: bool) -> Iterator[None]:
-    """Inside the block every decoder layer is checkpointed, if wanted.
-
-    The first run of a layer has no graph and the second has one: hooks that look at gradients
-    tell the two by that, and those that look at values are done after the first.
-    """
-    layers = decoder_layers(model) if wanted else []
-    undo: list[Any] = []
-    if wanted:
-        # Nothing is kept or run again for a layer none of whose inputs has a gradient.
-        embeddings = model.get_input_embeddings()
-        hook = embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
-        undo.append(hook.remove)
-    for layer in layers:
-        vars(layer)["forward"] = partial(_run, layer.forward)
-        undo.append(partial(vars(layer).pop, "forward"))
-    try:
-        yield
-    finally:
-        for each in undo:
-            each()
-
-
-def _run(forward: Any, *args: Any, **kwargs: Any) -> Any:
-    # The reentrant form: its second run is complete before the backward enters the layer, so
-    # that inputs are there when the gradients of outputs arrive. Nothing random runs in a model
-    # that is evaluated, so no generator has to be put back.
-    return checkpoint(
-        partial(forward, **kwargs), *args, use_reentrant=True, preserve_rng_state=False
-    )
-
-
-class LossDerivative:
-    """Collects the derivative over slices of response tokens, then runs the backward."""
-
-    def __init__(self, backbone: Backbone, batch: Batch, states: States, rows: torch.Tensor):
-        """`rows` (n,) are the rows of all scored response tokens."""
-        self._head = backbone.model.get_output_embeddings()
-        self._from = states.hidden if states.logits is None else states.logits
-        self._derivative = torch.zeros_like(self._from)
-        self._plain = states.logits is None
-        self._tokens = torch.bincount(rows, minlength=len(batch.rows))
-
-    @torch.no_grad()
-    def add(
-        self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, places: torch.Tensor
-    ) -> None:
-        """Some response tokens: logits (n, V) float32, ids, rows, and columns they come from."""
-        slope = logits.softmax(-1)
-        slope[torch.arange(len(targets), device=targets.device), targets] -= 1
-        slope = slope.to(self._derivative.dtype)
-        each = slope @ self._head.weight if self._plain else slope
-        mean = each.float() / self._tokens[rows, None]  # counts are not exact in bfloat16
-        self._derivative[rows, places] = mean.to(each.dtype)
-
-    def backward(self) -> None:
-        """From the sum of the rows' mean losses to everything that asked for its gradient."""
-        torch.autograd.backward([self._from], [self._derivative])
-
+"""Activations that a backward may keep where the free memory of the device is unknown."""
 
 Readers = Sequence[tuple[PassInputs, Reducer]]
 
@@ -127,12 +43,12 @@ def run_pass(
     adapter: Artifact | None = None,
     checkpointing: bool | None = None,
 ) -> None:
-    """Run the model once over a batch and hand each reducer what it needs.
+    """Run the model once over a batch and pass each reducer what it needs.
 
     Args:
-        adapter: what the model wears.
-        checkpointing: run every layer a second time instead of keeping what its backward needs;
-            by default where the batch is too large for the device otherwise.
+        adapter: applied to the model.
+        checkpointing: run every layer a second time instead of keeping its activations; by default
+            where these would not fit the device.
     """
     model = backbone.model
     of_logits = [reducer for needs, reducer in readers if needs.logits]
@@ -160,9 +76,43 @@ def run_pass(
             _read_logits(backbone, batch, states, of_logits, bool(of_gradients))
 
 
+def pass_over(
+    backbone: Backbone,
+    rows: Sequence[Encoded | None],
+    collectors: Sequence[Collector],
+    adapter: Artifact | None = None,
+    tell: Callable[[float], None] = lambda done: None,
+) -> None:
+    """Run the model once over every row that a collector reads.
+
+    Args:
+        rows: None for those that no collector reads.
+        adapter: applied to the model.
+        tell: called with the share of the tokens that is done.
+    """
+    cpu = backbone.device.type == "cpu"
+    budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
+    places = np.unique(np.concatenate([collector.places for collector in collectors]))
+    chosen = [row for place in places if (row := rows[place]) is not None]
+    tokens, done = sum(map(len, chosen)), 0
+    for members, batch in batches_of(backbone, chosen, budget):
+        own = places[members].tolist()
+        readers = [
+            (collector, collector.reducer(batch, own))
+            for collector in collectors
+            if np.isin(own, collector.places).any()
+        ]
+        reducers = [(collector.inputs, reducer) for collector, reducer in readers]
+        run_pass(backbone, batch, reducers, adapter)
+        for collector, reducer in readers:
+            collector.add(own, reducer.columns())
+        done += sum(map(len, batch.rows))
+        tell(done / tokens)
+
+
 @contextmanager
 def layers_read(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
-    """Inside the block every decoder layer's output goes to the reducers as it appears."""
+    """Pass every decoder layer's output to the reducers inside the block."""
 
     def reading(index: int) -> Callable[..., None]:
         def read(module: torch.nn.Module, args: tuple, output: Any) -> None:
@@ -184,7 +134,7 @@ def layers_read(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
 def _only_predicting(
     backbone: Backbone, batch: Batch, readers: Readers, adapter: Artifact | None
 ) -> AbstractContextManager[None]:
-    """Where nobody looks at other states, or at weights that would not see them: narrowed."""
+    """Narrow the pass to the tokens that predict responses, where no reducer needs others."""
     elsewhere = any(
         needs.hidden or needs.layers or needs.neurons or (needs.gradients and adapter is None)
         for needs, _ in readers
@@ -209,39 +159,83 @@ def _read_logits(
         derivative.backward()
 
 
-def pass_over(
-    backbone: Backbone,
-    rows: Sequence[Encoded | None],
-    collectors: Sequence[Collector],
-    adapter: Artifact | None = None,
-    tell: Callable[[float], None] = lambda done: None,
-) -> None:
-    """Run the model once over every row that a collector reads.
+class LossDerivative:
+    """Collects the derivative over slices of response tokens, then runs the backward."""
 
-    Args:
-        rows: None for those that no collector reads.
-        adapter: what the model wears.
-        tell: hears the share of the tokens that is done.
+    def __init__(self, backbone: Backbone, batch: Batch, states: States, rows: torch.Tensor):
+        """`rows` (n,) are the rows of all response tokens."""
+        self._head = backbone.model.get_output_embeddings()
+        self._from = states.hidden if states.logits is None else states.logits
+        self._derivative = torch.zeros_like(self._from)
+        self._plain = states.logits is None
+        self._tokens = torch.bincount(rows, minlength=len(batch.rows))
+
+    @torch.no_grad()
+    def add(
+        self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor, places: torch.Tensor
+    ) -> None:
+        """Add response tokens: logits (n, V) float32, ids, rows, and positions of the logits."""
+        slope = logits.softmax(-1)
+        slope[torch.arange(len(targets), device=targets.device), targets] -= 1
+        slope = slope.to(self._derivative.dtype)
+        summed = slope @ self._head.weight if self._plain else slope
+        mean = summed.float() / self._tokens[rows, None]  # counts are not exact in bfloat16
+        self._derivative[rows, places] = mean.to(summed.dtype)
+
+    def backward(self) -> None:
+        """Run the backward of the sum of the rows' mean losses."""
+        torch.autograd.backward([self._from], [self._derivative])
+
+
+def worth_checkpointing(model: Any, tokens: int) -> bool:
+    """Return whether the activations that autograd keeps of `tokens` would not fit the device.
+
+    Per token and layer they are about twelve times the width (norms, attention) and six times that
+    of the feed-forward network: measured with the proxy 160 kB a token, by this estimate 146.
     """
-    cpu = backbone.device.type == "cpu"
-    budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
-    places = np.unique(np.concatenate([collector.places for collector in collectors]))
-    read = [row for place in places if (row := rows[place]) is not None]
-    tokens, done = sum(map(len, read)), 0
-    for members, batch in batches_of(backbone, read, budget):
-        own = places[members].tolist()
-        readers = [
-            (collector, collector.reducer(batch, own))
-            for collector in collectors
-            if np.isin(own, collector.places).any()
-        ]
-        run_pass(
-            backbone,
-            batch,
-            [(collector.inputs, reducer) for collector, reducer in readers],
-            adapter,
-        )
-        for collector, reducer in readers:
-            collector.add(own, reducer.columns())
-        done += sum(map(len, batch.rows))
-        tell(done / tokens)
+    config = model.config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    per_token = config.num_hidden_layers * (12 * config.hidden_size + 6 * inner)
+    room = ACTIVATION_BYTES
+    if model.device.type == "cuda":
+        room = _free(model.device) // 2
+    return tokens * per_token * model.dtype.itemsize > room
+
+
+def _free(device: torch.device) -> int:
+    """Return the free bytes, including those that torch's allocator has cached."""
+    idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + idle
+
+
+@contextmanager
+def checkpointed(model: Any, active: bool) -> Iterator[None]:
+    """Checkpoint every decoder layer inside the block, if active.
+
+    Only the second run of a layer has a graph, by which hooks that read gradients know it; hooks
+    that read values are done after the first.
+    """
+    layers = decoder_layers(model) if active else []
+    undo: list[Any] = []
+    if active:
+        # torch checkpoints no layer whose inputs all lack a gradient.
+        embeddings = model.get_input_embeddings()
+        hook = embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
+        undo.append(hook.remove)
+    for layer in layers:
+        vars(layer)["forward"] = partial(_run, layer.forward)
+        undo.append(partial(vars(layer).pop, "forward"))
+    try:
+        yield
+    finally:
+        for remove in undo:
+            remove()
+
+
+def _run(forward: Any, *args: Any, **kwargs: Any) -> Any:
+    # In the reentrant form the second run is complete before the backward enters the layer, so the
+    # inputs are known when the gradients of outputs arrive. A model in evaluation mode draws no
+    # random numbers, so no generator has to be restored.
+    return checkpoint(
+        partial(forward, **kwargs), *args, use_reentrant=True, preserve_rng_state=False
+    )

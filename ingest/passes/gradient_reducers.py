@@ -1,4 +1,4 @@
-"""What representations keep of gradients: sketches and norms, per row."""
+"""Reducers of gradients: sketches and norms, per row."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .reducer import Reducer
 from .weight_gradient import SketchSpec, WeightGradient, count_sketch
 
 VALUES_HELD = 1 << 24
-"""Entries of gradients made in whole at once: 64 MB in float32."""
+"""Entries of whole gradients held at once: 64 MB in float32."""
 
 BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
 """Of Adam's step in LESS."""
@@ -37,13 +37,13 @@ class SketchSum(Reducer):
 
 
 class LowRankSketch(Reducer):
-    """The sketch of an adapter's gradients, exact until then: column `sketch` (B, dims).
+    """The sketch of an adapter's exact gradients: column `sketch` (B, dims).
 
-    Adam's step is taken entry by entry, so the gradients are made in whole: a weight at a time,
-    and as many rows at a time as `VALUES_HELD` allows.
+    Adam's step needs every entry, so whole gradients are computed: a weight at a time, and as many
+    rows at a time as `VALUES_HELD` allows.
 
     Args:
-        moments: the checkpoint whose optimiser takes the step; None for plain gradients.
+        moments: the checkpoint whose optimiser's step is taken; None for plain gradients.
     """
 
     def __init__(self, batch: Batch, spec: SketchSpec, moments: Artifact | None) -> None:
@@ -64,8 +64,8 @@ class GradientNorm(Reducer):
     """Norm of the gradient of all weights together: column `norm` (B,).
 
     Args:
-        spec: of a sketch, whose estimate is content: the weights' blocks before they are mixed;
-            None for the exact norm.
+        spec: of the sketch that the norm is estimated from, by its weights' blocks; None for the
+            exact norm.
     """
 
     def __init__(self, spec: SketchSpec | None) -> None:
@@ -87,7 +87,7 @@ class GradientNorm(Reducer):
 def adam_direction(
     gradient: torch.Tensor, first: torch.Tensor, second: torch.Tensor
 ) -> torch.Tensor:
-    """Adam's next step for gradients (B, o, i), from moments (o, i): m' / sqrt(v' + 1e-8).
+    """Return Adam's next step for gradients (B, o, i) and moments (o, i): m' / sqrt(v' + 1e-8).
 
     m' = 0.9 m + 0.1 g and v' = 0.999 v + 0.001 g^2, without bias correction and with epsilon
     inside the root, as LESS has it (docs/methods.md, "less").
@@ -98,7 +98,7 @@ def adam_direction(
 
 
 def in_parts(gradient: WeightGradient) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Whole gradients (b, o, i) float32 of a few rows at a time, with the rows they are of."""
+    """Yield whole gradients (b, o, i) float32 of a few rows at a time, with their rows."""
     entries = gradient.deltas.shape[2] * gradient.input_size
     step = max(1, VALUES_HELD // entries)
     for start in range(0, len(gradient.deltas), step):
@@ -107,6 +107,7 @@ def in_parts(gradient: WeightGradient) -> Iterator[tuple[slice, torch.Tensor]]:
 
 
 def moments_of(moments: Artifact, gradient: WeightGradient) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return Adam's first and second moment of a weight, (o, i) float32 each."""
     device = gradient.deltas.device
     first, second = (
         torch.from_numpy(moments.arrays[f"{gradient.name}.{which}"]).to(device)

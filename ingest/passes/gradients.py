@@ -1,14 +1,13 @@
-"""Inputs and output gradients of every weight, brought together during one backward.
+"""Gradients of each row's loss by every weight, from inputs and output gradients of one backward.
 
 The parameters stay frozen, so autograd keeps no inputs for them and computes no summed gradient.
-A hook on each linear layer keeps its input until the gradient of its output arrives; where only a
-sketch is asked for, the input folded to a few numbers per token is all that is kept.
+A hook on each linear layer keeps its input until the gradient of its output arrives; where all
+readers need only a sketch, it keeps the input folded to a few numbers per token instead.
 
-Which weights of a model have gradients here: the linear layers inside its decoder layers.
-
-That is every `nn.Linear` and GPT-2's transposed `Conv1D` (fused projections as they are), the
-matrices of each expert of a mixture, and its routers. Embeddings and the output layer are left
-out (LESS adapts neither), and so are norms, biases and whatever else is no linear layer.
+The weights are those of the linear layers inside the decoder layers: every `nn.Linear` and GPT-2's
+transposed `Conv1D` (fused projections as one), the matrices of each expert of a mixture, and its
+routers. Embeddings and the output layer are left out (LESS adapts neither), and so are norms,
+biases and everything else that is no linear layer.
 """
 
 from __future__ import annotations
@@ -34,20 +33,63 @@ if TYPE_CHECKING:
     from .reducer import Reducer
 
 
+@contextmanager
+def gradients_read(
+    model: Any, batch: Batch, adapted: Mapping[str, LowRank], readers: Sequence[Reducer]
+) -> Iterator[None]:
+    """Pass every weight's gradient to the readers in a forward and backward inside the block.
+
+    Without an adapter the weights are the linear layers of the decoder layers; with one, they are
+    its two matrices of every adapted module, and nothing else.
+    """
+    capture = _Capture(batch, readers)
+    hooks: dict[nn.Module, Callable[..., None]] = {}
+    experts: dict[str, nn.Module] = {}
+    if readers and adapted:
+        hooks = {
+            model.get_submodule(name): capture.adapted(name, low_rank)
+            for name, low_rank in adapted.items()
+        }
+    elif readers:
+        _warn_of_weights_left_out(model)
+        plain = {**linear_layers(model), **routers(model)}
+        hooks = {module: capture.linear(name) for name, module in plain.items()}
+        experts = expert_modules(model)
+    undo: list[Callable[[], None]] = []
+    try:
+        undo += [module.register_forward_hook(hook).remove for module, hook in hooks.items()]
+        undo += [listen(module, capture.expert(name)) for name, module in experts.items()]
+        yield
+    finally:
+        for remove in undo:
+            remove()
+
+
+def _warn_of_weights_left_out(model: Any) -> None:
+    names = left_out(model)
+    if names:  # Python shows a warning of the same words once
+        warnings.warn(
+            f"{model.config.model_type}: the gradients leave out "
+            f"{count_of(len(names), 'weight')} outside linear layers "
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})",
+            stacklevel=2,
+        )
+
+
 def linear_layers(model: Any) -> dict[str, nn.Module]:
-    """Name -> module of every plain linear layer inside the decoder layers."""
+    """Return name -> module of every plain linear layer inside the decoder layers."""
     return {n: m for n, m in _inside(model).items() if isinstance(m, nn.Linear | Conv1D)}
 
 
 def expert_modules(model: Any) -> dict[str, nn.Module]:
-    """Name -> module that holds the matrices of a mixture's experts."""
+    """Return name -> module of those that hold the matrices of a mixture's experts."""
     return {name: module for name, module in _inside(model).items() if has_experts(module)}
 
 
 def routers(model: Any) -> dict[str, nn.Module]:
-    """Name -> module that multiplies with a bare two-dimensional `weight` and chooses experts.
+    """Return name -> module of those that choose experts by a bare two-dimensional `weight`.
 
-    Its first output are the router's logits (checked when it runs).
+    The first output of each must be its logits, which is checked when it runs.
     """
     beside = {name.rpartition(".")[0] for name in expert_modules(model)}
     return {
@@ -60,7 +102,7 @@ def routers(model: Any) -> dict[str, nn.Module]:
 
 
 def left_out(model: Any) -> list[str]:
-    """Names of matrices inside the decoder layers whose gradients are not looked at."""
+    """Return the names of matrices inside the decoder layers whose gradients are not read."""
     known = {*linear_layers(model), *expert_modules(model), *routers(model)}
     return [
         f"{name}.{parameter}"
@@ -76,75 +118,26 @@ def _inside(model: Any) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if id(module) in layers}
 
 
-@contextmanager
-def gradients_read(
-    model: Any, batch: Batch, adapted: Mapping[str, LowRank], readers: Sequence[Reducer]
-) -> Iterator[None]:
-    """Inside the block a forward and its backward hand every weight's gradient to the readers.
-
-    Without an adapter these are the linear layers of the decoder layers; with one, its two
-    matrices of every adapted module, and nothing else.
-    """
-    capture = _Capture(batch, readers)
-    undo: list[Callable[[], None]] = []
-    try:
-        if not readers:
-            undo = []
-        elif adapted:
-            undo = [
-                model.get_submodule(name)
-                .register_forward_hook(capture.adapted(name, low_rank))
-                .remove
-                for name, low_rank in adapted.items()
-            ]
-        else:
-            _say_what_is_left_out(model)
-            plain = {**linear_layers(model), **routers(model)}
-            undo = [
-                module.register_forward_hook(capture.linear(name)).remove
-                for name, module in plain.items()
-            ]
-            undo += [
-                listen(module, capture.expert(name))
-                for name, module in expert_modules(model).items()
-            ]
-        yield
-    finally:
-        for each in undo:
-            each()
-
-
-def _say_what_is_left_out(model: Any) -> None:
-    names = left_out(model)
-    if names:  # a warning of the same words is shown once
-        warnings.warn(
-            f"{model.config.model_type}: the gradients leave out "
-            f"{count_of(len(names), 'weight')} outside linear layers "
-            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})",
-            stacklevel=2,
-        )
-
-
 class _Capture:
-    """Makes the hooks of one pass over one batch."""
+    """The hooks of one pass over one batch."""
 
     def __init__(self, batch: Batch, readers: Sequence[Reducer]) -> None:
         self._readers = readers
         self._mask = batch.mask
         self._padding = None if bool(batch.mask.all()) else ~batch.mask[:, :, None]
         self._sketches = {reader.sketch for reader in readers if reader.sketch}
-        self._whole = any(each.sketch is None for each in readers)
+        self._whole = any(reader.sketch is None for reader in readers)
 
     def linear(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
             if not torch.is_grad_enabled():
-                return  # a checkpointed layer's first run; the second has a graph
+                return  # a checkpointed layer's first run; only the second has a graph
             inputs = args[0]
             outputs = output[0] if isinstance(output, tuple) else output
             if not isinstance(output, torch.Tensor):
                 _require_logits(name, module, inputs, outputs)
-            tell = self._kept(name, self._by_row(name, inputs.detach()))
-            _on_gradient(outputs, lambda deltas: tell(self._by_row(name, deltas)))
+            combine = self._kept(name, self._by_row(name, inputs.detach()))
+            _on_gradient(outputs, lambda deltas: combine(self._by_row(name, deltas)))
 
         return hook
 
@@ -154,52 +147,53 @@ class _Capture:
                 return
             inputs = self._by_row(name, args[0].detach())
 
-            def tell(deltas: torch.Tensor) -> None:
+            def combine(deltas: torch.Tensor) -> None:
                 by_row, clean = self._by_row(name, deltas), self._clean(inputs)
                 reduced = low_rank.scaling * (clean @ low_rank.a.T)
                 self._hand(WeightGradient(f"{name}.A", by_row @ low_rank.scaled_b, clean))
                 self._hand(WeightGradient(f"{name}.B", by_row, reduced))
 
-            _on_gradient(output, tell)
+            _on_gradient(output, combine)
 
         return hook
 
     def expert(self, name: str) -> Callable[[ExpertLinear], None]:
-        def hear(expert_linear: ExpertLinear) -> None:
+        def listener(expert_linear: ExpertLinear) -> None:
             if not torch.is_grad_enabled():
                 return
             places = _places(expert_linear.tokens, self._mask)
             inputs = _spread(expert_linear.inputs.detach(), places, len(self._mask))
-            tell = self._kept(
+            combine = self._kept(
                 f"{name}.{expert_linear.weight}.{expert_linear.expert}", inputs, padded=False
             )
             _on_gradient(
-                expert_linear.outputs, lambda deltas: tell(_spread(deltas, places, len(self._mask)))
+                expert_linear.outputs,
+                lambda deltas: combine(_spread(deltas, places, len(self._mask))),
             )
 
-        return hear
+        return listener
 
     def _kept(
         self, name: str, inputs: torch.Tensor, padded: bool = True
     ) -> Callable[[torch.Tensor], None]:
-        """Keep as much of a weight's inputs as the readers need; call it with the deltas."""
+        """Keep what the readers need of a weight's inputs; return what to call with the deltas."""
         folded = {
             spec: self._clean(folded_inputs(inputs, name, spec), padded) for spec in self._sketches
         }
         whole = inputs if self._whole else None
 
-        def tell(deltas: torch.Tensor) -> None:
+        def combine(deltas: torch.Tensor) -> None:
             clean = None if whole is None else self._clean(whole, padded)
             self._hand(WeightGradient(name, deltas, clean, dict(folded)))
 
-        return tell
+        return combine
 
     def _hand(self, gradient: WeightGradient) -> None:
         for reader in self._readers:
             reader.gradient(gradient)
 
     def _clean(self, inputs: torch.Tensor, padded: bool = True) -> torch.Tensor:
-        """Padding's inputs may be anything, NaN too, and 0 times that is not 0."""
+        """Set padding's inputs to 0: they may be NaN, and 0 * NaN is NaN."""
         if self._padding is None or not padded:
             return inputs
         return inputs.masked_fill(self._padding, 0)
@@ -217,11 +211,11 @@ class _Capture:
         )
 
 
-def _on_gradient(outputs: torch.Tensor, tell: Callable[[torch.Tensor], None]) -> None:
-    # Nothing before the first weight needs a gradient: the graph begins at its output.
+def _on_gradient(outputs: torch.Tensor, combine: Callable[[torch.Tensor], None]) -> None:
+    # Nothing before the first weight needs a gradient, so the graph begins at its output.
     if not outputs.requires_grad:
         outputs.requires_grad_()
-    outputs.register_hook(lambda deltas: tell(deltas.detach()))
+    outputs.register_hook(lambda deltas: combine(deltas.detach()))
 
 
 def _require_logits(name: str, module: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
@@ -239,7 +233,7 @@ def _require_logits(name: str, module: Any, inputs: torch.Tensor, outputs: torch
 def _places(
     tokens: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of the tokens sent to an expert: which are no padding, their rows, their places in a row."""
+    """Return which of an expert's tokens are no padding, their rows, and their places in a row."""
     real = mask.flatten()[tokens].nonzero()[:, 0]
     rows = tokens[real] // mask.shape[1]
     counts = torch.bincount(rows, minlength=len(mask))
@@ -250,7 +244,7 @@ def _places(
 def _spread(
     values: torch.Tensor, places: tuple[torch.Tensor, torch.Tensor, torch.Tensor], rows: int
 ) -> torch.Tensor:
-    """(n, f) values of an expert's tokens as (B, most tokens of a row, f), 0 where none is."""
+    """Return (n, f) values of an expert's tokens as (B, most tokens of a row, f), 0 elsewhere."""
     real, at, slots = places
     width = int(slots.max()) + 1 if len(slots) else 1
     spread = values.new_zeros(rows, width, values.shape[1])

@@ -1,7 +1,7 @@
-"""The last feed-forward network, run at the tokens whose states are read and at no others.
+"""Run the last feed-forward network only at the tokens whose final states are read.
 
-After the last attention nothing mixes tokens, so where a pass is about response tokens alone, the
-states of all others need not be finished. In a pool of short answers that is most of them.
+After the last attention nothing mixes tokens, so a pass that reads response tokens alone needs no
+final states of the others. In a pool of short answers those are most of the tokens.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 
 WORTH_IT = 0.75
-"""Share of all tokens above which all are run: picking some costs something too."""
+"""Share of all tokens above which all are run, as picking some has a cost too."""
 COUNT_MULTIPLE = 128
-"""What the number of tokens is rounded up to where kernels are made for shapes."""
+"""The number of tokens is rounded up to a multiple where kernels are compiled per shape."""
 PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-2
-"""Relative; bfloat16 rounds by less, and what is looked for misses it by far."""
+"""Relative; rounding in bfloat16 is below it, a network that mixes tokens far above."""
 
 
 @contextmanager
 def narrowed(
     backbone: Backbone, shape: torch.Size, rows: torch.Tensor, places: torch.Tensor
 ) -> Iterator[None]:
-    """Inside the block final states mean something at some tokens only.
+    """Compute final states at the given tokens only inside the block; others mean nothing.
 
-    Nothing changes where the model's last feed-forward network cannot be run so, or where those
-    are most of the tokens.
+    Nothing changes where the model's last feed-forward network does not allow it, or where the
+    tokens are most of the batch.
 
     Args:
-        shape: (B, T) of the batch that will be shown.
+        shape: (B, T) of the batch that will be run.
         rows, places: (n,) int64 each, without repetitions: the tokens.
     """
     name = last_feed_forward(backbone)
@@ -57,14 +57,14 @@ def narrowed(
 
 
 _LAST: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
-"""Of a model: the name of its last feed-forward network."""
+"""Model -> name of its last feed-forward network, None where that cannot be narrowed."""
 
 
 def last_feed_forward(backbone: Backbone) -> str | None:
-    """Name of the module `narrowed` may narrow; None where there is none.
+    """Return the name of the module that `narrowed` may narrow; None where there is none.
 
-    Tried when a model is first asked for, rather than looked up: the states it leaves at some
-    tokens must be those of a full run. Call it before dropout or an adapter changes the model.
+    Tested at the first call for a model: states of a narrowed run must equal those of a full run.
+    Call it before dropout or an adapter changes the model.
     """
     model = backbone.model
     if model not in _LAST:
@@ -88,13 +88,13 @@ def _find(backbone: Backbone) -> str | None:
     rows, places = rows.to(ids.device), places.to(ids.device)
     expected = states(ids)[rows, places].float()
     with _running_at(module, ids.shape, rows * ids.shape[1] + places, len(rows) + 1) as used:
-        found = states(ids)[rows, places].float()
-    same = float((found - expected).norm()) <= PROBE_TOLERANCE * float(expected.norm())
+        got = states(ids)[rows, places].float()
+    same = float((got - expected).norm()) <= PROBE_TOLERANCE * float(expected.norm())
     return next(n for n, m in model.named_modules() if m is module) if used and same else None
 
 
 def _candidate(model: Any) -> nn.Module | None:
-    """What holds the last layer's only down projection and takes one tensor."""
+    """Return the module with the last layer's only down projection, if it takes one tensor."""
     try:
         *_, last = feed_forwards(model)
     except BackboneError:
@@ -112,9 +112,9 @@ def _candidate(model: Any) -> nn.Module | None:
 def _running_at(
     module: nn.Module, shape: torch.Size, at: torch.Tensor, count: int
 ) -> Iterator[list[bool]]:
-    """Run `module` at tokens `at` of (B, T), made up to `count` with any; 0 comes out elsewhere.
+    """Run `module` at tokens `at` of (B, T), padded to `count`; its output is 0 elsewhere.
 
-    Gives a list that is empty until it ran so.
+    Yields a list that is empty until the module ran this way.
     """
     whole: Callable[[torch.Tensor], torch.Tensor] = module.forward
     picked = torch.cat([at, at.new_zeros(count - len(at))])
@@ -125,8 +125,8 @@ def _running_at(
             return whole(states)
         ran.append(True)
         flat = states.flatten(0, 1)
-        made = whole(flat.index_select(0, picked)[None])[0, : len(at)]
-        return flat.new_zeros(flat.shape).index_copy(0, at, made).view_as(states)
+        output = whole(flat.index_select(0, picked)[None])[0, : len(at)]
+        return flat.new_zeros(flat.shape).index_copy(0, at, output).view_as(states)
 
     with forward_replaced(module, forward):
         yield ran

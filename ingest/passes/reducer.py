@@ -1,6 +1,6 @@
-"""The contract of a pass: what a run of the model can hand out, and what takes it in.
+"""The contract of a pass: what a run of the model can pass on, and what receives it.
 
-Importing it loads no torch, so that representations can be looked up where no model runs.
+This module imports no torch, so that representations can be looked up where no model runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 View = Literal["row", "alone"]
-"""What a forward is shown: whole rows, or their answers without the questions."""
+"""The input of a forward: whole rows, or their answers without the questions."""
 
 Side = Literal["pool", "target"]
 """Whose features are made: candidates, or the examples of a target."""
@@ -29,9 +29,9 @@ Side = Literal["pool", "target"]
 
 @dataclass(frozen=True)
 class Pass:
-    """One run of the model over rows; everybody who names the same one shares it.
+    """One run of the model over rows; all recipes with the same one share it.
 
-    `adapter` is the name of the recipe's artifact that the model wears; "" for none.
+    `adapter` is the name of the recipe's artifact that is applied to the model; "" for none.
     """
 
     view: View = "row"
@@ -40,7 +40,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class PassInputs:
-    """What a pass must hand to a reducer; the pass does nothing that nobody needs.
+    """What a pass must give to a reducer; the pass computes nothing else.
 
     Attributes:
         hidden: final states of every token.
@@ -58,53 +58,53 @@ class PassInputs:
 
 
 class Reducer:
-    """Takes in what one pass over one batch gives and keeps only what becomes columns.
+    """Receives what one pass over one batch gives, and keeps only what becomes columns.
 
-    The pass calls the methods its `PassInputs` ask for, in no stated order, and `columns` last.
+    The pass calls the methods named by its `PassInputs`, in no stated order, and `columns` last.
 
     Attributes:
-        sketch: the only thing it asks of a weight's gradient, so that the pass keeps no more; None
-            for one that wants whole gradients (an adapter's are always whole).
+        sketch: the only sketch it reads of a weight's gradient, so that the pass keeps no more;
+            None for one that needs whole gradients (an adapter's are always whole).
     """
 
     sketch: SketchSpec | None = None
 
     def hidden(self, states: torch.Tensor) -> None:
-        """Final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
+        """Receive final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
         raise NotImplementedError
 
     def logits(self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> None:
-        """Some of the response tokens: logits (n, V) float32, token ids (n,) and rows (n,)."""
+        """Receive some response tokens: logits (n, V) float32, token ids (n,) and rows (n,)."""
         raise NotImplementedError
 
     def layer(self, index: int, states: torch.Tensor) -> None:
-        """What decoder layer `index` (from 0) gives, (B, T, D), once per layer."""
+        """Receive the output (B, T, D) of decoder layer `index` (from 0), once per layer."""
         raise NotImplementedError
 
     def gradient(self, gradient: WeightGradient) -> None:
-        """The gradient of each row's mean response loss by one weight, once per weight.
+        """Receive the gradient of each row's mean response loss by one weight, once per weight.
 
-        Zero for a row without a response token.
+        It is zero for a row without a response token.
         """
         raise NotImplementedError
 
     def neurons(self, part: Neurons) -> None:
-        """Activations inside one feed-forward network (or one of its experts), layer by layer."""
+        """Receive activations of one feed-forward network or one of its experts, layer by layer."""
         raise NotImplementedError
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Column -> (B,) or (B, d) float32 with NaN where a row has no such value.
+        """Return column -> (B,) or (B, d) float32 with NaN where a row has no such value.
 
-        Values of unequal length are an object array (B,) of 1-d arrays, None where there is none.
+        Values of unequal length are an object array (B,) of 1-d arrays, None for no value.
         """
         raise NotImplementedError
 
 
 class Collector(ABC):
-    """Takes in one pass over many rows, of which it may read only some.
+    """Receives one pass over many rows, of which it may read only some.
 
     Attributes:
-        inputs: what the pass must hand to its reducers.
+        inputs: what the pass must give to its reducers.
         places: (n,) int64, ascending: the rows it reads.
     """
 
@@ -113,7 +113,7 @@ class Collector(ABC):
 
     @abstractmethod
     def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
-        """A fresh reducer for a batch whose rows stand at `places`; not all need be its own."""
+        """Return a new reducer for the batch of rows at `places`, which need not all be its own."""
 
     def add(self, places: Sequence[int], columns: Mapping[str, np.ndarray]) -> None:  # noqa: B027
-        """Take in the columns of a reducer, after its batch."""
+        """Receive the columns of a reducer, after its batch."""

@@ -1,10 +1,9 @@
-"""The gradient of each row's loss by one weight, as the sum over tokens it is.
+"""The gradient of each row's loss by one weight, as a sum over tokens, and sketches of it.
 
-Sketches of gradients: few numbers whose inner products are, on average, the gradients' own.
-
-Everything random is a hash of the weight's name and the seed, so that one gradient has one sketch
-on every device, in every batch and in every version of torch. `docs/methods.md`, "less", has the
-noise that was measured.
+A sketch is a few numbers whose inner products are, on average, those of the gradients. Everything
+random is a hash of the weight's name and the seed, so that a gradient has the same sketch on every
+device, in every batch and in every version of torch. `docs/methods.md`, "less", has the measured
+noise.
 """
 
 from __future__ import annotations
@@ -20,6 +19,9 @@ import torch
 HASHES_KEPT = 4096
 DEFAULT_DIMS = 2048
 
+CACHED_VALUES = 1 << 18
+"""Entries of gradients whose squares are summed at once: 1 MB in float32."""
+
 
 @dataclass(frozen=True)
 class SketchSpec:
@@ -30,20 +32,94 @@ class SketchSpec:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """How far a weight's output and its input side are folded before they are multiplied.
+        """Widths to which a weight's output and input sides are folded before the product.
 
         Their product is 4 dims. The output gradients of a row lie in fewer directions than its
-        inputs, so folding them makes more noise, and they keep twice as many.
+        inputs, so folding them makes more noise, and their side is twice as wide.
         """
         inner = max(1, round(math.sqrt(2 * self.dims)))
         return 2 * inner, inner
 
 
-def fold(values: torch.Tensor, width: int, key: str, seed: int) -> torch.Tensor:
-    """Count-sketch of the last axis: signs, then position modulo `width` summed, in float32.
+@dataclass
+class WeightGradient:
+    """Per row: the sum over tokens of output gradient (o,) times input (i,), computed on demand.
 
-    It costs one reading of the values (a projection costs a multiplication with a matrix). What
-    is no wider than `width` stays as it is: no noise where there is nothing to gain.
+    What several reducers need is computed once. It lives as long as the call that passes it on.
+
+    Attributes:
+        name: of the weight's module; `<module>.A` and `<module>.B` for the two of an adapter.
+        deltas: (B, T, o), gradient of the row's loss by the module's output, 0 at padding.
+        inputs: (B, T, i), 0 at padding; None where every reader needs only a sketch.
+        folded: the inputs folded for each sketch that a reader needs.
+    """
+
+    name: str
+    deltas: torch.Tensor
+    inputs: torch.Tensor | None
+    folded: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
+    _blocks: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
+    _sketches: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
+    _squared_norm: torch.Tensor | None = None
+
+    @property
+    def input_size(self) -> int:
+        return self._whole_inputs().shape[2]
+
+    def values(self, rows: slice = slice(None)) -> torch.Tensor:
+        """Return (B, o, i) float32, in the weight's usual orientation (out, in)."""
+        return self.deltas[rows].float().transpose(1, 2) @ self._whole_inputs()[rows].float()
+
+    def squared_norm(self) -> torch.Tensor:
+        """Return (B,) float32, exact, from the tokens' inner products where that is less work."""
+        if self._squared_norm is None:
+            inputs, deltas = self._whole_inputs(), self.deltas
+            tokens, outer, inner = deltas.shape[1], deltas.shape[2], inputs.shape[2]
+            if tokens * (outer + inner) < outer * inner:
+                deltas, inputs = deltas.float(), inputs.float()
+                products = (deltas @ deltas.transpose(1, 2)) * (inputs @ inputs.transpose(1, 2))
+                # A sum of squares; rounding may leave a tiny negative number.
+                self._squared_norm = products.sum((1, 2)).clamp(min=0)
+            else:
+                # A few rows at a time stay in the caches.
+                step = max(1, CACHED_VALUES // (outer * inner))
+                parts = [slice(row, row + step) for row in range(0, len(deltas), step)]
+                sums = [self.values(rows).square().sum((1, 2)) for rows in parts]
+                self._squared_norm = torch.cat(sums)
+        return self._squared_norm
+
+    def block(self, spec: SketchSpec) -> torch.Tensor:
+        """Return (B, k_o, k_i) float32, both sides folded; its norm estimates the gradient's."""
+        if spec not in self._blocks:
+            deltas = fold(self.deltas, spec.sides[0], f"deltas of {self.name}", spec.seed)
+            if spec not in self.folded:
+                self.folded[spec] = folded_inputs(self._whole_inputs(), self.name, spec)
+            self._blocks[spec] = deltas.transpose(1, 2) @ self.folded[spec]
+        return self._blocks[spec]
+
+    def sketch(self, spec: SketchSpec) -> torch.Tensor:
+        """Return (B, dims) float32, this weight's part of the sketch, a sum over weights."""
+        if spec not in self._sketches:
+            self._sketches[spec] = count_sketch(self.block(spec).flatten(1), self.name, spec)
+        return self._sketches[spec]
+
+    def _whole_inputs(self) -> torch.Tensor:
+        assert self.inputs is not None, (
+            "a reducer that needs whole gradients must not name a sketch"
+        )
+        return self.inputs
+
+
+def folded_inputs(inputs: torch.Tensor, name: str, spec: SketchSpec) -> torch.Tensor:
+    """Return (B, T, k_i) float32, the input side of a weight's sketch."""
+    return fold(inputs, spec.sides[1], f"inputs of {name}", spec.seed)
+
+
+def fold(values: torch.Tensor, width: int, key: str, seed: int) -> torch.Tensor:
+    """Count-sketch the last axis: random signs, then sums by position modulo `width`, in float32.
+
+    It reads the values once, where a projection would multiply them with a matrix. Values no wider
+    than `width` are returned as they are.
 
     Args:
         values: (B, T, n).
@@ -64,11 +140,11 @@ def fold(values: torch.Tensor, width: int, key: str, seed: int) -> torch.Tensor:
 
 
 def count_sketch(values: torch.Tensor, key: str, spec: SketchSpec) -> torch.Tensor:
-    """Every number goes with a random sign to one random of `dims` places (Charikar et al. 2002).
+    """Add every number, with a random sign, to a random one of `dims` (Charikar et al. 2002).
 
     Args:
         values: (B, n) float32.
-        key: what the hash depends on beside the seed, such as a weight's name.
+        key: hashed together with the seed, such as a weight's name.
 
     Returns:
         (B, dims) float32; inner products are unbiased, with standard deviation about
@@ -97,84 +173,5 @@ def _signs(key: str, seed: int, size: int, device: torch.device) -> torch.Tensor
 
 
 def _bytes(key: str, seed: int, count: int) -> bytes:
-    # A cryptographic hash is defined for good; random generators of libraries are not.
+    # A cryptographic hash never changes; random generators of libraries may.
     return hashlib.shake_256(f"{seed} {key}".encode()).digest(count)
-
-
-CACHED_VALUES = 1 << 18
-"""Entries of gradients whose squares are summed at once: 1 MB in float32."""
-
-
-@dataclass
-class WeightGradient:
-    """Per row: the sum over tokens of output gradient (o,) times input (i,), never made in whole
-    unless asked for.
-
-    What several reducers ask for is made once. It lives as long as the call that hands it over.
-
-    Attributes:
-        name: of the weight's module; `<module>.A` and `<module>.B` for the two of an adapter.
-        deltas: (B, T, o), gradient of the row's loss by the module's output, 0 at padding.
-        inputs: (B, T, i), 0 at padding; None where every reader asked for a sketch.
-        folded: the inputs folded for each sketch asked for.
-    """
-
-    name: str
-    deltas: torch.Tensor
-    inputs: torch.Tensor | None
-    folded: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
-    _blocks: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
-    _sketches: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
-    _squared_norm: torch.Tensor | None = None
-
-    @property
-    def input_size(self) -> int:
-        return self._whole_inputs().shape[2]
-
-    def values(self, rows: slice = slice(None)) -> torch.Tensor:
-        """(B, o, i) float32, in the weight's usual orientation (out, in)."""
-        return self.deltas[rows].float().transpose(1, 2) @ self._whole_inputs()[rows].float()
-
-    def squared_norm(self) -> torch.Tensor:
-        """(B,) float32, exact: over the tokens' inner products where that is less work."""
-        if self._squared_norm is None:
-            inputs, deltas = self._whole_inputs(), self.deltas
-            tokens, outer, inner = deltas.shape[1], deltas.shape[2], inputs.shape[2]
-            if tokens * (outer + inner) < outer * inner:
-                deltas, inputs = deltas.float(), inputs.float()
-                products = (deltas @ deltas.transpose(1, 2)) * (inputs @ inputs.transpose(1, 2))
-                # A sum of squares; rounding may leave a tiny negative number.
-                self._squared_norm = products.sum((1, 2)).clamp(min=0)
-            else:
-                # A few rows at a time stay in the caches.
-                step = max(1, CACHED_VALUES // (outer * inner))
-                parts = [slice(row, row + step) for row in range(0, len(deltas), step)]
-                each = [self.values(rows).square().sum((1, 2)) for rows in parts]
-                self._squared_norm = torch.cat(each)
-        return self._squared_norm
-
-    def block(self, spec: SketchSpec) -> torch.Tensor:
-        """(B, k_o, k_i) float32: both sides folded; its squared norm estimates the gradient's."""
-        if spec not in self._blocks:
-            deltas = fold(self.deltas, spec.sides[0], f"deltas of {self.name}", spec.seed)
-            if spec not in self.folded:
-                self.folded[spec] = folded_inputs(self._whole_inputs(), self.name, spec)
-            self._blocks[spec] = deltas.transpose(1, 2) @ self.folded[spec]
-        return self._blocks[spec]
-
-    def sketch(self, spec: SketchSpec) -> torch.Tensor:
-        """(B, dims) float32: this weight's share of the sketch, which is the sum over weights."""
-        if spec not in self._sketches:
-            self._sketches[spec] = count_sketch(self.block(spec).flatten(1), self.name, spec)
-        return self._sketches[spec]
-
-    def _whole_inputs(self) -> torch.Tensor:
-        assert self.inputs is not None, (
-            "a reducer that wants more than its sketch must not name one"
-        )
-        return self.inputs
-
-
-def folded_inputs(inputs: torch.Tensor, name: str, spec: SketchSpec) -> torch.Tensor:
-    """(B, T, k_i) float32: the input side of a weight's sketch."""
-    return fold(inputs, spec.sides[1], f"inputs of {name}", spec.seed)

@@ -1,11 +1,10 @@
 """EMBED: a sentence encoder's vector of the text (METHODS 3.1).
 
-Source: "targeted instruction selection" (arXiv 2602.14696): gtr-t5-base, the query behind an
-instruction, candidates plain. Any model of sentence-transformers will do, static ones too.
+Source: "targeted instruction selection" (arXiv 2602.14696): gtr-t5-base, queries after an
+instruction, candidates without one. Any model of sentence-transformers works, static ones too; its
+width and identity are read from its files, without loading it.
 
-Query side: the same vector of each target example, behind the instruction, compared by cosine.
-
-What a sentence-transformers model is, read from its files alone: its width and its identity.
+Query side: the same vector of each target example, after the instruction, compared by cosine.
 """
 
 from __future__ import annotations
@@ -37,7 +36,15 @@ from .representation import Representation, Setup
 if TYPE_CHECKING:
     from ...schemas.instruction import Instruction, Message
 
+DEFAULT_MODEL = "sentence-transformers/gtr-t5-base"
+QUERY = (
+    "Instruct: Given a sample, find the passages closest to that sample.\nQuery: {prompt} {label}"
+)
 
+BATCH_CPU, BATCH_ACCELERATOR, BATCH_STATIC = 32, 256, 1024
+"""Texts of a forward, sorted by length; vectors do not depend on it but for rounding."""
+
+NO_TEXT = "no text to embed"
 MODULES = "modules.json"
 # Settings that change no number: where a file came from, who wrote it, prompts (never used here).
 _NOISE = (
@@ -49,159 +56,6 @@ _SAME_WIDTH = ("normalize", "layernorm", "dropout")
 _STATIC = "staticembedding"
 _MATRICES = ("embedding.weight", "embeddings")  # the second is model2vec's name
 _POOLING_MODES = "pooling_mode_"
-
-
-def encoder_folder(name: str) -> Path:
-    """The local folder of a model named by a path or a Hugging Face name.
-
-    Raises:
-        BackboneError: there is none, or what is there is no sentence-transformers model.
-    """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        try:
-            folder = hub_snapshot(name, [*SMALL_FILES, "*.safetensors", "*/pytorch_model.bin"])
-            if not any(folder.rglob("*.safetensors")):
-                folder = hub_snapshot(name, [*SMALL_FILES, "*.bin"])
-        except BackboneError as error:
-            raise type(error)(
-                f"embed: {error}. With network access, `hf download {name}` puts it into the "
-                "cache; a copy of its folder also works: embed:model=FOLDER. "
-                "To leave it out: --features paper,-embed"
-            ) from error
-    if not (folder / MODULES).is_file():
-        raise BackboneError(
-            f"embed: {name} has no {MODULES}, so it is not a sentence-transformers model. Give a "
-            "folder that its `save` wrote, or a name such as sentence-transformers/gtr-t5-base"
-        )
-    return folder
-
-
-def encoder_width(folder: Path) -> int:
-    """Numbers of an embedding.
-
-    Raises:
-        BackboneError: the files do not tell it.
-    """
-    width = None
-    for kind, place in _modules(folder):
-        if kind == "pooling":
-            settings = read_settings(place / "config.json")
-            tokens = settings.get("embedding_dimension") or settings.get("word_embedding_dimension")
-            width = tokens and tokens * _modes(settings)
-        elif kind == "dense":
-            width = read_settings(place / "config.json").get("out_features")
-        elif kind == _STATIC:
-            width = _matrix_width(place / "model.safetensors")
-        elif kind != "transformer" and kind not in _SAME_WIDTH:
-            raise BackboneError(
-                f"embed: {folder} has a module of a kind that is not known here ({kind}). Choose a "
-                "model of transformer, pooling, dense and normalisation, or of static embeddings"
-            )
-    if not width:
-        raise BackboneError(
-            f"embed: the files of {folder} do not tell how wide its embeddings are. Save it again "
-            "with sentence-transformers"
-        )
-    return int(width)
-
-
-def is_static(folder: Path) -> bool:
-    """Whether it is a mean of token vectors: no layer sees two tokens, no text is too long."""
-    return any(kind == _STATIC for kind, _ in _modules(folder))
-
-
-def encoder_identity(folder: Path) -> dict[str, Any]:
-    """Hashes of everything its embeddings depend on (those of large files are cached).
-
-    Raises:
-        BackboneError: it has no weights, or needs code of its own.
-    """
-    modules = _modules(folder)
-    for kind, place in modules:
-        if kind == "transformer":
-            require_native(place, f"embed: {folder}", "AutoModel")
-    parts: dict[str, Any] = {"modules": [kind for kind, _ in modules]}
-    weights = 0
-    for place in dict.fromkeys(place for _, place in modules):
-        name = str(place.relative_to(folder))
-        found = sorted(place.glob("*.safetensors")) or sorted(place.glob("pytorch_model*.bin"))
-        parts[f"{name} weights"] = hash_weights(found)
-        weights += len(found)
-        for file in sorted(each for p in SMALL_FILES for each in place.glob(p)):
-            if file.name not in _UNUSED_FILES and place in file.parents:
-                parts[f"{name} {file.name}"] = _hash(file)
-    if not weights:
-        raise BackboneError(f"embed: no weights (*.safetensors or pytorch_model*.bin) in {folder}")
-    return {"encoder": digest_of(parts)}
-
-
-def _modules(folder: Path) -> list[tuple[str, Path]]:
-    """Kind and folder of each module, in order.
-
-    Raises:
-        BackboneError: the list is damaged, or names a class from outside sentence-transformers:
-            versions before 6 import such a class from the folder without being allowed to.
-    """
-    try:
-        listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
-        found = [(str(each["type"]), folder / each["path"]) for each in listed]
-    except (ValueError, TypeError, KeyError) as error:
-        raise BackboneError(
-            f"embed: {folder / MODULES} lists no modules ({error}). Copy the model again"
-        ) from error
-    for type_, _ in found:
-        if not type_.startswith("sentence_transformers."):
-            raise BackboneError(
-                f"embed: {folder} has a module with custom code ({type_}), which coresetdb never "
-                "runs. Choose a model whose modules all come from sentence-transformers"
-            )
-    return [(type_.rpartition(".")[2].lower(), place) for type_, place in found]
-
-
-def _matrix_width(file: Path) -> int | None:
-    """Columns of a matrix of token vectors, of which only the file's header is read."""
-    from safetensors import SafetensorError, safe_open
-
-    if not file.is_file():
-        return None
-    try:
-        with safe_open(file, framework="np") as tensors:
-            names = set(tensors.keys())
-            found = [tensors.get_slice(name).get_shape() for name in _MATRICES if name in names]
-    except SafetensorError as error:
-        raise BackboneError(f"embed: {file} is damaged ({error}). Copy the model again") from error
-    # Versions of sentence-transformers differ in whether they put such parts together at all.
-    if found and names & {"mapping", "weights"}:
-        raise BackboneError(
-            f"embed: {file} keeps its token vectors in parts (a quantised vocabulary). Load "
-            "it with a current sentence-transformers and `save` it, which joins them in one matrix"
-        )
-    return found[0][1] if found and len(found[0]) == 2 else None
-
-
-def _modes(settings: dict[str, Any]) -> int:
-    """How many ways of pooling stand side by side (older files have a flag for each)."""
-    modes = settings.get("pooling_mode")
-    if modes is None:
-        modes = [key for key, on in settings.items() if key.startswith(_POOLING_MODES) and on]
-    return 1 if isinstance(modes, str) else len(modes)
-
-
-def _hash(file: Path) -> str:
-    if file.suffix != ".json" or file.name in ("tokenizer.json", "vocab.json"):
-        return hash_file(file)
-    settings = read_settings(file)
-    return digest_of({key: value for key, value in settings.items() if key not in _NOISE})
-
-
-DEFAULT_MODEL = "sentence-transformers/gtr-t5-base"
-QUERY = (
-    "Instruct: Given a sample, find the passages closest to that sample.\nQuery: {prompt} {label}"
-)
-BATCH_CPU, BATCH_ACCELERATOR, BATCH_STATIC = 32, 256, 1024
-"""Texts of a forward; they are sorted by length. It changes no vector beyond rounding."""
-NO_TEXT = "no text to embed"
 
 
 class Embed(Representation):
@@ -235,7 +89,7 @@ class Embed(Representation):
         parts = [prompt_and_label(instruction) for instruction in instructions]
         usable = [index for index, part in enumerate(parts) if any(part)]
         static = is_static(folder)
-        # A mean of token vectors follows no instruction: its words would only be mixed in.
+        # A mean of token vectors cannot follow an instruction; its words would only be mixed in.
         form = QUERY if setup.side == "target" and not static else "{prompt} {label}"
         texts = [form.format(prompt=parts[i][0], label=parts[i][1]).strip() for i in usable]
         vectors = np.full((len(parts), encoder_width(folder)), np.nan, dtype=np.float32)
@@ -258,11 +112,15 @@ class Embed(Representation):
 
 
 def prompt_and_label(instruction: Instruction) -> tuple[str, str]:
-    """The last answer is the label; everything said before it, a turn a line, is the prompt."""
+    """Return everything before the last answer, one turn a line, and the last answer."""
     texts = [_text(message) for message in instruction.messages]
     answered = bool(texts) and instruction.messages[-1].role == "assistant"
     label = texts.pop() if answered else ""
     return "\n".join(filter(None, texts)), label
+
+
+def _text(message: Message) -> str:
+    return " ".join(filter(None, (message.content.strip(), message.tool_calls)))
 
 
 def _batch(device: str, static: bool) -> int:
@@ -271,13 +129,9 @@ def _batch(device: str, static: bool) -> int:
     return BATCH_CPU if device == "cpu" else BATCH_ACCELERATOR
 
 
-def _text(message: Message) -> str:
-    return " ".join(filter(None, (message.content.strip(), message.tool_calls)))
-
-
 @lru_cache(maxsize=2)
 def _encoder(folder: str, device: str) -> Any:
-    """The model in float32, loaded once a process."""
+    """Load the model in float32, once a process."""
     from sentence_transformers import SentenceTransformer
 
     from ..models.backbone import quiet
@@ -304,13 +158,158 @@ def _require_vectors(model: Any, folder: str) -> None:
     for module in model:
         if isinstance(getattr(module, "embedding", None), torch.nn.EmbeddingBag):
             rows = module.embedding.num_embeddings
-            without = [each for each, id in module.tokenizer.get_vocab().items() if id >= rows]
+            vocabulary = module.tokenizer.get_vocab()
+            without = [token for token, id in vocabulary.items() if id >= rows]
             if without:
                 raise BackboneError(
                     f"embed: {folder} has {rows:,} token vectors, but its tokenizer has tokens "
                     f"beyond them (such as {without[0]!r}). Use the matrix and the tokenizer of "
                     "one model"
                 )
+
+
+def encoder_folder(name: str) -> Path:
+    """Return the local folder of a model named by a path or a Hugging Face name.
+
+    Raises:
+        BackboneError: there is none, or it is no sentence-transformers model.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        try:
+            folder = hub_snapshot(name, [*SMALL_FILES, "*.safetensors", "*/pytorch_model.bin"])
+            if not any(folder.rglob("*.safetensors")):
+                folder = hub_snapshot(name, [*SMALL_FILES, "*.bin"])
+        except BackboneError as error:
+            raise type(error)(
+                f"embed: {error}. With network access, `hf download {name}` puts it into the "
+                "cache; a copy of its folder also works: embed:model=FOLDER. "
+                "To leave it out: --features paper,-embed"
+            ) from error
+    if not (folder / MODULES).is_file():
+        raise BackboneError(
+            f"embed: {name} has no {MODULES}, so it is not a sentence-transformers model. Give a "
+            "folder that its `save` wrote, or a name such as sentence-transformers/gtr-t5-base"
+        )
+    return folder
+
+
+def encoder_width(folder: Path) -> int:
+    """Return the numbers of an embedding.
+
+    Raises:
+        BackboneError: the files do not say, or name an unknown kind of module.
+    """
+    width = None
+    for kind, place in _modules(folder):
+        if kind == "pooling":
+            settings = read_settings(place / "config.json")
+            tokens = settings.get("embedding_dimension") or settings.get("word_embedding_dimension")
+            width = tokens and tokens * _modes(settings)
+        elif kind == "dense":
+            width = read_settings(place / "config.json").get("out_features")
+        elif kind == _STATIC:
+            width = _matrix_width(place / "model.safetensors")
+        elif kind != "transformer" and kind not in _SAME_WIDTH:
+            raise BackboneError(
+                f"embed: {folder} has a module of a kind that is not known here ({kind}). Choose a "
+                "model of transformer, pooling, dense and normalisation, or of static embeddings"
+            )
+    if not width:
+        raise BackboneError(
+            f"embed: the files of {folder} do not tell how wide its embeddings are. Save it again "
+            "with sentence-transformers"
+        )
+    return int(width)
+
+
+def is_static(folder: Path) -> bool:
+    """Return whether it is a mean of token vectors: no layer mixes tokens, no text is too long."""
+    return any(kind == _STATIC for kind, _ in _modules(folder))
+
+
+def encoder_identity(folder: Path) -> dict[str, Any]:
+    """Return hashes of everything its embeddings depend on (those of weights are cached).
+
+    Raises:
+        BackboneError: it has no weights, or needs code of its own.
+    """
+    modules = _modules(folder)
+    for kind, place in modules:
+        if kind == "transformer":
+            require_native(place, f"embed: {folder}", "AutoModel")
+    parts: dict[str, Any] = {"modules": [kind for kind, _ in modules]}
+    weights = 0
+    for place in dict.fromkeys(place for _, place in modules):
+        name = str(place.relative_to(folder))
+        files = sorted(place.glob("*.safetensors")) or sorted(place.glob("pytorch_model*.bin"))
+        parts[f"{name} weights"] = hash_weights(files)
+        weights += len(files)
+        for file in sorted(path for pattern in SMALL_FILES for path in place.glob(pattern)):
+            if file.name not in _UNUSED_FILES and place in file.parents:
+                parts[f"{name} {file.name}"] = _hash(file)
+    if not weights:
+        raise BackboneError(f"embed: no weights (*.safetensors or pytorch_model*.bin) in {folder}")
+    return {"encoder": digest_of(parts)}
+
+
+def _modules(folder: Path) -> list[tuple[str, Path]]:
+    """Return kind and folder of each module, in order.
+
+    Raises:
+        BackboneError: the list is damaged, or names a class from outside sentence-transformers:
+            versions before 6 import such a class from the folder without being allowed to.
+    """
+    try:
+        listed = json.loads((folder / MODULES).read_text(encoding="utf-8"))
+        modules = [(str(module["type"]), folder / module["path"]) for module in listed]
+    except (ValueError, TypeError, KeyError) as error:
+        raise BackboneError(
+            f"embed: {folder / MODULES} lists no modules ({error}). Copy the model again"
+        ) from error
+    for type_, _ in modules:
+        if not type_.startswith("sentence_transformers."):
+            raise BackboneError(
+                f"embed: {folder} has a module with custom code ({type_}), which coresetdb never "
+                "runs. Choose a model whose modules all come from sentence-transformers"
+            )
+    return [(type_.rpartition(".")[2].lower(), place) for type_, place in modules]
+
+
+def _matrix_width(file: Path) -> int | None:
+    """Return the columns of a matrix of token vectors, from the file's header; None if unknown."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="np") as tensors:
+            names = set(tensors.keys())
+            shapes = [tensors.get_slice(name).get_shape() for name in _MATRICES if name in names]
+    except SafetensorError as error:
+        raise BackboneError(f"embed: {file} is damaged ({error}). Copy the model again") from error
+    # Versions of sentence-transformers differ in whether they combine such parts at all.
+    if shapes and names & {"mapping", "weights"}:
+        raise BackboneError(
+            f"embed: {file} keeps its token vectors in parts (a quantised vocabulary). Load "
+            "and `save` it with a current sentence-transformers, which makes one matrix of them"
+        )
+    return shapes[0][1] if shapes and len(shapes[0]) == 2 else None
+
+
+def _modes(settings: dict[str, Any]) -> int:
+    """Return how many poolings are concatenated (older files have a flag for each)."""
+    modes = settings.get("pooling_mode")
+    if modes is None:
+        modes = [key for key, on in settings.items() if key.startswith(_POOLING_MODES) and on]
+    return 1 if isinstance(modes, str) else len(modes)
+
+
+def _hash(file: Path) -> str:
+    if file.suffix != ".json" or file.name in ("tokenizer.json", "vocab.json"):
+        return hash_file(file)
+    settings = read_settings(file)
+    return digest_of({key: value for key, value in settings.items() if key not in _NOISE})
 
 
 representation = Embed()

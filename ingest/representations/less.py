@@ -87,13 +87,13 @@ class Less(Representation):
         passes = _passes(setup.options)
         parts = np.stack([passed[model_pass]["sketch"] for model_pass in passes], axis=1)
         weights = epoch_weights(setup) if _warm(setup.options) else np.ones(1)
-        with np.errstate(all="ignore"):  # what is not finite is told by its reason
+        with np.errstate(all="ignore"):  # the reason says what is not finite
             norms = np.linalg.norm(parts.astype(np.float64), axis=2)
             vectors = parts * (np.sqrt(weights) / norms)[:, :, None]
             norm = np.sqrt((norms**2) @ weights)
         reason = np.full(len(rows), None, dtype=object)
         for index, row in enumerate(rows):
-            # Asked first: without a gradient Adam's direction is that of the moments, not zero.
+            # First, as without a gradient Adam's direction is that of the moments, not zero.
             reason[index] = why_no_loss(row) or _why(norms[index])
         missing = reason != None  # noqa: E711 (elementwise)
         vectors[missing] = np.nan
@@ -108,7 +108,7 @@ class Less(Representation):
 
 
 def epoch_weights(setup: Setup) -> np.ndarray:
-    """(E,) float64, sum 1: how much each epoch of the warm-up counts, by its mean learning rate."""
+    """Return (E,) float64, sum 1: each warm-up epoch's weight, by its mean learning rate."""
     rates = np.array(
         [
             setup.artifacts[model_pass.adapter].facts["learning_rate"]

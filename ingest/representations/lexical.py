@@ -1,8 +1,8 @@
 """Lexical: the words of a conversation in their order, as hashed ids; no model.
 
-What `bm25` and `dsir` count. Words are stored with the row, and not looked up in a full-text index:
-Lance cannot index the structs that conversations are, the statistics of an index change with every
-corpus, so that no selection could be made again, and a filter would not change them.
+`bm25` and `dsir` count them. Words are stored with the row instead of in a full-text index: Lance
+cannot index the structs that conversations are, the statistics of an index change with every
+corpus, so that no selection could be replayed, and a filter would not change them.
 
 Query side: the same words of each target example.
 """
@@ -68,25 +68,25 @@ class Lexical(Representation):
         reason = np.full(len(words), None, dtype=object)
         reason[[not len(word) for word in words]] = NO_WORD
         return {
-            "lexical": ragged([each if len(each) else None for each in words]),
-            "lexical_words": np.array([len(each) or np.nan for each in words], np.float32),
+            "lexical": ragged([ids if len(ids) else None for ids in words]),
+            "lexical_words": np.array([len(ids) or np.nan for ids in words], np.float32),
             "lexical_reason": reason,
         }
 
 
 def words_of(instruction: Instruction) -> np.ndarray:
-    """Ids of the words of all turns, tool calls among them, in order, (n,) int32."""
+    """Return the ids of the words of all turns and tool calls, in order, (n,) int32."""
     return ids_of_words(spelled(instruction))
 
 
 def spelled(instruction: Instruction) -> list[str]:
-    """The words themselves, casefolded, in order."""
+    """Return the words themselves, casefolded, in order."""
     texts = (text for turn in instruction.messages for text in (turn.content, turn.tool_calls))
     return [word for text in texts if text for word in _WORD.findall(text.casefold())]
 
 
 def ids_of_words(words: Iterable[str]) -> np.ndarray:
-    """Ids of casefolded words, (n,) int32."""
+    """Return the ids of casefolded words, (n,) int32."""
     return np.fromiter(map(_id_of, words), np.int32)
 
 

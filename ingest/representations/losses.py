@@ -47,8 +47,8 @@ class Losses(Representation):
     """Columns: nll, ppl, unless `alone=false` (one forward less) nll_alone and ifd, el2n, and
     with `grad_norm=exact` grad_norm, with `grad_norm=sketch` its estimate grad_norm_sketch.
 
-    Asked with `score`, one of the columns (`grad_norm` stands for its estimate as well), and
-    `order`: the largest first (`descending`) or the smallest.
+    Query options: `score`, one of the columns (`grad_norm` stands for its estimate as well), and
+    `order`, the largest first (`descending`) or the smallest.
     """
 
     name = "losses"
@@ -138,22 +138,22 @@ class ByLoss(Scorer):
 
 
 def why_no_loss(row: Encoded) -> str | None:
-    """Why a row has no response token that could be scored; None if it has one."""
+    """Return why a row has no response token with a loss; None if it has one."""
     if not row.response_tokens:
         return NO_RESPONSE + (" left after truncation" if row.truncated else "")
     return None if row.response[1:].any() else NOTHING_BEFORE
 
 
 def _why(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: int) -> str:
-    if any(not each["tokens"][index] for each in passed.values()):
+    if any(not columns["tokens"][index] for columns in passed.values()):
         return why_no_loss(row) or NOTHING_BEFORE
-    if all(np.isfinite(each["nll"][index]) for each in passed.values()):
+    if all(np.isfinite(columns["nll"][index]) for columns in passed.values()):
         return "the gradient is not finite, or a ratio of the losses is not"
     return "the loss is not finite"
 
 
 def _columns(options: Mapping[str, Any]) -> dict[str, str]:
-    """What rows can be ranked by -> the column that holds it."""
+    """Return what rows can be ranked by -> its column."""
     norm = _norm_column(options)
     return {
         **{name: name for name in ("nll", "ppl")},
@@ -182,7 +182,7 @@ class ResponseLoss(Reducer):
         self.add(nll, rows)
 
     def add(self, nll: torch.Tensor, rows: torch.Tensor) -> None:
-        """The nll (n,) of some tokens, and the rows they are of."""
+        """Add the nll (n,) of some tokens of rows (n,)."""
         self._sum += self._per_row(nll, rows)
         self._tokens += np.bincount(rows.cpu().numpy(), minlength=len(self._sum))
 
@@ -190,8 +190,8 @@ class ResponseLoss(Reducer):
         return {"nll": self._mean(self._sum), "tokens": self._tokens.astype(np.float32)}
 
     def _per_row(self, values: torch.Tensor, rows: torch.Tensor) -> np.ndarray:
-        where, each = rows.cpu().numpy(), values.cpu().double().numpy()
-        return np.bincount(where, each, minlength=len(self._sum))
+        numbers = values.cpu().double().numpy()
+        return np.bincount(rows.cpu().numpy(), numbers, minlength=len(self._sum))
 
     def _mean(self, total: np.ndarray) -> np.ndarray:
         with np.errstate(invalid="ignore"):  # 0 / 0: the row has no response token

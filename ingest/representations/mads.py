@@ -1,12 +1,10 @@
-"""MADS: the neurons a row's answer drives hardest, chosen from by coverage (METHODS 5).
+"""MADS: the neurons that a row's answer activates most, for selection by coverage (METHODS 5).
 
 Source: "MADS" (arXiv 2605.30857): rows are described by the neural activation states of a language
-model during inference. What exactly is kept is ours: the value of every feed-forward unit, its
-maximum over the response tokens, and of each layer the units with the largest ones.
+model during inference. What exactly is kept is ours: of every feed-forward unit the maximum over
+the response tokens, and of each layer the units with the largest maxima.
 
-Query side: none is needed; the selector `coverage` looks at the sets alone.
-
-MADS's reducer: every layer's strongest units of each row, while its activations are at hand.
+Query side: none; the selector `coverage` reads the sets alone.
 """
 
 from __future__ import annotations
@@ -32,108 +30,6 @@ if TYPE_CHECKING:
     from ..models.batches import Batch
     from ..passes.feed_forward import Neurons
 
-
-class Strongest(Reducer):
-    """Maximum of every unit over the tokens asked for, and of each layer the top share.
-
-    Columns: `ids` (B,) of int32 arrays, ascending, and `values` (B,) of float32 arrays; None for
-    rows without such a token or with a value that is not finite. Ties go to the lower id.
-    """
-
-    def __init__(self, batch: Batch, tokens: str, share: float) -> None:
-        import torch
-
-        taken = batch.response if tokens == "response" else batch.mask
-        if tokens == "content":
-            taken = torch.zeros_like(batch.mask)
-            own = np.concatenate([row.content for row in batch.rows])
-            taken[batch.mask] = torch.from_numpy(own).to(taken.device)
-        self._taken, self._share = taken.flatten(), share
-        self._spans = _spans(taken.cpu().numpy())
-        self._usable = taken.any(1)
-        self._wide = taken.shape[1]
-        self._open: Neurons | None = None  # a layer whose experts are still coming
-        self._highest = torch.empty(0)
-        self._chosen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-
-    def neurons(self, part: Neurons) -> None:
-        import torch
-
-        if self._open is None or self._open.layer != part.layer:
-            self._close()
-            self._open = part
-            self._highest = torch.full(
-                (len(self._usable), part.units), -torch.inf, device=part.values.device
-            )
-        here = self._highest[:, part.offset : part.offset + part.values.shape[-1]]
-        if part.tokens is None and part.values.device.type != "cpu":
-            # A kernel for every row's span would cost an accelerator more than the model does.
-            unasked = ~self._taken.view(-1, self._wide, 1)
-            highest = part.values.masked_fill(unasked, -torch.inf).amax(1).float()
-            torch.maximum(here, highest, out=here)
-        elif part.tokens is None:
-            for row, start, end in self._spans:
-                torch.maximum(here[row], part.values[row, start:end].amax(0).float(), out=here[row])
-        else:
-            mine = self._taken[part.tokens]
-            rows = part.tokens[mine] // self._wide
-            values = part.values[mine].float()
-            here.scatter_reduce_(0, rows[:, None].expand_as(values), values, "amax")
-
-    def _close(self) -> None:
-        """Choose the strongest of the layer at hand."""
-        import torch
-
-        if self._open is None:
-            return
-        highest, layer = self._highest, self._open
-        k = active_units(layer.units, self._share)
-        edge = highest.topk(k, dim=1).values[:, -1:]
-        above, equal = highest > edge, highest == edge
-        room = k - above.sum(1, keepdim=True)
-        chosen = above | (equal & (equal.cumsum(1) <= room))
-        chosen &= highest > -torch.inf  # experts that saw no such token
-        self._usable = self._usable & ~(highest.isnan() | highest.isposinf()).any(1)
-        rows, units = chosen.nonzero(as_tuple=True)
-        self._chosen.append((rows, units + layer.start, highest[rows, units]))
-        self._open = None
-
-    def columns(self) -> dict[str, np.ndarray]:
-        import torch
-
-        self._close()
-        rows, ids, values = (
-            torch.cat(each).cpu().numpy() for each in zip(*self._chosen, strict=True)
-        )
-        order = np.argsort(rows, kind="stable")  # layers stay in their order
-        ends = np.cumsum(np.bincount(rows, minlength=len(self._usable)))[:-1]
-        usable = self._usable.cpu().tolist()
-        found = {"ids": ids[order].astype(np.int32), "values": values[order]}
-        return {
-            name: ragged(
-                [
-                    part if there else None
-                    for part, there in zip(np.split(each, ends), usable, strict=True)
-                ]
-            )
-            for name, each in found.items()
-        }
-
-
-def _spans(taken: np.ndarray) -> list[tuple[int, int, int]]:
-    """Row, start and end of every unbroken run of tokens in (B, T) bool."""
-    edges = np.diff(np.pad(taken.astype(np.int8), ((0, 0), (1, 1))), axis=1)
-    rows, starts = np.nonzero(edges == 1)
-    ends = np.nonzero(edges == -1)[1]
-    return list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
-
-
-def active_units(units: int, share: float) -> int:
-    """How many of a layer's units are active: at least one."""
-    # 0.01 * 700 is 7.000000000000001: what is meant is 7.
-    return max(1, math.ceil(round(share * units, 9)))
-
-
 WHOLE = Pass()
 TOKENS = ("response", "content", "all")
 
@@ -144,8 +40,8 @@ HALF_LARGEST = 65504.0
 class Mads(Representation):
     """Columns: `mads` ids of the active neurons, ascending, `mads_values`, `mads_reason`.
 
-    A neuron's id counts units through all layers (in a mixture of experts through a layer's
-    experts as well).
+    Ids number the units through all layers (and, in a mixture of experts, through a layer's
+    experts).
 
     Options:
         share: of a layer's units that are active, at least one unit.
@@ -177,7 +73,6 @@ class Mads(Representation):
         return {WHOLE: PassInputs(neurons=True)}
 
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
-
         return Strongest(batch, setup.options["tokens"], setup.options["share"])
 
     def finish(
@@ -200,6 +95,109 @@ def _why(row: Encoded, tokens: str) -> str:
     if tokens == "content" and not row.content.any():
         return "no content token" + after
     return "an activation is not finite"
+
+
+class Strongest(Reducer):
+    """The top share of each layer's units, by their maximum over some of the tokens.
+
+    Columns: `ids` (B,) of int32 arrays, ascending, and `values` (B,) of float32 arrays; None for
+    rows without such a token or with a value that is not finite. Ties go to the lower id.
+
+    Args:
+        tokens: over which the maximum is taken: "response", "content" or "all".
+        share: of a layer's units, in (0, 1].
+    """
+
+    def __init__(self, batch: Batch, tokens: str, share: float) -> None:
+        import torch
+
+        taken = batch.response if tokens == "response" else batch.mask
+        if tokens == "content":
+            taken = torch.zeros_like(batch.mask)
+            own = np.concatenate([row.content for row in batch.rows])
+            taken[batch.mask] = torch.from_numpy(own).to(taken.device)
+        self._taken, self._share = taken.flatten(), share
+        self._spans = _spans(taken.cpu().numpy())
+        self._usable = taken.any(1)
+        self._wide = taken.shape[1]
+        self._open: Neurons | None = None  # a layer whose experts are still coming
+        self._highest = torch.empty(0)
+        self._chosen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def neurons(self, part: Neurons) -> None:
+        import torch
+
+        if self._open is None or self._open.layer != part.layer:
+            self._close()
+            self._open = part
+            self._highest = torch.full(
+                (len(self._usable), part.units), -torch.inf, device=part.values.device
+            )
+        highest = self._highest[:, part.offset : part.offset + part.values.shape[-1]]
+        if part.tokens is None and part.values.device.type != "cpu":
+            # A kernel for every row's span would cost an accelerator more than the model does.
+            others = ~self._taken.view(-1, self._wide, 1)
+            values = part.values.masked_fill(others, -torch.inf).amax(1).float()
+            torch.maximum(highest, values, out=highest)
+        elif part.tokens is None:
+            for row, start, end in self._spans:
+                values = part.values[row, start:end].amax(0).float()
+                torch.maximum(highest[row], values, out=highest[row])
+        else:
+            mine = self._taken[part.tokens]
+            rows = part.tokens[mine] // self._wide
+            values = part.values[mine].float()
+            highest.scatter_reduce_(0, rows[:, None].expand_as(values), values, "amax")
+
+    def _close(self) -> None:
+        """Choose the strongest units of the open layer."""
+        import torch
+
+        if self._open is None:
+            return
+        highest, layer = self._highest, self._open
+        k = active_units(layer.units, self._share)
+        edge = highest.topk(k, dim=1).values[:, -1:]
+        above, equal = highest > edge, highest == edge
+        room = k - above.sum(1, keepdim=True)
+        chosen = above | (equal & (equal.cumsum(1) <= room))
+        chosen &= highest > -torch.inf  # experts that saw no such token
+        self._usable = self._usable & ~(highest.isnan() | highest.isposinf()).any(1)
+        rows, units = chosen.nonzero(as_tuple=True)
+        self._chosen.append((rows, units + layer.start, highest[rows, units]))
+        self._open = None
+
+    def columns(self) -> dict[str, np.ndarray]:
+        import torch
+
+        self._close()
+        rows, ids, values = (
+            torch.cat(parts).cpu().numpy() for parts in zip(*self._chosen, strict=True)
+        )
+        order = np.argsort(rows, kind="stable")  # layers stay in their order
+        ends = np.cumsum(np.bincount(rows, minlength=len(self._usable)))[:-1]
+        usable = self._usable.cpu().tolist()
+        columns = {"ids": ids[order].astype(np.int32), "values": values[order]}
+        return {
+            name: ragged(
+                [part if ok else None for part, ok in zip(np.split(own, ends), usable, strict=True)]
+            )
+            for name, own in columns.items()
+        }
+
+
+def _spans(taken: np.ndarray) -> list[tuple[int, int, int]]:
+    """Return row, start and end of every unbroken run of true values in (B, T) bool."""
+    edges = np.diff(np.pad(taken.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    rows, starts = np.nonzero(edges == 1)
+    ends = np.nonzero(edges == -1)[1]
+    return list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))
+
+
+def active_units(units: int, share: float) -> int:
+    """Return how many of a layer's units are active, at least one."""
+    # 0.01 * 700 is 7.000000000000001, and 7 is meant.
+    return max(1, math.ceil(round(share * units, 9)))
 
 
 representation = Mads()

@@ -2,23 +2,15 @@
 
 Source: Chen et al. 2026, "Neuron-Aware Data Selection in Instruction Tuning for Large Language
 Models". Of a row every layer keeps the mean activation over its tokens and the drift from the
-first to the last content token. A target gives one direction per layer, the first principal
-component of its examples' drifts, and a row scores sum_l <A^l, v_l>, from its columns alone.
+first to the last content token, each as a block (the unit vector) and its norm before. A target
+gives one direction per layer, the first principal component of its examples' drifts, and a row
+scores sum_l <A^l, v_l>, from its columns alone.
 
-What NAIT keeps of a row: per layer the mean activation of its tokens, and how it drifts.
-
-The mean runs over the tokens asked for, the drift is that of the last content token from the first
-one. Both are summed in float32 while a layer's states are at hand, and only their blocks stay: the
-unit vector, in the layer's basis if there is one, and the norm before.
-
-What NAIT may have to learn from a sample of the pool: a basis per layer, and its spread.
-
-Bases: layers of a large model are kept in the leading right singular vectors of the sample's
-summaries, one basis for means and one for drifts. They are uncentred, so that a stored block is a
-linear function of the summary and no constant of the score is lost.
-
-Statistics, for score=zscore: mean and covariance of the stored summaries of every layer. With them
-the mean and the deviation over the pool of <A, v> are known for every direction v to come.
+Two fits may learn from a sample of the pool. Bases: layers of a large model are kept in the leading
+right singular vectors of the sample's summaries, one basis for means and one for drifts. They are
+uncentred, so that a stored block is a linear function of the summary and no constant of the score
+is lost. Statistics, for score=zscore: mean and covariance of the stored summaries of every layer,
+which give the mean and the deviation of <A, v> over the pool for any direction v.
 """
 
 from __future__ import annotations
@@ -46,20 +38,178 @@ if TYPE_CHECKING:
     from ..models.batches import Batch
     from ..passes.feed_forward import Neurons
 
-
 KINDS = ("mean", "drift")
+WHOLE = Pass()
+
+SAMPLE_ROWS = 1024
+"""Eight times the width of a basis; with Llama-2-7B their summaries take 1 GB."""
+
+FULL_NUMBERS = 4096
+"""A summary of at most this many numbers (layers times width) is kept whole, without a basis."""
+
+CHOICES = {"neuron": ("layer", "mlp"), "tokens": ("content", "response", "all")}
+NO_DRIFT = "one content token: nothing drifts"
+
+
+class Nait(Representation):
+    """Columns: blocks and norms of mean and drift, `nait_kept` where there are bases, the reason.
+
+    Options:
+        neuron: `layer`, the output of a decoder layer, or `mlp`, the units of its feed-forward
+            network (always in a basis; not for mixtures of experts).
+        tokens: of which the mean is taken: `content`, `response` or `all`.
+        width: of a layer's basis; 0 keeps every dimension.
+        zscore: whether statistics for score=zscore are fitted, so that no layer dominates the sum
+            because its activations are larger.
+    """
+
+    name = "nait"
+    version = 1
+    paper = "Chen et al. 2026, arXiv 2603.13201"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "neuron": "layer",
+        "tokens": "content",
+        "width": 128,
+        "zscore": False,
+        "seed": 0,
+    }
+    query_defaults: ClassVar[Mapping[str, Any]] = {"activation": "mean", "score": "dot"}
+    selector = "top"
+
+    def fields(self, setup: Setup) -> list[pa.Field]:
+        layers, width = _shape(setup)
+        columns = [
+            field
+            for blocks, norms in ACTIVATIONS.values()
+            for field in (
+                pa.field(blocks, pa.list_(pa.float16(), layers * width)),
+                pa.field(norms, pa.list_(pa.float32(), layers)),
+            )
+        ]
+        if "nait-bases" in setup.artifacts:
+            columns.append(pa.field("nait_kept", pa.float32()))
+        return [*columns, pa.field("nait_reason", pa.string())]
+
+    def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
+        _check(options)
+        bases = Bases(options) if _wants_bases(info, options) else None
+        fits = (bases, Statistics(options, bases) if options["zscore"] else None)
+        return tuple(fit for fit in fits if fit is not None)
+
+    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
+        return {WHOLE: needs_of(setup.options)}
+
+    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
+        return Summaries(batch, setup.options["tokens"], bases_of(setup.artifacts))
+
+    def finish(
+        self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
+    ) -> dict[str, np.ndarray]:
+        summaries = passed[WHOLE]
+        columns = {
+            name: summaries[kind + ending]
+            for kind, names in ACTIVATIONS.items()
+            for name, ending in zip(names, ("", "_norms"), strict=True)
+        }
+        if "nait-bases" in setup.artifacts:
+            columns["nait_kept"] = _kept(summaries)
+        norms = np.concatenate([summaries["mean_norms"], summaries["drift_norms"]], axis=1)
+        finite = np.asarray(np.isfinite(norms).all(axis=1))
+        # A vector of zeros is not stored: searches would silently drop it.
+        moving = summaries["mean_norms"].any(axis=1) & summaries["drift_norms"].any(axis=1)
+        usable = finite & moving
+        reason = np.full(len(rows), None, dtype=object)
+        for index in np.flatnonzero(~usable).tolist():
+            reason[index] = (
+                NO_DRIFT if finite[index] else _why(rows[index], setup.options["tokens"])
+            )
+        for column in columns.values():
+            column[~usable] = np.nan
+        return {**columns, "nait_reason": reason}
+
+    def target_artifact(
+        self,
+        backbone: Backbone,
+        rows: Sequence[Encoded],
+        columns: Mapping[str, np.ndarray],
+        setup: Setup,
+    ) -> Artifact | None:
+        """Return directions from drifts in full precision; bases require a pass over the rows."""
+        usable = [index for index, why in enumerate(columns["nait_reason"]) if why is None]
+        if bases_of(setup.artifacts) is None:
+            drifts = whole(columns["nait_drift"], columns["nait_drift_norms"])[usable]
+        elif usable:
+            chosen = [rows[index] for index in usable]
+            drifts = summaries_of(backbone, chosen, setup.options)["drift"]
+        else:
+            drifts = np.empty((0, *_shape(setup)), dtype=np.float32)
+        return directions_of(drifts)
+
+    def scorer(
+        self,
+        options: Mapping[str, Any],
+        artifacts: Mapping[str, Artifact],
+        facts: Artifact | None,
+        query_options: Mapping[str, Any],
+    ) -> Scorer | None:
+        if facts is None:
+            raise UsageError("nait scores rows along a target's direction: name a target")
+        return Along(facts, artifacts, query_options)
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    for name, known in CHOICES.items():
+        if options[name] not in known:
+            raise UsageError(f"nait: {name}={options[name]}: choose from {', '.join(known)}")
+    least = 1 if options["neuron"] == "mlp" else 0
+    if options["width"] < least:
+        raise UsageError(
+            f"nait: width={options['width']}: give at least {least} with neuron={options['neuron']}"
+        )
+
+
+def _wants_bases(info: BackboneInfo, options: Mapping[str, Any]) -> bool:
+    if options["neuron"] == "mlp":
+        return True
+    return bool(options["width"]) and info.layers * info.hidden_size > FULL_NUMBERS
+
+
+def _shape(setup: Setup) -> tuple[int, int]:
+    """Return the number of layers, and the numbers kept of each."""
+    if bases := setup.artifacts.get("nait-bases"):
+        return bases.arrays["mean"].shape[0], bases.arrays["mean"].shape[1]
+    return setup.info.layers, setup.info.hidden_size
+
+
+def _kept(summaries: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the share of energy that the bases keep, the mean over layers and kinds."""
+    shares = []
+    for kind in ACTIVATIONS:
+        norms = summaries[f"{kind}_norms"]
+        blocks = summaries[kind].reshape(*norms.shape, -1)
+        shares.append(np.where(norms == 0, 1.0, (blocks**2).sum(axis=2)))
+    return np.concatenate(shares, axis=1).mean(axis=1).astype(np.float32)
+
+
+def _why(row: Encoded, tokens: str) -> str:
+    after = " left after truncation" if row.truncated else ""
+    if not row.content.any():
+        return "no content token" + after
+    if tokens == "response" and not row.response_tokens:
+        return "no response token" + after
+    return "an activation is not finite"
 
 
 def needs_of(options: Mapping[str, Any]) -> PassInputs:
-    """What the option `neuron` looks at."""
+    """Return what a pass must hand over for the option `neuron`."""
     return PassInputs(neurons=True) if options["neuron"] == "mlp" else PassInputs(layers=True)
 
 
 class Summaries(Reducer):
-    """Blocks of one batch, layer by layer.
+    """Blocks of one batch, layer by layer, computed in float32.
 
     Columns, for each kind: `<kind>` (B, L * d') blocks and `<kind>_norms` (B, L) float32. A row
-    without the tokens a kind looks at holds NaN.
+    without the tokens of a kind holds NaN.
 
     Args:
         tokens: of which the mean is taken: "content", "response" or "all".
@@ -76,7 +226,7 @@ class Summaries(Reducer):
         content[batch.mask] = torch.from_numpy(own).to(content.device)
         taken = {"content": content, "response": batch.response, "all": batch.mask}[tokens]
         counts = taken.sum(1, keepdim=True)
-        self._weights = (taken.float() / counts)[:, None, :]  # 0 / 0: no such token, NaN
+        self._weights = (taken.float() / counts)[:, None, :]  # NaN where a row has no such token
         self._padded = bool((~batch.mask).any())
         self._mask = batch.mask
         self._rows = torch.arange(len(batch.rows), device=content.device)
@@ -91,7 +241,7 @@ class Summaries(Reducer):
         import torch
 
         clean = states.float()
-        if self._padded:  # padding's states may be NaN, which a zero weight would let through
+        if self._padded:  # padding's states may be NaN, and 0 * NaN is NaN
             clean = clean.masked_fill(~self._mask[:, :, None], 0.0)
         mean = (self._weights @ clean)[:, 0]
         drift = states[self._rows, self._last].float() - states[self._rows, self._first].float()
@@ -107,7 +257,7 @@ class Summaries(Reducer):
     def neurons(self, part: Neurons) -> None:
         if part.tokens is not None:
             raise BackboneError(
-                "nait: neuron=mlp does not support mixtures of experts, where most units never "
+                "nait: neuron=mlp does not work with a mixture of experts, where most units never "
                 "see most tokens. Use neuron=layer"
             )
         widths = {part.units, *(block.shape[1] for block in self._blocks["mean"][:1])}
@@ -128,7 +278,7 @@ class Summaries(Reducer):
 
 
 def bases_of(artifacts: Mapping[str, Artifact]) -> Mapping[str, np.ndarray] | None:
-    """Kind -> (L, d', d) float32 where bases were fitted."""
+    """Return kind -> (L, d', d) float32, or None where no bases were fitted."""
     bases = artifacts.get("nait-bases")
     return None if bases is None else bases.arrays
 
@@ -156,7 +306,7 @@ class SampleSummaries(Collector):
         self._order.append(np.searchsorted(self.places, np.asarray(places)[own]))
 
     def summaries(self) -> dict[str, np.ndarray]:
-        """Kind -> (n, L, d') float32, in the order of `places`; NaN where tokens are lacking."""
+        """Return kind -> (n, L, d') float32, in the order of `places`; NaN without tokens."""
         columns = joined(self._parts, np.concatenate(self._order), len(self.places))
         return {kind: whole(columns[kind], columns[f"{kind}_norms"]) for kind in KINDS}
 
@@ -164,7 +314,7 @@ class SampleSummaries(Collector):
 def summaries_of(
     backbone: Backbone, rows: Sequence[Encoded], options: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Whole summaries of some rows in full precision, by a pass over them."""
+    """Run a pass over some rows; return their whole summaries in full precision."""
     from ..passes.forward import pass_over
 
     collected = SampleSummaries(range(len(rows)), options)
@@ -173,12 +323,8 @@ def summaries_of(
 
 
 def whole(blocks: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    """Blocks (N, L * d') times their norms (N, L), as (N, L, d')."""
+    """Return blocks (N, L * d') times their norms (N, L), as (N, L, d')."""
     return blocks.reshape(*norms.shape, -1) * norms[:, :, None]
-
-
-SAMPLE_ROWS = 1024
-"""Eight times the width of a basis; of Llama-2-7B its summaries take 1 GB."""
 
 
 class _SummaryFit(PassFit[SampleSummaries]):
@@ -245,8 +391,8 @@ class Bases(_SummaryFit):
 class Statistics(_SummaryFit):
     """Artifact `nait-statistics`: `<kind>_mean` (L, d') and `<kind>_covariance` (L, d', d').
 
-    With bases their result must exist before the summaries can be read, so this fit then takes a
-    pass of its own.
+    With bases, these must exist before the summaries can be read, so this fit then takes a pass of
+    its own.
     """
 
     name = "nait-statistics"
@@ -275,9 +421,9 @@ class Statistics(_SummaryFit):
 
 
 def _leading(vectors: np.ndarray, width: int) -> tuple[np.ndarray, float]:
-    """The first `width` right singular vectors of (n, d), and their share of the energy.
+    """Return the first `width` right singular vectors of (n, d), and their share of the energy.
 
-    Of each sign the one whose largest entry is positive.
+    Their signs are such that the entry of largest magnitude is positive.
     """
     import torch
 
@@ -289,168 +435,6 @@ def _leading(vectors: np.ndarray, width: int) -> tuple[np.ndarray, float]:
     return np.ascontiguousarray(basis, dtype=np.float32), float(
         energy[:width].sum() / energy.sum() if energy.sum() else 1.0
     )
-
-
-WHOLE = Pass()
-
-FULL_NUMBERS = 4096
-"""Up to so many numbers (layers times width) a summary is kept whole."""
-
-CHOICES = {"neuron": ("layer", "mlp"), "tokens": ("content", "response", "all")}
-
-
-NO_DRIFT = "one content token: nothing drifts"
-
-
-class Nait(Representation):
-    """Columns: blocks and norms of mean and drift, `nait_kept` where there are bases, the reason.
-
-    Options:
-        neuron: `layer`, what a decoder layer gives, or `mlp`, the units of its feed-forward
-            network (always in a basis; no mixtures of experts).
-        tokens: of which the mean is taken: `content`, `response` or `all`.
-        width: of a layer's basis; 0 keeps every dimension.
-        zscore: whether statistics for score=zscore are fitted, for a user who wants no layer to
-            dominate the sum because its activations are larger.
-    """
-
-    name = "nait"
-    version = 1
-    paper = "Chen et al. 2026, arXiv 2603.13201"
-    defaults: ClassVar[Mapping[str, Any]] = {
-        "neuron": "layer",
-        "tokens": "content",
-        "width": 128,
-        "zscore": False,
-        "seed": 0,
-    }
-    query_defaults: ClassVar[Mapping[str, Any]] = {"activation": "mean", "score": "dot"}
-    selector = "top"
-
-    def fields(self, setup: Setup) -> list[pa.Field]:
-        layers, width = _shape(setup)
-        found = [
-            field
-            for blocks, norms in ACTIVATIONS.values()
-            for field in (
-                pa.field(blocks, pa.list_(pa.float16(), layers * width)),
-                pa.field(norms, pa.list_(pa.float32(), layers)),
-            )
-        ]
-        if "nait-bases" in setup.artifacts:
-            found.append(pa.field("nait_kept", pa.float32()))
-        return [*found, pa.field("nait_reason", pa.string())]
-
-    def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
-        _check(options)
-        bases = Bases(options) if _wants_bases(info, options) else None
-        found: list[Fit] = [] if bases is None else [bases]
-        return tuple(found + ([Statistics(options, bases)] if options["zscore"] else []))
-
-    def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
-
-        return {WHOLE: needs_of(setup.options)}
-
-    def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
-
-        return Summaries(batch, setup.options["tokens"], bases_of(setup.artifacts))
-
-    def finish(
-        self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
-    ) -> dict[str, np.ndarray]:
-        found = passed[WHOLE]
-        columns = {
-            name: found[kind + ending]
-            for kind, names in ACTIVATIONS.items()
-            for name, ending in zip(names, ("", "_norms"), strict=True)
-        }
-        if "nait-bases" in setup.artifacts:
-            columns["nait_kept"] = _kept(found)
-        norms = np.concatenate([found["mean_norms"], found["drift_norms"]], axis=1)
-        finite = np.asarray(np.isfinite(norms).all(axis=1))
-        # A vector of zeros has no place in the store: it would vanish from searches unseen.
-        usable = finite & found["mean_norms"].any(axis=1) & found["drift_norms"].any(axis=1)
-        reason = np.full(len(rows), None, dtype=object)
-        for index in np.flatnonzero(~usable).tolist():
-            reason[index] = (
-                NO_DRIFT if finite[index] else _why(rows[index], setup.options["tokens"])
-            )
-        for column in columns.values():
-            column[~usable] = np.nan
-        return {**columns, "nait_reason": reason}
-
-    def target_artifact(
-        self,
-        backbone: Backbone,
-        rows: Sequence[Encoded],
-        columns: Mapping[str, np.ndarray],
-        setup: Setup,
-    ) -> Artifact | None:
-        """Directions from drifts in full precision: with bases, by a pass over the examples."""
-
-        usable = [index for index, why in enumerate(columns["nait_reason"]) if why is None]
-        if bases_of(setup.artifacts) is None:
-            drifts = whole(columns["nait_drift"], columns["nait_drift_norms"])[usable]
-        elif usable:
-            chosen = [rows[index] for index in usable]
-            drifts = summaries_of(backbone, chosen, setup.options)["drift"]
-        else:
-            drifts = np.empty((0, *_shape(setup)), dtype=np.float32)
-        return directions_of(drifts)
-
-    def scorer(
-        self,
-        options: Mapping[str, Any],
-        artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
-        query_options: Mapping[str, Any],
-    ) -> Scorer | None:
-        if facts is None:
-            raise UsageError("nait scores rows along a target's direction: name a target")
-        return Along(facts, artifacts, query_options)
-
-
-def _check(options: Mapping[str, Any]) -> None:
-    for name, known in CHOICES.items():
-        if options[name] not in known:
-            raise UsageError(f"nait: {name}={options[name]}: choose from {', '.join(known)}")
-    least = 1 if options["neuron"] == "mlp" else 0
-    if options["width"] < least:
-        raise UsageError(
-            f"nait: width={options['width']}: give at least {least} with neuron={options['neuron']}"
-        )
-
-
-def _wants_bases(info: BackboneInfo, options: Mapping[str, Any]) -> bool:
-    if options["neuron"] == "mlp":
-        return True
-    return bool(options["width"]) and info.layers * info.hidden_size > FULL_NUMBERS
-
-
-def _shape(setup: Setup) -> tuple[int, int]:
-    """Layers, and numbers kept of each."""
-    if bases := setup.artifacts.get("nait-bases"):
-        return bases.arrays["mean"].shape[0], bases.arrays["mean"].shape[1]
-    return setup.info.layers, setup.info.hidden_size
-
-
-def _kept(found: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Share of energy that the bases keep: the mean over layers, and over mean and drift."""
-    shares = []
-    for kind in ACTIVATIONS:
-        norms = found[f"{kind}_norms"]
-        blocks = found[kind].reshape(*norms.shape, -1)
-        shares.append(np.where(norms == 0, 1.0, (blocks**2).sum(axis=2)))
-    return np.concatenate(shares, axis=1).mean(axis=1).astype(np.float32)
-
-
-def _why(row: Encoded, tokens: str) -> str:
-    after = " left after truncation" if row.truncated else ""
-    if not row.content.any():
-        return "no content token" + after
-    if tokens == "response" and not row.response_tokens:
-        return "no response token" + after
-    return "an activation is not finite"
 
 
 representation = Nait()

@@ -1,8 +1,8 @@
-"""NAIT's query side: a target's direction in every layer, and what a row scores along them.
+"""NAIT's query side: a target's direction in every layer, and the scores of rows along them.
 
-No model and no torch here: rows come with their stored blocks and norms. A direction is an
-artifact: it can be exported, applied to another store whose features were made the same way, and
-scored against other targets.
+Rows are scored from their stored blocks and norms, without a model or torch. The directions are an
+artifact: they can be exported, applied to another store whose features were made the same way, and
+compared with those of other targets.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ SCORES = ("dot", "cosine", "zscore")
 
 
 def directions_of(drifts: np.ndarray) -> Artifact:
-    """The first principal component of a target's drifts in every layer (docs/methods.md, "nait").
+    """Return the first principal component of a target's drifts in every layer (METHODS 4.2).
 
     Args:
         drifts: of the examples that have one, (n, L, d) float32.
 
     Returns:
-        `directions` (L, d) float32, unit norm (zero where all drifts of a layer agree), turned so
-        that the mean drift points along them. Facts: examples; per layer the share of variance the
-        direction explains; `undetermined`, layers whose mean drift lies along the direction by less
-        than its standard error, so that the sign says little; `notes`. Fewer than three examples
-        have no direction: the sentence `refused` instead.
+        `directions` (L, d) float32, of unit norm (zero where all drifts of a layer agree), with the
+        sign that makes the mean drift's component positive. Facts: `examples`; `explained`, the
+        share of variance per layer; `undetermined`, layers where that component is below its
+        standard error, so that the sign is unreliable; `notes`. For fewer than three examples the
+        fact `refused` says why there is no direction.
     """
     count = len(drifts)
     if count < LEAST_EXAMPLES:
@@ -116,7 +116,7 @@ class Along(Scorer):
             self._centre, self._scale = _spread(artifacts, activation, directions)
 
     def contributions(self, rows: pa.RecordBatch | pa.Table) -> np.ndarray:
-        """What each layer adds to the score of each row, (n, L) float32; NaN without feature."""
+        """Return (n, L) float32, each layer's term of the score; NaN without the feature."""
         blocks = _matrix(rows, self.columns[0]).reshape(rows.num_rows, *self._directions.shape)
         terms = (blocks * self._directions).sum(axis=2)
         if self._score != "cosine":
@@ -137,7 +137,7 @@ def _check(name: str, value: Any, known: Any) -> None:
 def _spread(
     artifacts: Mapping[str, Artifact], kind: str, directions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and inverse deviation over the pool of <A, v> in every layer, (L,) float32 each."""
+    """Return mean and inverse deviation of <A, v> over the pool per layer, (L,) float32 each."""
     fitted = artifacts.get("nait-statistics")
     if fitted is None:
         raise UsageError(
@@ -153,7 +153,7 @@ def _spread(
 
 
 def _matrix(rows: pa.RecordBatch | pa.Table, name: str) -> np.ndarray:
-    """A fixed-size list column as (n, d) float32, NaN where it is null."""
+    """Return a fixed-size list column as (n, d) float32, NaN where it is null."""
     column = rows.column(name)
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

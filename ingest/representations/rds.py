@@ -51,7 +51,7 @@ class Rds(Representation):
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
         mean = passed[WHOLE]["mean"]
-        with np.errstate(all="ignore"):  # what is not finite is told by its reason
+        with np.errstate(all="ignore"):  # the reason says what is not finite
             norm = np.linalg.norm(mean.astype(np.float64), axis=1)
             unit = (mean / norm[:, None]).astype(np.float32)
         reason = np.full(len(rows), None, dtype=object)

@@ -1,13 +1,11 @@
-"""Where representations are found, and how `--features` names them.
+"""The registry of representations, and the syntax of lists of features with their presets.
 
-Third parties add theirs through the entry-point group `coresetdb.representations`; the entry is
-an object of the class `Representation`.
+Third parties add representations through the entry-point group `coresetdb.representations`; the
+entry is an object of the class `Representation`.
 
-Presets: names for whole lists of features, usable wherever features are named.
-
-`fast` is everything that one checkpoint gives without training: one forward and one backward over
-each row, and a second forward over the answers alone for IFD. `paper` is what each paper says:
-warm-up checkpoints, the ensemble, the encoder.
+Presets are names for whole lists of features. `fast` is everything that one checkpoint gives
+without training: one forward and one backward over each row, and a second forward over the answers
+alone for IFD. `paper` is what each paper describes: warm-up checkpoints, the ensemble, the encoder.
 """
 
 from __future__ import annotations
@@ -46,30 +44,29 @@ PRESETS = {
 
 
 def expanded(features: str) -> list[str]:
-    """The entries of a list of features, with presets written out.
+    """Return the entries of a list of features, with presets written out.
 
-    An entry that stands beside a preset takes the place of the preset's own of that
-    representation: `fast,less:dims=8192` has one `less`. One with a minus takes it away:
-    `paper,-embed`.
+    An entry beside a preset replaces the preset's own of that representation:
+    `fast,less:dims=8192` has one `less`. An entry with a minus removes it: `paper,-embed`.
 
     Raises:
-        UsageError: what is to be taken away is in no preset named.
+        UsageError: no preset in the list has what is to be removed.
     """
     entries = [entry.strip() for entry in features.split(",") if entry.strip()]
-    said = {_name(entry).removeprefix("-") for entry in entries if entry not in PRESETS}
-    held = {_name(each) for entry in entries for each in PRESETS.get(entry, ())}
-    found: dict[str, None] = {}
+    explicit = {_name(entry).removeprefix("-") for entry in entries if entry not in PRESETS}
+    of_presets = {_name(own) for entry in entries for own in PRESETS.get(entry, ())}
+    written_out: dict[str, None] = {}
     for entry in entries:
         if entry in PRESETS:
-            found |= dict.fromkeys(each for each in PRESETS[entry] if _name(each) not in said)
+            written_out |= dict.fromkeys(o for o in PRESETS[entry] if _name(o) not in explicit)
         elif not entry.startswith("-"):
-            found[entry] = None
-        elif entry[1:] not in held:
+            written_out[entry] = None
+        elif entry[1:] not in of_presets:
             raise UsageError(
                 f"{entry}: no preset in {features!r} contains {entry[1:]!r}, "
                 "so it cannot be taken out"
             )
-    return list(found)
+    return list(written_out)
 
 
 def _name(entry: str) -> str:
@@ -92,45 +89,45 @@ BUILTIN = {
 """Name -> module of this package; its `representation` is the object."""
 
 _MARKS = ",:"
-"""What stands between features, and between options: the store keeps both in one text."""
+"""Separators of features and of options, which no option may contain."""
 
 _ADDED: dict[str, Representation] = {}
 
 ALIASES = {"rds+": "rds"}
-"""Other names people know them by, here and in methods."""
+"""Other common names, of features and of methods."""
 
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """A feature that is asked for: a representation with every option spelled out."""
+    """A requested feature: a representation with a value for every option."""
 
     representation: str
     options: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """The text that `parse_specs` reads: the options that differ from their defaults."""
+        """Return the text that `parse_specs` reads, with options that differ from defaults."""
         defaults = get(self.representation).defaults
         own = [f"{name}={v}" for name, v in self.options.items() if v != defaults[name]]
         return ":".join([self.representation, *own])
 
     def matches(self, recipe: Recipe) -> bool:
-        """Whether a recipe is what is asked for, whatever was fitted for it.
+        """Return whether a recipe is of this feature, whatever was fitted for it.
 
-        Options that came after the recipe do not count, nor does the version: a newer package must
-        not take an old feature for one that is still to be made.
+        Options newer than the recipe do not count, nor does the version: a newer package must not
+        take an old feature for one that is still to be made.
         """
         known = {name: value for name, value in self.options.items() if name in recipe.options}
         return recipe.representation == self.representation and recipe.options == known
 
 
 def names() -> list[str]:
-    """Every representation known here, sorted."""
+    """Return the names of all representations, sorted."""
     return sorted({*BUILTIN, *_ADDED, *_entry_points()})
 
 
 @contextmanager
 def added(representation: Representation) -> Iterator[None]:
-    """Know a representation inside the block, installed or not: for trying and testing it."""
+    """Register a representation inside the block, installed or not, to try and test it."""
     before = dict(_ADDED)
     _ADDED[representation.name] = representation
     get.cache_clear()
@@ -144,7 +141,7 @@ def added(representation: Representation) -> Iterator[None]:
 
 @cache
 def get(name: str) -> Representation:
-    """The representation of that name (`rds+` is accepted for `rds`).
+    """Return the representation of a name (`rds+` is accepted for `rds`).
 
     Raises:
         UsageError: there is none.
@@ -163,12 +160,12 @@ def get(name: str) -> Representation:
 
 
 def makes_target_artifact(representation: Representation) -> bool:
-    """Whether it makes something of a target as a whole."""
+    """Return whether it computes an artifact of a target as a whole."""
     return type(representation).target_artifact is not Representation.target_artifact
 
 
 def feature_spec(name: str, options: Mapping[str, Any] | None = None) -> FeatureSpec:
-    """A representation with every option spelled out.
+    """Return the feature of a representation with some options, the others at their defaults.
 
     Raises:
         UsageError: an unknown representation or option, or a value of the wrong type.
@@ -185,26 +182,26 @@ def feature_spec(name: str, options: Mapping[str, Any] | None = None) -> Feature
 
 
 def parse_specs(text: str) -> list[FeatureSpec]:
-    """What a list such as `rds,losses:alone=false` or `fast,embed` asks for, each once.
+    """Parse a list such as `rds,losses:alone=false` or `fast,embed`; return each feature once.
 
     Options follow a name as `:option=value`; presets stand for their features.
 
     Raises:
         UsageError: an unknown name (the known ones are listed) or option, or an empty list.
     """
-    found: list[FeatureSpec] = []
+    specs: list[FeatureSpec] = []
     for entry in expanded(text):
         name, *settings = entry.split(":")
         options = dict(_setting(entry, setting) for setting in settings)
-        each = feature_spec(name.strip(), _typed(get(name.strip()), options))
-        if each not in found:
-            found.append(each)
-    if not found:
+        spec = feature_spec(name.strip(), _typed(get(name.strip()), options))
+        if spec not in specs:
+            specs.append(spec)
+    if not specs:
         raise UsageError(
             f"no features named: choose from {', '.join(names())}, or the presets "
             f"{' and '.join(PRESETS)}"
         )
-    return found
+    return specs
 
 
 def recipe_for(
@@ -214,17 +211,18 @@ def recipe_for(
     digests: Mapping[str, str],
     present: Iterable[Recipe] = (),
 ) -> Recipe:
-    """The recipe of what is asked for on a backbone.
+    """Return the recipe of a feature on a backbone.
 
     Args:
-        artifacts: everything fitted for it, by name; `digests` of the same.
+        artifacts: everything fitted for it, by name.
+        digests: of the artifacts' contents, by name.
         present: recipes of the store; where one has the same representation, the new one gets
             columns of its own, `<column>__<8 hex of the fingerprint>`.
     """
     representation = get(spec.representation)
     options = dict(spec.options)
     setup = Setup(info, options, artifacts)
-    made = Recipe(
+    recipe = Recipe(
         representation=representation.name,
         version=representation.version,
         options=options,
@@ -232,30 +230,30 @@ def recipe_for(
         columns=tuple(field.name for field in representation.fields(setup)),
         artifacts=dict(digests),
     )
-    others = [each for each in present if each.representation == made.representation]
-    if any(other.fingerprint != made.fingerprint for other in others):
-        suffix = f"__{made.fingerprint[:8]}"
-        made = replace(made, columns=tuple(column + suffix for column in made.columns))
-    return made
+    others = [other for other in present if other.representation == recipe.representation]
+    if any(other.fingerprint != recipe.fingerprint for other in others):
+        suffix = f"__{recipe.fingerprint[:8]}"
+        recipe = replace(recipe, columns=tuple(column + suffix for column in recipe.columns))
+    return recipe
 
 
 def parse_features(text: str, info: BackboneInfo, present: Iterable[Recipe] = ()) -> list[Recipe]:
-    """Recipes of a list of features that need nothing fitted; those of `present` are left out.
+    """Return recipes of a list of features that need no fit, without those of `present`.
 
     Raises:
         UsageError: an unknown name (the known ones are listed) or option, or an empty list.
     """
     recipes = list(present)
     before = len(recipes)
-    for parse_spec in parse_specs(text):
-        made = recipe_for(parse_spec, info, {}, {}, recipes)
-        if all(made.fingerprint != recipe.fingerprint for recipe in recipes):
-            recipes.append(made)
+    for spec in parse_specs(text):
+        new = recipe_for(spec, info, {}, {}, recipes)
+        if all(new.fingerprint != recipe.fingerprint for recipe in recipes):
+            recipes.append(new)
     return recipes[before:]
 
 
 def columns_of(recipe: Recipe) -> dict[str, str]:
-    """A representation's own column name -> this recipe's, for a recipe of the pool."""
+    """Return a representation's own column names -> those of a recipe."""
     suffix = f"__{recipe.fingerprint[:8]}"
     return {column.removesuffix(suffix): column for column in recipe.columns}
 
@@ -266,14 +264,14 @@ def setup_of(
     artifacts: Mapping[str, Artifact] | None = None,
     side: Side = "pool",
 ) -> Setup:
-    """What a recipe's representation works with."""
+    """Return what a recipe's representation works with."""
     return Setup(info, recipe.options, artifacts or {}, side)
 
 
 def fields_of(
     recipe: Recipe, info: BackboneInfo, artifacts: Mapping[str, Artifact] | None = None
 ) -> list[pa.Field]:
-    """The pool's fields for a recipe, its fingerprint in the metadata of each."""
+    """Return the pool's fields for a recipe, its fingerprint in the metadata of each."""
     renamed = columns_of(recipe)
     metadata = {FINGERPRINT_KEY: recipe.fingerprint.encode()}
     return [
@@ -294,7 +292,7 @@ def _setting(entry: str, setting: str) -> tuple[str, str]:
 
 
 def _typed(representation: Representation, settings: Mapping[str, str]) -> dict[str, Any]:
-    """Option texts as values of the defaults' types; unknown ones are left for `_checked`."""
+    """Convert option texts to the types of the defaults; others are left to `_checked`."""
     typed: dict[str, Any] = {}
     for name, text in settings.items():
         default = representation.defaults.get(name)

@@ -1,7 +1,7 @@
-"""What a representation is: what it needs of a model, what it keeps of a pass, what it becomes.
+"""The contract of a representation: the columns it computes of rows, and how they are compared.
 
-Both sides of a method stand in its class: what is made of a row of the pool, what is made of a
-target's example, and how the two are compared when no model is there any more.
+The class of a representation has both sides of a method: what is computed of a row of the pool and
+of a target's example while a model runs, and how the two are compared later, without a model.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class Setup:
 
     Attributes:
         info: sizes of the backbone.
-        options: of the recipe, every one spelled out.
-        artifacts: what was fitted for it, by name.
-        side: whose features are being made.
-        device: where a model of its own should run.
+        options: of the recipe, with a value for each.
+        artifacts: everything fitted for it, by name.
+        side: whether rows are candidates or a target's examples.
+        device: for a model of its own.
     """
 
     info: BackboneInfo
@@ -53,10 +53,12 @@ class Setup:
 class Scorer(ABC):
     """Scores rows of the pool for one target from their stored columns alone.
 
-    `columns` are the representation's own names for what it reads; a recipe may have renamed
-    them, and the scan hands them over under their own names. Blocks are cut by the rows' sizes
-    in the order of the table, so the same rows always share a block. `refuses` says what is wrong
-    with rows that score minus infinity, as the end of a sentence on them.
+    Blocks are cut by the rows' sizes in the order of the table, so the same rows always share a
+    block.
+
+    Attributes:
+        columns: what it reads, by the representation's own names; the scan undoes renaming.
+        refuses: why rows score minus infinity, as the end of a sentence about them.
     """
 
     columns: tuple[str, ...]
@@ -64,26 +66,26 @@ class Scorer(ABC):
 
     @abstractmethod
     def scores(self, rows: pa.RecordBatch) -> np.ndarray:
-        """(n,) float32, the higher the better; several threads may ask at once.
+        """Return (n,) float32, higher is better; several threads may call it at once.
 
         NaN for a row without the feature, minus infinity for one that must not be chosen.
         """
 
 
 class Representation(ABC):
-    """A feature: what it needs, what it keeps of a pass, what its columns are, how it compares.
+    """A kind of feature.
 
     Attributes:
-        name: unique; the first column bears it, and `<name>_reason` is the last.
+        name: unique; it is the first column, and `<name>_reason` is the last.
         version: rises when the numbers change.
         defaults: option -> default value (bool, int, float or str).
         similarity: the vector column by which pool and target are compared (cosine), or None.
         query_defaults: option of the comparison -> default value; it changes no stored number.
-        selector: which selector its name alone stands for.
+        selector: the selector used when a method names the representation alone.
         listed_options: options of the comparison that lists of methods show beside the default.
-        sets: the column of lists of int32 (no negative ones) that a selection can cover, or None.
-        terms: the column of lists of int32 that are a row's words in their order, or None.
-        paper: where it comes from, as a short citation; empty where it is ours.
+        sets: the column of lists of non-negative int32 that a selection can cover, or None.
+        terms: the column of lists of int32 that are a row's words in order, or None.
+        paper: a short citation; empty where the representation is ours.
     """
 
     name: ClassVar[str]
@@ -99,56 +101,59 @@ class Representation(ABC):
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:
-        """Arrow fields of the columns, the reason last."""
+        """Return the Arrow fields of the columns, the reason last."""
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
-        """What must be learned from a sample of the pool before it can be made."""
+        """Return what must be fitted on a sample of the pool first."""
         return ()
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options as they are kept, such as a folder made absolute."""
+        """Return the options as they are kept, such as a folder made absolute."""
         return options
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What its numbers depend on beside its options: the backbone, or a model of its own."""
+        """Return what its numbers depend on beside its options: the backbone, or its own model."""
         return info.identity
 
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
-        """The runs of the backbone it needs something of; none for one with a model of its own."""
+        """Return the runs of the backbone it needs; none where it has a model of its own."""
         return {}
 
     def reads(self, model_pass: Pass, rows: Sequence[Encoded], setup: Setup) -> np.ndarray | bool:
-        """(N,) bool: the rows that a pass is run over for it.
+        """Return (N,) bool: the rows that it needs a pass over.
 
-        The pass's columns are empty elsewhere, and there are none if it reads no row.
+        The pass's columns are empty elsewhere, and there are none if no row is read.
         """
         return True
 
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
-        """A fresh reducer for one batch of one pass."""
+        """Return a new reducer for one batch of one pass."""
         raise NotImplementedError(f"{self.name} names passes and has no reducer for them")
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
-        """Final columns of all rows, before storage precision, from the columns of each pass.
+        """Return the final columns of all rows, before storage precision.
 
-        A row without the feature holds NaN (None in object arrays), and says why in
-        `<name>_reason` (str or None).
+        A row without the feature has NaN (None in object arrays), and `<name>_reason` (str or
+        None) says why.
+
+        Args:
+            passed: the columns of its reducers, by pass.
         """
-        raise NotImplementedError(f"{self.name} makes its columns of no pass")
+        raise NotImplementedError(f"{self.name} does not compute columns from passes")
 
     def own_backbone(self, setup: Setup) -> Backbone | None:
-        """The model that its passes run on instead of the store's backbone, if it has one.
+        """Return the model that its passes run on instead of the store's backbone, or None.
 
-        `passes` names none while `setup.info` is that of another model.
+        With one, `passes` is empty where `setup.info` describes another model.
         """
         return None
 
     def compute(
         self, instructions: Sequence[Instruction], setup: Setup
     ) -> dict[str, np.ndarray] | None:
-        """The final columns without any pass, or None where passes make them."""
+        """Return the final columns without any pass, or None where they need passes."""
         return None
 
     def target_artifact(
@@ -158,12 +163,12 @@ class Representation(ABC):
         columns: Mapping[str, np.ndarray],
         setup: Setup,
     ) -> Artifact | None:
-        """What a target as a whole comes to, kept beside its examples; None for nothing.
+        """Return an artifact of a target as a whole, kept beside its examples, or None.
 
         Args:
-            backbone: as it is; a pass of its own over the few examples is allowed.
+            backbone: without an adapter; another pass over the few examples is allowed.
             rows: the examples' tokens.
-            columns: what `finish` made of them.
+            columns: what `finish` returned for them.
         """
         return None
 
@@ -174,13 +179,13 @@ class Representation(ABC):
         facts: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> Scorer | None:
-        """How a target scores the pool, for one that is not compared by cosine; no model runs.
+        """Return a scorer of the pool, for a representation that is not compared by cosine.
 
         Args:
             options: of the recipe.
-            artifacts: what was fitted for it.
-            facts: what `target_artifact` gave for the target; None without a target.
-            query_options: options of the comparison, every one spelled out.
+            artifacts: everything fitted for it.
+            facts: what `target_artifact` returned for the target; None without a target.
+            query_options: options of the comparison, with a value for each.
 
         Raises:
             UsageError: the options do not fit what is stored.

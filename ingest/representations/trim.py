@@ -1,12 +1,12 @@
 """TRIM: token states of the pool against attention fingerprints of a target.
 
-Source: TRIM, arXiv 2510.07118. A few examples of the target say, class by class (vocabulary id),
-what tokens that matter look like in the last layer; attention says which matter, and is read on
-these examples alone. A row of the pool scores by how close its tokens come to their classes.
+Source: TRIM, arXiv 2510.07118. The examples of a target give a fingerprint for every class
+(vocabulary id): the mean direction of its final states, weighted by attention, which is read on
+these examples alone. A row of the pool scores by the cosines of its tokens with their classes.
 
 Pool side: per token its id, its unit final state in a fitted basis as int8 codes with one scale,
 and flags. Query side: the fingerprints in that basis, and for every vocabulary id the nearest
-class the target has seen.
+class that the target has.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ BAD_STATE = "a state is zero or not finite"
 class Trim(Representation):
     """Columns: `trim` token ids, `trim_codes` T vectors of r, `trim_scales`, `trim_scope` flags.
 
-    `trim_kept` is the mean share of the content tokens' energy that the basis keeps: how well the
-    basis fits this row. All tokens but padding are stored, in the order of the row.
+    `trim_kept` is the mean share of the content tokens' energy that the basis keeps. All tokens but
+    padding are stored, in the order of the row.
     """
 
     name = "trim"
@@ -66,7 +66,6 @@ class Trim(Representation):
     }
 
     def fields(self, setup: Setup) -> list[pa.Field]:
-        adapter_name = _adapter(setup.options)
         rank = setup.artifacts[OUTPUT].arrays["basis"].shape[1]
         return [
             pa.field("trim", pa.list_(pa.int32())),
@@ -75,7 +74,7 @@ class Trim(Representation):
             pa.field("trim_scales", pa.list_(pa.float32())),
             pa.field("trim_scope", pa.list_(pa.int8())),
             pa.field("trim_kept", pa.float32()),
-            *([pa.field("trim_in_fit", pa.bool_())] if adapter_name else []),
+            *([pa.field("trim_in_fit", pa.bool_())] if _adapter(setup.options) else []),
             pa.field("trim_reason", pa.string()),
         ]
 
@@ -101,34 +100,28 @@ class Trim(Representation):
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
-        (made,) = passed.values()
-        adapter_name = _adapter(setup.options)
+        (codes,) = passed.values()
         reason = np.full(len(rows), None, dtype=object)
-        reason[:] = [_why(*each) for each in zip(rows, made["usable"], strict=True)]
-        there = [each is None for each in reason]
-        columns = {
+        reason[:] = [_why(row, usable) for row, usable in zip(rows, codes["usable"], strict=True)]
+        present = [why is None for why in reason]
+        lists = {
             "trim": [row.ids for row in rows],
-            "trim_codes": made["codes"],
-            "trim_scales": made["scales"],
+            "trim_codes": codes["codes"],
+            "trim_scales": codes["scales"],
             "trim_scope": [flags_of(row) for row in rows],
         }
         kept = [
             float(energy[row.content].mean()) if ok else np.nan
-            for row, energy, ok in zip(rows, made["energy"], there, strict=True)
+            for row, energy, ok in zip(rows, codes["energy"], present, strict=True)
         ]
-        return {
-            **{
-                name: ragged([v if ok else None for v, ok in zip(values, there, strict=True)])
-                for name, values in columns.items()
-            },
-            "trim_kept": np.asarray(kept, dtype=np.float32),
-            **(
-                {"trim_in_fit": in_sample(rows, setup.artifacts[adapter_name])}
-                if adapter_name
-                else {}
-            ),
-            "trim_reason": reason,
+        columns = {
+            name: ragged([v if ok else None for v, ok in zip(values, present, strict=True)])
+            for name, values in lists.items()
         }
+        columns["trim_kept"] = np.asarray(kept, dtype=np.float32)
+        if adapter := _adapter(setup.options):
+            columns["trim_in_fit"] = in_sample(rows, setup.artifacts[adapter])
+        return {**columns, "trim_reason": reason}
 
     def target_artifact(
         self,
@@ -137,21 +130,21 @@ class Trim(Representation):
         columns: Mapping[str, np.ndarray],
         setup: Setup,
     ) -> Artifact:
-        """`classes` (C,) int32, `vectors` (C, r) float32, `nearest` (V,) int32.
+        """Return `classes` (C,) int32, `vectors` (C, r) float32, `nearest` (V,) int32.
 
-        The sentence `refused` instead where no example has a token of content.
+        Where no example has a token of content, the fact `refused` says so instead.
         """
         from .trim_fingerprints import fingerprints, nearest_classes
 
         adapter = setup.artifacts.get(_adapter(setup.options))
-        found = fingerprints(backbone, rows, setup.options["layers"], adapter)
-        if not len(found.classes):
+        seen = fingerprints(backbone, rows, setup.options["layers"], adapter)
+        if not len(seen.classes):
             return Artifact({}, {REFUSED: "no example has any text. Give it another one"})
         return Artifact(
             {
-                "classes": found.classes,
-                "vectors": found.vectors @ setup.artifacts[OUTPUT].arrays["basis"],
-                "nearest": nearest_classes(backbone.model, found.classes),
+                "classes": seen.classes,
+                "vectors": seen.vectors @ setup.artifacts[OUTPUT].arrays["basis"],
+                "nearest": nearest_classes(backbone.model, seen.classes),
             },
             {"examples": len(rows)},
         )
@@ -163,7 +156,7 @@ class Trim(Representation):
         facts: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> TokenScorer:
-        """Scores by the target's facts; `tokens` of it explains rows token by token."""
+        """Return the scorer; its `tokens` explains rows token by token."""
         if facts is None:
             raise UsageError("trim compares rows with a target: name one")
         return TokenScorer(
@@ -181,7 +174,7 @@ def _warmup(options: Mapping[str, Any]) -> WarmUp | None:
 
 
 def _adapter(options: Mapping[str, Any]) -> str:
-    """The artifact the model wears: the warm-up's last checkpoint; "" for none."""
+    """Return the artifact that is the model's adapter, the last checkpoint; "" for none."""
     warmup = _warmup(options)
     return warmup.outputs()[-1] if warmup else ""
 
@@ -202,7 +195,7 @@ def _check(info: BackboneInfo, options: Mapping[str, Any]) -> None:
 
 
 def flags_of(row: Encoded) -> np.ndarray:
-    """(T,) int8 scope flags of a row's tokens."""
+    """Return (T,) int8 scope flags of a row's tokens."""
     return (row.content * CONTENT + row.response * RESPONSE).astype(np.int8)
 
 

@@ -1,13 +1,9 @@
-"""TRIM's fingerprints: what tokens of a target's examples look like, by class (METHODS 1).
+"""TRIM's fingerprints: a unit vector for every class of a target's tokens (METHODS 1).
 
-Attention says which tokens of an example matter; the only attention maps of the package are made
-here, one example and one layer at a time.
-
-Reading the attention maps of a model's last layers, one short run at a time.
-
-Models attend by a fused kernel that makes no map. For the time of a run the implementation is
-switched to the plain one, and a hook hands every map over as soon as it is there: no two of them
-have to live at once.
+A class is a vocabulary id; attention in the last layers weights the tokens of an example. Fused
+kernels make no attention maps, so for these runs the model is switched to the plain
+implementation, and a hook reads every map as soon as it is made: of one example and one layer at a
+time.
 """
 
 from __future__ import annotations
@@ -29,68 +25,14 @@ from ..models.anatomy import decoder_layers
 from ..models.backbone import Backbone
 from ..passes.adapters import adapter_applied
 
-MapReader = Callable[[torch.Tensor, int | None], None]
-"""Takes a map (B, H, T, T) in the compute dtype and the layer's window, None for all tokens."""
-
-
-@contextmanager
-def attention_read(model: Any, layers: int, read: MapReader) -> Iterator[None]:
-    """Inside the block `read` gets the maps of the last `layers` decoder layers of every run.
-
-    Raises:
-        BackboneError: a run ended and a layer had given no map.
-    """
-    found: set[int] = set()
-
-    def hook(layer: int) -> Callable[..., None]:
-        def look(module: nn.Module, args: tuple, output: Any) -> None:
-            # The innermost module that gives the map comes first; those around may pass it on.
-            if layer not in found and (weights := _map_in(output)) is not None:
-                found.add(layer)
-                read(weights, getattr(module, "sliding_window", None))
-
-        return look
-
-    last = list(enumerate(decoder_layers(model)))[-layers:]
-    hooks = [
-        module.register_forward_hook(hook(index))
-        for index, layer in last
-        for module in layer.modules()
-    ]
-    hooks.append(model.base_model.register_forward_pre_hook(lambda *_: found.clear()))
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-        for each in hooks:
-            each.remove()
-    if len(found) < len(last):
-        raise BackboneError(
-            f"{model.config.model_type}: {len(last) - len(found)} of the last {len(last)} layers "
-            "give no attention map. Leave trim out, or use another backbone"
-        )
-
-
-def _map_in(output: Any) -> torch.Tensor | None:
-    """The attention map among what a module gives: the square (B, H, T, T)."""
-    if not isinstance(output, tuple) or len(output) < 2 or not isinstance(output[0], torch.Tensor):
-        return None
-    weights, length = output[1], output[0].shape[1]
-    if isinstance(weights, torch.Tensor) and weights.ndim == 4:
-        return weights if weights.shape[2:] == (length, length) else None
-    return None
-
-
 FLAT = 1e-5
-"""A saliency whose values differ by less is constant: float32 maps are no more precise."""
+"""Saliencies that differ by less are equal: float32 maps are no more precise."""
 
 NOTHING = 1e-6
-"""A class whose weights add up to a shorter vector was not seen."""
+"""A class whose weighted states sum to a shorter vector counts as not seen."""
 
 BLOCK_ELEMENTS = 1 << 24
-"""Of embeddings, or of their cosines, held at once: 64 MB in float32."""
+"""Embeddings, or their cosines, held at once: 64 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +46,12 @@ class Fingerprints:
 def fingerprints(
     backbone: Backbone, rows: Sequence[Encoded], layers: int, adapter: Artifact | None = None
 ) -> Fingerprints:
-    """f_t = normalise(sum over occurrences of class t of alpha * h / |h|).
+    """Compute f_t = normalise(sum over occurrences of class t of alpha * h / |h|).
 
     Args:
         rows: the target's examples.
-        layers: how many of the last decoder layers say what is salient.
-        adapter: worn by the model meanwhile.
+        layers: how many of the last decoder layers the saliency alpha is read from.
+        adapter: applied to the model meanwhile.
     """
     sums: dict[int, NDArray[np.float64]] = {}
     for row in rows:
@@ -134,7 +76,7 @@ def _salient_states(
     layers: int,
     adapter: Artifact | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Unit states (n, d) and alpha (n,) of the kept tokens of one example."""
+    """Return unit states (n, d) and alpha (n,) of the kept tokens of one example."""
     saliency = Saliency(kept)
     ids = torch.from_numpy(row.ids.astype(np.int64))[None].to(backbone.device)
     with (
@@ -162,7 +104,7 @@ class Saliency:
         self._heads = 0
 
     def add(self, weights: torch.Tensor, window: int | None = None) -> None:
-        """Take in one layer's map (1, H, T, T); a token sees `window` tokens, itself included."""
+        """Add one layer's map (1, H, T, T); a token sees `window` tokens, itself included."""
         kept = self._kept.to(weights.device)
         back = kept[:, None] - kept[None, :]
         visible = (back >= 0) & (back < (window or len(weights[0, 0])))
@@ -170,7 +112,7 @@ class Saliency:
         for head in weights[0]:
             suggest = head[kept][:, kept].float() * visible
             total = suggest.sum(1, keepdim=True)
-            # A row that attends to nothing but template tokens says nothing about the others.
+            # A token that attends to template tokens alone is taken to attend evenly.
             suggest = torch.where(total > 0, suggest / total, visible / keys[:, None])
             entropy = -torch.special.xlogy(suggest, suggest).sum(1)
             row = torch.where(keys > 1, 1 - entropy / keys.clamp(min=2).log(), 0.0)
@@ -180,9 +122,9 @@ class Saliency:
         self._heads += len(weights[0])
 
     def alpha(self) -> NDArray[np.float64]:
-        """(n,) in [0, 1]: the mean of both saliencies, each scaled to [0, 1] in the example."""
-        both = [each.double().numpy() / self._heads for each in (self._row, self._column)]
-        return (_scaled(both[0]) + _scaled(both[1])) / 2
+        """Return (n,) in [0, 1]: the mean of both saliencies, each scaled to [0, 1]."""
+        row, column = (own.double().numpy() / self._heads for own in (self._row, self._column))
+        return (_scaled(row) + _scaled(column)) / 2
 
 
 def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -191,20 +133,71 @@ def _scaled(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def nearest_classes(model: Any, classes: NDArray[np.int32]) -> NDArray[np.int32]:
-    """For every vocabulary id the place in `classes` of the class nearest to it.
+    """Return (V,) int32: for every vocabulary id the index in `classes` of its nearest class.
 
     Nearest by the cosine of input embeddings, the first of equals; a seen class is its own.
-
-    Returns:
-        (V,) int32.
     """
     embeddings = model.get_input_embeddings().weight
     with torch.inference_mode():
         ours = torch.from_numpy(classes.astype(np.int64)).to(embeddings.device)
         seen = torch.nn.functional.normalize(embeddings[ours].float(), dim=1)
         step = max(1, BLOCK_ELEMENTS // max(seen.shape))
-        # The direction decides, so the block's own embeddings need no scaling.
+        # The norm of an id's own embedding does not change which class is nearest.
         places = [(block.float() @ seen.T).argmax(1) for block in embeddings.detach().split(step)]
         nearest = torch.cat(places).int().cpu().numpy()
     nearest[classes] = np.arange(len(classes), dtype=np.int32)
     return nearest
+
+
+MapReader = Callable[[torch.Tensor, int | None], None]
+"""Receives a map (B, H, T, T) in the compute dtype and the layer's window, None for all tokens."""
+
+
+@contextmanager
+def attention_read(model: Any, layers: int, read: MapReader) -> Iterator[None]:
+    """Call `read` with the attention maps of the last `layers` decoder layers inside the block.
+
+    Raises:
+        BackboneError: a run ended and a layer had made no map.
+    """
+    seen: set[int] = set()
+
+    def hook(layer: int) -> Callable[..., None]:
+        def look(module: nn.Module, args: tuple, output: Any) -> None:
+            # The innermost module that makes the map comes first; outer ones may pass it on.
+            if layer not in seen and (weights := _map_in(output)) is not None:
+                seen.add(layer)
+                read(weights, getattr(module, "sliding_window", None))
+
+        return look
+
+    last = list(enumerate(decoder_layers(model)))[-layers:]
+    hooks = [
+        module.register_forward_hook(hook(index))
+        for index, layer in last
+        for module in layer.modules()
+    ]
+    hooks.append(model.base_model.register_forward_pre_hook(lambda *_: seen.clear()))
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+        for each in hooks:
+            each.remove()
+    if len(seen) < len(last):
+        raise BackboneError(
+            f"{model.config.model_type}: {len(last) - len(seen)} of the last {len(last)} layers "
+            "give no attention map. Leave trim out, or use another backbone"
+        )
+
+
+def _map_in(output: Any) -> torch.Tensor | None:
+    """Return the attention map (B, H, T, T) in a module's output, None where there is none."""
+    if not isinstance(output, tuple) or len(output) < 2 or not isinstance(output[0], torch.Tensor):
+        return None
+    weights, length = output[1], output[0].shape[1]
+    if isinstance(weights, torch.Tensor) and weights.ndim == 4:
+        return weights if weights.shape[2:] == (length, length) else None
+    return None

@@ -1,15 +1,14 @@
 """TRIM's scores: tokens of the pool against the fingerprints of a target's classes.
 
-Over columns as they are stored, with the threads that torch is given. A token whose class
-(vocabulary id) the target has seen scores its cosine with that class's fingerprint; any other token
-is compared with the nearest seen class and penalised. A row scores (mean + max) / 2 of its tokens.
+Computed from the stored columns, with as many threads as torch has. A token whose class
+(vocabulary id) the target has scores its cosine with that class's fingerprint; any other token is
+compared with the nearest class and penalised. A row scores (mean + max) / 2 of its tokens.
 
-The basis keeps a part p of a token's unit state and a part q of a fingerprint. `rest` says what is
-assumed of the parts it leaves out, whose lengths are known though they are not: that their cosine
-is that of the kept parts (`alike`), so that the whole is
-cos(p, q) (|p| |q| + sqrt(1 - |p|^2) sqrt(1 - |q|^2)), or that they have nothing in common (`none`:
-<p, q>, too low by more for some classes than for others, which moves rows past each other). With
-`none` a user sees, in a comparison of two coresets, how much of a choice rests on that assumption.
+The basis keeps a part p of a token's unit state and a part q of a fingerprint. Of the parts left
+out only the lengths are known; `rest` is what is assumed of them. `alike`: their cosine is that of
+the kept parts, so that the whole is cos(p, q) (|p| |q| + sqrt(1 - |p|^2) sqrt(1 - |q|^2)). `none`:
+they have nothing in common, so that the whole is <p, q>, which is too low by more for some classes
+than for others. Comparing two coresets shows how much a choice depends on that assumption.
 """
 
 from __future__ import annotations
@@ -64,14 +63,14 @@ class ClassTable:
 
     @classmethod
     def of(cls, artifact: Artifact) -> ClassTable:
-        """The table a target's facts hold."""
+        """Return the table in a target's artifact."""
         arrays = artifact.arrays
         return cls(arrays["classes"], arrays["vectors"], arrays["nearest"])
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """What every token of some rows scores, one below the other; all (n,).
+    """The scores of all tokens of some rows, row after row; all (n,).
 
     Attributes:
         tokens: vocabulary ids.
@@ -130,12 +129,12 @@ def score_tokens(
 
 
 def products(codes: NDArray[Any], vectors: Floats, places: NDArray[Any]) -> tuple[Floats, Floats]:
-    """<codes_i, vectors_places[i]> and |codes_i|^2, both (n,) float32.
+    """Return <codes_i, vectors_places[i]> and |codes_i|^2, both (n,) float32.
 
     Args:
         codes: (n, r) int8 or float32.
         vectors: (C, r) float32.
-        places: (n,) the line of `vectors` that each is multiplied with.
+        places: (n,) the row of `vectors` that each is multiplied with.
     """
     import torch
 
@@ -146,28 +145,28 @@ def products(codes: NDArray[Any], vectors: Floats, places: NDArray[Any]) -> tupl
         states, theirs = (np.empty((rows, vectors.shape[1]), np.float32) for _ in range(2))
         wider = np.empty(states.shape, np.int16 if codes.dtype == np.int8 else codes.dtype)
         for start in range(part.start, part.stop, rows):
-            here = slice(start, min(start + rows, part.stop))
-            own, wide = states[: here.stop - start], wider[: here.stop - start]
-            np.copyto(wide, codes[here])  # in two steps: together they take half the time of one
+            block = slice(start, min(start + rows, part.stop))
+            own, wide = states[: block.stop - start], wider[: block.stop - start]
+            np.copyto(wide, codes[block])  # two steps take half the time of one
             np.copyto(own, wide)
-            # Places are in bounds; "clip" spares the copy that "raise" makes for its check.
-            each = np.take(vectors, places[here], 0, theirs[: len(own)], mode="clip")
-            np.vecdot(own, each, out=scores[here])
-            np.vecdot(own, own, out=lengths[here])
+            # Places are in bounds; "clip" avoids the copy that "raise" makes for its check.
+            classes = np.take(vectors, places[block], 0, theirs[: len(own)], mode="clip")
+            np.vecdot(own, classes, out=scores[block])
+            np.vecdot(own, own, out=lengths[block])
 
     threads = min(torch.get_num_threads(), max(1, len(codes) // _LEAST_PER_THREAD))
     ends = np.linspace(0, len(codes), threads + 1).astype(int).tolist()
     parts = [range(*each) for each in pairwise(ends)]
     if threads == 1:
         multiply(parts[0])
-    else:  # NumPy uses one thread for this and lets go of the interpreter meanwhile
+    else:  # NumPy uses one thread for this, and releases the interpreter's lock
         with ThreadPoolExecutor(threads, "coresetdb-trim") as pool:
             list(pool.map(multiply, parts))
     return scores, lengths
 
 
 def _completion(states: Floats, vectors: Floats) -> Floats:
-    """What makes <p, q> the whole cosine, from |p|^2 and |q|^2; 1 where nothing was left out."""
+    """Return the factor from <p, q> to the whole cosine, given |p|^2 and |q|^2."""
     kept = states * vectors
     left = np.clip(1 - states, 0, 1) * np.clip(1 - vectors, 0, 1)
     # A fingerprint or state of which the basis keeps nothing stays at <p, q> = 0.
@@ -175,10 +174,10 @@ def _completion(states: Floats, vectors: Floats) -> Floats:
 
 
 def row_terms(scores: Floats, counted: NDArray[np.bool_], lengths: NDArray[Any]) -> RowTerms:
-    """Mean and greatest of each row's counted tokens.
+    """Return mean and greatest score of each row's counted tokens.
 
     Args:
-        scores, counted: of the tokens of all rows, one below the other.
+        scores, counted: of the tokens of all rows, row after row.
         lengths: (N,) tokens of each row.
     """
     rows = np.repeat(np.arange(len(lengths)), lengths)[counted]
@@ -194,7 +193,7 @@ def row_terms(scores: Floats, counted: NDArray[np.bool_], lengths: NDArray[Any])
 
 
 def counted_tokens(scope: NDArray[np.int8], which: str) -> NDArray[np.bool_]:
-    """Which tokens count in a scope of SCOPES; template tokens count in `all` alone.
+    """Return which tokens count in a scope of SCOPES; template tokens count in `all` alone.
 
     Args:
         scope: (n,) flags of the tokens.
@@ -210,7 +209,7 @@ def counted_tokens(scope: NDArray[np.int8], which: str) -> NDArray[np.bool_]:
 
 
 def variance_shares(terms: RowTerms) -> dict[str, float]:
-    """Shares of the scores' variance over a pool that the `mean` and the `max` term carry.
+    """Return the shares of the scores' variance over a pool due to the `mean` and `max` terms.
 
     cov(term / 2, score) / var(score); the two add up to 1, and one may be negative. Rows without
     a score are left out; NaN where all scores are equal.
@@ -243,17 +242,16 @@ class TokenScorer(Scorer):
         self._penalty, self._rest = penalty, rest
 
     def scores(self, rows: pa.RecordBatch) -> np.ndarray:
-        """(n,) float32, (mean + max) / 2 of each row's tokens; NaN without the feature."""
         return self.terms(rows).scores
 
     def terms(self, rows: pa.RecordBatch) -> RowTerms:
-        """The two terms of each row's score."""
+        """Return the two terms of each row's score."""
         lengths = pc.fill_null(_lists(rows, "trim").value_lengths(), 0).to_numpy()
         counted = counted_tokens(_values(rows, "trim_scope"), self._scope)
         return row_terms(self.tokens(rows).scores, counted, lengths)
 
     def tokens(self, rows: pa.RecordBatch) -> TokenScores:
-        """What every stored token of these rows scores, whatever the scope."""
+        """Return the scores of all stored tokens of these rows, whatever the scope."""
         codes = _values(rows, "trim_codes").reshape(-1, self._table.vectors.shape[1])
         scales = _values(rows, "trim_scales")
         return score_tokens(
@@ -261,7 +259,7 @@ class TokenScorer(Scorer):
         )
 
     def counted(self, rows: pa.RecordBatch) -> NDArray[np.bool_]:
-        """Which of these tokens the scope asked for counts."""
+        """Return which of these tokens count in the scorer's scope."""
         return counted_tokens(_values(rows, "trim_scope"), self._scope)
 
 
@@ -272,7 +270,7 @@ def _lists(rows: pa.RecordBatch, column: str) -> pa.ListArray:
 
 
 def _values(rows: pa.RecordBatch, column: str) -> np.ndarray:
-    """The numbers of all rows, one after the other, vectors among them too."""
+    """Return the numbers of all rows, row after row; vectors are flattened too."""
     values = _lists(rows, column).flatten()  # leaves out the space of null rows
     if isinstance(values, pa.FixedSizeListArray):
         values = values.flatten()

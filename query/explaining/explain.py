@@ -8,7 +8,7 @@ means.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,24 +40,127 @@ if TYPE_CHECKING:
 MOST_SIMILAR = 3
 """Examples that are shown in addition to the one that pulled a row."""
 
+LEAST_BEGINNING = 6
+"""Least characters of an id that name a row, if no other id of the coreset begins with them."""
 
-def add_similarities(
-    snapshot: Snapshot,
-    coreset: Coreset,
-    explanation: Explanation,
-    request: Request,
-    resolved: ResolvedRequest,
+_CLOSE = 1e-5
+"""Largest relative difference between the sum of a gain's parts and the recorded score."""
+
+
+def explain(
+    store: Store,
+    coreset: str,
+    row: str | int,
+    *,
+    without: bool = False,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> Explanation:
+    """Explain why a row is in a coreset, as far as its method allows.
+
+    Args:
+        store: an open store.
+        coreset: its name.
+        row: an id, the beginning of one, or a rank (`17`, `#17`).
+        without: select again from the pool without this row as well, which takes as long as the
+            selection did.
+        memory_limit: bytes that this selection may plan for.
+
+    Raises:
+        UsageError: there is no such coreset, or no such row in it; or the limit is too low.
+    """
+    chosen = load_coreset(store, coreset)
+    explanation = _recorded(store, chosen, _member_of(chosen, row))
+    try:
+        snapshot, request = request_of(store, chosen)
+        resolved = resolve_request(snapshot, request)
+    except (UsageError, MissingFeatureError, FingerprintError) as error:
+        # What it was chosen by is gone; the row itself is not.
+        return replace(explanation, cannot=(f"Its target and scores: {error}",))
+    selection = _Selection(snapshot, chosen, request, resolved)
+    explanation = replace(explanation, score_is=_score_phrase(resolved.method))
+    explanation = _with_similarities(selection, explanation)
+    explanation = _with_parts(selection, explanation)
+    if not without:
+        return explanation
+    if chosen.parameters.get("approximate") and not request.approximate:
+        why = "What would come in instead: the index that found the rows is gone"
+        return replace(explanation, cannot=(*explanation.cannot, why))
+    return replace(explanation, without=_without(selection, explanation, memory_limit))
+
+
+def _member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
+    """Return the member of a coreset named by a rank, an id or the beginning of an id.
+
+    Raises:
+        UsageError: none, or more than one.
+    """
+    text = str(row).strip().lower()
+    rank = text.removeprefix("#")
+    if rank.isdecimal() and len(rank) < 32:
+        if not 1 <= int(rank) <= len(coreset):
+            raise UsageError(f"{coreset.name} has no rank {rank}: it has {len(coreset):,} rows")
+        return coreset.members.slice(int(rank) - 1, 1).to_pylist()[0]
+    places = [place for place, id in enumerate(coreset.ids) if id.startswith(text)]
+    if len(text) < LEAST_BEGINNING:
+        raise UsageError(f"row {row!r}: give a rank, or {LEAST_BEGINNING} characters of an id")
+    if not places:
+        raise UsageError(
+            f"row {row!r} is not in {coreset.name}. Its rows: coresetdb sql {coreset.store.typed} "
+            f'"SELECT rank, id FROM coreset_rows WHERE coreset = {literal(coreset.name)}"'
+        )
+    if len(places) > 1:
+        raise UsageError(
+            f"row {row!r}: {len(places)} ids of {coreset.name} begin with it: give more characters"
+        )
+    return coreset.members.slice(places[0], 1).to_pylist()[0]
+
+
+def _recorded(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanation:
+    """Return what the coreset records of a row, and the row's text."""
+    (row,) = conversations(store, [member["id"]], coreset.pool_version)
+    after = coreset.members.slice(member["rank"], 1).to_pylist()
+    following = [Neighbour(each["rank"], each["id"], each["score"]) for each in after]
+    return Explanation(
+        coreset=coreset.name,
+        method=coreset.method,
+        rows=len(coreset),
+        rank=member["rank"],
+        id=member["id"],
+        corpus=member["corpus"],
+        score=member["score"],
+        target=member["target"],
+        messages=row["messages"],
+        tools=row.get("tools"),
+        next=following[0] if following else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Selection:
+    """The selection that chose a row: its coreset, what was asked for, and the tables it read."""
+
+    snapshot: Snapshot
+    coreset: Coreset
+    request: Request
+    resolved: ResolvedRequest
+
+    def query_of(self, explanation: Explanation) -> str | None:
+        """Return the example that the row was chosen for, None where the method names none."""
+        return self.coreset.members["query"][explanation.rank - 1].as_py()
+
+
+def _with_similarities(selection: _Selection, explanation: Explanation) -> Explanation:
     """Add how similar a row is to the targets' examples and to the rows ranked before it.
 
     By the method's own vectors; where it has none, by those of the first feature that pool and
     targets share, whose name is then in `compared_by`.
     """
-    recorded = coreset.members["query"][explanation.rank - 1].as_py()
+    snapshot, request, resolved = selection.snapshot, selection.request, selection.resolved
+    recorded = selection.query_of(explanation)
     cannot = list(explanation.cannot)
     if request.targets and recorded is None:
-        cannot.append(f"Which example pulled it: {_nobody(resolved, explanation.target)}")
-    feature, queries = _held_against(snapshot, request, resolved)
+        cannot.append(f"Which example pulled it: {_why_no_example(resolved, explanation.target)}")
+    feature, queries = _compared_vectors(snapshot, request, resolved)
     own = None
     if feature is None:
         cannot.append(
@@ -77,12 +180,12 @@ def add_similarities(
         explanation,
         compared_by=feature.name,
         asked=len(similar),
-        nearest=_nearest(snapshot, coreset, feature, own, explanation.rank),
+        nearest=_nearest(snapshot, selection.coreset, feature, own, explanation.rank),
         next=_with_similarity(snapshot, feature, own, explanation.next),
     )
 
 
-def _held_against(
+def _compared_vectors(
     snapshot: Snapshot, request: Request, resolved: ResolvedRequest
 ) -> tuple[Feature | None, list[Queries]]:
     """A feature with vectors that the pool and every target has, and the examples' vectors."""
@@ -98,7 +201,7 @@ def _held_against(
     return None, []
 
 
-def _nobody(resolved: ResolvedRequest, target: str | None) -> str:
+def _why_no_example(resolved: ResolvedRequest, target: str | None) -> str:
     if not resolved.method.needs_target:
         return f"{resolved.method} uses no target"
     return f"{resolved.method} compares rows with target {target} as a whole"
@@ -107,7 +210,7 @@ def _nobody(resolved: ResolvedRequest, target: str | None) -> str:
 def _similarities(queries: Sequence[Queries], own: np.ndarray) -> dict[tuple[str, str], float]:
     """The cosine of every example (target, id) that has a vector, the highest first."""
     names = [(query.target, example) for query in queries for example in query.ids]
-    parts = [each.vectors for each in queries if each.vectors is not None]
+    parts = [query.vectors for query in queries if query.vectors is not None]
     if not parts:
         return {}
     similarities = (np.concatenate(parts).astype(np.float32) @ own).tolist()
@@ -201,28 +304,19 @@ def _matrix(vectors: pa.Array, width: int) -> np.ndarray:
     return matrix
 
 
-_CLOSE = 1e-5
-"""Largest relative difference between the sum of a gain's parts and the recorded score."""
-
-
-def add_internals(
-    snapshot: Snapshot,
-    coreset: Coreset,
-    explanation: Explanation,
-    request: Request,
-    resolved: ResolvedRequest,
-) -> Explanation:
-    """Add what the method reads in the row itself."""
-    feature, method = resolved.feature, resolved.method
+def _with_parts(selection: _Selection, explanation: Explanation) -> Explanation:
+    """Add the parts of the row that the method looks at: tokens, layers, neurons or words."""
+    snapshot = selection.snapshot
+    feature, method = selection.resolved.feature, selection.resolved.method
     if feature is None or not method.uses_feature:
         return explanation
     explanation = replace(explanation, values=_numbers(snapshot, feature, explanation.id))
     if method.uses_sets:
-        return _neurons(snapshot, coreset, explanation, request, resolved, feature)
+        return _with_neurons(selection, explanation, feature)
     if method.uses_words:
-        return _words(snapshot, coreset, explanation, request, resolved, feature)
+        return _with_words(selection, explanation, feature)
     if comparison_of(feature.representation) == "target_scorer" and explanation.target:
-        return _pieces(snapshot, explanation)
+        return _with_tokens_or_layers(snapshot, explanation)
     return explanation
 
 
@@ -238,8 +332,8 @@ def _numbers(snapshot: Snapshot, feature: Feature, row: str) -> dict[str, float 
     return snapshot.take([row], plain).to_pylist()[0] if plain else {}
 
 
-def _pieces(snapshot: Snapshot, explanation: Explanation) -> Explanation:
-    """Tokens or layers, whichever the scorer of the row's target looks at."""
+def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Explanation:
+    """Add tokens or layers, whichever the scorer of the row's target looks at."""
     from ...ingest.representations.nait_scores import Along
     from ...ingest.representations.trim_scores import TokenScorer
 
@@ -259,51 +353,35 @@ def _pieces(snapshot: Snapshot, explanation: Explanation) -> Explanation:
     return explanation
 
 
-def _words(
-    snapshot: Snapshot,
-    coreset: Coreset,
-    explanation: Explanation,
-    request: Request,
-    resolved: ResolvedRequest,
-    feature: Feature,
-) -> Explanation:
-    """Words shared with the example that pulled the row, or with all of its target."""
-    query = coreset.members["query"][explanation.rank - 1].as_py()
+def _with_words(selection: _Selection, explanation: Explanation, feature: Feature) -> Explanation:
+    """Add the words shared with the example that pulled the row, or with all of its target."""
+    pulling = selection.query_of(explanation)
     examples = [
-        (each.target, example)
-        for each in resolved.queries
-        for example in each.ids
-        if explanation.target == each.target and query in (None, example)
+        (query.target, example)
+        for query in selection.resolved.queries
+        for example in query.ids
+        if explanation.target == query.target and pulling in (None, example)
     ]
-    words = shared_words(snapshot, feature, explanation.id, examples)
+    words = shared_words(selection.snapshot, feature, explanation.id, examples)
     return replace(explanation, words=words)
 
 
-def _neurons(
-    snapshot: Snapshot,
-    coreset: Coreset,
-    explanation: Explanation,
-    request: Request,
-    resolved: ResolvedRequest,
-    feature: Feature,
-) -> Explanation:
-    method = resolved.method
-    before = coreset.members.slice(0, explanation.rank - 1)
+def _with_neurons(selection: _Selection, explanation: Explanation, feature: Feature) -> Explanation:
+    method = selection.resolved.method
+    before = selection.coreset.members.slice(0, explanation.rank - 1)
     units = None
-    if method.needs_target:
-        # Every target has a ranking of its own.
-        mine = np.array([each == explanation.target for each in before["target"].to_pylist()], bool)
-        before = before.filter(pa.array(mine))
-        units = next(
-            query.units for query in resolved.queries if query.target == explanation.target
-        )
+    if method.needs_target:  # every target has a ranking of its own
+        own = [target == explanation.target for target in before["target"].to_pylist()]
+        before = before.filter(pa.array(own, pa.bool_()))
+        queries = selection.resolved.queries
+        units = next(query.units for query in queries if query.target == explanation.target)
     frame = neuron_gains(
-        snapshot,
+        selection.snapshot,
         feature,
         method,
         explanation.id,
         before["id"].to_pylist(),
-        where=request.where,
+        where=selection.request.where,
         target_units=units,
     )
     if not _adds_up(frame, explanation.score):
@@ -333,8 +411,8 @@ _SCORE_PHRASES = {
 }
 
 
-def score_words(method: Method) -> str | None:
-    """A phrase that follows "score 0.83, "; None for selectors of other packages."""
+def _score_phrase(method: Method) -> str | None:
+    """Return a phrase that follows "score 0.83, "; None for selectors of other packages."""
     name, made_by, options = method.selector.name, method.made_by, method.options
     if name in ("top", "round_robin") and made_by and comparison_of(made_by) != "cosine":
         if method.needs_target:
@@ -355,106 +433,9 @@ def score_words(method: Method) -> str | None:
     return _SCORE_PHRASES.get(name)
 
 
-LEAST_BEGINNING = 6
-"""Least characters of an id that name a row, if no other id of the coreset begins with them."""
-
-
-def explain(
-    store: Store,
-    coreset: str,
-    row: str | int,
-    *,
-    without: bool = False,
-    memory_limit: int = MEMORY_LIMIT,
-) -> Explanation:
-    """Explain why a row is in a coreset, as far as its method allows.
-
-    Args:
-        store: an open store.
-        coreset: its name.
-        row: an id, the beginning of one, or a rank (`17`, `#17`).
-        without: select again from the pool without this row as well, which takes as long as the
-            selection did.
-        memory_limit: bytes that this selection may plan for.
-
-    Raises:
-        UsageError: there is no such coreset, or no such row in it; or the limit is too low.
-    """
-    chosen = load_coreset(store, coreset)
-    member = member_of(chosen, row)
-    found = _alone(store, chosen, member)
-    try:
-        snapshot, request = request_of(store, chosen)
-        asked = resolve_request(snapshot, request)
-    except (UsageError, MissingFeatureError, FingerprintError) as error:
-        # What it was chosen by is gone; the row itself is not.
-        return replace(found, cannot=(f"Its target and scores: {error}",))
-    found = replace(found, score_is=score_words(asked.method))
-    found = add_similarities(snapshot, chosen, found, request, asked)
-    found = add_internals(snapshot, chosen, found, request, asked)
-    if not without:
-        return found
-    if chosen.parameters.get("approximate") and not request.approximate:
-        why = "What would come in instead: the index that found the rows is gone"
-        return replace(found, cannot=(*found.cannot, why))
-    return replace(found, without=_without(snapshot, chosen, found, request, memory_limit))
-
-
-def member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
-    """Return the member of a coreset named by a rank, an id or the beginning of an id.
-
-    Raises:
-        UsageError: none, or more than one.
-    """
-    text = str(row).strip().lower()
-    rank = text.removeprefix("#")
-    if rank.isdecimal() and len(rank) < 32:
-        if not 1 <= int(rank) <= len(coreset):
-            raise UsageError(f"{coreset.name} has no rank {rank}: it has {len(coreset):,} rows")
-        return coreset.members.slice(int(rank) - 1, 1).to_pylist()[0]
-    places = [place for place, each in enumerate(coreset.ids) if each.startswith(text)]
-    if len(text) < LEAST_BEGINNING:
-        raise UsageError(f"row {row!r}: give a rank, or {LEAST_BEGINNING} characters of an id")
-    if not places:
-        raise UsageError(
-            f"row {row!r} is not in {coreset.name}. Its rows: coresetdb sql {coreset.store.typed} "
-            f'"SELECT rank, id FROM coreset_rows WHERE coreset = {literal(coreset.name)}"'
-        )
-    if len(places) > 1:
-        raise UsageError(
-            f"row {row!r}: {len(places)} ids of {coreset.name} begin with it: give more characters"
-        )
-    return coreset.members.slice(places[0], 1).to_pylist()[0]
-
-
-def _alone(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanation:
-    """What the coreset itself records of a row, and the row's text."""
-    (row,) = conversations(store, [member["id"]], coreset.pool_version)
-    after = coreset.members.slice(member["rank"], 1).to_pylist()
-    following = [Neighbour(each["rank"], each["id"], each["score"]) for each in after]
-    return Explanation(
-        coreset=coreset.name,
-        method=coreset.method,
-        rows=len(coreset),
-        rank=member["rank"],
-        id=member["id"],
-        corpus=member["corpus"],
-        score=member["score"],
-        target=member["target"],
-        messages=row["messages"],
-        tools=row.get("tools"),
-        next=following[0] if following else None,
-    )
-
-
-def _without(
-    snapshot: Snapshot,
-    coreset: Coreset,
-    explanation: Explanation,
-    request: Request,
-    memory_limit: int,
-) -> Without:
+def _without(selection: _Selection, explanation: Explanation, memory_limit: int) -> Without:
     """Select again, from a pool without the row."""
+    coreset, request = selection.coreset, selection.request
     other = f"id <> {literal(explanation.id)}"
     tokens = request.budget.unit == "tokens"
     again = replace(
@@ -463,10 +444,10 @@ def _without(
         # A share of one row less could be another number of rows.
         budget=request.budget if tokens else parse_budget(str(len(coreset))),
     )
-    now = answer(snapshot, again, memory_limit).picks.ids
+    now = answer(selection.snapshot, again, memory_limit).picks.ids
     before = set(coreset.ids)
     goes = before - {explanation.id} - set(now)
     return Without(
-        comes=tuple(each for each in now if each not in before),
-        goes=tuple(each for each in coreset.ids if each in goes),
+        comes=tuple(id for id in now if id not in before),
+        goes=tuple(id for id in coreset.ids if id in goes),
     )

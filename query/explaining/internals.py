@@ -126,11 +126,11 @@ def scorer_and_row(
         FingerprintError: the target's features were made otherwise.
     """
     store = snapshot.store
-    asked, feature = resolve_method(snapshot, method)
+    parsed, feature = resolve_method(snapshot, method)
     if feature is None or comparison_of(feature.representation) != "target_scorer":
-        raise UsageError(f"{asked} does not score rows piece by piece; trim and nait do")
+        raise UsageError(f"{parsed} does not score rows piece by piece; trim and nait do")
     queries = load_queries(snapshot, target, feature)
-    scorer = scorer_of(store, feature, asked, queries)
+    scorer = scorer_of(store, feature, parsed, queries)
     found = snapshot.pool.to_table(
         columns=list(feature.recipe.columns),
         filter=f"id = {literal(row)}",
@@ -267,12 +267,6 @@ class _Holding:
         found = np.bincount(block.sets.flatten().to_numpy(), minlength=int(self._units.max()) + 1)
         self.counts += found[self._units]
 
-    def held_elements(self) -> int:
-        return len(self.counts)
-
-    def result(self) -> np.ndarray:
-        return self.counts
-
 
 def _places(store: Store, units: np.ndarray) -> tuple[list[int | None], list[int | None]]:
     """Layer and unit within it of each neuron, where the model's folder says how many there are."""
@@ -319,18 +313,18 @@ def shared_words(
     assert feature.representation.terms is not None
     own = _counted(snapshot.take([row], ["messages"])["messages"].to_pylist())
     ids = ", ".join(dict.fromkeys(literal(example) for _, example in examples))
-    there = snapshot.targets.to_table(columns=["target", "id", "messages"], filter=f"id IN ({ids})")
-    asked = _counted(
-        each["messages"]
-        for each in there.to_pylist()
-        if (each["target"], each["id"]) in set(examples)
+    rows = snapshot.targets.to_table(columns=["target", "id", "messages"], filter=f"id IN ({ids})")
+    in_examples = _counted(
+        example["messages"]
+        for example in rows.to_pylist()
+        if (example["target"], example["id"]) in set(examples)
     )
-    words = sorted(own.keys() & asked.keys())
+    words = sorted(own.keys() & in_examples.keys())
     frame = pl.DataFrame(
         {
             "word": pl.Series(words, dtype=pl.String),
             "in_row": pl.Series([own[word] for word in words], dtype=pl.Int64),
-            "in_examples": pl.Series([asked[word] for word in words], dtype=pl.Int64),
+            "in_examples": pl.Series([in_examples[word] for word in words], dtype=pl.Int64),
             "rows": _rows_with(snapshot, feature, words),
         }
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,17 +190,7 @@ def rules_for(
 ) -> Rules:
     """Read the rules of a selection; by default the leakage guard alone.
 
-    Args:
-        store: an open store.
-        leakage: `ranked` (looks at ranked rows), `full` (at every eligible row) or `off`.
-        evaluation: files of benchmarks whose examples are kept out as well.
-        exclude: names of coresets whose rows are not to be chosen again.
-        quota: rows or per cent of the budget that come from a corpus: "dolly=100", "dolly=10%", a
-            list of these, or {"dolly": "10%"}.
-        cap: the most that may come from a corpus, as `quota`; an amount alone is for every other
-            corpus.
-        distinct: the cosine from which on a row is too close to an earlier pick.
-        distinct_by: the feature whose vectors are compared; the method's own otherwise.
+    The arguments are those of `Database.select`.
 
     Raises:
         UsageError: malformed values, values that contradict each other, or an unknown coreset.
@@ -220,7 +209,3 @@ def rules_for(
 
 def _all(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
-
-
-RULES = frozenset(signature(rules_for).parameters) - {"store"}
-"""The names of all rules."""

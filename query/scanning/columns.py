@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from ...ingest.representations.representation import Scorer
 from ...schemas.ids import IdSet, keys_of
-from ...selectors.reductions import MAX_BLOCK_ROWS, Lists, RowWords
-from .reducers import Block, Reducer
+from ...selectors.reductions import MAX_BLOCK_ROWS, RowWords
+from .reducers import Block, BlockConsumer
 from .rows import (
     BLOCK_BYTES,
     Scanned,
@@ -40,7 +40,7 @@ _ROWS_LOOKED_AT = 1024
 def scan_sets(
     dataset: lance.LanceDataset,
     column: str,
-    reducers: Sequence[Reducer],
+    reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the set of every (eligible) row that has one to the reducers; no torch is imported.
@@ -71,7 +71,7 @@ def scan_overlap(
     dataset: lance.LanceDataset,
     column: str,
     units: np.ndarray,
-    reducers: Sequence[Reducer],
+    reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the overlap of every (eligible) row that has a set to the reducers.
@@ -89,7 +89,7 @@ def scan_overlap(
 class _Overlap:
     """Turns blocks of sets into blocks of similarities and hands them on."""
 
-    def __init__(self, units: np.ndarray, inner: Sequence[Reducer]) -> None:
+    def __init__(self, units: np.ndarray, inner: Sequence[BlockConsumer]) -> None:
         self._inner = inner
         self._wanted = np.zeros(int(units.max(initial=-1)) + 2, bool)
         self._wanted[units] = True
@@ -106,19 +106,12 @@ class _Overlap:
         for reducer in self._inner:
             reducer.feed(Block(block.keys, torch.from_numpy(overlap)[None]))
 
-    def held_elements(self) -> int:
-        return len(self._wanted)
-
-    def result(self) -> Lists:
-        """Nothing of its own."""
-        return Lists(np.empty((0, 0, 2), np.int64))
-
 
 def scan_scores(
     dataset: lance.LanceDataset,
     columns: Mapping[str, str],
     scorers: Sequence[Scorer],
-    reducers: Sequence[Reducer],
+    reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the scores of every (eligible) row that has the feature to the reducers.
@@ -168,7 +161,7 @@ def _blocks(
 def scan_words(
     dataset: lance.LanceDataset,
     column: str,
-    reducers: Sequence[Reducer],
+    reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the words of every (eligible) row that has some to the reducers.

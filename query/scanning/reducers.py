@@ -55,16 +55,16 @@ class Block:
     words: RowWords | None = None
 
 
-class Reducer(Protocol):
-    """Takes in blocks, answers once at the end."""
+class BlockConsumer(Protocol):
+    """Takes in the blocks of a scan."""
 
     def feed(self, block: Block) -> None:
         """Take in the next rows."""
         ...
 
-    def held_elements(self) -> int:
-        """Numbers held at this moment."""
-        ...
+
+class Reducer(BlockConsumer, Protocol):
+    """Takes in blocks, answers once at the end."""
 
     def result(self) -> Lists | RowSets | np.ndarray:
         """What the whole stream came to."""
@@ -87,9 +87,6 @@ class _TopPerQuery:
             means = _means(similarity).view(torch.int32).long()
         self._top.add(similarity, block.keys, means)
 
-    def held_elements(self) -> int:
-        return self._top.held_elements()
-
     def result(self) -> Lists:
         found = self._top.lists_found()
         if not self._means:
@@ -111,9 +108,6 @@ class _TopRows:
         scores = highest if self._by == "max" else _means(similarity)
         self._top.add(scores[None], block.keys, nearest)
 
-    def held_elements(self) -> int:
-        return self._top.held_elements()
-
     def result(self) -> Lists:
         return self._top.lists_found()
 
@@ -127,9 +121,6 @@ class _LogSumExp:
         assert block.similarity is not None
         scaled = block.similarity[self._queries].double().div_(self._temperature)
         self._logs = np.logaddexp(self._logs, scaled.logsumexp(dim=1).numpy())
-
-    def held_elements(self) -> int:
-        return self._logs.size
 
     def result(self) -> np.ndarray:
         return self._logs
@@ -151,9 +142,6 @@ class _Votes:
         votes = votes.sub_(self._logs).exp_()
         most = votes.float().argmax(dim=0)  # of equal queries the first
         self._top.add(votes.mean(dim=0).float()[None], block.keys, most)
-
-    def held_elements(self) -> int:
-        return self._top.held_elements()
 
     def result(self) -> Lists:
         return self._top.lists_found()
@@ -185,9 +173,6 @@ class _Shuffled:
         first = np.lexsort((keys[:, 1], keys[:, 0], words))[: self._k]
         self._keys, self._held = [keys[first]], len(first)
 
-    def held_elements(self) -> int:
-        return 2 * self._held
-
     def result(self) -> Lists:
         self._keep_first()
         return Lists(self._keys[0][None])
@@ -204,9 +189,6 @@ class _Sets:
         self._keys.append(block.keys)
         self._sizes.append(block.sets.value_lengths().to_numpy().astype(np.int64))
         self._units.append(block.sets.flatten().to_numpy().copy())  # not all that was read with it
-
-    def held_elements(self) -> int:
-        return sum(part.size for each in (self._keys, self._sizes, self._units) for part in each)
 
     def result(self) -> RowSets:
         starts = np.cumsum(np.concatenate(self._sizes))
@@ -230,7 +212,7 @@ def reducer_for(need: RowReduction, queries: slice) -> Reducer:
             return _Sets()
 
 
-def nearest_wanted(reducer: Reducer) -> int | None:
+def nearest_wanted(reducer: BlockConsumer) -> int | None:
     """How many of every query's nearest rows settle what a reducer finds; None where none do."""
     return reducer.nearest if isinstance(reducer, _TopPerQuery | _TopRows) else None
 
@@ -244,9 +226,6 @@ class _Totals:
     def feed(self, block: Block) -> None:
         assert block.words is not None
         self._total = self._total + self._of(block.words)
-
-    def held_elements(self) -> int:
-        return self._total.size
 
     def result(self) -> np.ndarray:
         return self._total
@@ -263,9 +242,6 @@ class _Similarity:
         assert block.words is not None
         similarity = np.ascontiguousarray(self._of(block.words))
         self._then.feed(Block(block.keys, torch.from_numpy(similarity)))
-
-    def held_elements(self) -> int:
-        return self._then.held_elements()
 
     def result(self) -> Lists | RowSets | np.ndarray:
         return self._then.result()

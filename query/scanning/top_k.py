@@ -62,11 +62,6 @@ class RunningTop:
             lists, pending_entries(lists, k), lists * rows_compared_at_once(lists)
         )
 
-    def held_elements(self) -> int:
-        """Numbers held at this moment, kept and pending."""
-        width = 1 + len(self._carried)
-        return self.lists * self._filled * width + len(self._pending) * (1 + width)
-
     def add(self, scores: torch.Tensor, keys: np.ndarray, extra: torch.Tensor | None = None):
         """Take in a block: scores (lists, n) float32, keys (n, 2) int64, extra (n,)."""
         if not self.k:

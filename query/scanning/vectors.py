@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from ...schemas.ids import IdSet, keys_of
 from ...selectors.reductions import MAX_BLOCK_ROWS
-from .reducers import Block, Reducer
+from .reducers import Block, BlockConsumer
 from .rows import BLOCK_BYTES, MOST_WORKERS, Scanned, eligible_batches, mapped_ahead, read_ahead
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def block_rows(width: int) -> int:
 
 
 def scan_ids(
-    dataset: lance.LanceDataset, reducers: Sequence[Reducer], eligible: IdSet | None = None
+    dataset: lance.LanceDataset, reducers: Sequence[BlockConsumer], eligible: IdSet | None = None
 ) -> Scanned:
     """Feed every (eligible) row id to the reducers; no vector is read and no torch imported."""
     seen = Scanned()
@@ -159,7 +159,7 @@ def scan_vectors(
     dataset: lance.LanceDataset,
     column: str,
     queries: torch.Tensor,
-    reducers: Sequence[Reducer],
+    reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
 ) -> Scanned:
     """Feed the similarities of every (eligible) row that has the feature to the reducers.
@@ -190,7 +190,7 @@ def scan_vectors(
 
 
 def feed_vectors(
-    keys: np.ndarray, vectors: np.ndarray, queries: torch.Tensor, reducers: Sequence[Reducer]
+    keys: np.ndarray, vectors: np.ndarray, queries: torch.Tensor, reducers: Sequence[BlockConsumer]
 ) -> None:
     """Feed the similarities of some rows, with the bits that `scan_vectors` gives them.
 
@@ -207,7 +207,7 @@ def feed_vectors(
 
 
 def _feed(
-    parts: Iterable[Part], queries: torch.Tensor, rows: int, reducers: Sequence[Reducer]
+    parts: Iterable[Part], queries: torch.Tensor, rows: int, reducers: Sequence[BlockConsumer]
 ) -> None:
     for block in similarity_blocks(parts, queries, rows):
         for reducer in reducers:

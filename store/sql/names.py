@@ -19,7 +19,7 @@ RELATIONS = {
     "runs": "an ingestion",
     "rejects": "a record that could not be used",
 }
-"""`files` and `artifacts`, the store's own book-keeping, are left out."""
+"""Without `files` and `artifacts`, which hold the store's own records."""
 
 POOL_TABLE = "pool_table"
 """The pool as it is stored, below the view `pool` that adds the metadata fields."""
@@ -28,12 +28,12 @@ FEATURES = {
     "features": "the vectors and lists of an instruction",
     "target_features": "the vectors and lists of an example of a target",
 }
-"""The relations of what the others leave out, float16 as float32."""
+"""The relations of vectors and lists, which the others leave out; float16 as float32."""
 
 FEATURES_OF = {"features": "pool", "target_features": "targets"}
 
 SCORES_OF = "scores_"
-"""What comes before a target's name in its view of `scores`."""
+"""The prefix of a target's view of `scores`; its name follows."""
 
 MACROS = {
     "cosine(a, b)": "the cosine of two vectors or lists of numbers",

@@ -26,6 +26,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
@@ -33,7 +34,7 @@ import pyarrow as pa
 
 from ...schemas import errors
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
-from ...schemas.plain_text import as_html, count_of
+from ...schemas.plain_text import count_of
 from ...schemas.sizes import memory_bytes
 from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
 
@@ -216,11 +217,9 @@ def run_query(
 
     Args:
         store_uri: folder or object-store URI of the store.
-        text: SQL; docs/sql.md lists the relations.
-        at: version or tag of the pool to look at; the newest by default.
-        memory_limit: such as "2GB" or "512MiB".
         time_limit: seconds that the query may keep its reader waiting, all in all.
         storage_options: for an object store, as Lance takes them.
+        The others are those of `Database.sql`.
 
     Raises:
         QueryError: the text was refused or failed, or a limit was met (also while iterating).
@@ -324,7 +323,7 @@ class QueryResult:
         return self._shown(shutil.get_terminal_size().columns)
 
     def _repr_html_(self) -> str:
-        return as_html(self._shown(_NOTEBOOK_COLUMNS))
+        return f"<pre>{escape(self._shown(_NOTEBOOK_COLUMNS))}</pre>"
 
     def _shown(self, columns: int) -> str:
         from .table import cells_of, fitted_lines

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.files import write_jsonl
 
 import coresetdb
 from coresetdb.cli.main import COMMANDS, main
@@ -102,8 +103,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
     folder = tmp_path_factory.mktemp("mistakes")
     rows = [{"instruction": f"Name colour {n}.", "output": f"It is red {n}."} for n in range(12)]
     for name, some in {"a": rows, "b": rows[9:], "examples": rows[:3]}.items():
-        text = "".join(json.dumps(row) + "\n" for row in some)
-        (folder / f"{name}.jsonl").write_text(text)
+        write_jsonl(folder / f"{name}.jsonl", some)
     (folder / "c.csv").write_text("question,output\nWhat is red?,A colour.\n")
     pool = coresetdb.create(str(folder / "pool"), backbone=str(tiny_llama), dtype="float32")
     pool.ingest(str(folder / "a.jsonl"), limit=10)

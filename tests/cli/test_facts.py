@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.cli.main import main
 from coresetdb.database import Database
@@ -14,11 +15,6 @@ SUMS = [
     for i in range(24)
 ]
 ODD = [{"question": "Ring\x1b[31m the \x07bell", "answer": "[bold]ding[/bold]\nand dong"}]
-
-
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +27,9 @@ def uri(tmp_path_factory, tiny_llama) -> str:
         dtype="float32",
         features="rds,trim:rank=16,nait,mads:share=0.2",
     )
-    made.ingest(written(place / "sums.jsonl", SUMS[:20]))
-    made.ingest(written(place / "odd.jsonl", ODD))
-    made.add_target("sums", written(place / "examples.jsonl", SUMS[20:]))
+    made.ingest(write_jsonl(place / "sums.jsonl", SUMS[:20]))
+    made.ingest(write_jsonl(place / "odd.jsonl", ODD))
+    made.add_target("sums", write_jsonl(place / "examples.jsonl", SUMS[20:]))
     for method in ("rds", "trim", "nait", "mads"):
         made.select("sums", method=method, budget=21, name=method)
     made.select(method="random", budget="50%", where="corpus = 'sums'", name="drawn", seed=4)

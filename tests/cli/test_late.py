@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.cli.main import main
 
@@ -29,8 +30,7 @@ def run(
 
     sums = [{"question": f"What is {i} plus 1?", "answer": f"It is {i + 1}."} for i in range(44)]
     for name, some in (("sums", sums[:40]), ("examples", sums[40:])):
-        text = "".join(json.dumps(row) + "\n" for row in some)
-        (tmp_path / f"{name}.jsonl").write_text(text)
+        write_jsonl(tmp_path / f"{name}.jsonl", some)
     made = ("--dtype", "float32", "--features", "losses:alone=false")
     shell("init", "pool", "--backbone", str(tiny_llama), *made)
     shell("ingest", "pool", "sums.jsonl")

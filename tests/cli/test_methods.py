@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.cli.main import main
 
@@ -29,8 +30,7 @@ def run(
 
     sums = [{"question": f"What is {i} plus 1?", "answer": f"It is {i + 1}."} for i in range(44)]
     for name, some in (("sums", sums[:40]), ("examples", sums[40:]), ("pair", sums[:2])):
-        text = "".join(json.dumps(row) + "\n" for row in some)
-        (tmp_path / f"{name}.jsonl").write_text(text)
+        write_jsonl(tmp_path / f"{name}.jsonl", some)
     for store, features in (("pool", "rds,nait"), ("other", "nait,losses:alone=false")):
         shell("init", store, "--backbone", str(tiny_llama), "--features", features)
         shell("ingest", store, "sums.jsonl")
@@ -65,8 +65,8 @@ def test_what_a_target_is_too_small_for_is_said(run):
 
 def test_a_target_is_copied_to_another_store(run):
     out, err = run("target", "copy", "pool", "sums", "other", "--as", "adding")
-    assert out.startswith("adding: copied 4 examples to other, with nait\n")
-    assert "losses did not come along" in out and "coresetdb select other adding" in err
+    assert out.startswith("adding: copied 4 examples, with nait\n")
+    assert "losses was not copied" in out and "coresetdb select other adding" in err
     found = []
     for store, target in (("pool", "sums"), ("other", "adding")):
         out, _ = run("select", store, target, "--method", "nait", "--budget", "9", "--json")

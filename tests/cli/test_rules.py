@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.cli.main import main
 from coresetdb.database import Database
@@ -12,12 +13,7 @@ from coresetdb.database import Database
 QUESTION = "Ann has {} apples and buys seven more, how many apples does she have in the end?"
 
 
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
-def asked(numbers, answer="She has {}."):
+def questions(numbers, answer="She has {}."):
     return [{"question": QUESTION.format(n), "answer": answer.format(n + 7)} for n in numbers]
 
 
@@ -25,11 +21,11 @@ def asked(numbers, answer="She has {}."):
 def folder(tmp_path_factory, tiny_llama):
     """A store of two corpora; one row asks an example's question, one a question of the test."""
     place = tmp_path_factory.mktemp("rules")
-    made = Database.create(str(place / "store"), backbone=str(tiny_llama), dtype="float32")
-    made.ingest(written(place / "sums.jsonl", asked(range(20))))
-    made.ingest(written(place / "more.jsonl", asked([300, 500], "Guess: {}")))
-    made.add_target("sums", written(place / "examples.jsonl", asked([300, 301])))
-    written(place / "test.jsonl", asked([500, 501]))
+    database = Database.create(str(place / "store"), backbone=str(tiny_llama), dtype="float32")
+    database.ingest(write_jsonl(place / "sums.jsonl", questions(range(20))))
+    database.ingest(write_jsonl(place / "more.jsonl", questions([300, 500], "Guess: {}")))
+    database.add_target("sums", write_jsonl(place / "examples.jsonl", questions([300, 301])))
+    write_jsonl(place / "test.jsonl", questions([500, 501]))
     return place
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from helpers.files import write_jsonl
 
 import coresetdb
 
@@ -12,7 +13,7 @@ def test_a_session_on_s3(bucket: str, tmp_path: Path, tiny_llama: Path):
     uri = f"s3://{bucket}/pools/first"
     rows = [{"question": f"What is {i} plus 1?", "answer": f"It is {i + 1}."} for i in range(40)]
     for name, part in (("pool", rows[:36]), ("target", rows[36:])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        write_jsonl(tmp_path / f"{name}.jsonl", part)
     database = coresetdb.create(uri, backbone=str(tiny_llama), dtype="float32")
     assert database.ingest(str(tmp_path / "pool.jsonl")).total("new") == 36
     database = coresetdb.connect(uri)

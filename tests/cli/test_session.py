@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.files import write_jsonl
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -37,18 +38,14 @@ def shell(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Shell:
         for i in range(40)
     ]
     sums = [{"question": f"What is {i} plus 1?", "answer": f"It is {i + 1}."} for i in range(24)]
-    write(folder / "colours.jsonl", [*colours, {"instruction": "Say nothing.", "output": ""}])
-    write(folder / "sums.jsonl", sums[:20])
-    write(folder / "examples.jsonl", sums[20:])
+    write_jsonl(folder / "colours.jsonl", [*colours, {"instruction": "Say nothing.", "output": ""}])
+    write_jsonl(folder / "sums.jsonl", sums[:20])
+    write_jsonl(folder / "examples.jsonl", sums[20:])
     run = Shell(folder)
     run("init", "pool", "--backbone", str(tiny_llama), "--dtype", "float32")
     run("ingest", "pool", "colours.jsonl", "sums.jsonl")
     run("target", "add", "pool", "sums", "examples.jsonl")
     return run
-
-
-def write(path: Path, rows: list[dict]) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_ingest_says_what_became_of_every_record(shell):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ import polars as pl
 import pytest
 
 from coresetdb import Database
+from helpers.files import write_jsonl
 from helpers.tiny_models import save_tiny_model
 
 FEATURES = "fast,lexical,gradfiltering:at_least=24:at_most=24"
@@ -48,23 +47,14 @@ def facts(count: int) -> list[dict]:
     ]  # fmt: skip
 
 
-def _write(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    else:
-        path.write_text(text)
-
-
 def _corpora(folder: Path) -> None:
     dolly = [*facts(24), {"instruction": "Say nothing.", "context": "", "response": ""}]
-    _write(folder / "corpora" / "gsm8k_train.jsonl.gz", sums(24))
-    _write(folder / "corpora" / "mbpp_train.jsonl.gz", functions(20))
-    _write(folder / "corpora" / "dolly.jsonl.gz", dolly)
-    _write(folder / "data" / "sums.jsonl.gz", sums(20, 500))
-    _write(folder / "pools" / "rivers.jsonl", facts(3))
-    _write(folder / "more" / "sums.jsonl.gz", sums(3, 700))
+    write_jsonl(folder / "corpora" / "gsm8k_train.jsonl.gz", sums(24))
+    write_jsonl(folder / "corpora" / "mbpp_train.jsonl.gz", functions(20))
+    write_jsonl(folder / "corpora" / "dolly.jsonl.gz", dolly)
+    write_jsonl(folder / "data" / "sums.jsonl.gz", sums(20, 500))
+    write_jsonl(folder / "pools" / "rivers.jsonl", facts(3))
+    write_jsonl(folder / "more" / "sums.jsonl.gz", sums(3, 700))
     pl.DataFrame(functions(6, 300)).write_parquet(folder / "more.parquet")
     with open(folder / "qa.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["question", "answer"])
@@ -73,21 +63,21 @@ def _corpora(folder: Path) -> None:
 
 
 def _targets(folder: Path) -> None:
-    _write(folder / "gsm8k_examples.jsonl", sums(6, 200))
-    _write(folder / "svamp_examples.jsonl", sums(6, 220))
-    _write(folder / "mbpp_examples.jsonl", functions(6, 200))
-    _write(folder / "gsm8k_test.jsonl", sums(12, 210))
+    write_jsonl(folder / "gsm8k_examples.jsonl", sums(6, 200))
+    write_jsonl(folder / "svamp_examples.jsonl", sums(6, 220))
+    write_jsonl(folder / "mbpp_examples.jsonl", functions(6, 200))
+    write_jsonl(folder / "gsm8k_test.jsonl", sums(12, 210))
 
 
 def make_world(folder: Path) -> None:
-    """Fill an empty folder."""
+    """Fill an empty folder with corpora, examples, stores and coresets."""
     model = save_tiny_model(folder / "my-model", "llama")
     _corpora(folder)
     _targets(folder)
     pool = Database.create(
         str(folder / "pool"), backbone=str(model), features=FEATURES, dtype="float32"
     )
-    pool.ingest([str(each) for each in sorted((folder / "corpora").iterdir())])
+    pool.ingest(sorted((folder / "corpora").iterdir()))
     for target in TARGETS:
         pool.add_target(target, str(folder / f"{target}_examples.jsonl"))
     pool.select("gsm8k", budget=20, name="math")
@@ -102,7 +92,7 @@ def make_world(folder: Path) -> None:
 
 @contextmanager
 def copy_of(world: Path, place: Path) -> Iterator[Path]:
-    """A copy to work in, the current folder meanwhile."""
+    """Copy the folder and make the copy the current folder for a while."""
     shutil.copytree(world, place)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)

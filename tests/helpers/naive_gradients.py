@@ -31,12 +31,12 @@ def loss_of(model, row) -> torch.Tensor:
     """The mean of -log p over the response tokens of one row, from the model's own logits."""
     ids = torch.from_numpy(row.ids).long()
     logits = model(input_ids=ids[None], use_cache=False).logits[0].double()
-    each = [
+    losses = [
         -torch.log_softmax(logits[place - 1], 0)[ids[place]]
         for place in range(1, len(ids))
         if row.response[place]
     ]
-    return sum(each) / len(each)
+    return sum(losses) / len(losses)
 
 
 @cache
@@ -46,9 +46,9 @@ def naive(name: str) -> list[dict[str, torch.Tensor]]:
     model = copy.deepcopy(backbone.model)
     model.set_experts_implementation("eager") if name in MIXTURES else None
     model.requires_grad_(True)
-    found = []
+    gradients = []
     for row in rows_of(backbone):
         model.zero_grad()
         loss_of(model, row).backward()
-        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.ndim > 1})
-    return found
+        gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.ndim > 1})
+    return gradients

@@ -33,7 +33,7 @@ class Pool:
         words: of every row, at least one.
         units: that the target's examples hold.
         lengths: response tokens of the target's examples.
-        asked: words of the target's examples.
+        query_words: of each of the target's examples.
     """
 
     ids: list[str]
@@ -44,7 +44,7 @@ class Pool:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
     units: np.ndarray | None = None
     lengths: np.ndarray | None = None
-    asked: tuple[np.ndarray, ...] = ()
+    query_words: tuple[np.ndarray, ...] = ()
 
     @property
     def keys(self) -> np.ndarray:
@@ -73,7 +73,7 @@ def drive(
     blocks: Sequence[int] = (7,),
     options: Mapping[str, Any] | None = None,
 ) -> Picks:
-    """What the selector picks, the pool cut into blocks of these sizes in turn.
+    """Return what the selector picks when the pool is cut into blocks of these sizes in turn.
 
     The examples are called "0", "1" and so on.
     """
@@ -106,17 +106,17 @@ def drive(
         rows = [place[tuple(key)] for key in need.keys.tolist()]
         return RowVectors(need.keys, pool.vectors[rows])
 
-    asker = QueryGroup("t", queries, examples, pool.units, pool.lengths, pool.asked)
+    group = QueryGroup("t", queries, examples, pool.units, pool.lengths, pool.query_words)
     width = 0 if pool.vectors is None else pool.vectors.shape[1]
-    found, _ = merged_picks(
+    picks, _ = merged_picks(
         Method(None, None, selector, chosen, {}),
-        Comparison((asker,), scan, fetch, 4, width),
+        Comparison((group,), scan, fetch, 4, width),
         k=min(k, len(keys)),
         rows=len(keys),
         seed=seed,
         eligible=None,
     )
-    return found
+    return picks
 
 
 def row_words(keys: np.ndarray, words: Sequence[Sequence[int]]) -> RowWords:
@@ -143,12 +143,12 @@ def cosine_pool(
     Args:
         kind: "random"; "tied": few distinct vectors, many rows of each; "equal": one vector.
     """
-    asked = unit_rows(generator.standard_normal((queries, width))).astype(np.float32)
+    examples = unit_rows(generator.standard_normal((queries, width))).astype(np.float32)
     distinct = {"random": rows, "tied": max(1, rows // 6), "equal": 1}[kind]
     base = unit_rows(generator.standard_normal((distinct, width)) + 0.8)
     vectors = base if kind == "random" else base[generator.integers(0, distinct, rows)]
     # One product for every distinct vector, so that equal rows compare equally to the last bit.
-    products = asked @ base.astype(np.float32).T
+    products = examples @ base.astype(np.float32).T
     places = {each.tobytes(): j for j, each in enumerate(base)}
     similarity = products[:, [places[vector.tobytes()] for vector in vectors]]
     return Pool(random_ids(generator, rows), similarity, vectors)

@@ -51,25 +51,25 @@ class KilledError(Exception):
 
 
 def run(fit, backbone, rows, kept: Mapping[str, Artifact] | None = None, stop_after=None):
-    """Everything the fit kept, and what it told."""
-    made, told = dict(kept or {}), []
+    """Run a fit; return every artifact it kept and the progress it reported."""
+    artifacts, progress = dict(kept or {}), []
 
     def keep(name: str, artifact: Artifact) -> Artifact:
-        assert name not in made, f"{name} was made twice"
-        made[name] = artifact
+        assert name not in artifacts, f"{name} was kept twice"
+        artifacts[name] = artifact
         return artifact
 
     def tell(fraction: float, sentence: str) -> None:
-        told.append((fraction, sentence))
-        if stop_after is not None and stop_after in made:
+        progress.append((fraction, sentence))
+        if stop_after is not None and stop_after in artifacts:
             raise KilledError
 
     sample = Sample([row.id for row in rows], rows, len(rows))
     try:
         fit.run(Fitting(backbone, sample, dict(kept or {}), keep, tell))
     except KilledError:
-        assert stop_after in made
-    return made, told
+        assert stop_after in artifacts
+    return artifacts, progress
 
 
 def same(one: Artifact, other: Artifact) -> bool:

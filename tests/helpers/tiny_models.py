@@ -1,4 +1,4 @@
-"""The package's own tiny models, under the name the tests know."""
+"""The tiny models of `coresetdb.ingest.testing`."""
 
 from coresetdb.ingest.testing import (
     ARCHITECTURES,

@@ -116,7 +116,7 @@ REPRESENTATIONS = {"counted": Counting("counted"), "spreading": Counting("spread
 
 
 def register(monkeypatch) -> None:
-    """Bring them as another package would."""
+    """Register them as another package would."""
     from coresetdb.ingest.representations import registry
 
     class Point:

@@ -1,4 +1,4 @@
-"""Representations as another package would bring them, compared by scorers; they need no model.
+"""Representations as another package would add them, compared by scorers; they need no model.
 
 `length` ranks rows by themselves, `words` by the tokens they share with a target as a whole.
 """
@@ -38,9 +38,9 @@ class Length(Representation):
         lengths[lengths > MOST] = np.nan
         return {"length": lengths, "length_reason": reason}
 
-    def scorer(self, options, artifacts, facts, asked):
+    def scorer(self, options, artifacts, facts, query_options):
         assert facts is None
-        return ByLength(-1 if asked["fewest"] else 1)
+        return ByLength(-1 if query_options["fewest"] else 1)
 
 
 class ByLength(Scorer):
@@ -87,27 +87,28 @@ class Words(Representation):
             return Artifact({}, {"refused": f"it takes 2 examples, this target has {len(have)}"})
         return Artifact({"tokens": np.unique(np.concatenate(have)).astype(np.int32)})
 
-    def scorer(self, options, artifacts, facts, asked):
-        if asked["scope"] not in ("all", "odd"):
-            raise UsageError(f"words: scope {asked['scope']!r}: choose from all, odd")
-        return ByWords(facts.arrays["tokens"], asked)
+    def scorer(self, options, artifacts, facts, query_options):
+        scope = query_options["scope"]
+        if scope not in ("all", "odd"):
+            raise UsageError(f"words: scope {scope!r}: choose from all, odd")
+        return ByWords(facts.arrays["tokens"], query_options)
 
 
 class ByWords(Scorer):
     columns = ("words", "words_mean")
 
-    def __init__(self, tokens, asked):
-        self.tokens, self.asked = tokens, asked
+    def __init__(self, tokens, options):
+        self.tokens, self.options = tokens, options
 
     def scores(self, rows):
         words = rows.column("words")
         starts = words.offsets.to_numpy()
         shared = np.isin(words.values.to_numpy(), self.tokens)
-        if self.asked["scope"] == "odd":
+        if self.options["scope"] == "odd":
             shared &= words.values.to_numpy() % 2 == 1
         scores = np.full(len(words), np.nan, np.float32)
         for row in np.flatnonzero(words.is_valid()):
-            scores[row] = shared[starts[row] : starts[row + 1]].mean() ** self.asked["power"]
+            scores[row] = shared[starts[row] : starts[row + 1]].mean() ** self.options["power"]
         return scores
 
 
@@ -116,13 +117,15 @@ REPRESENTATIONS = (Length(), Words())
 
 @pytest.fixture
 def toy_representations(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Brings them by entry points."""
+    """Register them through entry points."""
 
     class Point:
-        def __init__(self, made):
-            self.name, self.value, self.load = made.name, f"my_package:{made.name}", lambda: made
+        def __init__(self, representation):
+            self.name = representation.name
+            self.value = f"my_package:{self.name}"
+            self.load = lambda: representation
 
-    points = [Point(each) for each in REPRESENTATIONS]
+    points = [Point(representation) for representation in REPRESENTATIONS]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
     registry.get.cache_clear()
     yield

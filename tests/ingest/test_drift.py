@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.files import write_jsonl
 from helpers.toy_fits import Count
 
 import coresetdb
@@ -78,9 +79,7 @@ def database(tmp_path, tiny_llama):
 
 def ingest(database, tmp_path, corpus, text):
     rows = [{"prompt": f"{text} {corpus} {i}", "response": f"{i}"} for i in range(6)]
-    file = tmp_path / f"{corpus}.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    database.ingest(str(file))
+    database.ingest(write_jsonl(tmp_path / f"{corpus}.jsonl", rows))
 
 
 def test_a_basis_that_loses_a_later_corpus_is_named(database, tmp_path):

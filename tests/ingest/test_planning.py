@@ -7,6 +7,7 @@ import json
 import pyarrow as pa
 import pytest
 from helpers import toy_fits
+from helpers.files import write_jsonl
 from helpers.toy_fits import Centre
 
 import coresetdb
@@ -40,17 +41,12 @@ def records(n, start=0):
     ]
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
 def test_a_plan_of_what_is_settled(create, tmp_path):
     database = create("rds,losses")
-    database.ingest(write(tmp_path / "old.jsonl", records(10)))
+    database.ingest(write_jsonl(tmp_path / "old.jsonl", records(10)))
     version = database.store.version()
     rejected = {"prompt": "?", "response": ""}
-    plan = database.plan(write(tmp_path / "a.jsonl", [*records(40), *records(5), rejected]))
+    plan = database.plan(write_jsonl(tmp_path / "a.jsonl", [*records(40), *records(5), rejected]))
     assert (plan.records, plan.rows, plan.read, plan.exact) == (46, 30, 46, True)
     assert plan.features == ["rds", "losses"] and plan.fits == [] and plan.notes == []
     columns = {column.column: column for column in plan.columns}
@@ -74,7 +70,7 @@ def test_a_plan_of_what_is_settled(create, tmp_path):
 
 def test_what_is_not_fitted_is_fitted_on_the_trial_alone(create, tmp_path):
     database = create("rds,spreading")
-    file = write(tmp_path / "a.jsonl", records(40))
+    file = write_jsonl(tmp_path / "a.jsonl", records(40))
     plan = database.plan(file)
     assert [(fit.fit, fit.rows, fit.artifacts) for fit in plan.fits] == [
         ("centre", 8, ["centre/1", "centre/2"]),
@@ -113,12 +109,12 @@ def test_the_time_of_a_fit_comes_from_rates_and_rows(tiny_llama):
 
 def test_other_features_can_be_planned(create, tmp_path):
     database = create("rds")
-    file = write(tmp_path / "a.jsonl", records(30))
+    file = write_jsonl(tmp_path / "a.jsonl", records(30))
     plan = database.plan(file, features="losses:alone=false,counted")
     assert plan.features == ["losses:alone=False", "counted"]
     assert plan.passes[0].what == "forward, whole rows"
     assert plan.passes[0].features == ["losses", "counted"]
-    few = write(tmp_path / "few.jsonl", records(2))
+    few = write_jsonl(tmp_path / "few.jsonl", records(2))
     plan = database.plan(few, features="rds,counted")
     assert plan.notes == [
         "counted is left out: centre needs 3 rows, not 2 (tried on 2 rows)",
@@ -132,14 +128,14 @@ def test_large_files_are_told_from_a_part(create, tmp_path, monkeypatch):
     monkeypatch.setattr(counting, "LEAST_PER_FILE", 1500)
     database = create("rds")
     rows = [{**row, "pad": "p" * 800} for row in records(12_000)]
-    plan = database.plan(write(tmp_path / "a.jsonl", rows))
+    plan = database.plan(write_jsonl(tmp_path / "a.jsonl", rows))
     assert not plan.exact and plan.read == 1500
     assert abs(plan.records - 12_000) < 2500 and plan.rows == plan.records
 
 
 def test_nothing_new_is_said(create, tmp_path):
     database = create("rds")
-    file = write(tmp_path / "a.jsonl", records(5))
+    file = write_jsonl(tmp_path / "a.jsonl", records(5))
     database.ingest(file)
     with pytest.raises(UsageError, match="none of the 5 records read is new"):
         database.plan(file)
@@ -147,7 +143,7 @@ def test_nothing_new_is_said(create, tmp_path):
 
 def test_the_bytes_are_those_that_are_stored(create, tmp_path):
     database = create("rds,losses")
-    file = write(tmp_path / "a.jsonl", records(300))
+    file = write_jsonl(tmp_path / "a.jsonl", records(300))
     plan = database.plan(file)
     database.ingest(file)
     table = database.store.dataset("pool").to_table()

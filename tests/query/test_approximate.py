@@ -43,7 +43,7 @@ def rows_of(toys, start, count):
 @pytest.fixture(scope="module")
 def once(tmp_path_factory, toys):
     """A store of 1,500 rows in two fragments, a few without the feature, and an index."""
-    store = toys.new_store(tmp_path_factory.mktemp("indexed") / "store")
+    store = toys.toy_store(tmp_path_factory.mktemp("indexed") / "store")
     store.insert("pool", rows_of(toys, 0, 1000))
     store.insert("pool", rows_of(toys, 1000, 490))
     store.insert(
@@ -159,7 +159,7 @@ def test_an_index_of_many_parts_is_built_anew(indexed, toys, monkeypatch):
 
 
 def test_an_outgrown_index_is_built_anew(tmp_path, toys):
-    store = toys.new_store(tmp_path / "store")
+    store = toys.toy_store(tmp_path / "store")
     store.insert("pool", rows_of(toys, 0, 60))
     assert index_feature(store, "rds").index.name == "rds__ivf_rq_8"
     store.insert("pool", rows_of(toys, 60, 240))
@@ -214,7 +214,7 @@ def test_too_many_rows_for_an_index(indexed, monkeypatch):
 
 
 def test_more_rows_than_there_are(tmp_path, toys):
-    store = toys.new_store(tmp_path / "three")
+    store = toys.toy_store(tmp_path / "three")
     toys.add_target(store, "python", [toys.question("code", 100)])
     with pytest.raises(MissingFeatureError, match="nothing to index"):
         index_feature(store, "rds")
@@ -226,7 +226,7 @@ def test_more_rows_than_there_are(tmp_path, toys):
 
 
 def test_equal_vectors(tmp_path, toys):
-    store = toys.new_store(tmp_path / "equal")
+    store = toys.toy_store(tmp_path / "equal")
     rows = rows_of(toys, 0, 100)
     column = rows.column_names.index("rds")
     rows = rows.set_column(column, rows.schema.field("rds"), rows["rds"].take([0] * 100))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 from helpers.toy_representations import toy_representations
 
@@ -21,28 +22,24 @@ TALES = [("tell of a tree", "a tree grows by the river"), ("tell of rain", "rain
 POOL = [(f"{word} number {n}?", f"the {word} is {n}") for n in range(9) for word in ("sum", "tree")]
 
 
-def written(path, pairs):
-    import json
-
-    lines = [json.dumps({"prompt": prompt, "completion": answer}) for prompt, answer in pairs]
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
+def write_pairs(path, pairs):
+    return write_jsonl(path, ({"prompt": prompt, "completion": text} for prompt, text in pairs))
 
 
-def made(folder, features, pool=POOL, backbone="llama"):
+def create(folder, features, pool=POOL, backbone="llama"):
     database = Database.create(
         str(folder), backbone=str(tiny_folder(backbone)), dtype="float32", features=features
     )
-    database.ingest(written(folder.with_suffix(".jsonl"), pool))
+    database.ingest(write_pairs(folder.with_suffix(".jsonl"), pool))
     return database
 
 
 @pytest.fixture
 def home(tmp_path):
     """A store with two targets."""
-    database = made(tmp_path / "home", "rds,words")
-    database.add_target("sums", written(tmp_path / "sums.jsonl", SUMS))
-    database.add_target("tales", written(tmp_path / "tales.jsonl", TALES))
+    database = create(tmp_path / "home", "rds,words")
+    database.add_target("sums", write_pairs(tmp_path / "sums.jsonl", SUMS))
+    database.add_target("tales", write_pairs(tmp_path / "tales.jsonl", TALES))
     return database
 
 
@@ -54,7 +51,7 @@ def no_model(monkeypatch):
 
 
 def test_a_copy_asks_as_the_original_does(home, tmp_path, monkeypatch):
-    away = made(tmp_path / "away", "words,length,rds", POOL[::-1])
+    away = create(tmp_path / "away", "words,length,rds", POOL[::-1])
     no_model(monkeypatch)
     copied = home.copy_target("sums", away.store.uri, "arithmetic")
     assert (copied.target.name, copied.target.examples) == ("arithmetic", 3)
@@ -75,7 +72,7 @@ def test_a_copy_asks_as_the_original_does(home, tmp_path, monkeypatch):
 
 def test_features_under_other_names_find_their_columns(home, tmp_path, monkeypatch):
     """A second recipe has columns of its own there."""
-    away = made(tmp_path / "away", "words:first=1,words")
+    away = create(tmp_path / "away", "words:first=1,words")
     recipe = Snapshot(home.store).features["words"].recipe
     second = f"words__{recipe.fingerprint[:8]}"
     assert second in Snapshot(away.store).features
@@ -93,7 +90,7 @@ def test_features_under_other_names_find_their_columns(home, tmp_path, monkeypat
 
 
 def test_refusals(home, tmp_path):
-    other = made(tmp_path / "other", "rds,words:first=1", backbone="gpt2")
+    other = create(tmp_path / "other", "rds,words:first=1", backbone="gpt2")
     with pytest.raises(FingerprintError, match=r"options.first: 0, not 1") as refusal:
         home.copy_target("sums", other)
     assert "backbone.weights" in str(refusal.value) and "rds" in str(refusal.value)

@@ -39,7 +39,7 @@ TOOLS = Instruction(
 
 def exported(tmp_path, toys, instructions, format="messages", name="out.jsonl", **options):
     """A store of these rows, all of them selected and exported; rows, manifest and account."""
-    store = toys.new_store(tmp_path / "small")
+    store = toys.toy_store(tmp_path / "small")
     store.insert("pool", toys.pool_rows(instructions, ["mixed"] * len(instructions)))
     coreset = select(store, method="random", budget=str(len(instructions)), seed=4, name="all")
     out = str(tmp_path / name)

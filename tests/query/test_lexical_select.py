@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.database import Database
@@ -36,27 +36,22 @@ def rows(generator, topic, count):
     ]
 
 
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def lexical_store(tmp_path_factory):
     """90 rows of three corpora, whose words came late, 30 that brought theirs, one without."""
     place, generator = tmp_path_factory.mktemp("lexical"), np.random.default_rng(0)
     database = Database.create(
         str(place / "store"), backbone=str(tiny_folder()), dtype="float32", features="rds"
     )
     for topic in TOPICS:
-        database.ingest(written(place / f"{topic}.jsonl", rows(generator, topic, 30)))
-    database.add_target("early", written(place / "early.jsonl", rows(generator, "sums", 3)))
+        database.ingest(write_jsonl(place / f"{topic}.jsonl", rows(generator, topic, 30)))
+    database.add_target("early", write_jsonl(place / "early.jsonl", rows(generator, "sums", 3)))
     with pytest.raises(MissingFeatureError, match=r"coresetdb featurize .*store lexical"):
         database.select("early", method="bm25", leakage="off", budget=3)
     database.featurize("lexical")
     more = [*rows(generator, "sums", 30), {"prompt": "?", "completion": "!!"}]
-    database.ingest(written(place / "more.jsonl", more))
-    database.add_target("late", written(place / "late.jsonl", rows(generator, "code", 2)))
+    database.ingest(write_jsonl(place / "more.jsonl", more))
+    database.add_target("late", write_jsonl(place / "late.jsonl", rows(generator, "code", 2)))
     return database, place
 
 
@@ -84,8 +79,8 @@ def naive(texts, examples):
 
 
 @pytest.mark.parametrize("where", [None, "corpus <> 'sums'"])
-def test_bm25_counts_the_eligible_rows(made, where):
-    database, _ = made
+def test_bm25_counts_the_eligible_rows(lexical_store, where):
+    database, _ = lexical_store
     texts = {key: words for key, words in texts_of(database, "pool", where).items() if words}
     order, scores = naive(texts, texts_of(database, "targets", "target = 'early'").values())
     coreset = database.select(
@@ -99,16 +94,16 @@ def test_bm25_counts_the_eligible_rows(made, where):
     assert everything.parameters["missing"] == 1 and everything.distance is None
 
 
-def test_targets_and_their_examples_take_turns(made):
-    database, _ = made
+def test_targets_and_their_examples_take_turns(lexical_store):
+    database, _ = lexical_store
     table = database.select("early", "late", method="bm25", leakage="off", budget=24).table()
     assert table["target"].to_pylist() == ["early", "late"] * 12
     pulled = Counter(table["query"].to_pylist())
     assert sorted(pulled.values()) == [4, 4, 4, 6, 6]
 
 
-def test_dsir_prefers_what_the_target_says(made):
-    database, _ = made
+def test_dsir_prefers_what_the_target_says(lexical_store):
+    database, _ = lexical_store
     coreset = database.select("late", method="dsir", leakage="off", budget=25, seed=3)
     corpora = Counter(coreset.table()["corpus"].to_pylist())
     assert coreset.method == "lexical:dsir" and corpora["code"] >= 20
@@ -121,22 +116,22 @@ def test_dsir_prefers_what_the_target_says(made):
     )
 
 
-def test_replay_after_more_rows_and_another_version(made):
-    database, place = made
+def test_replay_after_more_rows_and_another_version(lexical_store):
+    database, place = lexical_store
     methods = ("bm25", "bm25(by=max,k1=2)", "dsir", "dsir(gumbel=false)")
     coresets = [
         database.select("early", method=method, leakage="off", budget=20, seed=1)
         for method in methods
     ]
     late = rows(np.random.default_rng(9), "sums", 40)
-    database.ingest(written(place / "again.jsonl", late))
+    database.ingest(write_jsonl(place / "again.jsonl", late))
     database.compact()
     assert all(database.replay(coreset.name).same for coreset in coresets)
     assert database.select("early", method="bm25", leakage="off", budget=20).ids != coresets[0].ids
 
 
-def test_what_cannot_be_asked(made):
-    database, _ = made
+def test_what_cannot_be_asked(lexical_store):
+    database, _ = lexical_store
     for method, says in (
         ("lexical:top", "lexical gives no way to compare rows"),
         ("rds:bm25", "rds keeps no words that bm25 could count"),
@@ -154,9 +149,9 @@ def test_what_cannot_be_asked(made):
         select(database.store, ["early"], method="bm25", budget="5", memory_limit=1000)
 
 
-def test_bm25_agrees_with_the_full_text_index_of_lance(made, tmp_path):
+def test_bm25_agrees_with_the_full_text_index_of_lance(lexical_store, tmp_path):
     """The same texts in a plain table with an inverted index; one query of distinct words."""
-    database, place = made
+    database, place = lexical_store
     found = database.store.dataset("pool").to_table(columns=["id", "messages"])
     texts = [
         " ".join(turn["content"] for turn in messages) for messages in found["messages"].to_pylist()
@@ -173,11 +168,11 @@ def test_bm25_agrees_with_the_full_text_index_of_lance(made, tmp_path):
         ascii_folding=False,
     )
     words = "five again minus rain tree"
-    asked = plain.to_table(columns=["id"], full_text_query=words, limit=30, with_row_id=False)
+    matches = plain.to_table(columns=["id"], full_text_query=words, limit=30, with_row_id=False)
     query = [{"prompt": words.replace(" tree", ""), "completion": "tree"}]
-    database.add_target("words", written(place / "words.jsonl", query))
+    database.add_target("words", write_jsonl(place / "words.jsonl", query))
     ours = database.select("words", method="bm25", leakage="off", budget=30)
-    oracle = dict(zip(asked["id"].to_pylist(), asked["_score"].to_pylist(), strict=True))
+    oracle = dict(zip(matches["id"].to_pylist(), matches["_score"].to_pylist(), strict=True))
     mine = dict(zip(ours.ids, ours.table()["score"].to_pylist(), strict=True))
     assert len(set(oracle) & set(mine)) >= 27
     shared = [key for key in mine if key in oracle]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.cli.main import commands
@@ -20,14 +21,12 @@ from coresetdb.schemas.errors import CoresetDBError
 torch.set_num_threads(1)
 
 
-def written(path, generator, count):
+def rows(generator, count):
     words = "the sky is blue and two plus three make five while green trees grow".split()
-    lines = [
-        json.dumps({"prompt": f"{n} {' '.join(generator.choice(words, 6))}", "completion": "so"})
+    return [
+        {"prompt": f"{n} {' '.join(generator.choice(words, 6))}", "completion": "so"}
         for n in range(count)
     ]
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
 
 
 def test_every_method_is_listed_once_under_a_name_that_is_understood():
@@ -40,7 +39,7 @@ def test_every_method_is_listed_once_under_a_name_that_is_understood():
         method = parse_method(each.method, known)
         assert str(method) == each.full
         assert (method.needs_target, method.representation) == (each.target, each.feature)
-        assert each.ready is None and each.helps is None
+        assert each.ready is None and each.next is None
     named = [each.method for each in listed if each.named]
     assert [each.method for each in listed][: len(named)] == named
     assert {"trim", "gradfiltering", "nait", "mads", "less", "rds", "embed"} <= set(named)
@@ -70,19 +69,19 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
         features="rds,losses,mads,nait",
     )
     assert not any(each.ready for each in database.list_methods())
-    assert {each.helps for each in database.list_methods()} == {
+    assert {each.next for each in database.list_methods()} == {
         f"coresetdb ingest {tmp_path}/store FILE..."
     }
-    database.ingest(written(tmp_path / "pool.jsonl", generator, 12))
+    database.ingest(write_jsonl(tmp_path / "pool.jsonl", rows(generator, 12)))
     without = {method.method: method for method in database.list_methods()}
     assert without["random"].ready and without["losses"].ready and without["mads"].ready
-    assert without["rds"].helps == f"coresetdb target add {tmp_path}/store NAME FILE"
-    database.add_target("two", written(tmp_path / "two.jsonl", generator, 2))
+    assert without["rds"].next == f"coresetdb target add {tmp_path}/store NAME FILE"
+    database.add_target("two", write_jsonl(tmp_path / "two.jsonl", rows(generator, 2)))
     listed = {each.method: each for each in database.list_methods()}
     assert listed["rds"].ready and listed["rds:top"].ready
-    assert "at least 3 examples" in listed["nait"].helps, "what the target's facts refuse"
-    assert listed["bm25"].helps == f"coresetdb featurize {tmp_path}/store lexical"
-    assert listed["losses(score=grad_norm)"].helps.endswith("losses:grad_norm=sketch")
+    assert "at least 3 examples" in listed["nait"].next, "what the target's facts refuse"
+    assert listed["bm25"].next == f"coresetdb featurize {tmp_path}/store lexical"
+    assert listed["losses(score=grad_norm)"].next.endswith("losses:grad_norm=sketch")
     for each in listed.values():
         if each.ready:
             assert database.select("two", method=each.method, leakage="off", budget=1).ids

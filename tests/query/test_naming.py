@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.ingest.readers.options import ReadOptions
-from coresetdb.query import names, selection
+from coresetdb.query import selection
 from coresetdb.query.coresets import load_coreset
 from coresetdb.query.selection import select
 from coresetdb.query.targets import add_target, list_targets
@@ -45,7 +45,7 @@ def test_a_store_that_may_not_be_written_gives_no_name(store, monkeypatch):
     def refused(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(names.os, "makedirs", refused)
+    monkeypatch.setattr("os.makedirs", refused)
     with pytest.raises(StoreError, match=r"cannot be written: .*Permission denied"):
         select(store, ["python"], budget="3", name="mine")
 
@@ -95,12 +95,11 @@ def test_a_target_is_never_made_of_two(store, toys, tmp_path):
 
     def featurizer():
         ready.wait(60)
-        return toys.featurizer
+        return toys.ToyFeaturizer()
 
     def add(turn: int):
-        file = tmp_path / f"{turn}.jsonl"
         rows = [{"question": f"sums {turn} {n}", "answer": "1"} for n in range(3 + turn)]
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        file = write_jsonl(tmp_path / f"{turn}.jsonl", rows)
         try:
             return add_target(
                 Store.open(store.uri), "both", str(file), ReadOptions(), featurizer

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.database import Database
@@ -26,13 +25,8 @@ def rows(generator, count):
     ]
 
 
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def neuron_store(tmp_path_factory):
     """A store of 80 rows in two fragments, two of them without an answer, and three targets."""
     place = tmp_path_factory.mktemp("neurons")
     generator = np.random.default_rng(0)
@@ -40,11 +34,11 @@ def made(tmp_path_factory):
         str(place / "store"), backbone=str(tiny_folder()), dtype="float32", features="nait,mads"
     )
     pool = rows(generator, 80)
-    database.ingest(written(place / "a.jsonl", pool[:50]))
-    database.ingest(written(place / "b.jsonl", pool[50:]))
+    database.ingest(write_jsonl(place / "a.jsonl", pool[:50]))
+    database.ingest(write_jsonl(place / "b.jsonl", pool[50:]))
     notes = {}
     for name, count in (("six", 6), ("four", 4), ("two", 2)):
-        file = written(place / f"{name}.jsonl", rows(generator, count))
+        file = write_jsonl(place / f"{name}.jsonl", rows(generator, count))
         notes[name] = database.add_target(name, file).notes
     return database, notes
 
@@ -72,8 +66,8 @@ def plain_greedy(sets, k, counting=lambda unit: True):
     return picks
 
 
-def test_mads_alone_covers_neurons(made):
-    database, _ = made
+def test_mads_alone_covers_neurons(neuron_store):
+    database, _ = neuron_store
     sets = {key: row["mads"] for key, row in stored(database, "pool", ["mads"]).items()}
     coreset = database.select(method="mads", budget=30)
     assert coreset.method == "mads:coverage"
@@ -84,15 +78,15 @@ def test_mads_alone_covers_neurons(made):
     assert scores == sorted(scores, reverse=True)
 
 
-def test_a_filter_is_applied_first(made):
-    database, _ = made
+def test_a_filter_is_applied_first(neuron_store):
+    database, _ = neuron_store
     sets = stored(database, "pool", ["mads"], "corpus = 'b'")
     coreset = database.select(method="mads", budget=10, where="corpus = 'b'")
     assert coreset.ids == plain_greedy({key: row["mads"] for key, row in sets.items()}, 10)
 
 
-def test_coverage_of_what_targets_use(made):
-    database, _ = made
+def test_coverage_of_what_targets_use(neuron_store):
+    database, _ = neuron_store
     sets = {key: row["mads"] for key, row in stored(database, "pool", ["mads"]).items()}
     orders = []
     for name in ("six", "two"):
@@ -108,21 +102,21 @@ def test_coverage_of_what_targets_use(made):
         database.select(method=method, budget=5)
 
 
-def test_a_target_that_changes_nothing_is_said(made):
-    database, _ = made
+def test_a_target_that_changes_nothing_is_said(neuron_store):
+    database, _ = neuron_store
     coreset = database.select("six", method="mads", budget=5)
     assert coreset.ids == database.select(method="mads", budget=5).ids
     assert any("the target does not change" in note for note in coreset.notes)
 
 
-def test_too_much_memory_is_refused(made):
-    database, _ = made
+def test_too_much_memory_is_refused(neuron_store):
+    database, _ = neuron_store
     with pytest.raises(UsageError, match="above the limit"):
         select(database.store, method="mads", budget="5", memory_limit=1 << 20)
 
 
-def test_options_and_unfit_features_are_refused(made):
-    database, _ = made
+def test_options_and_unfit_features_are_refused(neuron_store):
+    database, _ = neuron_store
     with pytest.raises(UsageError, match="choose from sqrt, log1p, capped, binary"):
         database.select(method="mads(g=cube)", budget=5)
     with pytest.raises(UsageError, match="nait keeps no sets"):
@@ -132,9 +126,9 @@ def test_options_and_unfit_features_are_refused(made):
 
 
 @pytest.mark.parametrize("activation", ["mean", "drift"])
-def test_nait_ranks_along_the_targets_directions(made, activation):
+def test_nait_ranks_along_the_targets_directions(neuron_store, activation):
     """From stored columns: numpy's principal component of the examples' stored drifts."""
-    database, _ = made
+    database, _ = neuron_store
     names = {"mean": ("nait", "nait_norms"), "drift": ("nait_drift", "nait_drift_norms")}
 
     def summaries(table, kind, where=None):
@@ -164,8 +158,8 @@ def test_nait_ranks_along_the_targets_directions(made, activation):
     assert (plain.ids == coreset.ids) == (activation == "mean")
 
 
-def test_a_target_of_two_examples_is_added_and_refused_by_nait(made):
-    database, notes = made
+def test_a_target_of_two_examples_is_added_and_refused_by_nait(neuron_store):
+    database, notes = neuron_store
     assert len(notes["two"]) == 1 and "at least 3 examples" in notes["two"][0]
     assert "the target has 6 examples; the direction is stable from 16 on" in notes["six"][0]
     with pytest.raises(UsageError, match="at least 3 examples"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.database import Database
@@ -30,13 +30,11 @@ if ENCODERS:
     METHODS.append("embed")
 
 
-def written(path, instructions):
-    lines = [
-        json.dumps({"messages": [message.as_dict() for message in instruction.messages]})
-        for instruction in instructions
-    ]
-    path.write_text("\n".join(lines) + "\n")
-    return str(path)
+def write_chats(path, instructions):
+    return write_jsonl(
+        path,
+        ({"messages": [message.as_dict() for message in row.messages]} for row in instructions),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +52,10 @@ def folder(tmp_path_factory):
     made = Database.create(
         str(place / "store"), backbone=str(model), dtype="float32", features=features
     )
-    made.ingest(written(place / "pool.jsonl", rows))
+    made.ingest(write_chats(place / "pool.jsonl", rows))
     assert made.pending() == []
-    made.add_target("sums", written(place / "sums.jsonl", rows[:5]))
-    made.add_target("rest", written(place / "rest.jsonl", rows[5:]))
+    made.add_target("sums", write_chats(place / "sums.jsonl", rows[:5]))
+    made.add_target("rest", write_chats(place / "rest.jsonl", rows[5:]))
     shutil.rmtree(model)
     if ENCODERS:
         shutil.rmtree(encoder)

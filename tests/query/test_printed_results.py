@@ -18,8 +18,8 @@ def test_a_target(store, toys):
     assert str(python).endswith("from t.jsonl; 1 coreset")
     copied = CopiedTarget(python, ("rds",), ("less was not copied: ...",))
     assert str(copied).splitlines() == [
-        "python: 3 examples copied with rds",
-        "less was not copied: ...",
+        "python: copied 3 examples, with rds",
+        "  less was not copied: ...",
     ]
 
 

@@ -1,10 +1,10 @@
 """With a real model: a target from a file, its features, a selection that needs no model."""
 
-import json
-
 import pyarrow as pa
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_backbone
+from helpers.toy_stores import with_features
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.readers.options import ReadOptions
@@ -45,18 +45,14 @@ def test_rows_equal_to_an_example_come_first(tmp_path):
         ],
         POOL,
     )
-    for name in features.column_names:
-        kept = fixed.drop_columns([name]) if name in fixed.column_names else fixed
-        fixed = kept.append_column(name, features[name])
-    store.insert("pool", fixed.select(store.dataset("pool").schema.names))
+    store.insert("pool", with_features(fixed, features).select(store.dataset("pool").schema.names))
     examples = rows[10:14]
-    file = tmp_path / "task.jsonl"
-    file.write_text(
-        "".join(
-            json.dumps({"prompt": row.messages[0].content, "completion": row.messages[1].content})
-            + "\n"
+    file = write_jsonl(
+        tmp_path / "task.jsonl",
+        (
+            {"prompt": row.messages[0].content, "completion": row.messages[1].content}
             for row in examples
-        )
+        ),
     )
     added = add_target(store, "task", str(file), ReadOptions(), lambda: featurizer)
     assert added.target.examples == 4 and added.target.missing == {"rds": 0, "losses": 0}

@@ -33,7 +33,7 @@ ROWS = {each.id: each for each in (PLAIN, SYSTEM, LONG, TOOLS)}
 @pytest.fixture
 def mixed(tmp_path, toys):
     """A store of plain, system, long and tool-using rows, all of them chosen at random."""
-    store = toys.new_store(tmp_path / "mixed")
+    store = toys.toy_store(tmp_path / "mixed")
     store.insert("pool", toys.pool_rows(list(ROWS.values()), ["mixed"] * len(ROWS)))
     return select(store, method="random", budget="4", seed=3, name="all")
 
@@ -130,7 +130,7 @@ def test_a_notebook_shows_no_markup_of_the_pool(tmp_path, toys):
     evil = "<script>alert('1')</script>" + "x" * 500
     rows = [Instruction.from_turns(("user", evil), ("assistant", "<b>done</b>"))]
     rows += [toys.question("sums", number) for number in range(20)]
-    store = toys.new_store(tmp_path / "evil")
+    store = toys.toy_store(tmp_path / "evil")
     store.insert("pool", toys.pool_rows(rows, ["<i>odd</i>"] * len(rows)))
     html = select(store, method="random", budget="21")._repr_html_()
     assert "<script" not in html and "<b>" not in html and "<i>" not in html
@@ -144,7 +144,7 @@ def test_a_notebook_shows_no_markup_of_the_pool(tmp_path, toys):
 
 def test_a_call_that_has_no_name_is_named(tmp_path, toys):
     bad = Instruction((Message("user", "Hi"), Message("assistant", "", tool_calls='[{"x":1}]')))
-    store = toys.new_store(tmp_path / "bad")
+    store = toys.toy_store(tmp_path / "bad")
     store.insert("pool", toys.pool_rows([bad], ["c"]))
     coreset = select(store, method="random", budget="1")
     with pytest.raises(UsageError, match=f"row {bad.id}: a tool call without a function name"):

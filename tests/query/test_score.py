@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.cli.main import commands
@@ -102,7 +103,7 @@ def test_a_set_cut_by_a_kill_is_told_and_made_anew(store, monkeypatch):
 
 
 def test_degenerate_pools(tmp_path, toys):
-    store = toys.new_store(tmp_path / "one")
+    store = toys.toy_store(tmp_path / "one")
     toys.add_target(store, "python", [toys.question("code", 1)])
     nothing = score(store, "python", ["rds"])
     assert nothing.table().num_rows == 0 and kept(store) == []
@@ -114,7 +115,7 @@ def test_degenerate_pools(tmp_path, toys):
 
 
 def test_equal_scores_go_by_id(tmp_path, toys):
-    store = toys.new_store(tmp_path / "tied")
+    store = toys.toy_store(tmp_path / "tied")
     same = [toys.question("code", number) for number in range(30)]
     rows = toys.pool_rows(same, ["tied"] * 30)
     column = rows.column_names.index("rds")
@@ -212,32 +213,30 @@ WORDS = "the sky is blue and two plus three make five while green trees grow by 
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def database(tmp_path_factory):
     """A store of 40 rows with features of every kind, a target of six examples and one of two."""
     place = tmp_path_factory.mktemp("scored")
     generator = np.random.default_rng(0)
 
-    def written(name, count):
+    def write(name, count):
         texts = [generator.choice(WORDS, generator.integers(2, 9)).tolist() for _ in range(count)]
         rows = [
             {"prompt": f"{number} {' '.join(words)}", "completion": " ".join(words[1:])}
             for number, words in enumerate(texts)
         ]
-        path = place / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return str(path)
+        return write_jsonl(place / f"{name}.jsonl", rows)
 
     features = "rds,losses,nait,mads,lexical,trim:warmup=none"
     database = Database.create(
         str(place / "store"), backbone=str(tiny_folder()), dtype="float32", features=features
     )
-    database.ingest(written("pool", 40))
-    database.add_target("gsm8k", written("gsm8k", 6))
-    database.add_target("two", written("two", 2))
+    database.ingest(write("pool", 40))
+    database.add_target("gsm8k", write("gsm8k", 6))
+    database.add_target("two", write("two", 2))
     return database
 
 
-def test_scores_are_what_selections_rank_by(made):
+def test_scores_are_what_selections_rank_by(database):
     methods = {
         "rds": "rds:top",
         "rds:uot": "rds:uot",
@@ -248,46 +247,46 @@ def test_scores_are_what_selections_rank_by(made):
         "bm25": "bm25(by=mean)",
         "dsir(gumbel=false)": "dsir(gumbel=false)",
     }
-    frame = made.score("gsm8k", ",".join(methods)).to_polars()
+    frame = database.score("gsm8k", ",".join(methods)).to_polars()
     for name, method in methods.items():
-        chosen = made.select("gsm8k", method=method, budget=40)
+        chosen = database.select("gsm8k", method=method, budget=40)
         assert frame.sort(f"{name}_rank")["id"].to_list() == chosen.ids
         np.testing.assert_array_equal(frame.sort(f"{name}_rank")[name], chosen.table()["score"])
 
 
-def test_mads_counts_the_neurons_of_the_target(made):
+def test_mads_counts_the_neurons_of_the_target(database):
     def sets(table, where=None):
-        rows = made.store.dataset(table).to_table(columns=["id", "mads"], filter=where)
+        rows = database.store.dataset(table).to_table(columns=["id", "mads"], filter=where)
         return {row["id"]: set(row["mads"]) for row in rows.to_pylist()}
 
     wanted = set().union(*sets("targets", "target = 'gsm8k'").values())
     overlap = {key: len(own & wanted) for key, own in sets("pool").items()}
     expected = sorted(overlap.items(), key=lambda row: (-row[1], row[0]))
-    frame = made.score("gsm8k", ["mads"]).to_polars()
+    frame = database.score("gsm8k", ["mads"]).to_polars()
     assert list(zip(frame["id"], frame["mads"].cast(int), strict=True)) == expected
-    first = made.select("gsm8k", method="mads(weights=target)", budget=1)
+    first = database.select("gsm8k", method="mads(weights=target)", budget=1)
     assert first.ids == frame["id"].to_list()[:1]
     assert first.table()["score"][0].as_py() == expected[0][1]
-    assert made.score("gsm8k", ["mads:coverage(weights=target)"]).methods == ["mads"]
+    assert database.score("gsm8k", ["mads:coverage(weights=target)"]).methods == ["mads"]
     with pytest.raises(UsageError, match="weights would only change"):
-        made.score("gsm8k", ["mads(weights=idf)"])
+        database.score("gsm8k", ["mads(weights=idf)"])
 
 
-def test_all_that_store_and_target_allow(made):
+def test_all_that_store_and_target_allow(database):
     everything = {"rds", "nait", "mads", "trim", "losses", "bm25"}
-    assert set(made.score("gsm8k").methods) == everything
-    two = made.score("two")
+    assert set(database.score("gsm8k").methods) == everything
+    two = database.score("two")
     assert "nait" not in two.methods and {"rds", "mads"} <= set(two.methods)
     assert any("not scored by nait" in note and "3" in note for note in two.notes)
     with pytest.raises(UsageError):
-        made.score("two", ["nait"])
+        database.score("two", ["nait"])
 
 
-def test_the_queries_of_the_docs(made, repository):
+def test_the_queries_of_the_docs(database, repository):
     text = (repository / "docs" / "scores.md").read_text(encoding="utf-8")
     queries = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     queries += re.findall(r'coresetdb sql pool "(.*)"', text)
-    made.score("gsm8k", "rds,trim,mads")
+    database.score("gsm8k", "rds,trim,mads")
     assert len(queries) == 3
     for query in queries:
-        assert made.sql(query).read_all().num_rows
+        assert database.sql(query).read_all().num_rows

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 from helpers.toy_representations import MOST, toy_representations
 
@@ -34,11 +33,6 @@ def rows(generator, count, most=25):
     ]
 
 
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 @pytest.fixture
 def database(tmp_path):
     """120 rows in two fragments, some too long for a feature, and three targets."""
@@ -50,11 +44,11 @@ def database(tmp_path):
         features="rds,losses,mads,length,words",
     )
     pool = rows(generator, 120)
-    made.ingest(written(tmp_path / "a.jsonl", pool[:70]))
-    made.ingest(written(tmp_path / "b.jsonl", pool[70:]))
-    made.add_target("few", written(tmp_path / "few.jsonl", rows(generator, 3, 5)))
-    made.add_target("more", written(tmp_path / "more.jsonl", rows(generator, 6, 9)))
-    added = made.add_target("one", written(tmp_path / "one.jsonl", rows(generator, 1, 4)))
+    made.ingest(write_jsonl(tmp_path / "a.jsonl", pool[:70]))
+    made.ingest(write_jsonl(tmp_path / "b.jsonl", pool[70:]))
+    made.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(generator, 3, 5)))
+    made.add_target("more", write_jsonl(tmp_path / "more.jsonl", rows(generator, 6, 9)))
+    added = made.add_target("one", write_jsonl(tmp_path / "one.jsonl", rows(generator, 1, 4)))
     assert added.notes == ("words cannot use it: it takes 2 examples, this target has 1",)
     return made
 
@@ -205,7 +199,7 @@ def test_replay_after_the_feature_was_made_otherwise(database):
 
 def test_an_empty_pool(tmp_path):
     empty = Database.create(str(tmp_path / "empty"), backbone=str(tiny_folder()), features="words")
-    empty.add_target("few", written(tmp_path / "few.jsonl", rows(np.random.default_rng(0), 3)))
+    empty.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(np.random.default_rng(0), 3)))
     coreset = empty.select("few", method="words", budget=5)
     assert len(coreset) == 0 and coreset.short_by == 5
 
@@ -214,8 +208,8 @@ def test_a_feature_that_came_after_the_target(tmp_path):
     """`featurize` makes the facts as well."""
     generator = np.random.default_rng(1)
     late = Database.create(str(tmp_path / "late"), backbone=str(tiny_folder()), features="rds")
-    late.ingest(written(tmp_path / "pool.jsonl", rows(generator, 40)))
-    late.add_target("few", written(tmp_path / "few.jsonl", rows(generator, 3, 5)))
+    late.ingest(write_jsonl(tmp_path / "pool.jsonl", rows(generator, 40)))
+    late.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(generator, 3, 5)))
     late.featurize("words")
     assert late.select("few", method="words", budget=20).ids == list(naive(late, "few"))[:20]
 
@@ -310,7 +304,7 @@ def test_a_representation_of_another_version_is_refused(database, monkeypatch, t
     monkeypatch.setattr(type(feature.representation), "version", 2)
     with pytest.raises(FingerprintError, match=r"version 1 .* has version 2.*feature remove"):
         database.select("few", method="words", budget=5)
-    file = written(tmp_path / "new.jsonl", rows(np.random.default_rng(2), 3))
+    file = write_jsonl(tmp_path / "new.jsonl", rows(np.random.default_rng(2), 3))
     opened = Database.open(database.store.uri)
     with pytest.raises(FingerprintError, match="words was made by version 1 of words"):
         opened.add_target("new", file)

@@ -299,12 +299,12 @@ def test_the_memory_limit_reaches_the_check(store):
 
 
 def test_features_made_otherwise_are_refused(tmp_path, toys):
-    other = Recipe("rds", 1, {"scope": "response"}, {"name": "toy"}, toys.recipe.columns)
-    store = toys.new_store(tmp_path / "mixed", other)
+    other = Recipe("rds", 1, {"scope": "response"}, {"name": "toy"}, toys.RECIPE.columns)
+    store = toys.toy_store(tmp_path / "mixed", other)
     store.insert("pool", toys.pool_rows([toys.question("sums", 1)], ["sums"]))
     toys.add_target(store, "t", [toys.question("sums", 2)])
     catalog.put_recipe(store, other)
-    catalog.put_recipe(store, toys.recipe)
+    catalog.put_recipe(store, toys.RECIPE)
     with pytest.raises(FingerprintError, match=r"target 't'.*options.scope: 'response', not 'all'"):
         select(store, ["t"], budget="1")
 

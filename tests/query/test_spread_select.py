@@ -209,7 +209,7 @@ def test_what_stands_alone_and_what_does_not(store):
 
 
 def test_a_pool_without_the_feature_is_said(tmp_path, toys):
-    store = toys.new_store(tmp_path / "bare")
+    store = toys.toy_store(tmp_path / "bare")
     rows = toys.pool_rows([toys.question("sums", n) for n in range(9)], ["sums"] * 9)
     store.insert("pool", rows.drop_columns(["rds", "rds_norm", "rds_reason"]))
     for method in ("rds:k_center", WALK):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from helpers import trim_reference as reference
+from helpers.files import write_jsonl
 from helpers.tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -40,10 +40,8 @@ def rows(generator: np.random.Generator, count: int) -> list[tuple[str, str]]:
     return [(f"{number} {text(9)}", text(14)) for number in range(count)]
 
 
-def written(path: Path, pairs: list[tuple[str, str]]) -> str:
-    records = [{"prompt": prompt, "completion": answer} for prompt, answer in pairs]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
+def write_pairs(path: Path, pairs: list[tuple[str, str]]) -> Path:
+    return write_jsonl(path, ({"prompt": prompt, "completion": text} for prompt, text in pairs))
 
 
 def instruction(pair: tuple[str, str]) -> Instruction:
@@ -58,10 +56,10 @@ def test_a_store_answers_without_a_model_as_the_reference_does_with_one(tmp_path
         str(tmp_path / "store"), backbone=str(model), dtype="float32", features="trim:rank=32"
     )
     assert database.pending() == ["trim:rank=32"]
-    database.ingest(written(tmp_path / "a.jsonl", pool[:40]))
+    database.ingest(write_pairs(tmp_path / "a.jsonl", pool[:40]))
     assert database.pending() == []
-    database.ingest(written(tmp_path / "b.jsonl", pool[40:]))
-    database.add_target("task", written(tmp_path / "task.jsonl", examples))
+    database.ingest(write_pairs(tmp_path / "b.jsonl", pool[40:]))
+    database.add_target("task", write_pairs(tmp_path / "task.jsonl", examples))
 
     backbone = Backbone.load(BackboneConfig(str(model), "cpu", "float32"))
     eager = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager").eval()
@@ -109,8 +107,9 @@ def test_a_store_with_its_codes_in_one_list_a_row_is_read_and_added_to(tmp_path,
     generator = np.random.default_rng(2)
     model = save_tiny_model(tmp_path / "model", "llama")
     pool, examples = rows(generator, 50), rows(generator, 4)
-    first, rest = written(tmp_path / "a.jsonl", pool[:40]), written(tmp_path / "b.jsonl", pool[40:])
-    task = written(tmp_path / "task.jsonl", examples)
+    first = write_pairs(tmp_path / "a.jsonl", pool[:40])
+    rest = write_pairs(tmp_path / "b.jsonl", pool[40:])
+    task = write_pairs(tmp_path / "task.jsonl", examples)
     kinds, found = [], []
     for name in ("before", "now"):
         database = Database.create(

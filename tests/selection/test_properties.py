@@ -83,7 +83,7 @@ def pool_of(number: int) -> Pool:
         },
         units=np.unique(generator.integers(0, 15, 4)),
         lengths=generator.integers(1, 30, queries),
-        asked=tuple(generator.choice(words, 5).astype(np.int32) for _ in range(queries)),
+        query_words=tuple(generator.choice(words, 5).astype(np.int32) for _ in range(queries)),
     )
 
 

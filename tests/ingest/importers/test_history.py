@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from helpers.files import write_jsonl
 from helpers.tiny_models import BOS, END, PAD, TEMPLATE, save_tiny_model, save_tiny_tokenizer
 from tokenizers import Tokenizer
 
@@ -207,18 +208,17 @@ def test_special_tokens_of_the_folder_reach_the_template(tmp_path):
 
 
 def test_an_ingestion_goes_on_and_counts_the_refused(tmp_path):
-    pool, file = str(tmp_path / "pool"), tmp_path / "mixed.jsonl"
     folder = save_tiny_model(tmp_path / "model", template=UNCLEAR)
     rows = [
         {"messages": [message.as_dict() for message in row.messages]} for row in (SINGLE, SEVERAL)
     ]
     for row in rows:
         row["messages"] = [{k: m[k] for k in ("role", "content")} for m in row["messages"]]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    database = coresetdb.create(pool, backbone=str(folder), device="cpu")
+    file = write_jsonl(tmp_path / "mixed.jsonl", rows)
+    database = coresetdb.create(str(tmp_path / "pool"), backbone=str(folder), device="cpu")
     assert "rewrites history" in database.notices[0]
-    account = database.ingest(str(file))
+    account = database.ingest(file)
     assert (account.total("new"), account.total("rejected")) == (2, 0)
     said = [line for line in account.sentences() if "rewrites history" in line]
     assert len(said) == 2 and all(line.endswith(": 1") for line in said)  # rds and losses
-    assert database.ingest(str(file)).total("duplicate") == 2
+    assert database.ingest(file).total("duplicate") == 2

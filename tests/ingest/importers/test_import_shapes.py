@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.files import write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,8 +19,7 @@ from coresetdb.schemas.instruction import Instruction, Message, Record
 
 
 def read(tmp_path: Path, *rows: Any, **options: Any) -> list[Any]:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
     source = open_source(str(path), ReadOptions(**options))
     read.decision = source.decision  # type: ignore[attr-defined]
     return list(source)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import toy_fits
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_backbone
 from helpers.toy_fits import Centre
 
@@ -50,11 +51,6 @@ def records(n, start=0):
     ]
 
 
-def write(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
 class Told:
     def __init__(self):
         self.said, self.learned = [], []
@@ -77,7 +73,7 @@ def test_the_first_ingest_fits_and_featurizes(create, tmp_path):
     assert database.pending() == ["counted", "spreading"]
     assert "counted" not in names_of(database)
     told = Told()
-    account = database.ingest(write(tmp_path / "a.jsonl", records(40)), progress=told)
+    account = database.ingest(write_jsonl(tmp_path / "a.jsonl", records(40)), progress=told)
     assert account.total("new") == 40
     assert database.pending() == []
     table = database.store.dataset("pool").to_table()
@@ -87,14 +83,14 @@ def test_the_first_ingest_fits_and_featurizes(create, tmp_path):
     assert ("centre", 0.5, "loss 1.0") in told.learned
     recipe = catalog.recipes(database.store)["spreading"]
     assert set(recipe.artifacts) == {"centre/1", "centre/2", "spread"}
-    again = database.ingest(write(tmp_path / "b.jsonl", records(10, start=35)))
+    again = database.ingest(write_jsonl(tmp_path / "b.jsonl", records(10, start=35)))
     assert (again.total("new"), again.total("duplicate")) == (5, 5)
     assert len(Centre.ran) == 1
 
 
 def test_fit_learns_without_ingesting(create, tmp_path):
     database = create()
-    file = write(tmp_path / "a.jsonl", records(30))
+    file = write_jsonl(tmp_path / "a.jsonl", records(30))
     (recipe,) = database.fit(file)
     assert recipe.representation == "counted"
     assert database.store.dataset("pool").count_rows() == 0
@@ -105,7 +101,7 @@ def test_fit_learns_without_ingesting(create, tmp_path):
 
 def test_killed_between_outputs_it_goes_on(create, tmp_path, monkeypatch):
     database = create()
-    file = write(tmp_path / "a.jsonl", records(30))
+    file = write_jsonl(tmp_path / "a.jsonl", records(30))
     monkeypatch.setattr(Centre, "stop_after", "centre/1")
     with pytest.raises(KeyboardInterrupt):
         database.fit(file)
@@ -121,7 +117,7 @@ def test_killed_between_outputs_it_goes_on(create, tmp_path, monkeypatch):
 
 def test_killed_before_the_recipe_the_columns_are_taken_up(create, tmp_path, monkeypatch):
     database = create()
-    file = write(tmp_path / "a.jsonl", records(30))
+    file = write_jsonl(tmp_path / "a.jsonl", records(30))
     monkeypatch.setattr(catalog, "put_recipe", fail)
     with pytest.raises(RuntimeError, match="killed"):
         database.ingest(file)
@@ -141,10 +137,10 @@ def fail(*args):
 def test_two_that_fit_at_once_end_with_one_recipe(create, tmp_path, monkeypatch):
     database = create()
     other = coresetdb.connect(database.store.uri)
-    file = write(tmp_path / "a.jsonl", records(30))
+    file = write_jsonl(tmp_path / "a.jsonl", records(30))
     run = Centre.run
 
-    second = write(tmp_path / "b.jsonl", records(30, start=100))
+    second = write_jsonl(tmp_path / "b.jsonl", records(30, start=100))
     told = Told()
 
     def joined(self, fitting):
@@ -167,7 +163,7 @@ def test_too_few_rows_fail_before_anything_is_featurized(create, tmp_path):
     database = create()
     for rows, complaint in ((2, "centre needs 3 rows, not 2"), (0, "nothing can be fitted")):
         with pytest.raises(UsageError, match=rf"{complaint}.*needed for counted; nothing was"):
-            database.ingest(write(tmp_path / "few.jsonl", records(rows)))
+            database.ingest(write_jsonl(tmp_path / "few.jsonl", records(rows)))
     assert database.store.dataset("pool").count_rows() == 0
     assert database.pending() == ["counted"]
 
@@ -175,7 +171,7 @@ def test_too_few_rows_fail_before_anything_is_featurized(create, tmp_path):
 def test_rejected_records_are_named_when_nothing_is_left(create, tmp_path):
     rows = [{"prompt": "?", "response": ""}] * 3
     with pytest.raises(UsageError, match=r"of 3 records read, none can be used.*empty response"):
-        create().fit(write(tmp_path / "a.jsonl", rows))
+        create().fit(write_jsonl(tmp_path / "a.jsonl", rows))
 
 
 def test_standard_input_is_read_twice_and_loses_nothing(create, tmp_path, monkeypatch):
@@ -218,11 +214,11 @@ def test_a_broken_copy_is_told_by_its_own_name(create, monkeypatch):
 def test_the_sample_does_not_depend_on_files_or_order(create, tmp_path):
     rows = records(200)
     one = create(name="one")
-    one.fit([write(tmp_path / "a.jsonl", rows)])
+    one.fit([write_jsonl(tmp_path / "a.jsonl", rows)])
     other = create(name="other")
     parts = [
-        write(tmp_path / "b.jsonl", rows[120:]),
-        write(tmp_path / "c.jsonl", [*rows[:130], *rows[:5]]),
+        write_jsonl(tmp_path / "b.jsonl", rows[120:]),
+        write_jsonl(tmp_path / "c.jsonl", [*rows[:130], *rows[:5]]),
     ]
     other.fit(parts)
     assert Centre.ran[0] == Centre.ran[1]
@@ -235,7 +231,7 @@ def test_the_sample_does_not_depend_on_files_or_order(create, tmp_path):
 
 def test_a_late_feature_is_settled_from_the_pool(create, tmp_path):
     database = create("rds")
-    database.ingest(write(tmp_path / "a.jsonl", records(40)))
+    database.ingest(write_jsonl(tmp_path / "a.jsonl", records(40)))
     wanted = registry.parse_specs("counted,counted:seed=1")
     first, second = fit_features(
         database.store,
@@ -252,10 +248,10 @@ def test_a_late_feature_is_settled_from_the_pool(create, tmp_path):
 
 def test_a_target_may_come_before_the_fit(create, tmp_path):
     database = create()
-    database.add_target("few", write(tmp_path / "t.jsonl", records(3)))
+    database.add_target("few", write_jsonl(tmp_path / "t.jsonl", records(3)))
     row = database.store.dataset("targets").to_table().to_pylist()[0]
     assert row["rds"] and "counted" not in row
-    database.ingest(write(tmp_path / "a.jsonl", records(30)))
+    database.ingest(write_jsonl(tmp_path / "a.jsonl", records(30)))
     assert database.store.dataset("targets").to_table()["counted"].null_count == 3
 
 
@@ -280,7 +276,7 @@ def test_what_another_process_dropped_does_not_come_back(create, tmp_path):
     database = create("rds,losses:alone=false")
     coresetdb.connect(database.store.uri).remove_feature("losses")
     assert database.pending() == []
-    database.ingest(write(tmp_path / "a.jsonl", records(5)))
+    database.ingest(write_jsonl(tmp_path / "a.jsonl", records(5)))
     assert "nll" not in names_of(database)
 
 
@@ -292,12 +288,12 @@ def test_a_feature_of_another_version_is_refused_and_not_made_beside_itself(
     assert database.pending() == []
     before = names_of(database)
     with pytest.raises(FingerprintError, match=r"made by version .* and this coresetdb has .* 99"):
-        database.ingest(write(tmp_path / "a.jsonl", records(5)))
+        database.ingest(write_jsonl(tmp_path / "a.jsonl", records(5)))
     assert names_of(database) == before
     database.remove_feature("losses")  # as the message says
     assert database.pending() == []
     database.featurize("losses:alone=false")
-    assert database.ingest(write(tmp_path / "a.jsonl", records(5))).total("new") == 5
+    assert database.ingest(write_jsonl(tmp_path / "a.jsonl", records(5))).total("new") == 5
     assert catalog.recipes(database.store)["nll"].version == 99
 
 
@@ -327,7 +323,7 @@ def test_fits_of_one_model_state_share_one_forward_over_the_sample(create, tmp_p
     monkeypatch.setattr(jobs, "run", watched)
     database = create("rds,nait:width=4,trim")
     told = Told()
-    database.fit(write(tmp_path / "a.jsonl", records(40)), progress=told)
+    database.fit(write_jsonl(tmp_path / "a.jsonl", records(40)), progress=told)
     sample = tokens_of(database, str(tmp_path / "a.jsonl"))
     whole = [tokens for kind, tokens in forwards if kind != "eager"]
     assert sum(whole) == sample
@@ -339,7 +335,7 @@ def test_fits_of_one_model_state_share_one_forward_over_the_sample(create, tmp_p
 
 def test_killed_between_fits_that_share_a_pass(create, tmp_path, monkeypatch):
     monkeypatch.setattr(nait, "FULL_NUMBERS", 0)
-    file = write(tmp_path / "a.jsonl", records(40))
+    file = write_jsonl(tmp_path / "a.jsonl", records(40))
     whole, killed = create("nait:width=4,trim", "whole"), create("nait:width=4,trim", "killed")
     whole.fit(file)
     monkeypatch.setattr(TrimBasis, "finish", fail)

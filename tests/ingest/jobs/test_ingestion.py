@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.files import write_jsonl
 
 import coresetdb
 from coresetdb.ingest.jobs.ingestion import ingest, next_shard
@@ -38,11 +39,6 @@ def rows(n: int, start: int = 0) -> list[dict[str, str]]:
     ]
 
 
-def write(path: Path, records: list[dict[str, str]]) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 def features_of(database: coresetdb.Database) -> dict[str, np.ndarray]:
     """id -> the row's vector times its norm, then its losses (float64)."""
     table = database.store.dataset("pool").to_table(columns=["id", "rds", "rds_norm", "nll", "ifd"])
@@ -61,7 +57,7 @@ def test_the_account_adds_up_and_a_second_run_adds_nothing(database, tmp_path):
     records = rows(50)
     records[7]["output"] = "  "
     records[9] = records[8]
-    file = write(tmp_path / "a.jsonl", records)
+    file = write_jsonl(tmp_path / "a.jsonl", records)
     account = database.ingest(file, corpus="colours")
     (counts,) = account.files
     assert (counts.read, counts.new, counts.duplicate, counts.rejected) == (50, 48, 1, 1)
@@ -83,11 +79,11 @@ def test_the_account_adds_up_and_a_second_run_adds_nothing(database, tmp_path):
 
 
 def test_a_second_file_costs_only_its_new_rows(database, tmp_path):
-    database.ingest(write(tmp_path / "a.jsonl", rows(30)))
+    database.ingest(write_jsonl(tmp_path / "a.jsonl", rows(30)))
     before = {
         file for part in database.store.dataset("pool").get_fragments() for file in files(part)
     }
-    account = database.ingest(write(tmp_path / "b.jsonl", rows(30, start=20)))
+    account = database.ingest(write_jsonl(tmp_path / "b.jsonl", rows(30, start=20)))
     assert account.total("new") == 20
     assert account.total("duplicate") == 10
     after = {
@@ -103,13 +99,13 @@ def files(fragment) -> list[str]:
 
 
 def test_limit_stops_early_and_says_so(database, tmp_path):
-    account = database.ingest(write(tmp_path / "a.jsonl", rows(30)), limit=12)
+    account = database.ingest(write_jsonl(tmp_path / "a.jsonl", rows(30)), limit=12)
     assert account.total("read") == 12
     assert "--limit" in " ".join(account.sentences())
 
 
 def test_metadata_keys_and_run_are_kept(database, tmp_path):
-    database.ingest(write(tmp_path / "a.jsonl", rows(5)))
+    database.ingest(write_jsonl(tmp_path / "a.jsonl", rows(5)))
     (run,) = database.store.dataset("runs").to_table().to_pylist()
     assert run["status"] == "done"
     assert run["metadata_keys"] == ["topic"]
@@ -127,7 +123,7 @@ def test_another_backbone_in_the_same_folder_is_refused(database, tmp_path, tiny
     try:
         weights.write_bytes(original[:-4] + b"\0\0\x80\x3f")
         with pytest.raises(FingerprintError, match=r"weights: '\w+', not '\w+'"):
-            coresetdb.connect(database.store.uri).ingest(write(tmp_path / "a.jsonl", rows(3)))
+            coresetdb.connect(database.store.uri).ingest(write_jsonl(tmp_path / "a.jsonl", rows(3)))
     finally:
         weights.write_bytes(original)
 
@@ -154,7 +150,7 @@ def test_stopping_within_a_shard_counts_only_what_is_kept(database, tmp_path, er
     records = rows(200)
     records[30] = records[2]  # met again before it is committed
     records[190] = records[180]
-    file = write(tmp_path / "a.jsonl", records)
+    file = write_jsonl(tmp_path / "a.jsonl", records)
     stops = Stops(database._featurizer, 2, error)
     sources = [open_source(file, ReadOptions())]
     with pytest.raises(type(error)):
@@ -182,7 +178,7 @@ def test_conversations_of_one_line_refused_alike_are_all_kept(database, tmp_path
         "Instances": [{"input": "", "output": [""]}, {"input": "", "output": [""]}],
     }
     task["Instances"].append({"input": "now", "output": ["red"]})
-    account = database.ingest(write(tmp_path / "task.jsonl", [task]))
+    account = database.ingest(write_jsonl(tmp_path / "task.jsonl", [task]))
     assert (account.total("new"), account.total("rejected")) == (1, 2)
     assert database.store.dataset("rejects").count_rows() == 2
     database.ingest(str(tmp_path / "task.jsonl"))
@@ -208,7 +204,7 @@ def test_interrupting_keeps_what_is_committed(database, tmp_path):
             if rows >= 2048:
                 raise KeyboardInterrupt
 
-    file = write(tmp_path / "a.jsonl", rows(3000))
+    file = write_jsonl(tmp_path / "a.jsonl", rows(3000))
     with pytest.raises(KeyboardInterrupt):
         database.ingest(file, progress=Impatient())
     kept = database.store.dataset("pool").count_rows()
@@ -242,8 +238,8 @@ def start(store: str, *paths: str) -> subprocess.Popen[str]:
 
 
 def test_two_ingesters_at_once_leave_every_id_once_and_none_out(database, tmp_path):
-    first = write(tmp_path / "a.jsonl", rows(500))
-    second = write(tmp_path / "b.jsonl", rows(500, start=250))
+    first = write_jsonl(tmp_path / "a.jsonl", rows(500))
+    second = write_jsonl(tmp_path / "b.jsonl", rows(500, start=250))
     running = [start(database.store.uri, first, second), start(database.store.uri, second, first)]
     said = [process.communicate(timeout=300) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
@@ -256,7 +252,7 @@ def test_two_ingesters_at_once_leave_every_id_once_and_none_out(database, tmp_pa
 
 
 def test_killed_ten_times_it_ends_as_if_uninterrupted(database, tmp_path, tiny_llama):
-    file = write(tmp_path / "a.jsonl", rows(1500))
+    file = write_jsonl(tmp_path / "a.jsonl", rows(1500))
     whole = coresetdb.create(str(tmp_path / "whole"), backbone=str(tiny_llama), dtype="float32")
     whole.ingest(file)
     failures: list[BaseException] = []

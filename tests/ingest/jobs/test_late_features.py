@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.files import write_jsonl
 
 import coresetdb
 import coresetdb.database
@@ -44,11 +44,6 @@ def rows(n: int, start: int = 0) -> list[dict[str, str]]:
         }
         for i in range(start, start + n)
     ]
-
-
-def write(path: Path, records: list[dict[str, str]]) -> str:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
 
 
 def create(path: Path, backbone: Path, features: str) -> coresetdb.Database:
@@ -86,7 +81,7 @@ def whole(tmp_path_factory, tiny_llama) -> coresetdb.Database:
     """A store that had rds and losses from the start: 600 rows."""
     folder = tmp_path_factory.mktemp("whole")
     database = create(folder / "pool", tiny_llama, "losses:alone=false,rds")
-    database.ingest(write(folder / "a.jsonl", rows(600)))
+    database.ingest(write_jsonl(folder / "a.jsonl", rows(600)))
     return database
 
 
@@ -95,12 +90,12 @@ def database(tmp_path: Path, tiny_llama: Path) -> coresetdb.Database:
     """The same rows, in several fragments, with losses alone."""
     made = create(tmp_path / "pool", tiny_llama, "losses:alone=false")
     for part in range(3):
-        made.ingest(write(tmp_path / f"{part}.jsonl", rows(200, 200 * part)))
+        made.ingest(write_jsonl(tmp_path / f"{part}.jsonl", rows(200, 200 * part)))
     return made
 
 
 def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole, tmp_path):
-    database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
+    database.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(5, 2000)))
     before = features_before(database)
     account = database.featurize("rds")
     assert (account.rows, account.examples, account.resumed, account.waiting) == (600, 5, 0, 0)
@@ -133,10 +128,10 @@ def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole
 
 
 def test_the_account_names_what_was_made_and_counts_examples_once(database, tmp_path):
-    database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
+    database.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(5, 2000)))
     both = database.featurize("rds,mads")
     assert (both.made, both.examples) == (["rds", "mads"], 5)
-    database.add_target("more", write(tmp_path / "more.jsonl", rows(3, 3000)))
+    database.add_target("more", write_jsonl(tmp_path / "more.jsonl", rows(3, 3000)))
     again = database.featurize("rds,losses:alone=true")
     second = again.features[1]
     assert (again.made, again.rows, again.examples) == ([second], 600, 8)
@@ -158,8 +153,8 @@ def test_new_rows_and_new_targets_get_it_by_themselves(database, tmp_path):
     assert [recipe.feature for recipe in stale._featurizer.recipes] == ["losses"]
     database.featurize("rds")
     for number, each in enumerate((database, stale)):  # one that featurized, one opened before
-        each.ingest(write(tmp_path / f"new{number}.jsonl", rows(20, 1000 + 100 * number)))
-        each.add_target(f"t{number}", write(tmp_path / "t.jsonl", rows(3, 3000)))
+        each.ingest(write_jsonl(tmp_path / f"new{number}.jsonl", rows(20, 1000 + 100 * number)))
+        each.add_target(f"t{number}", write_jsonl(tmp_path / "t.jsonl", rows(3, 3000)))
     assert database.status().waiting == {"losses": 0, "rds": 0}
     assert database.store.dataset("pool").count_rows(filter="rds_norm IS NULL") == 0
     assert database.featurize().rows == 0
@@ -168,11 +163,11 @@ def test_new_rows_and_new_targets_get_it_by_themselves(database, tmp_path):
 def test_an_ingestion_begun_before_leaves_rows_that_are_found(database, tmp_path, whole):
     featurizer = database._featurizer  # of losses alone
     database.featurize("rds")
-    source = open_source(write(tmp_path / "late.jsonl", rows(50, 5000)), ReadOptions())
+    source = open_source(write_jsonl(tmp_path / "late.jsonl", rows(50, 5000)), ReadOptions())
     ingest(database.store, [source], lambda: featurizer)
     assert database.status().waiting == {"losses": 0, "rds": 50}
     assert f"coresetdb featurize {database.store.uri} rds" in " ".join(database.status().advice())
-    database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
+    database.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(5, 2000)))
     coreset = database.select("few", budget=10)
     assert any("50 rows of the pool are not featurized with rds yet" in n for n in coreset.notes)
     maintenance.compact(database.store)  # filled and waiting rows share a fragment
@@ -195,7 +190,7 @@ def test_an_ingestion_that_outlives_a_feature_goes_on_without_it(database, tmp_p
     featurizer = database._current_featurizer()
     assert len(featurizer.recipes) == 2
     database.remove_feature("rds")
-    source = open_source(write(tmp_path / "late.jsonl", rows(30, 5000)), ReadOptions())
+    source = open_source(write_jsonl(tmp_path / "late.jsonl", rows(30, 5000)), ReadOptions())
     account = ingest(database.store, [source], lambda: featurizer)
     assert account.total("new") == 30
     assert database.status().waiting == {"losses": 0}
@@ -208,7 +203,7 @@ def test_a_target_does_not_bring_values_of_a_feature_that_was_made_otherwise_sin
     featurizer = database._current_featurizer()
     database.remove_feature("losses")
     database.featurize("losses:alone=false:grad_norm=sketch")
-    file = write(tmp_path / "few.jsonl", rows(4, 2000))
+    file = write_jsonl(tmp_path / "few.jsonl", rows(4, 2000))
     add_target(database.store, "few", file, ReadOptions(), lambda: featurizer)
     assert database.store.dataset("targets").to_table()["nll"].null_count == 4
     assert database.featurize().examples == 4
@@ -331,7 +326,7 @@ def test_a_row_that_cannot_have_the_feature_gets_the_reason(database, monkeypatc
 
 
 def test_queries_say_what_is_missing_and_what_to_type(database, tmp_path, monkeypatch):
-    database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
+    database.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(5, 2000)))
     with pytest.raises(MissingFeatureError, match=r"coresetdb featurize \S+ rds"):
         database.select("few")
     stop_after(monkeypatch, 0)
@@ -365,7 +360,7 @@ def test_unknown_features_and_a_second_process_are_refused(database):
 
 def test_dropping_what_coresets_used_needs_force_and_they_replay(database, tmp_path):
     database.featurize("rds")
-    database.add_target("few", write(tmp_path / "few.jsonl", rows(5, 2000)))
+    database.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(5, 2000)))
     name = database.select("few", budget=10).name
     filtered = database.select("few", method="random", where="nll > 0", budget=10).name
     with pytest.raises(UsageError, match=f"rds was used for 1 coreset .{name}.*--force") as told:
@@ -444,7 +439,7 @@ def test_killed_again_and_again_it_loses_no_more_than_a_shard(database, tmp_path
         stale = coresetdb.connect(database.store.uri)
         featurizer = stale._featurizer
         for part in range(8):
-            file = write(tmp_path / f"late{part}.jsonl", rows(25, 7000 + 25 * part))
+            file = write_jsonl(tmp_path / f"late{part}.jsonl", rows(25, 7000 + 25 * part))
             ingest(stale.store, [open_source(file, ReadOptions())], lambda: featurizer)
             time.sleep(0.5)
 
@@ -519,7 +514,7 @@ def test_a_store_without_any_feature_takes_rows_and_gets_one(database, tmp_path)
     database.remove_feature("losses")
     with pytest.raises(UsageError, match=r"no features: name some of .*rds"):
         database.featurize()
-    account = database.ingest(write(tmp_path / "more.jsonl", rows(10, 9000)))
+    account = database.ingest(write_jsonl(tmp_path / "more.jsonl", rows(10, 9000)))
     assert account.total("new") == 10
     assert database.featurize("rds").rows == 610
     assert_sound(database)

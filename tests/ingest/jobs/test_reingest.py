@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.files import write_jsonl
 
 import coresetdb
 from coresetdb import repair, verify
@@ -27,9 +28,7 @@ def colours(tmp_path: Path) -> Path:
         {"ask": f"Name colour {i}, {'please ' * (i % 9)}.", "say": f"It is shade {i}.", "hue": i}
         for i in range(ROWS)
     ]
-    file = tmp_path / "colours.jsonl"
-    file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return file
+    return write_jsonl(tmp_path / "colours.jsonl", records)
 
 
 @pytest.fixture

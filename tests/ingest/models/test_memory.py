@@ -5,7 +5,6 @@ Nor do the libraries under it hold more for every new shape of batch.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
@@ -45,8 +45,7 @@ def write(path: Path, rows: int, first: int) -> Path:
         {"prompt": f"question {number}?", "completion": f"answer {number}"}
         for number in range(first, first + rows)
     )
-    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
-    return path
+    return write_jsonl(path, records)
 
 
 def test_four_times_the_rows_take_no_more_memory(tmp_path):

@@ -16,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.files import write_jsonl
 
 import coresetdb
 from coresetdb.ingest.readers.in_memory import InMemory
@@ -81,8 +82,7 @@ def test_reads_as_a_parquet_file(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_are_those_of_json_lines(tmp_path: Path, kind: str) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in CHATS))
+    file = write_jsonl(tmp_path / "rows.jsonl", CHATS)
     assert content(read(KINDS[kind][1](CHATS))) == content(read(str(file)))
 
 
@@ -149,8 +149,7 @@ def test_the_shape_is_detected_and_mapped() -> None:
 
 
 def test_several_sources_in_a_list(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps(ROWS[0]) + "\n")
+    file = write_jsonl(tmp_path / "rows.jsonl", ROWS[:1])
     found = find_sources([file, str(file), pa.Table.from_pylist(ROWS), ROWS])
     names = [entry if isinstance(entry, str) else entry.name for entry in found]
     assert names == [str(file), "<pyarrow.Table>", "<list>"]

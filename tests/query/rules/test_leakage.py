@@ -1,9 +1,8 @@
 """Planted examples are found, named and left out; what remains is the plain selection."""
 
-import json
-
 import pytest
 import torch
+from helpers.files import write_jsonl
 
 from coresetdb.query.coresets import load_coreset
 from coresetdb.query.replay import replay
@@ -95,10 +94,9 @@ def test_what_more_than_ten_rows_say_is_wording(leaky, toys):
 
 def test_an_evaluation_file(leaky, toys, tmp_path):
     """Its examples are guarded too, for any method, and kept for the replay."""
-    file = tmp_path / "test.jsonl"
     seeds = (17, 40, 200)
     rows = [{"question": leaky.story(seed), "answer": ""} for seed in seeds]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = write_jsonl(tmp_path / "test.jsonl", rows)
     rules = rules_for(leaky.store, evaluation=str(file))
     made = select(leaky.store, method="random", budget="100%", rules=rules)
     found = made.parameters["rules"]
@@ -115,9 +113,7 @@ def test_an_evaluation_file(leaky, toys, tmp_path):
 
 
 def _one(folder):
-    file = folder / "one.jsonl"
-    file.write_text(json.dumps({"question": "Why?", "answer": "So."}) + "\n")
-    return file
+    return write_jsonl(folder / "one.jsonl", [{"question": "Why?", "answer": "So."}])
 
 
 def test_a_pool_full_of_leaks_is_emptied(leaky, toys):

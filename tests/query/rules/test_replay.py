@@ -3,6 +3,7 @@
 import json
 
 import torch
+from helpers.files import write_jsonl
 
 from coresetdb.query.coresets import load_coreset, remove_coreset
 from coresetdb.query.export import export
@@ -17,8 +18,7 @@ torch.set_num_threads(1)
 def test_same_ids_after_ingestion_compaction_and_clean_up(leaky, toys, tmp_path):
     store = leaky.store
     first = select(store, ["stories"], budget="20", name="first")
-    file = tmp_path / "test.jsonl"
-    file.write_text(json.dumps({"question": leaky.story(17), "answer": "7"}) + "\n")
+    file = write_jsonl(tmp_path / "test.jsonl", [{"question": leaky.story(17), "answer": "7"}])
     rules = rules_for(
         store,
         evaluation=str(file),
@@ -38,8 +38,8 @@ def test_same_ids_after_ingestion_compaction_and_clean_up(leaky, toys, tmp_path)
 
     file.unlink()
     remove_coreset(store, "first")
-    more = [leaky.told(seed) for seed in range(20_000, 20_060)]
-    store.insert("pool", toys.pool_rows([*more, leaky.told(9001, answer="x")], ["one"] * 61))
+    more = [leaky.example_of(seed) for seed in range(20_000, 20_060)]
+    store.insert("pool", toys.pool_rows([*more, leaky.example_of(9001, answer="x")], ["one"] * 61))
     maintenance.compact(store)
     maintenance.clean(store, older_than_seconds=0)
     again = replay(store, made.name)

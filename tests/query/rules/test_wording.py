@@ -31,7 +31,7 @@ RUNS = [
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory, toys):
-    store = toys.new_store(tmp_path_factory.mktemp("wording") / "store")
+    store = toys.toy_store(tmp_path_factory.mktemp("wording") / "store")
     rows = [Instruction.from_turns(("user", each), ("assistant", "Yes")) for each in TEXTS]
     called = Message("assistant", "", tool_calls='[{"name":"read the story one two three four"}]')
     split = [("user", "Please read the story"), ("assistant", "one two"), ("user", "three four")]

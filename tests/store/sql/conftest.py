@@ -8,18 +8,16 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.toy_stores import WIDTH, rds_fields
 
 from coresetdb.store.rows import key_of
 from coresetdb.store.store import Store
 
 ROWS = 60
-WIDTH = 16
 CORPORA = ("gsm8k", "dolly", "code")
 NOON = datetime.datetime(2026, 11, 20, 12, tzinfo=datetime.UTC)
 FEATURES = [
-    pa.field("rds", pa.list_(pa.float16(), WIDTH)),
-    pa.field("rds_norm", pa.float32()),
-    pa.field("rds_reason", pa.string()),
+    *rds_fields(),
     pa.field("layers", pa.list_(pa.list_(pa.float16(), 4))),
     pa.field("nll", pa.float32()),
 ]
@@ -71,8 +69,8 @@ def fill(store: Store) -> None:
     store.insert("pool", with_vectors(rows, store.dataset("pool").schema))
     ids = [row["id"] for row in rows]
 
-    def put(table: str, given: list[dict]) -> None:
-        store.insert(table, pa.Table.from_pylist(given, schema=store.dataset(table).schema))
+    def put(table: str, rows: list[dict]) -> None:
+        store.insert(table, pa.Table.from_pylist(rows, schema=store.dataset(table).schema))
 
     sources = [(row["id"], row["corpus"], number) for number, row in enumerate(rows, 1)]
     sources.append((ids[0], "code", 100))
@@ -177,6 +175,6 @@ def fill(store: Store) -> None:
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The small store, for reading only."""
-    made = Store.create(str(tmp_path_factory.mktemp("sql") / "pool"), {}, FEATURES, FEATURES)
-    fill(made)
-    return made
+    store = Store.create(str(tmp_path_factory.mktemp("sql") / "pool"), {}, FEATURES, FEATURES)
+    fill(store)
+    return store

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from helpers.files import write_jsonl
 
 import coresetdb
 from coresetdb.schemas.tables import SCORES
@@ -79,9 +80,7 @@ def session(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path):
     folder = tmp_path_factory.mktemp("cookbook")
 
     def file(name: str, rows: list[dict]) -> str:
-        path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        return str(path)
+        return str(write_jsonl(folder / f"{name}.jsonl", rows))
 
     rows = real_rows()
     school, code, mixed = rows["school"], rows["code"], rows["mixed"]

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.database import Database
@@ -159,11 +160,6 @@ def rows(generator, count):
     ]
 
 
-def written(path, records):
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
     """40 rows with the features of TRIM, NAIT, MADS and the losses; a target of four examples."""
@@ -175,9 +171,9 @@ def database(tmp_path_factory):
         dtype="float32",
         features="trim:rank=16,nait,mads:share=0.2,rds,lexical",
     )
-    made.ingest(written(place / "a.jsonl", rows(generator, 40)))
+    made.ingest(write_jsonl(place / "a.jsonl", rows(generator, 40)))
     for name in ("task", "other"):
-        made.add_target(name, written(place / f"{name}.jsonl", rows(generator, 4)))
+        made.add_target(name, write_jsonl(place / f"{name}.jsonl", rows(generator, 4)))
     return made
 
 
@@ -268,8 +264,8 @@ def test_who_pulled_a_row_where_nothing_has_a_vector(tmp_path):
     made = Database.create(
         str(tmp_path / "words"), backbone=str(tiny_folder()), dtype="float32", features="lexical"
     )
-    made.ingest(written(tmp_path / "a.jsonl", rows(generator, 8)))
-    made.add_target("task", written(tmp_path / "task.jsonl", rows(generator, 2)))
+    made.ingest(write_jsonl(tmp_path / "a.jsonl", rows(generator, 8)))
+    made.add_target("task", write_jsonl(tmp_path / "task.jsonl", rows(generator, 2)))
     coreset = made.select("task", method="bm25", budget=4, name="c")
     for member in coreset.members.to_pylist():
         found = made.explain("c", member["rank"])
@@ -283,7 +279,7 @@ def test_who_pulled_a_row_where_nothing_has_a_vector(tmp_path):
 def test_it_prints_as_the_command_line_shows_it(tmp_path, toys):
     """Text on print, HTML in a notebook; markup of rows and examples stays text in both."""
     odd = Instruction.from_turns(("user", "Is <b>2</b> [bold]even[/bold]?"), ("assistant", "Yes"))
-    store = toys.new_store(tmp_path / "odd")
+    store = toys.toy_store(tmp_path / "odd")
     store.insert("pool", toys.pool_rows([odd, toys.question("sums", 1)], ["<i>odd</i>", "sums"]))
     toys.add_target(store, "t", [odd])
     select(store, ["t"], budget="2", name="c", rules=Rules(leakage="off"))
