@@ -1,4 +1,4 @@
-"""LoRA adapters trained on a sample of the pool, one artifact per epoch (METHODS 1 and 3.1).
+"""LoRA adapters trained on a sample of the pool, one artifact per epoch.
 
 The warm-up is such a fit: LESS takes its gradients at the checkpoint of every epoch, with that
 checkpoint's optimiser, and TRIM reads its states at the last one. GradFiltering's ensemble is

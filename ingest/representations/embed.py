@@ -1,4 +1,4 @@
-"""EMBED: a sentence encoder's vector of the text (METHODS 3.1).
+"""EMBED: a sentence encoder's vector of the text.
 
 Source: "targeted instruction selection" (arXiv 2602.14696): gtr-t5-base, queries after an
 instruction, candidates without one. Any model of sentence-transformers works, static ones too; its

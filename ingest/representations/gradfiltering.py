@@ -1,4 +1,4 @@
-"""GradFiltering: how much a row's gradient falls while a small ensemble learns (METHODS 2).
+"""GradFiltering: how much a row's gradient falls while a small ensemble learns.
 
 Source: arXiv 2601.13697. The ensemble's members are LoRA adapters of one small frozen model. Member
 m is trained on half m % 2 of a sample, so every row has members that never saw it; each leaves an

@@ -1,4 +1,4 @@
-"""MADS: the neurons that a row's answer activates most, for selection by coverage (METHODS 5).
+"""MADS: the neurons that a row's answer activates most, for selection by coverage.
 
 Source: "MADS" (arXiv 2605.30857): rows are described by the neural activation states of a language
 model during inference. What exactly is kept is ours: of every feed-forward unit the maximum over

@@ -1,4 +1,4 @@
-"""NAIT: activation signatures per layer, scored along a capability's direction (METHODS 4).
+"""NAIT: activation signatures per layer, scored along a capability's direction.
 
 Source: Chen et al. 2026, "Neuron-Aware Data Selection in Instruction Tuning for Large Language
 Models". Of a row every layer keeps the mean activation over its tokens and the drift from the

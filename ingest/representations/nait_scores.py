@@ -26,7 +26,7 @@ SCORES = ("dot", "cosine", "zscore")
 
 
 def directions_of(drifts: np.ndarray) -> Artifact:
-    """Return the first principal component of a target's drifts in every layer (METHODS 4.2).
+    """Return the first principal component of a target's drifts in every layer.
 
     Args:
         drifts: of the examples that have one, (n, L, d) float32.

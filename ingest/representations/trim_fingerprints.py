@@ -1,4 +1,4 @@
-"""TRIM's fingerprints: a unit vector for every class of a target's tokens (METHODS 1).
+"""TRIM's fingerprints: a unit vector for every class of a target's tokens.
 
 A class is a vocabulary id; attention in the last layers weights the tokens of an example. Fused
 kernels make no attention maps, so for these runs the model is switched to the plain
