@@ -23,7 +23,7 @@ def test_notices_are_said(tmp_path, capsys):
     first = "~ ('first' if loop.last and message.role == 'assistant' else '') ~ message.content"
     template = TEMPLATE.replace("~ message.content", first)
     for name, given, notice in (
-        ("a", template, "renders earlier answers otherwise"),
+        ("a", template, "renders earlier answers differently"),
         ("b", None, "no chat template"),
     ):
         folder = save_tiny_model(tmp_path / name, template=given)
