@@ -257,7 +257,7 @@ class Summaries(Reducer):
     def neurons(self, part: Neurons) -> None:
         if part.tokens is not None:
             raise BackboneError(
-                "nait: neuron=mlp does not work with a mixture of experts, where most units never "
+                "nait: neuron=mlp does not support mixtures of experts, where most units never "
                 "see most tokens. Use neuron=layer"
             )
         widths = {part.units, *(block.shape[1] for block in self._blocks["mean"][:1])}
