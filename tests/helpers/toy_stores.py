@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 
-from coresetdb.ingest.jobs.commit import declared
+from coresetdb.ingest.jobs.commit import without_removed_columns
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.recipe import Recipe
@@ -181,7 +181,7 @@ def add_target(store: Store, name: str, instructions: Sequence[Instruction]) -> 
         for position, instruction in enumerate(instructions)
     ]
     schema = store.dataset("targets").schema
-    features = declared(ToyFeaturizer().featurize(instructions), schema)
+    features = without_removed_columns(ToyFeaturizer().featurize(instructions), schema)
     table = with_features(pa.Table.from_pylist(rows, TARGETS), features)
     store.insert(
         "targets", table.select([name for name in schema.names if name in table.schema.names])
