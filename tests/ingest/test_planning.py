@@ -94,7 +94,7 @@ def test_the_time_of_a_fit_comes_from_rates_and_rows(tiny_llama):
         tried = [
             (job, trial) for spec in registry.parse_specs(features) for job in jobs_for(info, spec)
         ]
-        return {fit.fit: fit for fit in counting._planned_fits(tried, 20, total, 0.01, cache)}
+        return {fit.fit: fit for fit in counting._planned(tried, 20, total, 0.01, cache)}
 
     fits = planned("nait:neuron=mlp,trim", 5.0, 8000)
     assert fits["nait-bases"].rows == 1024 and fits["nait-bases"].seconds == pytest.approx(10.24)
