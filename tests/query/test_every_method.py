@@ -75,10 +75,10 @@ def test_a_store_gives_what_the_selector_gives(store, selector, where):
 def test_what_is_said_about_the_bounds(store):
     grown = select(store, ["python"], method="rds:knn_uniform(Lmax=30)", budget="100")
     assert grown.method == "rds:knn_uniform(Lmax=30)"
-    assert any("growing to 30 rows an example" in note for note in grown.notes)
-    assert any("those after them follow" in note for note in grown.notes)
+    assert any("limit of 30 rows an example" in note for note in grown.notes)
+    assert any("the rows after them are ordered" in note for note in grown.notes)
     cut = select(store, ["python"], method="rds:knn_kde(union=20)", budget="100")
-    assert any("stays below union=20" in note for note in cut.notes)
+    assert any("stays within union=20" in note for note in cut.notes)
     assert cut.parameters["options"]["Lmax"] == 5000 and cut.parameters["options"]["union"] == 20
 
 

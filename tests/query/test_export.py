@@ -263,7 +263,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(store, tmp_path):
         corpus.write_text("mine")
         if manifest is not None:
             Path(f"{corpus}.manifest.json").write_text(manifest)
-        with pytest.raises(UsageError, match=r"corpus.jsonl: there is a file .*--overwrite"):
+        with pytest.raises(UsageError, match=r"corpus.jsonl: this file exists .*--overwrite"):
             export(store, few, str(corpus))
         assert corpus.read_text() == "mine"
     export(store, few, str(corpus), overwrite=True)
@@ -272,7 +272,7 @@ def test_an_earlier_export_is_replaced_and_nothing_else(store, tmp_path):
     for name in ("manifest.json", "axolotl.yaml", "dataset_info.json"):
         mine = tmp_path / f"{name}.jsonl.{name}"
         mine.write_text("mine")
-        with pytest.raises(UsageError, match=rf"{name}: there is a file .*--overwrite"):
+        with pytest.raises(UsageError, match=rf"{name}: this file exists .*--overwrite"):
             export(store, few, str(tmp_path / f"{name}.jsonl"))
         assert mine.read_text() == "mine" and not (tmp_path / f"{name}.jsonl").exists()
 
