@@ -42,6 +42,14 @@ ORDER = {
 NOT_THE_PACKAGE = {"tests", "benchmarks", "proxies", "build", "docs"}
 
 
+def modules(repository: Path) -> Iterator[Path]:
+    """The files of the package; an environment such as .venv may stand beside them."""
+    for path in repository.rglob("*.py"):
+        first = path.relative_to(repository).parts[0]
+        if first not in NOT_THE_PACKAGE and not first.startswith("."):
+            yield path
+
+
 def imports(path: Path, root: Path, level: str = "all") -> Iterator[tuple[str, ...]]:
     """The modules of the package that a file imports, as ("store", "sql", "names").
 
@@ -76,8 +84,7 @@ def test_every_package_that_is_imported_is_declared(repository):
     names = names - {"pylance"} | {"lance", "coresetdb", *sys.stdlib_module_names}
     missing = {
         f"{path.relative_to(repository)}: {module}"
-        for path in repository.rglob("*.py")
-        if path.relative_to(repository).parts[0] not in NOT_THE_PACKAGE
+        for path in modules(repository)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         for module in (
             [alias.name for alias in node.names]
@@ -121,8 +128,7 @@ def test_no_import_runs_back_up_within_a_folder(repository, folder):
 def test_no_module_imports_itself_by_way_of_others(repository):
     graph = {
         path.relative_to(repository).with_suffix("").parts: set(imports(path, repository, "run"))
-        for path in repository.rglob("*.py")
-        if path.relative_to(repository).parts[0] not in NOT_THE_PACKAGE
+        for path in modules(repository)
     }
     while leaves := {module for module, others in graph.items() if not others & graph.keys()}:
         graph = {module: others for module, others in graph.items() if module not in leaves}

@@ -262,7 +262,7 @@ def test_units_of_the_feed_forward_networks(architecture):
 
 
 def test_a_mixture_of_experts_has_no_mlp_form():
-    with pytest.raises(BackboneError, match="mixture of experts"):
+    with pytest.raises(BackboneError, match="mixtures of experts"):
         made(tiny_backbone("mixtral"), tiny_conversations(), "nait:neuron=mlp")
 
 
