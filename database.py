@@ -12,7 +12,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from .schemas.sizes import memory_bytes
-from .store import catalog
 from .store.store import Store
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import lancedb.table
     import polars as pl
 
+    from .ingest.attachments.attaching import Attached
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
     from .ingest.jobs.late_features import LateAccount
@@ -233,6 +233,85 @@ class Database:
                 progress=progress,
                 command=self.command or "connect().ingest",
             )
+
+    def annotate(
+        self,
+        sources: SourceData,
+        *,
+        key: Literal["id", "source_id", "messages"] = "id",
+        key_column: str | None = None,
+        columns: str | Sequence[str] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        texts: str | Sequence[str] = (),
+        corpus: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Attached:
+        """Make columns of files, such as a judge's scores, typed columns of the pool.
+
+        Args:
+            sources, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            key: how rows are joined: by row `id`, by the `source_id` that their source gave them,
+                or by content, each record being read as a conversation (`messages`).
+            key_column: that holds the key; by default `id`, or the usual names of an own id.
+            columns: to take; by default all but the key and the conversation. `a.b` reaches into
+                objects.
+            prefix: of the columns in the pool.
+            name: of the annotation; the prefix or the first file's name by default.
+            texts: columns that are taken as text, whatever they hold.
+            corpus: whose ids those of `source_id` are, where several have the same.
+            progress: receives news of it.
+
+        Returns:
+            The account of every row of the files, and of the pool; it is on disk.
+
+        Raises:
+            UsageError: no row is meant, a column mixes kinds, a key is ambiguous or has two
+                values, a row has another value already, or a name is taken.
+            InputError: a file cannot be read.
+        """
+        from .ingest.attachments.annotate import annotate
+
+        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        return annotate(
+            self.store,
+            sources,
+            options,
+            key=key,
+            key_column=key_column,
+            columns=[columns] if isinstance(columns, str) else columns,
+            prefix=prefix,
+            name=name,
+            texts=[texts] if isinstance(texts, str) else texts,
+            progress=progress,
+            command=self.command or "connect().annotate",
+        )
+
+    def list_annotations(self) -> list[dict[str, Any]]:
+        """List the annotations: name, columns, fingerprint, and rows with and without a value."""
+        from .store.features import annotations_of
+
+        return annotations_of(self.store)
+
+    def remove_annotation(self, name: str, *, force: bool = False) -> Recipe:
+        """Remove the columns of an annotation, and return its recipe.
+
+        Args:
+            name: of the annotation.
+            force: remove it even if coresets were chosen or filtered by it.
+
+        Raises:
+            UsageError: there is no such annotation, or coresets were made with it.
+            StoreBusyError: another process is writing.
+        """
+        from .store.features import drop_annotation
+
+        return drop_annotation(self.store, name, force)
 
     def status(self) -> Status:
         """Describe what the store holds, what it waits for, and what is due; shows itself."""
@@ -760,8 +839,10 @@ class Database:
 
     def _current_featurizer(self) -> Featurizer:
         """The featurizer of the features the store has now; another process may have added one."""
+        from .ingest.create import recipes_of
+
         made = {recipe.fingerprint for recipe in self._featurizer.recipes}
-        if made != {recipe.fingerprint for recipe in catalog.recipes(self.store).values()}:
+        if made != {recipe.fingerprint for recipe in recipes_of(self.store)}:
             del self._featurizer
         return self._featurizer
 

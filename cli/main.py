@@ -21,6 +21,8 @@ COMMANDS = {
     "ingest": ("pool", "Read files into the pool."),
     "featurize": ("pool", "Add features to the rows of a pool."),
     "feature": ("pool", "List and remove features."),
+    "annotate": ("annotation", "Attach columns of a file to the rows of a pool."),
+    "annotation": ("annotation", "List and remove annotations."),
     "status": ("maintenance", "Describe what a store holds."),
     "verify": ("maintenance", "Check a store's files, and repair them."),
     "compact": ("maintenance", "Merge small fragments, delete old versions."),

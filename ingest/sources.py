@@ -153,6 +153,10 @@ class SourceFile:
         if self.fault and self.fault.file == self._opened.file:
             self.fault = _of_file(self.fault, self.file)
 
+    def numbers_are_text(self, column: str) -> bool:
+        """Whether numbers of a column outside the conversation come as text."""
+        return self._opened.numbers_are_text(column)
+
     def finish(self) -> None:
         """Close the source; one that was not read to its end keeps no hash."""
         self._started = True

@@ -142,6 +142,12 @@ def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
         method = _by_overlap(method)
         queries = load_queries(snapshot, target, feature)
         return _Prepared(feature.name, method, feature, _overlap(snapshot, feature, queries))
+    if feature is None and method.selector.name == "top":
+        column = method.options["score"]
+        raise UsageError(
+            f"{method}: the column {column} is a score already, the same for every target; "
+            "SQL reads it from the pool"
+        )
     if method.selector.name not in _SCORE_EACH_ROW:
         instead = f"; {feature.name}:top gives each row a score" if feature else ""
         raise UsageError(

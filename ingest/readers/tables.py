@@ -33,10 +33,13 @@ STREAM_MAGIC = b"\xff\xff\xff\xff"
 
 
 class Table:
-    """A source of record batches: its kind in words, its schema, and how many rows it has."""
+    """A source of record batches: its kind in words, its schema, and how many rows it has.
+
+    `columns` are those that are read, and may be changed before the first batch.
+    """
 
     def __init__(self, words: str, schema: pa.Schema, rows: int | None) -> None:
-        self.words, self.rows = words, rows
+        self.words, self.schema, self.rows = words, schema, rows
         self.share = 0.0  # of the rows read so far, for progress
         self.left_out = [field.name for field in schema if _is_vector(field.type)]
         self.columns = [field.name for field in schema if field.name not in self.left_out]
