@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     import lancedb.table
+    import numpy as np
     import polars as pl
 
     from .ingest.attachments.attaching import Attached
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from .query.method_list import MethodList
     from .query.replay import Replay
     from .query.scores import Scores
-    from .query.targets import AddedTarget, CopiedTarget, Target
+    from .query.targets import AddedTarget, CopiedTarget, Target, TargetVectors
     from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
@@ -292,6 +293,81 @@ class Database:
             command=self.command or "connect().annotate",
         )
 
+    def add_vectors(
+        self,
+        name: str,
+        vectors: SourceData | np.ndarray,
+        *,
+        key: Literal["id", "source_id", "messages"] = "id",
+        key_column: str | None = None,
+        column: str | None = None,
+        rows: SourceData | np.ndarray | None = None,
+        model: str = "",
+        corpus: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Attached:
+        """Make vectors from elsewhere a feature of the pool, for methods such as `NAME:uot`.
+
+        Args:
+            name: of the feature.
+            vectors: a table with a column of lists of numbers, a NumPy file or array, or the
+                folder of an index of bergson.
+            key, key_column, corpus, format, mapping, encoding, explanation, unescape: how rows are
+                joined, as for `annotate`.
+            column: that has the vectors; the only one of lists of numbers by default.
+            rows: a file (or ids) with the keys of the same rows in the same order, for vectors
+                that come without.
+            model: what made them. Later vectors are taken only from the same one.
+            progress: receives news of it.
+
+        Returns:
+            The account of every row of the files, and of the pool; it is on disk.
+
+        Raises:
+            UsageError: no row is meant, vectors of several lengths, a key is ambiguous or has two
+                vectors, or a name is taken.
+            InputError: a file cannot be read.
+        """
+        from .ingest.attachments.vectors import add_vectors
+
+        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        return add_vectors(
+            self.store,
+            name,
+            vectors,
+            options,
+            key=key,
+            key_column=key_column,
+            column=column,
+            rows=rows,
+            model=model,
+            progress=progress,
+            command=self.command or "connect().add_vectors",
+        )
+
+    def give_target_vectors(
+        self, target: str, name: str, vectors: SourceData | np.ndarray
+    ) -> TargetVectors:
+        """Give a target's examples vectors made elsewhere, in place of those they have.
+
+        Args:
+            target: its name.
+            name: of the vectors, which the pool has (see `add_vectors`).
+            vectors: one for each example, in their order.
+
+        Raises:
+            UsageError: there is no such target, or the vectors do not fit.
+            InputError: a file cannot be read.
+        """
+        from .query.targets import give_vectors
+
+        return give_vectors(self.store, target, name, vectors)
+
     def list_annotations(self) -> list[dict[str, Any]]:
         """List the annotations: name, columns, fingerprint, and rows with and without a value."""
         from .store.features import annotations_of
@@ -331,6 +407,7 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        vectors: Mapping[str, SourceData | np.ndarray] | None = None,
     ) -> AddedTarget:
         """Featurize a target's examples and keep them; no model runs for the target afterwards.
 
@@ -338,15 +415,17 @@ class Database:
             name: of the target.
             sources, format, mapping, encoding, explanation, unescape: as for `ingest`; answers
                 may be missing.
+            vectors: name of vectors made elsewhere (see `add_vectors`) -> those of the records, in
+                their order: a file, or an array.
 
         Raises:
-            UsageError: the name is taken or malformed.
+            UsageError: the name is taken or malformed, or vectors do not fit.
             InputError: a file cannot be read, or there is no usable example.
         """
         from .query.targets import add_target
 
         options = _reading(format, mapping, encoding, explanation, unescape, empty_answers=True)
-        added = add_target(self.store, name, sources, options, self._current_featurizer)
+        added = add_target(self.store, name, sources, options, self._current_featurizer, vectors)
         waiting = tuple(
             f"{feature} is not fitted yet; after the first ingestion run: "
             f"coresetdb featurize {self.store.typed} {feature}"

@@ -1,7 +1,8 @@
-"""`coresetdb annotate`, `annotation`: attach columns of files to the pool, list and remove them."""
+"""`coresetdb annotate`, `annotation`, `vectors`: attach what was made elsewhere to the pool."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from shlex import quote
 from typing import Any
 
@@ -91,6 +92,81 @@ def annotate_command(
     if account.filled:
         shown = ", ".join(["id", *account.columns])
         talk(f'Next: coresetdb sql {quote(store)} "SELECT {shown} FROM pool LIMIT 10"')
+
+
+@click.group()
+def vectors_command() -> None:
+    """Vectors that were made elsewhere: a feature like any other."""
+
+
+@vectors_command.command("add", short_help="Make vectors of a file a feature of the pool.")
+@store_argument
+@click.argument("name")
+@click.argument("file")
+@key_option
+@key_column_option
+@click.option("--column", help="That holds the vectors; the only one of lists by default.")
+@click.option(
+    "--rows", metavar="FILE", help="With the keys, in the same order, for files that have none."
+)
+@click.option("--model", default="", help="What made them; later files must say the same.")
+@click.option("--target", help="Give them to this target's examples, in their order.")
+@click.option("--corpus", help="Whose ids the source's own ids are.")
+@reading_options
+@json_option
+def add_vectors(
+    store: str,
+    name: str,
+    file: str,
+    key: str,
+    key_column: str | None,
+    column: str | None,
+    rows: str | None,
+    model: str,
+    target: str | None,
+    corpus: str | None,
+    reading: dict[str, Any],
+    as_json: bool,
+) -> None:
+    """Make the vectors in FILE feature NAME of STORE, for methods such as NAME:round_robin.
+
+    FILE is a table with a column of lists of numbers (Parquet, Arrow, JSON Lines, ...), a NumPy
+    array (.npy), or the folder of an index of bergson. Vectors are kept as unit vectors; those that
+    are zero or not finite are refused and counted.
+
+    \b
+        coresetdb vectors add pool minilm embedded.parquet --model all-MiniLM-L6-v2
+        coresetdb vectors add pool minilm embedded.npy --rows data.jsonl --key messages
+        coresetdb vectors add pool trackstar bergson-index --key messages
+        coresetdb vectors add pool minilm examples.npy --target gsm8k
+    """
+    database = open_database(store)
+    if target is not None:
+        given = database.give_target_vectors(target, name, file)
+        if as_json:
+            print_json(asdict(given))
+        else:
+            click.echo(str(given))
+        return
+    with ShownProgress() as progress:
+        account = database.add_vectors(
+            name,
+            file,
+            key=key,  # pyright: ignore[reportArgumentType]
+            key_column=key_column,
+            column=column,
+            rows=rows,
+            model=model,
+            corpus=corpus,
+            **reading,
+            progress=progress,
+        )
+    if as_json:
+        print_json(account.as_dict())
+        return
+    click.echo(str(account))
+    if account.filled:
+        talk(f"Next: coresetdb target add {quote(store)} TARGET FILE --vectors {name}=FILE")
 
 
 @click.group()

@@ -23,6 +23,7 @@ COMMANDS = {
     "feature": ("pool", "List and remove features."),
     "annotate": ("annotation", "Attach columns of a file to the rows of a pool."),
     "annotation": ("annotation", "List and remove annotations."),
+    "vectors": ("annotation", "Make vectors from elsewhere a feature."),
     "status": ("maintenance", "Describe what a store holds."),
     "verify": ("maintenance", "Check a store's files, and repair them."),
     "compact": ("maintenance", "Merge small fragments, delete old versions."),

@@ -24,6 +24,7 @@ from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.tables import literal
 from ..selectors.registry import selectors
+from ..store.features import completion
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
 from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
@@ -292,10 +293,8 @@ def _missing_notes(
     )
     if unfilled := count_unfilled(snapshot.pool, feature.recipe):
         waiting = count_of(unfilled, "row of the pool is", "rows of the pool are")
-        return [
-            f"{missing}; {waiting} not featurized yet: "
-            f"coresetdb featurize {snapshot.store.typed} {feature.recipe.feature}"
-        ]
+        command = completion(snapshot.store, feature.recipe)
+        return [f"{missing}; {waiting} not featurized yet: {command}"]
     return [f"{missing} (the column {feature.reason} says why)"]
 
 

@@ -270,6 +270,17 @@ class _Annotations:
         """Where a row of the files stands."""
         return self._values.place(row)
 
+    def differ(self, ours: pa.Table, theirs: pa.Table) -> tuple[str, int] | None:
+        """The first column and row that differ, the reason apart."""
+        for name in ours.column_names[:-1]:
+            left, right = ours[name].to_pylist(), theirs[name].to_pylist()
+            if len(left) == 1:
+                left = left * len(right)
+            for row, (one, other) in enumerate(zip(left, right, strict=True)):
+                if one != other:
+                    return name, row
+        return None
+
     def row_bytes(self) -> int:
         """Bytes of the widest column of a row: texts may be long."""
         return 256 if TEXT in self._kinds.values() else 8

@@ -54,6 +54,13 @@ class FileValues(Protocol):
         """Bytes of the widest column of a row (at least 1)."""
         ...
 
+    def differ(self, ours: pa.Table, theirs: pa.Table) -> tuple[str, int] | None:
+        """The first column and row in which values differ; None where they are the same.
+
+        A table of one row is held against every row of the other.
+        """
+        ...
+
 
 @dataclass(repr=False)
 class Attached(PrintedResult):
@@ -153,7 +160,7 @@ def one_of_each(entries: Entries, values: FileValues, account: Attached, what: s
     """
     for rows in entries.repeated():
         taken = values.take(rows)
-        differing = _differing(taken.slice(0, 1), taken.slice(1))
+        differing = values.differ(taken.slice(0, 1), taken.slice(1))
         if differing is not None:
             column, row = differing
             raise UsageError(
@@ -285,7 +292,7 @@ class _Attachment:
             given = self.values.take(self.entries.rows[found[here]])
             has, gets = _has_value(there), _has_value(given)
             both = pa.array(has & gets)
-            differing = _differing(there.filter(both), given.filter(both))
+            differing = self.values.differ(there.filter(both), given.filter(both))
             if differing is not None:
                 column, row = differing
                 place = np.flatnonzero(has & gets)[row]
@@ -426,21 +433,6 @@ def _has_value(rows: pa.Table) -> np.ndarray:
     for column in rows.columns[:-1]:
         has |= column.is_valid().to_numpy()
     return has
-
-
-def _differing(ours: pa.Table, theirs: pa.Table) -> tuple[str, int] | None:
-    """The first column and row in which two tables differ where both have a value; None if none.
-
-    A table of one row is held against every row of the other. The reason does not count.
-    """
-    for name in ours.column_names[:-1]:
-        left, right = ours[name].to_pylist(), theirs[name].to_pylist()
-        if len(left) == 1:
-            left = left * len(right)
-        for row, (one, other) in enumerate(zip(left, right, strict=True)):
-            if one != other and not (one is None and other is None):
-                return name, row
-    return None
 
 
 def _shown(value: Any) -> str:

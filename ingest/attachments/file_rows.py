@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from ...schemas.instruction import Reject
 from ..importers.importer import ID_FIELDS, MISSING, reach
 from ..readers.decoding import BadRecord
 from ..readers.in_memory import InMemory
-from ..readers.opening import Hints, open_rows
+from ..readers.opening import Hints, Opened, open_rows
 from ..readers.options import ReadOptions
-from ..sources import SourceFile, open_source
+from ..sources import open_source
 from .keys import KeyKind, Keys, digests_of
 
 KEY_BATCH = 1024
@@ -37,12 +38,14 @@ class KeyedRow:
 
     Attributes:
         place: "file:line".
+        number: of the row, from 0.
         keys: (k, 2) int64, of everything it is about; none where it has no key.
         values: column -> JSON value.
         as_text: columns whose numbers are written as text.
     """
 
     place: str
+    number: int
     keys: Keys
     values: Mapping[str, Any]
     as_text: Collection[str] = ()
@@ -96,34 +99,33 @@ def read_file(entry: str | InMemory, options: ReadOptions, into: FileRead) -> It
 def _by_content(entry: str | InMemory, options: ReadOptions, into: FileRead) -> Iterator[KeyedRow]:
     source = open_source(entry, options)
     into.file, into.size, into.decision = source.file, source.size, source.decision
-    for line, keys, fields in _records(source, into):
-        values = _chosen(fields, into, f"{source.file}:{line}", "outside the conversation")
-        as_text = [name for name in values if source.numbers_are_text(name)]
-        yield KeyedRow(f"{source.file}:{line}", keys, values, as_text)
+    for line, items in groupby(source, key=lambda item: item.line):
+        number, into.read = into.read, into.read + 1
+        ids: list[str] = []
+        fields: dict[str, Any] = {}
+        for item in items:
+            if isinstance(item, Reject):
+                into.unreadable[item.reason.partition(":")[0]] += 1
+            else:
+                ids.append(item.instruction.id)
+                fields = json.loads(item.metadata)
+        if ids:
+            place = f"{source.file}:{line}"
+            values = _chosen(fields, into)
+            as_text = [name for name in values if source.numbers_are_text(name)]
+            yield KeyedRow(place, number, keys_of(ids), values, as_text)
     into.xxh3, into.fault = source.xxh3, source.fault
 
 
-def _records(source: SourceFile, into: FileRead) -> Iterator[tuple[int, Keys, Mapping[str, Any]]]:
-    """Each record's line, the keys of its conversations, and the fields outside them."""
-    line, ids, fields = 0, [], {}
-    for item in source:
-        if item.line != line:
-            if ids:
-                yield line, keys_of(ids), fields
-            line, ids, fields = item.line, [], {}
-            into.read += 1
-        if isinstance(item, Reject):
-            into.unreadable[item.reason.partition(":")[0]] += 1
-        else:
-            ids.append(item.instruction.id)
-            fields = json.loads(item.metadata)
-    if ids:
-        yield line, keys_of(ids), fields
-
-
 def _by_column(entry: str | InMemory, options: ReadOptions, into: FileRead) -> Iterator[KeyedRow]:
-    opened = entry.open() if isinstance(entry, InMemory) else open_rows(entry, _hints(options))
+    opened = open_plainly(entry, options)
     into.file, into.size, into.decision = opened.file, opened.size, ", ".join(opened.words)
+    if opened.table is not None:
+        names = opened.table.schema.names
+        into.key_column = into.key_column or _key_column(names, into.key, opened.file)
+        if into.columns is not None:  # what is not taken is not decoded
+            tops = {into.key_column, *into.columns, *(name.split(".")[0] for name in into.columns)}
+            opened.table.columns = [name for name in names if name in tops]
     for line, value in opened.rows:
         into.read += 1
         place = f"{opened.file}:{line}"
@@ -137,33 +139,42 @@ def _by_column(entry: str | InMemory, options: ReadOptions, into: FileRead) -> I
             into.without_key += 1
             continue
         others = {name: own for name, own in value.items() if name != column}
-        values = _chosen(others, into, place, "beside its key")
+        values = _chosen(others, into)
         as_text = [name for name in values if opened.numbers_are_text(name)]
-        yield KeyedRow(place, keys, values, as_text)
+        yield KeyedRow(place, into.read - 1, keys, values, as_text)
     into.xxh3, into.fault = opened.finish(), opened.fault
 
 
-def _hints(options: ReadOptions) -> Hints:
-    """What a reader needs to know of a file whose rows need not be conversations."""
-    return Hints(
+def open_plainly(entry: str | InMemory, options: ReadOptions) -> Opened:
+    """Open a file whose rows need not be conversations; a `.txt` has a key a line.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    if isinstance(entry, InMemory):
+        return entry.open()
+    hints = Hints(
         encoding=options.encoding,
         list_key=options.mapping.get("records"),
-        plain_text=False,
+        plain_text=entry.lower().endswith(".txt"),
         unescape=options.unescape,
         is_record=lambda record: True,
         header=lambda first, second: list(first),
         names=lambda width: [str(number) for number in range(1, width + 1)],
     )
+    return open_rows(entry, hints)
 
 
-def _key_column(row: Mapping[str, Any], key: KeyKind, place: str) -> str:
+def _key_column(columns: Collection[str], key: KeyKind, place: str) -> str:
     candidates = ("id",) if key == "id" else ("source_id", *ID_FIELDS)
+    if list(columns) == ["text"]:  # a file of keys
+        return "text"
     for name in candidates:
-        if name in row:
+        if name in columns:
             return name
     raise UsageError(
         f"{place}: no column {' or '.join(candidates)} to join by; its columns are "
-        f"{', '.join(row)}. Name the one with the key: --key-column COLUMN"
+        f"{', '.join(columns)}. Name the one with the key: --key-column COLUMN"
     )
 
 
@@ -184,7 +195,7 @@ def _keys(value: Any, key: KeyKind, place: str, column: str) -> Keys:
     )
 
 
-def _chosen(fields: Mapping[str, Any], into: FileRead, place: str, where: str) -> Mapping[str, Any]:
+def _chosen(fields: Mapping[str, Any], into: FileRead) -> Mapping[str, Any]:
     """The values to take, each under the name it was asked for."""
     if into.columns is None:
         return fields
