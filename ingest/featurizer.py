@@ -22,7 +22,7 @@ from ..store.catalog import Artifact
 from .columns import joined, no_rows, spread, to_arrow
 from .conversations.chat_template import RowRefusedError
 from .conversations.tokenization import Encoded, response_alone
-from .models.backbone import give_back_freed
+from .models.backbone import release_freed_memory
 from .models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
 from .models.batches import Side as Padding
 from .passes.reducer import Pass, PassInputs, Side
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 FULL_LOGIT_ELEMENTS = 1 << 28
 """Logits of a batch (1 GB in float32) where the model's head cannot be applied to slices."""
-GIVE_BACK_SECONDS = 60.0
-"""About the time of a commit. Freeing half a GB takes 0.02 s, touching it again 0.2 s."""
+RELEASE_SECONDS = 60.0
+"""Between releases of freed memory; about the time of a commit. Releasing half a GB takes 0.02 s,
+touching it again 0.2 s."""
 
 PassKey = tuple[str, str]
 """A run of the model: its view of the rows, and the digest of its adapter ("" for none)."""
@@ -128,7 +129,7 @@ class Featurizer:
         self.padding: Padding = side
         self.artifacts = dict(artifacts or {})
         self.seconds: dict[PassKey | str, float] = {}
-        self._gave_back = time.monotonic()
+        self._released_at = time.monotonic()
         self._tasks = [
             _Task(recipe, registry.get(recipe.representation), self.setup(recipe))
             for recipe in recipes
@@ -161,9 +162,9 @@ class Featurizer:
             of: whether they are candidates or a target's examples.
         """
         table = self.table(self.compute(instructions, on_batch, of))
-        if time.monotonic() - self._gave_back >= GIVE_BACK_SECONDS:
-            give_back_freed()
-            self._gave_back = time.monotonic()
+        if time.monotonic() - self._released_at >= RELEASE_SECONDS:
+            release_freed_memory()
+            self._released_at = time.monotonic()
         return table
 
     def table(self, features: Features) -> pa.Table:
@@ -179,7 +180,7 @@ class Featurizer:
             )
         ]
         fields = [field for recipe in self.recipes for field in self.fields(recipe)]
-        arrays = [pa.array(own, field.type) for own, field in zip(counts, COUNTS, strict=True)]
+        arrays = [pa.array(count, field.type) for count, field in zip(counts, COUNTS, strict=True)]
         arrays += [to_arrow(features.columns[field.name], field.type) for field in fields]
         return pa.Table.from_arrays(arrays, schema=pa.schema([*COUNTS, *fields]))
 
@@ -204,16 +205,18 @@ class Featurizer:
         """Return the same for rows whose tokens are known."""
         usable = {index: row for index, row in enumerate(encoded) if isinstance(row, Encoded)}
         rows, places = list(usable.values()), list(usable)
-        given = [instructions[index] for index in places]
+        encodable = [instructions[index] for index in places]
         device = str(self.backbone.device)
         tasks = [
             replace(task, setup=replace(task.setup, side=of, device=device)) for task in self._tasks
         ]
         columns: dict[str, np.ndarray] = {}
-        features = self._features_of(tasks, rows, given, on_batch) if rows else self._no_features()
-        for recipe, own in zip(self.recipes, features, strict=True):
+        features = (
+            self._features_of(tasks, rows, encodable, on_batch) if rows else self._no_features()
+        )
+        for recipe, columns_of_recipe in zip(self.recipes, features, strict=True):
             renamed = registry.columns_of(recipe)
-            for name, values in own.items():
+            for name, values in columns_of_recipe.items():
                 columns[renamed[name]] = spread(values, places, len(encoded))
             reason = columns[renamed[f"{recipe.representation}_reason"]]
             for index, row in enumerate(encoded):
@@ -248,21 +251,21 @@ class Featurizer:
         on_batch: Callable[[int, int], None] | None,
     ) -> list[dict[str, np.ndarray]]:
         """Return each task's columns over rows with tokens."""
-        passed: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in tasks]
+        of_passes: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in tasks]
         runs = _shared_passes(tasks, rows)
         tokens = sum(run.tokens() for run in runs)
         progress = BatchProgress(on_batch, len(rows), sum(map(len, rows)), tokens)
         for run in runs:
             with self._timed(run.key):
                 for index, columns in self._columns(run, progress).items():
-                    passed[index][run.users[index][1]] = columns
+                    of_passes[index][run.users[index][1]] = columns
         features: list[dict[str, np.ndarray]] = []
-        for task, own in zip(tasks, passed, strict=True):
+        for task, passed in zip(tasks, of_passes, strict=True):
             with self._timed(task.recipe.fingerprint):
                 features.append(
                     task.representation.compute(instructions, task.setup)
                     or _on_own_backbone(task, instructions)
-                    or task.representation.finish(rows, own, task.setup)
+                    or task.representation.finish(rows, passed, task.setup)
                 )
         progress.done()
         return features
@@ -299,17 +302,17 @@ class Featurizer:
         for members, batch in batches_of(
             self.backbone, chosen, self.tokens_per_batch, self.padding
         ):
-            readers = {
+            reducers = {
                 index: (inputs, task.representation.reducer(model_pass, batch, task.setup))
                 for index, (task, model_pass, inputs) in run.users.items()
             }
-            run_pass(self.backbone, batch, list(readers.values()), adapter)
-            for index, (_, reducer) in readers.items():
+            run_pass(self.backbone, batch, list(reducers.values()), adapter)
+            for index, (_, reducer) in reducers.items():
                 parts[index].append(reducer.columns())
             order += members
             progress.saw(sum(map(len, batch.rows)))
         places = run.chosen[order]
-        return {index: joined(own, places, len(run.rows)) for index, own in parts.items()}
+        return {index: joined(batches, places, len(run.rows)) for index, batches in parts.items()}
 
 
 def _on_own_backbone(

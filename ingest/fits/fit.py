@@ -43,7 +43,7 @@ class Fitting:
     Attributes:
         backbone: the model without an adapter.
         sample: as many rows as the fit needs, or the whole pool where that has fewer.
-        kept: existing artifacts by name: the outputs of the fits it needs, and its own that an
+        artifacts: existing ones by name: the outputs of the fits it needs, and its own that an
             earlier, killed run left.
         keep: stores an output; call it as soon as the output is computed. It returns the artifact
             to continue with (another process may have stored one first).
@@ -52,7 +52,7 @@ class Fitting:
 
     backbone: Backbone
     sample: Sample
-    kept: Mapping[str, Artifact]
+    artifacts: Mapping[str, Artifact]
     keep: Callable[[str, Artifact], Artifact]
     tell: Callable[[float, str], None]
 
@@ -107,7 +107,7 @@ class Fit(ABC):
 
     @abstractmethod
     def run(self, fitting: Fitting) -> None:
-        """Learn, passing every output to `fitting.keep`; skip those in `fitting.kept`.
+        """Learn, passing every output to `fitting.keep`; skip those in `fitting.artifacts`.
 
         Raises:
             UsageError: the sample is too small to learn from.
@@ -174,21 +174,21 @@ def run_together(
     """
     from ..passes.forward import pass_over
 
-    waiting = [
+    incomplete = [
         (fit, fitting)
         for fit, fitting in fits
-        if any(name not in fitting.kept for name in fit.outputs())
+        if any(name not in fitting.artifacts for name in fit.outputs())
     ]
-    if not waiting:
+    if not incomplete:
         return
-    fit, fitting = max(waiting, key=lambda pair: len(pair[1].sample))
+    fit, fitting = max(incomplete, key=lambda pair: len(pair[1].sample))
     encoded = fitting.backbone.encode_all(fitting.sample.instructions)
     rows = [row if isinstance(row, Encoded) else None for row in encoded]
-    adapter = fitting.kept[fit.checkpoint()] if fit.checkpoint() else None
-    collectors = [fit.collect(own, rows[: len(own.sample)]) for fit, own in waiting]
+    adapter = fitting.artifacts[fit.checkpoint()] if fit.checkpoint() else None
+    collectors = [fit.collect(fitting, rows[: len(fitting.sample)]) for fit, fitting in incomplete]
     pass_over(fitting.backbone, rows, collectors, adapter, tell)
-    for (fit, own), collector in zip(waiting, collectors, strict=True):
-        fit.finish(own, collector)
+    for (fit, fitting), collector in zip(incomplete, collectors, strict=True):
+        fit.finish(fitting, collector)
 
 
 def in_order(fits: Sequence[Fit]) -> list[Fit]:

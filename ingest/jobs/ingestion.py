@@ -62,7 +62,7 @@ def ingest(
         limit: stop after this many records (rejected ones count).
         bytes_total: of all files, None where it is not known; for the progress.
         unreadable: files that could not be opened; they are part of the account.
-        progress: is told what happens.
+        progress: receives what happens.
         command: kept in the table `runs`.
         commit_rows: the most rows that become visible together.
 

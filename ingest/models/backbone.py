@@ -52,7 +52,7 @@ PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
 """Relative; a head that scales or caps its logits misses it by orders of magnitude."""
 
-KERNELS_KEPT = 512
+CACHED_KERNELS = 512
 """Enough for about 30 shapes of batches of the built-in proxy; at most 0.8 MB each."""
 
 
@@ -164,15 +164,15 @@ class Backbone:
 
     def _full_forward(self, inputs: dict[str, Any]) -> States:
         """Return states and all logits from the model's own forward, for any head."""
-        kept: list[torch.Tensor] = []
+        hidden: list[torch.Tensor] = []
         hook = self.model.base_model.register_forward_hook(
-            lambda module, args, output: kept.append(output.last_hidden_state)
+            lambda module, args, output: hidden.append(output.last_hidden_state)
         )
         try:
             logits = self.model(**inputs, use_cache=False).logits
         finally:
             hook.remove()
-        return States(kept[0], logits)
+        return States(hidden[0], logits)
 
     def _probe_head(self) -> bool:
         """Return whether the logits are the output layer times the final states, and nothing else.
@@ -194,7 +194,7 @@ class Backbone:
         return _close(got, expected)
 
     def _probe_causal(self) -> bool:
-        """Return whether a token changes no state before it, tested as well."""
+        """Return whether a token changes no state before it, tested on a few tokens too."""
         import torch
 
         count = min(PROBE_TOKENS, self.info.max_length)
@@ -289,7 +289,7 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet():
+        with without_progress_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, config.dtype),
@@ -319,16 +319,16 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Hide transformers' progress bars inside the block."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
@@ -341,10 +341,10 @@ def bound_kernel_caches() -> None:
     value set by the user is left alone.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(KERNELS_KEPT))
+        os.environ.setdefault(name, str(CACHED_KERNELS))
 
 
-def give_back_freed() -> None:
+def release_freed_memory() -> None:
     """Return freed memory to the system, where the C library is glibc.
 
     Tensors of changing sizes leave holes between kernels that live longer, and glibc by itself

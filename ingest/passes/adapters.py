@@ -22,7 +22,7 @@ from ...store.catalog import Artifact
 _PLACED: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Artifact, dict[str, LowRank]]] = (
     WeakKeyDictionary()
 )
-"""Adapters on a model's device, while both live, as a pass applies one once per batch."""
+"""Model -> adapter -> its modules on the model's device, moved once for all batches."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def _place(model: Any, adapter: Artifact) -> dict[str, LowRank]:
         except AttributeError as error:
             raise BackboneError(f"the adapter was made for a module {name!r} ({error})") from error
         a, b = (
-            torch.tensor(adapter.arrays[f"{name}.{own}"], dtype=model.dtype, device=model.device)
-            for own in ("A", "B")
+            torch.tensor(adapter.arrays[f"{name}.{matrix}"], dtype=model.dtype, device=model.device)
+            for matrix in ("A", "B")
         )
         modules[name] = LowRank(a, b, float(adapter.facts["scaling"]))
     return modules
@@ -84,7 +84,7 @@ def adapter_applied(model: Any, adapter: Artifact | None) -> Iterator[dict[str, 
     """Apply an adapter (None: none) to `model` inside the block; yield its modules by name."""
     modules = {} if adapter is None else low_rank_modules(model, adapter)
     hooks = [
-        model.get_submodule(name).register_forward_hook(_adding(low_rank))
+        model.get_submodule(name).register_forward_hook(_adapter_hook(low_rank))
         for name, low_rank in modules.items()
     ]
     try:
@@ -94,7 +94,7 @@ def adapter_applied(model: Any, adapter: Artifact | None) -> Iterator[dict[str, 
             hook.remove()
 
 
-def _adding(low_rank: LowRank) -> Any:
+def _adapter_hook(low_rank: LowRank) -> Any:
     def add(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         return low_rank.added_to(output, args[0])
 

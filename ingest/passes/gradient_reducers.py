@@ -12,7 +12,7 @@ from ..models.batches import Batch
 from .reducer import Reducer
 from .weight_gradient import SketchSpec, WeightGradient, count_sketch
 
-VALUES_HELD = 1 << 24
+WHOLE_ENTRIES = 1 << 24
 """Entries of whole gradients held at once: 64 MB in float32."""
 
 BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
@@ -40,7 +40,7 @@ class LowRankSketch(Reducer):
     """The sketch of an adapter's exact gradients: column `sketch` (B, dims).
 
     Adam's step needs every entry, so whole gradients are computed: a weight at a time, and as many
-    rows at a time as `VALUES_HELD` allows.
+    rows at a time as `WHOLE_ENTRIES` allows.
 
     Args:
         moments: the checkpoint whose optimiser's step is taken; None for plain gradients.
@@ -100,7 +100,7 @@ def adam_direction(
 def in_parts(gradient: WeightGradient) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield whole gradients (b, o, i) float32 of a few rows at a time, with their rows."""
     entries = gradient.deltas.shape[2] * gradient.input_size
-    step = max(1, VALUES_HELD // entries)
+    step = max(1, WHOLE_ENTRIES // entries)
     for start in range(0, len(gradient.deltas), step):
         rows = slice(start, start + step)
         yield rows, gradient.values(rows)

@@ -134,10 +134,10 @@ def _encoder(folder: str, device: str) -> Any:
     """Load the model in float32, once a process."""
     from sentence_transformers import SentenceTransformer
 
-    from ..models.backbone import quiet
+    from ..models.backbone import without_progress_bars
 
     try:
-        with quiet():
+        with without_progress_bars():
             loaded = SentenceTransformer(
                 folder, device=device, local_files_only=True, trust_remote_code=False
             )

@@ -25,7 +25,7 @@ from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from ..columns import ragged
 from ..fits.fit import Fitting, Work
-from ..fits.lora import AdapterFit, require_sane, train, training_rows
+from ..fits.lora import AdapterFit, require_trainable, train, training_rows
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..models.model_folder import settled_name
 from ..passes.reducer import Pass, PassInputs, Reducer
@@ -71,7 +71,7 @@ class Ensemble(AdapterFit):
     members: int = 4
 
     def spec(self) -> dict[str, Any]:
-        own = describe(own_config(self.model)).identity if self.model else None
+        own = describe(model_config(self.model)).identity if self.model else None
         return {**asdict(self), "version": VERSION, "identity": own}
 
     def outputs(self) -> tuple[str, ...]:
@@ -86,7 +86,9 @@ class Ensemble(AdapterFit):
         backbone = fitting.backbone
         if self.model:
             backbone = load_model(self.model, str(backbone.device))
-        untrained = [m for m in range(self.members) if snapshot_name(m, "late") not in fitting.kept]
+        untrained = [
+            m for m in range(self.members) if snapshot_name(m, "late") not in fitting.artifacts
+        ]
         if not untrained:
             return
         rows = training_rows(backbone, fitting.sample, self.sample_rows(fitting.sample.total))
@@ -114,7 +116,7 @@ class Ensemble(AdapterFit):
             fitting.tell(done, f"member {member + 1} of {self.members}, {sentence}")
 
         training = self.training(self.members * self.seed + member)
-        start = fitting.kept.get(snapshot_name(member, "early"))
+        start = fitting.artifacts.get(snapshot_name(member, "early"))
         train(backbone, rows, training, start, keep, tell)
 
 
@@ -128,10 +130,10 @@ def load_model(model: str, device: str) -> Backbone:
     """Load the ensemble's own model in float32, once a process."""
     from ..models.backbone import Backbone
 
-    return Backbone.load(own_config(model, device))
+    return Backbone.load(model_config(model, device))
 
 
-def own_config(model: str, device: str = "cpu") -> BackboneConfig:
+def model_config(model: str, device: str = "cpu") -> BackboneConfig:
     return BackboneConfig(model, device, "float32")
 
 
@@ -195,7 +197,11 @@ class GradFiltering(Representation):
         return (Ensemble(**{**own, "model": model}),)
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
-        return info.identity if _shared(info, options["model"]) else _own(options["model"]).identity
+        return (
+            info.identity
+            if _shared(info, options["model"])
+            else _info_of(options["model"]).identity
+        )
 
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         if not _shared(setup.info, setup.options["model"]):
@@ -257,7 +263,7 @@ class GradFiltering(Representation):
         self,
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
+        target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> Scorer:
         return StoredScore()
@@ -308,7 +314,7 @@ def _check(options: Mapping[str, Any]) -> None:
             f"gradfiltering: members={members}: give an even number of at least 4, because each "
             "half of the sample needs two members that were not trained on it"
         )
-    require_sane("gradfiltering", options)
+    require_trainable("gradfiltering", options)
     if epochs < len(SNAPSHOTS):
         raise UsageError(
             f"gradfiltering: epochs={epochs}: give at least 2, so that the early and the late "
@@ -321,13 +327,13 @@ def _check(options: Mapping[str, Any]) -> None:
 
 def _shared(info: BackboneInfo, model: str) -> bool:
     """Return whether a model is the store's backbone, whatever length rows are truncated to."""
-    own = _own(model).identity
+    own = _info_of(model).identity
     return {**own, "max_length": info.max_length} == info.identity
 
 
 @cache
-def _own(model: str) -> BackboneInfo:
-    return describe(own_config(model))
+def _info_of(model: str) -> BackboneInfo:
+    return describe(model_config(model))
 
 
 def _why(row: Encoded, norms: np.ndarray) -> str:
@@ -359,9 +365,9 @@ def snr(early: np.ndarray, late: np.ndarray, judges: np.ndarray, noise: str) -> 
         if noise == "normalised":
             # All late gradients zero: they agree.
             variance = np.where(centre > 0, variance / centre**2, variance)
-        quiet = variance + NOISE_FLOOR
+        spread = variance + NOISE_FLOOR
         # Dividing a negative drop would reward noise.
-        return np.where(drop > 0, drop / quiet, drop * quiet)
+        return np.where(drop > 0, drop / spread, drop * spread)
 
 
 def seen_gap(table: pa.Table) -> dict[str, float]:
@@ -402,11 +408,11 @@ def _mean_logs(lists: pa.ChunkedArray, late: bool) -> np.ndarray:
         lengths = _lengths(chunk)
         row = np.repeat(np.arange(len(chunk)), lengths)
         place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        taken = place >= lengths[row] / len(SNAPSHOTS) * late
+        used = place >= lengths[row] / len(SNAPSHOTS) * late
         with np.errstate(divide="ignore"):
             logs = np.log(chunk.flatten().to_numpy().astype(np.float64))
-        counts = np.bincount(row[taken], minlength=len(chunk))
-        means.append(np.bincount(row[taken], logs[taken], len(chunk)) / counts)
+        counts = np.bincount(row[used], minlength=len(chunk))
+        means.append(np.bincount(row[used], logs[used], len(chunk)) / counts)
     return np.concatenate(means)
 
 

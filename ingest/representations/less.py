@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_unused_options, warm_up_of
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs
 from .losses import why_no_loss
@@ -62,7 +62,7 @@ class Less(Representation):
         ]
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        refuse_idle(self.name, options)
+        refuse_unused_options(self.name, options)
         return options
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:

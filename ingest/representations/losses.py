@@ -104,7 +104,7 @@ class Losses(Representation):
         self,
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
+        target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> Scorer:
         scores, order = _columns(options), query_options["order"]

@@ -73,7 +73,7 @@ class Mads(Representation):
         return {WHOLE: PassInputs(neurons=True)}
 
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
-        return Strongest(batch, setup.options["tokens"], setup.options["share"])
+        return TopUnits(batch, setup.options["tokens"], setup.options["share"])
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
@@ -97,7 +97,7 @@ def _why(row: Encoded, tokens: str) -> str:
     return "an activation is not finite"
 
 
-class Strongest(Reducer):
+class TopUnits(Reducer):
     """The top share of each layer's units, by their maximum over some of the tokens.
 
     Columns: `ids` (B,) of int32 arrays, ascending, and `values` (B,) of float32 arrays; None for
@@ -111,15 +111,15 @@ class Strongest(Reducer):
     def __init__(self, batch: Batch, tokens: str, share: float) -> None:
         import torch
 
-        taken = batch.response if tokens == "response" else batch.mask
+        counted = batch.response if tokens == "response" else batch.mask
         if tokens == "content":
-            taken = torch.zeros_like(batch.mask)
-            own = np.concatenate([row.content for row in batch.rows])
-            taken[batch.mask] = torch.from_numpy(own).to(taken.device)
-        self._taken, self._share = taken.flatten(), share
-        self._spans = _spans(taken.cpu().numpy())
-        self._usable = taken.any(1)
-        self._wide = taken.shape[1]
+            counted = torch.zeros_like(batch.mask)
+            flags = np.concatenate([row.content for row in batch.rows])
+            counted[batch.mask] = torch.from_numpy(flags).to(counted.device)
+        self._counted, self._share = counted.flatten(), share
+        self._spans = _spans(counted.cpu().numpy())
+        self._usable = counted.any(1)
+        self._width = counted.shape[1]
         self._open: Neurons | None = None  # a layer whose experts are still coming
         self._highest = torch.empty(0)
         self._chosen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
@@ -136,7 +136,7 @@ class Strongest(Reducer):
         highest = self._highest[:, part.offset : part.offset + part.values.shape[-1]]
         if part.tokens is None and part.values.device.type != "cpu":
             # A kernel for every row's span would cost an accelerator more than the model does.
-            others = ~self._taken.view(-1, self._wide, 1)
+            others = ~self._counted.view(-1, self._width, 1)
             values = part.values.masked_fill(others, -torch.inf).amax(1).float()
             torch.maximum(highest, values, out=highest)
         elif part.tokens is None:
@@ -144,13 +144,13 @@ class Strongest(Reducer):
                 values = part.values[row, start:end].amax(0).float()
                 torch.maximum(highest[row], values, out=highest[row])
         else:
-            mine = self._taken[part.tokens]
-            rows = part.tokens[mine] // self._wide
-            values = part.values[mine].float()
+            of_counted = self._counted[part.tokens]
+            rows = part.tokens[of_counted] // self._width
+            values = part.values[of_counted].float()
             highest.scatter_reduce_(0, rows[:, None].expand_as(values), values, "amax")
 
     def _close(self) -> None:
-        """Choose the strongest units of the open layer."""
+        """Choose the top units of the open layer."""
         import torch
 
         if self._open is None:
@@ -180,15 +180,18 @@ class Strongest(Reducer):
         columns = {"ids": ids[order].astype(np.int32), "values": values[order]}
         return {
             name: ragged(
-                [part if ok else None for part, ok in zip(np.split(own, ends), usable, strict=True)]
+                [
+                    part if ok else None
+                    for part, ok in zip(np.split(numbers, ends), usable, strict=True)
+                ]
             )
-            for name, own in columns.items()
+            for name, numbers in columns.items()
         }
 
 
-def _spans(taken: np.ndarray) -> list[tuple[int, int, int]]:
+def _spans(counted: np.ndarray) -> list[tuple[int, int, int]]:
     """Return row, start and end of every unbroken run of true values in (B, T) bool."""
-    edges = np.diff(np.pad(taken.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    edges = np.diff(np.pad(counted.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]
     return list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))

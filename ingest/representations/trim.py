@@ -21,7 +21,7 @@ from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from ..columns import ragged
 from ..fits.fit import Fit
-from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_unused_options, warm_up_of
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import REFUSED, Representation, Setup
@@ -79,7 +79,7 @@ class Trim(Representation):
         ]
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        refuse_idle(self.name, options, "lora_rank")
+        refuse_unused_options(self.name, options, "lora_rank")
         return options
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
@@ -110,7 +110,7 @@ class Trim(Representation):
             "trim_scales": codes["scales"],
             "trim_scope": [flags_of(row) for row in rows],
         }
-        kept = [
+        energies = [
             float(energy[row.content].mean()) if ok else np.nan
             for row, energy, ok in zip(rows, codes["energy"], present, strict=True)
         ]
@@ -118,7 +118,7 @@ class Trim(Representation):
             name: ragged([v if ok else None for v, ok in zip(values, present, strict=True)])
             for name, values in lists.items()
         }
-        columns["trim_kept"] = np.asarray(kept, dtype=np.float32)
+        columns["trim_kept"] = np.asarray(energies, dtype=np.float32)
         if adapter := _adapter(setup.options):
             columns["trim_in_fit"] = in_sample(rows, setup.artifacts[adapter])
         return {**columns, "trim_reason": reason}
@@ -153,14 +153,14 @@ class Trim(Representation):
         self,
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
+        target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> TokenScorer:
         """Return the scorer; its `tokens` explains rows token by token."""
-        if facts is None:
+        if target_artifact is None:
             raise UsageError("trim compares rows with a target: name one")
         return TokenScorer(
-            ClassTable.of(facts),
+            ClassTable.of(target_artifact),
             query_options["scope"],
             query_options["penalty"],
             query_options["rest"],

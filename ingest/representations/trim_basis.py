@@ -86,8 +86,8 @@ class SampleStates(Collector):
     def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
         return _StateReducer(self, batch, places)
 
-    def take(self, batch: Batch, places: Sequence[int], states: torch.Tensor) -> None:
-        """Take in the final states (B, T, d) of a batch whose rows stand at `places`."""
+    def add_states(self, batch: Batch, places: Sequence[int], states: torch.Tensor) -> None:
+        """Add the final states (B, T, d) of a batch whose rows stand at `places`."""
         own = np.concatenate(
             [
                 np.full(len(row), p in self._starts)
@@ -103,12 +103,12 @@ class SampleStates(Collector):
             return
         if self._states is None:
             self._states = _empty_states(int(self._ends[-1]), self.width, states.dtype)
-        taken, end = states[batch.mask].cpu(), 0
+        tokens, end = states[batch.mask].cpu(), 0
         for place, row in zip(places, batch.rows, strict=True):
             first, end = end, end + len(row)
             if place in self._starts:
                 start = self._starts[place]
-                self._states[start : start + len(row)] = taken[first:end]
+                self._states[start : start + len(row)] = tokens[first:end]
 
     def directions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the right singular vectors of the unit states of the rows' content tokens.
@@ -139,7 +139,7 @@ class _StateReducer(Reducer):
         self._sample, self._batch, self._places = sample, batch, places
 
     def hidden(self, states: torch.Tensor) -> None:
-        self._sample.take(self._batch, self._places, states)
+        self._sample.add_states(self._batch, self._places, states)
 
     def columns(self) -> dict[str, np.ndarray]:
         return {}
@@ -234,7 +234,7 @@ class TrimBasis(PassFit[SampleStates]):
         directions, spectrum = collected.directions()
         overlap_of: dict[int, float] = {}
         if not self.rank:
-            adapter = fitting.kept[self.checkpoint()] if self.warmup else None
+            adapter = fitting.artifacts[self.checkpoint()] if self.warmup else None
             overlap_of = overlaps(
                 fitting.backbone,
                 collected,
@@ -341,8 +341,8 @@ def scores_by_rank(
         content = np.concatenate([row.content for row in rows])
         lengths = np.array([len(row) for row in rows])
         for target, tables_of_target in enumerate(cut):
-            for place, (table, kept) in enumerate(zip(tables_of_target, stored, strict=True)):
-                token_scores = score_tokens(tokens, *kept, table).scores
+            for place, (table, coded) in enumerate(zip(tables_of_target, stored, strict=True)):
+                token_scores = score_tokens(tokens, *coded, table).scores
                 scores[part, target, place] = row_terms(token_scores, content, lengths).scores
         tell(part.stop / len(sample.rows))
     return scores
