@@ -364,10 +364,10 @@ def _require_backbone(task: _Task, backbone: Backbone) -> None:
     recipe = task.recipe
     identity = task.representation.identity(backbone.info, recipe.options)
     if recipe.backbone != identity:
-        ours = Recipe("", 0, {}, identity)
+        current = Recipe("", 0, {}, identity)
         raise FingerprintError(
             f"the recipe of {recipe.representation} was made with another backbone than "
             f"{backbone.info.name} (different: "
-            f"{'; '.join(difference(ours, Recipe('', 0, {}, recipe.backbone)))}). "
+            f"{'; '.join(difference(current, Recipe('', 0, {}, recipe.backbone)))}). "
             "Load the store's own backbone"
         )

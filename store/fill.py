@@ -41,7 +41,7 @@ def fill_lock(store: Store) -> Iterator[None]:
     """Hold the lock for filling features; compaction, cleaning and repair wait.
 
     Raises:
-        StoreBusyError: another process is filling, or maintenance is at work.
+        StoreBusyError: another process is filling features or maintains the store.
     """
     with ExitStack() as locks:
         try:
@@ -104,7 +104,7 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
         How many rows got a value or a reason.
 
     Raises:
-        StoreError: other writers were quicker every time, or the disk is full.
+        StoreError: other writers committed first every time, or the disk is full.
     """
 
     def write_and_commit(dataset: lance.LanceDataset) -> list[_Written]:
@@ -117,14 +117,16 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
         try:
             for part in [fragments[number] for number in numbers if number in fragments]:
                 files.append(f"{uuid.uuid4().hex}.lance")
-                one = _write(store, dataset, part, shards, files[-1])
-                if one is not None:
-                    written.append(one)
+                fragment = _write(store, dataset, part, shards, files[-1])
+                if fragment is not None:
+                    written.append(fragment)
             if not written:
                 return []
             operation = lance.LanceOperation.Update(
-                updated_fragments=[one.metadata for one in written],
-                fields_modified=sorted({field for one in written for field in one.fields}),
+                updated_fragments=[fragment.metadata for fragment in written],
+                fields_modified=sorted(
+                    {field for fragment in written for field in fragment.fields}
+                ),
                 update_mode="rewrite_columns",
             )
             committing = True
@@ -144,14 +146,14 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
         return written
 
     written = store.change("pool", "filling a feature", write_and_commit)
-    for one in written:
+    for fragment in written:
         for shard in shards:
-            shard.forget(one.ids)
-    return sum(len(one.ids) for one in written)
+            shard.forget(fragment.ids)
+    return sum(len(fragment.ids) for fragment in written)
 
 
 def amend(store: Store, table: str, rows: pa.Table) -> None:
-    """Set some columns of the rows with these keys; keys that are gone are passed over.
+    """Set some columns of the rows with these keys; keys that no longer exist are passed over.
 
     For small tables: the columns of each fragment touched are written anew.
 

@@ -285,8 +285,8 @@ def _fitting(
     cache: ArtifactCache,
     progress: Progress,
 ) -> Fitting:
-    sources = [*(jobs[need] for need in job.needs), job]
-    outputs = {name: content for one in sources for name, content in one.outputs(cache).items()}
+    needed = [*(jobs[need] for need in job.needs), job]
+    outputs = {name: content for other in needed for name, content in other.outputs(cache).items()}
 
     def keep(name: str, artifact: Artifact) -> Artifact:
         return cache.load(cache.keep(job.digest, name, artifact), name)

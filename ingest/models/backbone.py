@@ -119,7 +119,7 @@ class Backbone:
 
         Args:
             ids: (B, T) int64; padding on either side.
-            mask: (B, T) bool, true at tokens. States at padding mean nothing.
+            mask: (B, T) bool, true at tokens. States at padding are undefined.
             logits: whether `head` will be called for this batch.
         """
         import torch
@@ -190,8 +190,8 @@ class Backbone:
         with torch.inference_mode():
             full = self._full_forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
             assert full.logits is not None
-            expected, got = full.logits.float(), head(full.hidden).float()
-        return _close(got, expected)
+            expected, computed = full.logits.float(), head(full.hidden).float()
+        return _close(computed, expected)
 
     def _probe_causal(self) -> bool:
         """Return whether a token changes no state before it, tested on a few tokens too."""
@@ -202,12 +202,14 @@ class Backbone:
         ids[1, -1] = ids[1, 0]
         with torch.inference_mode():
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            one, other = self.model.base_model(**inputs, use_cache=False).last_hidden_state.float()
-        return _close(one[:-1], other[:-1])
+            one, changed = self.model.base_model(
+                **inputs, use_cache=False
+            ).last_hidden_state.float()
+        return _close(one[:-1], changed[:-1])
 
 
-def _close(got: torch.Tensor, expected: torch.Tensor) -> bool:
-    error = (expected - got).norm() / expected.norm().clamp(min=1e-12)
+def _close(computed: torch.Tensor, expected: torch.Tensor) -> bool:
+    error = (expected - computed).norm() / expected.norm().clamp(min=1e-12)
     return bool(error < PROBE_TOLERANCE)
 
 

@@ -146,8 +146,8 @@ def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
     """Return module, units and experts of each part of a layer."""
     parts: list[tuple[nn.Module, int, int]] = []
     for name, module in layer.named_modules():
-        own = name.rpartition(".")[2]
-        if own in DOWN_PROJECTIONS and not any(word in name for word in _ATTENTION):
+        stem = name.rpartition(".")[2]
+        if stem in DOWN_PROJECTIONS and not any(word in name for word in _ATTENTION):
             parts.append((module, _inputs(module), 0))
         elif has_experts(module):
             down: Any = getattr(module, expert_weights(module)[1])
@@ -207,16 +207,16 @@ def expert_weights(module: Any) -> tuple[str, str]:
 
 def hook_experts(module: nn.Module, hook: ExpertHook) -> Callable[[], None]:
     """Call `hook` after every matrix of an expert is applied; return a function that removes it."""
-    own = vars(module)
-    forward = own.get("forward")
+    attributes = vars(module)
+    forward = attributes.get("forward")
     if not isinstance(forward, _ExpertForward):
-        forward = own["forward"] = _ExpertForward(module)
+        forward = attributes["forward"] = _ExpertForward(module)
     forward.hooks.append(hook)
 
     def remove() -> None:
         forward.hooks.remove(hook)
         if not forward.hooks:
-            del own["forward"]
+            del attributes["forward"]
 
     return remove
 

@@ -32,7 +32,7 @@ class SketchSum(Reducer):
         self._sum = part.clone() if self._sum is None else self._sum.add_(part)
 
     def columns(self) -> dict[str, np.ndarray]:
-        assert self._sum is not None, "the pass hands the gradients over first"
+        assert self._sum is not None, "columns() was called before any gradient arrived"
         return {"sketch": self._sum.cpu().numpy()}
 
 
@@ -80,7 +80,7 @@ class GradientNorm(Reducer):
         self._squared = part.clone() if self._squared is None else self._squared + part
 
     def columns(self) -> dict[str, np.ndarray]:
-        assert self._squared is not None, "the pass hands the gradients over first"
+        assert self._squared is not None, "columns() was called before any gradient arrived"
         return {"norm": self._squared.sqrt().cpu().numpy()}
 
 

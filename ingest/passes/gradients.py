@@ -206,7 +206,7 @@ class _Capture:
             return values.view(rows, tokens, -1)
         raise BackboneError(
             f"the linear layer {name} works on {tuple(values.shape)} for a batch of {rows} rows of "
-            f"{tokens} tokens, so its gradient cannot be told apart by row. Use features without "
+            f"{tokens} tokens, so its gradient cannot be separated by row. Use features without "
             "gradients, or another backbone"
         )
 

@@ -36,7 +36,7 @@ PROBE_TOLERANCE = 1e-2
 def final_states_only_at(
     backbone: Backbone, shape: torch.Size, rows: torch.Tensor, places: torch.Tensor
 ) -> Iterator[None]:
-    """Compute final states at the given tokens only inside the block; others mean nothing.
+    """Compute final states at the given tokens only inside the block; others are undefined.
 
     Nothing changes where the model's last feed-forward network does not allow it, or where the
     tokens are most of the batch.
@@ -88,8 +88,8 @@ def _probe(backbone: Backbone) -> str | None:
     rows, places = rows.to(ids.device), places.to(ids.device)
     expected = states(ids)[rows, places].float()
     with _running_at(module, ids.shape, rows * ids.shape[1] + places, len(rows) + 1) as used:
-        got = states(ids)[rows, places].float()
-    same = float((got - expected).norm()) <= PROBE_TOLERANCE * float(expected.norm())
+        skipping = states(ids)[rows, places].float()
+    same = float((skipping - expected).norm()) <= PROBE_TOLERANCE * float(expected.norm())
     return next(n for n, m in model.named_modules() if m is module) if used and same else None
 
 

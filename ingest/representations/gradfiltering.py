@@ -71,8 +71,8 @@ class Ensemble(AdapterFit):
     members: int = 4
 
     def spec(self) -> dict[str, Any]:
-        own = describe(model_config(self.model)).identity if self.model else None
-        return {**asdict(self), "version": VERSION, "identity": own}
+        identity = describe(model_config(self.model)).identity if self.model else None
+        return {**asdict(self), "version": VERSION, "identity": identity}
 
     def outputs(self) -> tuple[str, ...]:
         return tuple(
@@ -193,8 +193,8 @@ class GradFiltering(Representation):
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
         _check(options)
         model = "" if _shared(info, options["model"]) else options["model"]
-        own = {name: options[name] for name in options if name not in ("noise", "judges")}
-        return (Ensemble(**{**own, "model": model}),)
+        settings = {name: options[name] for name in options if name not in ("noise", "judges")}
+        return (Ensemble(**{**settings, "model": model}),)
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         return (
@@ -244,12 +244,12 @@ class GradFiltering(Representation):
         judged: list[np.ndarray | None] = [None] * len(rows)
         seen: list[np.ndarray | None] = [None] * len(rows)
         for index, by in enumerate(judging):
-            own = np.concatenate([early[index, by], late[index, by]])
+            row_norms = np.concatenate([early[index, by], late[index, by]])
             if not np.isfinite(scores[index]):
                 scores[index] = np.nan
-                reason[index] = _why(rows[index], own)
+                reason[index] = _why(rows[index], row_norms)
                 continue
-            judged[index] = own
+            judged[index] = row_norms
             seen[index] = late[index, ~by & ~np.isnan(in_fit[index])]
         return {
             "gradfiltering": scores.astype(np.float32),
@@ -327,8 +327,8 @@ def _check(options: Mapping[str, Any]) -> None:
 
 def _shared(info: BackboneInfo, model: str) -> bool:
     """Return whether a model is the store's backbone, whatever length rows are truncated to."""
-    own = _info_of(model).identity
-    return {**own, "max_length": info.max_length} == info.identity
+    identity = _info_of(model).identity
+    return {**identity, "max_length": info.max_length} == info.identity
 
 
 @cache

@@ -211,10 +211,10 @@ class ResponseErrors(ResponseLoss):
         at = targets[:, None]
         highest = logits.amax(-1, keepdim=True)
         others = (logits - highest).exp_()
-        own = others.gather(1, at)[:, 0]
+        of_token = others.gather(1, at)[:, 0]
         others.scatter_(1, at, 0.0)
         rest = others.sum(-1)
-        total = rest + own
+        total = rest + of_token
         self.add(total.log() + highest[:, 0] - logits.gather(1, at)[:, 0], rows)
         error = (rest / total).hypot(others.norm(dim=-1) / total)
         self._errors += self._per_row(error, rows)

@@ -201,7 +201,7 @@ def _why(row: Encoded, tokens: str) -> str:
 
 
 def needs_of(options: Mapping[str, Any]) -> PassInputs:
-    """Return what a pass must hand over for the option `neuron`."""
+    """Return what a pass must give for the option `neuron`."""
     return PassInputs(neurons=True) if options["neuron"] == "mlp" else PassInputs(layers=True)
 
 

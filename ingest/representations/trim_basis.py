@@ -73,13 +73,13 @@ class SampleStates(Collector):
     inputs = PassInputs(hidden=True)
 
     def __init__(self, rows: Sequence[Encoded | None], width: int, keep: bool = True) -> None:
-        own = {i: row for i, row in enumerate(rows) if row is not None and row.content.any()}
-        self.rows = list(own.values())
-        self.places = np.fromiter(own, dtype=np.int64, count=len(own))
+        used = {i: row for i, row in enumerate(rows) if row is not None and row.content.any()}
+        self.rows = list(used.values())
+        self.places = np.fromiter(used, dtype=np.int64, count=len(used))
         self.width, self._keep = width, keep
         lengths = [len(row) for row in self.rows]
         self._ends = np.cumsum(lengths, dtype=np.int64)
-        self._starts = dict(zip(own, (self._ends - lengths).tolist(), strict=True))
+        self._starts = dict(zip(used, (self._ends - lengths).tolist(), strict=True))
         self._moments = np.zeros((width, width))
         self._states: torch.Tensor | None = None
 
@@ -88,15 +88,15 @@ class SampleStates(Collector):
 
     def add_states(self, batch: Batch, places: Sequence[int], states: torch.Tensor) -> None:
         """Add the final states (B, T, d) of a batch whose rows stand at `places`."""
-        own = np.concatenate(
+        used = np.concatenate(
             [
                 np.full(len(row), p in self._starts)
                 for p, row in zip(places, batch.rows, strict=True)
             ]
         )
         content = np.concatenate([row.content for row in batch.rows])
-        floats, lengths = unit_states(batch, states)
-        units = (floats / lengths).cpu().numpy()[content & own]
+        floats, lengths = states_and_norms(batch, states)
+        units = (floats / lengths).cpu().numpy()[content & used]
         units = units[np.isfinite(units).all(1)]
         np.add(self._moments, units.T @ units, out=self._moments)
         if not self._keep:
@@ -178,7 +178,7 @@ class TrimBasis(PassFit[SampleStates]):
     `rows` it was made from.
 
     Attributes:
-        rank: directions to keep; 0 for as few as are enough.
+        rank: directions to keep; 0 for the fewest that suffice.
         rows: of the sample.
         layers: attention layers of a fingerprint.
         seed: draws sample and pseudo-targets.
@@ -330,8 +330,8 @@ def scores_by_rank(
     rotation = torch.from_numpy(directions).to(device)
     cpu = torch.device(device).type == "cpu"
     for part, states in sample.parts(TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR):
-        own = states.to(device).float()
-        rotated = own @ rotation / own.norm(dim=1, keepdim=True)
+        floats = states.to(device).float()
+        rotated = floats @ rotation / floats.norm(dim=1, keepdim=True)
         stored: list[tuple[np.ndarray, np.ndarray | None]] = [(rotated.cpu().numpy(), None)]
         for rank in ranks:
             codes, scales = quantise(rotated[:, :rank])
@@ -360,7 +360,7 @@ def top_overlap(exact: np.ndarray, other: np.ndarray) -> float:
         exact, other: (N,) scores; of equal ones the first is better.
     """
     count = max(1, round(BEST * len(exact)))
-    best = [set(np.argsort(-own, kind="stable")[:count].tolist()) for own in (exact, other)]
+    best = [set(np.argsort(-scores, kind="stable")[:count].tolist()) for scores in (exact, other)]
     return len(best[0] & best[1]) / count
 
 
@@ -378,8 +378,8 @@ class Codes(Reducer):
     def hidden(self, states: torch.Tensor) -> None:
         import torch
 
-        own, lengths = unit_states(self._batch, states)
-        projected = own @ torch.from_numpy(self._basis).to(own.device) / lengths
+        floats, lengths = states_and_norms(self._batch, states)
+        projected = floats @ torch.from_numpy(self._basis).to(floats.device) / lengths
         energy = projected.square().sum(1)
         codes, scales = quantise(projected)
         usable = torch.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)
@@ -397,13 +397,13 @@ class Codes(Reducer):
         return self._columns
 
 
-def unit_states(batch: Batch, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def states_and_norms(batch: Batch, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return states (n, d) float32 of the batch's tokens, row after row, and their norms (n, 1).
 
     The states are not divided by their norms: after a projection there are fewer numbers to divide.
     """
-    own = states[batch.mask].float()
-    return own, own.norm(dim=1, keepdim=True)
+    floats = states[batch.mask].float()
+    return floats, floats.norm(dim=1, keepdim=True)
 
 
 def quantise(projected: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

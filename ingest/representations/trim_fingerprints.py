@@ -139,8 +139,8 @@ def nearest_classes(model: Any, classes: NDArray[np.int32]) -> NDArray[np.int32]
     """
     embeddings = model.get_input_embeddings().weight
     with torch.inference_mode():
-        ours = torch.from_numpy(classes.astype(np.int64)).to(embeddings.device)
-        seen = torch.nn.functional.normalize(embeddings[ours].float(), dim=1)
+        ids = torch.from_numpy(classes.astype(np.int64)).to(embeddings.device)
+        seen = torch.nn.functional.normalize(embeddings[ids].float(), dim=1)
         step = max(1, BLOCK_ELEMENTS // max(seen.shape))
         # The norm of an id's own embedding does not change which class is nearest.
         places = [(block.float() @ seen.T).argmax(1) for block in embeddings.detach().split(step)]
