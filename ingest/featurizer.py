@@ -22,8 +22,8 @@ from ..store.catalog import Artifact
 from .columns import joined, no_rows, spread, to_arrow
 from .conversations.chat_template import RowRefusedError
 from .conversations.tokenization import Encoded, response_alone
+from .models import batches
 from .models.backbone import release_freed_memory
-from .models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
 from .models.batches import Side as Padding
 from .passes.reducer import Pass, PassInputs, Side
 from .representations import registry
@@ -85,7 +85,7 @@ class _SharedPass:
     """A run of the model for all tasks that need it.
 
     Attributes:
-        users: index of a task -> the task, the pass by its own name, and what it takes from it.
+        users: index of a task -> the task, the pass by its own name, and what the pass gives it.
         rows: the tokens that the model is shown of every row.
         chosen: (n,) int64, indices of the rows that any user reads.
     """
@@ -138,8 +138,7 @@ class Featurizer:
             _require_version(task)
             _require_backbone(task, backbone)
         if tokens_per_batch is None:
-            cpu = backbone.device.type == "cpu"
-            tokens_per_batch = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
+            tokens_per_batch = batches.tokens_per_batch(backbone.device)
         if not backbone.plain_head:
             most = FULL_LOGIT_ELEMENTS // backbone.info.vocabulary
             tokens_per_batch = max(1, min(tokens_per_batch, most))
@@ -292,14 +291,13 @@ class Featurizer:
         self, run: _SharedPass, progress: BatchProgress
     ) -> dict[int, dict[str, np.ndarray]]:
         """Run the model; return index of a user -> its reducers' columns over all rows."""
-        from .models.batches import batches_of
         from .passes.forward import run_pass
 
         adapter = self.artifacts[run.key[1]] if run.key[1] else None
         order: list[int] = []
         parts: dict[int, list[Mapping[str, np.ndarray]]] = {index: [] for index in run.users}
         chosen = [run.rows[index] for index in run.chosen]
-        for members, batch in batches_of(
+        for members, batch in batches.batches_of(
             self.backbone, chosen, self.tokens_per_batch, self.padding
         ):
             reducers = {
@@ -312,7 +310,7 @@ class Featurizer:
             order += members
             progress.saw(sum(map(len, batch.rows)))
         places = run.chosen[order]
-        return {index: joined(batches, places, len(run.rows)) for index, batches in parts.items()}
+        return {index: joined(columns, places, len(run.rows)) for index, columns in parts.items()}
 
 
 def _on_own_backbone(

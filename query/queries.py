@@ -56,9 +56,9 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
 
     Raises:
         UsageError: there is no such target (the message names those most like it), or the feature
-            can make nothing of it.
+            cannot use it.
         MissingFeatureError: none of its examples has the feature, or it was never made for them.
-        FingerprintError: its features were made otherwise than the pool's.
+        FingerprintError: its features were made by another recipe than the pool's.
     """
     store, table = snapshot.store, snapshot.targets
     columns = ["id", "position"]

@@ -8,7 +8,7 @@ after every fold a seal, again an object under `_checksums/`, lists them.
 Order: Lance offers no way to learn the names of the files before a commit that is still exact
 (`execute_uncommitted` leaves out the key filter, so two stale inserts of one id both get in:
 tried). So the note follows its commit. A process killed in between leaves files without a note;
-the next writer or `verify` finds them, notes them as they stand and marks them `late`.
+the next writer or `verify` finds them, notes their present bytes and marks them `late`.
 """
 
 from __future__ import annotations

@@ -208,10 +208,10 @@ class _LateFeatures:
         """Go over targets and pool until nothing lacks anything."""
         self.run.record("running")
         self._forget_filled()
-        self._count()
+        self._count_rows()
         self._announce()
         while self._fill_targets() or self._fill_pool():
-            self._count()
+            self._count_rows()
         for shard in self.shards:
             shard.clear()
 
@@ -242,7 +242,7 @@ class _LateFeatures:
             unfilled_rows = pc.is_in(shard.ids, value_set=waiting)  # pyright: ignore[reportAttributeAccessIssue]
             shard.forget(shard.ids.filter(pc.invert(unfilled_rows)))  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _count(self) -> None:
+    def _count_rows(self) -> None:
         """Count the rows to featurize, by the feature that most rows lack."""
         pool = self.store.dataset("pool")
         lacking = [count_unfilled(pool, shard.recipe) for shard in self.shards]
@@ -292,7 +292,7 @@ class _LateFeatures:
             self.account.resumed += len(lacking) - len(unmade)
         number = fragment.fragment_id
         if any(map(len, addresses)):
-            for row, lacks in _texts(fragment, addresses):
+            for row, lacks in _rows_lacking(fragment, addresses):
                 self.open[number] += 1
                 self.gathered[lacks].append(row)
                 if len(self.gathered[lacks]) >= self.shard_rows:
@@ -387,7 +387,7 @@ class _LateFeatures:
         return {"read": self.account.rows, "note": "; ".join(self.account.sentences())}
 
 
-def _texts(
+def _rows_lacking(
     fragment: lance.LanceFragment, unmade: Sequence[np.ndarray]
 ) -> Iterator[tuple[_Waiting, int]]:
     """The rows at the addresses `unmade` of each recipe, with the recipes they lack (bits)."""
@@ -448,7 +448,7 @@ class StoreFeaturizer:
 
 
 def with_reason(table: pa.Table, recipe: Recipe) -> pa.Table:
-    """The table, with a reason in rows that have no value: they would be made again for ever."""
+    """The table, with a reason in rows without a value: they would be made again each round."""
     empty = np.ones(len(table), bool)
     for column in recipe.columns:
         empty &= table[column].is_null().to_numpy()

@@ -159,7 +159,8 @@ class _PastOptions:
     def of(self, row: LostRow) -> str:
         """The options of the run that saw a row; else the last ones that its file was read with."""
         known = self.by_run.get((row.run, row.file, row.corpus))
-        return known or (list(self.by_file.get((row.file, row.corpus), ())) or [_plain(row)])[-1]
+        of_file = list(self.by_file.get((row.file, row.corpus), ()))
+        return known or (of_file[-1] if of_file else _default_options(row))
 
 
 def _tasks(store: Store, lost: Sequence[LostRow]) -> list[_Task]:
@@ -176,13 +177,13 @@ def _tasks(store: Store, lost: Sequence[LostRow]) -> list[_Task]:
             task(row, past.of(row)).ids.add(row.id)
             continue
         counts: dict[str, int | None] = {**past.by_file.get((row.file, row.corpus), {})}
-        for options, before in (counts or {_plain(row): None}).items():
+        for options, before in (counts or {_default_options(row): None}).items():
             file_task = task(row, options)
             file_task.whole, file_task.unnamed, file_task.before = True, row.unnamed, before
     return list(tasks.values())
 
 
-def _plain(row: LostRow) -> str:
+def _default_options(row: LostRow) -> str:
     return json.dumps(ReadOptions(corpus=row.corpus).as_dict())
 
 

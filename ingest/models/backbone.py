@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import BackboneError, UsageError
 from ...schemas.instruction import Instruction
-from ...schemas.plain_text import count_of
+from ...schemas.plain_text import count_of, first_line
 from ..conversations.chat_template import ChatTemplate, RowRefusedError
 from ..conversations.tokenization import Encoded, Encoder
 from .describe import BackboneConfig, BackboneInfo, describe
@@ -259,10 +259,9 @@ def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
             info.folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # its readers raise whatever a broken file makes them raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
-            f"{info.name}: the tokenizer cannot be loaded ({reason}). Save tokenizer and model "
-            "into the same folder"
+            f"{info.name}: the tokenizer cannot be loaded ({first_line(error)}). Save tokenizer "
+            "and model into the same folder"
         ) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -301,10 +300,10 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # a damaged checkpoint raises whatever its reader raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
-            f"{name}: the model cannot be loaded ({reason}). It must be a causal language model "
-            "of transformers whose code needs no download (trust_remote_code stays off)"
+            f"{name}: the model cannot be loaded ({first_line(error)}). It must be a causal "
+            "language model of transformers whose code needs no download (trust_remote_code stays "
+            "off)"
         ) from error
     model, report = loaded
     if report["missing_keys"]:

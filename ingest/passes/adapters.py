@@ -8,7 +8,7 @@ fact `scaling`; module names are those of the model without an adapter.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -83,15 +83,11 @@ def _place(model: Any, adapter: Artifact) -> dict[str, LowRank]:
 def adapter_applied(model: Any, adapter: Artifact | None) -> Iterator[dict[str, LowRank]]:
     """Apply an adapter (None: none) to `model` inside the block; yield its modules by name."""
     modules = {} if adapter is None else low_rank_modules(model, adapter)
-    hooks = [
-        model.get_submodule(name).register_forward_hook(_adapter_hook(low_rank))
-        for name, low_rank in modules.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, low_rank in modules.items():
+            module = model.get_submodule(name)
+            hooks.enter_context(module.register_forward_hook(_adapter_hook(low_rank)))
         yield modules
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _adapter_hook(low_rank: LowRank) -> Any:

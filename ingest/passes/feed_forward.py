@@ -12,7 +12,7 @@ but for rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,18 +62,14 @@ def neuron_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int]
     Args:
         shape: (B, T) of the batch that will be run.
     """
-    removals: list[Callable[[], None]] = []
-    try:
+    with ExitStack() as stack:
         for part in feed_forwards(model) if reducers else ():
             hooks = _NeuronHooks(part, reducers, shape)
             if part.experts:
-                removals.append(hook_experts(part.module, hooks.expert))
+                stack.callback(hook_experts(part.module, hooks.expert))
             else:
-                removals.append(part.module.register_forward_pre_hook(hooks.dense).remove)
+                stack.enter_context(part.module.register_forward_pre_hook(hooks.dense))
         yield
-    finally:
-        for remove in removals:
-            remove()
 
 
 class _NeuronHooks:
@@ -138,7 +134,7 @@ def feed_forwards(model: Any) -> list[FeedForward]:
             offset += width * max(1, experts)
         start += units
     if not networks:
-        raise BackboneError(_unknown(model, "no feed-forward network is found"))
+        raise BackboneError(_unsupported(model, "no feed-forward network is found"))
     return networks
 
 
@@ -156,11 +152,11 @@ def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
         elif not isinstance(module, nn.Conv1d) and any(
             parameter.ndim == 3 for parameter in module.parameters(recurse=False)
         ):
-            raise BackboneError(_unknown(model, f"the experts in {name} are of no known form"))
+            raise BackboneError(_unsupported(model, f"the experts in {name} are of no known form"))
     return parts
 
 
-def _unknown(model: Any, what: str) -> str:
+def _unsupported(model: Any, what: str) -> str:
     return (
         f"{model.config.model_type}: {what}. Use features that look at no neurons (all but mads "
         "and nait:neuron=mlp), or another backbone"
@@ -231,10 +227,10 @@ class _ExpertForward:
     def __call__(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        return _run(self.experts, self.hooks, hidden_states, top_k_index, top_k_weights)
+        return _run_experts(self.experts, self.hooks, hidden_states, top_k_index, top_k_weights)
 
 
-def _run(
+def _run_experts(
     experts: Any,
     hooks: Sequence[ExpertHook],
     hidden_states: torch.Tensor,

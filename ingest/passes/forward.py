@@ -11,7 +11,7 @@ would not fit the device, each decoder layer keeps its input alone and runs agai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
 from ..models.anatomy import decoder_layers
 from ..models.backbone import Backbone, States
-from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU, Batch, batches_of
+from ..models.batches import Batch, batches_of, tokens_per_batch
 from .adapters import adapter_applied
 from .feed_forward import neuron_hooks
 from .gradients import gradient_hooks
@@ -90,12 +90,10 @@ def pass_over(
         adapter: applied to the model.
         tell: called with the share of the tokens that is done.
     """
-    cpu = backbone.device.type == "cpu"
-    budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
     places = np.unique(np.concatenate([collector.places for collector in collectors]))
     chosen = [row for place in places if (row := rows[place]) is not None]
     tokens, done = sum(map(len, chosen)), 0
-    for members, batch in batches_of(backbone, chosen, budget):
+    for members, batch in batches_of(backbone, chosen, tokens_per_batch(backbone.device)):
         batch_places = places[members].tolist()
         collecting = [
             (collector, collector.reducer(batch, batch_places))
@@ -122,13 +120,10 @@ def layer_hooks(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
 
         return hook
 
-    layers = decoder_layers(model) if reducers else []
-    hooks = [layer.register_forward_hook(hook_of(i)) for i, layer in enumerate(layers)]
-    try:
+    with ExitStack() as hooks:
+        for index, layer in enumerate(decoder_layers(model) if reducers else ()):
+            hooks.enter_context(layer.register_forward_hook(hook_of(index)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _only_predicting_tokens(
@@ -202,11 +197,11 @@ def worth_checkpointing(model: Any, tokens: int) -> bool:
     per_token = config.num_hidden_layers * (12 * config.hidden_size + 6 * inner)
     room = ACTIVATION_BYTES
     if model.device.type == "cuda":
-        room = _free(model.device) // 2
+        room = _free_bytes(model.device) // 2
     return tokens * per_token * model.dtype.itemsize > room
 
 
-def _free(device: torch.device) -> int:
+def _free_bytes(device: torch.device) -> int:
     """Return the free bytes, including those that torch's allocator has cached."""
     idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + idle
@@ -219,24 +214,20 @@ def checkpointed(model: Any, active: bool) -> Iterator[None]:
     Only the second run of a layer has a graph, by which hooks that read gradients know it; hooks
     that read values are done after the first.
     """
-    layers = decoder_layers(model) if active else []
-    removals: list[Any] = []
-    if active:
-        # torch checkpoints no layer whose inputs all lack a gradient.
-        embeddings = model.get_input_embeddings()
-        hook = embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
-        removals.append(hook.remove)
-    for layer in layers:
-        vars(layer)["forward"] = partial(_run, layer.forward)
-        removals.append(partial(vars(layer).pop, "forward"))
-    try:
+    with ExitStack() as stack:
+        if active:
+            # torch checkpoints no layer whose inputs all lack a gradient.
+            embeddings = model.get_input_embeddings()
+            stack.enter_context(
+                embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
+            )
+        for layer in decoder_layers(model) if active else ():
+            vars(layer)["forward"] = partial(_run_checkpointed, layer.forward)
+            stack.callback(vars(layer).pop, "forward")
         yield
-    finally:
-        for remove in removals:
-            remove()
 
 
-def _run(forward: Any, *args: Any, **kwargs: Any) -> Any:
+def _run_checkpointed(forward: Any, *args: Any, **kwargs: Any) -> Any:
     # In the reentrant form the second run is complete before the backward enters the layer, so the
     # inputs are known when the gradients of outputs arrive. A model in evaluation mode draws no
     # random numbers, so no generator has to be restored.

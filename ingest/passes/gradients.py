@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,14 +55,12 @@ def gradient_hooks(
         plain = {**linear_layers(model), **routers(model)}
         hooks = {module: capture.linear(name) for name, module in plain.items()}
         experts = expert_modules(model)
-    removals: list[Callable[[], None]] = []
-    try:
-        removals += [module.register_forward_hook(hook).remove for module, hook in hooks.items()]
-        removals += [hook_experts(module, capture.expert(name)) for name, module in experts.items()]
+    with ExitStack() as stack:
+        for module, hook in hooks.items():
+            stack.enter_context(module.register_forward_hook(hook))
+        for name, module in experts.items():
+            stack.callback(hook_experts(module, capture.expert(name)))
         yield
-    finally:
-        for remove in removals:
-            remove()
 
 
 def _warn_of_omitted_weights(model: Any) -> None:
@@ -78,12 +76,12 @@ def _warn_of_omitted_weights(model: Any) -> None:
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:
     """Return name -> module of every plain linear layer inside the decoder layers."""
-    return {n: m for n, m in _inside(model).items() if isinstance(m, nn.Linear | Conv1D)}
+    return {n: m for n, m in _layer_modules(model).items() if isinstance(m, nn.Linear | Conv1D)}
 
 
 def expert_modules(model: Any) -> dict[str, nn.Module]:
     """Return name -> module of those that hold the matrices of a mixture's experts."""
-    return {name: module for name, module in _inside(model).items() if has_experts(module)}
+    return {name: module for name, module in _layer_modules(model).items() if has_experts(module)}
 
 
 def routers(model: Any) -> dict[str, nn.Module]:
@@ -91,11 +89,11 @@ def routers(model: Any) -> dict[str, nn.Module]:
 
     The first output of each must be its logits, which is checked when it runs.
     """
-    beside = {name.rpartition(".")[0] for name in expert_modules(model)}
+    parents = {name.rpartition(".")[0] for name in expert_modules(model)}
     return {
         name: module
-        for name, module in _inside(model).items()
-        if name.rpartition(".")[0] in beside
+        for name, module in _layer_modules(model).items()
+        if name.rpartition(".")[0] in parents
         and name not in linear_layers(model)
         and getattr(getattr(module, "weight", None), "ndim", 0) == 2
     }
@@ -106,14 +104,14 @@ def left_out(model: Any) -> list[str]:
     known = {*linear_layers(model), *expert_modules(model), *routers(model)}
     return [
         f"{name}.{parameter}"
-        for name, module in _inside(model).items()
+        for name, module in _layer_modules(model).items()
         if name not in known
         for parameter, value in module.named_parameters(recurse=False)
         if value.ndim >= 2
     ]
 
 
-def _inside(model: Any) -> dict[str, nn.Module]:
+def _layer_modules(model: Any) -> dict[str, nn.Module]:
     layers = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
     return {name: module for name, module in model.named_modules() if id(module) in layers}
 
@@ -136,7 +134,7 @@ class _Capture:
             outputs = output[0] if isinstance(output, tuple) else output
             if not isinstance(output, torch.Tensor):
                 _require_logits(name, module, inputs, outputs)
-            combine = self._collected(name, self._by_row(name, inputs.detach()))
+            combine = self._keep_inputs(name, self._by_row(name, inputs.detach()))
             _on_gradient(outputs, lambda deltas: combine(self._by_row(name, deltas)))
 
         return hook
@@ -161,9 +159,9 @@ class _Capture:
         def hook(expert_linear: ExpertLinear) -> None:
             if not torch.is_grad_enabled():
                 return
-            places = _places(expert_linear.tokens, self._mask)
+            places = _positions_by_row(expert_linear.tokens, self._mask)
             inputs = _spread(expert_linear.inputs.detach(), places, len(self._mask))
-            combine = self._collected(
+            combine = self._keep_inputs(
                 f"{name}.{expert_linear.weight}.{expert_linear.expert}", inputs, padded=False
             )
             _on_gradient(
@@ -173,7 +171,7 @@ class _Capture:
 
         return hook
 
-    def _collected(
+    def _keep_inputs(
         self, name: str, inputs: torch.Tensor, padded: bool = True
     ) -> Callable[[torch.Tensor], None]:
         """Keep what the reducers need of a weight's inputs; return what to call with the deltas."""
@@ -230,7 +228,7 @@ def _require_logits(name: str, module: Any, inputs: torch.Tensor, outputs: torch
         )
 
 
-def _places(
+def _positions_by_row(
     tokens: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return which of an expert's tokens are no padding, their rows, and their places in a row."""

@@ -192,19 +192,19 @@ class GradFiltering(Representation):
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
         _check(options)
-        model = "" if _shared(info, options["model"]) else options["model"]
+        model = "" if _is_store_backbone(info, options["model"]) else options["model"]
         settings = {name: options[name] for name in options if name not in ("noise", "judges")}
         return (Ensemble(**{**settings, "model": model}),)
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         return (
             info.identity
-            if _shared(info, options["model"])
+            if _is_store_backbone(info, options["model"])
             else _info_of(options["model"]).identity
         )
 
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
-        if not _shared(setup.info, setup.options["model"]):
+        if not _is_store_backbone(setup.info, setup.options["model"]):
             return {}
         return {
             model_pass: PassInputs(gradients=True)
@@ -225,7 +225,7 @@ class GradFiltering(Representation):
 
     def own_backbone(self, setup: Setup) -> Backbone | None:
         model = setup.options["model"]
-        return None if _shared(setup.info, model) else load_model(model, setup.device)
+        return None if _is_store_backbone(setup.info, model) else load_model(model, setup.device)
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
@@ -247,7 +247,7 @@ class GradFiltering(Representation):
             row_norms = np.concatenate([early[index, by], late[index, by]])
             if not np.isfinite(scores[index]):
                 scores[index] = np.nan
-                reason[index] = _why(rows[index], row_norms)
+                reason[index] = _reason(rows[index], row_norms)
                 continue
             judged[index] = row_norms
             seen[index] = late[index, ~by & ~np.isnan(in_fit[index])]
@@ -325,7 +325,7 @@ def _check(options: Mapping[str, Any]) -> None:
             raise UsageError(f"gradfiltering: {name}={options[name]}: {' or '.join(known)}")
 
 
-def _shared(info: BackboneInfo, model: str) -> bool:
+def _is_store_backbone(info: BackboneInfo, model: str) -> bool:
     """Return whether a model is the store's backbone, whatever length rows are truncated to."""
     identity = _info_of(model).identity
     return {**identity, "max_length": info.max_length} == info.identity
@@ -336,7 +336,7 @@ def _info_of(model: str) -> BackboneInfo:
     return describe(model_config(model))
 
 
-def _why(row: Encoded, norms: np.ndarray) -> str:
+def _reason(row: Encoded, norms: np.ndarray) -> str:
     wrong = "zero" if np.isfinite(norms).all() else "not finite"
     return why_no_loss(row) or f"the gradient is {wrong}"
 

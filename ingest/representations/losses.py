@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ..passes.reducer import Pass, PassInputs, Reducer
-from .representation import Representation, Scorer, Setup
+from .representation import Representation, Scorer, Setup, why_no_token
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ..models.batches import Batch
     from ..passes.weight_gradient import WeightGradient
 
-NO_RESPONSE = "no response token"
 NOTHING_BEFORE = "no response token has a token before it"
 
 WHOLE, ALONE = Pass("row"), Pass("alone")
@@ -95,7 +94,7 @@ class Losses(Representation):
         finite = np.all([np.isfinite(column) for column in columns.values()], axis=0)
         reason = np.full(len(rows), None, dtype=object)
         for index in np.flatnonzero(~finite).tolist():
-            reason[index] = _why(rows[index], passed, index)
+            reason[index] = _reason(rows[index], passed, index)
         for column in columns.values():
             column[~finite] = np.nan
         return {**columns, "losses_reason": reason}
@@ -139,12 +138,10 @@ class ByLoss(Scorer):
 
 def why_no_loss(row: Encoded) -> str | None:
     """Return why a row has no response token with a loss; None if it has one."""
-    if not row.response_tokens:
-        return NO_RESPONSE + (" left after truncation" if row.truncated else "")
-    return None if row.response[1:].any() else NOTHING_BEFORE
+    return why_no_token(row, "response") or (None if row.response[1:].any() else NOTHING_BEFORE)
 
 
-def _why(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: int) -> str:
+def _reason(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: int) -> str:
     if any(not columns["tokens"][index] for columns in passed.values()):
         return why_no_loss(row) or NOTHING_BEFORE
     if all(np.isfinite(columns["nll"][index]) for columns in passed.values()):

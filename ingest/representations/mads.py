@@ -20,7 +20,7 @@ from ...schemas.errors import UsageError
 from ..columns import ragged
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs, Reducer
-from .representation import Representation, Setup
+from .representation import Representation, Setup, why_no_token
 
 if TYPE_CHECKING:
     import torch
@@ -78,23 +78,16 @@ class Mads(Representation):
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
+        tokens = setup.options["tokens"]
         ids, values = passed[WHOLE]["ids"], passed[WHOLE]["values"]
         reason = np.full(len(rows), None, dtype=object)
         for index, row in enumerate(rows):
             if ids[index] is None:
-                reason[index] = _why(row, setup.options["tokens"])
+                no_token = None if tokens == "all" else why_no_token(row, tokens)
+                reason[index] = no_token or "an activation is not finite"
             else:
                 values[index] = values[index].clip(-HALF_LARGEST, HALF_LARGEST)
         return {"mads": ids, "mads_values": values, "mads_reason": reason}
-
-
-def _why(row: Encoded, tokens: str) -> str:
-    after = " left after truncation" if row.truncated else ""
-    if tokens == "response" and not row.response_tokens:
-        return "no response token" + after
-    if tokens == "content" and not row.content.any():
-        return "no content token" + after
-    return "an activation is not finite"
 
 
 class TopUnits(Reducer):
@@ -111,25 +104,21 @@ class TopUnits(Reducer):
     def __init__(self, batch: Batch, tokens: str, share: float) -> None:
         import torch
 
-        counted = batch.response if tokens == "response" else batch.mask
-        if tokens == "content":
-            counted = torch.zeros_like(batch.mask)
-            flags = np.concatenate([row.content for row in batch.rows])
-            counted[batch.mask] = torch.from_numpy(flags).to(counted.device)
+        counted = batch.tokens(tokens)
         self._counted, self._share = counted.flatten(), share
         self._spans = _spans(counted.cpu().numpy())
         self._usable = counted.any(1)
         self._width = counted.shape[1]
-        self._open: Neurons | None = None  # a layer whose experts are still coming
+        self._layer: Neurons | None = None  # a layer whose experts are still coming
         self._highest = torch.empty(0)
         self._chosen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def neurons(self, part: Neurons) -> None:
         import torch
 
-        if self._open is None or self._open.layer != part.layer:
-            self._close()
-            self._open = part
+        if self._layer is None or self._layer.layer != part.layer:
+            self._finish_layer()
+            self._layer = part
             self._highest = torch.full(
                 (len(self._usable), part.units), -torch.inf, device=part.values.device
             )
@@ -149,13 +138,13 @@ class TopUnits(Reducer):
             values = part.values[of_counted].float()
             highest.scatter_reduce_(0, rows[:, None].expand_as(values), values, "amax")
 
-    def _close(self) -> None:
+    def _finish_layer(self) -> None:
         """Choose the top units of the open layer."""
         import torch
 
-        if self._open is None:
+        if self._layer is None:
             return
-        highest, layer = self._highest, self._open
+        highest, layer = self._highest, self._layer
         k = active_units(layer.units, self._share)
         edge = highest.topk(k, dim=1).values[:, -1:]
         above, equal = highest > edge, highest == edge
@@ -165,12 +154,12 @@ class TopUnits(Reducer):
         self._usable = self._usable & ~(highest.isnan() | highest.isposinf()).any(1)
         rows, units = chosen.nonzero(as_tuple=True)
         self._chosen.append((rows, units + layer.start, highest[rows, units]))
-        self._open = None
+        self._layer = None
 
     def columns(self) -> dict[str, np.ndarray]:
         import torch
 
-        self._close()
+        self._finish_layer()
         rows, ids, values = (
             torch.cat(parts).cpu().numpy() for parts in zip(*self._chosen, strict=True)
         )

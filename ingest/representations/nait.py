@@ -29,7 +29,7 @@ from ..fits.fit import Fit, Fitting, PassFit
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Collector, Pass, PassInputs, Reducer
 from .nait_scores import ACTIVATIONS, DirectionScorer, directions_of
-from .representation import Representation, Scorer, Setup
+from .representation import Representation, Scorer, Setup, why_no_token
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +121,7 @@ class Nait(Representation):
         reason = np.full(len(rows), None, dtype=object)
         for index in np.flatnonzero(~usable).tolist():
             reason[index] = (
-                NO_DRIFT if finite[index] else _why(rows[index], setup.options["tokens"])
+                NO_DRIFT if finite[index] else _reason(rows[index], setup.options["tokens"])
             )
         for column in columns.values():
             column[~usable] = np.nan
@@ -191,13 +191,11 @@ def _kept_energy(summaries: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(shares, axis=1).mean(axis=1).astype(np.float32)
 
 
-def _why(row: Encoded, tokens: str) -> str:
-    after = " left after truncation" if row.truncated else ""
-    if not row.content.any():
-        return "no content token" + after
-    if tokens == "response" and not row.response_tokens:
-        return "no response token" + after
-    return "an activation is not finite"
+def _reason(row: Encoded, tokens: str) -> str:
+    missing = why_no_token(row, "content")
+    if tokens == "response":
+        missing = missing or why_no_token(row, "response")
+    return missing or "an activation is not finite"
 
 
 def needs_of(options: Mapping[str, Any]) -> PassInputs:
@@ -221,10 +219,7 @@ class Summaries(Reducer):
     ) -> None:
         import torch
 
-        content = torch.zeros_like(batch.mask)
-        flags = np.concatenate([row.content for row in batch.rows])
-        content[batch.mask] = torch.from_numpy(flags).to(content.device)
-        counted = {"content": content, "response": batch.response, "all": batch.mask}[tokens]
+        content, counted = batch.tokens("content"), batch.tokens(tokens)
         counts = counted.sum(1, keepdim=True)
         self._weights = (counted.float() / counts)[:, None, :]  # NaN where a row has no such token
         self._padded = bool((~batch.mask).any())

@@ -50,6 +50,13 @@ class Setup:
     device: str = "cpu"
 
 
+def why_no_token(row: Encoded, tokens: str) -> str | None:
+    """Return why a row has no token of `content` or `response`; None if it has one."""
+    if getattr(row, tokens).any():
+        return None
+    return f"no {tokens} token" + (" left after truncation" if row.truncated else "")
+
+
 class Scorer(ABC):
     """Scores rows of the pool for one target from their stored columns alone.
 

@@ -319,7 +319,7 @@ def scores_by_rank(
     """
     import torch
 
-    from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
+    from ..models.batches import tokens_per_batch
 
     widths = (len(directions), *ranks)
     cut = [
@@ -328,8 +328,7 @@ def scores_by_rank(
     ]
     scores = np.empty((len(sample.rows), len(tables), len(widths)), np.float32)
     rotation = torch.from_numpy(directions).to(device)
-    cpu = torch.device(device).type == "cpu"
-    for part, states in sample.parts(TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR):
+    for part, states in sample.parts(tokens_per_batch(torch.device(device))):
         floats = states.to(device).float()
         rotated = floats @ rotation / floats.norm(dim=1, keepdim=True)
         stored: list[tuple[np.ndarray, np.ndarray | None]] = [(rotated.cpu().numpy(), None)]

@@ -9,7 +9,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,20 +172,15 @@ def attention_hooks(model: Any, layers: int, receive: MapHook) -> Iterator[None]
         return hook
 
     last = list(enumerate(decoder_layers(model)))[-layers:]
-    hooks = [
-        module.register_forward_hook(hook_of(index))
-        for index, layer in last
-        for module in layer.modules()
-    ]
-    hooks.append(model.base_model.register_forward_pre_hook(lambda *_: seen.clear()))
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
+    with ExitStack() as stack:
+        stack.callback(model.set_attn_implementation, model.config._attn_implementation)
+        model.set_attn_implementation("eager")
+        for index, layer in last:
+            for module in layer.modules():
+                stack.enter_context(module.register_forward_hook(hook_of(index)))
+        pre_hook = model.base_model.register_forward_pre_hook(lambda *_: seen.clear())
+        stack.enter_context(pre_hook)
         yield
-    finally:
-        model.set_attn_implementation(before)
-        for hook in hooks:
-            hook.remove()
     if len(seen) < len(last):
         raise BackboneError(
             f"{model.config.model_type}: {len(last) - len(seen)} of the last {len(last)} layers "

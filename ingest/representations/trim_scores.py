@@ -123,7 +123,7 @@ def score_tokens(
         scores *= scales
         lengths *= np.square(scales)
     if rest == "alike":
-        scores *= _completion(lengths, np.square(table.vectors).sum(1)[places])
+        scores *= _outside_factor(lengths, np.square(table.vectors).sum(1)[places])
     penalised = scores - np.float32(1 - penalty) * np.abs(scores)
     return TokenScores(tokens, classes, seen, np.where(seen, scores, penalised))
 
@@ -167,7 +167,7 @@ def products(codes: NDArray[Any], vectors: Floats, places: NDArray[Any]) -> tupl
     return scores, lengths
 
 
-def _completion(states: Floats, vectors: Floats) -> Floats:
+def _outside_factor(states: Floats, vectors: Floats) -> Floats:
     """Return the factor from <p, q> to the whole cosine, given |p|^2 and |q|^2."""
     inside = states * vectors
     outside = np.clip(1 - states, 0, 1) * np.clip(1 - vectors, 0, 1)

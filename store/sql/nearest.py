@@ -116,7 +116,7 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
 def unit_vector_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold one unit vector a row, so that a product of two is their cosine.
 
-    These are the arrays of float16 beside which no `_norms` stand (those of NAIT hold a vector
+    These are the float16 arrays without a `_norms` column (those of NAIT hold a vector
     for every layer).
     """
     names = set(schema.names)
