@@ -47,14 +47,14 @@ class Fitting:
             earlier, killed run left.
         keep: stores an output; call it as soon as the output is computed. It returns the artifact
             to continue with (another process may have stored one first).
-        tell: reports progress: a share from 0 to 1 and one sentence, such as the loss.
+        report: receives the progress: a share from 0 to 1 and one sentence, such as the loss.
     """
 
     backbone: Backbone
     sample: Sample
     artifacts: Mapping[str, Artifact]
     keep: Callable[[str, Artifact], Artifact]
-    tell: Callable[[float, str], None]
+    report: Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class PassFit(Fit, Generic[C]):
 
     def run(self, fitting: Fitting) -> None:
         """Run the fit by itself."""
-        run_together([(self, fitting)], lambda done: fitting.tell(PASS_SHARE * done, READING))
+        run_together([(self, fitting)], lambda done: fitting.report(PASS_SHARE * done, READING))
 
 
 PASS_SHARE = 0.5
@@ -161,13 +161,13 @@ READING = "one pass over the sample"
 
 
 def run_together(
-    fits: Sequence[tuple[PassFit[Any], Fitting]], tell: Callable[[float], None]
+    fits: Sequence[tuple[PassFit[Any], Fitting]], report: Callable[[float], None]
 ) -> None:
     """Run fits of the same model on one pass over the longest of their samples.
 
     Args:
         fits: their samples are prefixes of one another.
-        tell: called with the share of the pass that is done.
+        report: called with the share of the pass that is done.
 
     Raises:
         UsageError: the sample is too small for one of them.
@@ -186,7 +186,7 @@ def run_together(
     rows = [row if isinstance(row, Encoded) else None for row in encoded]
     adapter = fitting.artifacts[fit.checkpoint()] if fit.checkpoint() else None
     collectors = [fit.collect(fitting, rows[: len(fitting.sample)]) for fit, fitting in incomplete]
-    pass_over(fitting.backbone, rows, collectors, adapter, tell)
+    pass_over(fitting.backbone, rows, collectors, adapter, report)
     for (fit, fitting), collector in zip(incomplete, collectors, strict=True):
         fit.finish(fitting, collector)
 

@@ -165,7 +165,7 @@ class WarmUp(AdapterFit):
             self.training(self.seed, self.dropout),
             fitting.artifacts[names[done - 1]] if done else None,
             lambda epoch, artifact: fitting.keep(names[epoch - 1], artifact),
-            fitting.tell,
+            fitting.report,
         )
 
 
@@ -266,7 +266,7 @@ def train(
     training: LoraTraining,
     start: Artifact | None,
     keep: Callable[[int, Artifact], Artifact],
-    tell: Callable[[float, str], None],
+    report: Callable[[float, str], None],
 ) -> None:
     """Train an adapter on the mean response-token loss of each row, averaged over a step's rows.
 
@@ -275,7 +275,7 @@ def train(
         start: the artifact of the last finished epoch; None to begin.
         keep: called with each epoch (from 1) and its artifact; training continues from what it
             returns.
-        tell: called with the share that is done and a sentence with the loss.
+        report: called with the share that is done and a sentence with the loss.
 
     The artifacts hold, in float32, `<module>.A` (r, in) and `<module>.B` (out, r) of every
     attention projection, and AdamW's first and second moments of each as `<module>.A.m` and
@@ -319,7 +319,7 @@ def train(
                             f"{backbone.info.name}: training an adapter failed: the loss of step "
                             f"{step + 1} is not finite. Use dtype float32 or another backbone"
                         )
-                    tell(
+                    report(
                         (step + 1) / steps,
                         f"epoch {epoch} of {training.epochs}, step {step + 1} of {steps}: "
                         f"loss {loss:.3f}",

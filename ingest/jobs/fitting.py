@@ -291,12 +291,12 @@ def _fitting(
     def keep(name: str, artifact: Artifact) -> Artifact:
         return cache.load(cache.keep(job.digest, name, artifact), name)
 
-    def tell(share: float, said: str) -> None:
-        progress.learn(name=job.fit.name, share=share, said=said)
+    def report(share: float, sentence: str) -> None:
+        progress.learn(name=job.fit.name, share=share, said=sentence)
 
     artifacts = {name: cache.load(content, name) for name, content in outputs.items()}
     rows = job.fit.sample_rows(sample.total)
-    return Fitting(backbone, sample.first(rows), artifacts, keep, tell)
+    return Fitting(backbone, sample.first(rows), artifacts, keep, report)
 
 
 def fitted(jobs: Sequence[Job], cache: ArtifactCache) -> Fitted:

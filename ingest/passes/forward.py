@@ -81,14 +81,14 @@ def pass_over(
     rows: Sequence[Encoded | None],
     collectors: Sequence[Collector],
     adapter: Artifact | None = None,
-    tell: Callable[[float], None] = lambda done: None,
+    report: Callable[[float], None] = lambda done: None,
 ) -> None:
     """Run the model once over every row that a collector reads.
 
     Args:
         rows: None for those that no collector reads.
         adapter: applied to the model.
-        tell: called with the share of the tokens that is done.
+        report: called with the share of the tokens that is done.
     """
     places = np.unique(np.concatenate([collector.places for collector in collectors]))
     chosen = [row for place in places if (row := rows[place]) is not None]
@@ -105,7 +105,7 @@ def pass_over(
         for collector, reducer in collecting:
             collector.add(batch_places, reducer.columns())
         done += sum(map(len, batch.rows))
-        tell(done / tokens)
+        report(done / tokens)
 
 
 @contextmanager
@@ -129,16 +129,13 @@ def layer_hooks(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
 def _only_predicting_tokens(
     backbone: Backbone, batch: Batch, reducers: ReducersWithInputs, adapter: Artifact | None
 ) -> AbstractContextManager[None]:
-    """Narrow the pass to the tokens that predict responses, where no reducer needs others."""
-    other_tokens = any(
+    """Compute final states only where they predict responses, if no reducer needs others."""
+    if any(
         needs.hidden or needs.layers or needs.neurons or (needs.gradients and adapter is None)
         for needs, _ in reducers
-    )
-    return (
-        nullcontext()
-        if other_tokens
-        else final_states_only_at(backbone, batch.ids.shape, *batch.predicted())
-    )
+    ):
+        return nullcontext()
+    return final_states_only_at(backbone, batch.ids.shape, *batch.predicted())
 
 
 def _reduce_logits(

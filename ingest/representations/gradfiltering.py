@@ -111,13 +111,13 @@ class Ensemble(AdapterFit):
                 fitting.keep(snapshot_name(member, "late"), Artifact(arrays, artifact.facts))
             return artifact
 
-        def tell(fraction: float, sentence: str) -> None:
+        def report(fraction: float, sentence: str) -> None:
             done = (member + fraction) / self.members
-            fitting.tell(done, f"member {member + 1} of {self.members}, {sentence}")
+            fitting.report(done, f"member {member + 1} of {self.members}, {sentence}")
 
         training = self.training(self.members * self.seed + member)
         start = fitting.artifacts.get(snapshot_name(member, "early"))
-        train(backbone, rows, training, start, keep, tell)
+        train(backbone, rows, training, start, keep, report)
 
 
 def snapshot_name(member: int, which: str) -> str:

@@ -380,7 +380,9 @@ class Bases(_SummaryFit):
             energy[kind] = [share for _, share in layers]
         rows = len(collected.places)
         fitting.keep(self.name, Artifact(arrays, {"rows": rows, "kept": energy}))
-        fitting.tell(1.0, f"keeps {np.mean([*energy['mean'], *energy['drift']]):.1%} of the energy")
+        fitting.report(
+            1.0, f"keeps {np.mean([*energy['mean'], *energy['drift']]):.1%} of the energy"
+        )
 
 
 class Statistics(_SummaryFit):
@@ -409,7 +411,7 @@ class Statistics(_SummaryFit):
                 len(summaries) - 1
             )
         fitting.keep(self.name, Artifact(arrays))
-        fitting.tell(1.0, "spread of every layer")
+        fitting.report(1.0, "spread of every layer")
 
     def _bases_of(self, fitting: Fitting) -> Mapping[str, np.ndarray] | None:
         return fitting.artifacts[self._bases.name].arrays if self._bases else None

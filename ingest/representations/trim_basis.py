@@ -242,7 +242,7 @@ class TrimBasis(PassFit[SampleStates]):
                 directions,
                 self.layers,
                 self.seed,
-                lambda done: fitting.tell(
+                lambda done: fitting.report(
                     PASS_SHARE + (1 - PASS_SHARE) * done, "how many directions are enough"
                 ),
             )
@@ -256,7 +256,7 @@ class TrimBasis(PassFit[SampleStates]):
         }
         basis = np.ascontiguousarray(directions[:, :rank])
         fitting.keep(OUTPUT, Artifact({"basis": basis, "spectrum": spectrum}, facts))
-        fitting.tell(1.0, f"{rank} directions keep {facts['kept']:.1%} of the energy")
+        fitting.report(1.0, f"{rank} directions keep {facts['kept']:.1%} of the energy")
 
 
 def overlaps(
@@ -266,7 +266,7 @@ def overlaps(
     directions: np.ndarray,
     layers: int,
     seed: int,
-    tell: Callable[[float], None] = lambda done: None,
+    report: Callable[[float], None] = lambda done: None,
 ) -> dict[int, float]:
     """Return rank -> mean overlap of the best rows by the stored score with those by the exact one.
 
@@ -290,7 +290,7 @@ def overlaps(
         nearest = nearest_classes(backbone.model, seen.classes)
         tables.append(ClassTable(seen.classes, seen.vectors @ directions, nearest))
     ranks = ranks_tried(len(directions))
-    scores = scores_by_rank(sample, directions, tables, ranks, backbone.device, tell)
+    scores = scores_by_rank(sample, directions, tables, ranks, backbone.device, report)
     shares = np.zeros((DRAWS, len(ranks)))
     for target, members in enumerate(drawn):
         others = np.delete(scores[:, target], members, axis=0)
@@ -305,7 +305,7 @@ def scores_by_rank(
     tables: Sequence[ClassTable],
     ranks: Sequence[int],
     device: torch.device | str = "cpu",
-    tell: Callable[[float], None] = lambda done: None,
+    report: Callable[[float], None] = lambda done: None,
 ) -> np.ndarray:
     """Score the sample's rows for some targets, exactly and from the codes of each rank.
 
@@ -343,7 +343,7 @@ def scores_by_rank(
             for place, (table, coded) in enumerate(zip(tables_of_target, stored, strict=True)):
                 token_scores = score_tokens(tokens, *coded, table).scores
                 scores[part, target, place] = row_terms(token_scores, content, lengths).scores
-        tell(part.stop / len(sample.rows))
+        report(part.stop / len(sample.rows))
     return scores
 
 
