@@ -31,6 +31,16 @@ def count_of(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def safe(text: str) -> str:
+    """A text whose control characters, line breaks and tabs apart, are written as escapes."""
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 class PrintedResult:
     """A result that a notebook shows as `print` does."""
 
