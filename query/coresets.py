@@ -396,8 +396,11 @@ def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:
         notes.append("leakage was allowed: no row was compared with the examples' text")
     elif "leakage" not in rules:
         notes.append("nothing was checked for leakage: there is neither a target nor an evaluation")
-    if rules.get("leakage", {}).get("left_out"):
-        notes.append(_leakage_note(rules["leakage"]))
+    leakage = rules.get("leakage", {})
+    if asked["evaluations"] and "compared" in leakage:
+        notes.append(_checked_note(leakage))
+    if leakage.get("left_out"):
+        notes.append(_leakage_note(leakage))
     notes += [
         f"not eligible: the {count_of(rule['rows'], 'row')} of coreset {rule['coreset']}"
         for rule in asked["exclude"]
@@ -413,6 +416,14 @@ def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:
     if "distinct" in rules:
         notes += _distinct_notes(rules["distinct"], asked["distinct"])
     return notes
+
+
+def _checked_note(leakage: Mapping[str, Any]) -> str:
+    sources = [f"{count_of(number, 'example')} of {of}" for of, number in leakage["of"].items()]
+    last = sources.pop()
+    listed = f"{', '.join(sources)} and {last}" if sources else last
+    none = "" if leakage["left_out"] else "; none gives one away"
+    return f"checked for leakage: {count_of(leakage['compared'], 'row')} against {listed}{none}"
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
