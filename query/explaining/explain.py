@@ -437,12 +437,11 @@ def _without(selection: _Selection, explanation: Explanation, memory_limit: int)
     """Select again, from a pool without the row."""
     coreset, request = selection.coreset, selection.request
     other = f"id <> {literal(explanation.id)}"
-    tokens = request.budget.unit == "tokens"
     again = replace(
         request,
         where=f"({request.where}) AND {other}" if request.where else other,
         # A share of one row less could be another number of rows.
-        budget=request.budget if tokens else parse_budget(str(len(coreset))),
+        budget=request.budget if request.budget.column else parse_budget(str(len(coreset))),
     )
     now = answer(selection.snapshot, again, memory_limit).picks.ids
     before = set(coreset.ids)
