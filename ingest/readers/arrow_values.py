@@ -118,9 +118,7 @@ def _run_end_values(array: pa.RunEndEncodedArray, lose: Lose) -> list[Any]:
 def _union_values(array: pa.UnionArray, lose: Lose) -> list[Any]:
     kind = array.type
     position = {code: place for place, code in enumerate(kind.type_codes)}
-    _, codes, *more = (
-        array.buffers()
-    )  # array.type_codes and array.offsets ignore that it is a slice
+    _, codes, *more = array.buffers()  # type_codes and offsets ignore where a slice begins
     places = [position[code] for code in _integers(array, pa.int8(), codes)]
     children = [json_values(array.field(place), lose) for place in range(kind.num_fields)]
     rows = _integers(array, pa.int32(), more[0]) if kind.mode == "dense" else range(len(array))

@@ -28,6 +28,9 @@ PROBED_LINES = 50
 LIST_KEYS = ("data", "Instances", "rows", "records", "examples", "items", "instances", "train")
 """The keys that a list of records is looked for under first, in this order."""
 
+OPENINGS = {"{": "records", "[": "lists"}
+"""What a list holds, by the first character of an element."""
+
 LENIENT = json.JSONDecoder(parse_constant=lambda name: None)
 
 IsRecord = Callable[[dict[str, Any]], bool]
@@ -243,18 +246,25 @@ class _Finder:
         """The members of an object that does not end within the window, as far as it goes."""
         scanner = JsonScanner(iter([text.encode("utf-8", "surrogateescape")]), decoder=LENIENT)
         scanner.take("{")
+        first_member = True
         while scanner.peek() == '"':
             key = scanner.value()
             if not isinstance(key, str) or not scanner.take(":"):
                 return
             opening = scanner.peek()
+            if not opening:
+                return
             if opening == "[":
                 scanner.take("[")
-                if scanner.peek() in ("]", ""):
+                inner = scanner.peek()
+                if inner == "]":
                     yield key, Member("empty")
-                else:
+                elif inner:
                     first = scanner.value()
-                    yield key, self._list(first, [first])
+                    if not isinstance(first, BadRecord):
+                        yield key, self._list(first, [first])
+                    elif first_member:  # one record is larger than the window
+                        yield key, Member(OPENINGS.get(inner, "values"))
                 while scanner.peek() not in ("]", ""):
                     scanner.value()
                     scanner.take(",")
@@ -270,6 +280,7 @@ class _Finder:
                     return
                 else:
                     return
+            first_member = False
             if not scanner.take(","):
                 return
 
