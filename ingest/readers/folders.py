@@ -95,16 +95,18 @@ def look_below(folder: str, found: Found) -> None:
                 found.passed_over[path] = LINK
             else:
                 look_below(str(entry), found)
-        elif (reason := why_passed_over(entry.name)) is None:
-            found.files[path] = None
-        elif reason == NO_ENDING and "." not in entry.name and _begins_like_data(path):
+        elif (reason := why_passed_over(entry.name, path)) is None:
             found.files[path] = None
         else:
             found.passed_over[path] = reason
 
 
-def why_passed_over(name: str) -> str | None:
-    """Why a file in a folder is not read, by its name; None for one that is."""
+def why_passed_over(name: str, path: str | None = None) -> str | None:
+    """Why a file in a folder is not read, by its name; None for one that is.
+
+    Args:
+        path: of the file, which is looked into if its name has no ending; None for one elsewhere.
+    """
     if name.startswith("."):
         return HIDDEN
     if describes_others(name):
@@ -113,7 +115,9 @@ def why_passed_over(name: str) -> str | None:
         return CACHE
     if name.lower().endswith(UNFINISHED):
         return IS_UNFINISHED
-    return None if is_readable_name(name) else NO_ENDING
+    if is_readable_name(name) or (path and "." not in name and _begins_like_data(path)):
+        return None
+    return NO_ENDING
 
 
 def is_readable_name(name: str) -> bool:

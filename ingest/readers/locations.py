@@ -210,7 +210,8 @@ def _look_up(source: str, found: Found) -> None:
     elif is_local_glob(source):
         for match in sorted(glob.glob(source, recursive=True)):
             if not os.path.isdir(match):
-                _add(os.path.abspath(match), os.path.basename(match), source, found)
+                path = os.path.abspath(match)
+                _add(path, why_passed_over(os.path.basename(match), path), source, found)
             elif is_table_folder(match):
                 found.files[os.path.abspath(match)] = None
             elif "**" not in source:  # ** already lists what lies below
@@ -223,10 +224,9 @@ def _look_up(source: str, found: Found) -> None:
         raise NoSuchFileError(source, "there is no such file or folder", "Check the path")
 
 
-def _add(path: str, name: str, pattern: str, found: Found) -> None:
-    """Add a file that a pattern matches, unless it holds no data by its name."""
+def _add(path: str, reason: str | None, pattern: str, found: Found) -> None:
+    """Add a file that a pattern matches, unless there is a reason to pass over it."""
     last = pattern.rsplit("/", 1)[-1]
-    reason = why_passed_over(name)
     if reason in (NO_ENDING, HIDDEN) and "." in last:  # the pattern asks for such names
         reason = None
     if reason is None or not glob.has_magic(last):
@@ -257,7 +257,7 @@ def _look_up_remote(address: str, found: Found) -> None:
         path = scheme + entry.path + query
         if pattern:
             if fnmatch.fnmatchcase(entry.path, inside):
-                _add(path, entry.base_name, inside, found)
+                _add(path, why_passed_over(entry.base_name), inside, found)
         elif (reason := why_passed_over(entry.base_name)) is None:
             found.files[path] = None
         else:
