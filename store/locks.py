@@ -37,7 +37,8 @@ from typing import Protocol, Self
 import pyarrow.fs as pafs
 
 from ..schemas.errors import StoreBusyError, StoreError
-from .place import Place, first_line
+from ..schemas.plain_text import first_line
+from .place import Place
 
 log = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ import pyarrow.fs as pafs
 import xxhash
 
 from ..schemas.errors import DamagedStoreError, StoreError
+from ..schemas.plain_text import first_line
 
 CHUNK_BYTES = 4 << 20
 
@@ -249,11 +250,6 @@ def unopened(place: Place, table: str, error: Exception) -> StoreError:
 def out_of_reach(said: str) -> bool:
     """Whether what Lance said is about the way to a table, not about its bytes."""
     return any(words in said.lower() for words in _OUT_OF_REACH)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line of at most 300 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _fsync(path: str) -> None:

@@ -37,7 +37,7 @@ SHARD_SECONDS = 30.0
 SHARD_ROWS = (16, 2048)
 SHARD_BYTES = 256 << 20
 COMMIT_BYTES = 1 << 30
-SIGHTINGS_PER_COMMIT = 100_000
+OCCURRENCES_PER_COMMIT = 100_000
 SMALL_ROWS = 20_000
 MERGE_FRAGMENTS = 64
 
@@ -66,7 +66,7 @@ def ingest(
         unreadable: files that could not be opened, up to the end of the run; they are part of the
             account.
         passed_over: what else was found and not read, in words; part of the account as well.
-        progress: is told what happens.
+        progress: receives what happens.
         command: kept in the table `runs`.
         commit_rows: the most rows that become visible together.
 
@@ -175,7 +175,7 @@ class _Ingestion:
                 counts.reasons[item.reason.partition(":")[0]] += 1
                 self._reject(item)
                 continue
-            self.commit.sightings.append((row_id, item))
+            self.commit.occurrences.append((row_id, item))
             if next(known) or row_id in self.waiting:
                 counts.duplicate += 1
                 if row_id in self.waiting:
@@ -187,7 +187,7 @@ class _Ingestion:
             self.shard.append(queued)
             if len(self.shard) >= self.shard_rows:
                 self._featurize()
-        if len(self.commit.sightings) + len(self.commit.rejects) >= SIGHTINGS_PER_COMMIT:
+        if len(self.commit.occurrences) + len(self.commit.rejects) >= OCCURRENCES_PER_COMMIT:
             self._featurize()
             self._write()
 
@@ -240,7 +240,7 @@ class _Ingestion:
         for row_id in ids:
             del self.waiting[row_id]
             self.repeated.pop(row_id, None)
-        for _, record in self.commit.sightings:
+        for _, record in self.commit.occurrences:
             if record.metadata != "{}":
                 self.metadata_keys.update(json.loads(record.metadata))
         self.commit = Commit(self.account.run)
@@ -259,8 +259,9 @@ class _Ingestion:
         self.run.drop_tokens()
         dropped = {queued.id for queued in self.shard}
         self.shard = []
-        sightings = self.commit.sightings
-        self.commit.sightings = [seen for seen in sightings if seen[0] not in dropped]
+        self.commit.occurrences = [
+            (row_id, record) for row_id, record in self.commit.occurrences if row_id not in dropped
+        ]
         self._write()
         self.finish(status)
         self.run.say_what_is_kept()
