@@ -139,7 +139,7 @@ class Database:
         from .ingest.sources import open_sources
 
         options = _reading(format, mapping, encoding, explanation, unescape)
-        opened = open_sources(sources, options)
+        opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
     def fit(
