@@ -26,7 +26,7 @@ from .in_memory import is_in_memory
 from .locations import STDIN
 
 SPLIT = re.compile(
-    r"(train|training|test|testing|validation|valid|val|dev|eval|evaluation)"
+    r"(train|training|test|testing|validation|valid|val|dev|eval|evaluation)\d*"
     r"([-_.](sft|gen|prefs|rl|rm|dpo|full|small|clean|raw|\d+))*",
     re.IGNORECASE,
 )

@@ -42,7 +42,7 @@ DESCRIPTIONS = (
 )
 """Files of `datasets`, LLaMA-Factory and the Hub that say what other files hold."""
 
-BESIDE_EXPORTS = (".manifest.json", ".dataset_info.json")
+BESIDE_EXPORTS = (".manifest.json", ".dataset_info.json", ".axolotl.yaml")
 """What `coresetdb export` writes beside a file, appended to its name."""
 
 UNFINISHED = (".tmp", ".temp", ".part", ".partial", ".incomplete", ".crdownload", ".lock", ".crc")

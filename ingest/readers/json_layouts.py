@@ -100,7 +100,7 @@ def find_layout(
     if first == "[":
         return find.layout_of_list(text)
     if first != "{":
-        return Layout("lines") if _has_object_line(text) else None
+        return Layout("lines") if _has_object_line(text) or _is_text_of_json(text) else None
     try:
         value, end = LENIENT.raw_decode(text)
     except (ValueError, RecursionError):
@@ -314,6 +314,15 @@ def _whole_value(line: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _is_text_of_json(text: str) -> bool:
+    """Whether a file begins with a text that holds the JSON of an object."""
+    try:
+        value, _ = LENIENT.raw_decode(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, str) and value.lstrip().startswith("{") and _whole_value(value)
 
 
 def _has_object_line(text: str) -> bool:

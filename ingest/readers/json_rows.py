@@ -308,7 +308,7 @@ def with_id(value: Any, label: str, number: int) -> Any:
 
     A list stays under the name LISTED, for the caller to name.
     """
-    if label in (str(number), str(number - 1)):  # an index of pandas, from 0 or 1
+    if label in ("", str(number), str(number - 1)):  # an index of pandas, from 0 or 1
         return value
     if isinstance(value, list):
         return {LISTED: value, "id": label}

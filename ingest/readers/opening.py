@@ -6,12 +6,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
 
-from ...schemas.errors import AmbiguousFormatError, InputError
+from ...schemas.errors import InputError
 from . import delimited, json_rows, tables
 from .decoding import (
     NOT_UTF8,
@@ -26,12 +26,12 @@ from .decoding import (
 )
 from .folders import NAMES, is_table_folder, without_packing
 from .json_layouts import WINDOW_BYTES, Layout, find_layout
-from .json_rows import LISTED, CountingDecoder, JsonScanner
+from .json_records import as_records
+from .json_rows import CountingDecoder, JsonScanner
 from .locations import LOCAL_ERRORS, REMOTE_ERRORS, STDIN, is_remote, open_binary, open_random
 from .remarks import Remarks
 
 HEAD_BYTES = 1 << 16
-SAMPLE_LISTS = 50
 MARKUP = (b"<!doctype", b"<html", b"<?xml")
 DELIMITED_NAMES = (".csv", ".tsv", ".tab")
 JSON_NAMES = tuple(name for name in NAMES if name.startswith((".j", ".nd")))
@@ -283,82 +283,7 @@ def _json_rows(
         "split": lambda: json_rows.split_rows(scanner, file, fail),
         "columns": lambda: json_rows.column_rows(scanner, file, fail),
     }[layout.kind]()
-    return _records_of_lists(file, rows, hints)
-
-
-def _records_of_lists(file: str, rows: Iterator[Row], hints: Hints) -> tuple[Iterator[Row], str]:
-    """The same rows; where the first are lists, each list becomes a record.
-
-    A list of turns, or of texts alone, is a conversation: the column `conversations`, `messages` or
-    `data`, as ShareGPT, OpenAI and UltraChat name it. Other lists are rows of a table, whose first
-    one may name its columns, as in CSV.
-
-    Raises:
-        AmbiguousFormatError: the rows are lists of values without names.
-    """
-    ahead: list[Row] = []
-    for row in rows:
-        ahead.append(row)
-        if not isinstance(row[1], BadRecord):
-            break
-    again = chain(ahead, rows)
-    first = ahead[-1][1] if ahead else None
-    listed = first.get(LISTED) if isinstance(first, dict) else first
-    if not isinstance(listed, list) or not listed:
-        return again, ""
-    if any(isinstance(item, list | dict) for item in listed):
-        return _conversations(again, hints), ""
-    return _unnamed_rows(file, again, hints)
-
-
-def _conversations(rows: Iterator[Row], hints: Hints) -> Iterator[Row]:
-    for number, value in rows:
-        yield number, _conversation(value, hints)
-
-
-def _conversation(value: Any, hints: Hints) -> Any:
-    """A list of turns, perhaps with an id beside it, as a record; anything else as it is."""
-    listed = value.get(LISTED) if isinstance(value, dict) else value
-    if not isinstance(listed, list):
-        return value
-    others = {k: v for k, v in value.items() if k != LISTED} if isinstance(value, dict) else {}
-    if hints.are_turns(listed) and any(isinstance(turn, dict) for turn in listed):
-        from_value = any(isinstance(turn, dict) and "from" in turn for turn in listed)
-        return {"conversations" if from_value else "messages": listed, **others}
-    return {"data": listed, **others} if _are_texts(listed) else listed
-
-
-def _are_texts(values: list[Any]) -> bool:
-    """Whether values are texts, or pairs of them."""
-    flat = [part for value in values for part in (value if isinstance(value, list) else [value])]
-    return bool(flat) and all(isinstance(part, str) for part in flat)
-
-
-def _unnamed_rows(file: str, rows: Iterator[Row], hints: Hints) -> tuple[Iterator[Row], str]:
-    """Lists of plain values as records: by columns that are named or counted, else turn by turn."""
-    ahead = list(islice(rows, SAMPLE_LISTS))
-    again = chain(ahead, rows)
-    lists = [value for _, value in ahead if isinstance(value, list)]
-    first = [str(value) for value in lists[0]]
-    second = [str(value) for value in lists[1]] if len(lists) > 1 else []
-    texts = all(_are_texts(value) for value in lists)
-    try:
-        names = hints.header(first, second)
-    except AmbiguousFormatError as error:
-        turns = texts and all(len(value) > 1 for value in lists)
-        if turns and len({len(value) for value in lists}) > 1:
-            return _conversations(again, hints), ", turn by turn"
-        raise AmbiguousFormatError(
-            file,
-            f"its rows are lists of values without names ({', '.join(first)[:80]})",
-            "Count the columns, as in --map user=1,assistant=2",
-        ) from error
-    words = ""
-    if names is None:
-        names, words = hints.names(len(first)), ", no header"
-    else:
-        again = (row for row in again if row[1] is not lists[0])
-    return ((number, json_rows.keyed(value, names)) for number, value in again), words
+    return as_records(file, rows, hints)
 
 
 def _plain_rows(chunks: Iterator[bytes]) -> Iterator[Row]:

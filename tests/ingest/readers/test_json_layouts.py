@@ -90,6 +90,14 @@ LAYOUTS = {
     "list of lists below the only key": (json.dumps({"data": MESSAGES}), CHATS),
     "a list a line": (lines(TALKS), CHATS),
     "a list a line with roles": (lines(MESSAGES), CHATS),
+    "rows of the dataset viewer": (
+        json.dumps({"features": [{"n": "output"}], "rows": [{"n": 1, "row": row} for row in ROWS]}),
+        ALPACA,
+    ),
+    "an id a line": (lines([{f"id{i}": row} for i, row in enumerate(ROWS)]), ALPACA),
+    "a record below a key, line by line": (lines([{"data": row} for row in ROWS]), ALPACA),
+    "texts of JSON": (json.dumps([json.dumps(row) for row in ROWS]), ALPACA),
+    "a text of JSON a line": (lines([json.dumps(row) for row in ROWS]), ALPACA),
     "one chat": (json.dumps(MESSAGES[1], indent=1), CHATS[1:2]),
     "chats one after another": ("\n".join(json.dumps(m, indent=1) for m in MESSAGES), CHATS),
     "one chat on one line": (json.dumps(TALKS[0]), CHATS[:1]),
@@ -113,6 +121,19 @@ def test_a_layout_told_from_its_beginning(
     monkeypatch.setattr("coresetdb.ingest.readers.opening.HEAD_BYTES", 300)
     assert json_layouts.WINDOW_BYTES == 1 << 20
     assert instructions(tmp_path / "rows.json", text) == expected
+
+
+def test_what_stands_around_a_record_is_kept(tmp_path: Path) -> None:
+    source = opened(
+        tmp_path / "a.jsonl", lines([{"n": 1, "row": ROWS[0]}, {"n": 2, "row": ROWS[1]}])
+    )
+    assert [json.loads(item.metadata) for item in source] == [{"n": 1}, {"n": 2}]
+    assert source.decision.endswith('JSON Lines, below "row"')
+    cut = {"row": ROWS[1], "truncated_cells": ["output"]}
+    good, bad = opened(tmp_path / "a.jsonl", lines([{"row": ROWS[0], "truncated_cells": []}, cut]))
+    assert isinstance(good, Record) and bad.reason == "cut off in the columns ['output']"
+    items = list(opened(tmp_path / "a.jsonl", lines([{"x7": ROWS[0]}, {"x9": ROWS[1]}])))
+    assert [item.source_id for item in items] == ["x7", "x9"]
 
 
 def test_labels_become_ids(tmp_path: Path) -> None:
