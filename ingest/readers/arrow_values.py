@@ -73,7 +73,7 @@ def _extension_values(array: pa.ExtensionArray, lose: Lose) -> list[Any]:
     values = json_values(array.storage, lose)
     name = array.type.extension_name
     if name == "arrow.json":
-        return [_from_json(value, lose) if isinstance(value, str) else value for value in values]
+        return _from_json(values, lose)
     if name == "arrow.bool8":
         return [None if value is None else value != 0 for value in values]
     if name == "arrow.uuid":
@@ -82,16 +82,16 @@ def _extension_values(array: pa.ExtensionArray, lose: Lose) -> list[Any]:
     return values
 
 
-def _from_json(text: str, lose: Lose) -> Any:
-    """The value of JSON text; the text itself where it is none."""
-
-    def refuse(name: str) -> None:
-        lose(NOT_FINITE)
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError):
-        return text
+def _from_json(texts: list[Any], lose: Lose) -> list[Any]:
+    """The values that JSON texts stand for; a text itself where it is not JSON."""
+    decoder = json.JSONDecoder(parse_constant=lambda name: lose(NOT_FINITE))
+    values: list[Any] = []
+    for text in texts:
+        try:
+            values.append(text if text is None else decoder.decode(text))
+        except (ValueError, RecursionError):
+            values.append(text)
+    return values
 
 
 def _dictionary_values(array: pa.DictionaryArray, lose: Lose) -> list[Any]:

@@ -102,7 +102,8 @@ def _unwrapped(value: Any, key: str) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get(key), dict):
         return value
     if value.get(CUT_CELLS):  # of the Hub's dataset viewer
-        return BadRecord(f"cut off in the columns {value[CUT_CELLS]}", excerpt_of(str(value[key])))
+        reason = f"cut off by the dataset viewer: {value[CUT_CELLS]}"
+        return BadRecord(reason, excerpt_of(str(value[key])))
     return {**{name: own for name, own in value.items() if name != key}, **value[key]}
 
 

@@ -131,7 +131,7 @@ def test_what_stands_around_a_record_is_kept(tmp_path: Path) -> None:
     assert source.decision.endswith('JSON Lines, below "row"')
     cut = {"row": ROWS[1], "truncated_cells": ["output"]}
     good, bad = opened(tmp_path / "a.jsonl", lines([{"row": ROWS[0], "truncated_cells": []}, cut]))
-    assert isinstance(good, Record) and bad.reason == "cut off in the columns ['output']"
+    assert isinstance(good, Record) and bad.reason == "cut off by the dataset viewer: ['output']"
     items = list(opened(tmp_path / "a.jsonl", lines([{"x7": ROWS[0]}, {"x9": ROWS[1]}])))
     assert [item.source_id for item in items] == ["x7", "x9"]
 
