@@ -151,7 +151,7 @@ class Database:
         from .ingest.sources import open_sources
 
         options = _reading(format, mapping, encoding, explanation, unescape)
-        opened = open_sources(sources, options)
+        opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
     def fit(
@@ -231,6 +231,7 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
+        from .ingest.readers.folders import passed_over_sentences
 
         options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
         with rereadable_sources(self.store, sources, options, progress) as opened:
@@ -242,6 +243,7 @@ class Database:
                 limit=limit,
                 bytes_total=opened.bytes,
                 unreadable=opened.unreadable,
+                passed_over=passed_over_sentences(opened.passed_over),
                 progress=progress,
                 command=self.command or "connect().ingest",
             )

@@ -42,6 +42,7 @@ class FileAccount:
     duplicate: int = 0
     rejected: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
     fault: str | None = None
 
     def as_row(self) -> dict[str, Any]:
@@ -60,6 +61,7 @@ class Account:
         without_feature: "feature: reason" -> rows that have this reason instead of the feature.
         limited: whether --limit ended it before the end of the files.
         unreadable: what is wrong with files that could not be opened.
+        passed_over: what else was found and not read, in words.
     """
 
     run: str
@@ -69,6 +71,7 @@ class Account:
     without_feature: Counter[str] = field(default_factory=Counter)
     limited: bool = False
     unreadable: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
     def total(self, name: str) -> int:
         """Sum over the files of `read`, `new`, `duplicate` or `rejected`."""
@@ -116,8 +119,14 @@ class Account:
             "limited": self.limited,
             "without_feature": dict(self.without_feature),
             "unreadable": self.unreadable,
+            "passed_over": self.passed_over,
             "files": [
-                {**file.as_row(), "reasons": dict(file.reasons), "fault": file.fault}
+                {
+                    **file.as_row(),
+                    "reasons": dict(file.reasons),
+                    "remarks": file.remarks,
+                    "fault": file.fault,
+                }
                 for file in self.files
             ],
         }
