@@ -36,6 +36,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
+def safe(text: str) -> str:
+    """A text whose control characters, line breaks and tabs apart, are written as escapes."""
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
 class PrintedResult:
     """A result that a notebook shows as `print` does."""
 
