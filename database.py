@@ -504,6 +504,7 @@ class Database:
         exclude: str | Sequence[str] = (),
         quota: str | Sequence[str] | Mapping[str, str | int] = (),
         cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
+        quota_by: str = "corpus",
         distinct: float | None = None,
         distinct_by: str | None = None,
         approximate: bool = False,
@@ -534,6 +535,7 @@ class Database:
             quota: rows or per cent of the budget from a corpus: `"dolly=100"`, `"dolly=10%"`, a
                 list of these, or `{"dolly": "10%"}`.
             cap: the most from a corpus, as `quota`; an amount alone is for every other corpus.
+            quota_by: the column of the pool whose values `quota` and `cap` are of, such as `lang`.
             distinct: the cosine to an earlier pick from which on a row is left out.
             distinct_by: the feature that `distinct` compares; the method's own by default.
             approximate: find the rows with the feature's index (see `create_index`) instead of
@@ -562,6 +564,7 @@ class Database:
             exclude=exclude,
             quota=quota,
             cap=cap,
+            quota_by=quota_by,
             distinct=distinct,
             distinct_by=distinct_by,
         )

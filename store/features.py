@@ -203,7 +203,9 @@ def coresets_with(store: Store, recipe: Recipe) -> list[str]:
 def _columns_named(parameters: str | None) -> set[str]:
     """The columns that a coreset's parameters name: the one compared, and one ranked by."""
     known = json.loads(parameters or "{}")
-    return {known.get("column"), known.get("options", {}).get("score")} - {None}
+    rules = known.get("rules", {}).get("asked") or {}
+    score = known.get("options", {}).get("score")
+    return {known.get("column"), score, rules.get("quota_by")} - {None}
 
 
 def _drop_columns(store: Store, table: str, columns: Sequence[str]) -> None:
