@@ -1,4 +1,4 @@
-"""Plain text for people: rows as a table, a number with its noun; also as a notebook shows it."""
+"""Plain text for people: rows as a table, a number with its noun, an error's first line."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def safe(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first 300 characters of an error's first line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 class PrintedResult:

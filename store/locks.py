@@ -37,7 +37,8 @@ from typing import Protocol, Self
 import pyarrow.fs as pafs
 
 from ..schemas.errors import ReadOnlyStoreError, StoreBusyError, StoreError
-from .place import Place, first_line, writing_refused
+from ..schemas.plain_text import first_line
+from .place import Place, writing_refused
 
 log = logging.getLogger(__name__)
 

@@ -24,6 +24,7 @@ import pyarrow.fs as pafs
 import xxhash
 
 from ..schemas.errors import DamagedStoreError, ReadOnlyStoreError, StoreError
+from ..schemas.plain_text import first_line
 
 CHUNK_BYTES = 4 << 20
 
@@ -292,11 +293,6 @@ def out_of_reach(said: str) -> bool:
 def writing_refused(said: str) -> bool:
     """Whether what was said on writing means that one may not write there at all."""
     return any(words in said.lower() for words in _REFUSED)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, in one line of at most 300 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _fsync(path: str) -> None:

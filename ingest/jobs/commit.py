@@ -1,7 +1,7 @@
 """One commit of an ingestion: the rows that become visible together, and everything about them.
 
 Order: `sources`, `pool`, `runs`, each idempotent by key. A kill between two of them leaves
-sightings of rows that the pool does not have yet; ingesting the same file again mends that.
+occurrences of rows that the pool does not have yet; ingesting the file again completes them.
 `Account` says what became of every record: its figures add up.
 """
 
@@ -152,7 +152,7 @@ class Commit:
     """
 
     run: str
-    sightings: list[tuple[str, Record]] = field(default_factory=list)
+    occurrences: list[tuple[str, Record]] = field(default_factory=list)
     rejects: list[tuple[Reject, int]] = field(default_factory=list)
     rows: list[tuple[str, Record]] = field(default_factory=list)
     features: list[pa.Table] = field(default_factory=list)
@@ -172,7 +172,7 @@ class Commit:
         """
         if self.rejects:
             store.insert("rejects", self._reject_table())
-        if self.sightings:
+        if self.occurrences:
             store.insert("sources", self._source_table())
         if not self.rows:
             return set()
@@ -224,7 +224,7 @@ class Commit:
                 "metadata": record.metadata,
                 "run": self.run,
             }
-            for row_id, record in self.sightings
+            for row_id, record in self.occurrences
         ]
         return pa.Table.from_pylist(rows, schema=SOURCES)
 

@@ -36,7 +36,7 @@ SHARD_SECONDS = 30.0
 SHARD_ROWS = (16, 2048)
 SHARD_BYTES = 256 << 20
 COMMIT_BYTES = 1 << 30
-SIGHTINGS_PER_COMMIT = 100_000
+OCCURRENCES_PER_COMMIT = 100_000
 SMALL_ROWS = 20_000
 MERGE_FRAGMENTS = 64
 
@@ -62,7 +62,7 @@ def ingest(
         limit: stop after this many records (rejected ones count).
         bytes_total: of all files, None where it is not known; for the progress.
         unreadable: files that could not be opened; they are part of the account.
-        progress: is told what happens.
+        progress: receives what happens.
         command: kept in the table `runs`.
         commit_rows: the most rows that become visible together.
 
@@ -161,7 +161,7 @@ class _Ingestion:
                 counts.reasons[item.reason.partition(":")[0]] += 1
                 self._reject(item)
                 continue
-            self.commit.sightings.append((row_id, item))
+            self.commit.occurrences.append((row_id, item))
             if next(known) or row_id in self.waiting:
                 counts.duplicate += 1
                 if row_id in self.waiting:
@@ -173,7 +173,7 @@ class _Ingestion:
             self.shard.append(queued)
             if len(self.shard) >= self.shard_rows:
                 self._featurize()
-        if len(self.commit.sightings) + len(self.commit.rejects) >= SIGHTINGS_PER_COMMIT:
+        if len(self.commit.occurrences) + len(self.commit.rejects) >= OCCURRENCES_PER_COMMIT:
             self._featurize()
             self._write()
 
@@ -226,7 +226,7 @@ class _Ingestion:
         for row_id in ids:
             del self.waiting[row_id]
             self.repeated.pop(row_id, None)
-        for _, record in self.commit.sightings:
+        for _, record in self.commit.occurrences:
             if record.metadata != "{}":
                 self.metadata_keys.update(json.loads(record.metadata))
         self.commit = Commit(self.account.run)
@@ -245,8 +245,9 @@ class _Ingestion:
         self.run.drop_tokens()
         dropped = {queued.id for queued in self.shard}
         self.shard = []
-        sightings = self.commit.sightings
-        self.commit.sightings = [seen for seen in sightings if seen[0] not in dropped]
+        self.commit.occurrences = [
+            (row_id, record) for row_id, record in self.commit.occurrences if row_id not in dropped
+        ]
         self._write()
         self.finish(status)
         self.run.say_what_is_kept()

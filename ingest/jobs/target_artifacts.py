@@ -62,17 +62,17 @@ def make_target_artifacts(
                 featurizer.backbone,
                 rows,
                 {
-                    own: features.columns[column][np.asarray(usable)]
-                    for own, column in registry.columns_of(recipe).items()
+                    name: features.columns[column][np.asarray(usable)]
+                    for name, column in registry.columns_of(recipe).items()
                 },
                 featurizer.setup(recipe, of="target"),
             )
             if artifact is None:
                 continue
-            kept = catalog.put_artifact(
+            stored = catalog.put_artifact(
                 store, recipe.fingerprint, artifact_name(ids), artifact.pack()
             )
-            artifact = Artifact.unpack(kept)
+            artifact = Artifact.unpack(stored)
         if REFUSED in artifact.facts:
             notes.append(f"{recipe.representation} cannot use it: {artifact.facts[REFUSED]}")
         notes += artifact.facts.get(NOTES, ())
@@ -106,14 +106,14 @@ def complete_target_artifacts(
     for row in rows:
         examples.setdefault(row["target"], []).append(row)
     notes: list[str] = []
-    for target, own in examples.items():
-        ids = [row["id"] for row in own]
+    for target, target_rows in examples.items():
+        ids = [row["id"] for row in target_rows]
         if all(
             find_target_artifact(store, fingerprint, ids) is not None
             for fingerprint in fingerprints
         ):
             continue
-        instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
+        instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in target_rows]
         loaded = featurizer()
         features = loaded.compute(instructions, of="target")
         sentences = make_target_artifacts(store, loaded, ids, features)

@@ -334,7 +334,7 @@ def _numbers(snapshot: Snapshot, feature: Feature, row: str) -> dict[str, float 
 
 def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Explanation:
     """Add tokens or layers, whichever the scorer of the row's target looks at."""
-    from ...ingest.representations.nait_scores import Along
+    from ...ingest.representations.nait_scores import DirectionScorer
     from ...ingest.representations.trim_scores import TokenScorer
 
     assert explanation.target is not None
@@ -348,7 +348,7 @@ def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Expl
         )
     if isinstance(scorer, TokenScorer):
         return replace(explanation, tokens=token_frame(snapshot.store, scorer, rows))
-    if isinstance(scorer, Along):
+    if isinstance(scorer, DirectionScorer):
         return replace(explanation, layers=layer_frame(scorer, rows))
     return explanation
 
