@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     import lancedb.table
     import polars as pl
 
+    from .ingest.create import Relocated
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
     from .ingest.jobs.late_features import LateAccount
     from .ingest.models.backbone import Backbone
+    from .ingest.models.describe import BackboneInfo
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
     from .ingest.sources import SourceData
@@ -765,6 +767,33 @@ class Database:
         return compact_and_clean(self.store, keep_hours)
 
     # -- the model ---------------------------------------------------------------------------
+
+    def describe_backbone(self) -> BackboneInfo:
+        """Describe the model that makes the features: its folder, sizes and identity.
+
+        Raises:
+            BackboneError: it is gone or broken; says how to name the place it was moved to.
+        """
+        from .ingest.create import backbone_config, describe_backbone
+
+        return describe_backbone(self.store.uri, backbone_config(self.store))
+
+    def relocate_backbone(self, name: PathLike) -> Relocated:
+        """Look for the backbone in another place from now on, if the model there is the same.
+
+        Args:
+            name: a folder, a Hugging Face name or `builtin`.
+
+        Raises:
+            BackboneError: there is no model, or it is broken.
+            FingerprintError: it is not the one that made the features; nothing was changed.
+        """
+        from .ingest.create import relocate_backbone
+
+        relocated = relocate_backbone(self.store, os.fspath(name))
+        self.__dict__.pop("_backbone", None)
+        self.__dict__.pop("_featurizer", None)
+        return relocated
 
     @cached_property
     def _backbone(self) -> Backbone:
