@@ -332,6 +332,7 @@ class Database:
         *target: str | Sequence[str] | None,
         targets: Sequence[str] = (),
         weights: str | Mapping[str, str | float] | None = None,
+        group: str | None = None,
         method: str = "rds:round_robin",
         budget: str | int = 1000,
         where: str | None = None,
@@ -358,6 +359,9 @@ class Database:
             weights: how much of the budget each target gets, in proportion: `{"math": 0.6, "code":
                 0.4}` or `"math=.6,code=.4"`; in tokens where the budget is. Without weights targets
                 take turns, row by row.
+            group: a field of the examples, such as `"subject"`, by whose values they are compared
+                in groups: a row by its mean cosine to a group, and of groups the best (`top`) or
+                each in turn (`round_robin`).
             method: `representation:selector(option=value,...)`, a representation's name, or
                 `random`; options are the selector's or those of the comparison.
             budget: rows, `"5%"` of the eligible rows, `"200k-tokens"` of responses, or
@@ -413,6 +417,7 @@ class Database:
             approximate=approximate,
             rules=rules,
             weights=weights,
+            group=group,
             dry_run=dry_run,
         )
 

@@ -98,6 +98,11 @@ def methods_command(store: str | None, as_json: bool) -> None:
     metavar="TARGET=WEIGHT,...",
     help="How much of the budget each target gets (math=.6,code=.4); by turns without.",
 )
+@click.option(
+    "--group",
+    metavar="FIELD",
+    help="Compare rows with groups of examples by this field: mean within, then the best group.",
+)
 @where_option
 @click.option(
     "--leakage",
@@ -173,6 +178,7 @@ def select_command(
     method: str,
     budget: str,
     weights: str | None,
+    group: str | None,
     where: str | None,
     leakage: str,
     allow_leakage: bool,
@@ -203,6 +209,7 @@ def select_command(
         coresetdb select pool gsm8k --budget 1000 --out gsm8k.jsonl
         coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
         coresetdb select pool gsm8k mbpp --weights gsm8k=.6,mbpp=.4 --budget 2M-total-tokens
+        coresetdb select pool mmlu --method less:top --group subject --budget 5%
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
@@ -235,6 +242,7 @@ def select_command(
         distinct_by=distinct_by,
         approximate=approximate,
         weights=weights,
+        group=group,
         dry_run=dry_run,
     )
     if as_json:
