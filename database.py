@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import lancedb.table
     import polars as pl
 
+    from .ingest.conversations.tokenization import ReasoningMode
     from .ingest.create import Relocated
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from .query.coresets import Coreset
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
+    from .query.formats import Reasoning
     from .query.indexing import Indexed
     from .query.method_list import MethodList
     from .query.replay import Replay
@@ -79,6 +81,7 @@ class Database:
         device: str = "auto",
         dtype: str = "auto",
         max_length: int | None = None,
+        reasoning: ReasoningMode = "template",
         storage_options: dict[str, str] | None = None,
     ) -> Database:
         """Create an empty store.
@@ -91,6 +94,9 @@ class Database:
             device: auto, cpu, cuda or mps.
             dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
             max_length: tokens of a row, at most the model's positions.
+            reasoning: what becomes of the reasoning of answers: `template`, what the backbone's
+                chat template makes of it; `as-response`, text of its answer even where the
+                template leaves it out; `drop`, nothing.
             storage_options: of an object store, as Lance takes them.
 
         Raises:
@@ -100,7 +106,7 @@ class Database:
         from .ingest.create import create_store
         from .ingest.models.describe import BackboneConfig
 
-        config = BackboneConfig(os.fspath(backbone), device, dtype, max_length)
+        config = BackboneConfig(os.fspath(backbone), device, dtype, max_length, reasoning)
         return cls(*create_store(store_or_default(uri), config, features, storage_options))
 
     @classmethod
@@ -147,7 +153,7 @@ class Database:
         from .ingest.sources import open_sources
 
         options = _reading(format, mapping, encoding, explanation, unescape)
-        opened = open_sources(sources, options)
+        opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
     def fit(
@@ -227,6 +233,7 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
+        from .ingest.readers.folders import passed_over_sentences
 
         options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
         with rereadable_sources(self.store, sources, options, progress) as opened:
@@ -238,6 +245,7 @@ class Database:
                 limit=limit,
                 bytes_total=opened.bytes,
                 unreadable=opened.unreadable,
+                passed_over=passed_over_sentences(opened.passed_over),
                 progress=progress,
                 command=self.command or "connect().ingest",
             )
@@ -446,6 +454,9 @@ class Database:
         shuffle: bool = True,
         seed: int | None = None,
         skip_unfit: bool = False,
+        reasoning: Reasoning = "stored",
+        with_fields: str | Sequence[str] = (),
+        with_metadata: bool = False,
         overwrite: bool = False,
     ) -> Exported:
         """Write a coreset as JSON Lines or Parquet, with a manifest and trainer snippets beside it.
@@ -457,11 +468,17 @@ class Database:
             shuffle: shuffle the rows; by rank otherwise.
             seed: of the shuffling; the coreset's by default.
             skip_unfit: leave out rows that the format cannot hold.
+            reasoning: of answers: `stored`, as it came as far as the format can; under the key
+                `reasoning_content` or `thinking` of a message; `inline`, as a `<think>` block; or
+                `drop`.
+            with_fields: further columns, such as `dataset,licence`: fields of the rows' metadata
+                (`a.b` into objects) or columns of the pool; `NAME=FIELD` gives another name.
+            with_metadata: also `source_id` and all `metadata`, as JSON text.
             overwrite: replace a file even if no export wrote it.
 
         Raises:
-            UsageError: an unknown coreset or format, rows that the format cannot hold, or a file
-                of that name that no export wrote (and not `overwrite`).
+            UsageError: an unknown coreset, format or field, rows that the format cannot hold, or a
+                file of that name that no export wrote (and not `overwrite`).
             OutputError: the file cannot be written.
         """
         from .query.export import export
@@ -474,6 +491,9 @@ class Database:
             shuffle=shuffle,
             seed=seed,
             skip_unfit=skip_unfit,
+            reasoning=reasoning,
+            with_fields=_names(with_fields),
+            with_metadata=with_metadata,
             overwrite=overwrite,
         )
 
@@ -868,6 +888,12 @@ def repair(
 
 connect = Database.open
 create = Database.create
+
+
+def _names(fields: str | Sequence[str]) -> list[str]:
+    """The names in a comma-separated list, or in a list of names."""
+    given = fields.split(",") if isinstance(fields, str) else fields
+    return [name for name in given if name.strip()]
 
 
 def _reading(

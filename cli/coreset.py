@@ -50,6 +50,30 @@ def show_option(default: int) -> Callable[..., Any]:
 
 
 FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt")
+REASONING = ("stored", "reasoning_content", "thinking", "inline", "drop")
+
+
+def carried_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of what a file holds beside the texts of the rows."""
+    for option in (
+        click.option("--with-metadata", is_flag=True, help="Write source_id and all metadata too."),
+        click.option(
+            "--with",
+            "with_fields",
+            multiple=True,
+            metavar="FIELD,...",
+            help="Write these metadata fields or columns of the pool too; NAME=FIELD renames one.",
+        ),
+        click.option(
+            "--reasoning",
+            default="stored",
+            show_default=True,
+            type=click.Choice(REASONING),
+            help="Where the reasoning of answers goes.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -170,6 +194,7 @@ def methods_command(store: str | None, as_json: bool) -> None:
     type=click.Choice(FORMATS),
     help="Format of --out; messages by default.",
 )
+@carried_options
 @overwrite_option
 @json_option
 def select_command(
@@ -197,6 +222,9 @@ def select_command(
     dry_run: bool,
     out: str | None,
     format_: str | None,
+    reasoning: Any,
+    with_fields: tuple[str, ...],
+    with_metadata: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -215,8 +243,10 @@ def select_command(
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """
-    if format_ and not out:
-        raise UsageError("--format is the format of --out: name a file with --out FILE")
+    of_out = {"--format": format_, "--reasoning": reasoning != "stored", "--with": with_fields}
+    for option, given in (of_out | {"--with-metadata": with_metadata}).items():
+        if given and not out:
+            raise UsageError(f"{option} is for the file of --out: name one with --out FILE")
     if dry_run and out:
         raise UsageError("--dry-run writes nothing: leave out --out, or --dry-run")
     format_ = format_ or "messages"
@@ -224,7 +254,7 @@ def select_command(
     if out:
         from ..query.export import check_export
 
-        check_export(out, format_, overwrite)
+        check_export(out, format_, overwrite, reasoning)
     coreset = database.select(
         *targets,
         method=method,
@@ -254,7 +284,15 @@ def select_command(
         if shown and len(coreset):
             click.echo("\n" + first_rows(coreset, shown))
     if out:
-        exported = database.export(coreset, out, format=format_, overwrite=overwrite)
+        exported = database.export(
+            coreset,
+            out,
+            format=format_,
+            reasoning=reasoning,
+            with_fields=",".join(with_fields),
+            with_metadata=with_metadata,
+            overwrite=overwrite,
+        )
         for line in export_lines(exported):
             talk(line)
     elif len(coreset) and coreset.saved:
@@ -355,6 +393,7 @@ def remove(store: str, name: str) -> None:
 @click.option("--no-shuffle", is_flag=True, help="Write rows by rank instead of shuffled.")
 @click.option("--seed", type=int, help="Seed of the shuffling; the coreset's by default.")
 @click.option("--skip-unfit", is_flag=True, help="Leave out rows that the format cannot hold.")
+@carried_options
 @overwrite_option
 @json_option
 def export_command(
@@ -365,6 +404,9 @@ def export_command(
     no_shuffle: bool,
     seed: int | None,
     skip_unfit: bool,
+    reasoning: Any,
+    with_fields: tuple[str, ...],
+    with_metadata: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -375,6 +417,7 @@ def export_command(
     \b
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
+        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with dataset,licence
     """
     exported = open_database(store).export(
         coreset,
@@ -383,6 +426,9 @@ def export_command(
         shuffle=not no_shuffle,
         seed=seed,
         skip_unfit=skip_unfit,
+        reasoning=reasoning,
+        with_fields=",".join(with_fields),
+        with_metadata=with_metadata,
         overwrite=overwrite,
     )
     if as_json:

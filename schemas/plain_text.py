@@ -31,6 +31,11 @@ def count_of(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first 300 characters of an error's first line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
 def safe(text: str) -> str:
     """A text whose control characters, line breaks and tabs apart, are written as escapes."""
     return "".join(
@@ -39,11 +44,6 @@ def safe(text: str) -> str:
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first 300 characters of an error's first line; its type where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 class PrintedResult:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
 
 ORDER = {
     "schemas": "version plain_text canonical errors environment sizes progress ids tables "
-    "instruction recipe",
+    "instruction conversations reasoning recipe",
     "store": "place commits locks rows checksums layout store catalog shards features fill indices "
     "maintenance scores sql integrity status",
     "store/sql": "frames names lance_relation nearest relations child table session",

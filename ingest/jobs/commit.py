@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...schemas.conversations import TURN_MARKS, as_columns
 from ...schemas.instruction import Record, Reject
 from ...schemas.plain_text import count_of
 from ...schemas.recipe import FINGERPRINT_KEY
@@ -41,6 +42,7 @@ class FileAccount:
     duplicate: int = 0
     rejected: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
     fault: str | None = None
 
     def as_row(self) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Account:
         without_feature: "feature: reason" -> rows that have this reason instead of the feature.
         limited: whether --limit ended it before the end of the files.
         unreadable: what is wrong with files that could not be opened.
+        passed_over: what else was found and not read, in words.
     """
 
     run: str
@@ -68,6 +71,7 @@ class Account:
     without_feature: Counter[str] = field(default_factory=Counter)
     limited: bool = False
     unreadable: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
     def total(self, name: str) -> int:
         """Sum over the files of `read`, `new`, `duplicate` or `rejected`."""
@@ -115,8 +119,14 @@ class Account:
             "limited": self.limited,
             "without_feature": dict(self.without_feature),
             "unreadable": self.unreadable,
+            "passed_over": self.passed_over,
             "files": [
-                {**file.as_row(), "reasons": dict(file.reasons), "fault": file.fault}
+                {
+                    **file.as_row(),
+                    "reasons": dict(file.reasons),
+                    "remarks": file.remarks,
+                    "fault": file.fault,
+                }
                 for file in self.files
             ],
         }
@@ -177,7 +187,10 @@ class Commit:
         if not self.rows:
             return set()
         with store.lock(shared=True):  # between looking and writing no column goes
-            rows = without_removed_columns(self._pool_table(), store.dataset("pool").schema)
+            table = self._pool_table()
+            if TURN_MARKS.name in table.column_names:
+                store.add_columns("pool", [TURN_MARKS])
+            rows = without_removed_columns(table, store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
         return set() if inserted == len(self.rows) else self._rows_of_others(store)
 
@@ -195,20 +208,16 @@ class Commit:
             "id": [row_id for row_id, _ in self.rows],
             "corpus": [record.corpus for record in records],
             "source_id": [record.source_id for record in records],
-            "messages": [
-                [message.as_dict() for message in record.instruction.messages] for record in records
-            ],
-            "tools": [record.instruction.tools for record in records],
+            **as_columns([record.instruction for record in records]),
             "metadata": [record.metadata for record in records],
             "added_at": [now] * len(records),
             "run": [self.run] * len(records),
         }
-        arrays = {
-            name: pa.array(values, type=POOL.field(name).type) for name, values in columns.items()
-        }
+        own = {field.name: field for field in [*POOL, TURN_MARKS]}
+        arrays = {name: pa.array(values, own[name].type) for name, values in columns.items()}
         for name in features.column_names:
             arrays[name] = features[name]
-        fields = [POOL.field(name) for name in POOL.names]
+        fields = [field for field in own.values() if field.name in arrays]
         fields += [field for field in features.schema if field.name not in POOL.names]
         return pa.table([arrays[field.name] for field in fields], schema=pa.schema(fields))
 

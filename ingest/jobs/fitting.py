@@ -329,7 +329,7 @@ def rereadable_sources(
         InputError, AmbiguousFormatError, UsageError: as `open_sources`.
     """
     if not pending(store):
-        yield open_sources(data, options)
+        yield open_sources(data, options, progress=progress)
         return
     with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
         yield open_sources(data, options, folder, progress)

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -49,6 +50,7 @@ def ingest(
     limit: int | None = None,
     bytes_total: int | None = None,
     unreadable: Sequence[InputError] = (),
+    passed_over: Sequence[str] = (),
     progress: Progress | None = None,
     command: str = "",
     commit_rows: int = COMMIT_ROWS,
@@ -61,7 +63,9 @@ def ingest(
         featurizer: makes the featurizer; called only when there is something new to featurize.
         limit: stop after this many records (rejected ones count).
         bytes_total: of all files, None where it is not known; for the progress.
-        unreadable: files that could not be opened; they are part of the account.
+        unreadable: files that could not be opened, up to the end of the run; they are part of the
+            account.
+        passed_over: what else was found and not read, in words; part of the account as well.
         progress: receives what happens.
         command: kept in the table `runs`.
         commit_rows: the most rows that become visible together.
@@ -74,7 +78,8 @@ def ingest(
     """
     job = _Ingestion(store, featurizer, progress or Silence(), command, commit_rows)
     job.bytes_total = bytes_total
-    job.account.unreadable = [str(error) for error in unreadable]
+    job.account.passed_over = list(passed_over)
+    job.unreadable = unreadable
     with job.run.running(job.stop, job.finish):
         job.read_all(files, limit)
     return job.account
@@ -118,6 +123,7 @@ class _Ingestion:
         self.committed = time.monotonic()
         self.bytes_before = self.bytes_read = 0
         self.bytes_total: int | None = None
+        self.unreadable: Sequence[InputError] = ()
 
     def read_all(self, files: Iterable[Source], limit: int | None) -> None:
         """Read every file to its end, or to `limit` records in all."""
@@ -140,12 +146,20 @@ class _Ingestion:
             bytes=file.size or 0,
         )
         self.account.files.append(counts)
+        for column in file.vectors:
+            counts.remarks.append(
+                f"its column {column!r} holds vectors, which are left out; to select with them: "
+                f"coresetdb vectors add {quote(self.store.uri)} {quote(column)} {quote(file.file)}"
+            )
         for block in _blocks(islice(file, limit), READ_BLOCK):
             self.bytes_read = self.bytes_before + file.bytes_read
             self._add(block, counts)
             self._on_batch(0, 0)
         file.finish()
         counts.xxh3, counts.bytes = file.xxh3, file.bytes_read
+        counts.remarks.extend(file.remarks)
+        for remark in counts.remarks:
+            self.progress.say(f"{file.file}: {remark}")
         if file.fault:
             counts.fault = str(file.fault)
             self.progress.say(f"{counts.fault} What was read before is kept.")
@@ -254,6 +268,7 @@ class _Ingestion:
 
     def finish(self, status: str) -> None:
         """Record how the run ended, and tidy up."""
+        self.account.unreadable = [str(error) for error in self.unreadable]
         self.run.finish(status)
         self._merge_small_fragments()
         self.store.sync()

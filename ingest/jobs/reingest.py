@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import InputError, StoreError, UsageError
@@ -169,7 +169,8 @@ def _tasks(store: Store, lost: Sequence[LostRow]) -> list[_Task]:
     tasks: dict[tuple[str, str, str], _Task] = {}
 
     def task(row: LostRow, options: str) -> _Task:
-        new = _Task(row.file, ReadOptions.from_dict(json.loads(options)))
+        read = replace(ReadOptions.from_dict(json.loads(options)), corpus=row.corpus)
+        new = _Task(row.file, read)
         return tasks.setdefault((row.file, row.corpus, options), new)
 
     for row in lost:
@@ -210,6 +211,14 @@ class _RereadSource:
     @property
     def fault(self) -> InputError | None:
         return self._source.fault
+
+    @property
+    def remarks(self) -> list[str]:
+        return self._source.remarks
+
+    @property
+    def vectors(self) -> list[str]:
+        return []
 
     def __iter__(self) -> Iterator[Record | Reject]:
         for position, item in enumerate(self._source):
