@@ -255,6 +255,10 @@ def select_command(
         from ..query.export import check_export
 
         check_export(out, format_, overwrite, reasoning)
+    if by is not None:
+        from ..query.origins import check_field
+
+        check_field(database.store, by)
     coreset = database.select(
         *targets,
         method=method,
