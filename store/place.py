@@ -48,6 +48,7 @@ _REFUSED = (
     "read-only file system",
     "accessdenied",
     "access denied",
+    "access_denied",
     "forbidden",
 )
 
