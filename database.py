@@ -415,7 +415,7 @@ class Database:
         )
         return select(
             self.store,
-            _names([*target, targets]),
+            _in_one_list([*target, targets]),
             method=method,
             budget=str(budget),
             where=where,
@@ -919,7 +919,7 @@ def _reading(
     )
 
 
-def _names(given: Sequence[str | Sequence[str] | None]) -> list[str]:
+def _in_one_list(given: Sequence[str | Sequence[str] | None]) -> list[str]:
     """Names, given one by one or as lists, in one list; None is none."""
     lists = [[each] if isinstance(each, str) else each or () for each in given]
     return [name for names in lists for name in names]
