@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     import polars as pl
 
     from .ingest.conversations.tokenization import ReasoningMode
+    from .ingest.create import Relocated
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
     from .ingest.jobs.late_features import LateAccount
     from .ingest.models.backbone import Backbone
+    from .ingest.models.describe import BackboneInfo
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
     from .ingest.sources import SourceData
@@ -338,6 +340,7 @@ class Database:
         *target: str | Sequence[str] | None,
         targets: Sequence[str] = (),
         weights: str | Mapping[str, str | float] | None = None,
+        group: str | None = None,
         method: str = "rds:round_robin",
         budget: str | int = 1000,
         where: str | None = None,
@@ -364,6 +367,9 @@ class Database:
             weights: how much of the budget each target gets, in proportion: `{"math": 0.6, "code":
                 0.4}` or `"math=.6,code=.4"`; in tokens where the budget is. Without weights targets
                 take turns, row by row.
+            group: a field of the examples, such as `"subject"`, by whose values they are compared
+                in groups: a row by its mean cosine to a group, and of groups the best (`top`) or
+                each in turn (`round_robin`).
             method: `representation:selector(option=value,...)`, a representation's name, or
                 `random`; options are the selector's or those of the comparison.
             budget: rows, `"5%"` of the eligible rows, `"200k-tokens"` of responses, or
@@ -409,7 +415,7 @@ class Database:
         )
         return select(
             self.store,
-            _names([*target, targets]),
+            _in_one_list([*target, targets]),
             method=method,
             budget=str(budget),
             where=where,
@@ -419,6 +425,7 @@ class Database:
             approximate=approximate,
             rules=rules,
             weights=weights,
+            group=group,
             dry_run=dry_run,
         )
 
@@ -786,6 +793,33 @@ class Database:
 
     # -- the model ---------------------------------------------------------------------------
 
+    def describe_backbone(self) -> BackboneInfo:
+        """Describe the model that makes the features: its folder, sizes and identity.
+
+        Raises:
+            BackboneError: it is gone or broken; says how to name the place it was moved to.
+        """
+        from .ingest.create import backbone_config, describe_backbone
+
+        return describe_backbone(self.store.uri, backbone_config(self.store))
+
+    def relocate_backbone(self, name: PathLike) -> Relocated:
+        """Look for the backbone in another place from now on, if the model there is the same.
+
+        Args:
+            name: a folder, a Hugging Face name or `builtin`.
+
+        Raises:
+            BackboneError: there is no model, or it is broken.
+            FingerprintError: it is not the one that made the features; nothing was changed.
+        """
+        from .ingest.create import relocate_backbone
+
+        relocated = relocate_backbone(self.store, os.fspath(name))
+        self.__dict__.pop("_backbone", None)
+        self.__dict__.pop("_featurizer", None)
+        return relocated
+
     @cached_property
     def _backbone(self) -> Backbone:
         from .ingest.create import load_backbone
@@ -885,7 +919,7 @@ def _reading(
     )
 
 
-def _names(given: Sequence[str | Sequence[str] | None]) -> list[str]:
+def _in_one_list(given: Sequence[str | Sequence[str] | None]) -> list[str]:
     """Names, given one by one or as lists, in one list; None is none."""
     lists = [[each] if isinstance(each, str) else each or () for each in given]
     return [name for names in lists for name in names]

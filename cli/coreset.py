@@ -122,6 +122,11 @@ def methods_command(store: str | None, as_json: bool) -> None:
     metavar="TARGET=WEIGHT,...",
     help="How much of the budget each target gets (math=.6,code=.4); by turns without.",
 )
+@click.option(
+    "--group",
+    metavar="FIELD",
+    help="Compare rows with groups of examples by this field: mean within, then the best group.",
+)
 @where_option
 @click.option(
     "--leakage",
@@ -198,6 +203,7 @@ def select_command(
     method: str,
     budget: str,
     weights: str | None,
+    group: str | None,
     where: str | None,
     leakage: str,
     allow_leakage: bool,
@@ -231,6 +237,7 @@ def select_command(
         coresetdb select pool gsm8k --budget 1000 --out gsm8k.jsonl
         coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
         coresetdb select pool gsm8k mbpp --weights gsm8k=.6,mbpp=.4 --budget 2M-total-tokens
+        coresetdb select pool mmlu --method less:top --group subject --budget 5%
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
@@ -248,6 +255,10 @@ def select_command(
         from ..query.export import check_export
 
         check_export(out, format_, overwrite, reasoning)
+    if by is not None:
+        from ..query.origins import check_field
+
+        check_field(database.store, by)
     coreset = database.select(
         *targets,
         method=method,
@@ -265,6 +276,7 @@ def select_command(
         distinct_by=distinct_by,
         approximate=approximate,
         weights=weights,
+        group=group,
         dry_run=dry_run,
     )
     if as_json:

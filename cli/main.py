@@ -22,6 +22,7 @@ COMMANDS = {
     "ingest": ("pool", "Read files into the pool."),
     "featurize": ("pool", "Add features to the rows of a pool."),
     "feature": ("pool", "List and remove features."),
+    "backbone": ("pool", "Show a store's model, or say where it was moved."),
     "status": ("maintenance", "Describe what a store holds."),
     "verify": ("maintenance", "Check a store's files, and repair them."),
     "compact": ("maintenance", "Merge small fragments, delete old versions."),

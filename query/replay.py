@@ -95,6 +95,7 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
         rules=rules_from_json(store, coreset.parameters),
         approximate=_index_is_there(newest, coreset),
         weights=parse_weights(coreset.parameters.get("weights"), coreset.targets),
+        group=coreset.parameters.get("group"),
     )
     if _same_examples(newest, request, coreset):
         return newest, request

@@ -264,6 +264,7 @@ def select(
     memory_limit: int = MEMORY_LIMIT,
     approximate: bool = False,
     weights: WeightsLike | None = None,
+    group: str | None = None,
     dry_run: bool = False,
 ) -> Coreset:
     """Choose rows of the newest pool for one or more targets, and record them as a coreset.
@@ -299,6 +300,7 @@ def select(
         rules=rules or Rules(),
         approximate=approximate,
         weights=parse_weights(weights, targets),
+        group=group,
     )
     snapshot = Snapshot(store)
     result = answer(snapshot, request, memory_limit)
@@ -404,6 +406,8 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
         parameters |= {**block, "torch": str(torch.__version__)}
     if request.weights:
         parameters["weights"] = recorded_weights(request.weights)
+    if request.group is not None:
+        parameters["group"] = request.group
     if result.target_tokens is not None:
         parameters["target_tokens"] = result.target_tokens
     if result.like:

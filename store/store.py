@@ -337,12 +337,17 @@ class Store:
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
         """
+        import lance
+
         with self.lock(shared=True):  # `clean` must not be at work
             dataset = self.dataset(table, version) if dataset is None else dataset
             known = dataset.tags.list().get(name)
             if known is None:
                 try:
-                    dataset.tags.create(name, version)
+                    with self.place.plain_uri() as root:
+                        if root != self.uri:
+                            dataset = lance.dataset(f"{root}/{table}.lance", version=version)
+                        dataset.tags.create(name, version)
                 except ValueError as error:
                     raise UsageError(
                         f"{self.uri}: table {table} has no version {version}"

@@ -34,9 +34,10 @@ ORDER = {
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs planning drift testing",
-    "query": "names features snapshot methods weights queries scanning comparison ranking formats "
-    "token_budget result_rows origins coresets distances indexing rules request approximate "
-    "selection replay scores score targets method_list compare explaining export",
+    "query": "names features snapshot methods weights queries groups scanning comparison ranking "
+    "formats token_budget result_rows origins coresets distances indexing rules request "
+    "approximate selection replay scores score targets method_list compare explaining "
+    "extra_columns export",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 

@@ -77,7 +77,13 @@ def explain(
         # What it was chosen by is gone; the row itself is not.
         return replace(explanation, cannot=(f"Its target and scores: {error}",))
     selection = _Selection(snapshot, chosen, request, resolved)
-    explanation = replace(explanation, score_is=_score_phrase(resolved.method))
+    phrase = _score_phrase(resolved.method)
+    if request.group is not None:
+        phrase = _GROUP_PHRASES[resolved.method.selector.name]
+        explanation = replace(
+            explanation, group=selection.query_of(explanation), group_field=request.group
+        )
+    explanation = replace(explanation, score_is=phrase)
     explanation = _with_similarities(selection, explanation)
     explanation = _with_parts(selection, explanation)
     if not without:
@@ -156,9 +162,9 @@ def _with_similarities(selection: _Selection, explanation: Explanation) -> Expla
     targets share, whose name is then in `compared_by`.
     """
     snapshot, request, resolved = selection.snapshot, selection.request, selection.resolved
-    recorded = selection.query_of(explanation)
+    recorded = None if explanation.group is not None else selection.query_of(explanation)
     cannot = list(explanation.cannot)
-    if request.targets and recorded is None:
+    if request.targets and recorded is None and explanation.group is None:
         cannot.append(f"Which example pulled it: {_why_no_example(resolved, explanation.target)}")
     feature, queries = _compared_vectors(snapshot, request, resolved)
     own = None
@@ -406,6 +412,12 @@ _SCORE_PHRASES = {
     "coverage": "what it added to the coverage when it was taken",
     "facility_location": "by how much it brought the pool nearer when it was taken, in cosines",
     "k_center": "1 - its highest cosine to a row taken before (3 for the first)",
+}
+
+
+_GROUP_PHRASES = {
+    "top": "its mean similarity to the examples of the group most similar to it",
+    "round_robin": "its mean similarity to the examples of the group whose turn it was",
 }
 
 

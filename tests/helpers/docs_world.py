@@ -64,7 +64,8 @@ def _corpora(folder: Path) -> None:
 
 def _targets(folder: Path) -> None:
     write_jsonl(folder / "gsm8k_examples.jsonl", sums(6, 200))
-    write_jsonl(folder / "svamp_examples.jsonl", sums(6, 220))
+    svamp = [row | {"subject": ("apples", "sums")[n % 2]} for n, row in enumerate(sums(6, 220))]
+    write_jsonl(folder / "svamp_examples.jsonl", svamp)
     write_jsonl(folder / "mbpp_examples.jsonl", functions(6, 200))
     write_jsonl(folder / "gsm8k_test.jsonl", sums(12, 210))
 
