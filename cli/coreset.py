@@ -434,6 +434,11 @@ def export_lines(exported: Exported) -> list[str]:
     """What an export wrote and what the format could not keep, a line each."""
     return [
         f"{exported.out}: {count_of(exported.rows, 'row')}",
+        *(
+            [f"  left out, removed from the pool since: {count_of(exported.removed, 'row')}"]
+            if exported.removed
+            else []
+        ),
         *(f"  left out, {why}: {rows:,}" for why, rows in exported.left_out.items()),
         *(f"  {what}: {count_of(rows, 'row')}" for what, rows in exported.remarks.items()),
         *(f"  beside it: {file}" for file in exported.files[1:]),

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..schemas.errors import UsageError
+from ..schemas.ids import IdSet
 from ..schemas.sizes import Budget
 from ..schemas.tables import literal
 from .comparison import resolve_method
@@ -36,6 +37,8 @@ class Request:
         like: lengths of the coreset that the method names, once they are known.
         rules: what shapes the selection beside its method.
         approximate: whether an index finds the rows.
+        among: the rows of the pool that there are for it; None for all. For what was chosen before
+            a purge moved it to a later version of the pool.
     """
 
     targets: tuple[str, ...]
@@ -46,6 +49,7 @@ class Request:
     like: Lengths | None = None
     rules: Rules = NONE
     approximate: bool = False
+    among: IdSet | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,8 @@ def length_counts(lengths: np.ndarray) -> Lengths:
 
 def _lengths_of_coreset(snapshot: Snapshot, name: str) -> Lengths:
     coreset = load_coreset(snapshot.store, name)
-    rows = snapshot.store.take(coreset.ids, ["response_tokens"], coreset.pool_version)
+    ids = coreset.left["id"].to_pylist()
+    rows = snapshot.store.take(ids, ["response_tokens"], coreset.pool_version)
     lengths = rows["response_tokens"].drop_null().to_numpy()
     if not len(lengths):
         raise UsageError(f"coreset {name!r} has no rows whose lengths could be matched")

@@ -112,6 +112,10 @@ class Store:
 
     # -- reading -----------------------------------------------------------------------------
 
+    def tables(self) -> list[str]:
+        """The tables there are: `TABLES`, less those that an older coresetdb did not make."""
+        return layout.tables_at(self.place)
+
     def dataset(self, table: str, version: int | str | None = None) -> lance.LanceDataset:
         """A table at a version or tag; the newest one when none is named.
 
@@ -349,6 +353,16 @@ class Store:
                 self.checksums.unsynced.add(f"{table}.lance/_refs/tags/{name}.json")
             elif known["version"] != version:
                 raise UsageError(f"tag {name!r} stands for version {known['version']} already")
+
+    def move_tag(self, name: str, version: int, table: str = "pool") -> None:
+        """Let a name stand for another version of a table, whether it was given before or not."""
+        with self.lock(shared=True):
+            tags = self.dataset(table).tags
+            if name in tags.list():
+                tags.update(name, version)
+            else:
+                tags.create(name, version)
+            self.checksums.unsynced.add(f"{table}.lance/_refs/tags/{name}.json")
 
     def untag(self, name: str, table: str = "pool") -> None:
         """Let go of a name given by `tag`; one that is not there is no error."""
