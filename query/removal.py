@@ -145,7 +145,7 @@ class Removal(PrintedResult):
                 "restored": "exports have them again",
                 "purged": "they are lost to it, and a replay names them",
             }[self.done]
-            yield f"  coreset {name} has {count_of(count, 'of the row', 'of the rows')}: {lost}"
+            yield f"  coreset {name} has {count:,} of the rows: {lost}"
         for name, count in self.targets.items():
             yield (
                 f"  target {name} has {count_of(count, 'example')} of the same content, "

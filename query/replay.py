@@ -41,9 +41,9 @@ class Replay(PrintedResult):
 
     @property
     def purged(self) -> tuple[str, ...]:
-        """Ids that were recorded and cannot come out again, for they were purged."""
-        removed = self.coreset.removed
-        return tuple(row_id for row_id, stone in removed.items() if stone.purged)
+        """Ids that were recorded and cannot come out again, for they were purged; best first."""
+        readable = set(self.coreset.readable["id"].to_pylist())
+        return tuple(row_id for row_id in self.coreset.ids if row_id not in readable)
 
     @property
     def first_difference(self) -> int | None:
@@ -51,13 +51,9 @@ class Replay(PrintedResult):
 
         Of the rows that are left where some were purged; those that take their places come last.
         """
-        recorded = [row_id for row_id in self.coreset.ids if row_id not in self.purged]
-        if self.purged:
-            return self._first_difference(recorded, self.ids[: len(recorded)])
-        return self._first_difference(recorded, self.ids)
-
-    @staticmethod
-    def _first_difference(recorded: list[str], ids: list[str]) -> int | None:
+        gone = set(self.purged)
+        recorded = [row_id for row_id in self.coreset.ids if row_id not in gone]
+        ids = self.ids[: len(recorded)] if gone else self.ids
         for rank, (then, now) in enumerate(zip(recorded, ids, strict=False), start=1):
             if then != now:
                 return rank

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..schemas.errors import UsageError, suggest
-from ..schemas.tables import NEWER_TABLES, REJECTS, RUNS, SOURCES, literal
+from ..schemas.tables import REJECTS, RUNS, SOURCES, literal
 from . import purge, removal
 from .rows import key_of
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from .store import Store
 
-_NAMED_IN = ("pool", "sources", "rejects", *NEWER_TABLES)
 _LONGEST = 200
 
 
@@ -76,13 +75,14 @@ def rename_corpus(store: Store, old: str, new: str, *, merge: bool = False) -> i
         raise UsageError(f"the corpus is named {old!r} already")
     with removal.alone(store):
         purge.settle(store)
-        known = {row["corpus"] for row in list_corpora(store)}
+        corpora = list_corpora(store)
+        known = {row["corpus"] for row in corpora}
         if old not in known:
             to_list = f"coresetdb corpus list {store.typed}"
             raise UsageError(
                 f"no corpus {old!r} in {store.uri}; corpora: {suggest(old, known, to_list)}"
             )
-        if new in known and not merge:
+        if not merge and any(row["corpus"] == new and _holds_rows(row) for row in corpora):
             raise UsageError(
                 f"there is a corpus {new!r} already; to put both into one, add --merge "
                 "(in Python merge=True). That cannot be undone"
@@ -103,6 +103,11 @@ def rename_corpus(store: Store, old: str, new: str, *, merge: bool = False) -> i
             _rename_column(store, "removed_rows", old, new)
         store.sync()
     return renamed
+
+
+def _holds_rows(corpus: dict[str, Any]) -> bool:
+    """Whether a corpus is more than a place where rows of other corpora were seen again."""
+    return bool(corpus["rows"] or corpus["removed"])
 
 
 def _counted(
