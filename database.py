@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from .schemas.environment import store_or_default
 from .schemas.sizes import memory_bytes
 from .store import catalog
 from .store.store import Store
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import lancedb.table
     import polars as pl
 
+    from .ingest.conversations.tokenization import ReasoningMode
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
     from .ingest.jobs.late_features import LateAccount
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from .query.coresets import Coreset
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
+    from .query.formats import Reasoning
     from .query.indexing import Indexed
     from .query.method_list import MethodList
     from .query.removal import Removal, Rows
@@ -70,25 +73,29 @@ class Database:
     @classmethod
     def create(
         cls,
-        uri: PathLike,
+        uri: PathLike | None = None,
         *,
         backbone: PathLike = "builtin",
         features: str = "rds,losses",
         device: str = "auto",
         dtype: str = "auto",
         max_length: int | None = None,
+        reasoning: ReasoningMode = "template",
         storage_options: dict[str, str] | None = None,
     ) -> Database:
         """Create an empty store.
 
         Args:
-            uri: a folder or an `s3://` address.
+            uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
             features: comma-separated representations, such as `rds,losses`, or the presets
                 `fast` and `paper`.
             device: auto, cpu, cuda or mps.
             dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
             max_length: tokens of a row, at most the model's positions.
+            reasoning: what becomes of the reasoning of answers: `template`, what the backbone's
+                chat template makes of it; `as-response`, text of its answer even where the
+                template leaves it out; `drop`, nothing.
             storage_options: of an object store, as Lance takes them.
 
         Raises:
@@ -98,20 +105,25 @@ class Database:
         from .ingest.create import create_store
         from .ingest.models.describe import BackboneConfig
 
-        config = BackboneConfig(os.fspath(backbone), device, dtype, max_length)
-        return cls(*create_store(os.fspath(uri), config, features, storage_options))
+        config = BackboneConfig(os.fspath(backbone), device, dtype, max_length, reasoning)
+        return cls(*create_store(store_or_default(uri), config, features, storage_options))
 
     @classmethod
-    def open(cls, uri: PathLike, *, storage_options: dict[str, str] | None = None) -> Database:
+    def open(
+        cls, uri: PathLike | None = None, *, storage_options: dict[str, str] | None = None
+    ) -> Database:
         """Open the store at `uri`, a folder or an `s3://` address.
 
+        Without `uri` it is the one that the environment variable CORESETDB_STORE names.
+
         Raises:
+            UsageError: there is neither.
             StoreNotFoundError: there is no store at `uri`.
             LayoutError: a newer coresetdb wrote it.
         """
         from .store.purge import settle_if_killed
 
-        store = Store.open(os.fspath(uri), storage_options)
+        store = Store.open(store_or_default(uri), storage_options)
         settle_if_killed(store)
         return cls(store)
 
@@ -144,7 +156,7 @@ class Database:
         from .ingest.sources import open_sources
 
         options = _reading(format, mapping, encoding, explanation, unescape)
-        opened = open_sources(sources, options)
+        opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
     def fit(
@@ -224,6 +236,7 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
+        from .ingest.readers.folders import passed_over_sentences
 
         options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
         with rereadable_sources(self.store, sources, options, progress) as opened:
@@ -235,6 +248,7 @@ class Database:
                 limit=limit,
                 bytes_total=opened.bytes,
                 unreadable=opened.unreadable,
+                passed_over=passed_over_sentences(opened.passed_over),
                 progress=progress,
                 command=self.command or "connect().ingest",
             )
@@ -433,7 +447,9 @@ class Database:
 
     def select(
         self,
-        *targets: str | None,
+        *target: str | Sequence[str] | None,
+        targets: Sequence[str] = (),
+        weights: str | Mapping[str, str | float] | None = None,
         method: str = "rds:round_robin",
         budget: str | int = 1000,
         where: str | None = None,
@@ -447,15 +463,23 @@ class Database:
         approximate: bool = False,
         seed: int = 0,
         name: str | None = None,
+        dry_run: bool = False,
         memory_limit: str | int = "4GiB",
     ) -> Coreset:
         """Choose rows for the targets, which share the budget in turns, and keep the choice.
 
+        Where the store cannot be written to, the choice is returned and says that it was not saved.
+
         Args:
-            targets: names of targets; none (or None) for methods that need none.
+            target: names of targets; none (or None) for methods that need none.
+            targets: the same as a list; both together are all targets.
+            weights: how much of the budget each target gets, in proportion: `{"math": 0.6, "code":
+                0.4}` or `"math=.6,code=.4"`; in tokens where the budget is. Without weights targets
+                take turns, row by row.
             method: `representation:selector(option=value,...)`, a representation's name, or
                 `random`; options are the selector's or those of the comparison.
-            budget: rows, `"5%"` of the eligible rows, or `"200k-tokens"` of responses.
+            budget: rows, `"5%"` of the eligible rows, `"200k-tokens"` of responses, or
+                `"50M-total-tokens"` of whole rows.
             where: an SQL expression over the pool's columns, metadata fields included.
             leakage: which rows are compared with the examples: those that come up (`ranked`), all
                 eligible ones (`full`) or none (`off`).
@@ -470,11 +494,13 @@ class Database:
                 comparing every row.
             seed: of methods that draw at random.
             name: of the coreset; made from targets and method by default.
+            dry_run: choose, and save nothing.
             memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
 
         Raises:
-            UsageError: an unknown target or method, a malformed budget, a name that is taken,
-                rules that contradict each other, too much memory planned.
+            UsageError: an unknown target or method, a malformed budget, a name that is taken, a
+                filter that no row passes, weights that do not fit the targets, rules that
+                contradict each other, too much memory planned.
             InputError: an evaluation file cannot be read.
             MissingFeatureError: the store lacks what the method compares.
             FingerprintError: target and pool were featurized differently.
@@ -495,7 +521,7 @@ class Database:
         )
         return select(
             self.store,
-            [target for target in targets if target is not None],
+            _names([*target, targets]),
             method=method,
             budget=str(budget),
             where=where,
@@ -504,6 +530,8 @@ class Database:
             memory_limit=memory_bytes(memory_limit),
             approximate=approximate,
             rules=rules,
+            weights=weights,
+            dry_run=dry_run,
         )
 
     def list_coresets(self) -> list[dict[str, Any]]:
@@ -531,6 +559,9 @@ class Database:
         shuffle: bool = True,
         seed: int | None = None,
         skip_unfit: bool = False,
+        reasoning: Reasoning = "stored",
+        with_fields: str | Sequence[str] = (),
+        with_metadata: bool = False,
         overwrite: bool = False,
     ) -> Exported:
         """Write a coreset as JSON Lines or Parquet, with a manifest and trainer snippets beside it.
@@ -542,11 +573,17 @@ class Database:
             shuffle: shuffle the rows; by rank otherwise.
             seed: of the shuffling; the coreset's by default.
             skip_unfit: leave out rows that the format cannot hold.
+            reasoning: of answers: `stored`, as it came as far as the format can; under the key
+                `reasoning_content` or `thinking` of a message; `inline`, as a `<think>` block; or
+                `drop`.
+            with_fields: further columns, such as `dataset,licence`: fields of the rows' metadata
+                (`a.b` into objects) or columns of the pool; `NAME=FIELD` gives another name.
+            with_metadata: also `source_id` and all `metadata`, as JSON text.
             overwrite: replace a file even if no export wrote it.
 
         Raises:
-            UsageError: an unknown coreset or format, rows that the format cannot hold, or a file
-                of that name that no export wrote (and not `overwrite`).
+            UsageError: an unknown coreset, format or field, rows that the format cannot hold, or a
+                file of that name that no export wrote (and not `overwrite`).
             OutputError: the file cannot be written.
         """
         from .query.export import export
@@ -559,6 +596,9 @@ class Database:
             shuffle=shuffle,
             seed=seed,
             skip_unfit=skip_unfit,
+            reasoning=reasoning,
+            with_fields=_names(with_fields),
+            with_metadata=with_metadata,
             overwrite=overwrite,
         )
 
@@ -879,12 +919,15 @@ class Database:
 
 
 def verify(
-    uri: PathLike, *, full: bool = False, storage_options: dict[str, str] | None = None
+    uri: PathLike | None = None,
+    *,
+    full: bool = False,
+    storage_options: dict[str, str] | None = None,
 ) -> Report:
     """Compare a store's files with what was written; the store need not open.
 
     Args:
-        uri: a folder or an `s3://` address.
+        uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         full: hash every file, and look for every row that was seen.
         storage_options: of an object store, as Lance takes them.
 
@@ -894,11 +937,11 @@ def verify(
     """
     from .store.integrity.verify import verify
 
-    return verify(os.fspath(uri), full, storage_options)
+    return verify(store_or_default(uri), full, storage_options)
 
 
 def repair(
-    uri: PathLike,
+    uri: PathLike | None = None,
     *,
     say: Callable[[str], None] = lambda sentence: None,
     storage_options: dict[str, str] | None = None,
@@ -906,7 +949,7 @@ def repair(
     """Bring a damaged store back, then verify it in full.
 
     Args:
-        uri: a folder or an `s3://` address.
+        uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         say: receives a sentence on every source that is read again, or is gone.
         storage_options: of an object store, as Lance takes them.
 
@@ -918,11 +961,17 @@ def repair(
     """
     from .ingest.jobs.reingest import repair_and_reingest
 
-    return repair_and_reingest(os.fspath(uri), say, storage_options)
+    return repair_and_reingest(store_or_default(uri), say, storage_options)
 
 
 connect = Database.open
 create = Database.create
+
+
+def _names(fields: str | Sequence[str]) -> list[str]:
+    """The names in a comma-separated list, or in a list of names."""
+    given = fields.split(",") if isinstance(fields, str) else fields
+    return [name for name in given if name.strip()]
 
 
 def _reading(
@@ -955,6 +1004,12 @@ def _rows(where: str | None, corpus: str | None, ids: PathLike | Sequence[str] |
     rows = Rows(where, corpus, None if listed is None else list(listed))
     rows.check()
     return rows
+
+
+def _names(given: Sequence[str | Sequence[str] | None]) -> list[str]:
+    """Names, given one by one or as lists, in one list; None is none."""
+    lists = [[each] if isinstance(each, str) else each or () for each in given]
+    return [name for names in lists for name in names]
 
 
 def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:

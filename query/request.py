@@ -19,6 +19,7 @@ from .methods import Method
 from .queries import Queries, load_queries, query_hash
 from .rules.rules import NONE, Rules
 from .snapshot import Snapshot
+from .weights import Weights, check_weights
 
 Lengths: TypeAlias = tuple[tuple[int, int], ...]
 """Response tokens and how many rows have that many, ascending."""
@@ -37,6 +38,7 @@ class Request:
         like: lengths of the coreset that the method names, once they are known.
         rules: what shapes the selection beside its method.
         approximate: whether an index finds the rows.
+        weights: of the targets in their order; None where they take turns row by row.
         among: the rows of the pool that there are for it; None for all. For what was chosen before
             a purge moved it to a later version of the pool.
     """
@@ -49,6 +51,7 @@ class Request:
     like: Lengths | None = None
     rules: Rules = NONE
     approximate: bool = False
+    weights: Weights | None = None
     among: IdSet | None = None
 
 
@@ -83,6 +86,7 @@ def resolve_request(snapshot: Snapshot, request: Request) -> ResolvedRequest:
     if method.needs_target and not request.targets:
         instead = ", or a coreset: length_matched(like=CORESET)" if method.matches_lengths else ""
         raise UsageError(f"{method} compares rows with a target: name one or more{instead}")
+    check_weights(request.weights, method)
     # A ranking without a target still has a distance to one, by the vectors of both.
     compared_by = feature if feature and (method.needs_target or feature.column) else None
     queries = [load_queries(snapshot, target, compared_by) for target in request.targets]

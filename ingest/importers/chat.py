@@ -29,6 +29,7 @@ from .importer import (
     required,
     text_of,
 )
+from .padding import without_padding
 
 ROLES = {
     "system": "system",
@@ -116,7 +117,9 @@ def read_turn(turn: Any) -> tuple[Message, Fields]:
     if reasoning:
         extra["reasoning"] = reasoning
     tool_calls = (
-        canonical_json(calls) if calls else as_canonical(turn.get("tool_calls"), "tool_calls")
+        canonical_json(without_padding(calls))
+        if calls
+        else as_canonical(turn.get("tool_calls"), "tool_calls")
     )
     call_id, sender = turn.get("tool_call_id"), turn.get("name")
     message = Message(

@@ -14,6 +14,7 @@ from ...schemas.canonical import canonical_json
 from ...schemas.instruction import Instruction, Message
 from ..readers.json_rows import DECODER
 from ..readers.options import ReadOptions
+from .padding import without_padding
 
 ID_FIELDS = (
     "id",
@@ -184,11 +185,25 @@ def as_canonical(value: Any, name: str) -> str | None:
     """
     if isinstance(value, str):
         value = decoded(value, name) if value.strip() else None
+    else:
+        value = without_padding(value)
     if value is None or value == "" or value == [] or value == {}:
         return None
     if not isinstance(value, list | dict):
         raise Rejected(f"{name} is {kind_of(value)}, not a list")
+    if isinstance(value, list):  # of JSON texts, as some have their tools
+        value = [_object_in(item) for item in value]
     return canonical_json(value)
+
+
+def _object_in(item: Any) -> Any:
+    """The object that a JSON text stands for; anything else as it is."""
+    if isinstance(item, str) and item.lstrip().startswith("{"):
+        try:
+            return decoded(item, "")
+        except Rejected:
+            return item
+    return item
 
 
 def decoded(text: str, name: str) -> Any:

@@ -1,7 +1,7 @@
 """One commit of an ingestion: the rows that become visible together, and everything about them.
 
 Order: `sources`, `pool`, `runs`, each idempotent by key. A kill between two of them leaves
-sightings of rows that the pool does not have yet; ingesting the same file again mends that.
+occurrences of rows that the pool does not have yet; ingesting the file again completes them.
 `Account` says what became of every record: its figures add up.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...schemas.conversations import TURN_MARKS, as_columns
 from ...schemas.instruction import Record, Reject
 from ...schemas.plain_text import count_of
 from ...schemas.tables import POOL, REJECTS, SOURCES
@@ -43,6 +44,7 @@ class FileAccount:
     rejected: int = 0
     removed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
     fault: str | None = None
 
     def as_row(self) -> dict[str, Any]:
@@ -61,6 +63,7 @@ class Account:
         without_feature: "feature: reason" -> rows that have this reason instead of the feature.
         limited: whether --limit ended it before the end of the files.
         unreadable: what is wrong with files that could not be opened.
+        passed_over: what else was found and not read, in words.
     """
 
     run: str
@@ -70,6 +73,7 @@ class Account:
     without_feature: Counter[str] = field(default_factory=Counter)
     limited: bool = False
     unreadable: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
     def total(self, name: str) -> int:
         """Sum over the files of `read`, `new`, `duplicate` or `rejected`."""
@@ -122,11 +126,13 @@ class Account:
             "limited": self.limited,
             "without_feature": dict(self.without_feature),
             "unreadable": self.unreadable,
+            "passed_over": self.passed_over,
             "files": [
                 {
                     **file.as_row(),
                     "removed": file.removed,
                     "reasons": dict(file.reasons),
+                    "remarks": file.remarks,
                     "fault": file.fault,
                 }
                 for file in self.files
@@ -164,7 +170,7 @@ class Commit:
     """
 
     run: str
-    sightings: list[tuple[str, Record]] = field(default_factory=list)
+    occurrences: list[tuple[str, Record]] = field(default_factory=list)
     rejects: list[tuple[Reject, int]] = field(default_factory=list)
     rows: list[tuple[str, Record]] = field(default_factory=list)
     features: list[pa.Table] = field(default_factory=list)
@@ -186,7 +192,7 @@ class Commit:
             store.insert("rejects", self._reject_table())
         with store.lock(shared=True):  # between looking and writing no column goes, and no row
             removed = self._drop_removed(store)
-            if self.sightings:
+            if self.occurrences:
                 store.insert("sources", self._source_table())
             if not self.rows:
                 return removed
@@ -194,6 +200,8 @@ class Commit:
             if removed:
                 left = [row_id not in removed for row_id in table["id"].to_pylist()]
                 table = table.filter(pa.array(left))
+            if TURN_MARKS.name in table.column_names:
+                store.add_columns("pool", [TURN_MARKS])
             rows = without_removed_columns(table, store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
         if inserted == rows.num_rows:
@@ -202,11 +210,11 @@ class Commit:
 
     def _drop_removed(self, store: Store) -> set[str]:
         """Forget where removed rows were seen; the ids of those that wait to be inserted."""
-        ids = list(dict.fromkeys(row_id for row_id, _ in (*self.sightings, *self.rows)))
+        ids = list(dict.fromkeys(row_id for row_id, _ in (*self.occurrences, *self.rows)))
         gone = removed_ids(store).contains(ids).tolist() if ids else []
         removed = {row_id for row_id, is_gone in zip(ids, gone, strict=True) if is_gone}
         if removed:
-            self.sightings = [seen for seen in self.sightings if seen[0] not in removed]
+            self.occurrences = [seen for seen in self.occurrences if seen[0] not in removed]
         return removed & {row_id for row_id, _ in self.rows}
 
     def _rows_of_others(self, store: Store, ids: list[str]) -> set[str]:
@@ -222,20 +230,16 @@ class Commit:
             "id": [row_id for row_id, _ in self.rows],
             "corpus": [record.corpus for record in records],
             "source_id": [record.source_id for record in records],
-            "messages": [
-                [message.as_dict() for message in record.instruction.messages] for record in records
-            ],
-            "tools": [record.instruction.tools for record in records],
+            **as_columns([record.instruction for record in records]),
             "metadata": [record.metadata for record in records],
             "added_at": [now] * len(records),
             "run": [self.run] * len(records),
         }
-        arrays = {
-            name: pa.array(values, type=POOL.field(name).type) for name, values in columns.items()
-        }
+        own = {field.name: field for field in [*POOL, TURN_MARKS]}
+        arrays = {name: pa.array(values, own[name].type) for name, values in columns.items()}
         for name in features.column_names:
             arrays[name] = features[name]
-        fields = [POOL.field(name) for name in POOL.names]
+        fields = [field for field in own.values() if field.name in arrays]
         fields += [field for field in features.schema if field.name not in POOL.names]
         return pa.table([arrays[field.name] for field in fields], schema=pa.schema(fields))
 
@@ -251,7 +255,7 @@ class Commit:
                 "metadata": record.metadata,
                 "run": self.run,
             }
-            for row_id, record in self.sightings
+            for row_id, record in self.occurrences
         ]
         return pa.Table.from_pylist(rows, schema=SOURCES)
 

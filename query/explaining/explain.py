@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ...schemas.instruction import Instruction
 from ...schemas.sizes import parse_budget
 from ...schemas.tables import literal
 from ..coresets import Coreset, load_coreset
@@ -261,13 +261,11 @@ def _texts(
     if not wanted:
         return {}
     ids = ", ".join(dict.fromkeys(literal(example) for _, example in wanted))
-    rows = snapshot.targets.to_table(
-        columns=["target", "id", "position", "messages"], filter=f"id IN ({ids})"
-    )
+    columns = ["target", "id", "position", *conversation_columns(snapshot.targets.schema)]
+    rows = snapshot.targets.to_table(columns=columns, filter=f"id IN ({ids})")
     texts = {}
-    for row in rows.to_pylist():
-        messages = Instruction.from_row(row["messages"], None).messages
-        text = [message.as_dict() for message in messages]
+    for row, instruction in zip(rows.to_pylist(), conversations_in(rows), strict=True):
+        text = [message.as_stored() for message in instruction.messages]
         texts[row["target"], row["id"]] = (row["position"], text)
     return texts
 
@@ -349,7 +347,7 @@ def _numbers(snapshot: Snapshot, feature: Feature, row: str) -> dict[str, float 
 
 def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Explanation:
     """Add tokens or layers, whichever the scorer of the row's target looks at."""
-    from ...ingest.representations.nait_scores import Along
+    from ...ingest.representations.nait_scores import DirectionScorer
     from ...ingest.representations.trim_scores import TokenScorer
 
     assert explanation.target is not None
@@ -363,7 +361,7 @@ def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Expl
         )
     if isinstance(scorer, TokenScorer):
         return replace(explanation, tokens=token_frame(snapshot.store, scorer, rows))
-    if isinstance(scorer, Along):
+    if isinstance(scorer, DirectionScorer):
         return replace(explanation, layers=layer_frame(scorer, rows))
     return explanation
 
@@ -452,12 +450,11 @@ def _without(selection: _Selection, explanation: Explanation, memory_limit: int)
     """Select again, from a pool without the row."""
     coreset, request = selection.coreset, selection.request
     other = f"id <> {literal(explanation.id)}"
-    tokens = request.budget.unit == "tokens"
     again = replace(
         request,
         where=f"({request.where}) AND {other}" if request.where else other,
         # A share of one row less could be another number of rows.
-        budget=request.budget if tokens else parse_budget(str(len(coreset))),
+        budget=request.budget if request.budget.column else parse_budget(str(len(coreset))),
     )
     now = answer(selection.snapshot, again, memory_limit).picks.ids
     before = set(coreset.ids)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from io import StringIO
 from typing import IO, TYPE_CHECKING, Any
 
-from ...schemas.plain_text import count_of, text_table
+from ...schemas.plain_text import count_of, safe, text_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -225,23 +225,14 @@ def parts(explanation: Explanation) -> Iterator[Text | str]:
         yield Text(f"Not known. {sentence}", "yellow")
 
 
-def safe(text: str) -> str:
-    """A text whose control characters, line breaks and tabs apart, are written as escapes."""
-    return "".join(
-        character
-        if character.isprintable() or character in "\n\t"
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
-
-
 def _turns(messages: Sequence[dict[str, Any]], most: int | None = None) -> Text:
     """Who says what, every turn cut to `most` characters if that is given."""
     from rich.text import Text
 
     lines = Text()
     for message in messages:
-        content = message["content"] or str(message.get("tool_calls", ""))
+        said = (message.get("reasoning_content"), message["content"])
+        content = "\n\n".join(filter(None, said)) or str(message.get("tool_calls", ""))
         shown = content if most is None or len(content) <= most else content[: most - 1] + "…"
         lines.append(f"  {message['role']}: ", "cyan")
         lines.append(safe(shown).replace("\n", "\n    ") + "\n")

@@ -182,7 +182,7 @@ def test_rows_that_an_ingestion_holds_ready_are_not_inserted_once_removed(filled
             "truncated": pa.array([False]),
         }
     )
-    commit = Commit("run", sightings=[(row_id, record)])
+    commit = Commit("run", occurrences=[(row_id, record)])
     commit.add_rows([(row_id, record)], lengths)
     assert commit.write(filled) == {row_id}
     assert filled.dataset("pool").count_rows() == 200
