@@ -75,9 +75,10 @@ class Replay(PrintedResult):
                 how = f"the other {count_of(left, 'id')} are the same, in the same order"
                 return f"{name}: {count_of(len(self.purged), 'id')} purged; {how}."
             again = len(set(self.coreset.ids) & set(self.ids))
+            those = f"all other {left:,}" if again == left else f"{again:,} of the other {left:,}"
             return (
-                f"{name}: {count_of(len(self.purged), 'id')} purged; of the other {left:,}, "
-                f"{again:,} come out again, and differ from rank {self.first_difference:,} on."
+                f"{name}: {count_of(len(self.purged), 'id')} purged; {those} come out again, in "
+                f"another order from rank {self.first_difference:,} on."
             )
         if self.same:
             return f"{name}: the same {count_of(len(self.ids), 'id')} in the same order."
