@@ -262,6 +262,7 @@ class Database:
         why: str = "",
         purge: bool = False,
         dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> Removal:
         """Take rows out of the pool; `restore` puts them back, unless they are purged.
 
@@ -274,6 +275,7 @@ class Database:
             purge: forget the rows for good: no file of the store holds their text or features
                 afterwards. Target examples of the same content are forgotten as well.
             dry_run: change nothing, and say what would be done.
+            progress: receives news of long work.
 
         Raises:
             UsageError: none of the three names rows or several do; or there are no such rows.
@@ -284,7 +286,7 @@ class Database:
         from .query.removal import remove
 
         rows = _rows(where, corpus, ids)
-        return remove(self.store, rows, why, purge=purge, dry_run=dry_run)
+        return remove(self.store, rows, why, purge=purge, dry_run=dry_run, progress=progress)
 
     def restore(
         self,
@@ -293,19 +295,20 @@ class Database:
         corpus: str | None = None,
         ids: PathLike | Sequence[str] | None = None,
         dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> Removal:
         """Put removed rows back, features and all; purged ones may be ingested again from then on.
 
         Args:
             where: an SQL expression over the columns of the relation `removed`: those of the pool,
                 `why`, `state` and `removed_at`.
-            corpus, ids, dry_run: as for `remove`.
+            corpus, ids, dry_run, progress: as for `remove`.
 
         Raises: as `remove`.
         """
         from .query.removal import restore
 
-        return restore(self.store, _rows(where, corpus, ids), dry_run=dry_run)
+        return restore(self.store, _rows(where, corpus, ids), dry_run=dry_run, progress=progress)
 
     def purge(
         self,
@@ -314,18 +317,24 @@ class Database:
         corpus: str | None = None,
         ids: PathLike | Sequence[str] | None = None,
         dry_run: bool = False,
+        progress: Progress | None = None,
     ) -> Removal:
         """Forget removed rows for good, as `remove(purge=True)` does; all of them by default.
 
         Args:
-            where, corpus, ids, dry_run: as for `restore`.
+            where, corpus, ids, dry_run, progress: as for `restore`.
 
         Raises: as `remove`.
         """
         from .query.removal import purge
 
         every = where is None and corpus is None and ids is None
-        return purge(self.store, None if every else _rows(where, corpus, ids), dry_run=dry_run)
+        return purge(
+            self.store,
+            None if every else _rows(where, corpus, ids),
+            dry_run=dry_run,
+            progress=progress,
+        )
 
     def list_removed(self) -> list[dict[str, Any]]:
         """List what was removed: corpus, rows, how many of them purged, why, and when last.
@@ -805,10 +814,10 @@ class Database:
         import lancedb
 
         from .schemas.errors import UsageError
-        from .schemas.tables import TABLES
 
-        if name not in TABLES:
-            raise UsageError(f"no table {name!r}: choose from {', '.join(TABLES)}")
+        tables = self.store.tables()
+        if name not in tables:
+            raise UsageError(f"no table {name!r}: choose from {', '.join(tables)}")
         place = self.store.place
         return lancedb.connect(place.uri, storage_options=place.options or None).open_table(name)
 

@@ -10,7 +10,14 @@ from typing import Any
 import click
 
 from ..schemas.plain_text import count_of, text_table
-from .options import json_option, open_database, print_json, store_argument, talk
+from .options import (
+    ShownProgress,
+    json_option,
+    open_database,
+    print_json,
+    store_argument,
+    talk,
+)
 
 _where = click.option("--where", metavar="SQL", help="The rows that meet this SQL condition.")
 _corpus = click.option("--corpus", metavar="NAME", help="The rows of this corpus.")
@@ -64,12 +71,20 @@ def remove_command(
     """
     database = open_database(store)
     if listed:
+        if where or corpus or ids or purge:
+            raise click.UsageError("--list shows what was removed; give it alone")
         _show_removed(database.list_removed(), store, as_json)
         return
     if purge and not (dry_run or yes or as_json):
         _ask(lambda: database.remove(where=where, corpus=corpus, ids=ids, purge=True, dry_run=True))
     done = database.remove(
-        where=where, corpus=corpus, ids=ids, why=why, purge=purge, dry_run=dry_run
+        where=where,
+        corpus=corpus,
+        ids=ids,
+        why=why,
+        purge=purge,
+        dry_run=dry_run,
+        progress=ShownProgress(),
     )
     _show(done, as_json)
     if not (purge or dry_run or as_json):
@@ -95,7 +110,10 @@ def restore_command(
         coresetdb restore pool --where "why = 'too short'"
     """
     database = open_database(store)
-    _show(database.restore(where=where, corpus=corpus, ids=ids, dry_run=dry_run), as_json)
+    done = database.restore(
+        where=where, corpus=corpus, ids=ids, dry_run=dry_run, progress=ShownProgress()
+    )
+    _show(done, as_json)
 
 
 @click.command()
@@ -126,7 +144,10 @@ def purge_command(
     database = open_database(store)
     if not (dry_run or yes or as_json):
         _ask(lambda: database.purge(where=where, corpus=corpus, ids=ids, dry_run=True))
-    _show(database.purge(where=where, corpus=corpus, ids=ids, dry_run=dry_run), as_json)
+    done = database.purge(
+        where=where, corpus=corpus, ids=ids, dry_run=dry_run, progress=ShownProgress()
+    )
+    _show(done, as_json)
 
 
 def _ask(plan: Callable[[], Any]) -> None:

@@ -19,7 +19,7 @@ from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.purge import PURGED, universe_of
-from ..store.removal import Tombstone, tombstones
+from ..store.removal import Tombstone, among, tombstones
 from ..store.rows import keys_under
 from .names import LONGEST, name_lock
 from .origins import Origin, origins
@@ -348,7 +348,9 @@ def _removed_and_corpora(
     removed = {stone.id: stone for stone in tombstones(snapshot.store, ids)}
     if not removed and PURGED not in parameters:
         return {}, snapshot.take(ids, ["corpus"])["corpus"]
-    there = set(snapshot.pool.to_table(columns=["id"])["id"].to_pylist())
+    pool = snapshot.pool.to_table(columns=["id"])["id"].combine_chunks()
+    members = pa.array(ids, pa.string())
+    there = set(members.filter(among(members, pool)).to_pylist())
     if PURGED in parameters:  # some may have been purged, and their tombstones lifted since
         when = datetime.fromisoformat(parameters[PURGED]["at"])
         gone = [each for each in ids if each not in there and each not in removed]

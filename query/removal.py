@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schemas.errors import InputError, MissingFeatureError, NoSuchFileError, UsageError, suggest
 from ..schemas.plain_text import PrintedResult, count_of
+from ..schemas.progress import Progress
 from ..schemas.tables import literal
 from ..store import purge as purging
 from ..store import removal
@@ -190,7 +192,13 @@ class _Found:
 
 
 def remove(
-    store: Store, rows: Rows, why: str = "", *, purge: bool = False, dry_run: bool = False
+    store: Store,
+    rows: Rows,
+    why: str = "",
+    *,
+    purge: bool = False,
+    dry_run: bool = False,
+    progress: Progress | None = None,
 ) -> Removal:
     """Take rows out of the pool.
 
@@ -200,6 +208,7 @@ def remove(
         why: kept with the tombstones.
         purge: forget them for good.
         dry_run: change nothing, and say what would be done.
+        progress: receives news of long work.
 
     Raises:
         UsageError: no row is meant, or an unknown corpus.
@@ -216,13 +225,16 @@ def remove(
         found = _in_pool(store, rows, ids)
         result = _removal(store, found, purge)
         if found.corpora:
-            removal.remove(store, found.corpora, why, "purging" if purge else "leaving")
-        done = purging.finish(store) if purge and found.corpora else None
+            state = "purging" if purge else "leaving"
+            removal.remove(store, found.corpora, why, state, progress)
+        done = purging.finish(store, progress) if purge and found.corpora else None
         store.sync()
     return _purged(store, result, done)
 
 
-def restore(store: Store, rows: Rows, *, dry_run: bool = False) -> Removal:
+def restore(
+    store: Store, rows: Rows, *, dry_run: bool = False, progress: Progress | None = None
+) -> Removal:
     """Put removed rows back, features and all.
 
     Raises: as `remove`.
@@ -234,13 +246,19 @@ def restore(store: Store, rows: Rows, *, dry_run: bool = False) -> Removal:
     with removal.alone(store):
         purging.settle(store)
         found = _among_removed(store, rows, ids)
-        removal.restore(store, list(found.corpora))
+        removal.restore(store, list(found.corpora), progress)
         purging.follow(store, list(found.corpora))
         store.sync()
     return _restoration(store, found)
 
 
-def purge(store: Store, rows: Rows | None = None, *, dry_run: bool = False) -> Removal:
+def purge(
+    store: Store,
+    rows: Rows | None = None,
+    *,
+    dry_run: bool = False,
+    progress: Progress | None = None,
+) -> Removal:
     """Forget removed rows for good; all of them by default.
 
     Raises: as `remove`.
@@ -255,7 +273,7 @@ def purge(store: Store, rows: Rows | None = None, *, dry_run: bool = False) -> R
         unfinished = purging.settle(store)
         found = _to_purge(store, rows, ids)
         result = _removal(store, found, purge=True)
-        done = purging.purge(store, list(found.corpora)) if found.corpora else None
+        done = purging.purge(store, list(found.corpora), progress) if found.corpora else None
         store.sync()
     if not found.corpora and not unfinished and rows is None:
         raise UsageError(
@@ -343,12 +361,13 @@ def _in_pool(store: Store, rows: Rows, matching: Sequence[str] | None) -> _Found
         return _Found(there, set())
     sources = store.dataset("sources")
     if rows.corpus is not None:
-        there = _corpora(pool.filter(_is(pool["corpus"], rows.corpus)))
+        there = _corpora(pool.filter(pc.equal(pool["corpus"], rows.corpus)))  # pyright: ignore[reportAttributeAccessIssue]
         seen = sources.to_table(columns=["id"], filter=f"corpus = {literal(rows.corpus)}")["id"]
-        held = set(pool["id"].to_pylist()) if len(seen) else set()
-        absent = {each for each in seen.to_pylist() if each not in held and each not in removed}
+        held = removal.among(seen, pool["id"].combine_chunks())
+        missing = seen.filter(pc.invert(held)).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+        absent = {each for each in missing if each not in removed}
         if not there and not absent:
-            known = set(pool["corpus"].to_pylist())
+            known = set(pool["corpus"].unique().to_pylist())
             to_list = f"coresetdb corpus list {store.typed}"
             raise UsageError(
                 f"no row of corpus {rows.corpus!r} in {store.uri}; corpora: "
@@ -427,12 +446,6 @@ def _named(
 
 def _corpora(rows: pa.Table) -> dict[str, str]:
     return dict(zip(rows["id"].to_pylist(), rows["corpus"].to_pylist(), strict=True))
-
-
-def _is(column: pa.ChunkedArray, value: str) -> pa.Array:
-    import pyarrow.compute as pc
-
-    return pc.equal(column, value)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # -- what it means ------------------------------------------------------------------------------

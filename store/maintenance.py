@@ -96,8 +96,13 @@ def drop_deleted(store: Store, table: str, small_rows: int = 20_000) -> None:
         StoreBusyError: another process is writing.
     """
     with store.lock():
-        if any(part.num_deletions for part in store.dataset(table).get_fragments()):
+        if has_deleted(store, table):
             _compact(store, table, small_rows, threshold=0.0)
+
+
+def has_deleted(store: Store, table: str) -> bool:
+    """Whether files of a table's newest version hold rows that were deleted from it."""
+    return any(part.num_deletions for part in store.dataset(table).get_fragments())
 
 
 def _compact(store: Store, table: str, small_rows: int, threshold: float = _DELETED_SHARE) -> int:

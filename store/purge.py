@@ -29,6 +29,7 @@ from ..schemas.canonical import canonical_json
 from ..schemas.errors import StoreBusyError, StoreError
 from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
+from ..schemas.progress import Progress, Silence
 from ..schemas.tables import CORESETS, literal
 from . import catalog, indices, maintenance, removal, shards
 from .catalog import Artifact
@@ -82,7 +83,7 @@ class Purged:
     bytes_after: int = 0
 
 
-def purge(store: Store, ids: Sequence[str]) -> Purged:
+def purge(store: Store, ids: Sequence[str], progress: Progress | None = None) -> Purged:
     """Forget rows that have tombstones; whatever an earlier purge left undone is done with it.
 
     The caller holds the names (`named_lock("names")`) and the store (`removal.alone`).
@@ -94,11 +95,12 @@ def purge(store: Store, ids: Sequence[str]) -> Purged:
     if wanted.num_rows:
         removal.set_state(store, wanted, "purging")
         store.sync()
-    return finish(store)
+    return finish(store, progress)
 
 
-def finish(store: Store) -> Purged:
+def finish(store: Store, progress: Progress | None = None) -> Purged:
     """Forget the rows whose tombstones say that they are being purged; see `purge`."""
+    progress = progress or Silence()
     stones = removal.in_state(removal.stones(store), "purging")
     done = Purged(rows=stones.num_rows)
     if not stones.num_rows:
@@ -113,7 +115,10 @@ def finish(store: Store) -> Purged:
     for table in ("pool", "removed_rows", "sources"):
         removal.delete_rows(store, table, ids)
     for table in _TABLES:
+        if maintenance.has_deleted(store, table):
+            progress.say(f"{table}: writing the files that hold some of the rows again")
         maintenance.drop_deleted(store, table)
+    progress.say("deleting the old versions")
     done.coresets = coresets_losing(store, ids)
     done.moved = _move_coresets(store, gone, universes)
     done.tags = _drop_tags(store, gone)

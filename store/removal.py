@@ -22,6 +22,8 @@ import pyarrow.compute as pc
 
 from ..schemas.errors import StoreBusyError
 from ..schemas.ids import GrowingIdSet
+from ..schemas.plain_text import count_of
+from ..schemas.progress import Progress, Silence
 from ..schemas.tables import NEWER_TABLES, POOL, REMOVED
 from . import layout
 from .checksums import version_files
@@ -112,7 +114,11 @@ def tombstones(store: Store, ids: Sequence[str] | None = None) -> list[Tombstone
 
 
 def remove(
-    store: Store, corpora: Mapping[str, str], why: str = "", state: State = "leaving"
+    store: Store,
+    corpora: Mapping[str, str],
+    why: str = "",
+    state: State = "leaving",
+    progress: Progress | None = None,
 ) -> None:
     """Take rows out of the pool; the caller holds the store by `alone` and has settled it.
 
@@ -120,11 +126,12 @@ def remove(
         corpora: id -> corpus of the rows; those that the pool lacks get a tombstone alone.
         why: kept with the tombstones.
         state: "purging" to keep nothing of them; the pool is then left to `purge`.
+        progress: receives news of rows that are kept.
     """
     _make_tables(store)
     ids = list(corpora)
     if state == "leaving":
-        _keep(store, ids)
+        _keep(store, ids, progress or Silence())
     count = len(ids)
     columns = {
         "id": pa.array(ids, pa.string()),
@@ -141,7 +148,7 @@ def remove(
         _leave(store, ids)
 
 
-def restore(store: Store, ids: Sequence[str]) -> int:
+def restore(store: Store, ids: Sequence[str], progress: Progress | None = None) -> int:
     """Put removed rows back as they were; of those that were purged only the tombstones go.
 
     The caller holds the store by `alone` and has settled it. Features that the store has had since
@@ -154,7 +161,7 @@ def restore(store: Store, ids: Sequence[str]) -> int:
     if not found.num_rows:
         return 0
     set_state(store, found, "returning")
-    return _return(store, found["id"].to_pylist())
+    return _return(store, found["id"].to_pylist(), progress or Silence())
 
 
 def summary(store: Store) -> list[dict[str, Any]]:
@@ -187,7 +194,7 @@ def settle(store: Store) -> int:
     if leaving.num_rows:
         _leave(store, leaving["id"].to_pylist())
     if returning.num_rows:
-        _return(store, returning["id"].to_pylist())
+        _return(store, returning["id"].to_pylist(), Silence())
     if layout.has_table(store.place, "removed_rows"):
         kept = store.dataset("removed_rows").to_table(columns=["id"])["id"]
         delete_rows(store, "removed_rows", _without(kept, found["id"]))
@@ -261,28 +268,35 @@ def _leave(store: Store, ids: Sequence[str]) -> None:
     set_state(store, stones(store, ids), "removed")
 
 
-def _return(store: Store, ids: Sequence[str]) -> int:
+def _return(store: Store, ids: Sequence[str], progress: Progress) -> int:
     kept = store.dataset("removed_rows")
     there = kept.to_table(columns=["id"])["id"].combine_chunks()
     back = there.filter(among(there, ids)).to_pylist()
     schema = store.dataset("pool").schema
-    columns = [name for name in kept.schema.names if name in schema.names]
+    columns, restored = [name for name in kept.schema.names if name in schema.names], 0
     for part in store.stream(back, columns, table="removed_rows", rows=_part_rows(kept)):
         store.insert("pool", without_removed_columns(part, schema))
+        restored += part.num_rows
+        if restored < len(back):
+            progress.say(f"restored {restored:,} of {count_of(len(back), 'row')}")
     store.sync()
     delete_rows(store, "removed_rows", back)
     delete_rows(store, "removed", ids)
     return len(back)
 
 
-def _keep(store: Store, ids: Sequence[str]) -> None:
+def _keep(store: Store, ids: Sequence[str], progress: Progress) -> None:
     """Write what the pool has of the rows to `removed_rows`."""
     pool = store.dataset("pool")
     there = pool.to_table(columns=["id"])["id"].combine_chunks()
     held = there.filter(among(there, ids)).to_pylist()
     _align(store, pool.schema)
+    kept = 0
     for part in store.stream(held, pool.schema.names, pool.version, rows=_part_rows(pool)):
         store.insert("removed_rows", part)
+        kept += part.num_rows
+        if kept < len(held):
+            progress.say(f"kept {kept:,} of {count_of(len(held), 'row')} for a restore")
 
 
 def _align(store: Store, pool: pa.Schema) -> None:

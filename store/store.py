@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import first_line
-from ..schemas.tables import TABLES
+from ..schemas.tables import NEWER_TABLES, TABLES
 from . import layout
 from . import rows as incoming
 from .checksums import Checksums, version_files
@@ -136,6 +136,11 @@ class Store:
                 storage_options=self.place.options,
             )
         except (OSError, ValueError) as error:
+            if table in NEWER_TABLES and not layout.has_table(self.place, table):
+                raise UsageError(
+                    f"{self.uri}: an older coresetdb made this store, and no row was removed from "
+                    f"it yet: there is no table {table}"
+                ) from error
             why = unopened(self.place, table, error)
             if version is None or not isinstance(why, DamagedStoreError):
                 raise why from error

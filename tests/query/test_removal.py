@@ -14,6 +14,8 @@ from coresetdb.query.indexing import index_feature
 from coresetdb.query.removal import Rows, purge, read_ids, remove, restore
 from coresetdb.query.replay import replay
 from coresetdb.query.result_rows import conversations
+from coresetdb.query.score import score
+from coresetdb.query.scores import load_scores
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
 from coresetdb.store.indices import indices_of
@@ -174,6 +176,17 @@ def test_rows_removed_before_a_purge_of_others_and_restored_after_it_are_in_the_
     assert set(opened.removed) == {second}
     (text,) = conversations(store, [first], opened.pool_version)
     assert text["messages"]
+
+
+def test_scores_leave_removed_rows_out(store):
+    scores = score(store, "arithmetic", ["rds"])
+    gone = scores.table()["id"].to_pylist()[:2]
+    remove(store, Rows(ids=gone))
+    left = load_scores(store, "arithmetic")
+    assert not set(gone) & set(left.table()["id"].to_pylist())
+    assert left.to_arrow("tokens", text=True).num_rows == scores.table().num_rows == 238
+    remove(store, Rows(ids=left.table()["id"].to_pylist()[:1]), purge=True)
+    assert load_scores(store, "arithmetic").to_arrow(text=True).num_rows == 237
 
 
 def test_an_index_is_made_anew_without_the_purged_rows(store):
