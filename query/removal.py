@@ -13,8 +13,8 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -190,6 +190,10 @@ class _Found:
     unknown: tuple[str, ...] = ()
     already: int = 0
 
+    def with_rows(self, corpora: Mapping[str, str]) -> _Found:
+        """The same, and further rows."""
+        return replace(self, corpora={**self.corpora, **corpora})
+
 
 def remove(
     store: Store,
@@ -219,15 +223,20 @@ def remove(
     rows.check()
     ids = None if rows.where is None else _matching(store, rows.where, "pool")
     if dry_run:
-        return _removal(store, _in_pool(store, rows, ids), purge, planned=True)
+        earlier = _removed_earlier(store, rows) if purge else {}
+        found = _in_pool(store, rows, ids, earlier)
+        return _removal(store, found.with_rows(earlier), purge, planned=True)
+    done = None
     with removal.alone(store):
         purging.settle(store)
-        found = _in_pool(store, rows, ids)
-        result = _removal(store, found, purge)
+        earlier = _removed_earlier(store, rows) if purge else {}
+        found = _in_pool(store, rows, ids, earlier)
+        result = _removal(store, found.with_rows(earlier), purge)
         if found.corpora:
             state = "purging" if purge else "leaving"
             removal.remove(store, found.corpora, why, state, progress)
-        done = purging.finish(store, progress) if purge and found.corpora else None
+        if purge and result.rows:
+            done = purging.purge(store, [*found.corpora, *earlier], progress)
         store.sync()
     return _purged(store, result, done)
 
@@ -344,14 +353,30 @@ def _ids_in(text: Iterable[str]) -> Iterator[Any]:
 # -- which rows ---------------------------------------------------------------------------------
 
 
-def _matching(store: Store, where: str, relation: str) -> list[str]:
+def _matching(store: Store, where: str, relation: Literal["pool", "removed"]) -> list[str]:
     from ..store.sql.session import eligible_ids
 
     return eligible_ids(store, where, relation=relation).to_pylist()
 
 
-def _in_pool(store: Store, rows: Rows, matching: Sequence[str] | None) -> _Found:
-    """The rows to take out: those of the pool, and those that it should have and lacks."""
+def _removed_earlier(store: Store, rows: Rows) -> dict[str, str]:
+    """Rows of that corpus or these ids that are out of the pool already, and not purged."""
+    wanted = set(rows.ids or ())
+    return {
+        stone.id: stone.corpus
+        for stone in removal.tombstones(store)
+        if not stone.purged and (stone.id in wanted or stone.corpus == rows.corpus)
+    }
+
+
+def _in_pool(
+    store: Store, rows: Rows, matching: Sequence[str] | None, earlier: Mapping[str, str]
+) -> _Found:
+    """The rows to take out: those of the pool, and those that it should have and lacks.
+
+    Args:
+        earlier: rows that were taken out before, and are meant as well.
+    """
     pool = store.dataset("pool").to_table(columns=["id", "corpus"])
     removed = set(removal.stones(store)["id"].to_pylist())
     if matching is not None:
@@ -366,7 +391,7 @@ def _in_pool(store: Store, rows: Rows, matching: Sequence[str] | None) -> _Found
         held = removal.among(seen, pool["id"].combine_chunks())
         missing = seen.filter(pc.invert(held)).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
         absent = {each for each in missing if each not in removed}
-        if not there and not absent:
+        if not there and not absent and not earlier:
             known = set(pool["corpus"].unique().to_pylist())
             to_list = f"coresetdb corpus list {store.typed}"
             raise UsageError(
@@ -380,9 +405,9 @@ def _in_pool(store: Store, rows: Rows, matching: Sequence[str] | None) -> _Found
     seen = sources.to_table(columns=["id", "corpus"])
     absent = _corpora(seen.filter(removal.among(seen["id"], missing)))
     absent = {each: corpus for each, corpus in absent.items() if each not in removed}
-    already = sum(each in removed for each in missing)
+    already = sum(each in removed and each not in earlier for each in missing)
     unknown = tuple(each for each in missing if each not in absent and each not in removed)
-    if not there and not absent and not already:
+    if not there and not absent and not already and not earlier:
         raise UsageError(f"none of the {count_of(len(wanted), 'id')} is of a row of {store.uri}")
     return _Found(there | absent, set(absent), unknown, already)
 

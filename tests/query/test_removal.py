@@ -20,6 +20,7 @@ from coresetdb.query.selection import select
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
 from coresetdb.store.indices import indices_of
 from coresetdb.store.integrity.verify import verify
+from coresetdb.store.removal import summary
 
 
 def later_rows(store, toys) -> None:
@@ -79,6 +80,16 @@ def test_there_must_be_something_to_restore_or_purge(store):
         purge(store, Rows(ids=["0" * 32]))
     with pytest.raises(QueryError, match="The columns of removed are: id, corpus, why"):
         restore(store, Rows(where="colour = 'red'"))
+
+
+def test_rows_removed_before_are_purged_by_naming_them_again(store):
+    remove(store, Rows(corpus="blank"), "first")
+    done = remove(store, Rows(corpus="blank"), purge=True)
+    assert done.rows == 6 and done.purged is not None
+    (group,) = summary(store)
+    assert group["purged"] == 6 and group["why"] == "first"
+    with pytest.raises(UsageError, match="no row of corpus 'blank'"):
+        remove(store, Rows(corpus="blank"), purge=True)
 
 
 def test_a_dry_run_changes_nothing(store):
