@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .query.formats import Reasoning
     from .query.indexing import Indexed
     from .query.method_list import MethodList
+    from .query.removal import Removal, Rows
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target
@@ -122,7 +123,11 @@ class Database:
             StoreNotFoundError: there is no store at `uri`.
             LayoutError: a newer coresetdb wrote it.
         """
-        return cls(Store.open(store_or_default(uri), storage_options))
+        from .store.purge import settle_if_killed
+
+        store = Store.open(store_or_default(uri), storage_options)
+        settle_if_killed(store)
+        return cls(store)
 
     # -- the pool ----------------------------------------------------------------------------
 
@@ -249,6 +254,122 @@ class Database:
                 progress=progress,
                 command=self.command or "connect().ingest",
             )
+
+    def remove(
+        self,
+        *,
+        where: str | None = None,
+        corpus: str | None = None,
+        ids: PathLike | Sequence[str] | None = None,
+        why: str = "",
+        purge: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Removal:
+        """Take rows out of the pool; `restore` puts them back, unless they are purged.
+
+        Args:
+            where: an SQL expression over the pool's columns, metadata fields included.
+            corpus: name of a corpus.
+            ids: of rows, or a file of them: one a line, or a column `id` of JSON Lines, CSV or
+                Parquet.
+            why: the reason, kept with the tombstones.
+            purge: forget the rows for good: no file of the store holds their text or features
+                afterwards. Target examples of the same content are forgotten as well.
+            dry_run: change nothing, and say what would be done.
+            progress: receives news of long work.
+
+        Raises:
+            UsageError: none of the three names rows or several do; or there are no such rows.
+            InputError: the file of ids cannot be read.
+            QueryError: DuckDB does not accept `where`.
+            StoreBusyError: a feature is being filled, or another process writes.
+        """
+        from .query.removal import remove
+
+        rows = _rows(where, corpus, ids)
+        return remove(self.store, rows, why, purge=purge, dry_run=dry_run, progress=progress)
+
+    def restore(
+        self,
+        *,
+        where: str | None = None,
+        corpus: str | None = None,
+        ids: PathLike | Sequence[str] | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Removal:
+        """Put removed rows back, features and all; purged ones may be ingested again from then on.
+
+        Args:
+            where: an SQL expression over the columns of the relation `removed`: those of the pool,
+                `why`, `state` and `removed_at`.
+            corpus, ids, dry_run, progress: as for `remove`.
+
+        Raises: as `remove`.
+        """
+        from .query.removal import restore
+
+        return restore(self.store, _rows(where, corpus, ids), dry_run=dry_run, progress=progress)
+
+    def purge(
+        self,
+        *,
+        where: str | None = None,
+        corpus: str | None = None,
+        ids: PathLike | Sequence[str] | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Removal:
+        """Forget removed rows for good, as `remove(purge=True)` does; all of them by default.
+
+        Args:
+            where, corpus, ids, dry_run, progress: as for `restore`.
+
+        Raises: as `remove`.
+        """
+        from .query.removal import purge
+
+        every = where is None and corpus is None and ids is None
+        return purge(
+            self.store,
+            None if every else _rows(where, corpus, ids),
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def list_removed(self) -> list[dict[str, Any]]:
+        """List what was removed: corpus, rows, how many of them purged, why, and when last.
+
+        SQL has a row for each of them in the relation `removed`.
+        """
+        from .store.removal import summary
+
+        return summary(self.store)
+
+    def list_corpora(self) -> list[dict[str, Any]]:
+        """List the corpora: rows, tokens, files, rows removed, records rejected."""
+        from .store.corpora import list_corpora
+
+        return list_corpora(self.store)
+
+    def rename_corpus(self, old: str, new: str, *, merge: bool = False) -> int:
+        """Rename a corpus wherever it is named; return how many rows of the pool it has.
+
+        Coresets keep the name that it had when they were chosen.
+
+        Args:
+            old: its name.
+            new: the other one.
+            merge: put the rows into the corpus `new` where there is one, which cannot be undone.
+
+        Raises:
+            UsageError: there is no such corpus, or the new name is taken (and not `merge`).
+            StoreBusyError: a feature is being filled, or another process writes.
+        """
+        from .store.corpora import rename_corpus
+
+        return rename_corpus(self.store, old, new, merge=merge)
 
     def status(self) -> Status:
         """Describe what the store holds, what it waits for, and what is due; shows itself."""
@@ -700,10 +821,10 @@ class Database:
         import lancedb
 
         from .schemas.errors import UsageError
-        from .schemas.tables import TABLES
 
-        if name not in TABLES:
-            raise UsageError(f"no table {name!r}: choose from {', '.join(TABLES)}")
+        tables = self.store.tables()
+        if name not in tables:
+            raise UsageError(f"no table {name!r}: choose from {', '.join(tables)}")
         place = self.store.place
         return lancedb.connect(place.uri, storage_options=place.options or None).open_table(name)
 
@@ -917,6 +1038,15 @@ def _reading(
         unescape=unescape,
         allow_empty_answer=empty_answers,
     )
+
+
+def _rows(where: str | None, corpus: str | None, ids: PathLike | Sequence[str] | None) -> Rows:
+    from .query.removal import Rows, read_ids
+
+    listed = read_ids(os.fspath(ids)) if isinstance(ids, str | os.PathLike) else ids
+    rows = Rows(where, corpus, None if listed is None else list(listed))
+    rows.check()
+    return rows
 
 
 def _in_one_list(given: Sequence[str | Sequence[str] | None]) -> list[str]:

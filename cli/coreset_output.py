@@ -178,6 +178,7 @@ def coreset_json(coreset: Coreset, by: str | None = None) -> dict[str, Any]:
         "mix": mix,
         "pulled": coreset.pulled,
         "saved": coreset.saved,
+        "removed": [row_id for row_id in coreset.ids if row_id in coreset.removed],
         **({"origins": {by: [asdict(each) for each in coreset.origins(by)]}} if by else {}),
         "notes": list(coreset.notes),
         "ids": coreset.ids,

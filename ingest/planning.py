@@ -26,6 +26,7 @@ from ..schemas.progress import Progress, Silence
 from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL
 from ..store.catalog import artifacts_of
+from ..store.removal import present_ids
 from ..store.status import type_words
 from ..store.store import Store
 from .create import backbone_config, describe_backbone, pending, recipes_of
@@ -256,7 +257,7 @@ def plan(
     """
     progress = progress or Silence()
     info = describe_backbone(store.uri, backbone_config(store))
-    counted = count_records(source_list, store.known_ids(), TRIAL_ROWS)
+    counted = count_records(source_list, present_ids(store), TRIAL_ROWS)
     notes: list[str] = []
     if not counted.drawn:
         raise UsageError(

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ..schemas.errors import UsageError
+from ..schemas.ids import IdSet
 from ..schemas.sizes import Budget
 from ..schemas.tables import literal
 from .comparison import resolve_method
@@ -40,6 +41,8 @@ class Request:
         approximate: whether an index finds the rows.
         weights: of the targets in their order; None where they take turns row by row.
         group: field of the examples' metadata by which they are compared in groups.
+        among: the rows of the pool that there are for it; None for all. For what was chosen before
+            a purge moved it to a later version of the pool.
     """
 
     targets: tuple[str, ...]
@@ -52,6 +55,7 @@ class Request:
     approximate: bool = False
     weights: Weights | None = None
     group: str | None = None
+    among: IdSet | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,8 @@ def length_counts(lengths: np.ndarray) -> Lengths:
 
 def _lengths_of_coreset(snapshot: Snapshot, name: str) -> Lengths:
     coreset = load_coreset(snapshot.store, name)
-    rows = snapshot.store.take(coreset.ids, ["response_tokens"], coreset.pool_version)
+    ids = coreset.left["id"].to_pylist()
+    rows = snapshot.store.take(ids, ["response_tokens"], coreset.pool_version)
     lengths = rows["response_tokens"].drop_null().to_numpy()
     if not len(lengths):
         raise UsageError(f"coreset {name!r} has no rows whose lengths could be matched")

@@ -192,6 +192,10 @@ def _eligible(snapshot: Snapshot, request: Request) -> IdSet | None:
 
         ids = eligible_ids(snapshot.store, request.where, snapshot.pool_version)
         eligible = IdSet(keys_of(ids))
+    if request.among is not None:
+        if eligible is None:
+            eligible = IdSet(keys_of(snapshot.pool.to_table(columns=["id"])["id"]))
+        eligible = eligible.within(request.among)
     for coreset in request.rules.excluded:
         if eligible is None:
             eligible = IdSet(keys_of(snapshot.pool.to_table(columns=["id"])["id"]))

@@ -12,7 +12,7 @@ import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -163,6 +163,12 @@ class Place:
                     self.files.delete_file(self.absolute(path))
             except FileNotFoundError:  # another process was quicker
                 return
+
+    def remove_empty(self, folder: str) -> None:
+        """Remove a folder that nothing is in; an object store has none."""
+        if self.local:
+            with suppress(OSError):  # something is in it, or it is gone
+                os.rmdir(self.absolute(folder))
 
     def checksum(self, path: str) -> tuple[int, str]:
         """Size in bytes and xxh3 (64 bits, 16 hexadecimal digits) of a file, streamed."""

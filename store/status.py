@@ -14,6 +14,7 @@ from .features import features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
 from .locks import run_state
+from .removal import summary
 from .store import Store
 
 
@@ -44,6 +45,7 @@ class Status(PrintedResult):
     ensembles: list[dict[str, Any]] = field(default_factory=list)
     due: list[str] = field(default_factory=list)
     indices: list[dict[str, Any]] = field(default_factory=list)
+    removed: list[dict[str, Any]] = field(default_factory=list)
 
     def headline(self) -> str:
         """One line."""
@@ -54,6 +56,7 @@ class Status(PrintedResult):
         """Titles with their rows."""
         return [
             ("Corpora", self.corpora),
+            ("Removed", self.removed),
             ("Features", self.features),
             ("Energy kept by the bases", self.bases),
             ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
@@ -155,6 +158,7 @@ def status_of(store: Store) -> Status:
         rejected=store.dataset("rejects").count_rows(),
         waiting=waiting,
         indices=[described(index) for index in indices_of(pool).values()],
+        removed=summary(store),
     )
 
 

@@ -20,6 +20,7 @@ from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact, content_of, find_artifact, keep_artifact, load_artifact
 from ...store.features import declare
+from ...store.removal import removed_ids
 from ...store.store import Store
 from ..create import backbone_config, describe_backbone, pending, recipes_of
 from ..fits.fit import PASS_SHARE, READING, Fit, Fitting, PassFit, Sample, in_order, run_together
@@ -360,7 +361,10 @@ def fit_from(
             progress.say("the sample is drawn from the pool")
             return sample_of_pool(store, seed, rows)
         progress.say("the files are read once for the sample, and again to be ingested")
-        return sample_of_sources(sources.sources(), seed, rows, limit, sources.bytes, progress)
+        without = removed_ids(store)
+        return sample_of_sources(
+            sources.sources(), seed, rows, limit, sources.bytes, progress, without
+        )
 
     try:
         return fit_features(store, specs, draw, backbone, progress)
