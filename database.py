@@ -212,7 +212,7 @@ class Database:
         Args:
             sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin; or a list
                 of dicts, an Arrow table, a polars frame or a `datasets.Dataset`.
-            corpus: name of the corpus; each file's own name by default.
+            corpus: name of the corpus; by default that of each data set.
             limit: read no more than this many records.
             format: an importer's name; detected by default.
             mapping: role -> column, such as `{"user": "question", "assistant": "answer"}`.
