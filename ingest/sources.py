@@ -31,7 +31,10 @@ from .importers.detection import (
     is_record,
     names_without_header,
 )
+from .importers.end_markers import EndMarkers, is_nothing_else
 from .importers.importer import Parsed, Rejected, kind_of
+from .importers.media import media_of
+from .importers.roles import UnknownRoles
 from .readers.decoding import BadRecord, Row, excerpt_of
 from .readers.in_memory import InMemory, is_in_memory, sources_in
 from .readers.json_rows import why_invalid
@@ -66,8 +69,9 @@ class Source(Protocol):
     """Records of one file, or of data in memory, read once from the beginning: what jobs take.
 
     `decision` says in words how it is read. `size` is in bytes (None where it cannot be known),
-    `bytes_read` how much of it has been read so far; `xxh3` and `fault` (why a file broke half-way)
-    hold after the last record.
+    `bytes_read` how much of it has been read so far; `xxh3`, `fault` (why a file broke half-way)
+    and `remarks` (what to say about its records) hold after the last record. `notices` are what its
+    first records say already.
     """
 
     @property
@@ -88,6 +92,10 @@ class Source(Protocol):
     def xxh3(self) -> str: ...
     @property
     def fault(self) -> InputError | None: ...
+    @property
+    def notices(self) -> list[str]: ...
+    @property
+    def remarks(self) -> list[str]: ...
 
     def __iter__(self) -> Iterator[Record | Reject]: ...
     def finish(self) -> None:
@@ -116,10 +124,13 @@ class SourceFile:
         self.xxh3 = ""
         self.fault: InputError | None = None
         self.options, self._opened = options, opened
+        self._named = {n for names in options.columns_in(()).values() for n in names}
         self._started = False
         sample = _sample(file, opened)
         objects = [value for _, value in sample if isinstance(value, dict)][:SAMPLE_RECORDS]
         self._rows = chain(sample, opened.rows)
+        self._ends = EndMarkers(options.strip_end)
+        self._unknown_roles = UnknownRoles()
         self._detected: DetectedFormat | None = None
         if options.format not in ("auto", "map"):
             self.format = importer_named(options.format).name
@@ -131,11 +142,26 @@ class SourceFile:
             self.format = "none"
             shape = "no usable record" if sample else "no records"
         self.decision = ", ".join([shape, *opened.words])
+        self.notices = self._look_at(objects)
 
     @property
     def bytes_read(self) -> int:
         """Raw bytes read so far, for progress against `size`."""
         return self._opened.bytes_read
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to say about the records that were read so far."""
+        return [*self._ends.sentences(), *self._unknown_roles.sentences()]
+
+    def _look_at(self, objects: list[dict[str, Any]]) -> list[str]:
+        """What the first records say about all of them."""
+        ends, self._ends = self._ends, EndMarkers(self.options.strip_end)
+        for value in objects:
+            for _ in self._records_of(0, value):
+                pass
+        seen, self._ends, self._unknown_roles = self._ends, ends, UnknownRoles()
+        return seen.sentences("first ")
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Records and rejects in the order of the source.
@@ -170,10 +196,12 @@ class SourceFile:
         try:
             for item in self._detected.importer.read(value, self.options):
                 if isinstance(item, Rejected):
+                    self._unknown_roles.add(item)
                     yield self._reject(line, item.reason, value)
                 else:
                     yield self._admit(line, item, value)
         except Rejected as rejected:
+            self._unknown_roles.add(rejected)
             yield self._reject(line, rejected.reason, value)
         except RecursionError:
             yield self._reject(line, "nested too deeply", "")
@@ -181,7 +209,10 @@ class SourceFile:
             yield self._reject(line, f"unreadable value: {error}", value)
 
     def _admit(self, line: int, parsed: Parsed, value: Any) -> Record | Reject:
-        instruction = parsed.instruction
+        about = media_of(value, parsed.instruction, self._named)
+        if about is not None:
+            return self._reject(line, about, value)
+        instruction = _without_bare_ends(self._ends.admit(parsed.instruction))
         empty_ok = self.options.allow_empty_answer
         if empty_ok:
             instruction = _without_empty_answer(instruction)
@@ -290,6 +321,21 @@ def _without_empty_answer(instruction: Instruction) -> Instruction:
         if last.role == "assistant" and not last.content and not last.tool_calls:
             return Instruction(instruction.messages[:-1], instruction.tools)
     return instruction
+
+
+def _without_bare_ends(instruction: Instruction) -> Instruction:
+    """The same with an answer that is nothing but an end marker made empty."""
+    if not any(
+        turn.role == "assistant" and is_nothing_else(turn.content) for turn in instruction.messages
+    ):
+        return instruction
+    messages = tuple(
+        replace(turn, content="")
+        if turn.role == "assistant" and is_nothing_else(turn.content)
+        else turn
+        for turn in instruction.messages
+    )
+    return replace(instruction, messages=messages)
 
 
 def _has_utf8(text: str) -> bool:
@@ -413,12 +459,14 @@ class Examples:
         read: how many records there were, duplicates and rejects included.
         rejected: those that cannot be used.
         decisions: how each source was read, in words.
+        remarks: what is to be said about the records, in words.
     """
 
     records: list[Record]
     read: int
     rejected: list[Reject]
     decisions: list[str]
+    remarks: list[str] = field(default_factory=list)
 
 
 def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Examples:
@@ -448,6 +496,7 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
                 records.setdefault(item.instruction.id, item)
         if source.fault:
             raise source.fault
+        examples.remarks.extend(f"{source.file}: {remark}" for remark in source.remarks)
     if not records:
         reasons = sorted({reject.reason for reject in examples.rejected}) or ["it is empty"]
         raise InputError(", ".join(names), f"no usable example ({'; '.join(reasons)})", advice)

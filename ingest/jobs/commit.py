@@ -41,6 +41,7 @@ class FileAccount:
     duplicate: int = 0
     rejected: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
     fault: str | None = None
 
     def as_row(self) -> dict[str, Any]:
@@ -95,6 +96,7 @@ class Account:
                 f"all: read {self.total('read'):,}: {self.total('new'):,} new, "
                 f"{self.total('duplicate'):,} duplicate, {self.total('rejected'):,} rejected"
             )
+        lines += [f"{file.file}: {remark}" for file in self.files for remark in file.remarks]
         lines += [f"NOT read: {fault}" for fault in self.faults]
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines.append(
@@ -116,7 +118,12 @@ class Account:
             "without_feature": dict(self.without_feature),
             "unreadable": self.unreadable,
             "files": [
-                {**file.as_row(), "reasons": dict(file.reasons), "fault": file.fault}
+                {
+                    **file.as_row(),
+                    "reasons": dict(file.reasons),
+                    "remarks": file.remarks,
+                    "fault": file.fault,
+                }
                 for file in self.files
             ],
         }

@@ -123,6 +123,8 @@ class _Ingestion:
         """Read every file to its end, or to `limit` records in all."""
         for file in files:
             self.progress.say(f"{file.file}: {file.decision}")
+            for notice in file.notices:
+                self.progress.say(f"{file.file}: {notice}")
             self._read(file, None if limit is None else limit - self.account.total("read"))
             self.bytes_before += file.size or 0
             if limit is not None and self.account.total("read") >= limit:
@@ -146,6 +148,7 @@ class _Ingestion:
             self._on_batch(0, 0)
         file.finish()
         counts.xxh3, counts.bytes = file.xxh3, file.bytes_read
+        counts.remarks.extend(file.remarks)
         if file.fault:
             counts.fault = str(file.fault)
             self.progress.say(f"{counts.fault} What was read before is kept.")

@@ -210,6 +210,14 @@ class _SourceAgain:
     def fault(self) -> InputError | None:
         return self._source.fault
 
+    @property
+    def remarks(self) -> list[str]:
+        return self._source.remarks
+
+    @property
+    def notices(self) -> list[str]:
+        return []
+
     def __iter__(self) -> Iterator[Record | Reject]:
         for position, item in enumerate(self._source):
             listed = self._task.whole and self._was_read(position)
