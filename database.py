@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import lancedb.table
     import polars as pl
 
+    from .ingest.conversations.tokenization import ReasoningMode
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
     from .ingest.jobs.late_features import LateAccount
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .query.coresets import Coreset
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
+    from .query.formats import Reasoning
     from .query.indexing import Indexed
     from .query.method_list import MethodList
     from .query.replay import Replay
@@ -76,6 +78,7 @@ class Database:
         device: str = "auto",
         dtype: str = "auto",
         max_length: int | None = None,
+        reasoning: ReasoningMode = "template",
         storage_options: dict[str, str] | None = None,
     ) -> Database:
         """Create an empty store.
@@ -88,6 +91,9 @@ class Database:
             device: auto, cpu, cuda or mps.
             dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
             max_length: tokens of a row, at most the model's positions.
+            reasoning: what becomes of the reasoning of answers: `template`, what the backbone's
+                chat template makes of it; `as-response`, text of its answer even where the
+                template leaves it out; `drop`, nothing.
             storage_options: of an object store, as Lance takes them.
 
         Raises:
@@ -97,7 +103,7 @@ class Database:
         from .ingest.create import create_store
         from .ingest.models.describe import BackboneConfig
 
-        config = BackboneConfig(os.fspath(backbone), device, dtype, max_length)
+        config = BackboneConfig(os.fspath(backbone), device, dtype, max_length, reasoning)
         return cls(*create_store(os.fspath(uri), config, features, storage_options))
 
     @classmethod
@@ -419,6 +425,9 @@ class Database:
         shuffle: bool = True,
         seed: int | None = None,
         skip_unfit: bool = False,
+        reasoning: Reasoning = "stored",
+        with_fields: str | Sequence[str] = (),
+        with_metadata: bool = False,
         overwrite: bool = False,
     ) -> Exported:
         """Write a coreset as JSON Lines or Parquet, with a manifest and trainer snippets beside it.
@@ -430,11 +439,17 @@ class Database:
             shuffle: shuffle the rows; by rank otherwise.
             seed: of the shuffling; the coreset's by default.
             skip_unfit: leave out rows that the format cannot hold.
+            reasoning: of answers: `stored`, as it came as far as the format can; under the key
+                `reasoning_content` or `thinking` of a message; `inline`, as a `<think>` block; or
+                `drop`.
+            with_fields: further columns, such as `dataset,licence`: fields of the rows' metadata
+                (`a.b` into objects) or columns of the pool; `NAME=FIELD` gives another name.
+            with_metadata: also `source_id` and all `metadata`, as JSON text.
             overwrite: replace a file even if no export wrote it.
 
         Raises:
-            UsageError: an unknown coreset or format, rows that the format cannot hold, or a file
-                of that name that no export wrote (and not `overwrite`).
+            UsageError: an unknown coreset, format or field, rows that the format cannot hold, or a
+                file of that name that no export wrote (and not `overwrite`).
             OutputError: the file cannot be written.
         """
         from .query.export import export
@@ -447,6 +462,9 @@ class Database:
             shuffle=shuffle,
             seed=seed,
             skip_unfit=skip_unfit,
+            reasoning=reasoning,
+            with_fields=_names(with_fields),
+            with_metadata=with_metadata,
             overwrite=overwrite,
         )
 
@@ -811,6 +829,12 @@ def repair(
 
 connect = Database.open
 create = Database.create
+
+
+def _names(fields: str | Sequence[str]) -> list[str]:
+    """The names in a comma-separated list, or in a list of names."""
+    given = fields.split(",") if isinstance(fields, str) else fields
+    return [name for name in given if name.strip()]
 
 
 def _reading(

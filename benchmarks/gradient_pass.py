@@ -30,7 +30,6 @@ from one_pass import alpaca_rows, bare_backward, made_up_rows
 from report import write_report
 
 from coresetdb.ingest.conversations.tokenization import Encoded
-from coresetdb.ingest.jobs.late_features import instructions_of
 from coresetdb.ingest.models.anatomy import attention_projections
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import (
@@ -43,6 +42,7 @@ from coresetdb.ingest.passes import forward
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import GradientNorm
 from coresetdb.ingest.passes.reducer import PassInputs
+from coresetdb.schemas.conversations import conversation_columns, conversations_in
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.store.catalog import Artifact
 from coresetdb.store.store import Store
@@ -71,7 +71,8 @@ def instructions(data: Path | None, count: int, seed: int) -> list[Instruction]:
         return alpaca_rows(data, count, seed)
     pool = Store.open(str(data)).dataset("pool")
     chosen = np.random.default_rng(seed).permutation(pool.count_rows())[:count]
-    return list(instructions_of(pool.take(chosen.tolist(), columns=["id", "messages", "tools"])))
+    columns = conversation_columns(pool.schema)
+    return conversations_in(pool.take(chosen.tolist(), columns=columns))
 
 
 def bare(backbone: Backbone, budget: int, multiple: int, shard: Shard) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,30 @@ if TYPE_CHECKING:
     from ..query.export import Exported
 
 FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt")
+REASONING = ("stored", "reasoning_content", "thinking", "inline", "drop")
+
+
+def carried_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of what a file holds beside the texts of the rows."""
+    for option in (
+        click.option("--with-metadata", is_flag=True, help="Write source_id and all metadata too."),
+        click.option(
+            "--with",
+            "with_fields",
+            multiple=True,
+            metavar="FIELD,...",
+            help="Write these metadata fields or columns of the pool too; NAME=FIELD renames one.",
+        ),
+        click.option(
+            "--reasoning",
+            default="stored",
+            show_default=True,
+            type=click.Choice(REASONING),
+            help="Where the reasoning of answers goes.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command()
@@ -133,6 +157,7 @@ def methods_command(store: str | None, as_json: bool) -> None:
     type=click.Choice(FORMATS),
     help="Format of --out; messages by default.",
 )
+@carried_options
 @overwrite_option
 @json_option
 def select_command(
@@ -155,6 +180,9 @@ def select_command(
     memory: str,
     out: str | None,
     format_: str | None,
+    reasoning: Any,
+    with_fields: tuple[str, ...],
+    with_metadata: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -171,14 +199,16 @@ def select_command(
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """
-    if format_ and not out:
-        raise UsageError("--format is the format of --out: name a file with --out FILE")
+    of_out = {"--format": format_, "--reasoning": reasoning != "stored", "--with": with_fields}
+    for option, given in (of_out | {"--with-metadata": with_metadata}).items():
+        if given and not out:
+            raise UsageError(f"{option} is for the file of --out: name one with --out FILE")
     format_ = format_ or "messages"
     database = open_database(store)
     if out:
         from ..query.export import check_export
 
-        check_export(out, format_, overwrite)
+        check_export(out, format_, overwrite, reasoning)
     coreset = database.select(
         *targets,
         method=method,
@@ -201,7 +231,15 @@ def select_command(
     else:
         click.echo(repr(coreset))
     if out:
-        exported = database.export(coreset, out, format=format_, overwrite=overwrite)
+        exported = database.export(
+            coreset,
+            out,
+            format=format_,
+            reasoning=reasoning,
+            with_fields=",".join(with_fields),
+            with_metadata=with_metadata,
+            overwrite=overwrite,
+        )
         for line in export_lines(exported):
             talk(line)
     elif len(coreset):
@@ -394,6 +432,7 @@ def coreset_json(coreset: Coreset) -> dict[str, Any]:
 @click.option("--no-shuffle", is_flag=True, help="Write rows by rank instead of shuffled.")
 @click.option("--seed", type=int, help="Seed of the shuffling; the coreset's by default.")
 @click.option("--skip-unfit", is_flag=True, help="Leave out rows that the format cannot hold.")
+@carried_options
 @overwrite_option
 @json_option
 def export_command(
@@ -404,6 +443,9 @@ def export_command(
     no_shuffle: bool,
     seed: int | None,
     skip_unfit: bool,
+    reasoning: Any,
+    with_fields: tuple[str, ...],
+    with_metadata: bool,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -414,6 +456,7 @@ def export_command(
     \b
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
+        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with dataset,licence
     """
     exported = open_database(store).export(
         coreset,
@@ -422,6 +465,9 @@ def export_command(
         shuffle=not no_shuffle,
         seed=seed,
         skip_unfit=skip_unfit,
+        reasoning=reasoning,
+        with_fields=",".join(with_fields),
+        with_metadata=with_metadata,
         overwrite=overwrite,
     )
     if as_json:

@@ -45,8 +45,21 @@ sources_argument = click.argument("sources", nargs=-1, required=True, metavar="S
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--max-length", type=int, help="Tokens per row; by default as many as the model can.")
+@click.option(
+    "--reasoning",
+    default="template",
+    show_default=True,
+    metavar="template|as-response|drop",
+    help="Reasoning of answers: as the model's chat template has it, always as response, or not.",
+)
 def init_command(
-    store: str, backbone: str, features: str, device: str, dtype: str, max_length: int | None
+    store: str,
+    backbone: str,
+    features: str,
+    device: str,
+    dtype: str,
+    max_length: int | None,
+    reasoning: Any,
 ) -> None:
     """Create an empty store at STORE, a folder or an s3:// address.
 
@@ -72,10 +85,15 @@ def init_command(
         device=device,
         dtype=dtype,
         max_length=max_length,
+        reasoning=reasoning,
     )
     for sentence in database.notices:
         talk(sentence)
-    talk(f"{store}: created an empty store with features {features} by backbone {backbone}.")
+    said = {"as-response": "; reasoning is response", "drop": "; reasoning is dropped"}
+    talk(
+        f"{store}: created an empty store with features {features} by backbone {backbone}"
+        f"{said.get(reasoning, '')}."
+    )
     if waiting := database.pending():
         talk(f"To be fitted first, by ingest or by coresetdb fit: {', '.join(waiting)}.")
     talk(f"Next: coresetdb ingest {quote(store)} FILE...")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..schemas.conversations import TURN_MARKS, as_columns
 from ..schemas.errors import UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.instruction import Record
@@ -430,13 +431,13 @@ def _column(values: pa.ChunkedArray, name: str, feature: str, rows: int) -> Plan
 def _texts(drawn: Sequence[Record]) -> list[PlannedColumn]:
     """Return the columns of the pool that hold no feature."""
     texts: dict[str, list[Any]] = {
-        "messages": [[m.as_dict() for m in record.instruction.messages] for record in drawn],
-        "tools": [record.instruction.tools for record in drawn],
+        **as_columns([record.instruction for record in drawn]),
         "metadata": [record.metadata for record in drawn],
         "source_id": [record.source_id for record in drawn],
     }
+    types = {field.name: field.type for field in [*POOL, TURN_MARKS]}
     measured = [
-        _column(pa.chunked_array([pa.array(values, POOL.field(name).type)]), name, "", len(drawn))
+        _column(pa.chunked_array([pa.array(values, types[name])]), name, "", len(drawn))
         for name, values in texts.items()
     ]
     fixed = [

@@ -19,13 +19,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import CoresetDBError, OutputError, UsageError
 from ..schemas.ids import keys_of
-from ..schemas.instruction import Instruction
 from ..schemas.version import VERSION
 from ..selectors.random_order import shuffled
 from .coresets import Coreset, load_coreset
-from .formats import ALPACA, MESSAGES, PROMPT_COMPLETION, SHAREGPT, Converted, Format, UnfitError
+from .extra_columns import ExtraColumns
+from .formats import (
+    ALPACA,
+    MESSAGES,
+    PROMPT_COMPLETION,
+    REASONING,
+    REASONING_KEYS,
+    SHAREGPT,
+    Converted,
+    Format,
+    Reasoning,
+    UnfitError,
+    convert,
+)
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -212,18 +225,27 @@ class Exported:
     files: tuple[str, ...]
 
 
-def check_export(out: str, format: str, overwrite: bool = False) -> None:
+def check_export(
+    out: str, format: str, overwrite: bool = False, reasoning: Reasoning = "stored"
+) -> None:
     """Refuse a file that cannot be written, before any work is done for it.
 
     An earlier export, recognised by its manifest, may be replaced together with the files beside
     it: its coreset is in a store.
 
     Raises:
-        UsageError: unknown format or suffix, no such folder, or, without `overwrite`, a file that
-            no export wrote in place of `out` or of a file beside it.
+        UsageError: unknown format, suffix or form of reasoning, no such folder, or, without
+            `overwrite`, a file that no export wrote in place of `out` or of a file beside it.
     """
     if format not in FORMATS:
         raise UsageError(f"format {format!r}: choose from {', '.join(FORMATS)}")
+    if reasoning not in REASONING:
+        raise UsageError(f"reasoning {reasoning!r}: choose from {', '.join(REASONING)}")
+    if reasoning in REASONING_KEYS and not FORMATS[format].reasoning_field:
+        raise UsageError(
+            f"format {format} has no field for reasoning: export --format messages, or let it "
+            "stand in the answers (--reasoning inline)"
+        )
     check_suffix(out)
     folder = os.path.dirname(os.path.abspath(out))
     if not os.path.isdir(folder):
@@ -264,6 +286,9 @@ def export(
     shuffle: bool = True,
     seed: int | None = None,
     skip_unfit: bool = False,
+    reasoning: Reasoning = "stored",
+    with_fields: Sequence[str] = (),
+    with_metadata: bool = False,
     overwrite: bool = False,
 ) -> Exported:
     """Write a coreset's rows as a trainer reads them.
@@ -281,7 +306,7 @@ def export(
         OutputError: a file cannot be written.
     """
     chosen = load_coreset(store, coreset) if isinstance(coreset, str) else coreset
-    check_export(out, format, overwrite)
+    check_export(out, format, overwrite, reasoning)
     if not len(chosen):
         raise UsageError(
             f"coreset {chosen.name} has no rows to export; coresetdb coreset show {store.typed} "
@@ -291,9 +316,14 @@ def export(
     members = chosen.members
     if shuffle:
         members = members.take(_shuffled(members["id"], shuffle_seed))
-    survey = _survey(store, chosen, members, shape)
+    schema = store.dataset("pool", chosen.pool_version).schema
+    taken = {*shape.columns(shape.every_trait), *EXTRAS}
+    extra = ExtraColumns(with_fields, with_metadata, schema, taken)
+    rows_of = _Rows(store, chosen, shape, reasoning, extra)
+    survey = _survey(rows_of, members)
+    extra.check()
     if shuffle:
-        members = members.take(_typical_first(survey, len(members)))
+        members = members.take(_typical_first(survey, extra, len(members)))
     if survey.left_out and not skip_unfit:
         reasons = "; ".join(f"{count:,} with {why}" for why, count in survey.left_out.items())
         raise UsageError(
@@ -302,23 +332,24 @@ def export(
         )
     axolotl, no_axolotl = axolotl_yaml(shape, survey.traits, out)
     info, no_info = dataset_info(shape, survey.traits, out, chosen.name)
-    remarks = dict(survey.remarks)
+    remarks = dict(survey.remarks) | extra.remarks
     if survey.skipped and not no_info:
         remarks[SKIPPED] = survey.skipped
-    schema = pa.schema(list((shape.columns(survey.traits) | EXTRAS).items()))
+    columns = shape.columns(survey.traits) | EXTRAS | extra.columns
     ids: list[str] = []
     # The rows come last: after a failure the manifest tells that the old file is an export's.
     with replacing(out) as part:
-        with writer(part, out, schema) as file:
-            for rows_of in _parts(store, chosen, members, shape):
-                rows = [fields | extras for fields, extras in rows_of if fields is not None]
-                file.write(rows)
-                ids += [row["id"] for row in rows]
+        with writer(part, out, pa.schema(list(columns.items()))) as file:
+            for written in rows_of.written(members):
+                file.write(written)
+                ids += [row["id"] for row in written]
         manifest = _manifest(store, chosen) | {
             "export": {
                 "file": os.path.basename(out),
                 "format": format,
                 "rows": len(ids),
+                "reasoning": reasoning,
+                "with": list(extra.columns),
                 "order": "shuffled" if shuffle else "by rank",
                 "shuffle_seed": shuffle_seed if shuffle else None,
                 "left_out": dict(survey.left_out),
@@ -349,66 +380,74 @@ class _Survey:
     skipped: int = 0  # by LLaMA-Factory
 
 
-def _survey(store: Store, coreset: Coreset, members: pa.Table, shape: Format) -> _Survey:
+@dataclass
+class _Rows:
+    """The rows of a coreset, read in parts, in a format."""
+
+    store: Store
+    coreset: Coreset
+    shape: Format
+    reasoning: Reasoning
+    extra: ExtraColumns
+
+    def read(self, members: pa.Table) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """Yield the members in parts, each with its rows of the pool."""
+        schema = self.store.dataset("pool", self.coreset.pool_version).schema
+        columns = list(dict.fromkeys([*conversation_columns(schema), *self.extra.read]))
+        for start in range(0, members.num_rows, _ROWS_PER_PART):
+            part = members.slice(start, _ROWS_PER_PART)
+            ids = part["id"].to_pylist()
+            yield part, self.store.take(ids, columns, self.coreset.pool_version)
+
+    def converted(self, rows: pa.Table) -> Iterator[Converted | str]:
+        """Yield the rows in the format, or why it cannot hold one."""
+        for instruction in conversations_in(rows):
+            try:
+                yield convert(instruction, self.shape, self.reasoning)
+            except UnfitError as reason:
+                yield str(reason)
+
+    def written(self, members: pa.Table) -> Iterator[list[dict[str, Any]]]:
+        """Yield the lines of the file in parts, without rows that the format cannot hold."""
+        for part, rows in self.read(members):
+            scores = part["score"].to_numpy()
+            # The shortest decimal that reads back as the same float32.
+            shown = [None if np.isnan(score) else float(str(score)) for score in scores]
+            facts = part.select(list(EXTRAS)).to_pylist()
+            yield [
+                converted.fields | fact | {"score": score} | own
+                for converted, fact, score, own in zip(
+                    self.converted(rows), facts, shown, self.extra.rows(rows), strict=True
+                )
+                if not isinstance(converted, str)
+            ]
+
+
+def _survey(rows_of: _Rows, members: pa.Table) -> _Survey:
     survey = _Survey({}, Counter(), Counter())
     place = -1
-    for instructions, _ in _read(store, coreset, members):
-        for instruction in instructions:
+    for _, rows in rows_of.read(members):
+        rows_of.extra.survey(rows)
+        for converted in rows_of.converted(rows):
             place += 1
-            converted = _converted(shape, instruction)
             if isinstance(converted, str):
                 survey.left_out[converted] += 1
                 continue
             for trait in converted.traits:
                 survey.traits.setdefault(trait, place)
             survey.remarks.update(converted.remarks)
-            survey.skipped += skipped_by_llama_factory(shape, converted.fields)
+            survey.skipped += skipped_by_llama_factory(rows_of.shape, converted.fields)
     return survey
 
 
-def _typical_first(survey: _Survey, count: int) -> list[int]:
+def _typical_first(survey: _Survey, extra: ExtraColumns, count: int) -> list[int]:
     """The order of rows that puts those first in which an optional column is filled.
 
     `datasets` takes the types of a JSON file from its first megabytes and refuses a column that
     is null all through them and is filled later.
     """
-    front = sorted(set(survey.traits.values()))
-    return front + [place for place in range(count) if place not in survey.traits.values()]
-
-
-def _parts(
-    store: Store, coreset: Coreset, members: pa.Table, shape: Format
-) -> Iterator[list[tuple[dict[str, Any] | None, dict[str, Any]]]]:
-    """Yield (fields, extras) of the rows in parts; fields are None where the format cannot."""
-    for instructions, extras in _read(store, coreset, members):
-        converted = [_converted(shape, instruction) for instruction in instructions]
-        yield [
-            (None if isinstance(row, str) else row.fields, extra)
-            for row, extra in zip(converted, extras, strict=True)
-        ]
-
-
-def _read(
-    store: Store, coreset: Coreset, members: pa.Table
-) -> Iterator[tuple[list[Instruction], list[dict[str, Any]]]]:
-    for start in range(0, members.num_rows, _ROWS_PER_PART):
-        part = members.slice(start, _ROWS_PER_PART)
-        ids = part["id"].to_pylist()
-        rows = store.take(ids, ["messages", "tools"], coreset.pool_version).to_pylist()
-        scores = part["score"].to_numpy()
-        # The shortest decimal that reads back as the same float32.
-        shown = [None if np.isnan(score) else float(str(score)) for score in scores]
-        extras = part.select(list(EXTRAS)).to_pylist()
-        for extra, score in zip(extras, shown, strict=True):
-            extra["score"] = score
-        yield [Instruction.from_row(row["messages"], row["tools"]) for row in rows], extras
-
-
-def _converted(shape: Format, instruction: Instruction) -> Converted | str:
-    try:
-        return shape.convert(instruction)
-    except UnfitError as reason:
-        return str(reason)
+    front = sorted({*survey.traits.values(), *extra.filled.values()})
+    return front + sorted(set(range(count)) - set(front))
 
 
 def _shuffled(ids: pa.ChunkedArray, seed: int) -> Sequence[int]:

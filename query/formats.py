@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
 from ..schemas.canonical import canonical_json
 from ..schemas.instruction import Instruction, Message
+from ..schemas.reasoning import as_blocks, as_fields, without_reasoning
 
 
 class UnfitError(Exception):
@@ -44,8 +45,10 @@ class Format:
         columns: name -> Arrow type, by the traits of all exported rows.
         axolotl: entry of axolotl's `datasets`, or why there is none, by those traits.
         llama_factory: entry of dataset_info.json, or why there is none, by those traits.
+        every_trait: those that decide about columns.
         turns: the roles in order, by which LLaMA-Factory recognises a broken conversation; None
             where no conversation of the format can be broken.
+        reasoning_field: whether reasoning can stand beside the text of an answer.
     """
 
     name: str
@@ -53,7 +56,9 @@ class Format:
     columns: Callable[[Collection[str]], dict[str, pa.DataType]]
     axolotl: Callable[[Collection[str]], dict[str, Any] | str]
     llama_factory: Callable[[Collection[str]], dict[str, Any] | str]
+    every_trait: frozenset[str] = frozenset()
     turns: Callable[[Mapping[str, Any]], list[str]] | None = field(default=None)
+    reasoning_field: bool = False
 
 
 def call_type(ids: bool) -> pa.DataType:
@@ -112,16 +117,69 @@ def exchanges(instruction: Instruction) -> tuple[str | None, list[tuple[str, str
     return system, list(zip(texts[::2], texts[1::2], strict=True))
 
 
-_TOOL_FIELDS = ("name", "tool_calls", "tool_call_id")
+Reasoning = Literal["stored", "reasoning_content", "thinking", "inline", "drop"]
+REASONING: tuple[Reasoning, ...] = get_args(Reasoning)
+"""Where the reasoning of answers goes: where it was, as far as the format can; under one of these
+keys; to a `<think>` block in the text; nowhere."""
+REASONING_KEYS: tuple[Reasoning, ...] = ("reasoning_content", "thinking")
+
+REASONING_JOINED = "reasoning stands in the answer as a <think> block"
+REASONING_LEFT_OUT = "reasoning is left out"
+
+
+def convert(instruction: Instruction, shape: Format, reasoning: Reasoning) -> Converted:
+    """A row in a format, with its reasoning where an export wants it.
+
+    Raises:
+        UnfitError: the format cannot hold it, or nothing would be left of an answer.
+    """
+    if reasoning == "drop":
+        bare = without_reasoning(instruction)
+        if any(
+            old.answers and not new.answers
+            for old, new in zip(instruction.messages, bare.messages, strict=True)
+        ):
+            raise UnfitError("an answer of reasoning alone")
+        remarks = (REASONING_LEFT_OUT,) if bare != instruction else ()
+        return _remarked(shape.convert(bare), remarks)
+    if reasoning in REASONING_KEYS:
+        return _keyed(shape.convert(as_fields(instruction)), reasoning)
+    joined = as_blocks(instruction)
+    if reasoning == "inline":
+        return shape.convert(joined)
+    if not shape.reasoning_field and joined != instruction:
+        return _remarked(shape.convert(joined), (REASONING_JOINED,))
+    return shape.convert(instruction)
+
+
+def _remarked(converted: Converted, remarks: tuple[str, ...]) -> Converted:
+    return replace(converted, remarks=(*converted.remarks, *remarks))
+
+
+def _keyed(converted: Converted, key: Reasoning) -> Converted:
+    """The same with reasoning under another key."""
+    usual = REASONING_KEYS[0]
+    if key == usual or usual not in converted.traits:
+        return converted
+    for turn in converted.fields["messages"]:
+        if usual in turn:
+            turn[key] = turn.pop(usual)
+    return replace(converted, traits=converted.traits - {usual} | {key})
+
+
+_OPTIONAL_FIELDS = ("name", "tool_calls", "tool_call_id", *REASONING_KEYS, "train")
+
+UNTRAINED = "`train` is false for an answer that is context only, which not every trainer reads"
+UNTRAINED_HISTORY = "an answer in `history` is context only, and trainers may train on it"
 
 
 def _messages_convert(instruction: Instruction) -> Converted:
     """What TRL, axolotl, open-instruct, ms-swift, unsloth and torchtune read.
 
-    A message has `role` and `content`. Tool fields appear, null where they do not apply, only if
+    A message has `role` and `content`. Other fields appear, null where they do not apply, only if
     some exported row uses them: all rows of the file have one type.
     """
-    messages, traits = [], set()
+    messages, traits, remarks = [], set(), set()
     for message in instruction.messages:
         turn: dict[str, Any] = {"role": message.role, "content": message.content}
         if message.name is not None:
@@ -132,7 +190,12 @@ def _messages_convert(instruction: Instruction) -> Converted:
                 traits.add("call_ids")
         if message.tool_call_id is not None:
             turn["tool_call_id"] = message.tool_call_id
-        traits |= set(_TOOL_FIELDS) & turn.keys()
+        if message.reasoning is not None:
+            turn["reasoning_content"] = message.reasoning
+        if message.train is not None:
+            turn["train"] = message.train
+            remarks.add(UNTRAINED)
+        traits |= set(_OPTIONAL_FIELDS) & turn.keys()
         if message.role == "tool":
             traits.add("tool_turns")
         messages.append(turn)
@@ -140,16 +203,14 @@ def _messages_convert(instruction: Instruction) -> Converted:
     if instruction.tools is not None:
         fields["tools"] = instruction.tools
         traits.add("tools")
-    return Converted(fields, frozenset(traits))
+    return Converted(fields, frozenset(traits), tuple(remarks))
 
 
 def _messages_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
     turn = [pa.field("role", pa.string()), pa.field("content", pa.string())]
-    calls = pa.list_(call_type("call_ids" in traits))
+    own = {"tool_calls": pa.list_(call_type("call_ids" in traits)), "train": pa.bool_()}
     turn += [
-        pa.field(name, calls if name == "tool_calls" else pa.string())
-        for name in _TOOL_FIELDS
-        if name in traits
+        pa.field(name, own.get(name, pa.string())) for name in _OPTIONAL_FIELDS if name in traits
     ]
     columns: dict[str, pa.DataType] = {"messages": pa.list_(pa.struct(turn))}
     return columns | ({"tools": pa.string()} if "tools" in traits else {})
@@ -158,16 +219,30 @@ def _messages_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
 def _axolotl_messages(traits: Collection[str]) -> dict[str, Any] | str:
     if "tools" in traits:
         return "axolotl wants `tools` as a list, here it is JSON text (as TRL reads it)"
-    return {
+    return _axolotl_chat("messages", "role", "content", traits)
+
+
+def _axolotl_chat(field: str, role: str, content: str, traits: Collection[str]) -> dict[str, Any]:
+    entry: dict[str, Any] = {
         "type": "chat_template",
-        "field_messages": "messages",
-        "message_property_mappings": {"role": "role", "content": "content"},
+        "field_messages": field,
+        "message_property_mappings": {"role": role, "content": content},
     }
+    if "thinking" in traits:  # it reads `reasoning_content` by itself
+        entry |= {"field_thinking": "thinking", "template_thinking_key": "thinking"}
+    return entry | ({"message_field_training": "train"} if "train" in traits else {})
+
+
+TRAINS_ON_ALL = "LLaMA-Factory trains on every answer, and some are context only"
 
 
 def _llama_factory_messages(traits: Collection[str]) -> dict[str, Any] | str:
     if {"tools", "tool_calls", "tool_turns"} & set(traits):
         return "LLaMA-Factory reads tool calls in the sharegpt format: export --format sharegpt"
+    if {*REASONING_KEYS} & set(traits):
+        return "LLaMA-Factory reads reasoning in the answer: export --reasoning inline"
+    if "train" in traits:
+        return TRAINS_ON_ALL
     return {
         "formatting": "sharegpt",
         "columns": {"messages": "messages"},
@@ -187,7 +262,9 @@ MESSAGES = Format(
     _messages_columns,
     _axolotl_messages,
     _llama_factory_messages,
+    frozenset({"tools"}),
     lambda fields: [turn["role"] for turn in fields["messages"]],
+    reasoning_field=True,
 )
 
 
@@ -236,12 +313,16 @@ def _alpaca_convert(instruction: Instruction) -> Converted:
     `system` and `history` are columns of the file where some row fills them.
     """
     system, pairs = exchanges(instruction)
+    answers = [message for message in instruction.messages if message.role == "assistant"]
+    if answers[-1].train is False:
+        raise UnfitError("a last answer that is context only")
     question, answer = pairs[-1]
     fields: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
     fields["system"] = system or ""
     fields["history"] = [list(pair) for pair in pairs[:-1]]
     traits = {name for name in ("system", "history") if fields[name]}
-    return Converted(fields, frozenset(traits))
+    remarks = (UNTRAINED_HISTORY,) if any(turn.train is False for turn in answers) else ()
+    return Converted(fields, frozenset(traits), remarks)
 
 
 def _alpaca_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
@@ -264,7 +345,14 @@ def _llama_factory_alpaca(traits: Collection[str]) -> dict[str, Any] | str:
     return {"formatting": "alpaca", "columns": columns | {name: name for name in sorted(traits)}}
 
 
-ALPACA = Format("alpaca", _alpaca_convert, _alpaca_columns, _axolotl_alpaca, _llama_factory_alpaca)
+ALPACA = Format(
+    "alpaca",
+    _alpaca_convert,
+    _alpaca_columns,
+    _axolotl_alpaca,
+    _llama_factory_alpaca,
+    frozenset({"system", "history"}),
+)
 
 
 _SPEAKER = {"system": "system", "user": "human", "assistant": "gpt", "tool": "observation"}
@@ -285,10 +373,15 @@ def _sharegpt_convert(instruction: Instruction) -> Converted:
         if message.name is not None or message.tool_call_id is not None:
             remarks.add(NAMES_LEFT_OUT)
         if message.tool_calls is None:
-            turns.append({"from": _SPEAKER[message.role], "value": message.content})
-            continue
-        traits.add("calls")
-        turns.append({"from": "function_call", "value": _sharegpt_calls(message, remarks)})
+            turn = {"from": _SPEAKER[message.role], "value": message.content}
+        else:
+            traits.add("calls")
+            turn = {"from": "function_call", "value": _sharegpt_calls(message, remarks)}
+        if message.train is not None:
+            turn["train"] = message.train
+            traits.add("train")
+            remarks.add(UNTRAINED)
+        turns.append(turn)
     fields: dict[str, Any] = {"conversations": turns}
     if instruction.tools is not None:
         fields["tools"] = instruction.tools
@@ -311,22 +404,21 @@ def _sharegpt_calls(message: Message, remarks: set[str]) -> str:
 
 
 def _sharegpt_columns(traits: Collection[str]) -> dict[str, pa.DataType]:
-    turn = pa.struct([pa.field("from", pa.string()), pa.field("value", pa.string())])
-    columns: dict[str, pa.DataType] = {"conversations": pa.list_(turn)}
+    turn = [pa.field("from", pa.string()), pa.field("value", pa.string())]
+    turn += [pa.field("train", pa.bool_())] if "train" in traits else []
+    columns: dict[str, pa.DataType] = {"conversations": pa.list_(pa.struct(turn))}
     return columns | ({"tools": pa.string()} if "tools" in traits else {})
 
 
 def _axolotl_sharegpt(traits: Collection[str]) -> dict[str, Any] | str:
-    if traits:
+    if {"tools", "calls"} & set(traits):
         return "axolotl reads tool calls in the messages format: export --format messages"
-    return {
-        "type": "chat_template",
-        "field_messages": "conversations",
-        "message_property_mappings": {"role": "from", "content": "value"},
-    }
+    return _axolotl_chat("conversations", "from", "value", traits)
 
 
 def _llama_factory_sharegpt(traits: Collection[str]) -> dict[str, Any] | str:
+    if "train" in traits:
+        return TRAINS_ON_ALL
     columns = {"messages": "conversations"} | ({"tools": "tools"} if "tools" in traits else {})
     return {"formatting": "sharegpt", "columns": columns}
 
@@ -343,5 +435,6 @@ SHAREGPT = Format(
     _sharegpt_columns,
     _axolotl_sharegpt,
     _llama_factory_sharegpt,
+    frozenset({"tools"}),
     _sharegpt_roles,
 )

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import UsageError
-from ..schemas.instruction import Instruction
 from ..schemas.plain_text import count_of
 from .formats import MESSAGES, Converted, UnfitError
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ..store.store import Store
-
-
-_COLUMNS = ("id", "messages", "tools")
 
 
 def conversations(
@@ -42,11 +39,12 @@ def conversations(
         StoreError: a row is not in that version.
     """
     for part in _parts(store, ids, version, columns):
-        for row in part.to_pylist():
-            yield _converted(row).fields | {name: row[name] for name in columns}
+        further = part.select(list(columns)).to_pylist() if columns else [{}] * len(part)
+        for converted, row in zip(_converted(part), further, strict=True):
+            yield converted.fields | row
 
 
-def conversation_columns(store: Store, ids: Sequence[str], version: int) -> dict[str, pa.Array]:
+def written_conversations(store: Store, ids: Sequence[str], version: int) -> dict[str, pa.Array]:
     """The columns `messages` and, where a row offers some, `tools`, of one type for all rows.
 
     Read twice, so that never more than a thousand rows are Python objects at once.
@@ -55,11 +53,11 @@ def conversation_columns(store: Store, ids: Sequence[str], version: int) -> dict
     """
     traits = frozenset[str]()
     for part in _parts(store, ids, version):
-        traits = traits.union(*(_converted(row).traits for row in part.to_pylist()))
+        traits = traits.union(*(converted.traits for converted in _converted(part)))
     types = MESSAGES.columns(traits)
     chunks: dict[str, list[pa.Array]] = {name: [] for name in types}
     for part in _parts(store, ids, version):
-        fields = [_converted(row).fields for row in part.to_pylist()]
+        fields = [converted.fields for converted in _converted(part)]
         for name, kind in types.items():
             chunks[name].append(pa.array([field.get(name) for field in fields], kind))
     return {name: pa.chunked_array(chunks[name], kind) for name, kind in types.items()}
@@ -81,14 +79,16 @@ def _parts(
     store: Store, ids: Sequence[str], version: int, columns: Sequence[str] = ()
 ) -> Iterator[pa.Table]:
     check_columns(store, columns, version)
-    return store.stream(ids, list(dict.fromkeys([*_COLUMNS, *columns])), version)
+    own = ["id", *conversation_columns(store.dataset("pool", version).schema)]
+    return store.stream(ids, list(dict.fromkeys([*own, *columns])), version)
 
 
-def _converted(row: dict[str, Any]) -> Converted:
-    try:
-        return MESSAGES.convert(Instruction.from_row(row["messages"], row["tools"]))
-    except UnfitError as reason:
-        raise UsageError(f"row {row['id']}: {reason}") from reason
+def _converted(rows: pa.Table) -> Iterator[Converted]:
+    for row_id, instruction in zip(rows["id"].to_pylist(), conversations_in(rows), strict=True):
+        try:
+            yield MESSAGES.convert(instruction)
+        except UnfitError as reason:
+            raise UsageError(f"row {row_id}: {reason}") from reason
 
 
 ROWS_SHOWN = 10
@@ -129,7 +129,7 @@ class ResultRows(ABC):
         found = self.table()
         ids = found["id"].to_pylist()
         if text:
-            for name, values in conversation_columns(self.store, ids, self.pool_version).items():
+            for name, values in written_conversations(self.store, ids, self.pool_version).items():
                 found = found.append_column(name, values)
         further = [name for name in dict.fromkeys(columns) if name not in found.column_names]
         if further:

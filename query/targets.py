@@ -17,6 +17,7 @@ import pyarrow as pa
 from ..ingest.jobs.commit import without_removed_columns
 from ..ingest.jobs.target_artifacts import artifact_name, make_target_artifacts
 from ..ingest.representations import registry
+from ..schemas.conversations import TURN_MARKS, as_columns
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.instruction import Record, Reject
 from ..schemas.plain_text import PrintedResult, count_of
@@ -139,6 +140,8 @@ def add_target(
     with name_lock(store):
         _check_free(store, name)  # the model ran long; somebody may have been quicker
         with store.lock(shared=True):  # between looking and writing no column goes
+            if any(record.instruction.marks for record in records):
+                store.add_columns("targets", [TURN_MARKS])
             store.insert("targets", _rows(store, name, records, maker.table(features)))
     store.sync()
     (target,) = (list_target for list_target in list_targets(store) if list_target.name == name)
@@ -220,8 +223,6 @@ def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table
             "target": name,
             "id": record.instruction.id,
             "position": position,
-            "messages": [message.as_dict() for message in record.instruction.messages],
-            "tools": record.instruction.tools,
             "metadata": record.metadata,
             "file": record.file,
             "added_at": now,
@@ -230,6 +231,8 @@ def _rows(store: Store, name: str, records: Sequence[Record], features: pa.Table
     ]
     own = pa.schema([schema.field(column) for column in fixed[0]])
     table = pa.Table.from_pylist(fixed, own)
+    for column, values in as_columns([record.instruction for record in records]).items():
+        table = table.append_column(column, pa.array(values, schema.field(column).type))
     kept = without_removed_columns(features, schema)
     for column in kept.column_names:
         table = table.append_column(column, kept[column])
@@ -291,6 +294,8 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
             catalog.put_artifact(other, recipe.fingerprint, artifact_name(ids), artifact)
     with name_lock(other):
         _check_name_free_in(other, new_name)  # somebody may have been quicker
+        if TURN_MARKS.name in rows.column_names:
+            other.add_columns("targets", [TURN_MARKS])
         other.insert("targets", _rows_for(rows, new_name, ours, shared))
     other.sync()
     (target,) = (target for target in list_targets(other) if target.name == new_name)
@@ -331,11 +336,12 @@ def _rows_for(
     rows: pa.Table, name: str, ours: Iterable[Recipe], shared: Iterable[Recipe]
 ) -> pa.Table:
     """Return the examples as the other store's table has them, under its column names."""
-    fixed = rows.select(TARGETS.names).to_pylist()
+    own = [*TARGETS, *([TURN_MARKS] if TURN_MARKS.name in rows.column_names else [])]
+    fixed = rows.select([field.name for field in own]).to_pylist()
     now = datetime.now(UTC)
     for row in fixed:
         row |= {"key": key_of(name, row["id"]), "target": name, "added_at": now}
-    copied = pa.Table.from_pylist(fixed, TARGETS)
+    copied = pa.Table.from_pylist(fixed, pa.schema(own))
     mine = {our.fingerprint: registry.columns_of(our) for our in ours}
     for recipe in shared:
         for own, column in registry.columns_of(recipe).items():

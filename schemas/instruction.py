@@ -156,7 +156,8 @@ class Instruction:
         """The instruction stored in a table row (columns as Arrow gives them back).
 
         Args:
-            messages, tools, marks: of `messages`, `tools` and, where the table has it, `turn_marks`.
+            messages, tools: the columns of these names.
+            marks: the column `turn_marks`, where the table has it.
         """
         return cls(
             tuple(map(Message.from_stored, messages, marks or [None] * len(messages))), tools
@@ -208,7 +209,7 @@ def unusable(instruction: Instruction, *, allow_empty_answer: bool = False) -> s
     given = [answer for answer in answers if answer.answers]
     if not allow_empty_answer and not given:
         return "empty response"
-    if given and all(answer.train is False for answer in given):
+    if not allow_empty_answer and all(answer.train is False for answer in given):
         return "no answer is trained on (weight 0, train false or loss false in every one)"
     try:
         _ = instruction.id

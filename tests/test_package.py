@@ -26,7 +26,8 @@ MAY_IMPORT = {
 
 
 ORDER = {
-    "schemas": "version plain_text canonical errors sizes progress ids tables instruction recipe",
+    "schemas": "version plain_text canonical errors sizes progress ids tables instruction "
+    "conversations reasoning recipe",
     "store": "place commits locks rows checksums layout store catalog shards features fill indices "
     "maintenance scores sql integrity status",
     "store/sql": "frames names lance_relation nearest relations child table session",

@@ -1,32 +1,43 @@
 """The role of each token in a rendered conversation: template, prompt or answer.
 
-A conversation is rendered with a placeholder for the text of every message. What stands between the
-placeholders comes from the template and depends on the form of the conversation alone (roles,
-tools, tool calls), so it is tokenised once per form.
+A conversation is rendered with a placeholder for every text. What stands between the placeholders
+comes from the template and depends on the form of the conversation alone (roles, tools, tool
+calls), so it is tokenised once per form.
 
 Most templates render the first turns of a conversation the same whatever follows, so a turn ends
 where the rendering of the turns up to it ends. Some rewrite history (Qwen3 gives an empty `<think>`
-block to the last answer only): there a turn is found in the whole rendering, by its placeholder and
-by the text that closes it.
+block to the last answer only, gpt-oss ends the last one with a token of its own): there a turn is
+found in the whole rendering, by its placeholders and by the text that closes it.
+
+An answer is what the model would write: its texts, what the template puts between reasoning and
+content, tool calls, and the token that ends the turn. Answers that are not trained on are prompt.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...schemas.instruction import Instruction
 from .chat_template import ChatTemplate, RowRefusedError
+from .forms import (
+    CALL_FORMS,
+    PLACEHOLDER,
+    CallForm,
+    Dialect,
+    Form,
+    marked_calls,
+    messages_of,
+    placeholder,
+    with_content,
+)
 
-# Private-use characters: no template trims, splits or looks for them.
-PLACEHOLDER = re.compile("\ue000slot([0-9]+)\ue001")
-_SPARE = "\ue000spare\ue001"
+_SPARE, _NEXT = "\ue000spare\ue001", "\ue000next\ue001"
 
 Messages = list[dict[str, Any]]
 
@@ -42,99 +53,112 @@ class HistoryRewrittenError(RowRefusedError):
 
 @dataclass(frozen=True)
 class AnswerSpan:
-    """Positions in the rendering (characters): start of the turn, of its text, end of the turn."""
+    """Positions in the rendering (characters).
+
+    Attributes:
+        start: of the turn.
+        content: where the model begins to write.
+        texts: where the last text of the turn ends.
+        end: of the turn.
+        calls: whether the turn has tool calls.
+        calls_first: whether they stand before its text.
+        written: whether what follows its texts is written by the model up to the end of the turn,
+            even where no special token ends it: calls, or the end of reasoning.
+    """
 
     start: int
     content: int
+    texts: int
     end: int
     calls: bool
+    calls_first: bool
+    written: bool
 
 
-def placeholder(slot: int) -> str:
-    """What stands for the text of a slot in a rendering."""
-    return f"\ue000slot{slot}\ue001"
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation with placeholders for its texts, and its rendering.
+
+    Attributes:
+        messages: as the template gets them.
+        marks: the placeholders of each message that are in the rendering, in order.
+        reasons: of each message, whether the first of its marks stands for reasoning.
+        calls_first: the messages whose tool calls stand before their content.
+        tools: as the template gets them.
+        full: the rendering of all messages.
+        special_text: matches the text of any special token.
+    """
+
+    messages: Messages
+    marks: Sequence[Sequence[str]]
+    reasons: Sequence[bool]
+    calls_first: Collection[int]
+    tools: list[Any] | None
+    full: str
+    template: ChatTemplate
+    special_text: re.Pattern[str]
+
+    def render(self, count: int, generation: bool = False) -> str:
+        """The rendering of the first messages alone."""
+        return self.template.render(self.messages[:count], self.tools, generation)
 
 
-def find_answers(
-    messages: Messages,
-    tools: list[Any] | None,
-    answering: Sequence[int],
-    full: str,
-    template: ChatTemplate,
-) -> list[AnswerSpan]:
-    """Locate each answer in a rendering.
+def find_answer(index: int, given: Rendered) -> AnswerSpan:
+    """Locate an answer in a rendering.
 
     Args:
-        messages: their texts are placeholders, or empty.
-        answering: which messages are answers; each has a placeholder or tool calls.
-        full: the rendering of all messages, with all their placeholders.
+        index: of a message that has a mark or tool calls.
 
     Raises:
         RowRefusedError: the template cannot render the first turns by themselves.
-        HistoryRewrittenError: the end of an answer cannot be located.
+        HistoryRewrittenError: the end of the answer cannot be located.
     """
-    return [_find(index, messages, tools, full, template) for index in answering]
-
-
-def history_notice(template: ChatTemplate) -> str | None:
-    """A sentence about how a template treats earlier rounds; None if it renders them as usual."""
-    roles = ("user", "assistant", "user", "assistant")
-    messages = [{"role": role, "content": placeholder(n)} for n, role in enumerate(roles)]
-    try:
-        full = template.render(messages)
-        if full.startswith(template.render(messages[:2])):
-            return None
-        find_answers(messages, None, (1, 3), full, template)
-    except HistoryRewrittenError:
-        return (
-            "its chat template rewrites history, so conversations of several rounds will get no "
-            "features (docs/backbones.md says what to do)"
-        )
-    except RowRefusedError:
-        return None  # it is not about history, and each row will say why
-    return (
-        "its chat template renders earlier answers differently from the last one; each is scored "
-        "as it stands in the whole conversation, and a row whose text the template changes (as it "
-        "may <think> blocks) will get no features (docs/backbones.md)"
-    )
-
-
-def _find(
-    index: int, messages: Messages, tools: list[Any] | None, full: str, template: ChatTemplate
-) -> AnswerSpan:
-    calls = "tool_calls" in messages[index]
-    before = template.render(messages[:index], tools) if index else ""
-    after = template.render(messages[: index + 1], tools)
+    full, marks = given.full, given.marks[index]
+    before = given.render(index) if index else ""
+    after = given.render(index + 1)
     if full.startswith(after) and after.startswith(before):
-        if mark := messages[index]["content"]:
-            content = full.find(mark, len(before), len(after))
-            if content < 0:
-                raise RowRefusedError("the chat template moves the text of an answer elsewhere")
+        start, end = len(before), len(after)
+        content = None
+    else:
+        start = _locate(index - 1, given)[1] if index else 0
+        content, end = _locate(index, given)
+    places = [full.find(mark, start, end) for mark in marks]
+    if any(place < 0 for place in places):
+        raise RowRefusedError("the chat template moves the text of an answer elsewhere")
+    calls_first = index in given.calls_first
+    if places and not given.reasons[index] and not calls_first:
+        content = places[0]
+    elif places or content is None:
+        opening = given.render(index, generation=True)
+        if opening.startswith(before) and full.startswith(opening[len(before) :], start):
+            content = start + len(opening) - len(before)
         else:
-            opening = template.render(messages[:index], tools, generation=True)
-            content = _common_prefix(opening, full)
-        return AnswerSpan(len(before), content, len(after), calls)
-    start = _locate(index - 1, messages, tools, full, template)[1] if index else 0
-    content, end = _locate(index, messages, tools, full, template)
-    return AnswerSpan(start, content, end, calls)
+            content = places[0] if places else _common_prefix(opening, full)
+            begun = (match.span() for match in given.special_text.finditer(full, start, end))
+            content = next((first for first, last in begun if first < content < last), content)
+    texts = places[-1] + len(marks[-1]) if places else content
+    calls = "tool_calls" in given.messages[index]
+    written = calls or len(marks) == given.reasons[index]
+    return AnswerSpan(start, content, texts, end, calls, calls_first, written)
 
 
-def _locate(
-    index: int, messages: Messages, tools: list[Any] | None, full: str, template: ChatTemplate
-) -> tuple[int, int]:
+def _locate(index: int, given: Rendered) -> tuple[int, int]:
     """Where the text of a turn begins in the whole rendering, and where the turn ends.
 
     What follows the text when the turn is the last one (its calls, its end of turn) must follow
-    it in the whole rendering as well. A turn without text gets one for the comparison.
+    it in the whole rendering as well, or else end where the next turn begins. A turn without text
+    gets one for the comparison.
     """
-    mark = messages[index]["content"] or _SPARE
-    given = [*messages[:index], {**messages[index], "content": mark}, *messages[index + 1 :]]
-    whole = template.render(given, tools)
-    first = template.render(given[: index + 1], tools)
+    full = given.full
+    mark, messages = _with_mark(index, given)
+    whole = given.template.render(messages, given.tools)
+    first = given.template.render(messages[: index + 1], given.tools)
     if whole.count(mark) != 1 or first.count(mark) != 1:
         raise HistoryRewrittenError
     opening, _, following = whole.partition(mark)
     closing = first.partition(mark)[2]
+    if not following.startswith(closing):
+        closing = _other_closing(index, closing, mark, messages, given)
     rest = following.removeprefix(closing)
     end = len(full) - len(rest)
     if not (
@@ -145,6 +169,57 @@ def _locate(
     ):
         raise HistoryRewrittenError
     return len(opening), end
+
+
+def _with_mark(index: int, given: Rendered) -> tuple[str, Messages]:
+    """The last placeholder of a message, and the messages; one without content gets one."""
+    marks = given.marks[index]
+    if len(marks) > given.reasons[index]:
+        return marks[-1], given.messages
+    messages = list(given.messages)
+    messages[index] = with_content(messages[index], _SPARE)
+    return _SPARE, messages
+
+
+def _other_closing(index: int, closing: str, mark: str, messages: Messages, given: Rendered) -> str:
+    """What closes a turn in the middle, where it closes otherwise than at the end.
+
+    It is what stands before the header of the next turn, and that header is what the next turn
+    begins with when it stands alone. Where the template puts a turn of its own before that, which
+    closes alike, the header cannot be told from the closing: then the turn closes with as many
+    special tokens as at the end.
+
+    Args:
+        closing: at the end.
+        mark, messages: of the turn, as `_with_mark` gives them.
+    """
+    if index + 1 >= len(messages):
+        raise HistoryRewrittenError
+    following = next(iter(given.marks[index + 1]), "")
+    if not following:
+        following, messages = _NEXT, list(messages)
+        messages[index + 1] = with_content(messages[index + 1], _NEXT)
+    whole = given.template.render(messages, given.tools)
+    text, found, _ = whole.partition(mark)[2].partition(following)
+    if not found or PLACEHOLDER.search(text):
+        raise HistoryRewrittenError
+    try:
+        alone = given.template.render([messages[index + 1]]).partition(following)[0]
+    except RowRefusedError:
+        raise HistoryRewrittenError from None
+    alone = alone.removeprefix(given.template.special.get("bos_token", ""))
+    cut = len(text) - _common_prefix(text[::-1], alone[::-1])
+    if text[cut:] == alone:
+        return text[:cut]
+    specials = [match.span() for match in given.special_text.finditer(text)]
+    cut = next((last for first, last in specials if first < cut < last), cut)
+    begins = next((first for first, _ in specials if first >= cut), len(text))
+    if cut and begins < len(text) and not text[cut:begins].strip():
+        return text[:cut]
+    count = len(given.special_text.findall(closing))
+    if cut or not count or not specials:
+        raise HistoryRewrittenError
+    return text[: specials[count - 1][1]] if count < len(specials) else ""
 
 
 def _common_prefix(left: str, right: str) -> int:
@@ -158,31 +233,11 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Turn:
-    """The form of a message: everything but its text (`text` is "none", "blank" or "some")."""
-
-    role: str
-    text: str
-    name: str | None
-    tool_calls: str | None
-    tool_call_id: str | None
-
-    @property
-    def answers(self) -> bool:
-        """Whether it is an assistant turn with text or tool calls."""
-        return self.role == "assistant" and (self.text == "some" or self.tool_calls is not None)
-
-
-Form = tuple[tuple[Turn, ...], str | None]
-"""The turns of a conversation and its tools (canonical JSON), which determine the layout."""
-
-
-@dataclass(frozen=True)
 class Piece:
     """Template text between two slots, as tokens.
 
     `header` marks tokens that open an answer, `response` its end-of-turn token (and the calls that
-    the template writes for it), `content` tokens of the response other than special ones.
+    the template writes for it), `content` those of the calls.
     """
 
     text: str
@@ -194,19 +249,31 @@ class Piece:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for a text: that of message `message`, or `literal`, a string in a tool."""
+    """A place for a text.
 
-    message: int | None
-    literal: str | None
+    Attributes:
+        kind: "reasoning" or "content" of a turn, or "literal", a string in a tool or a name.
+        text: the place of the text among those of `form_of`; -1 for a literal.
+        literal: the string.
+        response: whether the model writes it.
+    """
+
+    kind: str
+    text: int
+    literal: str
     response: bool
 
 
 @dataclass(frozen=True)
 class Layout:
-    """pieces[0] slots[0] pieces[1] ... pieces[-1]: one piece more than slots."""
+    """pieces[0] slots[0] pieces[1] ... pieces[-1]: one piece more than slots.
+
+    `calls` is the form in which the template takes tool calls.
+    """
 
     pieces: tuple[Piece, ...]
     slots: tuple[Slot, ...]
+    calls: CallForm
 
 
 @dataclass(frozen=True)
@@ -217,46 +284,10 @@ class PieceTokens:
     spans: Sequence[tuple[int, int]]
 
 
-def form_of(instruction: Instruction) -> Form:
-    """The form of a conversation; an unanswered assistant turn at its end is left out."""
-    turns = [
-        Turn(
-            message.role,
-            "some" if message.content.strip() else "blank" if message.content else "none",
-            message.name,
-            message.tool_calls,
-            message.tool_call_id,
-        )
-        for message in instruction.messages
-    ]
-    while turns and turns[-1].role == "assistant" and not turns[-1].answers:
-        turns.pop()
-    if not turns:
-        raise RowRefusedError("nothing to render: the conversation has no text")
-    return tuple(turns), instruction.tools
-
-
-def messages_of(
-    form: Form, texts: Sequence[str], guard: Callable[[str], str] = str
-) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """Messages and tools as templates expect them; `guard` is applied to every inner string."""
-    turns, tools = form
-    messages: list[dict[str, Any]] = []
-    for turn, text in zip(turns, texts, strict=True):
-        message: dict[str, Any] = {"role": turn.role, "content": text}
-        if turn.name is not None:
-            message["name"] = guard(turn.name)
-        if turn.tool_calls is not None:
-            message["tool_calls"] = _guarded(_with_parsed_arguments(turn.tool_calls), guard)
-        if turn.tool_call_id is not None:
-            message["tool_call_id"] = guard(turn.tool_call_id)
-        messages.append(message)
-    return messages, None if tools is None else _guarded(json.loads(tools), guard)
-
-
 def build_layout(
     form: Form,
     template: ChatTemplate,
+    dialect: Dialect,
     tokenize: Callable[[str, bool], PieceTokens],
     special_ids: frozenset[int],
     special_text: re.Pattern[str],
@@ -264,39 +295,106 @@ def build_layout(
     """The layout of all conversations of one form.
 
     Args:
+        dialect: of the template.
         tokenize: (text, whether it opens the rendering) -> tokens, special ones among them.
         special_ids: of the tokenizer.
         special_text: matches the text of any special token; strings of tools and names that hold
             one become slots, so that they stay text.
 
     Raises:
-        RowRefusedError: the template cannot render this form, leaves a text of it out, or rewrites
-            history so that answers cannot be located.
+        RowRefusedError: the template cannot render this form, leaves a text or a tool call of it
+            out, or rewrites history so that answers cannot be located.
     """
+    calling = any(turn.tool_calls is not None for turn in form[0])
+    refused: list[RowRefusedError] = []
+    for calls in CALL_FORMS if calling else CALL_FORMS[:1]:
+        try:
+            slots, rendered = rendered_form(form, template, dialect, calls, special_text)
+        except RowRefusedError as error:
+            refused.append(error)
+            continue
+        answers = [
+            find_answer(index, rendered)
+            for index, turn in enumerate(form[0])
+            if turn.answers and turn.trained
+        ]
+        return _laid_out(slots, rendered.full, answers, calls, tokenize, special_ids)
+    raise refused[0]
+
+
+def rendered_form(
+    form: Form,
+    template: ChatTemplate,
+    dialect: Dialect,
+    calls: CallForm,
+    special_text: re.Pattern[str],
+) -> tuple[list[Slot], Rendered]:
+    """Render a form with placeholders, and make sure that nothing is left out but reasoning."""
     turns, _ = form
     slots: list[Slot] = []
     texts: list[str] = []
-    for index, turn in enumerate(turns):
-        if turn.text == "none":
-            texts.append("")
-            continue
-        texts.append(placeholder(len(slots)))
-        slots.append(Slot(index, None, turn.answers))
 
-    def guard(text: str) -> str:
-        if not special_text.search(text):
-            return text
-        slots.append(Slot(None, text, False))
+    def slot(kind: str, text: int, literal: str = "") -> str:
+        slots.append(Slot(kind, text, literal, False))
         return placeholder(len(slots) - 1)
 
-    messages, tools = messages_of(form, texts, guard)
+    for index, turn in enumerate(turns):
+        texts.append(slot("reasoning", 2 * index) if turn.thinks else "")
+        texts.append("" if turn.text == "none" else slot("content", 2 * index + 1))
+
+    def guard(text: str) -> str:
+        return slot("literal", -1, text) if special_text.search(text) else text
+
+    messages, tools = messages_of(form, texts, dialect, calls, guard)
     full = template.render(messages, tools)
-    for turn, mark in zip(turns, texts, strict=True):
-        if mark not in full:
+    marks: list[list[str]] = []
+    for turn, reasoning, content in zip(turns, texts[::2], texts[1::2], strict=True):
+        if content not in full:
             whose = "an answer" if turn.answers else "a message"
             raise RowRefusedError(f"the chat template leaves the text of {whose} out")
-    answering = [index for index, turn in enumerate(turns) if turn.answers]
-    answers = find_answers(messages, tools, answering, full, template)
+        marks.append([mark for mark in (reasoning, content) if mark and mark in full])
+        if turn.thinks and not marks[-1] and turn.tool_calls is None:
+            raise RowRefusedError(
+                "the chat template leaves the reasoning of an answer out, and the answer says "
+                "nothing else"
+            )
+    first = _calls_first(messages, texts, tools, template)
+    reasons = [bool(own) and own[0] == texts[2 * index] for index, own in enumerate(marks)]
+    return slots, Rendered(messages, marks, reasons, first, tools, full, template, special_text)
+
+
+def _calls_first(
+    messages: Messages, texts: Sequence[str], tools: list[Any] | None, template: ChatTemplate
+) -> set[int]:
+    """Make sure that a template shows every tool call; which calls stand before their content?
+
+    Raises:
+        RowRefusedError: it leaves one out.
+    """
+    marked, marks = marked_calls(messages)
+    if not any(marks):
+        return set()
+    try:
+        shown = template.render(marked, tools)
+    except RowRefusedError:  # it checks names or arguments, so it does not pass them by
+        return set()
+    if any(mark not in shown for own in marks for mark in own):
+        raise RowRefusedError("the chat template leaves a tool call out")
+    return {
+        index
+        for index, own in enumerate(marks)
+        if own and texts[2 * index + 1] and shown.index(own[0]) < shown.index(texts[2 * index + 1])
+    }
+
+
+def _laid_out(
+    slots: Sequence[Slot],
+    full: str,
+    answers: Sequence[AnswerSpan],
+    calls: CallForm,
+    tokenize: Callable[[str, bool], PieceTokens],
+    special_ids: frozenset[int],
+) -> Layout:
     pieces: list[Piece] = []
     placed: list[Slot] = []
     start = 0
@@ -306,9 +404,9 @@ def build_layout(
         if match:
             slot = slots[int(match[1])]
             inside = any(span.content <= match.start() < span.end for span in answers)
-            placed.append(Slot(slot.message, slot.literal, inside))
+            placed.append(replace(slot, response=inside))
             start = match.end()
-    return Layout(tuple(pieces), tuple(placed))
+    return Layout(tuple(pieces), tuple(placed), calls)
 
 
 def _piece(
@@ -326,15 +424,18 @@ def _piece(
     header, response, content = (np.zeros(len(ids), dtype=bool) for _ in range(3))
     for answer in answers:
         header |= (last > answer.start) & (last <= answer.content)
+        within = (first >= answer.content) & (last <= answer.texts)
+        response |= within
         tail = (first >= answer.content) & (last <= answer.end)
         # The turn ends with its last special token; line breaks after it belong to the template.
         ends = np.flatnonzero(tail & special)
         if len(ends):
             tail[ends[-1] + 1 :] = False
             response |= tail
-        elif answer.calls:
+        elif answer.written:
             response |= tail
-        content |= tail & response & ~special & answer.calls
+        called = within if answer.calls_first else tail & ~within
+        content |= called & response & ~special & answer.calls
     return Piece(text, ids, header, response, content)
 
 
@@ -344,10 +445,7 @@ def place_texts(layout: Layout, texts: Sequence[str], rendered: str) -> list[str
     Raises:
         RowRefusedError: the rendering is not the layout with these texts in its slots.
     """
-    given = [
-        texts[slot.message] if slot.message is not None else slot.literal or ""
-        for slot in layout.slots
-    ]
+    given = [slot.literal if slot.kind == "literal" else texts[slot.text] for slot in layout.slots]
     if _joined(layout, given) == rendered:
         return given
     # Positions reachable after each piece, each with the texts that led there.
@@ -368,7 +466,8 @@ def place_texts(layout: Layout, texts: Sequence[str], rendered: str) -> list[str
 
 def _forms(text: str) -> list[str]:
     escaped = json.dumps(text, ensure_ascii=False)[1:-1]
-    stripped = [text.strip(), text.lstrip(), text.rstrip(), text.strip("\n"), text.lstrip("\n")]
+    breaks = [text.strip("\n"), text.lstrip("\n"), text.rstrip("\n")]
+    stripped = [text.strip(), text.lstrip(), text.rstrip(), *breaks]
     forms = [text, *stripped, escaped]
     return list(dict.fromkeys(forms))
 
@@ -378,28 +477,3 @@ def _joined(layout: Layout, texts: Sequence[str]) -> str:
     for text, piece in zip(texts, layout.pieces[1:], strict=True):
         parts += [text, piece.text]
     return "".join(parts)
-
-
-def _with_parsed_arguments(tool_calls: str) -> Any:
-    """Tool calls with their arguments as objects: OpenAI keeps a string, templates want a dict."""
-    calls = json.loads(tool_calls)
-    for call in calls if isinstance(calls, list) else []:
-        function = call.get("function", call) if isinstance(call, dict) else {}
-        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-            try:
-                parsed = json.loads(function["arguments"])
-            except ValueError:
-                continue  # free text as arguments stays text
-            if isinstance(parsed, dict):
-                function["arguments"] = parsed
-    return calls
-
-
-def _guarded(value: Any, guard: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return guard(value)
-    if isinstance(value, list):
-        return [_guarded(each, guard) for each in value]
-    if isinstance(value, dict):
-        return {key: _guarded(each, guard) for key, each in value.items()}
-    return value

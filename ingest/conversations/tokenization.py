@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...schemas.instruction import Instruction
+from ...schemas.reasoning import without_reasoning
 from .chat_template import ChatTemplate, RowRefusedError
-from .token_roles import (
+from .forms import (
     Form,
-    Layout,
-    Mask,
-    PieceTokens,
-    build_layout,
+    Reading,
+    dialect_of,
     form_of,
+    hidden_reasoning,
     messages_of,
-    place_texts,
+    readings_of,
 )
+from .token_roles import Layout, Mask, PieceTokens, build_layout, place_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+
+ReasoningMode = Literal["template", "as-response", "drop"]
+REASONING_MODES: tuple[ReasoningMode, ...] = get_args(ReasoningMode)
+"""What becomes of reasoning: what the template makes of it; text of its answer even where the
+template leaves it out; nothing."""
 
 LAYOUTS_KEPT = 1024
 
@@ -75,10 +82,16 @@ class Encoder:
     """Encodes conversations with the template and the tokenizer of a backbone.
 
     `tokenizer` is a `tokenizers.Tokenizer`; it is copied, so its settings stay as they are.
+    `reasoning` is one of `REASONING_MODES`.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, template: ChatTemplate, max_length: int, bos: int | None
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        max_length: int,
+        bos: int | None,
+        reasoning: ReasoningMode = "template",
     ) -> None:
         from tokenizers import Tokenizer
 
@@ -99,6 +112,7 @@ class Encoder:
         self._glue = self._glue_ids()
         self._layout = lru_cache(LAYOUTS_KEPT)(self._build)
         self._template, self._bos, self.max_length = template, bos, max_length
+        self._dialect, self.reasoning = dialect_of(template), reasoning
 
     def encode(self, instruction: Instruction) -> Encoded:
         """One conversation as tokens, at most `max_length` of them.
@@ -133,15 +147,52 @@ class Encoder:
 
     def _render(self, instruction: Instruction) -> tuple[Layout, list[str]]:
         """The layout of a conversation, and the text in each of its slots."""
-        form = form_of(instruction)
-        texts = [message.content for message in instruction.messages[: len(form[0])]]
+        if self.reasoning == "drop":
+            answered = any(message.answers for message in instruction.messages)
+            instruction = without_reasoning(instruction)
+            if answered and not any(message.answers for message in instruction.messages):
+                raise RowRefusedError("the answer is reasoning alone, and reasoning is dropped")
+        readings = readings_of(instruction, self._dialect)
+        for reading in readings[:-1]:
+            with suppress(RowRefusedError):  # the last one says why
+                return self._read(instruction, reading)
+        if self.reasoning == "as-response":
+            return self._read_with_reasoning(instruction, readings[-1])
+        return self._read(instruction, readings[-1])
+
+    def _read(self, instruction: Instruction, reading: Reading) -> tuple[Layout, list[str]]:
+        form, texts = form_of(instruction, reading)
         layout = self._layout(form)
-        rendered = self._template.render(*messages_of(form, texts))
+        rendered = self._template.render(*messages_of(form, texts, self._dialect, layout.calls))
         return layout, place_texts(layout, texts, rendered)
+
+    def _read_with_reasoning(
+        self, instruction: Instruction, reading: Reading
+    ) -> tuple[Layout, list[str]]:
+        """The same, with reasoning as text of the answer wherever the template leaves it out."""
+        turns = form_of(instruction, reading)[0][0]
+        left_out = {number for number, turn in enumerate(turns) if turn.thinks}
+        with suppress(RowRefusedError):
+            layout, contents = self._read(instruction, reading)
+            left_out -= {slot.text // 2 for slot in layout.slots if slot.kind == "reasoning"}
+            if not left_out:
+                return layout, contents
+        instruction, around = hidden_reasoning(instruction, left_out)
+        layout, contents = self._read(instruction, reading)
+        for place, (slot, text) in enumerate(zip(layout.slots, contents, strict=True)):
+            if slot.kind == "content" and slot.text // 2 in around:
+                before, after = around[slot.text // 2]
+                contents[place] = before + text + after
+        return layout, contents
 
     def _build(self, form: Form) -> Layout:
         return build_layout(
-            form, self._template, self._piece_tokens, self.special_ids, self._special_text
+            form,
+            self._template,
+            self._dialect,
+            self._piece_tokens,
+            self.special_ids,
+            self._special_text,
         )
 
     def _piece_tokens(self, text: str, opens: bool) -> PieceTokens:

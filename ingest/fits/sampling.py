@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import xxhash
 
+from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.errors import UsageError
 from ...schemas.ids import GrowingIdSet
 from ...schemas.instruction import Instruction, Record
@@ -135,10 +136,8 @@ def sample_of_pool(store: Store, seed: int, rows: Rows) -> Sample:
             f"Ingest first: coresetdb ingest {store.typed} FILE..."
         )
     ids = [row_id for row_id, _ in drawing.drawn()]
-    texts = store.take(ids, ["messages", "tools"], version=pool.version)
-    messages, tools = texts["messages"].to_pylist(), texts["tools"].to_pylist()
-    instructions = map(Instruction.from_row, messages, tools)
-    return _sample(list(zip(ids, instructions, strict=True)), drawing.total)
+    texts = store.take(ids, conversation_columns(pool.schema), version=pool.version)
+    return _sample(list(zip(ids, conversations_in(texts), strict=True)), drawing.total)
 
 
 def _sample(drawn: Sequence[tuple[str, Instruction]], total: int) -> Sample:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ...schemas.conversations import TURN_MARKS, as_columns
 from ...schemas.instruction import Record, Reject
 from ...schemas.plain_text import count_of
 from ...schemas.recipe import FINGERPRINT_KEY
@@ -184,7 +185,10 @@ class Commit:
         if not self.rows:
             return set()
         with store.lock(shared=True):  # between looking and writing no column goes
-            rows = without_removed_columns(self._pool_table(), store.dataset("pool").schema)
+            table = self._pool_table()
+            if TURN_MARKS.name in table.column_names:
+                store.add_columns("pool", [TURN_MARKS])
+            rows = without_removed_columns(table, store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
         return set() if inserted == len(self.rows) else self._rows_of_others(store)
 
@@ -202,20 +206,16 @@ class Commit:
             "id": [row_id for row_id, _ in self.rows],
             "corpus": [record.corpus for record in records],
             "source_id": [record.source_id for record in records],
-            "messages": [
-                [message.as_dict() for message in record.instruction.messages] for record in records
-            ],
-            "tools": [record.instruction.tools for record in records],
+            **as_columns([record.instruction for record in records]),
             "metadata": [record.metadata for record in records],
             "added_at": [now] * len(records),
             "run": [self.run] * len(records),
         }
-        arrays = {
-            name: pa.array(values, type=POOL.field(name).type) for name, values in columns.items()
-        }
+        own = {field.name: field for field in [*POOL, TURN_MARKS]}
+        arrays = {name: pa.array(values, own[name].type) for name, values in columns.items()}
         for name in features.column_names:
             arrays[name] = features[name]
-        fields = [POOL.field(name) for name in POOL.names]
+        fields = [field for field in own.values() if field.name in arrays]
         fields += [field for field in features.schema if field.name not in POOL.names]
         return pa.table([arrays[field.name] for field in fields], schema=pa.schema(fields))
 

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.instruction import Instruction
 from ...schemas.plain_text import count_of
 from ...schemas.progress import Progress, Silence
@@ -353,10 +354,11 @@ class _LateFeatures:
             if not keys:
                 continue
             lacking = True
-            rows = self.store.take(keys, ["key", "messages", "tools"], table="targets")
+            columns = ["key", *conversation_columns(dataset.schema)]
+            rows = self.store.take(keys, columns, table="targets")
             features = self.featurizer.columns(
                 [recipe],
-                instructions_of(rows),
+                conversations_in(rows),
                 lambda _, tokens: self._on_batch(0, tokens),
                 "target",
             )
@@ -391,7 +393,7 @@ def _texts(
     fragment: lance.LanceFragment, unmade: Sequence[np.ndarray]
 ) -> Iterator[tuple[_Waiting, int]]:
     """The rows at the addresses `unmade` of each recipe, with the recipes they lack (bits)."""
-    text = ["id", "messages", "tools"]
+    text = ["id", *conversation_columns(fragment.schema)]
     scanner: Any = fragment.scanner(columns=text, with_row_address=True, batch_size=READ_BLOCK)
     for batch in scanner.to_batches():
         addresses = batch["_rowaddr"].to_numpy()
@@ -400,7 +402,7 @@ def _texts(
             lacks |= np.isin(addresses, own).astype(np.int64) << bit
         rows = pa.table(batch.select(text)).filter(pa.array(lacks > 0))
         for row_id, instruction, bits in zip(
-            rows["id"].to_pylist(), instructions_of(rows), lacks[lacks > 0].tolist(), strict=True
+            rows["id"].to_pylist(), conversations_in(rows), lacks[lacks > 0].tolist(), strict=True
         ):
             yield _Waiting(fragment.fragment_id, row_id, instruction), bits
 
@@ -457,13 +459,3 @@ def with_reason(table: pa.Table, recipe: Recipe) -> pa.Table:
     reason = pc.if_else(pa.array(empty), NEITHER, table[recipe.reason])  # pyright: ignore[reportAttributeAccessIssue]
     at = table.column_names.index(recipe.reason)
     return table.set_column(at, table.schema.field(at), reason)
-
-
-def instructions_of(rows: pa.Table) -> list[Instruction]:
-    """The conversations of rows with the columns `messages` and `tools`."""
-    return [
-        Instruction.from_row(messages, tools)
-        for messages, tools in zip(
-            rows["messages"].to_pylist(), rows["tools"].to_pylist(), strict=True
-        )
-    ]

@@ -9,11 +9,12 @@ artifact says why (a sentence); `notes` (a list of sentences) is what a user sho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...schemas.canonical import digest_of
+from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.instruction import Instruction
 from ...schemas.recipe import Recipe
 from ...store import catalog
@@ -99,21 +100,24 @@ def complete_target_artifacts(
     ]
     if not fingerprints:
         return ()
-    columns = ["target", "id", "position", "messages", "tools"]
+    dataset = store.dataset("targets")
+    columns = ["target", "id", "position", *conversation_columns(dataset.schema)]
     order = [("target", "ascending"), ("position", "ascending")]
-    rows = store.dataset("targets").to_table(columns=columns).sort_by(order).to_pylist()
-    examples: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        examples.setdefault(row["target"], []).append(row)
+    rows = dataset.to_table(columns=columns).sort_by(order)
+    examples: dict[str, list[tuple[str, Instruction]]] = {}
+    for target, row_id, instruction in zip(
+        rows["target"].to_pylist(), rows["id"].to_pylist(), conversations_in(rows), strict=True
+    ):
+        examples.setdefault(target, []).append((row_id, instruction))
     notes: list[str] = []
     for target, own in examples.items():
-        ids = [row["id"] for row in own]
+        ids = [row_id for row_id, _ in own]
         if all(
             find_target_artifact(store, fingerprint, ids) is not None
             for fingerprint in fingerprints
         ):
             continue
-        instructions = [Instruction.from_row(row["messages"], row["tools"]) for row in own]
+        instructions = [instruction for _, instruction in own]
         loaded = featurizer()
         features = loaded.compute(instructions, of="target")
         sentences = make_target_artifacts(store, loaded, ids, features)

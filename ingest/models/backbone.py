@@ -278,7 +278,7 @@ def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
         )
     special = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}
     template = ChatTemplate(read_templates(info.folder), special)
-    encoder = Encoder(backend, template, info.max_length, tokenizer.bos_token_id)
+    encoder = Encoder(backend, template, info.max_length, tokenizer.bos_token_id, info.reasoning)
     # Padding is masked, so without a pad token any id of the vocabulary will do.
     padding = tokenizer.pad_token_id
     return encoder, padding if padding is not None and padding < info.vocabulary else 0

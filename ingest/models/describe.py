@@ -12,7 +12,8 @@ from typing import Any
 from ...schemas.canonical import digest, digest_of
 from ...schemas.errors import BackboneError, UsageError
 from ..conversations.chat_template import PLAIN_TEMPLATE, TEMPLATE_DATE, ChatTemplate
-from ..conversations.token_roles import history_notice
+from ..conversations.limits import shows_all_reasoning, template_notices
+from ..conversations.tokenization import REASONING_MODES, ReasoningMode
 from .custom_code import require_native
 from .model_folder import (
     hash_file,
@@ -59,12 +60,18 @@ _CONFIG_NOISE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype"
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which model, where it runs, and how long a row may be (`max_length` in tokens)."""
+    """Which model, where it runs, and how it reads rows.
+
+    Attributes:
+        max_length: tokens a row may have.
+        reasoning: what becomes of the reasoning of answers.
+    """
 
     name: str = "builtin"
     device: str = "auto"
     dtype: str = "auto"
     max_length: int | None = None
+    reasoning: ReasoningMode = "template"
 
     def __post_init__(self) -> None:
         if self.device.split(":")[0] not in DEVICES:
@@ -73,10 +80,17 @@ class BackboneConfig:
             raise UsageError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         if self.max_length is not None and self.max_length < 2:
             raise UsageError(f"max length {self.max_length}: a row needs at least 2 tokens")
+        if self.reasoning not in REASONING_MODES:
+            raise UsageError(
+                f"reasoning {self.reasoning!r}: choose one of {', '.join(REASONING_MODES)}"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON values; `BackboneConfig(**config.as_dict())` equals this."""
-        return asdict(self)
+        values = asdict(self)
+        if self.reasoning == "template":  # versions that know no other one read the rest
+            del values["reasoning"]
+        return values
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,7 @@ class BackboneInfo:
         hidden_size: width of the final hidden states.
         positions: the most tokens the model's positions allow, None where there is no limit.
         max_length: tokens a row is truncated to.
+        reasoning: what becomes of the reasoning of answers.
         identity: JSON values that enter `Recipe.backbone`: hashes of weights, configuration,
             tokenizer and template, and the truncation. Neither device nor compute dtype.
         notices: sentences for the user, to be shown once.
@@ -103,6 +118,7 @@ class BackboneInfo:
     positions: int | None
     max_length: int
     identity: dict[str, Any]
+    reasoning: ReasoningMode = "template"
     notices: tuple[str, ...] = ()
 
 
@@ -129,8 +145,10 @@ def describe(config: BackboneConfig) -> BackboneInfo:
             f"{config.name}: the tokenizer has no chat template; rows are rendered with "
             "coresetdb's plain one (### User: / ### Assistant:)"
         )
-    elif notice := history_notice(ChatTemplate(templates, read_special_tokens(folder))):
-        notices.append(f"{config.name}: {notice}")
+    template = ChatTemplate(templates, read_special_tokens(folder))
+    if templates:
+        sentences = template_notices(template, config.reasoning == "template")
+        notices += [f"{config.name}: {sentence}" for sentence in sentences]
     max_length = _max_length(config, positions)
     return BackboneInfo(
         name=config.name,
@@ -150,9 +168,18 @@ def describe(config: BackboneConfig) -> BackboneInfo:
             "max_length": max_length,
             "truncation": "left of the prompt",
             "encoding": ENCODING_VERSION,
+            **_reasoning_identity(config.reasoning, template),
         },
+        reasoning=config.reasoning,
         notices=tuple(notices),
     )
+
+
+def _reasoning_identity(mode: ReasoningMode, template: ChatTemplate) -> dict[str, Any]:
+    """The mode, where it makes other features than the template itself would."""
+    if mode == "template" or (mode == "as-response" and shows_all_reasoning(template)):
+        return {}
+    return {"reasoning": mode}
 
 
 def _require_causal(model: dict[str, Any], name: str) -> None:

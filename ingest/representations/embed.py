@@ -120,7 +120,7 @@ def prompt_and_label(instruction: Instruction) -> tuple[str, str]:
 
 
 def _text(message: Message) -> str:
-    return " ".join(filter(None, (message.content.strip(), message.tool_calls)))
+    return " ".join(filter(None, (message.text.strip(), message.tool_calls)))
 
 
 def _batch(device: str, static: bool) -> int:

@@ -81,7 +81,7 @@ def words_of(instruction: Instruction) -> np.ndarray:
 
 def spelled(instruction: Instruction) -> list[str]:
     """Return the words themselves, casefolded, in order."""
-    texts = (text for turn in instruction.messages for text in (turn.content, turn.tool_calls))
+    texts = (text for turn in instruction.messages for text in (turn.text, turn.tool_calls))
     return [word for text in texts if text for word in _WORD.findall(text.casefold())]
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ...schemas.instruction import Instruction
 from ...schemas.sizes import parse_budget
 from ...schemas.tables import literal
 from ..coresets import Coreset, load_coreset
@@ -252,13 +252,11 @@ def _texts(
     if not wanted:
         return {}
     ids = ", ".join(dict.fromkeys(literal(example) for _, example in wanted))
-    rows = snapshot.targets.to_table(
-        columns=["target", "id", "position", "messages"], filter=f"id IN ({ids})"
-    )
+    columns = ["target", "id", "position", *conversation_columns(snapshot.targets.schema)]
+    rows = snapshot.targets.to_table(columns=columns, filter=f"id IN ({ids})")
     texts = {}
-    for row in rows.to_pylist():
-        messages = Instruction.from_row(row["messages"], None).messages
-        text = [message.as_dict() for message in messages]
+    for row, instruction in zip(rows.to_pylist(), conversations_in(rows), strict=True):
+        text = [message.as_dict() for message in instruction.messages]
         texts[row["target"], row["id"]] = (row["position"], text)
     return texts
 

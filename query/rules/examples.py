@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...ingest.representations.lexical import SPACELESS
 from ...schemas.canonical import canonical_json, digest_of
+from ...schemas.conversations import TURN_MARKS, as_columns
 from ...schemas.errors import InputError, UsageError
 from ...schemas.instruction import Instruction, Reject
 from ...schemas.tables import literal
@@ -169,7 +170,7 @@ def read_evaluation(file: str) -> Evaluation:
 def keep_evaluation(store: Store, evaluation: Evaluation) -> None:
     """Keep an evaluation in the store, so that a selection can be replayed without its file."""
     rows = [
-        {"messages": [turn.as_dict() for turn in instruction.messages], "tools": instruction.tools}
+        {name: values[0] for name, values in as_columns([instruction]).items()}
         for instruction in evaluation.instructions
     ]
     data = zlib.compress(canonical_json(rows).encode())
@@ -187,7 +188,11 @@ def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
         raise UsageError(f"{store.uri} has lost the examples of evaluation {name} ({digest})")
     rows = json.loads(zlib.decompress(data))
     return Evaluation(
-        name, tuple(Instruction.from_row(row["messages"], row["tools"]) for row in rows)
+        name,
+        tuple(
+            Instruction.from_row(row["messages"], row["tools"], row.get(TURN_MARKS.name))
+            for row in rows
+        ),
     )
 
 
@@ -209,7 +214,7 @@ def examples_of(
             GuardedExample(
                 instruction.id,
                 evaluation.name,
-                conversation_words([turn.as_dict() for turn in instruction.messages]),
+                conversation_words([turn.as_stored() for turn in instruction.messages]),
             )
             for instruction in evaluation.instructions
         ]

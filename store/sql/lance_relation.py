@@ -16,6 +16,7 @@ import lance
 import pyarrow as pa
 import pyarrow.dataset as ds
 
+from ...schemas.conversations import CONVERSATION
 from ...schemas.errors import DamagedStoreError, QueryError, suggest
 from ..place import Place
 
@@ -71,7 +72,7 @@ class FeatureRelation(Relation):
 
     def shows(self, field: pa.Field) -> bool:
         """Whether a column says whose the vector is, or is one that holds more than a number."""
-        feature = pa.types.is_nested(field.type) and field.name != "messages"
+        feature = pa.types.is_nested(field.type) and field.name not in CONVERSATION
         return feature or field.name in ROW_COLUMNS
 
     @property

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer
 
 import coresetdb
 from coresetdb.ingest.conversations.chat_template import ChatTemplate, RowRefusedError
-from coresetdb.ingest.conversations.token_roles import HistoryRewrittenError, history_notice
+from coresetdb.ingest.conversations.limits import template_notices
+from coresetdb.ingest.conversations.token_roles import HistoryRewrittenError
 from coresetdb.ingest.conversations.tokenization import Encoder, response_alone
 from coresetdb.ingest.models.describe import BackboneConfig, describe
 from coresetdb.schemas.instruction import Instruction, Message
@@ -50,8 +51,13 @@ THINKING = """\
 EMPTY = "<think>\n\n</think>\n\n"
 
 # An answer ends otherwise when it is the last turn.
-UNCLEAR = TEMPLATE.replace(
+UNENDED = TEMPLATE.replace(
     "'<|end|>'", "(' / ' if message.role == 'assistant' and not loop.last else '<|end|>')"
+)
+# And a question begins otherwise after an answer, so nothing says where the answer ends.
+UNCLEAR = UNENDED.replace(
+    "'<|' ~ message.role ~ '|>'",
+    "('<|' ~ message.role ~ '|>' if loop.first or message.role != 'user' else 'again: ')",
 )
 
 SINGLE = Instruction.from_turns(("user", "two?"), ("assistant", "three"))
@@ -156,19 +162,18 @@ def test_tool_calls(made, said):
     assert row.ids.tolist().count(row.ids[row.response][-1]) == 4  # <|end|> inside is text
 
 
-def test_reasoning_that_the_template_moves_or_drops_refuses_the_row(made):
-    make, _ = made
+def test_reasoning_that_the_template_moves_or_drops_stands_where_the_template_puts_it(made):
+    make, text = made
     thought = "<think>\nhm\n</think>\n\nthree"
-    rows = [
-        Instruction.from_turns(("user", "two?"), ("assistant", thought)),
-        Instruction.from_turns(
-            ("user", "two?"), ("assistant", thought), ("user", "b"), ("assistant", "c")
-        ),
-        SEVERAL,
-    ]
-    *refused, row = make().encode_all(rows)
-    assert ["changes the text" in str(each) for each in refused] == [True, True]
-    assert not isinstance(row, RowRefusedError)
+    last = Instruction.from_turns(("user", "two?"), ("assistant", thought))
+    earlier = Instruction(
+        (*last.messages, *Instruction.from_turns(("user", "b"), ("assistant", "c")).messages)
+    )
+    one, other = make().encode_all([last, earlier])
+    assert [text(one.ids), text(other.ids)] == [rendered(last), rendered(earlier)]
+    assert text(one.ids[one.response]) == thought + "<|end|>"
+    assert text(one.ids[one.header]) == "<|assistant|>\n"
+    assert text(other.ids[other.response]) == "three<|end|>c<|end|>"
 
 
 def test_line_breaks_the_template_strips_are_found(made):
@@ -186,13 +191,14 @@ def test_where_the_end_of_an_answer_is_unclear_only_such_rows_are_refused(made):
 
 
 def test_the_notice_tells_the_cases_apart():
-    assert history_notice(chat_template(TEMPLATE)) is None
-    assert "whole conversation" in (history_notice(chat_template(THINKING)) or "")
-    assert "no features" in (history_notice(chat_template(UNCLEAR)) or "")
+    assert template_notices(chat_template(TEMPLATE)) == []
+    assert "whole conversation" in template_notices(chat_template(THINKING))[0]
+    assert "whole conversation" in template_notices(chat_template(UNENDED))[0]
+    assert "no features" in template_notices(chat_template(UNCLEAR))[0]
     refusing = (
         TEMPLATE + "{%- if messages | length > 2 -%}{{- raise_exception('no') -}}{%- endif -%}"
     )
-    assert history_notice(chat_template(refusing)) is None
+    assert template_notices(chat_template(refusing)) == []
 
 
 def test_special_tokens_of_the_folder_reach_the_template(tmp_path):
