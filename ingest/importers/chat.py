@@ -29,6 +29,7 @@ from .tools import tools_of
 from .turns import (
     Extras,
     are_marked_turns,
+    are_rounds,
     are_texts,
     are_turns,
     keep_extras,
@@ -148,29 +149,17 @@ QUESTIONS_AND_ANSWERS = frozenset(
 
 def _fits_dialogue(record: Fields) -> list[str] | None:
     """The column of turns; a list of texts beside a question or an answer is taken for none."""
-    columns = None if _fits_sgd(record) else _DIALOGUE.fits(record)
+    if _fits_sgd(record):
+        return None
+    columns = _ROUNDS.fits(record) or _DIALOGUE.fits(record)
     if columns and not are_marked_turns(record[columns[0]]):
         return None if QUESTIONS_AND_ANSWERS & record.keys() else columns
     return columns
 
 
-_DIALOGUE = Chat(
-    turns=(
-        "dialogue",
-        "dialogues",
-        "dialog",
-        "dialogs",
-        "chat",
-        "turns",
-        "utterances",
-        "contents",
-        "thread",
-        "rounds",
-        "message_tree",
-        "data",
-    ),
-    is_chat=_is_dialogue,
-)
+DIALOGUES = ("dialogue", "dialogues", "dialog", "dialogs", "chat", "turns", "utterances", "rounds")
+_ROUNDS = Chat(turns=DIALOGUES, is_chat=are_rounds)
+_DIALOGUE = Chat(turns=(*DIALOGUES, "thread", "contents", "data"), is_chat=_is_dialogue)
 DIALOGUE = Importer(
     name="dialogue",
     reads="dialogue, turns, data, contents, ... [{role, content}] or [text, text, ...], system?",

@@ -232,8 +232,9 @@ def is_record(record: Fields, options: ReadOptions) -> bool:
         columns = options.columns_in(record)
         if "messages" in columns:
             return are_turns(reach(record, columns["messages"][0]))
-        answers = [reach(record, name) for name in columns.get("assistant", columns["user"])]
-        return any(each is not MISSING and not isinstance(each, list | dict) for each in answers)
+        named = (*columns.get("user", ()), *columns.get("assistant", ()))
+        values = [reach(record, name) for name in named]
+        return any(each is not MISSING and not isinstance(each, list | dict) for each in values)
     renamed = {**record, **{n: record[c] for n, c in mapping.items() if c in record}}
     return any(shape.fits(renamed) is not None for shape in _shapes(options))
 

@@ -146,9 +146,7 @@ def text_or_json(value: Any, name: str) -> str:
     """
     if describes_answer(value):
         field = next((key for key in ("text", "value") if key in value), "FIELD")
-        raise Rejected(
-            f"{name} is an object, not text: --map assistant={name}.{field} reads a field"
-        )
+        raise Rejected(f"{name} is an object, not text: --map assistant={name}.{field} reads it")
     return json_text(value) if are_objects(value) else text_of(value, name)
 
 

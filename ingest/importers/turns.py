@@ -72,7 +72,7 @@ def are_turns(value: Any) -> bool:
     if isinstance(value, dict):
         return _are_columns(value)
     return isinstance(value, list) and (
-        any(_is_turn(turn) for turn in value) or are_texts(value) or _are_rounds(value)
+        any(_is_turn(turn) for turn in _inner(value)) or are_texts(value) or are_rounds(value)
     )
 
 
@@ -88,7 +88,12 @@ def are_marked_turns(value: Any) -> bool:
             return False
     if isinstance(value, dict):
         return _are_columns(value) or _is_turn(value)
-    return isinstance(value, list) and any(_is_turn(turn) for turn in value)
+    return isinstance(value, list) and any(_is_turn(turn) for turn in _inner(value))
+
+
+def _inner(value: list[Any]) -> list[Any]:
+    """The list of turns that is the only item of a list; any other list as it is."""
+    return value[0] if len(value) == 1 and isinstance(value[0], list) else value
 
 
 def are_texts(value: Any) -> bool:
@@ -117,8 +122,13 @@ def _are_columns(value: dict[str, Any]) -> bool:
     return any(isinstance(value.get(key), list) for key in ROLE_KEYS)
 
 
-def _are_rounds(value: list[Any]) -> bool:
-    return bool(value) and all(isinstance(turn, dict) and _round_of(turn) for turn in value)
+def are_rounds(value: Any) -> bool:
+    """Whether a value is a list of objects that each hold a round: {question, answer}, ..."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(turn, dict) and _round_of(turn) for turn in value)
+    )
 
 
 def _holds_turns(text: str) -> bool:
@@ -165,8 +175,8 @@ def turn_list(value: Any, name: str, options: ReadOptions) -> list[Any]:
         raise Rejected(f"{name} is {kind_of(value)}, not a list")
     if all(isinstance(turn, dict) for turn in value):
         return value if not _has_rounds(value) else list(_split_rounds(value))
-    if len(value) == 1 and isinstance(value[0], list) and are_marked_turns(value[0]):
-        return turn_list(value[0], name, options)
+    if _inner(value) is not value and are_marked_turns(value):
+        return turn_list(_inner(value), name, options)
     if all(_is_turn(turn) for turn in value):  # JSON texts, perhaps among objects
         return [decoded(turn, name) if isinstance(turn, str) else turn for turn in value]
     return _named(value, options) if are_texts(value) else value

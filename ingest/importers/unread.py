@@ -54,7 +54,7 @@ EXPLANATIONS = _names(
 SYSTEMS = _names("system system_prompt system_message system_instruction")
 TOOLS = _names("tools functions")
 TEXTS = _names("text prompt content full_prompt formatted_prompt full_text question query")
-"""Are the prompt again, with the question in it; or else stand before it, if they hold sentences."""
+"""Are the prompt again, with the question in it; or stand before it, if they hold sentences."""
 
 SENTENCE_WORDS = 8
 
