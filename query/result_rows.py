@@ -209,9 +209,8 @@ class ResultRows(ABC):
 
 def _beginnings(messages: list[dict[str, Any]]) -> tuple[str, str]:
     """Of the last thing a user said before the last answer, and of that answer."""
-    answer = next(
-        (message["content"] for message in reversed(messages) if message["role"] == "assistant"), ""
-    )
+    last = next((turn for turn in reversed(messages) if turn["role"] == "assistant"), {})
+    answer = last.get("content") or last.get("reasoning_content", "")
     asked = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "")
     return _cut(asked), _cut(answer)
 

@@ -256,7 +256,7 @@ def _texts(
     rows = snapshot.targets.to_table(columns=columns, filter=f"id IN ({ids})")
     texts = {}
     for row, instruction in zip(rows.to_pylist(), conversations_in(rows), strict=True):
-        text = [message.as_dict() for message in instruction.messages]
+        text = [message.as_stored() for message in instruction.messages]
         texts[row["target"], row["id"]] = (row["position"], text)
     return texts
 

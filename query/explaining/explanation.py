@@ -241,7 +241,8 @@ def _turns(messages: Sequence[dict[str, Any]], most: int | None = None) -> Text:
 
     lines = Text()
     for message in messages:
-        content = message["content"] or str(message.get("tool_calls", ""))
+        said = (message.get("reasoning_content"), message["content"])
+        content = "\n\n".join(filter(None, said)) or str(message.get("tool_calls", ""))
         shown = content if most is None or len(content) <= most else content[: most - 1] + "…"
         lines.append(f"  {message['role']}: ", "cyan")
         lines.append(safe(shown).replace("\n", "\n    ") + "\n")

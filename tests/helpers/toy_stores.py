@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from coresetdb.ingest.jobs.commit import without_removed_columns
-from coresetdb.schemas.canonical import digest
+from coresetdb.schemas.canonical import canonical_json, digest
+from coresetdb.schemas.conversations import TURN_MARKS, as_columns
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import POOL, TARGETS
@@ -140,21 +142,28 @@ def with_features(rows: pa.Table, features: pa.Table) -> pa.Table:
     return rows
 
 
-def pool_rows(instructions: Sequence[Instruction], corpora: Sequence[str]) -> pa.Table:
+def pool_rows(
+    instructions: Sequence[Instruction],
+    corpora: Sequence[str],
+    metadata: Sequence[dict[str, Any]] = (),
+) -> pa.Table:
     """Rows of the pool, one an instruction, with their features."""
+    conversations = as_columns(instructions)
     rows = [
         {
             "id": instruction.id,
-            "corpus": corpus,
-            "messages": [message.as_dict() for message in instruction.messages],
-            "tools": instruction.tools,
-            "metadata": "{}",
+            "corpus": corpora[place],
+            "source_id": f"row-{place}",
+            **{name: values[place] for name, values in conversations.items()},
+            "metadata": canonical_json(metadata[place]) if metadata else "{}",
             "added_at": datetime.now(UTC),
             "run": "r1",
         }
-        for instruction, corpus in zip(instructions, corpora, strict=True)
+        for place, instruction in enumerate(instructions)
     ]
-    return with_features(pa.Table.from_pylist(rows, POOL), ToyFeaturizer().featurize(instructions))
+    fields = [*POOL, *([TURN_MARKS] if TURN_MARKS.name in conversations else [])]
+    table = pa.Table.from_pylist(rows, pa.schema(fields))
+    return with_features(table, ToyFeaturizer().featurize(instructions))
 
 
 def toy_store(place: Path, recipe: Recipe = RECIPE) -> Store:

@@ -37,10 +37,15 @@ TOOLS = Instruction(
 )
 
 
-def exported(tmp_path, toys, instructions, format="messages", name="out.jsonl", **options):
+def exported(
+    tmp_path, toys, instructions, format="messages", name="out.jsonl", metadata=(), **options
+):
     """A store of these rows, all of them selected and exported; rows, manifest and account."""
     store = toys.toy_store(tmp_path / "small")
-    store.insert("pool", toys.pool_rows(instructions, ["mixed"] * len(instructions)))
+    rows = toys.pool_rows(instructions, ["mixed"] * len(instructions), metadata)
+    if "turn_marks" in rows.column_names:
+        store.add_columns("pool", [rows.schema.field("turn_marks")])
+    store.insert("pool", rows)
     coreset = select(store, method="random", budget=str(len(instructions)), seed=4, name="all")
     out = str(tmp_path / name)
     account = export(store, coreset, out, format, **options)
@@ -329,3 +334,128 @@ def test_calls_in_other_forms():
         assert call["function"] == {"name": "f", "arguments": '{"a":1}'}
         value = FORMATS["sharegpt"].convert(row).fields["conversations"][1]["value"]
         assert json.loads(value) == {"name": "f", "arguments": {"a": 1}}
+
+
+THOUGHT = Instruction(
+    (Message("user", "2+3?"), Message("assistant", "5", reasoning="two and three"))
+)
+BLOCK = Instruction.from_turns(("user", "2+4?"), ("assistant", "<think>\nhm\n</think>\n\n6"))
+CONTEXT = Instruction(
+    (
+        Message("user", "2+5?"),
+        Message("assistant", "8", train=False),
+        Message("user", "No."),
+        Message("assistant", "7"),
+    )
+)
+
+
+def answers_of(rows, format):
+    """The question of each row -> its last answer."""
+    if format == "messages":
+        turns = {row["messages"][0]["content"]: row["messages"][-1] for row in rows}
+        drop = ("role", "train")
+        return {
+            question: {key: value for key, value in turn.items() if value and key not in drop}
+            for question, turn in turns.items()
+        }
+    if format == "sharegpt":
+        return {row["conversations"][0]["value"]: row["conversations"][-1]["value"] for row in rows}
+    question, answer = ("instruction", "output") if format == "alpaca" else ("prompt", "completion")
+    return {row[question]: row[answer] for row in rows}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("reasoning", "thought", "block"),
+    [
+        (
+            "stored",
+            {"content": "5", "reasoning_content": "two and three"},
+            {"content": "<think>\nhm\n</think>\n\n6"},
+        ),
+        (
+            "reasoning_content",
+            {"content": "5", "reasoning_content": "two and three"},
+            {"content": "6", "reasoning_content": "hm"},
+        ),
+        (
+            "thinking",
+            {"content": "5", "thinking": "two and three"},
+            {"content": "6", "thinking": "hm"},
+        ),
+        (
+            "inline",
+            {"content": "<think>\ntwo and three\n</think>\n\n5"},
+            {"content": "<think>\nhm\n</think>\n\n6"},
+        ),
+        ("drop", {"content": "5"}, {"content": "6"}),
+    ],
+)
+def test_reasoning_goes_where_it_is_wanted(tmp_path, toys, suffix, reasoning, thought, block):
+    rows, manifest, account = exported(
+        tmp_path, toys, [PLAIN, THOUGHT, BLOCK], name=f"out.{suffix}", reasoning=reasoning
+    )
+    answers = answers_of(rows, "messages")
+    assert answers == {"Name a prime.": {"content": "7 — “sept”"}, "2+3?": thought, "2+4?": block}
+    assert manifest["export"]["reasoning"] == reasoning
+    assert account.remarks == ({"reasoning is left out": 2} if reasoning == "drop" else {})
+    keys = {key for row in rows for turn in row["messages"] for key in turn}
+    assert keys == {"role", "content", *thought}  # no column that no row fills
+
+
+@pytest.mark.parametrize("format", ["sharegpt", "alpaca", "prompt-completion"])
+def test_formats_without_a_place_for_reasoning_have_it_in_the_answer(tmp_path, toys, format):
+    rows, _, account = exported(tmp_path, toys, [PLAIN, THOUGHT, BLOCK], format)
+    answers = answers_of(rows, format)
+    assert answers["2+3?"] == "<think>\ntwo and three\n</think>\n\n5"
+    assert answers["2+4?"] == "<think>\nhm\n</think>\n\n6"
+    assert account.remarks == {"reasoning stands in the answer as a <think> block": 1}
+    folder = tmp_path / "other"
+    folder.mkdir()
+    with pytest.raises(UsageError, match=r"has no field for reasoning: export --format messages"):
+        exported(folder, toys, [THOUGHT], format, reasoning="thinking")
+
+
+def test_an_answer_of_reasoning_alone_is_not_exported_without_it(tmp_path, toys):
+    alone = Instruction((Message("user", "2?"), Message("assistant", "", reasoning="hm")))
+    with pytest.raises(UsageError, match="1 with an answer of reasoning alone"):
+        exported(tmp_path, toys, [PLAIN, alone], reasoning="drop")
+
+
+def test_answers_that_are_context_say_so(tmp_path, toys):
+    for format, turns in (("messages", "messages"), ("sharegpt", "conversations")):
+        folder = tmp_path / format
+        folder.mkdir()
+        rows, manifest, account = exported(folder, toys, [PLAIN, CONTEXT], format)
+        (row,) = (row for row in rows if len(row[turns]) == 4)
+        assert [turn["train"] for turn in row[turns]] == [None, False, None, None]
+        assert list(account.remarks.values()) == [1] and "`train`" in next(iter(account.remarks))
+        assert "trains on every answer" in manifest["export"]["no_snippet"]["llama_factory"]
+        (dataset,) = yaml.safe_load((folder / "out.jsonl.axolotl.yaml").read_text())["datasets"]
+        assert dataset["message_field_training"] == "train"
+    folder = tmp_path / "alpaca"
+    folder.mkdir()
+    _, _, account = exported(folder, toys, [CONTEXT], "alpaca")
+    assert list(account.remarks.values()) == [1] and "history" in next(iter(account.remarks))
+    ends = Instruction(
+        (*LONG.messages, Message("user", "Three?"), Message("assistant", "4", train=False))
+    )
+    with pytest.raises(UsageError, match="1 with a last answer that is context only"):
+        exported(folder / "..", toys, [ends], "alpaca")
+
+
+def test_every_face_of_a_result_shows_the_reasoning(tmp_path, toys):
+    store = toys.toy_store(tmp_path / "small")
+    rows = toys.pool_rows([THOUGHT, CONTEXT], ["mixed"] * 2)
+    store.add_columns("pool", [rows.schema.field("turn_marks")])
+    store.insert("pool", rows)
+    coreset = select(store, method="random", budget="2", seed=4, name="all")
+    spoken = {turns[0]["content"]: turns for turns in coreset}
+    assert spoken["2+3?"][1]["reasoning_content"] == "two and three"
+    assert spoken["2+5?"][1]["train"] is False
+    text = coreset.to_arrow(text=True)["messages"].to_pylist()
+    assert {turn["reasoning_content"] for turns in text for turn in turns} == {
+        None,
+        "two and three",
+    }
