@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from .schemas.environment import store_or_default
 from .schemas.sizes import memory_bytes
 from .store import catalog
 from .store.store import Store
@@ -71,7 +72,7 @@ class Database:
     @classmethod
     def create(
         cls,
-        uri: PathLike,
+        uri: PathLike | None = None,
         *,
         backbone: PathLike = "builtin",
         features: str = "rds,losses",
@@ -84,7 +85,7 @@ class Database:
         """Create an empty store.
 
         Args:
-            uri: a folder or an `s3://` address.
+            uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
             features: comma-separated representations, such as `rds,losses`, or the presets
                 `fast` and `paper`.
@@ -104,17 +105,22 @@ class Database:
         from .ingest.models.describe import BackboneConfig
 
         config = BackboneConfig(os.fspath(backbone), device, dtype, max_length, reasoning)
-        return cls(*create_store(os.fspath(uri), config, features, storage_options))
+        return cls(*create_store(store_or_default(uri), config, features, storage_options))
 
     @classmethod
-    def open(cls, uri: PathLike, *, storage_options: dict[str, str] | None = None) -> Database:
+    def open(
+        cls, uri: PathLike | None = None, *, storage_options: dict[str, str] | None = None
+    ) -> Database:
         """Open the store at `uri`, a folder or an `s3://` address.
 
+        Without `uri` it is the one that the environment variable CORESETDB_STORE names.
+
         Raises:
+            UsageError: there is neither.
             StoreNotFoundError: there is no store at `uri`.
             LayoutError: a newer coresetdb wrote it.
         """
-        return cls(Store.open(os.fspath(uri), storage_options))
+        return cls(Store.open(store_or_default(uri), storage_options))
 
     # -- the pool ----------------------------------------------------------------------------
 
@@ -160,7 +166,7 @@ class Database:
             explanation=explanation,
             unescape=unescape,
         )
-        opened = open_sources(sources, options)
+        opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
     def fit(
@@ -266,6 +272,7 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
+        from .ingest.readers.folders import passed_over_sentences
 
         options = _reading(
             format=format,
@@ -288,6 +295,7 @@ class Database:
                 limit=limit,
                 bytes_total=opened.bytes,
                 unreadable=opened.unreadable,
+                passed_over=passed_over_sentences(opened.passed_over),
                 progress=progress,
                 command=self.command or "connect().ingest",
             )
@@ -394,7 +402,9 @@ class Database:
 
     def select(
         self,
-        *targets: str | None,
+        *target: str | Sequence[str] | None,
+        targets: Sequence[str] = (),
+        weights: str | Mapping[str, str | float] | None = None,
         method: str = "rds:round_robin",
         budget: str | int = 1000,
         where: str | None = None,
@@ -414,15 +424,23 @@ class Database:
         approximate: bool = False,
         seed: int = 0,
         name: str | None = None,
+        dry_run: bool = False,
         memory_limit: str | int = "4GiB",
     ) -> Coreset:
         """Choose rows for the targets, which share the budget in turns, and keep the choice.
 
+        Where the store cannot be written to, the choice is returned and says that it was not saved.
+
         Args:
-            targets: names of targets; none (or None) for methods that need none.
+            target: names of targets; none (or None) for methods that need none.
+            targets: the same as a list; both together are all targets.
+            weights: how much of the budget each target gets, in proportion: `{"math": 0.6, "code":
+                0.4}` or `"math=.6,code=.4"`; in tokens where the budget is. Without weights targets
+                take turns, row by row.
             method: `representation:selector(option=value,...)`, a representation's name, or
                 `random`; options are the selector's or those of the comparison.
-            budget: rows, `"5%"` of the eligible rows, or `"200k-tokens"` of responses.
+            budget: rows, `"5%"` of the eligible rows, `"200k-tokens"` of responses, or
+                `"50M-total-tokens"` of whole rows.
             where: an SQL expression over the pool's columns, metadata fields included.
             leakage: which rows are compared with the examples: those that come up (`ranked`), all
                 eligible ones (`full`) or none (`off`).
@@ -439,11 +457,13 @@ class Database:
                 comparing every row.
             seed: of methods that draw at random.
             name: of the coreset; made from targets and method by default.
+            dry_run: choose, and save nothing.
             memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
 
         Raises:
-            UsageError: an unknown target or method, a malformed budget, a name that is taken,
-                rules that contradict each other, too much memory planned.
+            UsageError: an unknown target or method, a malformed budget, a name that is taken, a
+                filter that no row passes, weights that do not fit the targets, rules that
+                contradict each other, too much memory planned.
             InputError: an evaluation file cannot be read.
             MissingFeatureError: the store lacks what the method compares.
             FingerprintError: target and pool were featurized differently.
@@ -473,7 +493,7 @@ class Database:
         )
         return select(
             self.store,
-            [target for target in targets if target is not None],
+            _names([*target, targets]),
             method=method,
             budget=str(budget),
             where=where,
@@ -482,6 +502,8 @@ class Database:
             memory_limit=memory_bytes(memory_limit),
             approximate=approximate,
             rules=rules,
+            weights=weights,
+            dry_run=dry_run,
         )
 
     def list_coresets(self) -> list[dict[str, Any]]:
@@ -869,12 +891,15 @@ class Database:
 
 
 def verify(
-    uri: PathLike, *, full: bool = False, storage_options: dict[str, str] | None = None
+    uri: PathLike | None = None,
+    *,
+    full: bool = False,
+    storage_options: dict[str, str] | None = None,
 ) -> Report:
     """Compare a store's files with what was written; the store need not open.
 
     Args:
-        uri: a folder or an `s3://` address.
+        uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         full: hash every file, and look for every row that was seen.
         storage_options: of an object store, as Lance takes them.
 
@@ -884,11 +909,11 @@ def verify(
     """
     from .store.integrity.verify import verify
 
-    return verify(os.fspath(uri), full, storage_options)
+    return verify(store_or_default(uri), full, storage_options)
 
 
 def repair(
-    uri: PathLike,
+    uri: PathLike | None = None,
     *,
     say: Callable[[str], None] = lambda sentence: None,
     storage_options: dict[str, str] | None = None,
@@ -896,7 +921,7 @@ def repair(
     """Bring a damaged store back, then verify it in full.
 
     Args:
-        uri: a folder or an `s3://` address.
+        uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         say: receives a sentence on every source that is read again, or is gone.
         storage_options: of an object store, as Lance takes them.
 
@@ -908,7 +933,7 @@ def repair(
     """
     from .ingest.jobs.reingest import repair_and_reingest
 
-    return repair_and_reingest(os.fspath(uri), say, storage_options)
+    return repair_and_reingest(store_or_default(uri), say, storage_options)
 
 
 connect = Database.open
@@ -930,6 +955,12 @@ def _reading(
     from .ingest.readers.options import ReadOptions
 
     return ReadOptions(mapping=ReadOptions.joined(mapping), roles=dict(roles or {}), **options)
+
+
+def _names(given: Sequence[str | Sequence[str] | None]) -> list[str]:
+    """Names, given one by one or as lists, in one list; None is none."""
+    lists = [[each] if isinstance(each, str) else each or () for each in given]
+    return [name for names in lists for name in names]
 
 
 def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:

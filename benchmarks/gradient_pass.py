@@ -33,9 +33,8 @@ from coresetdb.ingest.conversations.tokenization import Encoded
 from coresetdb.ingest.models.anatomy import attention_projections
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import (
-    TOKENS_PER_BATCH_ACCELERATOR,
-    TOKENS_PER_BATCH_CPU,
     batches_of,
+    tokens_per_batch,
 )
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.passes import forward
@@ -131,14 +130,13 @@ def main() -> None:
     known = [row for row in backbone.encode_all(rows) if isinstance(row, Encoded)]
     shards = [known[i : i + options.shard] for i in range(0, len(known), options.shard)]
     tokens = sum(len(row) for shard in shards[1:] for row in shard)
-    cpu = backbone.device.type == "cpu"
-    budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
+    budget = tokens_per_batch(backbone.device)
     adapter = random_adapter(backbone, options.rank)
     ours = partial(norms, backbone, budget, adapter)
     works: dict[str, Work] = {
         "floor: bare, widths of the rows": partial(bare, backbone, budget, 1),
         "floor: bare, widths as here": partial(bare, backbone, budget, backbone.width_multiple),
-        "norms, every token to the end": partial(without, ["narrowed"], ours),
+        "norms, every token to the end": partial(without, ["final_states_only_at"], ours),
         "norms": ours,
     }
     spent = measure(works, shards, backbone.device)

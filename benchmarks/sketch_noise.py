@@ -109,11 +109,11 @@ def warmed_up(backbone: Backbone, rows: Sequence[Instruction], rank: int, batch:
         kept[name] = artifact
         return artifact
 
-    def tell(fraction: float, sentence: str) -> None:
+    def report(fraction: float, sentence: str) -> None:
         print(f"warm-up {fraction:.0%}: {sentence}", end="\r", flush=True)
 
     fit = WarmUp(rank=rank, batch=batch, share=1.0, at_most=len(rows))
-    fit.run(Fitting(backbone, Sample([r.id for r in rows], rows, len(rows)), {}, keep, tell))
+    fit.run(Fitting(backbone, Sample([r.id for r in rows], rows, len(rows)), {}, keep, report))
     print()
     return kept[fit.outputs()[-1]]
 

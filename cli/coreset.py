@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..schemas.environment import STORE_VARIABLE
 from ..schemas.errors import UsageError
 from ..schemas.plain_text import count_of, text_table
+from .coreset_output import coreset_json, coreset_lines, first_rows, origin_lines
 from .options import (
     evaluation_options,
     json_option,
@@ -24,8 +26,29 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..query.coresets import Coreset
     from ..query.export import Exported
+
+ROWS_SHOWN = 3
+
+by_option = click.option(
+    "--by",
+    metavar="FIELD",
+    help="Count where the rows come from by this column or metadata field.",
+)
+
+
+def show_option(default: int) -> Callable[..., Any]:
+    """The option that lists the first rows of a coreset."""
+    return click.option(
+        "--show",
+        "shown",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=True,
+        metavar="N",
+        help="List the first N rows: rank, score, corpus, prompt, answer.",
+    )
+
 
 FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt")
 REASONING = ("stored", "reasoning_content", "thinking", "inline", "drop")
@@ -55,7 +78,7 @@ def carried_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("store", metavar="[STORE]", required=False)
+@click.argument("store", metavar="[STORE]", required=False, envvar=STORE_VARIABLE)
 @json_option
 def methods_command(store: str | None, as_json: bool) -> None:
     """List every method, what it needs and its paper; with STORE also whether it is ready now.
@@ -91,8 +114,14 @@ def methods_command(store: str | None, as_json: bool) -> None:
     "--budget",
     default="1000",
     show_default=True,
-    metavar="N|P%|N-tokens",
-    help="Rows, per cent of the eligible rows, or tokens of responses (200k-tokens).",
+    metavar="N|P%|N-tokens|N-total-tokens",
+    help="Rows, per cent of the eligible rows, tokens of answers (200k-tokens), or all tokens "
+    "(50M-total-tokens).",
+)
+@click.option(
+    "--weights",
+    metavar="TARGET=WEIGHT,...",
+    help="How much of the budget each target gets (math=.6,code=.4); by turns without.",
 )
 @where_option
 @click.option(
@@ -150,6 +179,9 @@ def methods_command(store: str | None, as_json: bool) -> None:
 )
 @click.option("--name", help="Name of the coreset; from targets and method by default.")
 @memory_option("the selection")
+@show_option(ROWS_SHOWN)
+@by_option
+@click.option("--dry-run", is_flag=True, help="Choose and show, and save nothing.")
 @click.option(
     "--out", metavar="FILE", help="Write the rows to this file as well (.jsonl or .parquet)."
 )
@@ -167,6 +199,7 @@ def select_command(
     targets: tuple[str, ...],
     method: str,
     budget: str,
+    weights: str | None,
     where: str | None,
     leakage: str,
     allow_leakage: bool,
@@ -181,6 +214,9 @@ def select_command(
     seed: int,
     name: str | None,
     memory: str,
+    shown: int,
+    by: str | None,
+    dry_run: bool,
     out: str | None,
     format_: str | None,
     reasoning: Any,
@@ -189,7 +225,7 @@ def select_command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Choose rows of STORE for TARGETs, which share the budget in turns; no model runs.
+    """Choose rows of STORE for TARGETs, which share the budget by turns or weights; no model runs.
 
     Rows that leak an example of a target are left out (docs/rules.md). The choice is kept as a
     coreset with everything needed to repeat it.
@@ -197,6 +233,7 @@ def select_command(
     \b
         coresetdb select pool gsm8k --budget 1000 --out gsm8k.jsonl
         coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
+        coresetdb select pool gsm8k mbpp --weights gsm8k=.6,mbpp=.4 --budget 2M-total-tokens
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
         coresetdb select pool gsm8k --eval mmlu.jsonl \
@@ -208,6 +245,8 @@ def select_command(
     for option, given in (of_out | {"--with-metadata": with_metadata}).items():
         if given and not out:
             raise UsageError(f"{option} is for the file of --out: name one with --out FILE")
+    if dry_run and out:
+        raise UsageError("--dry-run writes nothing: leave out --out, or --dry-run")
     format_ = format_ or "messages"
     database = open_database(store)
     if out:
@@ -231,11 +270,17 @@ def select_command(
         distinct=distinct,
         distinct_by=distinct_by,
         approximate=approximate,
+        weights=weights,
+        dry_run=dry_run,
     )
     if as_json:
-        print_json(coreset_json(coreset))
+        print_json(coreset_json(coreset, by))
     else:
         click.echo(repr(coreset))
+        if by is not None:
+            click.echo("\n" + "\n".join(origin_lines(coreset, by)))
+        if shown and len(coreset):
+            click.echo("\n" + first_rows(coreset, shown))
     if out:
         exported = database.export(
             coreset,
@@ -248,7 +293,7 @@ def select_command(
         )
         for line in export_lines(exported):
             talk(line)
-    elif len(coreset):
+    elif len(coreset) and coreset.saved:
         talk(f"Next: coresetdb export {quote(store)} {coreset.name} --out {coreset.name}.jsonl")
 
 
@@ -279,18 +324,23 @@ def list_(store: str, as_json: bool) -> None:
 @coreset_command.command("show", short_help="Show how a coreset was made.")
 @store_argument
 @click.argument("name")
+@show_option(0)
+@by_option
 @json_option
-def show(store: str, name: str, as_json: bool) -> None:
+def show(store: str, name: str, shown: int, by: str | None, as_json: bool) -> None:
     """Show how coreset NAME was made and where its rows come from.
 
     \b
         coresetdb coreset show pool gsm8k-rds-round_robin-1
+        coresetdb coreset show pool gsm8k-rds-round_robin-1 --by lang --show 5
     """
     coreset = open_database(store).open_coreset(name)
     if as_json:
-        print_json(coreset_json(coreset))
+        print_json(coreset_json(coreset, by))
     else:
-        click.echo("\n".join(coreset_lines(coreset)))
+        click.echo("\n".join(coreset_lines(coreset, by)))
+        if shown and len(coreset):
+            click.echo("\n" + first_rows(coreset, shown))
         talk(
             f"Next: coresetdb explain {quote(store)} {name} 1, or "
             f"coresetdb coreset replay {quote(store)} {name}"
@@ -325,103 +375,6 @@ def remove(store: str, name: str) -> None:
     """
     open_database(store).remove_coreset(name)
     talk(f"{name}: removed.")
-
-
-def coreset_lines(coreset: Coreset) -> list[str]:
-    """A coreset as text: how it was made, its distances, its corpora, what its rules did."""
-    purpose = f" for {', '.join(coreset.targets)}" if coreset.targets else ""
-    shown = [
-        f"Coreset {coreset.name}: {count_of(len(coreset), 'row')} by {coreset.method}{purpose}",
-        "",
-    ]
-    facts = list(_facts(coreset))
-    width = max(len(name) for name, _ in facts)
-    shown += [f"  {name.ljust(width)}  {value}" for name, value in facts]
-    if coreset.mix and len(coreset):
-        shown += ["", text_table(_corpora(coreset))]
-    return [*shown, *([""] if coreset.notes else []), *coreset.notes]
-
-
-def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
-    """Request, pool and outcome, as a name and a text each."""
-    parameters = coreset.parameters
-    yield "created", f"{coreset.created_at:%Y-%m-%d %H:%M} UTC, by {parameters['code_version']}"
-    yield "pool", f"version {coreset.pool_version}, {coreset.eligible:,} rows eligible"
-    if coreset.filter:
-        yield "filter", coreset.filter
-    yield from _rules(parameters.get("rules", {}).get("asked", {}))
-    yield "budget", _budget(coreset)
-    options = parameters["options"] | parameters["asked"]
-    if options:
-        yield "options", ", ".join(f"{name}={value}" for name, value in options.items())
-    if search := parameters.get("approximate"):
-        yield "found by", f"index {search['index']}, with a recall of {search['recall']:.1%}"
-    yield "seed", str(coreset.seed)
-    if coreset.fingerprint:
-        yield "feature", f"{parameters['representation']}, recipe {coreset.fingerprint}"
-    if parameters["missing"]:
-        yield "left out", f"{count_of(parameters['missing'], 'eligible row')} without the feature"
-    if coreset.distance is not None:
-        yield "distance", f"{coreset.distance:.4f}, mean over the examples of 1 - nearest cosine"
-    if coreset.mmd is not None:
-        yield "MMD", f"{coreset.mmd:.4f}, between the examples and the rows, by the cosine"
-
-
-def _rules(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The rules of the request that are set."""
-    for name, value in rules.items():
-        values = value if isinstance(value, list) else [value]
-        if value not in (None, []):
-            yield name.replace("_", " "), ", ".join(map(_rule_value, values))
-
-
-def _rule_value(value: Any) -> str:
-    """A value as it was given; an evaluation or a coreset by its name, with its size."""
-    if not isinstance(value, dict):
-        return str(value)
-    name = value.get("name") or value.get("coreset")
-    sizes = [
-        count_of(value[f"{noun}s"], noun) for noun in ("example", "row") if f"{noun}s" in value
-    ]
-    return f"{name} ({', '.join(sizes)})" if sizes else str(name)
-
-
-def _budget(coreset: Coreset) -> str:
-    used = coreset.parameters["tokens"]
-    budget = coreset.budget if used is None else f"{coreset.budget} ({used:,} used)"
-    if not coreset.short_by:
-        return budget
-    missing = count_of(coreset.short_by, "row" if used is None else "token")
-    return f"{budget}; short by {missing}, because the eligible rows ran out"
-
-
-def _corpora(coreset: Coreset) -> list[dict[str, object]]:
-    total = sum(share.pool for share in coreset.mix)
-    return [
-        {
-            "corpus": share.corpus,
-            "picked": share.picked,
-            "of the picks": f"{share.picked / len(coreset):.1%}",
-            "in the pool": share.pool,
-            "of the pool": f"{share.pool / total:.1%}",
-        }
-        for share in coreset.mix
-        if share.picked
-    ]
-
-
-def coreset_json(coreset: Coreset) -> dict[str, Any]:
-    """A coreset as JSON values: how it was made, where its rows come from, and their ids."""
-    mix = [asdict(share) for share in coreset.mix]
-    return {
-        **coreset.row(),
-        "parameters": coreset.parameters,
-        "created_at": coreset.created_at.isoformat(),
-        "mmd": coreset.mmd,
-        "mix": mix,
-        "notes": list(coreset.notes),
-        "ids": coreset.ids,
-    }
 
 
 @click.command()

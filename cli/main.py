@@ -14,6 +14,7 @@ import click
 
 from ..schemas.errors import AmbiguousFormatError, CoresetDBError
 from ..schemas.version import VERSION
+from .store_argument import HELP, StoreArgument
 
 COMMANDS = {
     "init": ("pool", "Create an empty store."),
@@ -55,6 +56,9 @@ class Commands(click.Group):
         name, short_help = COMMANDS[cmd_name]
         command = getattr(importlib.import_module(f"..{name}", __name__), f"{cmd_name}_command")
         command.short_help = short_help
+        for each in command.commands.values() if isinstance(command, click.Group) else [command]:
+            if any(isinstance(param, StoreArgument) for param in each.params):
+                each.epilog = HELP
         return command
 
     def resolve_command(
@@ -83,6 +87,8 @@ def commands() -> None:
         coresetdb ingest pool data/*.jsonl
         coresetdb target add pool gsm8k examples.jsonl
         coresetdb select pool gsm8k --budget 1000 --out coreset.jsonl
+
+    Where the environment variable CORESETDB_STORE names a store, it may be left out.
     """
 
 

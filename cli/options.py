@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .store_argument import StoreArgument
+
 if TYPE_CHECKING:
     from ..database import Database
 
 
-store_argument = click.argument("store", metavar="STORE")
+store_argument = click.argument("store", cls=StoreArgument)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 limit_option = click.option(
     "--limit", type=click.IntRange(min=1), help="Read no more than this many records."

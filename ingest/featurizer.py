@@ -22,8 +22,8 @@ from ..store.catalog import Artifact
 from .columns import joined, no_rows, spread, to_arrow
 from .conversations.chat_template import RowRefusedError
 from .conversations.tokenization import Encoded, response_alone
-from .models.backbone import give_back_freed
-from .models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
+from .models import batches
+from .models.backbone import release_freed_memory
 from .models.batches import Side as Padding
 from .passes.reducer import Pass, PassInputs, Side
 from .representations import registry
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 FULL_LOGIT_ELEMENTS = 1 << 28
 """Logits of a batch (1 GB in float32) where the model's head cannot be applied to slices."""
-GIVE_BACK_SECONDS = 60.0
-"""About the time of a commit. Freeing half a GB takes 0.02 s, touching it again 0.2 s."""
+RELEASE_SECONDS = 60.0
+"""Between releases of freed memory; about the time of a commit. Releasing half a GB takes 0.02 s,
+touching it again 0.2 s."""
 
 PassKey = tuple[str, str]
 """A run of the model: its view of the rows, and the digest of its adapter ("" for none)."""
@@ -84,7 +85,7 @@ class _SharedPass:
     """A run of the model for all tasks that need it.
 
     Attributes:
-        users: index of a task -> the task, the pass by its own name, and what it takes from it.
+        users: index of a task -> the task, the pass by its own name, and what the pass gives it.
         rows: the tokens that the model is shown of every row.
         chosen: (n,) int64, indices of the rows that any user reads.
     """
@@ -128,7 +129,7 @@ class Featurizer:
         self.padding: Padding = side
         self.artifacts = dict(artifacts or {})
         self.seconds: dict[PassKey | str, float] = {}
-        self._gave_back = time.monotonic()
+        self._released_at = time.monotonic()
         self._tasks = [
             _Task(recipe, registry.get(recipe.representation), self.setup(recipe))
             for recipe in recipes
@@ -137,8 +138,7 @@ class Featurizer:
             _require_version(task)
             _require_backbone(task, backbone)
         if tokens_per_batch is None:
-            cpu = backbone.device.type == "cpu"
-            tokens_per_batch = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
+            tokens_per_batch = batches.tokens_per_batch(backbone.device)
         if not backbone.plain_head:
             most = FULL_LOGIT_ELEMENTS // backbone.info.vocabulary
             tokens_per_batch = max(1, min(tokens_per_batch, most))
@@ -161,9 +161,9 @@ class Featurizer:
             of: whether they are candidates or a target's examples.
         """
         table = self.table(self.compute(instructions, on_batch, of))
-        if time.monotonic() - self._gave_back >= GIVE_BACK_SECONDS:
-            give_back_freed()
-            self._gave_back = time.monotonic()
+        if time.monotonic() - self._released_at >= RELEASE_SECONDS:
+            release_freed_memory()
+            self._released_at = time.monotonic()
         return table
 
     def table(self, features: Features) -> pa.Table:
@@ -179,7 +179,7 @@ class Featurizer:
             )
         ]
         fields = [field for recipe in self.recipes for field in self.fields(recipe)]
-        arrays = [pa.array(own, field.type) for own, field in zip(counts, COUNTS, strict=True)]
+        arrays = [pa.array(count, field.type) for count, field in zip(counts, COUNTS, strict=True)]
         arrays += [to_arrow(features.columns[field.name], field.type) for field in fields]
         return pa.Table.from_arrays(arrays, schema=pa.schema([*COUNTS, *fields]))
 
@@ -204,16 +204,18 @@ class Featurizer:
         """Return the same for rows whose tokens are known."""
         usable = {index: row for index, row in enumerate(encoded) if isinstance(row, Encoded)}
         rows, places = list(usable.values()), list(usable)
-        given = [instructions[index] for index in places]
+        encodable = [instructions[index] for index in places]
         device = str(self.backbone.device)
         tasks = [
             replace(task, setup=replace(task.setup, side=of, device=device)) for task in self._tasks
         ]
         columns: dict[str, np.ndarray] = {}
-        features = self._features_of(tasks, rows, given, on_batch) if rows else self._no_features()
-        for recipe, own in zip(self.recipes, features, strict=True):
+        features = (
+            self._features_of(tasks, rows, encodable, on_batch) if rows else self._no_features()
+        )
+        for recipe, columns_of_recipe in zip(self.recipes, features, strict=True):
             renamed = registry.columns_of(recipe)
-            for name, values in own.items():
+            for name, values in columns_of_recipe.items():
                 columns[renamed[name]] = spread(values, places, len(encoded))
             reason = columns[renamed[f"{recipe.representation}_reason"]]
             for index, row in enumerate(encoded):
@@ -248,21 +250,21 @@ class Featurizer:
         on_batch: Callable[[int, int], None] | None,
     ) -> list[dict[str, np.ndarray]]:
         """Return each task's columns over rows with tokens."""
-        passed: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in tasks]
+        of_passes: list[dict[Pass, dict[str, np.ndarray]]] = [{} for _ in tasks]
         runs = _shared_passes(tasks, rows)
         tokens = sum(run.tokens() for run in runs)
         progress = BatchProgress(on_batch, len(rows), sum(map(len, rows)), tokens)
         for run in runs:
             with self._timed(run.key):
                 for index, columns in self._columns(run, progress).items():
-                    passed[index][run.users[index][1]] = columns
+                    of_passes[index][run.users[index][1]] = columns
         features: list[dict[str, np.ndarray]] = []
-        for task, own in zip(tasks, passed, strict=True):
+        for task, passed in zip(tasks, of_passes, strict=True):
             with self._timed(task.recipe.fingerprint):
                 features.append(
                     task.representation.compute(instructions, task.setup)
                     or _on_own_backbone(task, instructions)
-                    or task.representation.finish(rows, own, task.setup)
+                    or task.representation.finish(rows, passed, task.setup)
                 )
         progress.done()
         return features
@@ -289,27 +291,26 @@ class Featurizer:
         self, run: _SharedPass, progress: BatchProgress
     ) -> dict[int, dict[str, np.ndarray]]:
         """Run the model; return index of a user -> its reducers' columns over all rows."""
-        from .models.batches import batches_of
         from .passes.forward import run_pass
 
         adapter = self.artifacts[run.key[1]] if run.key[1] else None
         order: list[int] = []
         parts: dict[int, list[Mapping[str, np.ndarray]]] = {index: [] for index in run.users}
         chosen = [run.rows[index] for index in run.chosen]
-        for members, batch in batches_of(
+        for members, batch in batches.batches_of(
             self.backbone, chosen, self.tokens_per_batch, self.padding
         ):
-            readers = {
+            reducers = {
                 index: (inputs, task.representation.reducer(model_pass, batch, task.setup))
                 for index, (task, model_pass, inputs) in run.users.items()
             }
-            run_pass(self.backbone, batch, list(readers.values()), adapter)
-            for index, (_, reducer) in readers.items():
+            run_pass(self.backbone, batch, list(reducers.values()), adapter)
+            for index, (_, reducer) in reducers.items():
                 parts[index].append(reducer.columns())
             order += members
             progress.saw(sum(map(len, batch.rows)))
         places = run.chosen[order]
-        return {index: joined(own, places, len(run.rows)) for index, own in parts.items()}
+        return {index: joined(columns, places, len(run.rows)) for index, columns in parts.items()}
 
 
 def _on_own_backbone(
@@ -361,10 +362,10 @@ def _require_backbone(task: _Task, backbone: Backbone) -> None:
     recipe = task.recipe
     identity = task.representation.identity(backbone.info, recipe.options)
     if recipe.backbone != identity:
-        ours = Recipe("", 0, {}, identity)
+        current = Recipe("", 0, {}, identity)
         raise FingerprintError(
             f"the recipe of {recipe.representation} was made with another backbone than "
             f"{backbone.info.name} (different: "
-            f"{'; '.join(difference(ours, Recipe('', 0, {}, recipe.backbone)))}). "
+            f"{'; '.join(difference(current, Recipe('', 0, {}, recipe.backbone)))}). "
             "Load the store's own backbone"
         )

@@ -13,6 +13,7 @@ so that a question to the user comes before the work.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import AmbiguousFormatError, InputError, UsageError
+from ..schemas.errors import InputError, UsageError
 from ..schemas.instruction import Instruction, Record, Reject, unusable
 from ..schemas.progress import Progress, Silence
 from .importers.detection import (
@@ -35,12 +36,16 @@ from .importers.end_markers import EndMarkers, is_nothing_else
 from .importers.importer import Parsed, Rejected, kind_of
 from .importers.media import media_of
 from .importers.roles import UnknownRoles
+from .importers.turns import are_turns
+from .readers.dataset_names import corpus_of
 from .readers.decoding import BadRecord, Row, excerpt_of
-from .readers.in_memory import InMemory, is_in_memory, sources_in
+from .readers.folders import passed_over_sentences
+from .readers.in_memory import InMemory, sources_in
 from .readers.json_rows import why_invalid
-from .readers.locations import NAMES, PACKED, STDIN, can_be_read_again, copy_of, find_files
+from .readers.locations import STDIN, can_be_read_again, copy_of, look_up
 from .readers.opening import Hints, Opened, open_rows
 from .readers.options import ReadOptions
+from .readers.remarks import NO_UTF8, NOT_FINITE
 
 if TYPE_CHECKING:
     import datasets
@@ -63,6 +68,8 @@ if TYPE_CHECKING:
 SAMPLE_RECORDS = 50
 SAMPLE_ROWS = 1000
 SAMPLE_BYTES = 32_000_000
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+"""What an importer may raise over a value that nobody expected."""
 
 
 class Source(Protocol):
@@ -70,8 +77,9 @@ class Source(Protocol):
 
     `decision` says in words how it is read. `size` is in bytes (None where it cannot be known),
     `bytes_read` how much of it has been read so far; `xxh3`, `fault` (why a file broke half-way)
-    and `remarks` (what to say about its records) hold after the last record. `notices` are what its
-    first records say already.
+    and `remarks` (what to say about its records and values) hold after the last record. `notices`
+    are what its first records say already. `vectors` are columns that were left out because they
+    hold vectors.
     """
 
     @property
@@ -96,6 +104,8 @@ class Source(Protocol):
     def notices(self) -> list[str]: ...
     @property
     def remarks(self) -> list[str]: ...
+    @property
+    def vectors(self) -> list[str]: ...
 
     def __iter__(self) -> Iterator[Record | Reject]: ...
     def finish(self) -> None:
@@ -108,7 +118,7 @@ class SourceFile:
 
     Attributes:
         file: absolute path, address, "-", or a name such as `<list>` for data in memory.
-        corpus: `--corpus`, or the file's name without its endings; "memory" for data in memory.
+        corpus: `--corpus`, or the name of the file's data set (readers/dataset_names.py).
         options: how it is read.
         decision: the format and the container in words, for the user.
         format: name of the importer ("none" for a file without any record).
@@ -119,7 +129,7 @@ class SourceFile:
 
     def __init__(self, file: str, options: ReadOptions, opened: Opened) -> None:
         self.file = file
-        self.corpus = options.corpus or stem_of(file)
+        self.corpus = options.corpus or corpus_of(file)
         self.size = opened.size
         self.xxh3 = ""
         self.fault: InputError | None = None
@@ -151,17 +161,33 @@ class SourceFile:
 
     @property
     def remarks(self) -> list[str]:
-        """What to say about the records that were read so far."""
-        return [*self._ends.sentences(), *self._unknown_roles.sentences()]
+        """What to say about the records that were read so far, and which values were lost."""
+        return [
+            *self._ends.sentences(),
+            *self._unknown_roles.sentences(),
+            *self._opened.remarks.sentences(),
+        ]
+
+    @property
+    def vectors(self) -> list[str]:
+        """Columns that are left out because they hold vectors."""
+        return list(self._opened.table.left_out) if self._opened.table else []
 
     def _look_at(self, objects: list[dict[str, Any]]) -> list[str]:
         """What the first records say about all of them."""
-        ends, self._ends = self._ends, EndMarkers(self.options.strip_end)
+        if self._detected is None:
+            return []
+        ends = EndMarkers(self.options.strip_end)
         for value in objects:
-            for _ in self._records_of(0, value):
-                pass
-        seen, self._ends, self._unknown_roles = self._ends, ends, UnknownRoles()
-        return seen.sentences("first ")
+            try:
+                for item in self._detected.importer.read(
+                    self._detected.renamed(value), self.options
+                ):
+                    if isinstance(item, Parsed):
+                        ends.admit(item.instruction)
+            except (Rejected, RecursionError, *UNREADABLE):
+                continue  # it is rejected when its turn comes
+        return ends.sentences("first ")
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Records and rejects in the order of the source.
@@ -205,7 +231,7 @@ class SourceFile:
             yield self._reject(line, rejected.reason, value)
         except RecursionError:
             yield self._reject(line, "nested too deeply", "")
-        except ValueError as error:
+        except UNREADABLE as error:
             yield self._reject(line, f"unreadable value: {error}", value)
 
     def _admit(self, line: int, parsed: Parsed, value: Any) -> Record | Reject:
@@ -219,15 +245,40 @@ class SourceFile:
         reason = unusable(instruction, allow_empty_answer=empty_ok)
         if reason is not None:
             return self._reject(line, reason, value)
-        metadata = "{}"
-        if parsed.metadata:
-            try:
-                metadata = canonical_json(parsed.metadata)
-            except ValueError:
-                return self._reject(line, "number out of range in the metadata", value)
-        if not _has_utf8(metadata) or not _has_utf8(parsed.source_id or ""):
-            return self._reject(line, "lone surrogate: the metadata has no UTF-8 form", value)
-        return Record(instruction, self.corpus, self.file, line, parsed.source_id, metadata)
+        source_id = parsed.source_id
+        if source_id is not None and not _has_utf8(source_id):
+            self._opened.remarks.lose(NO_UTF8, "id")
+            source_id = None
+        metadata = self._metadata_text(parsed.metadata)
+        return Record(instruction, self.corpus, self.file, line, source_id, metadata)
+
+    def _metadata_text(self, metadata: dict[str, Any]) -> str:
+        """Canonical JSON; a value that has no form in it becomes null and is counted."""
+        try:
+            text = canonical_json(metadata)
+            if _has_utf8(text):
+                return text
+        except ValueError:  # NaN or an infinity
+            pass
+        return canonical_json(
+            {
+                _in_utf8(name): self._sayable(value, _in_utf8(name))
+                for name, value in metadata.items()
+            }
+        )
+
+    def _sayable(self, value: Any, column: str) -> Any:
+        if isinstance(value, dict):
+            return {_in_utf8(name): self._sayable(each, column) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self._sayable(each, column) for each in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            self._opened.remarks.lose(NOT_FINITE, column)
+            return None
+        if isinstance(value, str) and not _has_utf8(value):
+            self._opened.remarks.lose(NO_UTF8, column)
+            return None
+        return value
 
     def _reject(self, line: int, reason: str, value: Any) -> Reject:
         return Reject(self.corpus, self.file, line, reason, excerpt_of(_as_text(value)))
@@ -260,6 +311,7 @@ def open_source(
         plain_text=plain,
         unescape=options.unescape,
         is_record=lambda record: is_record(record, options),
+        are_turns=are_turns,
         header=lambda first, second: header_of(file, first, second, options),
         names=lambda width: names_without_header(width, options),
     )
@@ -275,19 +327,6 @@ def open_source(
 def _of_file(fault: InputError, file: str) -> InputError:
     """The same fault, with the name of the file instead of that of its copy."""
     return type(fault)(file, fault.problem, fault.advice)
-
-
-def stem_of(file: str) -> str:
-    """The name of a file without folder, packing and ending; else "stdin" or "memory"."""
-    if file == STDIN or is_in_memory(file):
-        return "stdin" if file == STDIN else "memory"
-    name = file.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
-    for ending in PACKED:
-        name = name.removesuffix(ending)
-    for ending in (*NAMES, ".txt", ".tab", ".lance"):
-        if name.lower().endswith(ending) and len(name) > len(ending):
-            return name[: -len(ending)]
-    return name
 
 
 def _sample(file: str, opened: Opened) -> list[Row]:
@@ -346,6 +385,11 @@ def _has_utf8(text: str) -> bool:
     return True
 
 
+def _in_utf8(text: str) -> str:
+    """The same text, with escapes for what UTF-8 cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _as_text(value: Any) -> str:
     """A rejected value as it may have stood in the file."""
     if isinstance(value, str):
@@ -363,11 +407,23 @@ def find_sources(data: SourceData) -> list[str | InMemory]:
         NoSuchFileError: a name matches nothing.
         UsageError: something is neither a path nor rows; the message says what is accepted.
     """
+    return _find_sources(data)[0]
+
+
+def _find_sources(data: SourceData) -> tuple[list[str | InMemory], dict[str, str]]:
+    """As `find_sources`; and what was passed over in folders, path -> reason."""
+    named = sources_in(data)
+    paths = [source for source in named if isinstance(source, str)]
     entries: dict[str | InMemory, None] = {}
-    for source in sources_in(data):
-        files = [source] if isinstance(source, InMemory) else find_files([source])
-        entries.update(dict.fromkeys(files))
-    return list(entries)
+    passed_over: dict[str, str] = {}
+    for source in named:
+        if isinstance(source, InMemory):
+            entries[source] = None
+            continue
+        found = look_up([source], alone=len(paths) == 1)
+        entries.update(dict.fromkeys(found.files))
+        passed_over.update(found.passed_over)
+    return list(entries), passed_over
 
 
 @dataclass(frozen=True)
@@ -378,9 +434,10 @@ class SourceList:
         entries: readable files and data in memory, in order.
         options: how they are read.
         bytes: of all of them; None where a size is not known.
-        unreadable: what is wrong with the others.
+        unreadable: what is wrong with the others; one that breaks later is added.
         held: sources that cannot be opened twice (standard input, pipes), by path.
         copies: where the bytes of such sources lie instead, if they were copied.
+        passed_over: files in folders that hold no data: path -> reason.
     """
 
     entries: list[str | InMemory]
@@ -389,15 +446,22 @@ class SourceList:
     unreadable: list[InputError]
     held: dict[str, SourceFile]
     copies: dict[str, str] = field(default_factory=dict)
+    passed_over: dict[str, str] = field(default_factory=dict)
 
     def sources(self) -> Iterator[SourceFile]:
         """The sources, each opened when its turn comes; again and again, if copies were made."""
         for entry in self.entries:
             if isinstance(entry, InMemory):
                 yield open_source(entry, self.options)
-            else:
-                held = self.held.get(entry)
-                yield held or open_source(entry, self.options, self.copies.get(entry))
+                continue
+            held = self.held.get(entry)
+            try:
+                source = held or open_source(entry, self.options, self.copies.get(entry))
+            except InputError as error:  # it has changed since it was looked at
+                if str(error) not in map(str, self.unreadable):
+                    self.unreadable.append(error)
+                continue
+            yield source
 
 
 def open_sources(
@@ -406,20 +470,23 @@ def open_sources(
     copies: str | None = None,
     progress: Progress | None = None,
 ) -> SourceList:
-    """Find the sources and open each once.
+    """Find the sources and open each once; of several, one that cannot be read is left out.
 
     Args:
         data: files, folders, globs, addresses, or data in memory.
         copies: a folder to copy files into that can be read only once.
-        progress: is told of every copy.
+        progress: is told of every copy, of what is passed over and of what cannot be read.
 
     Raises:
-        InputError: nothing is found, or the only file cannot be read.
-        AmbiguousFormatError: the format of a source is not clear; nothing has been ingested yet.
+        InputError: nothing is found, or no source can be read.
+        AmbiguousFormatError: the format of the only source is not clear.
         UsageError: the options name a format, column or encoding that does not exist, or `data` is
             nothing that can be read.
     """
-    found = find_sources(data)
+    progress = progress or Silence()
+    found, passed_over = _find_sources(data)
+    for sentence in passed_over_sentences(passed_over):
+        progress.say(sentence)
     entries: list[str | InMemory] = []
     unreadable: list[InputError] = []
     sizes: list[int | None] = []
@@ -429,15 +496,14 @@ def open_sources(
         copy = None
         if copies and isinstance(entry, str) and not can_be_read_again(entry):
             name = "standard input" if entry == STDIN else entry
-            (progress or Silence()).say(f"{name}: copied to {copies} first, to be read twice")
+            progress.say(f"{name}: copied to {copies} first, to be read twice")
             copy = copied[entry] = copy_of(entry, copies)
         try:
             source = open_source(entry, options, copy)
-        except AmbiguousFormatError:
-            raise
         except InputError as error:
             if len(found) == 1:
                 raise
+            progress.say(f"NOT read: {error}")
             unreadable.append(error)
             continue
         entries.append(entry)
@@ -446,8 +512,10 @@ def open_sources(
             held[entry] = source
         else:
             source.finish()
+    if not entries:
+        raise unreadable[0]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    return SourceList(entries, options, total, unreadable, held, copied)
+    return SourceList(entries, options, total, unreadable, held, copied, passed_over)
 
 
 @dataclass(frozen=True)
@@ -484,7 +552,9 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
     examples = Examples([], 0, [], [])
     read = 0
     names: list[str] = []
-    for entry in find_sources(data):
+    found, passed_over = _find_sources(data)
+    examples.decisions.extend(passed_over_sentences(passed_over))
+    for entry in found:
         source = open_source(entry, options)
         names.append(source.file)
         examples.decisions.append(f"{source.file}: {source.decision}")

@@ -162,8 +162,8 @@ def _check_resumed(
     sample: Sample,
     backbone: Backbone,
 ) -> None:
-    """Check that a fit makes no output again that it is given as kept."""
-    kept = {
+    """Check that a fit makes no output again that `fitting.artifacts` already has."""
+    existing = {
         output: cache.load(content, output)
         for job in jobs.values()
         for output, content in job.outputs(cache).items()
@@ -174,8 +174,8 @@ def _check_resumed(
         repeated.append(output)
         return artifact
 
-    fit.run(Fitting(backbone, sample, kept, keep, lambda share, said: None))
-    assert not repeated, f"{name}: made {', '.join(repeated)} again, which `kept` has"
+    fit.run(Fitting(backbone, sample, existing, keep, lambda share, said: None))
+    assert not repeated, f"{name}: made {', '.join(repeated)} again, which `artifacts` has"
 
 
 def _weights(backbone: Backbone) -> list[float]:
@@ -332,15 +332,15 @@ def _check_comparison(recipe: Recipe, backbone: Backbone, fits: Fitted) -> None:
     rows = conversations()[:-1]
     featurizer = _featurizer(recipe, backbone, fits, 4096)
     target = featurizer.compute(rows[:12], of="target")
-    encoded = [each for each in target.encoded if isinstance(each, Encoded)]
+    encoded = [row for row in target.encoded if isinstance(row, Encoded)]
     own = {name: target.columns[stored] for name, stored in columns_of(recipe).items()}
-    facts = representation.target_artifact(
+    target_artifact = representation.target_artifact(
         backbone, encoded, own, featurizer.setup(recipe, of="target")
     )
-    if facts is not None:
-        assert isinstance(Artifact.unpack(facts.pack()), Artifact)
+    if target_artifact is not None:
+        assert isinstance(Artifact.unpack(target_artifact.pack()), Artifact)
     scorer = representation.scorer(
-        recipe.options, fits.artifacts, facts, dict(representation.query_defaults)
+        recipe.options, fits.artifacts, target_artifact, dict(representation.query_defaults)
     )
     if scorer is None:
         return

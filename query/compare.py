@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,16 @@ class Mix:
 
 
 @dataclass(frozen=True)
+class Pulled:
+    """How many rows of both a target pulled, and how many that both have it pulled in both."""
+
+    target: str
+    first: int
+    second: int
+    both: int
+
+
+@dataclass(frozen=True)
 class Lengths:
     """How long the rows of both are.
 
@@ -108,6 +119,7 @@ class SideBySide(PrintedResult):
         prefixes: the overlap of the first 10, 100, ... rows of both.
         corpora: side by side, the most different first.
         lengths: of prompt, response and whole row.
+        pulled: rows that each target pulled, where a side has several.
         measured: both distances of each, to every target of the two, by every feature that allows.
         notes: sentences for the user.
     """
@@ -125,6 +137,7 @@ class SideBySide(PrintedResult):
     lengths: tuple[Lengths, ...]
     measured: tuple[Measured, ...]
     notes: tuple[str, ...] = ()
+    pulled: tuple[Pulled, ...] = ()
 
     def __repr__(self) -> str:
         order = "" if self.spearman is None else f", rank correlation {self.spearman:.2f}"
@@ -174,6 +187,7 @@ def compare(store: Store, first: str, second: str) -> SideBySide:
         lengths=_lengths(store, pair),
         measured=tuple(measured),
         notes=tuple(dict.fromkeys(notes)),
+        pulled=_pulled(*pair),
     )
 
 
@@ -225,6 +239,20 @@ def _corpora(first: Coreset, second: Coreset) -> tuple[Mix, ...]:
             rows.append(Mix(share.corpus, ours, theirs, share.pool, *shares))
     rows.sort(key=lambda row: (-abs(row.first_share - row.second_share), row.corpus))
     return tuple(rows)
+
+
+def _pulled(first: Coreset, second: Coreset) -> tuple[Pulled, ...]:
+    if max(len(first.targets), len(second.targets)) < 2:
+        return ()
+    ours, theirs = (
+        dict(zip(each.ids, each.members["target"].to_pylist(), strict=True))
+        for each in (first, second)
+    )
+    same = Counter(target for id, target in ours.items() if theirs.get(id) == target)
+    return tuple(
+        Pulled(target, first.pulled.get(target, 0), second.pulled.get(target, 0), same[target])
+        for target in dict.fromkeys((*first.targets, *second.targets))
+    )
 
 
 def _lengths(store: Store, pair: Sequence[Coreset]) -> tuple[Lengths, ...]:
@@ -292,6 +320,17 @@ def comparison_lines(side_by_side: SideBySide) -> list[str]:
         "Corpora",
         text_table([_mix_row(side_by_side, mix) for mix in side_by_side.corpora]),
     ]
+    if side_by_side.pulled:
+        rows = [
+            {
+                "target": pulled.target,
+                f"pulled in {first.name}": pulled.first,
+                f"in {second.name}": pulled.second,
+                "in both": pulled.both,
+            }
+            for pulled in side_by_side.pulled
+        ]
+        lines += ["", "Rows that each target pulled", text_table(rows)]
     lengths = [row for length in side_by_side.lengths for row in _length_rows(side_by_side, length)]
     lines += ["", "Lengths in tokens", text_table(lengths)]
     if side_by_side.measured:

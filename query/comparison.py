@@ -222,7 +222,7 @@ def scorer_of(
     scorer = feature.representation.scorer(
         recipe.options,
         LazyArtifacts(store, recipe.artifacts),
-        queries.facts if queries else None,
+        queries.artifact if queries else None,
         method.asked,
     )
     if scorer is None:

@@ -19,6 +19,7 @@ from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.rows import keys_under
 from .names import LONGEST, name_lock
+from .origins import Origin, origins
 from .result_rows import ResultRows
 from .snapshot import Snapshot
 
@@ -61,6 +62,7 @@ class Coreset(ResultRows):
         members: rank (from 1), id, score, target, query, corpus; in order of rank.
         mix: corpora of the pool, most picked first.
         notes: sentences for the user; those on its rules are kept with the parameters.
+        saved: whether the store keeps it; not after a dry run, nor where the store is read-only.
     """
 
     store: Store = field(compare=False)
@@ -81,6 +83,7 @@ class Coreset(ResultRows):
     members: pa.Table
     mix: tuple[CorpusCount, ...]
     notes: tuple[str, ...] = ()
+    saved: bool = True
 
     @property
     def mmd(self) -> float | None:
@@ -94,6 +97,31 @@ class Coreset(ResultRows):
     def ids(self) -> list[str]:
         """Ids of the rows, best first."""
         return self.members["id"].to_pylist()
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """Weight of each target, as recorded; empty where they took turns row by row."""
+        return self.parameters.get("weights", {})
+
+    @property
+    def pulled(self) -> dict[str, int]:
+        """How many rows each of its targets pulled; empty by methods that no target takes part in.
+
+        In the order of the targets.
+        """
+        counts = Counter(self.members["target"].drop_null().to_pylist())
+        return {target: counts[target] for target in self.targets} if counts else {}
+
+    def origins(self, field: str) -> list[Origin]:
+        """Count the values of a field among its rows and in the pool, most picked first.
+
+        Args:
+            field: a column of the pool or a metadata field, such as `lang`.
+
+        Raises:
+            UsageError: the pool has no such field, or it is not one value a row.
+        """
+        return origins(self.store, self.ids, self.pool_version, field)
 
     def __len__(self) -> int:
         return self.members.num_rows
@@ -117,7 +145,7 @@ class Coreset(ResultRows):
             for share in self.mix
             if share.picked
         ]
-        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+        return "\n".join([*lines, *pulled_lines(self), *(f"  {note}" for note in self.notes)])
 
     def row(self) -> dict[str, Any]:
         """Return the row of the table `coresets`."""
@@ -138,6 +166,38 @@ class Coreset(ResultRows):
             "query_hash": self.query_hash,
             "created_at": self.created_at,
         }
+
+
+def pulled_lines(coreset: Coreset) -> list[str]:
+    """Return a line for each of several targets: what it pulled, and its weight."""
+    return [
+        f"  for {share['target']}: {count_of(share['rows'], 'row')} ({share['share']}"
+        + (f", weight {share['weight']})" if "weight" in share else ")")
+        for share in pulled_shares(coreset)
+    ]
+
+
+def pulled_shares(coreset: Coreset) -> list[dict[str, Any]]:
+    """Return what each of several targets pulled: target, weight, rows, tokens, share.
+
+    Weight only where targets have one, and tokens where these shared a budget in tokens.
+    """
+    if len(coreset.targets) < 2:
+        return []
+    tokens = coreset.parameters.get("target_tokens")
+    counted = coreset.pulled if tokens is None else tokens
+    total = max(sum(counted.values()), 1)
+    of = "of the picks" if tokens is None else "of the tokens"
+    return [
+        {
+            "target": target,
+            **({"weight": coreset.weights[target]} if coreset.weights else {}),
+            "rows": rows,
+            **({} if tokens is None else {"tokens": tokens.get(target, 0)}),
+            "share": f"{counted.get(target, 0) / total:.1%} {of}",
+        }
+        for target, rows in coreset.pulled.items()
+    ]
 
 
 def tag_of(name: str, table: str = "pool") -> str:
@@ -336,8 +396,11 @@ def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:
         notes.append("leakage was allowed: no row was compared with the examples' text")
     elif "leakage" not in rules:
         notes.append("nothing was checked for leakage: there is neither a target nor an evaluation")
-    if rules.get("leakage", {}).get("left_out"):
-        notes.append(_leakage_note(rules["leakage"]))
+    leakage = rules.get("leakage", {})
+    if asked["evaluations"] and "compared" in leakage:
+        notes.append(_checked_note(leakage))
+    if leakage.get("left_out"):
+        notes.append(_leakage_note(leakage))
     notes += [
         f"{evaluation['name']}: {remark}"
         for evaluation in asked["evaluations"]
@@ -358,6 +421,14 @@ def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:
     if "distinct" in rules:
         notes += _distinct_notes(rules["distinct"], asked["distinct"])
     return notes
+
+
+def _checked_note(leakage: Mapping[str, Any]) -> str:
+    sources = [f"{count_of(number, 'example')} of {of}" for of, number in leakage["of"].items()]
+    last = sources.pop()
+    listed = f"{', '.join(sources)} and {last}" if sources else last
+    none = "" if leakage["left_out"] else "; none gives one away"
+    return f"checked for leakage: {count_of(leakage['compared'], 'row')} against {listed}{none}"
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ class Queries:
         target: its name.
         ids: of the examples that have the feature, (M,).
         vectors: (M, d) float16 where rows are compared by cosine, None otherwise.
-        facts: the artifact of the target as a whole, where a scorer needs one.
+        artifact: of the target as a whole, where a scorer needs one.
         units: of all examples together, (n,) int64, where sets are covered.
         words: of each example, (n,) int32, where words are counted.
         missing: how many examples lack the feature and are ignored.
@@ -45,7 +45,7 @@ class Queries:
     target: str
     ids: tuple[str, ...]
     vectors: np.ndarray | None = None
-    facts: Artifact | None = None
+    artifact: Artifact | None = None
     units: np.ndarray | None = None
     words: tuple[np.ndarray, ...] | None = None
     missing: int = 0
@@ -56,9 +56,9 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
 
     Raises:
         UsageError: there is no such target (the message names those most like it), or the feature
-            can make nothing of it.
+            cannot use it.
         MissingFeatureError: none of its examples has the feature, or it was never made for them.
-        FingerprintError: its features were made otherwise than the pool's.
+        FingerprintError: its features were made by another recipe than the pool's.
     """
     store, table = snapshot.store, snapshot.targets
     columns = ["id", "position"]
@@ -78,22 +78,21 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
     present = np.asarray(column.is_valid())
     if not present.any():
         raise MissingFeatureError(_all_lack_it(store, target, feature, rows))
-    kept = tuple(id for id, has_it in zip(ids, present, strict=True) if has_it)
+    present_ids = tuple(id for id, has_it in zip(ids, present, strict=True) if has_it)
     missing = int((~present).sum())
     if feature.column:
         vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, feature.width)
-        return Queries(target, kept, vectors, missing=missing)
+        return Queries(target, present_ids, vectors, missing=missing)
     if feature.representation.sets:
         units = np.unique(column.flatten().to_numpy()).astype(np.int64)
-        return Queries(target, kept, units=units, missing=missing)
+        return Queries(target, present_ids, units=units, missing=missing)
     if feature.representation.terms:
-        words = tuple(np.array(each, np.int32) for each in column.drop_null().to_pylist())
-        return Queries(target, kept, words=words, missing=missing)
+        words = tuple(np.array(example, np.int32) for example in column.drop_null().to_pylist())
+        return Queries(target, present_ids, words=words, missing=missing)
     if comparison_of(feature.representation) == "target_scorer":
-        return Queries(
-            target, kept, facts=_target_artifact(store, target, feature, ids), missing=missing
-        )
-    return Queries(target, kept, missing=missing)
+        artifact = _target_artifact(store, target, feature, ids)
+        return Queries(target, present_ids, artifact=artifact, missing=missing)
+    return Queries(target, present_ids, missing=missing)
 
 
 def query_hash(queries: Sequence[Queries], feature: Feature | None) -> str | None:
@@ -131,7 +130,7 @@ def _refuse_other_artifact(store: Store, target: str, feature: Feature, ids: Seq
     artifacts = store.dataset("artifacts").to_table(
         columns=["fingerprint"], filter=f"name = {literal(artifact_name(ids))}"
     )
-    others = [recipe_of(store, each) for each in artifacts["fingerprint"].to_pylist()]
+    others = [recipe_of(store, fingerprint) for fingerprint in artifacts["fingerprint"].to_pylist()]
     for other in others:
         if other and other.representation == feature.recipe.representation:
             raise FingerprintError(

@@ -19,7 +19,7 @@ from ..selectors.reductions import (
     WordSimilarity,
     WordTotals,
 )
-from ..selectors.round_robin import take_turns
+from ..selectors.round_robin import take_turns, take_weighted_turns
 from ..selectors.selector import Passes, Ranking, Task
 from .comparison import Comparison, QueryGroup
 from .methods import Method
@@ -57,6 +57,19 @@ class Picks:
         )
 
 
+@dataclass(frozen=True)
+class Shares:
+    """How several targets share a selection, where they do not take turns row by row.
+
+    Attributes:
+        weights: of the query groups in their order, whole numbers above 0.
+        sizes: of rows by their keys (n, 2), (n,) int64; None where every row counts one.
+    """
+
+    weights: Sequence[int]
+    sizes: Callable[[np.ndarray], np.ndarray] | None = None
+
+
 def merged_picks(
     method: Method,
     comparison: Comparison,
@@ -67,10 +80,12 @@ def merged_picks(
     eligible: IdSet | None,
     memory_limit: int = MEMORY_LIMIT,
     spare: int = 0,
+    shares: Shares | None = None,
 ) -> tuple[Picks, Scanned]:
     """Return the best `k` rows; several targets take turns, each with its own ranking.
 
-    Up to `spare` rows more follow, as far as the memory allows.
+    Up to `spare` rows more follow, as far as the memory allows. With `shares` the targets' turns
+    come in proportion to their weights.
 
     Raises:
         UsageError: the selection plans more memory than the limit.
@@ -92,7 +107,7 @@ def merged_picks(
         pick_bytes=_PICK_BYTES,
         spare=spare,
     )
-    picks = _merge(ranked, comparison.query_groups, k)
+    picks = _merge(ranked, comparison.query_groups, k, shares)
     return replace(picks, notes=(*picks.notes, *seen.notes)), seen
 
 
@@ -210,8 +225,18 @@ def _size(count: int) -> str:
     return f"{count / 2**bits:.1f} {name}"
 
 
-def _merge(rankings: Sequence[Ranking], query_groups: Sequence[QueryGroup], k: int) -> Picks:
-    players, places = take_turns([ranking.keys for ranking in rankings], k)
+def _merge(
+    rankings: Sequence[Ranking],
+    query_groups: Sequence[QueryGroup],
+    k: int,
+    shares: Shares | None = None,
+) -> Picks:
+    lists = [ranking.keys for ranking in rankings]
+    if shares:
+        sizes = [shares.sizes(keys) for keys in lists] if shares.sizes else None
+        players, places = take_weighted_turns(lists, shares.weights, k, sizes)
+    else:
+        players, places = take_turns(lists, k)
     ids: list[str] = [""] * len(players)
     notes = dict.fromkeys(note for ranking in rankings for note in ranking.notes)
     picks = Picks(ids, [None] * len(ids), [None] * len(ids), [None] * len(ids), tuple(notes))

@@ -17,6 +17,7 @@ from .rules.examples import digest_of_examples
 from .rules.rules import rules_from_json
 from .selection import ChosenRows, answer
 from .snapshot import Snapshot
+from .weights import parse_weights
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -93,6 +94,7 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
         like=tuple((tokens, rows) for tokens, rows in coreset.parameters.get("like", ())),
         rules=rules_from_json(store, coreset.parameters),
         approximate=_index_is_there(newest, coreset),
+        weights=parse_weights(coreset.parameters.get("weights"), coreset.targets),
     )
     if _same_examples(newest, request, coreset):
         return newest, request

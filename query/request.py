@@ -18,6 +18,7 @@ from .methods import Method
 from .queries import Queries, load_queries, query_hash
 from .rules.rules import NONE, Rules
 from .snapshot import Snapshot
+from .weights import Weights, check_weights
 
 Lengths: TypeAlias = tuple[tuple[int, int], ...]
 """Response tokens and how many rows have that many, ascending."""
@@ -36,6 +37,7 @@ class Request:
         like: lengths of the coreset that the method names, once they are known.
         rules: what shapes the selection beside its method.
         approximate: whether an index finds the rows.
+        weights: of the targets in their order; None where they take turns row by row.
     """
 
     targets: tuple[str, ...]
@@ -46,6 +48,7 @@ class Request:
     like: Lengths | None = None
     rules: Rules = NONE
     approximate: bool = False
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ def resolve_request(snapshot: Snapshot, request: Request) -> ResolvedRequest:
     if method.needs_target and not request.targets:
         instead = ", or a coreset: length_matched(like=CORESET)" if method.matches_lengths else ""
         raise UsageError(f"{method} compares rows with a target: name one or more{instead}")
+    check_weights(request.weights, method)
     # A ranking without a target still has a distance to one, by the vectors of both.
     compared_by = feature if feature and (method.needs_target or feature.column) else None
     queries = [load_queries(snapshot, target, compared_by) for target in request.targets]

@@ -195,7 +195,7 @@ class ResultRows(ABC):
         texts = conversations(self.store, ids, self.pool_version)
         names = [*first.column_names, "question", "answer"]
         body = [
-            [*fact.values(), *_beginnings(text["messages"])]
+            [*fact.values(), *beginnings(text["messages"])]
             for fact, text in zip(first.to_pylist(), texts, strict=True)
         ]
         lines = [
@@ -207,16 +207,16 @@ class ResultRows(ABC):
         return f"<pre>{escape(repr(self))}</pre><table>{''.join(lines)}</table>{rest}"
 
 
-def _beginnings(messages: list[dict[str, Any]]) -> tuple[str, str]:
-    """Of the last thing a user said before the last answer, and of that answer."""
+def beginnings(messages: list[dict[str, Any]], most: int = TEXT_SHOWN) -> tuple[str, str]:
+    """The last thing a user said before the last answer, and that answer, each cut to `most`."""
     last = next((turn for turn in reversed(messages) if turn["role"] == "assistant"), {})
     answer = last.get("content") or last.get("reasoning_content", "")
     asked = next((each["content"] for each in reversed(messages) if each["role"] == "user"), "")
-    return _cut(asked), _cut(answer)
+    return _cut(asked, most), _cut(answer, most)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= TEXT_SHOWN else text[: TEXT_SHOWN - 1] + "…"
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _shown(value: Any) -> str:

@@ -1,24 +1,20 @@
 """Select: choose rows of the pool for targets, and record them as a coreset.
 
 `answer` chooses and writes nothing, so that `replay` and `explain` can ask again; `select` records.
-
-A budget in response tokens takes the longest prefix of the ranking that fits. How long that is
-shows only once the ranking is there, so a ranking of a likely length is made first and a longer one
-if it is too short; prefixes nest, so both agree. No ranking is ever longer than the number of
-shortest rows that fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
-from ..schemas.errors import MissingFeatureError, UsageError
+from ..schemas.errors import MissingFeatureError, ReadOnlyStoreError, UsageError
 from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.sizes import parse_budget
@@ -31,17 +27,17 @@ from .distances import Distances, distances_and_corpora
 from .features import Feature
 from .methods import Method
 from .names import check_name
-from .ranking import MEMORY_LIMIT, Picks, merged_picks
+from .ranking import MEMORY_LIMIT, Picks, Shares, merged_picks
 from .request import Lengths, Request, ResolvedRequest, length_counts, resolve_request
 from .rules.constrained import ConstrainedRanking
 from .rules.rules import Rules, keep
 from .scanning.rows import BLOCK_BYTES, Scanned
 from .scanning.vectors import block_rows, device
 from .snapshot import Snapshot
+from .token_budget import counted_rows, tokens_of, within_tokens
+from .weights import WeightsLike, parse_weights, recorded_weights, whole_weights
 
 if TYPE_CHECKING:
-    import lance
-
     from ..store.store import Store
 
 
@@ -56,7 +52,7 @@ class ChosenRows:
         eligible: rows that passed the filter.
         missing: eligible rows left out because they lack the feature.
         short_by: what is left of the budget, in its unit, because the eligible rows ran out.
-        tokens: response tokens of the picks, for budgets in tokens.
+        tokens: of the picks, as the budget counts them; None for budgets in rows.
         distances: of the picks to the queries.
         corpora: of the picks, (k,) strings.
         query_hash: digest of the examples and of the recipe of their features.
@@ -64,6 +60,7 @@ class ChosenRows:
         notes: sentences for the user.
         like: lengths of the coreset that the method names, None where it names none.
         approximate: which index found the rows and how well, as JSON values; None for no index.
+        target_tokens: of the picks of each target, where a budget in tokens is shared by weight.
     """
 
     picks: Picks
@@ -80,6 +77,7 @@ class ChosenRows:
     notes: tuple[str, ...]
     like: Lengths | None = None
     approximate: dict[str, Any] | None = None
+    target_tokens: dict[str, int] | None = None
 
 
 def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMIT) -> ChosenRows:
@@ -99,8 +97,9 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
         search = Search(snapshot, method, feature, queries)
         compared = replace(compared, scan=search.scan)
     eligible, counted_tokens = _eligible(snapshot, request), None
-    if request.budget.unit == "tokens":
-        counted_tokens = counted_rows(snapshot.pool, eligible)
+    counting = request.budget.column
+    if counting:
+        counted_tokens = counted_rows(snapshot.pool, eligible, counting)
         eligible = counted_tokens.rows
     total = snapshot.pool.count_rows()
     rows = total if eligible is None else len(eligible)
@@ -109,6 +108,11 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
         raise UsageError(
             f"budget {request.budget} of {count_of(rows, 'eligible row')} is below one row"
         )
+
+    shares = None
+    if request.weights:
+        sizes = partial(tokens_of, snapshot, counting) if counting else None
+        shares = Shares(whole_weights(request.weights), sizes)
 
     def ranked(k: int, spare: int, rows: int, allowed: IdSet | None) -> tuple[Picks, Scanned]:
         return merged_picks(
@@ -120,15 +124,18 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
             eligible=allowed,
             memory_limit=memory_limit,
             spare=spare,
+            shares=shares,
         )
 
     ranking = ConstrainedRanking(
         snapshot, request.rules, request.targets, k, eligible, ranked, feature, memory_limit
     )
     tokens = None
-    if counted_tokens:
+    if counting and counted_tokens:
         limit = int(request.budget.amount)
-        picks, tokens, short_by = _within_tokens(snapshot, limit, counted_tokens, ranking.first)
+        picks, tokens, short_by = within_tokens(
+            snapshot, counting, limit, counted_tokens, ranking.first
+        )
     else:
         assert k is not None
         picks = ranking.first(k)
@@ -164,7 +171,17 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
         notes=tuple(notes),
         like=length_counts(resolved.lengths[None]) if None in resolved.lengths else None,
         approximate=search.facts if search else None,
+        target_tokens=_target_tokens(snapshot, counting, picks) if shares and counting else None,
     )
+
+
+def _target_tokens(snapshot: Snapshot, column: str, picks: Picks) -> dict[str, int]:
+    spent = Counter[str]()
+    lengths = snapshot.take(picks.ids, [column])[column].to_pylist()
+    for target, tokens in zip(picks.targets, lengths, strict=True):
+        if target is not None:
+            spent[target] += tokens
+    return dict(spent)
 
 
 def _eligible(snapshot: Snapshot, request: Request) -> IdSet | None:
@@ -188,7 +205,7 @@ def _notes(
     notes = []
     method, feature, queries = resolved.method, resolved.feature, resolved.queries
     if short_by:
-        unit = "response token" if request.budget.unit == "tokens" else "row"
+        unit = request.budget.noun
         rest = f"all {chosen:,} rows that can be chosen were chosen"
         if chosen < 2:
             rest = "the only row that can be chosen was" if chosen else "no row can be chosen"
@@ -246,8 +263,13 @@ def select(
     rules: Rules | None = None,
     memory_limit: int = MEMORY_LIMIT,
     approximate: bool = False,
+    weights: WeightsLike | None = None,
+    dry_run: bool = False,
 ) -> Coreset:
     """Choose rows of the newest pool for one or more targets, and record them as a coreset.
+
+    A dry run records nothing; nor can anything be recorded where the store is read-only. The
+    coreset then says so (`Coreset.saved`, and a note).
 
     Args:
         rules: what shapes the selection beside its method; by default the leakage guard alone.
@@ -255,8 +277,9 @@ def select(
         The others are those of `Database.select`.
 
     Raises:
-        UsageError: unknown target or method, bad budget, taken name, rules that cannot be kept, too
-            much memory planned, or nothing that an index could answer.
+        UsageError: unknown target or method, bad budget, taken name, a filter that no row passes,
+            rules that cannot be kept, too much memory planned, or nothing that an index could
+            answer.
         MissingFeatureError: pool or target lack the feature.
         FingerprintError: pool and target were featurized differently.
         QueryError: the filter was refused.
@@ -266,26 +289,58 @@ def select(
         raise UsageError(f"seed {seed}: it must be between {-_MOST_SEED} and {_MOST_SEED}")
     if name is not None:
         check_free(store, check_name("coreset", name))
+    targets = tuple(dict.fromkeys(targets))
     request = Request(
-        targets=tuple(dict.fromkeys(targets)),
+        targets=targets,
         method=method,
         budget=amount,
         where=where,
         seed=seed,
         rules=rules or Rules(),
         approximate=approximate,
+        weights=parse_weights(weights, targets),
     )
     snapshot = Snapshot(store)
     result = answer(snapshot, request, memory_limit)
-    keep(store, request.rules)
+    _require_rows(snapshot, request, result)
     coreset = _coreset(
         name or free_name(store, request.targets, str(result.method)), snapshot, request, result
     )
-    while not record(snapshot, coreset):  # somebody else was quicker with the name
-        if name is not None:
-            check_free(store, name)
-        coreset = replace(coreset, name=free_name(store, request.targets, coreset.method))
+    if dry_run:
+        return _unsaved(coreset, "nothing was saved, because this is a dry run")
+    try:
+        keep(store, request.rules)
+        while not record(snapshot, coreset):  # somebody else was quicker with the name
+            if name is not None:
+                check_free(store, name)
+            coreset = replace(coreset, name=free_name(store, request.targets, coreset.method))
+    except ReadOnlyStoreError:
+        return _unsaved(coreset, f"nothing was saved, because {store.uri} cannot be written to")
     return coreset
+
+
+def _require_rows(snapshot: Snapshot, request: Request, result: ChosenRows) -> None:
+    """Refuse a request whose filter leaves nothing to choose from.
+
+    Not part of `answer`: coresets of earlier versions may record such a request.
+
+    Raises:
+        UsageError: the filter lets no row through, or only rows of excluded coresets.
+    """
+    if result.eligible or request.where is None or not snapshot.pool.count_rows():
+        return
+    besides = ""
+    if request.rules.excluded:
+        names = ", ".join(rows.coreset for rows in request.rules.excluded)
+        besides = f" that is not in an excluded coreset ({names})"
+    raise UsageError(
+        f"--where {request.where!r}: no row of the pool passes it{besides}. `coresetdb status "
+        f"{snapshot.store.typed}` lists the corpora"
+    )
+
+
+def _unsaved(coreset: Coreset, why: str) -> Coreset:
+    return replace(coreset, saved=False, notes=(*coreset.notes, why))
 
 
 def _coreset(name: str, snapshot: Snapshot, request: Request, result: ChosenRows) -> Coreset:
@@ -347,89 +402,12 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
             else {"block_bytes": BLOCK_BYTES}
         )
         parameters |= {**block, "torch": str(torch.__version__)}
+    if request.weights:
+        parameters["weights"] = recorded_weights(request.weights)
+    if result.target_tokens is not None:
+        parameters["target_tokens"] = result.target_tokens
     if result.like:
         parameters["like"] = [list(pair) for pair in result.like]
     if result.approximate is not None:
         parameters["approximate"] = result.approximate
     return parameters
-
-
-# -- budgets in response tokens --------------------------------------------------------------
-
-_MARGIN = 1.3  # of the first ranking, over the length at the mean number of tokens
-_GROWTH = 3  # of each ranking over the one before
-
-
-@dataclass(frozen=True)
-class RowsWithTokens:
-    """The eligible rows whose response tokens are known.
-
-    Attributes:
-        rows: None for all of the pool.
-        tokens: of their responses, (n,) int32, in table order.
-        uncounted: eligible rows left out because the chat template refused them.
-    """
-
-    rows: IdSet | None
-    tokens: np.ndarray
-    uncounted: int
-
-
-def counted_rows(dataset: lance.LanceDataset, eligible: IdSet | None) -> RowsWithTokens:
-    """Return which eligible rows (None for all) have a count of response tokens, and the counts.
-
-    Raises:
-        MissingFeatureError: there are eligible rows, and none has one.
-    """
-    keys, tokens, uncounted = [np.empty((0, 2), np.int64)], [np.empty(0, np.int32)], 0
-    for batch in dataset.scanner(columns=["id", "response_tokens"]).to_batches():
-        own, counts = keys_of(batch["id"]), batch["response_tokens"]
-        known = np.asarray(counts.is_valid())
-        allowed = np.ones(len(own), bool) if eligible is None else eligible.contains(own)
-        uncounted += int((allowed & ~known).sum())
-        keys.append(own[allowed & known])
-        tokens.append(counts.fill_null(0).to_numpy()[allowed & known])
-    counted = np.concatenate(tokens)
-    if uncounted and not len(counted):
-        raise MissingFeatureError(
-            "no eligible row of the pool has a token count, so a budget in tokens cannot be kept. "
-            "Give the budget in rows or per cent"
-        )
-    rows = IdSet(np.concatenate(keys)) if uncounted else eligible
-    return RowsWithTokens(rows, counted, uncounted)
-
-
-def lengths_to_try(tokens: np.ndarray, budget: int) -> Iterator[int]:
-    """Yield ranking lengths, ascending; the last is long enough for any order of the rows."""
-    longest = int(np.searchsorted(np.cumsum(np.sort(tokens, kind="stable")), budget, "right"))
-    # One row more shows that the next one does not fit.
-    longest = min(longest + 1, len(tokens))
-    length = int(_MARGIN * budget / max(float(tokens.mean()), 1.0)) + 16 if len(tokens) else 0
-    while length < longest:
-        yield length
-        length *= _GROWTH
-    yield longest
-
-
-def prefix_that_fits(tokens: Sequence[int], budget: int) -> tuple[int, int]:
-    """Return how many leading rows fit, and how many tokens they have together."""
-    totals = np.cumsum(np.asarray(tokens, np.int64))
-    count = int(np.searchsorted(totals, budget, "right"))
-    return count, int(totals[count - 1]) if count else 0
-
-
-def _within_tokens(
-    snapshot: Snapshot, budget: int, counted: RowsWithTokens, first: Callable[[int], Picks]
-) -> tuple[Picks, int, int]:
-    """Return the longest prefix of the ranking that fits, its tokens, and the tokens left over.
-
-    Tokens count as left over only when the rows that could be chosen ran out.
-    """
-    picks, count, used = Picks([], [], [], []), 0, 0
-    for k in lengths_to_try(counted.tokens, budget):
-        picks = first(k)
-        lengths = snapshot.take(picks.ids, ["response_tokens"])["response_tokens"]
-        count, used = prefix_that_fits(lengths.to_pylist(), budget)
-        if count < len(picks.ids):
-            break
-    return picks.first(count), used, budget - used if count == len(picks.ids) else 0

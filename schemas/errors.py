@@ -110,6 +110,10 @@ class StoreNotFoundError(StoreError, FileNotFoundError):
     exit_code = 2
 
 
+class ReadOnlyStoreError(StoreError):
+    """The store can be read, and whoever asks may not write to it."""
+
+
 class LayoutError(StoreError):
     """The store was written by a newer coresetdb, in a layout this one cannot read."""
 

@@ -1,4 +1,4 @@
-"""Plain text for people: rows as a table, a number with its noun; also as a notebook shows it."""
+"""Plain text for people: rows as a table, a number with its noun, an error's first line."""
 
 from __future__ import annotations
 
@@ -29,6 +29,21 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def count_of(number: int, noun: str, plural: str | None = None) -> str:
     """Return a number with its noun, such as "1 example" or "2,000 examples"."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first 300 characters of an error's first line; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def safe(text: str) -> str:
+    """A text whose control characters, line breaks and tabs apart, are written as escapes."""
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t"
+        else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
 
 
 class PrintedResult:

@@ -84,7 +84,7 @@ def keep_artifact(store: Store, fit_digest: str, name: str, artifact: Artifact) 
     return put_artifact(store, fit_digest, name, content.encode()).decode()
 
 
-def found_artifact(store: Store, fit_digest: str, name: str) -> str | None:
+def find_artifact(store: Store, fit_digest: str, name: str) -> str | None:
     """The digest of what such a fit found earlier, or None."""
     reference = artifact(store, fit_digest, name)
     return None if reference is None else reference.decode()

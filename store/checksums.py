@@ -1,4 +1,4 @@
-"""The store's own knowledge of its files: size and xxh3 of every file a version is made of.
+"""The store's own record of its files: size and xxh3 of every file a version is made of.
 
 Lance keeps no checksum of data files, deletion files or manifests. After each commit the files it
 added are hashed and noted in one small object under `_checksums/`, which carries a hash of itself;
@@ -8,7 +8,7 @@ after every fold a seal, again an object under `_checksums/`, lists them.
 Order: Lance offers no way to learn the names of the files before a commit that is still exact
 (`execute_uncommitted` leaves out the key filter, so two stale inserts of one id both get in:
 tried). So the note follows its commit. A process killed in between leaves files without a note;
-the next writer or `verify` finds them, notes them as they stand and marks them `late`.
+the next writer or `verify` finds them, notes their present bytes and marks them `late`.
 """
 
 from __future__ import annotations
@@ -59,23 +59,23 @@ def version_files(table: str, dataset: Any, since: int | None = None) -> dict[st
     version = dataset.version
     first = version if since is None else since
     rows = dataset.tracked_files(min_version=first).read_all().to_pylist()
-    found: dict[str, int] = {}
+    files: dict[str, int] = {}
     for row in sorted(rows, key=lambda row: row["version"]):
         if row["version"] <= version and row["type"] in _KINDS:
-            found.setdefault(f"{table}.lance/{row['path']}", row["version"])
-    return {path: at for path, at in found.items() if since is None or at > since}
+            files.setdefault(f"{table}.lance/{row['path']}", row["version"])
+    return {path: at for path, at in files.items() if since is None or at > since}
 
 
 def manifest_versions(table: str, paths: Iterable[str]) -> dict[int, str]:
     """Version -> path of every manifest among the paths."""
-    found = {}
+    manifests = {}
     for path in paths:
         folder, _, name = path.rpartition("/")
         stem = name.removesuffix(".manifest")
         if folder == f"{table}.lance/_versions" and stem != name and stem.isdigit():
             number = int(stem)
-            found[_NEWEST_FIRST - number if len(stem) == 20 else number] = path
-    return found
+            manifests[_NEWEST_FIRST - number if len(stem) == 20 else number] = path
+    return manifests
 
 
 class Checksums:
@@ -102,7 +102,7 @@ class Checksums:
         return notes
 
     def known(self) -> dict[str, FileNote]:
-        """Every note there is, by path."""
+        """All notes, by path."""
         journal, _ = read_journal(self._place)  # before the table: a fold may be moving them
         rows = self._files().to_table().to_pylist()
         return by_path(rows) | {note.path: note for notes in journal.values() for note in notes}
@@ -153,23 +153,23 @@ class Checksums:
     def seal(self, late: bool = False) -> None:
         """Note the files of the newest version of the table `files`; older seals go.
 
-        What a seal said before is carried over, never hashed again: that would vouch for damage.
+        Notes of older seals are copied, never made anew: a new hash would accept damage.
         """
         dataset = self._files()
         name = f"files-{dataset.version:012d}"
         journal, _ = read_journal(self._place)
         before = {n.path: n for stem in journal if stem.startswith("files-") for n in journal[stem]}
-        there = self._place.sizes("files.lance")
-        now = {path: version for version, path in manifest_versions("files", there).items()}
+        existing = self._place.sizes("files.lance")
+        now = {path: version for version, path in manifest_versions("files", existing).items()}
         now |= version_files("files", dataset)
         new = {path: version for path, version in now.items() if path not in before}
-        notes = [note for path, note in before.items() if path in there] + [
+        notes = [note for path, note in before.items() if path in existing] + [
             FileNote("files", path, *self._place.checksum(path), version, late)
             for path, version in new.items()
         ]
-        mine = self._put(name, notes)
+        written = self._put(name, notes)
         self.unsynced.update(new)
-        self._drop_seals(lambda other: other < name and not mine.endswith(other))
+        self._drop_seals(lambda other: other < name and not written.endswith(other))
 
     def unseal(self) -> None:
         """Delete all seals of the table `files`, before it is created again."""
@@ -183,11 +183,12 @@ class Checksums:
 
     def forget(self, paths: Iterable[str]) -> None:
         """Drop the notes of files that were removed on purpose."""
-        gone = sorted(set(paths))
+        removed = sorted(set(paths))
         self.fold()
-        for start in range(0, len(gone), 1000):
+        for start in range(0, len(removed), 1000):
             keys = ", ".join(
-                f"'{key_of(path.split('.lance/')[0], path)}'" for path in gone[start : start + 1000]
+                f"'{key_of(path.split('.lance/')[0], path)}'"
+                for path in removed[start : start + 1000]
             )
             committed("forgetting checksums", lambda k=keys: self._files().delete(f"key IN ({k})"))
         self.seal()

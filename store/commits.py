@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..schemas.errors import StoreError
+from ..schemas.errors import ReadOnlyStoreError, StoreError
+from .place import writing_refused
 
 ATTEMPTS = 12
 _FIRST_PAUSE_SECONDS = 0.05
@@ -32,6 +33,7 @@ def committed(what: str, action: Callable[[], Result], attempts: int = ATTEMPTS)
 
     Raises:
         StoreError: other writers were quicker every time, the disk is full, or Lance refused.
+        ReadOnlyStoreError: the caller may not write to the store.
     """
     last: OSError | None = None
     for attempt in range(attempts):
@@ -41,7 +43,8 @@ def committed(what: str, action: Callable[[], Result], attempts: int = ATTEMPTS)
             if isinstance(error, StoreError):
                 raise
             if not lost_race(error):
-                raise StoreError(_sentence(what, error)) from error
+                kind = ReadOnlyStoreError if writing_refused(str(error)) else StoreError
+                raise kind(_sentence(what, error)) from error
             last = error
         pause = min(_FIRST_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
         time.sleep(pause * random.uniform(0.5, 1.0))

@@ -41,14 +41,14 @@ def fill_lock(store: Store) -> Iterator[None]:
     """Hold the lock for filling features; compaction, cleaning and repair wait.
 
     Raises:
-        StoreBusyError: another process is filling, or maintenance is at work.
+        StoreBusyError: another process is filling features or maintains the store.
     """
-    with ExitStack() as held:
+    with ExitStack() as locks:
         try:
-            held.enter_context(store.named_lock("fill", wait=0.0))
+            locks.enter_context(store.named_lock("fill", wait=0.0))
         except StoreBusyError as error:
             raise StoreBusyError(store.uri, "featurized") from error
-        held.enter_context(store.lock(shared=True, wait=60.0))
+        locks.enter_context(store.lock(shared=True, wait=60.0))
         yield
 
 
@@ -66,7 +66,7 @@ def unfilled(
         for batch in scanner.to_batches():
             yield batch[key], batch["_rowaddr"].to_numpy()
         return
-    # Scalars are asked first: whether a vector is null takes reading it.
+    # Scalars first: only by reading a vector is it known to be null.
     nested = [name for name in recipe.columns if pa.types.is_nested(schema.field(name).type)]
     flat = [name for name in recipe.columns if name not in nested]
     scanner = fragment.scanner(
@@ -97,34 +97,36 @@ def count_unfilled(dataset: lance.LanceDataset, recipe: Recipe) -> int:
 def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
     """Fill fragments of the pool with what the shards hold of their rows, in one commit.
 
-    Fragments that are gone (compacted, deleted) are passed over: their rows, as far as they are
-    left, turn up in others. Values that are there already stay.
+    Fragments that no longer exist (compacted, deleted) are passed over: rows of them that remain
+    are in other fragments. Existing values stay.
 
     Returns:
-        How many rows got something.
+        How many rows got a value or a reason.
 
     Raises:
-        StoreError: other writers were quicker every time, or the disk is full.
+        StoreError: other writers committed first every time, or the disk is full.
     """
 
     def write_and_commit(dataset: lance.LanceDataset) -> list[_Written]:
         import lance
 
-        here = {part.fragment_id: part for part in dataset.get_fragments()}
+        fragments = {part.fragment_id: part for part in dataset.get_fragments()}
         written: list[_Written] = []
         files: list[str] = []
         committing = False
         try:
-            for part in [here[number] for number in numbers if number in here]:
+            for part in [fragments[number] for number in numbers if number in fragments]:
                 files.append(f"{uuid.uuid4().hex}.lance")
-                one = _write(store, dataset, part, shards, files[-1])
-                if one is not None:
-                    written.append(one)
+                fragment = _write(store, dataset, part, shards, files[-1])
+                if fragment is not None:
+                    written.append(fragment)
             if not written:
                 return []
             operation = lance.LanceOperation.Update(
-                updated_fragments=[one.metadata for one in written],
-                fields_modified=sorted({field for one in written for field in one.fields}),
+                updated_fragments=[fragment.metadata for fragment in written],
+                fields_modified=sorted(
+                    {field for fragment in written for field in fragment.fields}
+                ),
                 update_mode="rewrite_columns",
             )
             committing = True
@@ -135,8 +137,8 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
                 storage_options=store.place.options,
             )
         except OSError as error:
-            # After any other answer (a connection that broke) the commit may stand, and what it
-            # names must too; `clean` takes files that no version names.
+            # After any other error (a broken connection) the commit may have succeeded, and its
+            # files must stay; `clean` removes files that no version names.
             if not committing or lost_race(error):
                 for name in files:
                     store.place.delete(f"pool.lance/data/{name}")
@@ -144,14 +146,14 @@ def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
         return written
 
     written = store.change("pool", "filling a feature", write_and_commit)
-    for one in written:
+    for fragment in written:
         for shard in shards:
-            shard.forget(one.ids)
-    return sum(len(one.ids) for one in written)
+            shard.forget(fragment.ids)
+    return sum(len(fragment.ids) for fragment in written)
 
 
 def amend(store: Store, table: str, rows: pa.Table) -> None:
-    """Set some columns of the rows with these keys; keys that are gone are passed over.
+    """Set some columns of the rows with these keys; keys that no longer exist are passed over.
 
     For small tables: the columns of each fragment touched are written anew.
 
@@ -162,13 +164,13 @@ def amend(store: Store, table: str, rows: pa.Table) -> None:
     with store.lock(shared=True):
         schema = store.dataset(table).schema
         key = key_column(schema)
-        given = pa.schema([schema.field(name) for name in rows.column_names])
-        fitting = incoming.conform(table, rows, given)
-        incoming.check_vectors(table, fitting, key)
+        changed = pa.schema([schema.field(name) for name in rows.column_names])
+        values = incoming.conform(table, rows, changed)
+        incoming.check_vectors(table, values, key)
         store.change(
             table,
             f"writing to {table}",
-            lambda dataset: dataset.merge_insert(key).when_matched_update_all().execute(fitting),
+            lambda dataset: dataset.merge_insert(key).when_matched_update_all().execute(values),
         )
 
 
@@ -195,13 +197,13 @@ def _write(
     live = fragment.scanner(columns=["id"], with_row_address=True).to_table()
     ids = live["id"].combine_chunks()
     places = [(shard, shard.positions(ids)) for shard in shards]
-    places = [(each, where) for each, where in places if (where >= 0).any()]
+    places = [(shard, where) for shard, where in places if (where >= 0).any()]
     if not places:
         return None
     offsets = (live["_rowaddr"].to_numpy() & _OFFSET).astype(np.int64)
-    columns = [name for each, _ in places for name in each.recipe.columns]
+    columns = [name for shard, _ in places for name in shard.recipe.columns]
     schema = pa.schema([dataset.schema.field(name) for name in columns])
-    step = _rows_per_batch(max(each.row_bytes() for each, _ in places))
+    step = _rows_per_batch(max(shard.row_bytes() for shard, _ in places))
     with LanceFileWriter(
         f"{store.place.table_uri('pool')}/data/{name}",
         schema,
@@ -215,17 +217,17 @@ def _write(
             rows = np.full(count, -1, np.int64)  # deleted rows have a place in the file
             rows[offsets[first:last] - start] = np.arange(last - first)
             arrays = []
-            for each, where in places:
-                arrays += _batch(dataset, fragment, each, where[first:last], first, rows)
+            for shard, where in places:
+                arrays += _batch(dataset, fragment, shard, where[first:last], first, rows)
             writer.write_batch(pa.record_batch(arrays, schema=schema))
     file = DataFile.create(dataset, name)
     metadata = fragment.metadata
     for older in metadata.files:
         older.fields = [_TOMBSTONE if field in file.fields else field for field in older.fields]
-    kept = [older for older in metadata.files if any(field >= 0 for field in older.fields)]
-    metadata.files = [*kept, file]
-    held = np.any([where >= 0 for _, where in places], axis=0)
-    return _Written(metadata, file.fields, ids.filter(pa.array(held)))
+    used = [older for older in metadata.files if any(field >= 0 for field in older.fields)]
+    metadata.files = [*used, file]
+    filled = np.any([where >= 0 for _, where in places], axis=0)
+    return _Written(metadata, file.fields, ids.filter(pa.array(filled)))
 
 
 def _batch(
@@ -243,17 +245,17 @@ def _batch(
         first: how many live rows of the fragment stand before the batch.
         rows: per physical row its number among the live ones of the batch, -1 for deleted rows.
     """
-    columns, held = list(shards.recipe.columns), where >= 0
-    table = shards.take(where[held])
+    columns, in_shards = list(shards.recipe.columns), where >= 0
+    table = shards.take(where[in_shards])
     source = np.full(len(where), -1, np.int64)
-    source[held] = np.arange(held.sum())
-    if not held.all() and _has_file(dataset, fragment, columns):
-        there = fragment.scanner(columns=columns, offset=first, limit=len(where)).to_table()
-        source[~held] = len(table) + np.flatnonzero(~held)
-        table = pa.concat_tables([table, there.cast(table.schema)])
-    picked = np.where(rows >= 0, source[rows], -1) if len(source) else rows
-    taken = table.take(pa.array(picked, mask=picked < 0))
-    return [taken[name].combine_chunks() for name in columns]
+    source[in_shards] = np.arange(in_shards.sum())
+    if not in_shards.all() and _has_file(dataset, fragment, columns):
+        stored = fragment.scanner(columns=columns, offset=first, limit=len(where)).to_table()
+        source[~in_shards] = len(table) + np.flatnonzero(~in_shards)
+        table = pa.concat_tables([table, stored.cast(table.schema)])
+    places = np.where(rows >= 0, source[rows], -1) if len(source) else rows
+    rows_of_batch = table.take(pa.array(places, mask=places < 0))
+    return [rows_of_batch[name].combine_chunks() for name in columns]
 
 
 def _has_file(

@@ -36,8 +36,9 @@ from typing import Protocol, Self
 
 import pyarrow.fs as pafs
 
-from ..schemas.errors import StoreBusyError, StoreError
-from .place import Place, first_line
+from ..schemas.errors import ReadOnlyStoreError, StoreBusyError, StoreError
+from ..schemas.plain_text import first_line
+from .place import Place, writing_refused
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,8 @@ class _FileLock:
             handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:  # a store on a read-only disk can still be verified
             if not os.path.exists(self._path):
-                raise StoreError(f"{self._path}: cannot be written: {error.strerror}") from error
+                kind = ReadOnlyStoreError if writing_refused(str(error)) else StoreError
+                raise kind(f"{self._path}: cannot be written: {error.strerror}") from error
             handle = os.open(self._path, os.O_RDONLY)
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

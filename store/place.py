@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import xxhash
 
-from ..schemas.errors import DamagedStoreError, StoreError
+from ..schemas.errors import DamagedStoreError, ReadOnlyStoreError, StoreError
+from ..schemas.plain_text import first_line
 
 CHUNK_BYTES = 4 << 20
 
@@ -35,10 +36,19 @@ _ENVIRONMENT = {
 }
 
 
-# What Lance says when a table could not be looked at, whatever its bytes are.
-_OUT_OF_REACH = (
+# What a system or a server says to somebody who may not do a thing.
+_REFUSED = (
     "permission denied",
     "operation not permitted",
+    "read-only file system",
+    "accessdenied",
+    "access denied",
+    "forbidden",
+)
+
+# What Lance says when a table could not be looked at, whatever its bytes are.
+_OUT_OF_REACH = (
+    *_REFUSED,
     "too many open files",
     "error sending request",
     "error reading a body",
@@ -47,8 +57,6 @@ _OUT_OF_REACH = (
     "unreachable",
     "no route to host",
     "dns error",
-    "accessdenied",
-    "forbidden",
     "unauthorized",
     "invalidaccesskeyid",
     "signaturedoesnotmatch",
@@ -150,13 +158,17 @@ class Place:
         Raises:
             StoreError: the store cannot be `done` ("read", "written"...); a file that is not there
                 stays a FileNotFoundError.
+            ReadOnlyStoreError: it can be read and not written.
         """
         try:
             yield
         except (FileNotFoundError, StoreError):
             raise
         except OSError as error:
-            raise StoreError(
+            kind = StoreError
+            if done == "written" and writing_refused(str(error)):
+                kind = ReadOnlyStoreError
+            raise kind(
                 f"{self.uri}: cannot be {done}: {first_line(error)}. "
                 "Check that it can be reached and that you may use it"
             ) from error
@@ -251,9 +263,9 @@ def out_of_reach(said: str) -> bool:
     return any(words in said.lower() for words in _OUT_OF_REACH)
 
 
-def first_line(error: Exception) -> str:
-    """What an error says, in one line of at most 300 characters."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+def writing_refused(said: str) -> bool:
+    """Whether what was said on writing means that one may not write there at all."""
+    return any(words in said.lower() for words in _REFUSED)
 
 
 def _fsync(path: str) -> None:

@@ -16,13 +16,14 @@ import pyarrow as pa
 
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
+from ..schemas.plain_text import first_line
 from ..schemas.tables import TABLES
 from . import layout
 from . import rows as incoming
 from .checksums import Checksums, version_files
 from .commits import committed
 from .locks import StoreLock
-from .place import Place, first_line, place_at, unopened
+from .place import Place, place_at, unopened
 from .rows import HeldKeys, key_column, offsets_of
 
 if TYPE_CHECKING:

@@ -26,17 +26,17 @@ MAY_IMPORT = {
 
 
 ORDER = {
-    "schemas": "version plain_text canonical errors sizes progress ids tables instruction "
-    "conversations reasoning recipe",
+    "schemas": "version plain_text canonical errors environment sizes progress ids tables "
+    "instruction conversations reasoning recipe",
     "store": "place commits locks rows checksums layout store catalog shards features fill indices "
     "maintenance scores sql integrity status",
     "store/sql": "frames names lance_relation nearest relations child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs planning drift testing",
-    "query": "names features snapshot methods queries scanning comparison ranking formats "
-    "result_rows coresets distances indexing rules request approximate selection replay scores "
-    "score targets method_list compare explaining export",
+    "query": "names features snapshot methods weights queries scanning comparison ranking formats "
+    "token_budget result_rows origins coresets distances indexing rules request approximate "
+    "selection replay scores score targets method_list compare explaining export",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 

@@ -43,18 +43,18 @@ class Fitting:
     Attributes:
         backbone: the model without an adapter.
         sample: as many rows as the fit needs, or the whole pool where that has fewer.
-        kept: existing artifacts by name: the outputs of the fits it needs, and its own that an
+        artifacts: existing ones by name: the outputs of the fits it needs, and its own that an
             earlier, killed run left.
         keep: stores an output; call it as soon as the output is computed. It returns the artifact
             to continue with (another process may have stored one first).
-        tell: reports progress: a share from 0 to 1 and one sentence, such as the loss.
+        report: receives the progress: a share from 0 to 1 and one sentence, such as the loss.
     """
 
     backbone: Backbone
     sample: Sample
-    kept: Mapping[str, Artifact]
+    artifacts: Mapping[str, Artifact]
     keep: Callable[[str, Artifact], Artifact]
-    tell: Callable[[float, str], None]
+    report: Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Fit(ABC):
 
     @abstractmethod
     def run(self, fitting: Fitting) -> None:
-        """Learn, passing every output to `fitting.keep`; skip those in `fitting.kept`.
+        """Learn, passing every output to `fitting.keep`; skip those in `fitting.artifacts`.
 
         Raises:
             UsageError: the sample is too small to learn from.
@@ -151,7 +151,7 @@ class PassFit(Fit, Generic[C]):
 
     def run(self, fitting: Fitting) -> None:
         """Run the fit by itself."""
-        run_together([(self, fitting)], lambda done: fitting.tell(PASS_SHARE * done, READING))
+        run_together([(self, fitting)], lambda done: fitting.report(PASS_SHARE * done, READING))
 
 
 PASS_SHARE = 0.5
@@ -161,34 +161,34 @@ READING = "one pass over the sample"
 
 
 def run_together(
-    fits: Sequence[tuple[PassFit[Any], Fitting]], tell: Callable[[float], None]
+    fits: Sequence[tuple[PassFit[Any], Fitting]], report: Callable[[float], None]
 ) -> None:
     """Run fits of the same model on one pass over the longest of their samples.
 
     Args:
         fits: their samples are prefixes of one another.
-        tell: called with the share of the pass that is done.
+        report: called with the share of the pass that is done.
 
     Raises:
         UsageError: the sample is too small for one of them.
     """
     from ..passes.forward import pass_over
 
-    waiting = [
+    incomplete = [
         (fit, fitting)
         for fit, fitting in fits
-        if any(name not in fitting.kept for name in fit.outputs())
+        if any(name not in fitting.artifacts for name in fit.outputs())
     ]
-    if not waiting:
+    if not incomplete:
         return
-    fit, fitting = max(waiting, key=lambda pair: len(pair[1].sample))
+    fit, fitting = max(incomplete, key=lambda pair: len(pair[1].sample))
     encoded = fitting.backbone.encode_all(fitting.sample.instructions)
     rows = [row if isinstance(row, Encoded) else None for row in encoded]
-    adapter = fitting.kept[fit.checkpoint()] if fit.checkpoint() else None
-    collectors = [fit.collect(own, rows[: len(own.sample)]) for fit, own in waiting]
-    pass_over(fitting.backbone, rows, collectors, adapter, tell)
-    for (fit, own), collector in zip(waiting, collectors, strict=True):
-        fit.finish(own, collector)
+    adapter = fitting.artifacts[fit.checkpoint()] if fit.checkpoint() else None
+    collectors = [fit.collect(fitting, rows[: len(fitting.sample)]) for fit, fitting in incomplete]
+    pass_over(fitting.backbone, rows, collectors, adapter, report)
+    for (fit, fitting), collector in zip(incomplete, collectors, strict=True):
+        fit.finish(fitting, collector)
 
 
 def in_order(fits: Sequence[Fit]) -> list[Fit]:

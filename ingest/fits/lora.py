@@ -154,7 +154,7 @@ class WarmUp(AdapterFit):
     def run(self, fitting: Fitting) -> None:
         names = self.outputs()
         done = 0
-        while done < self.epochs and names[done] in fitting.kept:
+        while done < self.epochs and names[done] in fitting.artifacts:
             done += 1
         if done == self.epochs:
             return
@@ -163,9 +163,9 @@ class WarmUp(AdapterFit):
             fitting.backbone,
             training_rows(fitting.backbone, fitting.sample, count),
             self.training(self.seed, self.dropout),
-            fitting.kept[names[done - 1]] if done else None,
+            fitting.artifacts[names[done - 1]] if done else None,
             lambda epoch, artifact: fitting.keep(names[epoch - 1], artifact),
-            fitting.tell,
+            fitting.report,
         )
 
 
@@ -195,11 +195,11 @@ def warm_up_of(name: str, options: Mapping[str, Any], rank: str = "rank") -> War
     Raises:
         UsageError: an option is out of range.
     """
-    require_sane(name, options, rank)
+    require_trainable(name, options, rank)
     return WarmUp(rank=options[rank], **{option: options[option] for option in OPTIONS})
 
 
-def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+def require_trainable(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
     """Refuse options that no adapter can be trained with, before a sample is drawn.
 
     Raises:
@@ -220,7 +220,7 @@ def require_sane(name: str, options: Mapping[str, Any], rank: str = "rank") -> N
         raise UsageError(f"{name}: dropout {options['dropout']}: give a number from 0, below 1")
 
 
-def refuse_idle(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
+def refuse_unused_options(name: str, options: Mapping[str, Any], rank: str = "rank") -> None:
     """Refuse options of the warm-up where `warmup` is "none" and they have no effect.
 
     Raises:
@@ -229,10 +229,10 @@ def refuse_idle(name: str, options: Mapping[str, Any], rank: str = "rank") -> No
     defaults = {**OPTIONS, rank: WarmUp.rank}
     for option, default in defaults.items() if options["warmup"] == "none" else ():
         if options[option] != default:
-            given = f"{option}={options[option]}"
+            setting = f"{option}={options[option]}"
             raise UsageError(
-                f"{name}: {given} has no effect without a warm-up; write "
-                f"{name}:warmup=lora:{given} (colons join the options of one feature)"
+                f"{name}: {setting} has no effect without a warm-up; write "
+                f"{name}:warmup=lora:{setting} (colons join the options of one feature)"
             )
 
 
@@ -266,7 +266,7 @@ def train(
     training: LoraTraining,
     start: Artifact | None,
     keep: Callable[[int, Artifact], Artifact],
-    tell: Callable[[float, str], None],
+    report: Callable[[float, str], None],
 ) -> None:
     """Train an adapter on the mean response-token loss of each row, averaged over a step's rows.
 
@@ -275,7 +275,7 @@ def train(
         start: the artifact of the last finished epoch; None to begin.
         keep: called with each epoch (from 1) and its artifact; training continues from what it
             returns.
-        tell: called with the share that is done and a sentence with the loss.
+        report: called with the share that is done and a sentence with the loss.
 
     The artifacts hold, in float32, `<module>.A` (r, in) and `<module>.B` (out, r) of every
     attention projection, and AdamW's first and second moments of each as `<module>.A.m` and
@@ -288,9 +288,9 @@ def train(
     """
     import torch
 
-    from ..passes.narrowing import last_feed_forward
+    from ..passes.token_skipping import last_feed_forward
 
-    last_feed_forward(backbone)  # looked for before dropout makes every run differ
+    last_feed_forward(backbone)  # tested before dropout makes every run differ
     per_epoch = training.steps_per_epoch(len(rows))
     steps = training.epochs * per_epoch
     done = 0 if start is None else int(start.facts["epoch"])
@@ -319,7 +319,7 @@ def train(
                             f"{backbone.info.name}: training an adapter failed: the loss of step "
                             f"{step + 1} is not finite. Use dtype float32 or another backbone"
                         )
-                    tell(
+                    report(
                         (step + 1) / steps,
                         f"epoch {epoch} of {training.epochs}, step {step + 1} of {steps}: "
                         f"loss {loss:.3f}",
@@ -337,9 +337,9 @@ def train(
                 "loss": float(np.mean(losses)),
                 "sample": sample,
             }
-            kept = keep(epoch, Artifact(_arrays(pairs, optimizer), facts))
+            artifact = keep(epoch, Artifact(_arrays(pairs, optimizer), facts))
             if epoch < training.epochs:
-                _restore(pairs, optimizer, kept)
+                _restore(pairs, optimizer, artifact)
 
 
 def _step(
@@ -373,10 +373,10 @@ def _backward(backbone: Backbone, batch: Batch, weight: float) -> torch.Tensor:
     """
     import torch
 
-    from ..passes.narrowing import narrowed
+    from ..passes.token_skipping import final_states_only_at
 
     rows, before = batch.predicted()
-    with narrowed(backbone, batch.ids.shape, rows, before):
+    with final_states_only_at(backbone, batch.ids.shape, rows, before):
         states = backbone.states(batch.ids, batch.mask, logits=True)
     source = states.hidden if states.logits is None else states.logits
     leaf = source.detach().requires_grad_()
@@ -443,13 +443,13 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
             a, b = (part[adapter].float() for part in (layer.lora_A, layer.lora_B))
             pairs[name] = _Pair(a.weight, b.weight)
             layer.lora_dropout[adapter].train()
-            _begin(pairs[name], _seed(training.seed, name))
+            _initialise(pairs[name], _seed(training.seed, name))
         yield pairs
     finally:
         tuner.unload()
 
 
-def _begin(pair: _Pair, seed: int) -> None:
+def _initialise(pair: _Pair, seed: int) -> None:
     """Initialise a pair as peft does (A uniform in +-1/sqrt(in), B zero), seeded by `seed`."""
     import torch
 

@@ -45,22 +45,22 @@ class Reservoir(Generic[T]):
     def __init__(self, seed: int, rows: Rows) -> None:
         self.total = 0
         self._seed, self._rows = seed, rows
-        self._held: list[tuple[int, str, T]] = []  # a heap, the last of the draw on top
+        self._heap: list[tuple[int, str, T]] = []  # the last of the draw on top
 
     def offer(self, row_id: str, item: T) -> None:
         """Offer one row of the stream."""
         self.total += 1
-        place = (-_place(row_id, self._seed), row_id, item)
+        entry = (-_hash(row_id, self._seed), row_id, item)
         room = SLACK * self._rows(self.total) + SLACK_ROWS
-        if len(self._held) < room:
-            heapq.heappush(self._held, place)
-        elif place[0] > self._held[0][0]:
-            heapq.heapreplace(self._held, place)
+        if len(self._heap) < room:
+            heapq.heappush(self._heap, entry)
+        elif entry[0] > self._heap[0][0]:
+            heapq.heapreplace(self._heap, entry)
 
     def drawn(self) -> list[tuple[str, T]]:
         """Return ids and items of the sample, in the order of the draw."""
         size = min(self._rows(self.total), self.total)
-        first = sorted(self._held, key=lambda held: (-held[0], held[1]))[:size]
+        first = sorted(self._heap, key=lambda entry: (-entry[0], entry[1]))[:size]
         return [(row_id, item) for _, row_id, item in first]
 
 
@@ -81,7 +81,7 @@ def sample_of_sources(
         UsageError: not one record can be used.
     """
     progress = progress or Silence()
-    drawing: Reservoir[Instruction] = Reservoir(seed, rows)
+    reservoir: Reservoir[Instruction] = Reservoir(seed, rows)
     seen = GrowingIdSet()
     read, before = 0, 0
     reasons: Counter[str] = Counter()
@@ -100,7 +100,7 @@ def sample_of_sources(
             if new:
                 seen.add(new)
             for row_id in new:
-                drawing.offer(row_id, by_id[row_id])
+                reservoir.offer(row_id, by_id[row_id])
             progress.advance(
                 rows=read,
                 tokens=0,
@@ -111,12 +111,12 @@ def sample_of_sources(
         before += source.size or 0
         if limit is not None and read >= limit:
             break
-    if not drawing.total:
+    if not reservoir.total:
         why = f"; most often: {reasons.most_common(1)[0][0]}" if reasons else ""
         raise UsageError(
             f"nothing can be fitted: of {count_of(read, 'record')} read, none can be used{why}"
         )
-    return _sample(drawing.drawn(), drawing.total)
+    return _sample(reservoir.drawn(), reservoir.total)
 
 
 def sample_of_pool(store: Store, seed: int, rows: Rows) -> Sample:
@@ -126,23 +126,23 @@ def sample_of_pool(store: Store, seed: int, rows: Rows) -> Sample:
         UsageError: it holds none.
     """
     pool = store.dataset("pool")
-    drawing: Reservoir[None] = Reservoir(seed, rows)
+    reservoir: Reservoir[None] = Reservoir(seed, rows)
     for batch in pool.to_batches(columns=["id"]):
         for row_id in batch["id"].to_pylist():
-            drawing.offer(row_id, None)
-    if not drawing.total:
+            reservoir.offer(row_id, None)
+    if not reservoir.total:
         raise UsageError(
             f"{store.uri}: nothing can be fitted, because the pool is empty. "
             f"Ingest first: coresetdb ingest {store.typed} FILE..."
         )
-    ids = [row_id for row_id, _ in drawing.drawn()]
+    ids = [row_id for row_id, _ in reservoir.drawn()]
     texts = store.take(ids, conversation_columns(pool.schema), version=pool.version)
-    return _sample(list(zip(ids, conversations_in(texts), strict=True)), drawing.total)
+    return _sample(list(zip(ids, conversations_in(texts), strict=True)), reservoir.total)
 
 
 def _sample(drawn: Sequence[tuple[str, Instruction]], total: int) -> Sample:
     return Sample([row_id for row_id, _ in drawn], [row for _, row in drawn], total)
 
 
-def _place(row_id: str, seed: int) -> int:
+def _hash(row_id: str, seed: int) -> int:
     return xxhash.xxh3_64_intdigest(row_id.encode(), seed=seed & 0xFFFF_FFFF_FFFF_FFFF)

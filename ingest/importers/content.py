@@ -12,6 +12,7 @@ from typing import Any
 
 from ...schemas.instruction import Message
 from .importer import Fields, Rejected, json_text, kind_of, text_of
+from .padding import without_padding
 from .roles import CALL
 from .tools import call_of, calls_in
 
@@ -136,6 +137,7 @@ def _calls_of_part(part: Fields, body: Any) -> list[Any]:
     call = part if body is None else body
     if not isinstance(call, dict) or "function" in call or (call is body and "arguments" in call):
         return calls_in(call)
+    call = without_padding(call)
     given = (call[key] for key in ("arguments", "input", "args") if call.get(key) is not None)
     if not isinstance(call.get("name"), str):
         raise Rejected("function call without a name")

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...schemas.canonical import canonical_json
 from .importer import Rejected, decoded, kind_of
+from .padding import without_padding
 
 DECLARATIONS = ("functionDeclarations", "function_declarations")
 SCHEMAS = ("input_schema", "inputSchema")
@@ -31,8 +32,8 @@ def tools_of(value: Any, name: str) -> str | None:
     if not value:
         return None
     if isinstance(value, list):
-        return canonical_json([tool for item in value for tool in _tool(item, name)])
-    tools = _tool(value, name)
+        return canonical_json([tool for item in value for tool in _tool(item)])
+    tools = _tool(value)
     return canonical_json(value if tools == [value] else tools)
 
 
@@ -40,6 +41,8 @@ def _plain(value: Any, name: str) -> Any:
     """A list or object, decoded where it is JSON text; None where it is empty."""
     if isinstance(value, str):
         value = decoded(value, name) if value.strip() else None
+    else:
+        value = without_padding(value)
     if value is None or value == [] or value == {}:
         return None
     if not isinstance(value, list | dict):
@@ -47,20 +50,15 @@ def _plain(value: Any, name: str) -> Any:
     return value
 
 
-def _tool(item: Any, name: str) -> list[Any]:
+def _tool(item: Any) -> list[Any]:
     """The tools that one entry of the list describes."""
-    if isinstance(item, str) and item.lstrip().startswith(("{", "[")):
-        item = decoded(item, name)
-        if isinstance(item, list):
-            return [tool for inner in item for tool in _tool(inner, name)]
+    item = _object_in(item)
     if not isinstance(item, dict):
         return [item]
     declared = next((item[key] for key in DECLARATIONS if isinstance(item.get(key), list)), None)
     if declared is not None:
         return [_function(each) for each in declared if isinstance(each, dict)]
-    inner = item.get("function")
-    if isinstance(inner, str) and inner.lstrip().startswith("{"):
-        inner = decoded(inner, name)
+    inner = _object_in(item.get("function"))
     if inner is not None:
         return [{**item, "type": item.get("type") or "function", "function": inner}]
     is_own = item.get("type") in OWN_KINDS and isinstance(item.get("name"), str)
@@ -88,9 +86,17 @@ def tool_calls_of(value: Any) -> str | None:
     if not value:
         return None
     calls = value if isinstance(value, list) else [value]
-    return canonical_json(
-        [decoded(call, "tool_calls") if isinstance(call, str) else call for call in calls]
-    )
+    return canonical_json([_object_in(call) for call in calls])
+
+
+def _object_in(item: Any) -> Any:
+    """The object that JSON text stands for; anything else as it is."""
+    if isinstance(item, str) and item.lstrip().startswith("{"):
+        try:
+            return decoded(item, "")
+        except Rejected:
+            return item
+    return item
 
 
 def calls_in(body: Any) -> list[Any]:
@@ -101,6 +107,8 @@ def calls_in(body: Any) -> list[Any]:
     """
     if isinstance(body, str):
         body = decoded(body, "function call")
+    else:
+        body = without_padding(body)
     calls = body if isinstance(body, list) else [body]
     if not calls or not all(isinstance(call, dict) and _is_call(call) for call in calls):
         raise Rejected("function call without a name")

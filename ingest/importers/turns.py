@@ -21,6 +21,7 @@ from ...schemas.instruction import Message
 from ..readers.options import ReadOptions
 from .content import CALL_ID_KEYS, Parts, joined_text, parts_of, result_of
 from .importer import Fields, Rejected, decoded, kind_of, text_of
+from .padding import without_padding
 from .roles import CALL, ROLES, known_role, plain, role_of
 from .tools import call_of, calls_in, tool_calls_of
 
@@ -316,7 +317,7 @@ def read_turn(turn: Any, options: ReadOptions) -> list[tuple[Message, Fields]]:
         if calls is None or parts.text.strip():
             parts = Parts(calls=calls_in(parts.text))
     if isinstance(call := extra.pop("function_call", None), dict):
-        parts.calls.append(call_of(None, call))
+        parts.calls.append(call_of(None, without_padding(call)))
     if extra.get("type") == "message":  # an item of Responses
         del extra["type"]
     call_id = _pop_first(extra, CALL_ID_KEYS)
@@ -396,6 +397,7 @@ def _item(turn: Fields) -> Message:
     """The message of an item of OpenAI's Responses that is a call or its result."""
     if turn["type"].endswith("_output"):
         return result_of(turn)
+    turn = without_padding(turn)
     name, arguments = turn.get("name"), turn.get("arguments", turn.get("input"))
     if not isinstance(name, str):
         raise Rejected("function call without a name")

@@ -1,7 +1,7 @@
 """One commit of an ingestion: the rows that become visible together, and everything about them.
 
 Order: `sources`, `pool`, `runs`, each idempotent by key. A kill between two of them leaves
-sightings of rows that the pool does not have yet; ingesting the same file again mends that.
+occurrences of rows that the pool does not have yet; ingesting the file again completes them.
 `Account` says what became of every record: its figures add up.
 """
 
@@ -61,6 +61,7 @@ class Account:
         without_feature: "feature: reason" -> rows that have this reason instead of the feature.
         limited: whether --limit ended it before the end of the files.
         unreadable: what is wrong with files that could not be opened.
+        passed_over: what else was found and not read, in words.
     """
 
     run: str
@@ -70,6 +71,7 @@ class Account:
     without_feature: Counter[str] = field(default_factory=Counter)
     limited: bool = False
     unreadable: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
     def total(self, name: str) -> int:
         """Sum over the files of `read`, `new`, `duplicate` or `rejected`."""
@@ -118,6 +120,7 @@ class Account:
             "limited": self.limited,
             "without_feature": dict(self.without_feature),
             "unreadable": self.unreadable,
+            "passed_over": self.passed_over,
             "files": [
                 {
                     **file.as_row(),
@@ -160,7 +163,7 @@ class Commit:
     """
 
     run: str
-    sightings: list[tuple[str, Record]] = field(default_factory=list)
+    occurrences: list[tuple[str, Record]] = field(default_factory=list)
     rejects: list[tuple[Reject, int]] = field(default_factory=list)
     rows: list[tuple[str, Record]] = field(default_factory=list)
     features: list[pa.Table] = field(default_factory=list)
@@ -180,7 +183,7 @@ class Commit:
         """
         if self.rejects:
             store.insert("rejects", self._reject_table())
-        if self.sightings:
+        if self.occurrences:
             store.insert("sources", self._source_table())
         if not self.rows:
             return set()
@@ -231,7 +234,7 @@ class Commit:
                 "metadata": record.metadata,
                 "run": self.run,
             }
-            for row_id, record in self.sightings
+            for row_id, record in self.occurrences
         ]
         return pa.Table.from_pylist(rows, schema=SOURCES)
 

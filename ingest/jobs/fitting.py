@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from ...schemas.errors import StoreBusyError, UsageError
 from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
-from ...store.catalog import Artifact, content_of, found_artifact, keep_artifact, load_artifact
+from ...store.catalog import Artifact, content_of, find_artifact, keep_artifact, load_artifact
 from ...store.features import declare
 from ...store.store import Store
 from ..create import pending, recipes_of
@@ -58,7 +58,7 @@ class StoreCache:
 
     def find(self, request: str, name: str) -> str | None:
         """See ArtifactCache."""
-        return found_artifact(self._store, request, name)
+        return find_artifact(self._store, request, name)
 
     def keep(self, request: str, name: str, artifact: Artifact) -> str:
         """See ArtifactCache."""
@@ -75,7 +75,7 @@ class MemoryCache:
     def __init__(self, below: ArtifactCache | None = None) -> None:
         self._below = below
         self._digests: dict[tuple[str, str], str] = {}
-        self._kept: dict[str, Artifact] = {}
+        self._artifacts: dict[str, Artifact] = {}
 
     def find(self, request: str, name: str) -> str | None:
         """See ArtifactCache."""
@@ -85,13 +85,13 @@ class MemoryCache:
     def keep(self, request: str, name: str, artifact: Artifact) -> str:
         """See ArtifactCache."""
         content = self._digests.setdefault((request, name), content_of(artifact.pack()))
-        self._kept.setdefault(content, artifact)
+        self._artifacts.setdefault(content, artifact)
         return content
 
     def load(self, content: str, name: str) -> Artifact:
         """See ArtifactCache."""
-        if content in self._kept or self._below is None:
-            return self._kept[content]
+        if content in self._artifacts or self._below is None:
+            return self._artifacts[content]
         return self._below.load(content, name)
 
 
@@ -134,15 +134,15 @@ def fit_features(
     if not specs:
         return []
     info = describe(BackboneConfig(**store.config["backbone"]))
-    with _alone(store, progress or Silence()):
+    with _fit_lock(store, progress or Silence()):
         fits = run_fits(info, specs, draw, backbone, StoreCache(store), progress)
-        recipes = [_declare(store, spec, info, own) for spec, own in zip(specs, fits, strict=True)]
+        recipes = [_declare(store, spec, info, fit) for spec, fit in zip(specs, fits, strict=True)]
         store.sync()
     return recipes
 
 
 @contextmanager
-def _alone(store: Store, progress: Progress) -> Iterator[None]:
+def _fit_lock(store: Store, progress: Progress) -> Iterator[None]:
     """Hold the lock of the process that fits this store."""
     with ExitStack() as stack:
         try:
@@ -164,7 +164,7 @@ def run_fits(
     """Run the fits of features whose artifacts `cache` lacks; see `fit_features`."""
     progress = progress or Silence()
     jobs_of_specs = [jobs_for(info, spec) for spec in specs]
-    jobs = {job.digest: job for own in jobs_of_specs for job in own}
+    jobs = {job.digest: job for jobs_of_spec in jobs_of_specs for job in jobs_of_spec}
     missing = [job for job in jobs.values() if not job.done(cache)]
     samples = _samples([job.fit for job in missing], draw)
     while missing:
@@ -172,7 +172,7 @@ def run_fits(
         group = [job for job in group if all(jobs[need].done(cache) for need in job.needs)]
         run(group, jobs, samples[group[0].fit.sample_seed], backbone(), cache, progress)
         missing = [job for job in missing if job not in group]
-    return [fitted(own, cache) for own in jobs_of_specs]
+    return [fitted(jobs_of_spec, cache) for jobs_of_spec in jobs_of_specs]
 
 
 @dataclass(frozen=True)
@@ -252,10 +252,10 @@ def run(
     names = " and ".join(job.fit.name for job in group)
     fittings = [_fitting(job, jobs, sample, backbone, cache, progress) for job in group]
     rows = max(len(fitting.sample) for fitting in fittings)
-    kept = [name for job in group for name in job.outputs(cache)]
+    existing = [name for job in group for name in job.outputs(cache)]
     progress.say(
         f"{names}: fitting on {rows:,} of {sample.total:,} rows"
-        + (f"; {', '.join(kept)} already fitted" if kept else "")
+        + (f"; {', '.join(existing)} already fitted" if existing else "")
     )
     begun = time.monotonic()
     pairs = [
@@ -285,16 +285,18 @@ def _fitting(
     cache: ArtifactCache,
     progress: Progress,
 ) -> Fitting:
-    outputs = [own.outputs(cache) for own in (*(jobs[need] for need in job.needs), job)]
+    needed = [*(jobs[need] for need in job.needs), job]
+    outputs = {name: content for other in needed for name, content in other.outputs(cache).items()}
 
     def keep(name: str, artifact: Artifact) -> Artifact:
         return cache.load(cache.keep(job.digest, name, artifact), name)
 
-    def tell(share: float, said: str) -> None:
-        progress.learn(name=job.fit.name, share=share, said=said)
+    def report(share: float, sentence: str) -> None:
+        progress.learn(name=job.fit.name, share=share, said=sentence)
 
-    kept = {name: cache.load(content, name) for own in outputs for name, content in own.items()}
-    return Fitting(backbone, sample.first(job.fit.sample_rows(sample.total)), kept, keep, tell)
+    artifacts = {name: cache.load(content, name) for name, content in outputs.items()}
+    rows = job.fit.sample_rows(sample.total)
+    return Fitting(backbone, sample.first(rows), artifacts, keep, report)
 
 
 def fitted(jobs: Sequence[Job], cache: ArtifactCache) -> Fitted:
@@ -327,7 +329,7 @@ def rereadable_sources(
         InputError, AmbiguousFormatError, UsageError: as `open_sources`.
     """
     if not pending(store):
-        yield open_sources(data, options)
+        yield open_sources(data, options, progress=progress)
         return
     with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
         yield open_sources(data, options, folder, progress)
@@ -335,12 +337,12 @@ def rereadable_sources(
 
 def fit_from(
     store: Store,
-    looked: SourceList,
+    sources: SourceList,
     backbone: Callable[[], Backbone],
     limit: int | None = None,
     progress: Progress | None = None,
 ) -> list[Recipe]:
-    """Fit the features that are pending, on a sample of the pool or, if it is empty, of `looked`.
+    """Fit the features that are pending, on a sample of the pool or, if it is empty, of `sources`.
 
     Returns:
         Their recipes; none if no feature was pending.
@@ -358,7 +360,7 @@ def fit_from(
             progress.say("the sample is drawn from the pool")
             return sample_of_pool(store, seed, rows)
         progress.say("the files are read once for the sample, and again to be ingested")
-        return sample_of_sources(looked.sources(), seed, rows, limit, looked.bytes, progress)
+        return sample_of_sources(sources.sources(), seed, rows, limit, sources.bytes, progress)
 
     try:
         return fit_features(store, specs, draw, backbone, progress)

@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from shlex import quote
 from typing import Any
 
 import pyarrow as pa
@@ -36,7 +37,7 @@ SHARD_SECONDS = 30.0
 SHARD_ROWS = (16, 2048)
 SHARD_BYTES = 256 << 20
 COMMIT_BYTES = 1 << 30
-SIGHTINGS_PER_COMMIT = 100_000
+OCCURRENCES_PER_COMMIT = 100_000
 SMALL_ROWS = 20_000
 MERGE_FRAGMENTS = 64
 
@@ -49,6 +50,7 @@ def ingest(
     limit: int | None = None,
     bytes_total: int | None = None,
     unreadable: Sequence[InputError] = (),
+    passed_over: Sequence[str] = (),
     progress: Progress | None = None,
     command: str = "",
     commit_rows: int = COMMIT_ROWS,
@@ -61,8 +63,10 @@ def ingest(
         featurizer: makes the featurizer; called only when there is something new to featurize.
         limit: stop after this many records (rejected ones count).
         bytes_total: of all files, None where it is not known; for the progress.
-        unreadable: files that could not be opened; they are part of the account.
-        progress: is told what happens.
+        unreadable: files that could not be opened, up to the end of the run; they are part of the
+            account.
+        passed_over: what else was found and not read, in words; part of the account as well.
+        progress: receives what happens.
         command: kept in the table `runs`.
         commit_rows: the most rows that become visible together.
 
@@ -74,7 +78,8 @@ def ingest(
     """
     job = _Ingestion(store, featurizer, progress or Silence(), command, commit_rows)
     job.bytes_total = bytes_total
-    job.account.unreadable = [str(error) for error in unreadable]
+    job.account.passed_over = list(passed_over)
+    job.unreadable = unreadable
     with job.run.running(job.stop, job.finish):
         job.read_all(files, limit)
     return job.account
@@ -118,6 +123,7 @@ class _Ingestion:
         self.committed = time.monotonic()
         self.bytes_before = self.bytes_read = 0
         self.bytes_total: int | None = None
+        self.unreadable: Sequence[InputError] = ()
 
     def read_all(self, files: Iterable[Source], limit: int | None) -> None:
         """Read every file to its end, or to `limit` records in all."""
@@ -142,6 +148,11 @@ class _Ingestion:
             bytes=file.size or 0,
         )
         self.account.files.append(counts)
+        for column in file.vectors:
+            counts.remarks.append(
+                f"its column {column!r} holds vectors, which are left out; to select with them: "
+                f"coresetdb vectors add {quote(self.store.uri)} {quote(column)} {quote(file.file)}"
+            )
         for block in _blocks(islice(file, limit), READ_BLOCK):
             self.bytes_read = self.bytes_before + file.bytes_read
             self._add(block, counts)
@@ -164,7 +175,7 @@ class _Ingestion:
                 counts.reasons[item.reason.partition(":")[0]] += 1
                 self._reject(item)
                 continue
-            self.commit.sightings.append((row_id, item))
+            self.commit.occurrences.append((row_id, item))
             if next(known) or row_id in self.waiting:
                 counts.duplicate += 1
                 if row_id in self.waiting:
@@ -176,7 +187,7 @@ class _Ingestion:
             self.shard.append(queued)
             if len(self.shard) >= self.shard_rows:
                 self._featurize()
-        if len(self.commit.sightings) + len(self.commit.rejects) >= SIGHTINGS_PER_COMMIT:
+        if len(self.commit.occurrences) + len(self.commit.rejects) >= OCCURRENCES_PER_COMMIT:
             self._featurize()
             self._write()
 
@@ -229,7 +240,7 @@ class _Ingestion:
         for row_id in ids:
             del self.waiting[row_id]
             self.repeated.pop(row_id, None)
-        for _, record in self.commit.sightings:
+        for _, record in self.commit.occurrences:
             if record.metadata != "{}":
                 self.metadata_keys.update(json.loads(record.metadata))
         self.commit = Commit(self.account.run)
@@ -248,14 +259,16 @@ class _Ingestion:
         self.run.drop_tokens()
         dropped = {queued.id for queued in self.shard}
         self.shard = []
-        sightings = self.commit.sightings
-        self.commit.sightings = [seen for seen in sightings if seen[0] not in dropped]
+        self.commit.occurrences = [
+            (row_id, record) for row_id, record in self.commit.occurrences if row_id not in dropped
+        ]
         self._write()
         self.finish(status)
         self.run.say_what_is_kept()
 
     def finish(self, status: str) -> None:
         """Record how the run ended, and tidy up."""
+        self.account.unreadable = [str(error) for error in self.unreadable]
         self.run.finish(status)
         self._merge_small_fragments()
         self.store.sync()

@@ -120,7 +120,7 @@ def featurize(
     Args:
         store: where the rows are.
         features: as `init` takes them, or names of features of the store; all of these if empty.
-        progress: is told what happens.
+        progress: receives what happens.
         command: kept in the table `runs`.
         shard_rows: the least and the most rows of a shard.
         commit_rows: rows that are filled together, as far as fragments allow.
@@ -149,15 +149,15 @@ def _declared(
     store: Store, features: str, featurizer: StoreFeaturizer, progress: Progress
 ) -> list[Recipe]:
     """The recipes of features; new ones are fitted on the pool, and get their columns."""
-    wanted = resolve_features(store, features)
+    requested = resolve_features(store, features)
 
     def draw(seed: int, rows: Rows) -> Sample:
         progress.say("the sample is drawn from the pool")
         return sample_of_pool(store, seed, rows)
 
-    new = [spec for spec in wanted if isinstance(spec, FeatureSpec)]
+    new = [spec for spec in requested if isinstance(spec, FeatureSpec)]
     return [
-        *(recipe for recipe in wanted if isinstance(recipe, Recipe)),
+        *(recipe for recipe in requested if isinstance(recipe, Recipe)),
         *fit_features(store, new, draw, lambda: featurizer.backbone, progress),
     ]
 
@@ -209,10 +209,10 @@ class _LateFeatures:
         """Go over targets and pool until nothing lacks anything."""
         self.run.record("running")
         self._forget_filled()
-        self._count()
+        self._count_rows()
         self._announce()
         while self._fill_targets() or self._fill_pool():
-            self._count()
+            self._count_rows()
         for shard in self.shards:
             shard.clear()
 
@@ -240,29 +240,29 @@ class _LateFeatures:
             parts = (unfilled(pool, fragment, shard.recipe) for fragment in pool.get_fragments())
             ids = [unfilled_ids for part in parts for unfilled_ids, _ in part]
             waiting = pa.concat_arrays([pa.array([], pa.string()), *ids])
-            held = pc.is_in(shard.ids, value_set=waiting)  # pyright: ignore[reportAttributeAccessIssue]
-            shard.forget(shard.ids.filter(pc.invert(held)))  # pyright: ignore[reportAttributeAccessIssue]
+            unfilled_rows = pc.is_in(shard.ids, value_set=waiting)  # pyright: ignore[reportAttributeAccessIssue]
+            shard.forget(shard.ids.filter(pc.invert(unfilled_rows)))  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _count(self) -> None:
+    def _count_rows(self) -> None:
         """Count the rows to featurize, by the feature that most rows lack."""
         pool = self.store.dataset("pool")
         lacking = [count_unfilled(pool, shard.recipe) for shard in self.shards]
         by_shard = list(zip(self.shards, lacking, strict=True))
-        self._lacked(shard.recipe.feature for shard, count in by_shard if count)
+        self._note_lacking(shard.recipe.feature for shard, count in by_shard if count)
         waiting = (count - len(shard) for shard, count in by_shard)
         self.rows_total = self.account.rows + max(0, *waiting)
 
-    def _lacked(self, features: Iterable[str]) -> None:
+    def _note_lacking(self, features: Iterable[str]) -> None:
         """Note features that a row or an example lacks."""
-        lacked = {*self.account.made, *features}
-        self.account.made = [name for name in self.account.features if name in lacked]
+        lacking = {*self.account.made, *features}
+        self.account.made = [name for name in self.account.features if name in lacking]
 
     def _announce(self) -> None:
-        held = max(len(shard) for shard in self.shards)
-        resumed = f", {held:,} more from an earlier run" if held else ""
-        if self.rows_total or held:
+        resumed = max(len(shard) for shard in self.shards)
+        more = f", {resumed:,} more from an earlier run" if resumed else ""
+        if self.rows_total or resumed:
             names = ", ".join(self.account.made)
-            self.progress.say(f"{names}: {count_of(self.rows_total, 'row')} to featurize{resumed}")
+            self.progress.say(f"{names}: {count_of(self.rows_total, 'row')} to featurize{more}")
 
     def _fill_pool(self) -> bool:
         """Go over the fragments once; return whether any of them lacked anything."""
@@ -293,7 +293,7 @@ class _LateFeatures:
             self.account.resumed += len(lacking) - len(unmade)
         number = fragment.fragment_id
         if any(map(len, addresses)):
-            for row, lacks in _texts(fragment, addresses):
+            for row, lacks in _rows_lacking(fragment, addresses):
                 self.open[number] += 1
                 self.gathered[lacks].append(row)
                 if len(self.gathered[lacks]) >= self.shard_rows:
@@ -362,7 +362,7 @@ class _LateFeatures:
                 lambda _, tokens: self._on_batch(0, tokens),
                 "target",
             )
-            self._lacked([recipe.feature])
+            self._note_lacking([recipe.feature])
             self.examples.update(keys)
             self.account.examples = len(self.examples)
             self.account.without_feature += count_reasons(features)
@@ -389,7 +389,7 @@ class _LateFeatures:
         return {"read": self.account.rows, "note": "; ".join(self.account.sentences())}
 
 
-def _texts(
+def _rows_lacking(
     fragment: lance.LanceFragment, unmade: Sequence[np.ndarray]
 ) -> Iterator[tuple[_Waiting, int]]:
     """The rows at the addresses `unmade` of each recipe, with the recipes they lack (bits)."""
@@ -398,8 +398,8 @@ def _texts(
     for batch in scanner.to_batches():
         addresses = batch["_rowaddr"].to_numpy()
         lacks = np.zeros(len(addresses), np.int64)
-        for bit, own in enumerate(unmade):
-            lacks |= np.isin(addresses, own).astype(np.int64) << bit
+        for bit, of_recipe in enumerate(unmade):
+            lacks |= np.isin(addresses, of_recipe).astype(np.int64) << bit
         rows = pa.table(batch.select(text)).filter(pa.array(lacks > 0))
         for row_id, instruction, bits in zip(
             rows["id"].to_pylist(), conversations_in(rows), lacks[lacks > 0].tolist(), strict=True
@@ -450,7 +450,7 @@ class StoreFeaturizer:
 
 
 def with_reason(table: pa.Table, recipe: Recipe) -> pa.Table:
-    """The table, with a reason in rows that have no value: they would be made again for ever."""
+    """The table, with a reason in rows without a value: they would be made again each round."""
     empty = np.ones(len(table), bool)
     for column in recipe.columns:
         empty &= table[column].is_null().to_numpy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import InputError, StoreError, UsageError
@@ -43,7 +43,7 @@ def repair_and_reingest(
 
     Args:
         uri: of a store, which need not be in a state to be opened.
-        say: is told what is read again, and which sources are gone.
+        say: receives sentences on what is read again, and which sources are gone.
         storage_options: of a store on s3.
 
     Raises:
@@ -94,16 +94,16 @@ def reingest(
             say(f"{task.file}: {task.what}")
             try:
                 source = open_source(task.file, task.options)
-                again = _SourceAgain(source, task, lost_ids if task.whole else task.ids, known)
-                ingest(store, [again], featurizer, command=COMMAND)
+                reread = _RereadSource(source, task, lost_ids if task.whole else task.ids, known)
+                ingest(store, [reread], featurizer, command=COMMAND)
             except StoreError:
                 raise
             except (InputError, UsageError, OSError) as error:
                 unread[task.file] = f"cannot be read again: {error}"
             else:
-                missing = len(task.ids - again.found)
-                if again.fault:
-                    unread[task.file] = str(again.fault)
+                missing = len(task.ids - reread.recovered)
+                if reread.fault:
+                    unread[task.file] = str(reread.fault)
                 elif missing:
                     unread[task.file] = (
                         f"{missing:,} of {count_of(len(task.ids), 'lost row')} could not be found "
@@ -159,7 +159,8 @@ class _PastOptions:
     def of(self, row: LostRow) -> str:
         """The options of the run that saw a row; else the last ones that its file was read with."""
         known = self.by_run.get((row.run, row.file, row.corpus))
-        return known or (list(self.by_file.get((row.file, row.corpus), ())) or [_plain(row)])[-1]
+        of_file = list(self.by_file.get((row.file, row.corpus), ()))
+        return known or (of_file[-1] if of_file else _default_options(row))
 
 
 def _tasks(store: Store, lost: Sequence[LostRow]) -> list[_Task]:
@@ -168,7 +169,8 @@ def _tasks(store: Store, lost: Sequence[LostRow]) -> list[_Task]:
     tasks: dict[tuple[str, str, str], _Task] = {}
 
     def task(row: LostRow, options: str) -> _Task:
-        new = _Task(row.file, ReadOptions.from_dict(json.loads(options)))
+        read = replace(ReadOptions.from_dict(json.loads(options)), corpus=row.corpus)
+        new = _Task(row.file, read)
         return tasks.setdefault((row.file, row.corpus, options), new)
 
     for row in lost:
@@ -176,24 +178,24 @@ def _tasks(store: Store, lost: Sequence[LostRow]) -> list[_Task]:
             task(row, past.of(row)).ids.add(row.id)
             continue
         counts: dict[str, int | None] = {**past.by_file.get((row.file, row.corpus), {})}
-        for options, before in (counts or {_plain(row): None}).items():
-            whole = task(row, options)
-            whole.whole, whole.unnamed, whole.before = True, row.unnamed, before
+        for options, before in (counts or {_default_options(row): None}).items():
+            file_task = task(row, options)
+            file_task.whole, file_task.unnamed, file_task.before = True, row.unnamed, before
     return list(tasks.values())
 
 
-def _plain(row: LostRow) -> str:
+def _default_options(row: LostRow) -> str:
     return json.dumps(ReadOptions(corpus=row.corpus).as_dict())
 
 
-class _SourceAgain:
+class _RereadSource:
     """A file that was read before, as a `Source` of what the store once took from it."""
 
     def __init__(
         self, source: SourceFile, task: _Task, lost: set[str], known: GrowingIdSet
     ) -> None:
         self._source, self._task, self._lost, self._known = source, task, lost, known
-        self.found: set[str] = set()
+        self.recovered: set[str] = set()
         self.file, self.corpus, self.format = source.file, source.corpus, source.format
         self.options, self.size = source.options, source.size
         self.decision = f"{source.decision}; read again"
@@ -218,6 +220,10 @@ class _SourceAgain:
     def notices(self) -> list[str]:
         return []
 
+    @property
+    def vectors(self) -> list[str]:
+        return []
+
     def __iter__(self) -> Iterator[Record | Reject]:
         for position, item in enumerate(self._source):
             listed = self._task.whole and self._was_read(position)
@@ -225,17 +231,17 @@ class _SourceAgain:
                 if listed:
                     yield item
             elif item.instruction.id in self._lost:
-                self.found.add(item.instruction.id)
+                self.recovered.add(item.instruction.id)
                 yield item
-            elif listed and self._was_taken(item.instruction.id):
+            elif listed and self._was_ingested(item.instruction.id):
                 yield item
-            if not listed and self.found >= self._lost:
+            if not listed and self.recovered >= self._lost:
                 return
 
     def _was_read(self, position: int) -> bool:
         return self._task.before is None or position < self._task.before
 
-    def _was_taken(self, row_id: str) -> bool:
+    def _was_ingested(self, row_id: str) -> bool:
         """Whether a record was ingested before, as far as that is still known."""
         all_of_it = self._task.unnamed and self._task.before is not None
         return all_of_it or bool(self._known.contains([row_id])[0])

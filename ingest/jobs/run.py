@@ -48,7 +48,7 @@ class Run:
         Args:
             command: kept in the row.
             columns: returns further columns of the row as they are now.
-            progress: is told what is kept of a run that was stopped.
+            progress: receives what is kept of a run that was stopped.
         """
         self.id = account.run
         self._store, self._command, self._account = store, command, account

@@ -63,17 +63,17 @@ def make_target_artifacts(
                 featurizer.backbone,
                 rows,
                 {
-                    own: features.columns[column][np.asarray(usable)]
-                    for own, column in registry.columns_of(recipe).items()
+                    name: features.columns[column][np.asarray(usable)]
+                    for name, column in registry.columns_of(recipe).items()
                 },
                 featurizer.setup(recipe, of="target"),
             )
             if artifact is None:
                 continue
-            kept = catalog.put_artifact(
+            stored = catalog.put_artifact(
                 store, recipe.fingerprint, artifact_name(ids), artifact.pack()
             )
-            artifact = Artifact.unpack(kept)
+            artifact = Artifact.unpack(stored)
         if REFUSED in artifact.facts:
             notes.append(f"{recipe.representation} cannot use it: {artifact.facts[REFUSED]}")
         notes += artifact.facts.get(NOTES, ())
@@ -110,14 +110,14 @@ def complete_target_artifacts(
     ):
         examples.setdefault(target, []).append((row_id, instruction))
     notes: list[str] = []
-    for target, own in examples.items():
-        ids = [row_id for row_id, _ in own]
+    for target, target_rows in examples.items():
+        ids = [row_id for row_id, _ in target_rows]
         if all(
             find_target_artifact(store, fingerprint, ids) is not None
             for fingerprint in fingerprints
         ):
             continue
-        instructions = [instruction for _, instruction in own]
+        instructions = [instruction for _, instruction in target_rows]
         loaded = featurizer()
         features = loaded.compute(instructions, of="target")
         sentences = make_target_artifacts(store, loaded, ids, features)

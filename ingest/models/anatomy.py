@@ -62,12 +62,12 @@ def forward_replaced(
     module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[None]:
     """Let `module` run `forward` inside the block, with its hooks; its class is not changed."""
-    own = vars(module).get("forward")  # another library may have set one
+    previous = vars(module).get("forward")  # another library may have set one
     module.forward = forward
     try:
         yield
     finally:
-        if own is None:
+        if previous is None:
             del module.forward
         else:
-            module.forward = own
+            module.forward = previous

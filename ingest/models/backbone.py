@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...schemas.errors import BackboneError, UsageError
 from ...schemas.instruction import Instruction
-from ...schemas.plain_text import count_of
+from ...schemas.plain_text import count_of, first_line
 from ..conversations.chat_template import ChatTemplate, RowRefusedError
 from ..conversations.tokenization import Encoded, Encoder
 from .describe import BackboneConfig, BackboneInfo, describe
@@ -52,7 +52,7 @@ PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
 """Relative; a head that scales or caps its logits misses it by orders of magnitude."""
 
-KERNELS_KEPT = 512
+CACHED_KERNELS = 512
 """Enough for about 30 shapes of batches of the built-in proxy; at most 0.8 MB each."""
 
 
@@ -119,7 +119,7 @@ class Backbone:
 
         Args:
             ids: (B, T) int64; padding on either side.
-            mask: (B, T) bool, true at tokens. States at padding mean nothing.
+            mask: (B, T) bool, true at tokens. States at padding are undefined.
             logits: whether `head` will be called for this batch.
         """
         import torch
@@ -164,15 +164,15 @@ class Backbone:
 
     def _full_forward(self, inputs: dict[str, Any]) -> States:
         """Return states and all logits from the model's own forward, for any head."""
-        kept: list[torch.Tensor] = []
+        hidden: list[torch.Tensor] = []
         hook = self.model.base_model.register_forward_hook(
-            lambda module, args, output: kept.append(output.last_hidden_state)
+            lambda module, args, output: hidden.append(output.last_hidden_state)
         )
         try:
             logits = self.model(**inputs, use_cache=False).logits
         finally:
             hook.remove()
-        return States(kept[0], logits)
+        return States(hidden[0], logits)
 
     def _probe_head(self) -> bool:
         """Return whether the logits are the output layer times the final states, and nothing else.
@@ -190,11 +190,11 @@ class Backbone:
         with torch.inference_mode():
             full = self._full_forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
             assert full.logits is not None
-            expected, got = full.logits.float(), head(full.hidden).float()
-        return _close(got, expected)
+            expected, computed = full.logits.float(), head(full.hidden).float()
+        return _close(computed, expected)
 
     def _probe_causal(self) -> bool:
-        """Return whether a token changes no state before it, tested as well."""
+        """Return whether a token changes no state before it, tested on a few tokens too."""
         import torch
 
         count = min(PROBE_TOKENS, self.info.max_length)
@@ -202,12 +202,14 @@ class Backbone:
         ids[1, -1] = ids[1, 0]
         with torch.inference_mode():
             inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            one, other = self.model.base_model(**inputs, use_cache=False).last_hidden_state.float()
-        return _close(one[:-1], other[:-1])
+            one, changed = self.model.base_model(
+                **inputs, use_cache=False
+            ).last_hidden_state.float()
+        return _close(one[:-1], changed[:-1])
 
 
-def _close(got: torch.Tensor, expected: torch.Tensor) -> bool:
-    error = (expected - got).norm() / expected.norm().clamp(min=1e-12)
+def _close(computed: torch.Tensor, expected: torch.Tensor) -> bool:
+    error = (expected - computed).norm() / expected.norm().clamp(min=1e-12)
     return bool(error < PROBE_TOLERANCE)
 
 
@@ -257,10 +259,9 @@ def _load_encoder(info: BackboneInfo) -> tuple[Encoder, int]:
             info.folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # its readers raise whatever a broken file makes them raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
-            f"{info.name}: the tokenizer cannot be loaded ({reason}). Save tokenizer and model "
-            "into the same folder"
+            f"{info.name}: the tokenizer cannot be loaded ({first_line(error)}). Save tokenizer "
+            "and model into the same folder"
         ) from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -289,7 +290,7 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with quiet():
+        with without_progress_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
                 dtype=getattr(torch, config.dtype),
@@ -299,10 +300,10 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
                 output_loading_info=True,
             )
     except Exception as error:  # a damaged checkpoint raises whatever its reader raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
-            f"{name}: the model cannot be loaded ({reason}). It must be a causal language model "
-            "of transformers whose code needs no download (trust_remote_code stays off)"
+            f"{name}: the model cannot be loaded ({first_line(error)}). It must be a causal "
+            "language model of transformers whose code needs no download (trust_remote_code stays "
+            "off)"
         ) from error
     model, report = loaded
     if report["missing_keys"]:
@@ -319,16 +320,16 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Hide transformers' progress bars inside the block."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
@@ -341,10 +342,10 @@ def bound_kernel_caches() -> None:
     value set by the user is left alone.
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(KERNELS_KEPT))
+        os.environ.setdefault(name, str(CACHED_KERNELS))
 
 
-def give_back_freed() -> None:
+def release_freed_memory() -> None:
     """Return freed memory to the system, where the C library is glibc.
 
     Tensors of changing sizes leave holes between kernels that live longer, and glibc by itself

@@ -29,6 +29,11 @@ TOKENS_PER_BATCH_ACCELERATOR = 16384
 quarter slower, half of it padding."""
 
 
+def tokens_per_batch(device: torch.device) -> int:
+    """Return the padded tokens of a forward that suit a device."""
+    return TOKENS_PER_BATCH_CPU if device.type == "cpu" else TOKENS_PER_BATCH_ACCELERATOR
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows as padded tensors on the backbone's device.
@@ -46,10 +51,19 @@ class Batch:
     response: torch.Tensor
     positions: torch.Tensor
 
+    def tokens(self, which: str) -> torch.Tensor:
+        """Return (B, T) bool: the tokens that are `content`, `response` or `all`."""
+        if which != "content":
+            return self.response if which == "response" else self.mask
+        content = torch.zeros_like(self.mask)
+        flags = np.concatenate([row.content for row in self.rows])
+        content[self.mask] = torch.from_numpy(flags).to(content.device)
+        return content
+
     def predicted(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return rows (n,) and positions (n,) of the tokens that predict response tokens.
 
-        They are the tokens before them; padding is none.
+        These are the tokens before them; padding predicts nothing.
         """
         before = self.response[:, 1:] & self.mask[:, :-1]
         rows, places = before.nonzero(as_tuple=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...schemas.errors import BackboneError
+from ...schemas.plain_text import first_line
 from .model_folder import read_settings
 
 
@@ -53,8 +54,7 @@ def _unloadable_tokenizer(folder: Path) -> str | None:
     try:
         AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # its readers raise whatever a broken file makes them raise
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        return line.partition(". ")[0]
+        return first_line(error).partition(". ")[0]
     return None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import xxhash
 
 from ...schemas.errors import BackboneError, NoSuchModelError
+from ...schemas.plain_text import first_line
 from ..conversations.chat_template import DEFAULT
 
 BUILTIN = "builtin"
@@ -105,10 +106,10 @@ def hub_snapshot(name: str, patterns: Sequence[str]) -> Path:
         ) from error
     # Offline mode, a dead network and a refusing server are all OSErrors there.
     except OSError as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
             f"{name}: no folder here, the Hugging Face hub cannot be reached and the model is not "
-            f"in its cache ({reason}). Check the name and the network, or give a model's folder"
+            f"in its cache ({first_line(error)}). Check the name and the network, or give a "
+            "model's folder"
         ) from error
 
 

@@ -8,7 +8,7 @@ fact `scaling`; module names are those of the model without an adapter.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,7 +22,7 @@ from ...store.catalog import Artifact
 _PLACED: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Artifact, dict[str, LowRank]]] = (
     WeakKeyDictionary()
 )
-"""Adapters on a model's device, while both live, as a pass applies one once per batch."""
+"""Model -> adapter -> its modules on the model's device, moved once for all batches."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ def _place(model: Any, adapter: Artifact) -> dict[str, LowRank]:
         except AttributeError as error:
             raise BackboneError(f"the adapter was made for a module {name!r} ({error})") from error
         a, b = (
-            torch.tensor(adapter.arrays[f"{name}.{own}"], dtype=model.dtype, device=model.device)
-            for own in ("A", "B")
+            torch.tensor(adapter.arrays[f"{name}.{matrix}"], dtype=model.dtype, device=model.device)
+            for matrix in ("A", "B")
         )
         modules[name] = LowRank(a, b, float(adapter.facts["scaling"]))
     return modules
@@ -83,18 +83,14 @@ def _place(model: Any, adapter: Artifact) -> dict[str, LowRank]:
 def adapter_applied(model: Any, adapter: Artifact | None) -> Iterator[dict[str, LowRank]]:
     """Apply an adapter (None: none) to `model` inside the block; yield its modules by name."""
     modules = {} if adapter is None else low_rank_modules(model, adapter)
-    hooks = [
-        model.get_submodule(name).register_forward_hook(_adding(low_rank))
-        for name, low_rank in modules.items()
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, low_rank in modules.items():
+            module = model.get_submodule(name)
+            hooks.enter_context(module.register_forward_hook(_adapter_hook(low_rank)))
         yield modules
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _adding(low_rank: LowRank) -> Any:
+def _adapter_hook(low_rank: LowRank) -> Any:
     def add(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
         return low_rank.added_to(output, args[0])
 

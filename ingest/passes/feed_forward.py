@@ -12,15 +12,18 @@ but for rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ...schemas.errors import BackboneError
 from ..models.anatomy import decoder_layers
+
+if TYPE_CHECKING:
+    from .reducer import Reducer
 
 DOWN_PROJECTIONS = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2")
 """What architectures call the last linear layer of a feed-forward network."""
@@ -49,40 +52,31 @@ class Neurons:
     tokens: torch.Tensor | None = None
 
 
-class Reader(Protocol):
-    """Receives the parts of a layer one after the other, layers in their order."""
-
-    def neurons(self, part: Neurons) -> None: ...
-
-
 @contextmanager
-def neurons_read(model: Any, readers: Sequence[Reader], shape: tuple[int, int]) -> Iterator[None]:
-    """Pass every feed-forward network's activations to the readers inside the block.
+def neuron_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int]) -> Iterator[None]:
+    """Pass every feed-forward network's activations to the reducers inside the block.
 
-    Each is passed once, even if gradient checkpointing runs a layer again.
+    Each is passed once, even if gradient checkpointing runs a layer again; layers come in their
+    order, the parts of a layer one after the other.
 
     Args:
         shape: (B, T) of the batch that will be run.
     """
-    undo: list[Callable[[], None]] = []
-    try:
-        for part in feed_forwards(model) if readers else ():
-            hooks = _NeuronHooks(part, readers, shape)
+    with ExitStack() as stack:
+        for part in feed_forwards(model) if reducers else ():
+            hooks = _NeuronHooks(part, reducers, shape)
             if part.experts:
-                undo.append(listen(part.module, hooks.expert))
+                stack.callback(hook_experts(part.module, hooks.expert))
             else:
-                undo.append(part.module.register_forward_pre_hook(hooks.dense).remove)
+                stack.enter_context(part.module.register_forward_pre_hook(hooks.dense))
         yield
-    finally:
-        for remove in undo:
-            remove()
 
 
 class _NeuronHooks:
-    """Hooks that pass one part's activations to the readers, the first time it is run."""
+    """Hooks that pass one part's activations to the reducers, the first time it is run."""
 
-    def __init__(self, part: FeedForward, readers: Sequence[Reader], shape: tuple[int, int]):
-        self._part, self._readers, self._shape = part, readers, shape
+    def __init__(self, part: FeedForward, reducers: Sequence[Reducer], shape: tuple[int, int]):
+        self._part, self._reducers, self._shape = part, reducers, shape
         self._done: set[int] = set()
 
     def dense(self, module: nn.Module, args: tuple) -> None:
@@ -100,8 +94,8 @@ class _NeuronHooks:
         if tokens is None:
             values = values.reshape(*self._shape, -1)
         offset = part.offset + number * part.width
-        for reader in self._readers:
-            reader.neurons(Neurons(part.layer, part.start, part.units, offset, values, tokens))
+        for reducer in self._reducers:
+            reducer.neurons(Neurons(part.layer, part.start, part.units, offset, values, tokens))
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,7 @@ def feed_forwards(model: Any) -> list[FeedForward]:
             offset += width * max(1, experts)
         start += units
     if not networks:
-        raise BackboneError(_unknown(model, "no feed-forward network is found"))
+        raise BackboneError(_unsupported(model, "no feed-forward network is found"))
     return networks
 
 
@@ -148,8 +142,8 @@ def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
     """Return module, units and experts of each part of a layer."""
     parts: list[tuple[nn.Module, int, int]] = []
     for name, module in layer.named_modules():
-        own = name.rpartition(".")[2]
-        if own in DOWN_PROJECTIONS and not any(word in name for word in _ATTENTION):
+        stem = name.rpartition(".")[2]
+        if stem in DOWN_PROJECTIONS and not any(word in name for word in _ATTENTION):
             parts.append((module, _inputs(module), 0))
         elif has_experts(module):
             down: Any = getattr(module, expert_weights(module)[1])
@@ -158,11 +152,11 @@ def _parts(model: Any, layer: nn.Module) -> list[tuple[nn.Module, int, int]]:
         elif not isinstance(module, nn.Conv1d) and any(
             parameter.ndim == 3 for parameter in module.parameters(recurse=False)
         ):
-            raise BackboneError(_unknown(model, f"the experts in {name} are of no known form"))
+            raise BackboneError(_unsupported(model, f"the experts in {name} are of no known form"))
     return parts
 
 
-def _unknown(model: Any, what: str) -> str:
+def _unsupported(model: Any, what: str) -> str:
     return (
         f"{model.config.model_type}: {what}. Use features that look at no neurons (all but mads "
         "and nait:neuron=mlp), or another backbone"
@@ -193,7 +187,7 @@ class ExpertLinear:
     tokens: torch.Tensor
 
 
-Listener = Callable[[ExpertLinear], None]
+ExpertHook = Callable[[ExpertLinear], None]
 
 
 def has_experts(module: nn.Module) -> bool:
@@ -207,38 +201,38 @@ def expert_weights(module: Any) -> tuple[str, str]:
     return ("gate_up_proj" if getattr(module, "has_gate", True) else "up_proj"), "down_proj"
 
 
-def listen(module: nn.Module, listener: Listener) -> Callable[[], None]:
-    """Call `listener` for every matrix of the experts that is applied; return how to stop it."""
-    own = vars(module)
-    forward = own.get("forward")
+def hook_experts(module: nn.Module, hook: ExpertHook) -> Callable[[], None]:
+    """Call `hook` after every matrix of an expert is applied; return a function that removes it."""
+    attributes = vars(module)
+    forward = attributes.get("forward")
     if not isinstance(forward, _ExpertForward):
-        forward = own["forward"] = _ExpertForward(module)
-    forward.listeners.append(listener)
+        forward = attributes["forward"] = _ExpertForward(module)
+    forward.hooks.append(hook)
 
-    def stop() -> None:
-        forward.listeners.remove(listener)
-        if not forward.listeners:
-            del own["forward"]
+    def remove() -> None:
+        forward.hooks.remove(hook)
+        if not forward.hooks:
+            del attributes["forward"]
 
-    return stop
+    return remove
 
 
 @dataclass
 class _ExpertForward:
-    """The forward of an expert module, which calls listeners."""
+    """The forward of an expert module that calls hooks with every matrix product."""
 
     experts: Any
-    listeners: list[Listener] = field(default_factory=list)
+    hooks: list[ExpertHook] = field(default_factory=list)
 
     def __call__(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        return _run(self.experts, self.listeners, hidden_states, top_k_index, top_k_weights)
+        return _run_experts(self.experts, self.hooks, hidden_states, top_k_index, top_k_weights)
 
 
-def _run(
+def _run_experts(
     experts: Any,
-    listeners: Sequence[Listener],
+    hooks: Sequence[ExpertHook],
     hidden_states: torch.Tensor,
     top_k_index: torch.Tensor,
     top_k_weights: torch.Tensor,
@@ -255,8 +249,8 @@ def _run(
 
         def linear(which: str, inputs: torch.Tensor) -> torch.Tensor:
             outputs = _linear(experts, which, number, inputs)  # noqa: B023 (called at once)
-            for listener in listeners:
-                listener(ExpertLinear(which, number, inputs, outputs, tokens))  # noqa: B023
+            for hook in hooks:
+                hook(ExpertLinear(which, number, inputs, outputs, tokens))  # noqa: B023
             return outputs
 
         raised = linear(first, hidden_states[tokens])

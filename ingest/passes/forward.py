@@ -11,7 +11,7 @@ would not fit the device, each decoder layer keeps its input alone and runs agai
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,23 +23,23 @@ from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
 from ..models.anatomy import decoder_layers
 from ..models.backbone import Backbone, States
-from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU, Batch, batches_of
+from ..models.batches import Batch, batches_of, tokens_per_batch
 from .adapters import adapter_applied
-from .feed_forward import neurons_read
-from .gradients import gradients_read
-from .narrowing import narrowed
+from .feed_forward import neuron_hooks
+from .gradients import gradient_hooks
 from .reducer import Collector, PassInputs, Reducer
+from .token_skipping import final_states_only_at
 
 ACTIVATION_BYTES = 4 << 30
 """Activations that a backward may keep where the free memory of the device is unknown."""
 
-Readers = Sequence[tuple[PassInputs, Reducer]]
+ReducersWithInputs = Sequence[tuple[PassInputs, Reducer]]
 
 
 def run_pass(
     backbone: Backbone,
     batch: Batch,
-    readers: Readers,
+    reducers: ReducersWithInputs,
     adapter: Artifact | None = None,
     checkpointing: bool | None = None,
 ) -> None:
@@ -51,29 +51,29 @@ def run_pass(
             where these would not fit the device.
     """
     model = backbone.model
-    of_logits = [reducer for needs, reducer in readers if needs.logits]
-    of_gradients = [reducer for needs, reducer in readers if needs.gradients]
+    of_logits = [reducer for needs, reducer in reducers if needs.logits]
+    of_gradients = [reducer for needs, reducer in reducers if needs.gradients]
     if checkpointing is None:
         checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
     with (
         torch.enable_grad() if of_gradients else torch.inference_mode(),
-        _only_predicting(backbone, batch, readers, adapter),
+        _only_predicting_tokens(backbone, batch, reducers, adapter),
         adapter_applied(model, adapter) as adapted,
-        layers_read(model, [r for needs, r in readers if needs.layers]),
-        neurons_read(
+        layer_hooks(model, [reducer for needs, reducer in reducers if needs.layers]),
+        neuron_hooks(
             model,
-            [r for needs, r in readers if needs.neurons],
+            [reducer for needs, reducer in reducers if needs.neurons],
             (batch.ids.shape[0], batch.ids.shape[1]),
         ),
         checkpointed(model, checkpointing and bool(of_gradients)),
-        gradients_read(model, batch, adapted, of_gradients),
+        gradient_hooks(model, batch, adapted, of_gradients),
     ):
         states = backbone.states(batch.ids, batch.mask, logits=bool(of_logits or of_gradients))
-        for needs, reducer in readers:
+        for needs, reducer in reducers:
             if needs.hidden:
                 reducer.hidden(states.hidden.detach())
         if of_logits or of_gradients:
-            _read_logits(backbone, batch, states, of_logits, bool(of_gradients))
+            _reduce_logits(backbone, batch, states, of_logits, bool(of_gradients))
 
 
 def pass_over(
@@ -81,69 +81,65 @@ def pass_over(
     rows: Sequence[Encoded | None],
     collectors: Sequence[Collector],
     adapter: Artifact | None = None,
-    tell: Callable[[float], None] = lambda done: None,
+    report: Callable[[float], None] = lambda done: None,
 ) -> None:
     """Run the model once over every row that a collector reads.
 
     Args:
         rows: None for those that no collector reads.
         adapter: applied to the model.
-        tell: called with the share of the tokens that is done.
+        report: called with the share of the tokens that is done.
     """
-    cpu = backbone.device.type == "cpu"
-    budget = TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR
     places = np.unique(np.concatenate([collector.places for collector in collectors]))
     chosen = [row for place in places if (row := rows[place]) is not None]
     tokens, done = sum(map(len, chosen)), 0
-    for members, batch in batches_of(backbone, chosen, budget):
-        own = places[members].tolist()
-        readers = [
-            (collector, collector.reducer(batch, own))
+    for members, batch in batches_of(backbone, chosen, tokens_per_batch(backbone.device)):
+        batch_places = places[members].tolist()
+        collecting = [
+            (collector, collector.reducer(batch, batch_places))
             for collector in collectors
-            if np.isin(own, collector.places).any()
+            if np.isin(batch_places, collector.places).any()
         ]
-        reducers = [(collector.inputs, reducer) for collector, reducer in readers]
+        reducers = [(collector.inputs, reducer) for collector, reducer in collecting]
         run_pass(backbone, batch, reducers, adapter)
-        for collector, reducer in readers:
-            collector.add(own, reducer.columns())
+        for collector, reducer in collecting:
+            collector.add(batch_places, reducer.columns())
         done += sum(map(len, batch.rows))
-        tell(done / tokens)
+        report(done / tokens)
 
 
 @contextmanager
-def layers_read(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
+def layer_hooks(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
     """Pass every decoder layer's output to the reducers inside the block."""
 
-    def reading(index: int) -> Callable[..., None]:
-        def read(module: torch.nn.Module, args: tuple, output: Any) -> None:
+    def hook_of(index: int) -> Callable[..., None]:
+        def hook(module: torch.nn.Module, args: tuple, output: Any) -> None:
             states = output[0] if isinstance(output, tuple) else output
             for reducer in reducers:
                 reducer.layer(index, states.detach())
 
-        return read
+        return hook
 
-    layers = decoder_layers(model) if reducers else []
-    hooks = [layer.register_forward_hook(reading(i)) for i, layer in enumerate(layers)]
-    try:
+    with ExitStack() as hooks:
+        for index, layer in enumerate(decoder_layers(model) if reducers else ()):
+            hooks.enter_context(layer.register_forward_hook(hook_of(index)))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _only_predicting(
-    backbone: Backbone, batch: Batch, readers: Readers, adapter: Artifact | None
+def _only_predicting_tokens(
+    backbone: Backbone, batch: Batch, reducers: ReducersWithInputs, adapter: Artifact | None
 ) -> AbstractContextManager[None]:
-    """Narrow the pass to the tokens that predict responses, where no reducer needs others."""
-    elsewhere = any(
+    """Compute final states only where they predict responses, if no reducer needs others."""
+    if any(
         needs.hidden or needs.layers or needs.neurons or (needs.gradients and adapter is None)
-        for needs, _ in readers
-    )
-    return nullcontext() if elsewhere else narrowed(backbone, batch.ids.shape, *batch.predicted())
+        for needs, _ in reducers
+    ):
+        return nullcontext()
+    return final_states_only_at(backbone, batch.ids.shape, *batch.predicted())
 
 
-def _read_logits(
-    backbone: Backbone, batch: Batch, states: States, readers: Sequence[Reducer], backward: bool
+def _reduce_logits(
+    backbone: Backbone, batch: Batch, states: States, reducers: Sequence[Reducer], backward: bool
 ) -> None:
     rows, before = batch.predicted()
     targets = batch.ids[rows, before + 1]
@@ -151,7 +147,7 @@ def _read_logits(
     for part in backbone.logit_slices(len(rows)):
         with torch.no_grad():
             logits = backbone.head(states, rows[part], before[part])
-        for reducer in readers:
+        for reducer in reducers:
             reducer.logits(logits, targets[part], rows[part])
         if derivative:
             derivative.add(logits, targets[part], rows[part], before[part])
@@ -198,11 +194,11 @@ def worth_checkpointing(model: Any, tokens: int) -> bool:
     per_token = config.num_hidden_layers * (12 * config.hidden_size + 6 * inner)
     room = ACTIVATION_BYTES
     if model.device.type == "cuda":
-        room = _free(model.device) // 2
+        room = _free_bytes(model.device) // 2
     return tokens * per_token * model.dtype.itemsize > room
 
 
-def _free(device: torch.device) -> int:
+def _free_bytes(device: torch.device) -> int:
     """Return the free bytes, including those that torch's allocator has cached."""
     idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + idle
@@ -215,24 +211,20 @@ def checkpointed(model: Any, active: bool) -> Iterator[None]:
     Only the second run of a layer has a graph, by which hooks that read gradients know it; hooks
     that read values are done after the first.
     """
-    layers = decoder_layers(model) if active else []
-    undo: list[Any] = []
-    if active:
-        # torch checkpoints no layer whose inputs all lack a gradient.
-        embeddings = model.get_input_embeddings()
-        hook = embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
-        undo.append(hook.remove)
-    for layer in layers:
-        vars(layer)["forward"] = partial(_run, layer.forward)
-        undo.append(partial(vars(layer).pop, "forward"))
-    try:
+    with ExitStack() as stack:
+        if active:
+            # torch checkpoints no layer whose inputs all lack a gradient.
+            embeddings = model.get_input_embeddings()
+            stack.enter_context(
+                embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
+            )
+        for layer in decoder_layers(model) if active else ():
+            vars(layer)["forward"] = partial(_run_checkpointed, layer.forward)
+            stack.callback(vars(layer).pop, "forward")
         yield
-    finally:
-        for remove in undo:
-            remove()
 
 
-def _run(forward: Any, *args: Any, **kwargs: Any) -> Any:
+def _run_checkpointed(forward: Any, *args: Any, **kwargs: Any) -> Any:
     # In the reentrant form the second run is complete before the backward enters the layer, so the
     # inputs are known when the gradients of outputs arrive. A model in evaluation mode draws no
     # random numbers, so no generator has to be restored.

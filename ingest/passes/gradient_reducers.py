@@ -12,7 +12,7 @@ from ..models.batches import Batch
 from .reducer import Reducer
 from .weight_gradient import SketchSpec, WeightGradient, count_sketch
 
-VALUES_HELD = 1 << 24
+WHOLE_ENTRIES = 1 << 24
 """Entries of whole gradients held at once: 64 MB in float32."""
 
 BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
@@ -32,7 +32,7 @@ class SketchSum(Reducer):
         self._sum = part.clone() if self._sum is None else self._sum.add_(part)
 
     def columns(self) -> dict[str, np.ndarray]:
-        assert self._sum is not None, "the pass hands the gradients over first"
+        assert self._sum is not None, "columns() was called before any gradient arrived"
         return {"sketch": self._sum.cpu().numpy()}
 
 
@@ -40,7 +40,7 @@ class LowRankSketch(Reducer):
     """The sketch of an adapter's exact gradients: column `sketch` (B, dims).
 
     Adam's step needs every entry, so whole gradients are computed: a weight at a time, and as many
-    rows at a time as `VALUES_HELD` allows.
+    rows at a time as `WHOLE_ENTRIES` allows.
 
     Args:
         moments: the checkpoint whose optimiser's step is taken; None for plain gradients.
@@ -80,7 +80,7 @@ class GradientNorm(Reducer):
         self._squared = part.clone() if self._squared is None else self._squared + part
 
     def columns(self) -> dict[str, np.ndarray]:
-        assert self._squared is not None, "the pass hands the gradients over first"
+        assert self._squared is not None, "columns() was called before any gradient arrived"
         return {"norm": self._squared.sqrt().cpu().numpy()}
 
 
@@ -100,7 +100,7 @@ def adam_direction(
 def in_parts(gradient: WeightGradient) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield whole gradients (b, o, i) float32 of a few rows at a time, with their rows."""
     entries = gradient.deltas.shape[2] * gradient.input_size
-    step = max(1, VALUES_HELD // entries)
+    step = max(1, WHOLE_ENTRIES // entries)
     for start in range(0, len(gradient.deltas), step):
         rows = slice(start, start + step)
         yield rows, gradient.values(rows)

@@ -2,7 +2,7 @@
 
 The parameters stay frozen, so autograd keeps no inputs for them and computes no summed gradient.
 A hook on each linear layer keeps its input until the gradient of its output arrives; where all
-readers need only a sketch, it keeps the input folded to a few numbers per token instead.
+reducers need only a sketch, it keeps the input folded to a few numbers per token instead.
 
 The weights are those of the linear layers inside the decoder layers: every `nn.Linear` and GPT-2's
 transposed `Conv1D` (fused projections as one), the matrices of each expert of a mixture, and its
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +25,7 @@ from ...schemas.errors import BackboneError
 from ...schemas.plain_text import count_of
 from ..models.anatomy import decoder_layers
 from .adapters import LowRank
-from .feed_forward import ExpertLinear, has_experts, listen
+from .feed_forward import ExpertLinear, has_experts, hook_experts
 from .weight_gradient import WeightGradient, folded_inputs
 
 if TYPE_CHECKING:
@@ -34,38 +34,36 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def gradients_read(
-    model: Any, batch: Batch, adapted: Mapping[str, LowRank], readers: Sequence[Reducer]
+def gradient_hooks(
+    model: Any, batch: Batch, adapted: Mapping[str, LowRank], reducers: Sequence[Reducer]
 ) -> Iterator[None]:
-    """Pass every weight's gradient to the readers in a forward and backward inside the block.
+    """Pass every weight's gradient to the reducers in a forward and backward inside the block.
 
     Without an adapter the weights are the linear layers of the decoder layers; with one, they are
     its two matrices of every adapted module, and nothing else.
     """
-    capture = _Capture(batch, readers)
+    capture = _Capture(batch, reducers)
     hooks: dict[nn.Module, Callable[..., None]] = {}
     experts: dict[str, nn.Module] = {}
-    if readers and adapted:
+    if reducers and adapted:
         hooks = {
             model.get_submodule(name): capture.adapted(name, low_rank)
             for name, low_rank in adapted.items()
         }
-    elif readers:
-        _warn_of_weights_left_out(model)
+    elif reducers:
+        _warn_of_omitted_weights(model)
         plain = {**linear_layers(model), **routers(model)}
         hooks = {module: capture.linear(name) for name, module in plain.items()}
         experts = expert_modules(model)
-    undo: list[Callable[[], None]] = []
-    try:
-        undo += [module.register_forward_hook(hook).remove for module, hook in hooks.items()]
-        undo += [listen(module, capture.expert(name)) for name, module in experts.items()]
+    with ExitStack() as stack:
+        for module, hook in hooks.items():
+            stack.enter_context(module.register_forward_hook(hook))
+        for name, module in experts.items():
+            stack.callback(hook_experts(module, capture.expert(name)))
         yield
-    finally:
-        for remove in undo:
-            remove()
 
 
-def _warn_of_weights_left_out(model: Any) -> None:
+def _warn_of_omitted_weights(model: Any) -> None:
     names = left_out(model)
     if names:  # Python shows a warning of the same words once
         warnings.warn(
@@ -78,12 +76,12 @@ def _warn_of_weights_left_out(model: Any) -> None:
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:
     """Return name -> module of every plain linear layer inside the decoder layers."""
-    return {n: m for n, m in _inside(model).items() if isinstance(m, nn.Linear | Conv1D)}
+    return {n: m for n, m in _layer_modules(model).items() if isinstance(m, nn.Linear | Conv1D)}
 
 
 def expert_modules(model: Any) -> dict[str, nn.Module]:
     """Return name -> module of those that hold the matrices of a mixture's experts."""
-    return {name: module for name, module in _inside(model).items() if has_experts(module)}
+    return {name: module for name, module in _layer_modules(model).items() if has_experts(module)}
 
 
 def routers(model: Any) -> dict[str, nn.Module]:
@@ -91,11 +89,11 @@ def routers(model: Any) -> dict[str, nn.Module]:
 
     The first output of each must be its logits, which is checked when it runs.
     """
-    beside = {name.rpartition(".")[0] for name in expert_modules(model)}
+    parents = {name.rpartition(".")[0] for name in expert_modules(model)}
     return {
         name: module
-        for name, module in _inside(model).items()
-        if name.rpartition(".")[0] in beside
+        for name, module in _layer_modules(model).items()
+        if name.rpartition(".")[0] in parents
         and name not in linear_layers(model)
         and getattr(getattr(module, "weight", None), "ndim", 0) == 2
     }
@@ -106,14 +104,14 @@ def left_out(model: Any) -> list[str]:
     known = {*linear_layers(model), *expert_modules(model), *routers(model)}
     return [
         f"{name}.{parameter}"
-        for name, module in _inside(model).items()
+        for name, module in _layer_modules(model).items()
         if name not in known
         for parameter, value in module.named_parameters(recurse=False)
         if value.ndim >= 2
     ]
 
 
-def _inside(model: Any) -> dict[str, nn.Module]:
+def _layer_modules(model: Any) -> dict[str, nn.Module]:
     layers = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
     return {name: module for name, module in model.named_modules() if id(module) in layers}
 
@@ -121,12 +119,12 @@ def _inside(model: Any) -> dict[str, nn.Module]:
 class _Capture:
     """The hooks of one pass over one batch."""
 
-    def __init__(self, batch: Batch, readers: Sequence[Reducer]) -> None:
-        self._readers = readers
+    def __init__(self, batch: Batch, reducers: Sequence[Reducer]) -> None:
+        self._reducers = reducers
         self._mask = batch.mask
         self._padding = None if bool(batch.mask.all()) else ~batch.mask[:, :, None]
-        self._sketches = {reader.sketch for reader in readers if reader.sketch}
-        self._whole = any(reader.sketch is None for reader in readers)
+        self._sketches = {reducer.sketch for reducer in reducers if reducer.sketch}
+        self._whole = any(reducer.sketch is None for reducer in reducers)
 
     def linear(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
@@ -136,7 +134,7 @@ class _Capture:
             outputs = output[0] if isinstance(output, tuple) else output
             if not isinstance(output, torch.Tensor):
                 _require_logits(name, module, inputs, outputs)
-            combine = self._kept(name, self._by_row(name, inputs.detach()))
+            combine = self._keep_inputs(name, self._by_row(name, inputs.detach()))
             _on_gradient(outputs, lambda deltas: combine(self._by_row(name, deltas)))
 
         return hook
@@ -150,20 +148,20 @@ class _Capture:
             def combine(deltas: torch.Tensor) -> None:
                 by_row, clean = self._by_row(name, deltas), self._clean(inputs)
                 reduced = low_rank.scaling * (clean @ low_rank.a.T)
-                self._hand(WeightGradient(f"{name}.A", by_row @ low_rank.scaled_b, clean))
-                self._hand(WeightGradient(f"{name}.B", by_row, reduced))
+                self._pass_on(WeightGradient(f"{name}.A", by_row @ low_rank.scaled_b, clean))
+                self._pass_on(WeightGradient(f"{name}.B", by_row, reduced))
 
             _on_gradient(output, combine)
 
         return hook
 
     def expert(self, name: str) -> Callable[[ExpertLinear], None]:
-        def listener(expert_linear: ExpertLinear) -> None:
+        def hook(expert_linear: ExpertLinear) -> None:
             if not torch.is_grad_enabled():
                 return
-            places = _places(expert_linear.tokens, self._mask)
+            places = _positions_by_row(expert_linear.tokens, self._mask)
             inputs = _spread(expert_linear.inputs.detach(), places, len(self._mask))
-            combine = self._kept(
+            combine = self._keep_inputs(
                 f"{name}.{expert_linear.weight}.{expert_linear.expert}", inputs, padded=False
             )
             _on_gradient(
@@ -171,12 +169,12 @@ class _Capture:
                 lambda deltas: combine(_spread(deltas, places, len(self._mask))),
             )
 
-        return listener
+        return hook
 
-    def _kept(
+    def _keep_inputs(
         self, name: str, inputs: torch.Tensor, padded: bool = True
     ) -> Callable[[torch.Tensor], None]:
-        """Keep what the readers need of a weight's inputs; return what to call with the deltas."""
+        """Keep what the reducers need of a weight's inputs; return what to call with the deltas."""
         folded = {
             spec: self._clean(folded_inputs(inputs, name, spec), padded) for spec in self._sketches
         }
@@ -184,13 +182,13 @@ class _Capture:
 
         def combine(deltas: torch.Tensor) -> None:
             clean = None if whole is None else self._clean(whole, padded)
-            self._hand(WeightGradient(name, deltas, clean, dict(folded)))
+            self._pass_on(WeightGradient(name, deltas, clean, dict(folded)))
 
         return combine
 
-    def _hand(self, gradient: WeightGradient) -> None:
-        for reader in self._readers:
-            reader.gradient(gradient)
+    def _pass_on(self, gradient: WeightGradient) -> None:
+        for reducer in self._reducers:
+            reducer.gradient(gradient)
 
     def _clean(self, inputs: torch.Tensor, padded: bool = True) -> torch.Tensor:
         """Set padding's inputs to 0: they may be NaN, and 0 * NaN is NaN."""
@@ -206,7 +204,7 @@ class _Capture:
             return values.view(rows, tokens, -1)
         raise BackboneError(
             f"the linear layer {name} works on {tuple(values.shape)} for a batch of {rows} rows of "
-            f"{tokens} tokens, so its gradient cannot be told apart by row. Use features without "
+            f"{tokens} tokens, so its gradient cannot be separated by row. Use features without "
             "gradients, or another backbone"
         )
 
@@ -230,7 +228,7 @@ def _require_logits(name: str, module: Any, inputs: torch.Tensor, outputs: torch
         )
 
 
-def _places(
+def _positions_by_row(
     tokens: torch.Tensor, mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return which of an expert's tokens are no padding, their rows, and their places in a row."""

@@ -19,7 +19,7 @@ import torch
 HASHES_KEPT = 4096
 DEFAULT_DIMS = 2048
 
-CACHED_VALUES = 1 << 18
+BLOCK_ENTRIES = 1 << 18
 """Entries of gradients whose squares are summed at once: 1 MB in float32."""
 
 
@@ -50,8 +50,8 @@ class WeightGradient:
     Attributes:
         name: of the weight's module; `<module>.A` and `<module>.B` for the two of an adapter.
         deltas: (B, T, o), gradient of the row's loss by the module's output, 0 at padding.
-        inputs: (B, T, i), 0 at padding; None where every reader needs only a sketch.
-        folded: the inputs folded for each sketch that a reader needs.
+        inputs: (B, T, i), 0 at padding; None where every reducer needs only a sketch.
+        folded: the inputs folded for each sketch that a reducer needs.
     """
 
     name: str
@@ -82,7 +82,7 @@ class WeightGradient:
                 self._squared_norm = products.sum((1, 2)).clamp(min=0)
             else:
                 # A few rows at a time stay in the caches.
-                step = max(1, CACHED_VALUES // (outer * inner))
+                step = max(1, BLOCK_ENTRIES // (outer * inner))
                 parts = [slice(row, row + step) for row in range(0, len(deltas), step)]
                 sums = [self.values(rows).square().sum((1, 2)) for rows in parts]
                 self._squared_norm = torch.cat(sums)

@@ -1,10 +1,10 @@
 """The bytes of a file as UTF-8 text and lines: hashed, decompressed, decoded, split.
 
-Compression (gzip, zstd) is recognised by the first bytes, never by the name. A stream that breaks
-half-way yields everything before the break and keeps the reason as `fault`. UTF-8 passes untouched;
-UTF-16 and UTF-32 are recognised by a byte order mark or by their zeros. No other encoding is
-guessed: bytes that are not UTF-8 stay, so that the record that holds them is rejected with its
-line; `--encoding` names the encoding of a file.
+Compression (gzip, zstd, xz, bzip2) is recognised by the first bytes, never by the name. A stream
+that breaks half-way yields everything before the break and keeps the reason as `fault`. UTF-8
+passes untouched; UTF-16 and UTF-32 are recognised by a byte order mark or by their zeros. No other
+encoding is guessed: bytes that are not UTF-8 stay, so that the record that holds them is rejected
+with its line; `--encoding` names the encoding of a file.
 
 Readers turn the lines into rows `(line, value)`. The line is counted from 1: the physical line in
 line-based files, the number of the record in arrays and tables. The value is JSON, or a
@@ -13,10 +13,12 @@ line-based files, the number of the record in arrays and tables. The value is JS
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import gzip
+import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO, cast
@@ -63,10 +65,10 @@ ZSTD_STEP_BYTES = 512  # at most 128 KB out for 4 bytes in, so one step stays un
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 ZSTD_SKIPPABLE = tuple(bytes([low, 0x2A, 0x4D, 0x18]) for low in range(0x50, 0x60))
+XZ_MAGIC = b"\xfd7zXZ\x00"
+BZIP2_MAGIC = b"BZh"
 FOREIGN = {
     b"PK\x03\x04": "a zip archive",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
     b"%PDF": "a PDF",
     b"\x89PNG": "a PNG image",
     b"\x7fELF": "a program",
@@ -123,6 +125,10 @@ class ByteStream:
             self.compression = "gzip"
         elif head.startswith((ZSTD_MAGIC, *ZSTD_SKIPPABLE)):
             self.compression = "zstd"
+        elif head.startswith(XZ_MAGIC):
+            self.compression = "xz"
+        elif head.startswith(BZIP2_MAGIC) and head[3:4].isdigit():
+            self.compression = "bzip2"
         else:
             self.compression = ""
 
@@ -136,7 +142,13 @@ class ByteStream:
             )
 
     def __iter__(self) -> Iterator[bytes]:
-        unpack = {"gzip": self._gunzip, "zstd": self._unzstd, "": self._plain}[self.compression]
+        unpack = {
+            "gzip": self._gunzip,
+            "zstd": self._unzstd,
+            "xz": lambda: self._decompressed(lzma.LZMADecompressor),
+            "bzip2": lambda: self._decompressed(bz2.BZ2Decompressor),
+            "": self._plain,
+        }[self.compression]
         for chunk in unpack():
             self.unpacked += len(chunk)
             yield chunk
@@ -175,6 +187,28 @@ class ByteStream:
             return
         if fed and not frame.eof:
             self.fail("the zstd archive is cut off")
+
+    def _decompressed(self, new: Callable[[], Any]) -> Iterator[bytes]:
+        """Unpack xz or bzip2, which may consist of several streams one after another."""
+        stream, rest = new(), b""
+        try:
+            while True:
+                if stream.eof:
+                    rest = stream.unused_data.lstrip(b"\0") or self.raw.read(CHUNK_BYTES)
+                    if not rest.strip(b"\0"):  # xz may be padded with zeros
+                        return
+                    stream = new()
+                elif stream.needs_input:
+                    rest = self.raw.read(CHUNK_BYTES)
+                    if not rest:
+                        self.fail(f"the {self.compression} archive is cut off")
+                        return
+                else:
+                    rest = b""
+                if chunk := stream.decompress(rest, CHUNK_BYTES):
+                    yield chunk
+        except (OSError, EOFError, ValueError, lzma.LZMAError) as error:
+            self.fail(f"the {self.compression} archive is damaged ({error})")
 
 
 MARKS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16

@@ -2,7 +2,7 @@
 
 It can be read any number of times. Tables and frames are recognised by Arrow's C stream interface
 and a dataset by its class, so neither polars nor datasets is imported for it. Values are converted
-as those of table files are (tables.py).
+as those of table files are (arrow_values.py).
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
+from .arrow_values import jsonable, text_bytes
 from .decoding import MAX_RECORD_BYTES, BadRecord, Row, oversize_record
 from .opening import Opened, open_table_rows
-from .tables import BATCH_ROWS, Table, jsonable
+from .remarks import Remarks
+from .tables import BATCH_ROWS, Table
 
 ACCEPTED = (
     "a file, folder, glob or address, several of them, a list of dicts, an Arrow table, "
@@ -41,7 +44,9 @@ class InMemory:
     def open(self) -> Opened:
         """The rows, from the first on."""
         if isinstance(self.data, list | tuple):
-            return Opened(self.name, _rows_of(self.data), ["in memory"], [], None)
+            remarks = Remarks()
+            rows = _rows_of(self.data, remarks)
+            return Opened(self.name, rows, ["in memory"], [], None, remarks=remarks)
         if isinstance(self.data, pa.Table):
             table, size = _ArrowRows(self.data), self.data.nbytes
         else:
@@ -101,25 +106,23 @@ def _is_from_datasets(data: Any, *classes: str) -> bool:
     return isinstance(data, kinds)
 
 
-def _rows_of(data: Sequence[Any]) -> Iterator[Row]:
+def _rows_of(data: Sequence[Any], remarks: Remarks) -> Iterator[Row]:
     """Rows as JSON objects; one over 8 MB is rejected."""
     for number, item in enumerate(data, 1):
         try:
-            value = jsonable(dict(item) if isinstance(item, Mapping) else item)
-            size = _text_bytes(value)
+            value: Any = item
+            if isinstance(item, Mapping):
+                value = {
+                    str(name): jsonable(own, partial(remarks.lose, column=str(name)))
+                    for name, own in item.items()
+                }
+            else:
+                value = jsonable(item, remarks.lose)
+            size = text_bytes(value)
         except RecursionError:
             yield number, BadRecord("nested too deeply", "")
             continue
         yield number, oversize_record(size, "") if size > MAX_RECORD_BYTES else value
-
-
-def _text_bytes(value: Any) -> int:
-    """The size of the texts in a JSON value, by which it is compared with the limit of a record."""
-    if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
-    if isinstance(value, dict):
-        return sum(_text_bytes(item) for item in value.values())
-    return sum(map(_text_bytes, value)) if isinstance(value, list) else 0
 
 
 class _ArrowRows(Table):
@@ -131,7 +134,8 @@ class _ArrowRows(Table):
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """As `Table.batches`."""
-        yield from self._table.select(self.columns).to_batches(BATCH_ROWS)
+        kept = [i for i, name in enumerate(self._table.column_names) if name not in self.left_out]
+        yield from self._table.select(kept).to_batches(BATCH_ROWS)
 
 
 class _DatasetRows(Table):

@@ -1,19 +1,11 @@
 """JSON records from a stream of chunks, one at a time and in bounded memory.
 
-How a file lays out its records is detected from its first megabyte:
-
-| layout | looks like |
-|---|---|
-| lines | one object a line (JSON Lines, whatever the name) |
-| array | `[{...}, {...}]` |
-| objects | pretty-printed objects one after another, or a single object |
-| nested | `{"data": [{...}], ...}`: a list of objects below a key |
-| columns | `{"instruction": [...], "output": [...]}` |
-
 The C scanner of the standard library parses a value that lies whole in the buffer (nearly all do).
 Only where it fails does a structural scan look for the end of the value: it was cut by the buffer,
 or is broken (it is rejected, and reading goes on behind it), or is over the limit (its bytes are
 counted and dropped, never parsed).
+
+NaN and infinities, which pandas writes for missing numbers, are read as null and counted.
 """
 
 from __future__ import annotations
@@ -23,9 +15,9 @@ import json
 import pickle
 import re
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, NoReturn, Protocol
 
 from ...schemas.errors import InputError
 from .decoding import (
@@ -39,6 +31,7 @@ from .decoding import (
     oversize_record,
     split_lines,
 )
+from .remarks import NOT_FINITE, Remarks
 
 SPACE = re.compile(r"[ \t\n\r]*")
 OUTSIDE = re.compile(r'["{}\[\]]')
@@ -52,6 +45,42 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+"""Strict JSON, as texts inside of records must be."""
+
+
+class Decoder(Protocol):
+    """What parses a value: `json.JSONDecoder`, or one that counts."""
+
+    def decode(self, s: str) -> Any: ...
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]: ...
+
+
+class CountingDecoder:
+    """Reads NaN and infinities as null, and counts those of values that were read whole."""
+
+    def __init__(self, remarks: Remarks) -> None:
+        self._remarks, self._found = remarks, 0
+        self._decoder = json.JSONDecoder(parse_constant=self._count)
+
+    def _count(self, name: str) -> None:
+        self._found += 1
+
+    def decode(self, s: str) -> Any:
+        """As `json.JSONDecoder.decode`."""
+        self._found = 0
+        value = self._decoder.decode(s)
+        return self._kept(value)
+
+    def raw_decode(self, s: str, idx: int = 0) -> tuple[Any, int]:
+        """As `json.JSONDecoder.raw_decode`."""
+        self._found = 0
+        value = self._decoder.raw_decode(s, idx)
+        return self._kept(value)
+
+    def _kept(self, value: Any) -> Any:
+        if self._found:
+            self._remarks.lose(NOT_FINITE, count=self._found)
+        return value
 
 
 def why_invalid(error: Exception) -> str:
@@ -66,8 +95,13 @@ def why_invalid(error: Exception) -> str:
 class JsonScanner:
     """A cursor over JSON text, which reads one value at a time or says why it is bad."""
 
-    def __init__(self, chunks: Iterator[bytes], limit: int = MAX_RECORD_BYTES) -> None:
-        self._chunks, self._limit = chunks, limit
+    def __init__(
+        self,
+        chunks: Iterator[bytes],
+        limit: int = MAX_RECORD_BYTES,
+        decoder: Decoder = DECODER,
+    ) -> None:
+        self._chunks, self._limit, self._decoder = chunks, limit, decoder
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._text, self._at = "", 0
         self._end = 0  # of the last value that `_extent` found
@@ -90,13 +124,17 @@ class JsonScanner:
         self._at += 1
         return True
 
+    def rest(self) -> str:
+        """What has been read from the cursor on."""
+        return self._text[self._at :]
+
     def value(self) -> Any | BadRecord:
         """The value at the cursor (`peek` must have found one)."""
         start = self._at
         if self._text[start] not in '{["':  # a number may go on in the next chunk
             return self._measured_value()
         try:
-            value, end = DECODER.raw_decode(self._text, start)
+            value, end = self._decoder.raw_decode(self._text, start)
         except (ValueError, RecursionError):
             return self._measured_value()
         if self._undecoded and UNDECODED.search(self._text, start, end):
@@ -135,7 +173,7 @@ class JsonScanner:
         if UNDECODED.search(text):
             return BadRecord(NOT_UTF8, excerpt_of(text))
         try:
-            return DECODER.decode(text)
+            return self._decoder.decode(text)
         except (ValueError, RecursionError) as error:
             return BadRecord(why_invalid(error), excerpt_of(text))
 
@@ -184,158 +222,14 @@ class JsonScanner:
                 return True, dropped, head
 
 
-WINDOW_BYTES = 1 << 20
-PROBED_LINES = 50
-LIST_KEYS = ("data", "Instances", "rows", "records", "examples", "items", "instances", "train")
-"""The keys that a list of records is looked for under first, in this order."""
-
 SHARED_FACTS = ("Instances",)
 """Below these keys, each record also gets the plain values that stand beside the list."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """`kind` as in the table above; for "nested" the key of the list, or `choices` of several."""
-
-    kind: str
-    key: str = ""
-    choices: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> str:
-        """The layout in words, for the user."""
-        return {
-            "lines": "JSON Lines",
-            "array": "JSON array",
-            "objects": "JSON objects",
-            "nested": f'JSON list below "{self.key}"',
-            "columns": "JSON object of columns",
-        }[self.kind]
-
-
-def find_layout(
-    head: bytes, whole: bool, list_key: str | None, is_record: Callable[[dict[str, Any]], bool]
-) -> Layout | None:
-    """The layout of a file that begins with `head`; None if it is not JSON.
-
-    Args:
-        whole: whether `head` is the whole file.
-        list_key: the key that a user named with `--map records=KEY`.
-        is_record: returns whether an object is itself a record of a known shape.
-    """
-    text = head.decode("utf-8", "surrogateescape").lstrip(" \t\r\n")
-    first = text[:1]
-    if first == "[":
-        first_line, _, others = text.partition("\n")
-        if others.lstrip(" \t\r\n").startswith("{") and _whole_value(first_line):
-            return Layout("lines")
-        return Layout("array")
-    if first != "{":
-        return Layout("lines") if _has_object_line(text) else None
-    try:
-        value, end = DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
-        return _layout_of_unparsed(text, whole, list_key)
-    behind = text[end:].strip(" \t\r\n")
-    several = Layout("objects" if "\n" in text[:end] else "lines")
-    if behind or not whole:
-        return several
-    members = {key: _kind_of_parsed(member) for key, member in value.items()}
-    if list_key is None and value.keys().isdisjoint(SHARED_FACTS) and is_record(value):
-        return several
-    return _layout_of_members(members, list_key, complete=True) or several
-
-
-def _layout_of_unparsed(text: str, whole: bool, list_key: str | None) -> Layout:
-    """The layout of a file whose first object is broken, or larger than the window."""
-    if _has_object_line(text):
-        return Layout("lines")
-    if not whole:
-        layout = _layout_of_members(dict(_outline(text)), list_key, complete=False)
-        if layout is not None:
-            return layout
-    first_line = text.partition("\n")[0].strip()
-    return Layout("objects" if first_line == "{" or first_line.endswith(",") else "lines")
-
-
-def _layout_of_members(
-    members: dict[str, str], list_key: str | None, *, complete: bool
-) -> Layout | None:
-    """A list below a key, or columns, by the kinds of the members (see `_kind_of_parsed`)."""
-    if list_key is not None:
-        return Layout("nested", list_key)
-    lists = [key for key, kind in members.items() if kind == "objects"]
-    for key in LIST_KEYS:
-        if key in lists or (key in members and members[key] == "empty"):
-            return Layout("nested", key)
-    if len(lists) == 1:
-        return Layout("nested", lists[0])
-    if len(lists) > 1:
-        return Layout("nested", lists[0], tuple(lists))
-    kinds = set(members.values())
-    if members and (kinds <= {"values", "empty"} or kinds == {"indexed"}):
-        return Layout("columns")
-    return None if complete or "objects" not in kinds else Layout("objects")
-
-
-def _kind_of_parsed(member: Any) -> str:
-    """A list of "objects" or "values", an "empty" one, pandas' "indexed" column, or "one" value."""
-    if isinstance(member, list):
-        if not member:
-            return "empty"
-        return "objects" if isinstance(member[0], dict) else "values"
-    if isinstance(member, dict) and "0" in member:
-        return "indexed"
-    return "one"
-
-
-def _outline(text: str) -> Iterator[tuple[str, str]]:
-    """Names and kinds of the members of an object that does not end within the window."""
-    scanner = JsonScanner(iter([text.encode("utf-8", "surrogateescape")]))
-    scanner.take("{")
-    while scanner.peek() == '"':
-        key = scanner.value()
-        if isinstance(key, BadRecord) or not scanner.take(":"):
-            return
-        opening = scanner.peek()
-        if opening == "[":
-            scanner.take("[")
-            inner = scanner.peek()
-            yield key, "objects" if inner == "{" else "empty" if inner == "]" else "values"
-            while scanner.peek() not in ("]", ""):
-                scanner.value()
-                scanner.take(",")
-            scanner.take("]")
-        else:
-            value = scanner.value()
-            if isinstance(value, BadRecord):
-                if opening == "{" and value.excerpt[1:].lstrip().startswith('"0"'):
-                    yield key, "indexed"
-                return
-            yield key, _kind_of_parsed(value)
-        if not scanner.take(","):
-            return
-
-
-def _whole_value(line: str) -> bool:
-    try:
-        DECODER.decode(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _has_object_line(text: str) -> bool:
-    """Whether one of the first lines is an object by itself."""
-    lines = [line for line in text.split("\n", 4 * PROBED_LINES) if line.strip()][:PROBED_LINES]
-    return any(line.lstrip().startswith("{") and _whole_value(line) for line in lines)
-
 
 Fail = Callable[[str], None]
 """Called with the problem when a file ends before it should."""
 
 
-def line_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
+def line_rows(chunks: Iterator[bytes], decoder: Decoder) -> Iterator[Row]:
     """One value a line, without blank lines; of several objects on a line, each is a record.
 
     A line with other values beside an object is rejected as a whole.
@@ -350,12 +244,12 @@ def line_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
             yield number, BadRecord(NOT_UTF8, excerpt_of(line))
             continue
         try:
-            yield number, DECODER.decode(text)
+            yield number, decoder.decode(text)
         except json.JSONDecodeError as error:
             if not text.strip():
                 continue
             if error.msg == "Extra data":
-                for value in _glued(text):
+                for value in _glued(text, decoder):
                     yield number, value
             elif isinstance(line, Unfinished):
                 yield number, BadRecord(CUT_OFF, excerpt_of(line))
@@ -365,13 +259,13 @@ def line_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
             yield number, BadRecord(why_invalid(error), excerpt_of(line))
 
 
-def _glued(text: str) -> list[Any]:
+def _glued(text: str, decoder: Decoder) -> list[Any]:
     """The objects on one line, or why the line is rejected."""
     values: list[Any] = []
     rest = text.strip()
     while rest:
         try:
-            value, end = DECODER.raw_decode(rest)
+            value, end = decoder.raw_decode(rest)
         except (ValueError, RecursionError):
             value, end = None, 0
         if not isinstance(value, dict):
@@ -381,9 +275,8 @@ def _glued(text: str) -> list[Any]:
     return values
 
 
-def array_rows(chunks: Iterator[bytes], fail: Fail) -> Iterator[Row]:
+def array_rows(scanner: JsonScanner, fail: Fail) -> Iterator[Row]:
     """The elements of an array (or of several arrays one after another)."""
-    scanner = JsonScanner(chunks)
     number = 1
     while scanner.take("["):
         for value in _elements(scanner, "]", fail):
@@ -392,9 +285,8 @@ def array_rows(chunks: Iterator[bytes], fail: Fail) -> Iterator[Row]:
     yield from _trailing(scanner, number)
 
 
-def object_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
+def object_rows(scanner: JsonScanner) -> Iterator[Row]:
     """Values one after another, with or without a comma or newline between them."""
-    scanner = JsonScanner(chunks)
     number = 1
     while scanner.peek():
         yield number, scanner.value()
@@ -402,13 +294,41 @@ def object_rows(chunks: Iterator[bytes]) -> Iterator[Row]:
         number += 1
 
 
-def nested_list_rows(chunks: Iterator[bytes], key: str, fail: Fail) -> Iterator[Row]:
-    """The elements of the list below `key` in the one object of a file.
+def named_rows(scanner: JsonScanner, fail: Fail) -> Iterator[Row]:
+    """The members of an object, records (or conversations) by their id."""
+    scanner.take("{")
+    number = 0
+    for number, name in enumerate(_names(scanner, fail), 1):
+        yield number, with_id(scanner.value(), name, number)
+    yield from _trailing(scanner, number + 1)
+
+
+def with_id(value: Any, label: str, number: int) -> Any:
+    """A record with the label that it was found under, unless that only counts records.
+
+    A list stays under the name LISTED, for the caller to name.
+    """
+    if label in ("", str(number), str(number - 1)):  # an index of pandas, from 0 or 1
+        return value
+    if isinstance(value, list):
+        return {LISTED: value, "id": label}
+    if not isinstance(value, dict):
+        return value
+    if "id" not in value:
+        return {**value, "id": label}
+    return value if str(value["id"]) == label else {**value, "label": label}
+
+
+LISTED = "\0list"
+"""Stands for the name of the column of a record that is a list."""
+
+
+def nested_rows(scanner: JsonScanner, key: str, fail: Fail) -> Iterator[Row]:
+    """The elements of the list (or the members of the object) below `key` in an object.
 
     For the keys of SHARED_FACTS, each element also gets the plain values that stand beside the
     list, before or after it: the elements wait in a temporary file until then.
     """
-    scanner = JsonScanner(chunks)
     scanner.take("{")
     facts: dict[str, Any] = {}
     waiting = Spool()
@@ -421,6 +341,10 @@ def nested_list_rows(chunks: Iterator[bytes], key: str, fail: Fail) -> Iterator[
                 else:
                     yield number, value
                     number += 1
+        elif name == key and scanner.take("{"):
+            for label in _names(scanner, fail):
+                yield number, with_id(scanner.value(), label, number)
+                number += 1
         else:
             fact = scanner.value()
             if _is_plain(fact):
@@ -430,22 +354,24 @@ def nested_list_rows(chunks: Iterator[bytes], key: str, fail: Fail) -> Iterator[
     yield from _trailing(scanner, number + 1)
 
 
-def column_rows(chunks: Iterator[bytes], file: str, fail: Fail) -> Iterator[Row]:
+def column_rows(scanner: JsonScanner, file: str, fail: Fail) -> Iterator[Row]:
     """Rows of an object of columns; the columns wait in temporary files, not in memory.
 
     Raises:
-        InputError: the columns differ in length, or a member is not a column.
+        InputError: the columns differ in length or in their labels, or a member is not a column.
     """
-    scanner = JsonScanner(chunks)
     scanner.take("{")
     columns: dict[str, Spool] = {}
+    labels: dict[str, Spool] = {}
     for name in _names(scanner, fail):
         column = columns[name] = Spool()
         if scanner.take("["):
             for value in _elements(scanner, "]", fail):
                 column.add(value)
         elif scanner.take("{"):
-            for _ in _names(scanner, fail):
+            own = labels[name] = Spool()
+            for label in _names(scanner, fail):
+                own.add(label)
                 column.add(scanner.value())
         else:
             raise InputError(
@@ -457,9 +383,67 @@ def column_rows(chunks: Iterator[bytes], file: str, fail: Fail) -> Iterator[Row]
         sizes = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
         raise InputError(file, f"its columns differ in length ({sizes})", "Write it as JSON Lines")
     names = list(columns)
+    every_label = zip_longest(*labels.values()) if labels else ()
+    own_labels = (_only(own, labels, file) for own in every_label)
     for number, values in enumerate(zip(*columns.values(), strict=True), start=1):
         bad = next((value for value in values if isinstance(value, BadRecord)), None)
-        yield number, bad or dict(zip(names, values, strict=True))
+        row = bad or dict(zip(names, values, strict=True))
+        yield number, with_id(row, next(own_labels, str(number)), number)
+    yield from _trailing(scanner, max(map(len, columns.values()), default=0) + 1)
+
+
+def _only(labels: tuple[str, ...], columns: dict[str, Spool], file: str) -> str:
+    """The one label of a row of columns.
+
+    Raises:
+        InputError: its values have different labels.
+    """
+    if len(set(labels)) > 1:
+        named = ", ".join(map(" ".join, zip(columns, map(str, labels), strict=True)))
+        raise InputError(
+            file, f"its columns have different labels ({named})", "Write it as JSON Lines"
+        )
+    return labels[0]
+
+
+def split_rows(scanner: JsonScanner, file: str, fail: Fail) -> Iterator[Row]:
+    """Rows of pandas' `orient="split"`: names in `columns`, rows of values in `data`.
+
+    Raises:
+        InputError: `columns` is no list.
+    """
+    scanner.take("{")
+    names: list[str] = []
+    labels, waiting = Spool(), Spool()
+    for name in _names(scanner, fail):
+        if name == "data" and scanner.take("["):
+            for value in _elements(scanner, "]", fail):
+                waiting.add(value)
+            continue
+        value = scanner.value()
+        if name == "columns":
+            if not isinstance(value, list):
+                raise InputError(file, "its `columns` is not a list", "Write it as JSON Lines")
+            names = [part if isinstance(part, str) else json.dumps(part) for part in value]
+        elif name == "index" and isinstance(value, list):
+            for label in value:
+                labels.add(label if isinstance(label, str) else json.dumps(label))
+    own_labels = iter(labels)
+    number = 0
+    for number, values in enumerate(waiting, start=1):
+        label = next(own_labels, str(number))
+        yield number, with_id(keyed(values, names), label, number)
+    yield from _trailing(scanner, number + 1)
+
+
+def keyed(values: Any, names: Sequence[str]) -> Any:
+    """A list of values as an object, or why it is none."""
+    if not isinstance(values, list):
+        return values
+    if len(values) != len(names):
+        reason = f"wrong number of columns: {len(values)} instead of {len(names)}"
+        return BadRecord(reason, excerpt_of(json.dumps(values)))
+    return dict(zip(names, values, strict=True))
 
 
 class Spool:

@@ -1,9 +1,9 @@
 """Where files are: local paths, globs, folders, standard input, `s3://` and `hf://` addresses.
 
-A folder stands for the readable files below it (by name, sorted); a `.lance` table and a Hugging
-Face `datasets` folder are one source each. Object stores are reached through pyarrow's S3 client
-(credentials, region and endpoint from the environment, or `?endpoint_override=...` in the address),
-the Hugging Face Hub through huggingface_hub's fsspec file system.
+A folder stands for the data below it, sorted (folders.py says what that is). Object stores are
+reached through pyarrow's S3 client (credentials, region and endpoint from the environment, or
+`?endpoint_override=...` in the address), the Hugging Face Hub through huggingface_hub's fsspec file
+system.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,6 +23,19 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ...schemas.errors import InputError, NoSuchFileError
+from .folders import (
+    DESCRIBES,
+    HIDDEN,
+    NAMES,
+    NO_ENDING,
+    PACKED,
+    Found,
+    describes_others,
+    is_table_folder,
+    look_below,
+    passed_over_sentences,
+    why_passed_over,
+)
 
 STDIN = "-"
 REMOTE = ("hf://", "s3://")
@@ -108,15 +121,11 @@ def remote_file_system(address: str) -> tuple[pafs.FileSystem, str]:
     """The file system of an address and the path in it.
 
     Raises:
-        InputError: a package is missing, or the address is malformed.
+        InputError: the address is malformed.
     """
     if address.startswith("hf://"):
-        try:
-            from huggingface_hub import HfFileSystem
-        except ImportError as error:
-            raise InputError(
-                address, "reading hf:// needs huggingface_hub", "pip install huggingface_hub"
-            ) from error
+        from huggingface_hub import HfFileSystem
+
         handler = pafs.FSSpecHandler(HfFileSystem())
         return pafs.PyFileSystem(handler), address.removeprefix("hf://")
     if "@" in address.removeprefix("s3://").partition("/")[0]:
@@ -147,10 +156,6 @@ def is_local_glob(path: str) -> bool:
     return glob.has_magic(path) and not Path(path).exists()
 
 
-NAMES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
-PACKED = (".gz", ".zst")
-
-
 def find_files(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
     """The files that `sources` stand for, each once and in order; folders and globs are sorted.
 
@@ -158,81 +163,79 @@ def find_files(sources: Sequence[str | os.PathLike[str]]) -> list[str]:
         NoSuchFileError: a source matches nothing.
         InputError: the name of a file cannot be written in UTF-8.
     """
-    found: dict[str, None] = {}
+    return list(look_up(sources).files)
+
+
+def look_up(sources: Sequence[str | os.PathLike[str]], alone: bool | None = None) -> Found:
+    """The files that `sources` stand for, and what was passed over in folders and globs.
+
+    Args:
+        alone: whether they are all that a user named; by default, whether there is one of them.
+            Of several, a file that only describes others is passed over: a shell's * named it.
+
+    Raises:
+        NoSuchFileError, InputError: as `find_files`.
+    """
+    found = Found()
+    alone = len(sources) == 1 if alone is None else alone
     for source in [os.fspath(source) for source in sources]:
-        files = list(_files_of(source))
-        if not files:
+        own = Found()
+        if not alone and describes_others(os.path.basename(source)):
+            found.passed_over[os.path.abspath(source)] = DESCRIBES
+            continue
+        _look_up(source, own)
+        found.files.update(own.files)
+        found.passed_over.update(own.passed_over)
+        if not own.files:
+            passed = passed_over_sentences(own.passed_over)
             raise NoSuchFileError(
                 source,
-                "nothing to read was found",
-                f"A folder is searched for {', '.join(NAMES)} (also .gz, .zst)",
+                "; ".join(["nothing to read was found", *passed]),
+                f"A folder is searched for {', '.join(NAMES)} (also {', '.join(PACKED)})",
             )
-        for file in files:
-            try:
-                file.encode("utf-8")
-            except UnicodeEncodeError as error:
-                name = file.encode("utf-8", "backslashreplace").decode()
-                raise InputError(name, "its name is not UTF-8", "Rename it") from error
-        found.update(dict.fromkeys(files))
-    return list(found)
+    for file in found.files:
+        try:
+            file.encode("utf-8")
+        except UnicodeEncodeError as error:
+            name = file.encode("utf-8", "backslashreplace").decode()
+            raise InputError(name, "its name is not UTF-8", "Rename it") from error
+    return found
 
 
-def _files_of(source: str) -> Iterator[str]:
+def _look_up(source: str, found: Found) -> None:
     if source == STDIN:
-        yield STDIN
+        found.files[STDIN] = None
     elif is_remote(source):
-        yield from _remote_files(source)
+        _look_up_remote(source, found)
     elif is_local_glob(source):
         for match in sorted(glob.glob(source, recursive=True)):
             if not os.path.isdir(match):
-                yield os.path.abspath(match)
+                path = os.path.abspath(match)
+                _add(path, why_passed_over(os.path.basename(match), path), source, found)
             elif is_table_folder(match):
-                yield os.path.abspath(match)
+                found.files[os.path.abspath(match)] = None
             elif "**" not in source:  # ** already lists what lies below
-                yield from _below(match)
+                look_below(match, found)
     elif os.path.isdir(source):
-        yield from _below(source)
+        look_below(source, found)
     elif os.path.exists(source):
-        yield os.path.abspath(source)
+        found.files[os.path.abspath(source)] = None
     else:
         raise NoSuchFileError(source, "there is no such file or folder", "Check the path")
 
 
-def is_table_folder(folder: str) -> bool:
-    """Whether a folder is one source: a Lance table or what `Dataset.save_to_disk` wrote."""
-    return folder.rstrip("/").endswith(".lance") or is_datasets_folder(folder)
+def _add(path: str, reason: str | None, pattern: str, found: Found) -> None:
+    """Add a file that a pattern matches, unless there is a reason to pass over it."""
+    last = pattern.rsplit("/", 1)[-1]
+    if reason in (NO_ENDING, HIDDEN) and "." in last:  # the pattern asks for such names
+        reason = None
+    if reason is None or not glob.has_magic(last):
+        found.files[path] = None
+    else:
+        found.passed_over[path] = reason
 
 
-def is_datasets_folder(folder: str) -> bool:
-    """Whether a folder holds *.arrow files with state.json or dataset_info.json beside them."""
-    path = Path(folder)
-    described = (path / "state.json").is_file() or (path / "dataset_info.json").is_file()
-    return described and any(path.glob("*.arrow"))
-
-
-def _below(folder: str) -> Iterator[str]:
-    if is_table_folder(folder):
-        yield os.path.abspath(folder)
-        return
-    for entry in sorted(Path(folder).iterdir(), key=lambda path: path.name):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            if not entry.is_symlink():
-                yield from _below(str(entry))
-        elif is_readable_name(entry.name):
-            yield os.path.abspath(entry)
-
-
-def is_readable_name(name: str) -> bool:
-    """Whether a file in a folder is read, by its name; one that the user names always is."""
-    name = name.lower()
-    for packed in PACKED:
-        name = name.removesuffix(packed)
-    return name.endswith(NAMES)
-
-
-def _remote_files(address: str) -> Iterator[str]:
+def _look_up_remote(address: str, found: Found) -> None:
     system, inside = remote_file_system(address)
     scheme = address.partition("://")[0] + "://"
     query = "?" + address.partition("?")[2] if "?" in address and scheme == "s3://" else ""
@@ -241,7 +244,7 @@ def _remote_files(address: str) -> Iterator[str]:
         root = _fixed_part(inside) if pattern else inside
         info = system.get_file_info(root)
         if info.type == pafs.FileType.File:
-            yield address
+            found.files[address] = None
             return
         if info.type == pafs.FileType.NotFound:
             return
@@ -251,10 +254,14 @@ def _remote_files(address: str) -> Iterator[str]:
     for entry in sorted(below, key=lambda entry: entry.path):
         if entry.type != pafs.FileType.File:
             continue
-        if pattern and not fnmatch.fnmatchcase(entry.path, inside):
-            continue
-        if pattern or is_readable_name(entry.base_name):
-            yield scheme + entry.path + query
+        path = scheme + entry.path + query
+        if pattern:
+            if fnmatch.fnmatchcase(entry.path, inside):
+                _add(path, why_passed_over(entry.base_name), inside, found)
+        elif (reason := why_passed_over(entry.base_name)) is None:
+            found.files[path] = None
+        else:
+            found.passed_over[path] = reason
 
 
 def _fixed_part(pattern: str) -> str:

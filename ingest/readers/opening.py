@@ -24,21 +24,17 @@ from .decoding import (
     split_lines,
     to_utf8,
 )
-from .json_rows import WINDOW_BYTES, Layout, find_layout
-from .locations import (
-    LOCAL_ERRORS,
-    REMOTE_ERRORS,
-    STDIN,
-    is_remote,
-    is_table_folder,
-    open_binary,
-    open_random,
-)
+from .folders import NAMES, is_table_folder, without_packing
+from .json_layouts import WINDOW_BYTES, Layout, find_layout
+from .json_records import as_records
+from .json_rows import CountingDecoder, JsonScanner
+from .locations import LOCAL_ERRORS, REMOTE_ERRORS, STDIN, is_remote, open_binary, open_random
+from .remarks import Remarks
 
 HEAD_BYTES = 1 << 16
 MARKUP = (b"<!doctype", b"<html", b"<?xml")
 DELIMITED_NAMES = (".csv", ".tsv", ".tab")
-JSON_NAMES = (".json", ".jsonl", ".ndjson")
+JSON_NAMES = tuple(name for name in NAMES if name.startswith((".j", ".nd")))
 
 Header = Callable[[Sequence[str], Sequence[str]], list[str] | None]
 """From the first two rows of a delimited file to its column names, or None without header."""
@@ -53,6 +49,7 @@ class Hints:
         list_key: the key of the list of records in a JSON document, if the user named it.
         plain_text: whether text without columns is read line by line.
         is_record: returns whether an object is itself a record of a known shape.
+        are_turns: returns whether a list is a conversation, turn by turn.
         header: returns the column names of a delimited file from its first two rows.
         names: returns the column names of a table without header, from its width.
     """
@@ -62,6 +59,7 @@ class Hints:
     plain_text: bool
     unescape: bool
     is_record: Callable[[dict[str, Any]], bool]
+    are_turns: Callable[[list[Any]], bool]
     header: Header
     names: Callable[[int], list[str]]
 
@@ -74,6 +72,7 @@ class Opened:
         words: the container in words, for the user.
         streams: of the bytes of its files; none for data in memory.
         fault: why the rows ended early.
+        remarks: what could not be read of the values.
     """
 
     file: str
@@ -83,6 +82,7 @@ class Opened:
     size: int | None
     table: tables.Table | None = None
     fault: InputError | None = field(default=None)
+    remarks: Remarks = field(default_factory=Remarks)
 
     @property
     def bytes_read(self) -> int:
@@ -138,7 +138,9 @@ def open_rows(file: str, hints: Hints) -> Opened:
     encoding = detect(head, hints.encoding)
     head, whole, chunks = look_ahead(to_utf8(chunks, encoding), WINDOW_BYTES)
     if head.strip() or not whole:
-        opened.rows, words = _text_rows(file, head, whole, chunks, stream, hints)
+        opened.rows, words = _text_rows(opened, head, whole, chunks, hints)
+    elif stream.fault is not None:  # not a byte of the archive can be unpacked
+        raise stream.fault
     else:
         words = "empty"
     opened.words = [word for word in (words, stream.compression, encoding.words) if word]
@@ -169,10 +171,15 @@ def _guarded(opened: Opened) -> Opened:
     breaking = REMOTE_ERRORS if is_remote(opened.file) else LOCAL_ERRORS
 
     def until_it_breaks() -> Iterator[Row]:
+        begun = False
         try:
-            yield from rows
-        except InputError:
-            raise
+            for row in rows:
+                begun = True
+                yield row
+        except InputError as error:
+            if not begun:  # it is not what it looks like
+                raise
+            opened.fault = error
         except breaking as error:
             problem = str(error).strip().splitlines() or [type(error).__name__]
             opened.fault = InputError(
@@ -210,25 +217,25 @@ def open_table_rows(
     compression: str = "",
 ) -> Opened:
     """The rows of a table that consists of the bytes of `streams`, or is in memory."""
+    table.leave_out_vectors()
+    remarks = Remarks()
     vectors = f"without the vectors {', '.join(table.left_out)}" if table.left_out else ""
     words = [word for word in (table.words, vectors, compression) if word]
-    return _guarded(Opened(file, tables.table_rows(table), words, streams, size, table))
+    rows = tables.table_rows(table, remarks)
+    return _guarded(Opened(file, rows, words, streams, size, table, remarks=remarks))
 
 
 def _text_rows(
-    file: str,
-    head: bytes,
-    whole: bool,
-    chunks: Iterator[bytes],
-    stream: ByteStream,
-    hints: Hints,
+    opened: Opened, head: bytes, whole: bool, chunks: Iterator[bytes], hints: Hints
 ) -> tuple[Iterator[Row], str]:
     """The rows of a text file that is not empty, and its container in words."""
-    name = file.lower().partition("?")[0].removesuffix(".gz").removesuffix(".zst")
+    file = opened.file
+    name = without_packing(file.lower().partition("?")[0])
     if not name.endswith(DELIMITED_NAMES) and not (hints.plain_text and name.endswith(".txt")):
-        layout = find_layout(head, whole, hints.list_key, hints.is_record)
+        layout = find_layout(head, whole, hints.list_key, hints.is_record, hints.are_turns)
         if layout is not None:
-            return _json_rows(file, layout, chunks, stream), layout.words
+            rows, words = _json_rows(opened, layout, chunks, hints)
+            return rows, layout.words + words
     beginning = head.lstrip()[:20].lower()
     if beginning.startswith(MARKUP):
         raise InputError(
@@ -255,23 +262,28 @@ def _text_rows(
 
 
 def _json_rows(
-    file: str, layout: Layout, chunks: Iterator[bytes], stream: ByteStream
-) -> Iterator[Row]:
+    opened: Opened, layout: Layout, chunks: Iterator[bytes], hints: Hints
+) -> tuple[Iterator[Row], str]:
+    """The rows of a JSON file, and what its lists were taken for, in words."""
+    file = opened.file
     if layout.choices:
         raise InputError(
             file,
             f"it holds several lists ({', '.join(layout.choices)})",
             f"Name one with --map records={layout.choices[0]}",
         )
-    if layout.kind == "lines":
-        return json_rows.line_rows(chunks)
-    if layout.kind == "array":
-        return json_rows.array_rows(chunks, stream.fail)
-    if layout.kind == "objects":
-        return json_rows.object_rows(chunks)
-    if layout.kind == "nested":
-        return json_rows.nested_list_rows(chunks, layout.key, stream.fail)
-    return json_rows.column_rows(chunks, file, stream.fail)
+    fail, decoder = opened.streams[0].fail, CountingDecoder(opened.remarks)
+    scanner = JsonScanner(chunks, decoder=decoder)
+    rows = {
+        "lines": lambda: json_rows.line_rows(chunks, decoder),
+        "array": lambda: json_rows.array_rows(scanner, fail),
+        "objects": lambda: json_rows.object_rows(scanner),
+        "nested": lambda: json_rows.nested_rows(scanner, layout.key, fail),
+        "by id": lambda: json_rows.named_rows(scanner, fail),
+        "split": lambda: json_rows.split_rows(scanner, file, fail),
+        "columns": lambda: json_rows.column_rows(scanner, file, fail),
+    }[layout.kind]()
+    return as_records(file, rows, hints)
 
 
 def _plain_rows(chunks: Iterator[bytes]) -> Iterator[Row]:

@@ -1,18 +1,13 @@
 """Parquet, Arrow files and streams, Lance tables and `datasets` folders, row by row.
 
-Values without a form in JSON are converted: times to ISO 8601 text, durations to seconds, decimals
-to text, bytes to text where they are UTF-8 and to base64 where not, NaN and infinities to null.
-Columns of embedding vectors (fixed-size lists of floats) are left out, and the user is told so.
+Values become JSON values (arrow_values.py). Columns of vectors are left out, and the user is told
+so: fixed-size lists of floats, and lists of floats that all have the same length of 16 or more.
 """
 
 from __future__ import annotations
 
-import base64
-import datetime
-import json
-import math
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +17,51 @@ import pyarrow.parquet as pq
 import xxhash
 
 from ...schemas.errors import InputError
+from .arrow_values import distinct_names, json_values, shares_its_bytes, text_bytes
 from .decoding import MAX_RECORD_BYTES, Row, oversize_record
-from .locations import is_remote, open_random
+from .folders import DAMAGED, data_files
+from .locations import LOCAL_ERRORS, is_remote, open_random
+from .remarks import Remarks
 
 BATCH_BYTES = 8 << 20
 BATCH_ROWS = 1024
 PARQUET_MAGIC = b"PAR1"
 ARROW_MAGIC = b"ARROW1"
 STREAM_MAGIC = b"\xff\xff\xff\xff"
+VECTOR_WIDTH = 16
+"""Lists of floats of the same length are vectors from this length on."""
 
 
 class Table:
-    """A source of record batches: its kind in words, its schema, and how many rows it has."""
+    """A source of record batches: its kind in words, its schema, and how many rows it has.
+
+    Attributes:
+        left_out: the columns of vectors, which `batches` lacks.
+        columns: all others.
+    """
 
     def __init__(self, words: str, schema: pa.Schema, rows: int | None) -> None:
         self.words, self.rows = words, rows
         self.share = 0.0  # of the rows read so far, for progress
         self.left_out = [field.name for field in schema if _is_vector(field.type)]
         self.columns = [field.name for field in schema if field.name not in self.left_out]
+        self._lists = [field.name for field in schema if _is_list_of_floats(field.type)]
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Batches of at most 1,024 rows of `columns`."""
         raise NotImplementedError
+
+    def leave_out_vectors(self) -> None:
+        """Look at the first rows, and leave out lists of floats that all have one great length."""
+        try:
+            first = next(self.batches(), None) if self._lists else None
+        except LOCAL_ERRORS:
+            return  # said when the rows are read
+        for name in self._lists if first is not None else ():
+            lengths = {len(row) for row in first[name].to_pylist() if row is not None}
+            if len(lengths) == 1 and first.num_rows > 1 and lengths.pop() >= VECTOR_WIDTH:
+                self.left_out.append(name)
+                self.columns.remove(name)
 
 
 class ParquetTable(Table):
@@ -88,8 +106,13 @@ class ArrowTable(Table):
             else:
                 batches = iter(reader)
             for batch in batches:
+                kept = [
+                    index
+                    for index, name in enumerate(batch.schema.names)
+                    if name not in self.left_out
+                ]
                 for start in range(0, batch.num_rows, BATCH_ROWS):
-                    yield batch.slice(start, BATCH_ROWS).select(self.columns)
+                    yield batch.slice(start, BATCH_ROWS).select(kept)
 
 
 class LanceTable(Table):
@@ -119,9 +142,9 @@ def open_folder(folder: str) -> tuple[Table, list[str]]:
         if folder.rstrip("/").endswith(".lance"):
             files = sorted(str(file) for file in path.rglob("*.lance") if file.is_file())
             return LanceTable(folder), files
-        files = _datasets_files(path)
+        files = data_files(path)
         return ArrowTable("datasets folder", [open_random(file) for file in files]), files
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (*DAMAGED, pa.ArrowException) as error:
         raise InputError(folder, f"cannot be opened ({error})", "Check that it is whole") from error
 
 
@@ -148,108 +171,47 @@ def is_table(head: bytes) -> bool:
     return head.startswith((PARQUET_MAGIC, ARROW_MAGIC, STREAM_MAGIC))
 
 
-def table_rows(table: Table) -> Iterator[Row]:
-    """Rows as JSON objects. A row over 8 MB is refused before its values are made."""
+def table_rows(table: Table, remarks: Remarks) -> Iterator[Row]:
+    """Rows as JSON objects; one over 8 MB is refused."""
     number = 1
     for batch in table.batches():
         if table.rows:
             table.share = number / table.rows
-        batch = batch.cast(pa.schema([_readable(field) for field in batch.schema]), safe=False)
-        plain = [not _needs_care(field.type) for field in batch.schema]
+        names = distinct_names(batch.schema.names)
+        losers = [partial(remarks.lose, column=name) for name in names]
         fat = batch.nbytes > MAX_RECORD_BYTES
         for start in range(0, batch.num_rows, 1 if fat else BATCH_ROWS):
             part = batch.slice(start, 1) if fat else batch
-            if fat and part.nbytes > MAX_RECORD_BYTES:
-                yield number, oversize_record(part.nbytes, "")
+            size = _own_bytes(part) if fat else 0
+            if size > MAX_RECORD_BYTES:  # refused before its values are made
+                yield number, oversize_record(size, "")
                 number += 1
                 continue
             columns = [
-                values.to_pylist() if is_plain else [jsonable(v) for v in values.to_pylist()]
-                for values, is_plain in zip(part.columns, plain, strict=True)
+                json_values(values, lose) for values, lose in zip(part.columns, losers, strict=True)
             ]
             for values in zip(*columns, strict=True):
-                yield number, dict(zip(batch.schema.names, values, strict=True))
+                row = dict(zip(names, values, strict=True))
+                size = text_bytes(row) if fat else 0
+                yield number, oversize_record(size, "") if size > MAX_RECORD_BYTES else row
                 number += 1
     table.share = 1.0
 
 
-def jsonable(value: Any) -> Any:
-    """`value` as a JSON value (see the head of this file)."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, bytes):
-        with suppress(UnicodeDecodeError):
-            return value.decode("utf-8")
-        return base64.b64encode(value).decode("ascii")
-    if type(value).__name__ in ("NaTType", "NAType"):  # pandas' nulls
-        return None
-    if isinstance(value, datetime.datetime | datetime.date | datetime.time):
-        return value.isoformat()
-    if isinstance(value, datetime.timedelta):
-        return value.total_seconds()
-    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
-        return jsonable(value.tolist())
-    return str(value)
+def _own_bytes(part: pa.RecordBatch) -> int:
+    """The bytes of a row in the columns whose slices have a size of their own."""
+    return sum(values.nbytes for values in part.columns if not shares_its_bytes(values.type))
 
 
 def _is_vector(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
     return pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
 
 
-def _readable(field: pa.Field) -> pa.Field:
-    """The field without dictionaries, views, and nanoseconds, which Python lacks."""
-    return field.with_type(_readable_type(field.type))
-
-
-def _readable_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_dictionary(kind):
-        return _readable_type(kind.value_type)
-    if pa.types.is_string_view(kind):  # a slice of it has the size of the whole
-        return pa.large_string()
-    if pa.types.is_binary_view(kind):
-        return pa.large_binary()
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return pa.timestamp("us", kind.tz)
-    if pa.types.is_duration(kind) and kind.unit == "ns":
-        return pa.duration("us")
-    if pa.types.is_time64(kind) and kind.unit == "ns":
-        return pa.time64("us")
-    if pa.types.is_struct(kind):
-        return pa.struct([_readable(kind.field(index)) for index in range(kind.num_fields)])
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_readable(kind.value_field))
-    if pa.types.is_list(kind):
-        return pa.list_(_readable(kind.value_field))
-    return kind
-
-
-def _needs_care(kind: pa.DataType) -> bool:
-    """Whether values of this type, or what they hold, may need `jsonable`."""
-    if kind.num_fields:
-        return any(_needs_care(kind.field(index).type) for index in range(kind.num_fields))
-    return not (
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_null(kind)
-    )
-
-
-def _datasets_files(path: Path) -> list[str]:
-    """The Arrow files of a `datasets` folder, in the order that state.json lists."""
-    state = path / "state.json"
-    if state.is_file():
-        listed = json.loads(state.read_text(encoding="utf-8")).get("_data_files")
-        if listed:
-            return [str(path / entry["filename"]) for entry in listed]
-    return sorted(str(file) for file in path.glob("*.arrow"))
+def _is_list_of_floats(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_list_view)
+    return any(is_list(kind) for is_list in lists) and pa.types.is_floating(kind.value_type)
 
 
 def digest_of_digests(digests: list[str]) -> str:

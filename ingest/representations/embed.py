@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from ...schemas.canonical import digest_of
 from ...schemas.errors import BackboneError
+from ...schemas.plain_text import first_line
 from ..models.custom_code import require_native
 from ..models.describe import BackboneInfo
 from ..models.model_folder import (
@@ -134,18 +135,17 @@ def _encoder(folder: str, device: str) -> Any:
     """Load the model in float32, once a process."""
     from sentence_transformers import SentenceTransformer
 
-    from ..models.backbone import quiet
+    from ..models.backbone import without_progress_bars
 
     try:
-        with quiet():
+        with without_progress_bars():
             loaded = SentenceTransformer(
                 folder, device=device, local_files_only=True, trust_remote_code=False
             )
             model = loaded.float().eval()
     except Exception as error:  # a damaged model raises whatever its reader raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BackboneError(
-            f"embed: {folder} cannot be loaded ({reason}). It must be a model of "
+            f"embed: {folder} cannot be loaded ({first_line(error)}). It must be a model of "
             "sentence-transformers whose code needs no download (trust_remote_code stays off)"
         ) from error
     _require_vectors(model, folder)

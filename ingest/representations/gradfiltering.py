@@ -25,7 +25,7 @@ from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from ..columns import ragged
 from ..fits.fit import Fitting, Work
-from ..fits.lora import AdapterFit, require_sane, train, training_rows
+from ..fits.lora import AdapterFit, require_trainable, train, training_rows
 from ..models.describe import BackboneConfig, BackboneInfo, describe
 from ..models.model_folder import settled_name
 from ..passes.reducer import Pass, PassInputs, Reducer
@@ -71,8 +71,8 @@ class Ensemble(AdapterFit):
     members: int = 4
 
     def spec(self) -> dict[str, Any]:
-        own = describe(own_config(self.model)).identity if self.model else None
-        return {**asdict(self), "version": VERSION, "identity": own}
+        identity = describe(model_config(self.model)).identity if self.model else None
+        return {**asdict(self), "version": VERSION, "identity": identity}
 
     def outputs(self) -> tuple[str, ...]:
         return tuple(
@@ -86,7 +86,9 @@ class Ensemble(AdapterFit):
         backbone = fitting.backbone
         if self.model:
             backbone = load_model(self.model, str(backbone.device))
-        untrained = [m for m in range(self.members) if snapshot_name(m, "late") not in fitting.kept]
+        untrained = [
+            m for m in range(self.members) if snapshot_name(m, "late") not in fitting.artifacts
+        ]
         if not untrained:
             return
         rows = training_rows(backbone, fitting.sample, self.sample_rows(fitting.sample.total))
@@ -109,13 +111,13 @@ class Ensemble(AdapterFit):
                 fitting.keep(snapshot_name(member, "late"), Artifact(arrays, artifact.facts))
             return artifact
 
-        def tell(fraction: float, sentence: str) -> None:
+        def report(fraction: float, sentence: str) -> None:
             done = (member + fraction) / self.members
-            fitting.tell(done, f"member {member + 1} of {self.members}, {sentence}")
+            fitting.report(done, f"member {member + 1} of {self.members}, {sentence}")
 
         training = self.training(self.members * self.seed + member)
-        start = fitting.kept.get(snapshot_name(member, "early"))
-        train(backbone, rows, training, start, keep, tell)
+        start = fitting.artifacts.get(snapshot_name(member, "early"))
+        train(backbone, rows, training, start, keep, report)
 
 
 def snapshot_name(member: int, which: str) -> str:
@@ -128,10 +130,10 @@ def load_model(model: str, device: str) -> Backbone:
     """Load the ensemble's own model in float32, once a process."""
     from ..models.backbone import Backbone
 
-    return Backbone.load(own_config(model, device))
+    return Backbone.load(model_config(model, device))
 
 
-def own_config(model: str, device: str = "cpu") -> BackboneConfig:
+def model_config(model: str, device: str = "cpu") -> BackboneConfig:
     return BackboneConfig(model, device, "float32")
 
 
@@ -190,15 +192,19 @@ class GradFiltering(Representation):
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
         _check(options)
-        model = "" if _shared(info, options["model"]) else options["model"]
-        own = {name: options[name] for name in options if name not in ("noise", "judges")}
-        return (Ensemble(**{**own, "model": model}),)
+        model = "" if _is_store_backbone(info, options["model"]) else options["model"]
+        settings = {name: options[name] for name in options if name not in ("noise", "judges")}
+        return (Ensemble(**{**settings, "model": model}),)
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
-        return info.identity if _shared(info, options["model"]) else _own(options["model"]).identity
+        return (
+            info.identity
+            if _is_store_backbone(info, options["model"])
+            else _info_of(options["model"]).identity
+        )
 
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
-        if not _shared(setup.info, setup.options["model"]):
+        if not _is_store_backbone(setup.info, setup.options["model"]):
             return {}
         return {
             model_pass: PassInputs(gradients=True)
@@ -219,7 +225,7 @@ class GradFiltering(Representation):
 
     def own_backbone(self, setup: Setup) -> Backbone | None:
         model = setup.options["model"]
-        return None if _shared(setup.info, model) else load_model(model, setup.device)
+        return None if _is_store_backbone(setup.info, model) else load_model(model, setup.device)
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
@@ -238,12 +244,12 @@ class GradFiltering(Representation):
         judged: list[np.ndarray | None] = [None] * len(rows)
         seen: list[np.ndarray | None] = [None] * len(rows)
         for index, by in enumerate(judging):
-            own = np.concatenate([early[index, by], late[index, by]])
+            row_norms = np.concatenate([early[index, by], late[index, by]])
             if not np.isfinite(scores[index]):
                 scores[index] = np.nan
-                reason[index] = _why(rows[index], own)
+                reason[index] = _reason(rows[index], row_norms)
                 continue
-            judged[index] = own
+            judged[index] = row_norms
             seen[index] = late[index, ~by & ~np.isnan(in_fit[index])]
         return {
             "gradfiltering": scores.astype(np.float32),
@@ -257,7 +263,7 @@ class GradFiltering(Representation):
         self,
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
+        target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> Scorer:
         return StoredScore()
@@ -308,7 +314,7 @@ def _check(options: Mapping[str, Any]) -> None:
             f"gradfiltering: members={members}: give an even number of at least 4, because each "
             "half of the sample needs two members that were not trained on it"
         )
-    require_sane("gradfiltering", options)
+    require_trainable("gradfiltering", options)
     if epochs < len(SNAPSHOTS):
         raise UsageError(
             f"gradfiltering: epochs={epochs}: give at least 2, so that the early and the late "
@@ -319,18 +325,18 @@ def _check(options: Mapping[str, Any]) -> None:
             raise UsageError(f"gradfiltering: {name}={options[name]}: {' or '.join(known)}")
 
 
-def _shared(info: BackboneInfo, model: str) -> bool:
+def _is_store_backbone(info: BackboneInfo, model: str) -> bool:
     """Return whether a model is the store's backbone, whatever length rows are truncated to."""
-    own = _own(model).identity
-    return {**own, "max_length": info.max_length} == info.identity
+    identity = _info_of(model).identity
+    return {**identity, "max_length": info.max_length} == info.identity
 
 
 @cache
-def _own(model: str) -> BackboneInfo:
-    return describe(own_config(model))
+def _info_of(model: str) -> BackboneInfo:
+    return describe(model_config(model))
 
 
-def _why(row: Encoded, norms: np.ndarray) -> str:
+def _reason(row: Encoded, norms: np.ndarray) -> str:
     wrong = "zero" if np.isfinite(norms).all() else "not finite"
     return why_no_loss(row) or f"the gradient is {wrong}"
 
@@ -359,9 +365,9 @@ def snr(early: np.ndarray, late: np.ndarray, judges: np.ndarray, noise: str) -> 
         if noise == "normalised":
             # All late gradients zero: they agree.
             variance = np.where(centre > 0, variance / centre**2, variance)
-        quiet = variance + NOISE_FLOOR
+        spread = variance + NOISE_FLOOR
         # Dividing a negative drop would reward noise.
-        return np.where(drop > 0, drop / quiet, drop * quiet)
+        return np.where(drop > 0, drop / spread, drop * spread)
 
 
 def seen_gap(table: pa.Table) -> dict[str, float]:
@@ -402,11 +408,11 @@ def _mean_logs(lists: pa.ChunkedArray, late: bool) -> np.ndarray:
         lengths = _lengths(chunk)
         row = np.repeat(np.arange(len(chunk)), lengths)
         place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        taken = place >= lengths[row] / len(SNAPSHOTS) * late
+        used = place >= lengths[row] / len(SNAPSHOTS) * late
         with np.errstate(divide="ignore"):
             logs = np.log(chunk.flatten().to_numpy().astype(np.float64))
-        counts = np.bincount(row[taken], minlength=len(chunk))
-        means.append(np.bincount(row[taken], logs[taken], len(chunk)) / counts)
+        counts = np.bincount(row[used], minlength=len(chunk))
+        means.append(np.bincount(row[used], logs[used], len(chunk)) / counts)
     return np.concatenate(means)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
-from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_unused_options, warm_up_of
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs
 from .losses import why_no_loss
@@ -53,7 +53,7 @@ class Less(Representation):
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         vectors = len(_passes(setup.options))
-        in_fit = [pa.field("less_in_fit", pa.bool_())] if _warm(setup.options) else []
+        in_fit = [pa.field("less_in_fit", pa.bool_())] if _has_warmup(setup.options) else []
         return [
             pa.field("less", pa.list_(pa.float16(), setup.options["dims"] * vectors)),
             pa.field("less_norm", pa.float32()),
@@ -62,11 +62,11 @@ class Less(Representation):
         ]
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        refuse_idle(self.name, options)
+        refuse_unused_options(self.name, options)
         return options
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
-        return (warm_up_of(self.name, options),) if _warm(options) else ()
+        return (warm_up_of(self.name, options),) if _has_warmup(options) else ()
 
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
         return dict.fromkeys(_passes(setup.options), PassInputs(gradients=True))
@@ -86,7 +86,7 @@ class Less(Representation):
     ) -> dict[str, np.ndarray]:
         passes = _passes(setup.options)
         parts = np.stack([passed[model_pass]["sketch"] for model_pass in passes], axis=1)
-        weights = epoch_weights(setup) if _warm(setup.options) else np.ones(1)
+        weights = epoch_weights(setup) if _has_warmup(setup.options) else np.ones(1)
         with np.errstate(all="ignore"):  # the reason says what is not finite
             norms = np.linalg.norm(parts.astype(np.float64), axis=2)
             vectors = parts * (np.sqrt(weights) / norms)[:, :, None]
@@ -94,7 +94,7 @@ class Less(Representation):
         reason = np.full(len(rows), None, dtype=object)
         for index, row in enumerate(rows):
             # First, as without a gradient Adam's direction is that of the moments, not zero.
-            reason[index] = why_no_loss(row) or _why(norms[index])
+            reason[index] = why_no_loss(row) or _reason(norms[index])
         missing = reason != None  # noqa: E711 (elementwise)
         vectors[missing] = np.nan
         norm[missing] = np.nan
@@ -102,7 +102,7 @@ class Less(Representation):
             "less": vectors.reshape(len(rows), -1).astype(np.float32),
             "less_norm": norm.astype(np.float32),
         }
-        if _warm(setup.options):
+        if _has_warmup(setup.options):
             columns["less_in_fit"] = in_sample(rows, setup.artifacts[passes[-1].adapter])
         return {**columns, "less_reason": reason}
 
@@ -118,7 +118,7 @@ def epoch_weights(setup: Setup) -> np.ndarray:
     return rates / rates.sum()
 
 
-def _warm(options: Mapping[str, Any]) -> bool:
+def _has_warmup(options: Mapping[str, Any]) -> bool:
     if options["warmup"] not in WARMUPS:
         known = " or ".join(WARMUPS)
         raise UsageError(f"less: warmup {options['warmup']!r}: give {known}")
@@ -128,12 +128,12 @@ def _warm(options: Mapping[str, Any]) -> bool:
 
 
 def _passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:
-    if not _warm(options):
+    if not _has_warmup(options):
         return (Pass(),)
     return tuple(Pass(adapter=name) for name in warm_up_of("less", options).outputs())
 
 
-def _why(norms: np.ndarray) -> str | None:
+def _reason(norms: np.ndarray) -> str | None:
     if not np.isfinite(norms).all():
         return "the gradient is not finite"
     return None if norms.all() else "the gradient is zero"

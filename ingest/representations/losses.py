@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ..passes.reducer import Pass, PassInputs, Reducer
-from .representation import Representation, Scorer, Setup
+from .representation import Representation, Scorer, Setup, why_no_token
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ..models.batches import Batch
     from ..passes.weight_gradient import WeightGradient
 
-NO_RESPONSE = "no response token"
 NOTHING_BEFORE = "no response token has a token before it"
 
 WHOLE, ALONE = Pass("row"), Pass("alone")
@@ -95,7 +94,7 @@ class Losses(Representation):
         finite = np.all([np.isfinite(column) for column in columns.values()], axis=0)
         reason = np.full(len(rows), None, dtype=object)
         for index in np.flatnonzero(~finite).tolist():
-            reason[index] = _why(rows[index], passed, index)
+            reason[index] = _reason(rows[index], passed, index)
         for column in columns.values():
             column[~finite] = np.nan
         return {**columns, "losses_reason": reason}
@@ -104,7 +103,7 @@ class Losses(Representation):
         self,
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
+        target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> Scorer:
         scores, order = _columns(options), query_options["order"]
@@ -139,12 +138,10 @@ class ByLoss(Scorer):
 
 def why_no_loss(row: Encoded) -> str | None:
     """Return why a row has no response token with a loss; None if it has one."""
-    if not row.response_tokens:
-        return NO_RESPONSE + (" left after truncation" if row.truncated else "")
-    return None if row.response[1:].any() else NOTHING_BEFORE
+    return why_no_token(row, "response") or (None if row.response[1:].any() else NOTHING_BEFORE)
 
 
-def _why(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: int) -> str:
+def _reason(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index: int) -> str:
     if any(not columns["tokens"][index] for columns in passed.values()):
         return why_no_loss(row) or NOTHING_BEFORE
     if all(np.isfinite(columns["nll"][index]) for columns in passed.values()):
@@ -211,10 +208,10 @@ class ResponseErrors(ResponseLoss):
         at = targets[:, None]
         highest = logits.amax(-1, keepdim=True)
         others = (logits - highest).exp_()
-        own = others.gather(1, at)[:, 0]
+        of_token = others.gather(1, at)[:, 0]
         others.scatter_(1, at, 0.0)
         rest = others.sum(-1)
-        total = rest + own
+        total = rest + of_token
         self.add(total.log() + highest[:, 0] - logits.gather(1, at)[:, 0], rows)
         error = (rest / total).hypot(others.norm(dim=-1) / total)
         self._errors += self._per_row(error, rows)

@@ -20,7 +20,7 @@ from ...schemas.errors import UsageError
 from ..columns import ragged
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs, Reducer
-from .representation import Representation, Setup
+from .representation import Representation, Setup, why_no_token
 
 if TYPE_CHECKING:
     import torch
@@ -73,31 +73,24 @@ class Mads(Representation):
         return {WHOLE: PassInputs(neurons=True)}
 
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
-        return Strongest(batch, setup.options["tokens"], setup.options["share"])
+        return TopUnits(batch, setup.options["tokens"], setup.options["share"])
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
+        tokens = setup.options["tokens"]
         ids, values = passed[WHOLE]["ids"], passed[WHOLE]["values"]
         reason = np.full(len(rows), None, dtype=object)
         for index, row in enumerate(rows):
             if ids[index] is None:
-                reason[index] = _why(row, setup.options["tokens"])
+                no_token = None if tokens == "all" else why_no_token(row, tokens)
+                reason[index] = no_token or "an activation is not finite"
             else:
                 values[index] = values[index].clip(-HALF_LARGEST, HALF_LARGEST)
         return {"mads": ids, "mads_values": values, "mads_reason": reason}
 
 
-def _why(row: Encoded, tokens: str) -> str:
-    after = " left after truncation" if row.truncated else ""
-    if tokens == "response" and not row.response_tokens:
-        return "no response token" + after
-    if tokens == "content" and not row.content.any():
-        return "no content token" + after
-    return "an activation is not finite"
-
-
-class Strongest(Reducer):
+class TopUnits(Reducer):
     """The top share of each layer's units, by their maximum over some of the tokens.
 
     Columns: `ids` (B,) of int32 arrays, ascending, and `values` (B,) of float32 arrays; None for
@@ -111,32 +104,28 @@ class Strongest(Reducer):
     def __init__(self, batch: Batch, tokens: str, share: float) -> None:
         import torch
 
-        taken = batch.response if tokens == "response" else batch.mask
-        if tokens == "content":
-            taken = torch.zeros_like(batch.mask)
-            own = np.concatenate([row.content for row in batch.rows])
-            taken[batch.mask] = torch.from_numpy(own).to(taken.device)
-        self._taken, self._share = taken.flatten(), share
-        self._spans = _spans(taken.cpu().numpy())
-        self._usable = taken.any(1)
-        self._wide = taken.shape[1]
-        self._open: Neurons | None = None  # a layer whose experts are still coming
+        counted = batch.tokens(tokens)
+        self._counted, self._share = counted.flatten(), share
+        self._spans = _spans(counted.cpu().numpy())
+        self._usable = counted.any(1)
+        self._width = counted.shape[1]
+        self._layer: Neurons | None = None  # a layer whose experts are still coming
         self._highest = torch.empty(0)
         self._chosen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def neurons(self, part: Neurons) -> None:
         import torch
 
-        if self._open is None or self._open.layer != part.layer:
-            self._close()
-            self._open = part
+        if self._layer is None or self._layer.layer != part.layer:
+            self._finish_layer()
+            self._layer = part
             self._highest = torch.full(
                 (len(self._usable), part.units), -torch.inf, device=part.values.device
             )
         highest = self._highest[:, part.offset : part.offset + part.values.shape[-1]]
         if part.tokens is None and part.values.device.type != "cpu":
             # A kernel for every row's span would cost an accelerator more than the model does.
-            others = ~self._taken.view(-1, self._wide, 1)
+            others = ~self._counted.view(-1, self._width, 1)
             values = part.values.masked_fill(others, -torch.inf).amax(1).float()
             torch.maximum(highest, values, out=highest)
         elif part.tokens is None:
@@ -144,18 +133,18 @@ class Strongest(Reducer):
                 values = part.values[row, start:end].amax(0).float()
                 torch.maximum(highest[row], values, out=highest[row])
         else:
-            mine = self._taken[part.tokens]
-            rows = part.tokens[mine] // self._wide
-            values = part.values[mine].float()
+            of_counted = self._counted[part.tokens]
+            rows = part.tokens[of_counted] // self._width
+            values = part.values[of_counted].float()
             highest.scatter_reduce_(0, rows[:, None].expand_as(values), values, "amax")
 
-    def _close(self) -> None:
-        """Choose the strongest units of the open layer."""
+    def _finish_layer(self) -> None:
+        """Choose the top units of the open layer."""
         import torch
 
-        if self._open is None:
+        if self._layer is None:
             return
-        highest, layer = self._highest, self._open
+        highest, layer = self._highest, self._layer
         k = active_units(layer.units, self._share)
         edge = highest.topk(k, dim=1).values[:, -1:]
         above, equal = highest > edge, highest == edge
@@ -165,12 +154,12 @@ class Strongest(Reducer):
         self._usable = self._usable & ~(highest.isnan() | highest.isposinf()).any(1)
         rows, units = chosen.nonzero(as_tuple=True)
         self._chosen.append((rows, units + layer.start, highest[rows, units]))
-        self._open = None
+        self._layer = None
 
     def columns(self) -> dict[str, np.ndarray]:
         import torch
 
-        self._close()
+        self._finish_layer()
         rows, ids, values = (
             torch.cat(parts).cpu().numpy() for parts in zip(*self._chosen, strict=True)
         )
@@ -180,15 +169,18 @@ class Strongest(Reducer):
         columns = {"ids": ids[order].astype(np.int32), "values": values[order]}
         return {
             name: ragged(
-                [part if ok else None for part, ok in zip(np.split(own, ends), usable, strict=True)]
+                [
+                    part if ok else None
+                    for part, ok in zip(np.split(numbers, ends), usable, strict=True)
+                ]
             )
-            for name, own in columns.items()
+            for name, numbers in columns.items()
         }
 
 
-def _spans(taken: np.ndarray) -> list[tuple[int, int, int]]:
+def _spans(counted: np.ndarray) -> list[tuple[int, int, int]]:
     """Return row, start and end of every unbroken run of true values in (B, T) bool."""
-    edges = np.diff(np.pad(taken.astype(np.int8), ((0, 0), (1, 1))), axis=1)
+    edges = np.diff(np.pad(counted.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     rows, starts = np.nonzero(edges == 1)
     ends = np.nonzero(edges == -1)[1]
     return list(zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True))

@@ -28,8 +28,8 @@ from ..conversations.tokenization import Encoded
 from ..fits.fit import Fit, Fitting, PassFit
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Collector, Pass, PassInputs, Reducer
-from .nait_scores import ACTIVATIONS, Along, directions_of
-from .representation import Representation, Scorer, Setup
+from .nait_scores import ACTIVATIONS, DirectionScorer, directions_of
+from .representation import Representation, Scorer, Setup, why_no_token
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +92,7 @@ class Nait(Representation):
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         _check(options)
-        bases = Bases(options) if _wants_bases(info, options) else None
+        bases = Bases(options) if _needs_bases(info, options) else None
         fits = (bases, Statistics(options, bases) if options["zscore"] else None)
         return tuple(fit for fit in fits if fit is not None)
 
@@ -112,7 +112,7 @@ class Nait(Representation):
             for name, ending in zip(names, ("", "_norms"), strict=True)
         }
         if "nait-bases" in setup.artifacts:
-            columns["nait_kept"] = _kept(summaries)
+            columns["nait_kept"] = _kept_energy(summaries)
         norms = np.concatenate([summaries["mean_norms"], summaries["drift_norms"]], axis=1)
         finite = np.asarray(np.isfinite(norms).all(axis=1))
         # A vector of zeros is not stored: searches would silently drop it.
@@ -121,7 +121,7 @@ class Nait(Representation):
         reason = np.full(len(rows), None, dtype=object)
         for index in np.flatnonzero(~usable).tolist():
             reason[index] = (
-                NO_DRIFT if finite[index] else _why(rows[index], setup.options["tokens"])
+                NO_DRIFT if finite[index] else _reason(rows[index], setup.options["tokens"])
             )
         for column in columns.values():
             column[~usable] = np.nan
@@ -149,12 +149,12 @@ class Nait(Representation):
         self,
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
+        target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> Scorer | None:
-        if facts is None:
+        if target_artifact is None:
             raise UsageError("nait scores rows along a target's direction: name a target")
-        return Along(facts, artifacts, query_options)
+        return DirectionScorer(target_artifact, artifacts, query_options)
 
 
 def _check(options: Mapping[str, Any]) -> None:
@@ -168,7 +168,7 @@ def _check(options: Mapping[str, Any]) -> None:
         )
 
 
-def _wants_bases(info: BackboneInfo, options: Mapping[str, Any]) -> bool:
+def _needs_bases(info: BackboneInfo, options: Mapping[str, Any]) -> bool:
     if options["neuron"] == "mlp":
         return True
     return bool(options["width"]) and info.layers * info.hidden_size > FULL_NUMBERS
@@ -181,7 +181,7 @@ def _shape(setup: Setup) -> tuple[int, int]:
     return setup.info.layers, setup.info.hidden_size
 
 
-def _kept(summaries: Mapping[str, np.ndarray]) -> np.ndarray:
+def _kept_energy(summaries: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the share of energy that the bases keep, the mean over layers and kinds."""
     shares = []
     for kind in ACTIVATIONS:
@@ -191,17 +191,15 @@ def _kept(summaries: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(shares, axis=1).mean(axis=1).astype(np.float32)
 
 
-def _why(row: Encoded, tokens: str) -> str:
-    after = " left after truncation" if row.truncated else ""
-    if not row.content.any():
-        return "no content token" + after
-    if tokens == "response" and not row.response_tokens:
-        return "no response token" + after
-    return "an activation is not finite"
+def _reason(row: Encoded, tokens: str) -> str:
+    missing = why_no_token(row, "content")
+    if tokens == "response":
+        missing = missing or why_no_token(row, "response")
+    return missing or "an activation is not finite"
 
 
 def needs_of(options: Mapping[str, Any]) -> PassInputs:
-    """Return what a pass must hand over for the option `neuron`."""
+    """Return what a pass must give for the option `neuron`."""
     return PassInputs(neurons=True) if options["neuron"] == "mlp" else PassInputs(layers=True)
 
 
@@ -221,12 +219,9 @@ class Summaries(Reducer):
     ) -> None:
         import torch
 
-        content = torch.zeros_like(batch.mask)
-        own = np.concatenate([row.content for row in batch.rows])
-        content[batch.mask] = torch.from_numpy(own).to(content.device)
-        taken = {"content": content, "response": batch.response, "all": batch.mask}[tokens]
-        counts = taken.sum(1, keepdim=True)
-        self._weights = (taken.float() / counts)[:, None, :]  # NaN where a row has no such token
+        content, counted = batch.tokens("content"), batch.tokens(tokens)
+        counts = counted.sum(1, keepdim=True)
+        self._weights = (counted.float() / counts)[:, None, :]  # NaN where a row has no such token
         self._padded = bool((~batch.mask).any())
         self._mask = batch.mask
         self._rows = torch.arange(len(batch.rows), device=content.device)
@@ -301,9 +296,9 @@ class SampleSummaries(Collector):
         return Summaries(batch, self._tokens, self._bases)
 
     def add(self, places: Sequence[int], columns: Mapping[str, np.ndarray]) -> None:
-        own = np.isin(places, self.places)
-        self._parts.append({name: values[own] for name, values in columns.items()})
-        self._order.append(np.searchsorted(self.places, np.asarray(places)[own]))
+        used = np.isin(places, self.places)
+        self._parts.append({name: values[used] for name, values in columns.items()})
+        self._order.append(np.searchsorted(self.places, np.asarray(places)[used]))
 
     def summaries(self) -> dict[str, np.ndarray]:
         """Return kind -> (n, L, d') float32, in the order of `places`; NaN without tokens."""
@@ -376,16 +371,18 @@ class Bases(_SummaryFit):
 
     def finish(self, fitting: Fitting, collected: SampleSummaries) -> None:
         arrays: dict[str, np.ndarray] = {}
-        kept: dict[str, list[float]] = {}
+        energy: dict[str, list[float]] = {}
         for kind, summaries in collected.summaries().items():
             layers = [
                 _leading(of_layer, self._options["width"]) for of_layer in summaries.swapaxes(0, 1)
             ]
             arrays[kind] = np.stack([basis for basis, _ in layers])
-            kept[kind] = [share for _, share in layers]
+            energy[kind] = [share for _, share in layers]
         rows = len(collected.places)
-        fitting.keep(self.name, Artifact(arrays, {"rows": rows, "kept": kept}))
-        fitting.tell(1.0, f"keeps {np.mean([*kept['mean'], *kept['drift']]):.1%} of the energy")
+        fitting.keep(self.name, Artifact(arrays, {"rows": rows, "kept": energy}))
+        fitting.report(
+            1.0, f"keeps {np.mean([*energy['mean'], *energy['drift']]):.1%} of the energy"
+        )
 
 
 class Statistics(_SummaryFit):
@@ -414,10 +411,10 @@ class Statistics(_SummaryFit):
                 len(summaries) - 1
             )
         fitting.keep(self.name, Artifact(arrays))
-        fitting.tell(1.0, "spread of every layer")
+        fitting.report(1.0, "spread of every layer")
 
     def _bases_of(self, fitting: Fitting) -> Mapping[str, np.ndarray] | None:
-        return fitting.kept[self._bases.name].arrays if self._bases else None
+        return fitting.artifacts[self._bases.name].arrays if self._bases else None
 
 
 def _leading(vectors: np.ndarray, width: int) -> tuple[np.ndarray, float]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from ...schemas.errors import UsageError
 from ...schemas.plain_text import count_of
 from ...store.catalog import Artifact
-from .representation import Scorer
+from .representation import NOTES, REFUSED, Scorer
 
 LEAST_EXAMPLES = 3
 ADVISED_EXAMPLES = 16
@@ -44,7 +44,7 @@ def directions_of(drifts: np.ndarray) -> Artifact:
             {},
             {
                 "examples": count,
-                "refused": f"a direction needs at least {LEAST_EXAMPLES} examples with content "
+                REFUSED: f"a direction needs at least {LEAST_EXAMPLES} examples with content "
                 f"({ADVISED_EXAMPLES} or more are better), and this target has {count}. Add the "
                 "target again with more examples, or use another method",
             },
@@ -52,17 +52,17 @@ def directions_of(drifts: np.ndarray) -> Artifact:
     directions = np.zeros(drifts.shape[1:], dtype=np.float64)
     undetermined: list[int] = []
     explained: list[float] = []
-    for layer, own in enumerate(drifts.astype(np.float64).swapaxes(0, 1)):
-        mean = own.mean(axis=0)
-        _, values, right = np.linalg.svd(own - mean, full_matrices=False)
+    for layer, of_layer in enumerate(drifts.astype(np.float64).swapaxes(0, 1)):
+        mean = of_layer.mean(axis=0)
+        _, values, right = np.linalg.svd(of_layer - mean, full_matrices=False)
         spread = float(values @ values)
-        if values[0] <= 1e-9 * np.linalg.norm(own):
+        if values[0] <= 1e-9 * np.linalg.norm(of_layer):
             undetermined.append(layer)
             explained.append(0.0)
             continue
-        along = own @ right[0]
-        sign = 1.0 if along.mean() >= 0 else -1.0
-        if abs(along.mean()) < along.std(ddof=1) / np.sqrt(count):
+        projected = of_layer @ right[0]
+        sign = 1.0 if projected.mean() >= 0 else -1.0
+        if abs(projected.mean()) < projected.std(ddof=1) / np.sqrt(count):
             undetermined.append(layer)
         directions[layer] = sign * right[0]
         explained.append(float(values[0] ** 2) / spread)
@@ -70,7 +70,7 @@ def directions_of(drifts: np.ndarray) -> Artifact:
         "examples": count,
         "explained": explained,
         "undetermined": undetermined,
-        "notes": _notes(count, undetermined, len(directions)),
+        NOTES: _notes(count, undetermined, len(directions)),
     }
     return Artifact({"directions": directions.astype(np.float32)}, facts)
 
@@ -91,7 +91,7 @@ def _notes(count: int, undetermined: list[int], layers: int) -> list[str]:
     return notes
 
 
-class Along(Scorer):
+class DirectionScorer(Scorer):
     """Scores rows along a target's directions: sum over layers of <A, v>.
 
     Raises:
@@ -100,15 +100,18 @@ class Along(Scorer):
     """
 
     def __init__(
-        self, facts: Artifact, artifacts: Mapping[str, Artifact], query_options: Mapping[str, Any]
+        self,
+        target_artifact: Artifact,
+        artifacts: Mapping[str, Artifact],
+        query_options: Mapping[str, Any],
     ) -> None:
-        if "refused" in facts.facts:
-            raise UsageError(f"nait: {facts.facts['refused']}")
+        if REFUSED in target_artifact.facts:
+            raise UsageError(f"nait: {target_artifact.facts[REFUSED]}")
         activation, self._score = query_options["activation"], query_options["score"]
         _check("activation", activation, ACTIVATIONS)
         _check("score", self._score, SCORES)
         self.columns = ACTIVATIONS[activation]
-        directions = np.asarray(facts.arrays["directions"], dtype=np.float32)
+        directions = np.asarray(target_artifact.arrays["directions"], dtype=np.float32)
         if bases := artifacts.get("nait-bases"):
             directions = np.einsum("lkd,ld->lk", bases.arrays[activation], directions)
         self._directions = directions

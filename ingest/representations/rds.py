@@ -76,7 +76,7 @@ class WeightedMean(Reducer):
         self._mean = (self._weights[:, None, :] @ clean)[:, 0]
 
     def columns(self) -> dict[str, np.ndarray]:
-        assert self._mean is not None, "the pass hands the states over first"
+        assert self._mean is not None, "columns() was called before the states arrived"
         return {"mean": self._mean.cpu().numpy()}
 
 

@@ -54,7 +54,7 @@ def expanded(features: str) -> list[str]:
     """
     entries = [entry.strip() for entry in features.split(",") if entry.strip()]
     explicit = {_name(entry).removeprefix("-") for entry in entries if entry not in PRESETS}
-    of_presets = {_name(own) for entry in entries for own in PRESETS.get(entry, ())}
+    of_presets = {_name(feature) for entry in entries for feature in PRESETS.get(entry, ())}
     written_out: dict[str, None] = {}
     for entry in entries:
         if entry in PRESETS:
@@ -107,8 +107,8 @@ class FeatureSpec:
     def __str__(self) -> str:
         """Return the text that `parse_specs` reads, with options that differ from defaults."""
         defaults = get(self.representation).defaults
-        own = [f"{name}={v}" for name, v in self.options.items() if v != defaults[name]]
-        return ":".join([self.representation, *own])
+        settings = [f"{name}={v}" for name, v in self.options.items() if v != defaults[name]]
+        return ":".join([self.representation, *settings])
 
     def matches(self, recipe: Recipe) -> bool:
         """Return whether a recipe is of this feature, whatever was fitted for it.

@@ -50,6 +50,13 @@ class Setup:
     device: str = "cpu"
 
 
+def why_no_token(row: Encoded, tokens: str) -> str | None:
+    """Return why a row has no token of `content` or `response`; None if it has one."""
+    if getattr(row, tokens).any():
+        return None
+    return f"no {tokens} token" + (" left after truncation" if row.truncated else "")
+
+
 class Scorer(ABC):
     """Scores rows of the pool for one target from their stored columns alone.
 
@@ -176,7 +183,7 @@ class Representation(ABC):
         self,
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
+        target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> Scorer | None:
         """Return a scorer of the pool, for a representation that is not compared by cosine.
@@ -184,7 +191,8 @@ class Representation(ABC):
         Args:
             options: of the recipe.
             artifacts: everything fitted for it.
-            facts: what `target_artifact` returned for the target; None without a target.
+            target_artifact: what the method of that name returned for the target; None without
+                a target.
             query_options: options of the comparison, with a value for each.
 
         Raises:

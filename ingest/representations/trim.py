@@ -21,7 +21,7 @@ from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from ..columns import ragged
 from ..fits.fit import Fit
-from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_idle, warm_up_of
+from ..fits.lora import OPTIONS, WarmUp, in_sample, refuse_unused_options, warm_up_of
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import REFUSED, Representation, Setup
@@ -79,7 +79,7 @@ class Trim(Representation):
         ]
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        refuse_idle(self.name, options, "lora_rank")
+        refuse_unused_options(self.name, options, "lora_rank")
         return options
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
@@ -102,15 +102,15 @@ class Trim(Representation):
     ) -> dict[str, np.ndarray]:
         (codes,) = passed.values()
         reason = np.full(len(rows), None, dtype=object)
-        reason[:] = [_why(row, usable) for row, usable in zip(rows, codes["usable"], strict=True)]
-        present = [why is None for why in reason]
+        reason[:] = [_reason(*pair) for pair in zip(rows, codes["usable"], strict=True)]
+        present = [text is None for text in reason]
         lists = {
             "trim": [row.ids for row in rows],
             "trim_codes": codes["codes"],
             "trim_scales": codes["scales"],
             "trim_scope": [flags_of(row) for row in rows],
         }
-        kept = [
+        energies = [
             float(energy[row.content].mean()) if ok else np.nan
             for row, energy, ok in zip(rows, codes["energy"], present, strict=True)
         ]
@@ -118,7 +118,7 @@ class Trim(Representation):
             name: ragged([v if ok else None for v, ok in zip(values, present, strict=True)])
             for name, values in lists.items()
         }
-        columns["trim_kept"] = np.asarray(kept, dtype=np.float32)
+        columns["trim_kept"] = np.asarray(energies, dtype=np.float32)
         if adapter := _adapter(setup.options):
             columns["trim_in_fit"] = in_sample(rows, setup.artifacts[adapter])
         return {**columns, "trim_reason": reason}
@@ -153,14 +153,14 @@ class Trim(Representation):
         self,
         options: Mapping[str, Any],
         artifacts: Mapping[str, Artifact],
-        facts: Artifact | None,
+        target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> TokenScorer:
         """Return the scorer; its `tokens` explains rows token by token."""
-        if facts is None:
+        if target_artifact is None:
             raise UsageError("trim compares rows with a target: name one")
         return TokenScorer(
-            ClassTable.of(facts),
+            ClassTable.of(target_artifact),
             query_options["scope"],
             query_options["penalty"],
             query_options["rest"],
@@ -199,7 +199,7 @@ def flags_of(row: Encoded) -> np.ndarray:
     return (row.content * CONTENT + row.response * RESPONSE).astype(np.int8)
 
 
-def _why(row: Encoded, usable: np.ndarray) -> str | None:
+def _reason(row: Encoded, usable: np.ndarray) -> str | None:
     if not row.content.any():
         return NO_CONTENT
     return None if usable.all() else BAD_STATE

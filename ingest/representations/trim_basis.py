@@ -73,42 +73,42 @@ class SampleStates(Collector):
     inputs = PassInputs(hidden=True)
 
     def __init__(self, rows: Sequence[Encoded | None], width: int, keep: bool = True) -> None:
-        own = {i: row for i, row in enumerate(rows) if row is not None and row.content.any()}
-        self.rows = list(own.values())
-        self.places = np.fromiter(own, dtype=np.int64, count=len(own))
+        used = {i: row for i, row in enumerate(rows) if row is not None and row.content.any()}
+        self.rows = list(used.values())
+        self.places = np.fromiter(used, dtype=np.int64, count=len(used))
         self.width, self._keep = width, keep
         lengths = [len(row) for row in self.rows]
         self._ends = np.cumsum(lengths, dtype=np.int64)
-        self._starts = dict(zip(own, (self._ends - lengths).tolist(), strict=True))
+        self._starts = dict(zip(used, (self._ends - lengths).tolist(), strict=True))
         self._moments = np.zeros((width, width))
         self._states: torch.Tensor | None = None
 
     def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
         return _StateReducer(self, batch, places)
 
-    def take(self, batch: Batch, places: Sequence[int], states: torch.Tensor) -> None:
-        """Take in the final states (B, T, d) of a batch whose rows stand at `places`."""
-        own = np.concatenate(
+    def add_states(self, batch: Batch, places: Sequence[int], states: torch.Tensor) -> None:
+        """Add the final states (B, T, d) of a batch whose rows stand at `places`."""
+        used = np.concatenate(
             [
                 np.full(len(row), p in self._starts)
                 for p, row in zip(places, batch.rows, strict=True)
             ]
         )
         content = np.concatenate([row.content for row in batch.rows])
-        floats, lengths = unit_states(batch, states)
-        units = (floats / lengths).cpu().numpy()[content & own]
+        floats, lengths = states_and_norms(batch, states)
+        units = (floats / lengths).cpu().numpy()[content & used]
         units = units[np.isfinite(units).all(1)]
         np.add(self._moments, units.T @ units, out=self._moments)
         if not self._keep:
             return
         if self._states is None:
             self._states = _empty_states(int(self._ends[-1]), self.width, states.dtype)
-        taken, end = states[batch.mask].cpu(), 0
+        tokens, end = states[batch.mask].cpu(), 0
         for place, row in zip(places, batch.rows, strict=True):
             first, end = end, end + len(row)
             if place in self._starts:
                 start = self._starts[place]
-                self._states[start : start + len(row)] = taken[first:end]
+                self._states[start : start + len(row)] = tokens[first:end]
 
     def directions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the right singular vectors of the unit states of the rows' content tokens.
@@ -139,7 +139,7 @@ class _StateReducer(Reducer):
         self._sample, self._batch, self._places = sample, batch, places
 
     def hidden(self, states: torch.Tensor) -> None:
-        self._sample.take(self._batch, self._places, states)
+        self._sample.add_states(self._batch, self._places, states)
 
     def columns(self) -> dict[str, np.ndarray]:
         return {}
@@ -178,7 +178,7 @@ class TrimBasis(PassFit[SampleStates]):
     `rows` it was made from.
 
     Attributes:
-        rank: directions to keep; 0 for as few as are enough.
+        rank: directions to keep; 0 for the fewest that suffice.
         rows: of the sample.
         layers: attention layers of a fingerprint.
         seed: draws sample and pseudo-targets.
@@ -234,7 +234,7 @@ class TrimBasis(PassFit[SampleStates]):
         directions, spectrum = collected.directions()
         overlap_of: dict[int, float] = {}
         if not self.rank:
-            adapter = fitting.kept[self.checkpoint()] if self.warmup else None
+            adapter = fitting.artifacts[self.checkpoint()] if self.warmup else None
             overlap_of = overlaps(
                 fitting.backbone,
                 collected,
@@ -242,7 +242,7 @@ class TrimBasis(PassFit[SampleStates]):
                 directions,
                 self.layers,
                 self.seed,
-                lambda done: fitting.tell(
+                lambda done: fitting.report(
                     PASS_SHARE + (1 - PASS_SHARE) * done, "how many directions are enough"
                 ),
             )
@@ -256,7 +256,7 @@ class TrimBasis(PassFit[SampleStates]):
         }
         basis = np.ascontiguousarray(directions[:, :rank])
         fitting.keep(OUTPUT, Artifact({"basis": basis, "spectrum": spectrum}, facts))
-        fitting.tell(1.0, f"{rank} directions keep {facts['kept']:.1%} of the energy")
+        fitting.report(1.0, f"{rank} directions keep {facts['kept']:.1%} of the energy")
 
 
 def overlaps(
@@ -266,7 +266,7 @@ def overlaps(
     directions: np.ndarray,
     layers: int,
     seed: int,
-    tell: Callable[[float], None] = lambda done: None,
+    report: Callable[[float], None] = lambda done: None,
 ) -> dict[int, float]:
     """Return rank -> mean overlap of the best rows by the stored score with those by the exact one.
 
@@ -290,7 +290,7 @@ def overlaps(
         nearest = nearest_classes(backbone.model, seen.classes)
         tables.append(ClassTable(seen.classes, seen.vectors @ directions, nearest))
     ranks = ranks_tried(len(directions))
-    scores = scores_by_rank(sample, directions, tables, ranks, backbone.device, tell)
+    scores = scores_by_rank(sample, directions, tables, ranks, backbone.device, report)
     shares = np.zeros((DRAWS, len(ranks)))
     for target, members in enumerate(drawn):
         others = np.delete(scores[:, target], members, axis=0)
@@ -305,7 +305,7 @@ def scores_by_rank(
     tables: Sequence[ClassTable],
     ranks: Sequence[int],
     device: torch.device | str = "cpu",
-    tell: Callable[[float], None] = lambda done: None,
+    report: Callable[[float], None] = lambda done: None,
 ) -> np.ndarray:
     """Score the sample's rows for some targets, exactly and from the codes of each rank.
 
@@ -319,7 +319,7 @@ def scores_by_rank(
     """
     import torch
 
-    from ..models.batches import TOKENS_PER_BATCH_ACCELERATOR, TOKENS_PER_BATCH_CPU
+    from ..models.batches import tokens_per_batch
 
     widths = (len(directions), *ranks)
     cut = [
@@ -328,10 +328,9 @@ def scores_by_rank(
     ]
     scores = np.empty((len(sample.rows), len(tables), len(widths)), np.float32)
     rotation = torch.from_numpy(directions).to(device)
-    cpu = torch.device(device).type == "cpu"
-    for part, states in sample.parts(TOKENS_PER_BATCH_CPU if cpu else TOKENS_PER_BATCH_ACCELERATOR):
-        own = states.to(device).float()
-        rotated = own @ rotation / own.norm(dim=1, keepdim=True)
+    for part, states in sample.parts(tokens_per_batch(torch.device(device))):
+        floats = states.to(device).float()
+        rotated = floats @ rotation / floats.norm(dim=1, keepdim=True)
         stored: list[tuple[np.ndarray, np.ndarray | None]] = [(rotated.cpu().numpy(), None)]
         for rank in ranks:
             codes, scales = quantise(rotated[:, :rank])
@@ -341,10 +340,10 @@ def scores_by_rank(
         content = np.concatenate([row.content for row in rows])
         lengths = np.array([len(row) for row in rows])
         for target, tables_of_target in enumerate(cut):
-            for place, (table, kept) in enumerate(zip(tables_of_target, stored, strict=True)):
-                token_scores = score_tokens(tokens, *kept, table).scores
+            for place, (table, coded) in enumerate(zip(tables_of_target, stored, strict=True)):
+                token_scores = score_tokens(tokens, *coded, table).scores
                 scores[part, target, place] = row_terms(token_scores, content, lengths).scores
-        tell(part.stop / len(sample.rows))
+        report(part.stop / len(sample.rows))
     return scores
 
 
@@ -360,7 +359,7 @@ def top_overlap(exact: np.ndarray, other: np.ndarray) -> float:
         exact, other: (N,) scores; of equal ones the first is better.
     """
     count = max(1, round(BEST * len(exact)))
-    best = [set(np.argsort(-own, kind="stable")[:count].tolist()) for own in (exact, other)]
+    best = [set(np.argsort(-scores, kind="stable")[:count].tolist()) for scores in (exact, other)]
     return len(best[0] & best[1]) / count
 
 
@@ -378,8 +377,8 @@ class Codes(Reducer):
     def hidden(self, states: torch.Tensor) -> None:
         import torch
 
-        own, lengths = unit_states(self._batch, states)
-        projected = own @ torch.from_numpy(self._basis).to(own.device) / lengths
+        floats, lengths = states_and_norms(self._batch, states)
+        projected = floats @ torch.from_numpy(self._basis).to(floats.device) / lengths
         energy = projected.square().sum(1)
         codes, scales = quantise(projected)
         usable = torch.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)
@@ -397,13 +396,13 @@ class Codes(Reducer):
         return self._columns
 
 
-def unit_states(batch: Batch, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def states_and_norms(batch: Batch, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return states (n, d) float32 of the batch's tokens, row after row, and their norms (n, 1).
 
     The states are not divided by their norms: after a projection there are fewer numbers to divide.
     """
-    own = states[batch.mask].float()
-    return own, own.norm(dim=1, keepdim=True)
+    floats = states[batch.mask].float()
+    return floats, floats.norm(dim=1, keepdim=True)
 
 
 def quantise(projected: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..passes.adapters import adapter_applied
 FLAT = 1e-5
 """Saliencies that differ by less are equal: float32 maps are no more precise."""
 
-NOTHING = 1e-6
+SHORTEST_SUM = 1e-6
 """A class whose weighted states sum to a shorter vector counts as not seen."""
 
 BLOCK_ELEMENTS = 1 << 24
@@ -55,14 +55,14 @@ def fingerprints(
     """
     sums: dict[int, NDArray[np.float64]] = {}
     for row in rows:
-        kept = np.flatnonzero(row.content)
-        if not len(kept):
+        content = np.flatnonzero(row.content)
+        if not len(content):
             continue
-        states, alpha = _salient_states(backbone, row, kept, layers, adapter)
-        for token, state, weight in zip(row.ids[kept].tolist(), states, alpha, strict=True):
+        states, alpha = _salient_states(backbone, row, content, layers, adapter)
+        for token, state, weight in zip(row.ids[content].tolist(), states, alpha, strict=True):
             sums[token] = sums.get(token, 0) + weight * state
     lengths = {token: np.linalg.norm(total) for token, total in sums.items()}
-    classes = sorted(token for token, length in lengths.items() if length > NOTHING)
+    classes = sorted(token for token, length in lengths.items() if length > SHORTEST_SUM)
     vectors = np.zeros((len(classes), backbone.info.hidden_size), np.float32)
     for place, token in enumerate(classes):
         vectors[place] = sums[token] / lengths[token]
@@ -72,45 +72,45 @@ def fingerprints(
 def _salient_states(
     backbone: Backbone,
     row: Encoded,
-    kept: NDArray[np.int64],
+    content: NDArray[np.int64],
     layers: int,
     adapter: Artifact | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return unit states (n, d) and alpha (n,) of the kept tokens of one example."""
-    saliency = Saliency(kept)
+    """Return unit states (n, d) and alpha (n,) of the content tokens of one example."""
+    saliency = Saliency(content)
     ids = torch.from_numpy(row.ids.astype(np.int64))[None].to(backbone.device)
     with (
         torch.inference_mode(),
         adapter_applied(backbone.model, adapter),
-        attention_read(backbone.model, layers, saliency.add),
+        attention_hooks(backbone.model, layers, saliency.add),
     ):
         hidden = backbone.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden[0]
-    states = hidden[torch.from_numpy(kept).to(hidden.device)].float().cpu().double().numpy()
+    states = hidden[torch.from_numpy(content).to(hidden.device)].float().cpu().double().numpy()
     length = np.linalg.norm(states, axis=1, keepdims=True)
     units = np.divide(states, length, out=np.zeros_like(states), where=length > 0)
     return units, saliency.alpha()
 
 
 class Saliency:
-    """Row and column saliency of the kept tokens of one example, summed over maps and heads.
+    """Row and column saliency of the content tokens of one example, summed over maps and heads.
 
     Args:
-        kept: (n,) positions of the example's content tokens.
+        content: (n,) positions of the example's content tokens.
     """
 
-    def __init__(self, kept: NDArray[np.int64]) -> None:
-        self._kept = torch.from_numpy(kept)
-        self._row, self._column = (torch.zeros(len(kept)) for _ in range(2))
+    def __init__(self, content: NDArray[np.int64]) -> None:
+        self._content = torch.from_numpy(content)
+        self._row, self._column = (torch.zeros(len(content)) for _ in range(2))
         self._heads = 0
 
     def add(self, weights: torch.Tensor, window: int | None = None) -> None:
         """Add one layer's map (1, H, T, T); a token sees `window` tokens, itself included."""
-        kept = self._kept.to(weights.device)
-        back = kept[:, None] - kept[None, :]
+        content = self._content.to(weights.device)
+        back = content[:, None] - content[None, :]
         visible = (back >= 0) & (back < (window or len(weights[0, 0])))
         keys = visible.sum(1)
         for head in weights[0]:
-            suggest = head[kept][:, kept].float() * visible
+            suggest = head[content][:, content].float() * visible
             total = suggest.sum(1, keepdim=True)
             # A token that attends to template tokens alone is taken to attend evenly.
             suggest = torch.where(total > 0, suggest / total, visible / keys[:, None])
@@ -123,7 +123,7 @@ class Saliency:
 
     def alpha(self) -> NDArray[np.float64]:
         """Return (n,) in [0, 1]: the mean of both saliencies, each scaled to [0, 1]."""
-        row, column = (own.double().numpy() / self._heads for own in (self._row, self._column))
+        row, column = (total.double().numpy() / self._heads for total in (self._row, self._column))
         return (_scaled(row) + _scaled(column)) / 2
 
 
@@ -139,8 +139,8 @@ def nearest_classes(model: Any, classes: NDArray[np.int32]) -> NDArray[np.int32]
     """
     embeddings = model.get_input_embeddings().weight
     with torch.inference_mode():
-        ours = torch.from_numpy(classes.astype(np.int64)).to(embeddings.device)
-        seen = torch.nn.functional.normalize(embeddings[ours].float(), dim=1)
+        ids = torch.from_numpy(classes.astype(np.int64)).to(embeddings.device)
+        seen = torch.nn.functional.normalize(embeddings[ids].float(), dim=1)
         step = max(1, BLOCK_ELEMENTS // max(seen.shape))
         # The norm of an id's own embedding does not change which class is nearest.
         places = [(block.float() @ seen.T).argmax(1) for block in embeddings.detach().split(step)]
@@ -149,43 +149,38 @@ def nearest_classes(model: Any, classes: NDArray[np.int32]) -> NDArray[np.int32]
     return nearest
 
 
-MapReader = Callable[[torch.Tensor, int | None], None]
+MapHook = Callable[[torch.Tensor, int | None], None]
 """Receives a map (B, H, T, T) in the compute dtype and the layer's window, None for all tokens."""
 
 
 @contextmanager
-def attention_read(model: Any, layers: int, read: MapReader) -> Iterator[None]:
-    """Call `read` with the attention maps of the last `layers` decoder layers inside the block.
+def attention_hooks(model: Any, layers: int, receive: MapHook) -> Iterator[None]:
+    """Call `receive` with the attention maps of the last `layers` decoder layers inside the block.
 
     Raises:
         BackboneError: a run ended and a layer had made no map.
     """
     seen: set[int] = set()
 
-    def hook(layer: int) -> Callable[..., None]:
-        def look(module: nn.Module, args: tuple, output: Any) -> None:
+    def hook_of(layer: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple, output: Any) -> None:
             # The innermost module that makes the map comes first; outer ones may pass it on.
             if layer not in seen and (weights := _map_in(output)) is not None:
                 seen.add(layer)
-                read(weights, getattr(module, "sliding_window", None))
+                receive(weights, getattr(module, "sliding_window", None))
 
-        return look
+        return hook
 
     last = list(enumerate(decoder_layers(model)))[-layers:]
-    hooks = [
-        module.register_forward_hook(hook(index))
-        for index, layer in last
-        for module in layer.modules()
-    ]
-    hooks.append(model.base_model.register_forward_pre_hook(lambda *_: seen.clear()))
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
+    with ExitStack() as stack:
+        stack.callback(model.set_attn_implementation, model.config._attn_implementation)
+        model.set_attn_implementation("eager")
+        for index, layer in last:
+            for module in layer.modules():
+                stack.enter_context(module.register_forward_hook(hook_of(index)))
+        pre_hook = model.base_model.register_forward_pre_hook(lambda *_: seen.clear())
+        stack.enter_context(pre_hook)
         yield
-    finally:
-        model.set_attn_implementation(before)
-        for each in hooks:
-            each.remove()
     if len(seen) < len(last):
         raise BackboneError(
             f"{model.config.model_type}: {len(last) - len(seen)} of the last {len(last)} layers "

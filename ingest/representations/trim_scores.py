@@ -31,7 +31,7 @@ CONTENT, RESPONSE = 1, 2
 """Bits of a token's scope flags: neither special nor template; part of an answer."""
 
 PENALTY = 0.5
-"""Lambda of unseen classes unless another is asked for."""
+"""Lambda of unseen classes by default."""
 
 SCOPES = ("content", "prompt", "response", "all")
 
@@ -123,7 +123,7 @@ def score_tokens(
         scores *= scales
         lengths *= np.square(scales)
     if rest == "alike":
-        scores *= _completion(lengths, np.square(table.vectors).sum(1)[places])
+        scores *= _outside_factor(lengths, np.square(table.vectors).sum(1)[places])
     penalised = scores - np.float32(1 - penalty) * np.abs(scores)
     return TokenScores(tokens, classes, seen, np.where(seen, scores, penalised))
 
@@ -142,21 +142,23 @@ def products(codes: NDArray[Any], vectors: Floats, places: NDArray[Any]) -> tupl
     rows = max(1, BLOCK_BYTES // (4 * vectors.shape[1]))
 
     def multiply(part: range) -> None:
-        states, theirs = (np.empty((rows, vectors.shape[1]), np.float32) for _ in range(2))
+        states, fingerprints = (np.empty((rows, vectors.shape[1]), np.float32) for _ in range(2))
         wider = np.empty(states.shape, np.int16 if codes.dtype == np.int8 else codes.dtype)
         for start in range(part.start, part.stop, rows):
             block = slice(start, min(start + rows, part.stop))
-            own, wide = states[: block.stop - start], wider[: block.stop - start]
+            block_states, wide = states[: block.stop - start], wider[: block.stop - start]
             np.copyto(wide, codes[block])  # two steps take half the time of one
-            np.copyto(own, wide)
+            np.copyto(block_states, wide)
             # Places are in bounds; "clip" avoids the copy that "raise" makes for its check.
-            classes = np.take(vectors, places[block], 0, theirs[: len(own)], mode="clip")
-            np.vecdot(own, classes, out=scores[block])
-            np.vecdot(own, own, out=lengths[block])
+            classes = np.take(
+                vectors, places[block], 0, fingerprints[: len(block_states)], mode="clip"
+            )
+            np.vecdot(block_states, classes, out=scores[block])
+            np.vecdot(block_states, block_states, out=lengths[block])
 
     threads = min(torch.get_num_threads(), max(1, len(codes) // _LEAST_PER_THREAD))
     ends = np.linspace(0, len(codes), threads + 1).astype(int).tolist()
-    parts = [range(*each) for each in pairwise(ends)]
+    parts = [range(first, last) for first, last in pairwise(ends)]
     if threads == 1:
         multiply(parts[0])
     else:  # NumPy uses one thread for this, and releases the interpreter's lock
@@ -165,12 +167,12 @@ def products(codes: NDArray[Any], vectors: Floats, places: NDArray[Any]) -> tupl
     return scores, lengths
 
 
-def _completion(states: Floats, vectors: Floats) -> Floats:
+def _outside_factor(states: Floats, vectors: Floats) -> Floats:
     """Return the factor from <p, q> to the whole cosine, given |p|^2 and |q|^2."""
-    kept = states * vectors
-    left = np.clip(1 - states, 0, 1) * np.clip(1 - vectors, 0, 1)
+    inside = states * vectors
+    outside = np.clip(1 - states, 0, 1) * np.clip(1 - vectors, 0, 1)
     # A fingerprint or state of which the basis keeps nothing stays at <p, q> = 0.
-    return 1 + np.sqrt(np.divide(left, kept, out=np.zeros_like(kept), where=kept > 0))
+    return 1 + np.sqrt(np.divide(outside, inside, out=np.zeros_like(inside), where=inside > 0))
 
 
 def row_terms(scores: Floats, counted: NDArray[np.bool_], lengths: NDArray[Any]) -> RowTerms:
@@ -181,14 +183,14 @@ def row_terms(scores: Floats, counted: NDArray[np.bool_], lengths: NDArray[Any])
         lengths: (N,) tokens of each row.
     """
     rows = np.repeat(np.arange(len(lengths)), lengths)[counted]
-    kept = scores[counted]
+    values = scores[counted]
     counts = np.bincount(rows, minlength=len(lengths))
-    some = counts > 0
-    starts = (np.cumsum(counts) - counts)[some]
+    present = counts > 0
+    starts = (np.cumsum(counts) - counts)[present]
     mean, greatest = (np.full(len(lengths), np.nan, np.float32) for _ in range(2))
-    if len(kept):
-        mean[some] = np.add.reduceat(kept.astype(np.float64), starts) / counts[some]
-        greatest[some] = np.maximum.reduceat(kept, starts)
+    if len(values):
+        mean[present] = np.add.reduceat(values.astype(np.float64), starts) / counts[present]
+        greatest[present] = np.maximum.reduceat(values, starts)
     return RowTerms(mean, greatest)
 
 

@@ -332,7 +332,7 @@ def _numbers(snapshot: Snapshot, feature: Feature, row: str) -> dict[str, float 
 
 def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Explanation:
     """Add tokens or layers, whichever the scorer of the row's target looks at."""
-    from ...ingest.representations.nait_scores import Along
+    from ...ingest.representations.nait_scores import DirectionScorer
     from ...ingest.representations.trim_scores import TokenScorer
 
     assert explanation.target is not None
@@ -346,7 +346,7 @@ def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Expl
         )
     if isinstance(scorer, TokenScorer):
         return replace(explanation, tokens=token_frame(snapshot.store, scorer, rows))
-    if isinstance(scorer, Along):
+    if isinstance(scorer, DirectionScorer):
         return replace(explanation, layers=layer_frame(scorer, rows))
     return explanation
 
@@ -435,12 +435,11 @@ def _without(selection: _Selection, explanation: Explanation, memory_limit: int)
     """Select again, from a pool without the row."""
     coreset, request = selection.coreset, selection.request
     other = f"id <> {literal(explanation.id)}"
-    tokens = request.budget.unit == "tokens"
     again = replace(
         request,
         where=f"({request.where}) AND {other}" if request.where else other,
         # A share of one row less could be another number of rows.
-        budget=request.budget if tokens else parse_budget(str(len(coreset))),
+        budget=request.budget if request.budget.column else parse_budget(str(len(coreset))),
     )
     now = answer(selection.snapshot, again, memory_limit).picks.ids
     before = set(coreset.ids)

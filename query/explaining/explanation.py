@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from io import StringIO
 from typing import IO, TYPE_CHECKING, Any
 
-from ...schemas.plain_text import count_of, text_table
+from ...schemas.plain_text import count_of, safe, text_table
 
 if TYPE_CHECKING:
     import polars as pl
@@ -223,16 +223,6 @@ def parts(explanation: Explanation) -> Iterator[Text | str]:
         yield f"Values of {explanation.method.partition(':')[0]}: {', '.join(numbers)}"
     for sentence in explanation.cannot:
         yield Text(f"Not known. {sentence}", "yellow")
-
-
-def safe(text: str) -> str:
-    """A text whose control characters, line breaks and tabs apart, are written as escapes."""
-    return "".join(
-        character
-        if character.isprintable() or character in "\n\t"
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 def _turns(messages: Sequence[dict[str, Any]], most: int | None = None) -> Text:

@@ -32,7 +32,7 @@ from ..snapshot import Snapshot
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...ingest.representations.nait_scores import Along
+    from ...ingest.representations.nait_scores import DirectionScorer
     from ...ingest.representations.trim_scores import TokenScorer
     from ...store.store import Store
 
@@ -99,15 +99,15 @@ def layer_contributions(store: Store, target: str, row: str, method: str = "nait
         MissingFeatureError: the row, or the target, has no such feature.
         FingerprintError: the target's features were made otherwise.
     """
-    from ...ingest.representations.nait_scores import Along
+    from ...ingest.representations.nait_scores import DirectionScorer
 
     scorer, rows = scorer_and_row(Snapshot(store), target, row, method)
-    if not isinstance(scorer, Along):
+    if not isinstance(scorer, DirectionScorer):
         raise UsageError(f"{method} does not add up layers; nait does")
     return layer_frame(scorer, rows)
 
 
-def layer_frame(scorer: Along, rows: pa.RecordBatch) -> pl.DataFrame:
+def layer_frame(scorer: DirectionScorer, rows: pa.RecordBatch) -> pl.DataFrame:
     """The frame of `layer_contributions`, for a row that was read already."""
     import polars as pl
 

@@ -122,7 +122,7 @@ class ConstrainedRanking:
         self._quotas = _quotas(rules, k)
         self._applied: dict[str, Rule] = {}
         examples = guarded_by(snapshot, rules, targets)
-        guard = Leakage(snapshot, examples) if examples else None
+        guard = Leakage(snapshot, examples, rules.guard) if examples else None
         if guard:
             self._applied["leakage"] = guard
         if rules.distinct is not None:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ...ingest.representations.lexical import SPACELESS
@@ -66,11 +67,41 @@ def words_of(text: str) -> list[str]:
     if text.isascii():
         # Three times as fast as a pattern, and most texts are plain.
         return text.lower().translate(_WORD_OR_SPACE).split()
+    folded, word = _folded(text)
+    return word.findall(folded)
+
+
+def _folded(text: str) -> tuple[str, re.Pattern[str]]:
+    """Return a text as it is compared, and the pattern of its words."""
+    if text.isascii():
+        return text.lower(), _WORDS
     visible = _INVISIBLE.sub("", text)
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold())
     # The pattern for any script takes six times as long as the plain one.
     special = any(_needs_care(character) for character in set(folded) if not character.isascii())
-    return (_words_of_any_script() if special else _WORDS).findall(folded)
+    return folded, _words_of_any_script() if special else _WORDS
+
+
+# Brackets, operators and the like, an indented line, a colon at the end of a line.
+_SIGN = re.compile(r"[()\[\]{}<>=+*/\\|&^%#@~_;`]|\n[ \t]{2,}|\n\t|:\s*\n")
+
+
+def signs_of_code(text: str) -> list[bool]:
+    """Return for each word of a text whether code or a formula shows between it and the next one.
+
+    As in `range(n)`, `a[i] = x`, `self.name` or `n-1`. Measured over 12 gaps in a row: prose has
+    four or more signs in 1 % of all places, Python three or fewer in 1 %.
+    """
+    folded, word = _folded(text)
+    found = list(word.finditer(folded))
+    signs = []
+    for match, after in zip_longest(found, found[1:]):
+        gap = folded[match.end() : after.start() if after else len(folded)]
+        pair = (match.group(), after.group()) if after else ()
+        dotted = gap == "." and pair and not all(side.isdigit() for side in pair)
+        minus = gap.strip() == "-" and any(len(side) == 1 or side.isdigit() for side in pair)
+        signs.append(bool(dotted or minus or _SIGN.search(gap)))
+    return signs
 
 
 def joined(words: Sequence[str]) -> str:
@@ -97,16 +128,15 @@ class ConversationWords:
     whole: list[str]
     question: list[str]
 
+    @property
+    def answer(self) -> list[str]:
+        """The words of `whole` that are not the question's."""
+        return self.whole[len(self.question) :]
+
 
 def conversation_words(messages: Sequence[Mapping[str, Any]]) -> ConversationWords:
     """Return the words of a conversation; messages are as Arrow returns them."""
-    turns = [
-        (
-            message["role"],
-            words_of("\n".join(filter(None, (message["content"], message.get("tool_calls"))))),
-        )
-        for message in messages
-    ]
+    turns = [(message["role"], words_of(_text_of(message))) for message in messages]
     spoken = [(role, words) for role, words in turns if role != "system"]
     before_answer = spoken[:-1] if spoken and spoken[-1][0] == "assistant" else spoken
     everything, whole, question = (
@@ -115,16 +145,48 @@ def conversation_words(messages: Sequence[Mapping[str, Any]]) -> ConversationWor
     return ConversationWords(everything, whole, question)
 
 
+def conversation_signs(messages: Sequence[Mapping[str, Any]]) -> list[bool]:
+    """Return the signs of code (`signs_of_code`) behind the words `conversation_words(...).whole`.
+
+    A turn ends without one.
+    """
+    signs: list[bool] = []
+    for message in messages:
+        if message["role"] != "system":
+            own = signs_of_code(_text_of(message))
+            signs += [*own[:-1], False] if own else []
+    return signs
+
+
+def _text_of(message: Mapping[str, Any]) -> str:
+    return "\n".join(filter(None, (message["content"], message.get("tool_calls"))))
+
+
 _EVALUATION = "evaluation"
 
 
 @dataclass(frozen=True)
 class GuardedExample:
-    """A guarded example: its id, the target or file that it is `of`, and its words."""
+    """A guarded example.
+
+    Attributes:
+        id: of the example.
+        of: the target or file that it belongs to.
+        said: its words.
+        signs: of code, behind each word of `said.whole`; none where they are not looked at.
+    """
 
     id: str
     of: str
     said: ConversationWords
+    signs: Sequence[bool] = ()
+
+    @classmethod
+    def from_messages(
+        cls, id: str, of: str, messages: Sequence[Mapping[str, Any]]
+    ) -> GuardedExample:
+        """Return the example with this conversation."""
+        return cls(id, of, conversation_words(messages), conversation_signs(messages))
 
 
 @dataclass(frozen=True)
@@ -224,15 +286,13 @@ def examples_of(
             columns=["id", "position", "messages"], filter=f"target = {literal(target)}"
         )
         examples += [
-            GuardedExample(row["id"], target, conversation_words(row["messages"]))
+            GuardedExample.from_messages(row["id"], target, row["messages"])
             for row in rows.sort_by("position").to_pylist()
         ]
     for evaluation in evaluations:
         examples += [
-            GuardedExample(
-                instruction.id,
-                evaluation.name,
-                conversation_words([turn.as_stored() for turn in instruction.messages]),
+            GuardedExample.from_messages(
+                instruction.id, evaluation.name, [turn.as_stored() for turn in instruction.messages]
             )
             for instruction in evaluation.instructions
         ]

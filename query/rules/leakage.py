@@ -1,148 +1,29 @@
-"""The leakage guard: rows that give an example away are rejected, each with the reason.
+"""Leaks: rows of the pool that give examples away, found among some rows or in the whole pool.
 
-A row leaks an example if it says the same words, if it contains the example's words or question
-in one piece, or if it shares a run of 13 words with it that is no task wording (docs/rules.md).
-Task wording is what several examples of one source share, and what one in a thousand rows of the
-pool says: how common a run is takes one pass over the pool's text, of which Arrow drops the rows
-that cannot hold it.
+`Guard` says what a row shares with the examples. How common that is takes one pass over the pool's
+text, of which Arrow drops the rows that cannot hold it. `Leakage` rejects ranked rows of a
+selection; `find_leaks` looks through the pool.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.ids import IdSet, keys_of
-from .examples import GuardedExample, conversation_words, digest_of_examples, joined, ngrams
+from .examples import GuardedExample, conversation_words, digest_of_examples, ngrams
+from .guard import LEAST, NGRAM, VERSION, Guard, Leak, Suspicion
 
 if TYPE_CHECKING:
     import lance
 
     from ..snapshot import Snapshot
-
-
-NGRAM = 13
-"""Words in a run that gives an example away (ARCHITECTURE, Query)."""
-
-LEAST = 8
-"""Words an example, or its question, must have for a row to be said to contain it [ours]."""
-
-# Both a contained example and a shared run show some run of five words of an example at every
-# fourth place: at least 8 - 5 + 1 of its runs of five start side by side.
-_SEED = 5
-_STRIDE = LEAST - _SEED + 1
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Why a row must not be chosen.
-
-    Attributes:
-        id: of the row.
-        how: "equal", "contains" or "13-gram".
-        words: the run of words that gave it away; of equal and contained examples the first 13.
-        example: id of the example.
-        of: the target or evaluation file that the example belongs to.
-    """
-
-    id: str
-    how: str
-    words: str
-    example: str
-    of: str
-
-
-class Guard:
-    """An index over the examples, with which one row at a time is compared.
-
-    Runs of words that two or more examples of one source share are task wording and left out.
-    Examples of one source that ask the same question count as one.
-    """
-
-    def __init__(self, examples: Sequence[GuardedExample]) -> None:
-        self._examples = examples
-        self._ids = {example.id: number for number, example in reversed([*enumerate(examples)])}
-        self._wholes: dict[str, int] = {}
-        self._questions: dict[str, int] = {}
-        self._starts: dict[str, list[tuple[str, int]]] = defaultdict(list)
-        self._seeds: set[str] = set()
-        self.grams: dict[str, int] = {}
-        self._index()
-
-    def _index(self) -> None:
-        answers: dict[tuple[str, str], set[str]] = defaultdict(set)
-        question_of: dict[tuple[str, str], str] = {}  # (source, run of words) -> its question
-        wording: set[str] = set()
-        for number, example in enumerate(self._examples):
-            whole, question = joined(example.said.whole), joined(example.said.question)
-            answers[example.of, question].add(whole)
-            self._seeds.update(ngrams(example.said.whole, _SEED))
-            if whole:
-                self._wholes.setdefault(whole, number)
-            for gram in ngrams(example.said.whole, NGRAM):
-                first = question_of.setdefault((example.of, gram), question or whole)
-                if first != (question or whole):
-                    wording.add(gram)
-                self.grams.setdefault(gram, number)
-        for gram in wording:
-            del self.grams[gram]
-        for number, example in enumerate(self._examples):
-            question = joined(example.said.question)
-            # A question that got several answers may be a standing instruction ("Tell a joke").
-            if question and len(answers[example.of, question]) == 1:
-                self._questions.setdefault(question, number)
-                self._begin(example.said.question, number)
-            self._begin(example.said.whole, number)
-
-    def _begin(self, words: Sequence[str], number: int) -> None:
-        if len(words) >= LEAST:
-            self._starts[joined(words[:LEAST])].append((joined(words), number))
-
-    def leak_or_runs(
-        self, id: str, messages: Sequence[Mapping[str, Any]]
-    ) -> Leak | list[str] | None:
-        """Return a certain leak, the shared runs of words (to be counted), or None for neither.
-
-        Args:
-            id: of the row.
-            messages: as Arrow returns them.
-        """
-        if id in self._ids:
-            return self._leak(id, "equal", self._ids[id])
-        said = conversation_words(messages)
-        for own, known in ((said.whole, self._wholes), (said.question, self._questions)):
-            number = known.get(joined(own))
-            if number is not None:
-                return self._leak(id, "equal", number)
-        if not self.has_seed(said.everything):
-            return None
-        padded = f" {joined(said.everything)} "
-        for start in ngrams(said.everything, LEAST):
-            for text, number in self._starts.get(start, ()):
-                if f" {text} " in padded:
-                    return self._leak(id, "contains", number)
-        return [gram for gram in ngrams(said.everything, NGRAM) if gram in self.grams] or None
-
-    def has_seed(self, words: Sequence[str]) -> bool:
-        """Whether the words may share a run of 8 or more with an example at all; a quick test."""
-        starts = range(0, len(words) - _SEED + 1, _STRIDE)
-        return not self._seeds.isdisjoint([joined(words[at : at + _SEED]) for at in starts])
-
-    def leak_of_run(self, id: str, gram: str) -> Leak:
-        """Return the leak of a shared run of words that is no task wording."""
-        example = self._examples[self.grams[gram]]
-        return Leak(id, f"{NGRAM}-gram", gram, example.id, example.of)
-
-    def _leak(self, id: str, how: str, number: int) -> Leak:
-        example = self._examples[number]
-        return Leak(id, how, joined(example.said.whole[:NGRAM]), example.id, example.of)
 
 
 SHARE = 0.001
@@ -159,14 +40,37 @@ def wording_above(rows: int) -> int:
     return max(AT_LEAST, int(SHARE * rows))
 
 
-def counts_of(dataset: lance.LanceDataset, grams: Collection[str], length: int) -> dict[str, int]:
-    """Count the rows of a table that hold each run of `length` words (see `words_of`)."""
+def counts_of(dataset: lance.LanceDataset, grams: Collection[str]) -> dict[str, int]:
+    """Count the rows of a table that hold each run of words (see `words_of`)."""
     counts = dict.fromkeys(grams, 0)
+    lengths = {gram.count(" ") + 1 for gram in grams}
     for batch in messages_of(dataset):
         for messages in _possible(batch.column("messages"), grams):
-            for gram in {*ngrams(conversation_words(messages).everything, length)} & counts.keys():
-                counts[gram] += 1
+            words = conversation_words(messages).everything
+            for length in lengths:
+                for gram in {*ngrams(words, length)} & counts.keys():
+                    counts[gram] += 1
     return counts
+
+
+class Wording:
+    """Which runs of words are wording of the pool; each is counted once."""
+
+    def __init__(self, dataset: lance.LanceDataset) -> None:
+        self._dataset = dataset
+        self._most = wording_above(dataset.count_rows())
+        self._common: dict[str, bool] = {}
+
+    def count(self, grams: Collection[str]) -> None:
+        """Count those that were not counted yet, in one pass over the pool's text."""
+        unknown = set(grams) - self._common.keys()
+        if unknown:
+            counts = counts_of(self._dataset, unknown)
+            self._common |= {gram: count > self._most for gram, count in counts.items()}
+
+    def is_rare(self, gram: str) -> bool:
+        """Whether the run was counted and is in few rows."""
+        return self._common.get(gram) is False
 
 
 def messages_of(dataset: lance.LanceDataset) -> Iterator[pa.RecordBatch]:
@@ -219,6 +123,9 @@ def _anchor(gram: str) -> str | None:
     return max(words, key=len) if words else None
 
 
+Row: TypeAlias = tuple[str, Sequence[Mapping[str, Any]]]
+"""The id of a row and its messages, as Arrow returns them."""
+
 MOST_LISTED = 1000
 """Rejected rows that a coreset records one by one; the others are only counted."""
 
@@ -231,17 +138,20 @@ class Leakage:
     Args:
         snapshot: whose pool has the rows.
         examples: that must not be given away.
+        version: of the guard's rule.
     """
 
     judges_spares = True
 
-    def __init__(self, snapshot: Snapshot, examples: Sequence[GuardedExample]) -> None:
+    def __init__(
+        self, snapshot: Snapshot, examples: Sequence[GuardedExample], version: int = VERSION
+    ) -> None:
         self._snapshot, self._dataset = snapshot, snapshot.pool
-        self._examples = examples
-        self._guard = Guard(examples)
+        self._examples, self._version = examples, version
+        self._guard = Guard(examples, version)
+        self._wording = Wording(self._dataset)
         self._known: dict[str, Leak | None] = {}
-        self._common: dict[str, bool] = {}  # run of words -> whether it is task wording
-        self._most = wording_above(self._dataset.count_rows())
+        self._compared = 0
         self._rejected: dict[str, Leak] = {}
 
     def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
@@ -253,16 +163,18 @@ class Leakage:
 
     def all_leaking_keys(self, eligible: IdSet | None) -> np.ndarray:
         """Return the keys of all eligible rows that leak, (n, 2) int64; reads the whole text."""
-        rows = (row for batch in messages_of(self._dataset) for row in _allowed(batch, eligible))
-        self._judge(rows, keep_clean=False)
+        self._judge(_rows_of(self._dataset, eligible), keep_clean=False)
         return self._reject({id: leak for id, leak in self._known.items() if leak})
 
     def account(self, ids: Sequence[str]) -> dict[str, Any]:
         """Return what was guarded and rejected, whichever rows were chosen, as JSON values."""
         return {
+            "guard": self._version,
             "ngram": NGRAM,
             "least": LEAST,
             "examples": len(self._examples),
+            "of": dict(Counter(example.of for example in self._examples)),
+            "compared": self._compared,
             "digest": digest_of_examples(self._examples),
             "left_out": len(self._rejected),
             "how": dict(Counter(leak.how for leak in self._rejected.values())),
@@ -273,42 +185,69 @@ class Leakage:
         self._rejected |= leaks
         return keys_of(pa.array(list(leaks), pa.string()))
 
-    def _texts(self, ids: Sequence[str]) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+    def _texts(self, ids: Sequence[str]) -> Iterator[Row]:
         for start in range(0, len(ids), _ROWS_PER_TAKE):
             part = ids[start : start + _ROWS_PER_TAKE]
             table = self._snapshot.take(part, ["messages"])
             yield from zip(part, table["messages"].to_pylist(), strict=True)
 
-    def _judge(
-        self, rows: Iterator[tuple[str, Sequence[Mapping[str, Any]]]], keep_clean: bool = True
-    ) -> None:
-        shared: dict[str, list[str]] = {}
+    def _judge(self, rows: Iterable[Row], keep_clean: bool = True) -> None:
+        suspicions: list[Suspicion] = []
         for id, messages in rows:
-            leak = self._guard.leak_or_runs(id, messages)
-            if isinstance(leak, list):
-                shared[id] = leak
-            elif leak or keep_clean:
-                self._known[id] = leak
+            self._compared += 1
+            found = self._guard.leak_or_suspicion(id, messages)
+            if isinstance(found, Suspicion):
+                suspicions.append(found)
+            elif found or keep_clean:
+                self._known[id] = found
         # One rare run is enough to reject a row, and the longest is likely to be rare.
-        self._count({max(grams, key=len) for grams in shared.values()})
-        self._count({gram for grams in shared.values() if not self._rare(grams) for gram in grams})
-        for id, grams in shared.items():
-            rare = self._rare(grams)
-            self._known[id] = self._guard.leak_of_run(id, rare) if rare else None
+        self._wording.count({max(each.alone, key=len) for each in suspicions if each.alone})
+        open_ones = [each for each in suspicions if not self._leak_of(each)]
+        self._wording.count({run for each in open_ones for run in each.to_count})
+        for each in suspicions:
+            self._known[each.row] = self._leak_of(each)
 
-    def _rare(self, grams: Sequence[str]) -> str | None:
-        return next((gram for gram in grams if self._common.get(gram) is False), None)
-
-    def _count(self, grams: set[str]) -> None:
-        unknown = grams - self._common.keys()
-        if unknown:
-            counts = counts_of(self._dataset, unknown, NGRAM)
-            self._common |= {gram: count > self._most for gram, count in counts.items()}
+    def _leak_of(self, suspicion: Suspicion) -> Leak | None:
+        return next(self._guard.leaks_of(suspicion, self._wording.is_rare), None)
 
 
-def _allowed(
-    batch: pa.RecordBatch, eligible: IdSet | None
-) -> Iterator[tuple[str, Sequence[Mapping[str, Any]]]]:
+def find_leaks(
+    snapshot: Snapshot,
+    examples: Sequence[GuardedExample],
+    eligible: IdSet | None = None,
+    version: int = VERSION,
+) -> Iterator[Leak]:
+    """Yield the rows of a pool that give examples away, with the evidence.
+
+    A row that equals or contains an example comes once, any other once for each example that it
+    gives away. The pool's text is read once, and once more where it must be counted how common
+    shared words are; suspicions are held until then.
+
+    Args:
+        snapshot: whose pool is looked through, in its order.
+        examples: that should not be given away (`examples_of`).
+        eligible: the rows to look at; None for all.
+        version: of the guard's rule.
+    """
+    guard, wording = Guard(examples, version), Wording(snapshot.pool)
+    suspicions: list[Suspicion] = []
+    for id, messages in _rows_of(snapshot.pool, eligible):
+        found = guard.leak_or_suspicion(id, messages)
+        if isinstance(found, Suspicion):
+            suspicions.append(found)
+        elif found:
+            yield found
+    wording.count({run for each in suspicions for run in each.to_count})
+    for each in suspicions:
+        yield from guard.leaks_of(each, wording.is_rare)
+
+
+def _rows_of(dataset: lance.LanceDataset, eligible: IdSet | None) -> Iterator[Row]:
+    for batch in messages_of(dataset):
+        yield from _allowed(batch, eligible)
+
+
+def _allowed(batch: pa.RecordBatch, eligible: IdSet | None) -> Iterator[Row]:
     if eligible is not None:
         batch = batch.filter(pa.array(eligible.contains(keys_of(batch.column("id")))))
     return zip(batch.column("id").to_pylist(), batch.column("messages").to_pylist(), strict=True)

@@ -15,6 +15,7 @@ from ...schemas.ids import ids_of, keys_of
 from ...store import catalog
 from ..coresets import coreset_members
 from .examples import Evaluation, keep_evaluation, kept_evaluation, read_evaluation
+from .guard import VERSION as GUARD_VERSION
 from .quotas import Share, shares
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Rules:
         caps: what may come from a corpus at most; one without corpus means every other one.
         distinct: the cosine from which on a row is too close to an earlier pick.
         distinct_by: the feature whose vectors are compared; the method's own for None.
+        guard: version of the leakage guard's rule.
 
     Raises:
         UsageError: rules that contradict each other.
@@ -91,6 +93,7 @@ class Rules:
     caps: tuple[Share, ...] = ()
     distinct: float | None = None
     distinct_by: str | None = None
+    guard: int = GUARD_VERSION
 
     def __post_init__(self) -> None:
         if self.leakage not in LEAKAGE:
@@ -172,6 +175,8 @@ def rules_from_json(store: Store, parameters: Mapping[str, Any]) -> Rules:
         caps=shares("cap", recorded["cap"], every=True),
         distinct=recorded["distinct"],
         distinct_by=recorded["distinct_by"],
+        # The first version was not recorded.
+        guard=parameters["rules"].get("leakage", {}).get("guard", 1),
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...schemas.errors import StoreError
+from ...schemas.plain_text import first_line
 from ..place import Place, out_of_reach
 
 MEMORY_BYTES = 8 << 30  # of address space; Lance's threads reserve a good part without using it
@@ -120,7 +121,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
             if column:
                 found += batch.column(0).to_pylist()
     except BaseException as error:  # a panic inside Lance is no Exception
-        return {"error": (str(error).splitlines() or [type(error).__name__])[0][:200]}
+        return {"error": first_line(error)}
     return {"keys": found}
 
 

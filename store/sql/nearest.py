@@ -42,7 +42,7 @@ def create_nearest(
     """
     pool, targets = features.stored_schema, examples.stored_schema
     for name in unit_vector_columns(pool):
-        if _alike(pool, targets, name):
+        if _made_alike(pool, targets, name):
             width = pool.field(name).type.list_size
             connection.create_function(
                 _LARGEST + name,
@@ -78,8 +78,8 @@ class LargestProduct:
         for target in targets.unique().to_pylist():
             queries = self._queries_of(target)
             if len(queries):
-                own = names == target
-                largest[own] = (block @ queries.T).max(1)[own]
+                of_target = names == target
+                largest[of_target] = (block @ queries.T).max(1)[of_target]
         return pa.array(largest, from_pandas=True)
 
     def _queries_of(self, target: str) -> np.ndarray:
@@ -102,10 +102,12 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
     vectors = unit_vector_columns(pool)
     branches = [_unknown(vectors)]
     for name in vectors:
-        if _alike(pool, targets, name):
+        if _made_alike(pool, targets, name):
             branches += _branches(name, pool.field(name).type.list_size)
         else:
-            branches.append(_refusal(f"feature = {literal(name)}", literal(_not_alike(name))))
+            branches.append(
+                _refusal(f"feature = {literal(name)}", literal(_differently_made(name)))
+            )
     return f"""
         CREATE MACRO nearest(target, feature, k, "by" := 'mean') AS TABLE
         SELECT id, score FROM ({" UNION ALL ".join(branches)}) ORDER BY score DESC, id LIMIT k"""
@@ -114,7 +116,7 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
 def unit_vector_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold one unit vector a row, so that a product of two is their cosine.
 
-    These are the arrays of float16 beside which no `_norms` stand (those of NAIT hold a vector
+    These are the float16 arrays without a `_norms` column (those of NAIT hold a vector
     for every layer).
     """
     names = set(schema.names)
@@ -128,18 +130,18 @@ def unit_vector_columns(schema: pa.Schema) -> list[str]:
 
 
 def _norms_of(column: str) -> str:
-    own, mark, recipe = column.partition("__")  # a second recipe's columns end in __<8 hex>
-    return f"{own}_norms{mark}{recipe}"
+    stem, mark, recipe = column.partition("__")  # a second recipe's columns end in __<8 hex>
+    return f"{stem}_norms{mark}{recipe}"
 
 
-def _not_alike(name: str) -> str:
+def _differently_made(name: str) -> str:
     return (
         f"{name} of the targets was not made as {name} of the pool was; "
         f"run coresetdb featurize STORE {name}"
     )
 
 
-def _alike(pool: pa.Schema, targets: pa.Schema, name: str) -> bool:
+def _made_alike(pool: pa.Schema, targets: pa.Schema, name: str) -> bool:
     def fingerprint(schema: pa.Schema) -> bytes | None:
         return (schema.field(name).metadata or {}).get(FINGERPRINT_KEY)
 
@@ -165,12 +167,12 @@ def _branches(name: str, width: int) -> list[str]:
     largest = f"""
         SELECT f.id, {quoted(_LARGEST + name)}(target, f.{vector}) AS score
         FROM features f WHERE {selected} AND "by" = 'max' AND f.{vector} IS NOT NULL"""
-    nobody = _refusal(
+    no_target = _refusal(
         f"{selected} AND NOT EXISTS (FROM {examples})",
         f"concat('no target ''', target, ''' with {name}; targets: ', coalesce((SELECT "
         "string_agg(DISTINCT q.target, ', ' ORDER BY q.target) FROM target_features q), 'none'))",
     )
-    return [mean, largest, nobody]
+    return [mean, largest, no_target]
 
 
 def _unknown(vectors: Sequence[str]) -> str:

@@ -59,14 +59,14 @@ def run(fit, backbone, rows, kept: Mapping[str, Artifact] | None = None, stop_af
         artifacts[name] = artifact
         return artifact
 
-    def tell(fraction: float, sentence: str) -> None:
+    def report(fraction: float, sentence: str) -> None:
         progress.append((fraction, sentence))
         if stop_after is not None and stop_after in artifacts:
             raise KilledError
 
     sample = Sample([row.id for row in rows], rows, len(rows))
     try:
-        fit.run(Fitting(backbone, sample, dict(kept or {}), keep, tell))
+        fit.run(Fitting(backbone, sample, dict(kept or {}), keep, report))
     except KilledError:
         assert stop_after in artifacts
     return artifacts, progress

@@ -39,8 +39,8 @@ class Centre(Fit):
             len(instruction.messages[0].content) for instruction in fitting.sample.instructions
         ]
         for name in self.outputs():
-            if name not in fitting.kept:
-                fitting.tell(0.5, "loss 1.0")
+            if name not in fitting.artifacts:
+                fitting.report(0.5, "loss 1.0")
                 mean = Artifact({"mean": np.float32([np.mean(lengths)])}, {"name": name})
                 fitting.keep(name, mean)
             if name == type(self).stop_after:
@@ -68,8 +68,8 @@ class Spread(Fit):
         return (self.centre,)
 
     def run(self, fitting):
-        mean = fitting.kept["centre/2"].arrays["mean"]
-        if "spread" not in fitting.kept:
+        mean = fitting.artifacts["centre/2"].arrays["mean"]
+        if "spread" not in fitting.artifacts:
             fitting.keep("spread", Artifact({"spread": mean * 2}))
 
 

@@ -153,7 +153,7 @@ class LosesOrder(Mean):
 class DrawsByChance(Centre):
     def run(self, fitting):
         for name in self.outputs():
-            if name not in fitting.kept:
+            if name not in fitting.artifacts:
                 fitting.keep(name, Artifact({"mean": np.random.default_rng().random(1)}))
 
 

@@ -93,6 +93,13 @@ def test_per_cent_and_token_budgets(store):
         assert coreset.ids == whole.ids[:count]
         assert sum(lengths[:count]) <= budget < sum(lengths[: count + 1])
         assert coreset.short_by == 0 and coreset.parameters["tokens"] == sum(lengths[:count])
+    totals = store.take(whole.ids, ["tokens"])["tokens"].to_pylist()
+    for budget in (100, 570, 2000):
+        coreset = select(store, ["arithmetic"], budget=f"{budget}-total-tokens")
+        count = len(coreset)
+        assert coreset.ids == whole.ids[:count] and coreset.budget == f"{budget}-total-tokens"
+        assert sum(totals[:count]) <= budget < sum(totals[: count + 1])
+        assert coreset.parameters["tokens"] == sum(totals[:count])
     all_of_it = select(store, ["arithmetic"], budget="1m-tokens")
     assert len(all_of_it) == 240 and all_of_it.short_by == 1_000_000 - sum(lengths)
     with pytest.raises(UsageError, match="below one row"):
@@ -113,9 +120,8 @@ def test_filter(store):
     expected = naive_turns(*matrix(store, "arithmetic", lambda row: row["corpus"] == "code"), 30)
     assert coreset.ids == [row[0] for row in expected]
     assert (coreset.eligible, coreset.parameters["missing"]) == (66, 6)
-    nothing = select(store, ["arithmetic"], budget="30", where="corpus = 'nowhere'")
-    assert (len(nothing), nothing.short_by, nothing.distance) == (0, 30, None)
-    assert len(load_coreset(store, nothing.name)) == 0
+    with pytest.raises(UsageError, match="no row of the pool passes it"):
+        select(store, ["arithmetic"], budget="30", where="corpus = 'nowhere'")
     drawn = select(store, method="random", budget="50%", where="corpus = 'poems'")
     assert len(drawn) == 30 and drawn.mix[0].picked == 30
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coresetdb.query.selection import counted_rows, lengths_to_try, prefix_that_fits
+from coresetdb.query.token_budget import counted_rows, lengths_to_try, prefix_that_fits
 from coresetdb.schemas.errors import MissingFeatureError
 from coresetdb.schemas.ids import IdSet, ids_of, keys_of
 

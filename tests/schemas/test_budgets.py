@@ -20,6 +20,10 @@ from coresetdb.schemas.sizes import Budget, parse_budget
         ("1.001k", Budget(1001, "rows"), 1001),
         ("200k-tokens", Budget(200_000, "tokens"), 2000),
         ("1.5M-tokens", Budget(1_500_000, "tokens"), 2000),
+        ("50M-total-tokens", Budget(50_000_000, "total-tokens"), 2000),
+        ("0.5b-total-tokens", Budget(500_000_000, "total-tokens"), 2000),
+        ("1B-tokens", Budget(1_000_000_000, "tokens"), 2000),
+        ("200k-total-tokens", Budget(200_000, "total-tokens"), 2000),
     ],
 )
 def test_budgets_are_understood(text, budget, rows_of_2000):
@@ -29,7 +33,30 @@ def test_budgets_are_understood(text, budget, rows_of_2000):
     assert parse_budget(str(parsed)) == parsed
 
 
-@pytest.mark.parametrize("text", ["", "0", "-5", "many", "101%", "1.5", "5k%", "10-rows", "0%"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "0",
+        "-5",
+        "many",
+        "101%",
+        "1.5",
+        "5k%",
+        "10-rows",
+        "0%",
+        "5-total",
+        "1.5-tokens",
+        "10 tokens",
+        "5%-tokens",
+    ],
+)
 def test_other_texts_are_refused_with_the_forms_there_are(text):
     with pytest.raises(UsageError, match="budget"):
         parse_budget(text)
+
+
+def test_what_a_budget_counts():
+    assert parse_budget("5%").column is None and parse_budget("5").noun == "row"
+    assert parse_budget("5-tokens").column == "response_tokens"
+    assert parse_budget("5-total-tokens").column == "tokens"

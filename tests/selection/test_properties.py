@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from coresetdb.query.scanning.reducers import planned_memory
-from coresetdb.query.selection import lengths_to_try, prefix_that_fits
+from coresetdb.query.token_budget import lengths_to_try, prefix_that_fits
 from coresetdb.selectors.registry import selectors
 from coresetdb.selectors.selector import Task
 

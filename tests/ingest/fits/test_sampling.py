@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from coresetdb.ingest.fits.sampling import Reservoir, _place
+from coresetdb.ingest.fits.sampling import Reservoir, _hash
 from coresetdb.schemas.canonical import digest
 
 IDS = [digest(str(n)) for n in range(60_000)]
@@ -17,9 +17,9 @@ def test_it_is_the_head_of_the_whole_draw(rows):
     drawing = Reservoir(3, rows)
     for row_id in IDS:
         drawing.offer(row_id, row_id[:4])
-    whole = sorted(IDS, key=lambda row_id: _place(row_id, 3))[: rows(len(IDS))]
+    whole = sorted(IDS, key=lambda row_id: _hash(row_id, 3))[: rows(len(IDS))]
     assert drawing.drawn() == [(row_id, row_id[:4]) for row_id in whole]
-    assert len(drawing._held) <= 4 * rows(len(IDS)) + 1024  # not the stream
+    assert len(drawing._heap) <= 4 * rows(len(IDS)) + 1024  # not the stream
 
 
 def test_a_short_stream_is_taken_whole():

@@ -19,7 +19,7 @@ from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations import registry
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
-from coresetdb.store.catalog import Artifact, found_artifact, keep_artifact, load_artifact
+from coresetdb.store.catalog import Artifact, find_artifact, keep_artifact, load_artifact
 from coresetdb.store.store import Store
 
 SMALL = WarmUp(epochs=2, rank=4, alpha=8, dropout=0.0, learning_rate=1e-2, batch=4, seed=3)
@@ -171,7 +171,7 @@ def test_killed_in_the_third_epoch_it_ends_with_the_same_numbers(tmp_path):
         keep_artifact(store, asked, name, artifact)
     again = {}
     for name in begun:
-        content = found_artifact(store, asked, name)
+        content = find_artifact(store, asked, name)
         assert content is not None
         again[name] = load_artifact(store, content, name)
         assert same(again[name], whole[name])

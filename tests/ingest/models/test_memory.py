@@ -18,7 +18,7 @@ from helpers.tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
 from coresetdb.ingest.conversations.chat_template import RowRefusedError
-from coresetdb.ingest.models.backbone import KERNELS_KEPT, bound_kernel_caches
+from coresetdb.ingest.models.backbone import CACHED_KERNELS, bound_kernel_caches
 
 SCRIPT = """
 import resource, sys
@@ -103,13 +103,13 @@ def test_a_capacity_that_the_user_set_stays(monkeypatch):
     monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
     bound_kernel_caches()
     assert os.environ["LRU_CACHE_CAPACITY"] == "7"
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(KERNELS_KEPT)
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(CACHED_KERNELS)
 
 
 HOLES_SCRIPT = """
 import resource
 from pathlib import Path
-from coresetdb.ingest.models.backbone import give_back_freed
+from coresetdb.ingest.models.backbone import release_freed_memory
 
 def resident_mb():
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -121,7 +121,7 @@ for _ in range(2000):
     pins.append(bytes(1000))
 del holes
 before = resident_mb()
-give_back_freed()
+release_freed_memory()
 print(before - resident_mb())
 """
 
@@ -137,7 +137,7 @@ def test_holes_between_what_lives_longer_go_back_to_the_system():
 
 def test_a_featurizer_gives_back_when_it_is_time(monkeypatch):
     given = []
-    monkeypatch.setattr(featurizer, "give_back_freed", lambda: given.append(1))
+    monkeypatch.setattr(featurizer, "release_freed_memory", lambda: given.append(1))
     refusing = SimpleNamespace(
         device=SimpleNamespace(type="cpu"),
         plain_head=True,
@@ -145,6 +145,6 @@ def test_a_featurizer_gives_back_when_it_is_time(monkeypatch):
     )
     maker = featurizer.Featurizer(refusing, [])
     for seconds, times in ((float("inf"), 0), (0.0, 1)):
-        monkeypatch.setattr(featurizer, "GIVE_BACK_SECONDS", seconds)
+        monkeypatch.setattr(featurizer, "RELEASE_SECONDS", seconds)
         assert len(maker.featurize(tiny_conversations()[:2])) == 2
         assert len(given) == times

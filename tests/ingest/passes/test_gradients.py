@@ -14,11 +14,11 @@ from helpers.tiny_models import ARCHITECTURES, tiny_backbone
 
 from coresetdb.ingest.models.anatomy import decoder_layers
 from coresetdb.ingest.models.batches import make_batch
-from coresetdb.ingest.passes.feed_forward import listen
+from coresetdb.ingest.passes.feed_forward import hook_experts
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradients import (
     expert_modules,
-    gradients_read,
+    gradient_hooks,
     left_out,
     linear_layers,
     routers,
@@ -108,7 +108,7 @@ def test_what_is_no_linear_layer_is_named():
     batch = make_batch(rows_of(backbone), backbone.padding_token, backbone.device)
     with (
         pytest.warns(UserWarning, match="leave out 1 weight outside .*model.layers.0.mixer.weight"),
-        gradients_read(model, batch, {}, [Everything()]),
+        gradient_hooks(model, batch, {}, [Everything()]),
     ):
         pass
 
@@ -280,7 +280,7 @@ def test_experts_can_be_heard_by_several_at_once():
 
     plain = backbone.states(batch.ids, batch.mask).hidden
     (experts,) = [m for n, m in expert_modules(backbone.model).items() if ".0." in n]
-    stop_one, stop_two = listen(experts, hear("one")), listen(experts, hear("two"))
+    stop_one, stop_two = hook_experts(experts, hear("one")), hook_experts(experts, hear("two"))
     told = backbone.states(batch.ids, batch.mask).hidden
     stop_one()
     backbone.states(batch.ids, batch.mask)

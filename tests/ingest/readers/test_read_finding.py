@@ -91,14 +91,6 @@ def test_credentials_in_an_address() -> None:
     assert "hunter2" not in str(error.value)
 
 
-def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match="pip install huggingface_hub"):
-        find_files(["hf://datasets/a/b"])
-
-
 def test_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 

@@ -16,7 +16,7 @@ from coresetdb.ingest.representations.registry import feature_spec, parse_featur
 from coresetdb.ingest.representations.trim_basis import OUTPUT
 from coresetdb.ingest.representations.trim_fingerprints import (
     Saliency,
-    attention_read,
+    attention_hooks,
     fingerprints,
     nearest_classes,
 )
@@ -125,7 +125,7 @@ def test_maps_are_read_and_the_model_left_as_it_was(architecture):
     maps: list[torch.Tensor] = []
     with torch.inference_mode():
         plain = backbone.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden
-        with attention_read(model, 1, lambda weights, window: maps.append(weights)):
+        with attention_hooks(model, 1, lambda weights, window: maps.append(weights)):
             eager = backbone.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden
         again = backbone.states(ids, torch.ones_like(ids, dtype=torch.bool)).hidden
     assert model.config._attn_implementation == before
@@ -139,7 +139,7 @@ def test_maps_are_read_and_the_model_left_as_it_was(architecture):
 def test_the_model_is_left_as_it_was_after_a_failure():
     model = tiny_backbone().model
     before = model.config._attn_implementation
-    with pytest.raises(ZeroDivisionError), attention_read(model, 2, lambda weights, window: None):
+    with pytest.raises(ZeroDivisionError), attention_hooks(model, 2, lambda weights, window: None):
         raise ZeroDivisionError
     assert model.config._attn_implementation == before
     assert not any(module._forward_hooks for module in model.modules())
@@ -151,7 +151,7 @@ def test_a_model_without_maps_is_refused_by_name():
     )
     model = AutoModelForCausalLM.from_config(config).eval()
     with pytest.raises(BackboneError, match=r"mamba: 2 of the last 2 layers give no attention"):
-        with torch.inference_mode(), attention_read(model, 4, lambda weights, window: None):
+        with torch.inference_mode(), attention_hooks(model, 4, lambda weights, window: None):
             model.base_model(input_ids=torch.arange(5)[None])
 
 

@@ -16,7 +16,7 @@ from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.passes.feed_forward import Neurons
-from coresetdb.ingest.representations.mads import Strongest, active_units
+from coresetdb.ingest.representations.mads import TopUnits, active_units
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
@@ -116,7 +116,7 @@ def test_equal_values_go_to_the_lower_unit():
     backbone = tiny_backbone()
     (row,) = backbone.encode_all(tiny_conversations()[:1])
     batch = make_batch([row], 0, backbone.device)
-    reducer = Strongest(batch, "all", 0.5)
+    reducer = TopUnits(batch, "all", 0.5)
     values = torch.zeros(1, len(row), 6)
     values[0, 2, 4] = 1.0
     reducer.neurons(Neurons(0, 0, 6, 0, values))

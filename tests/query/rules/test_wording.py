@@ -47,10 +47,10 @@ def test_against_a_count_row_by_row(pool, together):
         runs = [run for run, own in RUNS if own == length]
         expected = {run: sum(run in ngrams(row, length) for row in rows) for run in runs}
         asked = [runs] if together else [[run] for run in runs]
-        found = {run: n for each in asked for run, n in counts_of(pool, each, length).items()}
+        found = {run: n for each in asked for run, n in counts_of(pool, each).items()}
         assert found == expected
-    assert counts_of(pool, ["read the story one two three four"], 7).popitem()[1] == 6
-    assert counts_of(pool, ["die strasse ist lang und gut"], 6).popitem()[1] == 3
+    assert counts_of(pool, ["read the story one two three four"]).popitem()[1] == 6
+    assert counts_of(pool, ["die strasse ist lang und gut"]).popitem()[1] == 3
 
 
 def test_from_how_many_rows_on():

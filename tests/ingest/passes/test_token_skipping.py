@@ -13,11 +13,11 @@ from coresetdb.ingest.fits import lora
 from coresetdb.ingest.fits.lora import LoraTraining
 from coresetdb.ingest.models.anatomy import forward_replaced
 from coresetdb.ingest.models.batches import make_batch
-from coresetdb.ingest.passes import forward, narrowing
+from coresetdb.ingest.passes import forward, token_skipping
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import GradientNorm
-from coresetdb.ingest.passes.narrowing import last_feed_forward, narrowed
 from coresetdb.ingest.passes.reducer import PassInputs, Reducer
+from coresetdb.ingest.passes.token_skipping import final_states_only_at, last_feed_forward
 
 EXPERTS = ("mixtral", "qwen3_moe")
 
@@ -32,22 +32,22 @@ def a_batch(backbone, side="right"):
 
 @pytest.fixture
 def always(monkeypatch):
-    """Narrow however many tokens there are; lists how many the last network saw."""
+    """Skip tokens however few can be skipped; lists how many the last network saw."""
     seen: list[int] = []
-    run = narrowing._running_at
+    run = token_skipping._running_at
 
     def counted(module, shape, at, count):
         seen.append(len(at))
         return run(module, shape, at, count)
 
-    monkeypatch.setattr(narrowing, "WORTH_IT", 2.0)
-    monkeypatch.setattr(narrowing, "_running_at", counted)
+    monkeypatch.setattr(token_skipping, "MOST_TOKENS", 2.0)
+    monkeypatch.setattr(token_skipping, "_running_at", counted)
     return seen
 
 
-def not_narrowed(monkeypatch):
-    for module in (forward, narrowing):
-        monkeypatch.setattr(module, "narrowed", lambda *args: nullcontext())
+def run_all_tokens(monkeypatch):
+    for module in (forward, token_skipping):
+        monkeypatch.setattr(module, "final_states_only_at", lambda *args: nullcontext())
 
 
 class Kept(Reducer):
@@ -91,7 +91,7 @@ def test_gradients_and_logits(architecture, dtype, bound, side, always, monkeypa
 
     norms, scores = found()
     assert always == ([] if architecture in EXPERTS else [len(batch.predicted()[0])])
-    not_narrowed(monkeypatch)
+    run_all_tokens(monkeypatch)
     whole_norms, whole_scores = found()
     assert norms == pytest.approx(whole_norms, rel=bound)
     assert (scores - whole_scores).norm() < bound * whole_scores.norm()
@@ -115,9 +115,9 @@ def test_not_where_most_tokens_are_read():
     batch = a_batch(backbone)
     rows, places = torch.ones_like(batch.mask).nonzero(as_tuple=True)
     module = backbone.model.get_submodule(last_feed_forward(backbone))
-    with narrowed(backbone, batch.ids.shape, rows, places):
+    with final_states_only_at(backbone, batch.ids.shape, rows, places):
         assert "forward" not in vars(module)
-    with narrowed(backbone, batch.ids.shape, rows[:3], places[:3]):
+    with final_states_only_at(backbone, batch.ids.shape, rows[:3], places[:3]):
         assert "forward" in vars(module)
     assert "forward" not in vars(module)
 
@@ -140,7 +140,7 @@ def test_an_adapter_is_trained_to_the_same_numbers(always, monkeypatch):
 
     some = trained()
     assert always
-    not_narrowed(monkeypatch)
+    run_all_tokens(monkeypatch)
     whole = trained()
     assert some.facts["loss"] == pytest.approx(whole.facts["loss"], rel=1e-5)
     for name, array in whole.arrays.items():

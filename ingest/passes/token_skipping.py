@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..models.backbone import Backbone
 
 
-WORTH_IT = 0.75
-"""Share of all tokens above which all are run, as picking some has a cost too."""
+MOST_TOKENS = 0.75
+"""Share of a batch's tokens above which all are run, as gathering some has a cost too."""
 COUNT_MULTIPLE = 128
 """The number of tokens is rounded up to a multiple where kernels are compiled per shape."""
 PROBE_TOKENS = 8
@@ -33,10 +33,10 @@ PROBE_TOLERANCE = 1e-2
 
 
 @contextmanager
-def narrowed(
+def final_states_only_at(
     backbone: Backbone, shape: torch.Size, rows: torch.Tensor, places: torch.Tensor
 ) -> Iterator[None]:
-    """Compute final states at the given tokens only inside the block; others mean nothing.
+    """Compute final states at the given tokens only inside the block; others are undefined.
 
     Nothing changes where the model's last feed-forward network does not allow it, or where the
     tokens are most of the batch.
@@ -48,7 +48,7 @@ def narrowed(
     name = last_feed_forward(backbone)
     multiple = COUNT_MULTIPLE if backbone.width_multiple > 1 else 1
     count = max(1, -(-len(rows) // multiple)) * multiple
-    if name is None or count > WORTH_IT * shape.numel():
+    if name is None or count > MOST_TOKENS * shape.numel():
         yield
         return
     module = backbone.model.get_submodule(name)
@@ -56,24 +56,24 @@ def narrowed(
         yield
 
 
-_LAST: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
-"""Model -> name of its last feed-forward network, None where that cannot be narrowed."""
+_TESTED: WeakKeyDictionary[nn.Module, str | None] = WeakKeyDictionary()
+"""Model -> name of its last feed-forward network; None where that cannot run at some tokens."""
 
 
 def last_feed_forward(backbone: Backbone) -> str | None:
-    """Return the name of the module that `narrowed` may narrow; None where there is none.
+    """Return the name of the module that may run at some tokens alone; None where there is none.
 
-    Tested at the first call for a model: states of a narrowed run must equal those of a full run.
+    Tested at the first call for a model: the states at those tokens must equal a full run's.
     Call it before dropout or an adapter changes the model.
     """
     model = backbone.model
-    if model not in _LAST:
-        _LAST[model] = _find(backbone)
-    return _LAST[model]
+    if model not in _TESTED:
+        _TESTED[model] = _probe(backbone)
+    return _TESTED[model]
 
 
 @torch.inference_mode()
-def _find(backbone: Backbone) -> str | None:
+def _probe(backbone: Backbone) -> str | None:
     model = backbone.model
     module = _candidate(model)
     if module is None:
@@ -88,8 +88,8 @@ def _find(backbone: Backbone) -> str | None:
     rows, places = rows.to(ids.device), places.to(ids.device)
     expected = states(ids)[rows, places].float()
     with _running_at(module, ids.shape, rows * ids.shape[1] + places, len(rows) + 1) as used:
-        got = states(ids)[rows, places].float()
-    same = float((got - expected).norm()) <= PROBE_TOLERANCE * float(expected.norm())
+        skipping = states(ids)[rows, places].float()
+    same = float((skipping - expected).norm()) <= PROBE_TOLERANCE * float(expected.norm())
     return next(n for n, m in model.named_modules() if m is module) if used and same else None
 
 
@@ -117,7 +117,7 @@ def _running_at(
     Yields a list that is empty until the module ran this way.
     """
     whole: Callable[[torch.Tensor], torch.Tensor] = module.forward
-    picked = torch.cat([at, at.new_zeros(count - len(at))])
+    chosen = torch.cat([at, at.new_zeros(count - len(at))])
     ran: list[bool] = []
 
     def forward(states: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ def _running_at(
             return whole(states)
         ran.append(True)
         flat = states.flatten(0, 1)
-        output = whole(flat.index_select(0, picked)[None])[0, : len(at)]
+        output = whole(flat.index_select(0, chosen)[None])[0, : len(at)]
         return flat.new_zeros(flat.shape).index_copy(0, at, output).view_as(states)
 
     with forward_replaced(module, forward):

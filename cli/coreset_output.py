@@ -1,0 +1,182 @@
+"""A coreset as text and as JSON: how it was made, where its rows come from, and its first rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ..schemas.plain_text import count_of, safe, text_table
+
+if TYPE_CHECKING:
+    from ..query.coresets import Coreset
+    from ..query.origins import Origin
+
+VALUES_SHOWN = 20
+"""Values of a field that the table of origins lists."""
+
+_TEXT_SHOWN = 48
+"""Characters of a prompt or an answer among the first rows."""
+
+
+def coreset_lines(coreset: Coreset, by: str | None = None) -> list[str]:
+    """A coreset as text: how it was made, its distances, its origins, what its rules did.
+
+    Args:
+        by: the field whose values are counted as origins; the corpus by default.
+    """
+    from ..query.coresets import pulled_shares
+
+    purpose = f" for {', '.join(coreset.targets)}" if coreset.targets else ""
+    shown = [
+        f"Coreset {coreset.name}: {count_of(len(coreset), 'row')} by {coreset.method}{purpose}",
+        "",
+    ]
+    facts = list(_facts(coreset))
+    width = max(len(name) for name, _ in facts)
+    shown += [f"  {name.ljust(width)}  {value}" for name, value in facts]
+    if shares := pulled_shares(coreset):
+        shown += ["", text_table(shares)]
+    if by is not None:
+        shown += ["", *origin_lines(coreset, by)]
+    elif coreset.mix and len(coreset):
+        shown += ["", *_origin_table("corpus", _corpora(coreset))]
+    return [*shown, *([""] if coreset.notes else []), *coreset.notes]
+
+
+def _corpora(coreset: Coreset) -> list[Origin]:
+    """The corpora of a coreset as origins of its rows."""
+    from ..query.origins import Origin
+
+    return [Origin(share.corpus, share.picked, share.pool) for share in coreset.mix]
+
+
+def origin_lines(coreset: Coreset, field: str) -> list[str]:
+    """The values of a field among a coreset's rows, and how many rows of the pool have each."""
+    return _origin_table(field, coreset.origins(field))
+
+
+def _origin_table(field: str, origins: Sequence[Origin]) -> list[str]:
+    """A table of the values that were picked, and a line on those that are not listed."""
+    picked, pool = sum(each.picked for each in origins), sum(each.pool for each in origins)
+    chosen = [each for each in origins if each.picked]
+    if not chosen:
+        return ["no row was picked"]
+    rows = [
+        {
+            field: "(none)" if each.value is None else one_line(each.value, _TEXT_SHOWN),
+            "picked": each.picked,
+            "of the picks": f"{each.picked / picked:.1%}",
+            "in the pool": each.pool,
+            "of the pool": f"{each.pool / pool:.1%}",
+        }
+        for each in chosen[:VALUES_SHOWN]
+    ]
+    lines = [text_table(rows)]
+    if more := chosen[VALUES_SHOWN:]:
+        others = count_of(sum(each.picked for each in more), "row")
+        lines.append(f"and {count_of(len(more), 'more value')} with {others} picked")
+    return lines
+
+
+def first_rows(coreset: Coreset, count: int) -> str:
+    """The first rows as a table: rank, score, corpus, and the beginnings of prompt and answer."""
+    from ..query.result_rows import beginnings
+
+    several = len(coreset.targets) > 1
+    rows = []
+    for row in islice(coreset.rows(), count):
+        asked, answer = beginnings(row["messages"])
+        score = row["score"]
+        rows.append(
+            {
+                "rank": row["rank"],
+                "score": "" if score is None else f"{score:.4g}",
+                **({"target": row["target"]} if several else {}),
+                "corpus": row["corpus"],
+                "prompt": one_line(asked, _TEXT_SHOWN),
+                "answer": one_line(answer, _TEXT_SHOWN),
+            }
+        )
+    return text_table(rows)
+
+
+def one_line(text: str, most: int) -> str:
+    """The beginning of a text: white space as single spaces, control characters as escapes."""
+    plain = safe(" ".join(text.split()))
+    return plain if len(plain) <= most else plain[: most - 1] + "…"
+
+
+def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
+    """Request, pool and outcome, as a name and a text each."""
+    parameters = coreset.parameters
+    yield "created", f"{coreset.created_at:%Y-%m-%d %H:%M} UTC, by {parameters['code_version']}"
+    yield "pool", f"version {coreset.pool_version}, {coreset.eligible:,} rows eligible"
+    if coreset.filter:
+        yield "filter", coreset.filter
+    yield from _rules(parameters.get("rules", {}).get("asked", {}))
+    yield "budget", _budget(coreset)
+    options = parameters["options"] | parameters["asked"]
+    if options:
+        yield "options", ", ".join(f"{name}={value}" for name, value in options.items())
+    if search := parameters.get("approximate"):
+        yield "found by", f"index {search['index']}, with a recall of {search['recall']:.1%}"
+    yield "seed", str(coreset.seed)
+    if coreset.fingerprint:
+        yield "feature", f"{parameters['representation']}, recipe {coreset.fingerprint}"
+    if parameters["missing"]:
+        yield "left out", f"{count_of(parameters['missing'], 'eligible row')} without the feature"
+    if coreset.distance is not None:
+        yield "distance", f"{coreset.distance:.4f}, mean over the examples of 1 - nearest cosine"
+    if coreset.mmd is not None:
+        yield "MMD", f"{coreset.mmd:.4f}, between the examples and the rows, by the cosine"
+
+
+def _rules(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The rules of the request that are set."""
+    for name, value in rules.items():
+        values = value if isinstance(value, list) else [value]
+        if value not in (None, []):
+            yield name.replace("_", " "), ", ".join(map(_rule_value, values))
+
+
+def _rule_value(value: Any) -> str:
+    """A value as it was given; an evaluation or a coreset by its name, with its size."""
+    if not isinstance(value, dict):
+        return str(value)
+    name = value.get("name") or value.get("coreset")
+    sizes = [
+        count_of(value[f"{noun}s"], noun) for noun in ("example", "row") if f"{noun}s" in value
+    ]
+    return f"{name} ({', '.join(sizes)})" if sizes else str(name)
+
+
+def _budget(coreset: Coreset) -> str:
+    used = coreset.parameters["tokens"]
+    budget = coreset.budget if used is None else f"{coreset.budget} ({used:,} used)"
+    if not coreset.short_by:
+        return budget
+    missing = count_of(coreset.short_by, "row" if used is None else "token")
+    return f"{budget}; short by {missing}, because the eligible rows ran out"
+
+
+def coreset_json(coreset: Coreset, by: str | None = None) -> dict[str, Any]:
+    """A coreset as JSON values: how it was made, where its rows come from, and their ids.
+
+    Args:
+        by: a field whose values are counted as well.
+    """
+    mix = [asdict(share) for share in coreset.mix]
+    return {
+        **coreset.row(),
+        "parameters": coreset.parameters,
+        "created_at": coreset.created_at.isoformat(),
+        "mmd": coreset.mmd,
+        "mix": mix,
+        "pulled": coreset.pulled,
+        "saved": coreset.saved,
+        **({"origins": {by: [asdict(each) for each in coreset.origins(by)]}} if by else {}),
+        "notes": list(coreset.notes),
+        "ids": coreset.ids,
+    }

@@ -1,0 +1,87 @@
+"""The argument STORE of every command, and its default from the environment.
+
+Where CORESETDB_STORE names a store, STORE may be left out. If a command takes so many arguments in
+all, their number tells whether it was; if it takes any number (`select`, `ingest`), the first one
+is STORE if there is a store at that address, and an argument of the command if not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..schemas.environment import STORE_VARIABLE, default_store
+
+HELP = f"STORE may be left out where the environment variable {STORE_VARIABLE} names one."
+
+
+class StoreArgument(click.Argument):
+    """The first argument of a command. Eager, as it settles what the others are."""
+
+    def __init__(self, *declarations: Any, **settings: Any) -> None:
+        settings["metavar"] = "STORE"
+        super().__init__(*declarations, **settings, is_eager=True)
+
+    def get_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return ["[STORE]"]
+
+    def handle_parse_result(
+        self, ctx: click.Context, opts: Mapping[str, Any], args: list[str]
+    ) -> tuple[Any, list[str]]:
+        others = [
+            param
+            for param in ctx.command.params
+            if isinstance(param, click.Argument) and param is not self
+        ]
+        words = [word for param in (self, *others) for word in _words(opts.get(param.name))]
+        default = default_store()
+        if not ctx.resilient_parsing:
+            if default and not args and _left_out(words, others):
+                # Click matched words and arguments as if STORE were there; the arguments processed
+                # after this one read the same dictionary.
+                assert isinstance(opts, dict)
+                _match(opts, (self, *others), [default, *words])
+            elif not default and not words:
+                say = f"Name a store, or set {STORE_VARIABLE}."
+                raise click.MissingParameter(say, ctx=ctx, param=self)
+        return super().handle_parse_result(ctx, opts, args)
+
+
+def _words(value: Any) -> list[str]:
+    """The words that click's parser gave an argument; none where it gave none."""
+    if isinstance(value, str):
+        return [value]
+    return list(value) if isinstance(value, tuple) else []
+
+
+def _left_out(words: Sequence[str], others: Sequence[click.Argument]) -> bool:
+    """Whether STORE is not among the words."""
+    least = sum(1 for param in others if param.required)
+    most = math.inf if any(param.nargs < 0 for param in others) else len(others)
+    if least < len(words) <= most:
+        return not _is_store(words[0])
+    return len(words) <= least
+
+
+def _is_store(address: str) -> bool:
+    if "://" not in address:
+        return (Path(address).expanduser() / "pool.lance").is_dir()
+    from ..store.place import place_at
+
+    return place_at(address).exists("pool.lance")
+
+
+def _match(opts: dict[str, Any], arguments: Sequence[click.Argument], words: Sequence[str]) -> None:
+    """Deal words out to arguments in their order; those behind one that takes many get one each."""
+    rest = list(words)
+    for at, param in enumerate(arguments):
+        behind = len(arguments) - at - 1
+        count = max(0, len(rest) - behind) if param.nargs < 0 else 1
+        own, rest = rest[:count], rest[count:]
+        opts.pop(param.name, None)
+        if own:
+            opts[param.name] = tuple(own) if param.nargs < 0 else own[0]
