@@ -99,6 +99,7 @@ class Account:
                 f"all: read {self.total('read'):,}: {self.total('new'):,} new, "
                 f"{self.total('duplicate'):,} duplicate, {self.total('rejected'):,} rejected"
             )
+        lines += [f"{file.file}: {remark}" for file in self.files for remark in file.remarks]
         lines += [f"NOT read: {fault}" for fault in self.faults]
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines.append(

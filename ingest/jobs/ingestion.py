@@ -129,6 +129,8 @@ class _Ingestion:
         """Read every file to its end, or to `limit` records in all."""
         for file in files:
             self.progress.say(f"{file.file}: {file.decision}")
+            for notice in file.notices:
+                self.progress.say(f"{file.file}: {notice}")
             self._read(file, None if limit is None else limit - self.account.total("read"))
             self.bytes_before += file.size or 0
             if limit is not None and self.account.total("read") >= limit:
@@ -158,8 +160,6 @@ class _Ingestion:
         file.finish()
         counts.xxh3, counts.bytes = file.xxh3, file.bytes_read
         counts.remarks.extend(file.remarks)
-        for remark in counts.remarks:
-            self.progress.say(f"{file.file}: {remark}")
         if file.fault:
             counts.fault = str(file.fault)
             self.progress.say(f"{counts.fault} What was read before is kept.")
