@@ -57,7 +57,9 @@ class Table:
             first = next(self.batches(), None) if self._lists else None
         except LOCAL_ERRORS:
             return  # said when the rows are read
-        for name in self._lists if first is not None else ():
+        if first is None:
+            return
+        for name in self._lists:
             lengths = {len(row) for row in first[name].to_pylist() if row is not None}
             if len(lengths) == 1 and first.num_rows > 1 and lengths.pop() >= VECTOR_WIDTH:
                 self.left_out.append(name)
