@@ -37,7 +37,7 @@ from .importers.importer import Parsed, Rejected, kind_of
 from .importers.media import media_of
 from .importers.roles import UnknownRoles
 from .importers.turns import are_marked_turns
-from .readers.dataset_names import corpus_of
+from .readers.dataset_names import corpora_of, corpus_of
 from .readers.decoding import BadRecord, Row, excerpt_of
 from .readers.folders import passed_over_sentences
 from .readers.in_memory import InMemory, sources_in
@@ -437,6 +437,7 @@ class SourceList:
         unreadable: what is wrong with the others; one that breaks later is added.
         held: sources that cannot be opened twice (standard input, pipes), by path.
         copies: where the bytes of such sources lie instead, if they were copied.
+        corpora: of files, where they are named after others that are read with them.
         passed_over: files in folders that hold no data: path -> reason.
     """
 
@@ -446,6 +447,7 @@ class SourceList:
     unreadable: list[InputError]
     held: dict[str, SourceFile]
     copies: dict[str, str] = field(default_factory=dict)
+    corpora: dict[str, str] = field(default_factory=dict)
     passed_over: dict[str, str] = field(default_factory=dict)
 
     def sources(self) -> Iterator[SourceFile]:
@@ -456,7 +458,8 @@ class SourceList:
                 continue
             held = self.held.get(entry)
             try:
-                source = held or open_source(entry, self.options, self.copies.get(entry))
+                options = replace(self.options, corpus=self.corpora.get(entry, self.options.corpus))
+                source = held or open_source(entry, options, self.copies.get(entry))
             except InputError as error:  # it has changed since it was looked at
                 if str(error) not in map(str, self.unreadable):
                     self.unreadable.append(error)
@@ -515,7 +518,11 @@ def open_sources(
     if not entries:
         raise unreadable[0]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    return SourceList(entries, options, total, unreadable, held, copied, passed_over)
+    corpora: dict[str, str] = {}
+    if options.corpus is None:
+        named = corpora_of([entry for entry in entries if isinstance(entry, str)])
+        corpora = {file: name for file, name in named.items() if name != corpus_of(file)}
+    return SourceList(entries, options, total, unreadable, held, copied, corpora, passed_over)
 
 
 @dataclass(frozen=True)
