@@ -574,7 +574,7 @@ class Database:
             overwrite=overwrite,
         )
 
-    def replay(self, name: str, *, memory_limit: str | int = "4GiB") -> Replay:
+    def replay(self, name: str | Coreset, *, memory_limit: str | int = "4GiB") -> Replay:
         """Select again exactly as a coreset was selected, and compare the ids.
 
         Raises:
@@ -582,9 +582,9 @@ class Database:
         """
         from .query.replay import replay
 
-        return replay(self.store, name, memory_bytes(memory_limit))
+        return replay(self.store, _coreset_name(name), memory_bytes(memory_limit))
 
-    def remove_coreset(self, name: str) -> None:
+    def remove_coreset(self, name: str | Coreset) -> None:
         """Remove a coreset; the pool keeps its rows.
 
         Raises:
@@ -592,11 +592,11 @@ class Database:
         """
         from .query.coresets import remove_coreset
 
-        remove_coreset(self.store, name)
+        remove_coreset(self.store, _coreset_name(name))
 
     def explain(
         self,
-        coreset: str,
+        coreset: str | Coreset,
         row: str | int,
         *,
         without: bool = False,
@@ -605,7 +605,7 @@ class Database:
         """Explain why a row is in a coreset: which example pulled it, what came close.
 
         Args:
-            coreset: its name.
+            coreset: it, or its name.
             row: an id, the beginning of one, or a rank.
             without: select again from the pool without this row as well.
             memory_limit: what that selection may plan for.
@@ -615,10 +615,10 @@ class Database:
         """
         from .query.explaining.explain import explain
 
-        limit = memory_bytes(memory_limit)
-        return explain(self.store, coreset, row, without=without, memory_limit=limit)
+        limit, name = memory_bytes(memory_limit), _coreset_name(coreset)
+        return explain(self.store, name, row, without=without, memory_limit=limit)
 
-    def compare(self, first: str, second: str) -> SideBySide:
+    def compare(self, first: str | Coreset, second: str | Coreset) -> SideBySide:
         """Compare two coresets: rows in both, their order, corpora, lengths and distances.
 
         Raises:
@@ -626,7 +626,7 @@ class Database:
         """
         from .query.compare import compare
 
-        return compare(self.store, first, second)
+        return compare(self.store, _coreset_name(first), _coreset_name(second))
 
     # -- scores ------------------------------------------------------------------------------
 
@@ -961,6 +961,10 @@ def _names(given: Sequence[str | Sequence[str] | None]) -> list[str]:
     """Names, given one by one or as lists, in one list; None is none."""
     lists = [[each] if isinstance(each, str) else each or () for each in given]
     return [name for names in lists for name in names]
+
+
+def _coreset_name(coreset: str | Coreset) -> str:
+    return coreset if isinstance(coreset, str) else coreset.name
 
 
 def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:

@@ -11,7 +11,7 @@ import click
 
 from ..schemas.environment import STORE_VARIABLE
 from ..schemas.errors import UsageError
-from ..schemas.plain_text import count_of, text_table
+from ..schemas.plain_text import text_table
 from .coreset_output import coreset_json, coreset_lines, first_rows, origin_lines
 from .options import (
     evaluation_options,
@@ -26,7 +26,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..query.export import Exported
+    pass
 
 ROWS_SHOWN = 3
 
@@ -291,7 +291,7 @@ def select_command(
             with_metadata=with_metadata,
             overwrite=overwrite,
         )
-        for line in export_lines(exported):
+        for line in exported.lines():
             talk(line)
     elif len(coreset) and coreset.saved:
         talk(f"Next: coresetdb export {quote(store)} {coreset.name} --out {coreset.name}.jsonl")
@@ -432,14 +432,4 @@ def export_command(
     if as_json:
         print_json(asdict(exported))
     else:
-        click.echo("\n".join(export_lines(exported)))
-
-
-def export_lines(exported: Exported) -> list[str]:
-    """What an export wrote and what the format could not keep, a line each."""
-    return [
-        f"{exported.out}: {count_of(exported.rows, 'row')}",
-        *(f"  left out, {why}: {rows:,}" for why, rows in exported.left_out.items()),
-        *(f"  {what}: {count_of(rows, 'row')}" for what, rows in exported.remarks.items()),
-        *(f"  beside it: {file}" for file in exported.files[1:]),
-    ]
+        click.echo("\n".join(exported.lines()))

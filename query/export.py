@@ -22,6 +22,7 @@ import pyarrow as pa
 from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import CoresetDBError, OutputError, UsageError
 from ..schemas.ids import keys_of
+from ..schemas.plain_text import LinesResult, count_of
 from ..schemas.version import VERSION
 from ..selectors.random_order import shuffled
 from .coresets import Coreset, load_coreset
@@ -207,7 +208,7 @@ _ROWS_PER_PART = 5000
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(LinesResult):
     """What an export wrote.
 
     Attributes:
@@ -223,6 +224,15 @@ class Exported:
     left_out: dict[str, int]
     remarks: dict[str, int]
     files: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return what was written and what the format could not keep, a line each."""
+        return [
+            f"{self.out}: {count_of(self.rows, 'row')}",
+            *(f"  left out, {why}: {rows:,}" for why, rows in self.left_out.items()),
+            *(f"  {what}: {count_of(rows, 'row')}" for what, rows in self.remarks.items()),
+            *(f"  beside it: {file}" for file in self.files[1:]),
+        ]
 
 
 def check_export(

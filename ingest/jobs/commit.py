@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ...schemas.conversations import TURN_MARKS, as_columns
 from ...schemas.instruction import Record, Reject
-from ...schemas.plain_text import count_of
+from ...schemas.plain_text import LinesResult, count_of
 from ...schemas.recipe import FINGERPRINT_KEY
 from ...schemas.tables import POOL, REJECTS, SOURCES
 from ...store.rows import key_of
@@ -53,7 +53,7 @@ class FileAccount:
 
 
 @dataclass
-class Account:
+class Account(LinesResult):
     """One ingestion: its files and what was featurized.
 
     Attributes:
@@ -82,7 +82,7 @@ class Account:
         """Files that could not be read, or broke half-way, each with what was wrong."""
         return self.unreadable + [file.fault for file in self.files if file.fault]
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The closing account, in words."""
         lines = [
             f"{file.corpus}: read {file.read:,}: {file.new:,} new, "

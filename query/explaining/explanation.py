@@ -182,7 +182,14 @@ def console(file: IO[str] | None = None, record: bool = False) -> Console:
     """A console that prints text as it is: no markup, no line breaks of its own."""
     from rich.console import Console
 
-    return Console(file=file, record=record, markup=False, highlight=False, soft_wrap=True)
+    return Console(
+        file=file,
+        record=record,
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+        force_jupyter=False,  # else a notebook shows what is only recorded
+    )
 
 
 def parts(explanation: Explanation) -> Iterator[Text | str]:
