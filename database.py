@@ -137,7 +137,11 @@ class Database:
         *,
         features: str | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -146,7 +150,8 @@ class Database:
         """Estimate what ingesting files would cost: bytes, passes, fits, time; change nothing.
 
         Args:
-            sources, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`.
             features: plan for these instead of the store's own, as `create` takes them.
             progress: receives news of the trial.
 
@@ -157,7 +162,17 @@ class Database:
         from .ingest.planning import plan
         from .ingest.sources import open_sources
 
-        options = _reading(format, mapping, encoding, explanation, unescape)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+        )
         opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
@@ -167,7 +182,11 @@ class Database:
         *,
         limit: int | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -176,7 +195,8 @@ class Database:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
         Args:
-            sources, limit, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            sources, limit, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`.
             progress: receives news of the fits.
 
         Returns:
@@ -188,7 +208,17 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
 
-        options = _reading(format, mapping, encoding, explanation, unescape)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+        )
         with rereadable_sources(self.store, sources, options, progress) as opened:
             return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
 
@@ -205,7 +235,11 @@ class Database:
         corpus: str | None = None,
         limit: int | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -219,10 +253,17 @@ class Database:
         Args:
             sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin; or a list
                 of dicts, an Arrow table, a polars frame or a `datasets.Dataset`.
-            corpus: name of the corpus; each file's own name by default.
+            corpus: name of the corpus; by default that of each data set.
             limit: read no more than this many records.
             format: an importer's name; detected by default.
-            mapping: role -> column, such as `{"user": "question", "assistant": "answer"}`.
+            mapping: role -> column, such as `{"user": "question", "assistant": "answer"}`;
+                `"context+question"` or a list puts columns together, with a blank line between.
+            choices: what answers to questions with choices become: `letters`, or `text`, the
+                choice itself; truth values become yes and no.
+            first_choice: the number of the first choice, 0 or 1, where answers are numbers; told
+                from the first records by default.
+            roles: names of speakers that are not known -> user, assistant, system or tool.
+            strip_end: a marker that is taken off the end of answers, such as `"<|endoftext|>"`.
             encoding: of the text, where it is not UTF-8.
             explanation: put a record's explanation before its answer.
             unescape: read a literal backslash-n in CSV and TSV as a line break.
@@ -240,7 +281,18 @@ class Database:
         from .ingest.jobs.ingestion import ingest
         from .ingest.readers.folders import passed_over_sentences
 
-        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            corpus=corpus,
+        )
         with rereadable_sources(self.store, sources, options, progress) as opened:
             fit_from(self.store, opened, lambda: self._backbone, limit, progress)
             return ingest(
@@ -385,7 +437,11 @@ class Database:
         sources: SourceData,
         *,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -394,8 +450,8 @@ class Database:
 
         Args:
             name: of the target.
-            sources, format, mapping, encoding, explanation, unescape: as for `ingest`; answers
-                may be missing.
+            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`; answers may be missing.
 
         Raises:
             UsageError: the name is taken or malformed.
@@ -403,7 +459,18 @@ class Database:
         """
         from .query.targets import add_target
 
-        options = _reading(format, mapping, encoding, explanation, unescape, empty_answers=True)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            allow_empty_answer=True,
+        )
         added = add_target(self.store, name, sources, options, self._current_featurizer)
         waiting = tuple(
             f"{feature} is not fitted yet; after the first ingestion run: "
@@ -467,6 +534,12 @@ class Database:
         where: str | None = None,
         leakage: Literal["ranked", "full", "off"] = "ranked",
         evaluation: PathLike | Sequence[PathLike] = (),
+        eval_format: str = "auto",
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         exclude: str | Sequence[str] = (),
         quota: str | Sequence[str] | Mapping[str, str | int] = (),
         cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
@@ -499,6 +572,8 @@ class Database:
             leakage: which rows are compared with the examples: those that come up (`ranked`), all
                 eligible ones (`full`) or none (`off`).
             evaluation: files of benchmarks whose examples are kept out as well.
+            eval_format, mapping, choices, first_choice, roles, strip_end: how those are read, as
+                for `ingest`.
             exclude: names of coresets whose rows are not chosen again.
             quota: rows or per cent of the budget from a corpus: `"dolly=100"`, `"dolly=10%"`, a
                 list of these, or `{"dolly": "10%"}`.
@@ -528,6 +603,15 @@ class Database:
             self.store,
             leakage=leakage,
             evaluation=_paths(evaluation),
+            reading=_reading(
+                format=eval_format,
+                mapping=mapping,
+                choices=choices,
+                first_choice=first_choice,
+                roles=roles,
+                strip_end=strip_end,
+                allow_empty_answer=True,
+            ),
             exclude=exclude,
             quota=quota,
             cap=cap,
@@ -1018,26 +1102,14 @@ def _names(fields: str | Sequence[str]) -> list[str]:
 
 
 def _reading(
-    format: str,
-    mapping: Mapping[str, str] | None,
-    encoding: str | None,
-    explanation: bool,
-    unescape: bool,
     *,
-    corpus: str | None = None,
-    empty_answers: bool = False,
+    mapping: Mapping[str, str | Sequence[str]] | None,
+    roles: Mapping[str, str] | None,
+    **options: Any,
 ) -> ReadOptions:
     from .ingest.readers.options import ReadOptions
 
-    return ReadOptions(
-        format=format,
-        mapping=dict(mapping or {}),
-        corpus=corpus,
-        encoding=encoding,
-        explanation=explanation,
-        unescape=unescape,
-        allow_empty_answer=empty_answers,
-    )
+    return ReadOptions(mapping=ReadOptions.joined(mapping), roles=dict(roles or {}), **options)
 
 
 def _rows(where: str | None, corpus: str | None, ids: PathLike | Sequence[str] | None) -> Rows:

@@ -14,6 +14,7 @@ from ..schemas.errors import UsageError
 from ..schemas.plain_text import text_table
 from .coreset_output import coreset_json, coreset_lines, first_rows, origin_lines
 from .options import (
+    evaluation_options,
     json_option,
     memory_option,
     open_database,
@@ -143,6 +144,7 @@ def methods_command(store: str | None, as_json: bool) -> None:
     metavar="FILE",
     help="Keep out the examples of this benchmark as well; may be repeated.",
 )
+@evaluation_options
 @click.option(
     "--exclude",
     multiple=True,
@@ -208,6 +210,7 @@ def select_command(
     leakage: str,
     allow_leakage: bool,
     evaluation: tuple[str, ...],
+    reading: dict[str, Any],
     exclude: tuple[str, ...],
     quota: tuple[str, ...],
     cap: tuple[str, ...],
@@ -240,6 +243,8 @@ def select_command(
         coresetdb select pool mmlu --method less:top --group subject --budget 5%
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
+        coresetdb select pool gsm8k --eval mmlu.jsonl \
+            --map "user=question+choices,assistant=answer" --choices letters
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """
@@ -269,6 +274,7 @@ def select_command(
         memory_limit=memory,
         leakage="off" if allow_leakage else leakage,  # type: ignore[arg-type]
         evaluation=evaluation,
+        **reading,
         exclude=exclude,
         quota=quota,
         cap=cap,

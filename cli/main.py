@@ -6,12 +6,13 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the work failed, 2 t
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from typing import Any
 
 import click
 
-from ..schemas.errors import CoresetDBError
+from ..schemas.errors import AmbiguousFormatError, CoresetDBError
 from ..schemas.version import VERSION
 from .store_argument import HELP, StoreArgument
 
@@ -108,6 +109,9 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(INTERRUPTED)
     except CoresetDBError as error:
         click.echo(f"Error: {error}", err=True)
+        if isinstance(error, AmbiguousFormatError) and error.options:
+            typed = sys.argv[1:] if arguments is None else arguments
+            click.echo(f"Type: {shlex.join(['coresetdb', *typed])} {error.options}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe has gone; stdout must not be flushed into it again at exit.

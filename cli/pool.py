@@ -187,7 +187,7 @@ def fit_command(
 @click.command()
 @store_argument
 @sources_argument
-@click.option("--corpus", help="Name of the corpus; each file's own name by default.")
+@click.option("--corpus", help="Name of the corpus; by default that of each data set.")
 @reading_options
 @limit_option
 @json_option

@@ -147,6 +147,7 @@ def add_target(
     (target,) = (list_target for list_target in list_targets(store) if list_target.name == name)
     rejected, decisions = tuple(examples.rejected), tuple(examples.decisions)
     repeated = examples.read - len(records) - len(rejected)
+    notes = (*examples.remarks, *notes)
     return AddedTarget(target, examples.read, repeated, rejected, decisions, notes)
 
 

@@ -105,6 +105,7 @@ class Account(LinesResult):
             was = "was" if removed == 1 else "were"
             rows = count_of(removed, "row")
             lines.append(f"{rows} {was} removed earlier and {was} skipped (among the duplicates)")
+        lines += [f"{file.file}: {remark}" for file in self.files for remark in file.remarks]
         lines += [f"NOT read: {fault}" for fault in self.faults]
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines.append(
