@@ -697,7 +697,7 @@ class Database:
             seed=seed,
             skip_unfit=skip_unfit,
             reasoning=reasoning,
-            with_fields=_names(with_fields),
+            with_fields=_field_names(with_fields),
             with_metadata=with_metadata,
             overwrite=overwrite,
         )
@@ -1095,7 +1095,7 @@ connect = Database.open
 create = Database.create
 
 
-def _names(fields: str | Sequence[str]) -> list[str]:
+def _field_names(fields: str | Sequence[str]) -> list[str]:
     """The names in a comma-separated list, or in a list of names."""
     given = fields.split(",") if isinstance(fields, str) else fields
     return [name for name in given if name.strip()]

@@ -243,8 +243,7 @@ def select_command(
         coresetdb select pool mmlu --method less:top --group subject --budget 5%
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
-        coresetdb select pool gsm8k --eval mmlu.jsonl \
-            --map "user=question+choices,assistant=answer" --choices letters
+        coresetdb select pool gsm8k --eval qa.csv --map "user=context+question,assistant=answer"
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """

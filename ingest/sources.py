@@ -21,7 +21,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import InputError, UsageError
+from ..schemas.errors import AmbiguousFormatError, InputError, UsageError
 from ..schemas.instruction import Instruction, Record, Reject, unusable
 from ..schemas.progress import Progress, Silence
 from .importers.detection import (
@@ -37,6 +37,7 @@ from .importers.importer import Parsed, Rejected, kind_of
 from .importers.media import media_of
 from .importers.roles import UnknownRoles
 from .importers.turns import are_marked_turns
+from .importers.unread import UnreadColumns
 from .readers.dataset_names import corpora_of, corpus_of
 from .readers.decoding import BadRecord, Row, excerpt_of
 from .readers.folders import passed_over_sentences
@@ -151,6 +152,10 @@ class SourceFile:
         else:
             self.format = "none"
             shape = "no usable record" if sample else "no records"
+        self._unread: UnreadColumns | None = None
+        if self._detected and self._detected.importer.is_pair and options.format == "auto":
+            read = {*self._detected.columns, *self._detected.importer.beside}
+            self._unread = UnreadColumns(read)
         self.decision = ", ".join([shape, *opened.words])
         self.notices = self._look_at(objects)
 
@@ -165,6 +170,7 @@ class SourceFile:
         return [
             *self._ends.sentences(),
             *self._unknown_roles.sentences(),
+            *(self._unread.sentences() if self._unread else ()),
             *self._opened.remarks.sentences(),
         ]
 
@@ -225,6 +231,8 @@ class SourceFile:
                     self._unknown_roles.add(item)
                     yield self._reject(line, item.reason, value)
                 else:
+                    if self._unread:
+                        self._unread.add(value)
                     yield self._admit(line, item, value)
         except Rejected as rejected:
             self._unknown_roles.add(rejected)
@@ -326,6 +334,8 @@ def open_source(
 
 def _of_file(fault: InputError, file: str) -> InputError:
     """The same fault, with the name of the file instead of that of its copy."""
+    if isinstance(fault, AmbiguousFormatError):
+        return AmbiguousFormatError(file, fault.problem, fault.advice, fault.options)
     return type(fault)(file, fault.problem, fault.advice)
 
 
