@@ -36,7 +36,7 @@ ORDER = {
     "featurizer create jobs planning drift testing",
     "query": "names features snapshot methods weights queries scanning comparison ranking formats "
     "token_budget result_rows origins coresets distances indexing rules request approximate "
-    "selection replay scores score targets method_list compare explaining export",
+    "selection replay scores score targets method_list compare explaining extra_columns export",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 
