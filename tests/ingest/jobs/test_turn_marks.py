@@ -6,7 +6,7 @@ import pytest
 from helpers import toy_stores as toys
 
 import coresetdb
-from coresetdb.ingest.fits.sampling import Rows, sample_of_pool
+from coresetdb.ingest.fits.sampling import sample_of_pool
 from coresetdb.ingest.jobs.commit import Commit
 from coresetdb.ingest.representations.lexical import words_of
 from coresetdb.query.rules.examples import Evaluation, keep_evaluation, kept_evaluation
@@ -31,6 +31,12 @@ def commit(store, rows, features):
     return own.write(store)
 
 
+def files_of(store):
+    """The files that the newest version of the pool lies in."""
+    fragments = store.dataset("pool").get_fragments()
+    return {file.path for fragment in fragments for file in fragment.data_files()}
+
+
 def conversations(store, version=None):
     """Id -> conversation, of a version of the pool."""
     pool = store.dataset("pool", version)
@@ -43,17 +49,14 @@ def test_a_store_without_the_column_gets_it_with_the_first_row_that_needs_it(tmp
     commit(store, PLAIN, toys.ToyFeaturizer().featurize(PLAIN))
     assert "turn_marks" not in store.dataset("pool").schema.names
     before = store.version()
-    files = {
-        file.path for part in store.dataset("pool").get_fragments() for file in part.data_files()
-    }
+    files = files_of(store)
     commit(store, SPECIAL, toys.ToyFeaturizer().featurize(SPECIAL))
     pool = store.dataset("pool")
     assert "turn_marks" in pool.schema.names
     assert conversations(store) == {row.id: row for row in [*PLAIN, *SPECIAL]}
     assert conversations(store, before) == {row.id: row for row in PLAIN}
     # The rows from before stay in the files they were in.
-    now = {file.path for part in pool.get_fragments() for file in part.data_files()}
-    assert files <= now
+    assert files <= files_of(store)
     more = [toys.question("python", number) for number in range(3)]
     commit(store, more, toys.ToyFeaturizer().featurize(more))
     assert set(conversations(store)) == {row.id for row in [*PLAIN, *SPECIAL, *more]}
@@ -80,7 +83,7 @@ def test_features_of_every_age_see_the_reasoning(database):
     pool = database.store.dataset("pool")
     column = next(name for name in pool.schema.names if name.startswith("lexical"))
     assert {row["id"]: row[column] for row in pool.to_table().to_pylist()} == expected
-    sample = sample_of_pool(database.store, 0, Rows(1.0, 10))
+    sample = sample_of_pool(database.store, 0, lambda total: total)
     assert set(sample.instructions) == {*PLAIN, *SPECIAL}
 
 
