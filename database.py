@@ -485,7 +485,7 @@ class Database:
             seed=seed,
             skip_unfit=skip_unfit,
             reasoning=reasoning,
-            with_fields=_names(with_fields),
+            with_fields=_comma_separated(with_fields),
             with_metadata=with_metadata,
             overwrite=overwrite,
         )
@@ -856,12 +856,6 @@ connect = Database.open
 create = Database.create
 
 
-def _names(fields: str | Sequence[str]) -> list[str]:
-    """The names in a comma-separated list, or in a list of names."""
-    given = fields.split(",") if isinstance(fields, str) else fields
-    return [name for name in given if name.strip()]
-
-
 def _reading(
     format: str,
     mapping: Mapping[str, str] | None,
@@ -883,6 +877,12 @@ def _reading(
         unescape=unescape,
         allow_empty_answer=empty_answers,
     )
+
+
+def _comma_separated(names: str | Sequence[str]) -> list[str]:
+    """Names in a list, or in a text between commas."""
+    given = names.split(",") if isinstance(names, str) else names
+    return [name for name in given if name.strip()]
 
 
 def _names(given: Sequence[str | Sequence[str] | None]) -> list[str]:
