@@ -262,8 +262,8 @@ def marked_calls(
 ) -> tuple[list[dict[str, Any]], list[list[str]]]:
     """Messages whose tool calls have other names (if `names`) and arguments, and what these are.
 
-    A template that shows the calls shows these words, for each message its own; plain ones, which nothing
-    escapes.
+    A template that shows the calls shows these words, for each message its own; plain ones, which
+    nothing escapes.
     """
     marks: list[list[str]] = []
     marked: list[dict[str, Any]] = []
