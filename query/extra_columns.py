@@ -106,7 +106,7 @@ class ExtraColumns:
         for wanted in self._wanted:
             if not wanted.stored and self._rows and self._lacking[wanted.name] == self._rows:
                 known = {*self._schema.names} - {*CONVERSATION} | self._keys
-                named = suggest(wanted.field, known, "coresetdb sql lists them: DESCRIBE pool")
+                named = suggest(wanted.field, known, "`DESCRIBE pool` in coresetdb sql lists them")
                 raise UsageError(
                     f"--with {wanted.field}: no row has such a field; there are {named}"
                 )
