@@ -697,7 +697,7 @@ class Database:
             seed=seed,
             skip_unfit=skip_unfit,
             reasoning=reasoning,
-            with_fields=_field_names(with_fields),
+            with_fields=_comma_separated(with_fields),
             with_metadata=with_metadata,
             overwrite=overwrite,
         )
@@ -1095,12 +1095,6 @@ connect = Database.open
 create = Database.create
 
 
-def _field_names(fields: str | Sequence[str]) -> list[str]:
-    """The names in a comma-separated list, or in a list of names."""
-    given = fields.split(",") if isinstance(fields, str) else fields
-    return [name for name in given if name.strip()]
-
-
 def _reading(
     *,
     mapping: Mapping[str, str | Sequence[str]] | None,
@@ -1110,6 +1104,12 @@ def _reading(
     from .ingest.readers.options import ReadOptions
 
     return ReadOptions(mapping=ReadOptions.joined(mapping), roles=dict(roles or {}), **options)
+
+
+def _comma_separated(names: str | Sequence[str]) -> list[str]:
+    """Names in a list, or in a text between commas."""
+    given = names.split(",") if isinstance(names, str) else names
+    return [name for name in given if name.strip()]
 
 
 def _rows(where: str | None, corpus: str | None, ids: PathLike | Sequence[str] | None) -> Rows:

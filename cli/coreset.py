@@ -426,7 +426,7 @@ def export_command(
     \b
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
-        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with dataset,licence
+        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with source,licence
     """
     exported = open_database(store).export(
         coreset,

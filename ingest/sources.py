@@ -367,7 +367,7 @@ def _without_empty_answer(instruction: Instruction) -> Instruction:
     """The same without a last assistant turn that is empty."""
     if instruction.messages:
         last = instruction.messages[-1]
-        if last.role == "assistant" and not last.content and not last.tool_calls:
+        if last.role == "assistant" and not last.content and not last.answers:
             return Instruction(instruction.messages[:-1], instruction.tools)
     return instruction
 

@@ -343,7 +343,7 @@ def export(
     extra = ExtraColumns(with_fields, with_metadata, schema, taken)
     rows_of = _Rows(store, chosen, shape, reasoning, extra)
     survey = _survey(rows_of, members)
-    extra.check()
+    extra.check(_metadata_keys(store))
     if shuffle:
         members = members.take(_typical_first(survey, extra, len(members)))
     if survey.left_out and not skip_unfit:
@@ -473,6 +473,12 @@ def _typical_first(survey: _Survey, extra: ExtraColumns, count: int) -> list[int
     """
     front = sorted({*survey.traits.values(), *extra.filled.values()})
     return front + sorted(set(range(count)) - set(front))
+
+
+def _metadata_keys(store: Store) -> set[str]:
+    """The keys of the metadata of all rows that were ever ingested."""
+    runs = store.dataset("runs").to_table(columns=["metadata_keys"])
+    return {key for keys in runs["metadata_keys"].to_pylist() for key in keys or ()}
 
 
 def _shuffled(ids: pa.ChunkedArray, seed: int) -> Sequence[int]:

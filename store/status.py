@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..schemas.plain_text import PrintedResult, count_of, text_table
+from ..schemas.tables import MESSAGES
 from .features import features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
@@ -245,4 +246,6 @@ def type_words(kind: pa.DataType) -> str:
         return f"{kind.list_size} x {kind.value_type}"
     if pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type):
         return f"list of {type_words(kind.value_type)}"
-    return "messages" if pa.types.is_list(kind) else str(kind)
+    if not pa.types.is_list(kind):
+        return str(kind)
+    return "messages" if kind == MESSAGES else "list of records"
