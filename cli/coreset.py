@@ -164,6 +164,12 @@ def methods_command(store: str | None, as_json: bool) -> None:
     help="Take at most this many from a corpus, or from every other one; may be repeated.",
 )
 @click.option(
+    "--quota-by",
+    default="corpus",
+    metavar="COLUMN",
+    help="The column whose values quotas and caps are of, such as lang; corpora by default.",
+)
+@click.option(
     "--distinct",
     type=float,
     metavar="COSINE",
@@ -214,6 +220,7 @@ def select_command(
     exclude: tuple[str, ...],
     quota: tuple[str, ...],
     cap: tuple[str, ...],
+    quota_by: str,
     distinct: float | None,
     distinct_by: str | None,
     approximate: bool,
@@ -277,6 +284,7 @@ def select_command(
         exclude=exclude,
         quota=quota,
         cap=cap,
+        quota_by=quota_by,
         distinct=distinct,
         distinct_by=distinct_by,
         approximate=approximate,

@@ -8,10 +8,10 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import BackboneError, FingerprintError, UsageError
-from ..schemas.recipe import Recipe, difference
+from ..schemas.recipe import ANNOTATION, Recipe, difference
 from ..store import catalog
 from ..store.catalog import artifacts_of
-from ..store.features import drop, droppable, features_of
+from ..store.features import completion, drop, droppable, features_of
 from ..store.fill import count_unfilled
 from ..store.layout import read_config
 from ..store.store import Store
@@ -99,7 +99,7 @@ def list_features(store: Store) -> list[dict[str, Any]]:
     """List the features of a store, and those that wait to be fitted, as plain rows.
 
     Keys: feature, columns (none before it is fitted), fingerprint, rows without (those with a
-    reason in its place), not yet featurized (rows with neither).
+    reason in its place), not yet featurized (rows with neither). Annotations are not among them.
     """
     pool = store.dataset("pool")
     rows = [
@@ -111,7 +111,7 @@ def list_features(store: Store) -> list[dict[str, Any]]:
             "not yet featurized": count_unfilled(pool, recipe),
         }
         for name, recipe in features_of(store).items()
-        if set(recipe.columns) <= set(pool.schema.names)
+        if set(recipe.columns) <= set(pool.schema.names) and recipe.representation != ANNOTATION
     ]
     return rows + [
         {
@@ -142,8 +142,9 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
 
 
 def recipes_of(store: Store) -> list[Recipe]:
-    """Return the recipes of a store, each once."""
-    return list({recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}.values())
+    """Return the recipes of a store whose features are made here, each once."""
+    known = {recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}
+    return [recipe for recipe in known.values() if not recipe.attached]
 
 
 def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
@@ -157,12 +158,18 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
         UsageError: an unknown feature or option, or no name and no feature.
         BackboneError, FingerprintError: as `load_featurizer`.
     """
-    present = features_of(store)
+    every = features_of(store)
+    present = {name: recipe for name, recipe in every.items() if not recipe.attached}
     check_backbone(store.uri, backbone_config(store), list(present.values()))
     resolved: dict[str, Recipe | FeatureSpec] = {}
     if not features.strip(" ,"):
         resolved |= present | {str(spec): spec for spec in pending(store)}
     for entry in expanded(features):
+        if entry in every and entry not in present:
+            raise UsageError(
+                f"{entry} of {store.uri} was made elsewhere, so no model can make it here. Rows "
+                f"that lack it get it from a file: {completion(store, every[entry])}"
+            )
         if entry in present:
             resolved[present[entry].feature] = present[entry]
             continue
@@ -278,6 +285,8 @@ def check_backbone(uri: str, config: BackboneConfig, recipes: Sequence[Recipe]) 
 
 def _check_recipes(uri: str, info: BackboneInfo, recipes: Sequence[Recipe]) -> None:
     for recipe in recipes:
+        if recipe.attached:
+            continue
         identity = get(recipe.representation).identity(info, recipe.options)
         if recipe.backbone != identity:
             raise FingerprintError(

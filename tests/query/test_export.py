@@ -14,7 +14,6 @@ import yaml
 
 from coresetdb.query.export import EXTRAS, FORMATS, export
 from coresetdb.query.formats import UnfitError
-from coresetdb.query.rules.rules import Rules, excluded
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import OutputError, UsageError
 from coresetdb.schemas.instruction import Instruction, Message

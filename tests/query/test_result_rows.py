@@ -5,7 +5,6 @@ import json
 import pytest
 
 from coresetdb.query.coresets import load_coreset
-from coresetdb.query.rules.rules import Rules, excluded
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction, Message
