@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .schemas.environment import store_or_default
 from .schemas.sizes import memory_bytes
-from .store import catalog
 from .store.store import Store
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     import lancedb.table
+    import numpy as np
     import polars as pl
 
+    from .ingest.attachments.attaching import Attached
     from .ingest.conversations.tokenization import ReasoningMode
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .query.method_list import MethodList
     from .query.replay import Replay
     from .query.scores import Scores
-    from .query.targets import AddedTarget, CopiedTarget, Target
+    from .query.targets import AddedTarget, CopiedTarget, Target, TargetVectors
     from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
@@ -248,6 +249,160 @@ class Database:
                 command=self.command or "connect().ingest",
             )
 
+    def annotate(
+        self,
+        sources: SourceData,
+        *,
+        key: Literal["id", "source_id", "messages"] = "id",
+        key_column: str | None = None,
+        columns: str | Sequence[str] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        texts: str | Sequence[str] = (),
+        corpus: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Attached:
+        """Make columns of files, such as a judge's scores, typed columns of the pool.
+
+        Args:
+            sources, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            key: how rows are joined: by row `id`, by the `source_id` that their source gave them,
+                or by content, each record being read as a conversation (`messages`).
+            key_column: that holds the key; by default `id`, or the usual names of an own id.
+            columns: to take; by default all but the key and the conversation. `a.b` reaches into
+                objects.
+            prefix: of the columns in the pool.
+            name: of the annotation; the prefix or the first file's name by default.
+            texts: columns that are taken as text, whatever they hold.
+            corpus: whose ids those of `source_id` are, where several have the same.
+            progress: receives news of it.
+
+        Returns:
+            The account of every row of the files, and of the pool; it is on disk.
+
+        Raises:
+            UsageError: no row is meant, a column mixes kinds, a key is ambiguous or has two
+                values, a row has another value already, or a name is taken.
+            InputError: a file cannot be read.
+        """
+        from .ingest.attachments.annotate import annotate
+
+        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        return annotate(
+            self.store,
+            sources,
+            options,
+            key=key,
+            key_column=key_column,
+            columns=[columns] if isinstance(columns, str) else columns,
+            prefix=prefix,
+            name=name,
+            texts=[texts] if isinstance(texts, str) else texts,
+            progress=progress,
+            command=self.command or "connect().annotate",
+        )
+
+    def add_vectors(
+        self,
+        name: str,
+        vectors: SourceData | np.ndarray,
+        *,
+        key: Literal["id", "source_id", "messages"] = "id",
+        key_column: str | None = None,
+        column: str | None = None,
+        rows: SourceData | np.ndarray | None = None,
+        model: str = "",
+        corpus: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Attached:
+        """Make vectors from elsewhere a feature of the pool, for methods such as `NAME:uot`.
+
+        Args:
+            name: of the feature.
+            vectors: a table with a column of lists of numbers, a NumPy file or array, or the
+                folder of an index of bergson.
+            key, key_column, corpus, format, mapping, encoding, explanation, unescape: how rows are
+                joined, as for `annotate`.
+            column: that has the vectors; the only one of lists of numbers by default.
+            rows: a file (or ids) with the keys of the same rows in the same order, for vectors
+                that come without.
+            model: what made them. Later vectors are taken only from the same one.
+            progress: receives news of it.
+
+        Returns:
+            The account of every row of the files, and of the pool; it is on disk.
+
+        Raises:
+            UsageError: no row is meant, vectors of several lengths, a key is ambiguous or has two
+                vectors, or a name is taken.
+            InputError: a file cannot be read.
+        """
+        from .ingest.attachments.vectors import add_vectors
+
+        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        return add_vectors(
+            self.store,
+            name,
+            vectors,
+            options,
+            key=key,
+            key_column=key_column,
+            column=column,
+            rows=rows,
+            model=model,
+            progress=progress,
+            command=self.command or "connect().add_vectors",
+        )
+
+    def give_target_vectors(
+        self, target: str, name: str, vectors: SourceData | np.ndarray
+    ) -> TargetVectors:
+        """Give a target's examples vectors made elsewhere, in place of those they have.
+
+        Args:
+            target: its name.
+            name: of the vectors, which the pool has (see `add_vectors`).
+            vectors: one for each example, in their order.
+
+        Raises:
+            UsageError: there is no such target, or the vectors do not fit.
+            InputError: a file cannot be read.
+        """
+        from .query.targets import give_vectors
+
+        return give_vectors(self.store, target, name, vectors)
+
+    def list_annotations(self) -> list[dict[str, Any]]:
+        """List the annotations: name, columns, fingerprint, and rows with and without a value."""
+        from .store.features import annotations_of
+
+        return annotations_of(self.store)
+
+    def remove_annotation(self, name: str, *, force: bool = False) -> Recipe:
+        """Remove the columns of an annotation, and return its recipe.
+
+        Args:
+            name: of the annotation.
+            force: remove it even if coresets were chosen or filtered by it.
+
+        Raises:
+            UsageError: there is no such annotation, or coresets were made with it.
+            StoreBusyError: another process is writing.
+        """
+        from .store.features import drop_annotation
+
+        return drop_annotation(self.store, name, force)
+
     def status(self) -> Status:
         """Describe what the store holds, what it waits for, and what is due; shows itself."""
         from .ingest.drift import status
@@ -266,6 +421,7 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        vectors: Mapping[str, SourceData | np.ndarray] | None = None,
     ) -> AddedTarget:
         """Featurize a target's examples and keep them; no model runs for the target afterwards.
 
@@ -273,15 +429,17 @@ class Database:
             name: of the target.
             sources, format, mapping, encoding, explanation, unescape: as for `ingest`; answers
                 may be missing.
+            vectors: name of vectors made elsewhere (see `add_vectors`) -> those of the records, in
+                their order: a file, or an array.
 
         Raises:
-            UsageError: the name is taken or malformed.
+            UsageError: the name is taken or malformed, or vectors do not fit.
             InputError: a file cannot be read, or there is no usable example.
         """
         from .query.targets import add_target
 
         options = _reading(format, mapping, encoding, explanation, unescape, empty_answers=True)
-        added = add_target(self.store, name, sources, options, self._current_featurizer)
+        added = add_target(self.store, name, sources, options, self._current_featurizer, vectors)
         waiting = tuple(
             f"{feature} is not fitted yet; after the first ingestion run: "
             f"coresetdb featurize {self.store.typed} {feature}"
@@ -485,7 +643,7 @@ class Database:
             seed=seed,
             skip_unfit=skip_unfit,
             reasoning=reasoning,
-            with_fields=_names(with_fields),
+            with_fields=_fields(with_fields),
             with_metadata=with_metadata,
             overwrite=overwrite,
         )
@@ -800,8 +958,10 @@ class Database:
 
     def _current_featurizer(self) -> Featurizer:
         """The featurizer of the features the store has now; another process may have added one."""
+        from .ingest.create import recipes_of
+
         made = {recipe.fingerprint for recipe in self._featurizer.recipes}
-        if made != {recipe.fingerprint for recipe in catalog.recipes(self.store).values()}:
+        if made != {recipe.fingerprint for recipe in recipes_of(self.store)}:
             del self._featurizer
         return self._featurizer
 
@@ -856,7 +1016,7 @@ connect = Database.open
 create = Database.create
 
 
-def _names(fields: str | Sequence[str]) -> list[str]:
+def _fields(fields: str | Sequence[str]) -> list[str]:
     """The names in a comma-separated list, or in a list of names."""
     given = fields.split(",") if isinstance(fields, str) else fields
     return [name for name in given if name.strip()]

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import FingerprintError, UsageError
-from ..schemas.recipe import Recipe, difference
+from ..schemas.recipe import ANNOTATION, Recipe, difference
 from ..store import catalog
 from ..store.catalog import artifacts_of
-from ..store.features import drop, droppable, features_of
+from ..store.features import completion, drop, droppable, features_of
 from ..store.fill import count_unfilled
 from ..store.layout import read_config
 from ..store.store import Store
@@ -97,7 +97,7 @@ def list_features(store: Store) -> list[dict[str, Any]]:
     """List the features of a store, and those that wait to be fitted, as plain rows.
 
     Keys: feature, columns (none before it is fitted), fingerprint, rows without (those with a
-    reason in its place), not yet featurized (rows with neither).
+    reason in its place), not yet featurized (rows with neither). Annotations are not among them.
     """
     pool = store.dataset("pool")
     rows = [
@@ -109,7 +109,7 @@ def list_features(store: Store) -> list[dict[str, Any]]:
             "not yet featurized": count_unfilled(pool, recipe),
         }
         for name, recipe in features_of(store).items()
-        if set(recipe.columns) <= set(pool.schema.names)
+        if set(recipe.columns) <= set(pool.schema.names) and recipe.representation != ANNOTATION
     ]
     return rows + [
         {
@@ -140,8 +140,9 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
 
 
 def recipes_of(store: Store) -> list[Recipe]:
-    """Return the recipes of a store, each once."""
-    return list({recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}.values())
+    """Return the recipes of a store whose features are made here, each once."""
+    known = {recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}
+    return [recipe for recipe in known.values() if not recipe.attached]
 
 
 def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
@@ -155,13 +156,19 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
         UsageError: an unknown feature or option, or no name and no feature.
         BackboneError, FingerprintError: as `load_featurizer`.
     """
-    present = features_of(store)
+    every = features_of(store)
+    present = {name: recipe for name, recipe in every.items() if not recipe.attached}
     config = BackboneConfig(**store.config["backbone"])
     check_backbone(store.uri, config, list(present.values()))
     resolved: dict[str, Recipe | FeatureSpec] = {}
     if not features.strip(" ,"):
         resolved |= present | {str(spec): spec for spec in pending(store)}
     for entry in expanded(features):
+        if entry in every and entry not in present:
+            raise UsageError(
+                f"{entry} of {store.uri} was made elsewhere, so no model can make it here. Rows "
+                f"that lack it get it from a file: {completion(store, every[entry])}"
+            )
         if entry in present:
             resolved[present[entry].feature] = present[entry]
             continue
@@ -216,6 +223,8 @@ def check_backbone(uri: str, config: BackboneConfig, recipes: Sequence[Recipe]) 
     """
     info = describe(config)
     for recipe in recipes:
+        if recipe.attached:
+            continue
         identity = get(recipe.representation).identity(info, recipe.options)
         if recipe.backbone != identity:
             raise FingerprintError(

@@ -173,6 +173,10 @@ class SourceFile:
         if self.fault and self.fault.file == self._opened.file:
             self.fault = _of_file(self.fault, self.file)
 
+    def numbers_are_text(self, column: str) -> bool:
+        """Whether numbers of a column outside the conversation come as text."""
+        return self._opened.numbers_are_text(column)
+
     def finish(self) -> None:
         """Close the source; one that was not read to its end keeps no hash."""
         self._started = True
@@ -475,12 +479,16 @@ class Examples:
         read: how many records there were, duplicates and rejects included.
         rejected: those that cannot be used.
         decisions: how each source was read, in words.
+        rows: which row of the sources each record was, from 0; a row may hold several.
+        rows_read: how many rows there were.
     """
 
     records: list[Record]
     read: int
     rejected: list[Reject]
     decisions: list[str]
+    rows: list[int] = field(default_factory=list)
+    rows_read: int = 0
 
 
 def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Examples:
@@ -495,8 +503,9 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
     """
     options = replace(options, allow_empty_answer=True)
     records: dict[str, Record] = {}
+    rows: dict[str, int] = {}
     examples = Examples([], 0, [], [])
-    read = 0
+    read, row = 0, -1
     names: list[str] = []
     found, passed_over = _find_sources(data)
     examples.decisions.extend(passed_over_sentences(passed_over))
@@ -504,15 +513,24 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
         source = open_source(entry, options)
         names.append(source.file)
         examples.decisions.append(f"{source.file}: {source.decision}")
+        line = None
         for item in source:
             read += 1
+            row, line = row + (item.line != line), item.line
             if isinstance(item, Reject):
                 examples.rejected.append(item)
             else:
                 records.setdefault(item.instruction.id, item)
+                rows.setdefault(item.instruction.id, row)
         if source.fault:
             raise source.fault
     if not records:
         reasons = sorted({reject.reason for reject in examples.rejected}) or ["it is empty"]
         raise InputError(", ".join(names), f"no usable example ({'; '.join(reasons)})", advice)
-    return replace(examples, records=list(records.values()), read=read)
+    return replace(
+        examples,
+        records=list(records.values()),
+        read=read,
+        rows=list(rows.values()),
+        rows_read=row + 1,
+    )

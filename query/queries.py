@@ -16,6 +16,7 @@ from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.recipe import difference
 from ..schemas.tables import literal
 from ..store.catalog import recipe_of
+from ..store.features import completion
 from .features import Feature, check_fingerprint, comparison_of
 from .names import unknown_target
 
@@ -144,6 +145,11 @@ def _names(table: lance.LanceDataset) -> list[str]:
 
 
 def _never_made(store: Store, target: str, feature: Feature) -> str:
+    if feature.recipe.attached:
+        return (
+            f"target {target!r} has no vectors {feature.name}, which were made elsewhere. Give "
+            f"them: {completion(store, feature.recipe)} --target {target}"
+        )
     return (
         f"{feature.name} was never made for target {target!r}: the target was added before the "
         f"feature. {_make_it(store, feature)}"
@@ -151,7 +157,7 @@ def _never_made(store: Store, target: str, feature: Feature) -> str:
 
 
 def _make_it(store: Store, feature: Feature) -> str:
-    return f"Run coresetdb featurize {store.typed} {feature.recipe.feature}"
+    return f"Run {completion(store, feature.recipe)}"
 
 
 def _all_lack_it(store: Store, target: str, feature: Feature, rows: pa.Table) -> str:

@@ -19,6 +19,7 @@ from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.sizes import parse_budget
 from ..schemas.version import VERSION
+from ..store.features import completion
 from ..store.fill import count_unfilled
 from .approximate import Search
 from .comparison import comparison
@@ -240,12 +241,12 @@ def _uncounted_note(rows: int) -> list[str]:
 
 
 def _to_featurize(snapshot: Snapshot, feature: Feature, unfilled: int) -> str:
-    name = feature.recipe.feature
+    name, command = feature.recipe.feature, completion(snapshot.store, feature.recipe)
+    if feature.recipe.attached:
+        rows = count_of(unfilled, "row of the pool", "rows of the pool")
+        return f"{rows} came after {name}; run: {command}"
     rows = count_of(unfilled, "row of the pool is", "rows of the pool are")
-    return (
-        f"{rows} not featurized with {name} yet; "
-        f"run: coresetdb featurize {snapshot.store.typed} {name}"
-    )
+    return f"{rows} not featurized with {name} yet; run: {command}"
 
 
 _MOST_SEED = (1 << 63) - 1  # what the table of coresets can hold

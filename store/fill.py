@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,6 @@ from ..schemas.recipe import Recipe
 from . import rows as incoming
 from .commits import lost_race
 from .rows import key_column
-from .shards import Shards
 
 if TYPE_CHECKING:
     import lance
@@ -34,6 +33,28 @@ _BATCH_ROWS = (64, 8192)
 _SCAN_BYTES = 64 << 20  # lists of unequal length may be a megabyte a row
 _OFFSET = 0xFFFFFFFF  # of a row address; the fragment's number stands above
 _TOMBSTONE = -2  # a field of a data file that a later file of the fragment replaces
+
+
+class RowValues(Protocol):
+    """Values of a recipe's columns for rows known by their ids: finished shards, or a file's."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    def positions(self, ids: pa.Array) -> np.ndarray:
+        """Where each id stands, (len(ids),) int64; -1 for a row that keeps what it has."""
+        ...
+
+    def take(self, positions: np.ndarray) -> pa.Table:
+        """The recipe's columns at `positions` (none of them -1), in that order."""
+        ...
+
+    def row_bytes(self) -> int:
+        """Bytes of the widest column of a row (at least 1)."""
+        ...
+
+    def forget(self, ids: pa.Array) -> None:
+        """Let go of rows that stand in the pool now."""
+        ...
 
 
 @contextmanager
@@ -94,7 +115,7 @@ def count_unfilled(dataset: lance.LanceDataset, recipe: Recipe) -> int:
     return count
 
 
-def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
+def fill(store: Store, numbers: Sequence[int], shards: Sequence[RowValues]) -> int:
     """Fill fragments of the pool with what the shards hold of their rows, in one commit.
 
     Fragments that no longer exist (compacted, deleted) are passed over: rows of them that remain
@@ -187,7 +208,7 @@ def _write(
     store: Store,
     dataset: lance.LanceDataset,
     fragment: lance.LanceFragment,
-    shards: Sequence[Shards],
+    shards: Sequence[RowValues],
     name: str,
 ) -> _Written | None:
     """Write what the shards hold of a fragment's rows to a file; None where they hold nothing."""
@@ -233,7 +254,7 @@ def _write(
 def _batch(
     dataset: lance.LanceDataset,
     fragment: lance.LanceFragment,
-    shards: Shards,
+    shards: RowValues,
     where: np.ndarray,
     first: int,
     rows: np.ndarray,

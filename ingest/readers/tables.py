@@ -37,11 +37,11 @@ class Table:
 
     Attributes:
         left_out: the columns of vectors, which `batches` lacks.
-        columns: all others.
+        columns: those that are read, all others; they may be changed before the first batch.
     """
 
     def __init__(self, words: str, schema: pa.Schema, rows: int | None) -> None:
-        self.words, self.rows = words, rows
+        self.words, self.schema, self.rows = words, schema, rows
         self.share = 0.0  # of the rows read so far, for progress
         self.left_out = [field.name for field in schema if _is_vector(field.type)]
         self.columns = [field.name for field in schema if field.name not in self.left_out]

@@ -417,11 +417,11 @@ def _score_phrase(method: Method) -> str | None:
             return f"given by {method.representation} for the target as a whole"
         by = f" ({method.asked['score']})" if "score" in method.asked else ""
         return f"given by {method.representation}{by}, which needs no target"
+    if name == "deita_filter" or (name == "top" and made_by is None):
+        return f"its {options['score']}"
     if name == "top":
         by = {"mean": "mean", "max": "highest"}[options["by"]]
         return f"its {by} similarity over the examples"
-    if name == "deita_filter":
-        return f"its {options['score']}"
     if name == "bm25":
         by = {"turns": "for the example whose turn it was", "mean": "mean over the examples"}
         return f"its BM25, {by.get(options['by'], 'the highest over the examples')}"
