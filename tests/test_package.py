@@ -35,7 +35,7 @@ ORDER = {
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments planning drift testing",
     "query": "names features snapshot methods weights queries scanning comparison ranking formats "
-    "token_budget result_rows origins coresets distances indexing rules request approximate "
+    "token_budget result_rows origins coresets distances indexing rules dedup request approximate "
     "selection replay scores score targets method_list compare explaining extra_columns export",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
