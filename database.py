@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .query.export import Exported
     from .query.formats import Reasoning
     from .query.indexing import Indexed
+    from .query.leaks import Leaks
     from .query.method_list import MethodList
     from .query.replay import Replay
     from .query.scores import Scores
@@ -444,6 +445,40 @@ class Database:
             progress=progress,
             command=self.command or "connect().dedup",
         )
+
+    def leaks(
+        self,
+        *benchmarks: SourceData,
+        where: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Leaks:
+        """Find the rows of the whole pool that give examples of benchmarks away; change nothing.
+
+        Args:
+            benchmarks: files of examples, or data in memory, as for `ingest`; answers may be
+                missing.
+            where: an SQL expression over the pool's columns; only those rows are looked at.
+            format, mapping, encoding, explanation, unescape: as for `ingest`.
+            progress: receives news of it.
+
+        Returns:
+            Every row with every example it gives away, and the evidence; shows itself. Its method
+            `write` makes a file of it, and `ids` are those of the rows.
+
+        Raises:
+            UsageError: no benchmark is named.
+            InputError: one cannot be read to its end, or has no usable example.
+            QueryError: DuckDB does not accept `where`.
+        """
+        from .query.leaks import leaks
+
+        options = _reading(format, mapping, encoding, explanation, unescape)
+        return leaks(self.store, benchmarks, options, where=where, progress=progress)
 
     def list_annotations(self) -> list[dict[str, Any]]:
         """List the annotations: name, columns, fingerprint, and rows with and without a value."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shlex import quote
+from typing import Any
 
 import click
 
@@ -11,9 +12,12 @@ from .options import (
     json_option,
     memory_option,
     open_database,
+    overwrite_option,
     print_json,
+    reading_options,
     store_argument,
     talk,
+    where_option,
 )
 
 
@@ -101,3 +105,56 @@ def dedup_command(
         kept = found.columns[-1]
         talk(f"Next: coresetdb select {quote(store)} TARGET --where {kept}")
         talk(f'To remove the others: coresetdb remove {quote(store)} --where "NOT {kept}"')
+
+
+@click.command()
+@store_argument
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@where_option
+@click.option("--out", metavar="FILE", help="Write all of it to a .csv, .jsonl or .parquet file.")
+@overwrite_option
+@reading_options
+@json_option
+def leaks_command(
+    store: str,
+    files: tuple[str, ...],
+    where: str | None,
+    out: str | None,
+    overwrite: bool,
+    reading: dict[str, Any],
+    as_json: bool,
+) -> int:
+    """Find the rows in STORE's pool that give examples of FILE away; exit 1 if there are any.
+
+    FILE is a benchmark in any shape that `ingest` reads; answers may be missing. A row gives an
+    example away if it says the same words, contains it, or shares long runs of words with it. What
+    several examples of a file share, or many rows of the pool, does not count.
+
+    \b
+        coresetdb leaks pool test.jsonl
+        coresetdb leaks pool humaneval.jsonl mbpp_test.jsonl --out leaks.csv
+        coresetdb leaks pool test.csv --map user=question --where "corpus <> 'dolly'"
+    """
+    from ..query.leaks import check_out
+
+    if out is not None:
+        check_out(out, overwrite)
+    with ShownProgress() as progress:
+        found = open_database(store).leaks(*files, where=where, **reading, progress=progress)
+    if out is not None:
+        found.write(out, overwrite=True)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        click.echo(str(found))
+    if out is not None:
+        talk(f"wrote {out}")
+    if found.found:
+        why = quote("leaks " + ", ".join(files))
+        written = out or "leaks.csv"
+        if out is None:
+            again = " ".join(map(quote, files))
+            talk(f"Next: coresetdb leaks {quote(store)} {again} --out {written}")
+        else:
+            talk(f"Next: coresetdb remove {quote(store)} --ids {quote(written)} --why {why}")
+    return 1 if found.found else 0

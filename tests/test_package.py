@@ -36,7 +36,8 @@ ORDER = {
     "featurizer create jobs attachments planning drift testing",
     "query": "names features snapshot methods weights queries scanning comparison ranking formats "
     "token_budget result_rows origins coresets distances indexing rules dedup request approximate "
-    "selection replay scores score targets method_list compare explaining extra_columns export",
+    "selection replay scores score targets method_list compare explaining extra_columns export "
+    "leaks",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 

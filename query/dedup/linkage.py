@@ -95,7 +95,7 @@ class Stars:
         order = np.argsort(left, kind="stable")
         left, right = left[order], right[order]
         centres, starts = np.unique(left, return_index=True)
-        for centre, close in zip(centres.tolist(), np.split(right, starts[1:]), strict=True):
+        for centre, close in zip(centres.tolist(), np.split(right, starts)[1:], strict=True):
             if self._centres[centre] == centre:
                 free = close[self._is_kept(close)]
                 self._centres[free] = centre
