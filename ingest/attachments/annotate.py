@@ -24,10 +24,11 @@ from ...schemas.recipe import ANNOTATION, Recipe
 from ...store.features import features_of
 from ...store.fill import fill_lock
 from ...store.store import Store
+from ..readers.dataset_names import corpus_of
 from ..readers.in_memory import InMemory
 from ..readers.options import ReadOptions
 from ..representations.attached import annotation_fields
-from ..sources import find_sources, stem_of
+from ..sources import find_sources
 from .attaching import Attached, attach, one_of_each
 from .file_rows import FileRead, read_file
 from .keys import KINDS, Entries, KeyKind, Keys, rows_with
@@ -146,7 +147,7 @@ def _name(prefix: str, found: Sequence[str | InMemory]) -> str:
     if prefix:
         return prefix.rstrip("_") or prefix
     first = found[0]
-    stem = stem_of(first.name if isinstance(first, InMemory) else first)
+    stem = corpus_of(first.name if isinstance(first, InMemory) else first)
     return re.sub(r"\W+", "_", stem, flags=re.ASCII).strip("_") or "annotation"
 
 

@@ -125,7 +125,7 @@ def _by_column(entry: str | InMemory, options: ReadOptions, into: FileRead) -> I
         into.key_column = into.key_column or _key_column(names, into.key, opened.file)
         if into.columns is not None:  # what is not taken is not decoded
             tops = {into.key_column, *into.columns, *(name.split(".")[0] for name in into.columns)}
-            opened.table.columns = [name for name in names if name in tops]
+            opened.table.read_only(tops)
     for line, value in opened.rows:
         into.read += 1
         place = f"{opened.file}:{line}"
@@ -159,6 +159,7 @@ def open_plainly(entry: str | InMemory, options: ReadOptions) -> Opened:
         plain_text=entry.lower().endswith(".txt"),
         unescape=options.unescape,
         is_record=lambda record: True,
+        are_turns=lambda turns: False,
         header=lambda first, second: list(first),
         names=lambda width: [str(number) for number in range(1, width + 1)],
     )

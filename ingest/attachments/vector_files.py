@@ -110,14 +110,14 @@ def _table(opened: Opened, entry: str | InMemory, column: str | None) -> VectorF
     schema = opened.table.schema
     lists = [each.name for each in schema if _holds_vectors(each.type)]
     name = _the_column(opened.file, column, lists, schema.names)
-    opened.table.columns = [name]
+    opened.table.read_only([name])
     file = VectorFile(opened.file, f"{opened.words[0]}, column {name}", entry, opened.size)
 
     def batches() -> Iterator[np.ndarray]:
         assert opened.table is not None
         width, number = 0, 0
         for batch in opened.table.batches():
-            vectors = _from_arrow(batch.column(0), width, f"{opened.file}:{number + 1}")
+            vectors = _from_arrow(batch[name], width, f"{opened.file}:{number + 1}")
             width, number = vectors.shape[1] or width, number + len(vectors)
             yield vectors
         file.xxh3 = opened.finish()

@@ -86,6 +86,8 @@ BUILTIN = {
     "mads": ".mads",
     "nait": ".nait",
     "lexical": ".lexical",
+    "lang": ".language",
+    "flags": ".flags",
 }
 """Name -> module of this package; its `representation` is the object."""
 
