@@ -6,6 +6,7 @@ The same guard as that of a selection, without one: see rules/guard.py for what 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -93,8 +94,9 @@ class Leaks(PrintedResult):
 
     def sentences(self) -> list[str]:
         """The account, in words."""
+        names = _short_names(list(self.examples))
         against = ", ".join(
-            f"{count_of(n, 'example')} of {file}" for file, n in self.examples.items()
+            f"{count_of(n, 'example')} of {names[file]}" for file, n in self.examples.items()
         )
         given_away = len({(leak.benchmark, leak.example) for leak in self.found})
         rows = len(self.ids)
@@ -119,9 +121,10 @@ class Leaks(PrintedResult):
         lines = [*self.decisions, *self.sentences()]
         if not self.found:
             return "\n".join(lines)
+        names = _short_names(list(self.examples))
         shown = [
             {
-                "example": f"{os.path.basename(leak.benchmark)}:{leak.line}",
+                "example": f"{names[leak.benchmark]}:{leak.line}",
                 "row": leak.id[:8],
                 "corpus": leak.corpus,
                 "how": leak.how,
@@ -198,7 +201,7 @@ def check_out(out: str, overwrite: bool) -> None:
         UsageError: another suffix, or the file exists (and not `overwrite`).
     """
     if not out.endswith(SUFFIXES):
-        raise UsageError(f"{out}: name the file with the suffix {', '.join(SUFFIXES)}")
+        raise UsageError(f"{out}: name the file with the suffix .csv, .jsonl or .parquet")
     if os.path.exists(out) and not overwrite:
         raise UsageError(f"{out} exists. Choose another name, or replace it with --overwrite")
 
@@ -306,6 +309,15 @@ def overlap(example: Sequence[str], row: Sequence[str]) -> float:
     shared = np.array([run in runs for run in ngrams(example, length)])
     covered = np.convolve(shared, np.ones(length)) > 0
     return float(covered.mean())
+
+
+def _short_names(files: Sequence[str]) -> dict[str, str]:
+    """Files without their folders, except where two have one name."""
+    counts = Counter(map(os.path.basename, files))
+    return {
+        file: file if counts[os.path.basename(file)] > 1 else os.path.basename(file)
+        for file in files
+    }
 
 
 def _shortened(words: str) -> str:

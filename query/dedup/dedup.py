@@ -368,7 +368,7 @@ def _clusters(
 def _with_vector(snapshot: Snapshot, feature: Feature) -> np.ndarray:
     """Which rows have a vector, (n,) bool, in the order of the table."""
     scanner = snapshot.pool.scanner(
-        columns=[feature.column], batch_size=block_rows(feature.width), scan_in_order=True
+        columns=[feature.first], batch_size=block_rows(feature.width), scan_in_order=True
     )
     return np.concatenate([np.asarray(batch[0].is_valid()) for batch in scanner.to_batches()])
 

@@ -113,7 +113,8 @@ class Duplicates(PrintedResult):
         several = sizes > 1
         centres, sizes = centres[several], sizes[several]
         self.clusters, self.not_kept = len(centres), int((sizes - 1).sum())
-        names, codes = corpora.dictionary.to_pylist(), corpora.indices.to_numpy()
+        names: list[str] = corpora.dictionary.to_pylist()  # pyright: ignore[reportAssignmentType]
+        codes = corpora.indices.to_numpy()
         dropped = members[kept_row[members] != members]
         away = dropped[codes[kept_row[dropped]] != codes[dropped]]
         self.across = len(np.unique(kept_row[away]))
