@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from .ingest.sources import SourceData
     from .query.compare import SideBySide
     from .query.coresets import Coreset
+    from .query.dedup.duplicates import Duplicates
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
     from .query.formats import Reasoning
     from .query.indexing import Indexed
+    from .query.leaks import Leaks
     from .query.method_list import MethodList
     from .query.removal import Removal, Rows
     from .query.replay import Replay
@@ -587,6 +589,102 @@ class Database:
         from .query.targets import give_vectors
 
         return give_vectors(self.store, target, name, vectors)
+
+    def dedup(
+        self,
+        *,
+        near: float | None = None,
+        feature: str | None = None,
+        lexical: float | None = None,
+        part: Literal["conversation", "prompt", "response"] = "conversation",
+        ngram: int = 3,
+        keep: str = "first",
+        linkage: Literal["single", "star"] = "single",
+        name: str = "dedup",
+        memory_limit: str | int = "4GiB",
+        progress: Progress | None = None,
+    ) -> Duplicates:
+        """Find the near-duplicates of the whole pool, and keep them as columns of it.
+
+        The columns are `cluster`, the id of the row that stands for a row, and `kept`; for
+        another `name` they are `NAME_cluster` and `NAME_kept`. No row is removed. A new run
+        replaces the columns; rows that come later have nulls until then.
+
+        Args:
+            near: rows are close from this cosine of their vectors on, such as 0.95.
+            feature: whose vectors; `rds` or the only one by default.
+            lexical: rows are close from this Jaccard similarity of their runs of words on; the
+                default, with 0.8, where neither `near` nor `feature` is given.
+            part: of the conversation whose words are compared.
+            ngram: words in a run.
+            keep: which row of a cluster is kept: `first`, the earliest ingested; `longest`, that
+                with the longest answer in tokens; or that with the highest value of an SQL
+                expression over the pool's columns. Ties go to the earliest ingested.
+            linkage: `single`: a cluster is all that chains of close rows connect; `star`: each
+                row that is not kept is close to the one that stands for it.
+            name: of the result.
+            memory_limit: what may be planned for, such as `"8GiB"` or a number of bytes.
+            progress: receives news of it.
+
+        Returns:
+            How many there are, in which corpora, and the largest clusters; shows itself.
+
+        Raises:
+            UsageError: options that contradict each other, an empty pool, or a name that is taken.
+            MissingFeatureError: there is no such feature.
+            QueryError: DuckDB does not accept `keep`.
+            StoreBusyError: another process is filling columns, or has been writing for long.
+        """
+        from .query.dedup.dedup import dedup
+
+        return dedup(
+            self.store,
+            near=near,
+            feature=feature,
+            lexical=lexical,
+            part=part,
+            ngram=ngram,
+            keep=keep,
+            linkage=linkage,
+            name=name,
+            memory_limit=memory_bytes(memory_limit),
+            progress=progress,
+            command=self.command or "connect().dedup",
+        )
+
+    def leaks(
+        self,
+        *benchmarks: SourceData,
+        where: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Leaks:
+        """Find the rows of the whole pool that give examples of benchmarks away; change nothing.
+
+        Args:
+            benchmarks: files of examples, or data in memory, as for `ingest`; answers may be
+                missing.
+            where: an SQL expression over the pool's columns; only those rows are looked at.
+            format, mapping, encoding, explanation, unescape: as for `ingest`.
+            progress: receives news of it.
+
+        Returns:
+            Every row with every example it gives away, and the evidence; shows itself. Its method
+            `write` makes a file of it, and `ids` are those of the rows.
+
+        Raises:
+            UsageError: no benchmark is named.
+            InputError: one cannot be read to its end, or has no usable example.
+            QueryError: DuckDB does not accept `where`.
+        """
+        from .query.leaks import leaks
+
+        options = _reading(format, mapping, encoding, explanation, unescape)
+        return leaks(self.store, benchmarks, options, where=where, progress=progress)
 
     def list_annotations(self) -> list[dict[str, Any]]:
         """List the annotations: name, columns, fingerprint, and rows with and without a value."""

@@ -31,6 +31,8 @@ COMMANDS = {
     "annotate": ("annotation", "Attach columns of a file to the rows of a pool."),
     "annotation": ("annotation", "List and remove annotations."),
     "vectors": ("annotation", "Make vectors from elsewhere a feature."),
+    "dedup": ("duplicates", "Find near-duplicates in a pool."),
+    "leaks": ("duplicates", "Find rows that give a benchmark away."),
     "status": ("maintenance", "Describe what a store holds."),
     "verify": ("maintenance", "Check a store's files, and repair them."),
     "compact": ("maintenance", "Merge small fragments, delete old versions."),

@@ -85,6 +85,8 @@ def left_over(store: Store) -> list[str]:
 def completion(store: Store, recipe: Recipe) -> str:
     """The command that gives a feature or an annotation to rows that wait for it."""
     name = recipe.feature
+    if recipe.made_by:
+        return f"coresetdb {recipe.made_by} {store.typed} {recipe.options['arguments']}"
     if recipe.representation == ANNOTATION:
         key = recipe.options["key"]
         return f"coresetdb annotate {store.typed} FILE --key {key} --name {name}"
@@ -130,7 +132,9 @@ def declare(
         catalog.put_recipe(store, recipe)
 
 
-def drop(store: Store, name: str, force: bool = False) -> Recipe:
+def drop(
+    store: Store, name: str, force: bool = False, wait: float = MAINTENANCE_WAIT_SECONDS
+) -> Recipe:
     """Remove a feature: its columns from pool and targets, its recipe, its unfinished shards.
 
     Versions of the pool that coresets tagged keep the columns, and so do all others until they
@@ -140,7 +144,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
         UsageError: there is no such feature, or coresets were made with it (and not `force`).
         StoreBusyError: somebody is writing.
     """
-    with store.lock(wait=MAINTENANCE_WAIT_SECONDS):
+    with store.lock(wait=wait):
         known = droppable(store)
         if name not in known:
             raise UsageError(

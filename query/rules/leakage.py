@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.ids import IdSet, keys_of
+from ...schemas.plain_text import count_of
+from ...schemas.progress import Progress
 from .examples import GuardedExample, conversation_words, digest_of_examples, ngrams
 from .guard import LEAST, NGRAM, VERSION, Guard, Leak, Suspicion
 
@@ -225,6 +227,7 @@ def find_leaks(
     examples: Sequence[GuardedExample],
     eligible: IdSet | None = None,
     version: int = VERSION,
+    progress: Progress | None = None,
 ) -> Iterator[Leak]:
     """Yield the rows of a pool that give examples away, with the evidence.
 
@@ -237,6 +240,7 @@ def find_leaks(
         examples: that should not be given away (`examples_of`).
         eligible: the rows to look at; None for all.
         version: of the guard's rule.
+        progress: is told how many rows are read.
     """
     guard, wording = Guard(examples, version), Wording(snapshot.pool)
     suspicions: list[Suspicion] = []
@@ -247,7 +251,7 @@ def find_leaks(
             yield from guard.leaks_of(each, wording.is_rare)
         suspicions.clear()
 
-    for id, messages in _rows_of(snapshot.pool, eligible):
+    for id, messages in _rows_of(snapshot.pool, eligible, progress):
         found = guard.leak_or_suspicion(id, messages)
         if isinstance(found, Suspicion):
             suspicions.append(found)
@@ -258,9 +262,16 @@ def find_leaks(
     yield from settled()
 
 
-def _rows_of(dataset: lance.LanceDataset, eligible: IdSet | None) -> Iterator[Row]:
+def _rows_of(
+    dataset: lance.LanceDataset, eligible: IdSet | None, progress: Progress | None = None
+) -> Iterator[Row]:
+    rows, read = dataset.count_rows(), 0
     for batch in messages_of(dataset):
         yield from _allowed(batch, eligible)
+        read += batch.num_rows
+        if progress is not None:
+            said = f"{read:,} of {count_of(rows, 'row')}"
+            progress.learn(name="reading", share=read / rows, said=said)
 
 
 def _allowed(batch: pa.RecordBatch, eligible: IdSet | None) -> Iterator[Row]:
