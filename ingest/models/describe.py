@@ -22,6 +22,7 @@ from .model_folder import (
     read_special_tokens,
     read_templates,
 )
+from .sizes import sizes_of
 
 DEFAULT_MAX_LENGTH = 2048
 """Tokens of a row by default, as LESS and RDS+ use."""
@@ -32,8 +33,6 @@ ENCODING_VERSION = 1
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 
-# Transformers' class names of models that predict the next token.
-_CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -87,6 +86,7 @@ class BackboneInfo:
         name: as the user gave it.
         folder: of its files.
         hidden_size: width of the final hidden states.
+        layer_width: width of what every decoder layer gives.
         positions: the most tokens the model's positions allow, None where there is no limit.
         max_length: tokens a row is truncated to.
         identity: JSON values that enter `Recipe.backbone`: hashes of weights, configuration,
@@ -98,6 +98,7 @@ class BackboneInfo:
     folder: Path
     model_type: str
     hidden_size: int
+    layer_width: int
     layers: int
     vocabulary: int
     positions: int | None
@@ -116,12 +117,8 @@ def describe(config: BackboneConfig) -> BackboneInfo:
     """
     folder = model_folder(config.name)
     model = read_settings(folder / "config.json")
-    _require_causal(model, config.name)
     require_native(folder, config.name, "AutoModelForCausalLM")
-    sizes = model.get("text_config") or model
-    positions = _first(
-        sizes, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"
-    )
+    sizes = sizes_of(folder, model, config.name)
     notices: list[str] = []
     templates = read_templates(folder)
     if not templates:
@@ -131,15 +128,16 @@ def describe(config: BackboneConfig) -> BackboneInfo:
         )
     elif notice := history_notice(ChatTemplate(templates, read_special_tokens(folder))):
         notices.append(f"{config.name}: {notice}")
-    max_length = _max_length(config, positions)
+    max_length = _max_length(config, sizes.positions)
     return BackboneInfo(
         name=config.name,
         folder=folder,
         model_type=str(model.get("model_type", "")),
-        hidden_size=_required(sizes, config.name, "hidden_size", "n_embd", "d_model"),
-        layers=_required(sizes, config.name, "num_hidden_layers", "n_layer", "n_layers"),
-        vocabulary=_required(sizes, config.name, "vocab_size"),
-        positions=positions,
+        hidden_size=sizes.hidden_size,
+        layer_width=sizes.layer_width,
+        layers=sizes.layers,
+        vocabulary=sizes.vocabulary,
+        positions=sizes.positions,
         max_length=max_length,
         identity={
             "weights": digest_of(hash_weights(_weight_files(folder, config.name))),
@@ -153,28 +151,6 @@ def describe(config: BackboneConfig) -> BackboneInfo:
         },
         notices=tuple(notices),
     )
-
-
-def _require_causal(model: dict[str, Any], name: str) -> None:
-    architectures = model.get("architectures") or []
-    causal = any(str(architecture).endswith(_CAUSAL_SUFFIXES) for architecture in architectures)
-    if model.get("is_encoder_decoder") or (architectures and not causal):
-        what = ", ".join(map(str, architectures)) or model.get("model_type")
-        raise BackboneError(
-            f"{name}: {what} is not a causal language model. Give a model whose config.json "
-            "names a ...ForCausalLM architecture"
-        )
-
-
-def _first(sizes: dict[str, Any], *names: str) -> int | None:
-    return next((int(sizes[name]) for name in names if sizes.get(name)), None)
-
-
-def _required(sizes: dict[str, Any], model: str, *names: str) -> int:
-    value = _first(sizes, *names)
-    if value is None:
-        raise BackboneError(f"{model}: config.json gives no {names[0]}. Save the model again")
-    return value
 
 
 def _max_length(config: BackboneConfig, positions: int | None) -> int:
