@@ -80,6 +80,9 @@ class Database:
     ) -> Database:
         """Create an empty store.
 
+        A few short rows go through the backbone first, with every feature; `notices` says what is
+        worth knowing about it.
+
         Args:
             uri: a folder or an `s3://` address.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
@@ -92,13 +95,15 @@ class Database:
 
         Raises:
             UsageError: an unknown feature, or there is something at `uri` already.
-            BackboneError: the backbone cannot be found or is not a causal language model.
+            BackboneError: the backbone cannot be found or run, is not a causal language model, or
+                cannot give one of the features; the error names those to leave out.
         """
+        from .ingest.capabilities import try_backbone
         from .ingest.create import create_store
         from .ingest.models.describe import BackboneConfig
 
         config = BackboneConfig(os.fspath(backbone), device, dtype, max_length)
-        return cls(*create_store(os.fspath(uri), config, features, storage_options))
+        return cls(*create_store(os.fspath(uri), config, features, storage_options, try_backbone))
 
     @classmethod
     def open(cls, uri: PathLike, *, storage_options: dict[str, str] | None = None) -> Database:

@@ -32,7 +32,7 @@ ORDER = {
     "store/sql": "frames names lance_relation nearest relations child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
-    "featurizer create jobs planning drift testing",
+    "featurizer create jobs capabilities planning drift testing",
     "query": "names features snapshot methods queries scanning comparison ranking formats "
     "result_rows coresets distances indexing rules request approximate selection replay scores "
     "score targets method_list compare explaining export",

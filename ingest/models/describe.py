@@ -140,7 +140,7 @@ def describe(config: BackboneConfig) -> BackboneInfo:
         positions=sizes.positions,
         max_length=max_length,
         identity={
-            "weights": digest_of(hash_weights(_weight_files(folder, config.name))),
+            "weights": digest_of(hash_weights(weight_files(folder, config.name))),
             "config": digest_of({k: v for k, v in model.items() if k not in _CONFIG_NOISE}),
             "tokenizer": _tokenizer_hash(folder, config.name),
             "template": digest_of(templates) if templates else "plain " + digest(PLAIN_TEMPLATE),
@@ -164,7 +164,12 @@ def _max_length(config: BackboneConfig, positions: int | None) -> int:
     return config.max_length
 
 
-def _weight_files(folder: Path, name: str) -> list[Path]:
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """Return the files of a model's weights.
+
+    Raises:
+        BackboneError: there are none.
+    """
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise BackboneError(f"{name}: no weights (*.safetensors or pytorch_model*.bin) in {folder}")
