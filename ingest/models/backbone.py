@@ -371,14 +371,16 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
 
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Hide transformers' progress bars inside the block."""
+    """Hide transformers' progress bars and remarks inside the block."""
     from transformers.utils import logging
 
-    enabled = logging.is_progress_bar_enabled()
+    enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if enabled:
             logging.enable_progress_bar()
 

@@ -45,7 +45,7 @@ def gradient_hooks(
     """
     capture = _Capture(batch, reducers)
     hooks: dict[nn.Module, Callable[..., None]] = {}
-    experts: dict[str, nn.Module] = {}
+    experts: dict[nn.Module, str] = {}
     if reducers and adapted:
         hooks = {
             model.get_submodule(name): capture.adapted(name, low_rank)
@@ -53,13 +53,17 @@ def gradient_hooks(
         }
     elif reducers:
         _warn_of_omitted_weights(model)
-        plain = {**linear_layers(model), **routers(model)}
-        hooks = {module: capture.linear(name) for name, module in plain.items()}
-        experts = expert_modules(model)
+        # Layers that share a weight (zamba2) have one gradient by it, under its first name.
+        names: dict[int, str] = {}
+        for name, module in {**linear_layers(model), **routers(model)}.items():
+            shared = names.setdefault(id(module.weight), name)
+            hooks[module] = capture.linear(shared)
+        for name, module in expert_modules(model).items():
+            experts[module] = names.setdefault(id(module.down_proj), name)
     with ExitStack() as stack:
         for module, hook in hooks.items():
             stack.enter_context(module.register_forward_hook(hook))
-        for name, module in experts.items():
+        for module, name in experts.items():
             stack.callback(hook_experts(module, capture.expert(name)))
         yield
         capture.pass_on_waiting()

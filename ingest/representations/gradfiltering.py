@@ -191,7 +191,7 @@ class GradFiltering(Representation):
         ]
 
     def trial_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"members": 2, "epochs": 2, "rank": 2}
+        return {"members": 4, "epochs": 2, "rank": 2}
 
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
         _check(options)
