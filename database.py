@@ -90,6 +90,9 @@ class Database:
     ) -> Database:
         """Create an empty store.
 
+        A few short rows go through the backbone first, with every feature; `notices` says what is
+        worth knowing about it.
+
         Args:
             uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
@@ -105,13 +108,16 @@ class Database:
 
         Raises:
             UsageError: an unknown feature, or there is something at `uri` already.
-            BackboneError: the backbone cannot be found or is not a causal language model.
+            BackboneError: the backbone cannot be found or run, is not a causal language model, or
+                cannot give one of the features; the error names those to leave out.
         """
+        from .ingest.capabilities import try_backbone
         from .ingest.create import create_store
         from .ingest.models.describe import BackboneConfig
 
         config = BackboneConfig(os.fspath(backbone), device, dtype, max_length, reasoning)
-        return cls(*create_store(store_or_default(uri), config, features, storage_options))
+        store = store_or_default(uri)
+        return cls(*create_store(store, config, features, storage_options, try_backbone))
 
     @classmethod
     def open(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -37,11 +37,16 @@ def create_store(
     backbone: BackboneConfig,
     features: str,
     storage_options: dict[str, str] | None = None,
+    try_backbone: Callable[[BackboneConfig, Sequence[FeatureSpec]], tuple[str, ...]] | None = None,
 ) -> tuple[Store, tuple[str, ...]]:
     """Create an empty store whose rows get `features`, made by `backbone`.
 
     dtype `auto` is resolved here, so that the store records what made its features. Features that
     must be fitted first are declared once that is done (`pending`).
+
+    Args:
+        try_backbone: run before the store is made, with the resolved configuration; returns
+            notices, or raises where the backbone cannot give a feature.
 
     Returns:
         The store, and notices about the backbone for its user.
@@ -64,10 +69,14 @@ def create_store(
     settled = replace(resolved, device=backbone.device)
     # Written out: a later version may mean something else by a preset.
     config = {"backbone": settled.as_dict(), "features": ",".join(map(str, specs))}
+    notices = list(info.notices)
+    if try_backbone is not None:
+        Store.require_free(uri, storage_options)
+        notices += try_backbone(resolved, specs)
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         catalog.put_recipe(store, recipe)
-    return store, info.notices
+    return store, tuple(notices)
 
 
 def pending(store: Store) -> list[FeatureSpec]:

@@ -88,6 +88,11 @@ class Store:
             store.sync()
         return store
 
+    @staticmethod
+    def require_free(uri: str, storage_options: dict[str, str] | None = None) -> None:
+        """Make sure that nothing stands at `uri` that `create` would refuse; make nothing."""
+        layout.require_free(place_at(uri, storage_options))
+
     @classmethod
     def open(cls, uri: str, storage_options: dict[str, str] | None = None) -> Store:
         """Open the store at a path or `s3://` address.

@@ -33,7 +33,7 @@ ORDER = {
     "store/sql": "frames names lance_relation nearest relations child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
-    "featurizer create jobs attachments planning drift testing",
+    "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot methods weights queries groups scanning comparison ranking "
     "formats token_budget result_rows origins coresets distances indexing removal rules dedup "
     "request approximate selection replay scores score targets method_list compare explaining "
