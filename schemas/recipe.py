@@ -64,6 +64,11 @@ class Recipe:
         return self.representation in (ANNOTATION, VECTORS)
 
     @property
+    def made_by(self) -> str:
+        """The command that made an annotation of the pool itself; empty for values from files."""
+        return self.options.get("made_by", "") if self.attached else ""
+
+    @property
     def feature(self) -> str:
         """What the feature is called: its representation, and `__<8 hex>` for a second recipe."""
         return self.options["name"] if self.attached else self.representation + self._suffix

@@ -17,6 +17,7 @@ import pyarrow as pa
 from ..schemas.errors import UsageError
 from ..schemas.plain_text import count_of
 from ..schemas.recipe import ANNOTATION, FINGERPRINT_KEY, VECTORS, Recipe
+from ..schemas.tables import POOL
 from . import catalog, shards
 from .fill import count_unfilled
 from .layout import RECIPE_PREFIX
@@ -84,6 +85,8 @@ def left_over(store: Store) -> list[str]:
 def completion(store: Store, recipe: Recipe) -> str:
     """The command that gives a feature or an annotation to rows that wait for it."""
     name = recipe.feature
+    if recipe.made_by:
+        return f"coresetdb {recipe.made_by} {store.typed} {recipe.options['arguments']}"
     if recipe.representation == ANNOTATION:
         key = recipe.options["key"]
         return f"coresetdb annotate {store.typed} FILE --key {key} --name {name}"
@@ -129,7 +132,9 @@ def declare(
         catalog.put_recipe(store, recipe)
 
 
-def drop(store: Store, name: str, force: bool = False) -> Recipe:
+def drop(
+    store: Store, name: str, force: bool = False, wait: float = MAINTENANCE_WAIT_SECONDS
+) -> Recipe:
     """Remove a feature: its columns from pool and targets, its recipe, its unfinished shards.
 
     Versions of the pool that coresets tagged keep the columns, and so do all others until they
@@ -139,7 +144,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
         UsageError: there is no such feature, or coresets were made with it (and not `force`).
         StoreBusyError: somebody is writing.
     """
-    with store.lock(wait=MAINTENANCE_WAIT_SECONDS):
+    with store.lock(wait=wait):
         known = droppable(store)
         if name not in known:
             raise UsageError(
@@ -156,7 +161,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
             )
         if any(each.fingerprint == recipe.fingerprint for each in catalog.recipes(store).values()):
             store.delete("recipes", f"fingerprint = '{recipe.fingerprint}'")
-        for table in TABLES:
+        for table in [*TABLES, *(name for name in ("removed_rows",) if name in store.tables())]:
             there = store.dataset(table).schema.names
             columns = [column for column in recipe.columns if column in there]
             if columns:
@@ -166,6 +171,25 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
         shards.remove_foreign_shards(store.place, kept)
         store.sync()
     return recipe
+
+
+def without_removed_columns(rows: pa.Table, table: pa.Schema) -> pa.Table:
+    """`rows` without features that pool or targets no longer have, or now make by another recipe.
+
+    Rows made by a run that began earlier, or taken out of the pool before, may have such columns.
+    """
+    columns = [
+        field.name
+        for field in rows.schema
+        if field.name in POOL.names
+        or (field.name in table.names and _recipe(field) == _recipe(table.field(field.name)))
+    ]
+    return rows.select(columns)
+
+
+def _recipe(field: pa.Field) -> bytes | None:
+    """The fingerprint of the recipe that makes a column."""
+    return (field.metadata or {}).get(FINGERPRINT_KEY)
 
 
 def drop_annotation(store: Store, name: str, force: bool = False) -> Recipe:

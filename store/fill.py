@@ -64,12 +64,22 @@ def fill_lock(store: Store) -> Iterator[None]:
     Raises:
         StoreBusyError: another process is filling features or maintains the store.
     """
-    with ExitStack() as locks:
+    with only_filler(store), store.lock(shared=True, wait=60.0):
+        yield
+
+
+@contextmanager
+def only_filler(store: Store) -> Iterator[None]:
+    """Keep others from filling features, and nobody from anything else.
+
+    Raises:
+        StoreBusyError: another process is filling features.
+    """
+    with ExitStack() as held:
         try:
-            locks.enter_context(store.named_lock("fill", wait=0.0))
+            held.enter_context(store.named_lock("fill", wait=0.0))
         except StoreBusyError as error:
             raise StoreBusyError(store.uri, "featurized") from error
-        locks.enter_context(store.lock(shared=True, wait=60.0))
         yield
 
 

@@ -21,7 +21,7 @@ from ...schemas.errors import UsageError
 from ...schemas.plain_text import count_of
 from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import ANNOTATION, Recipe
-from ...store.features import features_of, left_over
+from ...store.features import features_of
 from ...store.fill import fill_lock
 from ...store.store import Store
 from ..readers.dataset_names import corpus_of
@@ -32,7 +32,7 @@ from ..sources import find_sources
 from .attaching import Attached, attach, one_of_each
 from .file_rows import FileRead, read_file
 from .keys import KINDS, Entries, KeyKind, Keys, rows_with
-from .names import check_attached_name
+from .names import check_attached_name, check_free_columns, notes_on_names
 from .typed_values import NUMBER, TEXT, WHOLE, TypedValues, column_names
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def annotate(
             entries = one_of_each(entries, typed, account, "key")
             entries = rows_with(store, entries, options.corpus)
         entries = one_of_each(entries, typed, account, "key" if key != "source_id" else "row")
-        account.notes = _notes(store, recipe)
+        account.notes = notes_on_names(store, recipe)
         fields = annotation_fields(recipe)
         attach(store, recipe, fields, ["pool"], entries, typed, account, progress, command)
     return account
@@ -187,20 +187,22 @@ def _recipe(
         columns=(*columns, f"{name}_missing"),
         stored_dtype="",
     )
-    taken = {column.casefold(): column for column in store.dataset("pool").schema.names}
-    left = {column.casefold() for column in left_over(store)}
-    for column in recipe.columns:
-        if column.casefold() in taken.keys() - left:
-            raise UsageError(
-                f"the pool of {store.uri} has a column {taken[column.casefold()]!r}. Choose other "
-                "names with --prefix, or the columns to take with --columns"
-            )
+    check_free_columns(
+        store,
+        recipe.columns,
+        "Choose other names with --prefix, or the columns to take with --columns",
+    )
     return recipe
 
 
 def _continued(store: Store, recipe: Recipe, columns: Mapping[str, str]) -> Recipe:
     there: Mapping[str, str] = recipe.options["columns"]
     name = recipe.feature
+    if recipe.made_by:
+        raise UsageError(
+            f"annotation {name!r} of {store.uri} is the result of coresetdb {recipe.made_by}. "
+            "Choose another name with --name"
+        )
     advice = (
         "Give the new values a name of their own (--prefix, --name), or remove the old ones: "
         f"coresetdb annotation remove {store.typed} {name}"
@@ -218,17 +220,6 @@ def _continued(store: Store, recipe: Recipe, columns: Mapping[str, str]) -> Reci
                 + (f"; or take it as text: --text {column}" if there[column] == TEXT else "")
             )
     return recipe
-
-
-def _notes(store: Store, recipe: Recipe) -> tuple[str, ...]:
-    """What a user should know of the names."""
-    runs = store.dataset("runs").to_table(columns=["metadata_keys"])["metadata_keys"]
-    keys = {key for of_run in runs.to_pylist() for key in of_run or ()}
-    return tuple(
-        f"SQL reaches the metadata field {column} as meta_{column} from now on"
-        for column in recipe.columns
-        if column in keys
-    )
 
 
 class _Annotations:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from ...schemas.errors import UsageError
-from ...store.features import features_of
+from ...schemas.recipe import Recipe
+from ...store.features import features_of, left_over
 from ...store.store import Store
 from ..representations import registry
 
@@ -37,3 +39,29 @@ def check_attached_name(store: Store, name: str, what: str) -> str:
                 f"{what} {name!r}: {store.uri} has the {kind} {other}. Choose another name"
             )
     return name
+
+
+def check_free_columns(store: Store, columns: Sequence[str], advice: str) -> None:
+    """Refuse columns that the pool has, whatever the case of their letters.
+
+    Raises:
+        UsageError: names one of them, and ends with the advice.
+    """
+    taken = {column.casefold(): column for column in store.dataset("pool").schema.names}
+    left = {column.casefold() for column in left_over(store)}
+    for column in columns:
+        if column.casefold() in taken.keys() - left:
+            raise UsageError(
+                f"the pool of {store.uri} has a column {taken[column.casefold()]!r}. {advice}"
+            )
+
+
+def notes_on_names(store: Store, recipe: Recipe) -> tuple[str, ...]:
+    """What a user should know of the names of new columns."""
+    runs = store.dataset("runs").to_table(columns=["metadata_keys"])["metadata_keys"]
+    keys = {key for of_run in runs.to_pylist() for key in of_run or ()}
+    return tuple(
+        f"SQL reaches the metadata field {column} as meta_{column} from now on"
+        for column in recipe.columns
+        if column in keys
+    )

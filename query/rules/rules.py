@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from .guard import VERSION as GUARD_VERSION
 from .quotas import CORPUS, Share, shares
 
 if TYPE_CHECKING:
+    from ...ingest.readers.options import ReadOptions
     from ...store.store import Store
 
 _EXCLUDED = "excluded"
@@ -134,6 +135,7 @@ def rules_to_json(rules: Rules) -> dict[str, Any]:
                 "name": evaluation.name,
                 "examples": len(evaluation.instructions),
                 "artifact": evaluation.digest,
+                **({"remarks": list(evaluation.remarks)} if evaluation.remarks else {}),
             }
             for evaluation in rules.evaluations
         ],
@@ -169,7 +171,10 @@ def rules_from_json(store: Store, parameters: Mapping[str, Any]) -> Rules:
     return Rules(
         leakage=recorded["leakage"],
         evaluations=tuple(
-            kept_evaluation(store, evaluation["name"], evaluation["artifact"])
+            replace(
+                kept_evaluation(store, evaluation["name"], evaluation["artifact"]),
+                remarks=tuple(evaluation.get("remarks", ())),
+            )
             for evaluation in recorded["evaluations"]
         ),
         excluded=tuple(
@@ -197,6 +202,7 @@ def rules_for(
     *,
     leakage: str = "ranked",
     evaluation: str | Sequence[str] = (),
+    reading: ReadOptions | None = None,
     exclude: str | Sequence[str] = (),
     quota: str | Sequence[str] | Mapping[str, str | int] = (),
     cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
@@ -206,7 +212,7 @@ def rules_for(
 ) -> Rules:
     """Read the rules of a selection; by default the leakage guard alone.
 
-    The arguments are those of `Database.select`.
+    The arguments are those of `Database.select`; `reading` says how evaluation files are read.
 
     Raises:
         UsageError: malformed values, values that contradict each other, or an unknown coreset.
@@ -214,7 +220,7 @@ def rules_for(
     """
     return Rules(
         leakage=leakage,
-        evaluations=tuple(read_evaluation(file) for file in _all(evaluation)),
+        evaluations=tuple(read_evaluation(file, reading) for file in _all(evaluation)),
         excluded=tuple(excluded(store, coreset) for coreset in dict.fromkeys(_all(exclude))),
         quotas=shares("quota", quota),
         caps=shares("cap", cap, every=True),

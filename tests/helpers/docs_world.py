@@ -65,9 +65,23 @@ def _corpora(folder: Path) -> None:
 
 def _targets(folder: Path) -> None:
     write_jsonl(folder / "gsm8k_examples.jsonl", sums(6, 200))
-    write_jsonl(folder / "svamp_examples.jsonl", sums(6, 220))
+    svamp = [row | {"subject": ("apples", "sums")[n % 2]} for n, row in enumerate(sums(6, 220))]
+    write_jsonl(folder / "svamp_examples.jsonl", svamp)
     write_jsonl(folder / "mbpp_examples.jsonl", functions(6, 200))
     write_jsonl(folder / "gsm8k_test.jsonl", sums(12, 210))
+    _write_questions(folder)
+
+
+def _write_questions(folder: Path) -> None:
+    """Questions about a passage and with choices, in the shapes of BoolQ, MMLU and PIQA."""
+    passage = {"context": "The hall has a green lamp.", "question": "What is green?"}
+    write_jsonl(folder / "passages.jsonl", [{**passage, "answer": "The lamp."}])
+    even = {"question": "Which number is even?", "choices": ["one", "two", "three"], "answer": 1}
+    write_jsonl(folder / "mmlu.jsonl", [even])
+    goals = [
+        {"goal": f"Open box {n}.", "sol1": "Lift.", "sol2": "Push.", "label": n} for n in (0, 1)
+    ]
+    write_jsonl(folder / "piqa.jsonl", goals)
 
 
 def _attachments(folder: Path, pool: Database) -> None:
