@@ -123,6 +123,11 @@ def methods_command(store: str | None, as_json: bool) -> None:
     metavar="TARGET=WEIGHT,...",
     help="How much of the budget each target gets (math=.6,code=.4); by turns without.",
 )
+@click.option(
+    "--group",
+    metavar="FIELD",
+    help="Compare rows with groups of examples by this field: mean within, then the best group.",
+)
 @where_option
 @click.option(
     "--leakage",
@@ -157,6 +162,12 @@ def methods_command(store: str | None, as_json: bool) -> None:
     multiple=True,
     metavar="[CORPUS=]N|P%",
     help="Take at most this many from a corpus, or from every other one; may be repeated.",
+)
+@click.option(
+    "--quota-by",
+    default="corpus",
+    metavar="COLUMN",
+    help="The column whose values quotas and caps are of, such as lang; corpora by default.",
 )
 @click.option(
     "--distinct",
@@ -200,6 +211,7 @@ def select_command(
     method: str,
     budget: str,
     weights: str | None,
+    group: str | None,
     where: str | None,
     leakage: str,
     allow_leakage: bool,
@@ -208,6 +220,7 @@ def select_command(
     exclude: tuple[str, ...],
     quota: tuple[str, ...],
     cap: tuple[str, ...],
+    quota_by: str,
     distinct: float | None,
     distinct_by: str | None,
     approximate: bool,
@@ -234,10 +247,10 @@ def select_command(
         coresetdb select pool gsm8k --budget 1000 --out gsm8k.jsonl
         coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
         coresetdb select pool gsm8k mbpp --weights gsm8k=.6,mbpp=.4 --budget 2M-total-tokens
+        coresetdb select pool mmlu --method less:top --group subject --budget 5%
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
-        coresetdb select pool gsm8k --eval mmlu.jsonl \
-            --map "user=question+choices,assistant=answer" --choices letters
+        coresetdb select pool gsm8k --eval qa.csv --map "user=context+question,assistant=answer"
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """
@@ -253,6 +266,10 @@ def select_command(
         from ..query.export import check_export
 
         check_export(out, format_, overwrite, reasoning)
+    if by is not None:
+        from ..query.origins import check_field
+
+        check_field(database.store, by)
     coreset = database.select(
         *targets,
         method=method,
@@ -267,10 +284,12 @@ def select_command(
         exclude=exclude,
         quota=quota,
         cap=cap,
+        quota_by=quota_by,
         distinct=distinct,
         distinct_by=distinct_by,
         approximate=approximate,
         weights=weights,
+        group=group,
         dry_run=dry_run,
     )
     if as_json:
@@ -415,7 +434,7 @@ def export_command(
     \b
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
-        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with dataset,licence
+        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with source,licence
     """
     exported = open_database(store).export(
         coreset,

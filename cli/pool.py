@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -287,3 +288,43 @@ def remove_feature(store: str, name: str, force: bool) -> None:
         return
     talk(f"{name}: removed ({', '.join(recipe.columns)}).")
     talk(f"To free its space: coresetdb compact {quote(store)}")
+
+
+@click.command()
+@store_argument
+@click.argument("folder", required=False, metavar="[FOLDER]")
+@json_option
+def backbone_command(store: str, folder: str | None, as_json: bool) -> None:
+    """Show the model that makes the features of STORE, or say that it was moved to FOLDER.
+
+    FOLDER may be a Hugging Face name or builtin, too. The model there must be the same by its
+    fingerprint: weights, configuration, tokenizer and chat template.
+
+    \b
+        coresetdb backbone pool
+        coresetdb backbone pool /models/my-model
+    """
+    database = open_database(store)
+    relocated = None if folder is None else database.relocate_backbone(folder)
+    info = database.describe_backbone()
+    if as_json:
+        print_json({**asdict(info), "relocated": relocated and asdict(relocated)})
+        return
+    if relocated is not None:
+        same = ", ".join(relocated.features)
+        why = f"the same model that made {same}" if same else "no feature was made by it yet"
+        talk(f"{store}: looks for its backbone in {relocated.name} from now on ({why}).")
+    click.echo(
+        text_table(
+            [
+                {
+                    "backbone": info.name,
+                    "type": info.model_type,
+                    "layers": info.layers,
+                    "width": info.hidden_size,
+                    "vocabulary": info.vocabulary,
+                    "max length": info.max_length,
+                }
+            ]
+        )
+    )

@@ -26,13 +26,14 @@ from ..schemas.progress import Progress, Silence
 from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL
 from ..store.catalog import artifacts_of
+from ..store.removal import present_ids
 from ..store.status import type_words
 from ..store.store import Store
-from .create import pending, recipes_of
+from .create import backbone_config, describe_backbone, pending, recipes_of
 from .fits.fit import PassFit, Sample
 from .fits.sampling import BLOCK_ROWS, Reservoir
 from .jobs.fitting import Job, MemoryCache, StoreCache, fitted, jobs_for, run
-from .models.describe import BackboneConfig, BackboneInfo, describe
+from .models.describe import BackboneInfo
 from .representations.registry import FeatureSpec, get, parse_specs, recipe_for
 from .sources import SourceList
 
@@ -255,8 +256,8 @@ def plan(
         UsageError: an unknown feature, or no record of the files can be used.
     """
     progress = progress or Silence()
-    info = describe(BackboneConfig(**store.config["backbone"]))
-    counted = count_records(source_list, store.known_ids(), TRIAL_ROWS)
+    info = describe_backbone(store.uri, backbone_config(store))
+    counted = count_records(source_list, present_ids(store), TRIAL_ROWS)
     notes: list[str] = []
     if not counted.drawn:
         raise UsageError(

@@ -21,7 +21,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import InputError, UsageError
+from ..schemas.errors import AmbiguousFormatError, InputError, UsageError
 from ..schemas.instruction import Instruction, Record, Reject, unusable
 from ..schemas.progress import Progress, Silence
 from .importers.detection import (
@@ -37,13 +37,15 @@ from .importers.importer import Parsed, Rejected, kind_of
 from .importers.media import media_of
 from .importers.roles import UnknownRoles
 from .importers.turns import are_marked_turns
+from .importers.unread import UnreadColumns
 from .readers.dataset_names import corpora_of, corpus_of
 from .readers.decoding import BadRecord, Row, excerpt_of
 from .readers.folders import passed_over_sentences
+from .readers.hints import Hints
 from .readers.in_memory import InMemory, sources_in
 from .readers.json_rows import why_invalid
 from .readers.locations import STDIN, can_be_read_again, copy_of, look_up
-from .readers.opening import Hints, Opened, open_rows
+from .readers.opening import Opened, open_rows
 from .readers.options import ReadOptions
 from .readers.remarks import NO_UTF8, NOT_FINITE
 
@@ -151,6 +153,10 @@ class SourceFile:
         else:
             self.format = "none"
             shape = "no usable record" if sample else "no records"
+        self._unread: UnreadColumns | None = None
+        if self._detected and self._detected.importer.is_pair and options.format == "auto":
+            read = {*self._detected.columns, *self._detected.importer.beside}
+            self._unread = UnreadColumns(read)
         self.decision = ", ".join([shape, *opened.words])
         self.notices = self._look_at(objects)
 
@@ -165,6 +171,7 @@ class SourceFile:
         return [
             *self._ends.sentences(),
             *self._unknown_roles.sentences(),
+            *(self._unread.sentences() if self._unread else ()),
             *self._opened.remarks.sentences(),
         ]
 
@@ -205,6 +212,10 @@ class SourceFile:
         if self.fault and self.fault.file == self._opened.file:
             self.fault = _of_file(self.fault, self.file)
 
+    def numbers_are_text(self, column: str) -> bool:
+        """Whether numbers of a column outside the conversation come as text."""
+        return self._opened.numbers_are_text(column)
+
     def finish(self) -> None:
         """Close the source; one that was not read to its end keeps no hash."""
         self._started = True
@@ -225,6 +236,8 @@ class SourceFile:
                     self._unknown_roles.add(item)
                     yield self._reject(line, item.reason, value)
                 else:
+                    if self._unread:
+                        self._unread.add(value)
                     yield self._admit(line, item, value)
         except Rejected as rejected:
             self._unknown_roles.add(rejected)
@@ -326,6 +339,8 @@ def open_source(
 
 def _of_file(fault: InputError, file: str) -> InputError:
     """The same fault, with the name of the file instead of that of its copy."""
+    if isinstance(fault, AmbiguousFormatError):
+        return AmbiguousFormatError(file, fault.problem, fault.advice, fault.options)
     return type(fault)(file, fault.problem, fault.advice)
 
 
@@ -357,7 +372,7 @@ def _without_empty_answer(instruction: Instruction) -> Instruction:
     """The same without a last assistant turn that is empty."""
     if instruction.messages:
         last = instruction.messages[-1]
-        if last.role == "assistant" and not last.content and not last.tool_calls:
+        if last.role == "assistant" and not last.content and not last.answers:
             return Instruction(instruction.messages[:-1], instruction.tools)
     return instruction
 
@@ -535,6 +550,8 @@ class Examples:
         rejected: those that cannot be used.
         decisions: how each source was read, in words.
         remarks: what is to be said about the records, in words.
+        rows: which row of the sources each record was, from 0; a row may hold several.
+        rows_read: how many rows there were.
     """
 
     records: list[Record]
@@ -542,6 +559,8 @@ class Examples:
     rejected: list[Reject]
     decisions: list[str]
     remarks: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    rows_read: int = 0
 
 
 def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Examples:
@@ -556,8 +575,9 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
     """
     options = replace(options, allow_empty_answer=True)
     records: dict[str, Record] = {}
+    rows: dict[str, int] = {}
     examples = Examples([], 0, [], [])
-    read = 0
+    read, row = 0, -1
     names: list[str] = []
     found, passed_over = _find_sources(data)
     examples.decisions.extend(passed_over_sentences(passed_over))
@@ -565,16 +585,25 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
         source = open_source(entry, options)
         names.append(source.file)
         examples.decisions.append(f"{source.file}: {source.decision}")
+        line = None
         for item in source:
             read += 1
+            row, line = row + (item.line != line), item.line
             if isinstance(item, Reject):
                 examples.rejected.append(item)
             else:
                 records.setdefault(item.instruction.id, item)
+                rows.setdefault(item.instruction.id, row)
         if source.fault:
             raise source.fault
         examples.remarks.extend(f"{source.file}: {remark}" for remark in source.remarks)
     if not records:
         reasons = sorted({reject.reason for reject in examples.rejected}) or ["it is empty"]
         raise InputError(", ".join(names), f"no usable example ({'; '.join(reasons)})", advice)
-    return replace(examples, records=list(records.values()), read=read)
+    return replace(
+        examples,
+        records=list(records.values()),
+        read=read,
+        rows=list(rows.values()),
+        rows_read=row + 1,
+    )

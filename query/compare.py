@@ -257,7 +257,7 @@ def _pulled(first: Coreset, second: Coreset) -> tuple[Pulled, ...]:
 
 
 def _lengths(store: Store, pair: Sequence[Coreset]) -> tuple[Lengths, ...]:
-    taken = [store.take(own.ids, LENGTHS, own.pool_version) for own in pair]
+    taken = [store.take(own.left["id"].to_pylist(), LENGTHS, own.pool_version) for own in pair]
     found = []
     for what in LENGTHS:
         first, second = (rows[what].drop_null().to_numpy() for rows in taken)
@@ -292,7 +292,9 @@ def _measured(store: Store, pair: Sequence[Coreset]) -> tuple[list[Measured], li
             except (UsageError, MissingFeatureError, FingerprintError) as error:
                 notes.append(f"not measured: {error}")
                 continue
-            first, second = (distances(snapshot, feature, queries, each.ids) for each in pair)
+            first, second = (
+                distances(snapshot, feature, queries, each.left["id"].to_pylist()) for each in pair
+            )
             found.append(Measured(target, feature.name, first, second))
     return found, notes
 

@@ -328,7 +328,7 @@ def _read_sgd(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejecte
         if not isinstance(turn, dict):
             raise Rejected(f"a turn is {kind_of(turn)}, not an object")
         speaker = turn.get("speaker")
-        role = SPEAKERS.get(speaker) or options.roles.get(str(speaker))
+        role = SPEAKERS.get(str(speaker)) or options.roles.get(str(speaker))
         if role is None:
             raise Rejected(f"unknown role {str(speaker)[:40]!r}")
         messages.append(Message(role, required(turn, "utterance")))

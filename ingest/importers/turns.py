@@ -250,7 +250,8 @@ def read_turns(value: Any, name: str, options: ReadOptions) -> tuple[list[Messag
     joins = False  # whether a call may join the message before it
     for turn in turn_list(value, name, options):
         if isinstance(turn, dict) and turn.get("type") == "reasoning" and not _speaker(turn):
-            reasoning.append(joined_text(turn.get("summary")) or joined_text(turn.get("content")))
+            said = joined_text(turn.get("summary")) or joined_text(turn.get("content"))
+            reasoning.append(said or "")
             continue
         is_item = isinstance(turn, dict) and (turn.get("type") in ITEMS or _is_call_turn(turn))
         for message, extra in read_turn(turn, options):

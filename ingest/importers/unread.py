@@ -8,11 +8,13 @@ only text, a list or an object that is not empty counts, so that a flag called `
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ...schemas.errors import AmbiguousFormatError
+from ...schemas.plain_text import count_of
 from .importer import Fields, Importer
 from .mapped import is_choice_name, numbered
 from .single_turn import ANSWERS
@@ -156,6 +158,41 @@ def _says_more(records: Sequence[Fields], name: str, read: Collection[str]) -> b
         )
         for record in records
     )
+
+
+ALL = CONTEXTS | HINTS | REASONINGS | EXPLANATIONS | SYSTEMS | TOOLS | HISTORIES
+
+
+class UnreadColumns:
+    """Counts records with a part of the conversation that their shape does not read.
+
+    The first records decide whether a file is read as a pair; a column that is empty in all of
+    them, or absent, may hold something later.
+
+    Args:
+        read: the columns that are read.
+    """
+
+    def __init__(self, read: Collection[str]) -> None:
+        self._watched = ALL - {*read}
+        self.counts: Counter[str] = Counter()
+
+    def add(self, record: Fields) -> None:
+        """Count a record that was read."""
+        for name in self._watched & record.keys():
+            value = record[name]
+            if isinstance(value, str | list | dict) and (
+                value.strip() if isinstance(value, str) else value
+            ):
+                self.counts[name] += 1
+
+    def sentences(self) -> list[str]:
+        """One sentence for each such column, the most frequent first."""
+        return [
+            f"{count_of(count, 'record')} with {name!r}, which is kept as metadata only and was "
+            "empty in the first records; --map reads it"
+            for name, count in self.counts.most_common()
+        ]
 
 
 def check_unread(

@@ -25,6 +25,7 @@ from ...schemas.errors import InputError, StoreBusyError
 from ...schemas.instruction import Record, Reject
 from ...schemas.progress import Progress, Silence
 from ...store import maintenance
+from ...store.removal import removed_ids
 from ...store.store import Store
 from ..featurizer import Featurizer
 from ..sources import Source
@@ -111,7 +112,7 @@ class _Ingestion:
         self.make_featurizer, self.featurizer = featurizer, None
         self.account = Account(run=uuid.uuid4().hex)
         self.run = Run(store, command, self.account, self._columns, progress)
-        self.known = store.known_ids()
+        self.known, self.removed = store.known_ids(), removed_ids(store)
         self.shard: list[_Queued] = []
         self.shard_rows = min(SHARD_ROWS[0], commit_rows)
         self.commit = Commit(self.account.run)
@@ -168,13 +169,20 @@ class _Ingestion:
     def _add(self, block: Sequence[Record | Reject], counts: FileAccount) -> None:
         """Count a block of records and queue what is new."""
         ids = [item.instruction.id if isinstance(item, Record) else "" for item in block]
-        known = iter(self.known.contains([row_id for row_id in ids if row_id]).tolist())
+        present = [row_id for row_id in ids if row_id]
+        known = iter(self.known.contains(present).tolist())
+        removed = iter(self.removed.contains(present).tolist())
         for row_id, item in zip(ids, block, strict=True):
             counts.read += 1
             if isinstance(item, Reject):
                 counts.rejected += 1
                 counts.reasons[item.reason.partition(":")[0]] += 1
                 self._reject(item)
+                continue
+            if next(removed):
+                next(known)
+                counts.duplicate += 1
+                counts.removed += 1
                 continue
             self.commit.occurrences.append((row_id, item))
             if next(known) or row_id in self.waiting:

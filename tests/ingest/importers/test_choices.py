@@ -336,6 +336,20 @@ def test_metadata_does_not_stop(tmp_path: Path) -> None:
         assert [turns(item) for item in source] == [[("user", "u"), ("assistant", "a")]]
 
 
+def test_a_context_that_begins_late_is_said(tmp_path: Path) -> None:
+    pair = {"question": "u", "answer": "a"}
+    rows = [*[{**pair, "context": ""}] * 60, {**pair, "context": "c"}, {**pair, "hint": "h"}]
+    source = opened(tmp_path, *rows)
+    assert len(list(source)) == 62
+    assert sorted(source.remarks) == [
+        f"1 record with {name!r}, which is kept as metadata only and was empty in the first "
+        "records; --map reads it"
+        for name in ("context", "hint")
+    ]
+    named = opened(tmp_path, *rows, format="question_answer")
+    assert list(named) and not named.remarks
+
+
 def test_a_format_that_is_named_or_uses_the_column_goes_on(tmp_path: Path) -> None:
     row = {"context": "c", "question": "q", "answer": "a"}
     (item,) = read(tmp_path, row, format="question_answer")
