@@ -36,9 +36,9 @@ from .importers.end_markers import EndMarkers, is_nothing_else
 from .importers.importer import Parsed, Rejected, kind_of
 from .importers.media import media_of
 from .importers.roles import UnknownRoles
-from .importers.turns import are_turns
+from .importers.turns import are_marked_turns
 from .importers.unread import UnreadColumns
-from .readers.dataset_names import corpus_of
+from .readers.dataset_names import corpora_of, corpus_of
 from .readers.decoding import BadRecord, Row, excerpt_of
 from .readers.folders import passed_over_sentences
 from .readers.in_memory import InMemory, sources_in
@@ -211,6 +211,10 @@ class SourceFile:
         if self.fault and self.fault.file == self._opened.file:
             self.fault = _of_file(self.fault, self.file)
 
+    def numbers_are_text(self, column: str) -> bool:
+        """Whether numbers of a column outside the conversation come as text."""
+        return self._opened.numbers_are_text(column)
+
     def finish(self) -> None:
         """Close the source; one that was not read to its end keeps no hash."""
         self._started = True
@@ -319,7 +323,7 @@ def open_source(
         plain_text=plain,
         unescape=options.unescape,
         is_record=lambda record: is_record(record, options),
-        are_turns=are_turns,
+        are_turns=are_marked_turns,
         header=lambda first, second: header_of(file, first, second, options),
         names=lambda width: names_without_header(width, options),
     )
@@ -367,7 +371,7 @@ def _without_empty_answer(instruction: Instruction) -> Instruction:
     """The same without a last assistant turn that is empty."""
     if instruction.messages:
         last = instruction.messages[-1]
-        if last.role == "assistant" and not last.content and not last.tool_calls:
+        if last.role == "assistant" and not last.content and not last.answers:
             return Instruction(instruction.messages[:-1], instruction.tools)
     return instruction
 
@@ -447,6 +451,7 @@ class SourceList:
         unreadable: what is wrong with the others; one that breaks later is added.
         held: sources that cannot be opened twice (standard input, pipes), by path.
         copies: where the bytes of such sources lie instead, if they were copied.
+        corpora: of files, where they are named after others that are read with them.
         passed_over: files in folders that hold no data: path -> reason.
     """
 
@@ -456,6 +461,7 @@ class SourceList:
     unreadable: list[InputError]
     held: dict[str, SourceFile]
     copies: dict[str, str] = field(default_factory=dict)
+    corpora: dict[str, str] = field(default_factory=dict)
     passed_over: dict[str, str] = field(default_factory=dict)
 
     def sources(self) -> Iterator[SourceFile]:
@@ -466,7 +472,8 @@ class SourceList:
                 continue
             held = self.held.get(entry)
             try:
-                source = held or open_source(entry, self.options, self.copies.get(entry))
+                options = replace(self.options, corpus=self.corpora.get(entry, self.options.corpus))
+                source = held or open_source(entry, options, self.copies.get(entry))
             except InputError as error:  # it has changed since it was looked at
                 if str(error) not in map(str, self.unreadable):
                     self.unreadable.append(error)
@@ -525,7 +532,11 @@ def open_sources(
     if not entries:
         raise unreadable[0]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    return SourceList(entries, options, total, unreadable, held, copied, passed_over)
+    corpora: dict[str, str] = {}
+    if options.corpus is None:
+        named = corpora_of([entry for entry in entries if isinstance(entry, str)])
+        corpora = {file: name for file, name in named.items() if name != corpus_of(file)}
+    return SourceList(entries, options, total, unreadable, held, copied, corpora, passed_over)
 
 
 @dataclass(frozen=True)
@@ -538,6 +549,8 @@ class Examples:
         rejected: those that cannot be used.
         decisions: how each source was read, in words.
         remarks: what is to be said about the records, in words.
+        rows: which row of the sources each record was, from 0; a row may hold several.
+        rows_read: how many rows there were.
     """
 
     records: list[Record]
@@ -545,6 +558,8 @@ class Examples:
     rejected: list[Reject]
     decisions: list[str]
     remarks: list[str] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    rows_read: int = 0
 
 
 def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Examples:
@@ -559,8 +574,9 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
     """
     options = replace(options, allow_empty_answer=True)
     records: dict[str, Record] = {}
+    rows: dict[str, int] = {}
     examples = Examples([], 0, [], [])
-    read = 0
+    read, row = 0, -1
     names: list[str] = []
     found, passed_over = _find_sources(data)
     examples.decisions.extend(passed_over_sentences(passed_over))
@@ -568,16 +584,25 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
         source = open_source(entry, options)
         names.append(source.file)
         examples.decisions.append(f"{source.file}: {source.decision}")
+        line = None
         for item in source:
             read += 1
+            row, line = row + (item.line != line), item.line
             if isinstance(item, Reject):
                 examples.rejected.append(item)
             else:
                 records.setdefault(item.instruction.id, item)
+                rows.setdefault(item.instruction.id, row)
         if source.fault:
             raise source.fault
         examples.remarks.extend(f"{source.file}: {remark}" for remark in source.remarks)
     if not records:
         reasons = sorted({reject.reason for reject in examples.rejected}) or ["it is empty"]
         raise InputError(", ".join(names), f"no usable example ({'; '.join(reasons)})", advice)
-    return replace(examples, records=list(records.values()), read=read)
+    return replace(
+        examples,
+        records=list(records.values()),
+        read=read,
+        rows=list(rows.values()),
+        rows_read=row + 1,
+    )

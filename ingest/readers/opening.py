@@ -96,6 +96,13 @@ class Opened:
         """Bytes read so far, after decompression."""
         return sum(stream.unpacked for stream in self.streams)
 
+    def numbers_are_text(self, column: str) -> bool:
+        """Whether numbers of a column come as text: all of CSV and TSV, and decimals of tables."""
+        if self.table is None:
+            return bool(self.words) and self.words[0].startswith(tuple(delimited.NAMES.values()))
+        names = self.table.schema.names
+        return column in names and pa.types.is_decimal(self.table.schema.field(column).type)
+
     def finish(self) -> str:
         """Close the source; the xxh3 of all its raw bytes, in the order of its files.
 

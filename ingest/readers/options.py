@@ -40,7 +40,7 @@ class ReadOptions:
             the columns of a table without header; `a+b` puts columns together). With a named
             format, that format's column -> the file's column. "records" names the key of the list
             in a JSON document.
-        corpus: name of the corpus; None takes the file's stem.
+        corpus: name of the corpus; None takes that of the file's data set.
         encoding: text encoding; None reads UTF-8, and UTF-16 or UTF-32 where marked or evident.
         explanation: put a chain of thought (FLAN's `explanation`) before the answer; otherwise it
             is metadata.

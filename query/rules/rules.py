@@ -16,7 +16,7 @@ from ...store import catalog
 from ..coresets import coreset_members
 from .examples import Evaluation, keep_evaluation, kept_evaluation, read_evaluation
 from .guard import VERSION as GUARD_VERSION
-from .quotas import Share, shares
+from .quotas import CORPUS, Share, shares
 
 if TYPE_CHECKING:
     from ...ingest.readers.options import ReadOptions
@@ -78,6 +78,7 @@ class Rules:
         excluded: earlier coresets whose rows are not eligible.
         quotas: what must come from a corpus, each with a ranking of its own.
         caps: what may come from a corpus at most; one without corpus means every other one.
+        quota_by: the column of the pool whose values quotas and caps are of.
         distinct: the cosine from which on a row is too close to an earlier pick.
         distinct_by: the feature whose vectors are compared; the method's own for None.
         guard: version of the leakage guard's rule.
@@ -91,6 +92,7 @@ class Rules:
     excluded: tuple[Excluded, ...] = ()
     quotas: tuple[Share, ...] = ()
     caps: tuple[Share, ...] = ()
+    quota_by: str = CORPUS
     distinct: float | None = None
     distinct_by: str | None = None
     guard: int = GUARD_VERSION
@@ -111,7 +113,13 @@ class Rules:
             )
         both = {quota.corpus for quota in self.quotas} & {cap.corpus for cap in self.caps}
         for corpus in both:
-            raise UsageError(f"corpus {corpus} has a quota and a cap: a quota is exact, keep one")
+            raise UsageError(
+                f"{self.quota_by} {corpus} has a quota and a cap: a quota is exact, keep one"
+            )
+        if self.quota_by != CORPUS and not (self.quotas or self.caps):
+            raise UsageError(
+                f"quota-by {self.quota_by} says what quotas and caps are of: add --quota or --cap"
+            )
 
 
 NONE = Rules(leakage="off")
@@ -137,6 +145,7 @@ def rules_to_json(rules: Rules) -> dict[str, Any]:
         ],
         "quota": [str(quota) for quota in rules.quotas],
         "cap": [str(cap) for cap in rules.caps],
+        **({} if rules.quota_by == CORPUS else {"quota_by": rules.quota_by}),
         "distinct": rules.distinct,
         "distinct_by": rules.distinct_by,
     }
@@ -173,6 +182,7 @@ def rules_from_json(store: Store, parameters: Mapping[str, Any]) -> Rules:
         ),
         quotas=shares("quota", recorded["quota"]),
         caps=shares("cap", recorded["cap"], every=True),
+        quota_by=recorded.get("quota_by", CORPUS),
         distinct=recorded["distinct"],
         distinct_by=recorded["distinct_by"],
         # The first version was not recorded.
@@ -196,6 +206,7 @@ def rules_for(
     exclude: str | Sequence[str] = (),
     quota: str | Sequence[str] | Mapping[str, str | int] = (),
     cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
+    quota_by: str = CORPUS,
     distinct: float | None = None,
     distinct_by: str | None = None,
 ) -> Rules:
@@ -213,6 +224,7 @@ def rules_for(
         excluded=tuple(excluded(store, coreset) for coreset in dict.fromkeys(_all(exclude))),
         quotas=shares("quota", quota),
         caps=shares("cap", cap, every=True),
+        quota_by=quota_by,
         distinct=distinct,
         distinct_by=distinct_by,
     )
