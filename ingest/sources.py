@@ -41,10 +41,11 @@ from .importers.unread import UnreadColumns
 from .readers.dataset_names import corpora_of, corpus_of
 from .readers.decoding import BadRecord, Row, excerpt_of
 from .readers.folders import passed_over_sentences
+from .readers.hints import Hints
 from .readers.in_memory import InMemory, sources_in
 from .readers.json_rows import why_invalid
 from .readers.locations import STDIN, can_be_read_again, copy_of, look_up
-from .readers.opening import Hints, Opened, open_rows
+from .readers.opening import Opened, open_rows
 from .readers.options import ReadOptions
 from .readers.remarks import NO_UTF8, NOT_FINITE
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..models.backbone import Backbone
     from ..models.batches import Batch
-    from ..passes.feed_forward import Neurons
+    from ..passes.reducer import Neurons
 
 KINDS = ("mean", "drift")
 WHOLE = Pass()
