@@ -5,7 +5,6 @@ import json
 import pytest
 
 from coresetdb.query.coresets import load_coreset
-from coresetdb.query.rules.rules import Rules, excluded
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction, Message
@@ -99,9 +98,7 @@ def test_frames(mixed, store):
 
 
 def test_an_empty_coreset_has_faces_too(store):
-    select(store, method="random", budget="100%", name="whole")
-    others = Rules(leakage="off", excluded=(excluded(store, "whole"),))
-    empty = select(store, method="random", budget="5", rules=others, name="empty")
+    empty = select(store, method="random", budget="1-total-tokens", name="empty")
     assert list(empty) == [] and list(empty.rows()) == []
     assert empty.to_arrow("tokens", text=True).column_names[-2:] == ["messages", "tokens"]
     assert empty.to_polars(text=True).height == 0
