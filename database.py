@@ -13,34 +13,39 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .schemas.environment import store_or_default
 from .schemas.sizes import memory_bytes
-from .store import catalog
 from .store.store import Store
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
     import lancedb.table
+    import numpy as np
     import polars as pl
 
+    from .ingest.attachments.attaching import Attached
     from .ingest.conversations.tokenization import ReasoningMode
+    from .ingest.create import Relocated
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
     from .ingest.jobs.late_features import LateAccount
     from .ingest.models.backbone import Backbone
+    from .ingest.models.describe import BackboneInfo
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
     from .ingest.sources import SourceData
     from .query.compare import SideBySide
     from .query.coresets import Coreset
+    from .query.dedup.duplicates import Duplicates
     from .query.explaining.explanation import Explanation
     from .query.export import Exported
     from .query.formats import Reasoning
     from .query.indexing import Indexed
+    from .query.leaks import Leaks
     from .query.method_list import MethodList
     from .query.removal import Removal, Rows
     from .query.replay import Replay
     from .query.scores import Scores
-    from .query.targets import AddedTarget, CopiedTarget, Target
+    from .query.targets import AddedTarget, CopiedTarget, Target, TargetVectors
     from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
@@ -85,6 +90,9 @@ class Database:
     ) -> Database:
         """Create an empty store.
 
+        A few short rows go through the backbone first, with every feature; `notices` says what is
+        worth knowing about it.
+
         Args:
             uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
@@ -100,13 +108,16 @@ class Database:
 
         Raises:
             UsageError: an unknown feature, or there is something at `uri` already.
-            BackboneError: the backbone cannot be found or is not a causal language model.
+            BackboneError: the backbone cannot be found or run, is not a causal language model, or
+                cannot give one of the features; the error names those to leave out.
         """
+        from .ingest.capabilities import try_backbone
         from .ingest.create import create_store
         from .ingest.models.describe import BackboneConfig
 
         config = BackboneConfig(os.fspath(backbone), device, dtype, max_length, reasoning)
-        return cls(*create_store(store_or_default(uri), config, features, storage_options))
+        store = store_or_default(uri)
+        return cls(*create_store(store, config, features, storage_options, try_backbone))
 
     @classmethod
     def open(
@@ -135,7 +146,11 @@ class Database:
         *,
         features: str | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -144,7 +159,8 @@ class Database:
         """Estimate what ingesting files would cost: bytes, passes, fits, time; change nothing.
 
         Args:
-            sources, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`.
             features: plan for these instead of the store's own, as `create` takes them.
             progress: receives news of the trial.
 
@@ -155,7 +171,17 @@ class Database:
         from .ingest.planning import plan
         from .ingest.sources import open_sources
 
-        options = _reading(format, mapping, encoding, explanation, unescape)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+        )
         opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
@@ -165,7 +191,11 @@ class Database:
         *,
         limit: int | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -174,7 +204,8 @@ class Database:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
         Args:
-            sources, limit, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            sources, limit, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`.
             progress: receives news of the fits.
 
         Returns:
@@ -186,7 +217,17 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
 
-        options = _reading(format, mapping, encoding, explanation, unescape)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+        )
         with rereadable_sources(self.store, sources, options, progress) as opened:
             return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
 
@@ -203,7 +244,11 @@ class Database:
         corpus: str | None = None,
         limit: int | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -217,10 +262,17 @@ class Database:
         Args:
             sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin; or a list
                 of dicts, an Arrow table, a polars frame or a `datasets.Dataset`.
-            corpus: name of the corpus; each file's own name by default.
+            corpus: name of the corpus; by default that of each data set.
             limit: read no more than this many records.
             format: an importer's name; detected by default.
-            mapping: role -> column, such as `{"user": "question", "assistant": "answer"}`.
+            mapping: role -> column, such as `{"user": "question", "assistant": "answer"}`;
+                `"context+question"` or a list puts columns together, with a blank line between.
+            choices: what answers to questions with choices become: `letters`, or `text`, the
+                choice itself; truth values become yes and no.
+            first_choice: the number of the first choice, 0 or 1, where answers are numbers; told
+                from the first records by default.
+            roles: names of speakers that are not known -> user, assistant, system or tool.
+            strip_end: a marker that is taken off the end of answers, such as `"<|endoftext|>"`.
             encoding: of the text, where it is not UTF-8.
             explanation: put a record's explanation before its answer.
             unescape: read a literal backslash-n in CSV and TSV as a line break.
@@ -238,7 +290,18 @@ class Database:
         from .ingest.jobs.ingestion import ingest
         from .ingest.readers.folders import passed_over_sentences
 
-        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            corpus=corpus,
+        )
         with rereadable_sources(self.store, sources, options, progress) as opened:
             fit_from(self.store, opened, lambda: self._backbone, limit, progress)
             return ingest(
@@ -369,6 +432,287 @@ class Database:
 
         return rename_corpus(self.store, old, new, merge=merge)
 
+    def annotate(
+        self,
+        sources: SourceData,
+        *,
+        key: Literal["id", "source_id", "messages"] = "id",
+        key_column: str | None = None,
+        columns: str | Sequence[str] | None = None,
+        prefix: str = "",
+        name: str | None = None,
+        texts: str | Sequence[str] = (),
+        corpus: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Attached:
+        """Make columns of files, such as a judge's scores, typed columns of the pool.
+
+        Args:
+            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`.
+            key: how rows are joined: by row `id`, by the `source_id` that their source gave them,
+                or by content, each record being read as a conversation (`messages`).
+            key_column: that holds the key; by default `id`, or the usual names of an own id.
+            columns: to take; by default all but the key and the conversation. `a.b` reaches into
+                objects.
+            prefix: of the columns in the pool.
+            name: of the annotation; the prefix or the first file's name by default.
+            texts: columns that are taken as text, whatever they hold.
+            corpus: whose ids those of `source_id` are, where several have the same.
+            progress: receives news of it.
+
+        Returns:
+            The account of every row of the files, and of the pool; it is on disk.
+
+        Raises:
+            UsageError: no row is meant, a column mixes kinds, a key is ambiguous or has two
+                values, a row has another value already, or a name is taken.
+            InputError: a file cannot be read.
+        """
+        from .ingest.attachments.annotate import annotate
+
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            corpus=corpus,
+        )
+        return annotate(
+            self.store,
+            sources,
+            options,
+            key=key,
+            key_column=key_column,
+            columns=[columns] if isinstance(columns, str) else columns,
+            prefix=prefix,
+            name=name,
+            texts=[texts] if isinstance(texts, str) else texts,
+            progress=progress,
+            command=self.command or "connect().annotate",
+        )
+
+    def add_vectors(
+        self,
+        name: str,
+        vectors: SourceData | np.ndarray,
+        *,
+        key: Literal["id", "source_id", "messages"] = "id",
+        key_column: str | None = None,
+        column: str | None = None,
+        rows: SourceData | np.ndarray | None = None,
+        model: str = "",
+        corpus: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Attached:
+        """Make vectors from elsewhere a feature of the pool, for methods such as `NAME:uot`.
+
+        Args:
+            name: of the feature.
+            vectors: a table with a column of lists of numbers, a NumPy file or array, or the
+                folder of an index of bergson.
+            key, key_column, corpus, format, mapping, choices, first_choice, roles, strip_end,
+                encoding, explanation, unescape: how rows are joined, as for `annotate`.
+            column: that has the vectors; the only one of lists of numbers by default.
+            rows: a file (or ids) with the keys of the same rows in the same order, for vectors
+                that come without.
+            model: what made them. Later vectors are taken only from the same one.
+            progress: receives news of it.
+
+        Returns:
+            The account of every row of the files, and of the pool; it is on disk.
+
+        Raises:
+            UsageError: no row is meant, vectors of several lengths, a key is ambiguous or has two
+                vectors, or a name is taken.
+            InputError: a file cannot be read.
+        """
+        from .ingest.attachments.vectors import add_vectors
+
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            corpus=corpus,
+        )
+        return add_vectors(
+            self.store,
+            name,
+            vectors,
+            options,
+            key=key,
+            key_column=key_column,
+            column=column,
+            rows=rows,
+            model=model,
+            progress=progress,
+            command=self.command or "connect().add_vectors",
+        )
+
+    def give_target_vectors(
+        self, target: str, name: str, vectors: SourceData | np.ndarray
+    ) -> TargetVectors:
+        """Give a target's examples vectors made elsewhere, in place of those they have.
+
+        Args:
+            target: its name.
+            name: of the vectors, which the pool has (see `add_vectors`).
+            vectors: one for each example, in their order.
+
+        Raises:
+            UsageError: there is no such target, or the vectors do not fit.
+            InputError: a file cannot be read.
+        """
+        from .query.targets import give_vectors
+
+        return give_vectors(self.store, target, name, vectors)
+
+    def dedup(
+        self,
+        *,
+        near: float | None = None,
+        feature: str | None = None,
+        lexical: float | None = None,
+        part: Literal["conversation", "prompt", "response"] = "conversation",
+        ngram: int = 3,
+        keep: str = "first",
+        linkage: Literal["single", "star"] = "single",
+        name: str = "dedup",
+        memory_limit: str | int = "4GiB",
+        progress: Progress | None = None,
+    ) -> Duplicates:
+        """Find the near-duplicates of the whole pool, and keep them as columns of it.
+
+        The columns are `cluster`, the id of the row that stands for a row, and `kept`; for
+        another `name` they are `NAME_cluster` and `NAME_kept`. No row is removed. A new run
+        replaces the columns; rows that come later have nulls until then.
+
+        Args:
+            near: rows are close from this cosine of their vectors on, such as 0.95.
+            feature: whose vectors; `rds` or the only one by default.
+            lexical: rows are close from this Jaccard similarity of their runs of words on; the
+                default, with 0.8, where neither `near` nor `feature` is given.
+            part: of the conversation whose words are compared.
+            ngram: words in a run.
+            keep: which row of a cluster is kept: `first`, the earliest ingested; `longest`, that
+                with the longest answer in tokens; or that with the highest value of an SQL
+                expression over the pool's columns. Ties go to the earliest ingested.
+            linkage: `single`: a cluster is all that chains of close rows connect; `star`: each
+                row that is not kept is close to the one that stands for it.
+            name: of the result.
+            memory_limit: what may be planned for, such as `"8GiB"` or a number of bytes.
+            progress: receives news of it.
+
+        Returns:
+            How many there are, in which corpora, and the largest clusters; shows itself.
+
+        Raises:
+            UsageError: options that contradict each other, an empty pool, or a name that is taken.
+            MissingFeatureError: there is no such feature.
+            QueryError: DuckDB does not accept `keep`.
+            StoreBusyError: another process is filling columns, or has been writing for long.
+        """
+        from .query.dedup.dedup import dedup
+
+        return dedup(
+            self.store,
+            near=near,
+            feature=feature,
+            lexical=lexical,
+            part=part,
+            ngram=ngram,
+            keep=keep,
+            linkage=linkage,
+            name=name,
+            memory_limit=memory_bytes(memory_limit),
+            progress=progress,
+            command=self.command or "connect().dedup",
+        )
+
+    def leaks(
+        self,
+        *benchmarks: SourceData,
+        where: str | None = None,
+        format: str = "auto",
+        mapping: Mapping[str, str] | None = None,
+        encoding: str | None = None,
+        explanation: bool = False,
+        unescape: bool = False,
+        progress: Progress | None = None,
+    ) -> Leaks:
+        """Find the rows of the whole pool that give examples of benchmarks away; change nothing.
+
+        Args:
+            benchmarks: files of examples, or data in memory, as for `ingest`; answers may be
+                missing.
+            where: an SQL expression over the pool's columns; only those rows are looked at.
+            format, mapping, encoding, explanation, unescape: as for `ingest`.
+            progress: receives news of it.
+
+        Returns:
+            Every row with every example it gives away, and the evidence; shows itself. Its method
+            `write` makes a file of it, and `ids` are those of the rows.
+
+        Raises:
+            UsageError: no benchmark is named.
+            InputError: one cannot be read to its end, or has no usable example.
+            QueryError: DuckDB does not accept `where`.
+        """
+        from .query.leaks import leaks
+
+        options = _reading(format, mapping, encoding, explanation, unescape)
+        return leaks(self.store, benchmarks, options, where=where, progress=progress)
+
+    def list_annotations(self) -> list[dict[str, Any]]:
+        """List the annotations: name, columns, fingerprint, and rows with and without a value."""
+        from .store.features import annotations_of
+
+        return annotations_of(self.store)
+
+    def remove_annotation(self, name: str, *, force: bool = False) -> Recipe:
+        """Remove the columns of an annotation, and return its recipe.
+
+        Args:
+            name: of the annotation.
+            force: remove it even if coresets were chosen or filtered by it.
+
+        Raises:
+            UsageError: there is no such annotation, or coresets were made with it.
+            StoreBusyError: another process is writing.
+        """
+        from .store.features import drop_annotation
+
+        return drop_annotation(self.store, name, force)
+
     def status(self) -> Status:
         """Describe what the store holds, what it waits for, and what is due; shows itself."""
         from .ingest.drift import status
@@ -383,26 +727,44 @@ class Database:
         sources: SourceData,
         *,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        vectors: Mapping[str, SourceData | np.ndarray] | None = None,
     ) -> AddedTarget:
         """Featurize a target's examples and keep them; no model runs for the target afterwards.
 
         Args:
             name: of the target.
-            sources, format, mapping, encoding, explanation, unescape: as for `ingest`; answers
-                may be missing.
+            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`; answers may be missing.
+            vectors: name of vectors made elsewhere (see `add_vectors`) -> those of the records, in
+                their order: a file, or an array.
 
         Raises:
-            UsageError: the name is taken or malformed.
+            UsageError: the name is taken or malformed, or vectors do not fit.
             InputError: a file cannot be read, or there is no usable example.
         """
         from .query.targets import add_target
 
-        options = _reading(format, mapping, encoding, explanation, unescape, empty_answers=True)
-        added = add_target(self.store, name, sources, options, self._current_featurizer)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            allow_empty_answer=True,
+        )
+        added = add_target(self.store, name, sources, options, self._current_featurizer, vectors)
         waiting = tuple(
             f"{feature} is not fitted yet; after the first ingestion run: "
             f"coresetdb featurize {self.store.typed} {feature}"
@@ -459,14 +821,22 @@ class Database:
         *target: str | Sequence[str] | None,
         targets: Sequence[str] = (),
         weights: str | Mapping[str, str | float] | None = None,
+        group: str | None = None,
         method: str = "rds:round_robin",
         budget: str | int = 1000,
         where: str | None = None,
         leakage: Literal["ranked", "full", "off"] = "ranked",
         evaluation: PathLike | Sequence[PathLike] = (),
+        eval_format: str = "auto",
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         exclude: str | Sequence[str] = (),
         quota: str | Sequence[str] | Mapping[str, str | int] = (),
         cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
+        quota_by: str = "corpus",
         distinct: float | None = None,
         distinct_by: str | None = None,
         approximate: bool = False,
@@ -485,6 +855,9 @@ class Database:
             weights: how much of the budget each target gets, in proportion: `{"math": 0.6, "code":
                 0.4}` or `"math=.6,code=.4"`; in tokens where the budget is. Without weights targets
                 take turns, row by row.
+            group: a field of the examples, such as `"subject"`, by whose values they are compared
+                in groups: a row by its mean cosine to a group, and of groups the best (`top`) or
+                each in turn (`round_robin`).
             method: `representation:selector(option=value,...)`, a representation's name, or
                 `random`; options are the selector's or those of the comparison.
             budget: rows, `"5%"` of the eligible rows, `"200k-tokens"` of responses, or
@@ -493,10 +866,13 @@ class Database:
             leakage: which rows are compared with the examples: those that come up (`ranked`), all
                 eligible ones (`full`) or none (`off`).
             evaluation: files of benchmarks whose examples are kept out as well.
+            eval_format, mapping, choices, first_choice, roles, strip_end: how those are read, as
+                for `ingest`.
             exclude: names of coresets whose rows are not chosen again.
             quota: rows or per cent of the budget from a corpus: `"dolly=100"`, `"dolly=10%"`, a
                 list of these, or `{"dolly": "10%"}`.
             cap: the most from a corpus, as `quota`; an amount alone is for every other corpus.
+            quota_by: the column of the pool whose values `quota` and `cap` are of, such as `lang`.
             distinct: the cosine to an earlier pick from which on a row is left out.
             distinct_by: the feature that `distinct` compares; the method's own by default.
             approximate: find the rows with the feature's index (see `create_index`) instead of
@@ -522,15 +898,25 @@ class Database:
             self.store,
             leakage=leakage,
             evaluation=_paths(evaluation),
+            reading=_reading(
+                format=eval_format,
+                mapping=mapping,
+                choices=choices,
+                first_choice=first_choice,
+                roles=roles,
+                strip_end=strip_end,
+                allow_empty_answer=True,
+            ),
             exclude=exclude,
             quota=quota,
             cap=cap,
+            quota_by=quota_by,
             distinct=distinct,
             distinct_by=distinct_by,
         )
         return select(
             self.store,
-            _names([*target, targets]),
+            _in_one_list([*target, targets]),
             method=method,
             budget=str(budget),
             where=where,
@@ -540,6 +926,7 @@ class Database:
             approximate=approximate,
             rules=rules,
             weights=weights,
+            group=group,
             dry_run=dry_run,
         )
 
@@ -606,12 +993,12 @@ class Database:
             seed=seed,
             skip_unfit=skip_unfit,
             reasoning=reasoning,
-            with_fields=_names(with_fields),
+            with_fields=_comma_separated(with_fields),
             with_metadata=with_metadata,
             overwrite=overwrite,
         )
 
-    def replay(self, name: str, *, memory_limit: str | int = "4GiB") -> Replay:
+    def replay(self, name: str | Coreset, *, memory_limit: str | int = "4GiB") -> Replay:
         """Select again exactly as a coreset was selected, and compare the ids.
 
         Raises:
@@ -619,9 +1006,9 @@ class Database:
         """
         from .query.replay import replay
 
-        return replay(self.store, name, memory_bytes(memory_limit))
+        return replay(self.store, _coreset_name(name), memory_bytes(memory_limit))
 
-    def remove_coreset(self, name: str) -> None:
+    def remove_coreset(self, name: str | Coreset) -> None:
         """Remove a coreset; the pool keeps its rows.
 
         Raises:
@@ -629,11 +1016,11 @@ class Database:
         """
         from .query.coresets import remove_coreset
 
-        remove_coreset(self.store, name)
+        remove_coreset(self.store, _coreset_name(name))
 
     def explain(
         self,
-        coreset: str,
+        coreset: str | Coreset,
         row: str | int,
         *,
         without: bool = False,
@@ -642,7 +1029,7 @@ class Database:
         """Explain why a row is in a coreset: which example pulled it, what came close.
 
         Args:
-            coreset: its name.
+            coreset: it, or its name.
             row: an id, the beginning of one, or a rank.
             without: select again from the pool without this row as well.
             memory_limit: what that selection may plan for.
@@ -652,10 +1039,10 @@ class Database:
         """
         from .query.explaining.explain import explain
 
-        limit = memory_bytes(memory_limit)
-        return explain(self.store, coreset, row, without=without, memory_limit=limit)
+        limit, name = memory_bytes(memory_limit), _coreset_name(coreset)
+        return explain(self.store, name, row, without=without, memory_limit=limit)
 
-    def compare(self, first: str, second: str) -> SideBySide:
+    def compare(self, first: str | Coreset, second: str | Coreset) -> SideBySide:
         """Compare two coresets: rows in both, their order, corpora, lengths and distances.
 
         Raises:
@@ -663,7 +1050,7 @@ class Database:
         """
         from .query.compare import compare
 
-        return compare(self.store, first, second)
+        return compare(self.store, _coreset_name(first), _coreset_name(second))
 
     # -- scores ------------------------------------------------------------------------------
 
@@ -907,6 +1294,33 @@ class Database:
 
     # -- the model ---------------------------------------------------------------------------
 
+    def describe_backbone(self) -> BackboneInfo:
+        """Describe the model that makes the features: its folder, sizes and identity.
+
+        Raises:
+            BackboneError: it is gone or broken; says how to name the place it was moved to.
+        """
+        from .ingest.create import backbone_config, describe_backbone
+
+        return describe_backbone(self.store.uri, backbone_config(self.store))
+
+    def relocate_backbone(self, name: PathLike) -> Relocated:
+        """Look for the backbone in another place from now on, if the model there is the same.
+
+        Args:
+            name: a folder, a Hugging Face name or `builtin`.
+
+        Raises:
+            BackboneError: there is no model, or it is broken.
+            FingerprintError: it is not the one that made the features; nothing was changed.
+        """
+        from .ingest.create import relocate_backbone
+
+        relocated = relocate_backbone(self.store, os.fspath(name))
+        self.__dict__.pop("_backbone", None)
+        self.__dict__.pop("_featurizer", None)
+        return relocated
+
     @cached_property
     def _backbone(self) -> Backbone:
         from .ingest.create import load_backbone
@@ -921,8 +1335,10 @@ class Database:
 
     def _current_featurizer(self) -> Featurizer:
         """The featurizer of the features the store has now; another process may have added one."""
+        from .ingest.create import recipes_of
+
         made = {recipe.fingerprint for recipe in self._featurizer.recipes}
-        if made != {recipe.fingerprint for recipe in catalog.recipes(self.store).values()}:
+        if made != {recipe.fingerprint for recipe in recipes_of(self.store)}:
             del self._featurizer
         return self._featurizer
 
@@ -977,33 +1393,21 @@ connect = Database.open
 create = Database.create
 
 
-def _names(fields: str | Sequence[str]) -> list[str]:
-    """The names in a comma-separated list, or in a list of names."""
-    given = fields.split(",") if isinstance(fields, str) else fields
-    return [name for name in given if name.strip()]
-
-
 def _reading(
-    format: str,
-    mapping: Mapping[str, str] | None,
-    encoding: str | None,
-    explanation: bool,
-    unescape: bool,
     *,
-    corpus: str | None = None,
-    empty_answers: bool = False,
+    mapping: Mapping[str, str | Sequence[str]] | None,
+    roles: Mapping[str, str] | None,
+    **options: Any,
 ) -> ReadOptions:
     from .ingest.readers.options import ReadOptions
 
-    return ReadOptions(
-        format=format,
-        mapping=dict(mapping or {}),
-        corpus=corpus,
-        encoding=encoding,
-        explanation=explanation,
-        unescape=unescape,
-        allow_empty_answer=empty_answers,
-    )
+    return ReadOptions(mapping=ReadOptions.joined(mapping), roles=dict(roles or {}), **options)
+
+
+def _comma_separated(names: str | Sequence[str]) -> list[str]:
+    """Names in a list, or in a text between commas."""
+    given = names.split(",") if isinstance(names, str) else names
+    return [name for name in given if name.strip()]
 
 
 def _rows(where: str | None, corpus: str | None, ids: PathLike | Sequence[str] | None) -> Rows:
@@ -1015,10 +1419,14 @@ def _rows(where: str | None, corpus: str | None, ids: PathLike | Sequence[str] |
     return rows
 
 
-def _names(given: Sequence[str | Sequence[str] | None]) -> list[str]:
+def _in_one_list(given: Sequence[str | Sequence[str] | None]) -> list[str]:
     """Names, given one by one or as lists, in one list; None is none."""
     lists = [[each] if isinstance(each, str) else each or () for each in given]
     return [name for names in lists for name in names]
+
+
+def _coreset_name(coreset: str | Coreset) -> str:
+    return coreset if isinstance(coreset, str) else coreset.name
 
 
 def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:

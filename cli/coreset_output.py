@@ -120,6 +120,8 @@ def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
     options = parameters["options"] | parameters["asked"]
     if options:
         yield "options", ", ".join(f"{name}={value}" for name, value in options.items())
+    if group := parameters.get("group"):
+        yield "groups", f"of examples, by {group}"
     if search := parameters.get("approximate"):
         yield "found by", f"index {search['index']}, with a recall of {search['recall']:.1%}"
     yield "seed", str(coreset.seed)

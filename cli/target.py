@@ -29,16 +29,36 @@ def target_command() -> None:
 @click.argument("name")
 @click.argument("file")
 @reading_options
+@click.option(
+    "--vectors",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="Vectors of the same records in the same order, made as NAME of the pool was.",
+)
 @json_option
-def add(store: str, name: str, file: str, reading: dict[str, Any], as_json: bool) -> None:
+def add(
+    store: str,
+    name: str,
+    file: str,
+    reading: dict[str, Any],
+    vectors: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Featurize the examples in FILE and keep them as target NAME.
 
     This is the last time a model runs for this target: every query after it reads the store.
 
     \b
         coresetdb target add pool gsm8k examples.jsonl
+        coresetdb target add pool gsm8k examples.jsonl --vectors minilm=examples.npy
     """
-    added = open_database(store).add_target(name, file, **reading)
+    given: dict[str, Any] = {}
+    for text in vectors:
+        of, equals, vector_file = text.partition("=")
+        if not (of and equals and vector_file) or of in given:
+            raise click.UsageError(f"--vectors {text}: write NAME=FILE, each NAME once")
+        given[of] = vector_file
+    added = open_database(store).add_target(name, file, **reading, vectors=given or None)
     if as_json:
         print_json(asdict(added))
         return

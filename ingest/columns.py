@@ -64,7 +64,7 @@ def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
 
 def no_rows(kind: pa.DataType) -> np.ndarray:
     """The column of no row at all."""
-    if pa.types.is_string(kind) or pa.types.is_list(kind):
+    if pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_list(kind):
         return np.empty(0, dtype=object)
     width = (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
     return np.empty((0, *width), dtype=np.float32)

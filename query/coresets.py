@@ -491,6 +491,11 @@ def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:
     if leakage.get("left_out"):
         notes.append(_leakage_note(leakage))
     notes += [
+        f"{evaluation['name']}: {remark}"
+        for evaluation in asked["evaluations"]
+        for remark in evaluation.get("remarks", ())
+    ]
+    notes += [
         f"not eligible: the {count_of(rule['rows'], 'row')} of coreset {rule['coreset']}"
         for rule in asked["exclude"]
     ]

@@ -22,6 +22,7 @@ import pyarrow as pa
 from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import CoresetDBError, OutputError, UsageError
 from ..schemas.ids import keys_of
+from ..schemas.plain_text import LinesResult, count_of
 from ..schemas.version import VERSION
 from ..selectors.random_order import shuffled
 from .coresets import Coreset, load_coreset
@@ -207,7 +208,7 @@ _ROWS_PER_PART = 5000
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(LinesResult):
     """What an export wrote.
 
     Attributes:
@@ -225,6 +226,20 @@ class Exported:
     remarks: dict[str, int]
     files: tuple[str, ...]
     removed: int = 0
+
+    def lines(self) -> list[str]:
+        """Return what was written and what the format could not keep, a line each."""
+        return [
+            f"{self.out}: {count_of(self.rows, 'row')}",
+            *(
+                [f"  left out, removed from the pool since: {count_of(self.removed, 'row')}"]
+                if self.removed
+                else []
+            ),
+            *(f"  left out, {why}: {rows:,}" for why, rows in self.left_out.items()),
+            *(f"  {what}: {count_of(rows, 'row')}" for what, rows in self.remarks.items()),
+            *(f"  beside it: {file}" for file in self.files[1:]),
+        ]
 
 
 def check_export(
@@ -328,7 +343,7 @@ def export(
     extra = ExtraColumns(with_fields, with_metadata, schema, taken)
     rows_of = _Rows(store, chosen, shape, reasoning, extra)
     survey = _survey(rows_of, members)
-    extra.check()
+    extra.check(_metadata_keys(store))
     if shuffle:
         members = members.take(_typical_first(survey, extra, len(members)))
     if survey.left_out and not skip_unfit:
@@ -458,6 +473,12 @@ def _typical_first(survey: _Survey, extra: ExtraColumns, count: int) -> list[int
     """
     front = sorted({*survey.traits.values(), *extra.filled.values()})
     return front + sorted(set(range(count)) - set(front))
+
+
+def _metadata_keys(store: Store) -> set[str]:
+    """The keys of the metadata of all rows that were ever ingested."""
+    runs = store.dataset("runs").to_table(columns=["metadata_keys"])
+    return {key for keys in runs["metadata_keys"].to_pylist() for key in keys or ()}
 
 
 def _shuffled(ids: pa.ChunkedArray, seed: int) -> Sequence[int]:

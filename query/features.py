@@ -11,7 +11,7 @@ import pyarrow as pa
 from ..ingest.representations import registry
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError
-from ..schemas.recipe import FINGERPRINT_KEY, Recipe, difference
+from ..schemas.recipe import FINGERPRINT_KEY, VECTORS, Recipe, difference
 from ..store import catalog
 from ..store.catalog import as_recipe, recipe_of, recipes_in
 
@@ -82,7 +82,7 @@ def features_in(store: Store, schema: pa.Schema) -> dict[str, Feature]:
         store: whose recipes are known.
         schema: of the pool at that version.
     """
-    known = set(registry.names())
+    known = {*registry.names(), VECTORS}
     recipes = {recipe.fingerprint: recipe for recipe in catalog.recipes(store).values()}
     for row in recipes_in(schema.metadata or {}):
         recipes.setdefault(row["fingerprint"], as_recipe(row))
@@ -99,7 +99,7 @@ def features_in(store: Store, schema: pa.Schema) -> dict[str, Feature]:
 
 
 def _feature(recipe: Recipe, schema: pa.Schema) -> Feature:
-    representation = registry.get(recipe.representation)
+    representation = registry.of(recipe)
     columns = registry.columns_of(recipe)
     similarity = representation.similarity
     return Feature(

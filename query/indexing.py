@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from ..schemas.errors import MissingFeatureError, UsageError
 from ..store import indices
+from ..store.features import completion
 from ..store.indices import VectorIndex, indices_of
 from .features import Feature
 from .snapshot import Snapshot
@@ -127,7 +128,7 @@ def index_feature(store: Store, name: str) -> Indexed:
     if not len(centres):
         raise MissingFeatureError(
             f"no row of {store.uri} has {feature.name}, there is nothing to index: "
-            f"coresetdb featurize {store.typed} {feature.recipe.feature}"
+            f"{completion(store, feature.recipe)}"
         )
     kind = "IVF_RQ" if feature.width % 8 == 0 else "IVF_SQ"
     flat = pa.array(centres.ravel())

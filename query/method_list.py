@@ -14,6 +14,7 @@ from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.plain_text import PrintedResult, text_table
 from ..selectors.reductions import Columns
 from ..selectors.selector import Task
+from ..store.features import completion
 from ..store.fill import count_unfilled
 from .comparison import scorer_of
 from .features import Feature
@@ -183,6 +184,8 @@ class _Readiness:
         command = f"coresetdb featurize {self._store.typed} {self._waiting.get(name, name)}"
         try:
             feature = self._snapshot.feature(name)
+            if feature.recipe.attached:
+                command = completion(self._store, feature.recipe)
         except MissingFeatureError:
             return None, command
         except FingerprintError as error:

@@ -131,10 +131,30 @@ def parse_method(
         meant = _meant(name, selectors())
         raise UsageError(f"method {text!r}: no selector {name!r}{meant}; {known}")
     selector = selectors()[name]
+    if made_by is None and selector.alone is not None:
+        selector = _alone(text, selector, match["options"] or "", known)
     if lack := _lack(selector, made_by):
         raise UsageError(f"method {text!r}: {lack}; {known}")
     options, asked = _options(text, selector, made_by, match["options"] or "")
     return Method(representation, made_by, selector, options, asked)
+
+
+def _alone(method: str, selector: Selector, options: str, known: str) -> Selector:
+    """Return what a selector is without a representation.
+
+    Raises:
+        UsageError: an option that it then needs is missing.
+    """
+    assert selector.alone is not None
+    named = {part.partition("=")[0].strip() for part in options.split(",")}
+    for name, option in selector.alone.options.items():
+        if option.required and name not in named:
+            raise UsageError(
+                f"method {method!r}: {selector.name} compares rows: name a representation, as in "
+                f"rds:{selector.name}; {known}; or a column of the pool: "
+                f"{selector.name}({name}=COLUMN)"
+            )
+    return selector.alone
 
 
 def _meant(word: str, known: Iterable[str]) -> str:

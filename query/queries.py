@@ -16,6 +16,7 @@ from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.recipe import difference
 from ..schemas.tables import literal
 from ..store.catalog import recipe_of
+from ..store.features import completion
 from .features import Feature, check_fingerprint, comparison_of
 from .names import unknown_target
 
@@ -40,6 +41,7 @@ class Queries:
         units: of all examples together, (n,) int64, where sets are covered.
         words: of each example, (n,) int32, where words are counted.
         missing: how many examples lack the feature and are ignored.
+        groups: of each of `ids`, as text, where examples are compared by group; () elsewhere.
     """
 
     target: str
@@ -49,6 +51,7 @@ class Queries:
     units: np.ndarray | None = None
     words: tuple[np.ndarray, ...] | None = None
     missing: int = 0
+    groups: tuple[str, ...] = ()
 
 
 def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Queries:
@@ -99,12 +102,12 @@ def query_hash(queries: Sequence[Queries], feature: Feature | None) -> str | Non
     """Digest of the examples' ids, in order, and the feature's fingerprint; None for no query."""
     if not queries:
         return None
-    return digest_of(
-        {
-            "targets": [[query.target, list(query.ids)] for query in queries],
-            "fingerprint": feature.recipe.fingerprint if feature else None,
-        }
-    )
+    facts = {
+        "targets": [[query.target, list(query.ids)] for query in queries],
+        "fingerprint": feature.recipe.fingerprint if feature else None,
+    }
+    groups = [list(query.groups) for query in queries]
+    return digest_of(facts | ({"groups": groups} if any(groups) else {}))
 
 
 def matrix_of(queries: Sequence[Queries]) -> torch.Tensor:
@@ -144,6 +147,11 @@ def _names(table: lance.LanceDataset) -> list[str]:
 
 
 def _never_made(store: Store, target: str, feature: Feature) -> str:
+    if feature.recipe.attached:
+        return (
+            f"target {target!r} has no vectors {feature.name}, which were made elsewhere. Give "
+            f"them: {completion(store, feature.recipe)} --target {target}"
+        )
     return (
         f"{feature.name} was never made for target {target!r}: the target was added before the "
         f"feature. {_make_it(store, feature)}"
@@ -151,7 +159,7 @@ def _never_made(store: Store, target: str, feature: Feature) -> str:
 
 
 def _make_it(store: Store, feature: Feature) -> str:
-    return f"Run coresetdb featurize {store.typed} {feature.recipe.feature}"
+    return f"Run {completion(store, feature.recipe)}"
 
 
 def _all_lack_it(store: Store, target: str, feature: Feature, rows: pa.Table) -> str:

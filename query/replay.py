@@ -122,6 +122,7 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
         rules=rules_from_json(store, coreset.parameters),
         approximate=_index_is_there(newest, coreset),
         weights=parse_weights(coreset.parameters.get("weights"), coreset.targets),
+        group=coreset.parameters.get("group"),
         among=universe_of(store, coreset.parameters),
     )
     if _same_examples(newest, request, coreset):

@@ -24,6 +24,7 @@ from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.tables import literal
 from ..selectors.registry import selectors
+from ..store.features import completion
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
 from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
@@ -142,6 +143,12 @@ def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
         method = _by_overlap(method)
         queries = load_queries(snapshot, target, feature)
         return _Prepared(feature.name, method, feature, _overlap(snapshot, feature, queries))
+    if feature is None and method.selector.name == "top":
+        column = method.options["score"]
+        raise UsageError(
+            f"{method}: the column {column} is a score already, the same for every target; "
+            "SQL reads it from the pool"
+        )
     if method.selector.name not in _SCORE_EACH_ROW:
         instead = f"; {feature.name}:top gives each row a score" if feature else ""
         raise UsageError(
@@ -286,10 +293,8 @@ def _missing_notes(
     )
     if unfilled := count_unfilled(snapshot.pool, feature.recipe):
         waiting = count_of(unfilled, "row of the pool is", "rows of the pool are")
-        return [
-            f"{missing}; {waiting} not featurized yet: "
-            f"coresetdb featurize {snapshot.store.typed} {feature.recipe.feature}"
-        ]
+        command = completion(snapshot.store, feature.recipe)
+        return [f"{missing}; {waiting} not featurized yet: {command}"]
     return [f"{missing} (the column {feature.reason} says why)"]
 
 

@@ -19,6 +19,7 @@ from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.sizes import parse_budget
 from ..schemas.version import VERSION
+from ..store.features import completion
 from ..store.fill import count_unfilled
 from .approximate import Search
 from .comparison import comparison
@@ -244,12 +245,12 @@ def _uncounted_note(rows: int) -> list[str]:
 
 
 def _to_featurize(snapshot: Snapshot, feature: Feature, unfilled: int) -> str:
-    name = feature.recipe.feature
+    name, command = feature.recipe.feature, completion(snapshot.store, feature.recipe)
+    if feature.recipe.attached:
+        rows = count_of(unfilled, "row of the pool", "rows of the pool")
+        return f"{rows} came after {name}; run: {command}"
     rows = count_of(unfilled, "row of the pool is", "rows of the pool are")
-    return (
-        f"{rows} not featurized with {name} yet; "
-        f"run: coresetdb featurize {snapshot.store.typed} {name}"
-    )
+    return f"{rows} not featurized with {name} yet; run: {command}"
 
 
 _MOST_SEED = (1 << 63) - 1  # what the table of coresets can hold
@@ -268,6 +269,7 @@ def select(
     memory_limit: int = MEMORY_LIMIT,
     approximate: bool = False,
     weights: WeightsLike | None = None,
+    group: str | None = None,
     dry_run: bool = False,
 ) -> Coreset:
     """Choose rows of the newest pool for one or more targets, and record them as a coreset.
@@ -303,6 +305,7 @@ def select(
         rules=rules or Rules(),
         approximate=approximate,
         weights=parse_weights(weights, targets),
+        group=group,
     )
     snapshot = Snapshot(store)
     result = answer(snapshot, request, memory_limit)
@@ -408,6 +411,8 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
         parameters |= {**block, "torch": str(torch.__version__)}
     if request.weights:
         parameters["weights"] = recorded_weights(request.weights)
+    if request.group is not None:
+        parameters["group"] = request.group
     if result.target_tokens is not None:
         parameters["target_tokens"] = result.target_tokens
     if result.like:

@@ -7,13 +7,15 @@ directions) ranks any pool whose features have its fingerprint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..ingest.attachments.vectors import vectors_of_examples
 from ..ingest.jobs.commit import without_removed_columns
 from ..ingest.jobs.target_artifacts import artifact_name, make_target_artifacts
 from ..ingest.representations import registry
@@ -21,9 +23,11 @@ from ..schemas.conversations import TURN_MARKS, as_columns
 from ..schemas.errors import FingerprintError, UsageError
 from ..schemas.instruction import Record, Reject
 from ..schemas.plain_text import PrintedResult, count_of
-from ..schemas.recipe import Recipe, difference
+from ..schemas.recipe import VECTORS, Recipe, difference
 from ..schemas.tables import TARGETS, literal
 from ..store import catalog
+from ..store.features import completion, features_of
+from ..store.fill import amend
 from ..store.rows import key_of
 from ..store.scores import drop_scores
 from .features import comparison_of, fingerprint_in
@@ -110,6 +114,7 @@ def add_target(
     data: SourceData,
     options: ReadOptions,
     featurizer: Callable[[], Featurizer],
+    vectors: Mapping[str, SourceData] | None = None,
 ) -> AddedTarget:
     """Read a target's examples, featurize them and keep them under a name.
 
@@ -119,9 +124,10 @@ def add_target(
         data: files, globs, folders, or data in memory; every shape the importers know.
         options: how to read them.
         featurizer: makes the featurizer of the store's recipes; called once the examples are read.
+        vectors: name of vectors made elsewhere -> those of the records of `data`, in their order.
 
     Raises:
-        UsageError: a bad name, or there is a target of that name.
+        UsageError: a bad name, or there is a target of that name; or vectors do not fit.
         InputError: nothing found, a file that cannot be read to its end, or no usable example.
     """
     from ..ingest.sources import read_examples
@@ -131,6 +137,7 @@ def add_target(
     # What an example without an answer lacks, its features say for themselves.
     examples = read_examples(data, options, "A target needs one")
     records = examples.records
+    attached = vectors_of_examples(store, vectors or {}, examples.rows, examples.rows_read)
     maker = featurizer()
     features = maker.compute([record.instruction for record in records], of="target")
     # Artifacts first: a kill in between leaves artifacts without a target, which nothing shows.
@@ -142,12 +149,80 @@ def add_target(
         with store.lock(shared=True):  # between looking and writing no column goes
             if any(record.instruction.marks for record in records):
                 store.add_columns("targets", [TURN_MARKS])
-            store.insert("targets", _rows(store, name, records, maker.table(features)))
+            store.insert(
+                "targets", _rows(store, name, records, _beside(maker.table(features), attached))
+            )
     store.sync()
     (target,) = (list_target for list_target in list_targets(store) if list_target.name == name)
     rejected, decisions = tuple(examples.rejected), tuple(examples.decisions)
+    notes += tuple(
+        f"methods by {other} cannot use it: it has no vectors of that name. Give them with "
+        f"coresetdb vectors add {store.typed} {other} FILE --target {name}"
+        for other, recipe in features_of(store).items()
+        if recipe.representation == VECTORS and other not in attached
+    )
     repeated = examples.read - len(records) - len(rejected)
+    notes = (*examples.remarks, *notes)
     return AddedTarget(target, examples.read, repeated, rejected, decisions, notes)
+
+
+def _beside(features: pa.Table, attached: Mapping[str, pa.Table]) -> pa.Table:
+    """The features of examples with the vectors that were made elsewhere."""
+    for table in attached.values():
+        for field, column in zip(table.schema, table.columns, strict=True):
+            features = features.append_column(field, column)
+    return features
+
+
+@dataclass(frozen=True)
+class TargetVectors:
+    """Vectors that a target's examples got.
+
+    Attributes:
+        target, name: of the target, and of the vectors.
+        examples: how many got one.
+        without: reason -> examples that have it in place of a vector.
+    """
+
+    target: str
+    name: str
+    examples: int
+    without: dict[str, int]
+
+    def __str__(self) -> str:
+        lines = [f"{self.target}: {count_of(self.examples, 'example')} got a vector {self.name}"]
+        lines += [
+            f"  without a value, {why}: {count_of(rows, 'example')}"
+            for why, rows in self.without.items()
+        ]
+        return "\n".join(lines)
+
+
+def give_vectors(store: Store, target: str, name: str, data: SourceData) -> TargetVectors:
+    """Give the examples of a target vectors that were made elsewhere, in place of those it has.
+
+    Args:
+        store: that has vectors of this name in its pool.
+        target: its name.
+        name: of the vectors.
+        data: one vector for each example, in the order of the examples.
+
+    Raises:
+        UsageError: there is no such target, or the vectors do not fit.
+        InputError: a file cannot be read.
+    """
+    rows = store.dataset("targets").to_table(
+        columns=["key", "position"], filter=f"target = {literal(target)}"
+    )
+    if not rows.num_rows:
+        raise UsageError(unknown_target(store, target, _names(store)))
+    keys = rows.sort_by("position")["key"]
+    table = vectors_of_examples(store, {name: data}, range(len(keys)), len(keys))[name]
+    reasons = table.columns[-1]
+    amend(store, "targets", table.add_column(0, "key", keys))
+    store.sync()
+    counted = Counter(reasons.drop_null().to_pylist())
+    return TargetVectors(target, name, reasons.null_count, dict(counted))
 
 
 def list_targets(store: Store) -> list[Target]:
@@ -298,7 +373,11 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
         other.insert("targets", _rows_for(rows, new_name, ours, shared))
     other.sync()
     (target,) = (target for target in list_targets(other) if target.name == new_name)
-    return CopiedTarget(target, tuple(recipe.representation for recipe in shared), tuple(left_out))
+    return CopiedTarget(
+        target,
+        tuple(each.feature if each.attached else each.representation for each in shared),
+        tuple(left_out),
+    )
 
 
 def _check_name_free_in(other: Store, name: str) -> None:
@@ -324,9 +403,11 @@ def _recipes(store: Store) -> list[Recipe]:
 
 def _left_out(other: Store, theirs: Recipe, ours: Iterable[Recipe]) -> str:
     alike = [our for our in ours if our.representation == theirs.representation]
-    name = theirs.representation
+    name = theirs.feature if theirs.attached else theirs.representation
+    if theirs.attached:
+        alike = [our for our in alike if our.feature == name]
     if not alike:
-        return f"{name} was not copied: make it with coresetdb featurize {other.typed} {name}"
+        return f"{name} was not copied: make it with {completion(other, theirs)}"
     points = min((difference(our, theirs) for our in alike), key=len)
     return f"{name} was not copied: it is made differently there ({'; '.join(points)})"
 

@@ -15,6 +15,9 @@ from .canonical import digest_of
 FINGERPRINT_KEY = b"coresetdb:fingerprint"
 """In the metadata of a column: the fingerprint of the recipe that fills it."""
 
+ANNOTATION, VECTORS = "annotation", "vectors"
+"""Representations of what was made elsewhere: its recipes are named by their option `name`."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -56,13 +59,25 @@ class Recipe:
         return digest_of(self.identity())
 
     @property
+    def attached(self) -> bool:
+        """Whether its values were made elsewhere: no row gets them at ingestion."""
+        return self.representation in (ANNOTATION, VECTORS)
+
+    @property
+    def made_by(self) -> str:
+        """The command that made an annotation of the pool itself; empty for values from files."""
+        return self.options.get("made_by", "") if self.attached else ""
+
+    @property
     def feature(self) -> str:
         """What the feature is called: its representation, and `__<8 hex>` for a second recipe."""
-        return self.representation + self._suffix
+        return self.options["name"] if self.attached else self.representation + self._suffix
 
     @property
     def reason(self) -> str:
         """The column that says why a row has no value."""
+        if self.attached:
+            return self.columns[-1]
         return f"{self.representation}_reason{self._suffix}"
 
     @property

@@ -76,12 +76,14 @@ class Option:
         default: its type is the option's.
         choices: the valid values; empty where any is valid.
         least, most: bounds of a number, both included; None where there is none.
+        required: whether a value must be given, the default standing for none.
     """
 
     default: Any
     choices: tuple[Any, ...] = ()
     least: float | None = None
     most: float | None = None
+    required: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Selector:
         options: by name.
         feature: the one it looks at where its name stands alone; None for none.
         paper: its source, as a short citation; empty where it is ours.
+        alone: how it chooses where its name stands without a representation, under the same name
+            and by other inputs; None where it chooses alike, or not at all.
         later: the reductions of its passes after the first (of the costliest, where they are
             several), with stand-ins of the right size for what is not known yet.
     """
@@ -113,4 +117,5 @@ class Selector:
     options: Mapping[str, Option] = field(default_factory=dict)
     feature: str | None = None
     paper: str = ""
+    alone: Selector | None = None
     later: Callable[[Task], tuple[Reduction, ...]] = lambda task: ()

@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ..schemas.errors import UsageError
 from ..schemas.plain_text import count_of
-from ..schemas.recipe import FINGERPRINT_KEY, Recipe
+from ..schemas.recipe import ANNOTATION, FINGERPRINT_KEY, VECTORS, Recipe
 from ..schemas.tables import POOL
 from . import catalog, shards
+from .fill import count_unfilled
 from .layout import RECIPE_PREFIX
 
 if TYPE_CHECKING:
@@ -37,6 +38,32 @@ def features_of(store: Store) -> dict[str, Recipe]:
     return {recipe.feature: recipe for recipe in found}
 
 
+def annotations_of(store: Store) -> list[dict[str, Any]]:
+    """The annotations of a store as plain rows.
+
+    Keys: annotation, columns, fingerprint, rows (with a value in any column), rows without (those
+    with a reason in its place), not yet annotated (rows with neither).
+    """
+    pool = store.dataset("pool")
+    total = pool.count_rows()
+    rows = []
+    for name, recipe in features_of(store).items():
+        if recipe.representation == ANNOTATION and set(recipe.columns) <= set(pool.schema.names):
+            without = pool.count_rows(filter=f"`{recipe.reason}` IS NOT NULL")
+            waiting = count_unfilled(pool, recipe)
+            rows.append(
+                {
+                    "annotation": name,
+                    "columns": [column for column in recipe.columns if column != recipe.reason],
+                    "fingerprint": recipe.fingerprint,
+                    "rows": total - without - waiting,
+                    "rows without": without,
+                    "not yet annotated": waiting,
+                }
+            )
+    return rows
+
+
 def droppable(store: Store) -> dict[str, Recipe]:
     """The same, and those of which a drop that was killed left columns or shards."""
     known = features_of(store)
@@ -45,14 +72,47 @@ def droppable(store: Store) -> dict[str, Recipe]:
     return known
 
 
-def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
-    """Give pool and targets the columns of a recipe, all null, and keep the recipe.
+def left_over(store: Store) -> list[str]:
+    """Columns of the pool without a recipe: of a declaration or a removal that was killed."""
+    owned = catalog.recipes(store)
+    return [
+        field.name
+        for field in store.dataset("pool").schema
+        if FINGERPRINT_KEY in (field.metadata or {}) and field.name not in owned
+    ]
+
+
+def completion(store: Store, recipe: Recipe) -> str:
+    """The command that gives a feature or an annotation to rows that wait for it."""
+    name = recipe.feature
+    if recipe.made_by:
+        return f"coresetdb {recipe.made_by} {store.typed} {recipe.options['arguments']}"
+    if recipe.representation == ANNOTATION:
+        key = recipe.options["key"]
+        return f"coresetdb annotate {store.typed} FILE --key {key} --name {name}"
+    if recipe.representation == VECTORS:
+        return f"coresetdb vectors add {store.typed} {name} FILE"
+    return f"coresetdb featurize {store.typed} {name}"
+
+
+def declare(
+    store: Store, recipe: Recipe, fields: Sequence[pa.Field], tables: Sequence[str] = TABLES
+) -> None:
+    """Give pool and targets (or `tables`) the columns of a recipe, all null, and keep the recipe.
 
     Raises:
+        UsageError: another feature or annotation has a column of that name.
         StoreError: a column of that name has another type.
     """
-    owned = set(catalog.recipes(store))
-    for table in TABLES:
+    owned = catalog.recipes(store)
+    for field in fields:
+        owner = owned.get(field.name)
+        if owner is not None and owner.fingerprint != recipe.fingerprint:
+            raise UsageError(
+                f"{store.uri}: {recipe.feature} needs a column {field.name!r}, and "
+                f"{owner.feature} has it already. Remove that first, or choose other names"
+            )
+    for table in tables:
         schema = store.dataset(table).schema
         left = [
             field.name
@@ -72,7 +132,9 @@ def declare(store: Store, recipe: Recipe, fields: Sequence[pa.Field]) -> None:
         catalog.put_recipe(store, recipe)
 
 
-def drop(store: Store, name: str, force: bool = False) -> Recipe:
+def drop(
+    store: Store, name: str, force: bool = False, wait: float = MAINTENANCE_WAIT_SECONDS
+) -> Recipe:
     """Remove a feature: its columns from pool and targets, its recipe, its unfinished shards.
 
     Versions of the pool that coresets tagged keep the columns, and so do all others until they
@@ -82,7 +144,7 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
         UsageError: there is no such feature, or coresets were made with it (and not `force`).
         StoreBusyError: somebody is writing.
     """
-    with store.lock(wait=MAINTENANCE_WAIT_SECONDS):
+    with store.lock(wait=wait):
         known = droppable(store)
         if name not in known:
             raise UsageError(
@@ -90,11 +152,12 @@ def drop(store: Store, name: str, force: bool = False) -> Recipe:
             )
         recipe = known[name]
         made = coresets_with(store, recipe)
+        kind = "annotation" if recipe.representation == ANNOTATION else "feature"
         if made and not force:
             raise UsageError(
                 f"{name} was used for {count_of(len(made), 'coreset')} ({', '.join(made)}). They "
                 f"keep their rows, but replaying them needs old versions of pool and targets. To "
-                f"remove it anyway: coresetdb feature remove {store.typed} {name} --force"
+                f"remove it anyway: coresetdb {kind} remove {store.typed} {name} --force"
             )
         if any(each.fingerprint == recipe.fingerprint for each in catalog.recipes(store).values()):
             store.delete("recipes", f"fingerprint = '{recipe.fingerprint}'")
@@ -129,6 +192,25 @@ def _recipe(field: pa.Field) -> bytes | None:
     return (field.metadata or {}).get(FINGERPRINT_KEY)
 
 
+def drop_annotation(store: Store, name: str, force: bool = False) -> Recipe:
+    """Remove an annotation, as `drop` removes a feature.
+
+    Raises:
+        UsageError: there is no such annotation, or coresets were made with it (and not `force`).
+        StoreBusyError: somebody is writing.
+    """
+    known = {
+        other: recipe
+        for other, recipe in droppable(store).items()
+        if recipe.representation == ANNOTATION
+    }
+    if name not in known:
+        raise UsageError(
+            f"{store.uri} has no annotation {name!r}; it has {', '.join(known) or 'none'}"
+        )
+    return drop(store, name, force)
+
+
 def coresets_with(store: Store, recipe: Recipe) -> list[str]:
     """Names of the coresets a feature was compared or filtered for."""
     columns = ["name", "fingerprint", "filter", "parameters"]
@@ -137,9 +219,17 @@ def coresets_with(store: Store, recipe: Recipe) -> list[str]:
         row["name"]
         for row in store.dataset("coresets").to_table(columns=columns).to_pylist()
         if row["fingerprint"] == recipe.fingerprint
-        or json.loads(row["parameters"] or "{}").get("column") in recipe.columns
+        or _columns_named(row["parameters"]) & set(recipe.columns)
         or word.search(row["filter"] or "")
     ]
+
+
+def _columns_named(parameters: str | None) -> set[str]:
+    """The columns that a coreset's parameters name: the one compared, and one ranked by."""
+    known = json.loads(parameters or "{}")
+    rules = known.get("rules", {}).get("asked") or {}
+    score = known.get("options", {}).get("score")
+    return {known.get("column"), score, rules.get("quota_by")} - {None}
 
 
 def _drop_columns(store: Store, table: str, columns: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,6 @@ from ..schemas.recipe import Recipe
 from . import rows as incoming
 from .commits import lost_race
 from .rows import key_column
-from .shards import Shards
 
 if TYPE_CHECKING:
     import lance
@@ -36,6 +35,28 @@ _OFFSET = 0xFFFFFFFF  # of a row address; the fragment's number stands above
 _TOMBSTONE = -2  # a field of a data file that a later file of the fragment replaces
 
 
+class RowValues(Protocol):
+    """Values of a recipe's columns for rows known by their ids: finished shards, or a file's."""
+
+    @property
+    def recipe(self) -> Recipe: ...
+    def positions(self, ids: pa.Array) -> np.ndarray:
+        """Where each id stands, (len(ids),) int64; -1 for a row that keeps what it has."""
+        ...
+
+    def take(self, positions: np.ndarray) -> pa.Table:
+        """The recipe's columns at `positions` (none of them -1), in that order."""
+        ...
+
+    def row_bytes(self) -> int:
+        """Bytes of the widest column of a row (at least 1)."""
+        ...
+
+    def forget(self, ids: pa.Array) -> None:
+        """Let go of rows that stand in the pool now."""
+        ...
+
+
 @contextmanager
 def fill_lock(store: Store) -> Iterator[None]:
     """Hold the lock for filling features; compaction, cleaning and repair wait.
@@ -43,12 +64,22 @@ def fill_lock(store: Store) -> Iterator[None]:
     Raises:
         StoreBusyError: another process is filling features or maintains the store.
     """
-    with ExitStack() as locks:
+    with only_filler(store), store.lock(shared=True, wait=60.0):
+        yield
+
+
+@contextmanager
+def only_filler(store: Store) -> Iterator[None]:
+    """Keep others from filling features, and nobody from anything else.
+
+    Raises:
+        StoreBusyError: another process is filling features.
+    """
+    with ExitStack() as held:
         try:
-            locks.enter_context(store.named_lock("fill", wait=0.0))
+            held.enter_context(store.named_lock("fill", wait=0.0))
         except StoreBusyError as error:
             raise StoreBusyError(store.uri, "featurized") from error
-        locks.enter_context(store.lock(shared=True, wait=60.0))
         yield
 
 
@@ -94,7 +125,7 @@ def count_unfilled(dataset: lance.LanceDataset, recipe: Recipe) -> int:
     return count
 
 
-def fill(store: Store, numbers: Sequence[int], shards: Sequence[Shards]) -> int:
+def fill(store: Store, numbers: Sequence[int], shards: Sequence[RowValues]) -> int:
     """Fill fragments of the pool with what the shards hold of their rows, in one commit.
 
     Fragments that no longer exist (compacted, deleted) are passed over: rows of them that remain
@@ -187,7 +218,7 @@ def _write(
     store: Store,
     dataset: lance.LanceDataset,
     fragment: lance.LanceFragment,
-    shards: Sequence[Shards],
+    shards: Sequence[RowValues],
     name: str,
 ) -> _Written | None:
     """Write what the shards hold of a fragment's rows to a file; None where they hold nothing."""
@@ -233,7 +264,7 @@ def _write(
 def _batch(
     dataset: lance.LanceDataset,
     fragment: lance.LanceFragment,
-    shards: Shards,
+    shards: RowValues,
     where: np.ndarray,
     first: int,
     rows: np.ndarray,

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import StoreError
+from ..schemas.plain_text import LinesResult, count_of
 from . import catalog, locks, shards
 from .checksums import FOLDER
 from .rows import bytes_per_row
@@ -35,13 +36,21 @@ class Cleaned:
 
 
 @dataclass(frozen=True)
-class Compacted:
+class Compacted(LinesResult):
     """What `compact_and_clean` did: fragments merged away, and what was removed."""
 
     merged: int
     versions: int
     files: int
     bytes: int
+
+    def lines(self) -> list[str]:
+        """Return what was done as one sentence."""
+        return [
+            f"merged away {count_of(self.merged, 'fragment')}, deleted "
+            f"{count_of(self.versions, 'old version')} and {count_of(self.files, 'file')} "
+            f"({self.bytes / 1e6:,.1f} MB)"
+        ]
 
 
 def compact_and_clean(store: Store, keep_hours: float) -> Compacted:

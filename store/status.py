@@ -10,7 +10,9 @@ from typing import Any
 import pyarrow as pa
 
 from ..schemas.plain_text import PrintedResult, count_of, text_table
-from .features import features_of
+from ..schemas.recipe import ANNOTATION
+from ..schemas.tables import MESSAGES
+from .features import annotations_of, completion, features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
 from .locks import run_state
@@ -22,11 +24,12 @@ from .store import Store
 class Status(PrintedResult):
     """A store's contents at one version of its pool; every part is a list of plain rows.
 
-    `waiting` says of each feature how many rows have neither a value nor a reason; `pending` names
-    features that are not fitted yet. `bases` and `ensembles` say how what was learned suits the
-    corpora, and `due` what to do about it (see ingest/drift.py). The status of an
-    `unfinished` run is "running", "killed", "not known" (see store/locks.py),
-    "failed" or "interrupted".
+    `waiting` says of each feature and annotation how many rows have neither a value nor a reason;
+    `attached` maps those among them that were made elsewhere to the command that brings more rows.
+    `pending` names features that are not fitted yet. `bases` and `ensembles` say how what was
+    learned suits the corpora, and `due` what to do about it (see ingest/drift.py). The status of
+    an `unfinished` run is "running", "killed", "not known" (see store/locks.py), "failed" or
+    "interrupted".
     """
 
     uri: str
@@ -46,6 +49,8 @@ class Status(PrintedResult):
     due: list[str] = field(default_factory=list)
     indices: list[dict[str, Any]] = field(default_factory=list)
     removed: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    attached: dict[str, str] = field(default_factory=dict)
 
     def headline(self) -> str:
         """One line."""
@@ -58,6 +63,7 @@ class Status(PrintedResult):
             ("Corpora", self.corpora),
             ("Removed", self.removed),
             ("Features", self.features),
+            ("Annotations", self.annotations),
             ("Energy kept by the bases", self.bases),
             ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
             ("Indices", self.indices),
@@ -86,7 +92,13 @@ class Status(PrintedResult):
                 f"Not fitted yet: {', '.join(self.pending)}. That is done at the next ingestion, "
                 f"or by coresetdb {command}"
             )
-        if waiting := {name: rows for name, rows in self.waiting.items() if rows}:
+        waiting = {name: rows for name, rows in self.waiting.items() if rows}
+        sentences += [
+            f"{name} lacks {count_of(waiting.pop(name), 'row')} that came after it. Next: {command}"
+            for name, command in self.attached.items()
+            if name in waiting
+        ]
+        if waiting:
             rows = ", ".join(f"{name} ({count_of(rows, 'row')})" for name, rows in waiting.items())
             sentences.append(
                 f"Not yet featurized: {rows}. Next: coresetdb featurize {store} {','.join(waiting)}"
@@ -143,15 +155,21 @@ def status_of(store: Store) -> Status:
             {
                 "feature": column,
                 "type": type_words(pool.schema.field(column).type),
-                "representation": recipe.representation,
+                "representation": recipe.feature if recipe.attached else recipe.representation,
                 "fingerprint": recipe.fingerprint,
                 "rows without": rows.num_rows - rows[recipe.reason].null_count,
                 "not yet featurized": waiting[name],
             }
             for name, recipe in features.items()
             for column in recipe.columns
-            if column != recipe.reason
+            if column != recipe.reason and recipe.representation != ANNOTATION
         ],
+        annotations=[
+            {**row, "columns": ", ".join(row["columns"])} for row in annotations_of(store)
+        ],
+        attached={
+            name: completion(store, recipe) for name, recipe in features.items() if recipe.attached
+        },
         targets=_counted(store, "targets", "target", "examples"),
         coresets=_named(store),
         unfinished=_unfinished(store),
@@ -245,4 +263,6 @@ def type_words(kind: pa.DataType) -> str:
         return f"{kind.list_size} x {kind.value_type}"
     if pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type):
         return f"list of {type_words(kind.value_type)}"
-    return "messages" if pa.types.is_list(kind) else str(kind)
+    if not pa.types.is_list(kind):
+        return str(kind)
+    return "messages" if kind == MESSAGES else "list of records"

@@ -88,6 +88,11 @@ class Store:
             store.sync()
         return store
 
+    @staticmethod
+    def require_free(uri: str, storage_options: dict[str, str] | None = None) -> None:
+        """Make sure that nothing stands at `uri` that `create` would refuse; make nothing."""
+        layout.require_free(place_at(uri, storage_options))
+
     @classmethod
     def open(cls, uri: str, storage_options: dict[str, str] | None = None) -> Store:
         """Open the store at a path or `s3://` address.
@@ -346,12 +351,17 @@ class Store:
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
         """
+        import lance
+
         with self.lock(shared=True):  # `clean` must not be at work
             dataset = self.dataset(table, version) if dataset is None else dataset
             known = dataset.tags.list().get(name)
             if known is None:
                 try:
-                    dataset.tags.create(name, version)
+                    with self.place.plain_uri() as root:
+                        if root != self.uri:
+                            dataset = lance.dataset(f"{root}/{table}.lance", version=version)
+                        dataset.tags.create(name, version)
                 except ValueError as error:
                     raise UsageError(
                         f"{self.uri}: table {table} has no version {version}"

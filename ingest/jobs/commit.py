@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ...schemas.conversations import TURN_MARKS, as_columns
 from ...schemas.instruction import Record, Reject
-from ...schemas.plain_text import count_of
+from ...schemas.plain_text import LinesResult, count_of
 from ...schemas.tables import POOL, REJECTS, SOURCES
 from ...store.features import without_removed_columns
 from ...store.removal import removed_ids
@@ -55,7 +55,7 @@ class FileAccount:
 
 
 @dataclass
-class Account:
+class Account(LinesResult):
     """One ingestion: its files and what was featurized.
 
     Attributes:
@@ -84,7 +84,7 @@ class Account:
         """Files that could not be read, or broke half-way, each with what was wrong."""
         return self.unreadable + [file.fault for file in self.files if file.fault]
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The closing account, in words."""
         lines = [
             f"{file.corpus}: read {file.read:,}: {file.new:,} new, "
@@ -105,6 +105,7 @@ class Account:
             was = "was" if removed == 1 else "were"
             rows = count_of(removed, "row")
             lines.append(f"{rows} {was} removed earlier and {was} skipped (among the duplicates)")
+        lines += [f"{file.file}: {remark}" for file in self.files for remark in file.remarks]
         lines += [f"NOT read: {fault}" for fault in self.faults]
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines.append(

@@ -22,10 +22,10 @@ from ...store.catalog import Artifact, content_of, find_artifact, keep_artifact,
 from ...store.features import declare
 from ...store.removal import removed_ids
 from ...store.store import Store
-from ..create import pending, recipes_of
+from ..create import backbone_config, describe_backbone, pending, recipes_of
 from ..fits.fit import PASS_SHARE, READING, Fit, Fitting, PassFit, Sample, in_order, run_together
 from ..fits.sampling import Rows, sample_of_pool, sample_of_sources
-from ..models.describe import BackboneConfig, BackboneInfo, describe
+from ..models.describe import BackboneInfo
 from ..readers.options import ReadOptions
 from ..representations.registry import FeatureSpec, fields_of, get, recipe_for
 from ..sources import SourceList, open_sources
@@ -134,7 +134,7 @@ def fit_features(
     """
     if not specs:
         return []
-    info = describe(BackboneConfig(**store.config["backbone"]))
+    info = describe_backbone(store.uri, backbone_config(store))
     with _fit_lock(store, progress or Silence()):
         fits = run_fits(info, specs, draw, backbone, StoreCache(store), progress)
         recipes = [_declare(store, spec, info, fit) for spec, fit in zip(specs, fits, strict=True)]

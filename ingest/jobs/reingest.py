@@ -221,6 +221,10 @@ class _RereadSource:
         return self._source.remarks
 
     @property
+    def notices(self) -> list[str]:
+        return []
+
+    @property
     def vectors(self) -> list[str]:
         return []
 

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 
 from .decoding import MAX_RECORD_BYTES, NOT_UTF8, BadRecord, Row, excerpt_of, split_lines
 
-DELIMITERS = ("\t", ",", ";", "|")
+NAMES = {
+    "\t": "tab-separated values",
+    ",": "CSV",
+    ";": "CSV with semicolons",
+    "|": "CSV with bars",
+}
+"""What files are called, by their delimiter."""
+
+DELIMITERS = tuple(NAMES)
 UNTERMINATED = BadRecord("unterminated quote")
 PROBED_ROWS = 50
 PROBED_BYTES = 1 << 18
@@ -35,12 +43,7 @@ class Dialect:
     @property
     def words(self) -> str:
         """The dialect in words, for the user."""
-        name = {
-            "\t": "tab-separated values",
-            ",": "CSV",
-            ";": "CSV with semicolons",
-            "|": "CSV with bars",
-        }[self.delimiter]
+        name = NAMES[self.delimiter]
         return name if self.quoted else f"{name}, quotes are text"
 
 

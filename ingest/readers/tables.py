@@ -6,7 +6,7 @@ so: fixed-size lists of floats, and lists of floats that all have the same lengt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ...schemas.errors import InputError
 from .arrow_values import distinct_names, json_values, shares_its_bytes, text_bytes
 from .decoding import MAX_RECORD_BYTES, Row, oversize_record
 from .folders import DAMAGED, data_files
-from .locations import LOCAL_ERRORS, is_remote, open_random
+from .locations import REMOTE_ERRORS, is_remote, open_random
 from .remarks import Remarks
 
 BATCH_BYTES = 8 << 20
@@ -36,12 +36,13 @@ class Table:
     """A source of record batches: its kind in words, its schema, and how many rows it has.
 
     Attributes:
+        schema: of all columns.
         left_out: the columns of vectors, which `batches` lacks.
         columns: all others.
     """
 
     def __init__(self, words: str, schema: pa.Schema, rows: int | None) -> None:
-        self.words, self.rows = words, rows
+        self.words, self.schema, self.rows = words, schema, rows
         self.share = 0.0  # of the rows read so far, for progress
         self.left_out = [field.name for field in schema if _is_vector(field.type)]
         self.columns = [field.name for field in schema if field.name not in self.left_out]
@@ -51,14 +52,22 @@ class Table:
         """Batches of at most 1,024 rows of `columns`."""
         raise NotImplementedError
 
+    def read_only(self, names: Collection[str]) -> None:
+        """Let `batches` have these columns alone, vectors or not; before the first batch."""
+        self.columns = [name for name in self.schema.names if name in names]
+        self.left_out = [name for name in self.schema.names if name not in names]
+
     def leave_out_vectors(self) -> None:
         """Look at the first rows, and leave out lists of floats that all have one great length."""
         try:
             first = next(self.batches(), None) if self._lists else None
-        except LOCAL_ERRORS:
+        except REMOTE_ERRORS:
             return  # said when the rows are read
-        for name in self._lists if first is not None else ():
-            lengths = {len(row) for row in first[name].to_pylist() if row is not None}
+        if first is None:
+            return
+        for name in self._lists:
+            values = first.column(first.schema.names.index(name)).to_pylist()
+            lengths = {len(row) for row in values if row is not None}
             if len(lengths) == 1 and first.num_rows > 1 and lengths.pop() >= VECTOR_WIDTH:
                 self.left_out.append(name)
                 self.columns.remove(name)

@@ -25,6 +25,7 @@ from ...schemas.recipe import FINGERPRINT_KEY, Recipe
 from ...store.catalog import Artifact
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Side
+from .attached import ATTACHED, own_columns
 from .representation import Representation, Setup
 
 PRESETS = {
@@ -85,6 +86,8 @@ BUILTIN = {
     "mads": ".mads",
     "nait": ".nait",
     "lexical": ".lexical",
+    "lang": ".language",
+    "flags": ".flags",
 }
 """Name -> module of this package; its `representation` is the object."""
 
@@ -157,6 +160,15 @@ def get(name: str) -> Representation:
         f"unknown feature {name!r}: known are {', '.join(names())}, and the presets "
         f"{', '.join(PRESETS)}"
     )
+
+
+def of(recipe: Recipe) -> Representation:
+    """Return the representation of a recipe: that of its name, or of what was made elsewhere.
+
+    Raises:
+        UsageError: no installed package brings it.
+    """
+    return ATTACHED[recipe.representation] if recipe.attached else get(recipe.representation)
 
 
 def makes_target_artifact(representation: Representation) -> bool:
@@ -254,6 +266,8 @@ def parse_features(text: str, info: BackboneInfo, present: Iterable[Recipe] = ()
 
 def columns_of(recipe: Recipe) -> dict[str, str]:
     """Return a representation's own column names -> those of a recipe."""
+    if recipe.attached:
+        return own_columns(recipe)
     suffix = f"__{recipe.fingerprint[:8]}"
     return {column.removesuffix(suffix): column for column in recipe.columns}
 

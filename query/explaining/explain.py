@@ -78,7 +78,13 @@ def explain(
         # What it was chosen by is gone; the row itself is not.
         return replace(explanation, cannot=(f"Its target and scores: {error}",))
     selection = _Selection(snapshot, chosen, request, resolved)
-    explanation = replace(explanation, score_is=_score_phrase(resolved.method))
+    phrase = _score_phrase(resolved.method)
+    if request.group is not None:
+        phrase = _GROUP_PHRASES[resolved.method.selector.name]
+        explanation = replace(
+            explanation, group=selection.query_of(explanation), group_field=request.group
+        )
+    explanation = replace(explanation, score_is=phrase)
     explanation = _with_similarities(selection, explanation)
     explanation = _with_parts(selection, explanation)
     if not without:
@@ -165,9 +171,9 @@ def _with_similarities(selection: _Selection, explanation: Explanation) -> Expla
     targets share, whose name is then in `compared_by`.
     """
     snapshot, request, resolved = selection.snapshot, selection.request, selection.resolved
-    recorded = selection.query_of(explanation)
+    recorded = None if explanation.group is not None else selection.query_of(explanation)
     cannot = list(explanation.cannot)
-    if request.targets and recorded is None:
+    if request.targets and recorded is None and explanation.group is None:
         cannot.append(f"Which example pulled it: {_why_no_example(resolved, explanation.target)}")
     feature, queries = _compared_vectors(snapshot, request, resolved)
     own = None
@@ -424,6 +430,12 @@ _SCORE_PHRASES = {
 }
 
 
+_GROUP_PHRASES = {
+    "top": "its mean similarity to the examples of the group most similar to it",
+    "round_robin": "its mean similarity to the examples of the group whose turn it was",
+}
+
+
 def _score_phrase(method: Method) -> str | None:
     """Return a phrase that follows "score 0.83, "; None for selectors of other packages."""
     name, made_by, options = method.selector.name, method.made_by, method.options
@@ -432,11 +444,11 @@ def _score_phrase(method: Method) -> str | None:
             return f"given by {method.representation} for the target as a whole"
         by = f" ({method.asked['score']})" if "score" in method.asked else ""
         return f"given by {method.representation}{by}, which needs no target"
+    if name == "deita_filter" or (name == "top" and made_by is None):
+        return f"its {options['score']}"
     if name == "top":
         by = {"mean": "mean", "max": "highest"}[options["by"]]
         return f"its {by} similarity over the examples"
-    if name == "deita_filter":
-        return f"its {options['score']}"
     if name == "bm25":
         by = {"turns": "for the example whose turn it was", "mean": "mean over the examples"}
         return f"its BM25, {by.get(options['by'], 'the highest over the examples')}"

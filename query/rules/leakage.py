@@ -17,6 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...schemas.ids import IdSet, keys_of
+from ...schemas.plain_text import count_of
+from ...schemas.progress import Progress
 from .examples import GuardedExample, conversation_words, digest_of_examples, ngrams
 from .guard import LEAST, NGRAM, VERSION, Guard, Leak, Suspicion
 
@@ -129,6 +131,9 @@ Row: TypeAlias = tuple[str, Sequence[Mapping[str, Any]]]
 MOST_LISTED = 1000
 """Rejected rows that a coreset records one by one; the others are only counted."""
 
+MOST_HELD = 10_000
+"""Rows that share words with examples are held until these are counted, so many at once."""
+
 _ROWS_PER_TAKE = 1 << 13
 
 
@@ -200,10 +205,16 @@ class Leakage:
                 suspicions.append(found)
             elif found or keep_clean:
                 self._known[id] = found
+            if len(suspicions) == MOST_HELD:
+                self._settle(suspicions)
+                suspicions = []
+        self._settle(suspicions)
+
+    def _settle(self, suspicions: Sequence[Suspicion]) -> None:
         # One rare run is enough to reject a row, and the longest is likely to be rare.
         self._wording.count({max(each.alone, key=len) for each in suspicions if each.alone})
-        open_ones = [each for each in suspicions if not self._leak_of(each)]
-        self._wording.count({run for each in open_ones for run in each.to_count})
+        unsettled = [each for each in suspicions if not self._leak_of(each)]
+        self._wording.count({run for each in unsettled for run in each.to_count})
         for each in suspicions:
             self._known[each.row] = self._leak_of(each)
 
@@ -216,35 +227,51 @@ def find_leaks(
     examples: Sequence[GuardedExample],
     eligible: IdSet | None = None,
     version: int = VERSION,
+    progress: Progress | None = None,
 ) -> Iterator[Leak]:
     """Yield the rows of a pool that give examples away, with the evidence.
 
     A row that equals or contains an example comes once, any other once for each example that it
-    gives away. The pool's text is read once, and once more where it must be counted how common
-    shared words are; suspicions are held until then.
+    gives away. The pool's text is read once, and again where it must be counted how common shared
+    words are: once for every `MOST_HELD` rows that share words not counted before.
 
     Args:
-        snapshot: whose pool is looked through, in its order.
+        snapshot: whose pool is looked through.
         examples: that should not be given away (`examples_of`).
         eligible: the rows to look at; None for all.
         version: of the guard's rule.
+        progress: is told how many rows are read.
     """
     guard, wording = Guard(examples, version), Wording(snapshot.pool)
     suspicions: list[Suspicion] = []
-    for id, messages in _rows_of(snapshot.pool, eligible):
+
+    def settled() -> Iterator[Leak]:
+        wording.count({run for each in suspicions for run in each.to_count})
+        for each in suspicions:
+            yield from guard.leaks_of(each, wording.is_rare)
+        suspicions.clear()
+
+    for id, messages in _rows_of(snapshot.pool, eligible, progress):
         found = guard.leak_or_suspicion(id, messages)
         if isinstance(found, Suspicion):
             suspicions.append(found)
         elif found:
             yield found
-    wording.count({run for each in suspicions for run in each.to_count})
-    for each in suspicions:
-        yield from guard.leaks_of(each, wording.is_rare)
+        if len(suspicions) == MOST_HELD:
+            yield from settled()
+    yield from settled()
 
 
-def _rows_of(dataset: lance.LanceDataset, eligible: IdSet | None) -> Iterator[Row]:
+def _rows_of(
+    dataset: lance.LanceDataset, eligible: IdSet | None, progress: Progress | None = None
+) -> Iterator[Row]:
+    rows, read = dataset.count_rows(), 0
     for batch in messages_of(dataset):
         yield from _allowed(batch, eligible)
+        read += batch.num_rows
+        if progress is not None:
+            said = f"{read:,} of {count_of(rows, 'row')}"
+            progress.learn(name="reading", share=read / rows, said=said)
 
 
 def _allowed(batch: pa.RecordBatch, eligible: IdSet | None) -> Iterator[Row]:

@@ -57,7 +57,8 @@ def check_columns(dataset: lance.LanceDataset, need: Columns) -> None:
             kind = "numeric column" if need.numeric else "column of numbers or text"
             raise UsageError(
                 f"the pool has no {kind} {name!r}; it has {', '.join(known)}. "
-                "coresetdb featurize adds those of a representation"
+                "coresetdb featurize adds those of a representation, and coresetdb annotate those "
+                "of a file"
             )
 
 

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import Any
 
 from ...schemas.canonical import digest_of
-from ...schemas.plain_text import count_of
+from ...schemas.plain_text import LinesResult, count_of
 from ..place import Place
 
 _NAMED = 20  # ids written out in `lines`; the report itself holds all
@@ -80,7 +80,7 @@ class Damage:
 
 
 @dataclass
-class Report:
+class Report(LinesResult):
     """The state of a store. `ok` speaks of the newest version of every table.
 
     Attributes:
@@ -190,7 +190,7 @@ class Report:
 
 
 @dataclass
-class Repair:
+class Repair(LinesResult):
     """What repair did: what it found, did, brought back, and had to leave.
 
     Attributes:
