@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
     from .ingest.attachments.attaching import Attached
     from .ingest.conversations.tokenization import ReasoningMode
+    from .ingest.create import Relocated
     from .ingest.featurizer import Featurizer
     from .ingest.jobs.commit import Account
     from .ingest.jobs.late_features import LateAccount
     from .ingest.models.backbone import Backbone
+    from .ingest.models.describe import BackboneInfo
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
     from .ingest.sources import SourceData
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from .query.indexing import Indexed
     from .query.leaks import Leaks
     from .query.method_list import MethodList
+    from .query.removal import Removal, Rows
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target, TargetVectors
@@ -87,6 +90,9 @@ class Database:
     ) -> Database:
         """Create an empty store.
 
+        A few short rows go through the backbone first, with every feature; `notices` says what is
+        worth knowing about it.
+
         Args:
             uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
@@ -102,13 +108,16 @@ class Database:
 
         Raises:
             UsageError: an unknown feature, or there is something at `uri` already.
-            BackboneError: the backbone cannot be found or is not a causal language model.
+            BackboneError: the backbone cannot be found or run, is not a causal language model, or
+                cannot give one of the features; the error names those to leave out.
         """
+        from .ingest.capabilities import try_backbone
         from .ingest.create import create_store
         from .ingest.models.describe import BackboneConfig
 
         config = BackboneConfig(os.fspath(backbone), device, dtype, max_length, reasoning)
-        return cls(*create_store(store_or_default(uri), config, features, storage_options))
+        store = store_or_default(uri)
+        return cls(*create_store(store, config, features, storage_options, try_backbone))
 
     @classmethod
     def open(
@@ -123,7 +132,11 @@ class Database:
             StoreNotFoundError: there is no store at `uri`.
             LayoutError: a newer coresetdb wrote it.
         """
-        return cls(Store.open(store_or_default(uri), storage_options))
+        from .store.purge import settle_if_killed
+
+        store = Store.open(store_or_default(uri), storage_options)
+        settle_if_killed(store)
+        return cls(store)
 
     # -- the pool ----------------------------------------------------------------------------
 
@@ -133,7 +146,11 @@ class Database:
         *,
         features: str | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -142,7 +159,8 @@ class Database:
         """Estimate what ingesting files would cost: bytes, passes, fits, time; change nothing.
 
         Args:
-            sources, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`.
             features: plan for these instead of the store's own, as `create` takes them.
             progress: receives news of the trial.
 
@@ -153,7 +171,17 @@ class Database:
         from .ingest.planning import plan
         from .ingest.sources import open_sources
 
-        options = _reading(format, mapping, encoding, explanation, unescape)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+        )
         opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
@@ -163,7 +191,11 @@ class Database:
         *,
         limit: int | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -172,7 +204,8 @@ class Database:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
         Args:
-            sources, limit, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            sources, limit, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`.
             progress: receives news of the fits.
 
         Returns:
@@ -184,7 +217,17 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
 
-        options = _reading(format, mapping, encoding, explanation, unescape)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+        )
         with rereadable_sources(self.store, sources, options, progress) as opened:
             return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
 
@@ -201,7 +244,11 @@ class Database:
         corpus: str | None = None,
         limit: int | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -215,10 +262,17 @@ class Database:
         Args:
             sources: files, folders, globs, `hf://` or `s3://` addresses, `-` for stdin; or a list
                 of dicts, an Arrow table, a polars frame or a `datasets.Dataset`.
-            corpus: name of the corpus; each file's own name by default.
+            corpus: name of the corpus; by default that of each data set.
             limit: read no more than this many records.
             format: an importer's name; detected by default.
-            mapping: role -> column, such as `{"user": "question", "assistant": "answer"}`.
+            mapping: role -> column, such as `{"user": "question", "assistant": "answer"}`;
+                `"context+question"` or a list puts columns together, with a blank line between.
+            choices: what answers to questions with choices become: `letters`, or `text`, the
+                choice itself; truth values become yes and no.
+            first_choice: the number of the first choice, 0 or 1, where answers are numbers; told
+                from the first records by default.
+            roles: names of speakers that are not known -> user, assistant, system or tool.
+            strip_end: a marker that is taken off the end of answers, such as `"<|endoftext|>"`.
             encoding: of the text, where it is not UTF-8.
             explanation: put a record's explanation before its answer.
             unescape: read a literal backslash-n in CSV and TSV as a line break.
@@ -236,7 +290,18 @@ class Database:
         from .ingest.jobs.ingestion import ingest
         from .ingest.readers.folders import passed_over_sentences
 
-        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            corpus=corpus,
+        )
         with rereadable_sources(self.store, sources, options, progress) as opened:
             fit_from(self.store, opened, lambda: self._backbone, limit, progress)
             return ingest(
@@ -251,6 +316,122 @@ class Database:
                 command=self.command or "connect().ingest",
             )
 
+    def remove(
+        self,
+        *,
+        where: str | None = None,
+        corpus: str | None = None,
+        ids: PathLike | Sequence[str] | None = None,
+        why: str = "",
+        purge: bool = False,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Removal:
+        """Take rows out of the pool; `restore` puts them back, unless they are purged.
+
+        Args:
+            where: an SQL expression over the pool's columns, metadata fields included.
+            corpus: name of a corpus.
+            ids: of rows, or a file of them: one a line, or a column `id` of JSON Lines, CSV or
+                Parquet.
+            why: the reason, kept with the tombstones.
+            purge: forget the rows for good: no file of the store holds their text or features
+                afterwards. Target examples of the same content are forgotten as well.
+            dry_run: change nothing, and say what would be done.
+            progress: receives news of long work.
+
+        Raises:
+            UsageError: none of the three names rows or several do; or there are no such rows.
+            InputError: the file of ids cannot be read.
+            QueryError: DuckDB does not accept `where`.
+            StoreBusyError: a feature is being filled, or another process writes.
+        """
+        from .query.removal import remove
+
+        rows = _rows(where, corpus, ids)
+        return remove(self.store, rows, why, purge=purge, dry_run=dry_run, progress=progress)
+
+    def restore(
+        self,
+        *,
+        where: str | None = None,
+        corpus: str | None = None,
+        ids: PathLike | Sequence[str] | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Removal:
+        """Put removed rows back, features and all; purged ones may be ingested again from then on.
+
+        Args:
+            where: an SQL expression over the columns of the relation `removed`: those of the pool,
+                `why`, `state` and `removed_at`.
+            corpus, ids, dry_run, progress: as for `remove`.
+
+        Raises: as `remove`.
+        """
+        from .query.removal import restore
+
+        return restore(self.store, _rows(where, corpus, ids), dry_run=dry_run, progress=progress)
+
+    def purge(
+        self,
+        *,
+        where: str | None = None,
+        corpus: str | None = None,
+        ids: PathLike | Sequence[str] | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> Removal:
+        """Forget removed rows for good, as `remove(purge=True)` does; all of them by default.
+
+        Args:
+            where, corpus, ids, dry_run, progress: as for `restore`.
+
+        Raises: as `remove`.
+        """
+        from .query.removal import purge
+
+        every = where is None and corpus is None and ids is None
+        return purge(
+            self.store,
+            None if every else _rows(where, corpus, ids),
+            dry_run=dry_run,
+            progress=progress,
+        )
+
+    def list_removed(self) -> list[dict[str, Any]]:
+        """List what was removed: corpus, rows, how many of them purged, why, and when last.
+
+        SQL has a row for each of them in the relation `removed`.
+        """
+        from .store.removal import summary
+
+        return summary(self.store)
+
+    def list_corpora(self) -> list[dict[str, Any]]:
+        """List the corpora: rows, tokens, files, rows removed, records rejected."""
+        from .store.corpora import list_corpora
+
+        return list_corpora(self.store)
+
+    def rename_corpus(self, old: str, new: str, *, merge: bool = False) -> int:
+        """Rename a corpus wherever it is named; return how many rows of the pool it has.
+
+        Coresets keep the name that it had when they were chosen.
+
+        Args:
+            old: its name.
+            new: the other one.
+            merge: put the rows into the corpus `new` where there is one, which cannot be undone.
+
+        Raises:
+            UsageError: there is no such corpus, or the new name is taken (and not `merge`).
+            StoreBusyError: a feature is being filled, or another process writes.
+        """
+        from .store.corpora import rename_corpus
+
+        return rename_corpus(self.store, old, new, merge=merge)
+
     def annotate(
         self,
         sources: SourceData,
@@ -263,7 +444,11 @@ class Database:
         texts: str | Sequence[str] = (),
         corpus: str | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -272,7 +457,8 @@ class Database:
         """Make columns of files, such as a judge's scores, typed columns of the pool.
 
         Args:
-            sources, format, mapping, encoding, explanation, unescape: as for `ingest`.
+            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`.
             key: how rows are joined: by row `id`, by the `source_id` that their source gave them,
                 or by content, each record being read as a conversation (`messages`).
             key_column: that holds the key; by default `id`, or the usual names of an own id.
@@ -294,7 +480,18 @@ class Database:
         """
         from .ingest.attachments.annotate import annotate
 
-        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            corpus=corpus,
+        )
         return annotate(
             self.store,
             sources,
@@ -321,7 +518,11 @@ class Database:
         model: str = "",
         corpus: str | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -333,8 +534,8 @@ class Database:
             name: of the feature.
             vectors: a table with a column of lists of numbers, a NumPy file or array, or the
                 folder of an index of bergson.
-            key, key_column, corpus, format, mapping, encoding, explanation, unescape: how rows are
-                joined, as for `annotate`.
+            key, key_column, corpus, format, mapping, choices, first_choice, roles, strip_end,
+                encoding, explanation, unescape: how rows are joined, as for `annotate`.
             column: that has the vectors; the only one of lists of numbers by default.
             rows: a file (or ids) with the keys of the same rows in the same order, for vectors
                 that come without.
@@ -351,7 +552,18 @@ class Database:
         """
         from .ingest.attachments.vectors import add_vectors
 
-        options = _reading(format, mapping, encoding, explanation, unescape, corpus=corpus)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            corpus=corpus,
+        )
         return add_vectors(
             self.store,
             name,
@@ -515,7 +727,11 @@ class Database:
         sources: SourceData,
         *,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -525,8 +741,8 @@ class Database:
 
         Args:
             name: of the target.
-            sources, format, mapping, encoding, explanation, unescape: as for `ingest`; answers
-                may be missing.
+            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
+                explanation, unescape: as for `ingest`; answers may be missing.
             vectors: name of vectors made elsewhere (see `add_vectors`) -> those of the records, in
                 their order: a file, or an array.
 
@@ -536,7 +752,18 @@ class Database:
         """
         from .query.targets import add_target
 
-        options = _reading(format, mapping, encoding, explanation, unescape, empty_answers=True)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+            allow_empty_answer=True,
+        )
         added = add_target(self.store, name, sources, options, self._current_featurizer, vectors)
         waiting = tuple(
             f"{feature} is not fitted yet; after the first ingestion run: "
@@ -594,14 +821,22 @@ class Database:
         *target: str | Sequence[str] | None,
         targets: Sequence[str] = (),
         weights: str | Mapping[str, str | float] | None = None,
+        group: str | None = None,
         method: str = "rds:round_robin",
         budget: str | int = 1000,
         where: str | None = None,
         leakage: Literal["ranked", "full", "off"] = "ranked",
         evaluation: PathLike | Sequence[PathLike] = (),
+        eval_format: str = "auto",
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         exclude: str | Sequence[str] = (),
         quota: str | Sequence[str] | Mapping[str, str | int] = (),
         cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
+        quota_by: str = "corpus",
         distinct: float | None = None,
         distinct_by: str | None = None,
         approximate: bool = False,
@@ -620,6 +855,9 @@ class Database:
             weights: how much of the budget each target gets, in proportion: `{"math": 0.6, "code":
                 0.4}` or `"math=.6,code=.4"`; in tokens where the budget is. Without weights targets
                 take turns, row by row.
+            group: a field of the examples, such as `"subject"`, by whose values they are compared
+                in groups: a row by its mean cosine to a group, and of groups the best (`top`) or
+                each in turn (`round_robin`).
             method: `representation:selector(option=value,...)`, a representation's name, or
                 `random`; options are the selector's or those of the comparison.
             budget: rows, `"5%"` of the eligible rows, `"200k-tokens"` of responses, or
@@ -628,10 +866,13 @@ class Database:
             leakage: which rows are compared with the examples: those that come up (`ranked`), all
                 eligible ones (`full`) or none (`off`).
             evaluation: files of benchmarks whose examples are kept out as well.
+            eval_format, mapping, choices, first_choice, roles, strip_end: how those are read, as
+                for `ingest`.
             exclude: names of coresets whose rows are not chosen again.
             quota: rows or per cent of the budget from a corpus: `"dolly=100"`, `"dolly=10%"`, a
                 list of these, or `{"dolly": "10%"}`.
             cap: the most from a corpus, as `quota`; an amount alone is for every other corpus.
+            quota_by: the column of the pool whose values `quota` and `cap` are of, such as `lang`.
             distinct: the cosine to an earlier pick from which on a row is left out.
             distinct_by: the feature that `distinct` compares; the method's own by default.
             approximate: find the rows with the feature's index (see `create_index`) instead of
@@ -657,15 +898,25 @@ class Database:
             self.store,
             leakage=leakage,
             evaluation=_paths(evaluation),
+            reading=_reading(
+                format=eval_format,
+                mapping=mapping,
+                choices=choices,
+                first_choice=first_choice,
+                roles=roles,
+                strip_end=strip_end,
+                allow_empty_answer=True,
+            ),
             exclude=exclude,
             quota=quota,
             cap=cap,
+            quota_by=quota_by,
             distinct=distinct,
             distinct_by=distinct_by,
         )
         return select(
             self.store,
-            _names([*target, targets]),
+            _in_one_list([*target, targets]),
             method=method,
             budget=str(budget),
             where=where,
@@ -675,6 +926,7 @@ class Database:
             approximate=approximate,
             rules=rules,
             weights=weights,
+            group=group,
             dry_run=dry_run,
         )
 
@@ -741,12 +993,12 @@ class Database:
             seed=seed,
             skip_unfit=skip_unfit,
             reasoning=reasoning,
-            with_fields=_fields(with_fields),
+            with_fields=_comma_separated(with_fields),
             with_metadata=with_metadata,
             overwrite=overwrite,
         )
 
-    def replay(self, name: str, *, memory_limit: str | int = "4GiB") -> Replay:
+    def replay(self, name: str | Coreset, *, memory_limit: str | int = "4GiB") -> Replay:
         """Select again exactly as a coreset was selected, and compare the ids.
 
         Raises:
@@ -754,9 +1006,9 @@ class Database:
         """
         from .query.replay import replay
 
-        return replay(self.store, name, memory_bytes(memory_limit))
+        return replay(self.store, _coreset_name(name), memory_bytes(memory_limit))
 
-    def remove_coreset(self, name: str) -> None:
+    def remove_coreset(self, name: str | Coreset) -> None:
         """Remove a coreset; the pool keeps its rows.
 
         Raises:
@@ -764,11 +1016,11 @@ class Database:
         """
         from .query.coresets import remove_coreset
 
-        remove_coreset(self.store, name)
+        remove_coreset(self.store, _coreset_name(name))
 
     def explain(
         self,
-        coreset: str,
+        coreset: str | Coreset,
         row: str | int,
         *,
         without: bool = False,
@@ -777,7 +1029,7 @@ class Database:
         """Explain why a row is in a coreset: which example pulled it, what came close.
 
         Args:
-            coreset: its name.
+            coreset: it, or its name.
             row: an id, the beginning of one, or a rank.
             without: select again from the pool without this row as well.
             memory_limit: what that selection may plan for.
@@ -787,10 +1039,10 @@ class Database:
         """
         from .query.explaining.explain import explain
 
-        limit = memory_bytes(memory_limit)
-        return explain(self.store, coreset, row, without=without, memory_limit=limit)
+        limit, name = memory_bytes(memory_limit), _coreset_name(coreset)
+        return explain(self.store, name, row, without=without, memory_limit=limit)
 
-    def compare(self, first: str, second: str) -> SideBySide:
+    def compare(self, first: str | Coreset, second: str | Coreset) -> SideBySide:
         """Compare two coresets: rows in both, their order, corpora, lengths and distances.
 
         Raises:
@@ -798,7 +1050,7 @@ class Database:
         """
         from .query.compare import compare
 
-        return compare(self.store, first, second)
+        return compare(self.store, _coreset_name(first), _coreset_name(second))
 
     # -- scores ------------------------------------------------------------------------------
 
@@ -949,10 +1201,10 @@ class Database:
         import lancedb
 
         from .schemas.errors import UsageError
-        from .schemas.tables import TABLES
 
-        if name not in TABLES:
-            raise UsageError(f"no table {name!r}: choose from {', '.join(TABLES)}")
+        tables = self.store.tables()
+        if name not in tables:
+            raise UsageError(f"no table {name!r}: choose from {', '.join(tables)}")
         place = self.store.place
         return lancedb.connect(place.uri, storage_options=place.options or None).open_table(name)
 
@@ -1042,6 +1294,33 @@ class Database:
 
     # -- the model ---------------------------------------------------------------------------
 
+    def describe_backbone(self) -> BackboneInfo:
+        """Describe the model that makes the features: its folder, sizes and identity.
+
+        Raises:
+            BackboneError: it is gone or broken; says how to name the place it was moved to.
+        """
+        from .ingest.create import backbone_config, describe_backbone
+
+        return describe_backbone(self.store.uri, backbone_config(self.store))
+
+    def relocate_backbone(self, name: PathLike) -> Relocated:
+        """Look for the backbone in another place from now on, if the model there is the same.
+
+        Args:
+            name: a folder, a Hugging Face name or `builtin`.
+
+        Raises:
+            BackboneError: there is no model, or it is broken.
+            FingerprintError: it is not the one that made the features; nothing was changed.
+        """
+        from .ingest.create import relocate_backbone
+
+        relocated = relocate_backbone(self.store, os.fspath(name))
+        self.__dict__.pop("_backbone", None)
+        self.__dict__.pop("_featurizer", None)
+        return relocated
+
     @cached_property
     def _backbone(self) -> Backbone:
         from .ingest.create import load_backbone
@@ -1114,39 +1393,40 @@ connect = Database.open
 create = Database.create
 
 
-def _fields(fields: str | Sequence[str]) -> list[str]:
-    """The names in a comma-separated list, or in a list of names."""
-    given = fields.split(",") if isinstance(fields, str) else fields
-    return [name for name in given if name.strip()]
-
-
 def _reading(
-    format: str,
-    mapping: Mapping[str, str] | None,
-    encoding: str | None,
-    explanation: bool,
-    unescape: bool,
     *,
-    corpus: str | None = None,
-    empty_answers: bool = False,
+    mapping: Mapping[str, str | Sequence[str]] | None,
+    roles: Mapping[str, str] | None,
+    **options: Any,
 ) -> ReadOptions:
     from .ingest.readers.options import ReadOptions
 
-    return ReadOptions(
-        format=format,
-        mapping=dict(mapping or {}),
-        corpus=corpus,
-        encoding=encoding,
-        explanation=explanation,
-        unescape=unescape,
-        allow_empty_answer=empty_answers,
-    )
+    return ReadOptions(mapping=ReadOptions.joined(mapping), roles=dict(roles or {}), **options)
 
 
-def _names(given: Sequence[str | Sequence[str] | None]) -> list[str]:
+def _comma_separated(names: str | Sequence[str]) -> list[str]:
+    """Names in a list, or in a text between commas."""
+    given = names.split(",") if isinstance(names, str) else names
+    return [name for name in given if name.strip()]
+
+
+def _rows(where: str | None, corpus: str | None, ids: PathLike | Sequence[str] | None) -> Rows:
+    from .query.removal import Rows, read_ids
+
+    listed = read_ids(os.fspath(ids)) if isinstance(ids, str | os.PathLike) else ids
+    rows = Rows(where, corpus, None if listed is None else list(listed))
+    rows.check()
+    return rows
+
+
+def _in_one_list(given: Sequence[str | Sequence[str] | None]) -> list[str]:
     """Names, given one by one or as lists, in one list; None is none."""
     lists = [[each] if isinstance(each, str) else each or () for each in given]
     return [name for names in lists for name in names]
+
+
+def _coreset_name(coreset: str | Coreset) -> str:
+    return coreset if isinstance(coreset, str) else coreset.name
 
 
 def _paths(files: PathLike | Sequence[PathLike]) -> list[str]:

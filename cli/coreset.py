@@ -11,9 +11,10 @@ import click
 
 from ..schemas.environment import STORE_VARIABLE
 from ..schemas.errors import UsageError
-from ..schemas.plain_text import count_of, text_table
+from ..schemas.plain_text import text_table
 from .coreset_output import coreset_json, coreset_lines, first_rows, origin_lines
 from .options import (
+    evaluation_options,
     json_option,
     memory_option,
     open_database,
@@ -25,7 +26,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..query.export import Exported
+    pass
 
 ROWS_SHOWN = 3
 
@@ -122,6 +123,11 @@ def methods_command(store: str | None, as_json: bool) -> None:
     metavar="TARGET=WEIGHT,...",
     help="How much of the budget each target gets (math=.6,code=.4); by turns without.",
 )
+@click.option(
+    "--group",
+    metavar="FIELD",
+    help="Compare rows with groups of examples by this field: mean within, then the best group.",
+)
 @where_option
 @click.option(
     "--leakage",
@@ -138,6 +144,7 @@ def methods_command(store: str | None, as_json: bool) -> None:
     metavar="FILE",
     help="Keep out the examples of this benchmark as well; may be repeated.",
 )
+@evaluation_options
 @click.option(
     "--exclude",
     multiple=True,
@@ -155,6 +162,12 @@ def methods_command(store: str | None, as_json: bool) -> None:
     multiple=True,
     metavar="[CORPUS=]N|P%",
     help="Take at most this many from a corpus, or from every other one; may be repeated.",
+)
+@click.option(
+    "--quota-by",
+    default="corpus",
+    metavar="COLUMN",
+    help="The column whose values quotas and caps are of, such as lang; corpora by default.",
 )
 @click.option(
     "--distinct",
@@ -198,13 +211,16 @@ def select_command(
     method: str,
     budget: str,
     weights: str | None,
+    group: str | None,
     where: str | None,
     leakage: str,
     allow_leakage: bool,
     evaluation: tuple[str, ...],
+    reading: dict[str, Any],
     exclude: tuple[str, ...],
     quota: tuple[str, ...],
     cap: tuple[str, ...],
+    quota_by: str,
     distinct: float | None,
     distinct_by: str | None,
     approximate: bool,
@@ -231,8 +247,10 @@ def select_command(
         coresetdb select pool gsm8k --budget 1000 --out gsm8k.jsonl
         coresetdb select pool gsm8k mbpp --budget 5% --where "corpus <> 'dolly'"
         coresetdb select pool gsm8k mbpp --weights gsm8k=.6,mbpp=.4 --budget 2M-total-tokens
+        coresetdb select pool mmlu --method less:top --group subject --budget 5%
         coresetdb select pool gsm8k --method "trim(scope=response)" --budget 1000
         coresetdb select pool gsm8k --eval gsm8k-test.jsonl --leakage full
+        coresetdb select pool gsm8k --eval qa.csv --map "user=context+question,assistant=answer"
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """
@@ -248,6 +266,10 @@ def select_command(
         from ..query.export import check_export
 
         check_export(out, format_, overwrite, reasoning)
+    if by is not None:
+        from ..query.origins import check_field
+
+        check_field(database.store, by)
     coreset = database.select(
         *targets,
         method=method,
@@ -258,13 +280,16 @@ def select_command(
         memory_limit=memory,
         leakage="off" if allow_leakage else leakage,  # type: ignore[arg-type]
         evaluation=evaluation,
+        **reading,
         exclude=exclude,
         quota=quota,
         cap=cap,
+        quota_by=quota_by,
         distinct=distinct,
         distinct_by=distinct_by,
         approximate=approximate,
         weights=weights,
+        group=group,
         dry_run=dry_run,
     )
     if as_json:
@@ -285,7 +310,7 @@ def select_command(
             with_metadata=with_metadata,
             overwrite=overwrite,
         )
-        for line in export_lines(exported):
+        for line in exported.lines():
             talk(line)
     elif len(coreset) and coreset.saved:
         talk(f"Next: coresetdb export {quote(store)} {coreset.name} --out {coreset.name}.jsonl")
@@ -409,7 +434,7 @@ def export_command(
     \b
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
-        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with dataset,licence
+        coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with source,licence
     """
     exported = open_database(store).export(
         coreset,
@@ -426,14 +451,4 @@ def export_command(
     if as_json:
         print_json(asdict(exported))
     else:
-        click.echo("\n".join(export_lines(exported)))
-
-
-def export_lines(exported: Exported) -> list[str]:
-    """What an export wrote and what the format could not keep, a line each."""
-    return [
-        f"{exported.out}: {count_of(exported.rows, 'row')}",
-        *(f"  left out, {why}: {rows:,}" for why, rows in exported.left_out.items()),
-        *(f"  {what}: {count_of(rows, 'row')}" for what, rows in exported.remarks.items()),
-        *(f"  beside it: {file}" for file in exported.files[1:]),
-    ]
+        click.echo("\n".join(exported.lines()))

@@ -120,6 +120,8 @@ def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
     options = parameters["options"] | parameters["asked"]
     if options:
         yield "options", ", ".join(f"{name}={value}" for name, value in options.items())
+    if group := parameters.get("group"):
+        yield "groups", f"of examples, by {group}"
     if search := parameters.get("approximate"):
         yield "found by", f"index {search['index']}, with a recall of {search['recall']:.1%}"
     yield "seed", str(coreset.seed)
@@ -176,6 +178,7 @@ def coreset_json(coreset: Coreset, by: str | None = None) -> dict[str, Any]:
         "mix": mix,
         "pulled": coreset.pulled,
         "saved": coreset.saved,
+        "removed": [row_id for row_id in coreset.ids if row_id in coreset.removed],
         **({"origins": {by: [asdict(each) for each in coreset.origins(by)]}} if by else {}),
         "notes": list(coreset.notes),
         "ids": coreset.ids,

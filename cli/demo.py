@@ -57,7 +57,7 @@ def demo_command(folder: str) -> None:
     _print_command(f"coresetdb ingest {quote(store)} {quote(sample)} --corpus sample")
     with ShownProgress() as progress:
         account = database.ingest(sample, corpus="sample", progress=progress)
-    click.echo("\n".join(account.sentences()))
+    click.echo(account)
     present = {target.name for target in database.list_targets()}
     for target in TARGETS:
         if target not in present:

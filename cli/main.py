@@ -6,12 +6,13 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the work failed, 2 t
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
 from typing import Any
 
 import click
 
-from ..schemas.errors import CoresetDBError
+from ..schemas.errors import AmbiguousFormatError, CoresetDBError
 from ..schemas.version import VERSION
 from .store_argument import HELP, StoreArgument
 
@@ -22,6 +23,11 @@ COMMANDS = {
     "ingest": ("pool", "Read files into the pool."),
     "featurize": ("pool", "Add features to the rows of a pool."),
     "feature": ("pool", "List and remove features."),
+    "backbone": ("pool", "Show a store's model, or say where it was moved."),
+    "remove": ("removal", "Take rows out of a pool."),
+    "restore": ("removal", "Put removed rows back."),
+    "purge": ("removal", "Forget removed rows for good."),
+    "corpus": ("removal", "List and rename corpora."),
     "annotate": ("annotation", "Attach columns of a file to the rows of a pool."),
     "annotation": ("annotation", "List and remove annotations."),
     "vectors": ("annotation", "Make vectors from elsewhere a feature."),
@@ -108,6 +114,9 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(INTERRUPTED)
     except CoresetDBError as error:
         click.echo(f"Error: {error}", err=True)
+        if isinstance(error, AmbiguousFormatError) and error.options:
+            typed = sys.argv[1:] if arguments is None else arguments
+            click.echo(f"Type: {shlex.join(['coresetdb', *typed])} {error.options}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe has gone; stdout must not be flushed into it again at exit.

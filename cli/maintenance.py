@@ -7,7 +7,7 @@ from shlex import quote
 import click
 from click.shell_completion import get_completion_class
 
-from ..schemas.plain_text import count_of, text_table
+from ..schemas.plain_text import text_table
 from .options import json_option, open_database, print_json, store_argument, talk
 
 
@@ -51,7 +51,7 @@ def verify_command(store: str, full: bool, repair: bool, as_json: bool) -> int:
     if as_json:
         print_json(report.as_dict())
     else:
-        click.echo("\n".join(report.lines()))
+        click.echo(report)
     return 0 if report.ok else 1
 
 
@@ -73,11 +73,7 @@ def compact_command(store: str, keep_hours: float) -> None:
         coresetdb compact pool
     """
     done = open_database(store).compact(keep_hours)
-    talk(
-        f"{store}: merged away {count_of(done.merged, 'fragment')}, deleted "
-        f"{count_of(done.versions, 'old version')} and {count_of(done.files, 'file')} "
-        f"({done.bytes / 1e6:,.1f} MB)."
-    )
+    talk(f"{store}: {done}.")
 
 
 @click.group()

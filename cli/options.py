@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -44,36 +44,89 @@ def memory_option(what: str) -> Callable[..., Any]:
     )
 
 
+MAP_HELP = (
+    "Which columns hold what, such as user=question,assistant=answer; a plus puts columns together."
+)
+MAP_OPTIONS = [
+    click.option("--map", "mapping", default="", metavar="ROLE=COLUMN[+COLUMN],...", help=MAP_HELP),
+    click.option(
+        "--choices",
+        type=click.Choice(["letters", "text"]),
+        help="Answer questions with choices by letter, or by the choice itself.",
+    ),
+    click.option(
+        "--first-choice",
+        type=click.IntRange(0, 1),
+        help="Number of the first choice, where answers are numbers and leave it open.",
+    ),
+    click.option(
+        "--role",
+        "roles",
+        multiple=True,
+        metavar="NAME=ROLE",
+        help="Read turns of NAME as user, assistant, system or tool; may be repeated.",
+    ),
+    click.option(
+        "--strip-end", metavar="TEXT", help="Take a marker such as </s> off the end of answers."
+    ),
+]
+MAPPED = ("mapping", "choices", "first_choice", "roles", "strip_end")
+"""The keywords of `MAP_OPTIONS` in the Python face."""
+
+
 def reading_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say how a file is read (docs/importers.md).
 
     The command receives them as one dictionary `reading`, the keywords of the Python face.
     """
+    return _with_reading(
+        command,
+        ("format", *MAPPED, "encoding", "explanation", "unescape"),
+        [
+            click.option("--format", default="auto", help="Shape of the records."),
+            *MAP_OPTIONS,
+            click.option(
+                "--encoding", help="Text encoding, if it is not UTF-8 (or marked by a BOM)."
+            ),
+            click.option(
+                "--explanation", is_flag=True, help="Put a record's explanation before its answer."
+            ),
+            click.option("--unescape", is_flag=True, help="Read a literal \\n as a line break."),
+        ],
+    )
+
+
+def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say how the files of `--eval` are read; as `reading_options`."""
+    return _with_reading(
+        command,
+        ("eval_format", *MAPPED),
+        [
+            click.option(
+                "--eval-format",
+                "eval_format",
+                default="auto",
+                help="Shape of the records of --eval, which --map, --choices and so on are about.",
+            ),
+            *MAP_OPTIONS,
+        ],
+    )
+
+
+def _with_reading(
+    command: Callable[..., Any], keywords: Sequence[str], options: list[Callable[..., Any]]
+) -> Callable[..., Any]:
+    """Add options of reading, which the command receives as one dictionary `reading`."""
 
     @functools.wraps(command)
     def with_reading(**values: Any) -> Any:
         from ..ingest.readers.options import ReadOptions
 
-        names = ("format", "mapping", "encoding", "explanation", "unescape")
-        reading = {name: values.pop(name) for name in names}
+        reading = {name: values.pop(name) for name in keywords}
         reading["mapping"] = ReadOptions.parse_mapping(reading["mapping"])
+        reading["roles"] = ReadOptions.parse_roles(reading["roles"])
         return command(**values, reading=reading)
 
-    options = [
-        click.option("--format", default="auto", help="Shape of the records."),
-        click.option(
-            "--map",
-            "mapping",
-            default="",
-            metavar="ROLE=COLUMN,...",
-            help="Which column holds what, such as user=question,assistant=answer.",
-        ),
-        click.option("--encoding", help="Text encoding, if it is not UTF-8 (or marked by a BOM)."),
-        click.option(
-            "--explanation", is_flag=True, help="Put a record's explanation before its answer."
-        ),
-        click.option("--unescape", is_flag=True, help="Read a literal \\n as a line break."),
-    ]
     decorated: Callable[..., Any] = with_reading
     for option in reversed(options):
         decorated = option(decorated)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..schemas.plain_text import count_of, text_table
+from ..schemas.plain_text import text_table
 from .options import (
     ShownProgress,
     json_option,
@@ -20,7 +21,7 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..ingest.planning import Plan
+    pass
 
 
 sources_argument = click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
@@ -128,58 +129,9 @@ def plan_command(
     if as_json:
         print_json(plan.as_dict())
         return
-    click.echo("\n".join(plan_lines(plan)))
+    click.echo(plan)
     for note in plan.notes:
         talk(note)
-
-
-def plan_lines(plan: Plan) -> list[str]:
-    """A plan as text: rows, columns, fits, passes, totals."""
-    counted = "counted" if plan.exact else f"extrapolated from the first {plan.read:,}"
-    columns = [
-        {
-            "column": column.column,
-            "of": column.feature,
-            "type": column.type,
-            "bytes per row": max(1, round(column.bytes_per_row)),
-            "known from": "trial" if column.measured else "type",
-        }
-        for column in plan.columns
-    ]
-    fits = [
-        {
-            "fitted first": fit.fit,
-            "on rows": fit.rows,
-            "MB": fit.bytes / 1e6,
-            "time": duration(fit.seconds),
-        }
-        for fit in plan.fits
-    ]
-    passes = [
-        {
-            "pass": model_pass.what,
-            "shared by": ", ".join(model_pass.features),
-            "s per 1,000 rows": model_pass.seconds_per_1000_rows,
-            "time": duration(model_pass.seconds),
-        }
-        for model_pass in plan.passes
-    ]
-    return [
-        f"{count_of(plan.records, 'record')} ({counted}), {plan.rows:,} new to the pool, "
-        f"{plan.tokens_per_row:,.0f} tokens per row on average",
-        *(f"\n{text_table(rows)}" for rows in (columns, fits, passes) if rows),
-        f"\n{plan.bytes_per_row:,.0f} bytes per row, {plan.gigabytes:,.2f} GB; about "
-        f"{duration(plan.seconds)} on this machine "
-        f"(measured on {count_of(plan.trial_rows, 'row')})",
-    ]
-
-
-def duration(seconds: float) -> str:
-    """A span of time in the unit that a person would use."""
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:,.1f} s"
 
 
 @click.command()
@@ -235,7 +187,7 @@ def fit_command(
 @click.command()
 @store_argument
 @sources_argument
-@click.option("--corpus", help="Name of the corpus; each file's own name by default.")
+@click.option("--corpus", help="Name of the corpus; by default that of each data set.")
 @reading_options
 @limit_option
 @json_option
@@ -264,7 +216,7 @@ def ingest_command(
     if as_json:
         print_json(account.as_dict())
     else:
-        click.echo("\n".join(account.sentences()))
+        click.echo(account)
     if account.total("rejected"):
         talk(f'Rejected records: coresetdb sql {quote(store)} "SELECT * FROM rejects"')
     return 1 if account.faults else 0
@@ -291,7 +243,7 @@ def featurize_command(store: str, features: str, as_json: bool) -> None:
     if as_json:
         print_json(account.as_dict())
     else:
-        click.echo("\n".join(account.sentences()))
+        click.echo(account)
 
 
 @click.group()
@@ -336,3 +288,43 @@ def remove_feature(store: str, name: str, force: bool) -> None:
         return
     talk(f"{name}: removed ({', '.join(recipe.columns)}).")
     talk(f"To free its space: coresetdb compact {quote(store)}")
+
+
+@click.command()
+@store_argument
+@click.argument("folder", required=False, metavar="[FOLDER]")
+@json_option
+def backbone_command(store: str, folder: str | None, as_json: bool) -> None:
+    """Show the model that makes the features of STORE, or say that it was moved to FOLDER.
+
+    FOLDER may be a Hugging Face name or builtin, too. The model there must be the same by its
+    fingerprint: weights, configuration, tokenizer and chat template.
+
+    \b
+        coresetdb backbone pool
+        coresetdb backbone pool /models/my-model
+    """
+    database = open_database(store)
+    relocated = None if folder is None else database.relocate_backbone(folder)
+    info = database.describe_backbone()
+    if as_json:
+        print_json({**asdict(info), "relocated": relocated and asdict(relocated)})
+        return
+    if relocated is not None:
+        same = ", ".join(relocated.features)
+        why = f"the same model that made {same}" if same else "no feature was made by it yet"
+        talk(f"{store}: looks for its backbone in {relocated.name} from now on ({why}).")
+    click.echo(
+        text_table(
+            [
+                {
+                    "backbone": info.name,
+                    "type": info.model_type,
+                    "layers": info.layers,
+                    "width": info.hidden_size,
+                    "vocabulary": info.vocabulary,
+                    "max length": info.max_length,
+                }
+            ]
+        )
+    )

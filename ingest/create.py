@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from ..schemas.errors import FingerprintError, UsageError
+from ..schemas.errors import BackboneError, FingerprintError, UsageError
 from ..schemas.recipe import ANNOTATION, Recipe, difference
 from ..store import catalog
 from ..store.catalog import artifacts_of
@@ -14,7 +15,8 @@ from ..store.features import completion, drop, droppable, features_of
 from ..store.fill import count_unfilled
 from ..store.layout import read_config
 from ..store.store import Store
-from .models.describe import BackboneConfig, describe
+from .models.describe import BackboneConfig, BackboneInfo, describe
+from .models.model_folder import settled_name
 from .representations.registry import (
     FeatureSpec,
     expanded,
@@ -35,11 +37,16 @@ def create_store(
     backbone: BackboneConfig,
     features: str,
     storage_options: dict[str, str] | None = None,
+    try_backbone: Callable[[BackboneConfig, Sequence[FeatureSpec]], tuple[str, ...]] | None = None,
 ) -> tuple[Store, tuple[str, ...]]:
     """Create an empty store whose rows get `features`, made by `backbone`.
 
     dtype `auto` is resolved here, so that the store records what made its features. Features that
     must be fitted first are declared once that is done (`pending`).
+
+    Args:
+        try_backbone: run before the store is made, with the resolved configuration; returns
+            notices, or raises where the backbone cannot give a feature.
 
     Returns:
         The store, and notices about the backbone for its user.
@@ -62,10 +69,14 @@ def create_store(
     settled = replace(resolved, device=backbone.device)
     # Written out: a later version may mean something else by a preset.
     config = {"backbone": settled.as_dict(), "features": ",".join(map(str, specs))}
+    notices = list(info.notices)
+    if try_backbone is not None:
+        Store.require_free(uri, storage_options)
+        notices += try_backbone(resolved, specs)
     store = Store.create(uri, config, fields, fields, storage_options)
     for recipe in recipes:
         catalog.put_recipe(store, recipe)
-    return store, info.notices
+    return store, tuple(notices)
 
 
 def pending(store: Store) -> list[FeatureSpec]:
@@ -158,8 +169,7 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     """
     every = features_of(store)
     present = {name: recipe for name, recipe in every.items() if not recipe.attached}
-    config = BackboneConfig(**store.config["backbone"])
-    check_backbone(store.uri, config, list(present.values()))
+    check_backbone(store.uri, backbone_config(store), list(present.values()))
     resolved: dict[str, Recipe | FeatureSpec] = {}
     if not features.strip(" ,"):
         resolved |= present | {str(spec): spec for spec in pending(store)}
@@ -197,9 +207,67 @@ def load_backbone(store: Store) -> Backbone:
     """Load the store's backbone, checked as `load_featurizer` says."""
     from .models.backbone import Backbone
 
-    config = BackboneConfig(**store.config["backbone"])
+    config = backbone_config(store)
     check_backbone(store.uri, config, recipes_of(store))
     return Backbone.load(config)
+
+
+def backbone_config(store: Store) -> BackboneConfig:
+    """Return which model makes the features of a store, and where it runs."""
+    return BackboneConfig(**store.config["backbone"])
+
+
+def describe_backbone(uri: str, config: BackboneConfig) -> BackboneInfo:
+    """Describe the backbone of the store at `uri` from the model's files.
+
+    Raises:
+        BackboneError: it is gone or broken; says how to name the place it was moved to.
+    """
+    try:
+        return describe(config)
+    except BackboneError as error:
+        raise type(error)(
+            f"{error}. The store {uri} makes its features with this model; if it was moved, name "
+            f"its new place: coresetdb backbone {quote(uri)} FOLDER"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Relocated:
+    """A backbone that is looked for elsewhere from now on.
+
+    Attributes:
+        name: where it is looked for: a folder, a Hugging Face name or `builtin`.
+        before: where it was looked for.
+        features: that it made; by their fingerprints it is the same model.
+    """
+
+    name: str
+    before: str
+    features: tuple[str, ...]
+
+
+def relocate_backbone(store: Store, name: str) -> Relocated:
+    """Look for a store's backbone in another place, if the model there is the same.
+
+    Features that are not made yet have no fingerprint: a store without any takes every backbone.
+
+    Args:
+        name: a folder, a Hugging Face name or `builtin`.
+
+    Raises:
+        BackboneError: there is no model, or it is broken.
+        FingerprintError: it is not the model that made the store's features; nothing was changed.
+    """
+    before = backbone_config(store)
+    after = replace(before, name=settled_name(name))
+    recipes = recipes_of(store)
+    info = describe(after)
+    _check_recipes(store.uri, info, recipes)
+    store.configure(backbone=after.as_dict())
+    # A feature with an encoder of its own says nothing about the backbone.
+    made = (recipe.feature for recipe in recipes if recipe.backbone == info.identity)
+    return Relocated(after.name, before.name, tuple(made))
 
 
 def featurizer_for(store: Store, backbone: Backbone, recipes: Sequence[Recipe]) -> Featurizer:
@@ -221,16 +289,20 @@ def check_backbone(uri: str, config: BackboneConfig, recipes: Sequence[Recipe]) 
         BackboneError: the backbone is gone or broken.
         FingerprintError: its weights, tokenizer or template are no longer those of the store.
     """
-    info = describe(config)
+    _check_recipes(uri, describe_backbone(uri, config), recipes)
+
+
+def _check_recipes(uri: str, info: BackboneInfo, recipes: Sequence[Recipe]) -> None:
     for recipe in recipes:
         if recipe.attached:
             continue
         identity = get(recipe.representation).identity(info, recipe.options)
         if recipe.backbone != identity:
             raise FingerprintError(
-                f"{config.name} is no longer the backbone that made the features of {uri}: "
+                f"{info.name} is not the backbone that made the features of {uri}: "
                 + "; ".join(
                     difference(Recipe("", 0, {}, identity), Recipe("", 0, {}, recipe.backbone))
                 )
-                + ". Put the original model back, or make a new store"
+                + ". Put the original model back, say where it is (coresetdb backbone "
+                f"{quote(uri)} FOLDER), or make a new store"
             )

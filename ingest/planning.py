@@ -21,18 +21,19 @@ from ..schemas.conversations import TURN_MARKS, as_columns
 from ..schemas.errors import UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.instruction import Record
-from ..schemas.plain_text import count_of
+from ..schemas.plain_text import LinesResult, count_of, text_table
 from ..schemas.progress import Progress, Silence
 from ..schemas.recipe import Recipe
 from ..schemas.tables import POOL
 from ..store.catalog import artifacts_of
+from ..store.removal import present_ids
 from ..store.status import type_words
 from ..store.store import Store
-from .create import pending, recipes_of
+from .create import backbone_config, describe_backbone, pending, recipes_of
 from .fits.fit import PassFit, Sample
 from .fits.sampling import BLOCK_ROWS, Reservoir
 from .jobs.fitting import Job, MemoryCache, StoreCache, fitted, jobs_for, run
-from .models.describe import BackboneConfig, BackboneInfo, describe
+from .models.describe import BackboneInfo
 from .representations.registry import FeatureSpec, get, parse_specs, recipe_for
 from .sources import SourceList
 
@@ -75,7 +76,7 @@ class PlannedFit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(LinesResult):
     """The cost of some features over some files.
 
     Attributes:
@@ -116,6 +117,54 @@ class Plan:
         """Return the plan as JSON values."""
         totals = ("bytes_per_row", "gigabytes", "seconds")
         return {**asdict(self), **{name: getattr(self, name) for name in totals}}
+
+    def lines(self) -> list[str]:
+        """Return rows, columns, fits, passes and totals as text."""
+        counted = "counted" if self.exact else f"extrapolated from the first {self.read:,}"
+        columns = [
+            {
+                "column": column.column,
+                "of": column.feature,
+                "type": column.type,
+                "bytes per row": max(1, round(column.bytes_per_row)),
+                "known from": "trial" if column.measured else "type",
+            }
+            for column in self.columns
+        ]
+        fits = [
+            {
+                "fitted first": fit.fit,
+                "on rows": fit.rows,
+                "MB": fit.bytes / 1e6,
+                "time": duration(fit.seconds),
+            }
+            for fit in self.fits
+        ]
+        passes = [
+            {
+                "pass": model_pass.what,
+                "shared by": ", ".join(model_pass.features),
+                "s per 1,000 rows": model_pass.seconds_per_1000_rows,
+                "time": duration(model_pass.seconds),
+            }
+            for model_pass in self.passes
+        ]
+        return [
+            f"{count_of(self.records, 'record')} ({counted}), {self.rows:,} new to the pool, "
+            f"{self.tokens_per_row:,.0f} tokens per row on average",
+            *(f"\n{text_table(rows)}" for rows in (columns, fits, passes) if rows),
+            f"\n{self.bytes_per_row:,.0f} bytes per row, {self.gigabytes:,.2f} GB; about "
+            f"{duration(self.seconds)} on this machine "
+            f"(measured on {count_of(self.trial_rows, 'row')})",
+        ]
+
+
+def duration(seconds: float) -> str:
+    """A span of time in the unit that a person would use."""
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:,.1f} s"
 
 
 COUNTED_RECORDS = 50_000
@@ -207,8 +256,8 @@ def plan(
         UsageError: an unknown feature, or no record of the files can be used.
     """
     progress = progress or Silence()
-    info = describe(BackboneConfig(**store.config["backbone"]))
-    counted = count_records(source_list, store.known_ids(), TRIAL_ROWS)
+    info = describe_backbone(store.uri, backbone_config(store))
+    counted = count_records(source_list, present_ids(store), TRIAL_ROWS)
     notes: list[str] = []
     if not counted.drawn:
         raise UsageError(

@@ -21,10 +21,9 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import InputError, UsageError
+from ..schemas.errors import AmbiguousFormatError, InputError, UsageError
 from ..schemas.instruction import Instruction, Record, Reject, unusable
 from ..schemas.progress import Progress, Silence
-from .importers.chat import are_turns
 from .importers.detection import (
     DetectedFormat,
     detect_format,
@@ -33,14 +32,20 @@ from .importers.detection import (
     is_record,
     names_without_header,
 )
+from .importers.end_markers import EndMarkers, is_nothing_else
 from .importers.importer import Parsed, Rejected, kind_of
-from .readers.dataset_names import corpus_of
+from .importers.media import media_of
+from .importers.roles import UnknownRoles
+from .importers.turns import are_marked_turns
+from .importers.unread import UnreadColumns
+from .readers.dataset_names import corpora_of, corpus_of
 from .readers.decoding import BadRecord, Row, excerpt_of
 from .readers.folders import passed_over_sentences
+from .readers.hints import Hints
 from .readers.in_memory import InMemory, sources_in
 from .readers.json_rows import why_invalid
 from .readers.locations import STDIN, can_be_read_again, copy_of, look_up
-from .readers.opening import Hints, Opened, open_rows
+from .readers.opening import Opened, open_rows
 from .readers.options import ReadOptions
 from .readers.remarks import NO_UTF8, NOT_FINITE
 
@@ -65,6 +70,8 @@ if TYPE_CHECKING:
 SAMPLE_RECORDS = 50
 SAMPLE_ROWS = 1000
 SAMPLE_BYTES = 32_000_000
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError)
+"""What an importer may raise over a value that nobody expected."""
 
 
 class Source(Protocol):
@@ -72,8 +79,9 @@ class Source(Protocol):
 
     `decision` says in words how it is read. `size` is in bytes (None where it cannot be known),
     `bytes_read` how much of it has been read so far; `xxh3`, `fault` (why a file broke half-way)
-    and `remarks` (what could not be read of its values) hold after the last record. `vectors` are
-    columns that were left out because they hold vectors.
+    and `remarks` (what to say about its records and values) hold after the last record. `notices`
+    are what its first records say already. `vectors` are columns that were left out because they
+    hold vectors.
     """
 
     @property
@@ -94,6 +102,8 @@ class Source(Protocol):
     def xxh3(self) -> str: ...
     @property
     def fault(self) -> InputError | None: ...
+    @property
+    def notices(self) -> list[str]: ...
     @property
     def remarks(self) -> list[str]: ...
     @property
@@ -126,10 +136,13 @@ class SourceFile:
         self.xxh3 = ""
         self.fault: InputError | None = None
         self.options, self._opened = options, opened
+        self._named = {n for names in options.columns_in(()).values() for n in names}
         self._started = False
         sample = _sample(file, opened)
         objects = [value for _, value in sample if isinstance(value, dict)][:SAMPLE_RECORDS]
         self._rows = chain(sample, opened.rows)
+        self._ends = EndMarkers(options.strip_end)
+        self._unknown_roles = UnknownRoles()
         self._detected: DetectedFormat | None = None
         if options.format not in ("auto", "map"):
             self.format = importer_named(options.format).name
@@ -140,7 +153,12 @@ class SourceFile:
         else:
             self.format = "none"
             shape = "no usable record" if sample else "no records"
+        self._unread: UnreadColumns | None = None
+        if self._detected and self._detected.importer.is_pair and options.format == "auto":
+            read = {*self._detected.columns, *self._detected.importer.beside}
+            self._unread = UnreadColumns(read)
         self.decision = ", ".join([shape, *opened.words])
+        self.notices = self._look_at(objects)
 
     @property
     def bytes_read(self) -> int:
@@ -149,13 +167,34 @@ class SourceFile:
 
     @property
     def remarks(self) -> list[str]:
-        """What could not be read of its values so far, in words."""
-        return self._opened.remarks.sentences()
+        """What to say about the records that were read so far, and which values were lost."""
+        return [
+            *self._ends.sentences(),
+            *self._unknown_roles.sentences(),
+            *(self._unread.sentences() if self._unread else ()),
+            *self._opened.remarks.sentences(),
+        ]
 
     @property
     def vectors(self) -> list[str]:
         """Columns that are left out because they hold vectors."""
         return list(self._opened.table.left_out) if self._opened.table else []
+
+    def _look_at(self, objects: list[dict[str, Any]]) -> list[str]:
+        """What the first records say about all of them."""
+        if self._detected is None:
+            return []
+        ends = EndMarkers(self.options.strip_end)
+        for value in objects:
+            try:
+                for item in self._detected.importer.read(
+                    self._detected.renamed(value), self.options
+                ):
+                    if isinstance(item, Parsed):
+                        ends.admit(item.instruction)
+            except (Rejected, RecursionError, *UNREADABLE):
+                continue  # it is rejected when its turn comes
+        return ends.sentences("first ")
 
     def __iter__(self) -> Iterator[Record | Reject]:
         """Records and rejects in the order of the source.
@@ -194,18 +233,25 @@ class SourceFile:
         try:
             for item in self._detected.importer.read(value, self.options):
                 if isinstance(item, Rejected):
+                    self._unknown_roles.add(item)
                     yield self._reject(line, item.reason, value)
                 else:
+                    if self._unread:
+                        self._unread.add(value)
                     yield self._admit(line, item, value)
         except Rejected as rejected:
+            self._unknown_roles.add(rejected)
             yield self._reject(line, rejected.reason, value)
         except RecursionError:
             yield self._reject(line, "nested too deeply", "")
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except UNREADABLE as error:
             yield self._reject(line, f"unreadable value: {error}", value)
 
     def _admit(self, line: int, parsed: Parsed, value: Any) -> Record | Reject:
-        instruction = parsed.instruction
+        about = media_of(value, parsed.instruction, self._named)
+        if about is not None:
+            return self._reject(line, about, value)
+        instruction = _without_bare_ends(self._ends.admit(parsed.instruction))
         empty_ok = self.options.allow_empty_answer
         if empty_ok:
             instruction = _without_empty_answer(instruction)
@@ -278,7 +324,7 @@ def open_source(
         plain_text=plain,
         unescape=options.unescape,
         is_record=lambda record: is_record(record, options),
-        are_turns=are_turns,
+        are_turns=are_marked_turns,
         header=lambda first, second: header_of(file, first, second, options),
         names=lambda width: names_without_header(width, options),
     )
@@ -293,6 +339,8 @@ def open_source(
 
 def _of_file(fault: InputError, file: str) -> InputError:
     """The same fault, with the name of the file instead of that of its copy."""
+    if isinstance(fault, AmbiguousFormatError):
+        return AmbiguousFormatError(file, fault.problem, fault.advice, fault.options)
     return type(fault)(file, fault.problem, fault.advice)
 
 
@@ -324,9 +372,24 @@ def _without_empty_answer(instruction: Instruction) -> Instruction:
     """The same without a last assistant turn that is empty."""
     if instruction.messages:
         last = instruction.messages[-1]
-        if last.role == "assistant" and not last.content and not last.tool_calls:
+        if last.role == "assistant" and not last.content and not last.answers:
             return Instruction(instruction.messages[:-1], instruction.tools)
     return instruction
+
+
+def _without_bare_ends(instruction: Instruction) -> Instruction:
+    """The same with an answer that is nothing but an end marker made empty."""
+    if not any(
+        turn.role == "assistant" and is_nothing_else(turn.content) for turn in instruction.messages
+    ):
+        return instruction
+    messages = tuple(
+        replace(turn, content="")
+        if turn.role == "assistant" and is_nothing_else(turn.content)
+        else turn
+        for turn in instruction.messages
+    )
+    return replace(instruction, messages=messages)
 
 
 def _has_utf8(text: str) -> bool:
@@ -389,6 +452,7 @@ class SourceList:
         unreadable: what is wrong with the others; one that breaks later is added.
         held: sources that cannot be opened twice (standard input, pipes), by path.
         copies: where the bytes of such sources lie instead, if they were copied.
+        corpora: of files, where they are named after others that are read with them.
         passed_over: files in folders that hold no data: path -> reason.
     """
 
@@ -398,6 +462,7 @@ class SourceList:
     unreadable: list[InputError]
     held: dict[str, SourceFile]
     copies: dict[str, str] = field(default_factory=dict)
+    corpora: dict[str, str] = field(default_factory=dict)
     passed_over: dict[str, str] = field(default_factory=dict)
 
     def sources(self) -> Iterator[SourceFile]:
@@ -408,7 +473,8 @@ class SourceList:
                 continue
             held = self.held.get(entry)
             try:
-                source = held or open_source(entry, self.options, self.copies.get(entry))
+                options = replace(self.options, corpus=self.corpora.get(entry, self.options.corpus))
+                source = held or open_source(entry, options, self.copies.get(entry))
             except InputError as error:  # it has changed since it was looked at
                 if str(error) not in map(str, self.unreadable):
                     self.unreadable.append(error)
@@ -467,7 +533,11 @@ def open_sources(
     if not entries:
         raise unreadable[0]
     total = None if None in sizes else sum(size or 0 for size in sizes)
-    return SourceList(entries, options, total, unreadable, held, copied, passed_over)
+    corpora: dict[str, str] = {}
+    if options.corpus is None:
+        named = corpora_of([entry for entry in entries if isinstance(entry, str)])
+        corpora = {file: name for file, name in named.items() if name != corpus_of(file)}
+    return SourceList(entries, options, total, unreadable, held, copied, corpora, passed_over)
 
 
 @dataclass(frozen=True)
@@ -479,6 +549,7 @@ class Examples:
         read: how many records there were, duplicates and rejects included.
         rejected: those that cannot be used.
         decisions: how each source was read, in words.
+        remarks: what is to be said about the records, in words.
         rows: which row of the sources each record was, from 0; a row may hold several.
         rows_read: how many rows there were.
     """
@@ -487,6 +558,7 @@ class Examples:
     read: int
     rejected: list[Reject]
     decisions: list[str]
+    remarks: list[str] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     rows_read: int = 0
 
@@ -524,6 +596,7 @@ def read_examples(data: SourceData, options: ReadOptions, advice: str) -> Exampl
                 rows.setdefault(item.instruction.id, row)
         if source.fault:
             raise source.fault
+        examples.remarks.extend(f"{source.file}: {remark}" for remark in source.remarks)
     if not records:
         reasons = sorted({reject.reason for reject in examples.rejected}) or ["it is empty"]
         raise InputError(", ".join(names), f"no usable example ({'; '.join(reasons)})", advice)

@@ -405,9 +405,13 @@ def tiny_conversations() -> list[Instruction]:
 
 
 def save_tiny_model(
-    folder: Path, architecture: str = "llama", seed: int = 0, **tokenizer: Any
+    folder: Path, architecture: str | Any = "llama", seed: int = 0, **tokenizer: Any
 ) -> Path:
-    """Save model and tokenizer in `folder`; `tokenizer` goes to `save_tiny_tokenizer`."""
+    """Save model and tokenizer in `folder`; `tokenizer` goes to `save_tiny_tokenizer`.
+
+    Args:
+        architecture: of `ARCHITECTURES`, or a transformers config.
+    """
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -415,7 +419,8 @@ def save_tiny_model(
     logging.disable_progress_bar()
     save_tiny_tokenizer(folder, **tokenizer)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(architecture))
+    config = tiny_config(architecture) if isinstance(architecture, str) else architecture
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim >= 2:

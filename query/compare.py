@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ..schemas.plain_text import PrintedResult, text_table
+from ..schemas.plain_text import PrintedResult, count_of, text_table
 from .coresets import Coreset, load_coreset
 from .distances import Distances, distances
 from .queries import load_queries
@@ -142,8 +142,9 @@ class SideBySide(PrintedResult):
     def __repr__(self) -> str:
         order = "" if self.spearman is None else f", rank correlation {self.spearman:.2f}"
         return (
-            f"<SideBySide {self.first.name} and {self.second.name}: {self.common:,} rows in both, "
-            f"Jaccard {self.jaccard:.2f}{order}; as_dict() has everything>"
+            f"<SideBySide {self.first.name} and {self.second.name}: "
+            f"{count_of(self.common, 'row')} in both, Jaccard {self.jaccard:.2f}{order}; "
+            "as_dict() has everything>"
         )
 
     def __str__(self) -> str:
@@ -256,7 +257,7 @@ def _pulled(first: Coreset, second: Coreset) -> tuple[Pulled, ...]:
 
 
 def _lengths(store: Store, pair: Sequence[Coreset]) -> tuple[Lengths, ...]:
-    taken = [store.take(own.ids, LENGTHS, own.pool_version) for own in pair]
+    taken = [store.take(own.left["id"].to_pylist(), LENGTHS, own.pool_version) for own in pair]
     found = []
     for what in LENGTHS:
         first, second = (rows[what].drop_null().to_numpy() for rows in taken)
@@ -291,7 +292,9 @@ def _measured(store: Store, pair: Sequence[Coreset]) -> tuple[list[Measured], li
             except (UsageError, MissingFeatureError, FingerprintError) as error:
                 notes.append(f"not measured: {error}")
                 continue
-            first, second = (distances(snapshot, feature, queries, each.ids) for each in pair)
+            first, second = (
+                distances(snapshot, feature, queries, each.left["id"].to_pylist()) for each in pair
+            )
             found.append(Measured(target, feature.name, first, second))
     return found, notes
 
@@ -303,9 +306,10 @@ def comparison_lines(side_by_side: SideBySide) -> list[str]:
     lines = [
         text_table([_side_row(first), _side_row(second)]),
         "",
-        f"{side_by_side.common:,} rows in both: {side_by_side.of_first:.1%} of {first.name}, "
+        f"{count_of(side_by_side.common, 'row')} in both: "
+        f"{side_by_side.of_first:.1%} of {first.name}, "
         f"{side_by_side.of_second:.1%} of {second.name}; Jaccard {side_by_side.jaccard:.3f} "
-        f"({side_by_side.by_chance:,.1f} rows by chance)",
+        f"({side_by_side.by_chance:,.1f} expected by chance)",
         f"Rank correlation of these rows (Spearman): {order}",
     ]
     if side_by_side.prefixes:

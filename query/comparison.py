@@ -16,6 +16,7 @@ from ..schemas.ids import IdSet
 from ..selectors.reductions import Columns, RowColumns, RowVectors, Vectors
 from ..store.catalog import LazyArtifacts
 from .features import Feature
+from .groups import queries_compared
 from .methods import Method, parse_method
 from .queries import Queries, matrix_of
 from .scanning.columns import scan_scores, scan_sets, scan_words, size_of_sets
@@ -57,7 +58,8 @@ class QueryGroup:
     Attributes:
         target: its name; None for a ranking without a target.
         queries: how many rows of the similarity matrix belong to it.
-        examples: ids behind those rows; empty where a target is compared as a whole.
+        examples: ids behind those rows, or names of groups of examples; empty where a target is
+            compared as a whole.
         units: that its examples hold, (n,) int64, where sets are covered.
         lengths: response tokens of the rows whose lengths are to be matched, (n,) int64.
         words: of each example, (n,) int32, where words are counted.
@@ -135,8 +137,10 @@ def comparison(
 def _by_cosine(
     dataset: lance.LanceDataset, feature: Feature, queries: Sequence[Queries], fetch: Fetch
 ) -> Comparison:
-    matrix, column = matrix_of(queries), feature.column
+    column = feature.column
     assert column is not None, "a comparison by cosine has vectors"
+    queries = queries_compared(queries)
+    matrix = matrix_of(queries)
     return Comparison(
         tuple(QueryGroup(query.target, len(query.ids), query.ids) for query in queries),
         lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,11 @@ import pyarrow as pa
 
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError, suggest
+from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
+from ..store.purge import PURGED, universe_of
+from ..store.removal import Tombstone, among, tombstones
 from ..store.rows import keys_under
 from .names import LONGEST, name_lock
 from .origins import Origin, origins
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST_STEM = LONGEST - 8
+_RANKS_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class Coreset(ResultRows):
         mix: corpora of the pool, most picked first.
         notes: sentences for the user; those on its rules are kept with the parameters.
         saved: whether the store keeps it; not after a dry run, nor where the store is read-only.
+        removed: tombstones of members that were taken out of the pool since, by id.
     """
 
     store: Store = field(compare=False)
@@ -84,6 +89,7 @@ class Coreset(ResultRows):
     mix: tuple[CorpusCount, ...]
     notes: tuple[str, ...] = ()
     saved: bool = True
+    removed: Mapping[str, Tombstone] = field(default_factory=dict, compare=False)
 
     @property
     def mmd(self) -> float | None:
@@ -95,8 +101,23 @@ class Coreset(ResultRows):
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the rows, best first."""
+        """Ids of the rows, best first, those removed since included."""
         return self.members["id"].to_pylist()
+
+    @property
+    def left(self) -> pa.Table:
+        """The members that are still in the pool, best first."""
+        return self._without(self.removed) if self.removed else self.members
+
+    @property
+    def readable(self) -> pa.Table:
+        """The members that the pool's version still has: all but those that were purged."""
+        purged = {row_id for row_id, stone in self.removed.items() if stone.purged}
+        return self._without(purged) if purged else self.members
+
+    def _without(self, ids: Collection[str]) -> pa.Table:
+        rows = self.members["id"].to_pylist()
+        return self.members.filter(pa.array([row_id not in ids for row_id in rows], pa.bool_()))
 
     @property
     def weights(self) -> dict[str, str]:
@@ -121,20 +142,23 @@ class Coreset(ResultRows):
         Raises:
             UsageError: the pool has no such field, or it is not one value a row.
         """
-        return origins(self.store, self.ids, self.pool_version, field)
+        return origins(self.store, self.readable["id"].to_pylist(), self.pool_version, field)
 
     def __len__(self) -> int:
         return self.members.num_rows
 
     def table(self) -> pa.Table:
-        """Return rank, id, score, target, query (the example it was chosen for) and corpus."""
-        return self.members
+        """Return rank, id, score, target, query (the example it was chosen for) and corpus.
+
+        Rows that were removed from the pool since are left out; `members` has them.
+        """
+        return self.left
 
     def __repr__(self) -> str:
         targets = f" for {', '.join(self.targets)}" if self.targets else ""
         distances = "" if self.distance is None else f", distance {self.distance:.4f}"
         distances += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
-        total = sum(share.pool for share in self.mix)
+        total = max(1, sum(share.pool for share in self.mix))
         lines = [
             f"Coreset {self.name}: {count_of(len(self), 'row')} by {self.method}{targets} "
             f"(pool version {self.pool_version}{distances})"
@@ -292,8 +316,8 @@ def load_coreset(store: Store, name: str) -> Coreset:
     (row,) = rows
     snapshot = Snapshot(store, row["pool_version"])
     members = _members(store, name)
-    corpora = snapshot.take(members["id"].to_pylist(), ["corpus"])["corpus"]
     parameters = json.loads(row["parameters"])
+    removed, corpora = _removed_and_corpora(snapshot, members["id"].to_pylist(), parameters)
     return Coreset(
         store=store,
         name=name,
@@ -311,9 +335,54 @@ def load_coreset(store: Store, name: str) -> Coreset:
         query_hash=row["query_hash"],
         created_at=row["created_at"],
         members=members.append_column("corpus", corpora),
-        mix=mix_of(snapshot, corpora),
-        notes=tuple(rule_notes(parameters.get("rules"))),
+        mix=mix_of(snapshot, corpora, universe_of(store, parameters)),
+        notes=(*rule_notes(parameters.get("rules")), *removal_notes(members, removed)),
+        removed=removed,
     )
+
+
+def _removed_and_corpora(
+    snapshot: Snapshot, ids: Sequence[str], parameters: Mapping[str, Any]
+) -> tuple[dict[str, Tombstone], pa.ChunkedArray]:
+    """Return the tombstones of members, and the corpus of each member, as one of the two has it."""
+    removed = {stone.id: stone for stone in tombstones(snapshot.store, ids)}
+    if not removed and PURGED not in parameters:
+        return {}, snapshot.take(ids, ["corpus"])["corpus"]
+    pool = snapshot.pool.to_table(columns=["id"])["id"].combine_chunks()
+    members = pa.array(ids, pa.string())
+    there = set(members.filter(among(members, pool)).to_pylist())
+    if PURGED in parameters:  # some may have been purged, and their tombstones lifted since
+        when = datetime.fromisoformat(parameters[PURGED]["at"])
+        gone = [each for each in ids if each not in there and each not in removed]
+        removed |= {each: Tombstone(each, "", "", when, purged=True) for each in gone}
+    held = [each for each in ids if each in there or each not in removed]
+    found = dict(zip(held, snapshot.take(held, ["corpus"])["corpus"].to_pylist(), strict=True))
+    corpora = [found[each] if each in found else removed[each].corpus for each in ids]
+    return removed, pa.chunked_array([pa.array(corpora, pa.string())])
+
+
+def removal_notes(members: pa.Table, removed: Mapping[str, Tombstone]) -> list[str]:
+    """Return sentences on rows of a coreset that were taken out of the pool since."""
+    notes = []
+    for purged in (False, True):
+        ranks = [
+            (row["rank"], row["id"])
+            for row in members.select(["rank", "id"]).to_pylist()
+            if row["id"] in removed and removed[row["id"]].purged is purged
+        ]
+        if not ranks:
+            continue
+        reasons = dict.fromkeys(removed[row_id].why for _, row_id in ranks)
+        why = "; ".join(reason for reason in reasons if reason)
+        some = ", ".join(f"{rank:,} ({row_id[:8]})" for rank, row_id in ranks[:_RANKS_NAMED])
+        rest = len(ranks) - _RANKS_NAMED
+        notes.append(
+            f"{count_of(len(ranks), 'row was', 'rows were')} {'purged' if purged else 'removed'} "
+            f"from the pool since{f' ({why})' if why else ''}, and left out of exports: "
+            f"{'rank' if len(ranks) == 1 else 'ranks'} {some}"
+            + (f" and {rest:,} more" if rest > 0 else "")
+        )
+    return notes
 
 
 def coreset_members(store: Store, name: str) -> pa.Table:
@@ -339,13 +408,33 @@ def _no_coreset(store: Store, name: str) -> str:
     return f"no coreset {name!r} in {store.uri}; coresets: {names}"
 
 
-def mix_of(snapshot: Snapshot, corpora: pa.Array | pa.ChunkedArray) -> tuple[CorpusCount, ...]:
-    """Return the mix of corpora against the pool's, from the corpus of each pick."""
-    batches = snapshot.pool.scanner(columns=["corpus"]).to_batches()
-    picked, pool = _counts([corpora]), _counts(batch.column("corpus") for batch in batches)
-    mix = [CorpusCount(corpus, picked.get(corpus, 0), count) for corpus, count in pool.items()]
+def mix_of(
+    snapshot: Snapshot, corpora: pa.Array | pa.ChunkedArray, universe: IdSet | None = None
+) -> tuple[CorpusCount, ...]:
+    """Return the mix of corpora against the pool's, from the corpus of each pick.
+
+    Args:
+        snapshot: whose pool.
+        corpora: of the picks.
+        universe: the rows of the pool that count; all of them by default.
+    """
+    picked, pool = _counts([corpora]), _counts(_pool_corpora(snapshot, universe))
+    missing = {corpus: 0 for corpus in picked if corpus not in pool}  # all of its rows are removed
+    mix = [
+        CorpusCount(corpus, picked.get(corpus, 0), count)
+        for corpus, count in (pool | missing).items()
+    ]
     mix.sort(key=lambda share: (-share.picked, -share.pool, share.corpus))
     return tuple(mix)
+
+
+def _pool_corpora(snapshot: Snapshot, universe: IdSet | None) -> Iterator[pa.Array]:
+    columns = ["corpus"] if universe is None else ["corpus", "id"]
+    for batch in snapshot.pool.scanner(columns=columns).to_batches():
+        corpora = batch.column("corpus")
+        if universe is not None:
+            corpora = corpora.filter(pa.array(universe.contains(keys_of(batch.column("id")))))
+        yield corpora
 
 
 def _counts(columns: Iterable[pa.Array | pa.ChunkedArray]) -> dict[str, int]:
@@ -401,6 +490,11 @@ def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:
         notes.append(_checked_note(leakage))
     if leakage.get("left_out"):
         notes.append(_leakage_note(leakage))
+    notes += [
+        f"{evaluation['name']}: {remark}"
+        for evaluation in asked["evaluations"]
+        for remark in evaluation.get("remarks", ())
+    ]
     notes += [
         f"not eligible: the {count_of(rule['rows'], 'row')} of coreset {rule['coreset']}"
         for rule in asked["exclude"]

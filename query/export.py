@@ -22,6 +22,7 @@ import pyarrow as pa
 from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import CoresetDBError, OutputError, UsageError
 from ..schemas.ids import keys_of
+from ..schemas.plain_text import LinesResult, count_of
 from ..schemas.version import VERSION
 from ..selectors.random_order import shuffled
 from .coresets import Coreset, load_coreset
@@ -207,7 +208,7 @@ _ROWS_PER_PART = 5000
 
 
 @dataclass(frozen=True)
-class Exported:
+class Exported(LinesResult):
     """What an export wrote.
 
     Attributes:
@@ -216,6 +217,7 @@ class Exported:
         left_out: reason -> rows that the format cannot hold (only with `skip_unfit`).
         remarks: what the format writes differently, or which trainer skips what -> rows.
         files: all files written, the file of rows first.
+        removed: rows of the coreset that were removed from the pool since, and are left out.
     """
 
     out: str
@@ -223,6 +225,21 @@ class Exported:
     left_out: dict[str, int]
     remarks: dict[str, int]
     files: tuple[str, ...]
+    removed: int = 0
+
+    def lines(self) -> list[str]:
+        """Return what was written and what the format could not keep, a line each."""
+        return [
+            f"{self.out}: {count_of(self.rows, 'row')}",
+            *(
+                [f"  left out, removed from the pool since: {count_of(self.removed, 'row')}"]
+                if self.removed
+                else []
+            ),
+            *(f"  left out, {why}: {rows:,}" for why, rows in self.left_out.items()),
+            *(f"  {what}: {count_of(rows, 'row')}" for what, rows in self.remarks.items()),
+            *(f"  beside it: {file}" for file in self.files[1:]),
+        ]
 
 
 def check_export(
@@ -313,7 +330,12 @@ def export(
             f"{chosen.name} shows how it was made"
         )
     shape, shuffle_seed = FORMATS[format], chosen.seed if seed is None else seed
-    members = chosen.members
+    members = chosen.left
+    if not len(members):
+        raise UsageError(
+            f"every row of coreset {chosen.name} was removed from the pool since; nothing is left "
+            "to export"
+        )
     if shuffle:
         members = members.take(_shuffled(members["id"], shuffle_seed))
     schema = store.dataset("pool", chosen.pool_version).schema
@@ -321,14 +343,15 @@ def export(
     extra = ExtraColumns(with_fields, with_metadata, schema, taken)
     rows_of = _Rows(store, chosen, shape, reasoning, extra)
     survey = _survey(rows_of, members)
-    extra.check()
+    extra.check(_metadata_keys(store))
     if shuffle:
         members = members.take(_typical_first(survey, extra, len(members)))
     if survey.left_out and not skip_unfit:
         reasons = "; ".join(f"{count:,} with {why}" for why, count in survey.left_out.items())
         raise UsageError(
-            f"{format} cannot hold {survey.left_out.total():,} of {len(chosen):,} rows: {reasons}. "
-            "Export --format messages, which holds everything, or leave them out by --skip-unfit"
+            f"{format} cannot hold {survey.left_out.total():,} of {len(members):,} rows: "
+            f"{reasons}. Export --format messages, which holds everything, or leave them out by "
+            "--skip-unfit"
         )
     axolotl, no_axolotl = axolotl_yaml(shape, survey.traits, out)
     info, no_info = dataset_info(shape, survey.traits, out, chosen.name)
@@ -354,6 +377,7 @@ def export(
                 "shuffle_seed": shuffle_seed if shuffle else None,
                 "left_out": dict(survey.left_out),
                 "remarks": remarks,
+                **({"removed": list(chosen.removed)} if chosen.removed else {}),
                 "no_snippet": {
                     trainer: why
                     for trainer, why in (("axolotl", no_axolotl), ("llama_factory", no_info))
@@ -367,7 +391,8 @@ def export(
         for name, text in beside.items():
             write_text(name, text)
     written = tuple(name for name, text in beside.items() if text is not None)
-    return Exported(out, len(ids), dict(survey.left_out), remarks, (out, *written))
+    removed = len(chosen) - len(members)
+    return Exported(out, len(ids), dict(survey.left_out), remarks, (out, *written), removed)
 
 
 @dataclass
@@ -448,6 +473,12 @@ def _typical_first(survey: _Survey, extra: ExtraColumns, count: int) -> list[int
     """
     front = sorted({*survey.traits.values(), *extra.filled.values()})
     return front + sorted(set(range(count)) - set(front))
+
+
+def _metadata_keys(store: Store) -> set[str]:
+    """The keys of the metadata of all rows that were ever ingested."""
+    runs = store.dataset("runs").to_table(columns=["metadata_keys"])
+    return {key for keys in runs["metadata_keys"].to_pylist() for key in keys or ()}
 
 
 def _shuffled(ids: pa.ChunkedArray, seed: int) -> Sequence[int]:

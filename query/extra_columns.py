@@ -97,16 +97,22 @@ class ExtraColumns:
                 self.filled.setdefault(name, self._rows)
             self._rows += 1
 
-    def check(self) -> None:
-        """Refuse a field that no row has.
+    def check(self, keys: Collection[str]) -> None:
+        """Refuse a field that neither these rows have nor any other.
+
+        Args:
+            keys: of the metadata of all rows.
 
         Raises:
-            UsageError: names the fields that the rows have.
+            UsageError: names the fields that there are.
         """
+        keys = {*keys, *self._keys}
         for wanted in self._wanted:
-            if not wanted.stored and self._rows and self._lacking[wanted.name] == self._rows:
-                known = {*self._schema.names} - {*CONVERSATION} | self._keys
-                named = suggest(wanted.field, known, "coresetdb sql lists them: DESCRIBE pool")
+            lacking = not wanted.stored and self._lacking[wanted.name] == self._rows
+            names = {wanted.field, wanted.field.removeprefix("meta_"), wanted.field.split(".")[0]}
+            if lacking and not names & keys:
+                known = {*self._schema.names} - {*CONVERSATION} | keys
+                named = suggest(wanted.field, known, "`DESCRIBE pool` in coresetdb sql lists them")
                 raise UsageError(
                     f"--with {wanted.field}: no row has such a field; there are {named}"
                 )

@@ -373,7 +373,7 @@ def _sharegpt_convert(instruction: Instruction) -> Converted:
         if message.name is not None or message.tool_call_id is not None:
             remarks.add(NAMES_LEFT_OUT)
         if message.tool_calls is None:
-            turn = {"from": _SPEAKER[message.role], "value": message.content}
+            turn: dict[str, Any] = {"from": _SPEAKER[message.role], "value": message.content}
         else:
             traits.add("calls")
             turn = {"from": "function_call", "value": _sharegpt_calls(message, remarks)}

@@ -41,6 +41,7 @@ class Queries:
         units: of all examples together, (n,) int64, where sets are covered.
         words: of each example, (n,) int32, where words are counted.
         missing: how many examples lack the feature and are ignored.
+        groups: of each of `ids`, as text, where examples are compared by group; () elsewhere.
     """
 
     target: str
@@ -50,6 +51,7 @@ class Queries:
     units: np.ndarray | None = None
     words: tuple[np.ndarray, ...] | None = None
     missing: int = 0
+    groups: tuple[str, ...] = ()
 
 
 def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Queries:
@@ -100,12 +102,12 @@ def query_hash(queries: Sequence[Queries], feature: Feature | None) -> str | Non
     """Digest of the examples' ids, in order, and the feature's fingerprint; None for no query."""
     if not queries:
         return None
-    return digest_of(
-        {
-            "targets": [[query.target, list(query.ids)] for query in queries],
-            "fingerprint": feature.recipe.fingerprint if feature else None,
-        }
-    )
+    facts = {
+        "targets": [[query.target, list(query.ids)] for query in queries],
+        "fingerprint": feature.recipe.fingerprint if feature else None,
+    }
+    groups = [list(query.groups) for query in queries]
+    return digest_of(facts | ({"groups": groups} if any(groups) else {}))
 
 
 def matrix_of(queries: Sequence[Queries]) -> torch.Tensor:

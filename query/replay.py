@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.plain_text import PrintedResult, count_of
 from ..schemas.sizes import parse_budget
+from ..store.purge import universe_of
 from .approximate import index_is_present
-from .coresets import Coreset, load_coreset
+from .coresets import Coreset, load_coreset, removal_notes
 from .ranking import MEMORY_LIMIT
 from .request import Request, resolve_request
 from .rules.constrained import guarded_by
@@ -31,7 +32,7 @@ class Replay(PrintedResult):
         coreset: as it was recorded.
         ids: as they come out now.
         same_queries: whether the target's examples and their features are those recorded.
-        notes: what the replay proves where an index found the rows.
+        notes: what the replay proves where an index found the rows; which rows were removed since.
     """
 
     coreset: Coreset
@@ -40,13 +41,24 @@ class Replay(PrintedResult):
     notes: tuple[str, ...] = ()
 
     @property
+    def purged(self) -> tuple[str, ...]:
+        """Ids that were recorded and cannot come out again, for they were purged; best first."""
+        readable = set(self.coreset.readable["id"].to_pylist())
+        return tuple(row_id for row_id in self.coreset.ids if row_id not in readable)
+
+    @property
     def first_difference(self) -> int | None:
-        """Rank (from 1) of the first id that differs, or None."""
-        recorded = self.coreset.ids
-        for rank, (then, now) in enumerate(zip(recorded, self.ids, strict=False), start=1):
+        """Rank (from 1) of the first id that differs, or None.
+
+        Of the rows that are left where some were purged; those that take their places come last.
+        """
+        gone = set(self.purged)
+        recorded = [row_id for row_id in self.coreset.ids if row_id not in gone]
+        ids = self.ids[: len(recorded)] if gone else self.ids
+        for rank, (then, now) in enumerate(zip(recorded, ids, strict=False), start=1):
             if then != now:
                 return rank
-        return min(len(recorded), len(self.ids)) + 1 if len(recorded) != len(self.ids) else None
+        return min(len(recorded), len(ids)) + 1 if len(recorded) != len(ids) else None
 
     @property
     def same(self) -> bool:
@@ -57,6 +69,17 @@ class Replay(PrintedResult):
     def outcome(self) -> str:
         """A sentence on whether they agree."""
         name = self.coreset.name
+        if self.purged:
+            left = len(self.coreset) - len(self.purged)
+            if self.same:
+                how = f"the other {count_of(left, 'id')} are the same, in the same order"
+                return f"{name}: {count_of(len(self.purged), 'id')} purged; {how}."
+            again = len(set(self.coreset.ids) & set(self.ids))
+            those = f"all other {left:,}" if again == left else f"{again:,} of the other {left:,}"
+            return (
+                f"{name}: {count_of(len(self.purged), 'id')} purged; {those} come out again, in "
+                f"another order from rank {self.first_difference:,} on."
+            )
         if self.same:
             return f"{name}: the same {count_of(len(self.ids), 'id')} in the same order."
         return f"{name}: the ids differ from rank {self.first_difference:,} on."
@@ -75,7 +98,11 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
     snapshot, request = request_of(store, coreset)
     again = answer(snapshot, request, memory_limit)
     same_queries = again.query_hash == coreset.query_hash
-    return Replay(coreset, again.picks.ids, same_queries, _index_notes(request, coreset, again))
+    notes = (
+        *_index_notes(request, coreset, again),
+        *removal_notes(coreset.members, coreset.removed),
+    )
+    return Replay(coreset, again.picks.ids, same_queries, notes)
 
 
 def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
@@ -95,6 +122,8 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
         rules=rules_from_json(store, coreset.parameters),
         approximate=_index_is_there(newest, coreset),
         weights=parse_weights(coreset.parameters.get("weights"), coreset.targets),
+        group=coreset.parameters.get("group"),
+        among=universe_of(store, coreset.parameters),
     )
     if _same_examples(newest, request, coreset):
         return newest, request

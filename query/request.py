@@ -9,11 +9,13 @@ from typing import TypeAlias
 import numpy as np
 
 from ..schemas.errors import UsageError
+from ..schemas.ids import IdSet
 from ..schemas.sizes import Budget
 from ..schemas.tables import literal
 from .comparison import resolve_method
 from .coresets import load_coreset
 from .features import Feature
+from .groups import by_groups, grouped
 from .methods import Method
 from .queries import Queries, load_queries, query_hash
 from .rules.rules import NONE, Rules
@@ -38,6 +40,9 @@ class Request:
         rules: what shapes the selection beside its method.
         approximate: whether an index finds the rows.
         weights: of the targets in their order; None where they take turns row by row.
+        group: field of the examples' metadata by which they are compared in groups.
+        among: the rows of the pool that there are for it; None for all. For what was chosen before
+            a purge moved it to a later version of the pool.
     """
 
     targets: tuple[str, ...]
@@ -49,6 +54,8 @@ class Request:
     rules: Rules = NONE
     approximate: bool = False
     weights: Weights | None = None
+    group: str | None = None
+    among: IdSet | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,13 @@ def resolve_request(snapshot: Snapshot, request: Request) -> ResolvedRequest:
         instead = ", or a coreset: length_matched(like=CORESET)" if method.matches_lengths else ""
         raise UsageError(f"{method} compares rows with a target: name one or more{instead}")
     check_weights(request.weights, method)
+    if request.group is not None:
+        method = by_groups(method, request.approximate)
     # A ranking without a target still has a distance to one, by the vectors of both.
     compared_by = feature if feature and (method.needs_target or feature.column) else None
     queries = [load_queries(snapshot, target, compared_by) for target in request.targets]
+    if request.group is not None:
+        queries = [grouped(snapshot, query, request.group) for query in queries]
     return ResolvedRequest(method, feature, queries, lengths_to_match(snapshot, request, method))
 
 
@@ -117,7 +128,8 @@ def length_counts(lengths: np.ndarray) -> Lengths:
 
 def _lengths_of_coreset(snapshot: Snapshot, name: str) -> Lengths:
     coreset = load_coreset(snapshot.store, name)
-    rows = snapshot.store.take(coreset.ids, ["response_tokens"], coreset.pool_version)
+    ids = coreset.left["id"].to_pylist()
+    rows = snapshot.store.take(ids, ["response_tokens"], coreset.pool_version)
     lengths = rows["response_tokens"].drop_null().to_numpy()
     if not len(lengths):
         raise UsageError(f"coreset {name!r} has no rows whose lengths could be matched")

@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schemas.errors import UsageError, suggest
 from ..schemas.plain_text import count_of
+from ..store.removal import among, stones
 from ..store.scores import ScoreSet, SetKey, drop_scores, score_sets, scores_in
 from .result_rows import ResultRows
 
@@ -51,13 +53,16 @@ class Scores(ResultRows):
         """Return `id`, then for every method its score (float32) and rank (int64, from 1).
 
         Rows are in the order of the first method's ranks; rows without a score by it follow in
-        that of the next. Null where a method has no score for a row.
+        that of the next. Null where a method has no score for a row. Rows that were removed from
+        the pool since are left out.
         """
         frame = self._frame(self.sets[0])
         for key in self.sets[1:]:
             frame = frame.join(self._frame(key), on="id", how="full", coalesce=True)
         ranks = [f"{name}_rank" for name in self.methods]
-        return frame.sort(ranks, nulls_last=True).to_arrow()
+        rows = frame.sort(ranks, nulls_last=True).to_arrow()
+        removed = stones(self.store)["id"].combine_chunks()
+        return rows.filter(pc.invert(among(rows["id"], removed))) if len(removed) else rows  # pyright: ignore[reportAttributeAccessIssue]
 
     def _frame(self, key: SetKey) -> pl.DataFrame:
         import polars as pl

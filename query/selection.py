@@ -193,6 +193,10 @@ def _eligible(snapshot: Snapshot, request: Request) -> IdSet | None:
 
         ids = eligible_ids(snapshot.store, request.where, snapshot.pool_version)
         eligible = IdSet(keys_of(ids))
+    if request.among is not None:
+        if eligible is None:
+            eligible = IdSet(keys_of(snapshot.pool.to_table(columns=["id"])["id"]))
+        eligible = eligible.within(request.among)
     for coreset in request.rules.excluded:
         if eligible is None:
             eligible = IdSet(keys_of(snapshot.pool.to_table(columns=["id"])["id"]))
@@ -265,6 +269,7 @@ def select(
     memory_limit: int = MEMORY_LIMIT,
     approximate: bool = False,
     weights: WeightsLike | None = None,
+    group: str | None = None,
     dry_run: bool = False,
 ) -> Coreset:
     """Choose rows of the newest pool for one or more targets, and record them as a coreset.
@@ -300,6 +305,7 @@ def select(
         rules=rules or Rules(),
         approximate=approximate,
         weights=parse_weights(weights, targets),
+        group=group,
     )
     snapshot = Snapshot(store)
     result = answer(snapshot, request, memory_limit)
@@ -405,6 +411,8 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
         parameters |= {**block, "torch": str(torch.__version__)}
     if request.weights:
         parameters["weights"] = recorded_weights(request.weights)
+    if request.group is not None:
+        parameters["group"] = request.group
     if result.target_tokens is not None:
         parameters["target_tokens"] = result.target_tokens
     if result.like:

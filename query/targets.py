@@ -162,6 +162,7 @@ def add_target(
         if recipe.representation == VECTORS and other not in attached
     )
     repeated = examples.read - len(records) - len(rejected)
+    notes = (*examples.remarks, *notes)
     return AddedTarget(target, examples.read, repeated, rejected, decisions, notes)
 
 

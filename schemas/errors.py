@@ -67,9 +67,17 @@ class MappingError(InputError):
 
 
 class AmbiguousFormatError(InputError):
-    """Several shapes fit a file; the user has to say which with --format or --map."""
+    """Several shapes fit a file, or none does; the user says which, with --format or --map.
+
+    `options` are those to type, such as `--map "user=context+question,assistant=answer"`; "" where
+    nothing suggests itself.
+    """
 
     exit_code = 2
+
+    def __init__(self, file: str, problem: str, advice: str, options: str = "") -> None:
+        self.options = options
+        super().__init__(file, problem, advice)
 
 
 class OutputError(CoresetDBError, OSError):

@@ -22,7 +22,16 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         grid.add_row(*(_cell(value) for value in row.values()))
     file = StringIO()
-    Console(file=file, width=100_000, markup=False, highlight=False).print(grid)
+    console = Console(
+        file=file,
+        width=100_000,
+        markup=False,
+        highlight=False,
+        color_system=None,
+        force_terminal=False,
+        force_jupyter=False,  # else a notebook shows the table, and the text is empty
+    )
+    console.print(grid)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
 
 
@@ -51,6 +60,17 @@ class PrintedResult:
 
     def _repr_html_(self) -> str:
         return f"<pre>{escape(str(self))}</pre>"
+
+
+class LinesResult(PrintedResult):
+    """A result that is shown by its lines."""
+
+    def lines(self) -> list[str]:
+        """Return the result as text, one fact a line."""
+        raise NotImplementedError(f"{type(self).__name__} has no lines")
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
 
 def _cell(value: Any) -> str:

@@ -220,6 +220,19 @@ FILES = pa.schema(
     ]
 )
 
+# The tombstone of a row that was taken out of the pool; `corpus` and `why` are for people. `state`
+# is "leaving" or "returning" while the pool is being changed, "removed" or "purged" afterwards, and
+# "purging" while every file with the row is being rewritten. A purged row is in no other table.
+REMOVED = pa.schema(
+    [
+        _key("id"),
+        pa.field("corpus", pa.string()),
+        pa.field("why", pa.string()),
+        pa.field("removed_at", TIME),
+        pa.field("state", pa.string()),
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "pool": POOL,
     "sources": SOURCES,
@@ -232,7 +245,12 @@ TABLES: dict[str, pa.Schema] = {
     "runs": RUNS,
     "rejects": REJECTS,
     "files": FILES,
+    "removed": REMOVED,
+    "removed_rows": POOL,  # what the pool had of rows that can be restored, features and all
 }
+
+NEWER_TABLES = ("removed", "removed_rows")
+"""Tables that stores of version 0.1 lack until something is put there."""
 
 
 def literal(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..schemas.canonical import DIGEST_BYTES, canonical_json
+from ..schemas.canonical import DIGEST_BYTES, canonical_json, digest_of
 from ..schemas.errors import DamagedStoreError
 from ..schemas.recipe import Recipe
 from ..schemas.tables import ARTIFACTS, RECIPES
@@ -140,6 +140,11 @@ class LazyArtifacts(Mapping[str, Artifact]):
 
     def __len__(self) -> int:
         return len(self._references)
+
+
+def target_artifact_name(ids: Sequence[str]) -> str:
+    """The name under which what a target amounts to, with these examples in this order, is kept."""
+    return f"target:{digest_of(list(ids))}"
 
 
 def content_of(data: bytes) -> str:

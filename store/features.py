@@ -17,6 +17,7 @@ import pyarrow as pa
 from ..schemas.errors import UsageError
 from ..schemas.plain_text import count_of
 from ..schemas.recipe import ANNOTATION, FINGERPRINT_KEY, VECTORS, Recipe
+from ..schemas.tables import POOL
 from . import catalog, shards
 from .fill import count_unfilled
 from .layout import RECIPE_PREFIX
@@ -160,7 +161,7 @@ def drop(
             )
         if any(each.fingerprint == recipe.fingerprint for each in catalog.recipes(store).values()):
             store.delete("recipes", f"fingerprint = '{recipe.fingerprint}'")
-        for table in TABLES:
+        for table in [*TABLES, *(name for name in ("removed_rows",) if name in store.tables())]:
             there = store.dataset(table).schema.names
             columns = [column for column in recipe.columns if column in there]
             if columns:
@@ -170,6 +171,25 @@ def drop(
         shards.remove_foreign_shards(store.place, kept)
         store.sync()
     return recipe
+
+
+def without_removed_columns(rows: pa.Table, table: pa.Schema) -> pa.Table:
+    """`rows` without features that pool or targets no longer have, or now make by another recipe.
+
+    Rows made by a run that began earlier, or taken out of the pool before, may have such columns.
+    """
+    columns = [
+        field.name
+        for field in rows.schema
+        if field.name in POOL.names
+        or (field.name in table.names and _recipe(field) == _recipe(table.field(field.name)))
+    ]
+    return rows.select(columns)
+
+
+def _recipe(field: pa.Field) -> bytes | None:
+    """The fingerprint of the recipe that makes a column."""
+    return (field.metadata or {}).get(FINGERPRINT_KEY)
 
 
 def drop_annotation(store: Store, name: str, force: bool = False) -> Recipe:
@@ -207,7 +227,9 @@ def coresets_with(store: Store, recipe: Recipe) -> list[str]:
 def _columns_named(parameters: str | None) -> set[str]:
     """The columns that a coreset's parameters name: the one compared, and one ranked by."""
     known = json.loads(parameters or "{}")
-    return {known.get("column"), known.get("options", {}).get("score")} - {None}
+    rules = known.get("rules", {}).get("asked") or {}
+    score = known.get("options", {}).get("score")
+    return {known.get("column"), score, rules.get("quota_by")} - {None}
 
 
 def _drop_columns(store: Store, table: str, columns: Sequence[str]) -> None:

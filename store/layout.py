@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..schemas.errors import LayoutError, StoreError, StoreNotFoundError, UsageError
-from ..schemas.tables import LAYOUT_VERSION, TABLES
+from ..schemas.tables import LAYOUT_VERSION, NEWER_TABLES, TABLES
 from ..schemas.version import VERSION
 from .checksums import FOLDER as CHECKSUM_FOLDER
 from .locks import LEASE_FOLDER, LOCK_FILE
@@ -34,10 +34,15 @@ def require_free(place: Place) -> None:
     """Make sure that a store may be made at `place`: nothing is there, or an unfinished creation.
 
     Raises:
-        UsageError: there is a store already, or the folder holds something else.
+        UsageError: there is a store already, one that lost its pool, or something else.
     """
     if _has_pool(place):
         raise UsageError(f"{place.uri}: there is a store already")
+    if held := _held_without_pool(place):
+        raise UsageError(
+            f"{place.uri}: a store stands here whose table pool is gone, {held} with it. Nothing "
+            "was changed. Bring the folder pool.lance back from a copy, or choose another place"
+        )
     tables = {f"{table}.lance": table for table in TABLES}
     found = place.names()
     foreign = [name for name in found if name not in {*tables, *_MADE_BEFORE_POOL}]
@@ -88,6 +93,31 @@ def make_tables(
         yield table
 
 
+def tables_at(place: Place) -> list[str]:
+    """The tables of a store: all, less those that an older coresetdb did not make."""
+    return [table for table in TABLES if table not in NEWER_TABLES or has_table(place, table)]
+
+
+def has_table(place: Place, table: str) -> bool:
+    """Whether a version of a table was ever committed and is still there."""
+    versions = place.sizes(f"{table}.lance/_versions")
+    return any(path.endswith(".manifest") for path in versions)
+
+
+def make_newer(place: Place, table: str) -> None:
+    """Write a table that an older coresetdb did not make, empty; the store is held alone."""
+    import lance
+
+    with place.reached("written"):
+        lance.write_dataset(
+            pa.schema(TABLES[table], metadata={TABLE_KEY: table}).empty_table(),
+            place.table_uri(table),
+            mode="create",
+            storage_options=place.options,
+            enable_stable_row_ids=True,
+        )
+
+
 def config_text(config: dict[str, Any]) -> str:
     """The configuration as the pool's schema metadata has it."""
     return json.dumps(config, ensure_ascii=False, sort_keys=True)
@@ -117,6 +147,29 @@ def _has_pool(place: Place) -> bool:
     )
 
 
+def _held_without_pool(place: Place) -> str:
+    """What other tables hold, in words; "" where they are as an interrupted creation leaves them.
+
+    A creation writes one version of each, without rows; every later commit adds a version.
+    """
+    import lance
+
+    for table in TABLES:
+        manifests = [p for p in place.sizes(f"{table}.lance/_versions") if p.endswith(".manifest")]
+        if not manifests or table == "files":
+            continue
+        try:
+            there = lance.dataset(place.table_uri(table), storage_options=place.options)
+            if (there.schema.metadata or {}).get(TABLE_KEY.encode()) != table.encode():
+                continue  # somebody else's, of which `_ours` speaks
+            rows, version = there.count_rows(), there.version
+        except (OSError, ValueError):  # it does not open: more than one version is no beginning
+            rows, version = 0, len(manifests)
+        if rows or version > 1:
+            return f"and {rows:,} rows of the table {table}" if rows else f"and the table {table}"
+    return ""
+
+
 def require_pool(place: Place) -> None:
     """Make sure there is a store, sound or not.
 
@@ -125,6 +178,11 @@ def require_pool(place: Place) -> None:
     """
     if _has_pool(place):
         return
+    if held := _held_without_pool(place):
+        raise StoreNotFoundError(
+            f"{place.uri}: the table pool of this store is gone, {held} with it; bring the folder "
+            "pool.lance back from a copy"
+        )
     if any(place.exists(f"{table}.lance") for table in TABLES):
         raise StoreNotFoundError(
             f"{place.uri}: the creation of this store was interrupted; "

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from ..schemas.errors import StoreError
-from ..schemas.tables import TABLES
+from ..schemas.plain_text import LinesResult, count_of
 from . import catalog, locks, shards
 from .checksums import FOLDER
 from .rows import bytes_per_row
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _READ_BYTES = 2 << 20  # per batch; the writer gathers batches into pages of 8 to 12 MB
 _READ_ROWS = (64, 8192)
+_DELETED_SHARE = 0.1  # of a fragment's rows, from which on it is written again
 _LIST_BYTES = 64 << 20  # of whole rows: lists of unequal length cost memory, not pages
 
 
@@ -35,13 +36,21 @@ class Cleaned:
 
 
 @dataclass(frozen=True)
-class Compacted:
+class Compacted(LinesResult):
     """What `compact_and_clean` did: fragments merged away, and what was removed."""
 
     merged: int
     versions: int
     files: int
     bytes: int
+
+    def lines(self) -> list[str]:
+        """Return what was done as one sentence."""
+        return [
+            f"merged away {count_of(self.merged, 'fragment')}, deleted "
+            f"{count_of(self.versions, 'old version')} and {count_of(self.files, 'file')} "
+            f"({self.bytes / 1e6:,.1f} MB)"
+        ]
 
 
 def compact_and_clean(store: Store, keep_hours: float) -> Compacted:
@@ -67,7 +76,7 @@ def compact(store: Store, small_rows: int = 20_000) -> int:
         StoreBusyError: another process is writing.
     """
     with store.lock():
-        return sum(_compact(store, table, small_rows) for table in TABLES)
+        return sum(_compact(store, table, small_rows) for table in store.tables())
 
 
 def _rows_at_once(widest: int, whole: float) -> int:
@@ -80,14 +89,32 @@ def _rows_at_once(widest: int, whole: float) -> int:
     return min(most, max(least, fitting))
 
 
-def _bytes_on_disk(dataset: lance.LanceDataset) -> float:
-    """Of a row, on average; lists are packed there, codes hardly."""
+def bytes_on_disk(dataset: lance.LanceDataset) -> float:
+    """Bytes of a row on disk, on average; lists are packed there, codes hardly."""
     fragments = dataset.get_fragments()
     size = sum(file.file_size_bytes or 0 for part in fragments for file in part.data_files())
     return size / max(1, sum(part.physical_rows for part in fragments))
 
 
-def _compact(store: Store, table: str, small_rows: int) -> int:
+def drop_deleted(store: Store, table: str, small_rows: int = 20_000) -> None:
+    """Write the fragments of a table that hold deleted rows again, without them.
+
+    Older versions, and the files they are made of, go with the next `clean`.
+
+    Raises:
+        StoreBusyError: another process is writing.
+    """
+    with store.lock():
+        if has_deleted(store, table):
+            _compact(store, table, small_rows, threshold=0.0)
+
+
+def has_deleted(store: Store, table: str) -> bool:
+    """Whether files of a table's newest version hold rows that were deleted from it."""
+    return any(part.num_deletions for part in store.dataset(table).get_fragments())
+
+
+def _compact(store: Store, table: str, small_rows: int, threshold: float = _DELETED_SHARE) -> int:
     dataset = store.dataset(table)
     fragments = dataset.get_fragments()
     small = [part for part in fragments if part.physical_rows < small_rows]
@@ -95,12 +122,14 @@ def _compact(store: Store, table: str, small_rows: int) -> int:
         return 0
     if table != "files":
         store.checksums.note_missing(table, dataset)
-    rows = _rows_at_once(bytes_per_row(dataset.schema), _bytes_on_disk(dataset))
+    rows = _rows_at_once(bytes_per_row(dataset.schema), bytes_on_disk(dataset))
     done = store.change(
         table,
         f"compacting {table}",
         lambda dataset: dataset.optimize.compact_files(
-            target_rows_per_fragment=small_rows, batch_size=rows
+            target_rows_per_fragment=small_rows,
+            batch_size=rows,
+            materialize_deletions_threshold=threshold,
         ),
     )
     if done.fragments_removed:
@@ -120,7 +149,8 @@ def clean(store: Store, older_than_seconds: float = 3600.0) -> Cleaned:
     versions = files = size = 0
     with store.lock():
         store.checksums.fold()
-        for table in TABLES:
+        tables = store.tables()
+        for table in tables:
             dataset = store.dataset(table)
             try:
                 done = dataset.cleanup_old_versions(
@@ -137,7 +167,7 @@ def clean(store: Store, older_than_seconds: float = 3600.0) -> Cleaned:
                 done.data_files_removed + done.deletion_files_removed + done.index_files_removed
             )
             size += done.bytes_removed
-        present = {path for table in TABLES for path in store.place.sizes(f"{table}.lance")}
+        present = {path for table in tables for path in store.place.sizes(f"{table}.lance")}
         known = store.checksums.known()
         store.checksums.forget(
             path for path, note in known.items() if note.table != "files" and path not in present

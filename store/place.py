@@ -8,14 +8,16 @@ Paths are relative to the store, with forward slashes.
 from __future__ import annotations
 
 import os
+import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -36,6 +38,9 @@ _ENVIRONMENT = {
 }
 
 
+# Characters that object_store, which Lance finds files with, leaves as they are in a path.
+_PLAIN = re.compile(r"[A-Za-z0-9 !$&'()+,./:;=@_-]*")
+
 # What a system or a server says to somebody who may not do a thing.
 _REFUSED = (
     "permission denied",
@@ -43,6 +48,7 @@ _REFUSED = (
     "read-only file system",
     "accessdenied",
     "access denied",
+    "access_denied",
     "forbidden",
 )
 
@@ -85,6 +91,22 @@ class Place:
     def table_uri(self, table: str) -> str:
         """Where Lance finds one table."""
         return f"{self.uri}/{table}.lance"
+
+    @contextmanager
+    def plain_uri(self) -> Iterator[str]:
+        """The root as Lance takes it, by a path whose characters Lance does not encode.
+
+        Making a tag, Lance makes the folder of a second, percent-encoded path as well, which for
+        `пул` is a folder `%D0%BF%D1%83%D0%BB` beside the store (and may not be allowed there). A
+        symbolic link of plain characters stands for such a root meanwhile.
+        """
+        if not self.local or _PLAIN.fullmatch(self.uri):
+            yield self.uri
+            return
+        with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
+            link = f"{folder}/store"
+            os.symlink(self.root, link)
+            yield link
 
     def absolute(self, path: str) -> str:
         """The path of a file of the store, as the file system under it takes it."""
@@ -141,6 +163,12 @@ class Place:
                     self.files.delete_file(self.absolute(path))
             except FileNotFoundError:  # another process was quicker
                 return
+
+    def remove_empty(self, folder: str) -> None:
+        """Remove a folder that nothing is in; an object store has none."""
+        if self.local:
+            with suppress(OSError):  # something is in it, or it is gone
+                os.rmdir(self.absolute(folder))
 
     def checksum(self, path: str) -> tuple[int, str]:
         """Size in bytes and xxh3 (64 bits, 16 hexadecimal digits) of a file, streamed."""
@@ -211,11 +239,17 @@ def place_at(
         return _s3(uri.rstrip("/"), dict(storage_options or {}))
     if address.scheme not in ("", "file") and len(address.scheme) > 1:
         raise StoreError(f"{uri}: a store lives in a local folder or under s3://")
-    root = os.path.abspath(os.path.expanduser(address.path if address.scheme == "file" else uri))
+    path = unquote(address.path) if address.scheme == "file" else os.path.expanduser(uri)
+    root = os.path.abspath(path)
     return Place(root, dict(storage_options or {}), pafs.LocalFileSystem(), root, local=True)
 
 
 def _s3(uri: str, given: dict[str, str]) -> Place:
+    if special := sorted(set(uri) & set("%?#")):
+        raise StoreError(
+            f"{uri}: the address of a store on S3 may not have {' or '.join(special)} in it, which "
+            "Lance and others read differently. Choose another name"
+        )
     options = {
         key: value
         for key, names in _ENVIRONMENT.items()

@@ -73,13 +73,7 @@ class Shards:
         """
         fitting = incoming.conform("pool", rows.select(self.schema.names), self.schema)
         incoming.check_vectors("pool", fitting, "id")
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, self.schema) as writer:
-            writer.write_table(fitting)
-        data = sink.getvalue().to_pybytes()
-        path = f"{self._folder}/{self._next:08d}-{xxhash.xxh3_64_hexdigest(data)}.arrow"
-        self._place.write(path, data)
-        self._add(path, fitting)
+        self._add(_write(self._place, self._folder, self._next, fitting), fitting)
         self._index()
 
     def positions(self, ids: pa.Array) -> np.ndarray:
@@ -120,6 +114,7 @@ class Shards:
         self._shards = []
         self._open.clear()
         self._index()
+        self._place.remove_empty(self._folder)
 
     def row_bytes(self) -> int:
         """Bytes of the widest column of a row, as the shards have them (at least 1)."""
@@ -173,3 +168,42 @@ def remove_foreign_shards(place: Place, fingerprints: Sequence[str]) -> None:
         parts = path.split("/")
         if len(parts) == 3 and len(parts[1]) == 32 and parts[1] not in fingerprints:
             place.delete(path)
+            place.remove_empty(f"{FOLDER}/{parts[1]}")
+
+
+def forget_rows(place: Place, ids: pa.Array) -> None:
+    """Write shards of any recipe that hold rows with these ids again, without them.
+
+    What a killed process left half-written goes as well; nobody may be filling.
+    """
+    for path in sorted(place.sizes(FOLDER)):
+        parts = path.split("/")
+        if len(parts) != 3 or len(parts[1]) != 32:
+            continue
+        if not path.endswith(".arrow"):
+            place.delete(path)
+            continue
+        try:
+            rows = pa.ipc.open_stream(place.read(path)).read_all()
+        except pa.ArrowInvalid:  # broken: its rows are made again
+            place.delete(path)
+            continue
+        held = pc.is_in(rows["id"], value_set=ids)  # pyright: ignore[reportAttributeAccessIssue]
+        left = rows.filter(pc.invert(held))  # pyright: ignore[reportAttributeAccessIssue]
+        if left.num_rows == rows.num_rows:
+            continue
+        if left.num_rows:
+            _write(place, f"{FOLDER}/{parts[1]}", int(parts[2].partition("-")[0]), left)
+        place.delete(path)
+        place.remove_empty(f"{FOLDER}/{parts[1]}")
+
+
+def _write(place: Place, folder: str, number: int, rows: pa.Table) -> str:
+    """Write a shard; its path tells its number and the xxh3 of its bytes."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    data = sink.getvalue().to_pybytes()
+    path = f"{folder}/{number:08d}-{xxhash.xxh3_64_hexdigest(data)}.arrow"
+    place.write(path, data)
+    return path

@@ -11,10 +11,12 @@ import pyarrow as pa
 
 from ..schemas.plain_text import PrintedResult, count_of, text_table
 from ..schemas.recipe import ANNOTATION
+from ..schemas.tables import MESSAGES
 from .features import annotations_of, completion, features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
 from .locks import run_state
+from .removal import summary
 from .store import Store
 
 
@@ -46,6 +48,7 @@ class Status(PrintedResult):
     ensembles: list[dict[str, Any]] = field(default_factory=list)
     due: list[str] = field(default_factory=list)
     indices: list[dict[str, Any]] = field(default_factory=list)
+    removed: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
     attached: dict[str, str] = field(default_factory=dict)
 
@@ -58,6 +61,7 @@ class Status(PrintedResult):
         """Titles with their rows."""
         return [
             ("Corpora", self.corpora),
+            ("Removed", self.removed),
             ("Features", self.features),
             ("Annotations", self.annotations),
             ("Energy kept by the bases", self.bases),
@@ -172,6 +176,7 @@ def status_of(store: Store) -> Status:
         rejected=store.dataset("rejects").count_rows(),
         waiting=waiting,
         indices=[described(index) for index in indices_of(pool).values()],
+        removed=summary(store),
     )
 
 
@@ -258,4 +263,6 @@ def type_words(kind: pa.DataType) -> str:
         return f"{kind.list_size} x {kind.value_type}"
     if pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type):
         return f"list of {type_words(kind.value_type)}"
-    return "messages" if pa.types.is_list(kind) else str(kind)
+    if not pa.types.is_list(kind):
+        return str(kind)
+    return "messages" if kind == MESSAGES else "list of records"

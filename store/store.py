@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import first_line
-from ..schemas.tables import TABLES
+from ..schemas.tables import NEWER_TABLES, TABLES
 from . import layout
 from . import rows as incoming
 from .checksums import Checksums, version_files
@@ -88,6 +88,11 @@ class Store:
             store.sync()
         return store
 
+    @staticmethod
+    def require_free(uri: str, storage_options: dict[str, str] | None = None) -> None:
+        """Make sure that nothing stands at `uri` that `create` would refuse; make nothing."""
+        layout.require_free(place_at(uri, storage_options))
+
     @classmethod
     def open(cls, uri: str, storage_options: dict[str, str] | None = None) -> Store:
         """Open the store at a path or `s3://` address.
@@ -113,6 +118,10 @@ class Store:
 
     # -- reading -----------------------------------------------------------------------------
 
+    def tables(self) -> list[str]:
+        """The tables there are: `TABLES`, less those that an older coresetdb did not make."""
+        return layout.tables_at(self.place)
+
     def dataset(self, table: str, version: int | str | None = None) -> lance.LanceDataset:
         """A table at a version or tag; the newest one when none is named.
 
@@ -132,6 +141,11 @@ class Store:
                 storage_options=self.place.options,
             )
         except (OSError, ValueError) as error:
+            if table in NEWER_TABLES and not layout.has_table(self.place, table):
+                raise UsageError(
+                    f"{self.uri}: an older coresetdb made this store, and no row was removed from "
+                    f"it yet: there is no table {table}"
+                ) from error
             why = unopened(self.place, table, error)
             if version is None or not isinstance(why, DamagedStoreError):
                 raise why from error
@@ -337,12 +351,17 @@ class Store:
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
         """
+        import lance
+
         with self.lock(shared=True):  # `clean` must not be at work
             dataset = self.dataset(table, version) if dataset is None else dataset
             known = dataset.tags.list().get(name)
             if known is None:
                 try:
-                    dataset.tags.create(name, version)
+                    with self.place.plain_uri() as root:
+                        if root != self.uri:
+                            dataset = lance.dataset(f"{root}/{table}.lance", version=version)
+                        dataset.tags.create(name, version)
                 except ValueError as error:
                     raise UsageError(
                         f"{self.uri}: table {table} has no version {version}"
@@ -350,6 +369,16 @@ class Store:
                 self.checksums.unsynced.add(f"{table}.lance/_refs/tags/{name}.json")
             elif known["version"] != version:
                 raise UsageError(f"tag {name!r} stands for version {known['version']} already")
+
+    def move_tag(self, name: str, version: int, table: str = "pool") -> None:
+        """Let a name stand for another version of a table, whether it was given before or not."""
+        with self.lock(shared=True):
+            tags = self.dataset(table).tags
+            if name in tags.list():
+                tags.update(name, version)
+            else:
+                tags.create(name, version)
+            self.checksums.unsynced.add(f"{table}.lance/_refs/tags/{name}.json")
 
     def untag(self, name: str, table: str = "pool") -> None:
         """Let go of a name given by `tag`; one that is not there is no error."""

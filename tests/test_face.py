@@ -134,6 +134,25 @@ def test_status_shows_itself(database):
     assert status._repr_html_().startswith("<pre>") and "adding" in status._repr_html_()
 
 
+def test_a_notebook_shows_results_as_print_does(database, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    coreset = database.open_coreset("five")
+    shown = {
+        "adding": database.status(),
+        "duplicate": database.ingest(folder / "sums.jsonl", corpus="adding"),
+        "#1 of 5": database.explain(coreset, 1),
+        "Jaccard": database.compare(coreset, coreset),
+        "in the same order": database.replay(coreset),
+        "5 rows": database.export(coreset, tmp_path / "five.jsonl"),
+        "sound": coresetdb.verify(folder / "pool"),
+        "bytes per row": database.plan([{"question": "Is this new?", "answer": "It is."}]),
+        "merged away": database.compact(),
+    }
+    for words, result in shown.items():
+        assert words in str(result) and words in result._repr_html_(), words
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize("kind", ["list", "arrow", "polars", "datasets"])
 def test_data_in_memory_is_read_as_files_are(kind, database, tmp_path):
     import datasets

@@ -29,15 +29,15 @@ ORDER = {
     "schemas": "version plain_text canonical errors environment sizes progress ids tables "
     "instruction conversations reasoning recipe",
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
-    "maintenance scores sql integrity status",
+    "maintenance scores removal purge corpora sql integrity status",
     "store/sql": "frames names lance_relation nearest relations child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
-    "featurizer create jobs attachments planning drift testing",
-    "query": "names features snapshot methods weights queries scanning comparison ranking formats "
-    "token_budget result_rows origins coresets distances indexing rules dedup request approximate "
-    "selection replay scores score targets method_list compare explaining extra_columns export "
-    "leaks",
+    "featurizer create jobs attachments capabilities planning drift testing",
+    "query": "names features snapshot methods weights queries groups scanning comparison ranking "
+    "formats token_budget result_rows origins coresets distances indexing removal rules dedup "
+    "request approximate selection replay scores score targets method_list compare explaining "
+    "extra_columns export leaks",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 

@@ -22,8 +22,9 @@ from ...schemas.ids import ID_DIGITS, keys_of
 from ...schemas.instruction import Reject
 from ..importers.importer import ID_FIELDS, MISSING, reach
 from ..readers.decoding import BadRecord
+from ..readers.hints import Hints
 from ..readers.in_memory import InMemory
-from ..readers.opening import Hints, Opened, open_rows
+from ..readers.opening import Opened, open_rows
 from ..readers.options import ReadOptions
 from ..sources import open_source
 from .keys import KeyKind, Keys, digests_of

@@ -191,7 +191,7 @@ def _array(
         digests = [_hash(path) for path in paths]
         source.xxh3 = digest_of_digests(digests) if len(digests) > 1 else "".join(digests)
         if not paths:
-            source.xxh3 = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(array))
+            source.xxh3 = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(array).data)
 
     source._batches = batches()
     return source
@@ -287,10 +287,10 @@ def _from_arrow(column: pa.Array, width: int, place: str) -> np.ndarray:
     ):
         raise UsageError(f"{place}: the column is of type {kind}, not of lists of numbers")
     there = np.asarray(column.is_valid())
-    lengths = np.full(len(column), kind.list_size) if fixed else column.value_lengths()
-    lengths = np.asarray(lengths) if fixed else lengths.fill_null(0).to_numpy(zero_copy_only=False)
-    width = _width_of(lengths[there], width, place)
-    numbers = column.filter(pa.array(there)).flatten().cast(pa.float32())
+    present = column.filter(pa.array(there))
+    lengths = np.full(len(present), kind.list_size) if fixed else present.value_lengths().to_numpy()
+    width = _width_of(lengths, width, place)
+    numbers = present.flatten().cast(pa.float32())
     vectors = np.full((len(column), width), np.nan, np.float32)
     vectors[there] = numbers.to_numpy(zero_copy_only=False).reshape(-1, width)
     return vectors
@@ -303,7 +303,7 @@ def _from_lists(rows: Sequence[Any], width: int, place: str) -> np.ndarray:
     )
     width = _width_of(lengths, width, place)
     vectors = np.full((len(rows), width), np.nan, np.float32)
-    for number in np.flatnonzero(there):
+    for number in np.flatnonzero(there).tolist():
         vectors[number] = [math.nan if each is None else each for each in rows[number]]
     return vectors
 

@@ -258,35 +258,39 @@ def _shows(template: ChatTemplate, dialect: Dialect, thought: Thought | None = N
 
 
 def marked_calls(
-    messages: Sequence[dict[str, Any]],
+    messages: Sequence[dict[str, Any]], names: bool = True
 ) -> tuple[list[dict[str, Any]], list[list[str]]]:
-    """Messages whose tool calls have other names and arguments, and these words for each message.
+    """Messages whose tool calls have other names (if `names`) and arguments, and what these are.
 
-    A template that shows the calls shows these words; plain ones, which nothing escapes.
+    A template that shows the calls shows these words, for each message its own; plain ones, which
+    nothing escapes.
     """
     marks: list[list[str]] = []
     marked: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
         calls, own = message.get("tool_calls"), []
         if isinstance(calls, list):
-            message = {**message, "tool_calls": [_marked(call, own, number) for call in calls]}
+            message = {
+                **message,
+                "tool_calls": [_marked(call, own, number, names) for call in calls],
+            }
         marked.append(message)
         marks.append(own)
     return marked, marks
 
 
-def _marked(call: Any, marks: list[str], turn: int) -> Any:
+def _marked(call: Any, marks: list[str], turn: int, names: bool) -> Any:
     if not isinstance(call, dict):
         return call
     inner = call.get("function")
     function: dict[str, Any] = dict(inner) if isinstance(inner, dict) else dict(call)
-    if isinstance(function.get("name"), str):
+    if names and isinstance(function.get("name"), str):
         marks.append(f"coresetdbturn{turn}call{len(marks)}x")
         function["name"] = marks[-1]
     arguments = function.get("arguments")
     if isinstance(arguments, dict) and arguments:
         marks.append(f"coresetdbturn{turn}argument{len(marks)}x")
-        function["arguments"] = {**arguments, marks[-1]: marks[-1]}
+        function["arguments"] = {**arguments, "coresetdb": marks[-1]}
     elif isinstance(arguments, str) and arguments.strip() not in ("", "{}"):
         marks.append(f"coresetdbturn{turn}argument{len(marks)}x")
         function["arguments"] = arguments + marks[-1]

@@ -142,8 +142,22 @@ def find_answer(index: int, given: Rendered) -> AnswerSpan:
     return AnswerSpan(start, content, texts, end, calls, calls_first, written)
 
 
-def _locate(index: int, given: Rendered) -> tuple[int, int]:
+def _locate(index: int, given: Rendered) -> tuple[int | None, int]:
     """Where the text of a turn begins in the whole rendering, and where the turn ends.
+
+    A turn of tool calls alone may have no place for a text; its text then begins nowhere.
+    """
+    try:
+        return _by_text(index, given)
+    except RowRefusedError:
+        end = _end_of_calls(index, given)
+        if end is None:
+            raise
+        return None, end
+
+
+def _by_text(index: int, given: Rendered) -> tuple[int, int]:
+    """Locate a turn by its text.
 
     What follows the text when the turn is the last one (its calls, its end of turn) must follow
     it in the whole rendering as well, or else end where the next turn begins. A turn without text
@@ -169,6 +183,20 @@ def _locate(index: int, given: Rendered) -> tuple[int, int]:
     ):
         raise HistoryRewrittenError
     return len(opening), end
+
+
+def _end_of_calls(index: int, given: Rendered) -> int | None:
+    """Where a turn of calls alone ends: what follows a word in its last call follows it always."""
+    messages = list(given.messages)
+    marked, words = marked_calls(messages[index : index + 1], names=False)
+    if given.marks[index][given.reasons[index] :] or not words[0]:
+        return None
+    messages[index], mark = marked[0], words[0][-1]
+    following = given.template.render(messages, given.tools).partition(mark)[2]
+    closing = given.template.render(messages[: index + 1], given.tools).partition(mark)[2]
+    rest = following.removeprefix(closing)
+    clear = closing and mark not in following and following.startswith(closing)
+    return len(given.full) - len(rest) if clear and given.full.endswith(rest) else None
 
 
 def _with_mark(index: int, given: Rendered) -> tuple[str, Messages]:

@@ -172,6 +172,8 @@ class Encoder:
         """The same, with reasoning as text of the answer wherever the template leaves it out."""
         turns = form_of(instruction, reading)[0][0]
         left_out = {number for number, turn in enumerate(turns) if turn.thinks}
+        if not left_out:
+            return self._read(instruction, reading)
         with suppress(RowRefusedError):
             layout, contents = self._read(instruction, reading)
             left_out -= {slot.text // 2 for slot in layout.slots if slot.kind == "reasoning"}

@@ -71,10 +71,12 @@ def sample_of_sources(
     limit: int | None = None,
     bytes_total: int | None = None,
     progress: Progress | None = None,
+    without: GrowingIdSet | None = None,
 ) -> Sample:
     """Draw a sample of the records of files, reading them to the end; equal content counts once.
 
     Args:
+        without: ids of content that does not count, such as that of removed rows.
         limit: read no more than this many records, rejected ones included.
 
     Raises:
@@ -82,7 +84,7 @@ def sample_of_sources(
     """
     progress = progress or Silence()
     reservoir: Reservoir[Instruction] = Reservoir(seed, rows)
-    seen = GrowingIdSet()
+    seen = GrowingIdSet() if without is None else without
     read, before = 0, 0
     reasons: Counter[str] = Counter()
     for source in sources:

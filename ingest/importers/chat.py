@@ -1,181 +1,50 @@
-"""Chats: a conversation as a list of turns (OpenAI, ShareGPT, SGD) or as a tree of them (OASST).
+"""Chats: a conversation as turns (OpenAI, ShareGPT, TRL, Gemini, SGD) or as a tree of them (OASST).
 
-A turn is {role, content} or {from, value}; content is text, or a list of parts. Roles in any case:
-human, prompter -> user; gpt, chatgpt, model, bing -> assistant; developer -> system; observation,
-function -> tool; function_call is an assistant turn with tool calls. A turn of another role is
-rejected by name.
+turns.py reads the turns, whatever holds them and whatever they are called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ...schemas.canonical import canonical_json
 from ...schemas.instruction import Instruction, Message
 from ..readers.options import ReadOptions
+from .content import text_of_parts
 from .importer import (
     MISSING,
     Fields,
     Importer,
     Parsed,
     Rejected,
-    as_canonical,
-    decoded,
     kind_of,
     parsed,
     reach,
     required,
     text_of,
 )
-from .padding import without_padding
+from .roles import CALL, role_of
+from .tools import tools_of
+from .turns import (
+    Extras,
+    are_marked_turns,
+    are_rounds,
+    are_texts,
+    are_turns,
+    keep_extras,
+    read_turns,
+    unfolded,
+)
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bing": "assistant",
-    "function_call": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-}
-PLAIN_ROLES = {name: role for name, role in ROLES.items() if name != "function_call"}
-ROLE_KEYS = ("role", "from")
-CONTENT_KEYS = ("content", "value", "text")
-READ_KEYS = frozenset((*ROLE_KEYS, *CONTENT_KEYS, "name", "tool_calls", "tool_call_id"))
-REASONING_PARTS = ("reasoning", "thinking")
-
-Extras = list[Fields]
-"""For each turn, the fields that a message has no place for (a weight, reasoning, annotations)."""
-
-
-def are_turns(value: Any) -> bool:
-    """Whether a value looks like a list of turns (or is empty, or JSON text of a list)."""
-    if isinstance(value, str):
-        return value.lstrip().startswith("[")
-    if value is None or value == []:
-        return True
-    return isinstance(value, list) and any(
-        isinstance(turn, dict) and any(key in turn for key in ROLE_KEYS) for turn in value
-    )
-
-
-def read_turns(value: Any, name: str) -> tuple[list[Message], Extras]:
-    """The messages of a list of turns, and the extra fields of each turn.
-
-    Raises:
-        Rejected: it is not a list of turns, a role is unknown, or a part is not text.
-    """
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        value = decoded(value, name)
-    if value is None:
-        raise Rejected("no messages")
-    if not isinstance(value, list):
-        raise Rejected(f"{name} is {kind_of(value)}, not a list")
-    messages: list[Message] = []
-    extras: Extras = []
-    for turn in value:
-        message, extra = read_turn(turn)
-        messages.append(message)
-        extras.append(extra)
-    return messages, extras
-
-
-def read_turn(turn: Any) -> tuple[Message, Fields]:
-    """The message of one turn, and the turn's extra fields.
-
-    Raises:
-        Rejected: as `read_turns`.
-    """
-    if not isinstance(turn, dict):
-        raise Rejected(f"a turn is {kind_of(turn)}, not an object")
-    if len(turn) == 2:  # nearly every turn: two texts under plain names
-        name, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
-        if isinstance(name, str) and isinstance(content, str) and name in PLAIN_ROLES:
-            return Message(PLAIN_ROLES[name], content), {}
-    raw_role = next((turn[key] for key in ROLE_KEYS if turn.get(key) is not None), None)
-    if not isinstance(raw_role, str):
-        raise Rejected("a turn has no role")
-    role = ROLES.get(raw_role.lower())
-    if role is None:
-        raise Rejected(f"unknown role {raw_role[:40]!r}")
-    raw = next((turn[key] for key in CONTENT_KEYS if turn.get(key) is not None), None)
-    extra = {k: v for k, v in turn.items() if k not in READ_KEYS and v is not None}
-    content, calls, reasoning = _content(raw)
-    if raw_role.lower() == "function_call":
-        content, calls = "", _calls_in(content)
-    if isinstance(call := extra.pop("function_call", None), dict):
-        calls = [*calls, {"type": "function", "function": call}]
-    if reasoning:
-        extra["reasoning"] = reasoning
-    tool_calls = (
-        canonical_json(without_padding(calls))
-        if calls
-        else as_canonical(turn.get("tool_calls"), "tool_calls")
-    )
-    call_id, sender = turn.get("tool_call_id"), turn.get("name")
-    message = Message(
-        role,
-        content,
-        name=sender if isinstance(sender, str) else None,
-        tool_calls=tool_calls,
-        tool_call_id=None if call_id is None else text_of(call_id, "tool_call_id"),
-    )
-    return message, extra
-
-
-def keep_extras(metadata: Fields, extras: Extras) -> None:
-    """Put the extra fields of turns, if there are any, into the metadata: an object per turn."""
-    if any(extras):
-        metadata["message_extras"] = extras
-
-
-def _content(raw: Any) -> tuple[str, list[Any], str]:
-    """Text, tool calls and reasoning of a turn's content."""
-    if not isinstance(raw, list):
-        return text_of(raw, "content"), [], ""
-    texts: list[str] = []
-    calls: list[Any] = []
-    thoughts: list[str] = []
-    for part in raw:
-        if isinstance(part, str):
-            texts.append(part)
-            continue
-        if not isinstance(part, dict):
-            raise Rejected(f"a content part is {kind_of(part)}, not an object")
-        kind = part.get("type", "text")
-        body = next((part[k] for k in ("text", "value", kind) if part.get(k) is not None), None)
-        if kind == "text":
-            texts.append(text_of(body, "content part"))
-        elif kind in REASONING_PARTS:
-            thoughts.append(text_of(body, "content part"))
-        elif kind == "tool_call":
-            calls.extend(_calls_in(body))
-        else:
-            raise Rejected(f"content part of type {str(kind)[:40]!r}")
-    return "".join(texts), calls, "\n\n".join(thoughts)
-
-
-def _calls_in(body: Any) -> list[Any]:
-    """Tool calls in OpenAI's form from {name, arguments}, a list of such, or JSON text of either.
-
-    Raises:
-        Rejected: it is none of these.
-    """
-    if isinstance(body, str):
-        body = decoded(body, "function call")
-    calls = body if isinstance(body, list) else [body]
-    if not calls or not all(isinstance(call, dict) and "name" in call for call in calls):
-        raise Rejected("function call without a name")
-    return [{"type": "function", "function": call} for call in calls]
+SYSTEM = (
+    "system",
+    "system_prompt",
+    "system_message",
+    "system_instruction",
+    "systemInstruction",
+)
+TOOLS = ("tools", "functions", "available_tools", "tool_definitions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,18 +52,20 @@ class Chat:
     """The columns of a chat; of several names, a record's first one counts.
 
     Attributes:
-        turns: the list of turns.
+        turns: the list of turns, or the lists of them that follow one another.
         system: a system text, unless the turns begin with one.
         tools: descriptions of the tools.
+        is_chat: whether the value of a column is taken for turns.
     """
 
     turns: tuple[str, ...]
-    system: tuple[str, ...] = ("system", "system_prompt")
-    tools: tuple[str, ...] = ("tools", "functions")
+    system: tuple[str, ...] = SYSTEM
+    tools: tuple[str, ...] = TOOLS
+    is_chat: Callable[[Any], bool] = are_turns
 
     def fits(self, record: Fields) -> list[str] | None:
         """The column of turns that a record has, or None when it has another shape."""
-        fitting = (name for name in self.turns if name in record and are_turns(record[name]))
+        fitting = (name for name in self.turns if name in record and self.is_chat(record[name]))
         return next(([name] for name in fitting), None)
 
     def read(self, record: Fields, options: ReadOptions) -> Parsed:
@@ -207,41 +78,176 @@ class Chat:
         column = next(present, None)
         if column is None:
             raise Rejected(f"missing field: {self.turns[0]}")
-        messages, extras = read_turns(reach(record, column), column)
-        used = {column}
+        value, beside = unfolded(reach(record, column), column)
+        record = {**beside, **record}
+        messages, extras = read_turns(value, column, options)
+        return self.conversation(record, {column}, messages, extras)
+
+    def conversation(
+        self, record: Fields, used: set[str], messages: list[Message], extras: Extras
+    ) -> Parsed:
+        """The conversation of these turns, with the system text and the tools beside them."""
         for name in self.system:
             value = reach(record, name)
-            if value is None or isinstance(value, str):
-                used.add(name)
-                if value and value.strip() and not (messages and messages[0].role == "system"):
-                    messages.insert(0, Message("system", value))
-                    extras.insert(0, {})
+            if value is MISSING or (value is not None and not _can_be_text(value)):
+                continue
+            used.add(name)
+            text = value if isinstance(value, str) else text_of_parts(value, name)
+            if text.strip() and not (messages and messages[0].role == "system"):
+                messages.insert(0, Message("system", text))
+                extras.insert(0, {})
         tools = None
         for name in self.tools:
             value = reach(record, name)
             if value is not MISSING and tools is None:
                 used.add(name)
-                tools = as_canonical(value, name)
+                tools = tools_of(value, name)
         conversation = parsed(record, used, messages, tools)
         keep_extras(conversation.metadata, extras)
         return conversation
 
 
+def _can_be_text(value: Any) -> bool:
+    """Whether a column beside the turns holds a system text, perhaps in parts (Anthropic)."""
+    return isinstance(value, str | list | dict)
+
+
 _MESSAGES = Chat(turns=("messages",))
 MESSAGES = Importer(
     name="messages",
-    reads="messages [{role, content}], tools?",
+    reads="messages [{role, content}], system?, tools?",
     fits=_MESSAGES.fits,
     read=lambda record, options: [_MESSAGES.read(record, options)],
     aliases=("openai", "tulu", "chatml"),
 )
 
+
+def _are_named(value: Any) -> bool:
+    """Turns, but no mere list of texts."""
+    return are_turns(value) and not (value and are_texts(value))
+
+
 _SHAREGPT = Chat(turns=("conversations", "conversation", "items"))
+_ITEMS = Chat(turns=("items",), is_chat=_are_named)
 SHAREGPT = Importer(
     name="sharegpt",
     reads="conversations [{from, value}], system?, tools?",
-    fits=_SHAREGPT.fits,
+    fits=lambda record: (_ITEMS if "items" in record else _SHAREGPT).fits(record),
     read=lambda record, options: [_SHAREGPT.read(record, options)],
+)
+
+
+def _is_dialogue(value: Any) -> bool:
+    return bool(value) and (are_marked_turns(value) or are_texts(value))
+
+
+QUESTIONS_AND_ANSWERS = frozenset(
+    "question answer prompt response completion instruction input output query problem solution "
+    "inputs targets target text".split()
+)
+
+
+def _fits_dialogue(record: Fields) -> list[str] | None:
+    """The column of turns; a list of texts beside a question or an answer is taken for none."""
+    if _fits_sgd(record):
+        return None
+    columns = _ROUNDS.fits(record) or _DIALOGUE.fits(record)
+    if columns and not are_marked_turns(record[columns[0]]):
+        return None if QUESTIONS_AND_ANSWERS & record.keys() else columns
+    return columns
+
+
+DIALOGUES = ("dialogue", "dialogues", "dialog", "dialogs", "chat", "turns", "utterances", "rounds")
+_ROUNDS = Chat(turns=DIALOGUES, is_chat=are_rounds)
+_DIALOGUE = Chat(turns=(*DIALOGUES, "thread", "contents", "data"), is_chat=_is_dialogue)
+DIALOGUE = Importer(
+    name="dialogue",
+    reads="dialogue, turns, data, contents, ... [{role, content}] or [text, text, ...], system?",
+    fits=_fits_dialogue,
+    read=lambda record, options: [_DIALOGUE.read(record, options)],
+    aliases=("ultrachat", "gemini"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """Turns in two columns: those before the answer, and the answer; one of them may be text.
+
+    Attributes:
+        before, answer: names of the columns; a record's first one of each counts.
+        chat: reads what stands beside them.
+    """
+
+    before: tuple[str, ...]
+    answer: tuple[str, ...]
+    chat: Chat
+
+    def columns(self, record: Fields) -> tuple[str | None, str | None]:
+        """The columns of a record, None where it has none."""
+        before = next((name for name in self.before if name in record), None)
+        return before, next((name for name in self.answer if name in record), None)
+
+    def fits(self, record: Fields) -> list[str] | None:
+        """The two columns where one of them holds turns; None for another shape."""
+        before, answer = self.columns(record)
+        if before is None or answer is None or "chosen" in record:
+            return None
+        turns = [are_marked_turns(record[name]) for name in (before, answer)]
+        both = all(
+            is_chat or isinstance(record[name], str | None)
+            for name, is_chat in zip((before, answer), turns, strict=True)
+        )
+        return [before, answer] if any(turns) and both else None
+
+    def read(self, record: Fields, options: ReadOptions) -> Parsed:
+        """The conversation of a record.
+
+        Raises:
+            Rejected: a column is missing, or holds neither turns nor text.
+        """
+        before, answer = self.columns(record)
+        if before is None:
+            raise Rejected(f"missing field: {self.before[0]}")
+        if answer is None and not options.allow_empty_answer:
+            raise Rejected(f"missing field: {self.answer[0]}")
+        messages, extras = messages_of(record[before], before, "user", options)
+        if answer is not None and record[answer] is not None:
+            more, extras_of_more = messages_of(record[answer], answer, "assistant", options)
+            messages, extras = [*messages, *more], [*extras, *extras_of_more]
+        used = {name for name in (before, answer) if name}
+        return self.chat.conversation(record, used, messages, extras)
+
+
+def messages_of(
+    value: Any, name: str, role: str, options: ReadOptions
+) -> tuple[list[Message], Extras]:
+    """The messages of one column: turns, or a text that `role` says."""
+    if isinstance(value, str) and not are_marked_turns(value):
+        return [Message(role, value)], [{}]
+    return read_turns(value, name, options)
+
+
+_COMPLETION = Exchange(
+    before=("prompt", "input", "inputs", "question", "query", "instruction"),
+    answer=("completion", "response", "output", "outputs", "answer", "target", "targets", "reply"),
+    chat=Chat(turns=(), system=(*SYSTEM, "instructions")),
+)
+COMPLETION = Importer(
+    name="completion",
+    reads="prompt [{role, content}], completion [{role, content}], system?, tools?",
+    fits=_COMPLETION.fits,
+    read=lambda record, options: [_COMPLETION.read(record, options)],
+    aliases=("trl", "responses"),
+)
+
+
+_TURN_PROMPTS = Chat(turns=("prompt", "input"), is_chat=are_marked_turns)
+TURN_PROMPTS = Importer(
+    name="turn_prompts",
+    reads="prompt [{role, content}], without an answer",
+    fits=lambda record: None if _COMPLETION.fits(record) else _TURN_PROMPTS.fits(record),
+    read=lambda record, options: [_TURN_PROMPTS.read(record, options)],
+    unanswered=True,
 )
 
 
@@ -262,7 +268,7 @@ def _read_oasst(record: Fields, options: ReadOptions) -> Iterator[Parsed | Rejec
     while waiting:
         node, before, extras_before = waiting.pop()
         try:
-            message, extra = _node(node)
+            message, extra = _node(node, options)
         except Rejected as rejected:
             yield rejected
             continue
@@ -277,17 +283,19 @@ def _read_oasst(record: Fields, options: ReadOptions) -> Iterator[Parsed | Rejec
         yield Parsed(Instruction(path), metadata, leaf if isinstance(leaf, str) else None)
 
 
-def _node(node: object) -> tuple[Message, Fields]:
+def _node(node: object, options: ReadOptions) -> tuple[Message, Fields]:
     if not isinstance(node, dict):
         raise Rejected(f"a reply is {kind_of(node)}, not an object")
     role = node.get("role")
-    if not isinstance(role, str) or role.lower() not in ROLES:
+    if not isinstance(role, str):
         raise Rejected(f"unknown role {str(role)[:40]!r}")
+    role = role_of(role, options)
+    role = "assistant" if role == CALL else role
     replies = node.get("replies")
     if replies is not None and not isinstance(replies, list):
         raise Rejected(f"replies is {kind_of(replies)}, not a list")
     extra = {k: v for k, v in node.items() if k not in NODE_FIELDS and v is not None}
-    return Message(ROLES[role.lower()], text_of(node.get("text"), "text")), extra
+    return Message(role, text_of(node.get("text"), "text")), extra
 
 
 OASST = Importer(
@@ -320,9 +328,10 @@ def _read_sgd(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejecte
         if not isinstance(turn, dict):
             raise Rejected(f"a turn is {kind_of(turn)}, not an object")
         speaker = turn.get("speaker")
-        if speaker not in SPEAKERS:
+        role = SPEAKERS.get(str(speaker)) or options.roles.get(str(speaker))
+        if role is None:
             raise Rejected(f"unknown role {str(speaker)[:40]!r}")
-        messages.append(Message(SPEAKERS[speaker], required(turn, "utterance")))
+        messages.append(Message(role, required(turn, "utterance")))
         extras.append({k: v for k, v in turn.items() if k not in ("speaker", "utterance")})
     conversation = parsed(record, ("turns",), messages)
     keep_extras(conversation.metadata, extras)

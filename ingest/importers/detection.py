@@ -7,9 +7,8 @@ request only is never taken by itself, and it stops a candidate whose columns it
 preference pairs are not silently read as chats. Where nothing fits, names are compared without case
 and outer blanks. Where the rules do not decide, an error says what to type.
 
-With `--map` the user says which column is what: `messages=COLUMN` is a list of turns; otherwise
-`assistant=COLUMN` (mostly with `user=COLUMN`) makes the turns, with `input`, `system`, `history`
-and `tools` as in Alpaca and ShareGPT. `a.b` reaches into objects.
+A pair of columns is not taken where others beside it belong to the conversation (unread.py), and
+with `--map` the user says which column is what (mapped.py).
 
 Another package adds an importer with an entry point of the group `coresetdb.importers`.
 """
@@ -17,15 +16,16 @@ Another package adds an importer with an entry point of the group `coresetdb.imp
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 
-from ...schemas.errors import AmbiguousFormatError, MappingError, UsageError
-from ..readers.options import ReadOptions
-from .chat import MESSAGES, OASST, SGD, SHAREGPT, Chat, are_turns
-from .importer import MISSING, Fields, Importer, Parsed, Rejected, reach
+from ...schemas.errors import AmbiguousFormatError, UsageError
+from ..readers.options import MAP_KEYS, ReadOptions
+from .chat import COMPLETION, DIALOGUE, MESSAGES, OASST, SGD, SHAREGPT, TURN_PROMPTS
+from .importer import MISSING, Fields, Importer, reach
+from .mapped import ALL_CHOICES, check_column, mapped_importer, shown_columns
 from .preference import KTO, PREFERENCE
 from .single_turn import (
     ALPACA,
@@ -33,17 +33,21 @@ from .single_turn import (
     FLAN,
     NATURAL_INSTRUCTIONS,
     PAIRS,
+    PROMPTS,
     SELF_INSTRUCT,
     SQUAD,
     TEXT,
-    SingleTurn,
 )
+from .turns import are_turns
+from .unread import check_unread, suggested_mapping
 
 GROUP = "coresetdb.importers"
 
 BUILT_IN = (
     MESSAGES,
     SHAREGPT,
+    COMPLETION,
+    DIALOGUE,
     ALPACA,
     DOLLY,
     FLAN,
@@ -52,6 +56,8 @@ BUILT_IN = (
     OASST,
     SGD,
     *PAIRS,
+    PROMPTS,
+    TURN_PROMPTS,
     PREFERENCE,
     KTO,
     SQUAD,
@@ -95,49 +101,9 @@ def importer_named(name: str) -> Importer:
     return names[lower]
 
 
-def mapped_importer(mapping: Mapping[str, str]) -> Importer:
-    """An importer for the columns that a user has named.
-
-    Raises:
-        UsageError: the mapping names neither `messages` nor `assistant`, or both.
-    """
-    if ("messages" in mapping) == ("assistant" in mapping):
-        raise UsageError(
-            "--map needs assistant=COLUMN (mostly with user=COLUMN) or messages=COLUMN, not both"
-        )
-
-    def names(role: str) -> tuple[str, ...]:
-        return (mapping[role],) if role in mapping else ()
-
-    if "messages" in mapping:
-        shape = Chat(turns=names("messages"), system=names("system"), tools=names("tools"))
-    else:
-        shape = SingleTurn(
-            user=names("user"),
-            context=names("input"),
-            answer=names("assistant"),
-            system=names("system"),
-            history=names("history"),
-            tools=names("tools"),
-        )
-
-    def fits(record: Fields) -> list[str] | None:
-        columns = mapping.values()
-        return [column for column in columns if reach(record, column) is not MISSING] or None
-
-    def read(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-        own_id = reach(record, mapping["id"]) if "id" in mapping else MISSING
-        if own_id is not MISSING:
-            others = {name: value for name, value in record.items() if name != mapping["id"]}
-            record = {**others, "id": own_id}
-        return [shape.read(record, options)]
-
-    reads = ", ".join(f"{role}={column}" for role, column in mapping.items())
-    return Importer(name="map", reads=reads, fits=fits, read=read)
-
-
 MAP_ADVICE = "Name the columns with --map user=COLUMN,assistant=COLUMN"
-SHOWN_COLUMNS = 12
+FURTHER_KEYS = [key for key in MAP_KEYS if key not in ("user", "assistant", "records")]
+SHOWN_NAMES = 12
 
 
 @dataclass(frozen=True)
@@ -179,30 +145,34 @@ def detect_format(file: str, records: Sequence[Fields], options: ReadOptions) ->
     if options.format not in ("auto", "map"):
         importer = importer_named(options.format)
         rename = {column: name for name, column in options.columns.items()}
-        _check_mapped(file, records, list(rename))
+        for column in rename:
+            check_column(file, records, column)
         renamed = [{rename.get(k, k): v for k, v in record.items()} for record in records]
         return DetectedFormat(importer, rename, _columns(importer, renamed))
     if options.columns:
-        importer = mapped_importer(options.columns)
-        _check_mapped(file, records, list(options.columns.values()))
+        importer = mapped_importer(file, records, options)
         return DetectedFormat(importer, {}, ())
     if options.format == "map":
         raise UsageError("--format map needs --map user=COLUMN,assistant=COLUMN")
-    detected = _by_rules(file, records)
+    detected = _by_rules(file, records, options, {})
     if detected is not None:
         return detected
     folded = {name: name.strip().lower() for record in records for name in record}
     rename = {name: plain for name, plain in folded.items() if name != plain}
     if rename and len(set(folded.values())) == len(folded):
         renamed = [{rename.get(k, k): v for k, v in record.items()} for record in records]
-        detected = _by_rules(file, renamed)
+        original = {plain: name for name, plain in rename.items()}
+        detected = _by_rules(file, renamed, options, original)
         if detected is not None:
             return DetectedFormat(detected.importer, rename, detected.columns)
+    mapping = suggested_mapping(records) or ""
     raise AmbiguousFormatError(
         file,
-        f"no known shape fits its columns ({_shown(records)})",
-        f"{MAP_ADVICE} (also input, system, messages, tools, history, id), "
+        f"no known shape fits its columns ({shown_columns(records)})",
+        (f"Perhaps {mapping}. " if mapping else "")
+        + f"{MAP_ADVICE} (also {', '.join(FURTHER_KEYS)}; a plus puts columns together), "
         f"or give --format one of {', '.join(importers())}",
+        mapping,
     )
 
 
@@ -220,13 +190,16 @@ def header_of(
         MappingError: it is a header that has some columns of --map and lacks others.
     """
     names = [name.strip() for name in first]
-    mapped = list(options.columns.values())
+    mapped = [name for each in options.columns_in(names).values() for name in each]
+    if ALL_CHOICES in options.columns:
+        mapped = [name for name in mapped if name != ALL_CHOICES]
     if mapped and all(column in names for column in mapped):
         return names
     if mapped and all(column.isdigit() and 0 < int(column) <= len(names) for column in mapped):
         return None
     if any(column in names for column in mapped):  # so it is a header, without the others
-        _check_mapped(file, [dict.fromkeys(names, "")], mapped)
+        for column in mapped:
+            check_column(file, [dict.fromkeys(names, "")], column)
     cells = [*second, *[""] * len(names)]
     folded = {name.lower(): cell for name, cell in zip(names, cells, strict=False)}
     named = options.format not in ("auto", "map")
@@ -235,7 +208,7 @@ def header_of(
         return names
     if named and any(len(own) == len(names) for own in shapes[0].positional):
         return None
-    shown = ", ".join(repr(name[:40]) for name in names[:SHOWN_COLUMNS])
+    shown = ", ".join(repr(name[:40]) for name in names[:SHOWN_NAMES])
     hints = f"{MAP_ADVICE} (or by number without a header: --map user=1,assistant={len(names)})"
     formats = [n for n, i in importers().items() if any(len(p) == len(names) for p in i.positional)]
     if formats and not named:
@@ -256,28 +229,49 @@ def is_record(record: Fields, options: ReadOptions) -> bool:
     """Whether an object is a record by itself, of any shape that the options allow."""
     mapping = options.columns
     if options.format in ("auto", "map") and mapping:
-        if "messages" in mapping:
-            return are_turns(reach(record, mapping["messages"]))
-        answer = reach(record, mapping.get("assistant", ""))
-        return answer is not MISSING and not isinstance(answer, list | dict)
+        columns = options.columns_in(record)
+        if "messages" in columns:
+            return are_turns(reach(record, columns["messages"][0]))
+        named = (*columns.get("user", ()), *columns.get("assistant", ()))
+        values = [reach(record, name) for name in named]
+        return any(each is not MISSING and not isinstance(each, list | dict) for each in values)
     renamed = {**record, **{n: record[c] for n, c in mapping.items() if c in record}}
-    return any(importer.fits(renamed) is not None for importer in importers().values())
+    return any(shape.fits(renamed) is not None for shape in _shapes(options))
 
 
-def _by_rules(file: str, records: Sequence[Fields]) -> DetectedFormat | None:
+def _shapes(options: ReadOptions) -> list[Importer]:
+    """The importers that may read a file; without answers, only the examples of a target."""
+    unanswered = options.allow_empty_answer
+    return [each for each in importers().values() if unanswered or not each.unanswered]
+
+
+def _by_rules(
+    file: str, records: Sequence[Fields], options: ReadOptions, original: dict[str, str]
+) -> DetectedFormat | None:
     """The one shape that the rules leave; None where no shape fits.
 
+    Args:
+        original: names of columns in `records` -> those in the file, where they differ.
+
     Raises:
-        AmbiguousFormatError: several are left, or one that is read on request only.
+        AmbiguousFormatError: several are left, or one that is read on request only, or one that
+            leaves out a part of the conversation.
     """
     known = importers()
     candidates: dict[str, set[str]] = {}
-    for importer in known.values():
+    for importer in _shapes(options):
+        if not importer.holds(records):
+            continue
         fitting = [used for record in records if (used := importer.fits(record)) is not None]
         if 2 * len(fitting) >= len(records):
             candidates[importer.name] = {column for used in fitting for column in used}
     free = {name: used for name, used in candidates.items() if not known[name].on_request}
-    best = [name for name, used in free.items() if not any(used < own for own in free.values())]
+    earlier: list[set[str]] = []
+    best = []
+    for name, used in free.items():
+        if used not in earlier and not any(used < own for own in free.values()):
+            best.append(name)
+        earlier.append(used)
     stopping = [
         name
         for name, used in candidates.items()
@@ -286,7 +280,11 @@ def _by_rules(file: str, records: Sequence[Fields]) -> DetectedFormat | None:
     if not best and not stopping:
         return None
     if len(best) == 1 and not stopping:
-        return DetectedFormat(known[best[0]], {}, _columns(known[best[0]], records))
+        importer = known[best[0]]
+        columns = _columns(importer, records)
+        if importer.is_pair:
+            check_unread(file, importer, columns, records, original)
+        return DetectedFormat(importer, {}, columns)
     raise _ambiguous(file, {name: candidates[name] for name in (*best, *stopping)})
 
 
@@ -310,21 +308,3 @@ def _columns(importer: Importer, records: Sequence[Fields]) -> tuple[str, ...]:
     for record in records:
         used.update(dict.fromkeys(importer.fits(record) or ()))
     return tuple(used)
-
-
-def _check_mapped(file: str, records: Sequence[Fields], columns: Sequence[str]) -> None:
-    for column in columns:
-        first = column.split(".")[0]
-        if not any(column in record or first in record for record in records):
-            raise MappingError(
-                file,
-                f"--map names the column {column!r}, but its columns are {_shown(records)}",
-                "Correct --map",
-            )
-
-
-def _shown(records: Sequence[Fields]) -> str:
-    names = list(dict.fromkeys(name for record in records for name in record))
-    shown = ", ".join(str(name)[:40] for name in names[:SHOWN_COLUMNS])
-    more = len(names) - SHOWN_COLUMNS
-    return f"{shown}, and {more} more" if more > 0 else shown or "none"

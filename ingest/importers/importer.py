@@ -6,15 +6,14 @@ cannot read, or yields it where one record holds several conversations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...schemas.canonical import canonical_json
 from ...schemas.instruction import Instruction, Message
 from ..readers.json_rows import DECODER
 from ..readers.options import ReadOptions
-from .padding import without_padding
 
 ID_FIELDS = (
     "id",
@@ -50,6 +49,10 @@ class Parsed:
     source_id: str | None = None
 
 
+def _always(records: Sequence[Fields]) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Importer:
     """How records of one shape are recognised and read.
@@ -62,6 +65,11 @@ class Importer:
         on_request: why it is used only when named ("" for a shape that is detected).
         positional: names of the columns of a table without header, one tuple for each width.
         aliases: further names for `--format`.
+        is_pair: whether it takes a column for the question and one for the answer, so that other
+            columns of the conversation beside them (a context, choices, ...) would be left out.
+        beside: columns that it reads where a record has them, though no shape is told by them.
+        unanswered: whether its records lack the answer; only examples of a target may.
+        holds: what must hold of the first records together, besides `fits`.
     """
 
     name: str
@@ -71,6 +79,10 @@ class Importer:
     on_request: str = ""
     positional: tuple[tuple[str, ...], ...] = ()
     aliases: tuple[str, ...] = ()
+    is_pair: bool = False
+    beside: tuple[str, ...] = ()
+    unanswered: bool = False
+    holds: Callable[[Sequence[Fields]], bool] = _always
 
 
 def reach(record: Fields, column: str) -> Any:
@@ -113,6 +125,43 @@ def text_of(value: Any, name: str) -> str:
     raise Rejected(f"{name} is {kind_of(value)}, not text")
 
 
+def json_text(value: Any) -> str:
+    """JSON text of a value, its fields in their own order.
+
+    Raises:
+        ValueError: it holds NaN or an infinity.
+    """
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+ANSWER_FIELDS = frozenset(("aliases", "spans", "answer_start", "normalized_value"))
+"""Fields of objects that describe an answer (SQuAD, TriviaQA, DROP) rather than being one."""
+
+
+def text_or_json(value: Any, name: str) -> str:
+    """As `text_of`; an object, and a list of objects, as JSON text: structured output.
+
+    Raises:
+        Rejected: the text would be a guess, or the object describes an answer.
+    """
+    if describes_answer(value):
+        field = next((key for key in ("text", "value") if key in value), "FIELD")
+        raise Rejected(f"{name} is an object, not text: --map assistant={name}.{field} reads it")
+    return json_text(value) if are_objects(value) else text_of(value, name)
+
+
+def describes_answer(value: Any) -> bool:
+    """Whether a value is an object that holds an answer among other things about it."""
+    return isinstance(value, dict) and not ANSWER_FIELDS.isdisjoint(value)
+
+
+def are_objects(value: Any) -> bool:
+    """Whether a value is an object, or a list of nothing but objects."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, dict) for item in value)
+    return isinstance(value, dict)
+
+
 def required(record: Fields, name: str) -> str:
     """The text of a field that a record must have.
 
@@ -134,6 +183,17 @@ def answer_of(record: Fields, name: str, options: ReadOptions) -> str:
     if name not in record and not options.allow_empty_answer:
         raise Rejected(f"missing field: {name}")
     return text_of(record.get(name), name)
+
+
+TRUTH = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
+
+def truth_of(value: Any) -> bool | None:
+    """The truth value that a value stands for: true, 1, 1.0, "True", "yes", ...; else None."""
+    if isinstance(value, str):
+        value = value.strip().lower()
+        return TRUTH.get(value.removesuffix(".0"))
+    return bool(value) if isinstance(value, int | float) and value in (0, 1) else None
 
 
 def looks_textual(record: Fields, names: Iterable[str]) -> bool:
@@ -175,35 +235,6 @@ def parsed(
             del metadata[name]
             return Parsed(instruction, metadata, str(value))
     return Parsed(instruction, metadata)
-
-
-def as_canonical(value: Any, name: str) -> str | None:
-    """A list or object, or JSON text of one, as canonical JSON; None where it is empty.
-
-    Raises:
-        Rejected: it is something else.
-    """
-    if isinstance(value, str):
-        value = decoded(value, name) if value.strip() else None
-    else:
-        value = without_padding(value)
-    if value is None or value == "" or value == [] or value == {}:
-        return None
-    if not isinstance(value, list | dict):
-        raise Rejected(f"{name} is {kind_of(value)}, not a list")
-    if isinstance(value, list):  # of JSON texts, as some have their tools
-        value = [_object_in(item) for item in value]
-    return canonical_json(value)
-
-
-def _object_in(item: Any) -> Any:
-    """The object that a JSON text stands for; anything else as it is."""
-    if isinstance(item, str) and item.lstrip().startswith("{"):
-        try:
-            return decoded(item, "")
-        except Rejected:
-            return item
-    return item
 
 
 def decoded(text: str, name: str) -> Any:

@@ -3,21 +3,22 @@
 Read on request only, since half of what stands in a file is left out of the conversations.
 
 Preference pairs keep the rejected answer as metadata. The chosen one is an Anthropic transcript,
-turns, or text; before it stand turns or a plain prompt. KTO marks conversations with a truth value;
-those marked false are rejected.
+turns, or text; before it stand turns or a plain prompt. KTO marks conversations with a truth value
+(true, 1, "True", "desirable", ...); those marked false are rejected.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ...schemas.instruction import Message
 from ..readers.options import ReadOptions
-from .chat import MESSAGES, SHAREGPT, are_turns, keep_extras, read_turns
-from .importer import Fields, Importer, Parsed, Rejected, parsed
-from .single_turn import FLAN, SingleTurn
+from .chat import COMPLETION, DIALOGUE, MESSAGES, SHAREGPT
+from .importer import Fields, Importer, Parsed, Rejected, kind_of, parsed, truth_of
+from .single_turn import ALPACA, DOLLY, FLAN, PAIRS, SingleTurn
+from .turns import are_turns, keep_extras, read_turns
 
 CHATS = ("conversations", "messages", "prompt")
 PROMPTS = ("prompt", "question", "instruction")
@@ -38,7 +39,7 @@ def _read_preference(record: Fields, options: ReadOptions) -> Iterable[Parsed | 
     if chosen is None:
         raise Rejected("missing field: chosen")
     if not isinstance(chosen, str) or are_turns(chosen):
-        return [_chosen_turns(record, chosen)]
+        return [_chosen_turns(record, chosen, options)]
     if chosen.startswith("\n\nHuman:"):
         return [parsed(record, ("chosen",), _transcript(chosen))]
     return [PLAIN.read(record, options)]
@@ -51,9 +52,9 @@ def _transcript(text: str) -> Iterator[Message]:
         yield Message(SPEAKERS[speaker], content)
 
 
-def _chosen_turns(record: Fields, chosen: Any) -> Parsed:
+def _chosen_turns(record: Fields, chosen: Any, options: ReadOptions) -> Parsed:
     """The turns of `chosen`, behind those of the prompt unless these are among them."""
-    messages, extras = read_turns([chosen] if isinstance(chosen, dict) else chosen, "chosen")
+    messages, extras = read_turns(chosen, "chosen", options)
     used = {"chosen"}
     prompts = [name for name in PROMPTS if isinstance(record.get(name), str)]
     chats = [name for name in CHATS if isinstance(record.get(name), list)]
@@ -61,7 +62,7 @@ def _chosen_turns(record: Fields, chosen: Any) -> Parsed:
         used.update(prompts)
     elif chats:
         used.add(chats[0])
-        before, extras_before = read_turns(record[chats[0]], chats[0])
+        before, extras_before = read_turns(record[chats[0]], chats[0], options)
         messages, extras = [*before, *messages], [*extras_before, *extras]
     elif prompts:
         used.add(prompts[0])
@@ -83,23 +84,63 @@ PREFERENCE = Importer(
 )
 
 
-LABEL = "label"
-INNER = (MESSAGES, SHAREGPT, FLAN)
+LABELS = (
+    "label",
+    "kto_tag",
+    "desirable",
+    "is_desirable",
+    "preferred",
+    "is_preferred",
+    "is_chosen",
+    "thumbs_up",
+)
+INNER = (MESSAGES, SHAREGPT, COMPLETION, DIALOGUE, FLAN, ALPACA, DOLLY, *PAIRS)
+WORDS = {"desirable": True, "chosen": True, "preferred": True, "good": True} | {
+    "undesirable": False, "rejected": False, "dispreferred": False, "bad": False
+}  # fmt: skip
+
+
+def preferred(value: Any) -> bool | None:
+    """Whether a label says that an answer was preferred; None where it says neither.
+
+    True, 1, 1.0, "True", "yes", "desirable" and their opposites count.
+    """
+    if isinstance(value, str) and value.strip().lower() in WORDS:
+        return WORDS[value.strip().lower()]
+    return truth_of(value)
+
+
+def _label_of(record: Fields) -> str | None:
+    """The column of the label, told by its name and its value."""
+    names = (name for name in LABELS if record.get(name) is not None)
+    return next((name for name in names if preferred(record[name]) is not None), None)
 
 
 def _fits_kto(record: Fields) -> list[str] | None:
-    if not isinstance(record.get(LABEL), bool):
-        return None
+    label = _label_of(record)
     columns = next((used for inner in INNER if (used := inner.fits(record)) is not None), None)
-    return None if columns is None else [*columns, LABEL]
+    return None if columns is None or label is None else [*columns, label]
+
+
+def _are_all_labelled(records: Sequence[Fields]) -> bool:
+    """Whether all labels are truth values, rather than classes of which some are 0 or 1."""
+    return all(
+        preferred(record[name]) is not None
+        for record in records
+        for name in LABELS
+        if record.get(name) is not None
+    )
 
 
 def _read_kto(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejected]:
-    label = record.get(LABEL)
-    if not isinstance(label, bool):
-        raise Rejected(f"missing field: {LABEL}")
-    if not label:
-        raise Rejected("not preferred: label is false")
+    label = _label_of(record)
+    if label is None:
+        name = next((name for name in LABELS if record.get(name) is not None), None)
+        if name is None:
+            raise Rejected(f"missing field: {LABELS[0]}")
+        raise Rejected(f"{name} is {kind_of(record[name])} that is neither true nor false")
+    if not preferred(record[label]):
+        raise Rejected(f"not preferred: {label} is false")
     inner = next((inner for inner in INNER if inner.fits(record) is not None), None)
     if inner is None:
         raise Rejected("missing field: messages")
@@ -108,8 +149,9 @@ def _read_kto(record: Fields, options: ReadOptions) -> Iterable[Parsed | Rejecte
 
 KTO = Importer(
     name="kto",
-    reads="messages or conversations, label",
+    reads="messages, conversations, or a question and its answer; label true or false",
     fits=_fits_kto,
     read=_read_kto,
     on_request="it keeps only the conversations labelled true",
+    holds=_are_all_labelled,
 )

@@ -7,8 +7,8 @@ records hold a list of such records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..readers.options import ReadOptions
@@ -18,15 +18,19 @@ from .importer import (
     Importer,
     Parsed,
     Rejected,
-    as_canonical,
+    are_objects,
+    describes_answer,
     dialogue,
     kind_of,
     looks_textual,
     parsed,
     reach,
     text_of,
+    text_or_json,
     with_input,
 )
+from .tools import tools_of
+from .turns import are_marked_turns
 
 Names = tuple[str, ...]
 
@@ -39,25 +43,26 @@ class SingleTurn:
         user: the question; without it, the conversation is the answer alone.
         passage: stands above the question, with a blank line between them.
         context: all of these stand below the question, each behind a blank line, unless blank.
-        answer: the assistant's turn.
+        answer: the assistant's turn; without it, the conversation ends with the question.
         explanation: stands before the answer if the options say so; otherwise it is metadata.
         history: earlier rounds, [[question, answer], ...].
         system, tools: read where a record has them; no shape is recognised by them.
         needs_context: whether a record without any of `context` is rejected.
-        user_text, answer_text: make text of the value of a column with the name given.
+        user_text, answer_text: make text of the value of a column with the name given; an answer
+            that is an object is JSON text.
     """
 
     user: Names = ()
     passage: Names = ()
     context: Names = ()
-    answer: Names
+    answer: Names = ()
     explanation: Names = ()
     history: Names = ()
     system: Names = ()
     tools: Names = ()
     needs_context: bool = False
     user_text: Callable[[Any, str], str] = text_of
-    answer_text: Callable[[Any, str], str] = text_of
+    answer_text: Callable[[Any, str], str] = text_or_json
 
     def fits(self, record: Fields) -> list[str] | None:
         """The columns that this shape would use of a record, or None when it has another shape."""
@@ -65,12 +70,23 @@ class SingleTurn:
         columns = [_first(record, names) for names in needed if names]
         if not all(column in record for column in columns):
             return None
-        is_plain = self.user_text is text_of and self.answer_text is text_of
-        if is_plain and not looks_textual(record, columns):
+        is_plain = self.user_text is text_of and self.answer_text is text_or_json
+        if is_plain and not self._looks_textual(record, columns):
             return None
         question = (*self.passage, *self.user, *self.context)
         claimed = (*question, *self.answer, *self.explanation, *self.history)
         return [name for name in claimed if name in record]
+
+    def _looks_textual(self, record: Fields, columns: list[str]) -> bool:
+        """Whether the columns hold text, or the answer JSON, such as structured output."""
+        if not self.answer:
+            return looks_textual(record, columns)
+        answer = _first(record, self.answer)
+        if answer.startswith("answer") or not are_objects(record[answer]):
+            return looks_textual(record, columns)
+        return looks_textual(record, [name for name in columns if name != answer]) and not (
+            are_marked_turns(record[answer]) or describes_answer(record[answer])
+        )
 
     def read(self, record: Fields, options: ReadOptions) -> Parsed:
         """The conversation of a record; columns outside this shape become its metadata.
@@ -82,11 +98,11 @@ class SingleTurn:
         turns = history_of(record, self.history)
         if self.user:
             turns.append(("user", self._question(record, used)))
-        answer, others = self._answer(record, options, used)
-        turns.append(("assistant", answer))
-        tools = next(
-            (as_canonical(value, name) for name, value in _filled(record, self.tools)), None
-        )
+        others: list[Any] = []
+        if self.answer:
+            answer, others = self._answer(record, options, used)
+            turns.append(("assistant", answer))
+        tools = next((tools_of(value, name) for name, value in _filled(record, self.tools)), None)
         system = next((text_of(value, name) for name, value in _filled(record, self.system)), "")
         conversation = parsed(record, used, dialogue(system, *turns), tools)
         if others:
@@ -101,7 +117,7 @@ class SingleTurn:
         if self.needs_context and not any(name in record for name in self.context):
             raise Rejected(f"missing field: {self.context[0]}")
         for name, value in _filled(record, self.context):
-            question = with_input(question, text_of(value, name))
+            question = with_input(question, text_or_json(value, name))
         return question
 
     def _answer(
@@ -218,13 +234,15 @@ def single_turn(
     on_request: str = "",
     positional: tuple[Names, ...] = (),
     aliases: Names = (),
+    is_pair: bool = False,
 ) -> Importer:
     """The importer of a shape; where there are variants of it, the first that fits a record reads.
 
     Args:
         nested: the list in which the records of the shape may stand.
-        name, reads, on_request, positional, aliases: as in `Importer`.
+        name, reads, on_request, positional, aliases, is_pair: as in `Importer`.
     """
+    beside = tuple({name: None for shape in shapes for name in (*shape.system, *shape.tools)})
 
     def fits(record: Fields) -> list[str] | None:
         if nested and ((columns := nested.fits(record)) or nested.always):
@@ -251,7 +269,7 @@ def single_turn(
             except Rejected as rejected:
                 yield rejected
 
-    return Importer(name, reads, fits, read, on_request, positional, aliases)
+    return Importer(name, reads, fits, read, on_request, positional, aliases, is_pair, beside)
 
 
 def lines_of(value: Any, name: str) -> str:
@@ -286,6 +304,7 @@ ALPACA = single_turn(
     ),
     reads="instruction, input?, output, system?, history?",
     positional=(("instruction", "input", "output"), ("instruction", "output")),
+    is_pair=True,
 )
 
 DOLLY = single_turn(
@@ -299,6 +318,7 @@ DOLLY = single_turn(
     reads="instruction, context? or input?, response",
     positional=(("instruction", "context", "response"),),
     aliases=("gpteacher",),
+    is_pair=True,
 )
 
 FLAN = single_turn(
@@ -315,6 +335,7 @@ FLAN = single_turn(
     reads="inputs, targets (or input, target, explanation?; or prompt, completion)",
     positional=(("input", "target", "explanation"), ("input", "target")),
     aliases=("p3", "cot"),
+    is_pair=True,
 )
 
 NATURAL_INSTRUCTIONS = single_turn(
@@ -351,6 +372,7 @@ PAIRS = tuple(
         SingleTurn(user=(user,), answer=(answer,), system=("system", "system_prompt")),
         reads=f"{user}, {answer}, system?",
         positional=((user, answer),),
+        is_pair=True,
     )
     for user, answer in (
         ("prompt", "target"),
@@ -364,6 +386,38 @@ PAIRS = tuple(
     )
 )
 """Each pair of names is a format of its own: a file with two of them is ambiguous, and asks."""
+
+ANSWERS = tuple(
+    "answer answerkey answer_key correct_answer correct_option correct answer_idx answer_index "
+    "gold gold_label label cop target targets response completion output outputs solution "
+    "best_answer final_answer answers choice chosen".split()
+)
+"""Names of answers, the likeliest first."""
+
+
+def _are_unanswered(records: Sequence[Fields]) -> bool:
+    """Whether no record has a value in a column that is named as an answer."""
+    return not any(
+        value is not None and name.strip().lower() in ANSWERS
+        for record in records
+        for name, value in record.items()
+    )
+
+
+PROMPTS = replace(
+    single_turn(
+        "prompts",
+        SingleTurn(user=("instruction",), context=("input",), system=("system", "system_prompt")),
+        SingleTurn(
+            user=("prompt", "question", "query", "problem", "inputs", "input"),
+            system=("system", "system_prompt"),
+        ),
+        reads="prompt (or instruction and input, question, query, problem), without an answer",
+        is_pair=True,
+    ),
+    unanswered=True,
+    holds=_are_unanswered,
+)
 
 SQUAD = single_turn(
     "squad",

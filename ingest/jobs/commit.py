@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from ...schemas.conversations import TURN_MARKS, as_columns
 from ...schemas.instruction import Record, Reject
-from ...schemas.plain_text import count_of
-from ...schemas.recipe import FINGERPRINT_KEY
+from ...schemas.plain_text import LinesResult, count_of
 from ...schemas.tables import POOL, REJECTS, SOURCES
+from ...store.features import without_removed_columns
+from ...store.removal import removed_ids
 from ...store.rows import key_of
 from ...store.store import Store
 
@@ -28,7 +29,7 @@ class FileAccount:
     """One source file: `read` = `new` + `duplicate` + `rejected`, always.
 
     `duplicate` counts records whose content the pool already held, from whichever file or from an
-    earlier line of this one.
+    earlier line of this one, and the `removed`: those that were taken out of the pool and stay out.
     """
 
     file: str
@@ -41,6 +42,7 @@ class FileAccount:
     new: int = 0
     duplicate: int = 0
     rejected: int = 0
+    removed: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
     fault: str | None = None
@@ -53,7 +55,7 @@ class FileAccount:
 
 
 @dataclass
-class Account:
+class Account(LinesResult):
     """One ingestion: its files and what was featurized.
 
     Attributes:
@@ -82,7 +84,7 @@ class Account:
         """Files that could not be read, or broke half-way, each with what was wrong."""
         return self.unreadable + [file.fault for file in self.files if file.fault]
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The closing account, in words."""
         lines = [
             f"{file.corpus}: read {file.read:,}: {file.new:,} new, "
@@ -99,6 +101,11 @@ class Account:
                 f"all: read {self.total('read'):,}: {self.total('new'):,} new, "
                 f"{self.total('duplicate'):,} duplicate, {self.total('rejected'):,} rejected"
             )
+        if removed := self.total("removed"):
+            was = "was" if removed == 1 else "were"
+            rows = count_of(removed, "row")
+            lines.append(f"{rows} {was} removed earlier and {was} skipped (among the duplicates)")
+        lines += [f"{file.file}: {remark}" for file in self.files for remark in file.remarks]
         lines += [f"NOT read: {fault}" for fault in self.faults]
         speed = f", {self.tokens / self.seconds:,.0f} tokens/s" if self.tokens else ""
         lines.append(
@@ -114,6 +121,7 @@ class Account:
         return {
             "run": self.run,
             **{name: self.total(name) for name in ("read", "new", "duplicate", "rejected")},
+            "removed": self.total("removed"),
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "limited": self.limited,
@@ -123,6 +131,7 @@ class Account:
             "files": [
                 {
                     **file.as_row(),
+                    "removed": file.removed,
                     "reasons": dict(file.reasons),
                     "remarks": file.remarks,
                     "fault": file.fault,
@@ -178,25 +187,39 @@ class Commit:
         """Make everything queued visible.
 
         Returns:
-            ids that another process had inserted in the meantime.
+            ids that another process had inserted, or taken out of the pool, in the meantime.
         """
         if self.rejects:
             store.insert("rejects", self._reject_table())
-        if self.occurrences:
-            store.insert("sources", self._source_table())
-        if not self.rows:
-            return set()
-        with store.lock(shared=True):  # between looking and writing no column goes
+        with store.lock(shared=True):  # between looking and writing no column goes, and no row
+            removed = self._drop_removed(store)
+            if self.occurrences:
+                store.insert("sources", self._source_table())
+            if not self.rows:
+                return removed
             table = self._pool_table()
+            if removed:
+                left = [row_id not in removed for row_id in table["id"].to_pylist()]
+                table = table.filter(pa.array(left))
             if TURN_MARKS.name in table.column_names:
                 store.add_columns("pool", [TURN_MARKS])
             rows = without_removed_columns(table, store.dataset("pool").schema)
             inserted = store.insert("pool", rows)
-        return set() if inserted == len(self.rows) else self._rows_of_others(store)
+        if inserted == rows.num_rows:
+            return removed
+        return removed | self._rows_of_others(store, rows["id"].to_pylist())
 
-    def _rows_of_others(self, store: Store) -> set[str]:
-        """The ids that another process inserted."""
-        ids = [row_id for row_id, _ in self.rows]
+    def _drop_removed(self, store: Store) -> set[str]:
+        """Forget where removed rows were seen; the ids of those that wait to be inserted."""
+        ids = list(dict.fromkeys(row_id for row_id, _ in (*self.occurrences, *self.rows)))
+        gone = removed_ids(store).contains(ids).tolist() if ids else []
+        removed = {row_id for row_id, is_gone in zip(ids, gone, strict=True) if is_gone}
+        if removed:
+            self.occurrences = [seen for seen in self.occurrences if seen[0] not in removed]
+        return removed & {row_id for row_id, _ in self.rows}
+
+    def _rows_of_others(self, store: Store, ids: list[str]) -> set[str]:
+        """Those of the ids that another process inserted."""
         runs = store.take(ids, ["id", "run"])["run"].to_pylist()
         return {row_id for row_id, run in zip(ids, runs, strict=True) if run != self.run}
 
@@ -240,25 +263,6 @@ class Commit:
     def _reject_table(self) -> pa.Table:
         rows = [_reject_row(reject, nth, self.run) for reject, nth in self.rejects]
         return pa.Table.from_pylist(rows, schema=REJECTS)
-
-
-def without_removed_columns(rows: pa.Table, table: pa.Schema) -> pa.Table:
-    """`rows` without features that pool or targets no longer have, or now make by another recipe.
-
-    A run keeps the recipes it began with; a feature may be dropped, or declared, meanwhile.
-    """
-    columns = [
-        field.name
-        for field in rows.schema
-        if field.name in POOL.names
-        or (field.name in table.names and _recipe(field) == _recipe(table.field(field.name)))
-    ]
-    return rows.select(columns)
-
-
-def _recipe(field: pa.Field) -> bytes | None:
-    """The fingerprint of the recipe that makes a column."""
-    return (field.metadata or {}).get(FINGERPRINT_KEY)
 
 
 def _reject_row(reject: Reject, nth: int, run: str) -> dict[str, Any]:

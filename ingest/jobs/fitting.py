@@ -20,11 +20,12 @@ from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact, content_of, find_artifact, keep_artifact, load_artifact
 from ...store.features import declare
+from ...store.removal import removed_ids
 from ...store.store import Store
-from ..create import pending, recipes_of
+from ..create import backbone_config, describe_backbone, pending, recipes_of
 from ..fits.fit import PASS_SHARE, READING, Fit, Fitting, PassFit, Sample, in_order, run_together
 from ..fits.sampling import Rows, sample_of_pool, sample_of_sources
-from ..models.describe import BackboneConfig, BackboneInfo, describe
+from ..models.describe import BackboneInfo
 from ..readers.options import ReadOptions
 from ..representations.registry import FeatureSpec, fields_of, get, recipe_for
 from ..sources import SourceList, open_sources
@@ -133,7 +134,7 @@ def fit_features(
     """
     if not specs:
         return []
-    info = describe(BackboneConfig(**store.config["backbone"]))
+    info = describe_backbone(store.uri, backbone_config(store))
     with _fit_lock(store, progress or Silence()):
         fits = run_fits(info, specs, draw, backbone, StoreCache(store), progress)
         recipes = [_declare(store, spec, info, fit) for spec, fit in zip(specs, fits, strict=True)]
@@ -360,7 +361,10 @@ def fit_from(
             progress.say("the sample is drawn from the pool")
             return sample_of_pool(store, seed, rows)
         progress.say("the files are read once for the sample, and again to be ingested")
-        return sample_of_sources(sources.sources(), seed, rows, limit, sources.bytes, progress)
+        without = removed_ids(store)
+        return sample_of_sources(
+            sources.sources(), seed, rows, limit, sources.bytes, progress, without
+        )
 
     try:
         return fit_features(store, specs, draw, backbone, progress)

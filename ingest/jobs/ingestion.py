@@ -8,6 +8,7 @@ loses no more than that, and running it again skips every id that is in the pool
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections import Counter, defaultdict
@@ -24,6 +25,7 @@ from ...schemas.errors import InputError, StoreBusyError
 from ...schemas.instruction import Record, Reject
 from ...schemas.progress import Progress, Silence
 from ...store import maintenance
+from ...store.removal import removed_ids
 from ...store.store import Store
 from ..featurizer import Featurizer
 from ..sources import Source
@@ -110,7 +112,7 @@ class _Ingestion:
         self.make_featurizer, self.featurizer = featurizer, None
         self.account = Account(run=uuid.uuid4().hex)
         self.run = Run(store, command, self.account, self._columns, progress)
-        self.known = store.known_ids()
+        self.known, self.removed = store.known_ids(), removed_ids(store)
         self.shard: list[_Queued] = []
         self.shard_rows = min(SHARD_ROWS[0], commit_rows)
         self.commit = Commit(self.account.run)
@@ -124,11 +126,14 @@ class _Ingestion:
         self.bytes_before = self.bytes_read = 0
         self.bytes_total: int | None = None
         self.unreadable: Sequence[InputError] = ()
+        self.offered: set[tuple[str, str]] = set()
 
     def read_all(self, files: Iterable[Source], limit: int | None) -> None:
         """Read every file to its end, or to `limit` records in all."""
         for file in files:
             self.progress.say(f"{file.file}: {file.decision}")
+            for notice in file.notices:
+                self.progress.say(f"{file.file}: {notice}")
             self._read(file, None if limit is None else limit - self.account.total("read"))
             self.bytes_before += file.size or 0
             if limit is not None and self.account.total("read") >= limit:
@@ -147,10 +152,9 @@ class _Ingestion:
         )
         self.account.files.append(counts)
         for column in file.vectors:
-            counts.remarks.append(
-                f"its column {column!r} holds vectors, which are left out; to select with them: "
-                f"coresetdb vectors add {quote(self.store.uri)} {quote(column)} {quote(file.file)}"
-            )
+            if (file.corpus, column) not in self.offered:  # once for all shards of a set
+                self.offered.add((file.corpus, column))
+                counts.remarks.append(_offer_of_vectors(self.store.typed, file, column))
         for block in _blocks(islice(file, limit), READ_BLOCK):
             self.bytes_read = self.bytes_before + file.bytes_read
             self._add(block, counts)
@@ -158,8 +162,6 @@ class _Ingestion:
         file.finish()
         counts.xxh3, counts.bytes = file.xxh3, file.bytes_read
         counts.remarks.extend(file.remarks)
-        for remark in counts.remarks:
-            self.progress.say(f"{file.file}: {remark}")
         if file.fault:
             counts.fault = str(file.fault)
             self.progress.say(f"{counts.fault} What was read before is kept.")
@@ -167,13 +169,20 @@ class _Ingestion:
     def _add(self, block: Sequence[Record | Reject], counts: FileAccount) -> None:
         """Count a block of records and queue what is new."""
         ids = [item.instruction.id if isinstance(item, Record) else "" for item in block]
-        known = iter(self.known.contains([row_id for row_id in ids if row_id]).tolist())
+        present = [row_id for row_id in ids if row_id]
+        known = iter(self.known.contains(present).tolist())
+        removed = iter(self.removed.contains(present).tolist())
         for row_id, item in zip(ids, block, strict=True):
             counts.read += 1
             if isinstance(item, Reject):
                 counts.rejected += 1
                 counts.reasons[item.reason.partition(":")[0]] += 1
                 self._reject(item)
+                continue
+            if next(removed):
+                next(known)
+                counts.duplicate += 1
+                counts.removed += 1
                 continue
             self.commit.occurrences.append((row_id, item))
             if next(known) or row_id in self.waiting:
@@ -294,6 +303,24 @@ class _Ingestion:
             "metadata_keys": sorted(self.metadata_keys),
             "note": "; ".join(self.account.faults) or None,
         }
+
+
+def _offer_of_vectors(store: str, file: Source, column: str) -> str:
+    """How to keep the vectors of a column, which no row of the pool has a place for.
+
+    Args:
+        store: as a user types it.
+    """
+    name = re.sub(r"\W+", "_", column).lower()
+    words = [name, file.file, "--column", column, "--key", "messages"]
+    if file.options.format != "auto":
+        words += ["--format", file.options.format]
+    if file.options.mapping:
+        words += ["--map", ",".join(f"{key}={own}" for key, own in file.options.mapping.items())]
+    return (
+        f"its column {column!r} holds vectors, which are left out; to select with them: "
+        f"coresetdb vectors add {store} {' '.join(map(quote, words))}"
+    )
 
 
 def next_shard(features: pa.Table, seconds: float, rows: tuple[int, int]) -> int:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.instruction import Instruction
-from ...schemas.plain_text import count_of
+from ...schemas.plain_text import LinesResult, count_of
 from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.fill import amend, count_unfilled, fill, fill_lock, unfilled
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class LateAccount:
+class LateAccount(LinesResult):
     """One run of `featurize`.
 
     Attributes:
@@ -73,7 +73,7 @@ class LateAccount:
     waiting: int = 0
     without_feature: Counter[str] = field(default_factory=Counter)
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The closing account, in words."""
         complete = [name for name in self.features if name not in self.made]
         names = ", ".join(self.made or complete) or "nothing"
@@ -386,7 +386,7 @@ class _LateFeatures:
 
     def _columns(self) -> dict[str, Any]:
         """The columns of a featurization in the table `runs`."""
-        return {"read": self.account.rows, "note": "; ".join(self.account.sentences())}
+        return {"read": self.account.rows, "note": "; ".join(self.account.lines())}
 
 
 def _rows_lacking(

@@ -20,6 +20,7 @@ from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
 from ...store.integrity.repair import repair
 from ...store.integrity.report import LostRow, Repair
+from ...store.purge import settle_if_killed
 from ...store.store import Store
 from ..create import check_backbone, load_featurizer
 from ..models.describe import BackboneConfig
@@ -56,9 +57,12 @@ def repair_and_reingest(
     def check(config: dict[str, Any], recipes: list[Recipe]) -> None:
         check_backbone(uri, BackboneConfig(**config["backbone"]), recipes)
 
-    return repair(
+    done = repair(
         uri, lambda lost: reingest(uri, lost, say, storage_options), storage_options, check
     )
+    if done.ok:
+        settle_if_killed(Store.open(uri, storage_options))
+    return done
 
 
 def reingest(
@@ -215,6 +219,10 @@ class _RereadSource:
     @property
     def remarks(self) -> list[str]:
         return self._source.remarks
+
+    @property
+    def notices(self) -> list[str]:
+        return []
 
     @property
     def vectors(self) -> list[str]:

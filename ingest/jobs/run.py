@@ -24,7 +24,7 @@ class RunAccount(Protocol):
     tokens: int
     seconds: float
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The account in words."""
         ...
 
@@ -116,5 +116,5 @@ class Run:
     def say_what_is_kept(self) -> None:
         """Tell the account of a run that was stopped."""
         self._progress.say("Stopped. What is kept:")
-        for sentence in self._account.sentences():
+        for sentence in self._account.lines():
             self._progress.say(sentence)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...schemas.canonical import digest_of
 from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.instruction import Instruction
 from ...schemas.recipe import Recipe
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 def artifact_name(ids: Sequence[str]) -> str:
     """The name under which the artifact of these examples, in this order, is kept."""
-    return f"target:{digest_of(list(ids))}"
+    return catalog.target_artifact_name(ids)
 
 
 def find_target_artifact(store: Store, fingerprint: str, ids: Sequence[str]) -> Artifact | None:

@@ -16,20 +16,50 @@ from torch import nn
 from ...schemas.errors import BackboneError
 
 
+def text_model(model: Any) -> nn.Module:
+    """Return the part of a causal LM that turns token ids into final states.
+
+    It is the model without its output layer, and of a model that reads images as well, the
+    language model inside it.
+    """
+    for part in (model.get_decoder(), model.base_model):
+        if part is not model:
+            return part
+    head = model.get_output_embeddings()
+    return max((part for part in model.children() if part is not head), key=_parameters)
+
+
 def decoder_layers(model: Any) -> list[nn.Module]:
     """Return the decoder layers, first to last (`layers` in llama, `h` in gpt2).
+
+    Of several lists of as many modules as the model has layers it is the one with the most
+    parameters.
 
     Raises:
         BackboneError: the model has no list of as many modules as it says it has layers.
     """
     count = model.config.get_text_config().num_hidden_layers
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
-    raise BackboneError(
-        f"{model.config.model_type}: the decoder layers of this architecture are not found. "
-        "Use features that look at no layers, or another backbone"
-    )
+    lists = [
+        module
+        for module in text_model(model).modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    if not lists:
+        raise BackboneError(
+            f"{model.config.model_type}: the decoder layers of this architecture are not found. "
+            "Use features that look at no layers, or another backbone"
+        )
+    return list(max(lists, key=_parameters))
+
+
+def layer_modules(model: Any) -> dict[str, nn.Module]:
+    """Return name -> module of everything inside the decoder layers, in the model's order."""
+    inside = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
+    return {name: module for name, module in model.named_modules() if id(module) in inside}
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def attention_projections(model: Any) -> list[str]:
@@ -45,7 +75,7 @@ def attention_projections(model: Any) -> list[str]:
 
     names = [
         name
-        for name, module in model.named_modules()
+        for name, module in layer_modules(model).items()
         if isinstance(module, nn.Linear | Conv1D)
         and re.search(r"attn|attention", name.rpartition(".")[0])
     ]

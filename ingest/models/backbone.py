@@ -52,6 +52,11 @@ PROBE_TOKENS = 8
 PROBE_TOLERANCE = 1e-3
 """Relative; a head that scales or caps its logits misses it by orders of magnitude."""
 
+CAUSAL_TOLERANCE, BFLOAT16_TOLERANCE = 1e-4, 2e-2
+"""Relative change of a state when half of the row, all after it, changes. Rounding is a few 1e-7
+in float32 and 4e-3 in bfloat16, where different batches may meet different kernels. The change is
+about 1e-1 in a trained encoder; 5e-3 in a BERT of two layers with untrained weights."""
+
 CACHED_KERNELS = 512
 """Enough for about 30 shapes of batches of the built-in proxy; at most 0.8 MB each."""
 
@@ -79,15 +84,14 @@ class Backbone:
         encoder: Encoder,
         padding_token: int,
     ) -> None:
+        from .anatomy import text_model
+
         self.config, self.info, self.model, self.encoder = config, info, model, encoder
         self.padding_token = padding_token
         self.device: torch.device = model.device
-        self._takes_positions = (
-            "position_ids" in inspect.signature(model.base_model.forward).parameters
-        )
+        self._text_model = text_model(model)
         self.width_multiple = self._width_multiple()
-        self.plain_head = self._probe_head()
-        self.causal = self._probe_causal()
+        self._takes_positions, self.plain_head = self._probe()
 
     @classmethod
     def load(cls, config: BackboneConfig) -> Backbone:
@@ -124,7 +128,7 @@ class Backbone:
         """
         import torch
 
-        if self.causal and bool(mask[:, 0].all()):
+        if bool(mask[:, 0].all()):
             # No token sees padding at the end, so nothing has to be masked, and attention without a
             # mask skips the half above the diagonal.
             mask = torch.ones_like(mask)
@@ -132,7 +136,7 @@ class Backbone:
         if self._takes_positions:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
         if not logits or self.plain_head:
-            return States(self.model.base_model(**inputs, use_cache=False).last_hidden_state)
+            return States(self._text_model(**inputs, use_cache=False).last_hidden_state)
         return self._full_forward(inputs)
 
     def head(self, states: States, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
@@ -165,7 +169,7 @@ class Backbone:
     def _full_forward(self, inputs: dict[str, Any]) -> States:
         """Return states and all logits from the model's own forward, for any head."""
         hidden: list[torch.Tensor] = []
-        hook = self.model.base_model.register_forward_hook(
+        hook = self._text_model.register_forward_hook(
             lambda module, args, output: hidden.append(output.last_hidden_state)
         )
         try:
@@ -174,41 +178,87 @@ class Backbone:
             hook.remove()
         return States(hidden[0], logits)
 
-    def _probe_head(self) -> bool:
-        """Return whether the logits are the output layer times the final states, and nothing else.
+    def _probe(self) -> tuple[bool, bool]:
+        """Run a few tokens; return whether positions are given, and whether the head is plain.
 
-        Tested on a few tokens, as configurations differ: Cohere scales its logits, Gemma caps them,
+        Positions are not given where the model takes none, or counts them otherwise (RoBERTa
+        begins after its padding token). The head is plain where the logits are the output layer
+        times the final states, and nothing else: Cohere scales its logits, Gemma 2 caps them,
         Granite divides.
+
+        Raises:
+            BackboneError: the model cannot be run, or states depend on later tokens.
         """
-        import torch
-
-        head = self.model.get_output_embeddings()
-        if head is None:
-            return False
-        count = min(PROBE_TOKENS, self.info.max_length)
-        ids = torch.arange(count, device=self.device)[None] % self.info.vocabulary
-        with torch.inference_mode():
-            full = self._full_forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-            assert full.logits is not None
-            expected, computed = full.logits.float(), head(full.hidden).float()
-        return _close(computed, expected)
-
-    def _probe_causal(self) -> bool:
-        """Return whether a token changes no state before it, tested on a few tokens too."""
         import torch
 
         count = min(PROBE_TOKENS, self.info.max_length)
         ids = torch.arange(count, device=self.device).repeat(2, 1) % self.info.vocabulary
-        ids[1, -1] = ids[1, 0]
-        with torch.inference_mode():
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            one, changed = self.model.base_model(
-                **inputs, use_cache=False
-            ).last_hidden_state.float()
-        return _close(one[:-1], changed[:-1])
+        ids[1, count // 2 :] = ids[0, : count - count // 2]
+        try:
+            with torch.inference_mode():
+                inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                full = self._full_forward(inputs)
+                assert full.logits is not None
+                plain = self._is_plain(full.hidden, full.logits)
+                positions = self._counts_positions(inputs, full.hidden)
+        except BackboneError:
+            raise
+        except Exception as error:  # the model's own code raises whatever it meets
+            raise BackboneError(
+                f"{self.info.name}: {self._architecture} cannot be run ({first_line(error)}). "
+                "Give another model"
+            ) from error
+        if full.hidden.shape != (2, count, self.info.hidden_size):
+            raise BackboneError(
+                f"{self.info.name}: {self._architecture} gives states of the shape "
+                f"{tuple(full.hidden.shape)} for 2 rows of {count} tokens, where config.json says "
+                f"{self.info.hidden_size} numbers a token. Give another model"
+            )
+        self._require_causal(full.hidden[:, : count // 2])
+        return positions, plain
+
+    def _is_plain(self, hidden: torch.Tensor, logits: torch.Tensor) -> bool:
+        head = self.model.get_output_embeddings()
+        return head is not None and _close(head(hidden).float(), logits.float())
+
+    def _counts_positions(self, inputs: dict[str, Any], hidden: torch.Tensor) -> bool:
+        """Return whether the model takes positions, and counts them from 0 by itself."""
+        import torch
+
+        if "position_ids" not in inspect.signature(self._text_model.forward).parameters:
+            return False
+        ids = inputs["input_ids"]
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        given = self._text_model(**inputs, position_ids=positions, use_cache=False)
+        return _close(given.last_hidden_state.float(), hidden.float())
+
+    def _require_causal(self, first_states: torch.Tensor) -> None:
+        """Refuse a model whose states before the first token that differs are not the same.
+
+        The median over tokens is taken: in a mixture of experts rounding may send one of them to
+        another expert.
+
+        Args:
+            first_states: (2, t, D), of two rows that begin alike.
+        """
+        one, other = first_states.float()
+        change = (one - other).norm(dim=1) / one.norm(dim=1).clamp(min=1e-12)
+        tolerance = CAUSAL_TOLERANCE if first_states.dtype.itemsize >= 4 else BFLOAT16_TOLERANCE
+        if bool(change.median() > tolerance):
+            raise BackboneError(
+                f"{self.info.name}: {self._architecture} is not a causal language model: what it "
+                "makes of a token changes with later tokens, so answers would be seen before they "
+                "are predicted. Give a model that was trained to predict the next token"
+            )
+
+    @property
+    def _architecture(self) -> str:
+        return type(self.model).__name__
 
 
 def _close(computed: torch.Tensor, expected: torch.Tensor) -> bool:
+    if computed.shape != expected.shape:
+        return False
     error = (expected - computed).norm() / expected.norm().clamp(min=1e-12)
     return bool(error < PROBE_TOLERANCE)
 
@@ -321,14 +371,16 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
 
 @contextlib.contextmanager
 def without_progress_bars() -> Iterator[None]:
-    """Hide transformers' progress bars inside the block."""
+    """Hide transformers' progress bars and remarks inside the block."""
     from transformers.utils import logging
 
-    enabled = logging.is_progress_bar_enabled()
+    enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if enabled:
             logging.enable_progress_bar()
 

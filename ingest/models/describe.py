@@ -23,6 +23,7 @@ from .model_folder import (
     read_special_tokens,
     read_templates,
 )
+from .sizes import sizes_of
 
 DEFAULT_MAX_LENGTH = 2048
 """Tokens of a row by default, as LESS and RDS+ use."""
@@ -33,8 +34,6 @@ ENCODING_VERSION = 1
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 
-# Transformers' class names of models that predict the next token.
-_CAUSAL_SUFFIXES = ("ForCausalLM", "LMHeadModel")
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -101,6 +100,7 @@ class BackboneInfo:
         name: as the user gave it.
         folder: of its files.
         hidden_size: width of the final hidden states.
+        layer_width: width of what every decoder layer gives.
         positions: the most tokens the model's positions allow, None where there is no limit.
         max_length: tokens a row is truncated to.
         reasoning: what becomes of the reasoning of answers.
@@ -113,6 +113,7 @@ class BackboneInfo:
     folder: Path
     model_type: str
     hidden_size: int
+    layer_width: int
     layers: int
     vocabulary: int
     positions: int | None
@@ -132,12 +133,8 @@ def describe(config: BackboneConfig) -> BackboneInfo:
     """
     folder = model_folder(config.name)
     model = read_settings(folder / "config.json")
-    _require_causal(model, config.name)
     require_native(folder, config.name, "AutoModelForCausalLM")
-    sizes = model.get("text_config") or model
-    positions = _first(
-        sizes, "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "seq_length"
-    )
+    sizes = sizes_of(folder, model, config.name)
     notices: list[str] = []
     templates = read_templates(folder)
     if not templates:
@@ -149,18 +146,19 @@ def describe(config: BackboneConfig) -> BackboneInfo:
     if templates:
         sentences = template_notices(template, config.reasoning == "template")
         notices += [f"{config.name}: {sentence}" for sentence in sentences]
-    max_length = _max_length(config, positions)
+    max_length = _max_length(config, sizes.positions)
     return BackboneInfo(
         name=config.name,
         folder=folder,
         model_type=str(model.get("model_type", "")),
-        hidden_size=_required(sizes, config.name, "hidden_size", "n_embd", "d_model"),
-        layers=_required(sizes, config.name, "num_hidden_layers", "n_layer", "n_layers"),
-        vocabulary=_required(sizes, config.name, "vocab_size"),
-        positions=positions,
+        hidden_size=sizes.hidden_size,
+        layer_width=sizes.layer_width,
+        layers=sizes.layers,
+        vocabulary=sizes.vocabulary,
+        positions=sizes.positions,
         max_length=max_length,
         identity={
-            "weights": digest_of(hash_weights(_weight_files(folder, config.name))),
+            "weights": digest_of(hash_weights(weight_files(folder, config.name))),
             "config": digest_of({k: v for k, v in model.items() if k not in _CONFIG_NOISE}),
             "tokenizer": _tokenizer_hash(folder, config.name),
             "template": digest_of(templates) if templates else "plain " + digest(PLAIN_TEMPLATE),
@@ -182,28 +180,6 @@ def _reasoning_identity(mode: ReasoningMode, template: ChatTemplate) -> dict[str
     return {"reasoning": mode}
 
 
-def _require_causal(model: dict[str, Any], name: str) -> None:
-    architectures = model.get("architectures") or []
-    causal = any(str(architecture).endswith(_CAUSAL_SUFFIXES) for architecture in architectures)
-    if model.get("is_encoder_decoder") or (architectures and not causal):
-        what = ", ".join(map(str, architectures)) or model.get("model_type")
-        raise BackboneError(
-            f"{name}: {what} is not a causal language model. Give a model whose config.json "
-            "names a ...ForCausalLM architecture"
-        )
-
-
-def _first(sizes: dict[str, Any], *names: str) -> int | None:
-    return next((int(sizes[name]) for name in names if sizes.get(name)), None)
-
-
-def _required(sizes: dict[str, Any], model: str, *names: str) -> int:
-    value = _first(sizes, *names)
-    if value is None:
-        raise BackboneError(f"{model}: config.json gives no {names[0]}. Save the model again")
-    return value
-
-
 def _max_length(config: BackboneConfig, positions: int | None) -> int:
     if config.max_length is None:
         return min(DEFAULT_MAX_LENGTH, positions or DEFAULT_MAX_LENGTH)
@@ -215,7 +191,12 @@ def _max_length(config: BackboneConfig, positions: int | None) -> int:
     return config.max_length
 
 
-def _weight_files(folder: Path, name: str) -> list[Path]:
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """Return the files of a model's weights.
+
+    Raises:
+        BackboneError: there are none.
+    """
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise BackboneError(f"{name}: no weights (*.safetensors or pytorch_model*.bin) in {folder}")

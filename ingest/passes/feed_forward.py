@@ -14,42 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from ...schemas.errors import BackboneError
 from ..models.anatomy import decoder_layers
-
-if TYPE_CHECKING:
-    from .reducer import Reducer
+from .reducer import Neurons, Reducer
 
 DOWN_PROJECTIONS = ("down_proj", "dense_4h_to_h", "c_proj", "fc2", "fc_out", "w2")
 """What architectures call the last linear layer of a feed-forward network."""
 
 _ATTENTION = ("attn", "attention")
-
-
-@dataclass(frozen=True)
-class Neurons:
-    """Activations of some units of one decoder layer for a batch.
-
-    Attributes:
-        layer: index of the decoder layer, from 0.
-        start: number of the layer's first unit, counted through all layers.
-        units: of the whole layer.
-        offset: of these units among the layer's.
-        values: (B, T, F) in the compute dtype; (n, F) for one expert.
-        tokens: None, or the places of the expert's tokens, (n,) int64 `b * T + t`.
-    """
-
-    layer: int
-    start: int
-    units: int
-    offset: int
-    values: torch.Tensor
-    tokens: torch.Tensor | None = None
 
 
 @contextmanager

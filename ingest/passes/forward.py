@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from ...schemas.errors import BackboneError
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
 from ..models.anatomy import decoder_layers
@@ -59,7 +60,11 @@ def run_pass(
         torch.enable_grad() if of_gradients else torch.inference_mode(),
         _only_predicting_tokens(backbone, batch, reducers, adapter),
         adapter_applied(model, adapter) as adapted,
-        layer_hooks(model, [reducer for needs, reducer in reducers if needs.layers]),
+        layer_hooks(
+            model,
+            [reducer for needs, reducer in reducers if needs.layers],
+            (batch.ids.shape[0], batch.ids.shape[1]),
+        ),
         neuron_hooks(
             model,
             [reducer for needs, reducer in reducers if needs.neurons],
@@ -109,12 +114,26 @@ def pass_over(
 
 
 @contextmanager
-def layer_hooks(model: Any, reducers: Sequence[Reducer]) -> Iterator[None]:
-    """Pass every decoder layer's output to the reducers inside the block."""
+def layer_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int]) -> Iterator[None]:
+    """Pass every decoder layer's output to the reducers inside the block.
+
+    Args:
+        shape: (B, T) of the batch that will be run.
+
+    Raises:
+        BackboneError: a layer gives no states of that shape.
+    """
 
     def hook_of(index: int) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple, output: Any) -> None:
-            states = output[0] if isinstance(output, tuple) else output
+            states = output[0] if isinstance(output, tuple | list) else output
+            if states.ndim != 3 or states.shape[:2] != shape:
+                raise BackboneError(
+                    f"{model.config.model_type}: decoder layer {index} gives "
+                    f"{tuple(states.shape)} for a batch of {shape[0]} rows of {shape[1]} tokens, "
+                    "no state of every token. Use features that look at no layers (all but "
+                    "nait:neuron=layer), or another backbone"
+                )
             for reducer in reducers:
                 reducer.layer(index, states.detach())
 
@@ -191,6 +210,7 @@ def worth_checkpointing(model: Any, tokens: int) -> bool:
     """
     config = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    inner = max(inner) if isinstance(inner, list | tuple) else inner  # Gemma 3n: one per layer
     per_token = config.num_hidden_layers * (12 * config.hidden_size + 6 * inner)
     room = ACTIVATION_BYTES
     if model.device.type == "cuda":

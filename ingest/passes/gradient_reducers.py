@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -82,6 +83,27 @@ class GradientNorm(Reducer):
     def columns(self) -> dict[str, np.ndarray]:
         assert self._squared is not None, "columns() was called before any gradient arrived"
         return {"norm": self._squared.sqrt().cpu().numpy()}
+
+
+class OneOfEachKind(Reducer):
+    """Whole gradients of the first row: of weights that differ in numbers alone, the first to come.
+
+    Attributes:
+        values: name -> (out, in) float32.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[str, torch.Tensor] = {}
+        self._kinds: set[str] = set()
+
+    def gradient(self, gradient: WeightGradient) -> None:
+        kind = re.sub(r"\d+", "#", gradient.name)
+        if kind not in self._kinds:
+            self._kinds.add(kind)
+            self.values[gradient.name] = gradient.values(slice(0, 1))[0]
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {}
 
 
 def adam_direction(

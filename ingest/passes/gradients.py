@@ -13,6 +13,7 @@ biases and everything else that is no linear layer.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,10 @@ from transformers.pytorch_utils import Conv1D
 
 from ...schemas.errors import BackboneError
 from ...schemas.plain_text import count_of
-from ..models.anatomy import decoder_layers
+from ..models.anatomy import layer_modules
 from .adapters import LowRank
 from .feed_forward import ExpertLinear, has_experts, hook_experts
-from .weight_gradient import WeightGradient, folded_inputs
+from .weight_gradient import WeightGradient, folded_inputs, joined
 
 if TYPE_CHECKING:
     from ..models.batches import Batch
@@ -44,7 +45,7 @@ def gradient_hooks(
     """
     capture = _Capture(batch, reducers)
     hooks: dict[nn.Module, Callable[..., None]] = {}
-    experts: dict[str, nn.Module] = {}
+    experts: dict[nn.Module, str] = {}
     if reducers and adapted:
         hooks = {
             model.get_submodule(name): capture.adapted(name, low_rank)
@@ -52,15 +53,20 @@ def gradient_hooks(
         }
     elif reducers:
         _warn_of_omitted_weights(model)
-        plain = {**linear_layers(model), **routers(model)}
-        hooks = {module: capture.linear(name) for name, module in plain.items()}
-        experts = expert_modules(model)
+        # Layers that share a weight (zamba2) have one gradient by it, under its first name.
+        names: dict[int, str] = {}
+        for name, module in {**linear_layers(model), **routers(model)}.items():
+            shared = names.setdefault(id(module.weight), name)
+            hooks[module] = capture.linear(shared)
+        for name, module in expert_modules(model).items():
+            experts[module] = names.setdefault(id(module.down_proj), name)
     with ExitStack() as stack:
         for module, hook in hooks.items():
             stack.enter_context(module.register_forward_hook(hook))
-        for name, module in experts.items():
+        for module, name in experts.items():
             stack.callback(hook_experts(module, capture.expert(name)))
         yield
+        capture.pass_on_waiting()
 
 
 def _warn_of_omitted_weights(model: Any) -> None:
@@ -76,23 +82,23 @@ def _warn_of_omitted_weights(model: Any) -> None:
 
 def linear_layers(model: Any) -> dict[str, nn.Module]:
     """Return name -> module of every plain linear layer inside the decoder layers."""
-    return {n: m for n, m in _layer_modules(model).items() if isinstance(m, nn.Linear | Conv1D)}
+    return {n: m for n, m in layer_modules(model).items() if isinstance(m, nn.Linear | Conv1D)}
 
 
 def expert_modules(model: Any) -> dict[str, nn.Module]:
     """Return name -> module of those that hold the matrices of a mixture's experts."""
-    return {name: module for name, module in _layer_modules(model).items() if has_experts(module)}
+    return {name: module for name, module in layer_modules(model).items() if has_experts(module)}
 
 
 def routers(model: Any) -> dict[str, nn.Module]:
     """Return name -> module of those that choose experts by a bare two-dimensional `weight`.
 
-    The first output of each must be its logits, which is checked when it runs.
+    One of the outputs of each must be its logits, which is checked when it runs.
     """
     parents = {name.rpartition(".")[0] for name in expert_modules(model)}
     return {
         name: module
-        for name, module in _layer_modules(model).items()
+        for name, module in layer_modules(model).items()
         if name.rpartition(".")[0] in parents
         and name not in linear_layers(model)
         and getattr(getattr(module, "weight", None), "ndim", 0) == 2
@@ -104,16 +110,11 @@ def left_out(model: Any) -> list[str]:
     known = {*linear_layers(model), *expert_modules(model), *routers(model)}
     return [
         f"{name}.{parameter}"
-        for name, module in _layer_modules(model).items()
+        for name, module in layer_modules(model).items()
         if name not in known
         for parameter, value in module.named_parameters(recurse=False)
         if value.ndim >= 2
     ]
-
-
-def _layer_modules(model: Any) -> dict[str, nn.Module]:
-    layers = {id(module) for layer in decoder_layers(model) for module in layer.modules()}
-    return {name: module for name, module in model.named_modules() if id(module) in layers}
 
 
 class _Capture:
@@ -125,15 +126,19 @@ class _Capture:
         self._padding = None if bool(batch.mask.all()) else ~batch.mask[:, :, None]
         self._sketches = {reducer.sketch for reducer in reducers if reducer.sketch}
         self._whole = any(reducer.sketch is None for reducer in reducers)
+        self._runs: Counter[tuple[str, bool]] = Counter()
+        self._waiting: dict[str, list[WeightGradient]] = {}
 
     def linear(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            if not torch.is_grad_enabled():
-                return  # a checkpointed layer's first run; only the second has a graph
+            if not self._has_graph(name):
+                return
             inputs = args[0]
-            outputs = output[0] if isinstance(output, tuple) else output
-            if not isinstance(output, torch.Tensor):
-                _require_logits(name, module, inputs, outputs)
+            outputs = (
+                output
+                if isinstance(output, torch.Tensor)
+                else _logits_among(name, module, inputs, output)
+            )
             combine = self._keep_inputs(name, self._by_row(name, inputs.detach()))
             _on_gradient(outputs, lambda deltas: combine(self._by_row(name, deltas)))
 
@@ -141,8 +146,9 @@ class _Capture:
 
     def adapted(self, name: str, low_rank: LowRank) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> None:
-            if not torch.is_grad_enabled():
+            if not self._has_graph(f"{name}.A"):
                 return
+            self._has_graph(f"{name}.B")
             inputs = self._by_row(name, args[0].detach())
 
             def combine(deltas: torch.Tensor) -> None:
@@ -157,7 +163,7 @@ class _Capture:
 
     def expert(self, name: str) -> Callable[[ExpertLinear], None]:
         def hook(expert_linear: ExpertLinear) -> None:
-            if not torch.is_grad_enabled():
+            if not self._has_graph(f"{name}.{expert_linear.weight}.{expert_linear.expert}"):
                 return
             places = _positions_by_row(expert_linear.tokens, self._mask)
             inputs = _spread(expert_linear.inputs.detach(), places, len(self._mask))
@@ -186,14 +192,42 @@ class _Capture:
 
         return combine
 
+    def _has_graph(self, name: str) -> bool:
+        """Count a run of a weight; return whether it has a graph.
+
+        A checkpointed layer's first run has none; only the second has.
+        """
+        graph = torch.is_grad_enabled()
+        self._runs[name, graph] += 1
+        return graph
+
     def _pass_on(self, gradient: WeightGradient) -> None:
+        """Pass on a weight's gradient, once: that of a weight that layers share when all are there.
+
+        The runs without a graph, where there are any, are complete before the backward begins.
+        """
+        name = gradient.name
+        parts = [*self._waiting.pop(name, []), gradient]
+        if len(parts) < (self._runs[name, False] or self._runs[name, True]):
+            self._waiting[name] = parts
+            return
+        whole = parts[0] if len(parts) == 1 else joined(parts)
         for reducer in self._reducers:
-            reducer.gradient(gradient)
+            reducer.gradient(whole)
+
+    def pass_on_waiting(self) -> None:
+        """Pass on gradients of weights some of whose runs had no influence on the loss."""
+        for parts in self._waiting.values():
+            whole = joined(parts)
+            for reducer in self._reducers:
+                reducer.gradient(whole)
 
     def _clean(self, inputs: torch.Tensor, padded: bool = True) -> torch.Tensor:
         """Set padding's inputs to 0: they may be NaN, and 0 * NaN is NaN."""
         if self._padding is None or not padded:
             return inputs
+        if inputs.shape[1] != self._mask.shape[1]:  # several entries a token
+            return inputs.nan_to_num()
         return inputs.masked_fill(self._padding, 0)
 
     def _by_row(self, name: str, values: torch.Tensor) -> torch.Tensor:
@@ -202,6 +236,8 @@ class _Capture:
             return values
         if values.ndim == 2 and len(values) == rows * tokens:
             return values.view(rows, tokens, -1)
+        if values.ndim > 3 and len(values) == rows and tokens in values.shape[1:-1]:
+            return values.flatten(1, -2)  # such as (B, 1, T, d) in DeepSeek
         raise BackboneError(
             f"the linear layer {name} works on {tuple(values.shape)} for a batch of {rows} rows of "
             f"{tokens} tokens, so its gradient cannot be separated by row. Use features without "
@@ -216,16 +252,23 @@ def _on_gradient(outputs: torch.Tensor, combine: Callable[[torch.Tensor], None])
     outputs.register_hook(lambda deltas: combine(deltas.detach()))
 
 
-def _require_logits(name: str, module: Any, inputs: torch.Tensor, outputs: torch.Tensor) -> None:
+def _logits_among(name: str, module: Any, inputs: torch.Tensor, outputs: Any) -> torch.Tensor:
+    """Return the one of a router's outputs that is its matrix times its inputs.
+
+    Raises:
+        BackboneError: there is none.
+    """
     with torch.no_grad():
         bias = getattr(module, "bias", None)
         expected = nn.functional.linear(inputs.flatten(0, -2), module.weight, bias)
-        same = expected.shape == outputs.shape and torch.allclose(expected, outputs)
-    if not same:
-        raise BackboneError(
-            f"the first output of the router {name} is not its logits, so its gradient cannot be "
-            "computed. Use features without gradients, or another backbone"
-        )
+        for output in outputs if isinstance(outputs, tuple) else ():
+            if isinstance(output, torch.Tensor) and output.shape == expected.shape:
+                if torch.allclose(expected, output):
+                    return output
+    raise BackboneError(
+        f"no output of the router {name} is its logits, so its gradient cannot be computed. Use "
+        "features without gradients, or another backbone"
+    )
 
 
 def _positions_by_row(

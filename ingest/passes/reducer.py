@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ..models.batches import Batch
-    from .feed_forward import Neurons
     from .weight_gradient import SketchSpec, WeightGradient
 
 
@@ -55,6 +54,27 @@ class PassInputs:
     layers: bool = False
     neurons: bool = False
     gradients: bool = False
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """Activations of some units of one decoder layer for a batch.
+
+    Attributes:
+        layer: index of the decoder layer, from 0.
+        start: number of the layer's first unit, counted through all layers.
+        units: of the whole layer.
+        offset: of these units among the layer's.
+        values: (B, T, F) in the compute dtype; (n, F) for one expert.
+        tokens: None, or the places of the expert's tokens, (n,) int64 `b * T + t`.
+    """
+
+    layer: int
+    start: int
+    units: int
+    offset: int
+    values: torch.Tensor
+    tokens: torch.Tensor | None = None
 
 
 class Reducer:

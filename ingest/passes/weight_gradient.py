@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -108,6 +109,17 @@ class WeightGradient:
             "a reducer that needs whole gradients must not name a sketch"
         )
         return self.inputs
+
+
+def joined(parts: Sequence[WeightGradient]) -> WeightGradient:
+    """Return the gradient of a weight that was applied several times, which is the sum of all."""
+    inputs = [part.inputs for part in parts if part.inputs is not None]
+    return WeightGradient(
+        parts[0].name,
+        torch.cat([part.deltas for part in parts], 1),
+        torch.cat(inputs, 1) if inputs else None,
+        {spec: torch.cat([part.folded[spec] for part in parts], 1) for spec in parts[0].folded},
+    )
 
 
 def folded_inputs(inputs: torch.Tensor, name: str, spec: SketchSpec) -> torch.Tensor:

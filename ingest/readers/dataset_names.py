@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from .folders import NAMES, without_packing
@@ -43,18 +44,51 @@ NAMELESS = re.compile(
 )
 """Names of files and folders that say nothing about their data set; versions and hashes too."""
 
-HUB_CACHE = re.compile(r"datasets--(?:.+--)?(.+)")  # datasets--owner--name
-DATASETS_CACHE = re.compile(r"[^_].*___(.+)")  # owner___name
+HUB_CACHE = re.compile(r"datasets--(?:(.+)--)?(.+)")  # datasets--owner--name
+DATASETS_CACHE = re.compile(r"(.+?)___(.+)")  # owner___name
 ROOT_LEVELS = 4
 CARD_START = b"---"
 
 
+Place = tuple[str, ...]
+"""The folders above what a corpus is named for."""
+
+
 def corpus_of(file: str) -> str:
     """The name of the corpus of a file, a table's folder, standard input or data in memory."""
+    return _named(file)[1]
+
+
+def corpora_of(files: Sequence[str]) -> dict[str, str]:
+    """The corpora of files that are read together; sets of one name get that of a folder above.
+
+    `a/chat/train.jsonl` and `b/chat/train.jsonl` are the corpora `a/chat` and `b/chat`.
+    """
+    named = {file: _named(file) for file in files}
+    places: dict[str, set[Place]] = {}
+    for place, name in named.values():
+        places.setdefault(name, set()).add(place)
+    return {file: _told_apart(name, place, places[name]) for file, (place, name) in named.items()}
+
+
+def _told_apart(name: str, place: Place, places: set[Place]) -> str:
+    """A name behind as many folders as tell it from others of that name; none for the only one."""
+    depth = 0
+    while len({_last(other, depth) for other in places}) < len(places):
+        depth += 1
+    return "/".join([*_last(place, depth), name])
+
+
+def _last(place: Place, depth: int) -> Place:
+    return place[len(place) - min(depth, len(place)) :]
+
+
+def _named(file: str) -> tuple[Place, str]:
+    """The name of a file's corpus, and the folders above what it is named for."""
     if file == STDIN or is_in_memory(file):
-        return "stdin" if file == STDIN else "memory"
-    scheme, _, place = file.rpartition("://")
-    parts = [part for part in place.partition("?")[0].split("/") if part]
+        return (), "stdin" if file == STDIN else "memory"
+    scheme, _, path = file.rpartition("://")
+    parts = [part for part in path.partition("?")[0].split("/") if part]
     *folders, name = parts or [file]
     stem = _stem(name)
     shard = SHARD.search(stem)
@@ -62,14 +96,14 @@ def corpus_of(file: str) -> str:
         stem = stem[: shard.start()]
     pushed = bool(shard) and bool(folders) and folders[-1] == "data"  # as push_to_hub lays it out
     if not (pushed or _is_nameless(stem) or SPLIT.fullmatch(stem)):
-        return stem
+        return tuple(folders), stem
     split = stem if pushed or SPLIT.fullmatch(stem) else ""
     *above, own_split = _without_split(folders)
     split = split or own_split
-    named = _data_set(above, scheme)
+    place, named = _data_set(above, scheme)
     if not named:
-        return stem or name
-    return named if not split or TRAIN.fullmatch(split) else f"{named}/{split}"
+        return tuple(folders), stem or name
+    return place, named if not split or TRAIN.fullmatch(split) else f"{named}/{split}"
 
 
 def _stem(name: str) -> str:
@@ -95,25 +129,26 @@ def _without_split(folders: list[str]) -> list[str]:
     return [*folders, ""]
 
 
-def _data_set(folders: list[str], scheme: str) -> str:
-    """The name of the data set below whose folders a file lies; "" where none has a name."""
+def _data_set(folders: list[str], scheme: str) -> tuple[Place, str]:
+    """The data set below whose folders a file lies, after those above; "" where none has a name."""
     if scheme == "hf" and len(folders) >= 3 and folders[0] == "datasets":
-        return _joined(folders[2].partition("@")[0], folders[3:])
+        return (folders[1],), _joined(folders[2].partition("@")[0], folders[3:])
     for depth, folder in enumerate(folders):
         if cached := HUB_CACHE.fullmatch(folder) or DATASETS_CACHE.fullmatch(folder):
-            return _joined(cached.group(1), folders[depth + 1 :])
+            owner, name = cached.groups()
+            return (owner or "",), _joined(name, folders[depth + 1 :])
     stops: set[str] = set()
     if not scheme:
         stops = {str(Path.home()), tempfile.gettempdir()}
         for depth in range(len(folders), max(0, len(folders) - ROOT_LEVELS), -1):
             if _is_root("/" + "/".join(folders[:depth])) and not _is_nameless(folders[depth - 1]):
-                return _joined(folders[depth - 1], folders[depth:])
+                return tuple(folders[: depth - 1]), _joined(folders[depth - 1], folders[depth:])
     for depth in range(len(folders), 0, -1):
         if "/" + "/".join(folders[:depth]) in stops:
             break
         if not _is_nameless(folders[depth - 1]):
-            return folders[depth - 1]
-    return ""
+            return tuple(folders[: depth - 1]), folders[depth - 1]
+    return (), ""
 
 
 def _joined(root: str, below: list[str]) -> str:

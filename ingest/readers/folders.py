@@ -39,8 +39,13 @@ DESCRIPTIONS = (
     "dataset_dict.json",
     "state.json",
     "croissant.json",
+    "config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
 )
-"""Files of `datasets`, LLaMA-Factory and the Hub that say what other files hold."""
+"""Files of `datasets`, LLaMA-Factory, the Hub and models that say what other files hold."""
 
 BESIDE_EXPORTS = (".manifest.json", ".dataset_info.json", ".axolotl.yaml")
 """What `coresetdb export` writes beside a file, appended to its name."""

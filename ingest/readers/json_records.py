@@ -24,7 +24,7 @@ from .decoding import BadRecord, Row, excerpt_of
 from .json_rows import DECODER, LISTED, keyed, with_id
 
 if TYPE_CHECKING:
-    from .opening import Hints
+    from .hints import Hints
 
 SAMPLE_LISTS = 50
 

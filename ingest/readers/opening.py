@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -25,6 +25,7 @@ from .decoding import (
     to_utf8,
 )
 from .folders import NAMES, is_table_folder, without_packing
+from .hints import Hints
 from .json_layouts import WINDOW_BYTES, Layout, find_layout
 from .json_records import as_records
 from .json_rows import CountingDecoder, JsonScanner
@@ -35,33 +36,6 @@ HEAD_BYTES = 1 << 16
 MARKUP = (b"<!doctype", b"<html", b"<?xml")
 DELIMITED_NAMES = (".csv", ".tsv", ".tab")
 JSON_NAMES = tuple(name for name in NAMES if name.startswith((".j", ".nd")))
-
-Header = Callable[[Sequence[str], Sequence[str]], list[str] | None]
-"""From the first two rows of a delimited file to its column names, or None without header."""
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What a reader is told by the user, and what it asks the importers.
-
-    Attributes:
-        encoding, unescape: as in `ReadOptions`.
-        list_key: the key of the list of records in a JSON document, if the user named it.
-        plain_text: whether text without columns is read line by line.
-        is_record: returns whether an object is itself a record of a known shape.
-        are_turns: returns whether a list is a conversation, turn by turn.
-        header: returns the column names of a delimited file from its first two rows.
-        names: returns the column names of a table without header, from its width.
-    """
-
-    encoding: str | None
-    list_key: str | None
-    plain_text: bool
-    unescape: bool
-    is_record: Callable[[dict[str, Any]], bool]
-    are_turns: Callable[[list[Any]], bool]
-    header: Header
-    names: Callable[[int], list[str]]
 
 
 @dataclass

@@ -20,7 +20,7 @@ from ...schemas.errors import InputError
 from .arrow_values import distinct_names, json_values, shares_its_bytes, text_bytes
 from .decoding import MAX_RECORD_BYTES, Row, oversize_record
 from .folders import DAMAGED, data_files
-from .locations import LOCAL_ERRORS, is_remote, open_random
+from .locations import REMOTE_ERRORS, is_remote, open_random
 from .remarks import Remarks
 
 BATCH_BYTES = 8 << 20
@@ -61,10 +61,13 @@ class Table:
         """Look at the first rows, and leave out lists of floats that all have one great length."""
         try:
             first = next(self.batches(), None) if self._lists else None
-        except LOCAL_ERRORS:
+        except REMOTE_ERRORS:
             return  # said when the rows are read
-        for name in self._lists if first is not None else ():
-            lengths = {len(row) for row in first[name].to_pylist() if row is not None}
+        if first is None:
+            return
+        for name in self._lists:
+            values = first.column(first.schema.names.index(name)).to_pylist()
+            lengths = {len(row) for row in values if row is not None}
             if len(lengths) == 1 and first.num_rows > 1 and lengths.pop() >= VECTOR_WIDTH:
                 self.left_out.append(name)
                 self.columns.remove(name)

@@ -190,6 +190,9 @@ class GradFiltering(Representation):
             pa.field("gradfiltering_reason", pa.string()),
         ]
 
+    def trial_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"members": 4, "epochs": 2, "rank": 2}
+
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
         _check(options)
         model = "" if _is_store_backbone(info, options["model"]) else options["model"]

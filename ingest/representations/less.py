@@ -65,6 +65,9 @@ class Less(Representation):
         refuse_unused_options(self.name, options)
         return options
 
+    def trial_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"epochs": 1, "rank": 2} if _has_warmup(options) else {}
+
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         return (warm_up_of(self.name, options),) if _has_warmup(options) else ()
 

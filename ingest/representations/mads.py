@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..conversations.tokenization import Encoded
     from ..fits.fit import Fit
     from ..models.batches import Batch
-    from ..passes.feed_forward import Neurons
+    from ..passes.reducer import Neurons
 
 WHOLE = Pass()
 TOKENS = ("response", "content", "all")

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from ..models.backbone import Backbone
     from ..models.batches import Batch
-    from ..passes.feed_forward import Neurons
+    from ..passes.reducer import Neurons
 
 KINDS = ("mean", "drift")
 WHOLE = Pass()
@@ -171,14 +171,14 @@ def _check(options: Mapping[str, Any]) -> None:
 def _needs_bases(info: BackboneInfo, options: Mapping[str, Any]) -> bool:
     if options["neuron"] == "mlp":
         return True
-    return bool(options["width"]) and info.layers * info.hidden_size > FULL_NUMBERS
+    return bool(options["width"]) and info.layers * info.layer_width > FULL_NUMBERS
 
 
 def _shape(setup: Setup) -> tuple[int, int]:
     """Return the number of layers, and the numbers kept of each."""
     if bases := setup.artifacts.get("nait-bases"):
         return bases.arrays["mean"].shape[0], bases.arrays["mean"].shape[1]
-    return setup.info.layers, setup.info.hidden_size
+    return setup.info.layers, setup.info.layer_width
 
 
 def _kept_energy(summaries: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -118,6 +118,10 @@ class Representation(ABC):
         """Return the options as they are kept, such as a folder made absolute."""
         return options
 
+    def trial_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return options that make less work, for a trial of what a backbone can do."""
+        return {}
+
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return what its numbers depend on beside its options: the backbone, or its own model."""
         return info.identity

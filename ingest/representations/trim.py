@@ -82,6 +82,10 @@ class Trim(Representation):
         refuse_unused_options(self.name, options, "lora_rank")
         return options
 
+    def trial_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        adapter = {"epochs": 1, "lora_rank": 2} if options["warmup"] != "none" else {}
+        return {"rank": 1, **adapter}
+
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Fit, ...]:
         _check(info, options)
         sizes = (options["rank"], options["sample"], options["layers"], options["seed"])

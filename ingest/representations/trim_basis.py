@@ -379,9 +379,13 @@ class Codes(Reducer):
 
         floats, lengths = states_and_norms(self._batch, states)
         projected = floats @ torch.from_numpy(self._basis).to(floats.device) / lengths
+        # Where the first token of every row is the padding token its state may be zero. It is
+        # never compared unless it is content.
+        template = ~self._batch.tokens("content")[self._batch.mask]
+        projected = projected.masked_fill((template & (lengths[:, 0] == 0))[:, None], 0.0)
         energy = projected.square().sum(1)
         codes, scales = quantise(projected)
-        usable = torch.isfinite(lengths[:, 0]) & (lengths[:, 0] > 0)
+        usable = torch.isfinite(lengths[:, 0]) & ((lengths[:, 0] > 0) | template)
         ends = np.cumsum([len(row) for row in self._batch.rows])[:-1]
         for name, values in {
             "codes": codes,

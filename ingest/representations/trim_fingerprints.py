@@ -21,7 +21,7 @@ from torch import nn
 from ...schemas.errors import BackboneError
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
-from ..models.anatomy import decoder_layers
+from ..models.anatomy import decoder_layers, text_model
 from ..models.backbone import Backbone
 from ..passes.adapters import adapter_applied
 
@@ -178,7 +178,7 @@ def attention_hooks(model: Any, layers: int, receive: MapHook) -> Iterator[None]
         for index, layer in last:
             for module in layer.modules():
                 stack.enter_context(module.register_forward_hook(hook_of(index)))
-        pre_hook = model.base_model.register_forward_pre_hook(lambda *_: seen.clear())
+        pre_hook = text_model(model).register_forward_pre_hook(lambda *_: seen.clear())
         stack.enter_context(pre_hook)
         yield
     if len(seen) < len(last):
@@ -192,7 +192,7 @@ def _map_in(output: Any) -> torch.Tensor | None:
     """Return the attention map (B, H, T, T) in a module's output, None where there is none."""
     if not isinstance(output, tuple) or len(output) < 2 or not isinstance(output[0], torch.Tensor):
         return None
-    weights, length = output[1], output[0].shape[1]
-    if isinstance(weights, torch.Tensor) and weights.ndim == 4:
-        return weights if weights.shape[2:] == (length, length) else None
-    return None
+    states, weights = output[:2]
+    if not isinstance(weights, torch.Tensor) or weights.ndim != 4 or states.ndim != 3:
+        return None
+    return weights if weights.shape[2:] == (states.shape[1],) * 2 else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
@@ -77,7 +78,13 @@ def explain(
         # What it was chosen by is gone; the row itself is not.
         return replace(explanation, cannot=(f"Its target and scores: {error}",))
     selection = _Selection(snapshot, chosen, request, resolved)
-    explanation = replace(explanation, score_is=_score_phrase(resolved.method))
+    phrase = _score_phrase(resolved.method)
+    if request.group is not None:
+        phrase = _GROUP_PHRASES[resolved.method.selector.name]
+        explanation = replace(
+            explanation, group=selection.query_of(explanation), group_field=request.group
+        )
+    explanation = replace(explanation, score_is=phrase)
     explanation = _with_similarities(selection, explanation)
     explanation = _with_parts(selection, explanation)
     if not without:
@@ -117,8 +124,16 @@ def _member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
 
 def _recorded(store: Store, coreset: Coreset, member: dict[str, Any]) -> Explanation:
     """Return what the coreset records of a row, and the row's text."""
+    stone = coreset.removed.get(member["id"])
+    if stone and stone.purged:
+        why = f" ({stone.why})" if stone.why else ""
+        raise UsageError(
+            f"rank {member['rank']} of {coreset.name}, {member['id']}, was purged from the pool on "
+            f"{stone.removed_at:%Y-%m-%d}{why}: nothing is left of it to explain"
+        )
     (row,) = conversations(store, [member["id"]], coreset.pool_version)
-    after = coreset.members.slice(member["rank"], 1).to_pylist()
+    readable = coreset.readable
+    after = readable.filter(pc.greater(readable["rank"], member["rank"])).slice(0, 1).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
     following = [Neighbour(each["rank"], each["id"], each["score"]) for each in after]
     return Explanation(
         coreset=coreset.name,
@@ -156,9 +171,9 @@ def _with_similarities(selection: _Selection, explanation: Explanation) -> Expla
     targets share, whose name is then in `compared_by`.
     """
     snapshot, request, resolved = selection.snapshot, selection.request, selection.resolved
-    recorded = selection.query_of(explanation)
+    recorded = None if explanation.group is not None else selection.query_of(explanation)
     cannot = list(explanation.cannot)
-    if request.targets and recorded is None:
+    if request.targets and recorded is None and explanation.group is None:
         cannot.append(f"Which example pulled it: {_why_no_example(resolved, explanation.target)}")
     feature, queries = _compared_vectors(snapshot, request, resolved)
     own = None
@@ -265,7 +280,7 @@ def _nearest(
     snapshot: Snapshot, coreset: Coreset, feature: Feature, own: np.ndarray, rank: int
 ) -> Neighbour | None:
     """Of the rows ranked before, the most similar one; the lower rank of equals."""
-    before = coreset.members.slice(0, rank - 1)
+    before = _ranked_before(coreset, rank)
     if not before.num_rows:
         return None
     cosines = _vectors(snapshot, feature, before["id"].to_pylist()) @ own
@@ -273,6 +288,12 @@ def _nearest(
         return None
     (row,) = before.slice(int(np.nanargmax(cosines)), 1).to_pylist()
     return Neighbour(row["rank"], row["id"], row["score"], float(np.nanmax(cosines)))
+
+
+def _ranked_before(coreset: Coreset, rank: int) -> pa.Table:
+    """The members of lower ranks, as far as they were not purged."""
+    readable = coreset.readable
+    return readable.filter(pc.less(readable["rank"], rank))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _with_similarity(
@@ -366,7 +387,7 @@ def _with_words(selection: _Selection, explanation: Explanation, feature: Featur
 
 def _with_neurons(selection: _Selection, explanation: Explanation, feature: Feature) -> Explanation:
     method = selection.resolved.method
-    before = selection.coreset.members.slice(0, explanation.rank - 1)
+    before = _ranked_before(selection.coreset, explanation.rank)
     units = None
     if method.needs_target:  # every target has a ranking of its own
         own = [target == explanation.target for target in before["target"].to_pylist()]
@@ -406,6 +427,12 @@ _SCORE_PHRASES = {
     "coverage": "what it added to the coverage when it was taken",
     "facility_location": "by how much it brought the pool nearer when it was taken, in cosines",
     "k_center": "1 - its highest cosine to a row taken before (3 for the first)",
+}
+
+
+_GROUP_PHRASES = {
+    "top": "its mean similarity to the examples of the group most similar to it",
+    "round_robin": "its mean similarity to the examples of the group whose turn it was",
 }
 
 

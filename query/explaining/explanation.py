@@ -95,6 +95,7 @@ class Explanation:
         neurons: what each neuron added (`neuron_gains`), where it covers neurons.
         words: shared with the examples (`shared_words`), where it counts words.
         cannot: sentences on what cannot be explained, and why.
+        group: of examples that pulled it, where they are compared in groups by `group_field`.
     """
 
     coreset: str
@@ -120,6 +121,8 @@ class Explanation:
     neurons: pl.DataFrame | None = None
     words: pl.DataFrame | None = None
     cannot: tuple[str, ...] = ()
+    group: str | None = None
+    group_field: str | None = None
 
     def __repr__(self) -> str:
         pulled = self.pulled_by
@@ -182,7 +185,14 @@ def console(file: IO[str] | None = None, record: bool = False) -> Console:
     """A console that prints text as it is: no markup, no line breaks of its own."""
     from rich.console import Console
 
-    return Console(file=file, record=record, markup=False, highlight=False, soft_wrap=True)
+    return Console(
+        file=file,
+        record=record,
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+        force_jupyter=False,  # else a notebook shows what is only recorded
+    )
 
 
 def parts(explanation: Explanation) -> Iterator[Text | str]:
@@ -190,6 +200,8 @@ def parts(explanation: Explanation) -> Iterator[Text | str]:
     from rich.text import Text
 
     purpose = f" for {explanation.target}" if explanation.target else ""
+    if explanation.group is not None:
+        purpose += f", group {safe(explanation.group)} by {explanation.group_field}"
     yield Text(
         f"#{explanation.rank:,} of {explanation.rows:,} in {explanation.coreset}: {explanation.id}",
         "bold",

@@ -23,7 +23,15 @@ from ..ranking import Picks
 from .distinct import Distinct
 from .examples import GuardedExample, examples_of
 from .leakage import Leakage
-from .quotas import Caps, RankRows, Stratum, check_known, interleaved, keys_in
+from .quotas import (
+    Caps,
+    RankRows,
+    Stratum,
+    check_column,
+    check_known,
+    interleaved,
+    keys_in,
+)
 from .rules import Rules, rules_to_json
 
 if TYPE_CHECKING:
@@ -116,8 +124,10 @@ class ConstrainedRanking:
         memory_limit: int,
     ) -> None:
         pool = snapshot.pool
-        check_known("quota", rules.quotas, pool)
-        check_known("cap", rules.caps, pool)
+        by = rules.quota_by
+        check_column(pool, by)
+        check_known("quota", rules.quotas, pool, by)
+        check_known("cap", rules.caps, pool, by)
         self._recorded = rules_to_json(rules)
         self._quotas = _quotas(rules, k)
         self._applied: dict[str, Rule] = {}
@@ -126,14 +136,14 @@ class ConstrainedRanking:
         if guard:
             self._applied["leakage"] = guard
         if rules.distinct is not None:
-            by = _compared_by(snapshot, rules, feature)
-            self._applied["distinct"] = Distinct(snapshot, by, rules.distinct, memory_limit)
+            compared = _compared_by(snapshot, rules, feature)
+            self._applied["distinct"] = Distinct(snapshot, compared, rules.distinct, memory_limit)
         if rules.caps:
             limits = {cap.corpus: cap.rows(k) for cap in rules.caps}
             every = limits.pop(None, None)
             named = {corpus: most for corpus, most in limits.items() if corpus is not None}
-            self._applied["cap"] = Caps(snapshot, named, every, list(self._quotas))
-        self._strata = _strata(pool, eligible, rank, self._quotas)
+            self._applied["cap"] = Caps(snapshot, named, every, list(self._quotas), by)
+        self._strata = _strata(pool, eligible, rank, self._quotas, by)
 
         def everyone() -> np.ndarray:
             return keys_of(pool.to_table(columns=["id"])["id"])
@@ -190,12 +200,13 @@ def _strata(
     eligible: IdSet | None,
     rank: RankRows,
     quotas: dict[str, int],
+    by: str,
 ) -> dict[str | None, Stratum]:
     """Return a stratum for every corpus with a quota and, under None, one for all others."""
     if not quotas:
         rows = dataset.count_rows() if eligible is None else len(eligible)
         return {None: Stratum(rank, eligible, rows, lambda k: k)}
-    own = {corpus: IdSet(keys_in(dataset, [corpus])) for corpus in quotas}
+    own = {corpus: IdSet(keys_in(dataset, [corpus], by)) for corpus in quotas}
     everyone = eligible
     if everyone is None:
         everyone = IdSet(keys_of(dataset.to_table(columns=["id"])["id"]))

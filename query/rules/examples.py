@@ -13,7 +13,7 @@ import re
 import unicodedata
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 from ...ingest.representations.lexical import SPACELESS
 from ...schemas.canonical import canonical_json, digest_of
 from ...schemas.conversations import TURN_MARKS, as_columns
-from ...schemas.errors import InputError, UsageError
+from ...schemas.errors import AmbiguousFormatError, InputError, UsageError
 from ...schemas.instruction import Instruction, Reject
 from ...schemas.tables import literal
 from ...store import catalog
 
 if TYPE_CHECKING:
+    from ...ingest.readers.options import ReadOptions
     from ...store.store import Store
     from ..snapshot import Snapshot
 
@@ -190,10 +191,17 @@ class GuardedExample:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A benchmark: the name of its file and its distinct examples, in the file's order."""
+    """A benchmark.
+
+    Attributes:
+        name: of its file.
+        instructions: its distinct examples, in the file's order.
+        remarks: what is to be said about how it was read.
+    """
 
     name: str
     instructions: tuple[Instruction, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -201,8 +209,11 @@ class Evaluation:
         return digest_of([instruction.id for instruction in self.instructions])
 
 
-def read_evaluation(file: str) -> Evaluation:
+def read_evaluation(file: str, options: ReadOptions | None = None) -> Evaluation:
     """Read the examples of a benchmark, in any shape the importers know; answers may be missing.
+
+    Args:
+        options: how to read it; by default, as the importers find out.
 
     Raises:
         InputError: the file cannot be read to its end, or has no usable example.
@@ -211,10 +222,16 @@ def read_evaluation(file: str) -> Evaluation:
     from ...ingest.readers.options import ReadOptions
     from ...ingest.sources import open_source
 
+    options = replace(options or ReadOptions(), allow_empty_answer=True)
     instructions: dict[str, Instruction] = {}
     reasons: set[str] = set()
+    remarks: list[str] = []
     for path in find_files([file]):
-        source = open_source(path, ReadOptions(allow_empty_answer=True))
+        try:
+            source = open_source(path, options)
+        except AmbiguousFormatError as error:
+            advice = error.advice.replace("--format", "--eval-format")
+            raise AmbiguousFormatError(error.file, error.problem, advice, error.options) from error
         for record in source:
             if isinstance(record, Reject):
                 reasons.add(record.reason)
@@ -222,11 +239,12 @@ def read_evaluation(file: str) -> Evaluation:
                 instructions.setdefault(record.instruction.id, record.instruction)
         if source.fault:
             raise source.fault
+        remarks += source.remarks
     if not instructions:
         why = "; ".join(sorted(reasons)) or "it is empty"
         raise InputError(file, f"no usable example ({why})", "An evaluation file needs one")
     name = file.rstrip("/").rsplit("/", 1)[-1]
-    return Evaluation(name, tuple(instructions.values()))
+    return Evaluation(name, tuple(instructions.values()), tuple(remarks))
 
 
 def keep_evaluation(store: Store, evaluation: Evaluation) -> None:

@@ -131,6 +131,9 @@ Row: TypeAlias = tuple[str, Sequence[Mapping[str, Any]]]
 MOST_LISTED = 1000
 """Rejected rows that a coreset records one by one; the others are only counted."""
 
+MOST_HELD = 10_000
+"""Rows that share words with examples are held until these are counted, so many at once."""
+
 _ROWS_PER_TAKE = 1 << 13
 
 
@@ -202,10 +205,16 @@ class Leakage:
                 suspicions.append(found)
             elif found or keep_clean:
                 self._known[id] = found
+            if len(suspicions) == MOST_HELD:
+                self._settle(suspicions)
+                suspicions = []
+        self._settle(suspicions)
+
+    def _settle(self, suspicions: Sequence[Suspicion]) -> None:
         # One rare run is enough to reject a row, and the longest is likely to be rare.
         self._wording.count({max(each.alone, key=len) for each in suspicions if each.alone})
-        open_ones = [each for each in suspicions if not self._leak_of(each)]
-        self._wording.count({run for each in open_ones for run in each.to_count})
+        unsettled = [each for each in suspicions if not self._leak_of(each)]
+        self._wording.count({run for each in unsettled for run in each.to_count})
         for each in suspicions:
             self._known[each.row] = self._leak_of(each)
 
@@ -223,11 +232,11 @@ def find_leaks(
     """Yield the rows of a pool that give examples away, with the evidence.
 
     A row that equals or contains an example comes once, any other once for each example that it
-    gives away. The pool's text is read once, and once more where it must be counted how common
-    shared words are; suspicions are held until then.
+    gives away. The pool's text is read once, and again where it must be counted how common shared
+    words are: once for every `MOST_HELD` rows that share words not counted before.
 
     Args:
-        snapshot: whose pool is looked through, in its order.
+        snapshot: whose pool is looked through.
         examples: that should not be given away (`examples_of`).
         eligible: the rows to look at; None for all.
         version: of the guard's rule.
@@ -235,15 +244,22 @@ def find_leaks(
     """
     guard, wording = Guard(examples, version), Wording(snapshot.pool)
     suspicions: list[Suspicion] = []
+
+    def settled() -> Iterator[Leak]:
+        wording.count({run for each in suspicions for run in each.to_count})
+        for each in suspicions:
+            yield from guard.leaks_of(each, wording.is_rare)
+        suspicions.clear()
+
     for id, messages in _rows_of(snapshot.pool, eligible, progress):
         found = guard.leak_or_suspicion(id, messages)
         if isinstance(found, Suspicion):
             suspicions.append(found)
         elif found:
             yield found
-    wording.count({run for each in suspicions for run in each.to_count})
-    for each in suspicions:
-        yield from guard.leaks_of(each, wording.is_rare)
+        if len(suspicions) == MOST_HELD:
+            yield from settled()
+    yield from settled()
 
 
 def _rows_of(

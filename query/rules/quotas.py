@@ -2,6 +2,9 @@
 
 A corpus with a quota is a stratum with a ranking of its own, and all other corpora share one. A cap
 rejects the rows of a corpus that come after its first so many.
+
+Where quotas and caps are `by` another column of the pool, such as `lang` or a label, its values
+take the place of corpora. Rows without a value belong to none of them.
 """
 
 from __future__ import annotations
@@ -94,31 +97,64 @@ def _pair(rule: str, text: str, every: bool) -> tuple[str | None, str]:
     return (corpus if equals else None), amount
 
 
-def corpora_of(dataset: lance.LanceDataset) -> dict[str, int]:
-    """Return the corpora of a pool and how many rows each has."""
-    counts = dataset.to_table(columns=["corpus"])["corpus"].value_counts().to_pylist()
-    return {count["values"]: count["counts"] for count in counts}
+CORPUS = "corpus"
 
 
-def check_known(rule: str, wanted: Sequence[Share], dataset: lance.LanceDataset) -> None:
-    """Refuse corpora that the pool does not have.
+def corpora_of(dataset: lance.LanceDataset, by: str = CORPUS) -> dict[str, int]:
+    """Return the corpora of a pool, or the values of a column, and how many rows each has."""
+    counts = dataset.to_table(columns=[by])[by].value_counts().to_pylist()
+    return {
+        in_words(count["values"]): count["counts"]
+        for count in counts
+        if count["values"] is not None
+    }
+
+
+def in_words(value: str | int | bool) -> str:
+    """Return a value as it is written in a quota: `en`, `3`, `true`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def check_column(dataset: lance.LanceDataset, by: str) -> None:
+    """Refuse a column whose values cannot be named.
+
+    Raises:
+        UsageError: names those that can.
+    """
+    fitting = [field.name for field in dataset.schema if _is_nameable(field.type)]
+    if by not in fitting:
+        raise UsageError(
+            f"quota-by {by}: the pool has no column of texts, whole numbers or truth values of "
+            f"that name; it has {', '.join(fitting)}"
+        )
+
+
+def _is_nameable(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_integer(kind)
+
+
+def check_known(
+    rule: str, wanted: Sequence[Share], dataset: lance.LanceDataset, by: str = CORPUS
+) -> None:
+    """Refuse corpora (or values of a column) that the pool does not have.
 
     Raises:
         UsageError: names the corpora of the pool, or those most like it.
     """
-    known = corpora_of(dataset) if wanted else {}
+    known = corpora_of(dataset, by) if wanted else {}
     for share in wanted:
         if share.corpus is not None and share.corpus not in known:
-            corpora = suggest(share.corpus, known, "coresetdb status lists them")
-            raise UsageError(
-                f"{rule} {share}: the pool has no corpus of that name; corpora: {corpora}"
-            )
+            what, whole = ("corpus of that name", "corpora") if by == CORPUS else (by, "values")
+            to_list = "coresetdb status lists them" if by == CORPUS else f"SELECT DISTINCT {by}"
+            named = suggest(share.corpus, known, to_list)
+            raise UsageError(f"{rule} {share}: the pool has no {what}; {whole}: {named}")
 
 
-def keys_in(dataset: lance.LanceDataset, corpora: Sequence[str]) -> np.ndarray:
-    """Return the keys of all rows of these corpora, (n, 2) int64."""
-    names = ", ".join(map(literal, corpora))
-    return keys_of(dataset.to_table(columns=["id"], filter=f"corpus IN ({names})")["id"])
+def keys_in(dataset: lance.LanceDataset, corpora: Sequence[str], by: str = CORPUS) -> np.ndarray:
+    """Return the keys of all rows of these corpora (or values of a column), (n, 2) int64."""
+    text = pa.types.is_string(dataset.schema.field(by).type)
+    names = ", ".join(map(literal, corpora) if text else corpora)
+    return keys_of(dataset.to_table(columns=["id"], filter=f"`{by}` IN ({names})")["id"])
 
 
 class Caps:
@@ -132,6 +168,7 @@ class Caps:
         limits: the most rows of each corpus.
         every: the most rows of every other corpus; None for no limit.
         free: corpora that `every` does not apply to.
+        by: the column whose values are meant.
     """
 
     judges_spares = False
@@ -142,20 +179,23 @@ class Caps:
         limits: Mapping[str, int],
         every: int | None,
         free: Sequence[str],
+        by: str = CORPUS,
     ) -> None:
-        self._snapshot = snapshot
+        self._snapshot, self._by = snapshot, by
         self._limits, self._every, self._free = limits, every, free
-        self._corpus_of: dict[str, str] = {}
+        self._corpus_of: dict[str, str | None] = {}
         self._closed: dict[str, int] = {}
 
     def rejected(self, ids: Sequence[str], chosen: int) -> np.ndarray:
         """Return the keys of all rows of overflowing corpora except those kept, (n, 2) int64."""
         unknown = [id for id in ids[:chosen] if id not in self._corpus_of]
-        corpora = self._snapshot.take(unknown, ["corpus"])["corpus"].to_pylist()
+        values = self._snapshot.take(unknown, [self._by])[self._by].to_pylist()
+        corpora = [None if value is None else in_words(value) for value in values]
         self._corpus_of |= zip(unknown, corpora, strict=True)
         rows_of: dict[str, list[str]] = defaultdict(list)
         for id in ids[:chosen]:
-            rows_of[self._corpus_of[id]].append(id)
+            if (corpus := self._corpus_of[id]) is not None:
+                rows_of[corpus].append(id)
         closed = {
             corpus: limit
             for corpus, rows in rows_of.items()
@@ -165,7 +205,7 @@ class Caps:
             return np.empty((0, 2), np.int64)
         self._closed |= closed
         kept = [id for corpus, limit in closed.items() for id in rows_of[corpus][:limit]]
-        keys = keys_in(self._snapshot.pool, list(closed))
+        keys = keys_in(self._snapshot.pool, list(closed), self._by)
         return keys[~IdSet(keys_of(pa.array(kept, pa.string()))).contains(keys)]
 
     def account(self, ids: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from ...store import catalog
 from ..coresets import coreset_members
 from .examples import Evaluation, keep_evaluation, kept_evaluation, read_evaluation
 from .guard import VERSION as GUARD_VERSION
-from .quotas import Share, shares
+from .quotas import CORPUS, Share, shares
 
 if TYPE_CHECKING:
+    from ...ingest.readers.options import ReadOptions
     from ...store.store import Store
 
 _EXCLUDED = "excluded"
@@ -77,6 +78,7 @@ class Rules:
         excluded: earlier coresets whose rows are not eligible.
         quotas: what must come from a corpus, each with a ranking of its own.
         caps: what may come from a corpus at most; one without corpus means every other one.
+        quota_by: the column of the pool whose values quotas and caps are of.
         distinct: the cosine from which on a row is too close to an earlier pick.
         distinct_by: the feature whose vectors are compared; the method's own for None.
         guard: version of the leakage guard's rule.
@@ -90,6 +92,7 @@ class Rules:
     excluded: tuple[Excluded, ...] = ()
     quotas: tuple[Share, ...] = ()
     caps: tuple[Share, ...] = ()
+    quota_by: str = CORPUS
     distinct: float | None = None
     distinct_by: str | None = None
     guard: int = GUARD_VERSION
@@ -110,7 +113,13 @@ class Rules:
             )
         both = {quota.corpus for quota in self.quotas} & {cap.corpus for cap in self.caps}
         for corpus in both:
-            raise UsageError(f"corpus {corpus} has a quota and a cap: a quota is exact, keep one")
+            raise UsageError(
+                f"{self.quota_by} {corpus} has a quota and a cap: a quota is exact, keep one"
+            )
+        if self.quota_by != CORPUS and not (self.quotas or self.caps):
+            raise UsageError(
+                f"quota-by {self.quota_by} says what quotas and caps are of: add --quota or --cap"
+            )
 
 
 NONE = Rules(leakage="off")
@@ -126,6 +135,7 @@ def rules_to_json(rules: Rules) -> dict[str, Any]:
                 "name": evaluation.name,
                 "examples": len(evaluation.instructions),
                 "artifact": evaluation.digest,
+                **({"remarks": list(evaluation.remarks)} if evaluation.remarks else {}),
             }
             for evaluation in rules.evaluations
         ],
@@ -135,6 +145,7 @@ def rules_to_json(rules: Rules) -> dict[str, Any]:
         ],
         "quota": [str(quota) for quota in rules.quotas],
         "cap": [str(cap) for cap in rules.caps],
+        **({} if rules.quota_by == CORPUS else {"quota_by": rules.quota_by}),
         "distinct": rules.distinct,
         "distinct_by": rules.distinct_by,
     }
@@ -160,7 +171,10 @@ def rules_from_json(store: Store, parameters: Mapping[str, Any]) -> Rules:
     return Rules(
         leakage=recorded["leakage"],
         evaluations=tuple(
-            kept_evaluation(store, evaluation["name"], evaluation["artifact"])
+            replace(
+                kept_evaluation(store, evaluation["name"], evaluation["artifact"]),
+                remarks=tuple(evaluation.get("remarks", ())),
+            )
             for evaluation in recorded["evaluations"]
         ),
         excluded=tuple(
@@ -168,6 +182,7 @@ def rules_from_json(store: Store, parameters: Mapping[str, Any]) -> Rules:
         ),
         quotas=shares("quota", recorded["quota"]),
         caps=shares("cap", recorded["cap"], every=True),
+        quota_by=recorded.get("quota_by", CORPUS),
         distinct=recorded["distinct"],
         distinct_by=recorded["distinct_by"],
         # The first version was not recorded.
@@ -187,15 +202,17 @@ def rules_for(
     *,
     leakage: str = "ranked",
     evaluation: str | Sequence[str] = (),
+    reading: ReadOptions | None = None,
     exclude: str | Sequence[str] = (),
     quota: str | Sequence[str] | Mapping[str, str | int] = (),
     cap: str | int | Sequence[str] | Mapping[str, str | int] = (),
+    quota_by: str = CORPUS,
     distinct: float | None = None,
     distinct_by: str | None = None,
 ) -> Rules:
     """Read the rules of a selection; by default the leakage guard alone.
 
-    The arguments are those of `Database.select`.
+    The arguments are those of `Database.select`; `reading` says how evaluation files are read.
 
     Raises:
         UsageError: malformed values, values that contradict each other, or an unknown coreset.
@@ -203,10 +220,11 @@ def rules_for(
     """
     return Rules(
         leakage=leakage,
-        evaluations=tuple(read_evaluation(file) for file in _all(evaluation)),
+        evaluations=tuple(read_evaluation(file, reading) for file in _all(evaluation)),
         excluded=tuple(excluded(store, coreset) for coreset in dict.fromkeys(_all(exclude))),
         quotas=shares("quota", quota),
         caps=shares("cap", cap, every=True),
+        quota_by=quota_by,
         distinct=distinct,
         distinct_by=distinct_by,
     )

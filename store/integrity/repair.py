@@ -48,6 +48,9 @@ _ADVICE = {
     "coreset_rows": "members of coresets are lost; type `coresetdb select {uri} ...` again",
     "artifacts": "fitted artifacts are lost: features that depend on them can be compared, but "
     "not extended; type `coresetdb init` for a new store to fit them again",
+    "removed": "which rows were removed is no longer known; type `coresetdb remove {uri} ...` "
+    "again once they are back",
+    "removed_rows": "removed rows are lost; ingest them again instead of restoring them",
     "runs": "the history of some ingestions is lost; the rows they brought are not",
 }
 
@@ -202,7 +205,7 @@ def _make_anew(place: Place, table: str, checksums: Checksums) -> None:
     import lance
 
     features = []
-    if table == "targets":
+    if table in ("targets", "removed_rows"):
         pool = _open(place, "pool").schema
         features = [pool.field(name) for name in pool.names if name not in POOL.names]
     schema = pa.schema([*TABLES[table], *features], metadata={layout.TABLE_KEY: table})

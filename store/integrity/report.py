@@ -15,7 +15,7 @@ from shlex import quote
 from typing import Any
 
 from ...schemas.canonical import digest_of
-from ...schemas.plain_text import count_of
+from ...schemas.plain_text import LinesResult, count_of
 from ..place import Place
 
 _NAMED = 20  # ids written out in `lines`; the report itself holds all
@@ -80,7 +80,7 @@ class Damage:
 
 
 @dataclass
-class Report:
+class Report(LinesResult):
     """The state of a store. `ok` speaks of the newest version of every table.
 
     Attributes:
@@ -90,6 +90,8 @@ class Report:
         unnamed_rows: rows of the pool among them that no list of sources names.
         pending: places of rows that were seen but are not in the pool: an ingestion runs right
             now or was interrupted. No damage; looked for in full only.
+        deleted: ids of those whose ingestion had ended: they were in the pool, and something other
+            than coresetdb deleted them.
     """
 
     uri: str
@@ -101,6 +103,7 @@ class Report:
     lost: list[LostRow] = field(default_factory=list)
     unnamed_rows: int = 0
     pending: list[LostRow] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     orphans: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -149,7 +152,16 @@ class Report:
             for row in self.lost
             if not row.id
         ]
-        if ids := self.pending_ids:
+        if self.deleted:
+            store = quote(self.uri)
+            lines.append(
+                f"{count_and_verb(len(self.deleted), 'row')} no longer in the pool, and not by "
+                f"`coresetdb remove`: {_some(self.deleted)}. Ingesting again and `coresetdb verify "
+                f"{store} --repair` bring them back; to keep them out: `coresetdb remove {store} "
+                "--ids FILE`, or --corpus NAME"
+            )
+        gone = set(self.deleted)
+        if ids := [row for row in self.pending_ids if row not in gone]:
             lines.append(
                 f"{count_and_verb(len(ids), 'row')} listed as seen, but not in the pool "
                 "(an ingestion is running or was interrupted): ingest again, or run "
@@ -178,7 +190,7 @@ class Report:
 
 
 @dataclass
-class Repair:
+class Repair(LinesResult):
     """What repair did: what it found, did, brought back, and had to leave.
 
     Attributes:

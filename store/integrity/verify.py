@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...schemas.tables import TABLES
+from ...schemas.plain_text import count_of
+from ...schemas.tables import NEWER_TABLES, TABLES
 from .. import layout
 from ..checksums import Checksums, FileNote, by_path, manifest_versions, read_journal
 from ..locks import StoreLock
 from ..place import Place, place_at
+from ..removal import UNSETTLED
 from ..rows import key_column
 from .isolated import Reader
 from .report import PATH as LOST_PATH
@@ -339,6 +341,7 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
         if state.version is not None:
             report.versions[table] = state.version
     _add_lost(place, states, report, recorded)
+    report.notes += _on_their_way(place, states)
     return report, states
 
 
@@ -348,7 +351,10 @@ def _damages(states: dict[str, State]) -> list[Damage]:
 
 def _examine_all(place: Place, reader: Reader, full: bool) -> tuple[dict[str, State], list[str]]:
     notes, torn, states = _notes(place, reader)
+    noted = {note.table for note in notes.values()}
     for table in TABLES:
+        if table in NEWER_TABLES and table not in noted and not layout.has_table(place, table):
+            continue  # an older coresetdb did not make it
         if table != "files":
             states[table] = examine(place, reader, table, notes, full=full)
     if any(state.unnoted for state in states.values()):
@@ -430,7 +436,8 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
         return
     if not (report.full or recorded or hurt & {"pool", "sources", "rejects"}):
         return
-    held = read_sound(place, pool, ["id"])["id"]
+    rows = read_sound(place, pool, ["id"])["id"]
+    held = pa.chunked_array([*rows.chunks, *_removed_ids(place, states)], pa.string())
     places = (
         _absent(read_sound(place, sources, _PLACES), held) if sources.version is not None else []
     )
@@ -445,13 +452,50 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
     old = len(recorded_ids.intersection(ids))
     broken = sum(pool.rows[number] for number in pool.broken_fragments)
     report.unnamed_rows = max(0, broken - (len(ids) - old))
-    report.unnamed_rows += recorded.still_unnamed(len(held) + broken, old)
+    report.unnamed_rows += recorded.still_unnamed(len(rows) + broken, old)
+    report.deleted = _deleted(place, states, report.pending)
     whole = {(row.corpus, row.file): row for row in recorded.rows if not row.id}
     if hurt & {"sources", "rejects"}:
         for row in _whole_files(place, states):
             whole.setdefault((row.corpus, row.file), row)
     blind = taken and ("sources" in hurt or any(not row.id for row in recorded.rows))
     report.lost += [replace(row, unnamed=row.unnamed or blind) for row in whole.values()]
+
+
+def _on_their_way(place: Place, states: dict[str, State]) -> list[str]:
+    """A sentence on removals, restores and purges that were killed, or are at it right now."""
+    removed = states.get("removed")
+    if removed is None or removed.version is None:
+        return []
+    rows = read_sound(place, removed, ["state"])["state"].to_pylist()
+    count = sum(state in UNSETTLED for state in rows)
+    if not count:
+        return []
+    return [
+        f"the removal, restore or purge of {count_of(count, 'row')} is running or was interrupted; "
+        "the next command that opens the store finishes it"
+    ]
+
+
+def _removed_ids(place: Place, states: dict[str, State]) -> list[pa.Array]:
+    """Ids of rows that were taken out of the pool on purpose, in parts."""
+    removed = states.get("removed")
+    if removed is None or removed.version is None:
+        return []
+    return read_sound(place, removed, ["id"])["id"].chunks
+
+
+def _deleted(place: Place, states: dict[str, State], pending: list[LostRow]) -> list[str]:
+    """Those absent rows whose ingestion ended well: the pool had them, and another tool did not.
+
+    A run that ended had inserted everything it listed.
+    """
+    runs = states["runs"]
+    if not pending or runs.version is None:
+        return []
+    rows = read_sound(place, runs, ["run", "status"]).to_pylist()
+    ended = {row["run"] for row in rows if row["status"] == "done"}
+    return list(dict.fromkeys(row.id for row in pending if row.run in ended))
 
 
 def _absent(places: pa.Table, held: pa.ChunkedArray) -> list[LostRow]:

@@ -27,6 +27,7 @@ from ...schemas.errors import CoresetDBError, QueryError
 from ..layout import read_config
 from ..place import place_at
 from .frames import BATCH, DONE, ERROR, READY, SCHEMA, batch_to_bytes, receive, send, send_json
+from .names import quoted
 from .relations import register
 
 READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
@@ -84,26 +85,27 @@ def sole_select(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     return statement.query
 
 
-def filter_select(connection: duckdb.DuckDBPyConnection, where: str) -> str:
-    """The SELECT of the ids of the pool's rows for which the expression `where` is true.
+def filter_select(connection: duckdb.DuckDBPyConnection, where: str, relation: str = "pool") -> str:
+    """The SELECT of the ids of a relation's rows for which the expression `where` is true.
 
     Raises:
         QueryError: `where` is not one expression (it closes the parenthesis it stands in, say).
     """
     if not where.strip():
         raise QueryError("the filter is empty: write an expression, such as tokens < 512")
-    text = _wrapped(where)
+    text = _wrapped(where, relation)
     statements = _parsed(connection, text)
     if len(statements) != 1 or _kind(statements[0]) != "SELECT":
         raise QueryError(f"a filter is one expression, such as tokens < 512: {where!r} is not")
     query = sole_select(connection, text)
-    if _around(_tree(connection, query)) != _around(_tree(connection, _wrapped("true"))):
+    if _around(_tree(connection, query)) != _around(_tree(connection, _wrapped("true", relation))):
         raise QueryError(f"a filter is one expression, such as tokens < 512: {where!r} is more")
     return query
 
 
-def _wrapped(where: str) -> str:
-    return f"SELECT id FROM pool WHERE (\n{where}\n)"  # on a line of its own: it may end in --
+def _wrapped(where: str, relation: str) -> str:
+    # On a line of its own: it may end in --
+    return f"SELECT id FROM {quoted(relation)} WHERE (\n{where}\n)"
 
 
 def _parsed(connection: duckdb.DuckDBPyConnection, text: str) -> list[duckdb.Statement]:
@@ -251,7 +253,7 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
     connection = _connect(settings["memory_bytes"])
     try:
         if "where" in request:
-            query = filter_select(connection, request["where"])
+            query = filter_select(connection, request["where"], request["relation"])
         else:
             query = sole_select(connection, request["text"])
         place = place_at(settings["store_uri"], settings["storage_options"])

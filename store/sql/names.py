@@ -18,11 +18,15 @@ RELATIONS = {
     "recipes": "a definition of a feature",
     "runs": "an ingestion",
     "rejects": "a record that could not be used",
+    "removed": "an instruction that was taken out of the pool, with what a restore brings back",
 }
 """Without `files` and `artifacts`, which hold the store's own records."""
 
 POOL_TABLE = "pool_table"
 """The pool as it is stored, below the view `pool` that adds the metadata fields."""
+
+REMOVED_TABLES = {"removed": "removed_table", "removed_rows": "removed_rows_table"}
+"""Tombstones and rows as they are stored, below the view `removed` that joins them."""
 
 FEATURES = {
     "features": "the vectors and lists of an instruction",

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...schemas.tables import literal
+from ...schemas.tables import NEWER_TABLES, TABLES, literal
+from ..layout import has_table
 from ..place import Place
 from .lance_relation import FeatureRelation, Relation, open_relation
 from .names import (
@@ -20,6 +21,7 @@ from .names import (
     FEATURES_OF,
     POOL_TABLE,
     RELATIONS,
+    REMOVED_TABLES,
     SCORES_OF,
     members_macro,
     quoted,
@@ -101,13 +103,17 @@ def register(
         DamagedStoreError: a table cannot be opened.
     """
 
-    def opened(table: str) -> Relation:
+    def opened(table: str) -> Any:
+        if table in NEWER_TABLES and not has_table(place, table):
+            return TABLES[table].empty_table()
         return open_relation(place, table, at if table == "pool" else None)
 
-    with ThreadPoolExecutor(len(RELATIONS)) as threads:  # an object store takes its time for each
-        relations = dict(zip(RELATIONS, threads.map(opened, RELATIONS), strict=True))
+    tables = list({**RELATIONS, **REMOVED_TABLES})
+    with ThreadPoolExecutor(len(tables)) as threads:  # an object store takes its time for each
+        relations = dict(zip(tables, threads.map(opened, tables), strict=True))
+    stored_as = {"pool": POOL_TABLE, **REMOVED_TABLES}
     for table, relation in relations.items():
-        connection.register(POOL_TABLE if table == "pool" else table, relation)
+        connection.register(stored_as.get(table, table), relation)
     features = {
         name: FeatureRelation(
             place.table_uri(table), relations[table].version, storage_options=place.options
@@ -118,6 +124,7 @@ def register(
         connection.register(name, relation)
     stored, keys = relations["pool"].schema.names, _metadata_keys(relations["runs"])
     connection.execute(pool_view(stored, keys))
+    connection.execute(removed_view(relations["removed_rows"].schema.names, keys))
     for name, query in score_view_queries(scorings(relations["scores"])).items():
         connection.execute(f"CREATE VIEW {quoted(name)} AS {query}")
     connection.execute(COSINE)
@@ -163,6 +170,21 @@ def pool_view(stored: Sequence[str], keys: Iterable[str]) -> str:
         for key, name in metadata_columns(keys, stored).items()
     ]
     return f"CREATE VIEW pool AS SELECT {', '.join(fields)} FROM {POOL_TABLE}"
+
+
+def removed_view(stored: Sequence[str], keys: Iterable[str]) -> str:
+    """The statement that makes `removed`: the tombstone, the row as `pool` showed it."""
+    own = TABLES["removed"].names
+    kept = [name for name in stored if name not in own]
+    fields = [f"stone.{quoted(name)}" for name in own] + [f"kept.{quoted(name)}" for name in kept]
+    fields += [
+        f"json_extract_string(kept.metadata, {literal(_pointer(key))}) AS {quoted(name)}"
+        for key, name in metadata_columns(keys, [*own, *kept]).items()
+    ]
+    return (
+        f"CREATE VIEW removed AS SELECT {', '.join(fields)} FROM {REMOVED_TABLES['removed']} stone "
+        f"LEFT JOIN {REMOVED_TABLES['removed_rows']} kept USING (id)"
+    )
 
 
 def _pointer(key: str) -> str:

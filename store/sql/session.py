@@ -28,7 +28,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
 
 import pyarrow as pa
 
@@ -422,14 +422,14 @@ class SqlSession:
         """
         return self._ask({"text": text}, last)
 
-    def run_filter(self, where: str, *, last: bool = False) -> QueryResult:
-        """The column `id` of those rows of the pool for which the expression `where` is true.
+    def run_filter(self, where: str, relation: str = "pool", *, last: bool = False) -> QueryResult:
+        """The column `id` of those rows of a relation for which the expression `where` is true.
 
         Raises:
             QueryError: `where` is not one expression, failed, or met a limit.
             StoreError: the store cannot be opened.
         """
-        return self._ask({"where": where}, last)
+        return self._ask({"where": where, "relation": relation}, last)
 
     def close(self) -> None:
         """End the process, amid a query if there is one."""
@@ -467,6 +467,7 @@ def eligible_ids(
     where: str,
     version: int | str | None = None,
     *,
+    relation: Literal["pool", "removed"] = "pool",
     memory_limit: str = MEMORY_LIMIT,
     time_limit: float = FILTER_TIME_LIMIT,
 ) -> pa.Array:
@@ -479,6 +480,7 @@ def eligible_ids(
         store: an open store.
         where: such as "corpus = 'dolly' AND tokens < 512".
         version: version or tag of the pool; the newest by default.
+        relation: whose rows; the pool's by default.
 
     Returns:
         (N,) string, each id once, in no promised order.
@@ -495,10 +497,10 @@ def eligible_ids(
         storage_options=store.place.options,
     ) as session:
         try:
-            ids = session.run_filter(where).read_all()["id"]
+            ids = session.run_filter(where, relation).read_all()["id"]
         except QueryError as error:
             if "Referenced column" not in str(error):
                 raise
-            columns = ", ".join(session.run("FROM pool LIMIT 0").schema.names)
-            raise QueryError(f"{error}\nThe columns of pool are: {columns}") from error
+            columns = ", ".join(session.run(f"FROM {relation} LIMIT 0").schema.names)
+            raise QueryError(f"{error}\nThe columns of {relation} are: {columns}") from error
     return pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.string())

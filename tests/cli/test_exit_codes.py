@@ -17,6 +17,7 @@ NO_STORE = {
     "ingest": ["ingest", "nowhere", "a.jsonl"],
     "featurize": ["featurize", "nowhere"],
     "feature": ["feature", "remove", "nowhere", "rds"],
+    "backbone": ["backbone", "nowhere"],
     "status": ["status", "nowhere"],
     "verify": ["verify", "nowhere"],
     "compact": ["compact", "nowhere"],

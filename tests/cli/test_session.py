@@ -88,6 +88,11 @@ def test_a_file_that_is_not_there_is_the_callers_mistake(shell):
         (["target", "add", "pool", "sums", "examples.jsonl"], "already"),
         (["select", "pool", "sums", "--name", "lost", "--out", "no/such/x.jsonl"], "no folder"),
         (["select", "pool", "sums", "--name", "lost", "--out", "x.txt"], "suffix"),
+        (["select", "pool", "sums", "--dry-run", "--out", "x.jsonl"], "--dry-run writes nothing"),
+        (["select", "pool", "sums", "--by", "nosuch", "--dry-run"], "no field 'nosuch'"),
+        (["select", "pool", "sums", "--where", "1 = 2"], "no row of the pool passes it"),
+        (["select", "pool", "sums", "--where", ""], "the filter is empty"),
+        (["select", "pool", "sums", "--weights", "other=1"], "'other' is no target"),
         (["coreset", "show", "pool", "lost"], "lost"),
         (["export", "pool", "nosuch", "--out", "x.jsonl"], "nosuch"),
         (["sql", "pool", "DROP TABLE pool"], "SELECT"),
@@ -111,6 +116,18 @@ def test_status_counts_corpora_features_and_targets(shell):
     assert status["targets"] == [{"target": "sums", "examples": 4}]
     text, _ = shell("status", "pool")
     assert "Corpora" in text
+
+
+def test_select_shows_rows_and_origins_and_may_save_nothing(shell):
+    words = ("select", "pool", "sums", "--budget", "12", "--dry-run")
+    out, err = shell(*words, "--by", "hue", "--show", "2")
+    assert "nothing was saved, because this is a dry run" in out and "Next:" not in err
+    assert "hue" in out and "(none)" in out and "What is" in out
+    assert "\n   2   " in out and "\n   3   " not in out
+    assert "prompt" not in shell(*words, "--show", "0")[0]
+    found = json.loads(shell(*words, "--by", "hue", "--json")[0])
+    assert found["saved"] is False and sum(row["picked"] for row in found["origins"]["hue"]) == 12
+    assert "sums-rds" not in shell("coreset", "list", "pool")[0]
 
 
 def test_select_export_and_replay(shell):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -42,7 +43,7 @@ def facts(count: int) -> list[dict]:
     return [
         {"instruction": f"Name {n + 1} rivers of a country.", "context": "",
          "response": f"River {n}, the longest of {n % 5} countries.",
-         "category": kinds[n % 3], "licence": "MIT"}
+         "category": kinds[n % 3], "licence": "MIT", "id": f"river-{n}"}
         for n in range(count)
     ]  # fmt: skip
 
@@ -64,9 +65,39 @@ def _corpora(folder: Path) -> None:
 
 def _targets(folder: Path) -> None:
     write_jsonl(folder / "gsm8k_examples.jsonl", sums(6, 200))
-    write_jsonl(folder / "svamp_examples.jsonl", sums(6, 220))
+    svamp = [row | {"subject": ("apples", "sums")[n % 2]} for n, row in enumerate(sums(6, 220))]
+    write_jsonl(folder / "svamp_examples.jsonl", svamp)
     write_jsonl(folder / "mbpp_examples.jsonl", functions(6, 200))
     write_jsonl(folder / "gsm8k_test.jsonl", sums(12, 210))
+    _write_questions(folder)
+
+
+def _write_questions(folder: Path) -> None:
+    """Questions about a passage and with choices, in the shapes of BoolQ, MMLU and PIQA."""
+    passage = {"context": "The hall has a green lamp.", "question": "What is green?"}
+    write_jsonl(folder / "passages.jsonl", [{**passage, "answer": "The lamp."}])
+    even = {"question": "Which number is even?", "choices": ["one", "two", "three"], "answer": 1}
+    write_jsonl(folder / "mmlu.jsonl", [even])
+    goals = [
+        {"goal": f"Open box {n}.", "sol1": "Lift.", "sol2": "Push.", "label": n} for n in (0, 1)
+    ]
+    write_jsonl(folder / "piqa.jsonl", goals)
+
+
+def _attachments(folder: Path, pool: Database) -> None:
+    """What somebody else made of these corpora: scores, labels, vectors."""
+    ids = [id for (id,) in pool.sql("SELECT id FROM pool ORDER BY id").to_polars().rows()]
+    judged = [{"id": id, "score": n % 5, "verdict": "good"} for n, id in enumerate(ids)]
+    write_jsonl(folder / "judged.jsonl", judged)
+    labels = [{"id": f"river-{n}", "topic": "rivers"} for n in range(24)]
+    pl.DataFrame(labels).write_csv(folder / "labels.csv")
+    scored = pl.DataFrame(functions(20)).with_columns(quality=pl.int_range(20))
+    scored.write_parquet(folder / "scored.parquet")
+    vectors = np.random.default_rng(3).standard_normal((len(ids), 8)).astype(np.float32)
+    embedded = pl.DataFrame({"id": ids, "embedding": vectors.tolist()})
+    embedded.write_parquet(folder / "embedded.parquet")
+    np.save(folder / "embedded.npy", vectors[:25])
+    np.save(folder / "gsm8k_examples.npy", vectors[:6])
 
 
 def make_world(folder: Path) -> None:
@@ -80,6 +111,7 @@ def make_world(folder: Path) -> None:
     pool.ingest(sorted((folder / "corpora").iterdir()))
     for target in TARGETS:
         pool.add_target(target, str(folder / f"{target}_examples.jsonl"))
+    _attachments(folder, pool)
     pool.select("gsm8k", budget=20, name="math")
     pool.select("gsm8k", budget=20)
     pool.select(budget=12, method="random", name="chance")

@@ -35,15 +35,18 @@ LAST_REASONING = """\
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
 
-# As gpt-oss's: reasoning is a message of its own, and the last answer ends with another token.
+# As gpt-oss's: reasoning is a message of its own, of the last answer alone, which ends with another
+# token; no text stands beside reasoning and a call.
 CHANNELS = """\
 {%- for message in messages -%}
 {%- if message.role == 'assistant' -%}
 {{- '<|assistant|>' -}}
 {% generation %}
-{%- if message.thinking -%}{{- 'analysis ' ~ message.thinking ~ '<|end|><|assistant|>' -}}
+{%- if message.thinking and loop.last -%}
+{{- 'analysis ' ~ message.thinking ~ '<|end|><|assistant|>' -}}
 {%- endif -%}
 {%- if message.tool_calls -%}
+{%- if message.content and message.thinking -%}{{- raise_exception('both') -}}{%- endif -%}
 {{- 'call ' ~ message.tool_calls[0].function.name -}}
 {{- message.tool_calls[0].function.arguments | tojson ~ '<|tool|>' -}}
 {%- else -%}

@@ -173,8 +173,10 @@ def toy_store(place: Path, recipe: Recipe = RECIPE) -> Store:
     return store
 
 
-def add_target(store: Store, name: str, instructions: Sequence[Instruction]) -> None:
-    """Write what query.targets.add_target writes, without a file."""
+def add_target(
+    store: Store, name: str, instructions: Sequence[Instruction], metadata: Sequence[str] = ()
+) -> None:
+    """Write what query.targets.add_target writes, without a file; metadata as JSON, if any."""
     rows = [
         {
             "key": key_of(name, instruction.id),
@@ -183,7 +185,7 @@ def add_target(store: Store, name: str, instructions: Sequence[Instruction]) -> 
             "position": position,
             "messages": [message.as_dict() for message in instruction.messages],
             "tools": instruction.tools,
-            "metadata": "{}",
+            "metadata": metadata[position] if metadata else "{}",
             "file": "t.jsonl",
             "added_at": datetime.now(UTC),
         }

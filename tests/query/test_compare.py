@@ -129,7 +129,7 @@ def test_what_cannot_be_compared_is_said(store, toys):
     notes = compare(store, "old", "new").notes
     assert any("no target 'python'" in note for note in notes)
     assert any("different versions of the pool" in note for note in notes)
-    select(store, method="random", budget="5", where="corpus = 'nowhere'", name="empty")
+    select(store, method="random", budget="1-total-tokens", name="empty")
     with pytest.raises(UsageError, match="empty has no rows to compare"):
         compare(store, "old", "empty")
     with pytest.raises(UsageError, match="no coreset 'gone'"):

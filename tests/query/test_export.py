@@ -226,7 +226,7 @@ def test_wrong_calls(store, tmp_path):
 
 
 def test_a_coreset_without_rows_is_refused_and_has_every_face(store, tmp_path):
-    empty = select(store, method="random", where="corpus = 'nowhere'", name="empty")
+    empty = select(store, method="random", budget="1-total-tokens", name="empty")
     with pytest.raises(UsageError, match="empty has no rows to export; coresetdb coreset show"):
         export(store, "empty", str(tmp_path / "out.jsonl"))
     assert not (tmp_path / "out.jsonl").exists()

@@ -12,6 +12,7 @@ from coresetdb.query.export import FORMATS, export
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.store import Store
 
 ROWS = [Instruction.from_turns(("user", f"{n}?"), ("assistant", f"{n}!")) for n in range(4)]
 METADATA = [
@@ -99,6 +100,15 @@ def test_what_cannot_be_had_is_refused(written):
             written(with_fields=fields.split(","))
     with pytest.raises(UsageError, match=r"there are .*dataset"):
         written(with_fields=["datasett"])
+
+
+def test_a_field_that_only_other_rows_have_is_null(written, tmp_path):
+    runs = pa.table(
+        {"run": ["r1"], "metadata_keys": pa.array([["licence"]], pa.list_(pa.string()))}
+    )
+    Store.open(str(tmp_path / "small")).insert("runs", runs)
+    rows, account, _ = written(with_fields=["licence"])
+    assert [row["licence"] for row in rows] == [None] * 4 and account.remarks == {"no licence": 4}
 
 
 def test_a_column_that_few_rows_fill_is_filled_at_the_top_of_the_file(written):

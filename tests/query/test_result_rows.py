@@ -98,7 +98,7 @@ def test_frames(mixed, store):
 
 
 def test_an_empty_coreset_has_faces_too(store):
-    empty = select(store, method="random", budget="5", where="corpus = 'nowhere'", name="empty")
+    empty = select(store, method="random", budget="1-total-tokens", name="empty")
     assert list(empty) == [] and list(empty.rows()) == []
     assert empty.to_arrow("tokens", text=True).column_names[-2:] == ["messages", "tokens"]
     assert empty.to_polars(text=True).height == 0

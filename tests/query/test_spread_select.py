@@ -160,7 +160,7 @@ def test_lengths_of_nobody_are_refused(store, toys):
         select(store, method="length_matched")
     with pytest.raises(UsageError, match="no coreset 'gone'"):
         select(store, method="length_matched(like=gone)")
-    select(store, method="random", where="corpus = 'nowhere'", name="empty")
+    select(store, method="random", budget="1-total-tokens", name="empty")
     with pytest.raises(UsageError, match="coreset 'empty' has no rows"):
         select(store, method="length_matched(like=empty)")
     with pytest.raises(UsageError, match="bins=0"):

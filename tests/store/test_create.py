@@ -169,6 +169,15 @@ def test_an_interrupted_creation_is_said_and_finished(tmp_path, features):
     assert verify(uri, full=True).ok
 
 
+def test_a_store_that_lost_its_pool_is_not_taken_for_an_unfinished_one(filled):
+    os.rename(f"{filled.uri}/pool.lance", f"{filled.uri}.pool")
+    for attempt in (lambda: Store.create(filled.uri, {}), lambda: Store.open(filled.uri)):
+        with pytest.raises((UsageError, StoreNotFoundError), match=r"pool.* gone, and 200 rows"):
+            attempt()
+    os.rename(f"{filled.uri}.pool", f"{filled.uri}/pool.lance")
+    assert Store.open(filled.uri).dataset("sources").count_rows() == 200
+
+
 def test_rows_that_lost_their_manifests_are_not_taken_for_a_new_store(filled):
     for path in filled.place.sizes("pool.lance/_versions"):
         os.remove(filled.place.absolute(path))

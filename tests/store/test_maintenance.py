@@ -106,4 +106,4 @@ def test_rows_are_merged_in_batches_that_fit_memory(filled):
     assert maintenance._rows_at_once(1, 20_000.0) == 3355
     assert maintenance._rows_at_once(1, 3e6) == 64
     assert maintenance._rows_at_once(1, 0.0) == 8192
-    assert 50 < maintenance._bytes_on_disk(filled.dataset("pool")) < 100_000
+    assert 50 < maintenance.bytes_on_disk(filled.dataset("pool")) < 100_000

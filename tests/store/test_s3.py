@@ -18,7 +18,7 @@ from coresetdb.schemas.errors import (
     UsageError,
 )
 from coresetdb.schemas.recipe import Recipe
-from coresetdb.store import locks, maintenance
+from coresetdb.store import locks, maintenance, purge, removal
 from coresetdb.store.features import declare, drop
 from coresetdb.store.fill import fill, fill_lock
 from coresetdb.store.integrity.repair import repair
@@ -143,3 +143,24 @@ def test_a_late_feature_on_s3(bucket, features, pool_rows):
     assert verify(store.uri, full=True).ok
     drop(store, "toy")
     assert "toy" not in store.dataset("pool").schema.names
+
+
+def test_rows_are_removed_restored_and_purged_on_s3(bucket, features, pool_rows, source_rows):
+    store = Store.create(f"s3://{bucket}/pool", {}, features)
+    store.insert("sources", source_rows(0, 60))
+    store.insert("pool", pool_rows(0, 60))
+    before = store.dataset("pool").to_table().sort_by("id")
+    gone = dict.fromkeys([digest("3"), digest("50")], "toy")
+    with removal.alone(store):
+        removal.remove(store, gone, "a slip")
+    assert store.dataset("pool").count_rows() == 58
+    with removal.alone(store):
+        assert removal.restore(store, list(gone)) == 2
+    assert store.dataset("pool").to_table().sort_by("id") == before
+    with removal.alone(store):
+        removal.remove(store, gone, state="purging")
+    purge.settle_if_killed(Store.open(store.uri))
+    report = verify(store.uri, full=True)
+    assert report.ok and not report.orphans, report.lines()
+    for path in store.place.sizes(""):
+        assert b"question 50 question 50" not in store.place.read(path)

@@ -454,3 +454,38 @@ def test_values_open_filters_sql_and_methods(world, tmp_path):
     toy_stores.add_target(world.store, "sums", world.rows[:2])
     with pytest.raises(UsageError, match="is a score already"):
         world.database.score("sums", ["top(score=judge_score)"])
+
+
+def test_quotas_and_caps_are_of_any_columns_values(world, tmp_path):
+    values = [
+        {"id": row.id, "topic": f"t{n % 3}", "level": n % 2, "good": n % 5 == 0, "score": n}
+        for n, row in enumerate(world.rows[:24])
+    ]
+    world.database.annotate(jsonl(tmp_path / "a.jsonl", values), name="judge")
+    topic_of = {row["id"]: row["topic"] for row in values}
+    options = {"method": "top(score=score)", "budget": 8, "quota_by": "topic"}
+    chosen = world.database.select(quota={"t1": 6}, **options)
+    by_score = sorted(values, key=lambda row: -row["score"])
+    best = {
+        kept: [row["id"] for row in by_score if (row["topic"] == "t1") is kept]
+        for kept in (True, False)
+    }
+    assert set(chosen.ids) == {*best[True][:6], *best[False][:2]}
+    assert world.database.replay(chosen.name).same
+    capped = world.database.select(cap=["2"], **options)
+    assert len(capped) == 6
+    assert sorted(topic_of[row] for row in capped.ids) == ["t0", "t0", "t1", "t1", "t2", "t2"]
+    for by, value, column in (("level", "1", "level"), ("good", "true", "good")):
+        one = world.database.select(
+            method="top(score=score)", budget=4, quota={value: 4}, quota_by=by
+        )
+        own = [row["id"] for row in by_score if str(row[column]).lower() == value]
+        assert one.ids == own[:4]
+    with pytest.raises(UsageError, match="the pool has no topic; values: t0, t1, t2"):
+        world.database.select(quota={"t9": 1}, **options)
+    with pytest.raises(UsageError, match="no column of texts, whole numbers or truth values"):
+        world.database.select(method="random", budget=3, quota={"1": 1}, quota_by="score_by")
+    with pytest.raises(UsageError, match="add --quota or --cap"):
+        world.database.select(method="random", budget=3, quota_by="topic")
+    with pytest.raises(UsageError, match="judge was used for"):
+        world.database.remove_annotation("judge")

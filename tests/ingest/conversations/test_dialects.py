@@ -144,7 +144,7 @@ def test_reasoning_of_several_rounds_is_what_the_template_lets_the_model_write(e
     rendered, expected = written(messages, template)
     whole, response, _ = encode(ROUNDS, template)
     assert whole == rendered
-    assert response == expected
+    assert response == (expected if template == LAST_REASONING else expected.removeprefix("final "))
 
 
 def test_reasoning_as_response_stands_where_a_template_would_leave_it_out(encode):
@@ -225,6 +225,9 @@ def test_a_call_with_reasoning(encode):
     row = turns(USER, Message("assistant", "", tool_calls=calls("add"), reasoning="hm"))
     block, call = "<think>\nhm\n</think>\n\n", '{"name": "add", "arguments": {"a": 2}}'
     assert encode(row, LAST_REASONING)[1] == f"{block}<call>{call}</call><|end|>"
+    further = turns(*row.messages, Message("tool", "5"), Message("assistant", "5", reasoning="so"))
+    response = 'call add{"a": 2}<|tool|>analysis so<|end|><|assistant|>final 5<|endoftext|>'
+    assert encode(further, CHANNELS)[1] == response
 
 
 # Answers that are context

@@ -225,6 +225,6 @@ def test_an_ingestion_goes_on_and_counts_the_refused(tmp_path):
     assert "rewrites history" in database.notices[0]
     account = database.ingest(file)
     assert (account.total("new"), account.total("rejected")) == (2, 0)
-    said = [line for line in account.sentences() if "rewrites history" in line]
+    said = [line for line in account.lines() if "rewrites history" in line]
     assert len(said) == 2 and all(line.endswith(": 1") for line in said)  # rds and losses
     assert database.ingest(file).total("duplicate") == 2

@@ -225,10 +225,9 @@ def test_parts_and_what_has_no_place(tmp_path: Path) -> None:
     (item,) = read(tmp_path, row)
     assert item.instruction.messages == (
         Message("user", "u"),
-        Message("assistant", "", tool_calls=CALL),
+        Message("assistant", "", tool_calls=CALL, reasoning="hm"),
     )
-    extras = json.loads(item.metadata)["message_extras"]
-    assert extras == [{"loss_weight": 0.0}, {"reasoning": "hm"}]
+    assert json.loads(item.metadata)["message_extras"] == [{"loss_weight": 0.0}, {}]
 
 
 def chat(*messages: Any) -> dict[str, Any]:
@@ -249,7 +248,11 @@ A = {"role": "assistant", "content": "a"}
         ({"other": 1}, "missing field: messages"),
         (chat(U), "no assistant turn"),
         (chat(U, {"role": "assistant", "content": None}), "empty response"),
-        (chat(U, {"role": "bot", "content": "a"}), "unknown role 'bot'"),
+        (
+            chat(U, {"role": "stranger", "content": "a"}),
+            "unknown role 'stranger': --role stranger=user reads it "
+            "(or =assistant, =system, =tool)",
+        ),
         (chat(U, {"role": None, "content": "a"}), "a turn has no role"),
         (chat(U, {"role": ["user"], "content": "a"}), "a turn has no role"),
         (chat(U, ["assistant", "a"]), "a turn is a list, not an object"),
@@ -300,7 +303,7 @@ def test_trees_give_every_path(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert turns(items[1]) == [("user", "q"), ("assistant", "a2")]
     assert [item.source_id for item in items[:2]] == ["b1", "a2"]
-    assert items[2].reason == "unknown role 'stranger'"
+    assert items[2].reason.startswith("unknown role 'stranger': --role stranger=user")
 
 
 def test_empty_answers_of_targets(tmp_path: Path) -> None:

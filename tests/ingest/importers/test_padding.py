@@ -28,7 +28,11 @@ TOOLS = [
     tool("boil", litres={"type": "number"}),
     tool("chop", what={"type": "string", "enum": ["leek", None]}, fine={"type": "boolean"}),
 ]
-CALLS = [("boil", {"litres": 2}), ("chop", {"what": "leek", "fine": True}), ("boil", {"litres": 4})]
+CALLS: list[tuple[str, dict[str, Any]]] = [
+    ("boil", {"litres": 2}),
+    ("chop", {"what": "leek", "fine": True}),
+    ("boil", {"litres": 0.5}),
+]
 ROWS: list[dict[str, Any]] = [
     {
         "messages": [
@@ -111,3 +115,7 @@ def test_a_list_of_json_texts_is_a_list_of_tools(tmp_path: Path) -> None:
 def test_padding() -> None:
     value = {"a": None, "b": [None, {"c": None, "d": 0}], "e": {"f": None}, "g": ""}
     assert without_padding(value) == {"b": [None, {"d": 0}], "e": {}, "g": ""}
+    numbers = [2.0, -0.0, 2.5, 1e300, 2, True, "2.0"]
+    assert list(map(repr, without_padding(numbers))) == [
+        *("2", "0", "2.5", "1e+300", "2", "True", "'2.0'")
+    ]

@@ -101,7 +101,7 @@ def files(fragment) -> list[str]:
 def test_limit_stops_early_and_says_so(database, tmp_path):
     account = database.ingest(write_jsonl(tmp_path / "a.jsonl", rows(30)), limit=12)
     assert account.total("read") == 12
-    assert "--limit" in " ".join(account.sentences())
+    assert "--limit" in " ".join(account.lines())
 
 
 def test_metadata_keys_and_run_are_kept(database, tmp_path):

@@ -99,7 +99,7 @@ def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole
     before = features_before(database)
     account = database.featurize("rds")
     assert (account.rows, account.examples, account.resumed, account.waiting) == (600, 5, 0, 0)
-    assert account.tokens > 0 and "featurized 600 rows" in account.sentences()[0]
+    assert account.tokens > 0 and "featurized 600 rows" in account.lines()[0]
     assert_same(features_of(database), features_of(whole))
     assert features_before(database) == before
     targets = database.store.dataset("targets").to_table(columns=["rds", "rds_norm", "nll"])
@@ -118,7 +118,7 @@ def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole
     assert not shard_files(database.store)
     assert_sound(database)
     version = database.store.version()
-    assert database.featurize("rds").sentences() == ["rds: every row is featurized already"]
+    assert database.featurize("rds").lines() == ["rds: every row is featurized already"]
     assert database.featurize().rows == 0
     assert database.store.version() == version
     assert maintenance.compact(database.store) > 0
@@ -135,11 +135,11 @@ def test_the_account_names_what_was_made_and_counts_examples_once(database, tmp_
     again = database.featurize("rds,losses:alone=true")
     second = again.features[1]
     assert (again.made, again.rows, again.examples) == ([second], 600, 8)
-    first, *rest = again.sentences()
+    first, *rest = again.lines()
     assert first.startswith(f"{second}: featurized 600 rows")
     assert "  rds: every row is featurized already" in rest
     nothing = database.featurize("rds,mads")
-    assert nothing.sentences() == ["rds, mads: every row is featurized already"]
+    assert nothing.lines() == ["rds, mads: every row is featurized already"]
     assert nothing.as_dict()["made"] == []
 
 
@@ -319,7 +319,7 @@ def test_a_row_that_cannot_have_the_feature_gets_the_reason(database, monkeypatc
     monkeypatch.setattr(StoreFeaturizer, "columns", without)
     account = featurize(database.store, "rds")
     assert account.without_feature == {f"rds: {NEITHER}": 600}
-    assert f"without a feature, rds: {NEITHER}: 600" in "\n".join(account.sentences())
+    assert f"without a feature, rds: {NEITHER}: 600" in "\n".join(account.lines())
     assert database.status().waiting["rds"] == 0
     (rds,) = [row for row in database.status().features if row["feature"] == "rds"]
     assert rds["rows without"] == 600

@@ -107,8 +107,14 @@ def test_vectors_are_offered_and_lost_values_said(tmp_path: Path, tiny_llama: Pa
     (read,) = database.ingest(str(file)).files
     assert read.remarks == [
         "its column 'sentence embedding' holds vectors, which are left out; to select with them: "
-        f"coresetdb vectors add {store} 'sentence embedding' '{file}'",
+        f"coresetdb vectors add {store} sentence_embedding '{file}' "
+        "--column 'sentence embedding' --key messages",
         "1 value of column 'score' read as null: NaN or infinite",
     ]
-    metadata = database.sql("SELECT metadata FROM pool ORDER BY metadata").to_polars()["metadata"]
+    mapping = {"user": "answer", "assistant": "question"}
+    (again,) = database.ingest(str(file), mapping=mapping).files
+    assert again.remarks[0].endswith("--key messages --map user=answer,assistant=question")
+    metadata = database.sql("SELECT DISTINCT metadata FROM pool ORDER BY metadata").to_polars()[
+        "metadata"
+    ]
     assert [json.loads(text) for text in metadata] == [{"score": 1.0}, {"score": None}]

@@ -13,6 +13,7 @@ from helpers.tiny_adapters import in_peft, random_adapter
 from helpers.tiny_models import ARCHITECTURES, tiny_backbone
 
 from coresetdb.ingest.models.anatomy import decoder_layers
+from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.passes.feed_forward import hook_experts
 from coresetdb.ingest.passes.forward import run_pass
@@ -256,6 +257,31 @@ def test_between_forward_and_backward_only_folded_inputs_are_held(name):
     rotary = 2 * batch.ids.numel() * backbone.info.hidden_size
     slope = batch.ids.numel() * backbone.info.hidden_size  # of the loss by the final states
     assert 0 < held[0] <= room + rotary + slope
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_weight_that_layers_share_has_one_gradient(checkpointing):
+    """As a module used twice, and as one parameter of two modules (zamba2 has both)."""
+    original = tiny_backbone("llama")
+    model = copy.deepcopy(original.model)
+    first, second = decoder_layers(model)
+    second.mlp = first.mlp
+    second.self_attn.q_proj.weight = first.self_attn.q_proj.weight
+    backbone = Backbone(
+        original.config, original.info, model, original.encoder, original.padding_token
+    )
+    rows = rows_of(backbone)[:3]
+    reader = engine(backbone, rows, checkpointing=checkpointing)
+    assert len(reader.values) == 14 - 4
+    trained = copy.deepcopy(model).requires_grad_(True)
+    for place, row in enumerate(rows):
+        trained.zero_grad()
+        loss_of(trained, row).backward()
+        for name, values in reader.values.items():
+            wanted = trained.get_submodule(name).weight.grad
+            assert distance(values[place], wanted) < 1e-3, name
+            norm = float(reader.norms[name][place].sqrt())
+            assert norm == pytest.approx(float(wanted.norm()), rel=1e-3)
 
 
 def test_a_pass_leaves_the_model_as_it_was():

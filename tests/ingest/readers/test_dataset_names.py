@@ -8,7 +8,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from coresetdb.ingest.readers.dataset_names import corpus_of
+from coresetdb.ingest.readers.dataset_names import corpora_of, corpus_of
 from coresetdb.ingest.readers.folders import passed_over_sentences
 from coresetdb.ingest.readers.locations import look_up
 from coresetdb.ingest.readers.options import ReadOptions
@@ -75,6 +75,23 @@ def test_a_card_marks_the_root_of_a_repository(tmp_path: Path) -> None:
     assert names == ["gsm8k", "gsm8k/test", "gsm8k/socratic", "gsm8k/socratic/test"]
     (repository / "README.md").write_text("# Notes\n")
     assert corpus_of(str(repository / "socratic" / "train.jsonl")) == "socratic"
+
+
+@pytest.mark.parametrize(
+    ("files", "corpora"),
+    [
+        (["/x/a/chat/train.jsonl", "/x/b/chat/train.jsonl"], ["a/chat", "b/chat"]),
+        (["/x/a/chat/v1/train.jsonl", "/x/b/chat/v1/train.jsonl"], ["a/chat/v1", "b/chat/v1"]),
+        (["/x/en/chat.jsonl", "/x/de/chat.jsonl", "/x/en/qa.jsonl"], ["en/chat", "de/chat", "qa"]),
+        (["/x/chat/data/train-0-of-1.parquet", "/x/chat/main/train/0.parquet"], ["chat", "chat"]),
+        (["/x/a-00000-of-00002.jsonl", "/x/a-00001-of-00002.jsonl"], ["a", "a"]),
+        (["/chat.jsonl", "/x/chat.jsonl"], ["chat", "x/chat"]),
+        (["hf://datasets/a/chat/0.jsonl", "hf://datasets/b/chat/0.jsonl"], ["a/chat", "b/chat"]),
+        (["hf://datasets/a/c/0.jsonl", "hf://datasets/a/c/test.jsonl"], ["c", "c/test"]),
+    ],
+)  # fmt: skip
+def test_sets_of_one_name_are_told_apart(files: list[str], corpora: list[str]) -> None:
+    assert list(corpora_of(files).values()) == corpora
 
 
 ROWS = [{"question": f"q{i}", "answer": f"a{i}"} for i in range(6)]

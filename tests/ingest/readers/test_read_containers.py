@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import sys
 from pathlib import Path
 
@@ -81,7 +83,10 @@ TEXTS = {
 }
 
 
-@pytest.mark.parametrize("packing", ["plain", "gzip", "members", "zstd", "frames"])
+@pytest.mark.parametrize(
+    "packing",
+    ["plain", "gzip", "members", "zstd", "frames", "xz", "xz streams", "bz2", "bz2 streams"],
+)
 @pytest.mark.parametrize("name", TEXTS)
 def test_text_containers(tmp_path: Path, name: str, packing: str) -> None:
     data = TEXTS[name].encode()
@@ -92,6 +97,10 @@ def test_text_containers(tmp_path: Path, name: str, packing: str) -> None:
         "members": lambda: gzip.compress(data[:half]) + gzip.compress(data[half:]),
         "zstd": lambda: zstandard.compress(data),
         "frames": lambda: zstandard.compress(data[:half]) + zstandard.compress(data[half:]),
+        "xz": lambda: lzma.compress(data),
+        "xz streams": lambda: lzma.compress(data[:half]) + bytes(8) + lzma.compress(data[half:]),
+        "bz2": lambda: bz2.compress(data),
+        "bz2 streams": lambda: bz2.compress(data[:half]) + bz2.compress(data[half:]),
     }[packing]()
     path = tmp_path / name
     path.write_bytes(packed)
@@ -103,6 +112,8 @@ def test_text_containers(tmp_path: Path, name: str, packing: str) -> None:
     assert source.bytes_read == source.size == len(packed)
     assert ("gzip" in source.decision) == (packing in ("gzip", "members"))
     assert ("zstd" in source.decision) == (packing in ("zstd", "frames"))
+    assert ("xz" in source.decision) == packing.startswith("xz")
+    assert ("bzip2" in source.decision) == packing.startswith("bz2")
 
 
 @pytest.mark.parametrize(

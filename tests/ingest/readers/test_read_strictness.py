@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +19,12 @@ from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.ingest.sources import SourceFile, open_source
 from coresetdb.schemas.errors import InputError, UsageError
 from coresetdb.schemas.instruction import Record, Reject
+
+
+def bzip2_in_small_blocks(data: bytes) -> bytes:
+    """bzip2 in blocks of 100 kB, so that what stands before a cut can be unpacked."""
+    return bz2.compress(data, 1)
+
 
 GOOD = '{"question": "q", "answer": "a"}'
 
@@ -124,7 +132,9 @@ def test_text_after_an_array(tmp_path: Path) -> None:
     assert outcome(tmp_path / "b.json", f"[{GOOD}]\n[{GOOD},]\n") == [(1, ""), (2, "")]
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress])
+@pytest.mark.parametrize(
+    "pack", [gzip.compress, zstandard.compress, lzma.compress, bzip2_in_small_blocks]
+)
 def test_broken_archives_keep_what_came_before(tmp_path: Path, pack) -> None:
     import random
 

@@ -15,7 +15,7 @@ from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.models.describe import BackboneConfig
-from coresetdb.ingest.passes.feed_forward import Neurons
+from coresetdb.ingest.passes.reducer import Neurons
 from coresetdb.ingest.representations.mads import TopUnits, active_units
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import UsageError

@@ -7,6 +7,7 @@ from helpers.files import write_jsonl
 
 from coresetdb.query.coresets import load_coreset
 from coresetdb.query.replay import request_of
+from coresetdb.query.rules import leakage
 from coresetdb.query.rules.examples import examples_of
 from coresetdb.query.rules.guard import VERSION
 from coresetdb.query.rules.leakage import find_leaks
@@ -32,6 +33,18 @@ def test_every_planted_row_is_found_with_its_example(shared):
     some = list(shared.planted.values())[:2]
     eligible = IdSet(keys_of(pa.array(some, pa.string())))
     assert {leak.id for leak in find_leaks(snapshot, examples, eligible)} == set(some)
+
+
+def test_few_suspicions_are_held_at_once(shared, monkeypatch):
+    snapshot = Snapshot(shared.store)
+    examples = examples_of(snapshot, ["stories"], ())
+    everything = set(find_leaks(snapshot, examples))
+    monkeypatch.setattr(leakage, "MOST_HELD", 1)
+    assert set(find_leaks(snapshot, examples)) == everything and len(everything) == 5
+    full = select(
+        shared.store, ["stories"], budget="5", rules=rules_for(shared.store, leakage="full")
+    )
+    assert full.parameters["rules"]["leakage"]["left_out"] == 5
 
 
 def test_a_check_is_said_even_if_nothing_is_found(shared, tmp_path):

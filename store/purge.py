@@ -1,0 +1,435 @@
+"""Forget rows for good: nothing in any file of the store holds their text or their features.
+
+A row that was deleted still stands in older versions, in the data files of its neighbours, in
+indices, in shards of late features, and in words that others kept of it. Purging marks tombstones
+("purging", in one commit), then goes through all of these; every step may be repeated, so a purge
+that was killed is finished by the next one, or by `settle`. What stays is the tombstone: the id,
+which is a hash of the content, the corpus, the reason and the time.
+
+Versions that coresets tagged are no exception. A coreset whose version held a purged row moves to
+the version after the purge; which of that version's rows it may be chosen from again is kept as a
+set of ids (`universe_of`), so a replay still answers for the pool of then, less the purged rows.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..schemas.canonical import canonical_json
+from ..schemas.errors import StoreBusyError, StoreError
+from ..schemas.ids import IdSet, keys_of
+from ..schemas.plain_text import count_of
+from ..schemas.progress import Progress, Silence
+from ..schemas.tables import CORESETS, literal
+from . import catalog, indices, maintenance, removal, shards
+from .catalog import Artifact
+from .checksums import version_files
+from .scores import drop_scores
+
+if TYPE_CHECKING:
+    import lance
+
+    from .store import Store
+
+log = logging.getLogger(__name__)
+
+PURGED = "purged"
+"""The parameter of a coreset that says what it lost, and from which rows it can be chosen again."""
+
+_UNIVERSE = "universe"
+_TABLES = ("pool", "removed_rows", "sources", "targets", "rejects", "coresets", "artifacts")
+"""Tables that may hold something of a purged row; the others know its id at most."""
+
+_MADE_OF = ("data", "_indices", "_deletions")
+_RUN_WORDS = 5
+_ID = re.compile("[0-9a-f]{32}")
+_WORD = re.compile(r"\w+")
+_READ_ROWS = 1024
+
+
+@dataclass
+class Purged:
+    """What a purge did.
+
+    Attributes:
+        rows: that were forgotten.
+        coresets: name -> rows that it lost.
+        moved: coresets whose version held some of the rows; they stand at another version now.
+        targets: name -> examples that had the same content, and were forgotten as well.
+        indices: of which columns were dropped.
+        tags: of the pool, that were no coreset's and stood for a version with the rows.
+        excerpts: of rejected records that held their words.
+        bytes_before, bytes_after: of the store.
+    """
+
+    rows: int = 0
+    coresets: dict[str, int] = field(default_factory=dict)
+    moved: list[str] = field(default_factory=list)
+    targets: dict[str, int] = field(default_factory=dict)
+    indices: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    excerpts: int = 0
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+
+def purge(store: Store, ids: Sequence[str], progress: Progress | None = None) -> Purged:
+    """Forget rows that have tombstones; whatever an earlier purge left undone is done with it.
+
+    The caller holds the names (`named_lock("names")`) and the store (`removal.alone`).
+
+    Raises:
+        StoreError: a table cannot be written; the next purge goes on from there.
+    """
+    wanted = removal.stones(store, ids)
+    if wanted.num_rows:
+        removal.set_state(store, wanted, "purging")
+        store.sync()
+    return finish(store, progress)
+
+
+def finish(store: Store, progress: Progress | None = None) -> Purged:
+    """Forget the rows whose tombstones say that they are being purged; see `purge`."""
+    progress = progress or Silence()
+    stones = removal.in_state(removal.stones(store), "purging")
+    done = Purged(rows=stones.num_rows)
+    if not stones.num_rows:
+        return done
+    done.bytes_before = _bytes_of(store)
+    ids = stones["id"].combine_chunks()
+    gone = IdSet(keys_of(ids))
+    done.excerpts = _blank_excerpts(store, ids)
+    universes = _universes(store, gone)
+    done.indices = _drop_indices(store, gone)
+    done.targets = _forget_examples(store, ids)
+    for table in ("pool", "removed_rows", "sources"):
+        removal.delete_rows(store, table, ids)
+    for table in _TABLES:
+        if maintenance.has_deleted(store, table):
+            progress.say(f"{table}: writing the files that hold some of the rows again")
+        maintenance.drop_deleted(store, table)
+    progress.say("deleting the old versions")
+    done.coresets = coresets_losing(store, ids)
+    done.moved = _move_coresets(store, gone, universes)
+    done.tags = _drop_tags(store, gone)
+    shards.forget_rows(store.place, ids)
+    for table in _TABLES:
+        maintenance.drop_deleted(store, table)
+    maintenance.clean(store, 0.0)
+    _sweep(store)
+    removal.set_state(store, stones, "purged")
+    store.sync()
+    done.bytes_after = _bytes_of(store)
+    return done
+
+
+def follow(store: Store, ids: Sequence[str]) -> None:
+    """Let coresets that a purge moved see restored rows of theirs: they move to the newest version.
+
+    The caller holds the store alone. Which rows they may be chosen from stays as it was.
+    """
+    losing = coresets_losing(store, ids)
+    newest = store.version("pool")
+    moved = [
+        {**row, "pool_version": newest}
+        for row in _coresets(store)
+        if row["name"] in losing and PURGED in json.loads(row["parameters"])
+    ]
+    if moved:
+        store.upsert("coresets", pa.Table.from_pylist(moved, CORESETS))
+        for row in moved:
+            store.move_tag(f"coreset-{row['name']}-pool", newest)
+
+
+def settle(store: Store) -> int:
+    """Finish removals, restores and purges that were killed; the caller holds the store alone.
+
+    Returns:
+        How many rows were on their way.
+    """
+    return removal.settle(store) + finish(store).rows
+
+
+def settle_if_killed(store: Store) -> None:
+    """Finish what a killed process left half done, where no other process is at work."""
+    rows = sum(removal.unsettled(store).values())
+    if not rows:
+        return
+    what = f"the removal, restore or purge of {count_of(rows, 'row')} was interrupted"
+    try:
+        with removal.alone(store, wait=0.0):
+            settle(store)
+    except StoreBusyError:
+        log.info("%s: another process is removing or writing", store.uri)
+    except StoreError as error:
+        log.warning("%s: %s, and cannot be finished now: %s", store.uri, what, error)
+    else:
+        log.warning("%s: %s; finished it", store.uri, what)
+
+
+def universe_of(store: Store, parameters: dict[str, Any]) -> IdSet | None:
+    """The rows that a coreset was chosen from, where a purge moved it; None where none did.
+
+    Raises:
+        DamagedStoreError: the set is gone, or is not what was kept.
+    """
+    purged = parameters.get(PURGED)
+    if purged is None:
+        return None
+    kept = catalog.load_artifact(store, purged[_UNIVERSE], _UNIVERSE)
+    return IdSet(np.array(kept.arrays["keys"]))
+
+
+def coresets_losing(store: Store, ids: Sequence[str] | pa.Array) -> dict[str, int]:
+    """Name -> how many of the rows with these ids each coreset has; those without are left out."""
+    rows = store.dataset("coreset_rows").to_table(columns=["coreset", "id"])
+    named = set(store.dataset("coresets").to_table(columns=["name"])["name"].to_pylist())
+    lost = rows.filter(removal.among(rows["id"], ids))
+    counts = {row["values"]: row["counts"] for row in lost["coreset"].value_counts().to_pylist()}
+    return {name: counts[name] for name in sorted(named & counts.keys())}
+
+
+def targets_losing(store: Store, ids: Sequence[str] | pa.Array) -> dict[str, int]:
+    """Name -> how many examples of each target have the content of these rows."""
+    rows = store.dataset("targets").to_table(columns=["target", "id"])
+    lost = rows.filter(removal.among(rows["id"], ids))
+    counts = {row["values"]: row["counts"] for row in lost["target"].value_counts().to_pylist()}
+    return dict(sorted(counts.items()))
+
+
+# -- versions that held the rows ----------------------------------------------------------------
+
+
+def _holds(dataset: lance.LanceDataset, gone: IdSet, known: dict[str, bool]) -> bool:
+    """Whether a data file of a version holds one of the rows, deleted ones included.
+
+    `known` remembers the answer for every first file of a fragment: versions share most of them.
+    """
+    found = False
+    for part in dataset.get_fragments():
+        path = part.metadata.files[0].path
+        if path not in known:
+            scanner = part.scanner(columns=["id"], with_row_id=True, include_deleted_rows=True)
+            known[path] = any(
+                bool(gone.contains(keys_of(batch.column("id"))).any())
+                for batch in scanner.to_batches()
+                if batch.num_rows
+            )
+        found |= known[path]
+    return found
+
+
+def _tagged(store: Store, table: str) -> dict[int, list[str]]:
+    versions: dict[int, list[str]] = defaultdict(list)
+    for name, version in sorted(store.tags(table).items()):
+        versions[version].append(name)
+    return versions
+
+
+def _holding(store: Store, table: str, gone: IdSet) -> dict[int, list[str]]:
+    """Tagged versions of a table that hold one of the rows, with their tags."""
+    known: dict[str, bool] = {}
+    return {
+        version: names
+        for version, names in _tagged(store, table).items()
+        if _holds(store.dataset(table, version), gone, known)
+    }
+
+
+def _universes(store: Store, gone: IdSet) -> dict[int, str]:
+    """Version of the pool -> the set of its rows as an artifact, for coresets that will be moved.
+
+    Kept before anything is deleted: afterwards the versions are gone.
+    """
+    moving = set(_holding(store, "pool", gone))
+    kept = {}
+    for row in _coresets(store):
+        version = row["pool_version"]
+        if version in moving and version not in kept:
+            rows = store.dataset("pool", version).to_table(columns=["id"])["id"]
+            whole = IdSet(keys_of(rows))
+            if known := universe_of(store, json.loads(row["parameters"])):
+                whole = whole.within(known)
+            kept[version] = _keep_universe(store, whole.without(gone))
+    return kept
+
+
+def _keep_universe(store: Store, rows: IdSet) -> str:
+    data = Artifact({"keys": rows.keys()}).pack()
+    content = catalog.content_of(data)
+    catalog.put_artifact(store, content, _UNIVERSE, data)
+    return content
+
+
+def _coresets(store: Store) -> list[dict[str, Any]]:
+    return store.dataset("coresets").to_table().to_pylist()
+
+
+def _move_coresets(store: Store, gone: IdSet, universes: dict[int, str]) -> list[str]:
+    """Let coresets stand at versions without the rows, and forget words that they kept of them.
+
+    A coreset is written before its tags: killed in between, its tags still tell what to do.
+    """
+    newest = {table: store.version(table) for table in ("pool", "targets")}
+    holding = {table: _holding(store, table, gone) for table in newest}
+    tags = {table: {n for names in holding[table].values() for n in names} for table in newest}
+    changed, moved, now = [], [], datetime.now(UTC).isoformat(timespec="seconds")
+    for row in _coresets(store):
+        parameters = json.loads(row["parameters"])
+        before = canonical_json(parameters)
+        _forget_words(parameters, gone)
+        version = row["pool_version"]
+        if f"coreset-{row['name']}-pool" in tags["pool"]:
+            if version in universes:  # else it was moved before the process was killed
+                parameters[PURGED] = {
+                    "pool_version": version,
+                    "at": now,
+                    _UNIVERSE: universes[version],
+                }
+            version = newest["pool"]
+        if f"coreset-{row['name']}-targets" in tags["targets"]:
+            parameters["targets_version"] = newest["targets"]
+        after = canonical_json(parameters)
+        if after != before or version != row["pool_version"]:
+            changed.append({**row, "parameters": after, "pool_version": version})
+        if version != row["pool_version"]:
+            moved.append(row["name"])
+    if changed:
+        store.upsert("coresets", pa.Table.from_pylist(changed, CORESETS))
+        store.sync()
+    for table, names in tags.items():
+        for name in names:
+            if name.startswith("coreset-"):
+                store.move_tag(name, newest[table], table)
+    return moved
+
+
+def _drop_tags(store: Store, gone: IdSet) -> list[str]:
+    """Let go of tags of versions that hold one of the rows: those that are no coreset's."""
+    dropped = []
+    for table in ("pool", "targets", "sources"):
+        for names in _holding(store, table, gone).values():
+            for name in names:
+                store.untag(name, table)
+                dropped.append(name)
+    return dropped
+
+
+def _forget_words(value: Any, gone: IdSet) -> None:
+    """Empty the words that an account of leaks quotes of a row, or of an example of its content."""
+    if isinstance(value, dict):
+        ids = [value[key] for key in ("id", "example") if _is_id(value.get(key))]
+        if "words" in value and ids and gone.contains(keys_of(ids)).any():
+            value["words"] = ""
+        for each in value.values():
+            _forget_words(each, gone)
+    elif isinstance(value, list):
+        for each in value:
+            _forget_words(each, gone)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
+# -- what else holds something of the rows ------------------------------------------------------
+
+
+def _drop_indices(store: Store, gone: IdSet) -> list[str]:
+    """Drop the indices of a pool that holds one of the rows; the columns, or names, of them."""
+    pool = store.dataset("pool")
+    if not _holds(pool, gone, {}):
+        return []
+    ours = {index.name: column for column, index in indices.indices_of(pool).items()}
+    names = dict.fromkeys(index["name"] for index in pool.list_indices())
+    for name in names:
+        store.change(
+            "pool",
+            f"dropping the index {name}",
+            lambda dataset, name=name: dataset.drop_index(name),
+        )
+    return [ours.get(name, name) for name in names]
+
+
+def _forget_examples(store: Store, ids: pa.Array) -> dict[str, int]:
+    """Take examples of the same content out of targets, with what the targets amounted to."""
+    losing = targets_losing(store, ids)
+    for target in losing:
+        rows = store.dataset("targets").to_table(
+            columns=["id", "position"], filter=f"target = {literal(target)}"
+        )
+        examples = rows.sort_by("position")["id"].to_pylist()
+        name = catalog.target_artifact_name(examples)
+        store.delete("artifacts", f"name = {literal(name)}")
+        drop_scores(store, target)
+    removal.delete_rows(store, "targets", ids)
+    return losing
+
+
+def _blank_excerpts(store: Store, ids: pa.Array) -> int:
+    """Empty the excerpts of rejects that stood in a row's line, or share a run of its words."""
+    rejects = store.dataset("rejects").to_table(filter="excerpt IS NOT NULL AND excerpt <> ''")
+    if not rejects.num_rows:
+        return 0
+    places = ["corpus", "file", "line"]
+    sources = store.dataset("sources").to_table(columns=[*places, "id"])
+    lines = sources.filter(removal.among(sources["id"], ids)).select(places)
+    known = {tuple(row.values()) for row in lines.to_pylist()}
+    runs: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    doomed = set()
+    for number, row in enumerate(rejects.select([*places, "excerpt"]).to_pylist()):
+        if tuple(row[name] for name in places) in known:
+            doomed.add(number)
+        for run in _word_runs(row["excerpt"]):
+            runs[run].append(number)
+    for text in _texts(store, ids):
+        for run in _word_runs(text):
+            doomed.update(runs.get(run, ()))
+    if not doomed:
+        return 0
+    rows = rejects.take(pa.array(sorted(doomed)))
+    blank = pa.nulls(rows.num_rows, pa.string())
+    store.upsert(
+        "rejects", rows.set_column(rows.schema.get_field_index("excerpt"), "excerpt", blank)
+    )
+    return len(doomed)
+
+
+def _texts(store: Store, ids: pa.Array) -> Iterator[str]:
+    """Everything that is said in the rows, as far as pool and removed rows still have it."""
+    for table in ("pool", "removed_rows"):
+        there = store.dataset(table).to_table(columns=["id"])["id"]
+        held = there.filter(removal.among(there, ids)).to_pylist()
+        for part in store.stream(held, ["messages"], table=table, rows=_READ_ROWS):
+            for messages in part["messages"].to_pylist():
+                for message in messages or ():
+                    yield from (text for text in message.values() if text)
+
+
+def _word_runs(text: str) -> Iterator[tuple[str, ...]]:
+    words = _WORD.findall(text.casefold())
+    for start in range(len(words) - _RUN_WORDS + 1):
+        yield tuple(words[start : start + _RUN_WORDS])
+
+
+def _sweep(store: Store) -> None:
+    """Delete files that no version is made of, such as those a killed writer left half-written."""
+    for table in _TABLES:
+        named = version_files(table, store.dataset(table), since=0)
+        for path in store.place.sizes(f"{table}.lance"):
+            if path.split("/")[1] in _MADE_OF and path not in named:
+                store.place.delete(path)
+
+
+def _bytes_of(store: Store) -> int:
+    return sum(store.place.sizes("").values())

@@ -1,0 +1,255 @@
+"""What a removal means for coresets, replays, exports, scores and indices."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from coresetdb.query.compare import compare
+from coresetdb.query.coresets import load_coreset
+from coresetdb.query.explaining.explain import explain
+from coresetdb.query.export import export
+from coresetdb.query.indexing import index_feature
+from coresetdb.query.removal import Rows, purge, read_ids, remove, restore
+from coresetdb.query.replay import replay
+from coresetdb.query.result_rows import conversations
+from coresetdb.query.score import score
+from coresetdb.query.scores import load_scores
+from coresetdb.query.selection import select
+from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
+from coresetdb.store.indices import indices_of
+from coresetdb.store.integrity.verify import verify
+from coresetdb.store.removal import summary
+
+
+def later_rows(store, toys) -> None:
+    """Rows that would be chosen for both targets."""
+    more = [
+        toys.question(topic, number) for topic in ("sums", "code") for number in range(900, 940)
+    ]
+    store.insert("pool", toys.pool_rows(more, ["late"] * len(more)))
+
+
+def three_of(coreset) -> list[str]:
+    return [coreset.ids[rank] for rank in (0, 3, 20)]
+
+
+def test_rows_are_named_by_filter_corpus_or_ids(store):
+    done = remove(store, Rows(where="corpus = 'poems' AND response_tokens > 3"), "long")
+    assert done.corpora == {"poems": store.dataset("removed").count_rows()}
+    left = store.dataset("pool").count_rows(filter="corpus = 'poems' AND response_tokens > 3")
+    assert left == 0 < store.dataset("pool").count_rows(filter="corpus = 'poems'")
+    assert remove(store, Rows(corpus="blank")).rows == 6
+    some = store.dataset("pool").to_table(columns=["id"], limit=2)["id"].to_pylist()
+    done = remove(store, Rows(ids=[*some, "0" * 32]))
+    assert done.rows == 2 and done.unknown == ("0" * 32,)
+    again = restore(store, Rows(where="why = 'long'"))
+    assert set(again.corpora) == {"poems"}
+    assert restore(store, Rows(corpus="blank")).rows == 6
+    done = restore(store, Rows(ids=some))
+    assert done.rows == 2 and not done.waiting
+    assert store.dataset("removed").count_rows() == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (Rows(), "exactly one of"),
+        (Rows(where="true", corpus="sums"), "exactly one of"),
+        (Rows(corpus="poem"), "corpora: blank, code, facts, poems, sums"),
+        (Rows(where="tokens > 10000"), "no row of the pool"),
+        (Rows(ids=["0" * 32]), "none of the 1 id is of a row"),
+    ],
+)
+def test_what_names_no_rows_is_an_error(store, rows, said):
+    with pytest.raises(UsageError, match=said):
+        remove(store, rows)
+    assert store.dataset("removed").count_rows() == 0
+
+
+def test_there_must_be_something_to_restore_or_purge(store):
+    with pytest.raises(UsageError, match="nothing to restore"):
+        restore(store, Rows(corpus="sums"))
+    with pytest.raises(UsageError, match="no removed rows to purge"):
+        purge(store)
+    remove(store, Rows(corpus="blank"))
+    with pytest.raises(UsageError, match="corpora with removed rows: blank"):
+        restore(store, Rows(corpus="sums"))
+    with pytest.raises(UsageError, match="--purge"):
+        purge(store, Rows(ids=["0" * 32]))
+    with pytest.raises(QueryError, match="The columns of removed are: id, corpus, why"):
+        restore(store, Rows(where="colour = 'red'"))
+
+
+def test_rows_removed_before_are_purged_by_naming_them_again(store):
+    remove(store, Rows(corpus="blank"), "first")
+    done = remove(store, Rows(corpus="blank"), purge=True)
+    assert done.rows == 6 and done.purged is not None
+    (group,) = summary(store)
+    assert group["purged"] == 6 and group["why"] == "first"
+    with pytest.raises(UsageError, match="no row of corpus 'blank'"):
+        remove(store, Rows(corpus="blank"), purge=True)
+
+
+def test_a_dry_run_changes_nothing(store):
+    before = store.version()
+    done = remove(store, Rows(corpus="sums"), purge=True, dry_run=True)
+    assert done.planned and done.rows == 60 and "would be purged" in str(done)
+    assert store.version() == before and store.dataset("removed").count_rows() == 0
+
+
+def test_a_coreset_says_which_of_its_rows_were_removed(store, tmp_path):
+    made = select(store, ["arithmetic", "python"], budget="40", seed=3)
+    before = load_coreset(store, made.name)
+    gone = three_of(made)
+    done = remove(store, Rows(ids=gone), "a slip")
+    assert done.coresets == {made.name: 3}
+    opened = load_coreset(store, made.name)
+    assert opened.ids == made.ids and len(opened) == 40 and set(opened.removed) == set(gone)
+    assert "3 rows were removed from the pool since (a slip)" in repr(opened)
+    assert opened.to_arrow(text=True).num_rows == 37 == len(list(opened))
+    exported = export(store, made.name, str(tmp_path / "rows.jsonl"))
+    assert exported.rows == 37 and exported.removed == 3
+    with open(tmp_path / "rows.jsonl.manifest.json") as file:
+        manifest = json.load(file)
+    assert sorted(manifest["export"]["removed"]) == sorted(gone)
+    assert not set(gone) & set(manifest["ids"]) and len(manifest["ids"]) == 37
+    again = replay(store, made.name)
+    assert again.same and "ranks 1 " in " ".join(again.notes)
+    assert explain(store, made.name, 1).messages
+    restore(store, Rows(ids=gone))
+    assert load_coreset(store, made.name).to_arrow().num_rows == 40
+    assert load_coreset(store, made.name).notes == before.notes
+
+
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [("rds", "40"), ("rds:top(by=max)", "15%"), ("random", "40"), ("rds:round_robin", "90-tokens")],
+)
+def test_a_coreset_that_lost_nothing_is_replayed_to_the_same_ids_after_a_purge(
+    store, toys, method, budget
+):
+    """Its version of the pool held the rows: it answers from a later one, less later rows."""
+    made = select(store, ["arithmetic"], method=method, budget=budget, seed=3)
+    others = store.dataset("pool").to_table(columns=["id"], filter="corpus = 'poems'")["id"]
+    unseen = [row for row in others.to_pylist() if row not in made.ids]
+    later_rows(store, toys)
+    remove(store, Rows(ids=unseen[:5]), purge=True)
+    again = replay(store, made.name)
+    opened = load_coreset(store, made.name)
+    assert opened.pool_version == store.version() and not opened.removed
+    assert sum(share.pool for share in opened.mix) == 246 - 5
+    if method == "random" or budget == "15%":  # the draw, or the budget, depends on the pool's size
+        assert len(set(again.ids) & set(made.ids)) > 0.9 * len(made)
+    else:
+        assert again.same and again.ids == made.ids
+
+
+def test_a_purge_is_told_by_replay_export_explain_and_compare(store, toys, tmp_path):
+    made = select(store, ["arithmetic"], method="rds:top", budget="40")
+    other = select(store, ["arithmetic"], method="random", budget="40")
+    gone = three_of(made)
+    later_rows(store, toys)
+    done = remove(store, Rows(ids=gone), "asked to", purge=True)
+    assert done.coresets[made.name] == 3 and made.name in done.purged.moved
+    again = replay(store, made.name)
+    assert again.same and again.purged == tuple(gone)  # the others keep their order
+    assert "3 ids purged; the other 37 ids are the same" in again.outcome
+    assert export(store, made.name, str(tmp_path / "rows.jsonl")).rows == 37
+    with pytest.raises(UsageError, match=r"was purged from the pool on .* \(asked to\)"):
+        explain(store, made.name, 1)
+    assert explain(store, made.name, 5).messages
+    assert compare(store, made.name, other.name).first.rows == 40
+    with pytest.raises(UsageError, match="every row"):
+        remove(store, Rows(ids=[row for row in made.ids if row not in gone]), purge=True)
+        export(store, made.name, str(tmp_path / "none.jsonl"))
+    assert verify(store.uri, full=True).ok
+
+
+def test_a_coreset_still_opens_once_the_tombstones_of_its_purged_rows_are_lifted(store):
+    made = select(store, ["arithmetic"], budget="40")
+    gone = three_of(made)
+    remove(store, Rows(ids=gone), purge=True)
+    assert restore(store, Rows(ids=gone)).absent == 3
+    assert set(load_coreset(store, made.name).removed) == set(gone)
+
+
+def test_rows_removed_before_a_purge_of_others_and_restored_after_it_are_in_the_coreset_again(
+    store,
+):
+    made = select(store, ["arithmetic"], budget="40")
+    first, second, *_ = made.ids
+    remove(store, Rows(ids=[first]))
+    remove(store, Rows(ids=[second]), purge=True)
+    restore(store, Rows(ids=[first]))
+    opened = load_coreset(store, made.name)
+    assert set(opened.removed) == {second}
+    (text,) = conversations(store, [first], opened.pool_version)
+    assert text["messages"]
+
+
+def test_scores_leave_removed_rows_out(store):
+    scores = score(store, "arithmetic", ["rds"])
+    gone = scores.table()["id"].to_pylist()[:2]
+    remove(store, Rows(ids=gone))
+    left = load_scores(store, "arithmetic")
+    assert not set(gone) & set(left.table()["id"].to_pylist())
+    assert left.to_arrow("tokens", text=True).num_rows == scores.table().num_rows == 238
+    remove(store, Rows(ids=left.table()["id"].to_pylist()[:1]), purge=True)
+    assert load_scores(store, "arithmetic").to_arrow(text=True).num_rows == 237
+
+
+def test_an_index_is_made_anew_without_the_purged_rows(store):
+    index_feature(store, "rds")
+    gone = store.dataset("pool").to_table(columns=["id"], limit=20)["id"].to_pylist()
+    done = remove(store, Rows(ids=gone), purge=True)
+    assert done.reindexed == ("rds",)
+    index = indices_of(store.dataset("pool"))["rds"]
+    assert index.rows == 226 and index.outside == 0
+    found = select(store, ["arithmetic"], budget="5", approximate=True)
+    assert len(found) == 5 and not set(gone) & set(found.ids)
+    assert verify(store.uri, full=True).ok
+
+
+def test_removed_rows_are_found_by_no_index(store):
+    index_feature(store, "rds")
+    before = select(store, ["arithmetic"], budget="5", approximate=True)
+    remove(store, Rows(ids=before.ids))
+    after = select(store, ["arithmetic"], budget="5", approximate=True)
+    assert len(after) == 5 and not set(before.ids) & set(after.ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ids.txt", "{0}\n\n{1}\n{0}\n"),
+        ("rows.jsonl", '{{"rank": 1, "id": "{0}"}}\n{{"id": "{1}"}}\n'),
+        ("rows.csv", "score,id\n0.5,{0}\n0.1,{1}\n"),
+        ("rows.tsv", "id\tscore\n{0}\t1\n{1}\t2\n"),
+        ("one.csv", "id\n{0}\n{1}\n"),
+    ],
+)
+def test_ids_are_read_from_files_of_any_shape(tmp_path, name, text):
+    wanted = ["0" * 32, "a" * 32]
+    (tmp_path / name).write_text(text.format(*wanted))
+    assert read_ids(str(tmp_path / name)) == wanted
+
+
+def test_an_export_is_a_file_of_ids(store, tmp_path):
+    made = select(store, ["arithmetic"], budget="5")
+    for name in ("rows.jsonl", "rows.parquet"):
+        export(store, made.name, str(tmp_path / name))
+        assert sorted(read_ids(str(tmp_path / name))) == sorted(made.ids)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "no ids"), ("what\n", "'what' is no row id"), ('{"name": 1}\n', "column id")],
+)
+def test_a_file_without_ids_is_an_error(tmp_path, text, said):
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_ids(str(tmp_path / "file"))
+    with pytest.raises(NoSuchFileError):
+        read_ids(str(tmp_path / "none"))
