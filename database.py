@@ -663,7 +663,11 @@ class Database:
         *benchmarks: SourceData,
         where: str | None = None,
         format: str = "auto",
-        mapping: Mapping[str, str] | None = None,
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
@@ -675,7 +679,8 @@ class Database:
             benchmarks: files of examples, or data in memory, as for `ingest`; answers may be
                 missing.
             where: an SQL expression over the pool's columns; only those rows are looked at.
-            format, mapping, encoding, explanation, unescape: as for `ingest`.
+            format, mapping, choices, first_choice, roles, strip_end, encoding, explanation,
+                unescape: as for `ingest`.
             progress: receives news of it.
 
         Returns:
@@ -689,7 +694,17 @@ class Database:
         """
         from .query.leaks import leaks
 
-        options = _reading(format, mapping, encoding, explanation, unescape)
+        options = _reading(
+            format=format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+            encoding=encoding,
+            explanation=explanation,
+            unescape=unescape,
+        )
         return leaks(self.store, benchmarks, options, where=where, progress=progress)
 
     def list_annotations(self) -> list[dict[str, Any]]:

@@ -133,5 +133,5 @@ class _Tally:
 
     def saw(self, rows: int, columns: int, on_diagonal: bool) -> None:
         self._done += rows * (rows + 1) // 2 if on_diagonal else rows * columns
-        said = f"{self._done / 1e6:,.0f} of {self._total / 1e6:,.0f} million pairs"
+        said = f"{self._done:,} of {self._total:,} pairs"
         self._progress.learn(name="vectors", share=self._done / self._total, said=said)

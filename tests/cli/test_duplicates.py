@@ -76,3 +76,23 @@ def test_leaks_refuses_a_file_before_it_looks(run, tmp_path):
     assert "--overwrite" in err and (tmp_path / "mine.csv").read_text() == "precious"
     run("leaks", "pool", "test.jsonl", "--out", "mine.csv", "--overwrite", code=1)
     assert (tmp_path / "mine.csv").read_text() != "precious"
+
+
+def test_leaks_reads_a_benchmark_as_ingest_does(run, tmp_path):
+    (tmp_path / "test.csv").write_text(f"q,a\n{QUESTION},danube\n")
+    out, _ = run("leaks", "pool", "test.csv", "--map", "user=q,assistant=a", "--json", code=1)
+    assert len(json.loads(out)["found"]) == 2
+
+
+def test_a_benchmark_that_slipped_in_is_found_and_removed(run):
+    """The file that leaks writes is what remove reads; near-duplicates go by their column."""
+    run("leaks", "pool", "test.jsonl", "--out", "found.csv", code=1)
+    out, _ = run("remove", "pool", "--ids", "found.csv", "--why", "leaks test.jsonl")
+    assert out.startswith("2 rows removed")
+    out, _ = run("leaks", "pool", "test.jsonl")
+    assert "looked through 9 rows" in out and "none is given away" in out
+    run("restore", "pool", "--ids", "found.csv")
+    run("leaks", "pool", "test.jsonl", code=1)
+    run("dedup", "pool", "--ngram", "2")
+    out, _ = run("remove", "pool", "--where", "NOT kept")
+    assert out.startswith("1 row removed")

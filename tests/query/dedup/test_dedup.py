@@ -218,6 +218,17 @@ def test_runs_stand_side_by_side_under_names_of_their_own(database):
     assert "kept" not in database.store.dataset("pool").schema.names
 
 
+def test_rows_that_are_restored_after_another_run_wait_for_the_next(database):
+    database.dedup()
+    database.remove(where="NOT kept", why="repeats")
+    assert database.dedup().clusters == 0
+    database.restore(where="why = 'repeats'")
+    values = columns(database, "cluster", "kept", "dedup_missing")
+    assert {values[each.id] for each in SECOND[:3]} == {(None, None, None)}
+    assert database.list_annotations()[0]["not yet annotated"] == 3
+    assert database.dedup().not_kept == 3
+
+
 def test_a_coreset_filtered_by_an_earlier_result_is_replayed(database):
     database.dedup()
     made = database.select(method="random", budget=5, where="kept", name="five", leakage="off")
