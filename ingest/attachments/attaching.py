@@ -20,7 +20,7 @@ import pyarrow as pa
 from ...schemas.canonical import canonical_json
 from ...schemas.errors import UsageError
 from ...schemas.ids import IdSet, ids_of, keys_of
-from ...schemas.plain_text import PrintedResult, count_of
+from ...schemas.plain_text import LinesResult, count_of
 from ...schemas.progress import Progress
 from ...schemas.recipe import FINGERPRINT_KEY, Recipe
 from ...store.features import declare
@@ -62,8 +62,8 @@ class FileValues(Protocol):
         ...
 
 
-@dataclass(repr=False)
-class Attached(PrintedResult):
+@dataclass
+class Attached(LinesResult):
     """What became of files whose values were attached.
 
     Attributes:
@@ -105,7 +105,7 @@ class Attached(PrintedResult):
         """Whether the pool changed."""
         return bool(self.filled or self.without)
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The account, in words."""
         columns = ", ".join(self.columns)
         lines = [f"{self.name}: {count_of(self.filled, 'row')} got a value ({columns})"]
@@ -126,9 +126,6 @@ class Attached(PrintedResult):
         lines += [f"  repeated: {self.repeated:,}"] if self.repeated else []
         lines += [f"  about no row of the pool: {self.unmatched:,}"] if self.unmatched else []
         return [*lines, *self.notes]
-
-    def __repr__(self) -> str:
-        return "\n".join(self.sentences())
 
     def as_dict(self) -> dict[str, Any]:
         """The account as JSON values."""
@@ -378,7 +375,7 @@ class _Attachment:
             "duplicate": self.account.repeated,
             "rejected": rejected,
             "files": files,
-            "note": "; ".join(self.account.sentences()),
+            "note": "; ".join(self.account.lines()),
         }
 
 
