@@ -92,7 +92,7 @@ class Leaks(PrintedResult):
         """The ids of the rows, each once."""
         return list(dict.fromkeys(leak.id for leak in self.found))
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The account, in words."""
         names = _short_names(list(self.examples))
         against = ", ".join(
@@ -118,7 +118,7 @@ class Leaks(PrintedResult):
         return lines
 
     def __repr__(self) -> str:
-        lines = [*self.decisions, *self.sentences()]
+        lines = [*self.decisions, *self.lines()]
         if not self.found:
             return "\n".join(lines)
         names = _short_names(list(self.examples))

@@ -138,7 +138,7 @@ class Duplicates(PrintedResult):
             for at, id, messages in zip(first, ids, texts, strict=True)
         ]
 
-    def sentences(self) -> list[str]:
+    def lines(self) -> list[str]:
         """The account, in words."""
         found = (
             f"{count_of(self.clusters, 'cluster')} of near-duplicates; "
@@ -156,7 +156,7 @@ class Duplicates(PrintedResult):
         return [*lines, *self.notes]
 
     def __repr__(self) -> str:
-        lines = self.sentences()
+        lines = self.lines()
         if self.corpora:
             shares = [
                 {
@@ -192,7 +192,7 @@ class Duplicates(PrintedResult):
 
 
 def _counted(names: Sequence[str], codes: np.ndarray) -> dict[str, int]:
-    return {names[code]: count for code, count in Counter(codes.tolist()).most_common()}
+    return {names[int(code)]: count for code, count in Counter(codes.tolist()).most_common()}
 
 
 def first_words(messages: Sequence[Any]) -> str:
