@@ -127,6 +127,9 @@ def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
     yield "seed", str(coreset.seed)
     if coreset.fingerprint:
         yield "feature", f"{parameters['representation']}, recipe {coreset.fingerprint}"
+    if annotations := parameters.get("annotations"):
+        named = ", ".join(f"{name}, recipe {recipe}" for name, recipe in annotations.items())
+        yield "annotations", named
     if parameters["missing"]:
         yield "left out", f"{count_of(parameters['missing'], 'eligible row')} without the feature"
     if coreset.distance is not None:

@@ -88,8 +88,9 @@ def remove_command(
     )
     _show(done, as_json)
     if not (purge or dry_run or as_json):
-        named = f"--corpus {quote(corpus)}" if corpus else f"--ids {quote(ids)}" if ids else None
-        talk(f"To undo: coresetdb restore {quote(store)} {named or '--where SQL'}")
+        given = {"--where": where, "--corpus": corpus, "--ids": ids}
+        named = next(f"{option} {quote(value)}" for option, value in given.items() if value)
+        talk(f"To undo: coresetdb restore {quote(store)} {named}")
 
 
 @click.command()

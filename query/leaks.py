@@ -242,7 +242,7 @@ def leaks(
     for benchmark in benchmarks:
         read = read_examples(benchmark, options, "A benchmark needs one")
         rejected += read.rejected
-        decisions += read.decisions
+        decisions += [*read.decisions, *read.remarks]
         for record in read.records:
             key = record.file, record.instruction.id
             if key in guarded:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +26,7 @@ from ..schemas.progress import Progress
 from ..schemas.tables import literal
 from ..store import purge as purging
 from ..store import removal
+from ..store.features import completion, features_of
 from ..store.purge import Purged
 from .snapshot import Snapshot
 
@@ -72,7 +74,8 @@ class Removal(PrintedResult):
         absent: rows among them that the pool did not have.
         unknown: ids that no row of the store has or had.
         already: rows that were removed, or are in the pool, as they should be.
-        waiting: feature -> restored rows that it must still be made for.
+        waiting: feature or annotation -> restored rows that came back without it, and the command
+            that completes it.
         coresets: name -> rows of it among them.
         targets: name -> examples of it with the same content, which a purge forgets as well.
         reindexed: features whose index a purge made anew.
@@ -86,7 +89,7 @@ class Removal(PrintedResult):
     absent: int = 0
     unknown: tuple[str, ...] = ()
     already: int = 0
-    waiting: dict[str, int] = field(default_factory=dict)
+    waiting: dict[str, tuple[int, str]] = field(default_factory=dict)
     coresets: dict[str, int] = field(default_factory=dict)
     targets: dict[str, int] = field(default_factory=dict)
     reindexed: tuple[str, ...] = ()
@@ -154,11 +157,8 @@ class Removal(PrintedResult):
                 f"{'which would be' if self.planned else 'which were'} forgotten as well. "
                 f"Afterwards: coresetdb featurize {self.store}"
             )
-        for name, count in self.waiting.items():
-            yield (
-                f"  {count_of(count, 'row')} without {name}, which came later: "
-                f"coresetdb featurize {self.store} {name}"
-            )
+        for name, (count, command) in self.waiting.items():
+            yield f"  {count_of(count, 'row')} without {name}, which came later: {command}"
 
     def _purge_lines(self, purged: Purged) -> Iterator[str]:
         freed = (purged.bytes_before - purged.bytes_after) / 1e6
@@ -510,21 +510,17 @@ def _counted(found: _Found) -> dict[str, int]:
     return dict(sorted(Counter(found.corpora.values()).items()))
 
 
-def _waiting(store: Store, ids: Sequence[str]) -> dict[str, int]:
-    """Feature -> how many of these rows have neither a value of it nor a reason."""
-    pool = store.dataset("pool")
+def _waiting(store: Store, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
+    """What rows have neither a value of nor a reason against: how many, and the command for it."""
     waiting = {}
-    for name, feature in Snapshot(store).features.items():
-        columns = list(feature.recipe.columns)
-        rows = store.take(ids, columns)
-        empty = sum(
-            all(valid == 0 for valid in row)
-            for row in zip(
-                *(rows[column].is_valid().to_pylist() for column in columns), strict=True
-            )
-        )
-        if empty and set(columns) <= set(pool.schema.names):
-            waiting[name] = empty
+    there = set(store.dataset("pool").schema.names)
+    for name, recipe in features_of(store).items():
+        if not set(recipe.columns) <= there:
+            continue  # it is being dropped or declared
+        rows = store.take(ids, recipe.columns)
+        valid = [rows[column].is_valid().to_numpy() for column in recipe.columns]
+        if empty := int((~np.any(valid, axis=0)).sum()):
+            waiting[name] = (empty, completion(store, recipe))
     return waiting
 
 

@@ -19,7 +19,7 @@ from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.sizes import parse_budget
 from ..schemas.version import VERSION
-from ..store.features import completion
+from ..store.features import annotations_used, completion
 from ..store.fill import count_unfilled
 from .approximate import Search
 from .comparison import comparison
@@ -415,6 +415,9 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
         parameters["group"] = request.group
     if result.target_tokens is not None:
         parameters["target_tokens"] = result.target_tokens
+    named = [request.rules.quota_by, str(method.options.get("score", ""))]
+    if annotations := annotations_used(snapshot.store, named, request.where):
+        parameters["annotations"] = annotations
     if result.like:
         parameters["like"] = [list(pair) for pair in result.like]
     if result.approximate is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -211,16 +211,31 @@ def drop_annotation(store: Store, name: str, force: bool = False) -> Recipe:
     return drop(store, name, force)
 
 
+def annotations_used(store: Store, columns: Collection[str], where: str | None) -> dict[str, str]:
+    """Annotation -> fingerprint, of those with one of the columns, or with one in a filter."""
+    return {
+        name: recipe.fingerprint
+        for name, recipe in features_of(store).items()
+        if recipe.representation == ANNOTATION
+        and (set(recipe.columns) & set(columns) or _named_in(where, recipe))
+    }
+
+
+def _named_in(where: str | None, recipe: Recipe) -> bool:
+    """Whether a filter names a column of a recipe."""
+    word = r"\b(" + "|".join(map(re.escape, recipe.columns)) + r")\b"
+    return re.search(word, where or "", re.IGNORECASE) is not None
+
+
 def coresets_with(store: Store, recipe: Recipe) -> list[str]:
     """Names of the coresets a feature was compared or filtered for."""
     columns = ["name", "fingerprint", "filter", "parameters"]
-    word = re.compile(r"\b(" + "|".join(map(re.escape, recipe.columns)) + r")\b", re.IGNORECASE)
     return [
         row["name"]
         for row in store.dataset("coresets").to_table(columns=columns).to_pylist()
         if row["fingerprint"] == recipe.fingerprint
         or _columns_named(row["parameters"]) & set(recipe.columns)
-        or word.search(row["filter"] or "")
+        or _named_in(row["filter"], recipe)
     ]
 
 

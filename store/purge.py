@@ -34,6 +34,7 @@ from ..schemas.tables import CORESETS, literal
 from . import catalog, indices, maintenance, removal, shards
 from .catalog import Artifact
 from .checksums import version_files
+from .place import first_line
 from .scores import drop_scores
 
 if TYPE_CHECKING:
@@ -162,7 +163,16 @@ def settle(store: Store) -> int:
 
 def settle_if_killed(store: Store) -> None:
     """Finish what a killed process left half done, where no other process is at work."""
-    rows = sum(removal.unsettled(store).values())
+    try:
+        rows = sum(removal.unsettled(store).values())
+    except (OSError, ValueError) as error:
+        log.warning(
+            "%s: the table removed cannot be read (%s); run coresetdb verify %s",
+            store.uri,
+            first_line(error),
+            store.typed,
+        )
+        return
     if not rows:
         return
     what = f"the removal, restore or purge of {count_of(rows, 'row')} was interrupted"

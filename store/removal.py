@@ -24,7 +24,7 @@ from ..schemas.errors import StoreBusyError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
-from ..schemas.tables import NEWER_TABLES, POOL, REMOVED
+from ..schemas.tables import NEWER_TABLES, POOL, REMOVED, literal
 from . import layout
 from .checksums import version_files
 from .features import without_removed_columns
@@ -203,9 +203,11 @@ def settle(store: Store) -> int:
 
 def unsettled(store: Store) -> dict[str, int]:
     """State -> rows that are on their way because a process was killed, or is at it."""
-    return dict(
-        Counter(state for state in stones(store)["state"].to_pylist() if state in UNSETTLED)
-    )
+    if not layout.has_table(store.place, "removed"):
+        return {}
+    states = ", ".join(map(literal, UNSETTLED))
+    rows = store.dataset("removed").to_table(columns=["state"], filter=f"state IN ({states})")
+    return dict(Counter(rows["state"].to_pylist()))
 
 
 def stones(store: Store, ids: Sequence[str] | None = None) -> pa.Table:

@@ -239,6 +239,11 @@ class _Attachment:
         """
         dataset = self.store.dataset("pool")
         self.total = dataset.count_rows()
+        if not self.total:
+            raise UsageError(
+                f"the pool of {self.store.uri} is empty. Next: coresetdb ingest "
+                f"{self.store.typed} FILE..."
+            )
         declared = set(self.recipe.columns) <= set(dataset.schema.names)
         met = np.zeros(len(self.entries), bool)
         needs: dict[int, np.ndarray] = {}
@@ -257,7 +262,7 @@ class _Attachment:
         meant = self.entries.rows[met]
         unmatched = len(self.account.keyed) - len(np.unique(meant)) - self.account.repeated
         self.account.unmatched = max(0, unmatched)
-        if not len(meant) and self.total:
+        if not len(meant):
             self._refuse_unmatched()
         return needs
 

@@ -147,6 +147,8 @@ class TypedValues:
             UsageError: a column mixes kinds, holds lists or objects, or has no value at all.
         """
         self.write_part()
+        if len(self) and not self.columns:
+            raise UsageError("the file has no column to take beside the key and the conversation")
         kinds = {name: self._kind(name) for name in self.columns}
         empty = [name for name, kind in kinds.items() if kind is None]
         if empty:

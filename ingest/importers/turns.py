@@ -41,7 +41,17 @@ REASONING_KEYS = (
     "thinking_content",
     "reasoning_text",
 )
-UNTRAINED_KEYS = ("weight", "train", "training", "loss", "loss_weight")
+UNTRAINED_KEYS = (
+    "weight",
+    "train",
+    "training",
+    "trainable",
+    "train_on_turn",
+    "loss",
+    "loss_weight",
+    "loss_scale",
+    "loss_mask",
+)
 """Fields by which a turn says, with 0 or false, that it is not trained on."""
 
 PLAIN_ROLES = {name: role for name, role in ROLES.items() if role != CALL}

@@ -68,7 +68,7 @@ QUESTIONS = tuple(
 
 
 @dataclass
-class Roles:
+class ColumnKinds:
     """What the columns of a file are for, as far as their names say: columns of each kind."""
 
     before: list[str]
@@ -95,33 +95,33 @@ class Roles:
         ]
 
 
-def roles_of(records: Sequence[Fields], read: Collection[str]) -> Roles:
+def kinds_of(records: Sequence[Fields], read: Collection[str]) -> ColumnKinds:
     """What the columns outside `read` are for that belong to a conversation.
 
     Args:
         records: the first ones of a file.
         read: columns that are read already.
     """
-    roles = Roles([], [], [], [], [], [], [], [])
+    kinds = ColumnKinds([], [], [], [], [], [], [], [])
     names = [name for name in _filled(records) if name not in read]
     siblings = numbered(names, STEMS)
     for name in names:
         plain = name.strip().lower().replace(" ", "_").replace("-", "_")
-        kinds = (
-            (roles.choices, name in siblings or (is_choice_name(plain) and plain != "answers")),
-            (roles.history, plain in HISTORIES and _are_lists(records, name)),
-            (roles.before, plain in CONTEXTS or plain in HISTORIES),
-            (roles.behind, plain in HINTS),
-            (roles.reasoning, plain in REASONINGS),
-            (roles.explanation, plain in EXPLANATIONS),
-            (roles.system, plain in SYSTEMS),
-            (roles.tools, plain in TOOLS),
-            (roles.before, plain in TEXTS and _says_more(records, name, read)),
+        purposes = (
+            (kinds.choices, name in siblings or (is_choice_name(plain) and plain != "answers")),
+            (kinds.history, plain in HISTORIES and _are_lists(records, name)),
+            (kinds.before, plain in CONTEXTS or plain in HISTORIES),
+            (kinds.behind, plain in HINTS),
+            (kinds.reasoning, plain in REASONINGS),
+            (kinds.explanation, plain in EXPLANATIONS),
+            (kinds.system, plain in SYSTEMS),
+            (kinds.tools, plain in TOOLS),
+            (kinds.before, plain in TEXTS and _says_more(records, name, read)),
         )
-        kind = next((kind for kind, fits in kinds if fits), None)
+        kind = next((kind for kind, fits in purposes if fits), None)
         if kind is not None:
             kind.append(name)
-    return roles
+    return kinds
 
 
 def _filled(records: Sequence[Fields]) -> Iterator[str]:
@@ -212,14 +212,14 @@ def check_unread(
         AmbiguousFormatError: there is such a column; the message says what to type.
     """
     records = [record for record in records if importer.fits(record) is not None]
-    roles = roles_of(records, {*used, *importer.beside})
-    if not roles.all:
+    kinds = kinds_of(records, {*used, *importer.beside})
+    if not kinds.all:
         return
-    left = ", ".join(original.get(name, name) for name in roles.all)
+    left = ", ".join(original.get(name, name) for name in kinds.all)
     own = [name for name in used if name not in EXPLANATIONS and name not in HISTORIES]
-    roles_to_map = roles_of(records, {*own, *importer.beside} - HISTORIES)
+    kinds_to_map = kinds_of(records, {*own, *importer.beside} - HISTORIES)
     own += [""] if importer.unanswered else []
-    mapping = mapping_for(records, roles_to_map, own, original)
+    mapping = mapping_for(records, kinds_to_map, own, original)
     problem = (
         f"{importer.name} ({', '.join(used)}) would leave out a part of the conversation: {left}"
     )
@@ -239,8 +239,8 @@ def suggested_mapping(records: Sequence[Fields]) -> str | None:
     answer = next((filled[name] for name in ANSWERS if name in filled), None)
     if question is None or answer is None or question == answer:
         return None
-    roles = roles_of(records, {question, answer})
-    return mapping_for(records, roles, [question, answer], {})
+    kinds = kinds_of(records, {question, answer})
+    return mapping_for(records, kinds, [question, answer], {})
 
 
 def _all_names(records: Sequence[Fields]) -> list[str]:
@@ -248,28 +248,28 @@ def _all_names(records: Sequence[Fields]) -> list[str]:
 
 
 def mapping_for(
-    records: Sequence[Fields], roles: Roles, used: Sequence[str], original: dict[str, str]
+    records: Sequence[Fields], kinds: ColumnKinds, used: Sequence[str], original: dict[str, str]
 ) -> str:
     """The options that read the columns `used`, of which the last is the answer, and all others."""
     *questions, answer = used
-    before = roles.before
+    before = kinds.before
     if questions and questions[0].lower().startswith("instruct"):  # what to do, then with what
         user = [*questions[:1], *before, *questions[1:]]
     else:
         user = [*before, *questions]
-    choices = list(roles.choices)
+    choices = list(kinds.choices)
     if numbered(choices, WRONG):
         choices.append(answer)
     many = len(choices) > 1
-    user += [*(["choices"] if many else choices), *roles.behind]
+    user += [*(["choices"] if many else choices), *kinds.behind]
     pairs = [
         ("user", user),
         ("choices", choices if many else []),
-        ("reasoning", roles.reasoning),
-        ("assistant", [*roles.explanation, answer] if answer else []),
-        ("history", roles.history[:1]),
-        ("system", roles.system[:1]),
-        ("tools", roles.tools[:1]),
+        ("reasoning", kinds.reasoning),
+        ("assistant", [*kinds.explanation, answer] if answer else []),
+        ("history", kinds.history[:1]),
+        ("system", kinds.system[:1]),
+        ("tools", kinds.tools[:1]),
     ]
     text = ",".join(
         f"{key}={'+'.join(original.get(name, name) for name in names)}"
@@ -277,7 +277,7 @@ def mapping_for(
         if names
     )
     options = f"--map {_quoted(text)}"
-    if roles.choices:
+    if kinds.choices:
         return f"{options} --choices letters"
     return f"{options} --choices text" if _are_truths(records, answer) else options
 

@@ -120,7 +120,8 @@ def refuse_other_models(settings: Mapping[str, Any], name: str) -> None:
     Raises:
         BackboneError: with what it is instead.
     """
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, __version__
+    from transformers import CONFIG_MAPPING, __version__
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind = str(settings.get("model_type", ""))
     architectures = [str(architecture) for architecture in settings.get("architectures") or []]
@@ -130,16 +131,15 @@ def refuse_other_models(settings: Mapping[str, Any], name: str) -> None:
             f"{name}: transformers {__version__} knows no models of type {kind!r}. Install a "
             "transformers that does, or give another model"
         )
-    config = CONFIG_MAPPING[kind]
-    causal = config in MODEL_FOR_CAUSAL_LM_MAPPING
-    if settings.get("is_encoder_decoder", getattr(config, "is_encoder_decoder", False)) is True:
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)
+    by_default = getattr(CONFIG_MAPPING[kind], "is_encoder_decoder", False)
+    if settings.get("is_encoder_decoder", by_default) is True:
         raise BackboneError(
             f"{name}: {what} is not a causal language model but an encoder with a decoder. Give a "
             "model whose config.json names a ...ForCausalLM architecture"
         )
-    known = {MODEL_FOR_CAUSAL_LM_MAPPING[config].__name__} if causal else set()
     if architectures and not any(
-        architecture.endswith(CAUSAL_SUFFIXES) or architecture in known
+        architecture.endswith(CAUSAL_SUFFIXES) or architecture == causal
         for architecture in architectures
     ):
         raise BackboneError(

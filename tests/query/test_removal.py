@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
 import pytest
 
 from coresetdb.query.compare import compare
@@ -18,6 +19,8 @@ from coresetdb.query.score import score
 from coresetdb.query.scores import load_scores
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
+from coresetdb.schemas.recipe import Recipe
+from coresetdb.store import features
 from coresetdb.store.indices import indices_of
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.removal import summary
@@ -253,3 +256,15 @@ def test_a_file_without_ids_is_an_error(tmp_path, text, said):
         read_ids(str(tmp_path / "file"))
     with pytest.raises(NoSuchFileError):
         read_ids(str(tmp_path / "none"))
+
+
+def test_a_feature_that_came_meanwhile_is_named_with_the_command_that_completes_it(store):
+    ids = store.dataset("pool").to_table(columns=["id"], limit=3)["id"].to_pylist()
+    remove(store, Rows(ids=ids))
+    recipe = Recipe("toy", 1, {}, {"name": "toy"}, ("toy", "toy_reason"))
+    mark = {b"coresetdb:fingerprint": recipe.fingerprint.encode()}
+    fields = [pa.field(name, pa.string(), metadata=mark) for name in recipe.columns]
+    features.declare(store, recipe, fields)
+    done = restore(store, Rows(ids=ids))
+    assert done.waiting == {"toy": (3, f"coresetdb featurize {store.typed} toy")}
+    assert f"3 rows without toy, which came later: {done.waiting['toy'][1]}" in done.lines()[-1]

@@ -105,6 +105,17 @@ def test_a_store_of_an_older_coresetdb_gets_the_tables_when_they_are_needed(fill
     assert put_back(old, 5) == 1
 
 
+def test_a_damaged_table_of_removed_rows_is_said_and_the_rest_still_opens(filled, caplog):
+    take_out(filled, 5)
+    filled.sync()
+    for path in filled.place.sizes("removed.lance/data"):
+        filled.place.write(path, b"something else")
+    with caplog.at_level("WARNING"):
+        purge.settle_if_killed(Store.open(filled.uri))
+    assert "the table removed cannot be read" in caplog.text
+    assert not verify(filled.uri).ok
+
+
 def test_a_lost_table_of_removed_rows_is_damage(filled):
     take_out(filled, 5)
     filled.sync()

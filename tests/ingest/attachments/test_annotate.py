@@ -329,6 +329,10 @@ def test_a_file_about_no_row_is_refused_and_leaves_nothing(world, tmp_path):
         world.database.annotate(jsonl(tmp_path / "b.jsonl", [{"id": "a1", "score": 1}]))
     with pytest.raises(UsageError, match="no column id to join by"):
         world.database.annotate(jsonl(tmp_path / "c.jsonl", [{"uid": "a1", "score": 1}]))
+    with pytest.raises(UsageError, match="no column to take beside the key"):
+        world.database.annotate([{"id": world.rows[0].id}])
+    with pytest.raises(UsageError, match="no row with a key and values"):
+        world.database.annotate([{"id": None, "score": 1}])
     assert world.store.dataset("pool").schema == before
 
 
@@ -449,6 +453,11 @@ def test_values_open_filters_sql_and_methods(world, tmp_path):
     (counted,) = world.database.sql("SELECT count(judge_score) FROM pool").to_polars().rows()
     assert counted == (20,)
     assert world.database.replay(best.name).same
+    recipe = features_of(world.store)["judge"]
+    for coreset in (best, worst, apart):
+        assert coreset.parameters["annotations"] == {"judge": recipe.fingerprint}
+    plain = world.database.select(method="random", budget=2)
+    assert "annotations" not in plain.parameters
     with pytest.raises(UsageError, match=r"name a representation.*or a column of the pool: top"):
         world.database.select(method="top", budget=5)
     toy_stores.add_target(world.store, "sums", world.rows[:2])
@@ -489,3 +498,11 @@ def test_quotas_and_caps_are_of_any_columns_values(world, tmp_path):
         world.database.select(method="random", budget=3, quota_by="topic")
     with pytest.raises(UsageError, match="judge was used for"):
         world.database.remove_annotation("judge")
+
+
+def test_an_empty_pool_has_nothing_to_annotate(tmp_path):
+    from coresetdb.database import Database
+
+    empty = Database(toy_stores.toy_store(tmp_path / "empty"))
+    with pytest.raises(UsageError, match=r"is empty\. Next: coresetdb ingest"):
+        empty.annotate([{"id": "0" * 32, "score": 1}])

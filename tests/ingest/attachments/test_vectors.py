@@ -13,6 +13,8 @@ import pytest
 from helpers import toy_stores
 
 from coresetdb.ingest.attachments.vectors import vectors_of_examples
+from coresetdb.ingest.create import check_backbone
+from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.query.targets import add_target
 from coresetdb.schemas.errors import InputError, MissingFeatureError, UsageError
@@ -388,6 +390,8 @@ def test_models_go_on_where_something_was_attached(tiny_llama, tmp_path):
     picked = world.select("few", method="mine", budget=2, leakage="off")
     assert any("4 rows of the pool came after mine" in note for note in picked.notes)
     assert [each["feature"] for each in world.list_features()] == ["rds", "mine", "lexical"]
+    config = BackboneConfig(**world.store.config["backbone"])
+    check_backbone(world.store.uri, config, list(features_of(world.store).values()))
     copied = coresetdb.create(tmp_path / "other", backbone=tiny_llama, features="rds")
     assert world.copy_target("few", copied).features == ("rds",)
     assert coresetdb.repair(str(tmp_path / "store")).after.ok

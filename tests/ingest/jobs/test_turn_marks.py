@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+from fixtures.print_all import unpacked
 from helpers import toy_stores as toys
 
 import coresetdb
+from coresetdb.ingest.create import featurizer_for, load_backbone, recipes_of
 from coresetdb.ingest.fits.sampling import sample_of_pool
 from coresetdb.ingest.jobs.commit import Commit
 from coresetdb.ingest.representations.lexical import words_of
@@ -116,3 +121,21 @@ def test_a_target_keeps_its_marks_and_takes_them_to_another_store(database, tmp_
     database.copy_target("t", other)
     table = other.store.dataset("targets").to_table().sort_by("position")
     assert conversations_in(table) == SPECIAL
+
+
+def test_a_store_of_version_0_1_takes_such_rows(tmp_path):
+    with unpacked(tmp_path):
+        database = coresetdb.connect("pool")
+        earlier = [row["coreset"] for row in database.list_coresets()]
+        recipes = [each for each in recipes_of(database.store) if each.representation == "lexical"]
+        featurizer = featurizer_for(database.store, load_backbone(database.store), recipes)
+        assert not commit(database.store, SPECIAL, featurizer.featurize(SPECIAL))
+        coreset = database.select(method="random", budget="100%", name="all")
+        assert len(coreset) == 74
+        database.export(coreset, "all.jsonl")
+        lines = [json.loads(line) for line in Path("all.jsonl").read_text("utf-8").splitlines()]
+        said = {row["id"]: row["messages"] for row in lines}
+        assert said[THOUGHT.id][1]["reasoning_content"] == THOUGHT.messages[1].reasoning
+        assert [turn["train"] for turn in said[CONTEXT.id]] == [None, False, None, None]
+        assert all(database.replay(name).same for name in ["all", *earlier])
+        assert coresetdb.verify("pool", full=True).ok
