@@ -12,7 +12,6 @@ from .options import (
     json_option,
     memory_option,
     open_database,
-    overwrite_option,
     print_json,
     reading_options,
     store_argument,
@@ -112,7 +111,7 @@ def dedup_command(
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @where_option
 @click.option("--out", metavar="FILE", help="Write all of it to a .csv, .jsonl or .parquet file.")
-@overwrite_option
+@click.option("--overwrite", is_flag=True, help="Replace a file of that name.")
 @reading_options
 @json_option
 def leaks_command(

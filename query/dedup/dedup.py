@@ -451,5 +451,5 @@ def _write(store: Store, recipe: Recipe, values: _Clusters) -> None:
 
 def _run_columns(account: Duplicates) -> dict[str, Any]:
     """The columns of a deduplication in the table `runs`."""
-    said = [sentence.strip() for sentence in account.lines()] if account.rows else []
+    said = [line.strip() for line in account.lines()] if account.rows else []
     return {"read": account.rows, "note": "; ".join(said) or None}

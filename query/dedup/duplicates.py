@@ -192,7 +192,7 @@ class Duplicates(PrintedResult):
 
 
 def _counted(names: Sequence[str], codes: np.ndarray) -> dict[str, int]:
-    return {str(names[code]): count for code, count in Counter(codes.tolist()).most_common()}
+    return {names[int(code)]: count for code, count in Counter(codes.tolist()).most_common()}
 
 
 def first_words(messages: Sequence[Any]) -> str:
