@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from .schemas.environment import store_or_default
@@ -87,6 +87,7 @@ class Database:
         max_length: int | None = None,
         reasoning: ReasoningMode = "template",
         storage_options: dict[str, str] | None = None,
+        progress: Progress | None = None,
     ) -> Database:
         """Create an empty store.
 
@@ -105,6 +106,7 @@ class Database:
                 chat template makes of it; `as-response`, text of its answer even where the
                 template leaves it out; `drop`, nothing.
             storage_options: of an object store, as Lance takes them.
+            progress: receives news where a large model is loaded.
 
         Raises:
             UsageError: an unknown feature, or there is something at `uri` already.
@@ -116,8 +118,9 @@ class Database:
         from .ingest.models.describe import BackboneConfig
 
         config = BackboneConfig(os.fspath(backbone), device, dtype, max_length, reasoning)
+        trial = partial(try_backbone, progress=progress)
         store = store_or_default(uri)
-        return cls(*create_store(store, config, features, storage_options, try_backbone))
+        return cls(*create_store(store, config, features, storage_options, trial))
 
     @classmethod
     def open(
@@ -578,7 +581,7 @@ class Database:
             command=self.command or "connect().add_vectors",
         )
 
-    def give_target_vectors(
+    def add_target_vectors(
         self, target: str, name: str, vectors: SourceData | np.ndarray
     ) -> TargetVectors:
         """Give a target's examples vectors made elsewhere, in place of those they have.
@@ -592,9 +595,9 @@ class Database:
             UsageError: there is no such target, or the vectors do not fit.
             InputError: a file cannot be read.
         """
-        from .query.targets import give_vectors
+        from .query.targets import add_target_vectors
 
-        return give_vectors(self.store, target, name, vectors)
+        return add_target_vectors(self.store, target, name, vectors)
 
     def dedup(
         self,

@@ -142,7 +142,7 @@ def add_vectors(
     """
     database = open_database(store)
     if target is not None:
-        given = database.give_target_vectors(target, name, file)
+        given = database.add_target_vectors(target, name, file)
         if as_json:
             print_json(asdict(given))
         else:

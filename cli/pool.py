@@ -79,15 +79,17 @@ def init_command(
     """
     from .. import create
 
-    database = create(
-        store,
-        backbone=backbone,
-        features=features,
-        device=device,
-        dtype=dtype,
-        max_length=max_length,
-        reasoning=reasoning,
-    )
+    with ShownProgress() as progress:
+        database = create(
+            store,
+            backbone=backbone,
+            features=features,
+            device=device,
+            dtype=dtype,
+            max_length=max_length,
+            reasoning=reasoning,
+            progress=progress,
+        )
     for sentence in database.notices:
         talk(sentence)
     said = {"as-response": "; reasoning is response", "drop": "; reasoning is dropped"}

@@ -198,7 +198,7 @@ class TargetVectors:
         return "\n".join(lines)
 
 
-def give_vectors(store: Store, target: str, name: str, data: SourceData) -> TargetVectors:
+def add_target_vectors(store: Store, target: str, name: str, data: SourceData) -> TargetVectors:
     """Give the examples of a target vectors that were made elsewhere, in place of those it has.
 
     Args:

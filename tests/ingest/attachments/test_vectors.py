@@ -337,7 +337,7 @@ def test_a_target_without_vectors_is_told_how_to_get_them(with_target):
     toy_stores.add_target(world.store, "bare", examples[:3])
     with pytest.raises(MissingFeatureError, match=r"'bare' has no vectors mine.*--target bare"):
         world.database.select("bare", method="mine", budget=3)
-    given = world.database.give_target_vectors("bare", "mine", vectors_for(examples[:3]))
+    given = world.database.add_target_vectors("bare", "mine", vectors_for(examples[:3]))
     assert given.examples == 3 and "3 examples got a vector mine" in str(given)
     assert len(world.database.select("bare", method="mine", budget=3, leakage="off")) == 3
 
@@ -352,7 +352,7 @@ def test_vectors_of_a_target_must_fit(with_target):
     with pytest.raises(UsageError, match="its vectors have 11 numbers, and those of the pool 12"):
         vectors_of_examples(world.store, {"mine": exact[:, :-1]}, [0, 1, 2, 3], 4)
     with pytest.raises(UsageError, match="no target 'nix'"):
-        world.database.give_target_vectors("nix", "mine", exact)
+        world.database.add_target_vectors("nix", "mine", exact)
 
 
 def test_vectors_are_removed_like_any_feature(with_target):
