@@ -387,7 +387,7 @@ def test_options_that_make_no_sense_are_refused(wanted):
 
 
 def test_wide_models_get_bases_by_themselves():
-    info = replace(tiny_backbone().info, layers=32, hidden_size=4096)
+    info = replace(tiny_backbone().info, layers=32, hidden_size=4096, layer_width=4096)
     (asked,) = parse_specs("nait")
     (fit,) = NAIT.fits(info, asked.options)
     assert fit.name == "nait-bases" and fit.sample_rows(10**6) == 1024
