@@ -83,12 +83,13 @@ class Nait(Representation):
     }
     query_defaults: ClassVar[Mapping[str, Any]] = {
         "activation": "mean",
-        "direction": "pca",
-        "score": "dot",
+        "direction": "contrast",
+        "score": "centred",
     }
     unrecorded: ClassVar[Mapping[str, Any]] = {"direction": "pca"}
     example_columns: ClassVar[tuple[str, ...]] = COLUMNS
     selector = "top"
+    listed_options = ("direction=pca,score=dot",)
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         layers, width = _shape(setup)

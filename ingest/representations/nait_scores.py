@@ -128,8 +128,9 @@ def _notes(count: int, undetermined: list[int], layers: int) -> list[str]:
     if undetermined:
         named = ", ".join(map(str, undetermined))
         notes.append(
-            f"nait: in {len(undetermined)} of {layers} layers ({named}) the examples do not tell "
-            "which way the direction points. Add more examples, or examples more like each other"
+            f"nait(direction=pca): in {len(undetermined)} of {layers} layers ({named}) the "
+            "examples do not tell which way the direction points. Add more examples, or examples "
+            "more like each other"
         )
     return notes
 
