@@ -17,7 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schemas.errors import MissingFeatureError
-from ..store.catalog import content_of, find_artifact, keep_artifact, load_artifact, put_artifact
+from ..store.catalog import (
+    Artifact,
+    content_of,
+    find_artifact,
+    keep_artifact,
+    load_artifact,
+    put_artifact,
+)
 from ..store.features import completion
 from .features import Feature
 from .snapshot import Background, Snapshot
@@ -65,10 +72,10 @@ def keep_backgrounds(snapshot: Snapshot) -> None:
 
 def _made(snapshot: Snapshot, feature: Feature) -> Background:
     sample = _Sample(snapshot, feature)
-    artifact = feature.representation.background(sample)
-    return Background(
-        artifact, content_of(artifact.pack()), full=sample.rows == SAMPLE_ROWS, kept=False
-    )
+    made = feature.representation.background(sample)
+    artifact = Artifact(made.arrays, {**made.facts, "pool_version": snapshot.pool_version})
+    full = sample.rows == SAMPLE_ROWS
+    return Background(artifact, content_of(artifact.pack()), full=full, kept=False)
 
 
 class _Sample:
@@ -95,9 +102,12 @@ class _Sample:
             start, reading = start + reading, 2 * reading  # each reading looks through all ids
         if not self.rows:
             store, feature = self._snapshot.store, self._feature
+            run = f"coresetdb ingest {store.typed} FILE..."
+            if len(ids):
+                run = completion(store, feature.recipe)
             raise MissingFeatureError(
-                f"no row of {store.uri} has {feature.name} yet. "
-                f"Run {completion(store, feature.recipe)}"
+                f"no row of {store.uri} has {feature.name} yet, so there is no pool to compare "
+                f"with. Run {run}"
             )
 
     def _read(self, ids: list[str]) -> Iterator[pa.Table]:

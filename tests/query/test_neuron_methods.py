@@ -13,7 +13,7 @@ from helpers.tiny_models import tiny_folder
 import coresetdb
 from coresetdb.database import Database
 from coresetdb.query.selection import select
-from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.errors import MissingFeatureError, UsageError
 from coresetdb.store import catalog
 
 torch.set_num_threads(1)
@@ -240,6 +240,15 @@ def test_the_mean_of_a_full_sample_is_frozen(own_copy, monkeypatch):
     for row in after.table().to_pylist():
         assert row["score"] == pytest.approx(kept.get(row["id"], row["score"]), abs=1e-6)
     assert database.replay(before.name).same
+
+
+def test_without_a_pool_there_is_nothing_to_contrast_with(tmp_path):
+    store = str(tmp_path / "store")
+    database = Database.create(store, backbone=str(tiny_folder()), dtype="float32", features="nait")
+    examples = rows(np.random.default_rng(3), 4)
+    database.add_target("four", write_jsonl(tmp_path / "four.jsonl", examples))
+    with pytest.raises(MissingFeatureError, match="no pool to compare with"):
+        database.select("four", method="nait", budget=3)
 
 
 def test_a_target_of_two_examples_is_added_and_refused_by_nait(neuron_store):
