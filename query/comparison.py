@@ -130,20 +130,26 @@ def comparison(
             width=feature.width if feature else 0,
         )
     if feature.column:
-        return _by_cosine(dataset, feature, queries, fetch)
+        return _by_cosine(dataset, method, feature, queries, fetch)
     return _by_scores(snapshot, method, feature, queries, fetch)
 
 
 def _by_cosine(
-    dataset: lance.LanceDataset, feature: Feature, queries: Sequence[Queries], fetch: Fetch
+    dataset: lance.LanceDataset,
+    method: Method,
+    feature: Feature,
+    queries: Sequence[Queries],
+    fetch: Fetch,
 ) -> Comparison:
-    column = feature.column
+    column, squared = feature.column, method.ignores_sign
     assert column is not None, "a comparison by cosine has vectors"
     queries = queries_compared(queries)
     matrix = matrix_of(queries)
     return Comparison(
         tuple(QueryGroup(query.target, len(query.ids), query.ids) for query in queries),
-        lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),
+        lambda reducers, eligible: scan_vectors(
+            dataset, column, matrix, reducers, eligible, squared=squared
+        ),
         fetch,
         width=feature.width,
     )

@@ -88,6 +88,7 @@ class Representation(ABC):
         defaults: option -> default value (bool, int, float or str).
         similarity: the vector column by which pool and target are compared (cosine), or None.
         query_defaults: option of the comparison -> default value; it changes no stored number.
+        query_choices: option of the comparison -> its valid values, where only some words are.
         selector: the selector used when a method names the representation alone.
         listed_options: options of the comparison that lists of methods show beside the default.
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
@@ -100,6 +101,7 @@ class Representation(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     similarity: ClassVar[str | None] = None
     query_defaults: ClassVar[Mapping[str, Any]] = {}
+    query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     selector: ClassVar[str] = "round_robin"
     listed_options: ClassVar[tuple[str, ...]] = ()
     sets: ClassVar[str | None] = None

@@ -57,15 +57,18 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def similarity_blocks(parts: Iterable[Part], queries: torch.Tensor, rows: int) -> Iterator[Block]:
+def similarity_blocks(
+    parts: Iterable[Part], queries: torch.Tensor, rows: int, squared: bool = False
+) -> Iterator[Block]:
     """Blocks of `rows` rows (the last may have fewer) with their similarities, in order.
 
     Args:
         parts: taken in the caller's thread.
         queries: (M, d) float32.
         rows: of a block.
+        squared: whether similarities are the squares of the products.
     """
-    products = _Products(queries, rows)
+    products = _Products(queries, rows, squared)
     blocks = _cut(parts, rows)
     # Of each worker the product, and its transposed copy while it is made and while it waits.
     most = min(MOST_WORKERS, WORK_BYTES // products.bytes) if products.device == "cpu" else 1
@@ -93,10 +96,10 @@ def _cut(parts: Iterable[Part], rows: int) -> Iterator[list[Part]]:
 class _Products:
     """Makes blocks; every thread that does has room of its own."""
 
-    def __init__(self, queries: torch.Tensor, rows: int) -> None:
+    def __init__(self, queries: torch.Tensor, rows: int, squared: bool) -> None:
         import torch
 
-        self.device = device()
+        self.device, self._squared = device(), squared
         self._count, width = queries.shape
         padded = torch.zeros(-(-self._count // QUERY_TILE) * QUERY_TILE, width)
         padded[: self._count] = queries
@@ -113,6 +116,8 @@ class _Products:
             filled += len(vectors)
         product = room.to(self._queries.device).float() @ self._queries.T
         similarity = product[:, : self._count].T.contiguous().cpu()
+        if self._squared:
+            similarity.square_()
         return Block(np.concatenate([keys for keys, _ in parts]), similarity[:, :filled])
 
     def _room(self) -> torch.Tensor:
@@ -161,6 +166,8 @@ def scan_vectors(
     queries: torch.Tensor,
     reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
+    *,
+    squared: bool = False,
 ) -> Scanned:
     """Feed the similarities of every (eligible) row that has the feature to the reducers.
 
@@ -169,6 +176,7 @@ def scan_vectors(
             version to read.
         queries: (M, d) float32 unit vectors; similarity is the product with a row's vector.
         eligible: rows that may be chosen; None for all.
+        squared: whether similarity is the square of that product, in [0, 1].
     """
     seen = Scanned()
     width = queries.shape[1]
@@ -185,7 +193,7 @@ def scan_vectors(
             yield keys, vectors
 
     with closing(parts()) as read:
-        _feed(read, queries, rows, reducers)
+        _feed(read, queries, rows, reducers, squared)
     return seen
 
 
@@ -207,9 +215,13 @@ def feed_vectors(
 
 
 def _feed(
-    parts: Iterable[Part], queries: torch.Tensor, rows: int, reducers: Sequence[BlockConsumer]
+    parts: Iterable[Part],
+    queries: torch.Tensor,
+    rows: int,
+    reducers: Sequence[BlockConsumer],
+    squared: bool = False,
 ) -> None:
-    for block in similarity_blocks(parts, queries, rows):
+    for block in similarity_blocks(parts, queries, rows, squared):
         for reducer in reducers:
             reducer.feed(block)
 
