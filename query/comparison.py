@@ -13,7 +13,7 @@ from ..ingest.representations.registry import names
 from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet
-from ..selectors.reductions import Columns, RowColumns, RowVectors, Vectors
+from ..selectors.reductions import Fetched, RowColumns, RowVectors
 from ..store.catalog import LazyArtifacts
 from .features import Feature
 from .groups import queries_compared
@@ -74,7 +74,7 @@ class QueryGroup:
 
 
 Scan = Callable[[Sequence[BlockConsumer], IdSet | None], Scanned]
-Fetch = Callable[[Vectors | Columns, IdSet | None], RowVectors | RowColumns]
+Fetch = Callable[[Fetched, IdSet | None], RowVectors | RowColumns]
 
 
 @dataclass(frozen=True)

@@ -241,13 +241,14 @@ def _has(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _value(method: str, name: str, option: Option, text: str) -> Any:
-    kind = type(option.default)
+    if text in option.words:
+        return text
+    kind = float if option.words else type(option.default)
     try:
         value = _TRUTHS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
-        raise UsageError(
-            f"method {method!r}: {name}={text}: it must be a {kind.__name__}"
-        ) from None
+        kinds = " or ".join([f"a {kind.__name__}", *option.words])
+        raise UsageError(f"method {method!r}: {name}={text}: it must be {kinds}") from None
     if kind is float and not math.isfinite(value):
         raise UsageError(f"method {method!r}: {name}={text}: it must be a finite number")
     if option.choices and value not in option.choices:

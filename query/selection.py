@@ -413,6 +413,8 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
         parameters["weights"] = recorded_weights(request.weights)
     if request.group is not None:
         parameters["group"] = request.group
+    if result.picks.fitted:
+        parameters["fitted"] = dict(result.picks.fitted)
     if result.target_tokens is not None:
         parameters["target_tokens"] = result.target_tokens
     named = [request.rules.quota_by, str(method.options.get("score", ""))]

@@ -100,3 +100,21 @@ def test_either_sign_is_refused_where_it_means_nothing(gradients):
         gradients.select("sums", method="less(sign=any)", budget=2, group="subject")
     with pytest.raises(UsageError, match="leave --approximate or sign=any out"):
         gradients.select("sums", method="less(sign=any)", budget=2, approximate=True)
+
+
+def test_a_fitted_sigma_is_recorded_and_comes_out_again(store):
+    database = Database(store)
+    method = "rds:knn_kde(sigma=auto,ties=mean)"
+    coreset = database.select("arithmetic", method=method, budget=40)
+    assert coreset.method == method
+    sigma = coreset.parameters["fitted"]["sigma"]
+    assert any(f"sigma={sigma:g}, fitted to 240 rows" in note for note in coreset.notes)
+    # The sample is of the whole pool: a filter and quotas change nothing of it.
+    some = database.select("arithmetic", method=method, budget=40, where="corpus <> 'code'")
+    shared = database.select("arithmetic", method=method, budget=40, quota=["sums=50%"])
+    assert some.parameters["fitted"] == shared.parameters["fitted"] == {"sigma": sigma}
+    named = f"rds:knn_kde(sigma={sigma},ties=mean)"
+    assert database.select("arithmetic", method=named, budget=40).ids == coreset.ids
+    assert all(database.replay(made.name).same for made in (coreset, some, shared))
+    with pytest.raises(UsageError, match="sigma=some: it must be a float or auto"):
+        database.select("arithmetic", method="rds:knn_kde(sigma=some)", budget=4)
