@@ -167,6 +167,11 @@ class Search:
                 f"{method} does not look for the nearest vectors, so there is nothing that an "
                 "index could answer: leave --approximate out"
             )
+        if method.is_centred:
+            raise UsageError(
+                f"{method} compares vectors without the pool's mean, and the index has them with "
+                "it: leave --approximate or centre=pool out"
+            )
         if method.ignores_sign:
             raise UsageError(
                 f"{method} looks for opposite vectors as well, which an index does not find: leave "

@@ -14,7 +14,8 @@ from ..ingest.representations.representation import Scorer
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet
 from ..selectors.reductions import Fetched, RowColumns, RowVectors
-from ..store.catalog import LazyArtifacts
+from ..store.catalog import Artifact, LazyArtifacts
+from .centring import CENTRE, centred_fetch, centred_queries
 from .features import Feature
 from .groups import queries_compared
 from .methods import Method, parse_method
@@ -102,6 +103,7 @@ def comparison(
     feature: Feature | None,
     queries: Sequence[Queries],
     lengths: Mapping[str | None, np.ndarray],
+    centre: Artifact | None = None,
 ) -> Comparison:
     """Return how a method compares rows, and with what.
 
@@ -111,12 +113,15 @@ def comparison(
         feature: that it uses, None for none.
         queries: of the targets.
         lengths: to be matched, as `lengths_to_match` returns them.
+        centre: that the method subtracts, as `centre_of` returns it.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
     """
     dataset = snapshot.pool
     fetch = fetcher(dataset, feature)
+    if centre:
+        fetch, queries = centred_fetch(fetch, centre), centred_queries(queries, centre)
     if feature and method.uses_sets:
         return _by_sets(dataset, method, feature, queries, fetch)
     if feature and method.uses_words:
@@ -130,7 +135,7 @@ def comparison(
             width=feature.width if feature else 0,
         )
     if feature.column:
-        return _by_cosine(dataset, method, feature, queries, fetch)
+        return _by_cosine(dataset, method, feature, queries, fetch, centre)
     return _by_scores(snapshot, method, feature, queries, fetch)
 
 
@@ -140,15 +145,19 @@ def _by_cosine(
     feature: Feature,
     queries: Sequence[Queries],
     fetch: Fetch,
+    centre: Artifact | None,
 ) -> Comparison:
+    import torch
+
     column, squared = feature.column, method.ignores_sign
+    mean = torch.from_numpy(centre.arrays[CENTRE]) if centre else None
     assert column is not None, "a comparison by cosine has vectors"
     queries = queries_compared(queries)
     matrix = matrix_of(queries)
     return Comparison(
         tuple(QueryGroup(query.target, len(query.ids), query.ids) for query in queries),
         lambda reducers, eligible: scan_vectors(
-            dataset, column, matrix, reducers, eligible, squared=squared
+            dataset, column, matrix, reducers, eligible, squared=squared, centre=mean
         ),
         fetch,
         width=feature.width,

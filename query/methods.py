@@ -67,6 +67,11 @@ class Method:
         return self.asked.get("sign") == "any"
 
     @property
+    def is_centred(self) -> bool:
+        """Whether the pool's mean is subtracted from the vectors that it compares."""
+        return self.asked.get("centre") == "pool"
+
+    @property
     def uses_sets(self) -> bool:
         """Whether it reads the sets of rows."""
         return "neuron_sets" in self.selector.inputs

@@ -242,7 +242,7 @@ def _merge(
     notes = dict.fromkeys(note for ranking in rankings for note in ranking.notes)
     nothing: list[list] = [[None] * len(ids) for _ in range(3)]
     fitted = {name: value for ranking in rankings for name, value in ranking.fitted.items()}
-    picks = Picks(ids, *nothing, tuple(notes), fitted)
+    picks = Picks(ids, *nothing, notes=tuple(notes), fitted=fitted)
     for number, (group, ranking) in enumerate(zip(query_groups, rankings, strict=True)):
         turns = np.flatnonzero(players == number).tolist()
         chosen = places[players == number]

@@ -27,6 +27,7 @@ from ..selectors.registry import selectors
 from ..store.features import completion
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
+from .centring import centre_of
 from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
 from .features import Feature, comparison_of
 from .methods import Method
@@ -156,7 +157,8 @@ def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
             f"its own{instead}"
         )
     queries = load_queries(snapshot, target, feature if method.needs_target else None)
-    compared = comparison(snapshot, method, feature, [queries], {})
+    centre = centre_of(snapshot, method, feature)
+    compared = comparison(snapshot, method, feature, [queries], {}, centre)
     return _Prepared(_name(method), _by_mean(method), feature, compared)
 
 

@@ -297,5 +297,5 @@ def interleaved(parts: Sequence[tuple[Picks, int]]) -> tuple[Picks, int]:
     notes = dict.fromkeys(chain.from_iterable(picks.notes for picks, _ in parts))
     fitted = {name: value for picks, _ in parts for name, value in picks.fitted.items()}
     columns = [merged(name) for name in ("ids", "scores", "targets", "queries")]
-    whole = Picks(*columns, tuple(notes), fitted)
+    whole = Picks(*columns, notes=tuple(notes), fitted=fitted)
     return whole, sum(count for _, count in parts)

@@ -13,6 +13,7 @@ from ...schemas.ids import IdSet, id_order, ids_of, keys_of
 from ...selectors.reductions import (
     Columns,
     Fetched,
+    Lists,
     RowColumns,
     RowVectors,
     SampledVectors,
@@ -142,7 +143,9 @@ def sampled_vectors(dataset: lance.LanceDataset, column: str, width: int, rows: 
     while True:
         shuffle = reducer_for(Shuffled(drawn, SAMPLE_SEED), slice(0, 0))
         scan_ids(dataset, [shuffle])
-        (keys,) = shuffle.result().keys
+        answer = shuffle.result()
+        assert isinstance(answer, Lists), "rows in an order are a list"
+        (keys,) = answer.keys
         found = _vectors_of(dataset, column, width, keys)
         if len(found) >= rows or drawn >= total:
             return RowVectors(found.keys[:rows], found.vectors[:rows])

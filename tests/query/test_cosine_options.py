@@ -118,3 +118,81 @@ def test_a_fitted_sigma_is_recorded_and_comes_out_again(store):
     assert all(database.replay(made.name).same for made in (coreset, some, shared))
     with pytest.raises(UsageError, match="sigma=some: it must be a float or auto"):
         database.select("arithmetic", method="rds:knn_kde(sigma=some)", budget=4)
+
+
+def without_mean(vectors, mean):
+    moved = vectors - mean
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def centred(store):
+    """The toy store, and naive centred vectors: database, ids, rows, examples, mean."""
+    database = Database(store)
+    ids, rows, examples = vectors_of(database, "rds", "arithmetic")
+    mean = rows.mean(axis=0).astype(np.float32).astype(np.float64)  # all: fewer than the sample
+    return database, ids, without_mean(rows, mean), without_mean(examples, mean)
+
+
+def test_without_the_mean_equals_naive(centred):
+    database, ids, rows, examples = centred
+    cosine = (examples @ rows.T).astype(np.float32)
+    plain = database.select("arithmetic", method="rds", budget=60, leakage="off")
+    for method, order, scores in (
+        ("rds:top(centre=pool)", by(cosine.mean(axis=0), ids, 60), cosine.mean(axis=0)),
+        ("rds:top(by=max,centre=pool)", by(cosine.max(axis=0), ids, 60), cosine.max(axis=0)),
+        ("rds:round_robin(centre=pool)", naive_turns(ids, cosine, 60), None),
+    ):
+        coreset = database.select("arithmetic", method=method, budget=60, leakage="off")
+        place = {id: j for j, id in enumerate(ids)}
+        chosen = [place[id] for id in coreset.ids]
+        assert coreset.ids == [ids[j] for j in order], method
+        assert coreset.method == method and coreset.ids != plain.ids
+        if scores is not None:
+            np.testing.assert_allclose(coreset.table()["score"], scores[chosen], atol=1e-6)
+        assert database.replay(coreset.name).same
+    assert "centre" not in plain.parameters and plain.method == "rds:round_robin"
+    scored = database.score("arithmetic", "rds(centre=pool)")
+    assert scored.methods == ["rds(centre=pool)"]
+
+
+def test_a_selector_of_vectors_sees_them_without_the_mean(centred):
+    database, ids, rows, _ = centred
+    coreset = database.select(method="rds:k_center(centre=pool)", budget=20)
+    assert coreset.ids != database.select(method="rds:k_center", budget=20).ids
+    rows = rows.astype(np.float16).astype(np.float64)
+    first = max(range(len(ids)), key=lambda j: rows[j] @ rows.mean(axis=0))
+    chosen = [first]
+    while len(chosen) < 20:
+        nearest = (rows @ rows[chosen].T).max(axis=1)
+        nearest[chosen] = np.inf
+        chosen.append(min(range(len(ids)), key=lambda j: (nearest[j].round(6), ids[j])))
+    assert coreset.ids == [ids[j] for j in chosen]
+
+
+def test_the_mean_is_frozen(store, toys, monkeypatch):
+    monkeypatch.setattr("coresetdb.query.centring.CENTRE_ROWS", 50)
+    database, method = Database(store), "rds(centre=pool)"
+    coreset = database.select("arithmetic", method=method, budget=30)
+    recorded = coreset.parameters["centre"]
+    assert recorded["rows"] == 50
+    late = [toys.question("poems", number) for number in range(900, 1000)]
+    store.insert("pool", toys.pool_rows(late, ["late"] * len(late)))
+    later = database.select("arithmetic", method=method, budget=30, where="corpus <> 'late'")
+    assert later.parameters["centre"]["artifact"] != recorded["artifact"]
+    # A replay reads the artifact, not the rows: with another sample it would use another mean.
+    monkeypatch.setattr("coresetdb.query.centring.CENTRE_ROWS", 5)
+    assert database.replay(coreset.name).same and database.replay(later.name).same
+    dry = database.select("arithmetic", method=method, budget=30, dry_run=True)
+    kept = store.dataset("artifacts").to_table(columns=["name"], filter="name = 'centre'")
+    assert dry.parameters["centre"]["rows"] == 5 and kept.num_rows == 2
+
+
+def test_a_centre_is_refused_where_there_is_none(store, gradients):
+    database = Database(store)
+    with pytest.raises(UsageError, match="leave --approximate or centre=pool out"):
+        database.select("arithmetic", method="rds(centre=pool)", budget=5, approximate=True)
+    with pytest.raises(UsageError, match="centre=mean: choose from none, pool"):
+        database.select("arithmetic", method="rds(centre=mean)", budget=5)
+    with pytest.raises(UsageError, match="no option 'centre'"):
+        gradients.select("sums", method="less(centre=pool)", budget=2)
