@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from .schemas.amounts import memory_bytes
 from .schemas.environment import store_or_default
-from .schemas.sizes import memory_bytes
 from .store.store import Store
 
 if TYPE_CHECKING:

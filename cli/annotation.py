@@ -27,7 +27,7 @@ key_option = click.option(
     help="Join by row id, by the source's own id, or by content.",
 )
 key_column_option = click.option(
-    "--key-column", metavar="COLUMN", help="That holds the key, if it has another name."
+    "--key-column", metavar="COLUMN", help="Column of the key, if it has another name."
 )
 
 
@@ -41,11 +41,11 @@ def names_in(text: str | None) -> list[str] | None:
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @key_option
 @key_column_option
-@click.option("--columns", metavar="A,B,...", help="To take; all but key and text by default.")
+@click.option("--columns", metavar="A,B,...", help="Columns to take; else all but key and text.")
 @click.option("--prefix", default="", help="Of the columns' names in the pool, such as judge_.")
-@click.option("--name", help="Of the annotation; the prefix or the file's name by default.")
+@click.option("--name", help="Name of the annotation; by default the prefix or file name.")
 @click.option("--text", "texts", metavar="A,B,...", help="Columns to take as text.")
-@click.option("--corpus", help="Whose ids the source's own ids are.")
+@click.option("--corpus", help="Corpus whose own ids --key source_id means.")
 @reading_options
 @json_option
 def annotate_command(
@@ -105,13 +105,13 @@ def vectors_command() -> None:
 @click.argument("file")
 @key_option
 @key_column_option
-@click.option("--column", help="That holds the vectors; the only one of lists by default.")
+@click.option("--column", help="Column of the vectors; by default the only one of lists.")
 @click.option(
-    "--rows", metavar="FILE", help="With the keys, in the same order, for files that have none."
+    "--rows", metavar="FILE", help="File with the keys, in order, for vectors that have none."
 )
-@click.option("--model", default="", help="What made them; later files must say the same.")
+@click.option("--model", default="", help="Model that made the vectors; the same for later files.")
 @click.option("--target", help="Give them to this target's examples, in their order.")
-@click.option("--corpus", help="Whose ids the source's own ids are.")
+@click.option("--corpus", help="Corpus whose own ids --key source_id means.")
 @reading_options
 @json_option
 def add_vectors(
@@ -142,11 +142,11 @@ def add_vectors(
     """
     database = open_database(store)
     if target is not None:
-        given = database.add_target_vectors(target, name, file)
+        added = database.add_target_vectors(target, name, file)
         if as_json:
-            print_json(asdict(given))
+            print_json(asdict(added))
         else:
-            click.echo(str(given))
+            click.echo(str(added))
         return
     with ShownProgress() as progress:
         account = database.add_vectors(

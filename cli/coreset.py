@@ -121,12 +121,12 @@ def methods_command(store: str | None, as_json: bool) -> None:
 @click.option(
     "--weights",
     metavar="TARGET=WEIGHT,...",
-    help="How much of the budget each target gets (math=.6,code=.4); by turns without.",
+    help="Share of the budget for each target (math=.6,code=.4); by default they take turns.",
 )
 @click.option(
     "--group",
     metavar="FIELD",
-    help="Compare rows with groups of examples by this field: mean within, then the best group.",
+    help="Group the examples by this field; rows are ranked by mean similarity to a group.",
 )
 @where_option
 @click.option(
@@ -167,7 +167,7 @@ def methods_command(store: str | None, as_json: bool) -> None:
     "--quota-by",
     default="corpus",
     metavar="COLUMN",
-    help="The column whose values quotas and caps are of, such as lang; corpora by default.",
+    help="Apply quotas and caps to the values of this column, such as lang, not to corpora.",
 )
 @click.option(
     "--distinct",

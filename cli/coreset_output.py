@@ -59,23 +59,23 @@ def origin_lines(coreset: Coreset, field: str) -> list[str]:
 
 def _origin_table(field: str, origins: Sequence[Origin]) -> list[str]:
     """A table of the values that were picked, and a line on those that are not listed."""
-    picked, pool = sum(each.picked for each in origins), sum(each.pool for each in origins)
-    chosen = [each for each in origins if each.picked]
+    picked, pool = sum(origin.picked for origin in origins), sum(origin.pool for origin in origins)
+    chosen = [origin for origin in origins if origin.picked]
     if not chosen:
         return ["no row was picked"]
     rows = [
         {
-            field: "(none)" if each.value is None else one_line(each.value, _TEXT_SHOWN),
-            "picked": each.picked,
-            "of the picks": f"{each.picked / picked:.1%}",
-            "in the pool": each.pool,
-            "of the pool": f"{each.pool / pool:.1%}",
+            field: "(none)" if origin.value is None else one_line(origin.value, _TEXT_SHOWN),
+            "picked": origin.picked,
+            "of the picks": f"{origin.picked / picked:.1%}",
+            "in the pool": origin.pool,
+            "of the pool": f"{origin.pool / pool:.1%}",
         }
-        for each in chosen[:VALUES_SHOWN]
+        for origin in chosen[:VALUES_SHOWN]
     ]
     lines = [text_table(rows)]
     if more := chosen[VALUES_SHOWN:]:
-        others = count_of(sum(each.picked for each in more), "row")
+        others = count_of(sum(origin.picked for origin in more), "row")
         lines.append(f"and {count_of(len(more), 'more value')} with {others} picked")
     return lines
 
@@ -87,7 +87,7 @@ def first_rows(coreset: Coreset, count: int) -> str:
     several = len(coreset.targets) > 1
     rows = []
     for row in islice(coreset.rows(), count):
-        asked, answer = beginnings(row["messages"])
+        prompt, answer = beginnings(row["messages"])
         score = row["score"]
         rows.append(
             {
@@ -95,7 +95,7 @@ def first_rows(coreset: Coreset, count: int) -> str:
                 "score": "" if score is None else f"{score:.4g}",
                 **({"target": row["target"]} if several else {}),
                 "corpus": row["corpus"],
-                "prompt": one_line(asked, _TEXT_SHOWN),
+                "prompt": one_line(prompt, _TEXT_SHOWN),
                 "answer": one_line(answer, _TEXT_SHOWN),
             }
         )

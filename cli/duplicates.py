@@ -35,7 +35,7 @@ from .options import (
     type=click.Choice(["conversation", "prompt", "response"]),
     default="conversation",
     show_default=True,
-    help="Of the text, for --lexical.",
+    help="Part of the text that --lexical compares.",
 )
 @click.option("--ngram", default=3, show_default=True, metavar="N", help="Words in a run.")
 @click.option(
@@ -43,7 +43,7 @@ from .options import (
     default="first",
     show_default=True,
     metavar="first|longest|SQL",
-    help="Of a cluster: the earliest ingested, the longest answer, or the highest value.",
+    help="Row to keep: the earliest, that with the longest answer, or with the highest value.",
 )
 @click.option(
     "--linkage",
@@ -84,7 +84,7 @@ def dedup_command(
         coresetdb select pool gsm8k --where kept
     """
     with ShownProgress() as progress:
-        found = open_database(store).dedup(
+        result = open_database(store).dedup(
             near=near,
             feature=feature,
             lexical=lexical,
@@ -97,11 +97,11 @@ def dedup_command(
             progress=progress,
         )
     if as_json:
-        print_json(found.as_dict())
+        print_json(result.as_dict())
         return
-    click.echo(str(found))
-    if found.not_kept:
-        kept = found.columns[-1]
+    click.echo(str(result))
+    if result.not_kept:
+        kept = result.columns[-1]
         talk(f"Next: coresetdb select {quote(store)} TARGET --where {kept}")
         talk(f'To remove the others: coresetdb remove {quote(store)} --where "NOT {kept}"')
 
@@ -139,16 +139,16 @@ def leaks_command(
     if out is not None:
         check_out(out, overwrite)
     with ShownProgress() as progress:
-        found = open_database(store).leaks(*files, where=where, **reading, progress=progress)
+        result = open_database(store).leaks(*files, where=where, **reading, progress=progress)
     if out is not None:
-        found.write(out, overwrite=True)
+        result.write(out, overwrite=True)
     if as_json:
-        print_json(found.as_dict())
+        print_json(result.as_dict())
     else:
-        click.echo(str(found))
+        click.echo(str(result))
     if out is not None:
         talk(f"wrote {out}")
-    if found.found:
+    if result.found:
         why = quote("leaks " + ", ".join(files))
         written = out or "leaks.csv"
         if out is None:
@@ -156,4 +156,4 @@ def leaks_command(
             talk(f"Next: coresetdb leaks {quote(store)} {again} --out {written}")
         else:
             talk(f"Next: coresetdb remove {quote(store)} --ids {quote(written)} --why {why}")
-    return 1 if found.found else 0
+    return 1 if result.found else 0

@@ -88,8 +88,8 @@ def remove_command(
     )
     _show(done, as_json)
     if not (purge or dry_run or as_json):
-        given = {"--where": where, "--corpus": corpus, "--ids": ids}
-        named = next(f"{option} {quote(value)}" for option, value in given.items() if value)
+        conditions = {"--where": where, "--corpus": corpus, "--ids": ids}
+        named = next(f"{option} {quote(value)}" for option, value in conditions.items() if value)
         talk(f"To undo: coresetdb restore {quote(store)} {named}")
 
 
@@ -103,8 +103,8 @@ def restore_command(
 ) -> None:
     """Put removed rows back into the pool of STORE, features and all.
 
-    A condition sees the columns of the pool, and why, state and removed_at. Of rows that were
-    purged only the mark goes: they can be ingested again.
+    --where can use the columns of the pool, and why, state and removed_at. Rows that were purged do
+    not come back, but can be ingested again from then on.
 
     \b
         coresetdb restore pool --corpus gsm8k_test
@@ -134,9 +134,9 @@ def purge_command(
 ) -> None:
     """Forget removed rows of STORE for good; all of them, unless some are named.
 
-    What holds their text or features is written again without them, versions that coresets keep
-    included. The id, which is a hash of the content, stays, with corpus, reason and time, so that
-    an ingestion goes on skipping the content.
+    Every file with their text or features is rewritten without them, also in versions that coresets
+    keep. Their ids (hashes of the content) stay, with corpus, reason and time, so that ingestion
+    keeps skipping the content.
 
     \b
         coresetdb purge pool

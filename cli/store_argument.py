@@ -81,7 +81,7 @@ def _match(opts: dict[str, Any], arguments: Sequence[click.Argument], words: Seq
     for at, param in enumerate(arguments):
         behind = len(arguments) - at - 1
         count = max(0, len(rest) - behind) if param.nargs < 0 else 1
-        own, rest = rest[:count], rest[count:]
+        words_of_it, rest = rest[:count], rest[count:]
         opts.pop(param.name, None)
-        if own:
-            opts[param.name] = tuple(own) if param.nargs < 0 else own[0]
+        if words_of_it:
+            opts[param.name] = tuple(words_of_it) if param.nargs < 0 else words_of_it[0]

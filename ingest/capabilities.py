@@ -203,9 +203,11 @@ def _make(backbone: Backbone, specs: Sequence[FeatureSpec], rows: Sequence[Instr
     examples = featurizer.compute(rows[:2], of="target")
     encoded = [row for row in examples.encoded if isinstance(row, Encoded)]
     for recipe in recipes:
-        own = {name: examples.columns[stored] for name, stored in columns_of(recipe).items()}
+        example_columns = {
+            name: examples.columns[stored] for name, stored in columns_of(recipe).items()
+        }
         get(recipe.representation).target_artifact(
-            backbone, encoded, own, featurizer.setup(recipe, of="target")
+            backbone, encoded, example_columns, featurizer.setup(recipe, of="target")
         )
     needs = [
         (adapter, inputs)
@@ -226,7 +228,7 @@ def _lightest(spec: FeatureSpec) -> FeatureSpec:
 def _require_values(name: str, reason: str, features: Features) -> None:
     reasons = features.columns[reason].tolist()
     if all(reasons):
-        raise BackboneError(f"no row tried has a value ({reasons[0]})")
+        raise BackboneError(f"none of the trial rows got a value ({reasons[0]})")
 
 
 def _warn_of_layers_without_neurons(backbone: Backbone) -> None:
@@ -236,8 +238,8 @@ def _warn_of_layers_without_neurons(backbone: Backbone) -> None:
     without = [layer for layer in range(backbone.info.layers) if layer not in seen]
     if without:
         warnings.warn(
-            f"{count_of(len(without), 'layer')} of {backbone.info.layers} have no feed-forward "
-            f"network whose neurons are read (such as layer {without[0]})",
+            f"layers without a feed-forward network to read neurons from: {len(without)} of "
+            f"{backbone.info.layers} (such as layer {without[0]})",
             stacklevel=2,
         )
 
@@ -268,7 +270,7 @@ def require_right_gradients(backbone: Backbone, row: Encoded) -> None:
         difference = float((gradient - expected[name]).norm() / expected[name].norm().clamp(1e-6))
         if not difference <= tolerance:
             raise BackboneError(
-                f"the gradient that is read of {name} is not that of autograd: they differ by "
+                f"the gradient computed for {name} differs from that of autograd by "
                 f"{difference:.0%}"
             )
 
@@ -302,9 +304,9 @@ def _autograd(backbone: Backbone, row: Encoded, names: Iterable[str]) -> dict[st
             frozen_again.callback(parameter.requires_grad_, False)
         logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
         loss = torch.nn.functional.cross_entropy(logits[response], ids[1:][response])
-        found = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+        computed = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
     gradients: dict[str, torch.Tensor] = {}
-    for name, gradient in zip(names, found, strict=True):
+    for name, gradient in zip(names, computed, strict=True):
         if _holder(name) in experts:
             transposed = getattr(experts[_holder(name)], "is_transposed", False)
             gradient = gradient[int(name.rpartition(".")[2])]

@@ -260,7 +260,7 @@ class SourceFile:
             return self._reject(line, reason, value)
         source_id = parsed.source_id
         if source_id is not None and not _has_utf8(source_id):
-            self._opened.remarks.lose(NO_UTF8, "id")
+            self._opened.remarks.value_lost(NO_UTF8, "id")
             source_id = None
         metadata = self._metadata_text(parsed.metadata)
         return Record(instruction, self.corpus, self.file, line, source_id, metadata)
@@ -286,10 +286,10 @@ class SourceFile:
         if isinstance(value, list):
             return [self._sayable(each, column) for each in value]
         if isinstance(value, float) and not math.isfinite(value):
-            self._opened.remarks.lose(NOT_FINITE, column)
+            self._opened.remarks.value_lost(NOT_FINITE, column)
             return None
         if isinstance(value, str) and not _has_utf8(value):
-            self._opened.remarks.lose(NO_UTF8, column)
+            self._opened.remarks.value_lost(NO_UTF8, column)
             return None
         return value
 

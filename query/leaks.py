@@ -141,13 +141,13 @@ class Leaks(PrintedResult):
         """For each corpus with leaks: its rows, those that leak, and the examples they leak."""
         table = []
         for corpus in sorted({leak.corpus for leak in self.found}):
-            own = [leak for leak in self.found if leak.corpus == corpus]
+            corpus_leaks = [leak for leak in self.found if leak.corpus == corpus]
             table.append(
                 {
                     "corpus": corpus,
                     "rows": self.corpora.get(corpus, 0),
-                    "leaking": len({leak.id for leak in own}),
-                    "examples": len({(leak.benchmark, leak.example) for leak in own}),
+                    "leaking": len({leak.id for leak in corpus_leaks}),
+                    "examples": len({(leak.benchmark, leak.example) for leak in corpus_leaks}),
                 }
             )
         return table

@@ -58,8 +58,8 @@ class Rows:
         Raises:
             UsageError: says what there is.
         """
-        given = [value for value in (self.where, self.corpus, self.ids) if value is not None]
-        if len(given) != 1:
+        conditions = [value for value in (self.where, self.corpus, self.ids) if value is not None]
+        if len(conditions) != 1:
             raise UsageError("name the rows by exactly one of --where, --corpus and --ids")
 
 
@@ -135,7 +135,7 @@ class Removal(PrintedResult):
         if self.unknown:
             some = ", ".join(self.unknown[:5]) + (", ..." if len(self.unknown) > 5 else "")
             lines.append(
-                f"  {count_of(len(self.unknown), 'id')} of no row of this store, skipped: {some}"
+                f"  {count_of(len(self.unknown), 'id')} skipped, not in this store: {some}"
             )
         lines += self._meaning()
         if self.purged and not self.planned:
@@ -148,7 +148,7 @@ class Removal(PrintedResult):
             lost = {
                 "removed": "exports leave them out, and a replay names them",
                 "restored": "exports have them again",
-                "purged": "they are lost to it, and a replay names them",
+                "purged": "it loses them, and a replay names them",
             }[self.done]
             yield f"  coreset {name} has {count:,} of the rows: {lost}"
         for name, count in self.targets.items():
@@ -158,7 +158,7 @@ class Removal(PrintedResult):
                 f"Afterwards: coresetdb featurize {self.store}"
             )
         for name, (count, command) in self.waiting.items():
-            yield f"  {count_of(count, 'row')} without {name}, which came later: {command}"
+            yield f"  {count_of(count, 'row')} without {name} for now; to complete it: {command}"
 
     def _purge_lines(self, purged: Purged) -> Iterator[str]:
         freed = (purged.bytes_before - purged.bytes_after) / 1e6
@@ -170,15 +170,15 @@ class Removal(PrintedResult):
             yield f"  {count_of(purged.excerpts, 'excerpt')} of rejected records emptied"
         if purged.moved:
             yield (
-                "  at another version of the pool now, since theirs held the rows: "
+                "  coresets moved to another version of the pool, as theirs had the rows: "
                 f"{', '.join(purged.moved)}"
             )
         if purged.tags:
-            yield f"  tags dropped, which kept the rows: {', '.join(purged.tags)}"
+            yield f"  tags dropped because they kept the rows: {', '.join(purged.tags)}"
         if self.reindexed:
             yield f"  indices made anew: {', '.join(self.reindexed)}"
         if rest := [name for name in purged.indices if name not in self.reindexed]:
-            yield f"  indices dropped, which held the rows: {', '.join(rest)}"
+            yield f"  indices dropped because they had the rows: {', '.join(rest)}"
 
 
 @dataclass(frozen=True)
@@ -224,19 +224,19 @@ def remove(
     ids = None if rows.where is None else _matching(store, rows.where, "pool")
     if dry_run:
         earlier = _removed_earlier(store, rows) if purge else {}
-        found = _in_pool(store, rows, ids, earlier)
-        return _removal(store, found.with_rows(earlier), purge, planned=True)
+        chosen = _in_pool(store, rows, ids, earlier)
+        return _removal(store, chosen.with_rows(earlier), purge, planned=True)
     done = None
     with removal.alone(store):
         purging.settle(store)
         earlier = _removed_earlier(store, rows) if purge else {}
-        found = _in_pool(store, rows, ids, earlier)
-        result = _removal(store, found.with_rows(earlier), purge)
-        if found.corpora:
+        chosen = _in_pool(store, rows, ids, earlier)
+        result = _removal(store, chosen.with_rows(earlier), purge)
+        if chosen.corpora:
             state = "purging" if purge else "leaving"
-            removal.remove(store, found.corpora, why, state, progress)
+            removal.remove(store, chosen.corpora, why, state, progress)
         if purge and result.rows:
-            done = purging.purge(store, [*found.corpora, *earlier], progress)
+            done = purging.purge(store, [*chosen.corpora, *earlier], progress)
         store.sync()
     return _purged(store, result, done)
 
@@ -254,11 +254,11 @@ def restore(
         return _restoration(store, _among_removed(store, rows, ids), planned=True)
     with removal.alone(store):
         purging.settle(store)
-        found = _among_removed(store, rows, ids)
-        removal.restore(store, list(found.corpora), progress)
-        purging.follow(store, list(found.corpora))
+        chosen = _among_removed(store, rows, ids)
+        removal.restore(store, list(chosen.corpora), progress)
+        purging.follow(store, list(chosen.corpora))
         store.sync()
-    return _restoration(store, found)
+    return _restoration(store, chosen)
 
 
 def purge(
@@ -280,11 +280,11 @@ def purge(
         return _removal(store, _to_purge(store, rows, ids), purge=True, planned=True)
     with removal.alone(store):
         unfinished = purging.settle(store)
-        found = _to_purge(store, rows, ids)
-        result = _removal(store, found, purge=True)
-        done = purging.purge(store, list(found.corpora), progress) if found.corpora else None
+        chosen = _to_purge(store, rows, ids)
+        result = _removal(store, chosen, purge=True)
+        done = purging.purge(store, list(chosen.corpora), progress) if chosen.corpora else None
         store.sync()
-    if not found.corpora and not unfinished and rows is None:
+    if not chosen.corpora and not unfinished and rows is None:
         raise UsageError(
             f"{store.uri}: there are no removed rows to purge; coresetdb remove {store.typed} "
             "--where SQL --purge removes and purges"
@@ -388,8 +388,8 @@ def _in_pool(
     if rows.corpus is not None:
         there = _corpora(pool.filter(pc.equal(pool["corpus"], rows.corpus)))  # pyright: ignore[reportAttributeAccessIssue]
         seen = sources.to_table(columns=["id"], filter=f"corpus = {literal(rows.corpus)}")["id"]
-        held = removal.among(seen, pool["id"].combine_chunks())
-        missing = seen.filter(pc.invert(held)).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+        in_pool = removal.among(seen, pool["id"].combine_chunks())
+        missing = seen.filter(pc.invert(in_pool)).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
         absent = {each for each in missing if each not in removed}
         if not there and not absent and not earlier:
             known = set(pool["corpus"].unique().to_pylist())
@@ -408,7 +408,7 @@ def _in_pool(
     already = sum(each in removed and each not in earlier for each in missing)
     unknown = tuple(each for each in missing if each not in absent and each not in removed)
     if not there and not absent and not already and not earlier:
-        raise UsageError(f"none of the {count_of(len(wanted), 'id')} is of a row of {store.uri}")
+        raise UsageError(f"none of the given ids ({len(wanted):,}) belongs to a row of {store.uri}")
     return _Found(there | absent, set(absent), unknown, already)
 
 
@@ -422,22 +422,20 @@ def _among_removed(store: Store, rows: Rows, matching: Sequence[str] | None) -> 
     kept = set(store.dataset("removed_rows").to_table(columns=["id"])["id"].to_pylist())
     missing = [each for each in wanted if each not in stones]
     pool = store.dataset("pool").to_table(columns=["id"])["id"]
-    held = set(pool.filter(removal.among(pool, missing)).to_pylist())
-    unknown = tuple(each for each in missing if each not in held)
-    if not corpora and not held:
-        raise UsageError(f"none of the {count_of(len(wanted), 'id')} is of a removed row")
-    return _Found(corpora, {each for each in corpora if each not in kept}, unknown, len(held))
+    in_pool = set(pool.filter(removal.among(pool, missing)).to_pylist())
+    unknown = tuple(each for each in missing if each not in in_pool)
+    if not corpora and not in_pool:
+        raise UsageError(f"none of the given ids ({len(wanted):,}) belongs to a removed row")
+    return _Found(corpora, {each for each in corpora if each not in kept}, unknown, len(in_pool))
 
 
 def _to_purge(store: Store, rows: Rows | None, matching: Sequence[str] | None) -> _Found:
     """The removed rows to forget; `absent` are those that the pool lacks, which is all of them."""
     stones = {stone.id: stone for stone in removal.tombstones(store)}
     wanted = list(stones) if rows is None else _named(store, rows, matching, stones)
-    corpora = {
-        each: stones[each].corpus for each in wanted if each in stones and not stones[each].purged
-    }
-    already = sum(each in stones and stones[each].purged for each in wanted)
-    unknown = tuple(each for each in wanted if each not in stones)
+    corpora = {id: stones[id].corpus for id in wanted if id in stones and not stones[id].purged}
+    already = sum(id in stones and stones[id].purged for id in wanted)
+    unknown = tuple(id for id in wanted if id not in stones)
     if rows is not None and not corpora and not already:
         raise UsageError(
             f"none of these rows was removed from {store.uri}; to remove and purge at once: "
@@ -476,38 +474,38 @@ def _corpora(rows: pa.Table) -> dict[str, str]:
 # -- what it means ------------------------------------------------------------------------------
 
 
-def _removal(store: Store, found: _Found, purge: bool, planned: bool = False) -> Removal:
-    ids = list(found.corpora)
+def _removal(store: Store, chosen: _Found, purge: bool, planned: bool = False) -> Removal:
+    ids = list(chosen.corpora)
     return Removal(
         done="purged" if purge else "removed",
         store=store.typed,
-        corpora=_counted(found),
-        absent=len(found.absent),
-        unknown=found.unknown,
-        already=found.already,
+        corpora=_counted(chosen),
+        absent=len(chosen.absent),
+        unknown=chosen.unknown,
+        already=chosen.already,
         coresets=purging.coresets_losing(store, ids),
         targets=purging.targets_losing(store, ids) if purge else {},
         planned=planned,
     )
 
 
-def _restoration(store: Store, found: _Found, planned: bool = False) -> Removal:
-    ids = [each for each in found.corpora if each not in found.absent]
+def _restoration(store: Store, chosen: _Found, planned: bool = False) -> Removal:
+    ids = [each for each in chosen.corpora if each not in chosen.absent]
     return Removal(
         done="restored",
         store=store.typed,
-        corpora=_counted(found),
-        absent=len(found.absent),
-        unknown=found.unknown,
-        already=found.already,
+        corpora=_counted(chosen),
+        absent=len(chosen.absent),
+        unknown=chosen.unknown,
+        already=chosen.already,
         waiting={} if planned else _waiting(store, ids),
         coresets=purging.coresets_losing(store, ids),
         planned=planned,
     )
 
 
-def _counted(found: _Found) -> dict[str, int]:
-    return dict(sorted(Counter(found.corpora.values()).items()))
+def _counted(chosen: _Found) -> dict[str, int]:
+    return dict(sorted(Counter(chosen.corpora.values()).items()))
 
 
 def _waiting(store: Store, ids: Sequence[str]) -> dict[str, tuple[int, str]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..schemas.amounts import parse_budget
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.plain_text import PrintedResult, count_of
-from ..schemas.sizes import parse_budget
 from ..store.purge import universe_of
 from .approximate import index_is_present
 from .coresets import Coreset, load_coreset, removal_notes

@@ -8,9 +8,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..schemas.amounts import Budget
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet
-from ..schemas.sizes import Budget
 from ..schemas.tables import literal
 from .comparison import resolve_method
 from .coresets import load_coreset

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..schemas.amounts import parse_budget
 from ..schemas.errors import MissingFeatureError, ReadOnlyStoreError, UsageError
 from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
-from ..schemas.sizes import parse_budget
 from ..schemas.version import VERSION
 from ..store.features import annotations_used, completion
 from ..store.fill import count_unfilled
@@ -103,7 +103,7 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
         search = Search(snapshot, method, feature, queries)
         compared = replace(compared, scan=search.scan)
     eligible, counted_tokens = _eligible(snapshot, request), None
-    counting = request.budget.column
+    counting = request.budget.token_column
     if counting:
         counted_tokens = counted_rows(snapshot.pool, eligible, counting)
         eligible = counted_tokens.rows

@@ -4,7 +4,7 @@ How long that is shows only once the ranking is there, so a ranking of a likely 
 and a longer one if it is too short; prefixes nest, so both agree. No ranking is ever longer than
 the number of shortest rows that fit.
 
-A budget counts the tokens of the answers or those of whole rows (`Budget.column`).
+A budget counts the tokens of the answers or those of whole rows (`Budget.token_column`).
 """
 
 from __future__ import annotations

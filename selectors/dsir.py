@@ -1,4 +1,4 @@
-"""DSIR: rows drawn by how much likelier the target makes their words than the pool.
+"""DSIR: rows drawn by how much likelier their words are in the target than in the pool.
 
 Source: Xie et al. 2023, "Data Selection for Language Models via Importance Resampling". Words and
 pairs of neighbouring words are hashed into buckets; p is the distribution of the buckets over the

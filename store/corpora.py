@@ -33,17 +33,17 @@ def list_corpora(store: Store) -> list[dict[str, Any]]:
     grouped = rows.group_by("corpus").aggregate(
         [("corpus", "count"), ("tokens", "sum"), ("response_tokens", "sum")]
     )
-    found = {row["corpus"]: row for row in grouped.to_pylist()}
+    counted = {row["corpus"]: row for row in grouped.to_pylist()}
     files = _counted(store, "sources", ["corpus", "file"], distinct=True)
     rejected = _counted(store, "rejects", ["corpus"])
     removed = Counter(stone.corpus for stone in removal.tombstones(store))
-    names = sorted({*found, *files, *rejected, *removed} - {"", None})
+    names = sorted({*counted, *files, *rejected, *removed} - {"", None})
     return [
         {
             "corpus": name,
-            "rows": found.get(name, {}).get("corpus_count", 0),
-            "tokens": found.get(name, {}).get("tokens_sum") or 0,
-            "response tokens": found.get(name, {}).get("response_tokens_sum") or 0,
+            "rows": counted.get(name, {}).get("corpus_count", 0),
+            "tokens": counted.get(name, {}).get("tokens_sum") or 0,
+            "response tokens": counted.get(name, {}).get("response_tokens_sum") or 0,
             "files": files[name],
             "removed": removed[name],
             "rejected": rejected[name],

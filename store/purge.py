@@ -225,7 +225,7 @@ def _holds(dataset: lance.LanceDataset, gone: IdSet, known: dict[str, bool]) -> 
 
     `known` remembers the answer for every first file of a fragment: versions share most of them.
     """
-    found = False
+    holds = False
     for part in dataset.get_fragments():
         path = part.metadata.files[0].path
         if path not in known:
@@ -235,8 +235,8 @@ def _holds(dataset: lance.LanceDataset, gone: IdSet, known: dict[str, bool]) -> 
                 for batch in scanner.to_batches()
                 if batch.num_rows
             )
-        found |= known[path]
-    return found
+        holds |= known[path]
+    return holds
 
 
 def _tagged(store: Store, table: str) -> dict[int, list[str]]:
@@ -341,11 +341,11 @@ def _forget_words(value: Any, gone: IdSet) -> None:
         ids = [value[key] for key in ("id", "example") if _is_id(value.get(key))]
         if "words" in value and ids and gone.contains(keys_of(ids)).any():
             value["words"] = ""
-        for each in value.values():
-            _forget_words(each, gone)
+        for inner in value.values():
+            _forget_words(inner, gone)
     elif isinstance(value, list):
-        for each in value:
-            _forget_words(each, gone)
+        for inner in value:
+            _forget_words(inner, gone)
 
 
 def _is_id(value: Any) -> bool:
@@ -419,8 +419,8 @@ def _texts(store: Store, ids: pa.Array) -> Iterator[str]:
     """Everything that is said in the rows, as far as pool and removed rows still have it."""
     for table in ("pool", "removed_rows"):
         there = store.dataset(table).to_table(columns=["id"])["id"]
-        held = there.filter(removal.among(there, ids)).to_pylist()
-        for part in store.stream(held, ["messages"], table=table, rows=_READ_ROWS):
+        present = there.filter(removal.among(there, ids)).to_pylist()
+        for part in store.stream(present, ["messages"], table=table, rows=_READ_ROWS):
             for messages in part["messages"].to_pylist():
                 for message in messages or ():
                     yield from (text for text in message.values() if text)

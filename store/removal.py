@@ -73,13 +73,13 @@ def alone(store: Store, wait: float = WAIT_SECONDS) -> Iterator[None]:
     Raises:
         StoreBusyError: a feature is being filled, or others did not let go within `wait` seconds.
     """
-    with ExitStack() as held:
-        held.enter_context(store.named_lock("names", wait=wait))
+    with ExitStack() as stack:
+        stack.enter_context(store.named_lock("names", wait=wait))
         try:
-            held.enter_context(store.named_lock("fill", wait=0.0))
+            stack.enter_context(store.named_lock("fill", wait=0.0))
         except StoreBusyError as error:
             raise StoreBusyError(store.uri, "featurized") from error
-        held.enter_context(store.lock(wait=wait))
+        stack.enter_context(store.lock(wait=wait))
         yield
 
 
@@ -157,11 +157,11 @@ def restore(store: Store, ids: Sequence[str], progress: Progress | None = None) 
     Returns:
         How many rows are in the pool again.
     """
-    found = stones(store, ids)
-    if not found.num_rows:
+    rows = stones(store, ids)
+    if not rows.num_rows:
         return 0
-    set_state(store, found, "returning")
-    return _return(store, found["id"].to_pylist(), progress or Silence())
+    set_state(store, rows, "returning")
+    return _return(store, rows["id"].to_pylist(), progress or Silence())
 
 
 def summary(store: Store) -> list[dict[str, Any]]:
@@ -189,15 +189,15 @@ def settle(store: Store) -> int:
     """
     if not layout.has_table(store.place, "removed"):
         return 0
-    found = stones(store)
-    leaving, returning = in_state(found, "leaving"), in_state(found, "returning")
+    rows = stones(store)
+    leaving, returning = in_state(rows, "leaving"), in_state(rows, "returning")
     if leaving.num_rows:
         _leave(store, leaving["id"].to_pylist())
     if returning.num_rows:
         _return(store, returning["id"].to_pylist(), Silence())
     if layout.has_table(store.place, "removed_rows"):
         kept = store.dataset("removed_rows").to_table(columns=["id"])["id"]
-        delete_rows(store, "removed_rows", _without(kept, found["id"]))
+        delete_rows(store, "removed_rows", _without(kept, rows["id"]))
     return leaving.num_rows + returning.num_rows
 
 
@@ -291,14 +291,14 @@ def _keep(store: Store, ids: Sequence[str], progress: Progress) -> None:
     """Write what the pool has of the rows to `removed_rows`."""
     pool = store.dataset("pool")
     there = pool.to_table(columns=["id"])["id"].combine_chunks()
-    held = there.filter(among(there, ids)).to_pylist()
+    present = there.filter(among(there, ids)).to_pylist()
     _align(store, pool.schema)
     kept = 0
-    for part in store.stream(held, pool.schema.names, pool.version, rows=_part_rows(pool)):
+    for part in store.stream(present, pool.schema.names, pool.version, rows=_part_rows(pool)):
         store.insert("removed_rows", part)
         kept += part.num_rows
-        if kept < len(held):
-            progress.say(f"kept {kept:,} of {count_of(len(held), 'row')} for a restore")
+        if kept < len(present):
+            progress.say(f"kept {kept:,} of {count_of(len(present), 'row')} for a restore")
 
 
 def _align(store: Store, pool: pa.Schema) -> None:

@@ -261,7 +261,7 @@ class Store:
             StoreError: a column of that name has another type.
         """
 
-        def declare(dataset: lance.LanceDataset) -> None:
+        def add_missing(dataset: lance.LanceDataset) -> None:
             new = []
             for field in fields:
                 if field.name not in dataset.schema.names:
@@ -276,7 +276,7 @@ class Store:
 
         with self.lock(shared=True):
             self._ready(table)
-            self.change(table, f"adding columns to {table}", declare)
+            self.change(table, f"adding columns to {table}", add_missing)
 
     def change(
         self, table: str, what: str, action: Callable[[lance.LanceDataset], Result]

@@ -26,7 +26,7 @@ MAY_IMPORT = {
 
 
 ORDER = {
-    "schemas": "version plain_text canonical errors environment sizes progress ids tables "
+    "schemas": "version plain_text canonical errors environment amounts progress ids tables "
     "instruction conversations reasoning recipe",
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
     "maintenance scores removal purge corpora sql integrity status",

@@ -83,28 +83,28 @@ def annotate(
     if key not in KINDS:
         raise UsageError(f"key {key!r}: choose from {', '.join(KINDS)}")
     if options.corpus is not None and key != "source_id":
-        raise UsageError(
-            f"--corpus tells sources' own ids apart, and the key is {key}: leave it out"
-        )
-    found = find_sources(data)
+        raise UsageError(f"--corpus goes with --key source_id, but the key is {key}: leave it out")
+    sources = find_sources(data)
     wanted = None if columns is None else tuple(dict.fromkeys(columns))
-    reads = [FileRead(key, key_column, wanted) for _ in found]
-    name = name or _name(prefix, found)
-    with ExitStack() as held:
-        values = held.enter_context(TypedValues(texts))
-        entries = _read(found, options, reads, values, progress)
+    reads = [FileRead(key, key_column, wanted) for _ in sources]
+    name = name or _name(prefix, sources)
+    with ExitStack() as stack:
+        values = stack.enter_context(TypedValues(texts))
+        entries = _read(sources, options, reads, values, progress)
         kinds = values.kinds()
         if not len(entries):
             raise UsageError(
                 f"{', '.join(read.file for read in reads)}: no row with a key and values"
             )
-        held.enter_context(fill_lock(store))
+        stack.enter_context(fill_lock(store))
         prefix = prefix or _prefix_of(store, name)
         stored = dict(column_names(list(kinds), prefix))
-        kind_of = {stored[own]: kind for own, kind in kinds.items()}
+        kind_of = {stored[column]: kind for column, kind in kinds.items()}
         recipe = _recipe(store, name, prefix, key, reads, kind_of)
         settled = recipe.options["columns"]
-        typed = _Annotations(values, {own: settled[stored[own]] for own in kinds}, stored, recipe)
+        typed = _Annotations(
+            values, {column: settled[stored[column]] for column in kinds}, stored, recipe
+        )
         account = Attached(name, recipe.columns[:-1], reads, keyed=np.unique(entries.rows))
         if key == "source_id":
             entries = one_of_each(entries, typed, account, "key")
@@ -117,7 +117,7 @@ def annotate(
 
 
 def _read(
-    found: Sequence[str | InMemory],
+    sources: Sequence[str | InMemory],
     options: ReadOptions,
     reads: Sequence[FileRead],
     values: TypedValues,
@@ -126,7 +126,7 @@ def _read(
     """Read all files; their keys, with the rows they have in `values`."""
     keys: list[Keys] = []
     rows: list[np.ndarray] = []
-    for entry, read in zip(found, reads, strict=True):
+    for entry, read in zip(sources, reads, strict=True):
         content = xxhash.xxh3_64()
         for row in read_file(entry, options, read):
             if isinstance(entry, InMemory):
@@ -136,8 +136,8 @@ def _read(
             values.add(row.place, row.values, row.as_text)
             if len(keys) >= SAID_EVERY:
                 keys, rows = [np.concatenate(keys)], [np.concatenate(rows)]
-                said = f"{count_of(len(values), 'row')} read"
-                progress.learn(name="reading", share=0.0, said=said)
+                message = f"{count_of(len(values), 'row')} read"
+                progress.learn(name="reading", share=0.0, said=message)
         read.xxh3 = read.xxh3 or content.hexdigest()
         progress.say(f"{read.file}: {read.decision}")
     return Entries.of(keys, rows)
@@ -247,9 +247,11 @@ class _Annotations:
     def take(self, rows: np.ndarray) -> pa.Table:
         """The recipe's columns of rows; those that the files lack are null."""
         taken = self._values.take(rows, self._kinds)
-        own = {self._stored[name]: name for name in self._kinds}
+        name_in_file = {self._stored[name]: name for name in self._kinds}
         columns = [
-            taken[own[field.name]] if field.name in own else pa.nulls(len(taken), field.type)
+            taken[name_in_file[field.name]]
+            if field.name in name_in_file
+            else pa.nulls(len(taken), field.type)
             for field in self._fields
         ]
         empty = np.ones(len(taken), bool)

@@ -110,10 +110,9 @@ class Attached(LinesResult):
         columns = ", ".join(self.columns)
         lines = [f"{self.name}: {count_of(self.filled, 'row')} got a value ({columns})"]
         if not self.changed:
-            lines = [f"{self.name}: nothing to do, every value of the file stands in the pool"]
+            lines = [f"{self.name}: nothing to do, the pool has every value of the file already"]
         if self.present:
-            had = "had it before" if self.present == 1 else "had theirs before"
-            lines.append(f"  {count_of(self.present, 'row')} {had}")
+            lines.append(f"  {count_of(self.present, 'row')} had the same value already")
         lines += [
             f"  without a value, {why}: {count_of(rows, 'row')}"
             for why, rows in self.without.items()
@@ -247,8 +246,8 @@ class _Attachment:
         for fragment in dataset.get_fragments():
             waiting = [keys_of(ids) for ids in self._waiting(dataset, fragment, declared)]
             keys = np.concatenate([np.empty((0, 2), np.int64), *waiting])
-            found = self.entries.find(keys)
-            met[found[found >= 0]] = True
+            matches = self.entries.find(keys)
+            met[matches[matches >= 0]] = True
             wanted = [keys]
             if declared:
                 waits = IdSet(keys)
@@ -285,24 +284,24 @@ class _Attachment:
         columns = ["id", *self.recipe.columns]
         for batch in fragment.scanner(columns=columns, batch_size=4096).to_batches():
             keys = keys_of(batch["id"])
-            found = self.entries.find(keys)
-            here = (found >= 0) & ~waits.contains(keys)
+            matches = self.entries.find(keys)
+            here = (matches >= 0) & ~waits.contains(keys)
             if not here.any():
                 continue
-            met[found[here]] = True
+            met[matches[here]] = True
             there = pa.table(batch.filter(pa.array(here))).select(list(self.recipe.columns))
-            given = self.values.take(self.entries.rows[found[here]])
-            has, gets = _has_value(there), _has_value(given)
+            theirs = self.values.take(self.entries.rows[matches[here]])
+            has, gets = _has_value(there), _has_value(theirs)
             both = pa.array(has & gets)
-            differing = self.values.differ(there.filter(both), given.filter(both))
+            differing = self.values.differ(there.filter(both), theirs.filter(both))
             if differing is not None:
                 column, row = differing
                 place = np.flatnonzero(has & gets)[row]
                 raise UsageError(
                     f"row {ids_of(keys[here][[place]])[0]} has {column} = "
                     f"{_shown(there[column][place])} already, and "
-                    f"{self.values.place(int(self.entries.rows[found[here][place]]))} has "
-                    f"{_shown(given[column][place])}. Give the new values another name, or remove "
+                    f"{self.values.place(int(self.entries.rows[matches[here][place]]))} has "
+                    f"{_shown(theirs[column][place])}. Give the new values another name, or remove "
                     f"the old ones first: {_removal(self.store, self.recipe)}"
                 )
             self.account.present += int((has & gets).sum())
@@ -314,10 +313,10 @@ class _Attachment:
             self.store.dataset("pool").to_table(columns=["id", "source_id"], limit=1).to_pylist()[0]
         )
         raise UsageError(
-            f"none of {count_of(len(self.entries), 'key')} of the file is that of a row of "
-            f"{self.store.uri} (the first: {self.values.place(row)}). A row of the pool has the id "
-            f"{some['id']} and its source's id {some['source_id']!r}: choose with --key id, "
-            "--key source_id or --key messages"
+            f"no row of {self.store.uri} matches the file ({count_of(len(self.entries), 'key')}, "
+            f"the first in {self.values.place(row)}). For comparison, a row of the pool has the id "
+            f"{some['id']} and the source_id {some['source_id']!r}. Choose how to match rows with "
+            "--key id, --key source_id or --key messages"
         )
 
     def fill(self, needs: Mapping[int, np.ndarray]) -> None:
@@ -334,13 +333,13 @@ class _Attachment:
 
     def _commit(self, group: list[int], needs: Mapping[int, np.ndarray]) -> int:
         wanted = np.concatenate([needs[number] for number in group])
-        given = _GivenRows(self.store, self.recipe, IdSet(wanted), self.entries, self.values)
-        filled = fill(self.store, group, [given])
-        self.account.filled += given.filled
-        self.account.without += given.without
+        file_rows = _GivenRows(self.store, self.recipe, IdSet(wanted), self.entries, self.values)
+        filled = fill(self.store, group, [file_rows])
+        self.account.filled += file_rows.filled
+        self.account.without += file_rows.without
         done = self.account.filled + self.account.without.total()
-        said = f"{done:,} of {count_of(self.total, 'row')}"
-        self.progress.learn(name=self.recipe.feature, share=done / max(self.total, 1), said=said)
+        message = f"{done:,} of {count_of(self.total, 'row')}"
+        self.progress.learn(name=self.recipe.feature, share=done / max(self.total, 1), said=message)
         return filled
 
     def finish(self, status: str) -> None:
@@ -402,9 +401,9 @@ class _GivenRows:
 
     def take(self, positions: np.ndarray) -> pa.Table:
         there = positions != self._absent
-        given = self._values.take(positions[there]).cast(self._schema)
-        order = np.full(len(positions), len(given), np.int64)
-        order[there] = np.arange(len(given))
+        from_file = self._values.take(positions[there]).cast(self._schema)
+        order = np.full(len(positions), len(from_file), np.int64)
+        order[there] = np.arange(len(from_file))
         absent = pa.table(
             [
                 pa.array(
@@ -414,7 +413,7 @@ class _GivenRows:
             ],
             schema=self._schema,
         )
-        return pa.concat_tables([given, absent]).take(pa.array(order))
+        return pa.concat_tables([from_file, absent]).take(pa.array(order))
 
     def row_bytes(self) -> int:
         return self._values.row_bytes()

@@ -115,15 +115,15 @@ def rows_with(store: Store, of_sources: Entries, corpus: str | None) -> Entries:
         columns=["id", "corpus", "file", "line", "source_id"],
         filter="source_id IS NOT NULL" + (f" AND corpus = {literal(corpus)}" if corpus else ""),
     )
-    found, ids, places = [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)], [np.empty(0, int)]
+    entries, ids, places = [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)], [np.empty(0, int)]
     for batch in scanner.to_batches():
         at = of_sources.find(digests_of(batch["source_id"].to_pylist()))
         here = batch.filter(pa.array(at >= 0))
-        found.append(at[at >= 0])
+        entries.append(at[at >= 0])
         ids.append(keys_of(here["id"]))
         records = zip(*(here[name].to_pylist() for name in ("corpus", "file", "line")), strict=True)
         places.append(np.fromiter(map(hash, records), np.int64))
-    entry, keys, place = map(np.concatenate, (found, ids, places))
+    entry, keys, place = map(np.concatenate, (entries, ids, places))
     order = np.argsort(entry, kind="stable")
     entry, keys, place = entry[order], keys[order], place[order]
     _refuse_ambiguous(store, corpus, entry, keys, place)
@@ -145,12 +145,14 @@ def _refuse_ambiguous(
     """Refuse ids of several rows, unless one record of a file held them all."""
     starts, stops = _runs(entry[:, None])
     for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-        own, records = keys[start:stop], place[start:stop]
-        if len(own) == 1 or (own == own[0]).all():
+        row_keys, records = keys[start:stop], place[start:stop]
+        if len(row_keys) == 1 or (row_keys == row_keys[0]).all():
             continue
-        held = max(len(np.unique(own[records == record], axis=0)) for record in set(records))
-        if held < len(np.unique(own, axis=0)):
-            raise UsageError(_ambiguous(store, corpus, ids_of(np.unique(own, axis=0))))
+        largest = max(
+            len(np.unique(row_keys[records == record], axis=0)) for record in set(records)
+        )
+        if largest < len(np.unique(row_keys, axis=0)):
+            raise UsageError(_ambiguous(store, corpus, ids_of(np.unique(row_keys, axis=0))))
 
 
 def _ambiguous(store: Store, corpus: str | None, ids: list[str]) -> str:

@@ -210,12 +210,12 @@ class TypedValues:
             if WHOLE in kinds and NUMBER in kinds:
                 kinds.pop(WHOLE)
             if len(kinds) > 1:
-                found = " and ".join(
+                mixture = " and ".join(
                     f"{count_of(count, kind)} ({_shown(value)} at {place})"
                     for kind, (place, value, count) in kinds.items()
                 )
                 raise UsageError(
-                    f"column {name!r} mixes {found}. Correct the file, leave the column out with "
+                    f"column {name!r} mixes {mixture}. Correct the file, leave the column out with "
                     f"--columns, or take all of it as text: --text {name}"
                 )
 

@@ -79,20 +79,18 @@ def add_vectors(
     if key not in KINDS:
         raise UsageError(f"key {key!r}: choose from {', '.join(KINDS)}")
     if options.corpus is not None and key != "source_id":
-        raise UsageError(
-            f"--corpus tells sources' own ids apart, and the key is {key}: leave it out"
-        )
+        raise UsageError(f"--corpus goes with --key source_id, but the key is {key}: leave it out")
     there = features_of(store).get(name)
     if there is None or there.representation != VECTORS:
         check_attached_name(store, name, VECTORS)
     files = open_vectors(data, column)
-    with ExitStack() as held:
-        vectors = held.enter_context(UnitVectors())
+    with ExitStack() as stack:
+        vectors = stack.enter_context(UnitVectors())
         for file in files:
             vectors.take_in(file, progress)
         reads = [FileRead(key, key_column, ()) for _ in files]
         entries = _keys(files, rows, options, reads, vectors)
-        held.enter_context(fill_lock(store))
+        stack.enter_context(fill_lock(store))
         recipe = _recipe(store, name, model, files, vectors.width)
         account = Attached(name, recipe.columns[:1], reads, keyed=np.unique(entries.rows))
         if key == "source_id":
@@ -157,8 +155,8 @@ class UnitVectors:
                 )
             self._add(batch)
             if file.rows_read % 65_536 < len(batch):
-                said = f"{count_of(file.rows_read, 'vector')} read"
-                progress.learn(name=file.file, share=0.0, said=said)
+                message = f"{count_of(file.rows_read, 'vector')} read"
+                progress.learn(name=file.file, share=0.0, said=message)
         self._starts.append(self._starts[-1] + file.rows_read)
         self._files.append(file.file)
         self._written.flush()
@@ -249,12 +247,12 @@ def _keys(
     start = 0
     for file, read in zip(files, reads, strict=True):
         if named is not None and len(files) > 1:
-            raise UsageError("--rows says whose one file of vectors is: add the files one by one")
+            raise UsageError("--rows gives the keys of one file only: add the files one by one")
         entry = file.rows if named is None else named
         if entry is None:
             raise UsageError(
-                f"{file.file} does not say whose vectors it has: name a file with the keys (or the "
-                "records) of the same rows in the same order with --rows"
+                f"{file.file} does not say which rows its vectors belong to: name a file with the "
+                "keys (or the records) of these rows, in the same order, with --rows"
             )
         for row in read_file(entry, options, read):
             keys.append(row.keys)
@@ -263,7 +261,7 @@ def _keys(
         if read.read != file.rows_read:
             raise UsageError(
                 f"{_file_of(entry)} has {count_of(read.read, 'row')} and {file.file} "
-                f"{count_of(file.rows_read, 'vector')}: they must be as many, in the same order"
+                f"{count_of(file.rows_read, 'vector')}: give one vector for each row, in order"
             )
         start += file.rows_read
     entries = Entries.of(keys, numbers)
@@ -358,19 +356,19 @@ def _notes(store: Store, recipe: Recipe) -> tuple[str, ...]:
         return ()
     name = recipe.feature
     return (
-        f"without {name}: {count_of(len(lacking), 'target')} ({', '.join(lacking[:5])}). Give the "
-        f"examples theirs: coresetdb vectors add {store.typed} {name} FILE --target TARGET",
+        f"{count_of(len(lacking), 'target')} without {name} ({', '.join(lacking[:5])}). Add those "
+        f"of its examples: coresetdb vectors add {store.typed} {name} FILE --target TARGET",
     )
 
 
 def vectors_of_examples(
-    store: Store, given: Mapping[str, SourceData], rows: Sequence[int], read: int
+    store: Store, data_of: Mapping[str, SourceData], rows: Sequence[int], read: int
 ) -> dict[str, pa.Table]:
     """The vectors of a target's examples, under the columns of the store.
 
     Args:
         store: that has vectors of these names in its pool.
-        given: name -> their vectors, one for each record of the target's files, in order.
+        data_of: name -> their vectors, one for each record of the target's files, in order.
         rows: the number of each example among the records, from 0.
         read: how many records there are.
 
@@ -387,7 +385,7 @@ def vectors_of_examples(
         if recipe.representation == VECTORS
     }
     tables: dict[str, pa.Table] = {}
-    for name, data in given.items():
+    for name, data in data_of.items():
         if name not in known:
             raise UsageError(
                 f"--vectors {name}=...: {store.uri} has no vectors of that name; it has "
@@ -406,7 +404,7 @@ def _of_examples(recipe: Recipe, data: SourceData, rows: Sequence[int], read: in
         if len(vectors) != read:
             raise UsageError(
                 f"--vectors {name}: {count_of(len(vectors), 'vector')} for "
-                f"{count_of(read, 'record')} of the target: they must be as many, in the same order"
+                f"{count_of(read, 'record')} of the target: give one for each record, in order"
             )
         if vectors.width != width:
             raise UsageError(

@@ -172,10 +172,10 @@ def hidden_reasoning(
     messages, around = list(instruction.messages), {}
     for turn in turns:
         _, reasoning, content = _parts_of(messages[turn], "split")
-        whole, said = messages[turn].text, content or reasoning
-        before = whole[: whole.rindex(said)]
-        around[turn] = (before, whole[len(before) + len(said) :])
-        messages[turn] = replace(messages[turn], reasoning=None, content=said)
+        whole, body = messages[turn].text, content or reasoning
+        before = whole[: whole.rindex(body)]
+        around[turn] = (before, whole[len(before) + len(body) :])
+        messages[turn] = replace(messages[turn], reasoning=None, content=body)
     return Instruction(tuple(messages), instruction.tools), around
 
 
@@ -268,14 +268,14 @@ def marked_calls(
     marks: list[list[str]] = []
     marked: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
-        calls, own = message.get("tool_calls"), []
+        calls, turn_marks = message.get("tool_calls"), []
         if isinstance(calls, list):
             message = {
                 **message,
-                "tool_calls": [_marked(call, own, number, names) for call in calls],
+                "tool_calls": [_marked(call, turn_marks, number, names) for call in calls],
             }
         marked.append(message)
-        marks.append(own)
+        marks.append(turn_marks)
     return marked, marks
 
 
@@ -306,10 +306,10 @@ def _calls(tool_calls: str, form: CallForm) -> Any:
         if not form.startswith("full"):
             return calls
         calls = [calls]
-    given = []
+    formed = []
     for number, call in enumerate(calls):
         if not isinstance(call, dict):
-            given.append(call)
+            formed.append(call)
             continue
         inner = call.get("function")
         function: dict[str, Any] = dict(inner) if isinstance(inner, dict) else dict(call)
@@ -318,14 +318,14 @@ def _calls(tool_calls: str, form: CallForm) -> Any:
         elif not isinstance(function.get("arguments", ""), str):
             function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
         if isinstance(inner, dict):
-            given.append({**call, "function": function})
+            formed.append({**call, "function": function})
         elif form.startswith("full"):
-            given.append({"function": function})
+            formed.append({"function": function})
         else:
-            given.append(function)
+            formed.append(function)
         if form.startswith("full"):
-            given[-1] = {"id": f"call_{number}", "type": "function"} | given[-1]
-    return given
+            formed[-1] = {"id": f"call_{number}", "type": "function"} | formed[-1]
+    return formed
 
 
 def _with_object(function: dict[str, Any]) -> dict[str, Any]:

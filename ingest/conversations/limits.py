@@ -40,11 +40,11 @@ def shows_all_reasoning(template: ChatTemplate) -> bool:
 def _about_history(template: ChatTemplate, dialect: Dialect) -> str | None:
     form = _form("user", "assistant", "user", "assistant")
     try:
-        given = _rendered(form, template, dialect)
-        if given.full.startswith(given.render(2)):
+        rendered = _rendered(form, template, dialect)
+        if rendered.full.startswith(rendered.render(2)):
             return None
         for index in (1, 3):
-            find_answer(index, given)
+            find_answer(index, rendered)
     except HistoryRewrittenError:
         return (
             "its chat template rewrites history, so conversations of several rounds will get no "
@@ -75,10 +75,10 @@ def _reasoning_shown(template: ChatTemplate, dialect: Dialect) -> list[bool] | N
     thought = Thought() if keyed else Thought(THINK, ANSWER)
     form = _form("user", "assistant", "user", "assistant", thought=thought)
     try:
-        given = _rendered(form, template, dialect)
+        rendered = _rendered(form, template, dialect)
     except RowRefusedError:
         return None
-    return [given.reasons[index] for index in (1, 3)]
+    return [rendered.reasons[index] for index in (1, 3)]
 
 
 def _about_tools(template: ChatTemplate, dialect: Dialect) -> str | None:

@@ -173,12 +173,13 @@ def index_of(answer: Any, choices: Choices, kind: str) -> int | None:
     others = ("letter", "text") if kind == "label" else ("text",)
     if str(answer).strip().isdecimal():
         others = ()
-    found = (_index(answer, choices, each) for each in (kind, *others))
-    index = next((each for each in found if each is not None), None)
+    candidates = (_index(answer, choices, each) for each in (kind, *others))
+    index = next((each for each in candidates if each is not None), None)
     if index is None:
         shown = json_text(answer)[:40]
-        counted = f", which count {kind}" if kind.startswith("from") else ""
-        raise Rejected(f"answer is none of the choices: {shown} of {len(choices.texts)}{counted}")
+        numbered = f", numbered {kind}" if kind.startswith("from") else ""
+        count = len(choices.texts)
+        raise Rejected(f"answer is none of the choices: {shown}; there are {count}{numbered}")
     return index
 
 

@@ -107,8 +107,8 @@ class EndMarkers:
             said.append(
                 f"{self.stripped!r} was taken off {self._share(self.taken, of)}"
                 if self.taken
-                else f"none of the {of}{self.answers:,} answers ends in {self.stripped!r}, which "
-                "--strip-end names"
+                else f"--strip-end {self.stripped!r}: none of the {of}{self.answers:,} answers "
+                "ends in it"
             )
         if self.answers >= LEAST_ANSWERS and self.counts:
             marker, count = self.counts.most_common(1)[0]

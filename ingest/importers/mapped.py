@@ -285,22 +285,24 @@ def _turns(
         )
     if not choices:
         return _truths(file, records, columns, options)
-    told = {name: _answers(records, name, choices) for name in answers}
-    kinds = {name: kind_of_answers(each, options.first_choice) for name, each in told.items()}
+    answers_in = {name: _answers(records, name, choices) for name in answers}
+    kinds = {name: kind_of_answers(each, options.first_choice) for name, each in answers_in.items()}
     explained = {
         name: sum(_is_explained(*pair, kinds[name]) for pair in pairs)
-        for name, pairs in told.items()
+        for name, pairs in answers_in.items()
     }
     answer = max(answers, key=lambda name: explained[name]) if answers else ""
     kind = kinds.get(answer, "text")
-    if told.get(answer) and not explained[answer]:
-        first = next(iter(told[answer]))[0]
+    if answers_in.get(answer) and not explained[answer]:
+        first = next(iter(answers_in[answer]))[0]
         raise MappingError(
             file,
             f"no answer in {answer!r} is one of the choices in {'+'.join(choices)}: {first!r}",
             "Name the columns of the right answer and of its choices with --map",
         )
-    return MappedTurns(columns, choices, answer, kind, _words(kind, told.get(answer, []), options))
+    return MappedTurns(
+        columns, choices, answer, kind, _words(kind, answers_in.get(answer, []), options)
+    )
 
 
 def _words(
@@ -313,9 +315,10 @@ def _words(
     most = {str(len(choices.texts)) for _, choices in answers}
     if options.first_choice is None and "0" not in numbers and not numbers & most:
         return (
-            f"answers count {kind}, which the first records leave open (else --first-choice 1)",
+            f"choices are taken to be numbered {kind}; the first records leave it open "
+            "(otherwise --first-choice 1)",
         )
-    return (f"answers count {kind}",)
+    return (f"choices are numbered {kind}",)
 
 
 def _is_explained(answer: Any, choices: Choices, kind: str) -> bool:
@@ -353,7 +356,9 @@ def _standing_for(user: Names, choices: Names) -> Names:
 def _choice_columns(
     file: str, records: Sequence[Fields], columns: dict[str, Names], options: ReadOptions
 ) -> Names:
-    """The columns of the choices: those named, else told from the values or names in `user`.
+    """The columns of the choices: of `--map choices=`, else lists or numbered columns in `user`.
+
+    Empty where there are none.
 
     Raises:
         MappingError: several columns might be it.
@@ -446,7 +451,7 @@ def _check_without_choices(
     if choices and (ALL_CHOICES in columns or is_choice_name(choices[0].rsplit(".")[-1])):
         raise MappingError(
             file,
-            f"{'+'.join(choices)} holds choices, and it is not said what the answer becomes",
+            f"{'+'.join(choices)} holds choices, but --choices is missing",
             "Add --choices letters (the answer is a letter) or --choices text (the choice itself)",
         )
     for name in columns.get("assistant", ()):
@@ -456,5 +461,5 @@ def _check_without_choices(
             raise MappingError(
                 file,
                 f"its answers in {name!r} are true and false",
-                "Add --choices text: yes and no",
+                "Add --choices text to write them as yes and no",
             )

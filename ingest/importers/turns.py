@@ -371,13 +371,13 @@ def _pop_first(fields: Fields, names: tuple[str, ...]) -> Any:
 
 def _reasoning(extra: Fields, parts: Parts) -> str:
     """The reasoning of an answer, from its parts or from fields, which are taken out of `extra`."""
-    said = list(parts.thoughts)
+    thoughts = list(parts.thoughts)
     for key in REASONING_KEYS:
         if key in extra and (text := joined_text(extra[key])) is not None:
             del extra[key]
-            if text.strip() and text not in said:
-                said.append(text)
-    return "\n\n".join(said)
+            if text.strip() and text not in thoughts:
+                thoughts.append(text)
+    return "\n\n".join(thoughts)
 
 
 def _train(extra: Fields) -> bool | None:

@@ -216,10 +216,10 @@ def check_unread(
     if not kinds.all:
         return
     left = ", ".join(original.get(name, name) for name in kinds.all)
-    own = [name for name in used if name not in EXPLANATIONS and name not in HISTORIES]
-    kinds_to_map = kinds_of(records, {*own, *importer.beside} - HISTORIES)
-    own += [""] if importer.unanswered else []
-    mapping = mapping_for(records, kinds_to_map, own, original)
+    turn_columns = [name for name in used if name not in EXPLANATIONS and name not in HISTORIES]
+    kinds_to_map = kinds_of(records, {*turn_columns, *importer.beside} - HISTORIES)
+    turn_columns += [""] if importer.unanswered else []
+    mapping = mapping_for(records, kinds_to_map, turn_columns, original)
     problem = (
         f"{importer.name} ({', '.join(used)}) would leave out a part of the conversation: {left}"
     )

@@ -1,8 +1,8 @@
 """Bring back rows that were lost by damage: read their text again, make their features anew.
 
 Only what the store once held comes back: a record is ingested again if its id is lost, wherever in
-its file it stands now. Where the list of what stood in a file is lost as well, the file is read as
-far as it was read before, and ids that the pool has are listed again.
+its file it stands now. Where the table `sources` is damaged as well, the file is read as far as it
+was read before, and ids that the pool has are listed again.
 """
 
 from __future__ import annotations

@@ -32,48 +32,48 @@ import pyarrow as pa
 
 from .remarks import NOT_FINITE, OUT_OF_RANGE
 
-Lose = Callable[[str], None]
+OnNull = Callable[[str], None]
 """Called with the reason for every value that becomes null."""
 
 UNSAYABLE = (ValueError, OverflowError, ArithmeticError, LookupError, pa.ArrowException)
 
 
-def json_values(array: pa.Array, lose: Lose) -> list[Any]:
+def json_values(array: pa.Array, on_null: OnNull) -> list[Any]:
     """The values of an array as JSON values (see the head of this file)."""
     if len(array) == 0:
         return []
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
-        return _extension_values(array, lose)
+        return _extension_values(array, on_null)
     if pa.types.is_dictionary(kind):
-        return _dictionary_values(array, lose)
+        return _dictionary_values(array, on_null)
     if pa.types.is_run_end_encoded(kind):
-        return _run_end_values(array, lose)
+        return _run_end_values(array, on_null)
     if pa.types.is_union(kind):
-        return _union_values(array, lose)
+        return _union_values(array, on_null)
     if pa.types.is_struct(kind):
-        return _struct_values(array, lose)
+        return _struct_values(array, on_null)
     if pa.types.is_map(kind):
-        return _map_values(array, lose)
+        return _map_values(array, on_null)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         offsets = array.offsets.to_pylist()
-        return _list_values(array, offsets[:-1], offsets[1:], lose)
+        return _list_values(array, offsets[:-1], offsets[1:], on_null)
     if pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind):
         starts, sizes = array.offsets.to_pylist(), array.sizes.to_pylist()
         ends = [start + size for start, size in zip(starts, sizes, strict=True)]
-        return _list_values(array, starts, ends, lose)
+        return _list_values(array, starts, ends, on_null)
     if pa.types.is_fixed_size_list(kind):
         first, width = array.offset, kind.list_size
         starts = [(first + row) * width for row in range(len(array))]
-        return _list_values(array, starts, [start + width for start in starts], lose)
-    return _leaf_values(array, lose)
+        return _list_values(array, starts, [start + width for start in starts], on_null)
+    return _leaf_values(array, on_null)
 
 
-def _extension_values(array: pa.ExtensionArray, lose: Lose) -> list[Any]:
-    values = json_values(array.storage, lose)
+def _extension_values(array: pa.ExtensionArray, on_null: OnNull) -> list[Any]:
+    values = json_values(array.storage, on_null)
     name = array.type.extension_name
     if name == "arrow.json":
-        return _from_json(values, lose)
+        return _from_json(values, on_null)
     if name == "arrow.bool8":
         return [None if value is None else value != 0 for value in values]
     if name == "arrow.uuid":
@@ -82,9 +82,9 @@ def _extension_values(array: pa.ExtensionArray, lose: Lose) -> list[Any]:
     return values
 
 
-def _from_json(texts: list[Any], lose: Lose) -> list[Any]:
+def _from_json(texts: list[Any], on_null: OnNull) -> list[Any]:
     """The values that JSON texts stand for; a text itself where it is not JSON."""
-    decoder = json.JSONDecoder(parse_constant=lambda name: lose(NOT_FINITE))
+    decoder = json.JSONDecoder(parse_constant=lambda name: on_null(NOT_FINITE))
     values: list[Any] = []
     for text in texts:
         try:
@@ -94,19 +94,21 @@ def _from_json(texts: list[Any], lose: Lose) -> list[Any]:
     return values
 
 
-def _dictionary_values(array: pa.DictionaryArray, lose: Lose) -> list[Any]:
+def _dictionary_values(array: pa.DictionaryArray, on_null: OnNull) -> list[Any]:
     indices = array.indices.to_pylist()
     used = {index for index in indices if index is not None}
     if 2 * len(used) > len(array.dictionary):
-        values: Any = json_values(array.dictionary, lose)
+        values: Any = json_values(array.dictionary, on_null)
     else:  # a few rows of a large dictionary
-        values = {index: json_values(array.dictionary.slice(index, 1), lose)[0] for index in used}
+        values = {
+            index: json_values(array.dictionary.slice(index, 1), on_null)[0] for index in used
+        }
     return [None if index is None else values[index] for index in indices]
 
 
-def _run_end_values(array: pa.RunEndEncodedArray, lose: Lose) -> list[Any]:
+def _run_end_values(array: pa.RunEndEncodedArray, on_null: OnNull) -> list[Any]:
     first, count = array.find_physical_offset(), array.find_physical_length()
-    values = json_values(array.values.slice(first, count), lose)
+    values = json_values(array.values.slice(first, count), on_null)
     ends = array.run_ends.slice(first, count).to_pylist()
     expanded: list[Any] = []
     for value, end in zip(values, ends, strict=True):
@@ -115,12 +117,12 @@ def _run_end_values(array: pa.RunEndEncodedArray, lose: Lose) -> list[Any]:
     return expanded
 
 
-def _union_values(array: pa.UnionArray, lose: Lose) -> list[Any]:
+def _union_values(array: pa.UnionArray, on_null: OnNull) -> list[Any]:
     kind = array.type
     position = {code: place for place, code in enumerate(kind.type_codes)}
     _, codes, *more = array.buffers()  # type_codes and offsets ignore where a slice begins
     places = [position[code] for code in _integers(array, pa.int8(), codes)]
-    children = [json_values(array.field(place), lose) for place in range(kind.num_fields)]
+    children = [json_values(array.field(place), on_null) for place in range(kind.num_fields)]
     rows = _integers(array, pa.int32(), more[0]) if kind.mode == "dense" else range(len(array))
     return [children[place][row] for place, row in zip(places, rows, strict=True)]
 
@@ -130,22 +132,22 @@ def _integers(array: pa.Array, kind: pa.DataType, buffer: pa.Buffer | None) -> l
     return pa.Array.from_buffers(kind, len(array), [None, buffer], offset=array.offset).to_pylist()
 
 
-def _struct_values(array: pa.StructArray, lose: Lose) -> list[Any]:
+def _struct_values(array: pa.StructArray, on_null: OnNull) -> list[Any]:
     kind = array.type
     names = distinct_names([field.name for field in kind])
     if not names:
         objects: list[Any] = [{} for _ in range(len(array))]
     else:
-        columns = [json_values(array.field(place), lose) for place in range(kind.num_fields)]
+        columns = [json_values(array.field(place), on_null) for place in range(kind.num_fields)]
         objects = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     return _with_nulls(array, objects)
 
 
-def _map_values(array: pa.MapArray, lose: Lose) -> list[Any]:
+def _map_values(array: pa.MapArray, on_null: OnNull) -> list[Any]:
     offsets = array.offsets.to_pylist()
     first, count = offsets[0], offsets[-1] - offsets[0]
-    keys = json_values(array.keys.slice(first, count), lose)
-    items = json_values(array.items.slice(first, count), lose)
+    keys = json_values(array.keys.slice(first, count), on_null)
+    items = json_values(array.items.slice(first, count), on_null)
     objects: list[Any] = []
     for start, end in pairwise(offsets):
         own_keys, own_items = keys[start - first : end - first], items[start - first : end - first]
@@ -160,18 +162,18 @@ def _key_text(key: Any) -> str:
 
 
 def _list_values(
-    array: Any, starts: Sequence[int], ends: Sequence[int], lose: Lose
+    array: Any, starts: Sequence[int], ends: Sequence[int], on_null: OnNull
 ) -> list[list[Any] | None]:
     """Lists whose elements stand between `starts` and `ends` in the array's child."""
     present = _validity(array)
     spans = list(zip(starts, ends, present, strict=True))
     first = min((start for start, end, there in spans if there and end > start), default=0)
     last = max((end for start, end, there in spans if there and end > start), default=0)
-    flat = json_values(array.values.slice(first, last - first), lose)
+    flat = json_values(array.values.slice(first, last - first), on_null)
     return [flat[start - first : end - first] if there else None for start, end, there in spans]
 
 
-def _leaf_values(array: pa.Array, lose: Lose) -> list[Any]:
+def _leaf_values(array: pa.Array, on_null: OnNull) -> list[Any]:
     kind = array.type
     if pa.types.is_timestamp(kind):
         array = _timestamps(array)
@@ -182,10 +184,10 @@ def _leaf_values(array: pa.Array, lose: Lose) -> list[Any]:
     try:
         values = array.to_pylist()
     except UNSAYABLE:
-        return _one_by_one(array, lose)
+        return _one_by_one(array, on_null)
     if _is_plain(kind):
         return values
-    return [jsonable(value, lose) for value in values]
+    return [jsonable(value, on_null) for value in values]
 
 
 def _timestamps(array: pa.Array) -> pa.Array:
@@ -201,7 +203,7 @@ def _timestamps(array: pa.Array) -> pa.Array:
     return array
 
 
-def _one_by_one(array: pa.Array, lose: Lose) -> list[Any]:
+def _one_by_one(array: pa.Array, on_null: OnNull) -> list[Any]:
     """The values of an array of which some cannot be read."""
     kind = array.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
@@ -212,9 +214,9 @@ def _one_by_one(array: pa.Array, lose: Lose) -> list[Any]:
     values: list[Any] = []
     for scalar in array:
         try:
-            values.append(jsonable(scalar.as_py(), lose))
+            values.append(jsonable(scalar.as_py(), on_null))
         except UNSAYABLE:
-            lose(OUT_OF_RANGE)
+            on_null(OUT_OF_RANGE)
             values.append(None)
     return values
 
@@ -274,19 +276,19 @@ def shares_its_bytes(kind: pa.DataType) -> bool:
     )
 
 
-def jsonable(value: Any, lose: Lose) -> Any:
+def jsonable(value: Any, on_null: OnNull) -> Any:
     """A Python value as a JSON value (see the head of this file)."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         if math.isfinite(value):
             return value
-        lose(NOT_FINITE)
+        on_null(NOT_FINITE)
         return None
     if isinstance(value, dict):
-        return {str(key): jsonable(item, lose) for key, item in value.items()}
+        return {str(key): jsonable(item, on_null) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [jsonable(item, lose) for item in value]
+        return [jsonable(item, on_null) for item in value]
     if isinstance(value, bytes):
         with suppress(UnicodeDecodeError):
             return value.decode("utf-8")
@@ -298,7 +300,7 @@ def jsonable(value: Any, lose: Lose) -> Any:
     if isinstance(value, datetime.timedelta):
         return value.total_seconds()
     if hasattr(value, "tolist"):  # NumPy's scalars and arrays
-        return jsonable(value.tolist(), lose)
+        return jsonable(value.tolist(), on_null)
     return str(value)
 
 

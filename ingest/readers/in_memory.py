@@ -113,11 +113,11 @@ def _rows_of(data: Sequence[Any], remarks: Remarks) -> Iterator[Row]:
             value: Any = item
             if isinstance(item, Mapping):
                 value = {
-                    str(name): jsonable(own, partial(remarks.lose, column=str(name)))
+                    str(name): jsonable(own, partial(remarks.value_lost, column=str(name)))
                     for name, own in item.items()
                 }
             else:
-                value = jsonable(item, remarks.lose)
+                value = jsonable(item, remarks.value_lost)
             size = text_bytes(value)
         except RecursionError:
             yield number, BadRecord("nested too deeply", "")

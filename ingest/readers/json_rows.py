@@ -79,7 +79,7 @@ class CountingDecoder:
 
     def _kept(self, value: Any) -> Any:
         if self._found:
-            self._remarks.lose(NOT_FINITE, count=self._found)
+            self._remarks.value_lost(NOT_FINITE, count=self._found)
         return value
 
 

@@ -20,7 +20,7 @@ class Remarks:
     def __init__(self) -> None:
         self._lost: Counter[tuple[str, str]] = Counter()
 
-    def lose(self, reason: str, column: str = "", count: int = 1) -> None:
+    def value_lost(self, reason: str, column: str = "", count: int = 1) -> None:
         """Count values that are read as null; `column` is "" where it is not known."""
         self._lost[reason, column] += count
 

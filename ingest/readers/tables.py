@@ -187,7 +187,7 @@ def table_rows(table: Table, remarks: Remarks) -> Iterator[Row]:
         if table.rows:
             table.share = number / table.rows
         names = distinct_names(batch.schema.names)
-        losers = [partial(remarks.lose, column=name) for name in names]
+        callbacks = [partial(remarks.value_lost, column=name) for name in names]
         fat = batch.nbytes > MAX_RECORD_BYTES
         for start in range(0, batch.num_rows, 1 if fat else BATCH_ROWS):
             part = batch.slice(start, 1) if fat else batch
@@ -197,7 +197,8 @@ def table_rows(table: Table, remarks: Remarks) -> Iterator[Row]:
                 number += 1
                 continue
             columns = [
-                json_values(values, lose) for values, lose in zip(part.columns, losers, strict=True)
+                json_values(values, on_null)
+                for values, on_null in zip(part.columns, callbacks, strict=True)
             ]
             for values in zip(*columns, strict=True):
                 row = dict(zip(names, values, strict=True))

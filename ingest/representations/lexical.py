@@ -64,7 +64,7 @@ class Lexical(Representation):
         return {"name": "words"}
 
     def compute(self, instructions: Sequence[Instruction], setup: Setup) -> dict[str, np.ndarray]:
-        words = [words_of(instruction) for instruction in instructions]
+        words = [word_ids(instruction) for instruction in instructions]
         reason = np.full(len(words), None, dtype=object)
         reason[[not len(word) for word in words]] = NO_WORD
         return {
@@ -74,12 +74,12 @@ class Lexical(Representation):
         }
 
 
-def words_of(instruction: Instruction) -> np.ndarray:
+def word_ids(instruction: Instruction) -> np.ndarray:
     """Return the ids of the words of all turns and tool calls, in order, (n,) int32."""
-    return ids_of_words(spelled(instruction))
+    return ids_of_words(words_of(instruction))
 
 
-def spelled(instruction: Instruction) -> list[str]:
+def words_of(instruction: Instruction) -> list[str]:
     """Return the words themselves, casefolded, in order."""
     texts = (text for turn in instruction.messages for text in (turn.text, turn.tool_calls))
     return [word for text in texts if text for word in _WORD.findall(text.casefold())]

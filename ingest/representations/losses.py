@@ -65,14 +65,14 @@ class Losses(Representation):
         ]
 
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
-        backward = _norm_column(setup.options) is not None
+        backward = _grad_norm_column(setup.options) is not None
         needs = {WHOLE: PassInputs(logits=True, gradients=backward)}
         return {**needs, ALONE: PassInputs(logits=True)} if setup.options["alone"] else needs
 
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
         if model_pass == ALONE:
             return ResponseLoss(batch)
-        if _norm_column(setup.options) is None:
+        if _grad_norm_column(setup.options) is None:
             return ResponseErrors(batch)
         return ErrorsAndGradient(batch, exact=setup.options["grad_norm"] == "exact")
 
@@ -88,7 +88,7 @@ class Losses(Representation):
             with np.errstate(divide="ignore", invalid="ignore"):
                 columns["ifd"] = nll / columns["nll_alone"]
         columns["el2n"] = whole["el2n"]
-        norm = _norm_column(setup.options)
+        norm = _grad_norm_column(setup.options)
         if norm:
             columns[norm] = whole["norm"]
         finite = np.all([np.isfinite(column) for column in columns.values()], axis=0)
@@ -151,7 +151,7 @@ def _reason(row: Encoded, passed: Mapping[Pass, Mapping[str, np.ndarray]], index
 
 def _columns(options: Mapping[str, Any]) -> dict[str, str]:
     """Return what rows can be ranked by -> its column."""
-    norm = _norm_column(options)
+    norm = _grad_norm_column(options)
     return {
         **{name: name for name in ("nll", "ppl")},
         **{name: name for name in ("nll_alone", "ifd") if options["alone"]},
@@ -160,7 +160,8 @@ def _columns(options: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _norm_column(options: Mapping[str, Any]) -> str | None:
+def _grad_norm_column(options: Mapping[str, Any]) -> str | None:
+    """The column of the option `grad_norm`, None without one; an unknown one is a UsageError."""
     if options["grad_norm"] not in GRAD_NORMS:
         known = ", ".join(GRAD_NORMS)
         raise UsageError(f"losses: grad_norm {options['grad_norm']!r}: give one of {known}")

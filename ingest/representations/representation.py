@@ -129,7 +129,7 @@ class Representation(ABC):
         return info.identity
 
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
-        """Return the runs of the backbone it needs; none where it has a model of its own."""
+        """Return the runs of the backbone that it needs; empty if it uses another or none."""
         return {}
 
     def reads(self, model_pass: Pass, rows: Sequence[Encoded], setup: Setup) -> np.ndarray | bool:

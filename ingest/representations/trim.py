@@ -106,7 +106,7 @@ class Trim(Representation):
     ) -> dict[str, np.ndarray]:
         (codes,) = passed.values()
         reason = np.full(len(rows), None, dtype=object)
-        reason[:] = [_reason(*pair) for pair in zip(rows, codes["usable"], strict=True)]
+        reason[:] = [_why_no_states(*pair) for pair in zip(rows, codes["usable"], strict=True)]
         present = [text is None for text in reason]
         lists = {
             "trim": [row.ids for row in rows],
@@ -203,7 +203,7 @@ def flags_of(row: Encoded) -> np.ndarray:
     return (row.content * CONTENT + row.response * RESPONSE).astype(np.int8)
 
 
-def _reason(row: Encoded, usable: np.ndarray) -> str | None:
+def _why_no_states(row: Encoded, usable: np.ndarray) -> str | None:
     if not row.content.any():
         return NO_CONTENT
     return None if usable.all() else BAD_STATE

@@ -141,15 +141,15 @@ def _parts(rows: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
         yield from np.split(rows, np.flatnonzero(np.diff(numbers)) + 1)
 
 
-def _jaccard(own: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+def _jaccard(row_set: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
     """Jaccard similarity of a sorted set to others, (n,) float64, raised by `_ROUNDING`."""
     flat = np.concatenate(others)
-    places = np.minimum(np.searchsorted(own, flat), len(own) - 1)
-    shared = np.concatenate([[0], np.cumsum(own[places] == flat)])
+    places = np.minimum(np.searchsorted(row_set, flat), len(row_set) - 1)
+    shared = np.concatenate([[0], np.cumsum(row_set[places] == flat)])
     sizes = np.array([len(other) for other in others])
     ends = np.cumsum(sizes)
     both = shared[ends] - shared[ends - sizes]
-    return both / (len(own) + sizes - both) + _ROUNDING
+    return both / (len(row_set) + sizes - both) + _ROUNDING
 
 
 def _first_equal(digests: np.ndarray) -> np.ndarray:

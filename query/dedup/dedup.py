@@ -120,8 +120,8 @@ def comparison_for(
         return Comparison(lexical=LEXICAL if lexical is None else lexical, part=part, ngram=ngram)
     if lexical is not None:
         raise UsageError(
-            "--near and --feature compare vectors, and --lexical words: choose one. Several runs "
-            "stand side by side under names of their own (--name)"
+            "--near and --feature compare vectors, --lexical compares words: choose one. To have "
+            "both results, run twice and give one of them another name (--name)"
         )
     if part != "conversation" or ngram != NGRAM:
         raise UsageError("--part and --ngram are about words: leave them out, or use --lexical")
@@ -308,8 +308,8 @@ def _preference(snapshot: Snapshot, expression: str, keys: np.ndarray) -> np.nda
         raise QueryError(
             f"--keep {expression!r} is neither first nor longest nor SQL over the pool: {error}"
         ) from error
-    given = Entries.of([keys_of(answer["id"])], [np.arange(answer.num_rows)])
-    found = given.find(keys)
+    entries = Entries.of([keys_of(answer["id"])], [np.arange(answer.num_rows)])
+    found = entries.find(keys)
     values = answer["preference"].combine_chunks()
     kind = values.type
     if len(answer) != len(keys) or (found < 0).any():
@@ -318,10 +318,10 @@ def _preference(snapshot: Snapshot, expression: str, keys: np.ndarray) -> np.nda
         values = values.cast(pa.timestamp("us")).cast(pa.int64())
     elif not (pa.types.is_boolean(kind) or pa.types.is_null(kind) or _is_number(kind)):
         raise UsageError(
-            f"--keep {expression!r} gives {kind}, and rows are preferred by a number, a time or a "
-            "truth value, the highest first"
+            f"--keep {expression!r} gives {kind}, but it must give a number, a time or a truth "
+            "value; the row with the highest is kept"
         )
-    return _numbers(values)[given.rows[found]]
+    return _numbers(values)[entries.rows[found]]
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -386,11 +386,11 @@ def _read_words(
     for batch in messages_of(snapshot.pool):
         sets = []
         for messages in batch.column("messages").to_pylist():
-            said = conversation_words(messages)
+            conversation = conversation_words(messages)
             words = {
-                "conversation": said.everything,
-                "prompt": said.question,
-                "response": said.answer,
+                "conversation": conversation.everything,
+                "prompt": conversation.question,
+                "response": conversation.answer,
             }[compared.part]
             if words:
                 sets.append(shingles_of(words, compared.ngram))

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...schemas.amounts import parse_budget
 from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
-from ...schemas.sizes import parse_budget
 from ...schemas.tables import literal
 from ..coresets import Coreset, load_coreset
 from ..features import Feature, comparison_of
@@ -468,7 +468,7 @@ def _without(selection: _Selection, explanation: Explanation, memory_limit: int)
         request,
         where=f"({request.where}) AND {other}" if request.where else other,
         # A share of one row less could be another number of rows.
-        budget=request.budget if request.budget.column else parse_budget(str(len(coreset))),
+        budget=request.budget if request.budget.token_column else parse_budget(str(len(coreset))),
     )
     now = answer(selection.snapshot, again, memory_limit).picks.ids
     before = set(coreset.ids)

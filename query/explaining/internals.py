@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ...ingest.representations.lexical import ids_of_words, spelled
+from ...ingest.representations.lexical import ids_of_words, words_of
 from ...ingest.representations.representation import Scorer
 from ...schemas.errors import BackboneError, MissingFeatureError, UsageError
 from ...schemas.ids import IdSet, keys_of
@@ -295,7 +295,7 @@ def _units_per_layer(store: Store) -> int | None:
 def shared_words(
     snapshot: Snapshot, feature: Feature, row: str, examples: Sequence[tuple[str, str]]
 ) -> pl.DataFrame:
-    """Return the words that `bm25` and `dsir` count in a row and in the examples, as spelled.
+    """Return the words that `bm25` and `dsir` count in a row and in the examples, as words_of.
 
     One pass over the column of words counts the rows that hold each.
 
@@ -334,7 +334,7 @@ def shared_words(
 def _counted(conversations: Iterable[list[dict]]) -> Counter[str]:
     counts = Counter[str]()
     for messages in conversations:
-        counts.update(spelled(Instruction.from_row(messages, None)))
+        counts.update(words_of(Instruction.from_row(messages, None)))
     return counts
 
 

@@ -212,22 +212,22 @@ class Guard:
         """
         if id in self._ids:
             return self._leak(id, "equal", self._ids[id])
-        said = conversation_words(messages)
-        for own, known in ((said.whole, self._wholes), (said.question, self._questions)):
+        row_words = conversation_words(messages)
+        for own, known in ((row_words.whole, self._wholes), (row_words.question, self._questions)):
             number = known.get(joined(own))
             if number is not None:
                 return self._leak(id, "equal", number)
-        if not self.has_seed(said.everything):
+        if not self.has_seed(row_words.everything):
             return None
-        padded = f" {joined(said.everything)} "
-        for start in ngrams(said.everything, LEAST):
+        padded = f" {joined(row_words.everything)} "
+        for start in ngrams(row_words.everything, LEAST):
             for text, number in self._starts.get(start, ()):
                 if f" {text} " in padded:
                     return self._leak(id, "contains", number)
         alone = {
-            run: self.grams[run] for run in ngrams(said.everything, NGRAM) if run in self.grams
+            run: self.grams[run] for run in ngrams(row_words.everything, NGRAM) if run in self.grams
         }
-        runs, parts = self._parts_given_away(said.everything)
+        runs, parts = self._parts_given_away(row_words.everything)
         return Suspicion(id, alone, runs, parts) if alone or parts else None
 
     def _parts_given_away(self, words: Sequence[str]) -> tuple[set[str], tuple[Part, ...]]:

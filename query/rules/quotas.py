@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ...schemas.amounts import Budget, parse_budget
 from ...schemas.errors import UsageError, suggest
 from ...schemas.ids import IdSet, keys_of
 from ...schemas.plain_text import count_of
-from ...schemas.sizes import Budget, parse_budget
 from ...schemas.tables import literal
 from ..ranking import Picks
 from ..scanning.rows import Scanned
@@ -82,7 +82,7 @@ def shares(
     for corpus, text in pairs:
         forms = "rows (100) or per cent of the budget (10%)"
         amount = parse_budget(text, rule, forms)
-        if amount.column:
+        if amount.token_column:
             raise UsageError(f"{rule} {text!r}: write {forms}")
         if corpus in by_corpus:
             raise UsageError(f"{rule}: {corpus or 'every corpus'} is given twice")
@@ -144,7 +144,9 @@ def check_known(
     known = corpora_of(dataset, by) if wanted else {}
     for share in wanted:
         if share.corpus is not None and share.corpus not in known:
-            what, whole = ("corpus of that name", "corpora") if by == CORPUS else (by, "values")
+            what, whole = f"row with that value of {by}", "values"
+            if by == CORPUS:
+                what, whole = "corpus of that name", "corpora"
             to_list = "coresetdb status lists them" if by == CORPUS else f"SELECT DISTINCT {by}"
             named = suggest(share.corpus, known, to_list)
             raise UsageError(f"{rule} {share}: the pool has no {what}; {whole}: {named}")

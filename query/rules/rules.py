@@ -118,7 +118,7 @@ class Rules:
             )
         if self.quota_by != CORPUS and not (self.quotas or self.caps):
             raise UsageError(
-                f"quota-by {self.quota_by} says what quotas and caps are of: add --quota or --cap"
+                f"quota-by {self.quota_by} has no quota or cap to apply to: add --quota or --cap"
             )
 
 

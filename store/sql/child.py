@@ -93,18 +93,21 @@ def filter_select(connection: duckdb.DuckDBPyConnection, where: str, relation: s
     """
     if not where.strip():
         raise QueryError("the filter is empty: write an expression, such as tokens < 512")
-    text = _wrapped(where, relation)
+    text = _ids_where(where, relation)
     statements = _parsed(connection, text)
     if len(statements) != 1 or _kind(statements[0]) != "SELECT":
         raise QueryError(f"a filter is one expression, such as tokens < 512: {where!r} is not")
     query = sole_select(connection, text)
-    if _around(_tree(connection, query)) != _around(_tree(connection, _wrapped("true", relation))):
+    if _around(_tree(connection, query)) != _around(
+        _tree(connection, _ids_where("true", relation))
+    ):
         raise QueryError(f"a filter is one expression, such as tokens < 512: {where!r} is more")
     return query
 
 
-def _wrapped(where: str, relation: str) -> str:
-    # On a line of its own: it may end in --
+def _ids_where(where: str, relation: str) -> str:
+    """The SELECT of the ids of the rows that a filter passes."""
+    # The filter stands on a line of its own: it may end in --
     return f"SELECT id FROM {quoted(relation)} WHERE (\n{where}\n)"
 
 

@@ -33,9 +33,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
 import pyarrow as pa
 
 from ...schemas import errors
+from ...schemas.amounts import memory_bytes
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
 from ...schemas.plain_text import count_of
-from ...schemas.sizes import memory_bytes
 from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
 
 if TYPE_CHECKING:

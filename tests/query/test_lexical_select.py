@@ -14,7 +14,7 @@ from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.database import Database
-from coresetdb.ingest.representations.lexical import words_of
+from coresetdb.ingest.representations.lexical import word_ids
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
 from coresetdb.schemas.instruction import Instruction
@@ -58,7 +58,7 @@ def lexical_store(tmp_path_factory):
 def texts_of(database, table, where=None):
     found = database.store.dataset(table).to_table(columns=["id", "messages"], filter=where)
     return {
-        row["id"]: words_of(Instruction.from_row(row["messages"], None)).tolist()
+        row["id"]: word_ids(Instruction.from_row(row["messages"], None)).tolist()
         for row in found.to_pylist()
     }
 

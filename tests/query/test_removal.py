@@ -267,4 +267,6 @@ def test_a_feature_that_came_meanwhile_is_named_with_the_command_that_completes_
     features.declare(store, recipe, fields)
     done = restore(store, Rows(ids=ids))
     assert done.waiting == {"toy": (3, f"coresetdb featurize {store.typed} toy")}
-    assert f"3 rows without toy, which came later: {done.waiting['toy'][1]}" in done.lines()[-1]
+    assert (
+        f"3 rows without toy for now; to complete it: {done.waiting['toy'][1]}" in done.lines()[-1]
+    )

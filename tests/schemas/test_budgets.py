@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from coresetdb.schemas.amounts import Budget, parse_budget
 from coresetdb.schemas.errors import UsageError
-from coresetdb.schemas.sizes import Budget, parse_budget
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,6 @@ def test_other_texts_are_refused_with_the_forms_there_are(text):
 
 
 def test_what_a_budget_counts():
-    assert parse_budget("5%").column is None and parse_budget("5").noun == "row"
+    assert parse_budget("5%").token_column is None and parse_budget("5").noun == "row"
     assert parse_budget("5-tokens").column == "response_tokens"
     assert parse_budget("5-total-tokens").column == "tokens"

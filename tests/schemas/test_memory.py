@@ -2,8 +2,8 @@
 
 import pytest
 
+from coresetdb.schemas.amounts import memory_bytes
 from coresetdb.schemas.errors import UsageError
-from coresetdb.schemas.sizes import memory_bytes
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_answers_that_name_no_choice(tmp_path: Path) -> None:
     bad = [4, "E", None, -1, "", "six", [0, 1]]
     rows = [*MMLU, *({**MMLU[0], "answer": answer} for answer in bad)]
     items = read(tmp_path, *rows, mapping=MAPPING, choices="letters")
-    counted = "answer is none of the choices: {} of 4, which count from 0"
+    counted = "answer is none of the choices: {}; there are 4, numbered from 0"
     assert reasons(items[3:]) == [
         counted.format(4), counted.format('"E"'), "empty response", "empty response",
         "empty response", counted.format('"six"'), counted.format("[0, 1]"),
@@ -231,10 +231,10 @@ def test_how_answers_count(tmp_path: Path) -> None:
         rows = [{**MMLU[0], "answer": answer} for answer in answers]
         return opened(tmp_path, *rows, mapping=MAPPING, choices="text", **options).decision
 
-    assert "answers count from 0" in decision(0, 3)
-    assert "answers count from 1" in decision(1, 4)
+    assert "numbered from 0" in decision(0, 3)
+    assert "numbered from 1" in decision(1, 4)
     assert "the first records leave open (else --first-choice 1)" in decision(1, 2)
-    assert "answers count from 1" in decision(1, 2, first_choice=1)
+    assert "numbered from 1" in decision(1, 2, first_choice=1)
     assert "answers are the letter of a choice" in decision("A", "d")
     assert "answers are the text of a choice" in decision("one")
     rows = [{**MMLU[0], "choices": ["3", "7", "12"], "answer": answer} for answer in ("7", "12")]

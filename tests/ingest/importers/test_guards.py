@@ -134,9 +134,7 @@ def test_markers_that_say_nothing(tmp_path: Path) -> None:
     assert list(source) and source.notices == source.remarks == []
     source = opened(tmp_path, *rows, strip_end="<|im_end|>")
     assert list(source)
-    assert source.remarks == [
-        "none of the 20 answers ends in '<|im_end|>', which --strip-end names"
-    ]
+    assert source.remarks == ["--strip-end '<|im_end|>': none of the 20 answers ends in it"]
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ class Budget:
     unit: Literal["rows", "percent", "tokens", "total-tokens"]
 
     @property
-    def column(self) -> str | None:
-        """The pool's column with the tokens that count; None where rows do."""
+    def token_column(self) -> str | None:
+        """The pool's column whose tokens the budget counts; None for rows and per cent."""
         return _COUNTED.get(self.unit)
 
     @property
@@ -42,7 +42,7 @@ class Budget:
         """The largest number of rows this budget can take from `eligible` rows."""
         if self.unit == "percent":
             return min(eligible, round(eligible * self.amount / 100))
-        return eligible if self.column else int(self.amount)
+        return eligible if self.token_column else int(self.amount)
 
     def __str__(self) -> str:
         # In full, for a coreset is replayed by it.
