@@ -255,8 +255,7 @@ def restore(
     with removal.alone(store):
         purging.settle(store)
         chosen = _among_removed(store, rows, ids)
-        removal.restore(store, list(chosen.corpora), progress)
-        purging.follow(store, list(chosen.corpora))
+        removal.restore(store, list(chosen.corpora), progress, purging.follow)
         store.sync()
     return _restoration(store, chosen)
 

@@ -20,10 +20,13 @@ from coresetdb.query.scores import load_scores
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
 from coresetdb.schemas.recipe import Recipe
-from coresetdb.store import features
+from coresetdb.store import features, removal
+from coresetdb.store import purge as purge_module
 from coresetdb.store.indices import indices_of
 from coresetdb.store.integrity.verify import verify
+from coresetdb.store.purge import settle_if_killed
 from coresetdb.store.removal import summary
+from coresetdb.store.store import Store
 
 
 def later_rows(store, toys) -> None:
@@ -190,6 +193,57 @@ def test_rows_removed_before_a_purge_of_others_and_restored_after_it_are_in_the_
     assert set(opened.removed) == {second}
     (text,) = conversations(store, [first], opened.pool_version)
     assert text["messages"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("table", ["removed_rows", "removed"])
+def test_a_killed_restore_gives_a_moved_coreset_its_rows_back(store, tmp_path, monkeypatch, table):
+    """The coreset follows the restored rows whether the process is killed before or after."""
+    made = select(store, ["arithmetic"], budget="20")
+    first, second, *_ = made.ids
+    remove(store, Rows(ids=[first]))
+    remove(store, Rows(ids=[second]), purge=True)
+
+    def killed(store, name, ids):
+        if name == table:
+            raise Killed
+        return delete_rows(store, name, ids)
+
+    delete_rows = removal.delete_rows
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "delete_rows", killed)
+        with pytest.raises(Killed):
+            restore(store, Rows(ids=[first]))
+    again = Store.open(store.uri)
+    settle_if_killed(again)
+    assert export(again, made.name, str(tmp_path / "rows.jsonl")).rows == 19
+    assert set(load_coreset(again, made.name).removed) == {second}
+
+
+@pytest.mark.parametrize("step", ["before", "between"])
+def test_a_coreset_follows_restored_rows_even_if_that_is_killed(store, tmp_path, monkeypatch, step):
+    made = select(store, ["arithmetic"], budget="20")
+    first, second, *_ = made.ids
+    remove(store, Rows(ids=[first]))
+    remove(store, Rows(ids=[second]), purge=True)
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if step == "before":
+            patch.setattr(purge_module, "follow", killed)
+        else:
+            patch.setattr(Store, "move_tag", killed)
+        with pytest.raises(Killed):
+            restore(store, Rows(ids=[first]))
+    again = Store.open(store.uri)
+    settle_if_killed(again)
+    assert export(again, made.name, str(tmp_path / "rows.jsonl")).rows == 19
+    assert again.tags()[f"coreset-{made.name}-pool"] == load_coreset(again, made.name).pool_version
 
 
 def test_scores_leave_removed_rows_out(store):
