@@ -189,8 +189,9 @@ def _keys(value: Any, key: KeyKind, place: str, column: str) -> Keys:
         )
     if key == "source_id":
         return digests_of([str(value)])
-    if isinstance(value, str) and len(value) == ID_DIGITS and _HEX.issuperset(value):
-        return keys_of([value])
+    row_id = value.lower() if isinstance(value, str) else ""
+    if len(row_id) == ID_DIGITS and _HEX.issuperset(row_id):
+        return keys_of([row_id])
     raise UsageError(
         f"{place}: {column} is {value!r}, and a row id has {ID_DIGITS} hexadecimal digits. Ids "
         "that a source gave its rows are joined with --key source_id"

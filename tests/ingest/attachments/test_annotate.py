@@ -59,6 +59,12 @@ def test_rows_get_the_values_of_their_ids(world, tmp_path):
     assert report.ok and not report.late and not report.orphans
 
 
+def test_ids_may_be_written_in_capitals(world, tmp_path):
+    rows = [{**row, "id": row["id"].upper()} for row in scores(world, 0, 5)]
+    account = world.database.annotate(jsonl(tmp_path / "judged.jsonl", rows), key="id")
+    assert (account.filled, account.unmatched) == (5, 0)
+
+
 def test_an_annotation_is_a_recipe_and_a_run_with_the_hash_of_its_file(world, tmp_path):
     import xxhash
 
