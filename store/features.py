@@ -104,7 +104,7 @@ def declare(
     """Give pool and targets (or `tables`) the columns of a recipe, all null, and keep the recipe.
 
     Raises:
-        UsageError: a table, or Lance itself, has a column of that name (in any case of its letters).
+        UsageError: a table or Lance has a column of that name, in any case of its letters.
         StoreError: a column of that name has another type.
     """
     owned = catalog.recipes(store)
@@ -117,8 +117,8 @@ def declare(
             )
         if owner is None and (field.name.startswith("_") or field.name.casefold() in _FIXED):
             raise UsageError(
-                f"{store.uri}: {recipe.feature} needs a column {field.name!r}, a name that the "
-                "store or Lance keeps for itself. Choose another name, one that begins with a letter"
+                f"{store.uri}: {recipe.feature} needs a column {field.name!r}, and the store or "
+                "Lance keeps that name for itself. Choose one that begins with a letter"
             )
     left = {table: _in_the_way(store, recipe, fields, table) for table in tables}
     for table, columns in left.items():
@@ -129,9 +129,7 @@ def declare(
         catalog.put_recipe(store, recipe)
 
 
-def _in_the_way(
-    store: Store, recipe: Recipe, fields: Sequence[pa.Field], table: str
-) -> list[str]:
+def _in_the_way(store: Store, recipe: Recipe, fields: Sequence[pa.Field], table: str) -> list[str]:
     """Columns of a declaration or a drop that was killed, where those of a recipe are to be.
 
     Raises:

@@ -35,8 +35,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _TRUTHS = {"true": True, "false": False}
 _INT64 = 1 << 63
 _INT64_CHARACTERS = 20
-_EXACT = 1 << 53
-"""Up to here float64 has every whole number."""
+_EXACT = 1 << 53  # up to here float64 has every whole number
 
 
 def kind_of_value(value: Any) -> str:
@@ -97,7 +96,7 @@ class TypedValues:
         self._open: tuple[int, pa.Table] | None = None
         # Column -> kind -> the first place and value of it, and how many there are.
         self._seen: dict[str, dict[str, list[Any]]] = {}
-        # Column -> the first place and value of a whole number that float64 lacks.
+        # Column -> the first place and value of a whole number that float64 may lack.
         self._inexact: dict[str, tuple[str, int]] = {}
 
     def __enter__(self) -> TypedValues:
@@ -145,7 +144,7 @@ class TypedValues:
                 ) from None
             if kind == TEXT:
                 _check_unicode(value, place, name)
-            elif kind == WHOLE and abs(value) > _EXACT and int(float(value)) != value:
+            elif kind == WHOLE and abs(value) > _EXACT:
                 self._inexact.setdefault(name, (place, value))
             first = seen.setdefault(kind, [place, value, 0])
             first[2] += 1
@@ -233,7 +232,7 @@ class TypedValues:
         return next(iter(kinds))
 
     def check_exact(self, name: str) -> None:
-        """Refuse a column of whole numbers as numbers, if that would change one of them.
+        """Refuse a column of whole numbers as numbers, if that may change one of them.
 
         Raises:
             UsageError: names the first, and its place.
@@ -241,9 +240,9 @@ class TypedValues:
         if name in self._inexact:
             place, value = self._inexact[name]
             raise UsageError(
-                f"{place}: column {name!r} holds {value}, and other values with fractions: as "
-                "numbers of 64 bits with fractions, it would lose its last digits. Take the "
-                f"column as text: --text {name}"
+                f"{place}: column {name!r} holds {value}, and the column has fractions: a "
+                "number with fractions keeps 53 bits, so that its last digits may be lost. Take "
+                f"the column as text: --text {name}"
             )
 
     def _check_mixes(self) -> None:
@@ -283,8 +282,8 @@ def _check_unicode(text: str, place: str, column: str) -> None:
     except UnicodeEncodeError as error:
         raise UsageError(
             f"{place}: column {column!r} holds a text that is not Unicode: its character "
-            f"{error.start + 1}, {ascii(text[error.start])}, is half of a surrogate pair. Replace it, for example with "
-            "text.encode('utf-8', 'replace').decode()"
+            f"{error.start + 1}, {text[error.start]!a}, is half of a surrogate pair. "
+            "Replace it, for example with text.encode('utf-8', 'replace').decode()"
         ) from None
 
 
@@ -316,6 +315,8 @@ def column_names(names: Sequence[str], prefix: str) -> Iterator[tuple[str, str]]
     taken: dict[str, str] = {}
     for name in names:
         stored = re.sub(r"[^A-Za-z0-9_]+", "_", prefix + name)
+        if re.search("[\ud800-\udfff]", name):
+            raise UsageError(f"the name of column {name!r} is not Unicode: rename the column")
         if not name.strip():
             raise UsageError(
                 f"a column of the file has no name. Name those to take with --columns "
