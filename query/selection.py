@@ -22,6 +22,7 @@ from ..schemas.version import VERSION
 from ..store.features import annotations_used, completion
 from ..store.fill import count_unfilled
 from .approximate import Search
+from .background import keep_backgrounds
 from .comparison import comparison
 from .coresets import Coreset, check_free, free_name, mix_of, record, rule_notes
 from .distances import Distances, distances_and_corpora
@@ -317,6 +318,7 @@ def select(
         return _unsaved(coreset, "nothing was saved, because this is a dry run")
     try:
         keep(store, request.rules)
+        keep_backgrounds(snapshot)
         while not record(snapshot, coreset):  # somebody else was quicker with the name
             if name is not None:
                 check_free(store, name)
@@ -409,6 +411,8 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
             else {"block_bytes": BLOCK_BYTES}
         )
         parameters |= {**block, "torch": str(torch.__version__)}
+    if feature and (background := snapshot.backgrounds.get(feature.recipe.fingerprint)):
+        parameters["background"] = background.digest
     if request.weights:
         parameters["weights"] = recorded_weights(request.weights)
     if request.group is not None:

@@ -313,9 +313,9 @@ class _Attachment:
             self.store.dataset("pool").to_table(columns=["id", "source_id"], limit=1).to_pylist()[0]
         )
         raise UsageError(
-            f"no row of {self.store.uri} matches the file ({count_of(len(rows), 'key')}, "
-            f"the first in {self.values.place(int(rows[0]))}). For comparison, a row of the "
-            f"pool has the id {some['id']} and the source_id {some['source_id']!r}. Choose how to match rows with "
+            f"no row of {self.store.uri} matches the file ({count_of(len(rows), 'key')}, the first "
+            f"in {self.values.place(int(rows[0]))}). For comparison, a row of the pool has the id "
+            f"{some['id']} and the source_id {some['source_id']!r}. Choose how to match rows with "
             "--key id, --key source_id or --key messages"
         )
 
