@@ -329,7 +329,9 @@ def test_several_files_are_one_annotation(world, tmp_path):
 def test_a_file_about_no_row_is_refused_and_leaves_nothing(world, tmp_path):
     file = jsonl(tmp_path / "a.jsonl", [{"id": "0" * 32, "score": 1}])
     before = world.store.dataset("pool").schema
-    with pytest.raises(UsageError, match=r"none of 1 key .*--key source_id"):
+    with pytest.raises(
+        UsageError, match=r"no row of .* matches the file \(1 key, .*--key source_id"
+    ):
         world.database.annotate(file)
     with pytest.raises(UsageError, match=r"32 hexadecimal digits.*--key source_id"):
         world.database.annotate(jsonl(tmp_path / "b.jsonl", [{"id": "a1", "score": 1}]))
