@@ -100,6 +100,7 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
     same_queries = again.query_hash == coreset.query_hash
     notes = (
         *_index_notes(request, coreset, again),
+        *_purged_examples_notes(coreset),
         *removal_notes(coreset.members, coreset.removed),
     )
     return Replay(coreset, again.picks.ids, same_queries, notes)
@@ -161,6 +162,17 @@ def _with_recorded_targets(newest: Snapshot, coreset: Coreset) -> Snapshot:
             f"coresetdb export {newest.store.typed} {coreset.name} --out FILE"
         ) from error
     return recorded
+
+
+def _purged_examples_notes(coreset: Coreset) -> list[str]:
+    """Return sentences on examples that a purge forgot, so that the rows are others by right."""
+    asked = coreset.parameters.get("rules", {}).get("asked") or {}
+    return [
+        f"{count_of(purged, 'example')} of {evaluation['name']} had the content of purged rows and "
+        "went with them: no row is kept out for their sake"
+        for evaluation in asked.get("evaluations", ())
+        if (purged := evaluation.get("purged"))
+    ]
 
 
 def _index_notes(request: Request, coreset: Coreset, again: ChosenRows) -> tuple[str, ...]:

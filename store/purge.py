@@ -31,7 +31,7 @@ from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.tables import CORESETS, literal
-from . import catalog, indices, maintenance, removal, shards
+from . import catalog, evaluations, indices, maintenance, removal, shards
 from .catalog import Artifact
 from .checksums import version_files
 from .place import first_line
@@ -69,6 +69,7 @@ class Purged:
         targets: name -> examples that had the same content, and were forgotten as well.
         indices: of which columns were dropped.
         tags: of the pool, that were no coreset's and stood for a version with the rows.
+        evaluations: examples of evaluation files that had the same content, and were forgotten.
         excerpts: of rejected records that held their words.
         bytes_before, bytes_after: of the store.
     """
@@ -79,6 +80,7 @@ class Purged:
     targets: dict[str, int] = field(default_factory=dict)
     indices: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+    evaluations: int = 0
     excerpts: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
@@ -113,6 +115,7 @@ def finish(store: Store, progress: Progress | None = None) -> Purged:
     universes = _universes(store, gone)
     done.indices = _drop_indices(store, gone)
     done.targets = _forget_examples(store, ids)
+    changed = evaluations.keep_without(store, gone)
     for table in ("pool", "removed_rows", "sources"):
         removal.delete_rows(store, table, ids)
     for table in _TABLES:
@@ -121,7 +124,10 @@ def finish(store: Store, progress: Progress | None = None) -> Purged:
         maintenance.drop_deleted(store, table)
     progress.say("deleting the old versions")
     done.coresets = coresets_losing(store, ids)
-    done.moved = _move_coresets(store, gone, universes)
+    done.moved = _move_coresets(store, gone, universes, changed)
+    done.evaluations = sum(count for _, count in changed.values())
+    for digest in changed:
+        evaluations.drop(store, digest)
     done.tags = _drop_tags(store, gone)
     shards.forget_rows(store.place, ids)
     for table in _TABLES:
@@ -285,7 +291,12 @@ def _coresets(store: Store) -> list[dict[str, Any]]:
     return store.dataset("coresets").to_table().to_pylist()
 
 
-def _move_coresets(store: Store, gone: IdSet, universes: dict[int, str]) -> list[str]:
+def _move_coresets(
+    store: Store,
+    gone: IdSet,
+    universes: dict[int, str],
+    changed_evaluations: dict[str, tuple[str, int]],
+) -> list[str]:
     """Let coresets stand at versions without the rows, and forget words that they kept of them.
 
     A coreset is written before its tags: killed in between, its tags still tell what to do.
@@ -298,6 +309,7 @@ def _move_coresets(store: Store, gone: IdSet, universes: dict[int, str]) -> list
         parameters = json.loads(row["parameters"])
         before = canonical_json(parameters)
         _forget_words(parameters, gone)
+        evaluations.replace_in(parameters.get("rules", {}), changed_evaluations)
         version = row["pool_version"]
         if f"coreset-{row['name']}-pool" in tags["pool"]:
             if version in universes:  # else it was moved before the process was killed

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import pyarrow as pa
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.query.compare import compare
 from coresetdb.query.coresets import load_coreset
@@ -15,6 +17,7 @@ from coresetdb.query.indexing import index_feature
 from coresetdb.query.removal import Rows, purge, read_ids, remove, restore
 from coresetdb.query.replay import replay
 from coresetdb.query.result_rows import conversations
+from coresetdb.query.rules.rules import rules_for
 from coresetdb.query.score import score
 from coresetdb.query.scores import load_scores
 from coresetdb.query.selection import select
@@ -270,3 +273,28 @@ def test_a_feature_that_came_meanwhile_is_named_with_the_command_that_completes_
     assert (
         f"3 rows without toy for now; to complete it: {done.waiting['toy'][1]}" in done.lines()[-1]
     )
+
+
+def kept_evaluations(store) -> list[str]:
+    rows = store.dataset("artifacts").to_table(filter="name = 'evaluation'")
+    return [zlib.decompress(data).decode() for data in rows["bytes"].to_pylist()]
+
+
+@pytest.mark.parametrize("share", [2, 3])
+def test_a_purge_takes_its_content_out_of_the_evaluation_files_that_coresets_keep(
+    store, tmp_path, share
+):
+    rows = store.dataset("pool").to_table(columns=["id", "messages"], filter="corpus = 'poems'")
+    bench = rows.to_pylist()[:3]
+    file = write_jsonl(tmp_path / "bench.jsonl", [{"messages": row["messages"]} for row in bench])
+    rules = rules_for(store, evaluation=str(file))
+    made = select(store, ["arithmetic"], method="random", budget="5", rules=rules)
+    said = [row["messages"][0]["content"] for row in bench]
+    assert all(text in kept_evaluations(store)[0] for text in said)
+    done = remove(store, Rows(ids=[row["id"] for row in bench[:share]]), purge=True)
+    (left,) = kept_evaluations(store)
+    assert [text in left for text in said] == [number >= share for number in range(3)]
+    assert done.purged.evaluations == share
+    assert f"{share} examples of evaluation files forgotten" in str(done)
+    assert f"{share} examples of bench.jsonl had the content" in str(replay(store, made.name))
+    assert verify(store.uri, full=True).ok
