@@ -82,7 +82,7 @@ def shares(
     for corpus, text in pairs:
         forms = "rows (100) or per cent of the budget (10%)"
         amount = parse_budget(text, rule, forms)
-        if amount.column:
+        if amount.token_column:
             raise UsageError(f"{rule} {text!r}: write {forms}")
         if corpus in by_corpus:
             raise UsageError(f"{rule}: {corpus or 'every corpus'} is given twice")
