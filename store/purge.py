@@ -34,6 +34,7 @@ from ..schemas.tables import CORESETS, literal
 from . import catalog, evaluations, indices, maintenance, removal, shards
 from .catalog import Artifact
 from .checksums import version_files
+from .excerpts import excerpts_showing
 from .place import first_line
 from .scores import drop_scores
 
@@ -52,9 +53,7 @@ _TABLES = ("pool", "removed_rows", "sources", "targets", "rejects", "coresets", 
 """Tables that may hold something of a purged row; the others know its id at most."""
 
 _MADE_OF = ("data", "_indices", "_deletions")
-_RUN_WORDS = 5
 _ID = re.compile("[0-9a-f]{32}")
-_WORD = re.compile(r"\w+")
 _READ_ROWS = 1024
 
 
@@ -399,7 +398,7 @@ def _forget_examples(store: Store, ids: pa.Array) -> dict[str, int]:
 
 
 def _blank_excerpts(store: Store, ids: pa.Array) -> int:
-    """Empty the excerpts of rejects that stood in a row's line, or share a run of its words."""
+    """Empty the excerpts of rejects that stood in a row's line, or show some of its text."""
     rejects = store.dataset("rejects").to_table(filter="excerpt IS NOT NULL AND excerpt <> ''")
     if not rejects.num_rows:
         return 0
@@ -407,23 +406,17 @@ def _blank_excerpts(store: Store, ids: pa.Array) -> int:
     sources = store.dataset("sources").to_table(columns=[*places, "id"])
     lines = sources.filter(removal.among(sources["id"], ids)).select(places)
     known = {tuple(row.values()) for row in lines.to_pylist()}
-    runs: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    doomed = set()
-    for number, row in enumerate(rejects.select([*places, "excerpt"]).to_pylist()):
+    rows = rejects.select([*places, "excerpt"]).to_pylist()
+    doomed = excerpts_showing([row["excerpt"] for row in rows], _texts(store, ids))
+    for number, row in enumerate(rows):
         if tuple(row[name] for name in places) in known:
             doomed.add(number)
-        for run in _word_runs(row["excerpt"]):
-            runs[run].append(number)
-    for text in _texts(store, ids):
-        for run in _word_runs(text):
-            doomed.update(runs.get(run, ()))
     if not doomed:
         return 0
-    rows = rejects.take(pa.array(sorted(doomed)))
-    blank = pa.nulls(rows.num_rows, pa.string())
-    store.upsert(
-        "rejects", rows.set_column(rows.schema.get_field_index("excerpt"), "excerpt", blank)
-    )
+    changed = rejects.take(pa.array(sorted(doomed)))
+    blank = pa.nulls(changed.num_rows, pa.string())
+    at = changed.schema.get_field_index("excerpt")
+    store.upsert("rejects", changed.set_column(at, "excerpt", blank))
     return len(doomed)
 
 
@@ -435,13 +428,7 @@ def _texts(store: Store, ids: pa.Array) -> Iterator[str]:
         for part in store.stream(present, ["messages"], table=table, rows=_READ_ROWS):
             for messages in part["messages"].to_pylist():
                 for message in messages or ():
-                    yield from (text for text in message.values() if text)
-
-
-def _word_runs(text: str) -> Iterator[tuple[str, ...]]:
-    words = _WORD.findall(text.casefold())
-    for start in range(len(words) - _RUN_WORDS + 1):
-        yield tuple(words[start : start + _RUN_WORDS])
+                    yield from (text for name, text in message.items() if text and name != "role")
 
 
 def _sweep(store: Store) -> None:
