@@ -31,7 +31,7 @@ from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.tables import CORESETS, literal
-from . import catalog, evaluations, indices, maintenance, removal, shards
+from . import catalog, evaluations, indices, kept_targets, maintenance, removal, shards
 from .catalog import Artifact
 from .checksums import version_files
 from .excerpts import excerpts_showing
@@ -303,6 +303,8 @@ def _move_coresets(
     newest = {table: store.version(table) for table in ("pool", "targets")}
     holding = {table: _holding(store, table, gone) for table in newest}
     tags = {table: {n for names in holding[table].values() for n in names} for table in newest}
+    tagged = store.tags("targets")
+    every: list[dict[str, Any]] = []
     changed, moved, now = [], [], datetime.now(UTC).isoformat(timespec="seconds")
     for row in _coresets(store):
         parameters = json.loads(row["parameters"])
@@ -318,8 +320,13 @@ def _move_coresets(
                     _UNIVERSE: universes[version],
                 }
             version = newest["pool"]
-        if f"coreset-{row['name']}-targets" in tags["targets"]:
+        tag = f"coreset-{row['name']}-targets"
+        held = tagged.get(tag) if tag in tags["targets"] else None
+        unmoved = held is not None and held == parameters["targets_version"]
+        kept_targets.keep(store, parameters, row["targets"] or (), held if unmoved else None, gone)
+        if held is not None:
             parameters["targets_version"] = newest["targets"]
+        every.append(parameters)
         after = canonical_json(parameters)
         if after != before or version != row["pool_version"]:
             changed.append({**row, "parameters": after, "pool_version": version})
@@ -332,6 +339,7 @@ def _move_coresets(
         for name in names:
             if name.startswith("coreset-"):
                 store.move_tag(name, newest[table], table)
+    kept_targets.drop_others(store, every)
     return moved
 
 

@@ -10,7 +10,7 @@ import pytest
 from helpers.files import write_jsonl
 
 from coresetdb.query.compare import compare
-from coresetdb.query.coresets import load_coreset
+from coresetdb.query.coresets import load_coreset, remove_coreset
 from coresetdb.query.explaining.explain import explain
 from coresetdb.query.export import export
 from coresetdb.query.indexing import index_feature
@@ -21,6 +21,7 @@ from coresetdb.query.rules.rules import rules_for
 from coresetdb.query.score import score
 from coresetdb.query.scores import load_scores
 from coresetdb.query.selection import select
+from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import features
@@ -298,3 +299,47 @@ def test_a_purge_takes_its_content_out_of_the_evaluation_files_that_coresets_kee
     assert f"{share} examples of evaluation files forgotten" in str(done)
     assert f"{share} examples of bench.jsonl had the content" in str(replay(store, made.name))
     assert verify(store.uri, full=True).ok
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_purge_keeps_the_examples_of_other_targets_that_only_coresets_hold(store, toys, anew):
+    first, second = toys.question("poems", 0), toys.question("poems", 4)
+    toys.add_target(store, "copied", [first, second])
+    toys.add_target(store, "alone", [first])
+    made = select(store, ["arithmetic"], budget="20", name="other")
+    select(store, ["copied"], budget="20", name="half")
+    select(store, ["alone"], budget="20", name="none")
+    remove_target(store, "arithmetic")
+    if anew:
+        toys.add_target(store, "arithmetic", [toys.question("code", 3000)])
+    remove(store, Rows(ids=[first.id]), purge=True)
+    assert "1 example of target copied had the content" in str(replay(store, "half"))
+    remove(store, Rows(ids=[second.id]), purge=True)
+    again = replay(store, "other")
+    assert again.same and again.same_queries and not again.notes and again.ids == made.ids
+    for name, target in (("none", "alone"), ("half", "copied")):
+        with pytest.raises(UsageError, match=f"every example of its target '{target}'"):
+            replay(store, name)
+    toys.add_target(store, "alone", [toys.question("code", 3000)])
+    with pytest.raises(UsageError, match="every example of its target 'alone'"):
+        replay(store, "none")
+    assert verify(store.uri, full=True).ok
+
+
+def test_examples_kept_for_a_coreset_lose_what_is_purged_later(store, toys):
+    first, second, third = (toys.question("poems", number) for number in (0, 4, 8))
+    toys.add_target(store, "poems", [second, third, toys.question("sums", 5000)])
+    toys.add_target(store, "alone", [first])
+    made = select(store, ["poems"], budget="20")
+    remove_target(store, "poems")
+    kept_examples = "name = 'targets'"
+    for purged in (first, second):
+        remove(store, Rows(ids=[purged.id]), purge=True)
+        (data,) = store.dataset("artifacts").to_table(filter=kept_examples)["bytes"].to_pylist()
+        assert purged.messages[0].content.encode() not in data
+        assert third.messages[0].content.encode() in data
+    again = replay(store, made.name)
+    assert not again.same_queries and "1 example of target poems had" in str(again)
+    remove_coreset(store, made.name)
+    remove(store, Rows(ids=[third.id]), purge=True)
+    assert store.dataset("artifacts").count_rows(filter=kept_examples) == 0
