@@ -169,6 +169,11 @@ class Removal(PrintedResult):
             f"  no file of the store holds them any more: {purged.bytes_before / 1e6:,.1f} MB "
             f"became {purged.bytes_after / 1e6:,.1f} MB ({freed:,.1f} MB freed)"
         )
+        if purged.evaluations:
+            yield (
+                f"  {count_of(purged.evaluations, 'example')} of evaluation files forgotten, as "
+                "they had the same content"
+            )
         if purged.excerpts:
             yield f"  {count_of(purged.excerpts, 'excerpt')} of rejected records emptied"
         if purged.moved:

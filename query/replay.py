@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..schemas.amounts import parse_budget
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.plain_text import PrintedResult, count_of
+from ..store import kept_targets
 from ..store.purge import universe_of
 from .approximate import index_is_present
 from .coresets import Coreset, load_coreset, removal_notes
@@ -100,6 +101,7 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
     same_queries = again.query_hash == coreset.query_hash
     notes = (
         *_index_notes(request, coreset, again),
+        *_purged_examples_notes(coreset),
         *removal_notes(coreset.members, coreset.removed),
     )
     return Replay(coreset, again.picks.ids, same_queries, notes)
@@ -153,7 +155,11 @@ def _same_examples(snapshot: Snapshot, request: Request, coreset: Coreset) -> bo
 
 
 def _with_recorded_targets(newest: Snapshot, coreset: Coreset) -> Snapshot:
-    recorded = newest.with_targets(coreset.parameters["targets_version"])
+    if (kept := kept_targets.kept(newest.store, coreset.parameters)) is not None:
+        recorded = newest.with_targets_table(kept)
+    else:
+        recorded = newest.with_targets(coreset.parameters["targets_version"])
+    _check_not_purged(recorded, coreset)
     try:
         _ = recorded.targets
     except UsageError as error:
@@ -164,6 +170,36 @@ def _with_recorded_targets(newest: Snapshot, coreset: Coreset) -> Snapshot:
             f"coresetdb export {newest.store.typed} {coreset.name} --out FILE"
         ) from error
     return recorded
+
+
+def _check_not_purged(recorded: Snapshot, coreset: Coreset) -> None:
+    """Refuse a target of which a purge left no example; one of its name may be another by now."""
+    lost = kept_targets.lost(coreset.parameters)
+    if not lost:
+        return
+    left = set(recorded.targets.to_table(columns=["target"])["target"].to_pylist())
+    for target in lost.keys() - left:
+        raise UsageError(
+            f"{coreset.name} cannot be replayed: every example of its target {target!r} had the "
+            "content of purged rows and went with them. Its rows are still known: coresetdb "
+            f"export {recorded.store.typed} {coreset.name} --out FILE"
+        )
+
+
+def _purged_examples_notes(coreset: Coreset) -> list[str]:
+    """Return sentences on examples that a purge forgot, so that the rows are others by right."""
+    asked = coreset.parameters.get("rules", {}).get("asked") or {}
+    notes = [
+        f"{count_of(count, 'example')} of target {target} had the content of purged rows and went "
+        "with them: the rows are chosen for those that are left"
+        for target, count in kept_targets.lost(coreset.parameters).items()
+    ]
+    return notes + [
+        f"{count_of(purged, 'example')} of {evaluation['name']} had the content of purged rows and "
+        "went with them: no row is kept out for their sake"
+        for evaluation in asked.get("evaluations", ())
+        if (purged := evaluation.get("purged"))
+    ]
 
 
 def _index_notes(request: Request, coreset: Coreset, again: ChosenRows) -> tuple[str, ...]:

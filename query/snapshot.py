@@ -94,6 +94,12 @@ class Snapshot:
         other.__dict__.pop("targets", None)
         return other
 
+    def with_targets_table(self, targets: lance.LanceDataset) -> Snapshot:
+        """Return the same pool beside targets that no version of the store has."""
+        other = self.with_targets(targets.version)
+        other.__dict__["targets"] = targets
+        return other
+
     @cached_property
     def features(self) -> dict[str, Feature]:
         """The features of the pool by the names that methods use."""

@@ -31,9 +31,10 @@ from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.tables import CORESETS, literal
-from . import catalog, indices, maintenance, removal, shards
+from . import catalog, evaluations, indices, kept_targets, maintenance, removal, shards
 from .catalog import Artifact
 from .checksums import version_files
+from .excerpts import excerpts_showing
 from .place import first_line
 from .scores import drop_scores
 
@@ -52,9 +53,7 @@ _TABLES = ("pool", "removed_rows", "sources", "targets", "rejects", "coresets", 
 """Tables that may hold something of a purged row; the others know its id at most."""
 
 _MADE_OF = ("data", "_indices", "_deletions")
-_RUN_WORDS = 5
 _ID = re.compile("[0-9a-f]{32}")
-_WORD = re.compile(r"\w+")
 _READ_ROWS = 1024
 
 
@@ -69,6 +68,7 @@ class Purged:
         targets: name -> examples that had the same content, and were forgotten as well.
         indices: of which columns were dropped.
         tags: of the pool, that were no coreset's and stood for a version with the rows.
+        evaluations: examples of evaluation files that had the same content, and were forgotten.
         excerpts: of rejected records that held their words.
         bytes_before, bytes_after: of the store.
     """
@@ -79,6 +79,7 @@ class Purged:
     targets: dict[str, int] = field(default_factory=dict)
     indices: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+    evaluations: int = 0
     excerpts: int = 0
     bytes_before: int = 0
     bytes_after: int = 0
@@ -113,6 +114,7 @@ def finish(store: Store, progress: Progress | None = None) -> Purged:
     universes = _universes(store, gone)
     done.indices = _drop_indices(store, gone)
     done.targets = _forget_examples(store, ids)
+    changed = evaluations.keep_without(store, gone)
     for table in ("pool", "removed_rows", "sources"):
         removal.delete_rows(store, table, ids)
     for table in _TABLES:
@@ -121,7 +123,10 @@ def finish(store: Store, progress: Progress | None = None) -> Purged:
         maintenance.drop_deleted(store, table)
     progress.say("deleting the old versions")
     done.coresets = coresets_losing(store, ids)
-    done.moved = _move_coresets(store, gone, universes)
+    done.moved = _move_coresets(store, gone, universes, changed)
+    done.evaluations = sum(count for _, count in changed.values())
+    for digest in changed:
+        evaluations.drop(store, digest)
     done.tags = _drop_tags(store, gone)
     shards.forget_rows(store.place, ids)
     for table in _TABLES:
@@ -285,7 +290,12 @@ def _coresets(store: Store) -> list[dict[str, Any]]:
     return store.dataset("coresets").to_table().to_pylist()
 
 
-def _move_coresets(store: Store, gone: IdSet, universes: dict[int, str]) -> list[str]:
+def _move_coresets(
+    store: Store,
+    gone: IdSet,
+    universes: dict[int, str],
+    changed_evaluations: dict[str, tuple[str, int]],
+) -> list[str]:
     """Let coresets stand at versions without the rows, and forget words that they kept of them.
 
     A coreset is written before its tags: killed in between, its tags still tell what to do.
@@ -293,11 +303,14 @@ def _move_coresets(store: Store, gone: IdSet, universes: dict[int, str]) -> list
     newest = {table: store.version(table) for table in ("pool", "targets")}
     holding = {table: _holding(store, table, gone) for table in newest}
     tags = {table: {n for names in holding[table].values() for n in names} for table in newest}
+    tagged = store.tags("targets")
+    every: list[dict[str, Any]] = []
     changed, moved, now = [], [], datetime.now(UTC).isoformat(timespec="seconds")
     for row in _coresets(store):
         parameters = json.loads(row["parameters"])
         before = canonical_json(parameters)
         _forget_words(parameters, gone)
+        evaluations.replace_in(parameters.get("rules", {}), changed_evaluations)
         version = row["pool_version"]
         if f"coreset-{row['name']}-pool" in tags["pool"]:
             if version in universes:  # else it was moved before the process was killed
@@ -307,8 +320,13 @@ def _move_coresets(store: Store, gone: IdSet, universes: dict[int, str]) -> list
                     _UNIVERSE: universes[version],
                 }
             version = newest["pool"]
-        if f"coreset-{row['name']}-targets" in tags["targets"]:
+        tag = f"coreset-{row['name']}-targets"
+        held = tagged.get(tag) if tag in tags["targets"] else None
+        unmoved = held is not None and held == parameters["targets_version"]
+        kept_targets.keep(store, parameters, row["targets"] or (), held if unmoved else None, gone)
+        if held is not None:
             parameters["targets_version"] = newest["targets"]
+        every.append(parameters)
         after = canonical_json(parameters)
         if after != before or version != row["pool_version"]:
             changed.append({**row, "parameters": after, "pool_version": version})
@@ -321,6 +339,7 @@ def _move_coresets(store: Store, gone: IdSet, universes: dict[int, str]) -> list
         for name in names:
             if name.startswith("coreset-"):
                 store.move_tag(name, newest[table], table)
+    kept_targets.drop_others(store, every)
     return moved
 
 
@@ -387,7 +406,7 @@ def _forget_examples(store: Store, ids: pa.Array) -> dict[str, int]:
 
 
 def _blank_excerpts(store: Store, ids: pa.Array) -> int:
-    """Empty the excerpts of rejects that stood in a row's line, or share a run of its words."""
+    """Empty the excerpts of rejects that stood in a row's line, or show some of its text."""
     rejects = store.dataset("rejects").to_table(filter="excerpt IS NOT NULL AND excerpt <> ''")
     if not rejects.num_rows:
         return 0
@@ -395,23 +414,17 @@ def _blank_excerpts(store: Store, ids: pa.Array) -> int:
     sources = store.dataset("sources").to_table(columns=[*places, "id"])
     lines = sources.filter(removal.among(sources["id"], ids)).select(places)
     known = {tuple(row.values()) for row in lines.to_pylist()}
-    runs: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    doomed = set()
-    for number, row in enumerate(rejects.select([*places, "excerpt"]).to_pylist()):
+    rows = rejects.select([*places, "excerpt"]).to_pylist()
+    doomed = excerpts_showing([row["excerpt"] for row in rows], _texts(store, ids))
+    for number, row in enumerate(rows):
         if tuple(row[name] for name in places) in known:
             doomed.add(number)
-        for run in _word_runs(row["excerpt"]):
-            runs[run].append(number)
-    for text in _texts(store, ids):
-        for run in _word_runs(text):
-            doomed.update(runs.get(run, ()))
     if not doomed:
         return 0
-    rows = rejects.take(pa.array(sorted(doomed)))
-    blank = pa.nulls(rows.num_rows, pa.string())
-    store.upsert(
-        "rejects", rows.set_column(rows.schema.get_field_index("excerpt"), "excerpt", blank)
-    )
+    changed = rejects.take(pa.array(sorted(doomed)))
+    blank = pa.nulls(changed.num_rows, pa.string())
+    at = changed.schema.get_field_index("excerpt")
+    store.upsert("rejects", changed.set_column(at, "excerpt", blank))
     return len(doomed)
 
 
@@ -423,13 +436,7 @@ def _texts(store: Store, ids: pa.Array) -> Iterator[str]:
         for part in store.stream(present, ["messages"], table=table, rows=_READ_ROWS):
             for messages in part["messages"].to_pylist():
                 for message in messages or ():
-                    yield from (text for text in message.values() if text)
-
-
-def _word_runs(text: str) -> Iterator[tuple[str, ...]]:
-    words = _WORD.findall(text.casefold())
-    for start in range(len(words) - _RUN_WORDS + 1):
-        yield tuple(words[start : start + _RUN_WORDS])
+                    yield from (text for name, text in message.items() if text and name != "role")
 
 
 def _sweep(store: Store) -> None:

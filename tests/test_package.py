@@ -29,7 +29,8 @@ ORDER = {
     "schemas": "version plain_text canonical errors environment amounts progress ids tables "
     "instruction conversations reasoning recipe",
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
-    "maintenance scores removal purge corpora sql integrity status",
+    "maintenance scores removal evaluations excerpts kept_targets purge corpora sql "
+    "integrity status",
     "store/sql": "frames names lance_relation nearest relations child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "

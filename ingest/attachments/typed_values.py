@@ -142,9 +142,9 @@ class TypedValues:
                     f"{place}: column {name!r} holds a number of more digits than 64 bits keep "
                     f"({_shown(value)}). Take the column as text: --text {name}"
                 ) from None
-            if kind == TEXT:
+            if isinstance(value, str):
                 _check_unicode(value, place, name)
-            elif kind == WHOLE and abs(value) > _EXACT:
+            elif kind == WHOLE and isinstance(value, int) and abs(value) > _EXACT:
                 self._inexact.setdefault(name, (place, value))
             first = seen.setdefault(kind, [place, value, 0])
             first[2] += 1

@@ -8,10 +8,8 @@ Khmer, Tibetan) have a word per character.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -19,12 +17,11 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from ...ingest.representations.lexical import SPACELESS
-from ...schemas.canonical import canonical_json, digest_of
-from ...schemas.conversations import TURN_MARKS, as_columns
+from ...schemas.canonical import digest_of
 from ...schemas.errors import AmbiguousFormatError, InputError, UsageError
 from ...schemas.instruction import Instruction, Reject
 from ...schemas.tables import literal
-from ...store import catalog
+from ...store.evaluations import digest_of_evaluation, keep, kept
 
 if TYPE_CHECKING:
     from ...ingest.readers.options import ReadOptions
@@ -162,9 +159,6 @@ def _text_of(message: Mapping[str, Any]) -> str:
     return "\n".join(filter(None, (message["content"], message.get("tool_calls"))))
 
 
-_EVALUATION = "evaluation"
-
-
 @dataclass(frozen=True)
 class GuardedExample:
     """A guarded example.
@@ -206,7 +200,7 @@ class Evaluation:
     @property
     def digest(self) -> str:
         """Digest of its content, under which the store keeps it."""
-        return digest_of([instruction.id for instruction in self.instructions])
+        return digest_of_evaluation(self.instructions)
 
 
 def read_evaluation(file: str, options: ReadOptions | None = None) -> Evaluation:
@@ -249,12 +243,7 @@ def read_evaluation(file: str, options: ReadOptions | None = None) -> Evaluation
 
 def keep_evaluation(store: Store, evaluation: Evaluation) -> None:
     """Keep an evaluation in the store, so that a selection can be replayed without its file."""
-    rows = [
-        {name: values[0] for name, values in as_columns([instruction]).items()}
-        for instruction in evaluation.instructions
-    ]
-    data = zlib.compress(canonical_json(rows).encode())
-    catalog.put_artifact(store, evaluation.digest, _EVALUATION, data)
+    keep(store, evaluation.instructions)
 
 
 def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
@@ -263,17 +252,10 @@ def kept_evaluation(store: Store, name: str, digest: str) -> Evaluation:
     Raises:
         UsageError: the store lost it.
     """
-    data = catalog.artifact(store, digest, _EVALUATION)
-    if data is None:
+    instructions = kept(store, digest)
+    if instructions is None:
         raise UsageError(f"{store.uri} has lost the examples of evaluation {name} ({digest})")
-    rows = json.loads(zlib.decompress(data))
-    return Evaluation(
-        name,
-        tuple(
-            Instruction.from_row(row["messages"], row["tools"], row.get(TURN_MARKS.name))
-            for row in rows
-        ),
-    )
+    return Evaluation(name, instructions)
 
 
 def examples_of(

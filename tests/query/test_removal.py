@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import pyarrow as pa
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.query import selection
 from coresetdb.query.compare import compare
-from coresetdb.query.coresets import load_coreset
+from coresetdb.query.coresets import load_coreset, remove_coreset
 from coresetdb.query.explaining.explain import explain
 from coresetdb.query.export import export
 from coresetdb.query.indexing import index_feature
 from coresetdb.query.removal import Rows, purge, read_ids, remove, restore
 from coresetdb.query.replay import replay
 from coresetdb.query.result_rows import conversations
+from coresetdb.query.rules.rules import rules_for
 from coresetdb.query.score import score
 from coresetdb.query.scores import load_scores
 from coresetdb.query.selection import select
+from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import features, removal
@@ -67,7 +71,7 @@ def test_rows_are_named_by_filter_corpus_or_ids(store):
         (Rows(where="true", corpus="sums"), "exactly one of"),
         (Rows(corpus="poem"), "corpora: blank, code, facts, poems, sums"),
         (Rows(where="tokens > 10000"), "no row of the pool"),
-        (Rows(ids=["0" * 32]), "belongs to a row of"),
+        (Rows(ids=["0" * 32]), "none of the given ids"),
     ],
 )
 def test_what_names_no_rows_is_an_error(store, rows, said):
@@ -377,3 +381,72 @@ def test_a_feature_that_came_meanwhile_is_named_with_the_command_that_completes_
     assert (
         f"3 rows without toy for now; to complete it: {done.waiting['toy'][1]}" in done.lines()[-1]
     )
+
+
+def kept_evaluations(store) -> list[str]:
+    rows = store.dataset("artifacts").to_table(filter="name = 'evaluation'")
+    return [zlib.decompress(data).decode() for data in rows["bytes"].to_pylist()]
+
+
+@pytest.mark.parametrize("share", [2, 3])
+def test_a_purge_takes_its_content_out_of_the_evaluation_files_that_coresets_keep(
+    store, tmp_path, share
+):
+    rows = store.dataset("pool").to_table(columns=["id", "messages"], filter="corpus = 'poems'")
+    bench = rows.to_pylist()[:3]
+    file = write_jsonl(tmp_path / "bench.jsonl", [{"messages": row["messages"]} for row in bench])
+    rules = rules_for(store, evaluation=str(file))
+    made = select(store, ["arithmetic"], method="random", budget="5", rules=rules)
+    said = [row["messages"][0]["content"] for row in bench]
+    assert all(text in kept_evaluations(store)[0] for text in said)
+    done = remove(store, Rows(ids=[row["id"] for row in bench[:share]]), purge=True)
+    (left,) = kept_evaluations(store)
+    assert [text in left for text in said] == [number >= share for number in range(3)]
+    assert done.purged.evaluations == share
+    assert f"{share} examples of evaluation files forgotten" in str(done)
+    assert f"{share} examples of bench.jsonl had the content" in str(replay(store, made.name))
+    assert verify(store.uri, full=True).ok
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_purge_keeps_the_examples_of_other_targets_that_only_coresets_hold(store, toys, anew):
+    first, second = toys.question("poems", 0), toys.question("poems", 4)
+    toys.add_target(store, "copied", [first, second])
+    toys.add_target(store, "alone", [first])
+    made = select(store, ["arithmetic"], budget="20", name="other")
+    select(store, ["copied"], budget="20", name="half")
+    select(store, ["alone"], budget="20", name="none")
+    remove_target(store, "arithmetic")
+    if anew:
+        toys.add_target(store, "arithmetic", [toys.question("code", 3000)])
+    remove(store, Rows(ids=[first.id]), purge=True)
+    assert "1 example of target copied had the content" in str(replay(store, "half"))
+    remove(store, Rows(ids=[second.id]), purge=True)
+    again = replay(store, "other")
+    assert again.same and again.same_queries and not again.notes and again.ids == made.ids
+    for name, target in (("none", "alone"), ("half", "copied")):
+        with pytest.raises(UsageError, match=f"every example of its target '{target}'"):
+            replay(store, name)
+    toys.add_target(store, "alone", [toys.question("code", 3000)])
+    with pytest.raises(UsageError, match="every example of its target 'alone'"):
+        replay(store, "none")
+    assert verify(store.uri, full=True).ok
+
+
+def test_examples_kept_for_a_coreset_lose_what_is_purged_later(store, toys):
+    first, second, third = (toys.question("poems", number) for number in (0, 4, 8))
+    toys.add_target(store, "poems", [second, third, toys.question("sums", 5000)])
+    toys.add_target(store, "alone", [first])
+    made = select(store, ["poems"], budget="20")
+    remove_target(store, "poems")
+    kept_examples = "name = 'targets'"
+    for purged in (first, second):
+        remove(store, Rows(ids=[purged.id]), purge=True)
+        (data,) = store.dataset("artifacts").to_table(filter=kept_examples)["bytes"].to_pylist()
+        assert purged.messages[0].content.encode() not in data
+        assert third.messages[0].content.encode() in data
+    again = replay(store, made.name)
+    assert not again.same_queries and "1 example of target poems had" in str(again)
+    remove_coreset(store, made.name)
+    remove(store, Rows(ids=[third.id]), purge=True)
+    assert store.dataset("artifacts").count_rows(filter=kept_examples) == 0
