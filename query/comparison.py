@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from ..ingest.representations.registry import names
-from ..ingest.representations.representation import Scorer
+from ..ingest.representations.representation import BACKGROUND, Scorer
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet
 from ..selectors.reductions import Fetched, RowColumns, RowVectors
 from ..store.catalog import Artifact, LazyArtifacts
+from .background import background_of
 from .centring import CENTRE, centred_fetch, centred_queries
 from .features import Feature
 from .groups import queries_compared
@@ -29,7 +30,6 @@ from .scanning.vectors import scan_ids, scan_vectors
 if TYPE_CHECKING:
     import lance
 
-    from ..store.store import Store
     from .snapshot import Snapshot
 
 
@@ -208,13 +208,13 @@ def _by_scores(
     queries: Sequence[Queries],
     fetch: Fetch,
 ) -> Comparison:
-    store, dataset = snapshot.store, snapshot.pool
+    dataset = snapshot.pool
     if method.needs_target:
         query_groups = tuple(QueryGroup(each.target, 1) for each in queries)
-        scorers = [scorer_of(store, feature, method, query) for query in queries]
+        scorers = [scorer_of(snapshot, feature, method, query) for query in queries]
     else:
         query_groups = (QueryGroup(None, 1),)
-        scorers = [scorer_of(store, feature, method)]
+        scorers = [scorer_of(snapshot, feature, method)]
     columns = {own: feature.columns[own] for scorer in scorers for own in scorer.columns}
     return Comparison(
         query_groups,
@@ -230,17 +230,20 @@ def columns_for(scorer: Scorer, feature: Feature, rows: pa.Table) -> pa.RecordBa
 
 
 def scorer_of(
-    store: Store, feature: Feature, method: Method, queries: Queries | None = None
+    snapshot: Snapshot, feature: Feature, method: Method, queries: Queries | None = None
 ) -> Scorer:
     """Return the scorer of a target, or that of a method without targets.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
     """
-    recipe = feature.recipe
-    scorer = feature.representation.scorer(
+    recipe, representation = feature.recipe, feature.representation
+    others = {}
+    if representation.background_columns(method.asked):
+        others[BACKGROUND] = background_of(snapshot, feature).artifact
+    scorer = representation.scorer(
         recipe.options,
-        LazyArtifacts(store, recipe.artifacts),
+        LazyArtifacts(snapshot.store, recipe.artifacts, others),
         queries.artifact if queries else None,
         method.asked,
     )

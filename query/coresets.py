@@ -21,6 +21,7 @@ from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.purge import PURGED, universe_of
 from ..store.removal import Tombstone, among, tombstones
 from ..store.rows import keys_under
+from .methods import as_recorded
 from .names import LONGEST, name_lock
 from .origins import Origin, origins
 from .result_rows import ResultRows
@@ -241,7 +242,7 @@ def list_coresets(store: Store) -> list[dict[str, Any]]:
         {
             "coreset": row["name"],
             "rows": row["rows"],
-            "method": row["method"],
+            "method": as_recorded(row["method"], json.loads(row["parameters"])),
             "targets": row["targets"] or [],
             "budget": row["budget"],
             "filter": row["filter"],
@@ -322,7 +323,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
         store=store,
         name=name,
         targets=tuple(row["targets"] or ()),
-        method=row["method"],
+        method=as_recorded(row["method"], parameters),
         parameters=parameters,
         fingerprint=row["fingerprint"],
         seed=row["seed"],

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from ..ingest.representations.registry import ALIASES, get
+from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import UsageError
 from ..selectors.registry import selectors
@@ -178,6 +178,39 @@ def _alone(method: str, selector: Selector, options: str, known: str) -> Selecto
 def _meant(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word, sorted(known), 1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def as_recorded(text: str, parameters: Mapping[str, Any]) -> str:
+    """Return a recorded method with those of its options that are no defaults any more.
+
+    What a method was called leaves out the defaults of its day; with all that differ from today's
+    spelled out, it is the same method again.
+
+    Args:
+        text: the method as a coreset records it.
+        parameters: of the coreset, with every option's value.
+    """
+    match = _FORM.fullmatch(text)
+    name = (parameters.get("representation") or "").partition("__")[0]
+    if match is None:
+        return text
+    defaults: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
+    if selector := selectors().get(parameters.get("selector", "")):
+        defaults = {option: each.default for option, each in selector.options.items()}
+        recorded = dict(parameters.get("options", {}))
+    if name in names():
+        made_by = get(name)
+        defaults |= made_by.query_defaults
+        recorded |= {**made_by.unrecorded, **parameters.get("asked", {})}
+    written = [part.strip() for part in (match["options"] or "").split(",") if part.strip()]
+    spelled = {part.partition("=")[0].strip() for part in written}
+    written += [
+        f"{option}={_text(value)}"
+        for option, value in recorded.items()
+        if option in defaults and value != defaults[option] and option not in spelled
+    ]
+    return text.partition("(")[0] + (f"({','.join(written)})" if written else "")
 
 
 def method_names(features: Mapping[str, Representation]) -> list[str]:

@@ -111,7 +111,8 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
     Raises:
         UsageError: a target was removed since, and the version that held it was cleaned away.
     """
-    newest = Snapshot(store, coreset.pool_version)
+    background = coreset.parameters.get("background")
+    newest = Snapshot(store, coreset.pool_version, background=background)
     request = Request(
         targets=coreset.targets,
         method=coreset.method,

@@ -22,6 +22,7 @@ from ..schemas.version import VERSION
 from ..store.features import annotations_used, completion
 from ..store.fill import count_unfilled
 from .approximate import Search
+from .background import keep_backgrounds
 from .centring import centre_of, keep_centre, record_of
 from .comparison import comparison
 from .coresets import Coreset, check_free, free_name, mix_of, record, rule_notes
@@ -325,6 +326,7 @@ def select(
         keep(store, request.rules)
         if result.centre:
             keep_centre(store, result.centre)
+        keep_backgrounds(snapshot)
         while not record(snapshot, coreset):  # somebody else was quicker with the name
             if name is not None:
                 check_free(store, name)
@@ -417,6 +419,8 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
             else {"block_bytes": BLOCK_BYTES}
         )
         parameters |= {**block, "torch": str(torch.__version__)}
+    if feature and (background := snapshot.backgrounds.get(feature.recipe.fingerprint)):
+        parameters["background"] = background.digest
     if request.weights:
         parameters["weights"] = recorded_weights(request.weights)
     if request.group is not None:

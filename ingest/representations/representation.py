@@ -7,7 +7,7 @@ of a target's example while a model runs, and how the two are compared later, wi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 REFUSED = "refused"
 NOTES = "notes"
+BACKGROUND = "background"
+"""Name under which a scorer finds what `Representation.background` made."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,9 @@ class Representation(ABC):
         similarity: the vector column by which pool and target are compared (cosine), or None.
         query_defaults: option of the comparison -> default value; it changes no stored number.
         query_choices: option of the comparison -> its valid values, where only some words are.
+        unrecorded: option of the comparison -> what a coreset means that was recorded before there
+            was such an option.
+        example_columns: own columns of a target's examples that `with_examples` reads.
         selector: the selector used when a method names the representation alone.
         listed_options: options of the comparison that lists of methods show beside the default.
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
@@ -102,6 +107,8 @@ class Representation(ABC):
     similarity: ClassVar[str | None] = None
     query_defaults: ClassVar[Mapping[str, Any]] = {}
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    unrecorded: ClassVar[Mapping[str, Any]] = {}
+    example_columns: ClassVar[tuple[str, ...]] = ()
     selector: ClassVar[str] = "round_robin"
     listed_options: ClassVar[tuple[str, ...]] = ()
     sets: ClassVar[str | None] = None
@@ -184,6 +191,29 @@ class Representation(ABC):
             columns: what `finish` returned for them.
         """
         return None
+
+    def with_examples(self, artifact: Artifact, examples: pa.Table) -> Artifact:
+        """Return a target's artifact with what its examples' stored columns say beside it.
+
+        Args:
+            artifact: what `target_artifact` returned.
+            examples: that have the feature, with `example_columns`.
+        """
+        return artifact
+
+    def background_columns(self, query_options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the own columns that `background` reads; none where no background is needed."""
+        return ()
+
+    def background(self, parts: Iterable[pa.Table]) -> Artifact:
+        """Return what a sample of the pool amounts to, such as its mean.
+
+        A scorer finds it among its artifacts, as `BACKGROUND`.
+
+        Args:
+            parts: of the sample, rows that have the feature.
+        """
+        raise NotImplementedError(f"{self.name} names columns of a background and makes none")
 
     def scorer(
         self,

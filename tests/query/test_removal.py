@@ -62,7 +62,7 @@ def test_rows_are_named_by_filter_corpus_or_ids(store):
         (Rows(where="true", corpus="sums"), "exactly one of"),
         (Rows(corpus="poem"), "corpora: blank, code, facts, poems, sums"),
         (Rows(where="tokens > 10000"), "no row of the pool"),
-        (Rows(ids=["0" * 32]), "none of the 1 id is of a row"),
+        (Rows(ids=["0" * 32]), "belongs to a row of"),
     ],
 )
 def test_what_names_no_rows_is_an_error(store, rows, said):
