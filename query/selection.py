@@ -324,9 +324,9 @@ def select(
         return _unsaved(coreset, "nothing was saved, because this is a dry run")
     try:
         keep(store, request.rules)
+        keep_backgrounds(snapshot)
         if result.centre:
             keep_centre(store, result.centre)
-        keep_backgrounds(snapshot)
         while not record(snapshot, coreset):  # somebody else was quicker with the name
             if name is not None:
                 check_free(store, name)
