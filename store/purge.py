@@ -52,6 +52,7 @@ _UNIVERSE = "universe"
 _TABLES = ("pool", "removed_rows", "sources", "targets", "rejects", "coresets", "artifacts")
 """Tables that may hold something of a purged row; the others know its id at most."""
 
+_ORDER = ["target", "id", "position"]
 _MADE_OF = ("data", "_indices", "_deletions")
 _ID = re.compile("[0-9a-f]{32}")
 _READ_ROWS = 1024
@@ -128,6 +129,7 @@ def finish(store: Store, progress: Progress | None = None) -> Purged:
     for digest in changed:
         evaluations.drop(store, digest)
     done.tags = _drop_tags(store, gone)
+    _drop_target_artifacts(store)
     shards.forget_rows(store.place, ids)
     for table in _TABLES:
         maintenance.drop_deleted(store, table)
@@ -403,6 +405,26 @@ def _forget_examples(store: Store, ids: pa.Array) -> dict[str, int]:
         drop_scores(store, target)
     removal.delete_rows(store, "targets", ids)
     return losing
+
+
+def _drop_target_artifacts(store: Store) -> None:
+    """Delete what targets amounted to that neither the store nor a coreset has any more.
+
+    Which of them had content of purged rows cannot be told: only a digest of their ids is known.
+    """
+    versions = {None: store.dataset("targets")}
+    versions |= {each: store.dataset("targets", each) for each in _tagged(store, "targets")}
+    every = [dataset.to_table(columns=_ORDER) for dataset in versions.values()]
+    every += kept_targets.tables(store, [json.loads(row["parameters"]) for row in _coresets(store)])
+    used = set()
+    for rows in every:
+        examples: dict[str, list[str]] = defaultdict(list)
+        for row in rows.select(_ORDER).sort_by("position").to_pylist():
+            examples[row["target"]].append(row["id"])
+        used |= {catalog.target_artifact_name(ids) for ids in examples.values()}
+    kept = store.dataset("artifacts").to_table(columns=["name"], filter="name LIKE 'target:%'")
+    for name in sorted(set(kept["name"].to_pylist()) - used):
+        store.delete("artifacts", f"name = {literal(name)}")
 
 
 def _blank_excerpts(store: Store, ids: pa.Array) -> int:

@@ -190,7 +190,7 @@ class Commit:
             ids that another process had inserted, or taken out of the pool, in the meantime.
         """
         if self.rejects:
-            store.insert("rejects", self._reject_table())
+            store.insert("rejects", _without_emptied(store, self._reject_table()))
         with store.lock(shared=True):  # between looking and writing no column goes, and no row
             removed = self._drop_removed(store)
             if self.occurrences:
@@ -263,6 +263,24 @@ class Commit:
     def _reject_table(self) -> pa.Table:
         rows = [_reject_row(reject, nth, self.run) for reject, nth in self.rejects]
         return pa.Table.from_pylist(rows, schema=REJECTS)
+
+
+def _without_emptied(store: Store, rejects: pa.Table) -> pa.Table:
+    """Leave out rejects whose excerpt a purge emptied.
+
+    Their keys are digests of the excerpt and the corpus's name: the same file, read once more after
+    a rename, would bring them back.
+    """
+    place = ["corpus", "file", "line", "reason"]
+    emptied = store.dataset("rejects").to_table(columns=place, filter="excerpt IS NULL")
+    if not emptied.num_rows:
+        return rejects
+    known = {tuple(row.values()) for row in emptied.to_pylist()}
+    new = [
+        not row["excerpt"] or tuple(row[name] for name in place) not in known
+        for row in rejects.to_pylist()
+    ]
+    return rejects.filter(pa.array(new, pa.bool_()))
 
 
 def _reject_row(reject: Reject, nth: int, run: str) -> dict[str, Any]:

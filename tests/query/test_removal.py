@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 from helpers.files import write_jsonl
 
-from coresetdb.query import selection
+from coresetdb.ingest.jobs.commit import Commit
 from coresetdb.query.compare import compare
 from coresetdb.query.coresets import load_coreset, remove_coreset
 from coresetdb.query.explaining.explain import explain
@@ -24,9 +25,10 @@ from coresetdb.query.scores import load_scores
 from coresetdb.query.selection import select
 from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
+from coresetdb.schemas.instruction import Reject
 from coresetdb.schemas.recipe import Recipe
-from coresetdb.store import features, removal
-from coresetdb.store import purge as purge_module
+from coresetdb.store import catalog, features
+from coresetdb.store.corpora import rename_corpus
 from coresetdb.store.indices import indices_of
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.maintenance import clean, compact_and_clean
@@ -450,3 +452,41 @@ def test_examples_kept_for_a_coreset_lose_what_is_purged_later(store, toys):
     remove_coreset(store, made.name)
     remove(store, Rows(ids=[third.id]), purge=True)
     assert store.dataset("artifacts").count_rows(filter=kept_examples) == 0
+
+
+def test_a_purge_drops_what_targets_amounted_to_once_nothing_has_their_examples(store, toys):
+    first, second = toys.question("poems", 0), toys.question("poems", 4)
+    lists = {"gone": [first], "copied": [second], "stays": [toys.question("code", 3000)]}
+    names = {}
+    for target, examples in lists.items():
+        toys.add_target(store, target, examples)
+        names[target] = catalog.target_artifact_name([each.id for each in examples])
+        catalog.put_artifact(store, "f", names[target], target.encode())
+    select(store, ["stays"], budget="5", name="holds")
+    for target in ("gone", "stays"):
+        remove_target(store, target)
+    remove(store, Rows(ids=[first.id]), purge=True)
+    assert catalog.artifact(store, "f", names["gone"]) is None
+    assert catalog.artifact(store, "f", names["copied"]) == b"copied"
+    assert catalog.artifact(store, "f", names["stays"]) == b"stays"
+    remove_coreset(store, "holds")
+    remove(store, Rows(ids=[second.id]), purge=True)
+    left = store.dataset("artifacts").to_table(columns=["name"])["name"].to_pylist()
+    assert not set(names.values()) & set(left)
+
+
+def test_an_emptied_excerpt_stays_empty_when_its_file_is_read_under_another_name(store, toys):
+    first = toys.question("poems", 0)
+    text = first.messages[0].content
+    rejects = [
+        Reject("poems", "far.jsonl", line, "no answer", excerpt)
+        for line, excerpt in ((1, f"so {text} it says"), (2, "of something else"))
+    ]
+    Commit("r1", rejects=[(reject, 1) for reject in rejects]).write(store)
+    remove(store, Rows(ids=[first.id]), purge=True)
+    rename_corpus(store, "poems", "verse")
+    for corpus in ("verse",) * 2:
+        again = [(replace(reject, corpus=corpus), 1) for reject in rejects]
+        Commit("r2", rejects=again).write(store)
+        rows = store.dataset("rejects").to_table(filter="corpus = 'verse'").sort_by("line")
+        assert rows["excerpt"].to_pylist() == [None, "of something else"]
