@@ -498,7 +498,7 @@ def test_quotas_and_caps_are_of_any_columns_values(world, tmp_path):
         )
         own = [row["id"] for row in by_score if str(row[column]).lower() == value]
         assert one.ids == own[:4]
-    with pytest.raises(UsageError, match="the pool has no topic; values: t0, t1, t2"):
+    with pytest.raises(UsageError, match="no row with that value of topic; values: t0, t1, t2"):
         world.database.select(quota={"t9": 1}, **options)
     with pytest.raises(UsageError, match="no column of texts, whole numbers or truth values"):
         world.database.select(method="random", budget=3, quota={"1": 1}, quota_by="score_by")
