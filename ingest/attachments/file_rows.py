@@ -189,15 +189,13 @@ def _keys(value: Any, key: KeyKind, place: str, column: str) -> Keys:
             f"{place}: {column} is {canonical_json(value)}; a key is text or a whole number"
         )
     if key == "source_id":
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise UsageError(
-                    f"{place}: {column} is {value!a}, which is not Unicode: correct the key, or "
-                    "leave the row out"
-                ) from None
-        return digests_of([str(value)])
+        try:
+            return digests_of([str(value)])
+        except UnicodeEncodeError:
+            fault = f"is {value!a}, which is not Unicode"
+        except ValueError:
+            fault = "is a whole number of thousands of digits"
+        raise UsageError(f"{place}: {column} {fault}: correct the key, or leave the row out")
     if isinstance(value, str) and len(value) == ID_DIGITS and _HEX.issuperset(value):
         return keys_of([value])
     raise UsageError(
