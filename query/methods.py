@@ -25,6 +25,9 @@ from .features import comparison_of
 _FORM = re.compile(r"(?P<first>[\w+]+)(?::(?P<second>\w+))?(?:\((?P<options>[^()]*)\))?")
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
+IGNORE_SIGN = ("round_robin", "top", "knn_uniform")
+"""Selectors that can choose by the square of the cosine."""
+
 
 @dataclass(frozen=True)
 class Method:
@@ -57,6 +60,16 @@ class Method:
     def compares_queries(self) -> bool:
         """Whether it compares rows with queries, by cosine or by a scorer."""
         return "query_similarity" in self.selector.inputs
+
+    @property
+    def ignores_sign(self) -> bool:
+        """Whether it compares by the square of the cosine."""
+        return self.asked.get("sign") == "any"
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether the pool's mean is subtracted from the vectors that it compares."""
+        return self.asked.get("centre") == "pool"
 
     @property
     def uses_sets(self) -> bool:
@@ -136,7 +149,12 @@ def parse_method(
     if lack := _lack(selector, made_by):
         raise UsageError(f"method {text!r}: {lack}; {known}")
     options, asked = _options(text, selector, made_by, match["options"] or "")
-    return Method(representation, made_by, selector, options, asked)
+    method = Method(representation, made_by, selector, options, asked)
+    if method.ignores_sign and selector.name not in IGNORE_SIGN:
+        raise UsageError(
+            f"method {text!r}: sign=any is for {', '.join(IGNORE_SIGN[:-1])} and {IGNORE_SIGN[-1]}"
+        )
+    return method
 
 
 def _alone(method: str, selector: Selector, options: str, known: str) -> Selector:
@@ -241,12 +259,13 @@ def _options(
     """Options of the selector and of the comparison, every one spelled out."""
     options = {name: option.default for name, option in selector.options.items()}
     asked = dict(representation.query_defaults) if representation else {}
+    choices = representation.query_choices if representation else {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if equals and name in options:
             options[name] = _value(method, name, selector.options[name], value)
         elif equals and name in asked:
-            asked[name] = _value(method, name, Option(asked[name]), value)
+            asked[name] = _value(method, name, Option(asked[name], choices.get(name, ())), value)
         else:
             raise UsageError(
                 f"method {method!r}: no option {name!r}; {_has(selector.name, options)}"
@@ -260,13 +279,14 @@ def _has(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _value(method: str, name: str, option: Option, text: str) -> Any:
-    kind = type(option.default)
+    if text in option.words:
+        return text
+    kind = float if option.words else type(option.default)
     try:
         value = _TRUTHS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
-        raise UsageError(
-            f"method {method!r}: {name}={text}: it must be a {kind.__name__}"
-        ) from None
+        kinds = " or ".join([f"a {kind.__name__}", *option.words])
+        raise UsageError(f"method {method!r}: {name}={text}: it must be {kinds}") from None
     if kind is float and not math.isfinite(value):
         raise UsageError(f"method {method!r}: {name}={text}: it must be a finite number")
     if option.choices and value not in option.choices:

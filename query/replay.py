@@ -124,6 +124,8 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
         approximate=_index_is_there(newest, coreset),
         weights=parse_weights(coreset.parameters.get("weights"), coreset.targets),
         group=coreset.parameters.get("group"),
+        fitted=coreset.parameters.get("fitted", {}),
+        centre=coreset.parameters.get("centre", {}).get("artifact"),
         among=universe_of(store, coreset.parameters),
     )
     if _same_examples(newest, request, coreset):

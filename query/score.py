@@ -28,6 +28,7 @@ from ..store.features import completion
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
 from .background import keep_backgrounds
+from .centring import centre_of
 from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
 from .features import Feature, comparison_of
 from .methods import Method
@@ -158,7 +159,8 @@ def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
             f"its own{instead}"
         )
     queries = load_queries(snapshot, target, feature if method.needs_target else None)
-    compared = comparison(snapshot, method, feature, [queries], {})
+    centre = centre_of(snapshot, method, feature)
+    compared = comparison(snapshot, method, feature, [queries], {}, centre)
     return _Prepared(_name(method), _by_mean(method), feature, compared)
 
 

@@ -34,7 +34,7 @@ ORDER = {
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
-    "query": "names features snapshot background methods weights queries groups scanning "
+    "query": "names features snapshot background methods weights queries groups scanning centring "
     "comparison ranking formats token_budget result_rows origins coresets distances indexing "
     "removal rules dedup request approximate selection replay scores score targets method_list "
     "compare explaining extra_columns export leaks",

@@ -188,16 +188,24 @@ def _keys(value: Any, key: KeyKind, place: str, column: str) -> Keys:
         raise UsageError(
             f"{place}: {column} is {canonical_json(value)}; a key is text or a whole number"
         )
+    try:
+        text = str(value)
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{place}: {column} is {value!a}, which is not Unicode: correct the key, or leave the "
+            "row out"
+        ) from None
+    except ValueError:
+        raise UsageError(
+            f"{place}: {column} is a whole number of thousands of digits: correct the key, or "
+            "leave the row out"
+        ) from None
     if key == "source_id":
-        try:
-            return digests_of([str(value)])
-        except UnicodeEncodeError:
-            fault = f"is {value!a}, which is not Unicode"
-        except ValueError:
-            fault = "is a whole number of thousands of digits"
-        raise UsageError(f"{place}: {column} {fault}: correct the key, or leave the row out")
-    if isinstance(value, str) and len(value) == ID_DIGITS and _HEX.issuperset(value):
-        return keys_of([value])
+        return digests_of([text])
+    row_id = value.lower() if isinstance(value, str) else ""
+    if len(row_id) == ID_DIGITS and _HEX.issuperset(row_id):
+        return keys_of([row_id])
     raise UsageError(
         f"{place}: {column} is {value!r}, and a row id has {ID_DIGITS} hexadecimal digits. Ids "
         "that a source gave its rows are joined with --key source_id"

@@ -93,6 +93,7 @@ class Representation(ABC):
         unrecorded: option of the comparison -> what a coreset means that was recorded before there
             was such an option.
         example_columns: own columns of a target's examples that `with_examples` reads.
+        query_choices: option of the comparison -> its valid values, where only some words are.
         selector: the selector used when a method names the representation alone.
         listed_options: options of the comparison that lists of methods show beside the default.
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
@@ -107,6 +108,7 @@ class Representation(ABC):
     query_defaults: ClassVar[Mapping[str, Any]] = {}
     unrecorded: ClassVar[Mapping[str, Any]] = {}
     example_columns: ClassVar[tuple[str, ...]] = ()
+    query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     selector: ClassVar[str] = "round_robin"
     listed_options: ClassVar[tuple[str, ...]] = ()
     sets: ClassVar[str | None] = None

@@ -13,7 +13,7 @@ from helpers.tiny_models import tiny_folder
 import coresetdb
 from coresetdb.database import Database
 from coresetdb.query.selection import select
-from coresetdb.schemas.errors import MissingFeatureError, UsageError
+from coresetdb.schemas.errors import MissingFeatureError, ReadOnlyStoreError, UsageError
 from coresetdb.store import catalog
 
 torch.set_num_threads(1)
@@ -240,6 +240,19 @@ def test_the_mean_of_a_full_sample_is_frozen(own_copy, monkeypatch):
     for row in after.table().to_pylist():
         assert row["score"] == pytest.approx(kept.get(row["id"], row["score"]), abs=1e-6)
     assert database.replay(before.name).same
+
+
+def test_a_store_that_cannot_be_written_to_is_contrasted_all_the_same(own_copy, monkeypatch):
+    database, _ = own_copy
+
+    def refused(*_):
+        raise ReadOnlyStoreError("Read-only file system")
+
+    monkeypatch.setattr(type(database.store), "insert", refused)
+    coreset = database.select("six", method="nait", budget=20)
+    assert not coreset.saved
+    monkeypatch.undo()
+    assert coreset.ids == database.select("six", method="nait", budget=20).ids
 
 
 def test_without_a_pool_there_is_nothing_to_contrast_with(tmp_path):

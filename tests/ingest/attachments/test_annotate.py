@@ -59,6 +59,12 @@ def test_rows_get_the_values_of_their_ids(world, tmp_path):
     assert report.ok and not report.late and not report.orphans
 
 
+def test_ids_may_be_written_in_capitals(world, tmp_path):
+    rows = [{**row, "id": row["id"].upper()} for row in scores(world, 0, 5)]
+    account = world.database.annotate(jsonl(tmp_path / "judged.jsonl", rows), key="id")
+    assert (account.filled, account.unmatched) == (5, 0)
+
+
 def test_an_annotation_is_a_recipe_and_a_run_with_the_hash_of_its_file(world, tmp_path):
     import xxhash
 
@@ -492,7 +498,7 @@ def test_quotas_and_caps_are_of_any_columns_values(world, tmp_path):
         )
         own = [row["id"] for row in by_score if str(row[column]).lower() == value]
         assert one.ids == own[:4]
-    with pytest.raises(UsageError, match="the pool has no topic; values: t0, t1, t2"):
+    with pytest.raises(UsageError, match=r"t9=1: .* that value of topic; values: t0, t1, t2"):
         world.database.select(quota={"t9": 1}, **options)
     with pytest.raises(UsageError, match="no column of texts, whole numbers or truth values"):
         world.database.select(method="random", budget=3, quota={"1": 1}, quota_by="score_by")
