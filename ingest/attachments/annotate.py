@@ -92,6 +92,11 @@ def annotate(
         values = stack.enter_context(TypedValues(texts))
         entries = _read(sources, options, reads, values, progress)
         kinds = values.kinds()
+        unknown = ", ".join(sorted(set(texts) - set(kinds)))
+        if unknown and kinds:
+            raise UsageError(
+                f"--text {unknown}: no such column is taken; those are {', '.join(kinds)}"
+            )
         if not len(entries):
             raise UsageError(
                 f"{', '.join(read.file for read in reads)}: no row with a key and values"

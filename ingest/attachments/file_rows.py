@@ -188,16 +188,21 @@ def _keys(value: Any, key: KeyKind, place: str, column: str) -> Keys:
         raise UsageError(
             f"{place}: {column} is {canonical_json(value)}; a key is text or a whole number"
         )
+    try:
+        text = str(value)
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{place}: {column} is {value!a}, which is not Unicode: correct the key, or leave the "
+            "row out"
+        ) from None
+    except ValueError:
+        raise UsageError(
+            f"{place}: {column} is a whole number of thousands of digits: correct the key, or "
+            "leave the row out"
+        ) from None
     if key == "source_id":
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise UsageError(
-                    f"{place}: {column} is {value!a}, which is not Unicode: correct the key, or "
-                    "leave the row out"
-                ) from None
-        return digests_of([str(value)])
+        return digests_of([text])
     row_id = value.lower() if isinstance(value, str) else ""
     if len(row_id) == ID_DIGITS and _HEX.issuperset(row_id):
         return keys_of([row_id])

@@ -142,6 +142,11 @@ class TypedValues:
                     f"{place}: column {name!r} holds a number of more digits than 64 bits keep "
                     f"({_shown(value)}). Take the column as text: --text {name}"
                 ) from None
+            except ValueError:
+                raise UsageError(
+                    f"{place}: column {name!r} holds a whole number of thousands of digits. Write "
+                    "it as text in the data"
+                ) from None
             if isinstance(value, str):
                 _check_unicode(value, place, name)
             elif kind == WHOLE and isinstance(value, int) and abs(value) > _EXACT:
@@ -315,8 +320,8 @@ def column_names(names: Sequence[str], prefix: str) -> Iterator[tuple[str, str]]
     taken: dict[str, str] = {}
     for name in names:
         stored = re.sub(r"[^A-Za-z0-9_]+", "_", prefix + name)
-        if re.search("[\ud800-\udfff]", name):
-            raise UsageError(f"the name of column {name!r} is not Unicode: rename the column")
+        if re.search("[\ud800-\udfff]", prefix + name):
+            raise UsageError(f"the name of column {prefix + name!r} is not Unicode: rename it")
         if not name.strip():
             raise UsageError(
                 f"a column of the file has no name. Name those to take with --columns "

@@ -11,6 +11,7 @@ import pytest
 from helpers.files import write_jsonl
 
 from coresetdb.ingest.jobs.commit import Commit
+from coresetdb.query import selection
 from coresetdb.query.compare import compare
 from coresetdb.query.coresets import load_coreset, remove_coreset
 from coresetdb.query.explaining.explain import explain
@@ -27,7 +28,8 @@ from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
 from coresetdb.schemas.instruction import Reject
 from coresetdb.schemas.recipe import Recipe
-from coresetdb.store import catalog, features
+from coresetdb.store import catalog, features, removal
+from coresetdb.store import purge as purge_module
 from coresetdb.store.corpora import rename_corpus
 from coresetdb.store.indices import indices_of
 from coresetdb.store.integrity.verify import verify

@@ -121,8 +121,12 @@ def test_a_file_may_have_odd_names(world):
     world.database.annotate(rows, prefix="j_", name="odd")
     stored = ["j_a_b", "j_say_x_", "j_it_s", f"j_{'x' * 300}", "j_select", "j_place", "j_0"]
     assert world.column(*stored)[world.rows[2].id] == tuple(range(20, 27))
-    with pytest.raises(UsageError, match=r"name of column '\\ud800y' is not Unicode"):
+    with pytest.raises(UsageError, match=r"name of column 'k_\\ud800y' is not Unicode"):
         world.database.annotate([{"id": world.rows[0].id, "\ud800y": 1}], prefix="k_")
+    with pytest.raises(UsageError, match=r"name of column '\\ud800y' is not Unicode"):
+        world.database.annotate([{"id": world.rows[0].id, "y": 1}], prefix="\ud800")
+    with pytest.raises(UsageError, match=r"--text scroe: no such column is taken; those are score"):
+        world.database.annotate([{"id": world.rows[0].id, "score": 1}], texts="scroe")
     with pytest.raises(UsageError, match=r"no name\. Name those to take with --columns \(score\)"):
         world.database.annotate([{"id": world.rows[0].id, "": 1, "score": 2}], prefix="k_")
 
@@ -182,6 +186,11 @@ def test_thousands_of_digits_in_a_file(world, tmp_path):
         world.database.annotate(file)
     world.database.annotate(file, texts="digits")
     assert world.column("digits")[world.rows[0].id] == digits
+    for texts in ((), "n"):
+        with pytest.raises(UsageError, match=r"<list>:1: column 'n' holds a"):
+            world.database.annotate(rows_with(world, "n", [10**5000]), texts=texts)
+    with pytest.raises(UsageError, match=r"<list>:1: id is a whole number of thousands of digits"):
+        world.database.annotate([{"id": 10**5000, "n": 1}], key="source_id")
 
 
 @pytest.mark.parametrize("values", [[9007199254740993, 0.5], [0.5, -9007199254740993]])
