@@ -28,6 +28,7 @@ from coresetdb.ingest.jobs.fitting import MemoryCache
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations import registry
+from coresetdb.ingest.representations.representation import BACKGROUND
 from coresetdb.ingest.representations.trim_basis import top_overlap
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.recipe import Recipe
@@ -80,9 +81,15 @@ def scored(
     encoded = [row for row in examples.encoded if isinstance(row, Encoded)]
     columns = {name: examples.columns[name] for name in registry.columns_of(recipe).values()}
     facts = representation.target_artifact(featurizer.backbone, encoded, columns, setup)
-    scorer = representation.scorer(
-        recipe.options, setup.artifacts, facts, representation.query_defaults
-    )
+    asked, artifacts = representation.query_defaults, dict(setup.artifacts)
+    if representation.background_columns(asked):
+        present = table.filter(table[recipe.reason].is_null())
+        artifacts[BACKGROUND] = representation.background([present])
+    if facts and representation.example_columns:
+        with_feature = featurizer.table(examples)
+        with_feature = with_feature.filter(with_feature[recipe.reason].is_null())
+        facts = representation.with_examples(facts, with_feature)
+    scorer = representation.scorer(recipe.options, artifacts, facts, asked)
     assert scorer is not None
     (batch,) = table.combine_chunks().to_batches()
     return scorer.scores(batch)

@@ -44,7 +44,7 @@ from .models.describe import BackboneConfig
 from .passes.reducer import Side
 from .representations import registry
 from .representations.registry import FeatureSpec, columns_of, recipe_for
-from .representations.representation import Representation
+from .representations.representation import BACKGROUND, Representation
 
 TOLERANCE = 1e-3
 """Norm-wise relative error, in float32 before storage precision."""
@@ -339,14 +339,20 @@ def _check_comparison(recipe: Recipe, backbone: Backbone, fits: Fitted) -> None:
     )
     if target_artifact is not None:
         assert isinstance(Artifact.unpack(target_artifact.pack()), Artifact)
+    names = columns_of(recipe)
+    table = featurizer.featurize(rows)
+    artifacts = dict(fits.artifacts)
+    if reads := representation.background_columns(representation.query_defaults):
+        artifacts[BACKGROUND] = representation.background([_with_feature(recipe, table, reads)])
+    if target_artifact is not None and representation.example_columns:
+        examples = _with_feature(recipe, featurizer.table(target), representation.example_columns)
+        target_artifact = representation.with_examples(target_artifact, examples)
     scorer = representation.scorer(
-        recipe.options, fits.artifacts, target_artifact, dict(representation.query_defaults)
+        recipe.options, artifacts, target_artifact, dict(representation.query_defaults)
     )
     if scorer is None:
         return
-    names = columns_of(recipe)
     assert set(scorer.columns) <= set(names), f"{recipe.representation}: the scorer reads others"
-    table = featurizer.featurize(rows)
     stored = pa.table({name: table[names[name]] for name in scorer.columns})
     (batch,) = stored.combine_chunks().to_batches()
     scores = scorer.scores(batch)
@@ -361,6 +367,12 @@ def _check_comparison(recipe: Recipe, backbone: Backbone, fits: Fitted) -> None:
     halves = np.concatenate([scorer.scores(batch.slice(0, 9)), scorer.scores(batch.slice(9))])
     error = _distance(*(np.where(np.isneginf(each), np.nan, each) for each in (halves, scores)))
     assert error <= TOLERANCE, f"scores depend on the rows scored with them ({error:.1e})"
+
+
+def _with_feature(recipe: Recipe, table: pa.Table, own: Sequence[str]) -> pa.Table:
+    """Return some of a representation's columns, under its own names, of rows that have it."""
+    rows = table.filter(table[recipe.reason].is_null())
+    return pa.table({name: rows[columns_of(recipe)[name]] for name in own})
 
 
 _FOLDERS: list[TemporaryDirectory[str]] = []  # removed when the process ends

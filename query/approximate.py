@@ -167,6 +167,16 @@ class Search:
                 f"{method} does not look for the nearest vectors, so there is nothing that an "
                 "index could answer: leave --approximate out"
             )
+        if method.is_centred:
+            raise UsageError(
+                f"{method} compares vectors without the pool's mean, and the index has them with "
+                "it: leave --approximate or centre=pool out"
+            )
+        if method.ignores_sign:
+            raise UsageError(
+                f"{method} looks for opposite vectors as well, which an index does not find: leave "
+                "--approximate or sign=any out"
+            )
         self._dataset, self._method, self._feature = dataset, method, feature
         self._column, self._matrix = feature.column, matrix_of(queries)
         self._recall = Recall(dataset, self._column, feature.width, self._matrix)

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from ..ingest.representations.registry import names
-from ..ingest.representations.representation import Scorer
+from ..ingest.representations.representation import BACKGROUND, Scorer
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet
-from ..selectors.reductions import Columns, RowColumns, RowVectors, Vectors
-from ..store.catalog import LazyArtifacts
+from ..selectors.reductions import Fetched, RowColumns, RowVectors
+from ..store.catalog import Artifact, LazyArtifacts
+from .background import background_of
+from .centring import CENTRE, centred_fetch, centred_queries
 from .features import Feature
 from .groups import queries_compared
 from .methods import Method, parse_method
@@ -28,7 +30,6 @@ from .scanning.vectors import scan_ids, scan_vectors
 if TYPE_CHECKING:
     import lance
 
-    from ..store.store import Store
     from .snapshot import Snapshot
 
 
@@ -74,7 +75,7 @@ class QueryGroup:
 
 
 Scan = Callable[[Sequence[BlockConsumer], IdSet | None], Scanned]
-Fetch = Callable[[Vectors | Columns, IdSet | None], RowVectors | RowColumns]
+Fetch = Callable[[Fetched, IdSet | None], RowVectors | RowColumns]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def comparison(
     feature: Feature | None,
     queries: Sequence[Queries],
     lengths: Mapping[str | None, np.ndarray],
+    centre: Artifact | None = None,
 ) -> Comparison:
     """Return how a method compares rows, and with what.
 
@@ -111,12 +113,15 @@ def comparison(
         feature: that it uses, None for none.
         queries: of the targets.
         lengths: to be matched, as `lengths_to_match` returns them.
+        centre: that the method subtracts, as `centre_of` returns it.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
     """
     dataset = snapshot.pool
     fetch = fetcher(dataset, feature)
+    if centre:
+        fetch, queries = centred_fetch(fetch, centre), centred_queries(queries, centre)
     if feature and method.uses_sets:
         return _by_sets(dataset, method, feature, queries, fetch)
     if feature and method.uses_words:
@@ -130,20 +135,30 @@ def comparison(
             width=feature.width if feature else 0,
         )
     if feature.column:
-        return _by_cosine(dataset, feature, queries, fetch)
+        return _by_cosine(dataset, method, feature, queries, fetch, centre)
     return _by_scores(snapshot, method, feature, queries, fetch)
 
 
 def _by_cosine(
-    dataset: lance.LanceDataset, feature: Feature, queries: Sequence[Queries], fetch: Fetch
+    dataset: lance.LanceDataset,
+    method: Method,
+    feature: Feature,
+    queries: Sequence[Queries],
+    fetch: Fetch,
+    centre: Artifact | None,
 ) -> Comparison:
-    column = feature.column
+    import torch
+
+    column, squared = feature.column, method.ignores_sign
+    mean = torch.from_numpy(centre.arrays[CENTRE]) if centre else None
     assert column is not None, "a comparison by cosine has vectors"
     queries = queries_compared(queries)
     matrix = matrix_of(queries)
     return Comparison(
         tuple(QueryGroup(query.target, len(query.ids), query.ids) for query in queries),
-        lambda reducers, eligible: scan_vectors(dataset, column, matrix, reducers, eligible),
+        lambda reducers, eligible: scan_vectors(
+            dataset, column, matrix, reducers, eligible, squared=squared, centre=mean
+        ),
         fetch,
         width=feature.width,
     )
@@ -193,13 +208,13 @@ def _by_scores(
     queries: Sequence[Queries],
     fetch: Fetch,
 ) -> Comparison:
-    store, dataset = snapshot.store, snapshot.pool
+    dataset = snapshot.pool
     if method.needs_target:
         query_groups = tuple(QueryGroup(each.target, 1) for each in queries)
-        scorers = [scorer_of(store, feature, method, query) for query in queries]
+        scorers = [scorer_of(snapshot, feature, method, query) for query in queries]
     else:
         query_groups = (QueryGroup(None, 1),)
-        scorers = [scorer_of(store, feature, method)]
+        scorers = [scorer_of(snapshot, feature, method)]
     columns = {own: feature.columns[own] for scorer in scorers for own in scorer.columns}
     return Comparison(
         query_groups,
@@ -215,17 +230,20 @@ def columns_for(scorer: Scorer, feature: Feature, rows: pa.Table) -> pa.RecordBa
 
 
 def scorer_of(
-    store: Store, feature: Feature, method: Method, queries: Queries | None = None
+    snapshot: Snapshot, feature: Feature, method: Method, queries: Queries | None = None
 ) -> Scorer:
     """Return the scorer of a target, or that of a method without targets.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
     """
-    recipe = feature.recipe
-    scorer = feature.representation.scorer(
+    recipe, representation = feature.recipe, feature.representation
+    others = {}
+    if representation.background_columns(method.asked):
+        others[BACKGROUND] = background_of(snapshot, feature).artifact
+    scorer = representation.scorer(
         recipe.options,
-        LazyArtifacts(store, recipe.artifacts),
+        LazyArtifacts(snapshot.store, recipe.artifacts, others),
         queries.artifact if queries else None,
         method.asked,
     )

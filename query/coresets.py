@@ -21,6 +21,7 @@ from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.purge import PURGED, universe_of
 from ..store.removal import Tombstone, among, tombstones
 from ..store.rows import keys_under
+from .methods import as_recorded
 from .names import LONGEST, name_lock
 from .origins import Origin, origins
 from .result_rows import ResultRows
@@ -241,7 +242,7 @@ def list_coresets(store: Store) -> list[dict[str, Any]]:
         {
             "coreset": row["name"],
             "rows": row["rows"],
-            "method": row["method"],
+            "method": as_recorded(row["method"], json.loads(row["parameters"])),
             "targets": row["targets"] or [],
             "budget": row["budget"],
             "filter": row["filter"],
@@ -257,17 +258,20 @@ def list_coresets(store: Store) -> list[dict[str, Any]]:
 def record(snapshot: Snapshot, coreset: Coreset) -> bool:
     """Write a coreset that was chosen from a snapshot; return False if its name was taken.
 
-    Its rows are written first, then its tags, then itself: a process killed in between leaves rows
-    and a tag without a coreset, which nothing shows and the next selection of that name replaces;
-    never a coreset without its rows.
+    Its tags are made first, then its rows are written, then itself: a process killed in between
+    leaves a tag and rows without a coreset, which nothing shows and the next selection of that name
+    replaces; never a coreset without its rows.
+
+    Raises:
+        UsageError: the version that it was chosen from is gone; nothing is written then.
     """
     store = snapshot.store
     with name_lock(store):
         if coreset.name in coreset_names(store):
             return False  # before anything of it is touched
+        _tag(snapshot, coreset)
         store.delete("coreset_rows", f"coreset = {literal(coreset.name)}")
         store.append("coreset_rows", _member_rows(coreset))
-        _tag(snapshot, coreset)
         store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS))
     store.sync()
     return True
@@ -275,14 +279,22 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
 
 def _tag(snapshot: Snapshot, coreset: Coreset) -> None:
     """Keep what a coreset was made from, whatever a killed selection of its name kept."""
-    tables = {"pool": snapshot.pool}
+    store, tables = snapshot.store, {"pool": snapshot.pool}
     if coreset.targets:
         tables["targets"] = snapshot.targets
     for table, dataset in tables.items():
         tag = tag_of(coreset.name, table)
         if tag in (tags := dataset.tags.list()) and tags[tag]["version"] != dataset.version:
-            snapshot.store.untag(tag, table)
-        snapshot.store.tag(tag, dataset.version, table, dataset)
+            store.untag(tag, table)
+        try:
+            store.tag(tag, dataset.version, table, dataset)
+        except UsageError as error:
+            for made in tables:
+                store.untag(tag_of(coreset.name, made), made)
+            raise UsageError(
+                f"{store.uri}: table {table} was purged or compacted meanwhile, and the version "
+                "that the coreset was chosen from is gone; select again"
+            ) from error
 
 
 def remove_coreset(store: Store, name: str) -> None:
@@ -322,7 +334,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
         store=store,
         name=name,
         targets=tuple(row["targets"] or ()),
-        method=row["method"],
+        method=as_recorded(row["method"], parameters),
         parameters=parameters,
         fingerprint=row["fingerprint"],
         seed=row["seed"],

@@ -43,6 +43,11 @@ def by_groups(method: Method, approximate: bool) -> Method:
             f"choose by {' or '.join(SELECTORS)}, such as less:top or rds. For another method add "
             "each group as a target of its own"
         )
+    if method.ignores_sign:
+        raise UsageError(
+            f"{method}: a group is compared by the mean of its cosines, which has no square of "
+            "each: leave sign=any or --group out"
+        )
     if approximate:
         raise UsageError("groups and --approximate: an index finds rows for single examples")
     if method.selector.name == "top":

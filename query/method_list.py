@@ -172,7 +172,7 @@ class _Readiness:
     def _check_options(self, method: Method, feature: Feature | None) -> None:
         """Check that the pool has the columns that a method's options name."""
         if feature and method.compares_queries and not method.needs_target:
-            scorer_of(self._store, feature, method)
+            scorer_of(self._snapshot, feature, method)
         if "columns" in method.selector.inputs and not method.matches_lengths:
             task = Task(0, self._rows, 1, options=method.options)
             for reduction in next(method.selector.passes(task)):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from ..ingest.representations.registry import ALIASES, get
+from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import UsageError
 from ..selectors.registry import selectors
@@ -24,6 +24,9 @@ from .features import comparison_of
 
 _FORM = re.compile(r"(?P<first>[\w+]+)(?::(?P<second>\w+))?(?:\((?P<options>[^()]*)\))?")
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+IGNORE_SIGN = ("round_robin", "top", "knn_uniform")
+"""Selectors that can choose by the square of the cosine."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,16 @@ class Method:
     def compares_queries(self) -> bool:
         """Whether it compares rows with queries, by cosine or by a scorer."""
         return "query_similarity" in self.selector.inputs
+
+    @property
+    def ignores_sign(self) -> bool:
+        """Whether it compares by the square of the cosine."""
+        return self.asked.get("sign") == "any"
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether the pool's mean is subtracted from the vectors that it compares."""
+        return self.asked.get("centre") == "pool"
 
     @property
     def uses_sets(self) -> bool:
@@ -136,7 +149,12 @@ def parse_method(
     if lack := _lack(selector, made_by):
         raise UsageError(f"method {text!r}: {lack}; {known}")
     options, asked = _options(text, selector, made_by, match["options"] or "")
-    return Method(representation, made_by, selector, options, asked)
+    method = Method(representation, made_by, selector, options, asked)
+    if method.ignores_sign and selector.name not in IGNORE_SIGN:
+        raise UsageError(
+            f"method {text!r}: sign=any is for {', '.join(IGNORE_SIGN[:-1])} and {IGNORE_SIGN[-1]}"
+        )
+    return method
 
 
 def _alone(method: str, selector: Selector, options: str, known: str) -> Selector:
@@ -160,6 +178,39 @@ def _alone(method: str, selector: Selector, options: str, known: str) -> Selecto
 def _meant(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word, sorted(known), 1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def as_recorded(text: str, parameters: Mapping[str, Any]) -> str:
+    """Return a recorded method with those of its options that are no defaults any more.
+
+    What a method was called leaves out the defaults of its day; with all that differ from today's
+    spelled out, it is the same method again.
+
+    Args:
+        text: the method as a coreset records it.
+        parameters: of the coreset, with every option's value.
+    """
+    match = _FORM.fullmatch(text)
+    name = (parameters.get("representation") or "").partition("__")[0]
+    if match is None:
+        return text
+    defaults: dict[str, Any] = {}
+    recorded: dict[str, Any] = {}
+    if selector := selectors().get(parameters.get("selector", "")):
+        defaults = {option: each.default for option, each in selector.options.items()}
+        recorded = dict(parameters.get("options", {}))
+    if name in names():
+        made_by = get(name)
+        defaults |= made_by.query_defaults
+        recorded |= {**made_by.unrecorded, **parameters.get("asked", {})}
+    written = [part.strip() for part in (match["options"] or "").split(",") if part.strip()]
+    spelled = {part.partition("=")[0].strip() for part in written}
+    written += [
+        f"{option}={_text(value)}"
+        for option, value in recorded.items()
+        if option in defaults and value != defaults[option] and option not in spelled
+    ]
+    return text.partition("(")[0] + (f"({','.join(written)})" if written else "")
 
 
 def method_names(features: Mapping[str, Representation]) -> list[str]:
@@ -208,12 +259,13 @@ def _options(
     """Options of the selector and of the comparison, every one spelled out."""
     options = {name: option.default for name, option in selector.options.items()}
     asked = dict(representation.query_defaults) if representation else {}
+    choices = representation.query_choices if representation else {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if equals and name in options:
             options[name] = _value(method, name, selector.options[name], value)
         elif equals and name in asked:
-            asked[name] = _value(method, name, Option(asked[name]), value)
+            asked[name] = _value(method, name, Option(asked[name], choices.get(name, ())), value)
         else:
             raise UsageError(
                 f"method {method!r}: no option {name!r}; {_has(selector.name, options)}"
@@ -227,13 +279,14 @@ def _has(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _value(method: str, name: str, option: Option, text: str) -> Any:
-    kind = type(option.default)
+    if text in option.words:
+        return text
+    kind = float if option.words else type(option.default)
     try:
         value = _TRUTHS[text.lower()] if kind is bool else kind(text)
     except (KeyError, ValueError):
-        raise UsageError(
-            f"method {method!r}: {name}={text}: it must be a {kind.__name__}"
-        ) from None
+        kinds = " or ".join([f"a {kind.__name__}", *option.words])
+        raise UsageError(f"method {method!r}: {name}={text}: it must be {kinds}") from None
     if kind is float and not math.isfinite(value):
         raise UsageError(f"method {method!r}: {name}={text}: it must be a finite number")
     if option.choices and value not in option.choices:

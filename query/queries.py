@@ -94,6 +94,9 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
         return Queries(target, present_ids, words=words, missing=missing)
     if comparison_of(feature.representation) == "target_scorer":
         artifact = _target_artifact(store, target, feature, ids)
+        if feature.representation.example_columns:
+            examples = _example_columns(table, target, feature)
+            artifact = feature.representation.with_examples(artifact, examples)
         return Queries(target, present_ids, artifact=artifact, missing=missing)
     return Queries(target, present_ids, missing=missing)
 
@@ -126,6 +129,15 @@ def _target_artifact(store: Store, target: str, feature: Feature, ids: Sequence[
     if REFUSED in artifact.facts:
         raise UsageError(f"target {target!r}: {feature.name}: {artifact.facts[REFUSED]}")
     return artifact
+
+
+def _example_columns(table: lance.LanceDataset, target: str, feature: Feature) -> pa.Table:
+    """What a representation reads of the examples that have the feature, in their order."""
+    own = {feature.columns[name]: name for name in feature.representation.example_columns}
+    rows = table.to_table(columns=["position", *own], filter=f"target = {literal(target)}")
+    rows = rows.sort_by("position").drop_columns(["position"])
+    rows = rows.filter(rows[feature.first].is_valid())
+    return rows.rename_columns([own[column] for column in rows.column_names])
 
 
 def _refuse_other_artifact(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> None:

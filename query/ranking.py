@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, ids_of
 from ..selectors.reductions import (
-    Columns,
+    Fetched,
     Reduction,
     RowColumns,
     RowVectors,
-    Vectors,
     WordSimilarity,
     WordTotals,
 )
@@ -37,7 +37,7 @@ _UNITS = ((30, "GiB"), (20, "MiB"), (10, "KiB"))
 class Picks:
     """Chosen rows, best first: ids, scores (NaN-free or None), target and example of each.
 
-    `notes` are sentences of the selector for the user.
+    `notes` are sentences of the selector for the user, `fitted` what it fitted to the pool.
     """
 
     ids: list[str]
@@ -45,6 +45,7 @@ class Picks:
     targets: list[str | None]
     queries: list[str | None]
     notes: tuple[str, ...] = ()
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
     def first(self, count: int) -> Picks:
         """Return the first `count` of them."""
@@ -169,7 +170,7 @@ def _source(
     comparison: Comparison, need: Reduction, queries: slice, eligible: IdSet | None
 ) -> Reducer | Callable[[], RowVectors | RowColumns]:
     """Return where the answer to a need comes from: a reducer to feed, or a function to call."""
-    if isinstance(need, (Vectors, Columns)):
+    if isinstance(need, Fetched):
         return lambda: comparison.fetch(need, eligible)
     if isinstance(need, (WordTotals, WordSimilarity)):
         return word_reducer(need, queries.stop - queries.start)
@@ -239,7 +240,9 @@ def _merge(
         players, places = take_turns(lists, k)
     ids: list[str] = [""] * len(players)
     notes = dict.fromkeys(note for ranking in rankings for note in ranking.notes)
-    picks = Picks(ids, [None] * len(ids), [None] * len(ids), [None] * len(ids), tuple(notes))
+    nothing: list[list] = [[None] * len(ids) for _ in range(3)]
+    fitted = {name: value for ranking in rankings for name, value in ranking.fitted.items()}
+    picks = Picks(ids, *nothing, notes=tuple(notes), fitted=fitted)
     for number, (group, ranking) in enumerate(zip(query_groups, rankings, strict=True)):
         turns = np.flatnonzero(players == number).tolist()
         chosen = places[players == number]

@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = "-"
 _ID = re.compile(r"[0-9a-f]{32}")
+_LONGEST_CELL = 1 << 30  # of a CSV file, in characters: texts stand beside the ids
+_LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -260,8 +263,7 @@ def restore(
     with removal.alone(store):
         purging.settle(store)
         chosen = _among_removed(store, rows, ids)
-        removal.restore(store, list(chosen.corpora), progress)
-        purging.follow(store, list(chosen.corpora))
+        removal.restore(store, list(chosen.corpora), progress, purging.follow)
         store.sync()
     return _restoration(store, chosen)
 
@@ -319,14 +321,22 @@ def read_ids(file: str) -> list[str]:
                 lines = list(_ids_in(text))
     except FileNotFoundError as error:
         raise NoSuchFileError(file, "there is no such file", "Check its name") from error
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, ValueError, KeyError, csv.Error, pa.ArrowException) as error:
         raise InputError(file, f"no ids can be read from it ({error})", _IDS) from error
+    ids = []
     for number, line in enumerate(lines, start=1):
-        if not isinstance(line, str) or not _ID.fullmatch(line):
-            raise InputError(file, f"entry {number}: {line!r} is no row id", _IDS)
-    if not lines:
+        row_id = line.strip().lower() if isinstance(line, str) else ""
+        if not _ID.fullmatch(row_id):
+            raise InputError(file, f"entry {number}: {_shown(line)} is no row id", _IDS)
+        ids.append(row_id)
+    if not ids:
         raise InputError(file, "it holds no ids", _IDS)
-    return list(dict.fromkeys(lines))
+    return list(dict.fromkeys(ids))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 _IDS = (
@@ -336,23 +346,59 @@ _IDS = (
 
 
 def _ids_in(text: Iterable[str]) -> Iterator[Any]:
-    lines = (line.rstrip("\r\n") for line in text)
-    filled = (line for line in lines if line.strip())
-    first = next(filled, None)
-    if first is None:
+    """The ids of a text.
+
+    Raises:
+        ValueError: a line has none; says which.
+    """
+    lines = enumerate((line.rstrip("\r\n") for line in text), start=1)
+    number, first = next(((at, line) for at, line in lines if line.strip()), (0, ""))
+    if not number:
         return
+    rest = chain([(number, first)], lines)
     if first.lstrip().startswith("{"):
-        yield json.loads(first)["id"]
-        yield from (json.loads(line)["id"] for line in filled)
+        yield from _ids_in_objects(rest)
         return
     tab = "\t" if "\t" in first else ","
-    names = next(csv.reader([first], delimiter=tab))
-    if "id" in names:
-        at = names.index("id")
-        yield from (row[at] for row in csv.reader(filled, delimiter=tab))
+    if "id" in next(csv.reader([first], delimiter=tab)):
+        yield from _ids_in_cells((line for _, line in rest), tab, number)
         return
-    yield first.strip().lower()
-    yield from (line.strip().lower() for line in filled)
+    yield from (line for _, line in rest if line.strip())
+
+
+def _ids_in_objects(lines: Iterable[tuple[int, str]]) -> Iterator[Any]:
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict) or "id" not in row:
+            raise ValueError(f"line {number} is no JSON object with a field id")
+        yield row["id"]
+
+
+def _ids_in_cells(lines: Iterable[str], delimiter: str, first: int) -> Iterator[str]:
+    """The column id; the lines begin with the header, which is line `first` of the file."""
+    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+    rows = csv.reader(lines, delimiter=delimiter)
+    at = next(rows).index("id")
+    while True:
+        number = first + rows.line_num
+        try:
+            row = next(rows, None)
+        except csv.Error as error:
+            raise ValueError(f"line {number} is no CSV: {error}") from error
+        if row is None:
+            return
+        if not any(cell.strip() for cell in row):
+            continue
+        if at >= len(row):
+            raise ValueError(
+                f"line {number} has {count_of(len(row), 'cell')}, and id is column {at + 1}"
+            )
+        yield row[at]
 
 
 # -- which rows ---------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
     Raises:
         UsageError: a target was removed since, and the version that held it was cleaned away.
     """
-    newest = Snapshot(store, coreset.pool_version)
+    background = coreset.parameters.get("background")
+    newest = Snapshot(store, coreset.pool_version, background=background)
     request = Request(
         targets=coreset.targets,
         method=coreset.method,
@@ -125,6 +126,8 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
         approximate=_index_is_there(newest, coreset),
         weights=parse_weights(coreset.parameters.get("weights"), coreset.targets),
         group=coreset.parameters.get("group"),
+        fitted=coreset.parameters.get("fitted", {}),
+        centre=coreset.parameters.get("centre", {}).get("artifact"),
         among=universe_of(store, coreset.parameters),
     )
     if _same_examples(newest, request, coreset):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Request:
         approximate: whether an index finds the rows.
         weights: of the targets in their order; None where they take turns row by row.
         group: field of the examples' metadata by which they are compared in groups.
+        fitted: values of options that an earlier selection fitted, and that stand for them now.
+        centre: digest of the mean that an earlier selection subtracted.
         among: the rows of the pool that there are for it; None for all. For what was chosen before
             a purge moved it to a later version of the pool.
     """
@@ -55,6 +57,8 @@ class Request:
     approximate: bool = False
     weights: Weights | None = None
     group: str | None = None
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+    centre: str | None = None
     among: IdSet | None = None
 
 
@@ -86,6 +90,8 @@ def resolve_request(snapshot: Snapshot, request: Request) -> ResolvedRequest:
     Raises: as `answer`.
     """
     method, feature = resolve_method(snapshot, request.method)
+    if request.fitted:
+        method = replace(method, options={**method.options, **request.fitted})
     if method.needs_target and not request.targets:
         instead = ", or a coreset: length_matched(like=CORESET)" if method.matches_lengths else ""
         raise UsageError(f"{method} compares rows with a target: name one or more{instead}")

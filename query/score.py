@@ -27,6 +27,8 @@ from ..selectors.registry import selectors
 from ..store.features import completion
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
+from .background import keep_backgrounds
+from .centring import centre_of
 from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
 from .features import Feature, comparison_of
 from .methods import Method
@@ -90,6 +92,7 @@ def score(
     prepared, notes = _prepare_all(snapshot, target, methods)
     eligible = None if where is None else _eligible(store, where, version)
     rows = snapshot.pool.count_rows() if eligible is None else len(eligible)
+    keep_backgrounds(snapshot)
     keys = []
     for method in prepared:
         keys.append(SetKey(target, method.name, method.fingerprint, version))
@@ -156,7 +159,8 @@ def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
             f"its own{instead}"
         )
     queries = load_queries(snapshot, target, feature if method.needs_target else None)
-    compared = comparison(snapshot, method, feature, [queries], {})
+    centre = centre_of(snapshot, method, feature)
+    compared = comparison(snapshot, method, feature, [queries], {}, centre)
     return _Prepared(_name(method), _by_mean(method), feature, compared)
 
 
@@ -340,7 +344,7 @@ def transfer(store: Store, targets: Sequence[str], method: str = "nait") -> pl.D
             f"{parsed}: transfer takes a method that scores for a target, such as nait"
         )
     scorers = {
-        name: scorer_of(store, feature, parsed, load_queries(snapshot, name, feature))
+        name: scorer_of(snapshot, feature, parsed, load_queries(snapshot, name, feature))
         for name in names
     }
     columns: dict[str, Any] = {"examples": names}

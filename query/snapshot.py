@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from ..schemas.errors import FingerprintError, MissingFeatureError
+from ..store.catalog import Artifact
 from ..store.rows import offsets_of
 from .features import Feature, check_fingerprint, features_in
 
@@ -21,6 +23,23 @@ if TYPE_CHECKING:
 _ROWS_PER_PART = 1000
 
 
+@dataclass(frozen=True)
+class Background:
+    """What a sample of the pool amounts to, which a feature's rows are seen against.
+
+    Attributes:
+        artifact: what the representation made of the sample.
+        digest: of its content.
+        full: whether the sample has all its rows, so that it can be frozen.
+        kept: whether the store has it.
+    """
+
+    artifact: Artifact
+    digest: str
+    full: bool
+    kept: bool
+
+
 class Snapshot:
     """The pool and the targets of a store at two versions.
 
@@ -30,13 +49,23 @@ class Snapshot:
         store: an open store.
         pool_version: the newest by default, as found when the pool is first read.
         targets_version: alike.
+        background: digest of the pool's background that a coreset recorded.
+
+    Attributes:
+        backgrounds: those in use, by the fingerprint of their feature.
     """
 
     def __init__(
-        self, store: Store, pool_version: int | None = None, targets_version: int | None = None
+        self,
+        store: Store,
+        pool_version: int | None = None,
+        targets_version: int | None = None,
+        background: str | None = None,
     ) -> None:
         self.store = store
         self._pool_version, self._targets_version = pool_version, targets_version
+        self.recorded_background = background
+        self.backgrounds: dict[str, Background] = {}
 
     @cached_property
     def pool(self) -> lance.LanceDataset:

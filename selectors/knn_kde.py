@@ -11,6 +11,14 @@ A query whose rows are all full has mass left when nothing stops the growth, whi
 settings is usual. As published its last row gets that, and so ranks high though it is the farthest
 one. `rest=spread` [ours] is for all who do not want those rows first: each row gets its share.
 
+`sigma=auto` [ours] fits the kernel's width to the representation: of the pairs of `SAMPLE` rows of
+the pool, drawn by their ids, a share of `NEAR_PAIRS` lies within its reach, 1 - cos < sigma^2 / 2.
+The published width is for near-duplicates among gradients; where vectors lie close together it
+reaches whole topics, and rows are held back for being typical. A note says so.
+
+`ties=mean` [ours]: rows of equal mass go by mean similarity before the id; the density of a row
+without near-duplicates is then 1 exactly, whatever its float16 length.
+
 The densities cost union^2 products of vectors. The union is held to `union` rows by bringing fewer
 rows of every query; the ranking says so.
 """
@@ -23,11 +31,18 @@ import numpy as np
 
 from ..schemas.ids import codes_of
 from .neighbours import OPTIONS, by_mass, distances, growth_note
-from .reductions import Lists, Reduction, TopPerQuery, TopRows, Vectors
+from .reductions import Lists, Reduction, SampledVectors, TopPerQuery, TopRows, Vectors
 from .selector import Option, Passes, Ranking, Selector, Task
 
 _ROWS_AT_ONCE = 512
 _COLUMNS_AT_ONCE = 1024  # a part of the kernels stays in the caches while it is made and summed
+NEAR_PAIRS = 0.001
+SAMPLE = 1000
+SIGMA_BOUNDS = (0.05, 0.75)
+"""Of a fitted sigma: float16 vectors tell no smaller distances apart; the published one."""
+CROWDED = 5.0
+"""The median density above which sigma reaches more than near-duplicates."""
+
 _ROUNDING = 1e-9  # of a query's mass: so little is left over by sums that should be whole
 
 
@@ -68,6 +83,28 @@ def densities(vectors: np.ndarray, sigma: float, count: int) -> np.ndarray:
             del largest  # before the next ones are made
         density[start : start + len(rows)] = near.numpy()
     return density[same]
+
+
+def fitted_sigma(vectors: np.ndarray) -> float:
+    """The sigma whose reach holds a share of `NEAR_PAIRS` of all pairs, within `SIGMA_BOUNDS`.
+
+    Args:
+        vectors: (n, d) float16 of sampled rows; of equal ones one counts, so that copies do not
+            make it 0.
+
+    Returns:
+        Three decimals, so that no last bit of a product decides.
+    """
+    import torch
+
+    bits = np.ascontiguousarray(vectors).view(np.dtype((np.void, 2 * vectors.shape[1])))[:, 0]
+    first = np.unique(bits, return_index=True)[1]
+    if len(first) < 2:
+        return SIGMA_BOUNDS[1]
+    unit = torch.nn.functional.normalize(torch.from_numpy(vectors[first]).float(), dim=1)
+    gaps = 1 - (unit @ unit.T).numpy()[np.triu_indices(len(first), 1)].astype(np.float64)
+    near = max(float(np.quantile(gaps, NEAR_PAIRS)), 0.0)
+    return round(min(max((2 * near) ** 0.5, SIGMA_BOUNDS[0]), SIGMA_BOUNDS[1]), 3)
 
 
 def shares(
@@ -121,7 +158,8 @@ def cut_to(nearest: Lists, most: int) -> Lists:
     sizes = np.cumsum(np.bincount(first // queries, minlength=nearby))
     reach = max(int(np.searchsorted(sizes, most, "right")), 2)
     assert nearest.scores is not None
-    return Lists(nearest.keys[:, :reach], nearest.scores[:, :reach])
+    means = None if nearest.means is None else nearest.means[:, :reach]
+    return Lists(nearest.keys[:, :reach], nearest.scores[:, :reach], means=means)
 
 
 def _neighbours(task: Task) -> int:
@@ -132,14 +170,18 @@ def _neighbours(task: Task) -> int:
 def _passes(task: Task) -> Passes:
     options = task.options
     alpha, c = options["alpha"], options["C"]
-    brought, others = yield TopPerQuery(_neighbours(task)), TopRows(task.k, "mean")
+    by_mean = options["ties"] == "mean"
+    brought, others = yield TopPerQuery(_neighbours(task), by_mean), TopRows(task.k, "mean")
     nearest = cut_to(brought, options["union"])
     assert nearest.scores is not None
     codes, distinct = codes_of(nearest.keys)
     keys = np.empty((distinct, 2), np.int64)
     keys[codes.ravel()] = nearest.keys.reshape(-1, 2)
-    (rows,) = yield (Vectors(keys),)
-    density = densities(rows.vectors, options["sigma"], min(options["kde_k"], task.rows // 10 or 1))
+    rows, *sampled = yield (Vectors(keys), *_sample(task))
+    sigma = fitted_sigma(sampled[0].vectors) if sampled else options["sigma"]
+    density = densities(rows.vectors, sigma, min(options["kde_k"], task.rows // 10 or 1))
+    if by_mean:
+        np.maximum(density, 1.0, out=density)
     distance = distances(nearest.scores, options["distance"])
     mass, stopped = shares(distance, density[codes], alpha, c, options["rest"])
     ranking: Ranking = by_mass(nearest, mass, others, task.k)
@@ -152,7 +194,25 @@ def _passes(task: Task) -> Passes:
         )
     if not stopped:
         notes.append(growth_note("knn_kde", alpha, c, reach))
-    return replace(ranking, notes=(*notes, *ranking.notes))
+    if sampled:
+        notes.append(f"knn_kde: sigma={sigma:g}, fitted to {len(sampled[0]):,} rows of the pool")
+    if sigma and len(density) and (median := float(np.median(density))) > CROWDED:
+        notes.append(_crowd_note(sigma, median, bool(sampled)))
+    fitted = {"sigma": sigma} if sampled else {}
+    return replace(ranking, notes=(*notes, *ranking.notes), fitted=fitted)
+
+
+def _sample(task: Task) -> tuple[Reduction, ...]:
+    return (SampledVectors(SAMPLE),) if task.options["sigma"] == "auto" else ()
+
+
+def _crowd_note(sigma: float, median: float, is_fitted: bool) -> str:
+    smaller = f"sigma={sigma / 2:.2g}" + ("" if is_fitted else ", or sigma=auto to have it fitted")
+    return (
+        f"knn_kde: sigma={sigma:g} covers a crowd, not near-duplicates alone: half of the rows it "
+        f"weighed have a density above {median:.1f} (a row without near-duplicates has 1), so "
+        f"typical rows are held back. Try {smaller}"
+    )
 
 
 def _own_memory(task: Task) -> int:
@@ -162,11 +222,13 @@ def _own_memory(task: Task) -> int:
     # the nearest count.
     lists = 28 * (brought + task.k)
     kernels = 12 * _ROWS_AT_ONCE * union + 8 * _ROWS_AT_ONCE * _COLUMNS_AT_ONCE
-    return lists + 240 * brought + 6 * union * task.width + kernels
+    means = 16 * brought if task.options["ties"] == "mean" else 0
+    fit = SAMPLE * (8 * task.width + 24 * SAMPLE) if _sample(task) else 0
+    return lists + means + 240 * brought + 6 * union * task.width + kernels + fit
 
 
 def _later(task: Task) -> tuple[Reduction, ...]:
-    return (Vectors(np.empty((_union(task), 2), np.int64)),)
+    return (Vectors(np.empty((_union(task), 2), np.int64)), *_sample(task))
 
 
 def _union(task: Task) -> int:
@@ -182,10 +244,11 @@ SELECTOR = Selector(
     _own_memory,
     {
         **OPTIONS,
-        "sigma": Option(0.75, least=0.0),
+        "sigma": Option(0.75, least=0.0, words=("auto",)),
         "kde_k": Option(1000, least=1),
         "union": Option(20_000, least=1),
         "rest": Option("last", ("last", "spread")),
+        "ties": Option("id", ("id", "mean")),
     },
     later=_later,
     paper="Liu et al. 2024 (TSDS)",

@@ -1,7 +1,8 @@
 """The reductions of the pool that a selector may ask for, and the results it gets.
 
 Reductions of similarities, sets and words are computed in one streaming pass over the pool
-(`query/scanning/reducers.py`); `Vectors` and `Columns` are fetched (`query/scanning/fetch.py`).
+(`query/scanning/reducers.py`); `Vectors`, `SampledVectors` and `Columns` are fetched
+(`query/scanning/fetch.py`).
 `query/scanning/reducers.py` also states how much memory each of them takes.
 """
 
@@ -96,6 +97,17 @@ class Vectors:
 
 
 @dataclass(frozen=True)
+class SampledVectors:
+    """The unit vectors of `rows` rows of the whole pool, whatever rows are eligible.
+
+    They are drawn by a hash of their ids, of the rows that have a vector. The result is a
+    `RowVectors` in the order of the draw.
+    """
+
+    rows: int
+
+
+@dataclass(frozen=True)
 class Columns:
     """Columns of all eligible rows, of numbers or text, with `numeric` of numbers only.
 
@@ -108,7 +120,8 @@ class Columns:
 
 WordReduction: TypeAlias = WordTotals | WordSimilarity
 RowReduction: TypeAlias = TopPerQuery | TopRows | Shuffled | Sets | LogSumExp | Votes
-Reduction: TypeAlias = RowReduction | WordReduction | Vectors | Columns
+Fetched: TypeAlias = Vectors | SampledVectors | Columns
+Reduction: TypeAlias = RowReduction | WordReduction | Fetched
 
 
 @dataclass(frozen=True)

@@ -52,13 +52,15 @@ class Ranking:
     """An ordered selection of distinct rows: keys (n, 2) int64, scores (n,) float32, queries (n,).
 
     `queries` is the number of the target example that pulled the row. Scores and queries are None
-    where the selector has none. `notes` are sentences for the user.
+    where the selector has none. `notes` are sentences for the user, `fitted` what options stand for
+    that were fitted to the pool, as JSON values.
     """
 
     keys: np.ndarray
     scores: np.ndarray | None = None
     queries: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    fitted: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -76,6 +78,7 @@ class Option:
         default: its type is the option's.
         choices: the valid values; empty where any is valid.
         least, most: bounds of a number, both included; None where there is none.
+        words: valid beside numbers, such as "auto".
         required: whether a value must be given, the default standing for none.
     """
 
@@ -84,6 +87,7 @@ class Option:
     least: float | None = None
     most: float | None = None
     required: bool = False
+    words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

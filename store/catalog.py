@@ -124,11 +124,18 @@ class LazyArtifacts(Mapping[str, Artifact]):
 
     Args:
         references: name -> digest.
+        others: that need no loading, by name.
     """
 
-    def __init__(self, store: Store, references: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        references: Mapping[str, str],
+        others: Mapping[str, Artifact] | None = None,
+    ) -> None:
         self._store, self._references = store, references
-        self._loaded: dict[str, Artifact] = {}
+        self._loaded: dict[str, Artifact] = dict(others or {})
+        self._names = tuple({**references, **self._loaded})
 
     def __getitem__(self, name: str) -> Artifact:
         if name not in self._loaded:
@@ -136,10 +143,10 @@ class LazyArtifacts(Mapping[str, Artifact]):
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._references)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._references)
+        return len(self._names)
 
 
 def target_artifact_name(ids: Sequence[str]) -> str:

@@ -76,13 +76,16 @@ def rename_corpus(store: Store, old: str, new: str, *, merge: bool = False) -> i
     with removal.alone(store):
         purge.settle(store)
         corpora = list_corpora(store)
-        known = {row["corpus"] for row in corpora}
+        listed = {row["corpus"] for row in corpora}
+        known = listed | _kept_corpora(store)
         if old not in known:
             to_list = f"coresetdb corpus list {store.typed}"
             raise UsageError(
                 f"no corpus {old!r} in {store.uri}; corpora: {suggest(old, known, to_list)}"
             )
-        if not merge and any(row["corpus"] == new and _holds_rows(row) for row in corpora):
+        taken = any(row["corpus"] == new and _holds_rows(row) for row in corpora)
+        interrupted = old not in listed or _was_interrupted(store, old, new)
+        if taken and not merge and not interrupted:
             raise UsageError(
                 f"there is a corpus {new!r} already; to put both into one, add --merge "
                 "(in Python merge=True). That cannot be undone"
@@ -91,16 +94,16 @@ def rename_corpus(store: Store, old: str, new: str, *, merge: bool = False) -> i
         places = store.dataset("sources").to_table(filter=is_old)
         if places.num_rows:
             store.insert("sources", _renamed_places(places, new))
-        renamed = _rename_column(store, "pool", old, new)
-        store.delete("sources", is_old)
-        _rename_rejects(store, is_old, new)
         _rename_runs(store, old, new)
+        renamed = _rename_column(store, "pool", old, new)
+        _rename_rejects(store, is_old, new)
+        if "removed_rows" in store.tables():  # before the tombstones, which tell that it is to do
+            _rename_column(store, "removed_rows", old, new)
         if "removed" in store.tables():
             stones = store.dataset("removed").to_table(filter=is_old)
             if stones.num_rows:
                 removal.put_stones(store, _with_corpus(stones, new))
-        if "removed_rows" in store.tables():
-            _rename_column(store, "removed_rows", old, new)
+        store.delete("sources", is_old)
         store.sync()
     return renamed
 
@@ -108,6 +111,27 @@ def rename_corpus(store: Store, old: str, new: str, *, merge: bool = False) -> i
 def _holds_rows(corpus: dict[str, Any]) -> bool:
     """Whether a corpus is more than a place where rows of other corpora were seen again."""
     return bool(corpus["rows"] or corpus["removed"])
+
+
+def _kept_corpora(store: Store) -> set[str]:
+    """Corpora of the rows that are kept for a restore."""
+    if "removed_rows" not in store.tables():
+        return set()
+    column = store.dataset("removed_rows").to_table(columns=["corpus"])["corpus"]
+    return set(column.unique().to_pylist()) - {None}
+
+
+def _was_interrupted(store: Store, old: str, new: str) -> bool:
+    """Whether a rename of the one to the other was killed once the pool had the new name."""
+    is_old, is_new = (f"corpus = {literal(name)}" for name in (old, new))
+    if store.dataset("pool").count_rows(filter=is_old):
+        return False
+    sources = store.dataset("sources")
+    places = sources.to_table(filter=is_old)
+    if not places.num_rows:
+        return False
+    renamed = sources.to_table(columns=["key"], filter=is_new)["key"].to_pylist()
+    return set(_renamed_places(places, new)["key"].to_pylist()) <= set(renamed)
 
 
 def _counted(

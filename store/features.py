@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ..schemas.conversations import TURN_MARKS
 from ..schemas.errors import UsageError
 from ..schemas.plain_text import count_of
 from ..schemas.recipe import ANNOTATION, FINGERPRINT_KEY, VECTORS, Recipe
-from ..schemas.tables import POOL
+from ..schemas.tables import POOL, TARGETS
 from . import catalog, shards
 from .fill import count_unfilled
 from .layout import RECIPE_PREFIX
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 TABLES = ("targets", "pool")
 MAINTENANCE_WAIT_SECONDS = 3.0
+
+_FIXED = {name.casefold() for name in (*POOL.names, TURN_MARKS.name, *TARGETS.names)}
 
 
 def features_of(store: Store) -> dict[str, Recipe]:
@@ -72,12 +75,12 @@ def droppable(store: Store) -> dict[str, Recipe]:
     return known
 
 
-def left_over(store: Store) -> list[str]:
-    """Columns of the pool without a recipe: of a declaration or a removal that was killed."""
+def left_over(store: Store, table: str = "pool") -> list[str]:
+    """Columns of a table without a recipe: of a declaration or a removal that was killed."""
     owned = catalog.recipes(store)
     return [
         field.name
-        for field in store.dataset("pool").schema
+        for field in store.dataset(table).schema
         if FINGERPRINT_KEY in (field.metadata or {}) and field.name not in owned
     ]
 
@@ -101,7 +104,7 @@ def declare(
     """Give pool and targets (or `tables`) the columns of a recipe, all null, and keep the recipe.
 
     Raises:
-        UsageError: another feature or annotation has a column of that name.
+        UsageError: a table or Lance has a column of that name, in any case of its letters.
         StoreError: a column of that name has another type.
     """
     owned = catalog.recipes(store)
@@ -112,24 +115,42 @@ def declare(
                 f"{store.uri}: {recipe.feature} needs a column {field.name!r}, and "
                 f"{owner.feature} has it already. Remove that first, or choose other names"
             )
-    for table in tables:
-        schema = store.dataset(table).schema
-        left = [
-            field.name
-            for field in fields
-            if field.name in schema.names
-            and field.name not in owned
-            and (
-                (schema.field(field.name).metadata or {}).get(FINGERPRINT_KEY)
-                != recipe.fingerprint.encode()
-                or schema.field(field.name).type != field.type
+        if owner is None and (field.name.startswith("_") or field.name.casefold() in _FIXED):
+            raise UsageError(
+                f"{store.uri}: {recipe.feature} needs a column {field.name!r}, and the store or "
+                "Lance keeps that name for itself. Choose one that begins with a letter"
             )
-        ]
-        if left:  # of a declaration or a drop that was killed
-            _drop_columns(store, table, left)
+    left = {table: _in_the_way(store, recipe, fields, table) for table in tables}
+    for table, columns in left.items():
+        if columns:
+            _drop_columns(store, table, columns)
         store.add_columns(table, fields)
     if recipe.fingerprint not in {each.fingerprint for each in catalog.recipes(store).values()}:
         catalog.put_recipe(store, recipe)
+
+
+def _in_the_way(store: Store, recipe: Recipe, fields: Sequence[pa.Field], table: str) -> list[str]:
+    """Columns of a declaration or a drop that was killed, where those of a recipe are to be.
+
+    Raises:
+        UsageError: a column in use has the name of one of them, in whatever case of its letters.
+    """
+    owned = catalog.recipes(store)
+    wanted = {field.name.casefold(): field for field in fields}
+    found = []
+    for present in store.dataset(table).schema:
+        field = wanted.get(present.name.casefold())
+        if field is None or (present.name == field.name and present.name in owned):
+            continue
+        if present.name in owned or _recipe(present) is None:
+            raise UsageError(
+                f"{store.uri}: {recipe.feature} needs a column {field.name!r}, and the table "
+                f"{table} has {present.name!r}. Choose another name"
+            )
+        ours = _recipe(present) == recipe.fingerprint.encode()
+        if present.name != field.name or not ours or present.type != field.type:
+            found.append(present.name)
+    return found
 
 
 def drop(

@@ -165,7 +165,7 @@ def settle(store: Store) -> int:
     Returns:
         How many rows were on their way.
     """
-    return removal.settle(store) + finish(store).rows
+    return removal.settle(store, follow) + finish(store).rows
 
 
 def settle_if_killed(store: Store) -> None:

@@ -11,7 +11,7 @@ alone: an ingestion looks for tombstones and inserts under one lock, and never f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,6 +38,10 @@ State = Literal["leaving", "removed", "returning", "purging", "purged"]
 
 WAIT_SECONDS = 60.0
 """How long a removal waits for the commits of others."""
+
+Returned = Callable[["Store", Sequence[str]], None]
+"""Told the ids of restored rows once they are in the pool, and before the tombstones go: what has
+to follow a restore is done again where a process was killed at it."""
 
 _PART_BYTES = 64 << 20  # of rows that are kept or brought back at once
 _PART_ROWS = 4096
@@ -148,11 +152,21 @@ def remove(
         _leave(store, ids)
 
 
-def restore(store: Store, ids: Sequence[str], progress: Progress | None = None) -> int:
+def restore(
+    store: Store,
+    ids: Sequence[str],
+    progress: Progress | None = None,
+    returned: Returned | None = None,
+) -> int:
     """Put removed rows back as they were; of those that were purged only the tombstones go.
 
     The caller holds the store by `alone` and has settled it. Features that the store has had since
     are null in the rows, as in any that wait for a late feature.
+
+    Args:
+        ids: of the rows.
+        progress: receives news of rows that are put back.
+        returned: see there.
 
     Returns:
         How many rows are in the pool again.
@@ -161,7 +175,7 @@ def restore(store: Store, ids: Sequence[str], progress: Progress | None = None) 
     if not rows.num_rows:
         return 0
     set_state(store, rows, "returning")
-    return _return(store, rows["id"].to_pylist(), progress or Silence())
+    return _return(store, rows["id"].to_pylist(), progress or Silence(), returned)
 
 
 def summary(store: Store) -> list[dict[str, Any]]:
@@ -181,8 +195,15 @@ def summary(store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def settle(store: Store) -> int:
+def settle(store: Store, returned: Returned | None = None) -> int:
     """Finish removals and restores that were killed; the caller holds the store by `alone`.
+
+    Of a removal that was killed before its tombstones were written, the copies go. A copy without a
+    tombstone whose row the pool lacks stays: it is all that is left of it (`verify --repair` writes
+    the tombstone again).
+
+    Args:
+        returned: see there.
 
     Returns:
         How many rows were on their way.
@@ -194,10 +215,13 @@ def settle(store: Store) -> int:
     if leaving.num_rows:
         _leave(store, leaving["id"].to_pylist())
     if returning.num_rows:
-        _return(store, returning["id"].to_pylist(), Silence())
+        _return(store, returning["id"].to_pylist(), Silence(), returned)
     if layout.has_table(store.place, "removed_rows"):
         kept = store.dataset("removed_rows").to_table(columns=["id"])["id"]
-        delete_rows(store, "removed_rows", _without(kept, rows["id"]))
+        if unmarked := _without(kept, rows["id"]):
+            pool = store.dataset("pool").to_table(columns=["id"])["id"].combine_chunks()
+            copies = pool.filter(among(pool, unmarked))
+            delete_rows(store, "removed_rows", copies)
     return leaving.num_rows + returning.num_rows
 
 
@@ -270,7 +294,7 @@ def _leave(store: Store, ids: Sequence[str]) -> None:
     set_state(store, stones(store, ids), "removed")
 
 
-def _return(store: Store, ids: Sequence[str], progress: Progress) -> int:
+def _return(store: Store, ids: Sequence[str], progress: Progress, returned: Returned | None) -> int:
     kept = store.dataset("removed_rows")
     there = kept.to_table(columns=["id"])["id"].combine_chunks()
     back = there.filter(among(there, ids)).to_pylist()
@@ -282,6 +306,8 @@ def _return(store: Store, ids: Sequence[str], progress: Progress) -> int:
         if restored < len(back):
             progress.say(f"restored {restored:,} of {count_of(len(back), 'row')}")
     store.sync()
+    if returned is not None:
+        returned(store, ids)
     delete_rows(store, "removed_rows", back)
     delete_rows(store, "removed", ids)
     return len(back)

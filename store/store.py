@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -91,7 +92,13 @@ class Store:
     @staticmethod
     def require_free(uri: str, storage_options: dict[str, str] | None = None) -> None:
         """Make sure that nothing stands at `uri` that `create` would refuse; make nothing."""
-        layout.require_free(place_at(uri, storage_options))
+        place = place_at(uri, storage_options)
+        if place.local:
+            root = Path(place.root)
+            nearest = next(path for path in (root, *root.parents) if path.exists())
+            if not nearest.is_dir():
+                raise _file_in_the_way(place)
+        layout.require_free(place)
 
     @classmethod
     def open(cls, uri: str, storage_options: dict[str, str] | None = None) -> Store:
@@ -433,12 +440,16 @@ class Store:
             yield
 
 
+def _file_in_the_way(place: Place) -> UsageError:
+    return UsageError(
+        f"{place.uri}: a file is in the way; a store is a folder, choose another name"
+    )
+
+
 def _make_folder(place: Place) -> None:
     try:
         place.files.create_dir(place.root, recursive=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(
-            f"{place.uri}: a file is in the way; a store is a folder, choose another name"
-        ) from error
+        raise _file_in_the_way(place) from error
     except OSError as error:
         raise StoreError(f"{place.uri}: cannot be made: {first_line(error)}") from error

@@ -98,6 +98,15 @@ def test_every_method_chooses_the_same_rows(older, answers):
     assert every_choice() == answers["methods"]
 
 
+def test_what_were_defaults_then_chooses_the_same_rows_spelled_out(older, answers):
+    """NAIT's default was what its paper says; another one finds more."""
+    for method, ids in answers["with the defaults of 0.1"].items():
+        words = ("sums", "programs", "--method", method, "--budget", "8", "--json")
+        assert json.loads(ok("select", "pool", *words))["ids"] == ids
+    shown = json.loads(ok("coreset", "show", "pool", "sums-nait", "--json"))
+    assert shown["method"] == "nait:top(direction=pca,score=dot)"
+
+
 def test_it_takes_rows_and_the_killed_feature_is_completed(older, answers):
     late = late_feature()
     rows = [

@@ -102,6 +102,9 @@ def annotate(
         kind_of = {stored[column]: kind for column, kind in kinds.items()}
         recipe = _recipe(store, name, prefix, key, reads, kind_of)
         settled = recipe.options["columns"]
+        for column, kind in kinds.items():
+            if (kind, settled[stored[column]]) == (WHOLE, NUMBER):
+                values.check_exact(column)
         typed = _Annotations(
             values, {column: settled[stored[column]] for column in kinds}, stored, recipe
         )
@@ -129,11 +132,12 @@ def _read(
     for entry, read in zip(sources, reads, strict=True):
         content = xxhash.xxh3_64()
         for row in read_file(entry, options, read):
-            if isinstance(entry, InMemory):
-                content.update(row.keys.tobytes() + canonical_json(dict(row.values)).encode())
             keys.append(row.keys)
             rows.append(np.full(len(row.keys), len(values), np.int64))
             values.add(row.place, row.values, row.as_text)
+            if isinstance(entry, InMemory):
+                written = canonical_json(dict(row.values)).encode("utf-8", "surrogatepass")
+                content.update(row.keys.tobytes() + written)
             if len(keys) >= SAID_EVERY:
                 keys, rows = [np.concatenate(keys)], [np.concatenate(rows)]
                 message = f"{count_of(len(values), 'row')} read"
@@ -174,6 +178,12 @@ def _recipe(
     if there is not None and there.representation == ANNOTATION:
         return _continued(store, there, columns)
     check_attached_name(store, name, "annotation")
+    missing = f"{name}_missing"
+    if missing.casefold() in map(str.casefold, columns):
+        raise UsageError(
+            f"annotation {name!r}: its column {missing!r} says which rows have no value, and the "
+            "file has one of that name. Choose another name with --name"
+        )
     recipe = Recipe(
         ANNOTATION,
         1,
@@ -184,7 +194,7 @@ def _recipe(
             "files": [read.xxh3 for read in reads],
             "columns": dict(columns),
         },
-        columns=(*columns, f"{name}_missing"),
+        columns=(*columns, missing),
         stored_dtype="",
     )
     check_free_columns(

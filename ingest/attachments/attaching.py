@@ -308,13 +308,13 @@ class _Attachment:
             yield keys[here][~has & gets]
 
     def _refuse_unmatched(self) -> None:
-        row = int(self.entries.rows[0])
+        rows = self.account.keyed
         some = (
             self.store.dataset("pool").to_table(columns=["id", "source_id"], limit=1).to_pylist()[0]
         )
         raise UsageError(
-            f"no row of {self.store.uri} matches the file ({count_of(len(self.entries), 'key')}, "
-            f"the first in {self.values.place(row)}). For comparison, a row of the pool has the id "
+            f"no row of {self.store.uri} matches the file ({count_of(len(rows), 'key')}, the first "
+            f"in {self.values.place(int(rows[0]))}). For comparison, a row of the pool has the id "
             f"{some['id']} and the source_id {some['source_id']!r}. Choose how to match rows with "
             "--key id, --key source_id or --key messages"
         )

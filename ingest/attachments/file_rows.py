@@ -21,6 +21,7 @@ from ...schemas.errors import InputError, UsageError
 from ...schemas.ids import ID_DIGITS, keys_of
 from ...schemas.instruction import Reject
 from ..importers.importer import ID_FIELDS, MISSING, reach
+from ..readers.arrow_values import distinct_names
 from ..readers.decoding import BadRecord
 from ..readers.hints import Hints
 from ..readers.in_memory import InMemory
@@ -122,7 +123,7 @@ def _by_column(entry: str | InMemory, options: ReadOptions, into: FileRead) -> I
     opened = open_plainly(entry, options)
     into.file, into.size, into.decision = opened.file, opened.size, ", ".join(opened.words)
     if opened.table is not None:
-        names = opened.table.schema.names
+        names = list(distinct_names(opened.table.schema.names))
         into.key_column = into.key_column or _key_column(names, into.key, opened.file)
         if into.columns is not None:  # what is not taken is not decoded
             tops = {into.key_column, *into.columns, *(name.split(".")[0] for name in into.columns)}
@@ -161,7 +162,7 @@ def open_plainly(entry: str | InMemory, options: ReadOptions) -> Opened:
         unescape=options.unescape,
         is_record=lambda record: True,
         are_turns=lambda turns: False,
-        header=lambda first, second: list(first),
+        header=lambda first, second: list(distinct_names(first)),
         names=lambda width: [str(number) for number in range(1, width + 1)],
     )
     return open_rows(entry, hints)
@@ -188,9 +189,18 @@ def _keys(value: Any, key: KeyKind, place: str, column: str) -> Keys:
             f"{place}: {column} is {canonical_json(value)}; a key is text or a whole number"
         )
     if key == "source_id":
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise UsageError(
+                    f"{place}: {column} is {value!a}, which is not Unicode: correct the key, or "
+                    "leave the row out"
+                ) from None
         return digests_of([str(value)])
-    if isinstance(value, str) and len(value) == ID_DIGITS and _HEX.issuperset(value):
-        return keys_of([value])
+    row_id = value.lower() if isinstance(value, str) else ""
+    if len(row_id) == ID_DIGITS and _HEX.issuperset(row_id):
+        return keys_of([row_id])
     raise UsageError(
         f"{place}: {column} is {value!r}, and a row id has {ID_DIGITS} hexadecimal digits. Ids "
         "that a source gave its rows are joined with --key source_id"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
-from ...store.features import features_of, left_over
+from ...store.features import TABLES, features_of, left_over
 from ...store.store import Store
 from ..representations import registry
 
@@ -42,18 +42,20 @@ def check_attached_name(store: Store, name: str, what: str) -> str:
 
 
 def check_free_columns(store: Store, columns: Sequence[str], advice: str) -> None:
-    """Refuse columns that the pool has, whatever the case of their letters.
+    """Refuse columns that the pool or the targets have, whatever the case of their letters.
 
     Raises:
         UsageError: names one of them, and ends with the advice.
     """
-    taken = {column.casefold(): column for column in store.dataset("pool").schema.names}
-    left = {column.casefold() for column in left_over(store)}
-    for column in columns:
-        if column.casefold() in taken.keys() - left:
-            raise UsageError(
-                f"the pool of {store.uri} has a column {taken[column.casefold()]!r}. {advice}"
-            )
+    for table in reversed(TABLES):
+        taken = {column.casefold(): column for column in store.dataset(table).schema.names}
+        left = {column.casefold() for column in left_over(store, table)}
+        for column in columns:
+            if column.casefold() in taken.keys() - left:
+                where = "the pool" if table == "pool" else f"the table {table}"
+                raise UsageError(
+                    f"{where} of {store.uri} has a column {taken[column.casefold()]!r}. {advice}"
+                )
 
 
 def notes_on_names(store: Store, recipe: Recipe) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,14 +34,22 @@ _WHOLE = re.compile(r"[+-]?(0|[1-9]\d*)")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _TRUTHS = {"true": True, "false": False}
 _INT64 = 1 << 63
+_INT64_CHARACTERS = 20
+_EXACT = 1 << 53  # up to here float64 has every whole number
 
 
 def kind_of_value(value: Any) -> str:
-    """What a JSON value that is not null is."""
+    """What a JSON value that is not null is.
+
+    Raises:
+        OverflowError: a whole number has more than 64 bits.
+    """
     if isinstance(value, bool):
         return TRUTH
     if isinstance(value, int):
-        return WHOLE if -_INT64 <= value < _INT64 else NUMBER
+        if not -_INT64 <= value < _INT64:
+            raise OverflowError
+        return WHOLE
     if isinstance(value, float):
         return NUMBER
     return TEXT if isinstance(value, str) else NESTED
@@ -50,14 +59,22 @@ def parsed_text(text: str) -> Any:
     """The number or truth value that a text stands for, None for an empty one; else the text.
 
     `007` is text, as numbers do not begin so, and `nan` is no value.
+
+    Raises:
+        OverflowError: no type of `TYPES` holds all digits of a large number.
     """
     bare = text.strip()
     if not bare or bare.lower() == "nan":
         return None
     if _WHOLE.fullmatch(bare):
+        if len(bare) > _INT64_CHARACTERS:
+            raise OverflowError
         return int(bare)
     if _NUMBER.fullmatch(bare) and not re.match(r"[+-]?0\d", bare):
         number = float(bare)
+        large = math.isfinite(number) and abs(number) >= _EXACT and "e" not in bare.lower()
+        if large and Decimal(bare) != Decimal(number):
+            raise OverflowError
         return number if math.isfinite(number) else text
     return _TRUTHS.get(bare.lower(), text)
 
@@ -79,6 +96,8 @@ class TypedValues:
         self._open: tuple[int, pa.Table] | None = None
         # Column -> kind -> the first place and value of it, and how many there are.
         self._seen: dict[str, dict[str, list[Any]]] = {}
+        # Column -> the first place and value of a whole number that float64 may lack.
+        self._inexact: dict[str, tuple[str, int]] = {}
 
     def __enter__(self) -> TypedValues:
         return self
@@ -101,19 +120,32 @@ class TypedValues:
             place: where it stands, for errors ("scores.csv:17").
             values: column -> a JSON value.
             as_text: columns whose numbers are written as text.
+
+        Raises:
+            UsageError: a number is too large for any type, or a text is not Unicode.
         """
         row: dict[str, Any] = {}
         for name, value in values.items():
             seen = self._seen.setdefault(name, {})
             if isinstance(value, float) and not math.isfinite(value):
                 value = None
-            if value is not None and name in self._texts:
-                value = _in_words(value)
-            elif isinstance(value, str) and name in as_text:
-                value = parsed_text(value)
-            if value is None:
-                continue
-            kind = kind_of_value(value)
+            try:
+                if value is not None and name in self._texts:
+                    value = _in_words(value)
+                elif isinstance(value, str) and name in as_text:
+                    value = parsed_text(value)
+                if value is None:
+                    continue
+                kind = kind_of_value(value)
+            except OverflowError:
+                raise UsageError(
+                    f"{place}: column {name!r} holds a number of more digits than 64 bits keep "
+                    f"({_shown(value)}). Take the column as text: --text {name}"
+                ) from None
+            if kind == TEXT:
+                _check_unicode(value, place, name)
+            elif kind == WHOLE and abs(value) > _EXACT:
+                self._inexact.setdefault(name, (place, value))
             first = seen.setdefault(kind, [place, value, 0])
             first[2] += 1
             row[name] = float(value) if kind == NUMBER else value
@@ -133,7 +165,8 @@ class TypedValues:
             pa.array([row.get(name) for row in rows], self._type_so_far(name)) for name in names
         ]
         places = pa.array([place for place, _ in self._rows], pa.string())
-        table = pa.table([places, *arrays], names=["", *names])
+        # Named by their numbers, since names of files may be anything.
+        table = pa.table([places, *arrays], names=["place", *map(str, range(len(names)))])
         with pa.ipc.new_stream(path, table.schema) as writer:
             writer.write_table(table)
         self._parts.append(path)
@@ -161,18 +194,19 @@ class TypedValues:
     def place(self, row: int) -> str:
         """Where a row stands."""
         part, table = self._part_of(row)
-        return table[""][row - self._starts[part]].as_py()
+        return table["place"][row - self._starts[part]].as_py()
 
     def take(self, rows: np.ndarray, columns: Mapping[str, str]) -> pa.Table:
         """Columns (name -> a key of `TYPES`) of rows (n,), in that order, null without a value."""
         schema = pa.schema([pa.field(name, TYPES[kind]) for name, kind in columns.items()])
+        number_of = {name: str(number) for number, name in enumerate(self.columns)}
         part_of = np.searchsorted(self._starts, rows, "right") - 1
         parts, order = [schema.empty_table()], [np.empty(0, np.int64)]
         for number in np.unique(part_of):
             mine = np.flatnonzero(part_of == number)
             _, table = self._part(int(number))
             taken = table.take(pa.array(rows[mine] - self._starts[number]))
-            arrays = [_column(taken, field) for field in schema]
+            arrays = [_column(taken, number_of[field.name], field.type) for field in schema]
             parts.append(pa.table(arrays, schema=schema))
             order.append(mine)
         back = np.argsort(np.concatenate(order), kind="stable")
@@ -197,6 +231,20 @@ class TypedValues:
             return NUMBER if NUMBER in kinds else WHOLE if kinds else None
         return next(iter(kinds))
 
+    def check_exact(self, name: str) -> None:
+        """Refuse a column of whole numbers as numbers, if that may change one of them.
+
+        Raises:
+            UsageError: names the first, and its place.
+        """
+        if name in self._inexact:
+            place, value = self._inexact[name]
+            raise UsageError(
+                f"{place}: column {name!r} holds {value}, and the column has fractions: a "
+                "number with fractions keeps 53 bits, so that its last digits may be lost. Take "
+                f"the column as text: --text {name}"
+            )
+
     def _check_mixes(self) -> None:
         for name, seen in self._seen.items():
             if NESTED in seen:
@@ -206,6 +254,8 @@ class TypedValues:
                     f"columns to take with --columns{_inside(name, value)}, or take it as text: "
                     f"--text {name}"
                 )
+            if NUMBER in seen:
+                self.check_exact(name)
             kinds = dict(seen)
             if WHOLE in kinds and NUMBER in kinds:
                 kinds.pop(WHOLE)
@@ -220,10 +270,21 @@ class TypedValues:
                 )
 
 
-def _column(table: pa.Table, field: pa.Field) -> Any:
-    if field.name not in table.column_names:
-        return pa.nulls(len(table), field.type)
-    return table[field.name].cast(field.type)
+def _column(table: pa.Table, name: str, kind: pa.DataType) -> Any:
+    if name not in table.column_names:
+        return pa.nulls(len(table), kind)
+    return table[name].cast(kind)
+
+
+def _check_unicode(text: str, place: str, column: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{place}: column {column!r} holds a text that is not Unicode: its character "
+            f"{error.start + 1}, {text[error.start]!a}, is half of a surrogate pair. "
+            "Replace it, for example with text.encode('utf-8', 'replace').decode()"
+        ) from None
 
 
 def _in_words(value: Any) -> str:
@@ -246,16 +307,25 @@ def _inside(name: str, value: Any) -> str:
 def column_names(names: Sequence[str], prefix: str) -> Iterator[tuple[str, str]]:
     """Each column of a file with the name it gets in the pool: letters, digits and underscores.
 
+    Names that begin with an underscore are left to Lance (`_rowid`, `_distance`, ...).
+
     Raises:
         UsageError: two get the same name (SQL knows no upper and lower case), or one has none.
     """
     taken: dict[str, str] = {}
     for name in names:
         stored = re.sub(r"[^A-Za-z0-9_]+", "_", prefix + name)
-        if not re.fullmatch(r"[A-Za-z_]\w*", stored):
+        if re.search("[\ud800-\udfff]", name):
+            raise UsageError(f"the name of column {name!r} is not Unicode: rename the column")
+        if not name.strip():
+            raise UsageError(
+                f"a column of the file has no name. Name those to take with --columns "
+                f"({', '.join(each for each in names if each.strip())})"
+            )
+        if not re.fullmatch(r"[A-Za-z]\w*", stored):
             raise UsageError(
                 f"column {name!r} would be {stored!r} in the pool, and a name begins with a "
-                "letter: give a --prefix"
+                "letter: give a --prefix that does"
             )
         other = taken.setdefault(stored.casefold(), name)
         if other != name:

@@ -20,7 +20,7 @@ from ...schemas.errors import UsageError
 from ...schemas.plain_text import count_of
 from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import FINGERPRINT_KEY, VECTORS, Recipe
-from ...store.features import TABLES, features_of, left_over
+from ...store.features import TABLES, features_of
 from ...store.fill import fill_lock
 from ...store.store import Store
 from ..readers.in_memory import InMemory, sources_in
@@ -29,7 +29,7 @@ from ..representations.attached import own_columns, vector_fields
 from .attaching import Attached, attach, one_of_each
 from .file_rows import FileRead, read_file
 from .keys import KINDS, Entries, KeyKind, Keys, rows_with
-from .names import check_attached_name
+from .names import check_attached_name, check_free_columns
 from .vector_files import VectorFile, open_vectors
 
 if TYPE_CHECKING:
@@ -311,14 +311,7 @@ def _recipe(store: Store, name: str, model: str, files: Sequence[VectorFile], wi
         {"model": model},
         columns=(name, f"{name}_norm", f"{name}_reason"),
     )
-    taken = {column.casefold(): column for column in store.dataset("pool").schema.names}
-    free = {column.casefold() for column in left_over(store)}
-    for column in recipe.columns:
-        if column.casefold() in taken.keys() - free:
-            raise UsageError(
-                f"vectors {name!r}: the pool of {store.uri} has a column "
-                f"{taken[column.casefold()]!r}. Choose another name"
-            )
+    check_free_columns(store, recipe.columns, f"Choose another name than {name!r} for the vectors")
     return recipe
 
 

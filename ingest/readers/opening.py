@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from ...schemas.errors import InputError
 from . import delimited, json_rows, tables
+from .arrow_values import distinct_names
 from .decoding import (
     NOT_UTF8,
     BadRecord,
@@ -74,8 +75,10 @@ class Opened:
         """Whether numbers of a column come as text: all of CSV and TSV, and decimals of tables."""
         if self.table is None:
             return bool(self.words) and self.words[0].startswith(tuple(delimited.NAMES.values()))
-        names = self.table.schema.names
-        return column in names and pa.types.is_decimal(self.table.schema.field(column).type)
+        names = list(distinct_names(self.table.schema.names))
+        return column in names and pa.types.is_decimal(
+            self.table.schema.field(names.index(column)).type
+        )
 
     def finish(self) -> str:
         """Close the source; the xxh3 of all its raw bytes, in the order of its files.

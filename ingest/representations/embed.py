@@ -66,6 +66,8 @@ class Embed(Representation):
     version = 1
     paper = "arXiv 2602.14696"
     similarity = "embed"
+    query_defaults: ClassVar[Mapping[str, Any]] = {"centre": "none"}
+    query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"centre": ("none", "pool")}
     defaults: ClassVar[Mapping[str, Any]] = {"model": DEFAULT_MODEL}
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ respect to the linear layers of the model as it is, on both sides, in one pass.
 
 Query side: the same vector of each target example, without Adam's step. The pool's vectors and the
 target's have the square roots of the epochs' weights in them, so the cosine is the influence.
+`sign=any` (ours) compares by its square: a row whose gradient is opposite counts as much.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class Less(Representation):
         "rank": WarmUp.rank,
         **OPTIONS,
     }
+
+    query_defaults: ClassVar[Mapping[str, Any]] = {"sign": "same"}
+    query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"sign": ("same", "any")}
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         vectors = len(_passes(setup.options))

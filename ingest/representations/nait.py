@@ -3,8 +3,9 @@
 Source: Chen et al. 2026, "Neuron-Aware Data Selection in Instruction Tuning for Large Language
 Models". Of a row every layer keeps the mean activation over its tokens and the drift from the
 first to the last content token, each as a block (the unit vector) and its norm before. A target
-gives one direction per layer, the first principal component of its examples' drifts, and a row
-scores sum_l <A^l, v_l>, from its columns alone.
+gives one direction per layer, and a row scores along it, from its columns alone. In the paper the
+direction is the first principal component of the examples' drifts, and the score sum_l <A^l, v_l>:
+`nait(direction=pca,score=dot)`. The others are ours (nait_scores.py).
 
 Two fits may learn from a sample of the pool. Bases: layers of a large model are kept in the leading
 right singular vectors of the sample's summaries, one basis for means and one for drifts. They are
@@ -15,7 +16,7 @@ which give the mean and the deviation of <A, v> over the pool for any direction 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -28,7 +29,14 @@ from ..conversations.tokenization import Encoded
 from ..fits.fit import Fit, Fitting, PassFit
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Collector, Pass, PassInputs, Reducer
-from .nait_scores import ACTIVATIONS, DirectionScorer, directions_of
+from .nait_scores import (
+    ACTIVATIONS,
+    COLUMNS,
+    DirectionScorer,
+    directions_of,
+    mean_summaries,
+    needs_background,
+)
 from .representation import Representation, Scorer, Setup, why_no_token
 
 if TYPE_CHECKING:
@@ -73,8 +81,15 @@ class Nait(Representation):
         "zscore": False,
         "seed": 0,
     }
-    query_defaults: ClassVar[Mapping[str, Any]] = {"activation": "mean", "score": "dot"}
+    query_defaults: ClassVar[Mapping[str, Any]] = {
+        "activation": "mean",
+        "direction": "contrast",
+        "score": "centred",
+    }
+    unrecorded: ClassVar[Mapping[str, Any]] = {"direction": "pca"}
+    example_columns: ClassVar[tuple[str, ...]] = COLUMNS
     selector = "top"
+    listed_options = ("direction=pca,score=dot",)
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         layers, width = _shape(setup)
@@ -144,6 +159,17 @@ class Nait(Representation):
         else:
             drifts = np.empty((0, *_shape(setup)), dtype=np.float32)
         return directions_of(drifts)
+
+    def with_examples(self, artifact: Artifact, examples: pa.Table) -> Artifact:
+        """Return the directions with the examples' mean summaries."""
+        means = mean_summaries([examples])
+        return Artifact({**artifact.arrays, **means.arrays}, artifact.facts)
+
+    def background_columns(self, query_options: Mapping[str, Any]) -> tuple[str, ...]:
+        return COLUMNS if needs_background(query_options) else ()
+
+    def background(self, parts: Iterable[pa.Table]) -> Artifact:
+        return mean_summaries(parts)
 
     def scorer(
         self,

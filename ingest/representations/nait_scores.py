@@ -1,13 +1,27 @@
 """NAIT's query side: a target's direction in every layer, and the scores of rows along them.
 
-Rows are scored from their stored blocks and norms, without a model or torch. The directions are an
-artifact: they can be exported, applied to another store whose features were made the same way, and
-compared with those of other targets.
+Rows are scored from their stored blocks and norms, without a model or torch. With A the summary
+that `activation` names, of layer l (means or drifts), the direction v_l is of unit length:
+
+* `pca`: the first principal component of the target's drifts, as the paper has it. These directions
+  are an artifact, which can be applied to another store whose features were made the same way.
+* `mean`: the mean of the target's drifts.
+* `contrast`: the mean A of the target less that of the pool.
+
+and a row's score is the sum over layers of
+
+* `dot`: <A, v>, as the paper has it; layers count by the length of their activations, and the last
+  one's is so long that it is nearly the whole score.
+* `cosine`: <A, v> / |A|.
+* `zscore`: <A, v>, standardised over a sample of the pool.
+* `centred`: the cosine of v with A less the pool's mean A, divided by the number of layers.
+
+The pool's mean is the feature's background (query/background.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,13 +30,42 @@ import pyarrow as pa
 from ...schemas.errors import UsageError
 from ...schemas.plain_text import count_of
 from ...store.catalog import Artifact
-from .representation import NOTES, REFUSED, Scorer
+from .representation import BACKGROUND, NOTES, REFUSED, Scorer
 
 LEAST_EXAMPLES = 3
 ADVISED_EXAMPLES = 16
 
 ACTIVATIONS = {"mean": ("nait", "nait_norms"), "drift": ("nait_drift", "nait_drift_norms")}
-SCORES = ("dot", "cosine", "zscore")
+COLUMNS = tuple(column for columns in ACTIVATIONS.values() for column in columns)
+DIRECTIONS = ("pca", "mean", "contrast")
+SCORES = ("dot", "cosine", "zscore", "centred")
+
+
+def needs_background(query_options: Mapping[str, Any]) -> bool:
+    """Return whether a comparison with these options needs the pool's mean summaries."""
+    return query_options["direction"] == "contrast" or query_options["score"] == "centred"
+
+
+def mean_summaries(parts: Iterable[pa.Table]) -> Artifact:
+    """Return the mean of the stored summaries of some rows, block times norm.
+
+    Args:
+        parts: of rows that have the feature, with COLUMNS.
+
+    Returns:
+        `mean` and `drift`, (L, d') float32. Fact: `rows`.
+    """
+    sums: dict[str, Any] = dict.fromkeys(ACTIVATIONS, 0.0)
+    rows = 0
+    for part in parts:
+        rows += part.num_rows
+        for kind, (blocks, norms) in ACTIVATIONS.items():
+            lengths = _matrix(part, norms)
+            summaries = _matrix(part, blocks).reshape(*lengths.shape, -1) * lengths[:, :, None]
+            sums[kind] = sums[kind] + summaries.sum(axis=0, dtype=np.float64)
+    return Artifact(
+        {kind: (total / rows).astype(np.float32) for kind, total in sums.items()}, {"rows": rows}
+    )
 
 
 def directions_of(drifts: np.ndarray) -> Artifact:
@@ -85,14 +128,15 @@ def _notes(count: int, undetermined: list[int], layers: int) -> list[str]:
     if undetermined:
         named = ", ".join(map(str, undetermined))
         notes.append(
-            f"nait: in {len(undetermined)} of {layers} layers ({named}) the examples do not tell "
-            "which way the direction points. Add more examples, or examples more like each other"
+            f"nait(direction=pca): in {len(undetermined)} of {layers} layers ({named}) the "
+            "examples do not tell which way the direction points. Add more examples, or examples "
+            "more like each other"
         )
     return notes
 
 
 class DirectionScorer(Scorer):
-    """Scores rows along a target's directions: sum over layers of <A, v>.
+    """Scores rows along a target's directions, layer by layer.
 
     Raises:
         UsageError: the target has too few examples, or the statistics that zscore takes were not
@@ -109,20 +153,26 @@ class DirectionScorer(Scorer):
             raise UsageError(f"nait: {target_artifact.facts[REFUSED]}")
         activation, self._score = query_options["activation"], query_options["score"]
         _check("activation", activation, ACTIVATIONS)
+        _check("direction", query_options["direction"], DIRECTIONS)
         _check("score", self._score, SCORES)
         self.columns = ACTIVATIONS[activation]
-        directions = np.asarray(target_artifact.arrays["directions"], dtype=np.float32)
-        if bases := artifacts.get("nait-bases"):
-            directions = np.einsum("lkd,ld->lk", bases.arrays[activation], directions)
-        self._directions = directions
+        directions = _directions(
+            query_options["direction"], activation, target_artifact.arrays, artifacts
+        )
         if self._score == "zscore":
             self._centre, self._scale = _spread(artifacts, activation, directions)
+        if self._score == "centred":
+            self._pool_mean = artifacts[BACKGROUND].arrays[activation]
+            directions = _unit(directions) / np.float32(len(directions))
+        self._directions = directions
 
     def contributions(self, rows: pa.RecordBatch | pa.Table) -> np.ndarray:
         """Return (n, L) float32, each layer's term of the score; NaN without the feature."""
         blocks = _matrix(rows, self.columns[0]).reshape(rows.num_rows, *self._directions.shape)
+        if self._score == "centred":
+            blocks = _unit(blocks * _matrix(rows, self.columns[1])[:, :, None] - self._pool_mean)
         terms = (blocks * self._directions).sum(axis=2)
-        if self._score != "cosine":
+        if self._score in ("dot", "zscore"):
             terms *= _matrix(rows, self.columns[1])
         if self._score == "zscore":
             terms = (terms - self._centre) * self._scale
@@ -130,6 +180,34 @@ class DirectionScorer(Scorer):
 
     def scores(self, rows: pa.RecordBatch) -> np.ndarray:
         return self.contributions(rows).sum(axis=1)
+
+
+def _directions(
+    direction: str,
+    activation: str,
+    of_target: Mapping[str, np.ndarray],
+    artifacts: Mapping[str, Artifact],
+) -> np.ndarray:
+    """Return the directions in the space in which the summaries are stored, (L, d') float32."""
+    if direction == "contrast":
+        return _unit(of_target[activation] - artifacts[BACKGROUND].arrays[activation])
+    bases = artifacts.get("nait-bases")
+    if direction == "pca":
+        directions = np.asarray(of_target["directions"], dtype=np.float32)
+    else:
+        directions = _unit(of_target["drift"])
+        if bases is None or activation == "drift":
+            return directions
+        directions = np.einsum("lkd,lk->ld", bases.arrays["drift"], directions)
+    if bases is not None:
+        directions = np.einsum("lkd,ld->lk", bases.arrays[activation], directions)
+    return directions
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors (..., d) divided by their lengths; a zero stays zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths == 0, np.float32(1), lengths)
 
 
 def _check(name: str, value: Any, known: Any) -> None:

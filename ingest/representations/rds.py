@@ -3,13 +3,14 @@
 Source: Ivison et al. 2025, "Large-Scale Data Selection for Instruction Tuning". Token p of T has
 weight p / (1 + ... + T), over prompt and response; padding has none.
 
-Query side: the same vector of each target example, compared by cosine.
+Query side: the same vector of each target example, compared by cosine; with `centre=pool` (ours)
+after the mean of a sample of the pool was subtracted from both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,8 @@ class Rds(Representation):
     version = 1
     paper = "Ivison et al. 2025"
     similarity = "rds"
+    query_defaults: ClassVar[Mapping[str, Any]] = {"centre": "none"}
+    query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"centre": ("none", "pool")}
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [

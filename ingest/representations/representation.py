@@ -7,7 +7,7 @@ of a target's example while a model runs, and how the two are compared later, wi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 REFUSED = "refused"
 NOTES = "notes"
+BACKGROUND = "background"
+"""Name under which a scorer finds what `Representation.background` made."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ class Representation(ABC):
         defaults: option -> default value (bool, int, float or str).
         similarity: the vector column by which pool and target are compared (cosine), or None.
         query_defaults: option of the comparison -> default value; it changes no stored number.
+        unrecorded: option of the comparison -> what a coreset means that was recorded before there
+            was such an option.
+        example_columns: own columns of a target's examples that `with_examples` reads.
+        query_choices: option of the comparison -> its valid values, where only some words are.
         selector: the selector used when a method names the representation alone.
         listed_options: options of the comparison that lists of methods show beside the default.
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
@@ -100,6 +106,9 @@ class Representation(ABC):
     defaults: ClassVar[Mapping[str, Any]] = {}
     similarity: ClassVar[str | None] = None
     query_defaults: ClassVar[Mapping[str, Any]] = {}
+    unrecorded: ClassVar[Mapping[str, Any]] = {}
+    example_columns: ClassVar[tuple[str, ...]] = ()
+    query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     selector: ClassVar[str] = "round_robin"
     listed_options: ClassVar[tuple[str, ...]] = ()
     sets: ClassVar[str | None] = None
@@ -182,6 +191,29 @@ class Representation(ABC):
             columns: what `finish` returned for them.
         """
         return None
+
+    def with_examples(self, artifact: Artifact, examples: pa.Table) -> Artifact:
+        """Return a target's artifact with what its examples' stored columns say beside it.
+
+        Args:
+            artifact: what `target_artifact` returned.
+            examples: that have the feature, with `example_columns`.
+        """
+        return artifact
+
+    def background_columns(self, query_options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the own columns that `background` reads; none where no background is needed."""
+        return ()
+
+    def background(self, parts: Iterable[pa.Table]) -> Artifact:
+        """Return what a sample of the pool amounts to, such as its mean.
+
+        A scorer finds it among its artifacts, as `BACKGROUND`.
+
+        Args:
+            parts: of the sample, rows that have the feature.
+        """
+        raise NotImplementedError(f"{self.name} names columns of a background and makes none")
 
     def scorer(
         self,

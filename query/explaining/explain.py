@@ -448,7 +448,9 @@ def _score_phrase(method: Method) -> str | None:
         return f"its {options['score']}"
     if name == "top":
         by = {"mean": "mean", "max": "highest"}[options["by"]]
-        return f"its {by} similarity over the examples"
+        return f"its {by} {'squared ' if method.ignores_sign else ''}similarity over the examples"
+    if name == "round_robin" and method.ignores_sign:
+        return "its squared similarity to the example whose turn it was"
     if name == "bm25":
         by = {"turns": "for the example whose turn it was", "mean": "mean over the examples"}
         return f"its BM25, {by.get(options['by'], 'the highest over the examples')}"

@@ -130,7 +130,7 @@ def scorer_and_row(
     if feature is None or comparison_of(feature.representation) != "target_scorer":
         raise UsageError(f"{parsed} does not score rows piece by piece; trim and nait do")
     queries = load_queries(snapshot, target, feature)
-    scorer = scorer_of(store, feature, parsed, queries)
+    scorer = scorer_of(snapshot, feature, parsed, queries)
     found = snapshot.pool.to_table(
         columns=list(feature.recipe.columns),
         filter=f"id = {literal(row)}",

@@ -297,7 +297,7 @@ def interleaved(parts: Sequence[tuple[Picks, int]]) -> tuple[Picks, int]:
         return [values[at] for at in order]
 
     notes = dict.fromkeys(chain.from_iterable(picks.notes for picks, _ in parts))
-    whole = Picks(
-        merged("ids"), merged("scores"), merged("targets"), merged("queries"), tuple(notes)
-    )
+    fitted = {name: value for picks, _ in parts for name, value in picks.fitted.items()}
+    columns = [merged(name) for name in ("ids", "scores", "targets", "queries")]
+    whole = Picks(*columns, notes=tuple(notes), fitted=fitted)
     return whole, sum(count for _, count in parts)

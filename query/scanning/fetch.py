@@ -10,10 +10,19 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ...schemas.ids import IdSet, id_order, ids_of, keys_of
-from ...selectors.reductions import Columns, RowColumns, RowVectors, Vectors
+from ...selectors.reductions import (
+    Columns,
+    Fetched,
+    Lists,
+    RowColumns,
+    RowVectors,
+    SampledVectors,
+    Shuffled,
+)
 from ..features import Feature
+from .reducers import reducer_for
 from .rows import Scanned, eligible_batches, read_ahead
-from .vectors import block_rows
+from .vectors import block_rows, scan_ids
 
 if TYPE_CHECKING:
     import lance
@@ -21,21 +30,25 @@ if TYPE_CHECKING:
 _ROWS_PER_BATCH = 1 << 14
 _SCALAR_BYTES = 32
 _BYTES_PER_TAKE = 64 << 20
+SAMPLE_SEED = 0
+"""Of the draw of rows that stand for the whole pool."""
 
 
 def fetcher(
     dataset: lance.LanceDataset, feature: Feature | None
-) -> Callable[[Vectors | Columns, IdSet | None], RowVectors | RowColumns]:
-    """Answers `Vectors` (of the feature's column) and `Columns` at the dataset's version.
+) -> Callable[[Fetched, IdSet | None], RowVectors | RowColumns]:
+    """Answers what is fetched at the dataset's version, vectors of the feature's column.
 
     The answer raises UsageError for a column that the pool does not have.
     """
 
-    def fetch(need: Vectors | Columns, eligible: IdSet | None) -> RowVectors | RowColumns:
+    def fetch(need: Fetched, eligible: IdSet | None) -> RowVectors | RowColumns:
         if isinstance(need, Columns):
             check_columns(dataset, need)
             return _columns(dataset, need.names, eligible)
         assert feature is not None and feature.column is not None, "refused by its name otherwise"
+        if isinstance(need, SampledVectors):
+            return sampled_vectors(dataset, feature.column, feature.width, need.rows)
         if need.keys is None:
             return _all_vectors(dataset, feature.column, feature.width, eligible)
         return _vectors_of(dataset, feature.column, feature.width, need.keys)
@@ -119,6 +132,24 @@ def _all_vectors(
         missing += feature.null_count
     order = id_order(keys[:filled])
     return RowVectors(keys[order], vectors[order], missing)
+
+
+def sampled_vectors(dataset: lance.LanceDataset, column: str, width: int, rows: int) -> RowVectors:
+    """Return the vectors of `rows` rows, or of all that have one, in the order of their draw.
+
+    A row's place in the draw depends on its id alone.
+    """
+    total, drawn = dataset.count_rows(), 2 * rows
+    while True:
+        shuffle = reducer_for(Shuffled(drawn, SAMPLE_SEED), slice(0, 0))
+        scan_ids(dataset, [shuffle])
+        answer = shuffle.result()
+        assert isinstance(answer, Lists), "rows in an order are a list"
+        (keys,) = answer.keys
+        found = _vectors_of(dataset, column, width, keys)
+        if len(found) >= rows or drawn >= total:
+            return RowVectors(found.keys[:rows], found.vectors[:rows])
+        drawn *= 4  # many rows lack the feature
 
 
 def _vectors_of(

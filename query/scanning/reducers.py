@@ -21,6 +21,7 @@ from ...selectors.reductions import (
     RowReduction,
     RowSets,
     RowWords,
+    SampledVectors,
     Sets,
     Shuffled,
     TopPerQuery,
@@ -275,6 +276,8 @@ def planned_bytes(reduction: Reduction, task: Task) -> int:
             return 2 * rows * (4 * task.set_size + 24)
         case Vectors(keys):  # float16 twice while they are gathered, keys, ids as text
             return (rows if keys is None else len(keys)) * (4 * task.width + 16 + 100)
+        case SampledVectors(sampled):
+            return sampled * (4 * task.width + 16 + 100)
         case Columns(names):  # keys, ids as text, and each column
             return rows * (16 + 100 + 16 * len(names))
 

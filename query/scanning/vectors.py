@@ -46,6 +46,8 @@ WORK_BYTES = 256 << 20
 """Memory for the blocks computed at once and their similarities. A block above half of it is
 computed alone, by all threads."""
 
+_LEAST_LENGTH = 1e-12  # so that a row equal to the centre compares as 0
+
 Part = tuple[np.ndarray, "torch.Tensor"]
 """Keys (n, 2) and vectors (n, d) float16 of some rows."""
 
@@ -57,15 +59,23 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def similarity_blocks(parts: Iterable[Part], queries: torch.Tensor, rows: int) -> Iterator[Block]:
+def similarity_blocks(
+    parts: Iterable[Part],
+    queries: torch.Tensor,
+    rows: int,
+    squared: bool = False,
+    centre: torch.Tensor | None = None,
+) -> Iterator[Block]:
     """Blocks of `rows` rows (the last may have fewer) with their similarities, in order.
 
     Args:
         parts: taken in the caller's thread.
         queries: (M, d) float32.
         rows: of a block.
+        squared: whether similarities are the squares of the products.
+        centre: (d,) float32, subtracted from the rows, which are then divided by their lengths.
     """
-    products = _Products(queries, rows)
+    products = _Products(queries, rows, squared, centre)
     blocks = _cut(parts, rows)
     # Of each worker the product, and its transposed copy while it is made and while it waits.
     most = min(MOST_WORKERS, WORK_BYTES // products.bytes) if products.device == "cpu" else 1
@@ -93,10 +103,13 @@ def _cut(parts: Iterable[Part], rows: int) -> Iterator[list[Part]]:
 class _Products:
     """Makes blocks; every thread that does has room of its own."""
 
-    def __init__(self, queries: torch.Tensor, rows: int) -> None:
+    def __init__(
+        self, queries: torch.Tensor, rows: int, squared: bool, centre: torch.Tensor | None
+    ) -> None:
         import torch
 
-        self.device = device()
+        self.device, self._squared = device(), squared
+        self._centre = None if centre is None else centre.to(self.device)
         self._count, width = queries.shape
         padded = torch.zeros(-(-self._count // QUERY_TILE) * QUERY_TILE, width)
         padded[: self._count] = queries
@@ -111,8 +124,16 @@ class _Products:
         for _, vectors in parts:
             room[filled : filled + len(vectors)].copy_(vectors)
             filled += len(vectors)
-        product = room.to(self._queries.device).float() @ self._queries.T
+        there = room.to(self._queries.device).float()
+        if self._centre is None:
+            product = there @ self._queries.T
+        else:  # not by products with the mean: of close vectors, little but rounding would be left
+            there.sub_(self._centre)
+            product = there @ self._queries.T
+            product /= there.norm(dim=1, keepdim=True).clamp_min_(_LEAST_LENGTH)
         similarity = product[:, : self._count].T.contiguous().cpu()
+        if self._squared:
+            similarity.square_()
         return Block(np.concatenate([keys for keys, _ in parts]), similarity[:, :filled])
 
     def _room(self) -> torch.Tensor:
@@ -161,6 +182,9 @@ def scan_vectors(
     queries: torch.Tensor,
     reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
+    *,
+    squared: bool = False,
+    centre: torch.Tensor | None = None,
 ) -> Scanned:
     """Feed the similarities of every (eligible) row that has the feature to the reducers.
 
@@ -169,6 +193,8 @@ def scan_vectors(
             version to read.
         queries: (M, d) float32 unit vectors; similarity is the product with a row's vector.
         eligible: rows that may be chosen; None for all.
+        squared: whether similarity is the square of that product, in [0, 1].
+        centre: (d,) float32, subtracted from the rows, which are then divided by their lengths.
     """
     seen = Scanned()
     width = queries.shape[1]
@@ -185,7 +211,7 @@ def scan_vectors(
             yield keys, vectors
 
     with closing(parts()) as read:
-        _feed(read, queries, rows, reducers)
+        _feed(read, queries, rows, reducers, squared, centre)
     return seen
 
 
@@ -207,9 +233,14 @@ def feed_vectors(
 
 
 def _feed(
-    parts: Iterable[Part], queries: torch.Tensor, rows: int, reducers: Sequence[BlockConsumer]
+    parts: Iterable[Part],
+    queries: torch.Tensor,
+    rows: int,
+    reducers: Sequence[BlockConsumer],
+    squared: bool = False,
+    centre: torch.Tensor | None = None,
 ) -> None:
-    for block in similarity_blocks(parts, queries, rows):
+    for block in similarity_blocks(parts, queries, rows, squared, centre):
         for reducer in reducers:
             reducer.feed(block)
 

@@ -11,17 +11,19 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
-from ...schemas.tables import POOL, RECIPES, TABLES
+from ...schemas.tables import POOL, RECIPES, REMOVED, TABLES
 from .. import catalog, layout
 from ..checksums import Checksums, read_journal, version_files
 from ..commits import committed
 from ..place import Place
+from ..rows import key_column
 from .report import PATH as LOST_PATH
 from .report import Damage, LostRow, LostRows, Repair, count_and_verb, lost_row_ids, write_lost
 from .verify import WAIT_SECONDS, State, inspect, place_and_lock, verify
@@ -48,8 +50,8 @@ _ADVICE = {
     "coreset_rows": "members of coresets are lost; type `coresetdb select {uri} ...` again",
     "artifacts": "fitted artifacts are lost: features that depend on them can be compared, but "
     "not extended; type `coresetdb init` for a new store to fit them again",
-    "removed": "which rows were removed is no longer known; type `coresetdb remove {uri} ...` "
-    "again once they are back",
+    "removed": "which rows were purged, and why and when others were removed, is no longer known; "
+    "type `coresetdb remove {uri} ...` again for those that come back",
     "removed_rows": "removed rows are lost; ingest them again instead of restoring them",
     "runs": "the history of some ingestions is lost; the rows they brought are not",
 }
@@ -93,6 +95,7 @@ def repair(
         if found.damages:
             write_lost(place, recorded)
             _mend(place, states, done)
+        _restore_tombstones(place, done)
     if recorded or found.pending:
         _fetch(place, done, recorded, reingest)
         with lock.held(shared=True, wait=WAIT_SECONDS):
@@ -252,19 +255,59 @@ def _restore_recipes(place: Place, done: Repair, checksums: Checksums) -> None:
     rows = catalog.recipes_in(pool.schema.metadata or {})
     if not rows:
         return
-
-    def insert() -> None:
-        table = _open(place, "recipes")
-        before = table.version
-        merge = table.merge_insert("fingerprint").when_not_matched_insert_all()
-        merge.execute(pa.Table.from_pylist(rows, schema=RECIPES))
-        newest = _open(place, "recipes")
-        checksums.note("recipes", version_files("recipes", newest, since=before))
-
-    committed("restoring recipes", insert)
+    table = pa.Table.from_pylist(rows, schema=RECIPES)
+    _insert_missing(place, checksums, "recipes", table, "restoring recipes")
     done.actions.append(
         f"recipes: restored {count_of(len(rows), 'recipe')} from the copies in the pool"
     )
+
+
+def _restore_tombstones(place: Place, done: Repair) -> None:
+    """Write the tombstones of removed rows again, from the copies that a restore needs of them.
+
+    A copy of a row that the pool lacks was removed. Where the tombstones are sound, a lost row of
+    the pool may have a copy too, of a removal that was killed before it took place: it is read
+    again like any other.
+    """
+    if not (_opens(place, "removed") and _opens(place, "removed_rows")):
+        return
+    copies: pa.Table = _open(place, "removed_rows").to_table(columns=["id", "corpus"])
+    if not copies.num_rows:
+        return
+    stones = _open(place, "removed").to_table(columns=["id"])["id"].to_pylist()
+    others = _pool_ids(place).union(stones)
+    if not any(damage.newest and damage.table == "removed" for damage in done.found.damages):
+        others.update(done.found.lost_ids)
+    found = [row for row in copies.to_pylist() if row["id"] not in others]
+    if not found:
+        return
+    facts = {"why": None, "removed_at": datetime.now(UTC), "state": "removed"}
+    rows = pa.Table.from_pylist([{**row, **facts} for row in found], schema=REMOVED)
+    checksums = Checksums(place)
+    _insert_missing(place, checksums, "removed", rows, "restoring tombstones")
+    checksums.fold()
+    place.sync(checksums.unsynced)
+    known = {row["id"] for row in found}
+    done.found.pending = [row for row in done.found.pending if row.id not in known]
+    done.actions.append(
+        f"removed: wrote {count_of(len(found), 'tombstone')} again, from the copies of removed "
+        "rows; why and when these were removed is not known"
+    )
+
+
+def _insert_missing(
+    place: Place, checksums: Checksums, table: str, rows: pa.Table, what: str
+) -> None:
+    """Insert the rows whose key a table lacks, and note the files."""
+
+    def insert() -> None:
+        dataset = _open(place, table)
+        before = dataset.version
+        merge = dataset.merge_insert(key_column(dataset.schema)).when_not_matched_insert_all()
+        merge.execute(rows)
+        checksums.note(table, version_files(table, _open(place, table), since=before))
+
+    committed(what, insert)
 
 
 def _made_by(place: Place, pool: State) -> tuple[dict[str, Any], list[Recipe]]:

@@ -438,7 +438,10 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
     if not (report.full or recorded or hurt & {"pool", "sources", "rejects"}):
         return
     rows = read_sound(place, pool, ["id"])["id"]
-    held = pa.chunked_array([*rows.chunks, *_removed_ids(place, states)], pa.string())
+    taken_out = _removed_ids(place, states, "removed")
+    if "removed" in hurt:  # repair writes the tombstones again
+        taken_out += _removed_ids(place, states, "removed_rows")
+    held = pa.chunked_array([*rows.chunks, *taken_out], pa.string())
     places = (
         _absent(read_sound(place, sources, _PLACES), held) if sources.version is not None else []
     )
@@ -478,9 +481,9 @@ def _on_their_way(place: Place, states: dict[str, State]) -> list[str]:
     ]
 
 
-def _removed_ids(place: Place, states: dict[str, State]) -> list[pa.Array]:
-    """Ids of rows that were taken out of the pool on purpose, in parts."""
-    removed = states.get("removed")
+def _removed_ids(place: Place, states: dict[str, State], table: str) -> list[pa.Array]:
+    """Ids of rows that were taken out of the pool on purpose, as a table has them, in parts."""
+    removed = states.get(table)
     if removed is None or removed.version is None:
         return []
     return read_sound(place, removed, ["id"])["id"].chunks

@@ -109,7 +109,7 @@ def test_text_of_the_pool_moves_no_cursor(run):
 
 def test_compare(run):
     told = run("compare", "rds", "drawn")
-    assert "10 rows in both: 47.6% of rds, 100.0% of drawn; Jaccard 0.476 (10.0 rows by" in told
+    assert "10 rows in both: 47.6% of rds, 100.0% of drawn; Jaccard 0.476 (10.0 expected" in told
     for words in ("Spearman", "Corpora", "Lengths in tokens", "response_tokens", "MMD of drawn"):
         assert words in told
     found = json.loads(run("compare", "rds", "rds", "--json"))

@@ -48,9 +48,9 @@ def test_a_method_by_its_name_and_with_options(run):
     out, _ = run("coreset", "replay", "pool", "drift")
     assert "the same 5 ids" in out
     _, err = run("select", "pool", "sums", "--method", "nait(scope=all)", code=2)
-    assert "no option 'scope'; top has by, nait has activation, score" in err
+    assert "no option 'scope'; top has by, nait has activation, direction, score" in err
     _, err = run("select", "pool", "sums", "--method", "nait(score=best)", code=2)
-    assert "choose from dot, cosine, zscore" in err
+    assert "choose from dot, cosine, zscore, centred" in err
     _, err = run("select", "pool", "sums", "--method", "trim", code=2)
     assert "coresetdb featurize" in err and "trim" in err
 

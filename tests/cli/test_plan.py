@@ -11,7 +11,7 @@ import pytest
 from helpers.tiny_models import tiny_folder
 
 from coresetdb.cli.main import main
-from coresetdb.cli.pool import duration
+from coresetdb.ingest.planning import duration
 
 
 @pytest.fixture

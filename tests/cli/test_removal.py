@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,39 @@ def test_a_slip_is_taken_back_and_then_forgotten(run, folder):
     out, _ = run("restore", "pool", "--corpus", "slip")
     assert "purged, nothing is left of them; they can be ingested again" in out
     assert "6 new" in run("ingest", "pool", "slip.jsonl")[0]
+
+
+def test_removed_rows_outlive_damage_to_the_table_that_names_them(run, folder, tmp_path):
+    """All that is left of them are the copies: the sources are gone, and so are older versions."""
+    pool = tmp_path / "copy"
+    write_jsonl(tmp_path / "odd.jsonl", [{"question": "How odd is 3?", "answer": "Very."}] * 2)
+    shutil.copytree(folder / "pool", pool)
+    run("ingest", str(pool), str(tmp_path / "odd.jsonl"))
+    run("remove", str(pool), "--corpus", "odd")
+    run("compact", str(pool), "--keep-hours", "0")
+    (tmp_path / "odd.jsonl").unlink()
+    for manifest in (pool / "removed.lance" / "_versions").glob("*.manifest"):
+        manifest.write_bytes(manifest.read_bytes()[:-29] + b"x" * 29)
+    out, _ = run("verify", str(pool), "--repair", code=1)
+    assert "made it anew" in out and "tombstone" in out
+    run("remove", str(pool), "--corpus", "sums")
+    run("restore", str(pool), "--corpus", "sums")
+    assert "1 row restored: odd 1" in run("restore", str(pool), "--corpus", "odd")[0]
+    assert "sound" in run("verify", str(pool), "--full")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("n,id\n1\n", "line 2 has 1 cell, and id is column 2"),
+        ("[]\n", "is no row id"),
+        ('{"id": "0"}\n[1]\n', "line 2 is no JSON object with a field id"),
+    ],
+)
+def test_a_file_of_ids_that_cannot_be_read_is_named(run, folder, text, said):
+    (folder / "odd.ids").write_text(text)
+    err = run("remove", "pool", "--ids", "odd.ids", code=1)[1]
+    assert "odd.ids" in err and said in err
 
 
 def test_errors_are_sentences(run):

@@ -13,10 +13,18 @@ import torch
 from coresetdb.query.comparison import Comparison, QueryGroup
 from coresetdb.query.methods import Method
 from coresetdb.query.ranking import Picks, merged_picks
+from coresetdb.query.scanning.fetch import SAMPLE_SEED
 from coresetdb.query.scanning.reducers import Block
 from coresetdb.query.scanning.rows import Scanned
 from coresetdb.schemas.ids import IdSet, keys_of
-from coresetdb.selectors.reductions import Columns, RowColumns, RowVectors, RowWords
+from coresetdb.selectors.random_order import shuffled
+from coresetdb.selectors.reductions import (
+    Columns,
+    RowColumns,
+    RowVectors,
+    RowWords,
+    SampledVectors,
+)
 from coresetdb.selectors.registry import selectors
 
 
@@ -100,6 +108,9 @@ def drive(
         if isinstance(need, Columns):
             return RowColumns(keys[by_id], {name: pool.columns[name][by_id] for name in need.names})
         assert pool.vectors is not None
+        if isinstance(need, SampledVectors):
+            drawn = shuffled(keys, SAMPLE_SEED)[: need.rows]
+            return RowVectors(keys[drawn], pool.vectors[drawn])
         if need.keys is None:
             return RowVectors(keys[by_id], pool.vectors[by_id])
         place = {tuple(key): j for j, key in enumerate(keys.tolist())}

@@ -3,7 +3,7 @@
 import pytest
 
 from coresetdb.ingest.representations.registry import get
-from coresetdb.query.methods import method_names, parse_method
+from coresetdb.query.methods import as_recorded, method_names, parse_method
 from coresetdb.schemas.errors import UsageError
 
 KNOWN = {"rds": get("rds"), "rds__0123abcd": get("rds"), "mads": get("mads")}
@@ -66,3 +66,32 @@ def test_all_names_can_be_read():
     names = method_names(KNOWN)
     assert {"random", "rds:round_robin", "rds:top"} <= set(names)
     assert [str(parse_method(name, KNOWN)) for name in names] == names
+
+
+@pytest.mark.parametrize(
+    ("text", "parameters", "today"),
+    [
+        (
+            "nait:top",
+            {"selector": "top", "options": {"by": "mean"}, "asked": {"score": "dot"}},
+            "nait:top(direction=pca,score=dot)",
+        ),
+        (
+            "nait:top(score=zscore)",
+            {"selector": "top", "asked": {"activation": "mean", "score": "zscore"}},
+            "nait:top(score=zscore,direction=pca)",
+        ),
+        (
+            "nait__0123abcd:round_robin",
+            {"selector": "round_robin", "asked": {"direction": "contrast", "score": "centred"}},
+            "nait__0123abcd:round_robin",
+        ),
+        ("rds:top(by=max)", {"selector": "top", "options": {"by": "max"}}, "rds:top(by=max)"),
+        ("random", {"selector": "random", "representation": None}, "random"),
+    ],
+)
+def test_a_recorded_method_keeps_the_defaults_of_its_day(text, parameters, today):
+    parameters = {"representation": text.partition(":")[0], **parameters}
+    recorded = as_recorded(text, parameters)
+    assert recorded == today
+    assert as_recorded(recorded, parameters) == recorded

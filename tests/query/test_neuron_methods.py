@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from helpers.files import write_jsonl
 from helpers.tiny_models import tiny_folder
 
+import coresetdb
 from coresetdb.database import Database
 from coresetdb.query.selection import select
-from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.errors import MissingFeatureError, ReadOnlyStoreError, UsageError
+from coresetdb.store import catalog
 
 torch.set_num_threads(1)
 
@@ -149,13 +153,115 @@ def test_nait_ranks_along_the_targets_directions(neuron_store, activation):
         key: sum(row[layer] @ directions[layer] for layer in (0, 1))
         for key, row in summaries("pool", activation).items()
     }
-    coreset = database.select("six", method=f"nait(activation={activation})", budget=80)
+    paper = f"nait(activation={activation},direction=pca,score=dot)"
+    coreset = database.select("six", method=paper, budget=80)
     assert len(coreset.ids) == 80
     scores = np.array([expected[key] for key in coreset.ids])
     got = np.array(coreset.table()["score"].to_pylist())
     assert np.linalg.norm(got - scores) < 2e-3 * np.linalg.norm(scores)
-    plain = database.select("six", method="nait", budget=80)
+    plain = database.select("six", method="nait(direction=pca,score=dot)", budget=80)
     assert (plain.ids == coreset.ids) == (activation == "mean")
+
+
+def naive_contrast(database, sample=None):
+    """Ids by the mean over layers of cos(A - pool mean, target mean - pool mean), best first."""
+
+    def summaries(table, where=None):
+        found = stored(database, table, ["nait", "nait_norms"], where)
+        return {
+            key: [
+                np.array(row["nait"][layer * 32 : (layer + 1) * 32]) * row["nait_norms"][layer]
+                for layer in (0, 1)
+            ]
+            for key, row in found.items()
+            if row["nait"] is not None
+        }
+
+    pool, examples = summaries("pool"), summaries("targets", "target = 'six'")
+    scores = dict.fromkeys(pool, 0.0)
+    for layer in (0, 1):
+        mean = np.mean([pool[key][layer] for key in sample or pool], axis=0)
+        direction = np.mean([row[layer] for row in examples.values()], axis=0) - mean
+        for key, row in pool.items():
+            centred = row[layer] - mean
+            lengths = np.linalg.norm(centred) * np.linalg.norm(direction)
+            scores[key] += centred @ direction / lengths / 2
+    return sorted(scores, key=lambda key: (-scores[key], key)), scores
+
+
+def test_nait_contrasts_the_target_with_the_pool(neuron_store):
+    database, _ = neuron_store
+    coreset = database.select("six", method="nait", budget=80)
+    order, scores = naive_contrast(database)
+    got = coreset.table()["score"].to_pylist()
+    assert np.allclose(got, [scores[key] for key in coreset.ids], atol=2e-3)
+    assert len(set(coreset.ids[:20]) & set(order[:20])) >= 19
+    for row, score in zip(coreset.ids[:3], got, strict=False):
+        layers = database.layer_contributions("six", row, "nait")
+        assert layers["contribution"].sum() == pytest.approx(score, abs=1e-5)
+
+
+@pytest.fixture
+def own_copy(neuron_store, tmp_path):
+    """The store once more, to be changed."""
+    database, _ = neuron_store
+    shutil.copytree(database.store.uri, tmp_path / "store")
+    more = write_jsonl(tmp_path / "more.jsonl", rows(np.random.default_rng(7), 40))
+    return coresetdb.connect(str(tmp_path / "store")), more
+
+
+def test_the_mean_of_a_small_pool_grows_with_it_and_replays_keep_theirs(own_copy):
+    database, more = own_copy
+    before = database.select("six", method="nait", budget=20, name="before")
+    database.ingest(more)
+    after = database.select("six", method="nait", budget=20, name="after")
+    digests = [each.parameters["background"] for each in (before, after)]
+    assert digests[0] != digests[1]
+    assert database.replay("before").same and database.replay("after").same
+    paper = database.select("six", method="nait(direction=pca,score=dot)", budget=5)
+    assert "background" not in paper.parameters
+
+
+def test_the_mean_of_a_full_sample_is_frozen(own_copy, monkeypatch):
+    monkeypatch.setattr("coresetdb.query.background.SAMPLE_ROWS", 30)
+    database, more = own_copy
+    lowest = sorted(row for row in stored(database, "pool", ["nait"]).items() if row[1]["nait"])
+    _, scores = naive_contrast(database, [key for key, _ in lowest[:30]])
+    dry = database.select("six", method="nait", budget=20, dry_run=True)
+    assert catalog.find_artifact(database.store, dry.fingerprint, "background") is None
+    before = database.select("six", method="nait", budget=20)
+    assert before.parameters["background"] == dry.parameters["background"]
+    got = before.table()["score"].to_pylist()
+    assert np.allclose(got, [scores[key] for key in before.ids], atol=2e-3)
+    database.ingest(more)
+    after = database.select("six", method="nait", budget=20)
+    assert after.parameters["background"] == before.parameters["background"]
+    kept = dict(zip(before.ids, got, strict=True))
+    for row in after.table().to_pylist():
+        assert row["score"] == pytest.approx(kept.get(row["id"], row["score"]), abs=1e-6)
+    assert database.replay(before.name).same
+
+
+def test_a_store_that_cannot_be_written_to_is_contrasted_all_the_same(own_copy, monkeypatch):
+    database, _ = own_copy
+
+    def refused(*_):
+        raise ReadOnlyStoreError("Read-only file system")
+
+    monkeypatch.setattr(type(database.store), "insert", refused)
+    coreset = database.select("six", method="nait", budget=20)
+    assert not coreset.saved
+    monkeypatch.undo()
+    assert coreset.ids == database.select("six", method="nait", budget=20).ids
+
+
+def test_without_a_pool_there_is_nothing_to_contrast_with(tmp_path):
+    store = str(tmp_path / "store")
+    database = Database.create(store, backbone=str(tiny_folder()), dtype="float32", features="nait")
+    examples = rows(np.random.default_rng(3), 4)
+    database.add_target("four", write_jsonl(tmp_path / "four.jsonl", examples))
+    with pytest.raises(MissingFeatureError, match="no pool to compare with"):
+        database.select("four", method="nait", budget=3)
 
 
 def test_a_target_of_two_examples_is_added_and_refused_by_nait(neuron_store):

@@ -101,7 +101,8 @@ def test_tokens_add_up_to_the_score(database):
 
 
 def test_layers_add_up_to_the_score(database):
-    for method in ("nait", "nait(activation=drift,score=cosine)"):
+    paper = "nait(direction=pca,score=dot)"
+    for method in ("nait", paper, "nait(activation=drift,direction=mean,score=cosine)"):
         table = database.select("sums", method=method, leakage="off", budget=8).table()
         for row, score in zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True):
             layers = database.layer_contributions("sums", row, method)

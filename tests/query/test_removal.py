@@ -11,6 +11,7 @@ import pytest
 from helpers.files import write_jsonl
 
 from coresetdb.ingest.jobs.commit import Commit
+from coresetdb.query import selection
 from coresetdb.query.compare import compare
 from coresetdb.query.coresets import load_coreset, remove_coreset
 from coresetdb.query.explaining.explain import explain
@@ -27,11 +28,15 @@ from coresetdb.query.targets import remove_target
 from coresetdb.schemas.errors import InputError, NoSuchFileError, QueryError, UsageError
 from coresetdb.schemas.instruction import Reject
 from coresetdb.schemas.recipe import Recipe
-from coresetdb.store import catalog, features
+from coresetdb.store import catalog, features, removal
+from coresetdb.store import purge as purge_module
 from coresetdb.store.corpora import rename_corpus
 from coresetdb.store.indices import indices_of
 from coresetdb.store.integrity.verify import verify
+from coresetdb.store.maintenance import clean, compact_and_clean
+from coresetdb.store.purge import settle_if_killed
 from coresetdb.store.removal import summary
+from coresetdb.store.store import Store
 
 
 def later_rows(store, toys) -> None:
@@ -70,7 +75,7 @@ def test_rows_are_named_by_filter_corpus_or_ids(store):
         (Rows(where="true", corpus="sums"), "exactly one of"),
         (Rows(corpus="poem"), "corpora: blank, code, facts, poems, sums"),
         (Rows(where="tokens > 10000"), "no row of the pool"),
-        (Rows(ids=["0" * 32]), "none of the given ids"),
+        (Rows(ids=["0" * 32]), "belongs to a row of"),
     ],
 )
 def test_what_names_no_rows_is_an_error(store, rows, said):
@@ -200,6 +205,84 @@ def test_rows_removed_before_a_purge_of_others_and_restored_after_it_are_in_the_
     assert text["messages"]
 
 
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("cause", ["purge", "target", "compact"])
+def test_a_selection_whose_pool_is_purged_meanwhile_says_so_and_leaves_nothing(
+    store, monkeypatch, toys, cause
+):
+    def meanwhile(snapshot, coreset):
+        if cause == "purge":
+            others = store.dataset("pool").to_table(columns=["id"], filter="corpus = 'poems'")
+            remove(store, Rows(ids=others["id"].to_pylist()[:5]), purge=True)
+        elif cause == "target":
+            toys.add_target(store, "later", [toys.question("sums", 3000)])
+            clean(store, 0.0)
+        else:
+            later_rows(store, toys)
+            compact_and_clean(store, 0)
+        return record(snapshot, coreset)
+
+    record = selection.record
+    table = "targets" if cause == "target" else "pool"
+    with monkeypatch.context() as patch:
+        patch.setattr(selection, "record", meanwhile)
+        with pytest.raises(UsageError, match=f"table {table} was .* meanwhile.* select again"):
+            select(store, ["arithmetic"], budget="5", name="mine")
+    assert store.dataset("coreset_rows").count_rows() == 0
+    assert not store.tags() and not store.tags("targets")
+    assert len(select(store, ["arithmetic"], budget="5", name="mine")) == 5
+
+
+@pytest.mark.parametrize("table", ["removed_rows", "removed"])
+def test_a_killed_restore_gives_a_moved_coreset_its_rows_back(store, tmp_path, monkeypatch, table):
+    """The coreset follows the restored rows whether the process is killed before or after."""
+    made = select(store, ["arithmetic"], budget="20")
+    first, second, *_ = made.ids
+    remove(store, Rows(ids=[first]))
+    remove(store, Rows(ids=[second]), purge=True)
+
+    def killed(store, name, ids):
+        if name == table:
+            raise Killed
+        return delete_rows(store, name, ids)
+
+    delete_rows = removal.delete_rows
+    with monkeypatch.context() as patch:
+        patch.setattr(removal, "delete_rows", killed)
+        with pytest.raises(Killed):
+            restore(store, Rows(ids=[first]))
+    again = Store.open(store.uri)
+    settle_if_killed(again)
+    assert export(again, made.name, str(tmp_path / "rows.jsonl")).rows == 19
+    assert set(load_coreset(again, made.name).removed) == {second}
+
+
+@pytest.mark.parametrize("step", ["before", "between"])
+def test_a_coreset_follows_restored_rows_even_if_that_is_killed(store, tmp_path, monkeypatch, step):
+    made = select(store, ["arithmetic"], budget="20")
+    first, second, *_ = made.ids
+    remove(store, Rows(ids=[first]))
+    remove(store, Rows(ids=[second]), purge=True)
+
+    def killed(*arguments):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if step == "before":
+            patch.setattr(purge_module, "follow", killed)
+        else:
+            patch.setattr(Store, "move_tag", killed)
+        with pytest.raises(Killed):
+            restore(store, Rows(ids=[first]))
+    again = Store.open(store.uri)
+    settle_if_killed(again)
+    assert export(again, made.name, str(tmp_path / "rows.jsonl")).rows == 19
+    assert again.tags()[f"coreset-{made.name}-pool"] == load_coreset(again, made.name).pool_version
+
+
 def test_scores_leave_removed_rows_out(store):
     scores = score(store, "arithmetic", ["rds"])
     gone = scores.table()["id"].to_pylist()[:2]
@@ -239,12 +322,26 @@ def test_removed_rows_are_found_by_no_index(store):
         ("rows.csv", "score,id\n0.5,{0}\n0.1,{1}\n"),
         ("rows.tsv", "id\tscore\n{0}\t1\n{1}\t2\n"),
         ("one.csv", "id\n{0}\n{1}\n"),
+        ("texts.csv", 'text,id\n"' + "long " * 40_000 + '\n\nend",{0}\n\nshort,{1}\n'),
     ],
 )
 def test_ids_are_read_from_files_of_any_shape(tmp_path, name, text):
     wanted = ["0" * 32, "a" * 32]
     (tmp_path / name).write_text(text.format(*wanted))
     assert read_ids(str(tmp_path / name)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ids.txt", "{0}\n"),
+        ("rows.jsonl", '{{"id": "{0}"}}\n'),
+        ("rows.csv", "id,score\n {0},1\n"),
+    ],
+)
+def test_ids_may_be_written_in_capitals(tmp_path, name, text):
+    (tmp_path / name).write_text(text.format("A" * 32))
+    assert read_ids(str(tmp_path / name)) == ["a" * 32]
 
 
 def test_an_export_is_a_file_of_ids(store, tmp_path):
@@ -256,7 +353,17 @@ def test_an_export_is_a_file_of_ids(store, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("", "no ids"), ("what\n", "'what' is no row id"), ('{"name": 1}\n', "column id")],
+    [
+        ("", "no ids"),
+        ("what\n", "'what' is no row id"),
+        ('{"name": 1}\n', "line 1 is no JSON object with a field id"),
+        (f'{{"id": "{"0" * 32}"}}\n\n["{"1" * 32}"]\n', "line 3 is no JSON object"),
+        (f'{{"id": "{"0" * 32}"}}\n5\n', "line 2 is no JSON object"),
+        (f'{{"id": "{"0" * 32}"}}\n{{"id": \n', "line 2 is no JSON:"),
+        ('{"id": 7}\n', "entry 1: 7 is no row id"),
+        (f'\nn,text,id\n1,"two\nlines",{"0" * 32}\n2,short\n', "line 5 has 2 cells"),
+        (f"id\tn\n{'0' * 32}\t1\n\t2\n", "entry 2: '' is no row id"),
+    ],
 )
 def test_a_file_without_ids_is_an_error(tmp_path, text, said):
     (tmp_path / "file").write_text(text)

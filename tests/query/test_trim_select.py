@@ -87,7 +87,9 @@ def test_a_store_answers_without_a_model_as_the_reference_does_with_one(tmp_path
     feature = Snapshot(store).feature("trim")
     method = parse_method("trim", {"trim": feature.representation})
     (batch,) = store.dataset("pool").to_table(filter=f"id = '{table['id'][0]}'").to_batches()
-    scorer = scorer_of(store, feature, method, load_queries(Snapshot(store), "task", feature))
+    scorer = scorer_of(
+        Snapshot(store), feature, method, load_queries(Snapshot(store), "task", feature)
+    )
     row = encoded[str(table["id"][0])]
     told = scorer.tokens(batch)
     assert told.tokens.tolist() == row.ids.tolist()

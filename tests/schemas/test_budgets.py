@@ -58,5 +58,5 @@ def test_other_texts_are_refused_with_the_forms_there_are(text):
 
 def test_what_a_budget_counts():
     assert parse_budget("5%").token_column is None and parse_budget("5").noun == "row"
-    assert parse_budget("5-tokens").column == "response_tokens"
-    assert parse_budget("5-total-tokens").column == "tokens"
+    assert parse_budget("5-tokens").token_column == "response_tokens"
+    assert parse_budget("5-total-tokens").token_column == "tokens"

@@ -7,7 +7,8 @@ import pytest
 import torch
 from helpers.selector_driver import Pool, cosine_pool, drive, random_ids
 
-from coresetdb.selectors.knn_kde import densities
+from coresetdb.selectors.knn_kde import densities, fitted_sigma
+from coresetdb.selectors.random_order import shuffle_words
 
 torch.set_num_threads(1)
 
@@ -55,7 +56,7 @@ def naive_densities(vectors, union, sigma, count):
     return found
 
 
-def naive_kde(pool, alpha, c, most, kind, sigma, kde_k, rest):
+def naive_kde(pool, alpha, c, most, kind, sigma, kde_k, rest, lonely=0.0):
     """p of every row: TSDS algorithm 2 with its heap, and the rows each query gives to."""
     distance = distance_of(pool.similarity, kind)
     queries, rows = distance.shape
@@ -63,6 +64,7 @@ def naive_kde(pool, alpha, c, most, kind, sigma, kde_k, rest):
     orders = orders_of(pool.similarity, pool.ids, most)
     union = sorted({j for order in orders for j in order})
     density = naive_densities(pool.vectors, union, sigma, min(kde_k, max(rows // 10, 1)))
+    density = {row: max(lonely, each) for row, each in density.items()}
     full, cost, size = [0] * queries, [0.0] * queries, 1.0
     heap = [(1 / density[orders[m][0]], 0, m) for m in range(queries)] if most > 1 else []
     heapq.heapify(heap)
@@ -169,6 +171,78 @@ def test_kde_equals_naive(small_pending, monkeypatch):
         assert sum(mass) == pytest.approx(1)
         stopped += not any("nothing stopped" in note for note in got.notes)
     assert 25 < stopped < 130
+
+
+def naive_sigma(vectors):
+    """The reach that holds a thousandth of the pairs of distinct vectors."""
+    distinct = [np.array(each) for each in {tuple(each) for each in vectors.astype(np.float64)}]
+    gaps = sorted(
+        1 - a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        for at, a in enumerate(distinct)
+        for b in distinct[:at]
+    )
+    if not gaps:
+        return 0.75
+    place = 0.001 * (len(gaps) - 1)
+    below = gaps[int(place)]
+    above = gaps[min(int(place) + 1, len(gaps) - 1)]
+    near = max(below + (above - below) * (place - int(place)), 0)
+    return min(max(np.sqrt(2 * near), 0.05), 0.75)
+
+
+def test_kde_with_ties_by_mean_and_a_fitted_sigma_equals_naive(small_pending):
+    different = 0
+    for number in range(60):
+        pool, k, blocks, options = case(number)
+        options["alpha"] = (0.01, 0.85, 0.97)[number % 3]
+        sigma, rest = round(naive_sigma(pool.vectors), 3), ("last", "spread")[number // 8 % 2]
+        mass, lists = naive_kde(pool, *options.values(), sigma, 1000, rest, 1.0)
+        options |= {"sigma": "auto", "rest": rest}
+        got = drive("knn_kde", pool, k, blocks=blocks, options=options | {"ties": "mean"})
+        assert got.fitted == pytest.approx({"sigma": sigma}, abs=2e-3)
+        assert any(f"fitted to {len(pool.ids)} rows" in note for note in got.notes)
+        assert_ranked(got, pool, np.array(mass), lists, k, means_settle=True)
+        different += got.ids != drive("knn_kde", pool, k, blocks=blocks, options=options).ids
+    assert different > 10
+
+
+def test_what_a_fitted_sigma_is():
+    generator = np.random.default_rng(0)
+    pool = cosine_pool(generator, 1, 400, width=32)
+    sigma = fitted_sigma(pool.vectors)
+    assert sigma == pytest.approx(naive_sigma(pool.vectors), abs=1e-3)
+    copies = np.concatenate([pool.vectors, np.repeat(pool.vectors[:1], 300, axis=0)])
+    assert fitted_sigma(copies) == sigma  # copies are one row, else half of the pairs had no gap
+    close = pool.vectors[:1] + generator.standard_normal((300, 32)) * 1e-3
+    assert fitted_sigma(close.astype(np.float16)) == 0.05
+    assert fitted_sigma(np.eye(64, dtype=np.float16)) == 0.75
+    assert fitted_sigma(np.ones((5, 4), np.float16)) == 0.75  # there is no pair
+
+
+def test_a_fitted_sigma_reads_a_sample(monkeypatch):
+    monkeypatch.setattr("coresetdb.selectors.knn_kde.SAMPLE", 50)
+    pool = cosine_pool(np.random.default_rng(3), 3, 300, width=16)
+    first = sorted(range(300), key=lambda j: shuffle_words(pool.keys[j : j + 1], 0)[0])[:50]
+    got = drive("knn_kde", pool, 100, options={"sigma": "auto"})
+    assert got.fitted == {"sigma": fitted_sigma(pool.vectors[first])}
+    turned = drive("knn_kde", pool.taken(range(299, -1, -1)), 100, options={"sigma": "auto"})
+    assert (turned.ids, turned.fitted) == (got.ids, got.fitted)
+    named = drive("knn_kde", pool, 100, options=got.fitted)
+    assert named.ids == got.ids and not named.fitted
+
+
+def test_a_sigma_that_covers_a_crowd_is_said():
+    pool = cosine_pool(np.random.default_rng(1), 4, 400, width=8)
+    crowd = "covers a crowd, not near-duplicates alone"
+    said = []
+    for sigma in (1.4, 0.1, 0.0):
+        notes = drive("knn_kde", pool, 9, options={"sigma": sigma}).notes
+        said.append([note for note in notes if crowd in note])
+    assert [len(each) for each in said] == [1, 0, 0]
+    union = {j for order in orders_of(pool.similarity, pool.ids, 40) for j in order}
+    density = list(naive_densities(pool.vectors, union, 1.4, 40).values())
+    assert f"density above {np.median(density):.1f} " in said[0][0]
+    assert "Try sigma=0.7, or sigma=auto" in said[0][0]
 
 
 @pytest.mark.parametrize("name", ["knn_uniform", "knn_kde"])

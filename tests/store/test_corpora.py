@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pyarrow as pa
 import pytest
 from helpers.toy_stores import numbered_rows, numbered_sources
@@ -86,6 +88,69 @@ def test_two_corpora_become_one_only_where_that_is_meant(two):
         rename_corpus(two, "toy", "other")
     assert rename_corpus(two, "toy", "other", merge=True) == 79
     assert [(row["corpus"], row["rows"]) for row in list_corpora(two)] == [("other", 99)]
+
+
+class Killed(BaseException):
+    pass
+
+
+@contextmanager
+def killed_at(step: int):
+    """The step-th commit, from 1, is made, and then the process ends."""
+    count, change = 0, Store.change
+
+    def changed(self, *arguments):
+        nonlocal count
+        result = change(self, *arguments)
+        count += 1
+        if count == step:
+            raise Killed
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "change", changed)
+        yield
+
+
+@pytest.mark.parametrize("step", range(1, 10))
+def test_a_killed_rename_is_finished_by_the_same_command(two, step):
+    with killed_at(step):
+        try:
+            rename_corpus(two, "toy", "toys")
+            assert step == 9  # it takes eight commits
+        except Killed:
+            assert step < 9
+    again = Store.open(two.uri)
+    if step < 8:
+        rename_corpus(again, "toy", "toys")
+    with pytest.raises(UsageError, match="no corpus 'toy'"):
+        rename_corpus(again, "toy", "toys")
+    toys, other = reversed(list_corpora(again))
+    assert (toys["corpus"], toys["rows"], toys["files"]) == ("toys", 79, 1)
+    assert (toys["removed"], toys["rejected"], other["rows"]) == (1, 3, 20)
+    with removal.alone(again):
+        assert removal.restore(again, [stone.id for stone in removal.tombstones(again)]) == 1
+    assert again.dataset("pool").count_rows(filter="corpus = 'toys'") == 80
+    assert verify(again.uri, full=True).ok
+
+
+def test_rows_kept_of_a_corpus_can_be_renamed_though_their_tombstones_were(two):
+    """As a rename that was killed at its end left it, by a version that began with these."""
+    rename_corpus(two, "toy", "toys")
+    kept = two.dataset("removed_rows").to_table()
+    two.upsert("removed_rows", in_corpus(kept, "toy"))
+    assert rename_corpus(two, "toy", "toys") == 0
+    assert two.dataset("removed_rows").to_table()["corpus"].to_pylist() == ["toys"]
+
+
+def test_a_corpus_whose_rows_were_all_removed_is_not_merged_unasked(two):
+    """Neither rows nor places are left of it: nothing tells of a rename that was killed."""
+    with removal.alone(two):
+        rows = two.dataset("pool").to_table(columns=["id"], filter="corpus = 'toy'")
+        removal.remove(two, dict.fromkeys(rows["id"].to_pylist(), "toy"), state="purging")
+        purge.settle(two)
+    with pytest.raises(UsageError, match="--merge"):
+        rename_corpus(two, "toy", "other")
 
 
 @pytest.mark.parametrize(

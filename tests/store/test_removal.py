@@ -25,6 +25,7 @@ from coresetdb.schemas.recipe import Recipe
 from coresetdb.schemas.tables import CORESET_ROWS, CORESETS, NEWER_TABLES, REJECTS
 from coresetdb.store import catalog, features, indices, maintenance, purge, removal
 from coresetdb.store.fill import fill_lock, unfilled
+from coresetdb.store.integrity.repair import repair
 from coresetdb.store.integrity.verify import verify
 from coresetdb.store.rows import key_of
 from coresetdb.store.shards import Shards
@@ -122,6 +123,62 @@ def test_a_lost_table_of_removed_rows_is_damage(filled):
     for path in filled.place.sizes("removed.lance"):
         filled.place.delete(path)
     assert not verify(filled.uri).ok
+
+
+def damage_manifests(store: Store, table: str) -> None:
+    """Every version of a table is lost."""
+    for path in store.place.sizes(f"{table}.lance/_versions"):
+        store.place.write(path, store.place.read(path)[:-29] + b"x" * 29)
+
+
+@pytest.mark.parametrize("cleaned", [True, False])
+def test_removed_rows_outlive_the_loss_of_their_tombstones(filled, cleaned):
+    before = pool_of(filled)
+    take_out(filled, 3, 77, 150, why="a slip")
+    take_out(filled, 9)
+    forget(filled, 9)
+    if cleaned:
+        maintenance.compact_and_clean(filled, 0)
+    damage_manifests(filled, "removed")
+    assert verify(filled.uri, full=True).lost_ids == []
+    asked = []
+    done = repair(filled.uri, lambda rows: asked.extend(rows) or {})
+    assert "removed: wrote 3 tombstones again" in "\n".join(done.actions)
+    assert "which rows were purged" in "\n".join(done.unrepaired)
+    assert not asked and done.after is not None and done.after.ok, done.lines()
+    again = Store.open(filled.uri)
+    take_out(again, 5)
+    assert again.dataset("removed_rows").count_rows() == 4
+    assert {stone.corpus for stone in removal.tombstones(again)} == {"toy"}
+    assert put_back(again, 3, 5, 77, 150) == 4
+    left = before.filter(pa.array([row != ids(9)[0] for row in before["id"].to_pylist()]))
+    assert pool_of(again).equals(left)
+    assert verify(again.uri, full=True).ok
+
+
+def test_rows_lost_beside_their_neighbours_tombstones_are_told_apart(filled):
+    """Pool and tombstones are damaged at once: removed rows are not read again, lost ones are."""
+    take_out(filled, 3, 77, 150)
+    damage_manifests(filled, "removed")
+    part = filled.dataset("pool").get_fragments()[0]
+    gone = set(part.to_table(columns=["id"])["id"].to_pylist())
+    path = f"pool.lance/data/{part.metadata.files[0].path}"
+    filled.place.write(path, b"something else")
+    asked = []
+    repair(filled.uri, lambda rows: asked.extend(row.id for row in rows) or {})
+    assert set(asked) == gone and not gone & set(ids(3, 77, 150))
+    assert set(states(Store.open(filled.uri))) == set(ids(3, 77, 150))
+
+
+def test_copies_without_tombstones_are_deleted_only_beside_their_rows(filled):
+    take_out(filled, 3, 4)
+    removal.delete_rows(filled, "removed", ids(3, 4))
+    filled.insert("pool", filled.dataset("removed_rows").to_table(filter=f"id = '{ids(3)[0]}'"))
+    take_out(filled, 5)
+    kept = filled.dataset("removed_rows").to_table(columns=["id"])["id"].to_pylist()
+    assert sorted(kept) == sorted(ids(4, 5))
+    assert repair(filled.uri).ok
+    assert set(states(Store.open(filled.uri))) == set(ids(4, 5))
 
 
 # -- features that come and go meanwhile --------------------------------------------------------

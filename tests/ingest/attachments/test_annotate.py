@@ -59,6 +59,12 @@ def test_rows_get_the_values_of_their_ids(world, tmp_path):
     assert report.ok and not report.late and not report.orphans
 
 
+def test_ids_may_be_written_in_capitals(world, tmp_path):
+    rows = [{**row, "id": row["id"].upper()} for row in scores(world, 0, 5)]
+    account = world.database.annotate(jsonl(tmp_path / "judged.jsonl", rows), key="id")
+    assert (account.filled, account.unmatched) == (5, 0)
+
+
 def test_an_annotation_is_a_recipe_and_a_run_with_the_hash_of_its_file(world, tmp_path):
     import xxhash
 
@@ -323,7 +329,9 @@ def test_several_files_are_one_annotation(world, tmp_path):
 def test_a_file_about_no_row_is_refused_and_leaves_nothing(world, tmp_path):
     file = jsonl(tmp_path / "a.jsonl", [{"id": "0" * 32, "score": 1}])
     before = world.store.dataset("pool").schema
-    with pytest.raises(UsageError, match=r"none of 1 key .*--key source_id"):
+    with pytest.raises(
+        UsageError, match=r"no row of .* matches the file \(1 key, .*--key source_id"
+    ):
         world.database.annotate(file)
     with pytest.raises(UsageError, match=r"32 hexadecimal digits.*--key source_id"):
         world.database.annotate(jsonl(tmp_path / "b.jsonl", [{"id": "a1", "score": 1}]))

@@ -198,7 +198,9 @@ def test_vectors_of_two_lengths_are_refused(world, tmp_path):
 
 
 def test_keys_must_be_as_many_as_vectors(world, tmp_path):
-    with pytest.raises(UsageError, match=r"29 rows and .* 30 vectors: .* in the same order"):
+    with pytest.raises(
+        UsageError, match=r"29 rows and .* 30 vectors: give one vector for each row, in order"
+    ):
         world.database.add_vectors("mine", vectors_for(world.rows), rows=ids_of(world.rows[:29]))
     with pytest.raises(
         UsageError, match=r"does not say which rows its vectors belong to: .*--rows"

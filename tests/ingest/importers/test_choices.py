@@ -233,7 +233,7 @@ def test_how_answers_count(tmp_path: Path) -> None:
 
     assert "numbered from 0" in decision(0, 3)
     assert "numbered from 1" in decision(1, 4)
-    assert "the first records leave open (else --first-choice 1)" in decision(1, 2)
+    assert "the first records leave it open (otherwise --first-choice 1)" in decision(1, 2)
     assert "numbered from 1" in decision(1, 2, first_choice=1)
     assert "answers are the letter of a choice" in decision("A", "d")
     assert "answers are the text of a choice" in decision("one")

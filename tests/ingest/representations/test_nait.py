@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +21,14 @@ from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations.nait_scores import directions_of
 from coresetdb.ingest.representations.registry import get, parse_features, parse_specs, recipe_for
+from coresetdb.ingest.representations.representation import BACKGROUND
 from coresetdb.schemas.errors import BackboneError, UsageError
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.store.catalog import Artifact
 from coresetdb.store.rows import check_vectors
 
 NAIT = get("nait")
+PAPER = {"activation": "mean", "direction": "pca", "score": "dot"}
 
 
 def naive_summaries(model, row, tokens="content", neuron="layer"):
@@ -56,6 +59,21 @@ def naive_directions(drifts):
     return directions
 
 
+def naive_means(drifts):
+    """The mean drift of each layer, of unit length."""
+    return [mean / np.linalg.norm(mean) for mean in drifts.mean(axis=0)]
+
+
+def naive_contrasts(target, pool):
+    """The target's mean summary less the pool's, of unit length, layer by layer."""
+    directions = []
+    for layer in range(len(pool[0])):
+        difference = sum(row[layer] for row in target) / len(target)
+        difference = difference - sum(row[layer] for row in pool) / len(pool)
+        directions.append(difference / np.linalg.norm(difference))
+    return directions
+
+
 def naive_scores(summaries, directions, score="dot", pool=None):
     """sum_l <A^l, v_l>, each term as `score` has it."""
     scores = []
@@ -63,6 +81,10 @@ def naive_scores(summaries, directions, score="dot", pool=None):
         total = 0.0
         for layer, direction in enumerate(directions):
             term = row[layer] @ direction
+            if score == "centred":
+                centred = row[layer] - sum(other[layer] for other in pool) / len(pool)
+                term = centred @ direction / np.linalg.norm(centred) / np.linalg.norm(direction)
+                term /= len(directions)
             if score == "cosine":
                 term /= np.linalg.norm(row[layer])
             if score == "zscore":
@@ -94,13 +116,15 @@ def made(backbone, rows, wanted="nait", sample=None, of="pool", **arguments):
 
 
 def scored(featurizer, recipe, rows, target, **asked):
-    """Scores of rows for a target, through the columns as they are stored."""
+    """Scores of rows, which are the pool, for a target, through the columns as they are stored."""
     of_target = featurizer.compute(target, of="target")
     usable = [each for each in of_target.encoded if isinstance(each, Encoded)]
     setup = featurizer.setup(recipe, of="target")
     facts = NAIT.target_artifact(featurizer.backbone, usable, of_target.columns, setup)
-    scorer = NAIT.scorer(recipe.options, setup.artifacts, facts, {**NAIT.query_defaults, **asked})
+    facts = NAIT.with_examples(facts, featurizer.featurize(target))
     table = featurizer.featurize(rows)
+    artifacts = {**setup.artifacts, BACKGROUND: NAIT.background([table.slice(0, 3), table[3:]])}
+    scorer = NAIT.scorer(recipe.options, artifacts, facts, {**PAPER, **asked})
     (batch,) = table.select(list(scorer.columns)).combine_chunks().to_batches()
     return scorer.scores(batch), facts, scorer, batch
 
@@ -153,6 +177,43 @@ def test_scores_equal_the_naive_reference(architecture, asked):
     assert np.allclose(terms.sum(axis=1), got)
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"direction": "mean", "score": "cosine", "activation": "drift"},
+        {"direction": "mean", "score": "centred"},
+        {"direction": "contrast", "score": "centred"},
+        {"direction": "contrast", "score": "centred", "activation": "drift"},
+        {"direction": "contrast", "score": "dot"},
+        {"direction": "pca", "score": "centred"},
+    ],
+    ids=lambda asked: "-".join(asked.values()),
+)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3_moe", "builtin"])
+def test_directions_and_centred_scores_equal_the_naive_reference(architecture, asked):
+    backbone = builtin() if architecture == "builtin" else tiny_backbone(architecture)
+    rows = tiny_conversations()
+    pool, target = rows[4:], rows[:6]
+    _, featurizer, recipe = made(backbone, rows)
+    got, _, scorer, batch = scored(featurizer, recipe, pool, target, **asked)
+    place = 1 if asked.get("activation") == "drift" else 0
+    of_target = [naive_summaries(backbone.model, row) for row in backbone.encode_all(target)]
+    of_pool = [naive_summaries(backbone.model, row)[place] for row in backbone.encode_all(pool)]
+    drifts = np.array([drifts for _, drifts in of_target])
+    directions = {
+        "pca": lambda: naive_directions(drifts),
+        "mean": lambda: naive_means(drifts),
+        "contrast": lambda: naive_contrasts([each[place] for each in of_target], of_pool),
+    }[asked["direction"]]()
+    expected = naive_scores(of_pool, directions, asked["score"], pool=of_pool)
+    assert error(got, expected) < 5e-3  # through float16, and a difference of means
+    terms = scorer.contributions(batch)
+    assert terms.shape == (len(pool), backbone.info.layers)
+    assert np.allclose(terms.sum(axis=1), got)
+    if asked["score"] == "centred":
+        assert (np.abs(terms) <= 1 / backbone.info.layers + 1e-6).all()
+
+
 def test_a_full_basis_loses_nothing_and_a_narrow_one_little(monkeypatch):
     """Uncentred bases: the score is exact where they are full, whatever the activation."""
     monkeypatch.setattr("coresetdb.ingest.representations.nait.FULL_NUMBERS", 0)
@@ -160,17 +221,19 @@ def test_a_full_basis_loses_nothing_and_a_narrow_one_little(monkeypatch):
     rows = tiny_conversations()
     whole, featurizer, recipe = made(backbone, rows, "nait:width=0")
     assert "nait_kept" not in whole.columns
-    for activation in ("mean", "drift"):
-        expected = scored(featurizer, recipe, rows, rows[:6], activation=activation)[0]
+    ours = {"direction": "mean", "score": "centred"}, {"direction": "contrast", "score": "centred"}
+    for activation, asked in product(("mean", "drift"), ({}, *ours)):
+        asked = {"activation": activation, **asked}
+        expected = scored(featurizer, recipe, rows, rows[:6], **asked)[0]
         more = rows + [replace_answer(row, word) for row in rows for word in ("five", "no?", "sky")]
         found, wide, of_wide = made(backbone, rows, "nait:width=32", sample=more)
         assert found.columns["nait"].shape == (len(rows), 2 * 32)
         assert np.allclose(found.columns["nait_kept"], 1, atol=1e-5)
-        got = scored(wide, of_wide, rows, rows[:6], activation=activation)[0]
-        assert error(got, expected) < 2e-3
+        got = scored(wide, of_wide, rows, rows[:6], **asked)[0]
+        assert error(got, expected) < (5e-3 if len(asked) > 1 else 2e-3)
         assert np.argsort(got).tolist() == np.argsort(expected).tolist()
         _, narrow, of_narrow = made(backbone, rows, "nait:width=8", sample=more)
-        assert error(scored(narrow, of_narrow, rows, rows[:6])[0], expected) > 0
+        assert error(scored(narrow, of_narrow, rows, rows[:6], **asked)[0], expected) > 0
 
 
 def replace_answer(row, word):
@@ -235,8 +298,10 @@ def test_zscore_without_statistics_says_what_to_do():
     _, featurizer, recipe = made(backbone, rows)
     with pytest.raises(UsageError, match=r"nait:zscore=true"):
         scored(featurizer, recipe, rows, rows[:6], score="zscore")
-    with pytest.raises(UsageError, match=r"score=sum: choose from dot, cosine, zscore"):
+    with pytest.raises(UsageError, match=r"score=sum: choose from dot, cosine, zscore, centred"):
         scored(featurizer, recipe, rows, rows[:6], score="sum")
+    with pytest.raises(UsageError, match=r"direction=up: choose from pca, mean, contrast"):
+        scored(featurizer, recipe, rows, rows[:6], direction="up")
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox"])
@@ -387,7 +452,7 @@ def test_options_that_make_no_sense_are_refused(wanted):
 
 
 def test_wide_models_get_bases_by_themselves():
-    info = replace(tiny_backbone().info, layers=32, hidden_size=4096)
+    info = replace(tiny_backbone().info, layers=32, hidden_size=4096, layer_width=4096)
     (asked,) = parse_specs("nait")
     (fit,) = NAIT.fits(info, asked.options)
     assert fit.name == "nait-bases" and fit.sample_rows(10**6) == 1024

@@ -1,0 +1,119 @@
+"""The background of a feature: what a sample of the pool amounts to, which rows are seen against.
+
+NAIT's is the pool's mean activation in every layer. The sample are the rows with the lowest ids
+that have the feature; ids are digests of the content, so they are drawn at random, whatever the
+order of ingestion. Nothing is fitted at ingestion, so stores that were made before have one too.
+
+It is made when a method first needs it, and frozen with the first coreset or scores that are kept
+when the sample is full. As long as the pool is smaller than that, the background is made of all its
+rows at every version. A coreset records the digest of its background, and is replayed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..schemas.errors import MissingFeatureError
+from ..store.catalog import (
+    Artifact,
+    content_of,
+    find_artifact,
+    keep_artifact,
+    load_artifact,
+    put_artifact,
+)
+from ..store.features import completion
+from .features import Feature
+from .snapshot import Background, Snapshot
+
+SAMPLE_ROWS = 1024
+_ROWS_PER_PART = 128
+_KEPT_AS = "background"
+
+
+def background_of(snapshot: Snapshot, feature: Feature) -> Background:
+    """Return the background of a feature: the recorded one, the frozen one, or else a new one.
+
+    Raises:
+        MissingFeatureError: no row of the pool has the feature.
+        DamagedStoreError: the store lost the one that was recorded or frozen.
+    """
+    fingerprint = feature.recipe.fingerprint
+    if fingerprint not in snapshot.backgrounds:
+        digest = snapshot.recorded_background or find_artifact(
+            snapshot.store, fingerprint, _KEPT_AS
+        )
+        if digest is None:
+            snapshot.backgrounds[fingerprint] = _made(snapshot, feature)
+        else:
+            artifact = load_artifact(snapshot.store, digest, _KEPT_AS)
+            snapshot.backgrounds[fingerprint] = Background(artifact, digest, full=True, kept=True)
+    return snapshot.backgrounds[fingerprint]
+
+
+def keep_backgrounds(snapshot: Snapshot) -> None:
+    """Keep what a snapshot's backgrounds are, and freeze those of a full sample.
+
+    Raises:
+        ReadOnlyStoreError: there is one to keep, and the store cannot be written to.
+    """
+    for fingerprint, background in snapshot.backgrounds.items():
+        if background.kept:
+            continue
+        if background.full:
+            keep_artifact(snapshot.store, fingerprint, _KEPT_AS, background.artifact)
+        else:
+            data = background.artifact.pack()
+            put_artifact(snapshot.store, background.digest, _KEPT_AS, data)
+
+
+def _made(snapshot: Snapshot, feature: Feature) -> Background:
+    sample = _Sample(snapshot, feature)
+    made = feature.representation.background(sample)
+    artifact = Artifact(made.arrays, {**made.facts, "pool_version": snapshot.pool_version})
+    full = sample.rows == SAMPLE_ROWS
+    return Background(artifact, content_of(artifact.pack()), full=full, kept=False)
+
+
+class _Sample:
+    """The parts of the sample, each read when it is reached.
+
+    Raises:
+        MissingFeatureError: no row of the pool has the feature.
+    """
+
+    def __init__(self, snapshot: Snapshot, feature: Feature) -> None:
+        self._snapshot, self._feature = snapshot, feature
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        ids = self._snapshot.pool.to_table(columns=["id"])["id"].combine_chunks()
+        ids = ids.take(pc.array_sort_indices(ids))  # pyright: ignore[reportAttributeAccessIssue]
+        self.rows, start, reading = 0, 0, SAMPLE_ROWS
+        while start < len(ids):
+            for part in self._read(ids.slice(start, reading).to_pylist()):
+                yield part.slice(0, SAMPLE_ROWS - self.rows)
+                self.rows = min(self.rows + part.num_rows, SAMPLE_ROWS)
+                if self.rows == SAMPLE_ROWS:
+                    return
+            start, reading = start + reading, 2 * reading  # each reading looks through all ids
+        if not self.rows:
+            store, feature = self._snapshot.store, self._feature
+            run = f"coresetdb ingest {store.typed} FILE..."
+            if len(ids):
+                run = completion(store, feature.recipe)
+            raise MissingFeatureError(
+                f"no row of {store.uri} has {feature.name} yet, so there is no pool to compare "
+                f"with. Run {run}"
+            )
+
+    def _read(self, ids: list[str]) -> Iterator[pa.Table]:
+        """Rows that have the feature, under the representation's own names of its columns."""
+        feature = self._feature
+        own = {column: name for name, column in feature.columns.items()}
+        for part in self._snapshot.stream(ids, feature.recipe.columns, _ROWS_PER_PART):
+            present = part.filter(part[feature.first].is_valid())
+            yield present.rename_columns([own[name] for name in present.column_names])
