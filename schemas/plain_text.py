@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -62,12 +63,12 @@ class PrintedResult:
         return f"<pre>{escape(str(self))}</pre>"
 
 
-class LinesResult(PrintedResult):
+class LinesResult(PrintedResult, ABC):
     """A result that is shown by its lines."""
 
+    @abstractmethod
     def lines(self) -> list[str]:
         """Return the result as text, one fact a line."""
-        raise NotImplementedError(f"{type(self).__name__} has no lines")
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
