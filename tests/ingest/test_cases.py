@@ -29,7 +29,7 @@ from coresetdb.schemas.errors import CoresetDBError, InputError
 from coresetdb.schemas.instruction import Record
 
 HERE = Path(__file__).parent
-CASES = HERE.parents[1].resolve().parent / "shared" / "data" / "cases"
+CASES = (HERE.parents[1].resolve().parent / "shared" / "data" / "cases").resolve()
 FILE = HERE / "cases_expected.json"
 TABLE: dict[str, list[dict[str, Any]]] = (
     json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}

@@ -121,7 +121,7 @@ def test_options_of_the_comparison(database):
         "words(power=high)": "power=high: it must be a float",
         "words(scope=even)": "choose from all, odd",
         "length(fewest=maybe)": "fewest=maybe: it must be a bool",
-        "rds(scope=odd)": "round_robin has none, rds has none",
+        "rds(scope=odd)": "round_robin has none, rds has centre",
     }.items():
         with pytest.raises(UsageError, match=says.replace("(", r"\(")):
             database.select("few", method=method, budget=5)

@@ -13,7 +13,7 @@ import coresetdb
 from coresetdb.ingest.create import featurizer_for, load_backbone, recipes_of
 from coresetdb.ingest.fits.sampling import sample_of_pool
 from coresetdb.ingest.jobs.commit import Commit
-from coresetdb.ingest.representations.lexical import words_of
+from coresetdb.ingest.representations.lexical import word_ids
 from coresetdb.query.rules.examples import Evaluation, keep_evaluation, kept_evaluation
 from coresetdb.schemas.conversations import conversation_columns, conversations_in
 from coresetdb.schemas.instruction import Instruction, Message, Record
@@ -79,8 +79,8 @@ def database(tmp_path):
 
 def test_features_of_every_age_see_the_reasoning(database):
     pool = database.store.dataset("pool")
-    expected = {row.id: words_of(row).tolist() for row in [*PLAIN, *SPECIAL]}
-    assert len(words_of(THOUGHT)) > len(words_of(Instruction.from_turns(("user", "2+3? 5"))))
+    expected = {row.id: word_ids(row).tolist() for row in [*PLAIN, *SPECIAL]}
+    assert len(word_ids(THOUGHT)) > len(word_ids(Instruction.from_turns(("user", "2+3? 5"))))
     assert {row["id"]: row["lexical"] for row in pool.to_table().to_pylist()} == expected
     database.remove_feature("lexical")
     account = database.featurize("lexical")

@@ -8,7 +8,7 @@ import pytest
 from helpers.tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
-from coresetdb.ingest.representations.lexical import NO_WORD, words_of
+from coresetdb.ingest.representations.lexical import NO_WORD, word_ids
 from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.instruction import Instruction, Message
 
@@ -33,7 +33,7 @@ def ids(words: str) -> list[int]:
 )
 def test_words(text, words):
     row = Instruction.from_turns(("user", text))
-    assert words_of(row).tolist() == ids(words)
+    assert word_ids(row).tolist() == ids(words)
 
 
 def test_all_turns_and_tool_calls_in_order():
@@ -41,7 +41,7 @@ def test_all_turns_and_tool_calls_in_order():
     row = Instruction(
         (Message("system", "Be brief"), Message("user", "2 and 3"), call, Message("tool", "5"))
     )
-    assert words_of(row).tolist() == ids("be brief 2 and 3 name add 5")
+    assert word_ids(row).tolist() == ids("be brief 2 and 3 name add 5")
 
 
 def test_columns_and_the_reason_of_a_row_without_words():
@@ -52,7 +52,7 @@ def test_columns_and_the_reason_of_a_row_without_words():
     table = featurizer.featurize(rows)
     assert table["lexical_reason"].to_pylist() == [None] * (len(rows) - 1) + [NO_WORD]
     stored = table["lexical"].to_pylist()
-    assert stored == [*(words_of(row).tolist() for row in rows[:-1]), None]
+    assert stored == [*(word_ids(row).tolist() for row in rows[:-1]), None]
     counts = table["lexical_words"].to_pylist()
     assert counts == [each and len(each) for each in stored]
     target = featurizer.featurize(rows, of="target")
