@@ -30,7 +30,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..schemas.ids import codes_of
-from .neighbours import OPTIONS, by_mass, distances, growth_note
+from .neighbours import OPTIONS, by_mass, distances, draws_memory, growth_note
 from .reductions import Lists, Reduction, SampledVectors, TopPerQuery, TopRows, Vectors
 from .selector import Option, Passes, Ranking, Selector, Task
 
@@ -184,7 +184,7 @@ def _passes(task: Task) -> Passes:
         np.maximum(density, 1.0, out=density)
     distance = distances(nearest.scores, options["distance"])
     mass, stopped = shares(distance, density[codes], alpha, c, options["rest"])
-    ranking: Ranking = by_mass(nearest, mass, others, task.k)
+    ranking: Ranking = by_mass(nearest, mass, others, task)
     reach = codes.shape[1]
     notes = [f"knn_kde estimated densities among {distinct:,} rows"]
     if reach < brought.keys.shape[1]:
@@ -224,7 +224,8 @@ def _own_memory(task: Task) -> int:
     kernels = 12 * _ROWS_AT_ONCE * union + 8 * _ROWS_AT_ONCE * _COLUMNS_AT_ONCE
     means = 16 * brought if task.options["ties"] == "mean" else 0
     fit = SAMPLE * (8 * task.width + 24 * SAMPLE) if _sample(task) else 0
-    return lists + means + 240 * brought + 6 * union * task.width + kernels + fit
+    drawn = draws_memory(task)
+    return lists + means + 240 * brought + 6 * union * task.width + kernels + fit + drawn
 
 
 def _later(task: Task) -> tuple[Reduction, ...]:
