@@ -11,10 +11,11 @@ A query whose rows are all full has mass left when nothing stops the growth, whi
 settings is usual. As published its last row gets that, and so ranks high though it is the farthest
 one. `rest=spread` [ours] is for all who do not want those rows first: each row gets its share.
 
-`sigma=auto` [ours] fits the kernel's width to the representation: of the pairs of `SAMPLE` rows of
-the pool, drawn by their ids, a share of `NEAR_PAIRS` lies within its reach, 1 - cos < sigma^2 / 2.
-The published width is for near-duplicates among gradients; where vectors lie close together it
-reaches whole topics, and rows are held back for being typical. A note says so.
+`sigma=auto`, the default [ours], fits the kernel's width to the representation: of the pairs of
+`SAMPLE` rows of the pool, drawn by their ids, a share of `NEAR_PAIRS` lies within its reach,
+1 - cos < sigma^2 / 2. The published width, `sigma=0.75`, is for near-duplicates among gradients;
+where vectors lie close together it reaches whole topics, and rows are held back for being typical.
+A note says so where the median density does.
 
 `ties=mean` [ours]: rows of equal mass go by mean similarity before the id; the density of a row
 without near-duplicates is then 1 exactly, whatever its float16 length.
@@ -245,7 +246,7 @@ SELECTOR = Selector(
     _own_memory,
     {
         **OPTIONS,
-        "sigma": Option(0.75, least=0.0, words=("auto",)),
+        "sigma": Option("auto", least=0.0, words=("auto",)),
         "kde_k": Option(1000, least=1),
         "union": Option(20_000, least=1),
         "rest": Option("last", ("last", "spread")),

@@ -67,8 +67,11 @@ def test_a_store_gives_what_the_selector_gives(store, selector, where):
     vectors = np.array([row["rds"] for row in pool], np.float16)
     asked = np.array([row["rds"] for row in examples], np.float32)
     bare = Pool([row["id"] for row in pool], asked @ vectors.T.astype(np.float32), vectors)
-    alone = drive(selector, bare, 70)
-    coreset = select(store, ["python"], method=f"rds:{selector}", budget="70", where=where)
+    # By default it is fitted to the whole pool, whatever the filter.
+    options = {"sigma": 0.5} if selector == "knn_kde" else {}
+    alone = drive(selector, bare, 70, options=options)
+    method = f"rds:{selector}" + ("(sigma=0.5)" if options else "")
+    coreset = select(store, ["python"], method=method, budget="70", where=where)
     table = coreset.table()
     assert coreset.ids == alone.ids
     np.testing.assert_allclose(table["score"], alone.scores, rtol=1e-5, atol=1e-9)
