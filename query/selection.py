@@ -35,6 +35,7 @@ from .rules.constrained import ConstrainedRanking
 from .rules.rules import Rules, keep
 from .scanning.rows import BLOCK_BYTES, Scanned
 from .scanning.vectors import block_rows, device
+from .sketch_noise import selection_notes
 from .snapshot import Snapshot
 from .token_budget import counted_rows, tokens_of, within_tokens
 from .weights import WeightsLike, parse_weights, recorded_weights, whole_weights
@@ -311,6 +312,8 @@ def select(
     snapshot = Snapshot(store)
     result = answer(snapshot, request, memory_limit)
     _require_rows(snapshot, request, result)
+    drowned = selection_notes(snapshot, result.method, result.feature, targets)
+    result = replace(result, notes=(*result.notes, *drowned))
     coreset = _coreset(
         name or free_name(store, request.targets, str(result.method)), snapshot, request, result
     )

@@ -36,9 +36,9 @@ ORDER = {
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot methods weights queries groups scanning pool_statistics "
-    "comparison ranking formats token_budget result_rows origins coresets distances indexing "
-    "removal rules dedup request approximate selection replay scores score targets method_list "
-    "compare explaining extra_columns export leaks",
+    "sketch_noise comparison ranking formats token_budget result_rows origins coresets distances "
+    "indexing removal rules dedup request approximate selection replay scores score targets "
+    "method_list compare explaining extra_columns export leaks",
     "query/pool_statistics": "statistic background centring",
 }
 """Folder -> its files and folders, each of which may import only those before it."""

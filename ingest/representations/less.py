@@ -44,6 +44,7 @@ class Less(Representation):
     version = 1
     paper = "Xia et al. 2024"
     similarity = "less"
+    sketch_dims = DIMS
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",
         "dims": 8192,
