@@ -213,11 +213,13 @@ def _advice(
     ranked_by: str,
 ) -> str:
     """Return a sentence on what to try, what helps first."""
-    advice = []
+    advice, command = [], f"coresetdb featurize {snapshot.store.typed}"
     if spread and (larger := _larger(feature, _share_of(spread, ranked_by))):
         dims, left = larger
-        command = f"coresetdb featurize {snapshot.store.typed} {_with_dims(feature, dims)}"
+        command += f" {_with_dims(feature, dims)}"
         advice.append(f"a larger sketch, which leaves about {left:.0%} noise ({command})")
+    elif not spread and (dims := 4 * feature.recipe.options["dims"]) <= _most_dims(feature):
+        advice.append(f"a larger sketch ({command} {_with_dims(feature, dims)})")
     if spread and ranked_by == "one" and spread.mean_share <= MOST_NOISE:
         advice.append(f"{feature.name}:top, by the mean cosine ({spread.mean_share:.0%})")
     others = [
@@ -231,14 +233,17 @@ def _advice(
 
 def _larger(feature: Feature, share: float) -> tuple[int, float] | None:
     """Return the next size of the sketch with little enough noise, and its share; None for none."""
-    assert feature.representation.sketch_dims is not None
     dims, times = feature.recipe.options["dims"], 4
-    while dims * times <= feature.representation.sketch_dims[1]:
+    while dims * times <= _most_dims(feature):
         left = share / (share + times * (1 - share))
         if left <= MOST_NOISE:
             return dims * times, left
         times *= 2
     return None
+
+
+def _most_dims(feature: Feature) -> int:
+    return (feature.representation.sketch_dims or (0, 0))[1]
 
 
 def _with_dims(feature: Feature, dims: int) -> str:

@@ -166,7 +166,8 @@ def test_a_target_is_told_of_examples_within_the_noise(filled):
     store = filled(x, q, 64).store
     (note,) = target_notes(Snapshot(store), "t")
     assert "lie within the noise of the sketch (0.1" in note
-    assert note.endswith("it shows nothing that they share. Try another feature, such as rds")
+    assert "it shows nothing that they share. Try a larger sketch (coresetdb featurize " in note
+    assert note.endswith(" less:dims=256); or another feature, such as rds")
 
 
 def test_it_is_silent_where_signal_stands_out(filled):
