@@ -87,12 +87,13 @@ class Likeness:
 def spread_over(examples: np.ndarray, rows: np.ndarray) -> Spread:
     """Measure the cosines of examples (M, d) with sampled rows (n, d), unit vectors."""
     cosines, gaps = _cosines(examples, rows)
-    noise, variance = np.mean(gaps**2), np.mean(cosines.var(axis=1))
-    mean_noise, mean_variance = np.mean(gaps.mean(axis=0) ** 2), cosines.mean(axis=0).var()
+    noise, variance = float(np.mean(gaps**2)), float(np.mean(cosines.var(axis=1)))
+    mean_noise = float(np.mean(gaps.mean(axis=0) ** 2))
+    mean_variance = float(cosines.mean(axis=0).var())
     return Spread(
         len(rows),
-        float(noise**0.5),
-        float(variance**0.5),
+        noise**0.5,
+        variance**0.5,
         _share(noise, variance),
         _share(mean_noise, mean_variance),
     )
@@ -103,16 +104,11 @@ def likeness_of(examples: np.ndarray) -> Likeness:
     cosines, gaps = (
         each[np.triu_indices(len(examples), 1)] for each in _cosines(examples, examples)
     )
-    square, noise = np.mean(cosines**2), np.mean(gaps**2)
-    share = _share(noise, square)
-    negative = -np.minimum(cosines, 0).sum() / max(np.abs(cosines).sum(), 1e-12)
-    return Likeness(
-        float(cosines.mean()),
-        float(square**0.5),
-        float(noise**0.5),
-        share,
-        0.0 if share > HALF else float(negative),
-    )
+    square, noise = float(np.mean(cosines**2)), float(np.mean(gaps**2))
+    share, opposite = _share(noise, square), 0.0
+    if share <= HALF:
+        opposite = float(-np.minimum(cosines, 0).sum() / np.abs(cosines).sum())
+    return Likeness(float(cosines.mean()), square**0.5, noise**0.5, share, opposite)
 
 
 def _cosines(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,7 +121,7 @@ def _cosines(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _share(noise: float, whole: float) -> float:
-    return float(min(noise / whole, 1.0)) if whole > 0 else 1.0
+    return min(noise / whole, 1.0) if whole > 0 else 1.0
 
 
 def target_notes(snapshot: Snapshot, target: str) -> tuple[str, ...]:
