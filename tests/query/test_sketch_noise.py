@@ -21,6 +21,7 @@ from coresetdb.query.sketch_noise import (
     target_notes,
 )
 from coresetdb.query.snapshot import Snapshot
+from coresetdb.schemas.errors import MissingFeatureError
 
 WIDTH = 4096
 
@@ -168,6 +169,22 @@ def test_a_target_is_told_of_examples_within_the_noise(filled):
     assert "lie within the noise of the sketch (0.1" in note
     assert "it shows nothing that they share. Try a larger sketch (coresetdb featurize " in note
     assert note.endswith(" less:dims=256); or another feature, such as rds")
+
+
+def test_a_pool_without_rows_leaves_the_examples_alone_to_compare(tmp_path):
+    database = Database.create(
+        str(tmp_path / "store"),
+        backbone=str(tiny_folder()),
+        dtype="float32",
+        features="rds,less:dims=4096",
+    )
+    rows = [{"prompt": f"what is {word}", "completion": f"it is {word}"} for word in "abcd"]
+    added = database.add_target("t", write_jsonl(tmp_path / "t.jsonl", rows))
+    assert added.target.examples == 4 and not any("noise" in note for note in added.notes)
+    with pytest.raises(MissingFeatureError, match="there is no mean to subtract"):
+        database.select("t", method="rds(centre=pool)", budget=1)
+    for method in ("less", "rds:knn_kde"):
+        assert database.select("t", method=method, budget=1, dry_run=True).ids == []
 
 
 def test_it_is_silent_where_signal_stands_out(filled):
