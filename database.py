@@ -829,7 +829,10 @@ class Database:
     # -- coresets ----------------------------------------------------------------------------
 
     def list_methods(self) -> MethodList:
-        """List every method, what it needs, and whether this store can answer it now."""
+        """List every method: which rows it takes, what was found of it, whether it is ready now.
+
+        The list prints a line for each method; its `details()` are tables of all that is known.
+        """
         from .query.method_list import list_methods
 
         return list_methods(self.store)

@@ -79,16 +79,20 @@ def carried_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @click.argument("store", metavar="[STORE]", required=False, envvar=STORE_VARIABLE)
+@click.option(
+    "--verbose", is_flag=True, help="Print tables: needs, papers, all pairs, what was measured."
+)
 @json_option
-def methods_command(store: str | None, as_json: bool) -> None:
-    """List every method, what it needs and its paper; with STORE also whether it is ready now.
+def methods_command(store: str | None, verbose: bool, as_json: bool) -> None:
+    """Say of every method which rows it takes; with STORE also whether it is ready now.
 
-    Methods with a name of their own come first, then pairs of a representation and a selector.
-    Where something is missing, the last column has the command that adds it.
+    A line with an exclamation mark warns of a method that was found to find little, with features
+    as STORE has them (without STORE: as the built-in proxy makes them).
 
     \b
         coresetdb methods
         coresetdb methods pool
+        coresetdb methods pool --verbose
     """
     from ..query.method_list import list_methods
 
@@ -96,8 +100,8 @@ def methods_command(store: str | None, as_json: bool) -> None:
     if as_json:
         print_json([method.as_dict() for method in methods])
         return
-    click.echo(str(methods))
-    talk("Options go in parentheses, as in rds:top(by=max); docs/selectors.md lists them.")
+    click.echo(methods.details() if verbose else str(methods))
+    talk("Options go in parentheses, as in rds:top(by=max). Which method when: docs/choosing.md")
 
 
 @click.command()

@@ -37,8 +37,8 @@ ORDER = {
     "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot background methods weights queries groups scanning centring "
     "comparison ranking formats token_budget result_rows origins coresets distances indexing "
-    "removal rules dedup request approximate selection replay scores score targets method_list "
-    "compare explaining extra_columns export leaks",
+    "removal rules dedup request approximate selection replay scores score targets measured "
+    "readiness method_list compare explaining extra_columns export leaks",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 

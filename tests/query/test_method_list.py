@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ from helpers.tiny_models import tiny_folder
 
 from coresetdb.cli.main import commands
 from coresetdb.database import Database
-from coresetdb.ingest.representations.registry import BUILTIN, get, names
+from coresetdb.ingest.representations.registry import BUILTIN, added, get, names
 from coresetdb.query.method_list import list_methods
 from coresetdb.query.methods import method_names, parse_method
 from coresetdb.schemas.errors import CoresetDBError
+from coresetdb.selectors.registry import selectors
 
 torch.set_num_threads(1)
 
@@ -45,11 +47,40 @@ def test_every_method_is_listed_once_under_a_name_that_is_understood():
     assert {"trim", "gradfiltering", "nait", "mads", "less", "rds", "embed"} <= set(named)
     assert {"random", "bm25", "dsir", "losses", "losses(score=nll)"} <= set(named)
     assert [each.also for each in listed if each.method == "rds"] == ["rds+"]
-    first, second = str(listed).split("\n\n")
+    first, second, *_ = listed.details().split("\n\n")
     assert (
         "rds, rds+" in first and "rds:top" in second and len(first.splitlines()) == len(named) + 2
     )
     assert listed._repr_html_().startswith("<pre>") and "rds, rds+" in listed._repr_html_()
+
+
+def test_every_method_says_in_one_line_which_rows_it_takes():
+    listed = list_methods()
+    printed = str(listed)
+    assert max(map(len, printed.splitlines())) <= 80
+    for each in listed:
+        assert each.meaning and "{" not in each.meaning
+        if each.named or (each.feature == "rds" and not each.same_rows):
+            assert each.meaning in printed, f"{each.method} needs a shorter meaning"
+    by_name = {each.method: each for each in listed}
+    assert by_name["less:uot"].meaning == by_name["rds:uot"].meaning
+    assert by_name["trim:round_robin"].same_rows == "trim"
+    assert by_name["rds:random"].same_rows == "random"
+    before, after = printed.split("These look at no target")
+    assert "bm25" in before and "mads" not in before and "\n  gradfiltering " in after
+
+
+def test_a_representation_and_a_selector_without_a_meaning_are_listed(monkeypatch):
+    class Own(type(get("rds"))):
+        name = "own"
+        sees = ""
+
+    bare = replace(selectors()["top"], name="bare", meaning="")
+    monkeypatch.setitem(selectors(), "bare", bare)
+    with added(Own()):
+        listed = {each.method: each for each in list_methods()}
+        assert listed["own"].meaning == "rows with own closest to each of your examples"
+        assert listed["own:bare"].meaning == "" and "\n  rds:bare\n" in str(list_methods())
 
 
 def test_papers_are_named():
@@ -95,6 +126,10 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
     ran = CliRunner().invoke(commands, ["methods", database.store.uri, "--json"])
     assert json.loads(ran.stdout) == [each.as_dict() for each in database.list_methods()]
     shown = CliRunner().invoke(commands, ["methods", database.store.uri]).stdout
-    assert "rds, rds+" in shown and f"coresetdb featurize {tmp_path}/store trim" in shown
-    bare = CliRunner().invoke(commands, ["methods"]).stdout
+    assert "  rds, rds+ " in shown and "\n- trim " in shown
+    assert f"\n  coresetdb featurize {tmp_path}/store trim\n      trim, trim:...\n" in shown
+    assert "Not measured with" in shown, "the model is none of those in docs/results.md"
+    tables = CliRunner().invoke(commands, ["methods", database.store.uri, "--verbose"]).stdout
+    assert "Xie et al. 2023" in tables and f"coresetdb featurize {tmp_path}/store trim" in tables
+    bare = CliRunner().invoke(commands, ["methods", "--verbose"]).stdout
     assert "lexical:dsir" in bare and "Xie et al. 2023" in bare and "featurize" not in bare

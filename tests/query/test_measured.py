@@ -1,0 +1,93 @@
+"""What methods were found to pick: figures as docs/results.md has them, for features alike."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from coresetdb.ingest.models.describe import BackboneConfig, describe
+from coresetdb.ingest.representations.registry import get, names
+from coresetdb.query.measured import CAUSES, PROXY, TABLES, Maker, measured
+from coresetdb.query.methods import parse_method
+
+KNOWN = {name: get(name) for name in names()}
+NAIT, KDE = "nait(direction=pca,score=dot)", "rds:knn_kde(sigma=0.75)"
+
+
+def method(text):
+    return parse_method(text, KNOWN)
+
+
+def made(name, weights=PROXY, **options):
+    return Maker(weights, "some-model", {**get(name).defaults, **options})
+
+
+def in_the_document(text, section):
+    """The rows of the tables of a section: method -> target -> the first figure of the cell."""
+    body = re.search(rf"^## {re.escape(section)}$(.*?)(^## |\Z)", text, re.M | re.S)
+    assert body, section
+    found, columns = {}, []
+    for line in body[1].splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| method"):
+            columns = cells[1:]
+        elif line.startswith("| `") and all(re.fullmatch(r"[\d./]+", each) for each in cells[1:]):
+            values = [float(cell.split("/")[0]) for cell in cells[1:]]
+            for name in re.findall("`([^`]+)`", cells[0]):
+                found[name] = dict(zip(columns, values, strict=True))
+    return found
+
+
+def test_the_tables_are_those_of_the_document(repository):
+    text = (repository / "docs" / "results.md").read_text(encoding="utf-8")
+    for table in TABLES:
+        document = {
+            str(method(name)): found
+            for name, found in in_the_document(text, table.section).items()
+            if not name.startswith("direction=")
+        }
+        for name, figures in table.found.items():
+            found = document[str(method(name))]
+            assert dict(zip(table.targets, figures, strict=True)) == found, name
+
+
+def test_the_proxy_is_the_one_that_was_measured():
+    assert describe(BackboneConfig()).identity["weights"] == PROXY, "measure the new one"
+
+
+def test_causes_are_of_methods_that_find_little():
+    for name in CAUSES:
+        row = measured(method(name), made(method(name).made_by.name, warmup="none", dims=2048))
+        assert row is not None and CAUSES[name] in (row.warning or "")
+
+
+@pytest.mark.parametrize("name", [NAIT, KDE, "less:top"])
+def test_a_method_that_finds_little_has_a_warning(name):
+    row = measured(method(name), made(method(name).made_by.name, warmup="none", dims=2048))
+    assert row is not None and row.differs is None and row.model == "the built-in proxy"
+    assert (row.warning or "").startswith("finds little") and "quarel" in (row.warning or "")
+
+
+@pytest.mark.parametrize("name", ["rds", "trim", "nait", "less:top(by=max)", "mads", "losses"])
+def test_others_have_none(name):
+    row = measured(method(name), made(method(name).made_by.name))
+    assert row is None or row.warning is None, "good ones, and those that look at no target"
+
+
+def test_other_features_are_not_measured():
+    assert measured(method("trim:round_robin"), made("trim")) is None
+    for maker, differs in (
+        (made("rds", weights="0" * 32), "with some-model"),
+        (made("rds"), None),
+        (Maker("", "some-model"), "with some-model"),
+    ):
+        row = measured(method("rds"), maker)
+        assert row is not None and row.differs == differs
+    row = measured(method("less"), made("less", warmup="lora", dims=2048))
+    assert row is not None and row.differs == "with warmup=lora"
+    second = parse_method("less__0a1b2c3d", {"less__0a1b2c3d": get("less")})
+    row = measured(second, made("less", warmup="none", dims=2048))
+    assert row is not None and row.differs is None, "a second recipe is measured like the first"
+    row = measured(method("bm25"), Maker())
+    assert row is not None and row.differs is None and row.model == "", "no model is needed"
