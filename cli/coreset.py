@@ -14,6 +14,7 @@ from ..schemas.errors import UsageError
 from ..schemas.plain_text import text_table
 from .coreset_output import coreset_json, coreset_lines, first_rows, origin_lines
 from .options import (
+    all_of,
     evaluation_options,
     json_option,
     memory_option,
@@ -54,27 +55,24 @@ FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt")
 REASONING = ("stored", "reasoning_content", "thinking", "inline", "drop")
 
 
-def carried_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of what a file holds beside the texts of the rows."""
-    for option in (
-        click.option("--with-metadata", is_flag=True, help="Write source_id and all metadata too."),
-        click.option(
-            "--with",
-            "with_fields",
-            multiple=True,
-            metavar="FIELD,...",
-            help="Write these metadata fields or columns of the pool too; NAME=FIELD renames one.",
-        ),
-        click.option(
-            "--reasoning",
-            default="stored",
-            show_default=True,
-            type=click.Choice(REASONING),
-            help="Where the reasoning of answers goes.",
-        ),
-    ):
-        command = option(command)
-    return command
+carried_options = all_of(
+    click.option(
+        "--reasoning",
+        default="stored",
+        show_default=True,
+        type=click.Choice(REASONING),
+        help="Where the reasoning of answers goes.",
+    ),
+    click.option(
+        "--with",
+        "with_fields",
+        multiple=True,
+        metavar="FIELD,...",
+        help="Write these metadata fields or columns of the pool too; NAME=FIELD renames one.",
+    ),
+    click.option("--with-metadata", is_flag=True, help="Write source_id and all metadata too."),
+)
+"""The options of what a file holds beside the texts of the rows."""
 
 
 @click.command()
