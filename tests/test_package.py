@@ -31,7 +31,7 @@ ORDER = {
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
     "maintenance scores removal evaluations excerpts kept_targets purge corpora sql "
     "integrity status",
-    "store/sql": "frames names lance_relation nearest relations child table session",
+    "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
