@@ -69,7 +69,7 @@ def keep_without(store: Store, gone: IdSet) -> dict[str, tuple[str, int]]:
     Returns:
         Digest of the examples -> digest of those that are left, and how many are not.
     """
-    return {digest: (keep(store, left), lost) for digest, left, lost in list(_losing(store, gone))}
+    return {digest: (keep(store, left), lost) for digest, left, lost in _losing(store, gone)}
 
 
 def losing(store: Store, gone: IdSet, every: Sequence[dict[str, Any]]) -> dict[str, int]:

@@ -52,6 +52,19 @@ def test_the_tables_are_those_of_the_document(repository):
             assert dict(zip(table.targets, figures, strict=True)) == found, name
 
 
+def test_the_page_on_choosing_has_their_means(repository):
+    text = (repository / "docs" / "choosing.md").read_text(encoding="utf-8")
+    _, _, costs = text.partition("| method | looks at |")
+    rows = re.findall(r"^\| `([^`]+)` \|.* \| \[?(\d+), (\d+)[^|]*\|$", costs, re.M)
+    assert len(rows) == len(re.findall(r"^\| `", costs.split("\n\n")[0], re.M)) > 9
+    tables = {
+        str(method(name)): figures for table in TABLES for name, figures in table.found.items()
+    }
+    for name, mean, least in rows:
+        figures = tables[str(method(name))]
+        assert (round(sum(figures) / len(figures)), round(min(figures))) == (int(mean), int(least))
+
+
 def test_the_proxy_is_the_one_that_was_measured():
     assert describe(BackboneConfig()).identity["weights"] == PROXY, "measure the new one"
 
