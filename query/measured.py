@@ -96,8 +96,10 @@ TABLES = (
     ),
 )
 
+SHORT = "where answers are a word or a number"
+
 CAUSES = {
-    "less": "where answers are a word or a number",
+    "less": SHORT,
     "nait(direction=pca,score=dot)": "of most targets",
     "rds:knn_kde(sigma=0.75)": "as its sigma makes crowds of whole topics",
 }

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from statistics import median
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
 from ..schemas.plain_text import PrintedResult, text_table
 from .features import Feature, comparison_of
-from .measured import PROXY, Maker, measured
+from .measured import PROXY, SHORT, Maker, measured
 from .methods import Method, method_names, parse_method
 from .readiness import Readiness
 from .snapshot import Snapshot
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 LINE = 80
 NAMES = 22
 """Characters of a line, and of the names before the meanings."""
+
+SHORT_WORDS = 2
+"""Words of a short answer."""
 
 
 @dataclass(frozen=True)
@@ -208,18 +212,28 @@ def list_methods(store: Store | None = None) -> MethodList:
     features = Snapshot(store).features if store else {}
     known |= {name: each.representation for name, each in features.items()}
     backbone = _backbone(store, features) if store else Maker(PROXY)
-    listed = MethodList(
-        replace(row, ready=None)
-        for row in sorted(_methods(known, features, backbone), key=lambda row: not row.named)
-    )
+    listed = MethodList(sorted(_methods(known, features, backbone), key=lambda row: not row.named))
     if store is None:
         return listed
-    readiness = Readiness(store)
+    readiness, short = Readiness(store), _with_short_answers(store)
     checked = MethodList()
     for row in listed:
         ready, next_step = readiness.of(parse_method(row.method, known))
-        checked.append(replace(row, ready=ready, next=next_step))
+        warning = row.warning
+        if short and warning and SHORT in warning:
+            warning += f"; of the targets here {', '.join(short)}"
+        checked.append(replace(row, ready=ready, next=next_step, warning=warning))
     return checked
+
+
+def _with_short_answers(store: Store) -> list[str]:
+    """The targets whose answers have two words at most, by their median."""
+    words: dict[str, list[int]] = defaultdict(list)
+    rows = store.dataset("targets").to_table(columns=["target", "messages"])
+    for target, messages in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+        if answers := [each["content"] for each in messages if each["role"] == "assistant"]:
+            words[target].append(len((answers[-1] or "").split()))
+    return sorted(target for target, counts in words.items() if median(counts) <= SHORT_WORDS)
 
 
 def _methods(
@@ -230,7 +244,8 @@ def _methods(
         method = parse_method(full, known)
         name, made_by, selector = method.representation, method.made_by, method.selector
         maker = _maker(method, features, backbone)
-        meaning = selector.meaning.format(sees=(made_by.sees if made_by else "") or name)
+        sees = (made_by.sees if made_by else "") or "{name}"
+        meaning = selector.meaning.format(sees=sees.format(name=name))
         if not name or not made_by:
             yield _listed(full, method, meaning, maker)
         elif selector.feature == name:

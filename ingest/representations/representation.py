@@ -100,7 +100,8 @@ class Representation(ABC):
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
         terms: the column of lists of int32 that are a row's words in order, or None.
         paper: a short citation; empty where the representation is ours.
-        sees: what rows are compared by, in the user's words, such as "hidden states".
+        sees: what rows are compared by, in the user's words, such as "hidden states"; `{name}`
+            stands for the feature's own name.
         meaning: which rows its name alone takes, in the user's words; where it is empty, those of
             the selector.
     """

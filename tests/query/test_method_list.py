@@ -70,6 +70,24 @@ def test_every_method_says_in_one_line_which_rows_it_takes():
     assert "bm25" in before and "mads" not in before and "\n  gradfiltering " in after
 
 
+def test_targets_with_short_answers_are_named(tmp_path):
+    database = Database.create(str(tmp_path / "store"), features="less:dims=2048,rds")
+    for name, answer in (("numbers", "42"), ("sentences", "It is 42, as 40 and 2 make 42.")):
+        examples = [{"prompt": f"What is {n} + 2?", "completion": answer} for n in range(3)]
+        database.add_target(name, write_jsonl(tmp_path / f"{name}.jsonl", examples))
+    vectors = np.eye(3, 8, dtype=np.float32)
+    pool = write_jsonl(tmp_path / "pool.jsonl", rows(np.random.default_rng(0), 3))
+    database.ingest(pool)
+    database.add_vectors("minilm", vectors, rows=pool, key="messages", model="m")
+    listed = {each.method: each for each in database.list_methods()}
+    warning = listed["less"].warning or ""
+    assert warning.startswith("finds little where answers are a word or a number; right of 100")
+    assert warning.endswith("; of the targets here numbers") and listed["rds"].warning is None
+    assert listed["rds"].found and listed["rds"].section == "What every method finds"
+    assert "minilm vectors closest" in listed["minilm"].meaning
+    assert max(map(len, str(database.list_methods()).splitlines())) <= 80 + len(str(tmp_path))
+
+
 def test_a_representation_and_a_selector_without_a_meaning_are_listed(monkeypatch):
     class Own(type(get("rds"))):
         name = "own"
