@@ -99,7 +99,7 @@ def methods_command(store: str | None, verbose: bool, as_json: bool) -> None:
         print_json([method.as_dict() for method in methods])
         return
     click.echo(methods.details() if verbose else str(methods))
-    talk("Options go in parentheses, as in rds:top(by=max). Which method when: docs/choosing.md")
+    talk("Options: as in rds:top(by=max). Which method when: docs/choosing.md")
 
 
 @click.command()

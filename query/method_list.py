@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -148,11 +148,23 @@ class MethodList(PrintedResult, list[ListedMethod]):
 
     def _missing(self, ready: bool) -> dict[str, list[str]]:
         """What is missing -> the methods that lack it."""
-        missing: dict[str, dict[str, None]] = defaultdict(dict)
+        pairs = Counter(each.feature for each in self if not each.named)
+        missing: dict[str, list[ListedMethod]] = defaultdict(list)
         for each in self:
             if each.next and each.ready is ready:
-                missing[each.next][each.method if each.named else f"{each.feature}:..."] = None
-        return {text: list(names) for text, names in missing.items()}
+                missing[each.next].append(each)
+        names: dict[str, list[str]] = {}
+        for text, methods in missing.items():
+            lacking = Counter(each.feature for each in methods if not each.named)
+            names[text] = list(
+                dict.fromkeys(
+                    each.method
+                    if each.named or lacking[each.feature] < pairs[each.feature]
+                    else f"{each.feature}:..."
+                    for each in methods
+                )
+            )
+        return names
 
     def _not_measured(self) -> dict[str, list[str]]:
         """What the features have that no measured one had -> the features."""
@@ -221,7 +233,7 @@ def list_methods(store: Store | None = None) -> MethodList:
         ready, next_step = readiness.of(parse_method(row.method, known))
         warning = row.warning
         if short and warning and SHORT in warning:
-            warning += f"; of the targets here {', '.join(short)}"
+            warning += f"; such targets here: {', '.join(short)}"
         checked.append(replace(row, ready=ready, next=next_step, warning=warning))
     return checked
 

@@ -19,6 +19,7 @@ from coresetdb.query.method_list import list_methods
 from coresetdb.query.methods import method_names, parse_method
 from coresetdb.schemas.errors import CoresetDBError
 from coresetdb.selectors.registry import selectors
+from coresetdb.store.store import Store
 
 torch.set_num_threads(1)
 
@@ -70,22 +71,17 @@ def test_every_method_says_in_one_line_which_rows_it_takes():
     assert "bm25" in before and "mads" not in before and "\n  gradfiltering " in after
 
 
-def test_targets_with_short_answers_are_named(tmp_path):
-    database = Database.create(str(tmp_path / "store"), features="less:dims=2048,rds")
-    for name, answer in (("numbers", "42"), ("sentences", "It is 42, as 40 and 2 make 42.")):
-        examples = [{"prompt": f"What is {n} + 2?", "completion": answer} for n in range(3)]
-        database.add_target(name, write_jsonl(tmp_path / f"{name}.jsonl", examples))
-    vectors = np.eye(3, 8, dtype=np.float32)
-    pool = write_jsonl(tmp_path / "pool.jsonl", rows(np.random.default_rng(0), 3))
-    database.ingest(pool)
-    database.add_vectors("minilm", vectors, rows=pool, key="messages", model="m")
-    listed = {each.method: each for each in database.list_methods()}
+def test_targets_with_short_answers_are_named(tmp_path, toys):
+    config = {"backbone": {"name": "builtin"}, "features": ""}
+    store = Store.create(str(tmp_path / "store"), config, toys.rds_fields(), toys.rds_fields())
+    short, long = ([toys.question("sums", 7 * n + words) for n in range(3)] for words in (1, 2))
+    toys.add_target(store, "numbers", short)
+    toys.add_target(store, "sentences", long)
+    listed = {each.method: each for each in list_methods(store)}
     warning = listed["less"].warning or ""
     assert warning.startswith("finds little where answers are a word or a number; right of 100")
-    assert warning.endswith("; of the targets here numbers") and listed["rds"].warning is None
+    assert warning.endswith("; such targets here: numbers") and listed["rds"].warning is None
     assert listed["rds"].found and listed["rds"].section == "What every method finds"
-    assert "minilm vectors closest" in listed["minilm"].meaning
-    assert max(map(len, str(database.list_methods()).splitlines())) <= 80 + len(str(tmp_path))
 
 
 def test_a_representation_and_a_selector_without_a_meaning_are_listed(monkeypatch):
@@ -140,7 +136,10 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
                 database.select("two", method=each.method, leakage="off", budget=1)
 
     database.featurize("lexical")
-    assert {each.method: each.ready for each in database.list_methods()}["dsir"]
+    ids = database.store.dataset("pool").to_table(columns=["id"])["id"].to_pylist()
+    database.add_vectors("minilm", np.eye(len(ids), dtype=np.float32), rows=ids, model="m")
+    listed = {each.method: each for each in database.list_methods()}
+    assert listed["dsir"].ready and "minilm vectors closest" in listed["minilm"].meaning
     ran = CliRunner().invoke(commands, ["methods", database.store.uri, "--json"])
     assert json.loads(ran.stdout) == [each.as_dict() for each in database.list_methods()]
     shown = CliRunner().invoke(commands, ["methods", database.store.uri]).stdout
