@@ -50,7 +50,10 @@ TABLES = (
     Table(
         "What every method finds",
         MODELS[PROXY],
-        {"less": {"warmup": "none", "dims": 2048}, "gradfiltering": {"model": "builtin"}},
+        {
+            "less": {"warmup": "none", "dims": 2048},
+            "gradfiltering": {"members": 4, "noise": "normalised"},
+        },
         ("gsm8k", "svamp", "mbpp", "quarel", "typing"),
         {
             "random": (13.7, 13.7, 8, 1, 2.7),

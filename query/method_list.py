@@ -131,20 +131,19 @@ class MethodList(PrintedResult, list[ListedMethod]):
         pairs: dict[str, list[ListedMethod]] = defaultdict(list)
         for each in self:
             if not each.named and not each.same_rows:
-                pairs[each.full.partition(":")[2]].append(each)
-        features = dict.fromkeys(each.feature or "" for some in pairs.values() for each in some)
-        shown = FIRST if FIRST in features else next(iter(features), "")
-        others = " or ".join(f"{name}:" for name in features if name != shown)
+                pairs[each.feature or ""].append(each)
+        shown = FIRST if FIRST in pairs else next(iter(pairs), "")
+        alike = [name for name, some in pairs.items() if len(some) == len(pairs[shown])]
+        others = " or ".join(f"{name}:" for name in alike if name != shown)
         heading = f"Other ways to choose{f'; so with {others}' if others else ''}"
-        of_shown = [each for some in pairs.values() for each in some if each.feature == shown]
         warned = {each.feature for each in own if each.warning and each.method == each.feature}
         of_others = [
             each
-            for some in pairs.values()
+            for name, some in pairs.items()
             for each in some
-            if each.feature not in {shown, *warned} and each.warning
+            if name != shown and (name not in alike or (each.warning and name not in warned))
         ]
-        yield heading, of_shown + of_others
+        yield heading, pairs.get(shown, []) + of_others
 
     def _missing(self, ready: bool) -> dict[str, list[str]]:
         """What is missing -> the methods that lack it."""
@@ -174,6 +173,9 @@ class MethodList(PrintedResult, list[ListedMethod]):
                 differs[each.not_measured][each.feature] = None
         return {what: list(features) for what, features in differs.items()}
 
+
+BY_SCORE = ("top", "round_robin")
+"""The selectors of rows that have one score for a target; they choose the same ones."""
 
 FIRST = "rds"
 """The feature that pairs of a feature and a selector are shown with."""
@@ -256,8 +258,8 @@ def _methods(
         method = parse_method(full, known)
         name, made_by, selector = method.representation, method.made_by, method.selector
         maker = _maker(method, features, backbone)
-        sees = (made_by.sees if made_by else "") or "{name}"
-        meaning = selector.meaning.format(sees=sees.format(name=name))
+        sees = ((made_by.sees if made_by else "") or "{name}").format(name=name)
+        meaning = selector.meaning.format(sees=sees)
         if not name or not made_by:
             yield _listed(full, method, meaning, maker)
         elif selector.feature == name:
@@ -267,9 +269,13 @@ def _methods(
             for options, of_options in made_by.listed_options.items():
                 with_options = parse_method(f"{full}({options})", known)
                 yield _listed(f"{name}({options})", with_options, of_options, maker)
-        elif comparison_of(made_by) in ("scorer", "target_scorer"):
+        elif comparison_of(made_by) in ("scorer", "target_scorer") and method.compares_queries:
             # A row has one score for a target: there are no examples to take turns.
-            yield _listed(full, method, f"the same rows as {name}", maker, same_rows=name)
+            same = name if made_by.selector in BY_SCORE else f"{name}:{BY_SCORE[0]}"
+            if full == same:
+                yield _listed(full, method, f"rows with {sees} like those of your examples", maker)
+            else:
+                yield _listed(full, method, f"the same rows as {same}", maker, same_rows=same)
         elif not method.uses_feature:
             meaning = f"the rows of {selector.name}, with their distances"
             yield _listed(full, method, meaning, maker, same_rows=selector.name)

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from click.testing import CliRunner
@@ -15,10 +16,13 @@ from helpers.tiny_models import tiny_folder
 from coresetdb.cli.main import commands
 from coresetdb.database import Database
 from coresetdb.ingest.representations.registry import BUILTIN, added, get, names
+from coresetdb.query.measured import PROXY
 from coresetdb.query.method_list import list_methods
 from coresetdb.query.methods import method_names, parse_method
 from coresetdb.schemas.errors import CoresetDBError
+from coresetdb.schemas.recipe import Recipe
 from coresetdb.selectors.registry import selectors
+from coresetdb.store.catalog import put_recipe
 from coresetdb.store.store import Store
 
 torch.set_num_threads(1)
@@ -73,7 +77,13 @@ def test_every_method_says_in_one_line_which_rows_it_takes():
 
 def test_targets_with_short_answers_are_named(tmp_path, toys):
     config = {"backbone": {"name": "builtin"}, "features": ""}
-    store = Store.create(str(tmp_path / "store"), config, toys.rds_fields(), toys.rds_fields())
+    columns = ("less", "less_norm", "less_reason")
+    options = {**get("less").defaults, "dims": 2048}
+    recipe = Recipe("less", get("less").version, options, {"weights": PROXY}, columns)
+    types = (pa.list_(pa.float16(), 8), pa.float32(), pa.string())
+    fields = [*toys.rds_fields(), *map(pa.field, columns, types)]
+    store = Store.create(str(tmp_path / "store"), config, fields, toys.rds_fields())
+    put_recipe(store, recipe)
     short, long = ([toys.question("sums", 7 * n + words) for n in range(3)] for words in (1, 2))
     toys.add_target(store, "numbers", short)
     toys.add_target(store, "sentences", long)
