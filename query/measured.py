@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import PurePath
 from typing import Any
 
 from ..ingest.representations.registry import get, names
@@ -18,7 +19,8 @@ PROXY = "b470d5e982e55cf3f9cf430ef841dbe9"
 """Digest of the built-in proxy's weights."""
 
 MODELS = {PROXY: "the built-in proxy"}
-"""Digest of a model's weights, as recipes have it -> what the model is called."""
+"""Digest of a model's weights, as recipes have it -> what the model is called. Others are called by
+the last part of their name: `SmolLM2-135M` for a folder or `Owner/SmolLM2-135M`."""
 
 BEST = "rds"
 """The method that others are compared with: it found nearly everything that there was."""
@@ -33,7 +35,7 @@ class Table:
 
     Attributes:
         section: its heading.
-        model: that made the features.
+        model: that made the features, as `MODELS` calls it.
         options: representation -> options that its features were made with.
         targets: its columns.
         found: method -> per cent of relevant rows among the first 100 picks, target by target.
@@ -173,7 +175,8 @@ def _row(table: Table, name: str, method: Method, maker: Maker) -> Measured:
     own = method.made_by.name if method.made_by else ""
     needed = table.options.get(own, {})
     others = [key for key in needed if maker.options.get(key) != needed[key]]
-    if maker.weights is not None and MODELS.get(maker.weights) != table.model:
+    called = MODELS.get(maker.weights or "", PurePath(maker.model).name)
+    if maker.weights is not None and called.casefold() != table.model.casefold():
         differs = f"with {maker.model}"
     elif others:
         differs = "with " + ", ".join(f"{key}={maker.options.get(key)}" for key in others)

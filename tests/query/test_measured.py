@@ -8,7 +8,8 @@ import pytest
 
 from coresetdb.ingest.models.describe import BackboneConfig, describe
 from coresetdb.ingest.representations.registry import get, names
-from coresetdb.query.measured import CAUSES, PROXY, TABLES, Maker, measured
+from coresetdb.query import measured as module
+from coresetdb.query.measured import CAUSES, PROXY, TABLES, Maker, Table, measured
 from coresetdb.query.methods import parse_method
 
 KNOWN = {name: get(name) for name in names()}
@@ -86,6 +87,21 @@ def test_a_method_that_finds_little_has_a_warning(name):
 def test_others_have_none(name):
     row = measured(method(name), made(method(name).made_by.name))
     assert row is None or row.warning is None, "good ones, and those that look at no target"
+
+
+def test_a_model_is_known_by_the_last_part_of_its_name(monkeypatch):
+    own = Table("Some section", "SmolLM2-135M", {}, ("gsm8k",), {"rds": (90,), "trim": (20,)})
+    monkeypatch.setattr(module, "TABLES", (*TABLES, own))
+    module._listed.cache_clear()
+    for name in ("HuggingFaceTB/SmolLM2-135M", "/models/smollm2-135m", "SmolLM2-135M"):
+        row = measured(method("trim"), Maker("0" * 32, name, get("trim").defaults))
+        assert row is not None and row.differs is None and row.model == "SmolLM2-135M"
+        assert row.warning == "finds little; right of 100 rows: gsm8k 20 (rds 90)"
+    row = measured(method("trim"), Maker("0" * 32, "SmolLM2-360M", {}))
+    assert row is not None and row.differs == "with SmolLM2-360M"
+    assert measured(method("trim"), made("trim")).model == "the built-in proxy"
+    monkeypatch.undo()
+    module._listed.cache_clear()
 
 
 def test_other_features_are_not_measured():
