@@ -47,6 +47,8 @@ class Less(Representation):
     name = "less"
     version = 1
     paper = "Xia et al. 2024"
+    sees = "gradients"
+    meaning = "rows that would teach the model what your examples do"
     similarity = "less"
     sketch_dims = DIMS
     defaults: ClassVar[Mapping[str, Any]] = {
