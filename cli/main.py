@@ -45,6 +45,7 @@ COMMANDS = {
     "compare": ("explain", "Compare two coresets."),
     "export": ("coreset", "Write a coreset to a file for a trainer."),
     "score": ("score", "Score every row for a target."),
+    "evaluate": ("evaluate", "Train on coresets, and compare what models learn."),
     "sql": ("sql", "Ask a store anything in SQL."),
     "demo": ("demo", "Ingest a sample and select from it."),
     "completion": ("maintenance", "Print a shell's completion script."),

@@ -29,7 +29,7 @@ ORDER = {
     "schemas": "version plain_text canonical errors environment amounts progress ids tables "
     "instruction conversations reasoning recipe",
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
-    "maintenance scores removal evaluations excerpts kept_targets purge corpora sql "
+    "maintenance scores evaluation_results removal evaluations excerpts kept_targets purge corpora sql "
     "integrity status",
     "store/sql": "frames names lance_relation nearest relations child table session",
     "store/integrity": "isolated report verify repair",
@@ -39,6 +39,8 @@ ORDER = {
     "comparison ranking formats token_budget result_rows origins coresets distances indexing "
     "removal rules dedup request approximate selection replay scores score targets method_list "
     "compare explaining extra_columns export leaks",
+    "evaluation": "statistics answers items metrics training study arm_rows harness results running "
+    "quantiles report",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 

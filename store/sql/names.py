@@ -18,6 +18,7 @@ RELATIONS = {
     "recipes": "a definition of a feature",
     "runs": "an ingestion",
     "rejects": "a record that could not be used",
+    "evaluations": "a measurement of a trained model on one example",
     "removed": "an instruction that was taken out of the pool, with what a restore brings back",
 }
 """Without `files` and `artifacts`, which hold the store's own records."""
