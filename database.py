@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from .evaluation.results import StudyResult
     from .evaluation.running import Forecast
+    from .evaluation.training import TrainingRecipe
     from .ingest.attachments.attaching import Attached
     from .ingest.conversations.tokenization import ReasoningMode
     from .ingest.create import Relocated
@@ -1253,11 +1254,20 @@ class Database:
             BackboneError: the model cannot be loaded, or training fails.
             MissingFeatureError, FingerprintError, QueryError: as for `select`.
         """
-        from .evaluation.running import evaluate, store_model
+        from .evaluation.running import evaluate
         from .evaluation.study import split_budgets
-        from .evaluation.training import Recipe
         from .query.score import split_methods
 
+        recipe = self._recipe(
+            model=model,
+            lora=lora,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch=batch,
+            max_length=max_length,
+            dtype=dtype,
+            device=device,
+        )
         reading = _reading(
             format=eval_format,
             mapping=mapping,
@@ -1265,17 +1275,6 @@ class Database:
             first_choice=first_choice,
             roles=roles,
             strip_end=strip_end,
-        )
-        rate = learning_rate if learning_rate is not None else 2e-4 if lora else 2e-5
-        recipe = Recipe(
-            model=os.fspath(model) if model is not None else store_model(self.store),
-            dtype=dtype,
-            device=device,
-            lora=lora,
-            epochs=epochs,
-            learning_rate=rate,
-            batch=batch,
-            max_length=max_length,
         )
         return evaluate(
             self.store,
@@ -1298,6 +1297,120 @@ class Database:
             memory_limit=memory_bytes(memory_limit),
             forecast_only=forecast_only,
             progress=progress,
+        )
+
+    def quantiles(
+        self,
+        target: str,
+        evaluation: SourceData,
+        *,
+        method: str = "less",
+        bins: int = 10,
+        budget: int = 250,
+        match: Literal["rows", "tokens"] = "rows",
+        seeds: int = 1,
+        metrics: str | Sequence[str] = (),
+        where: str | None = None,
+        limit: int | None = None,
+        model: PathLike | None = None,
+        lora: int = 16,
+        epochs: int = 2,
+        learning_rate: float | None = None,
+        batch: int = 8,
+        max_length: int = 512,
+        dtype: str = "auto",
+        device: str = "auto",
+        eval_format: str = "auto",
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
+        name: str | None = None,
+        forecast_only: bool = False,
+        memory_limit: str | int = "4GiB",
+        progress: Progress | None = None,
+    ) -> StudyResult | Forecast:
+        """Train a model on rows of each bin of a ranking: does nearness mean anything for training?
+
+        The pool is ordered by the method, nearest rows first, and cut into bins of equal size; an
+        arm is trained on rows drawn from each. `StudyResult.bins` gives Spearman's correlation of
+        bin and metric (arXiv 2602.14696, its quantile experiment).
+
+        Args:
+            method: that orders the pool, such as `less` or `rds:top`.
+            bins: how many.
+            budget: rows drawn from a bin.
+            The others are those of `evaluate`.
+
+        Raises:
+            UsageError: bins that hold fewer rows than the budget, and as `evaluate`.
+            InputError, BackboneError, MissingFeatureError, FingerprintError, QueryError: as
+                `evaluate`.
+        """
+        from .evaluation.running import evaluate
+
+        return evaluate(
+            self.store,
+            target,
+            evaluation,
+            _reading(
+                format=eval_format,
+                mapping=mapping,
+                choices=choices,
+                first_choice=first_choice,
+                roles=roles,
+                strip_end=strip_end,
+            ),
+            methods=[method],
+            budgets=[budget],
+            match=match,
+            seeds=seeds,
+            metrics=_comma_separated(metrics),
+            where=where,
+            limit=limit,
+            bins=bins,
+            recipe=self._recipe(
+                model=model,
+                lora=lora,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                batch=batch,
+                max_length=max_length,
+                dtype=dtype,
+                device=device,
+            ),
+            name=name,
+            memory_limit=memory_bytes(memory_limit),
+            forecast_only=forecast_only,
+            progress=progress,
+        )
+
+    def _recipe(
+        self,
+        *,
+        model: PathLike | None,
+        lora: int,
+        epochs: int,
+        learning_rate: float | None,
+        batch: int,
+        max_length: int,
+        dtype: str,
+        device: str,
+    ) -> TrainingRecipe:
+        """How the arms of a study are trained; by default the store's own model is."""
+        from .evaluation.running import store_model
+        from .evaluation.training import DEFAULT_RATES, TrainingRecipe
+
+        return TrainingRecipe(
+            model=os.fspath(model) if model is not None else store_model(self.store),
+            dtype=dtype,
+            device=device,
+            lora=lora,
+            epochs=epochs,
+            learning_rate=DEFAULT_RATES[bool(lora)] if learning_rate is None else learning_rate,
+            batch=batch,
+            max_length=max_length,
         )
 
     def list_studies(self) -> list[dict[str, Any]]:

@@ -175,6 +175,89 @@ def run(
         talk(f"Next: coresetdb evaluate show {quote(store)} {result.name} --out report.html")
 
 
+@click.command()
+@store_argument
+@click.argument("target")
+@click.option(
+    "--eval",
+    "evaluation",
+    multiple=True,
+    required=True,
+    metavar="FILE",
+    help="Examples with answers, which no arm is trained on; may be repeated.",
+)
+@click.option(
+    "--feature",
+    "--method",
+    "method",
+    default="less",
+    show_default=True,
+    metavar="METHOD",
+    help="That orders the pool.",
+)
+@click.option("--bins", default=10, show_default=True, help="Into which the pool is cut.")
+@click.option("--budget", default=250, show_default=True, help="Rows drawn from a bin.")
+@click.option(
+    "--match",
+    type=click.Choice(["rows", "tokens"]),
+    default="rows",
+    show_default=True,
+    help="Give arms equal rows, or the tokens of so many average rows.",
+)
+@click.option("--seeds", default=1, show_default=True, help="Trainings of each bin.")
+@click.option("--metrics", metavar="NAME,...", help="As for evaluate.")
+@where_option
+@click.option("--limit", type=click.IntRange(min=1), help="Measure on the first so many examples.")
+@recipe_options
+@click.option("--name", help="Of the study; by default the target and a digest of the settings.")
+@click.option("--plan", is_flag=True, help="Say what it would take and could find, then stop.")
+@memory_option("a selection")
+@json_option
+@evaluation_options
+def quantiles_command(
+    store: str,
+    target: str,
+    evaluation: tuple[str, ...],
+    match: str,
+    metrics: str | None,
+    plan: bool,
+    lora: int,
+    full: bool,
+    as_json: bool,
+    memory: str,
+    reading: dict[str, Any],
+    **settings: Any,
+) -> None:
+    """Train a model on rows of each bin of a ranking of the pool for TARGET.
+
+    Where nearness means something for training, the loss rises from bin to bin: the Spearman
+    correlation of bin and metric stands below each table. A study like those of evaluate, which
+    lists, shows and removes it.
+
+    \b
+        coresetdb quantiles pool gsm8k --eval test.jsonl --feature less
+        coresetdb quantiles pool gsm8k --eval test.jsonl --feature rds:top --budget 100
+    """
+    database = open_database(store)
+    with ShownProgress() as progress:
+        result = database.quantiles(
+            target,
+            list(evaluation),
+            match=match,  # pyright: ignore[reportArgumentType]
+            metrics=metrics or (),
+            lora=0 if full else lora,
+            forecast_only=plan,
+            memory_limit=memory,
+            progress=progress,
+            **settings,
+            **reading,
+        )
+    if as_json:
+        print_json(result.as_dict())
+    else:
+        click.echo("\n".join(result.lines()))
+
+
 @evaluate_command.command("list", short_help="List the studies of a store.")
 @store_argument
 @json_option

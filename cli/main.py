@@ -46,6 +46,8 @@ COMMANDS = {
     "export": ("coreset", "Write a coreset to a file for a trainer."),
     "score": ("score", "Score every row for a target."),
     "evaluate": ("evaluate", "Train on coresets, and compare what models learn."),
+    "quantiles": ("evaluate", "Train on each bin of a ranking."),
+    "transfer": ("score", "Score targets' examples for one another."),
     "sql": ("sql", "Ask a store anything in SQL."),
     "demo": ("demo", "Ingest a sample and select from it."),
     "completion": ("maintenance", "Print a shell's completion script."),

@@ -20,6 +20,7 @@ from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, keys_of
 from ..schemas.instruction import Instruction
+from ..schemas.plain_text import count_of
 from ..store.evaluation_results import ArmKey
 from .study import FULL, ORACLE, RANDOM, SOURCE_BALANCED, WORST, Arm, Study
 
@@ -166,6 +167,11 @@ class ArmChooser:
         ranked, bins = self._ranked(), self._study.bins
         start, end = (len(ranked) * place // bins for place in (arm.bin, arm.bin + 1))
         own = ranked[start:end]
+        if self._study.match == "rows" and len(own) < arm.rows:
+            raise UsageError(
+                f"{count_of(len(ranked), 'row')} in {bins} bins are {len(own):,} a bin, fewer than "
+                f"the budget of {arm.rows:,}. Give a smaller budget, or fewer bins"
+            )
         drawn = np.random.default_rng([arm.key.seed or 0, arm.bin]).permutation(len(own))
         return self._cut([own[place] for place in drawn.tolist()], arm)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 BETTER, WORSE, NOT_SHOWN = "better", "worse", "not shown"
+FLOOR = 0.02
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,16 @@ class StudyResult(LinesResult):
             seen[budget] = arm.gains[RANDOM].low > 0 and no_better
         return seen
 
+    def at_an_end(self, metric: str) -> str | None:
+        """Return whether every arm is at the "floor" or the "ceiling" of a metric of rights and
+        wrongs: below 2 % or above 98 %; None for neither, and for losses."""
+        means = [arm.mean for arm in self.of(metric)]
+        if is_lower_better(metric) or not means:
+            return None
+        if max(means) <= FLOOR:
+            return "floor"
+        return "ceiling" if min(means) >= 1 - FLOOR else None
+
     def bins(self, metric: str) -> dict[str, float]:
         """Return budget -> Spearman's correlation of the bin of a ranking with a metric."""
         found: dict[str, list[float]] = {}
@@ -109,7 +121,8 @@ class StudyResult(LinesResult):
         recipe = self.settings["recipe"]
         how = f"LoRA of rank {recipe['lora']}" if recipe["lora"] else "all weights"
         lines = [
-            f"{self.name}: {self.target}, {self.model}, {how}, {recipe['epochs']} epochs, "
+            f"{self.name}: {self.target}, {self.model}, {how}, "
+            f"{count_of(recipe['epochs'], 'epoch')}, "
             f"{count_of(self.settings['seeds'], 'seed')}"
         ]
         for metric in self.metrics:
@@ -120,6 +133,8 @@ class StudyResult(LinesResult):
         return lines + [f"  {note}" for note in self.notes]
 
     def _remarks(self, metric: str) -> Iterator[str]:
+        if end := self.at_an_end(metric):
+            yield f"  every arm is at the {end} of {metric}, so it cannot tell arms apart"
         verdicts = Counter(arm.verdict for arm in self.of(metric) if arm.verdict)
         if verdicts:
             counted = ", ".join(
@@ -311,7 +326,7 @@ def _verdicts(
         }
         adjusted = holm({name: gain.p for name, gain in over_random.items()})
         for name, gain in over_random.items():
-            shown = adjusted[name] < 0.05 and gain.shown
+            shown = adjusted[name] < LEVEL and gain.shown
             direction = BETTER if gain.estimate > 0 else WORSE
             verdicts[name, budget] = direction if shown else NOT_SHOWN
     return verdicts

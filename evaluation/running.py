@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,12 +31,11 @@ from ..store.evaluation_results import ArmResult, arms_in, measurements, put_arm
 from .arm_rows import ArmChooser, ArmRows, conversations_of
 from .harness import measure_tasks, require_harness
 from .items import Item, ids_of_items, read_items
-from .metrics import is_lower_better, measure, metrics_for, sorted_by_verdict
+from .metrics import measure, metrics_for, sorted_by_verdict
 from .results import StudyResult, study_result
 from .statistics import detectable_difference
 from .study import (
     DEFAULT_CONTROLS,
-    LENGTH_MATCHED,
     ORACLE,
     WORST,
     ZERO_SHOT,
@@ -44,7 +43,7 @@ from .study import (
     Match,
     Study,
 )
-from .training import Recipe, require_trainer, trained
+from .training import TrainingRecipe, require_trainer, trained
 
 if TYPE_CHECKING:
     from ..ingest.models.backbone import Backbone
@@ -90,6 +89,10 @@ class Forecast(LinesResult):
         training = self.tokens / self.tokens_per_second if self.tokens_per_second else 0.0
         return training + self.arms * self.seconds_to_measure
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {**asdict(self), "seconds": self.seconds}
+
     def lines(self) -> list[str]:
         """The forecast, in words."""
         lines = [f"study {self.name}"]
@@ -103,6 +106,12 @@ class Forecast(LinesResult):
                 f"measure each: about {timedelta(seconds=round(self.seconds))}"
             )
         for metric, (smallest, spread) in self.detectable.items():
+            if not spread:
+                lines.append(
+                    f"  {metric}: the untrained model has the same value for every example, so "
+                    "what can be found is unknown; such a metric is often at its floor"
+                )
+                continue
             lines.append(
                 f"  {metric}: a difference of {smallest:.3f} or more between two arms can be found "
                 f"(80 % power; {count_of(self.items, 'example')}, standard deviation {spread:.3f}, "
@@ -129,7 +138,7 @@ def evaluate(
     tasks: Sequence[str] = (),
     task_folder: str | None = None,
     bins: int = 0,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     name: str | None = None,
     memory_limit: int,
     forecast_only: bool = False,
@@ -192,7 +201,7 @@ def _default_controls(relevant: str | None, bins: int) -> tuple[str, ...]:
     return DEFAULT_CONTROLS if relevant is None else (*DEFAULT_CONTROLS, ORACLE, WORST)
 
 
-def _settled(recipe: Recipe) -> Recipe:
+def _settled(recipe: TrainingRecipe) -> TrainingRecipe:
     """Return a recipe with device and dtype resolved, and the length that the model allows."""
     from ..ingest.models.backbone import resolve
 
@@ -415,6 +424,3 @@ def _said(values: Mapping[str, Mapping[str, float]]) -> str:
         f"{metric} {np.mean(list(values[metric].values())):.3f}"
         for metric in sorted_by_verdict(list(values))
     )
-
-
-__all__ = ["DEFAULT_CONTROLS", "LENGTH_MATCHED", "Forecast", "evaluate", "is_lower_better"]

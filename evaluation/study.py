@@ -10,7 +10,7 @@ from ..query.names import LONGEST
 from ..schemas.canonical import canonical_json, digest_of
 from ..schemas.errors import UsageError
 from ..store.evaluation_results import ArmKey
-from .training import Recipe
+from .training import TrainingRecipe
 
 Match = Literal["rows", "tokens"]
 
@@ -54,7 +54,7 @@ class Study:
     seeds: int
     metrics: tuple[str, ...]
     items: str
-    recipe: Recipe
+    recipe: TrainingRecipe
     where: str | None = None
     relevant: str | None = None
     tasks: tuple[str, ...] = ()
@@ -73,6 +73,8 @@ class Study:
             )
         if self.seeds < 1:
             raise UsageError(f"seeds {self.seeds}: give at least 1")
+        if self.bins < 0 or self.bins == 1:
+            raise UsageError(f"bins {self.bins}: give at least 2")
         for budget in self.budgets:
             if budget < 1:
                 raise UsageError(f"budget {budget}: give at least 1 row")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..ingest.conversations.tokenization import Encoded
 from ..schemas.errors import BackboneError, UsageError
+from ..schemas.plain_text import count_of
 
 if TYPE_CHECKING:
     from ..ingest.models.backbone import Backbone
@@ -26,7 +28,7 @@ NEEDED = "trl"
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """How every arm of a study is trained.
 
     Attributes:
@@ -64,10 +66,14 @@ class Recipe:
     def __str__(self) -> str:
         how = f"LoRA of rank {self.lora}" if self.lora else "all weights"
         return (
-            f"{self.model}, {how}, {self.epochs} epochs, learning rate {self.learning_rate:g}, "
-            f"batches of {self.batch}, rows of at most {self.max_length} tokens, {self.dtype}"
+            f"{self.model}, {how}, {count_of(self.epochs, 'epoch')}, "
+            f"learning rate {self.learning_rate:g}, batches of {self.batch}, "
+            f"rows of at most {self.max_length} tokens, {self.dtype}"
         )
 
+
+DEFAULT_RATES = {True: 2e-4, False: 2e-5}
+"""The learning rate of adapters, and of all weights."""
 
 WARM_UP = 0.03
 LORA_ALPHA_PER_RANK = 2
@@ -91,7 +97,7 @@ def require_trainer() -> None:
 def trained(
     backbone: Backbone,
     rows: Sequence[Encoded],
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     seed: int,
     report: Callable[[float, str], None] = lambda share, said: None,
     steps: int | None = None,
@@ -117,7 +123,9 @@ def trained(
     torch.manual_seed(seed)  # adapters start from random numbers
     adapted = _with_adapters(model, recipe) if recipe.lora else model.requires_grad_(True)
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            # The libraries call each other's deprecated names.
+            warnings.simplefilter("ignore", FutureWarning)
             seen = _train(adapted, backbone, rows, recipe, seed, report, steps)
         model.eval()
         yield seen
@@ -133,7 +141,7 @@ def _copied_weights(model: Any) -> dict[str, Any]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
 
-def _with_adapters(model: Any, recipe: Recipe) -> Any:
+def _with_adapters(model: Any, recipe: TrainingRecipe) -> Any:
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -150,7 +158,7 @@ def _train(
     model: Any,
     backbone: Backbone,
     rows: Sequence[Encoded],
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     seed: int,
     report: Callable[[float, str], None],
     steps: int | None,
