@@ -40,8 +40,8 @@ ORDER = {
     "comparison ranking formats token_budget result_rows origins coresets distances indexing "
     "removal rules dedup request approximate selection replay scores score targets method_list "
     "compare explaining extra_columns export leaks",
-    "evaluation": "statistics answers items metrics training study arm_rows harness results running "
-    "report matrix",
+    "evaluation": "statistics answers items metrics training study arm_rows harness results "
+    "running report matrix",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 
