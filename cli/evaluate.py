@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..schemas.plain_text import count_of, text_table
 from .options import (
     ShownProgress,
+    all_of,
     evaluation_options,
     json_option,
     memory_option,
     open_database,
     print_json,
+    print_result,
     store_argument,
     talk,
     where_option,
 )
+
+if TYPE_CHECKING:
+    from ..evaluation.results import StudyResult
+    from ..evaluation.running import Forecast
 
 
 class RunByDefault(click.Group):
@@ -45,99 +53,91 @@ def evaluate_command() -> None:
     """
 
 
-RECIPE_OPTIONS = [
-    click.option("--model", help="Hugging Face name or folder; by default the store's model."),
-    click.option("--lora", default=16, show_default=True, metavar="RANK", help="Train adapters."),
-    click.option("--full", is_flag=True, help="Train every weight instead of adapters."),
-    click.option("--epochs", default=2, show_default=True, help="Passes over the rows."),
-    click.option(
-        "--learning-rate",
-        type=float,
-        help="By default 2e-4 for adapters, 2e-5 for every weight.",
-    ),
-    click.option("--batch", default=8, show_default=True, help="Rows of a step."),
-    click.option("--max-length", default=512, show_default=True, help="Tokens of a row."),
-    click.option(
-        "--dtype",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
-        default="auto",
-        show_default=True,
-        help="Of the model's weights.",
-    ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps."),
-]
-
-
-def recipe_options(command: Any) -> Any:
-    """Add the options that say how a model is trained."""
-    for option in reversed(RECIPE_OPTIONS):
-        command = option(command)
-    return command
+def study_options(command: Any) -> Any:
+    """Add the options that every study has: what it is measured on, and how models are trained."""
+    return all_of(
+        click.option(
+            "--eval",
+            "evaluation",
+            multiple=True,
+            required=True,
+            metavar="FILE",
+            help="Examples with answers, which no arm is trained on; may be repeated.",
+        ),
+        click.option(
+            "--match",
+            type=click.Choice(["rows", "tokens"]),
+            default="rows",
+            show_default=True,
+            help="Give arms equal rows, or the tokens of so many average rows.",
+        ),
+        click.option(
+            "--metrics",
+            default="",
+            metavar="NAME,...",
+            help="loss, exact_match, choice, choice_likelihood; by default what the examples "
+            "allow.",
+        ),
+        where_option,
+        click.option(
+            "--limit", type=click.IntRange(min=1), help="Measure on the first so many examples."
+        ),
+        click.option("--model", help="Hugging Face name or folder; by default the store's model."),
+        click.option(
+            "--lora", default=16, show_default=True, metavar="RANK", help="Train adapters."
+        ),
+        click.option("--full", is_flag=True, help="Train every weight instead of adapters."),
+        click.option("--epochs", default=2, show_default=True, help="Passes over the rows."),
+        click.option(
+            "--learning-rate",
+            type=float,
+            help="By default 2e-4 for adapters, 2e-5 for every weight.",
+        ),
+        click.option("--batch", default=8, show_default=True, help="Rows of a step."),
+        click.option("--max-length", default=512, show_default=True, help="Tokens of a row."),
+        click.option(
+            "--dtype",
+            type=click.Choice(["auto", "float32", "bfloat16"]),
+            default="auto",
+            show_default=True,
+            help="Of the model's weights.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="cpu, cuda or mps."),
+        click.option(
+            "--name", help="Of the study; by default the target and a digest of the settings."
+        ),
+        click.option(
+            "--plan",
+            "forecast_only",
+            is_flag=True,
+            help="Say what it would take and could find, then stop.",
+        ),
+        memory_option("a selection"),
+        json_option,
+        evaluation_options,
+    )(command)
 
 
 @evaluate_command.command("run", short_help="Train and measure the arms of a study.")
 @store_argument
 @click.argument("target")
 @click.option(
-    "--eval",
-    "evaluation",
-    multiple=True,
-    required=True,
-    metavar="FILE",
-    help="Examples with answers, which no arm is trained on; may be repeated.",
-)
-@click.option(
     "--methods", default="rds", show_default=True, metavar="METHOD,...", help="To be compared."
 )
 @click.option("--budgets", default="1000", show_default=True, metavar="ROWS,...", help="Of an arm.")
 @click.option(
-    "--match",
-    type=click.Choice(["rows", "tokens"]),
-    default="rows",
-    show_default=True,
-    help="Give arms equal rows, or the tokens of so many average rows.",
-)
-@click.option(
     "--controls",
+    default="",
     metavar="NAME,...",
     help="By default zero-shot,random,length_matched (and oracle,worst with --relevant); "
     "source_balanced and full as well.",
 )
 @click.option("--seeds", default=3, show_default=True, help="Trainings of each arm.")
-@click.option(
-    "--metrics",
-    metavar="NAME,...",
-    help="loss, exact_match, choice, choice_likelihood; by default what the examples allow.",
-)
-@where_option
 @click.option("--relevant", metavar="SQL", help="Rows known to be relevant, for the arm oracle.")
-@click.option("--limit", type=click.IntRange(min=1), help="Measure on the first so many examples.")
 @click.option("--tasks", default="", metavar="NAME,...", help="Of lm-evaluation-harness, as well.")
 @click.option("--task-folder", metavar="FOLDER", help="Of task definitions for --tasks.")
-@recipe_options
-@click.option("--name", help="Of the study; by default the target and a digest of the settings.")
-@click.option("--plan", is_flag=True, help="Say what it would take and could find, then stop.")
-@memory_option("a selection")
-@json_option
-@evaluation_options
-def run(
-    store: str,
-    target: str,
-    evaluation: tuple[str, ...],
-    methods: str,
-    budgets: str,
-    match: str,
-    controls: str | None,
-    metrics: str | None,
-    tasks: str,
-    plan: bool,
-    lora: int,
-    full: bool,
-    as_json: bool,
-    memory: str,
-    reading: dict[str, Any],
-    **settings: Any,
-) -> None:
+@study_options
+def run(store: str, target: str, **options: Any) -> None:
     """Train a model on rows for TARGET by each method and control, and measure it on FILE.
 
     Every arm is trained with several seeds, and every example measured, so differences come with
@@ -150,42 +150,12 @@ def run(
         coresetdb evaluate pool mbpp --eval test.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct
     """
     database = open_database(store)
-    with ShownProgress() as progress:
-        result = database.evaluate(
-            target,
-            list(evaluation),
-            methods=methods,
-            budgets=budgets,
-            match=match,  # pyright: ignore[reportArgumentType]
-            controls=controls or (),
-            metrics=metrics or (),
-            tasks=tasks,
-            lora=0 if full else lora,
-            forecast_only=plan,
-            memory_limit=memory,
-            progress=progress,
-            **settings,
-            **reading,
-        )
-    if as_json:
-        print_json(result.as_dict())
-        return
-    click.echo("\n".join(result.lines()))
-    if not plan:
-        talk(f"Next: coresetdb evaluate show {quote(store)} {result.name} --out report.html")
+    _run(store, partial(database.evaluate, target), **options)
 
 
 @click.command()
 @store_argument
 @click.argument("target")
-@click.option(
-    "--eval",
-    "evaluation",
-    multiple=True,
-    required=True,
-    metavar="FILE",
-    help="Examples with answers, which no arm is trained on; may be repeated.",
-)
 @click.option(
     "--feature",
     "--method",
@@ -197,37 +167,9 @@ def run(
 )
 @click.option("--bins", default=10, show_default=True, help="Into which the pool is cut.")
 @click.option("--budget", default=250, show_default=True, help="Rows drawn from a bin.")
-@click.option(
-    "--match",
-    type=click.Choice(["rows", "tokens"]),
-    default="rows",
-    show_default=True,
-    help="Give arms equal rows, or the tokens of so many average rows.",
-)
 @click.option("--seeds", default=1, show_default=True, help="Trainings of each bin.")
-@click.option("--metrics", metavar="NAME,...", help="As for evaluate.")
-@where_option
-@click.option("--limit", type=click.IntRange(min=1), help="Measure on the first so many examples.")
-@recipe_options
-@click.option("--name", help="Of the study; by default the target and a digest of the settings.")
-@click.option("--plan", is_flag=True, help="Say what it would take and could find, then stop.")
-@memory_option("a selection")
-@json_option
-@evaluation_options
-def quantiles_command(
-    store: str,
-    target: str,
-    evaluation: tuple[str, ...],
-    match: str,
-    metrics: str | None,
-    plan: bool,
-    lora: int,
-    full: bool,
-    as_json: bool,
-    memory: str,
-    reading: dict[str, Any],
-    **settings: Any,
-) -> None:
+@study_options
+def quantiles_command(store: str, target: str, **options: Any) -> None:
     """Train a model on rows of each bin of a ranking of the pool for TARGET.
 
     Where nearness means something for training, the loss rises from bin to bin: the Spearman
@@ -239,23 +181,33 @@ def quantiles_command(
         coresetdb quantiles pool gsm8k --eval test.jsonl --feature rds:top --budget 100
     """
     database = open_database(store)
+    _run(store, partial(database.quantiles, target), **options)
+
+
+def _run(
+    store: str,
+    study: Callable[..., StudyResult | Forecast],
+    evaluation: tuple[str, ...],
+    lora: int,
+    full: bool,
+    memory: str,
+    as_json: bool,
+    reading: dict[str, Any],
+    **settings: Any,
+) -> None:
+    """Run a study with its progress shown, and print what it found."""
     with ShownProgress() as progress:
-        result = database.quantiles(
-            target,
+        result = study(
             list(evaluation),
-            match=match,  # pyright: ignore[reportArgumentType]
-            metrics=metrics or (),
             lora=0 if full else lora,
-            forecast_only=plan,
             memory_limit=memory,
             progress=progress,
             **settings,
             **reading,
         )
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        click.echo("\n".join(result.lines()))
+    print_result(result, as_json)
+    if not settings["forecast_only"]:
+        talk(f"Next: coresetdb evaluate show {quote(store)} {result.name} --out report.html")
 
 
 @evaluate_command.command("list", short_help="List the studies of a store.")
@@ -294,10 +246,8 @@ def show(store: str, study: str, out: str | None, as_json: bool) -> None:
 
         write_report(result, out)
         talk(f"{out}: written.")
-    if as_json:
-        print_json(result.as_dict())
-    elif out is None:
-        click.echo("\n".join(result.lines()))
+    if as_json or out is None:
+        print_result(result, as_json)
 
 
 @evaluate_command.command("remove", short_help="Remove a study.")

@@ -1,12 +1,12 @@
 """Tasks of lm-evaluation-harness over local files, with the model in memory."""
 
 import pytest
+from helpers.files import write_jsonl
 
 from coresetdb.evaluation.harness import measure_tasks
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.schemas.errors import UsageError
-from helpers.files import write_jsonl
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 
