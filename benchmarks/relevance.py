@@ -39,6 +39,7 @@ METHODS = (
     "rds:top(by=max)",
     "rds:knn_uniform",
     "rds:knn_kde",
+    "rds:knn_kde(sigma=0.75)",
     "rds:knn_kde(rest=spread)",
     "rds:uot",
     "less",

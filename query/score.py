@@ -27,11 +27,10 @@ from ..selectors.registry import selectors
 from ..store.features import completion
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
-from .background import keep_backgrounds
-from .centring import centre_of
 from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
 from .features import Feature, comparison_of
 from .methods import Method
+from .pool_statistics.statistic import keep_statistics
 from .queries import Queries, load_queries
 from .ranking import MEMORY_LIMIT, rankings
 from .scanning.columns import scan_overlap
@@ -92,7 +91,7 @@ def score(
     prepared, notes = _prepare_all(snapshot, target, methods)
     eligible = None if where is None else _eligible(store, where, version)
     rows = snapshot.pool.count_rows() if eligible is None else len(eligible)
-    keep_backgrounds(snapshot)
+    keep_statistics(snapshot)
     keys = []
     for method in prepared:
         keys.append(SetKey(target, method.name, method.fingerprint, version))
@@ -159,8 +158,7 @@ def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
             f"its own{instead}"
         )
     queries = load_queries(snapshot, target, feature if method.needs_target else None)
-    centre = centre_of(snapshot, method, feature)
-    compared = comparison(snapshot, method, feature, [queries], {}, centre)
+    compared = comparison(snapshot, method, feature, [queries], {})
     return _Prepared(_name(method), _by_mean(method), feature, compared)
 
 

@@ -36,10 +36,11 @@ ORDER = {
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
-    "query": "names features snapshot background methods weights queries groups scanning centring "
-    "comparison ranking formats token_budget result_rows origins coresets distances indexing "
-    "removal rules dedup request approximate selection replay scores score targets measured "
-    "readiness method_list compare explaining extra_columns export leaks",
+    "query": "names features snapshot methods weights queries groups scanning pool_statistics "
+    "sketch_noise comparison ranking formats token_budget result_rows origins coresets distances "
+    "indexing removal rules dedup request approximate selection replay scores score targets "
+    "measured readiness method_list compare explaining extra_columns export leaks",
+    "query/pool_statistics": "statistic background centring",
     "evaluation": "statistics answers items metrics training study arm_rows harness results "
     "running report matrix",
 }

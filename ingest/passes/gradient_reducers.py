@@ -21,15 +21,23 @@ BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
 
 
 class SketchSum(Reducer):
-    """The factored sketch of all weights together: column `sketch` (B, dims)."""
+    """The factored sketch of all weights together: column `sketch` (B, dims).
 
-    def __init__(self, spec: SketchSpec) -> None:
+    Args:
+        unit_parts: whether each weight's sketch is brought to unit length before the sum; one of
+            length 0 stays 0.
+    """
+
+    def __init__(self, spec: SketchSpec, unit_parts: bool = False) -> None:
         self.sketch = spec
-        self._spec = spec
+        self._spec, self._unit_parts = spec, unit_parts
         self._sum: torch.Tensor | None = None
 
     def gradient(self, gradient: WeightGradient) -> None:
         part = gradient.sketch(self._spec)
+        if self._unit_parts:
+            lengths = part.norm(dim=1, keepdim=True)
+            part = part / lengths.where(lengths != 0, torch.ones_like(lengths))
         self._sum = part.clone() if self._sum is None else self._sum.add_(part)
 
     def columns(self) -> dict[str, np.ndarray]:

@@ -446,6 +446,10 @@ def _score_phrase(method: Method) -> str | None:
         return f"given by {method.representation}{by}, which needs no target"
     if name == "deita_filter" or (name == "top" and made_by is None):
         return f"its {options['score']}"
+    if options.get("draw") == "with":
+        return f"how often it was drawn, of {options['draws']:,} times"
+    if options.get("draw") == "without":
+        return f"{_SCORE_PHRASES[name]}, over a random wait: rows are drawn by their shares"
     if name == "top":
         by = {"mean": "mean", "max": "highest"}[options["by"]]
         return f"its {by} {'squared ' if method.ignores_sign else ''}similarity over the examples"

@@ -223,7 +223,7 @@ def test_the_mean_of_a_small_pool_grows_with_it_and_replays_keep_theirs(own_copy
 
 
 def test_the_mean_of_a_full_sample_is_frozen(own_copy, monkeypatch):
-    monkeypatch.setattr("coresetdb.query.background.SAMPLE_ROWS", 30)
+    monkeypatch.setattr("coresetdb.query.pool_statistics.background.SAMPLE_ROWS", 30)
     database, more = own_copy
     lowest = sorted(row for row in stored(database, "pool", ["nait"]).items() if row[1]["nait"])
     _, scores = naive_contrast(database, [key for key, _ in lowest[:30]])
