@@ -65,7 +65,7 @@ class Status(PrintedResult):
             ("Features", self.features),
             ("Annotations", self.annotations),
             ("Energy kept by the bases", self.bases),
-            ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
+            ("Ensembles: what they learned, and how far their scores agree", self.ensembles),
             ("Indices", self.indices),
             ("Targets", self.targets),
             ("Coresets", self.coresets),
