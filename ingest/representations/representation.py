@@ -196,7 +196,7 @@ class Representation(ABC):
         """Return a target's artifact with what its examples' stored columns say beside it.
 
         Args:
-            artifact: what `target_artifact` returned.
+            artifact: what `target_artifact` returned; an empty one where there is no such method.
             examples: that have the feature, with `example_columns`.
         """
         return artifact
