@@ -104,7 +104,8 @@ def ensemble_gap(store: Store) -> list[dict[str, Any]]:
             losses = held_out.facts["loss"] if held_out else {}
             sample = _spread_rows(pool, columns[NORMS]).rename_columns([NORMS])
             noise = recipe.options.get("noise", "normalised")
-            prior = noise_prior({HELD_OUT: held_out}) if held_out else None
+            gradient = recipe.options.get("gradient", "adapter")
+            prior = noise_prior({HELD_OUT: held_out}, gradient) if held_out else None
             row = {
                 **gap,
                 "early_loss": losses.get("early", np.nan),

@@ -4,6 +4,11 @@ Member m is trained on half m % 2 of a sample, so every row has members that nev
 leaves an early snapshot, after its first epoch, and a late one, after its last. Rows of each half
 are then read by the members of the other half at both snapshots: whether their loss fell, and how
 far members disagree about them, is kept beside the members (`held-out`).
+
+The gradient by one matrix of an adapter grows with the other of its pair: with y = B A x it is
+delta (A x)^T by B and (B^T delta) x^T by A. Both grow while they learn, and with them a row's
+gradient, even where its loss falls. The relative norm divides the squares of each by the squared
+norm of the other (`pair_scales`), so that snapshots can be compared.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ VERSION = 1
 
 HALVES = 2
 SNAPSHOTS = ("early", "late")
+GRADIENTS = ("relative", "adapter")
 HELD_OUT = "ensemble/held-out"
 HELD_OUT_ROWS = 256
 """Rows of each half that the members of the other half are tried on, at most."""
@@ -150,8 +156,9 @@ class Ensemble(AdapterFit):
                     TRAINING_SHARE + (1 - TRAINING_SHARE) * share, "rows no member was trained on"
                 )
 
-            collector = LossesAndNorms(len(rows))
-            pass_over(backbone, rows, [collector], snapshots[snapshot_name(member, which)], report)
+            adapter = snapshots[snapshot_name(member, which)]
+            collector = LossesAndNorms(len(rows), adapter)
+            pass_over(backbone, rows, [collector], adapter, report)
             read[member, which] = collector
         facts = held_out(read, self.members)
         fitting.say(losses_sentence(facts))
@@ -182,30 +189,32 @@ def losses_sentence(facts: Mapping[str, Any]) -> str:
 
 
 class LossesAndNorms(Collector):
-    """The mean response loss of every row, and the norm of its gradient by the adapter.
+    """The mean response loss of every row, and the norms of its gradient by the adapter.
 
     Attributes:
-        loss, norm: (n,) float64.
+        loss: (n,) float64.
+        norms: kind of gradient -> (n,) float64.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, adapter: Artifact) -> None:
         self.inputs = PassInputs(logits=True, gradients=True)
         self.places = np.arange(rows)
-        self.loss, self.norm = np.full(rows, np.nan), np.full(rows, np.nan)
+        self.loss = np.full(rows, np.nan)
+        self.norms = {kind: np.full(rows, np.nan) for kind in GRADIENTS}
+        self._adapter = adapter
 
     def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
-        return _LossAndNorm(batch)
+        return _LossAndNorms(batch, self._adapter)
 
     def add(self, places: Sequence[int], columns: Mapping[str, np.ndarray]) -> None:
         self.loss[list(places)] = columns["loss"]
-        self.norm[list(places)] = columns["norm"]
+        for kind, norms in self.norms.items():
+            norms[list(places)] = columns[kind]
 
 
-class _LossAndNorm(Reducer):
-    def __init__(self, batch: Batch) -> None:
-        from ..passes.gradient_reducers import GradientNorm
-
-        self._gradient_norm = GradientNorm(None)
+class _LossAndNorms(Reducer):
+    def __init__(self, batch: Batch, adapter: Artifact) -> None:
+        self._norms = {kind: norm_reducer(adapter, kind) for kind in GRADIENTS}
         self._sum, self._tokens = np.zeros(len(batch.rows)), np.zeros(len(batch.rows))
 
     def logits(self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> None:
@@ -215,10 +224,33 @@ class _LossAndNorm(Reducer):
         self._tokens += np.bincount(places, minlength=len(self._sum))
 
     def gradient(self, gradient: WeightGradient) -> None:
-        self._gradient_norm.gradient(gradient)
+        for norm in self._norms.values():
+            norm.gradient(gradient)
 
     def columns(self) -> dict[str, np.ndarray]:
-        return {"loss": self._sum / self._tokens, **self._gradient_norm.columns()}
+        norms = {kind: norm.columns()["norm"] for kind, norm in self._norms.items()}
+        return {"loss": self._sum / self._tokens, **norms}
+
+
+def norm_reducer(adapter: Artifact, kind: str) -> Reducer:
+    """Return the reducer of the exact norm of each row's gradient by an adapter: column `norm`.
+
+    Args:
+        kind: one of `GRADIENTS`.
+    """
+    from ..passes.gradient_reducers import GradientNorm
+
+    return GradientNorm(None, pair_scales(adapter) if kind == "relative" else None)
+
+
+def pair_scales(adapter: Artifact) -> dict[str, float]:
+    """Return of every matrix of an adapter the squared norm of the other one of its pair."""
+    other = {".A": ".B", ".B": ".A"}
+    return {
+        name: float(np.square(adapter.arrays[name[:-2] + other[name[-2:]]], dtype=np.float64).sum())
+        for name in adapter.arrays
+        if name[-2:] in other
+    }
 
 
 def held_out(read: Mapping[tuple[int, str], LossesAndNorms], members: int) -> dict[str, Any]:
@@ -229,8 +261,9 @@ def held_out(read: Mapping[tuple[int, str], LossesAndNorms], members: int) -> di
             for all members of a half.
 
     Returns:
-        `rows`; `loss`: of each snapshot the mean over rows and members; `noise`: the `Prior` of
-        the members' disagreement about a row, as `scale` and `freedom` (None for infinitely many).
+        `rows`; `loss`: of each snapshot the mean over rows and members; `noise`: for each kind of
+        gradient the `Prior` of the members' disagreement about a row, as `scale` and `freedom`
+        (None for infinitely many).
     """
     of_half = [range(half, members, HALVES) for half in range(HALVES)]
     losses = {
@@ -239,20 +272,21 @@ def held_out(read: Mapping[tuple[int, str], LossesAndNorms], members: int) -> di
         )
         for which in SNAPSHOTS
     }
-    variances = np.concatenate(
-        [
-            relative_variances(np.transpose([read[member, "late"].norm for member in each]))
-            for each in of_half
+    noise: dict[str, Any] = {}
+    for kind in GRADIENTS:
+        late = [
+            np.transpose([read[member, "late"].norms[kind] for member in each]) for each in of_half
         ]
-    )
-    prior = prior_of(variances, members // HALVES - 1)
-    return {"rows": len(variances), "loss": losses, "noise": prior.as_dict()}
+        variances = np.concatenate([relative_variances(norms) for norms in late])
+        noise[kind] = prior_of(variances, members // HALVES - 1).as_dict()
+    rows = sum(len(read[half, "late"].loss) for half in range(HALVES))
+    return {"rows": rows, "loss": losses, "noise": noise}
 
 
-def noise_prior(artifacts: Mapping[str, Artifact]) -> Prior | None:
-    """Return the prior that an ensemble froze; None for one that froze none."""
+def noise_prior(artifacts: Mapping[str, Artifact], gradient: str) -> Prior | None:
+    """Return the prior that an ensemble froze for a kind of gradient; None where it froze none."""
     held = artifacts.get(HELD_OUT)
-    return Prior.from_dict(held.facts["noise"]) if held else None
+    return Prior.from_dict(held.facts["noise"][gradient]) if held else None
 
 
 def snapshot_name(member: int, which: str) -> str:

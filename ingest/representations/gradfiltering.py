@@ -23,6 +23,7 @@ from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from ..columns import ragged
 from ..fits.ensemble import (
+    GRADIENTS,
     HALVES,
     SNAPSHOTS,
     Ensemble,
@@ -31,6 +32,7 @@ from ..fits.ensemble import (
     load_model,
     model_config,
     noise_prior,
+    norm_reducer,
     snapshot_name,
 )
 from ..fits.lora import require_trainable
@@ -47,6 +49,9 @@ if TYPE_CHECKING:
     from ..models.batches import Batch
 
 JUDGES = ("half", "all")
+_OF_SCORES = ("gradient", "noise", "judges")
+"""Options on which the members do not depend."""
+
 STORED = "stored"
 
 
@@ -78,6 +83,7 @@ class GradFiltering(Representation):
         "share": 0.2,
         "at_least": 2000,
         "at_most": 10_000,
+        "gradient": "relative",
         "noise": "normalised",
         "judges": "half",
         "seed": 0,
@@ -101,7 +107,7 @@ class GradFiltering(Representation):
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
         _check(options)
         model = "" if _is_store_backbone(info, options["model"]) else options["model"]
-        settings = {name: options[name] for name in options if name not in ("noise", "judges")}
+        settings = {name: options[name] for name in options if name not in _OF_SCORES}
         return (Ensemble(**{**settings, "model": model}),)
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,9 +133,7 @@ class GradFiltering(Representation):
         return judging | ~np.isnan(in_fit) if late else judging
 
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
-        from ..passes.gradient_reducers import GradientNorm
-
-        return GradientNorm(None)
+        return norm_reducer(setup.artifacts[model_pass.adapter], _gradient(setup.options))
 
     def own_backbone(self, setup: Setup) -> Backbone | None:
         model = setup.options["model"]
@@ -150,7 +154,7 @@ class GradFiltering(Representation):
             late.astype(np.float64),
             judging,
             setup.options["noise"],
-            noise_prior(setup.artifacts),
+            noise_prior(setup.artifacts, _gradient(setup.options)),
         )
         reason = np.full(len(rows), None, dtype=object)
         judged: list[np.ndarray | None] = [None] * len(rows)
@@ -187,7 +191,7 @@ class GradFiltering(Representation):
             return NormScore(None)
         if noise in (STORED, options["noise"]):
             return StoredScore()
-        prior = noise_prior(artifacts)
+        prior = noise_prior(artifacts, _gradient(options))
         if noise == "shrunk" and prior is None:
             raise UsageError(
                 "gradfiltering: noise=shrunk: this ensemble was fitted before coresetdb kept what "
@@ -239,11 +243,17 @@ def _check(options: Mapping[str, Any]) -> None:
             f"gradfiltering: epochs={epochs}: give at least 2, so that the early and the late "
             "snapshot differ"
         )
-    for name, known in (("noise", NOISES), ("judges", JUDGES)):
+    choices = {"gradient": GRADIENTS, "noise": NOISES, "judges": JUDGES}
+    for name, known in choices.items():
         if options[name] not in known:
             raise UsageError(
                 f"gradfiltering: {name}={options[name]}: choose from {', '.join(known)}"
             )
+
+
+def _gradient(options: Mapping[str, Any]) -> str:
+    """Return which norm is kept; features that were made before there was a choice have one."""
+    return options.get("gradient", "adapter")
 
 
 def _is_store_backbone(info: BackboneInfo, model: str) -> bool:

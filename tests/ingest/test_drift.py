@@ -182,7 +182,7 @@ def test_whether_an_ensemble_learned_and_how_far_its_scores_agree(tmp_path, late
     types = (pa.float32(), pa.list_(pa.float32()), pa.list_(pa.float32()), pa.int8(), pa.string())
     fields = [pa.field(name, type_) for name, type_ in zip(columns, types, strict=True)]
     store = Store.create(str(tmp_path / "s"), {"backbone": {"name": "toy"}, "features": ""}, fields)
-    noise = {"scale": 0.2, "freedom": 3.0}
+    noise = {"relative": {"scale": 0.2, "freedom": 3.0}}
     held_out = Artifact({}, {"rows": 2, "loss": {"early": 2.25, "late": late}, "noise": noise})
     content = content_of(held_out.pack())
     catalog.put_artifact(store, content, HELD_OUT, held_out.pack())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 
 import numpy as np
@@ -49,10 +50,21 @@ def fitted(backbone, rows=SAMPLE, **options):
     return asked, run(fit, backbone, rows)[0]
 
 
-def naive_norms(backbone, adapter, rows) -> list[float]:
-    """The gradient's norm for one row after the other, by autograd over peft's parameters."""
+def naive_norms(backbone, adapter, rows, gradient="adapter") -> list[float]:
+    """The gradient's norm for one row after the other, by autograd over peft's parameters.
+
+    With `relative` every matrix's part is divided by the norm of the other one of its pair.
+    """
     model = in_peft(backbone, adapter)
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    named = {n: weight for n, weight in model.named_parameters() if weight.requires_grad}
+    trained = list(named.values())
+    other = {"lora_A": "lora_B", "lora_B": "lora_A"}
+    scales = [1.0] * len(trained)
+    if gradient == "relative":
+        scales = [
+            named[re.sub("lora_[AB]", lambda m: other[m[0]], name)].double().square().sum().item()
+            for name in named
+        ]
     norms = []
     for row in rows:
         encoded = backbone.encode(row)
@@ -60,7 +72,8 @@ def naive_norms(backbone, adapter, rows) -> list[float]:
         logits = model(input_ids=ids[None]).logits[0, :-1]
         nll = -logits.log_softmax(-1)[torch.arange(len(ids) - 1), ids[1:]]
         parts = torch.autograd.grad(nll[torch.tensor(encoded.response[1:])].mean(), trained)
-        norms.append(math.sqrt(sum(part.double().square().sum().item() for part in parts)))
+        squares = [part.double().square().sum().item() for part in parts]
+        norms.append(math.sqrt(sum(s / scale for s, scale in zip(squares, scales, strict=True))))
     return norms
 
 
@@ -82,20 +95,29 @@ def naive_score(
     return drop / (nu + 1e-3) if drop > 0 else drop * (nu + 1e-3)
 
 
-@pytest.mark.parametrize("architecture", ["builtin", "gpt2", "qwen3_moe"])
-def test_equals_the_naive_reference(architecture):
+@pytest.mark.parametrize(
+    ("architecture", "gradient"),
+    [
+        ("builtin", "relative"),
+        ("llama", "adapter"),
+        ("gpt2", "adapter"),
+        ("gpt2", "relative"),
+        ("qwen3_moe", "relative"),
+    ],
+)
+def test_equals_the_naive_reference(architecture, gradient):
     backbone = (
         Backbone.load(BackboneConfig("builtin", "cpu", "float32"))
         if architecture == "builtin"
         else tiny_backbone(architecture)
     )
     model = "builtin" if architecture == "builtin" else str(backbone.info.folder)
-    noise = {"builtin": "normalised", "gpt2": "raw", "qwen3_moe": "shrunk"}[architecture]
-    asked, artifacts = fitted(backbone, model=model, noise=noise)
+    noise = {"llama": "normalised", "gpt2": "raw"}.get(architecture, "shrunk")
+    asked, artifacts = fitted(backbone, model=model, noise=noise, gradient=gradient)
     columns = featurizer(backbone, asked, artifacts).compute(ROWS).columns
     expected = np.transpose(
         [
-            naive_norms(backbone, artifacts[f"ensemble/{member}/{which}"], ROWS)
+            naive_norms(backbone, artifacts[f"ensemble/{member}/{which}"], ROWS, gradient)
             for which in ("early", "late")
             for member in range(4)
         ]
@@ -119,7 +141,7 @@ def test_equals_the_naive_reference(architecture):
                 [norms[m] for m in judging],
                 [norms[4 + m] for m in judging],
                 noise,
-                noise_prior(artifacts),
+                noise_prior(artifacts, gradient),
             )
         )
         assert columns["gradfiltering_reason"][index] is None
@@ -284,14 +306,17 @@ def test_what_the_members_lose_on_rows_they_were_not_trained_on(architecture):
     held_out = kept[HELD_OUT].facts
     samples = [set(kept[f"ensemble/{half}/late"].facts["sample"]) for half in range(2)]
     of_half = [[row for row in SAMPLE if row.id in sample] for sample in samples]
-    variances = []
+    variances = {"adapter": [], "relative": []}
     for half, rows in enumerate(of_half):
         judging = [1 - half, 3 - half]
-        late = [naive_norms(backbone, kept[f"ensemble/{m}/late"], rows) for m in judging]
-        variances += [
-            statistics.variance(norms) / statistics.mean(norms) ** 2
-            for norms in zip(*late, strict=True)
-        ]
+        for gradient, own in variances.items():
+            late = [
+                naive_norms(backbone, kept[f"ensemble/{m}/late"], rows, gradient) for m in judging
+            ]
+            own += [
+                statistics.variance(norms) / statistics.mean(norms) ** 2
+                for norms in zip(*late, strict=True)
+            ]
     for which in ("early", "late"):
         losses = [
             statistics.mean(
@@ -302,9 +327,10 @@ def test_what_the_members_lose_on_rows_they_were_not_trained_on(architecture):
         ]
         assert held_out["loss"][which] == pytest.approx(statistics.mean(losses), rel=1e-5)
     assert held_out["rows"] == len(SAMPLE)
-    found, expected = noise_prior(kept), prior_of(np.array(variances), 1)
-    assert found.scale == pytest.approx(expected.scale, rel=1e-2)
-    assert found.freedom == pytest.approx(expected.freedom, rel=1e-2)
+    for gradient, own in variances.items():
+        found, expected = noise_prior(kept, gradient), prior_of(np.array(own), 1)
+        assert found.scale == pytest.approx(expected.scale, rel=1e-2)
+        assert found.freedom == pytest.approx(expected.freedom, rel=1e-2)
 
 
 def naive_loss(backbone, adapter, row) -> float:
@@ -354,6 +380,7 @@ def test_what_rows_it_cannot_score_it_says_why():
         ({"rank": 0}, "rank 0"),
         ({"seed": -1}, "seed -1"),
         ({"share": 5.0}, "share 5.0"),
+        ({"gradient": "whole"}, "relative, adapter"),
         ({"noise": "none"}, "shrunk, normalised, raw"),
         ({"judges": "some"}, "half, all"),
     ],
