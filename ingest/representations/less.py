@@ -46,11 +46,12 @@ class Less(Representation):
     similarity = "less"
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",
-        "dims": 2048,
+        "dims": 8192,
         "seed": 0,
         "rank": WarmUp.rank,
         **OPTIONS,
     }
+    former_defaults: ClassVar[Mapping[str, Any]] = {"dims": 2048}
 
     query_defaults: ClassVar[Mapping[str, Any]] = {"sign": "same"}
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"sign": ("same", "any")}

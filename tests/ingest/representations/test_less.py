@@ -233,7 +233,7 @@ def test_stored_columns():
 def test_what_can_be_asked_for():
     info = tiny_backbone().info
     (plain,) = parse_features("less", info)
-    assert plain.options["warmup"] == "none" and plain.options["dims"] == 2048
+    assert plain.options["warmup"] == "none" and plain.options["dims"] == 8192
     for text in ("less:warmup=full", "less:dims=3"):
         with pytest.raises(UsageError):
             parse_features(text, info)
