@@ -21,7 +21,7 @@ from ..store.store import Store
 from .create import pending, recipes_of
 from .fits.ensemble import HELD_OUT, WARNING, noise_prior
 from .representations.gradfiltering_scores import NORMS, SEEN, reliability, seen_gap
-from .representations.registry import FeatureSpec, columns_of
+from .representations.registry import FeatureSpec, columns_of, get
 
 if TYPE_CHECKING:
     import lance
@@ -103,14 +103,14 @@ def ensemble_gap(store: Store) -> list[dict[str, Any]]:
             held_out = _held_out(store, recipe)
             losses = held_out.facts["loss"] if held_out else {}
             sample = _spread_rows(pool, columns[NORMS]).rename_columns([NORMS])
-            noise = recipe.options.get("noise", "normalised")
-            gradient = recipe.options.get("gradient", "adapter")
-            prior = noise_prior({HELD_OUT: held_out}, gradient) if held_out else None
+            options = {**get(recipe.representation).former_defaults, **recipe.options}
+            artifacts = {HELD_OUT: held_out} if held_out else {}
+            prior = noise_prior(artifacts, options["gradient"])
             row = {
                 **gap,
                 "early_loss": losses.get("early", np.nan),
                 "late_loss": losses.get("late", np.nan),
-                **reliability(sample, noise, prior),
+                **reliability(sample, options["noise"], prior),
             }
             told = {k.replace("_", " "): None if np.isnan(v) else v for k, v in row.items()}
             gaps.append({"ensemble": recipe.feature, **told})

@@ -75,18 +75,24 @@ class GradFiltering(Representation):
     listed_options = ("score=drop",)
     defaults: ClassVar[Mapping[str, Any]] = {
         "model": "builtin",
-        "members": 4,
+        "members": 8,
         "epochs": 2,
         "rank": 8,
         "alpha": 16,
-        "learning_rate": 2e-4,
+        "learning_rate": 2e-3,
         "share": 0.2,
         "at_least": 2000,
         "at_most": 10_000,
         "gradient": "relative",
-        "noise": "normalised",
+        "noise": "shrunk",
         "judges": "half",
         "seed": 0,
+    }
+    former_defaults: ClassVar[Mapping[str, Any]] = {
+        "members": 4,
+        "learning_rate": 2e-4,
+        "gradient": "adapter",
+        "noise": "normalised",
     }
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -252,8 +258,8 @@ def _check(options: Mapping[str, Any]) -> None:
 
 
 def _gradient(options: Mapping[str, Any]) -> str:
-    """Return which norm is kept; features that were made before there was a choice have one."""
-    return options.get("gradient", "adapter")
+    """Return which norm is kept; a feature that is older than the choice does not say."""
+    return options.get("gradient", GradFiltering.former_defaults["gradient"])
 
 
 def _is_store_backbone(info: BackboneInfo, model: str) -> bool:

@@ -89,7 +89,8 @@ class Representation(ABC):
         version: rises when the numbers change.
         defaults: option -> default value (bool, int, float or str).
         former_defaults: option whose default has changed -> its first default, which the
-            configuration of a store means where it leaves the option out.
+            configuration of a store means where it leaves the option out; of an option that is
+            newer than features of today's version, what these are.
         similarity: the vector column by which pool and target are compared (cosine), or None.
         query_defaults: option of the comparison -> default value; it changes no stored number.
         unrecorded: option of the comparison -> what a coreset means that was recorded before there
