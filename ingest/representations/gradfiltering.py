@@ -79,7 +79,7 @@ class GradFiltering(Representation):
         "epochs": 2,
         "rank": 8,
         "alpha": 16,
-        "learning_rate": 2e-3,
+        "learning_rate": 2e-4,
         "share": 0.2,
         "at_least": 2000,
         "at_most": 10_000,
@@ -90,7 +90,6 @@ class GradFiltering(Representation):
     }
     former_defaults: ClassVar[Mapping[str, Any]] = {
         "members": 4,
-        "learning_rate": 2e-4,
         "gradient": "adapter",
         "noise": "normalised",
     }

@@ -57,6 +57,7 @@ class Mads(Representation):
     name = "mads"
     version = 1
     paper = "arXiv 2605.30857"
+    comparison_paper = "arXiv 2604.15706"
     defaults: ClassVar[Mapping[str, Any]] = {"share": 0.01, "tokens": "response"}
     query_defaults: ClassVar[Mapping[str, Any]] = {"idf": True}
     example_columns: ClassVar[tuple[str, ...]] = (COLUMN,)

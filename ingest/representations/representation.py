@@ -102,6 +102,7 @@ class Representation(ABC):
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
         terms: the column of lists of int32 that are a row's words in order, or None.
         paper: a short citation; empty where the representation is ours.
+        comparison_paper: that of comparing rows by it, where it is another one.
     """
 
     name: ClassVar[str]
@@ -118,6 +119,7 @@ class Representation(ABC):
     sets: ClassVar[str | None] = None
     terms: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
+    comparison_paper: ClassVar[str] = ""
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:

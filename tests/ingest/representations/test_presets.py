@@ -93,7 +93,7 @@ def test_a_feature_with_a_new_option_is_not_one_without():
 
 def test_an_ensemble_of_version_0_1_is_no_feature_to_be_made():
     """It had fewer options, and other defaults."""
-    older = ("members=4", "learning_rate=0.0002", "gradient=adapter", "noise=normalised")
+    older = ("members=4", "gradient=adapter", "noise=normalised")
     (meant,) = configured_specs("gradfiltering:rank=1")
     (spelled,) = parse_specs(f"gradfiltering:rank=1:{':'.join(older)}")
     assert meant == spelled and spelled.configured == "gradfiltering:rank=1"
