@@ -177,7 +177,7 @@ def spearman(one: np.ndarray, other: np.ndarray) -> float:
     ranks = [_ranks(each[both]) for each in (one, other)]
     if both.sum() < 2 or any(rank.std() == 0 for rank in ranks):
         return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
