@@ -2,8 +2,8 @@
 
     python benchmarks/ensemble.py gsm8k_train.jsonl alpaca_52k.jsonl dolly_3k.jsonl mbpp_train.jsonl
 
-Of every file the first rows with an answer are taken: half of them members are trained on, the
-others are judged by the members of one half of the training rows, in turns. For the plain norm of
+Of every file members are trained on the first rows with an answer, and the next ones are judged by
+the members of one half of the training rows, in turns. For the plain norm of
 the gradient (`adapter`) and the relative one, and for `--few` and for all members, it prints the
 share of rows whose gradient rose, and of each score Spearman's correlation between two halves of
 the judges, its correlation with the fall of the row's loss, and what the first 100 rows are. Files
@@ -115,7 +115,8 @@ def main() -> None:
     """Train, judge, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--rows", type=int, default=200, help="of each file, sample and judged")
+    parser.add_argument("--sample", type=int, default=100, help="rows of each file to train on")
+    parser.add_argument("--judged", type=int, default=100, help="rows of each file to judge")
     parser.add_argument("--backbone", default="builtin")
     parser.add_argument("--max-length", type=int, default=192)
     parser.add_argument("--members", type=int, default=8)
@@ -132,11 +133,10 @@ def main() -> None:
     rows: list[Encoded] = []
     names: list[str] = []
     for file in options.files:
-        drawn = usable_rows(backbone, file, options.rows)
-        half = len(drawn) // 2
-        sample += drawn[:half]
-        rows += drawn[half:]
-        names += [Path(file).name.split(".")[0]] * len(drawn[half:])
+        drawn = usable_rows(backbone, file, options.sample + options.judged)
+        sample += drawn[: options.sample]
+        rows += drawn[options.sample :]
+        names += [Path(file).name.split(".")[0]] * options.judged
     sample = [sample[place] for place in np.random.default_rng(5).permutation(len(sample))]
     training = {
         **{"rank": 8, "alpha": 16, "dropout": 0.0, "warmup": 0.03},
