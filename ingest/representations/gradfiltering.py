@@ -66,13 +66,17 @@ class GradFiltering(Representation):
     name = "gradfiltering"
     version = 2
     paper = "arXiv 2601.13697"
+    sees = "gradient norms"
+    meaning = "rows that small models learn fast and agree on"
     selector = "top"
     query_defaults: ClassVar[Mapping[str, Any]] = {"score": "snr", "noise": STORED}
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "score": SCORES,
         "noise": (STORED, *NOISES),
     }
-    listed_options = ("score=drop",)
+    listed_options: ClassVar[Mapping[str, str]] = {
+        "score=drop": "rows whose gradients fall most while small models learn"
+    }
     defaults: ClassVar[Mapping[str, Any]] = {
         "model": "builtin",
         "members": 8,

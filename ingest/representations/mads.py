@@ -58,6 +58,8 @@ class Mads(Representation):
     version = 1
     paper = "arXiv 2605.30857"
     comparison_paper = "arXiv 2604.15706"
+    sees = "active neurons"
+    meaning = "rows that together activate the most neurons"
     defaults: ClassVar[Mapping[str, Any]] = {"share": 0.01, "tokens": "response"}
     query_defaults: ClassVar[Mapping[str, Any]] = {"idf": True}
     example_columns: ClassVar[tuple[str, ...]] = (COLUMN,)

@@ -33,6 +33,7 @@ class Rds(Representation):
     name = "rds"
     version = 1
     paper = "Ivison et al. 2025"
+    sees = "hidden states"
     similarity = "rds"
     query_defaults: ClassVar[Mapping[str, Any]] = {"centre": "none"}
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"centre": ("none", "pool")}

@@ -98,11 +98,16 @@ class Representation(ABC):
         example_columns: own columns of a target's examples that `with_examples` reads.
         query_choices: option of the comparison -> its valid values, where only some words are.
         selector: the selector used when a method names the representation alone.
-        listed_options: options of the comparison that lists of methods show beside the default.
+        listed_options: options of the comparison that lists of methods show beside the default,
+            and which rows each takes.
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
         terms: the column of lists of int32 that are a row's words in order, or None.
         paper: a short citation; empty where the representation is ours.
         comparison_paper: that of comparing rows by it, where it is another one.
+        sees: what rows are compared by, in the user's words, such as "hidden states"; `{name}`
+            stands for the feature's own name.
+        meaning: which rows its name alone takes, in the user's words; where it is empty, those of
+            the selector.
     """
 
     name: ClassVar[str]
@@ -115,11 +120,13 @@ class Representation(ABC):
     example_columns: ClassVar[tuple[str, ...]] = ()
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     selector: ClassVar[str] = "round_robin"
-    listed_options: ClassVar[tuple[str, ...]] = ()
+    listed_options: ClassVar[Mapping[str, str]] = {}
     sets: ClassVar[str | None] = None
     terms: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
     comparison_paper: ClassVar[str] = ""
+    sees: ClassVar[str] = ""
+    meaning: ClassVar[str] = ""
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:
