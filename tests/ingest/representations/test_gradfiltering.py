@@ -35,7 +35,14 @@ from coresetdb.schemas.instruction import Instruction
 
 ROWS = tiny_conversations()
 SAMPLE, OUTSIDE = ROWS[:7], ROWS[7:]
-OPTIONS = {"rank": 4, "alpha": 8, "learning_rate": 2e-2, "at_least": len(SAMPLE), "share": 0.0}
+OPTIONS = {
+    "members": 4,
+    "rank": 4,
+    "alpha": 8,
+    "learning_rate": 2e-2,
+    "at_least": len(SAMPLE),
+    "share": 0.0,
+}
 
 
 def featurizer(backbone, asked, artifacts) -> Featurizer:
@@ -238,7 +245,7 @@ def test_a_model_of_its_own_gives_what_a_store_of_that_model_gives():
 def test_judges_all_uses_every_member_for_rows_outside():
     backbone = tiny_backbone("gpt2")
     model = str(backbone.info.folder)
-    asked, artifacts = fitted(backbone, model=model)
+    asked, artifacts = fitted(backbone, model=model, noise="normalised")
     everyone = feature_spec("gradfiltering", {**asked.options, "judges": "all"})
     one, other = (
         featurizer(backbone, each, artifacts).compute(ROWS).columns for each in (asked, everyone)
