@@ -57,6 +57,7 @@ METHODS = (
     "nait(activation=drift,direction=mean,score=cosine)",
     "mads",
     "mads(weights=target)",
+    "mads:top",
     "gradfiltering",
     "losses:top(score=nll)",
     "rds:facility_location",

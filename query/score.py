@@ -163,17 +163,20 @@ def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
 
 
 def _name(method: Method) -> str:
-    """Return the shortest name: `rds` and `rds(by=max)`, `bm25`, `rds:uot`."""
+    """Return the shortest name: `rds` and `rds(by=max)`, `bm25`, `rds:uot`, `mads:top`."""
     prefix = f"{method.representation}:"
     if method.selector.feature == method.representation:
         return str(method).removeprefix(prefix)
+    if method.made_by and method.made_by.sets:  # `mads` is its own: how much of a set is covered
+        return str(method)
     return str(method).replace(":top", "", 1)
 
 
 def _in_full(snapshot: Snapshot, text: str) -> str:
     """Return a representation alone as the method whose order scores rows: `rds` as `rds:top`.
 
-    Where rows are not compared, it is the representation's own: `mads:coverage`, `lexical:bm25`.
+    Where its sets are covered, or rows are not compared, it is the representation's own:
+    `mads:coverage`, `lexical:bm25`.
     """
     match = _BARE.fullmatch(text.strip())
     if not match:
@@ -183,7 +186,8 @@ def _in_full(snapshot: Snapshot, text: str) -> str:
     if name not in features and name not in registry.names():
         return text
     made_by = features[name].representation if name in features else registry.get(name)
-    selector = "top" if comparison_of(made_by) else made_by.selector
+    by_top = comparison_of(made_by) and not made_by.sets
+    selector = "top" if by_top else made_by.selector
     return f"{name}:{selector}{match['options'] or ''}"
 
 

@@ -19,6 +19,16 @@ from .locks import run_state
 from .removal import summary
 from .store import Store
 
+_GAP = ("ensemble", "rows in fit", "rows outside", "seen over unseen", "outside over unseen")
+_LEARNED = (
+    "ensemble",
+    "early loss",
+    "late loss",
+    "negative drops",
+    "halves agree",
+    "halves agree on drops",
+)
+
 
 @dataclass(frozen=True, repr=False)
 class Status(PrintedResult):
@@ -65,7 +75,14 @@ class Status(PrintedResult):
             ("Features", self.features),
             ("Annotations", self.annotations),
             ("Energy kept by the bases", self.bases),
-            ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
+            (
+                "Gradients of rows that ensembles were trained on, and of others",
+                [{name: row[name] for name in _GAP} for row in self.ensembles],
+            ),
+            (
+                "What ensembles learned, and how far two halves of their members agree on rows",
+                [{name: row[name] for name in _LEARNED} for row in self.ensembles],
+            ),
             ("Indices", self.indices),
             ("Targets", self.targets),
             ("Coresets", self.coresets),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -75,10 +75,12 @@ class GradientNorm(Reducer):
     Args:
         spec: of the sketch that the norm is estimated from, by its weights' blocks; None for the
             exact norm.
+        scales: weight -> what its gradient's squared norm is divided by; 1 for others.
     """
 
-    def __init__(self, spec: SketchSpec | None) -> None:
+    def __init__(self, spec: SketchSpec | None, scales: Mapping[str, float] | None = None) -> None:
         self.sketch = spec
+        self._scales = scales or {}
         self._squared: torch.Tensor | None = None
 
     def gradient(self, gradient: WeightGradient) -> None:
@@ -86,6 +88,8 @@ class GradientNorm(Reducer):
             part = gradient.squared_norm()
         else:
             part = gradient.block(self.sketch).square().sum((1, 2))
+        if gradient.name in self._scales:
+            part = part / self._scales[gradient.name]
         self._squared = part.clone() if self._squared is None else self._squared + part
 
     def columns(self) -> dict[str, np.ndarray]:

@@ -124,16 +124,18 @@ class FeatureSpec:
     def matches(self, recipe: Recipe) -> bool:
         """Return whether a recipe is of this feature, whatever was fitted for it.
 
-        Options newer than the recipe do not count at their defaults, nor does the version: a newer
-        package must not take an old feature for one that is still to be made.
+        Options newer than the recipe have their former default in it; without one they do not count
+        at their defaults. Nor does the version: a newer package must not take an old feature for
+        one that is still to be made.
         """
-        defaults = get(self.representation).defaults
+        representation = get(self.representation)
+        made = {**representation.former_defaults, **recipe.options}
         known = {
             name: value
             for name, value in self.options.items()
-            if name in recipe.options or value != defaults[name]
+            if name in made or value != representation.defaults[name]
         }
-        return recipe.representation == self.representation and recipe.options == known
+        return recipe.representation == self.representation and made == known
 
 
 def names() -> list[str]:

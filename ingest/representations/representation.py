@@ -89,7 +89,8 @@ class Representation(ABC):
         version: rises when the numbers change.
         defaults: option -> default value (bool, int, float or str).
         former_defaults: option whose default has changed -> its first default, which the
-            configuration of a store means where it leaves the option out.
+            configuration of a store means where it leaves the option out; of an option that is
+            newer than features of today's version, what these are.
         similarity: the vector column by which pool and target are compared (cosine), or None.
         sketch_dims: least and most of the option `dims` where vectors are random sketches of that
             many numbers, so that their cosines have noise; None where they are exact.
@@ -104,6 +105,7 @@ class Representation(ABC):
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
         terms: the column of lists of int32 that are a row's words in order, or None.
         paper: a short citation; empty where the representation is ours.
+        comparison_paper: that of comparing rows by it, where it is another one.
         sees: what rows are compared by, in the user's words, such as "hidden states"; `{name}`
             stands for the feature's own name.
         meaning: which rows its name alone takes, in the user's words; where it is empty, those of
@@ -125,6 +127,7 @@ class Representation(ABC):
     sets: ClassVar[str | None] = None
     terms: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
+    comparison_paper: ClassVar[str] = ""
     sees: ClassVar[str] = ""
     meaning: ClassVar[str] = ""
 
@@ -209,7 +212,7 @@ class Representation(ABC):
         """Return a target's artifact with what its examples' stored columns say beside it.
 
         Args:
-            artifact: what `target_artifact` returned.
+            artifact: what `target_artifact` returned; an empty one where there is no such method.
             examples: that have the feature, with `example_columns`.
         """
         return artifact

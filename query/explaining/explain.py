@@ -30,7 +30,14 @@ from ..result_rows import conversations
 from ..selection import answer
 from ..snapshot import Snapshot
 from .explanation import ComparedExample, Explanation, Neighbour, Without
-from .internals import layer_frame, neuron_gains, scorer_and_row, shared_words, token_frame
+from .internals import (
+    layer_frame,
+    neuron_gains,
+    profile_frame,
+    scorer_and_row,
+    shared_words,
+    token_frame,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -335,7 +342,7 @@ def _with_parts(selection: _Selection, explanation: Explanation) -> Explanation:
     if method.uses_words:
         return _with_words(selection, explanation, feature)
     if comparison_of(feature.representation) == "target_scorer" and explanation.target:
-        return _with_tokens_or_layers(snapshot, explanation)
+        return _piece_by_piece(snapshot, explanation)
     return explanation
 
 
@@ -351,8 +358,9 @@ def _numbers(snapshot: Snapshot, feature: Feature, row: str) -> dict[str, float 
     return snapshot.take([row], plain).to_pylist()[0] if plain else {}
 
 
-def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Explanation:
-    """Add tokens or layers, whichever the scorer of the row's target looks at."""
+def _piece_by_piece(snapshot: Snapshot, explanation: Explanation) -> Explanation:
+    """Add tokens, layers or neurons, whichever the scorer of the row's target looks at."""
+    from ...ingest.representations.mads_profile import ProfileScorer
     from ...ingest.representations.nait_scores import DirectionScorer
     from ...ingest.representations.trim_scores import TokenScorer
 
@@ -369,6 +377,8 @@ def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Expl
         return replace(explanation, tokens=token_frame(snapshot.store, scorer, rows))
     if isinstance(scorer, DirectionScorer):
         return replace(explanation, layers=layer_frame(scorer, rows))
+    if isinstance(scorer, ProfileScorer):
+        return replace(explanation, neurons=profile_frame(snapshot, scorer, rows))
     return explanation
 
 

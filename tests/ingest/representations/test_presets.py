@@ -91,6 +91,24 @@ def test_a_feature_with_a_new_option_is_not_one_without():
         assert not feature_spec("grown", {"old": 2}).matches(older)
 
 
+def test_an_ensemble_of_version_0_1_is_no_feature_to_be_made():
+    """It had fewer options, and other defaults."""
+    older = ("members=4", "gradient=adapter", "noise=normalised")
+    (meant,) = configured_specs("gradfiltering:rank=1")
+    (spelled,) = parse_specs(f"gradfiltering:rank=1:{':'.join(older)}")
+    assert meant == spelled and spelled.configured == "gradfiltering:rank=1"
+    options = {name: value for name, value in meant.options.items() if name != "gradient"}
+    recipe = Recipe("gradfiltering", 2, options)
+    assert meant.matches(recipe)
+    for other in older:
+        rest = [each for each in older if each != other]
+        (spec,) = parse_specs(f"gradfiltering:rank=1:{':'.join(rest)}")
+        assert not spec.matches(recipe)
+    (today,) = parse_specs("gradfiltering")
+    assert configured_specs(today.configured) == [today]
+    assert not today.matches(recipe)
+
+
 def test_what_is_written_is_read_again(small):
     wanted = parse_specs("small,losses,rds+")
     assert [str(each) for each in wanted] == ["rds", "losses"]
