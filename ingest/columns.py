@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..schemas.stored_vectors import encoded_column
+
 LIST_VALUES = (1 << 31) - 1
 """Values that one Arrow array of lists can hold: its offsets have 32 bits."""
 
 
 def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """A column for storage: NaN (in a vector: any) becomes null, vectors fixed-size lists."""
+    """A column for storage: NaN (in a vector: any) becomes null.
+
+    Vectors become fixed-size lists, those of int8 the codes of unit vectors.
+    """
     if pa.types.is_list(kind):
         return _lists(values, kind)
     if values.dtype == object:
@@ -26,10 +31,7 @@ def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArra
     missing: Any = np.isnan(values)
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind, mask=missing)
-    missing = missing.any(axis=1)
-    stored = np.where(missing[:, np.newaxis], 0, values).astype(kind.value_type.to_pandas_dtype())
-    flat = pa.array(stored.ravel(), kind.value_type)
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(missing))
+    return encoded_column(values, kind, missing.any(axis=1))
 
 
 def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

@@ -23,6 +23,7 @@ from .representations.registry import (
     fields_of,
     get,
     names,
+    options_of,
     parse_specs,
     recipe_for,
 )
@@ -160,8 +161,8 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     """Resolve a list of names to recipes that the store has, and features that it lacks.
 
     A name is that of a feature of the store (`losses__1a2b3c4d`), a representation with options as
-    `init` takes them, or a preset. Without any name, return every feature of the store, and those
-    that are not fitted yet.
+    `init` takes them, or a preset, which is content with features that are stored otherwise.
+    Without any name, return every feature of the store, and those that are not fitted yet.
 
     Raises:
         UsageError: an unknown feature or option, or no name and no feature.
@@ -173,6 +174,7 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     resolved: dict[str, Recipe | FeatureSpec] = {}
     if not features.strip(" ,"):
         resolved |= present | {str(spec): spec for spec in pending(store)}
+    written_out = {entry.strip() for entry in features.split(",")}
     for entry in expanded(features):
         if entry in every and entry not in present:
             raise UsageError(
@@ -183,7 +185,10 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
             resolved[present[entry].feature] = present[entry]
             continue
         for spec in parse_specs(entry):
-            recipes = [recipe for recipe in present.values() if spec.matches(recipe)]
+            made = present.values()
+            recipes = [recipe for recipe in made if spec.matches(recipe)]
+            if not recipes and entry not in written_out:
+                recipes = [recipe for recipe in made if spec.matches(recipe, in_any_form=True)]
             if recipes:
                 resolved[recipes[-1].feature] = recipes[-1]
             else:
@@ -296,7 +301,7 @@ def _check_recipes(uri: str, info: BackboneInfo, recipes: Sequence[Recipe]) -> N
     for recipe in recipes:
         if recipe.attached:
             continue
-        identity = get(recipe.representation).identity(info, recipe.options)
+        identity = get(recipe.representation).identity(info, options_of(recipe))
         if recipe.backbone != identity:
             raise FingerprintError(
                 f"{info.name} is not the backbone that made the features of {uri}: "

@@ -189,7 +189,8 @@ def _check_recipe(spec: FeatureSpec, backbone: Backbone, fits: Fitted) -> Recipe
     name = spec.representation
     representation = registry.get(name)
     recipe = recipe_for(spec, backbone.info, fits.artifacts, fits.digests)
-    assert set(recipe.options) == set(representation.defaults), f"{name}: options are not all kept"
+    kept = set(registry.options_of(recipe))
+    assert kept == set(representation.defaults), f"{name}: options are not all kept"
     canonical_json(recipe.backbone)
     setup = registry.setup_of(recipe, backbone.info, fits.artifacts)
     fields = representation.fields(setup)
@@ -206,7 +207,8 @@ def _check_recipe(spec: FeatureSpec, backbone: Backbone, fits: Fitted) -> Recipe
     for field in fields[:-1]:
         if pa.types.is_fixed_size_list(field.type):
             kind = field.type.value_type
-            assert kind in (pa.float16(), pa.float32()), f"{field.name}: vectors of {kind}"
+            known = (pa.float16(), pa.float32(), pa.int8())
+            assert kind in known, f"{field.name}: vectors of {kind}"
     for attribute in ("similarity", "sets"):
         column = getattr(representation, attribute)
         assert column is None or column in names, f"{name}: {attribute} names no column"

@@ -52,6 +52,11 @@ class Feature:
         return self.column or self.recipe.columns[0]
 
     @property
+    def is_coded(self) -> bool:
+        """Whether the vectors are int8 codes, for which there is no index."""
+        return self.column is not None and self.recipe.stored_dtype == "int8"
+
+    @property
     def reason(self) -> str:
         """The pool's column that says why a row lacks it."""
         return self.recipe.reason

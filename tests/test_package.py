@@ -27,7 +27,7 @@ MAY_IMPORT = {
 
 ORDER = {
     "schemas": "version plain_text canonical errors environment amounts progress ids tables "
-    "instruction conversations reasoning recipe",
+    "instruction conversations reasoning recipe stored_vectors",
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
     "maintenance scores removal evaluations excerpts kept_targets purge corpora sql "
     "integrity status",

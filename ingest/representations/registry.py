@@ -113,14 +113,21 @@ class FeatureSpec:
         settings = [f"{name}={v}" for name, v in self.options.items() if v != defaults[name]]
         return ":".join([self.representation, *settings])
 
-    def matches(self, recipe: Recipe) -> bool:
+    def matches(self, recipe: Recipe, in_any_form: bool = False) -> bool:
         """Return whether a recipe is of this feature, whatever was fitted for it.
 
         Options newer than the recipe do not count, nor does the version: a newer package must not
         take an old feature for one that is still to be made.
+
+        Args:
+            in_any_form: whether options that only say how values are stored do not count either.
         """
-        known = {name: value for name, value in self.options.items() if name in recipe.options}
-        return recipe.representation == self.representation and recipe.options == known
+        if recipe.representation != self.representation:
+            return False
+        made = options_of(recipe)
+        forms = get(self.representation).implied if in_any_form else {}
+        wanted = {name: value for name, value in self.options.items() if name in made}
+        return {**made, **forms} == {**wanted, **forms}
 
 
 def names() -> list[str]:
@@ -234,12 +241,14 @@ def recipe_for(
     representation = get(spec.representation)
     options = dict(spec.options)
     setup = Setup(info, options, artifacts)
+    implied = representation.implied
     recipe = Recipe(
         representation=representation.name,
         version=representation.version,
-        options=options,
+        options={k: v for k, v in options.items() if k not in implied or v != implied[k]},
         backbone=representation.identity(info, options),
         columns=tuple(field.name for field in representation.fields(setup)),
+        stored_dtype=options["stored"] if "stored" in implied else Recipe.stored_dtype,
         artifacts=dict(digests),
     )
     others = [other for other in present if other.representation == recipe.representation]
@@ -272,6 +281,12 @@ def columns_of(recipe: Recipe) -> dict[str, str]:
     return {column.removesuffix(suffix): column for column in recipe.columns}
 
 
+def options_of(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's options, with those that it leaves out."""
+    implied = {} if recipe.attached else get(recipe.representation).implied
+    return {**implied, **recipe.options}
+
+
 def setup_of(
     recipe: Recipe,
     info: BackboneInfo,
@@ -279,7 +294,7 @@ def setup_of(
     side: Side = "pool",
 ) -> Setup:
     """Return what a recipe's representation works with."""
-    return Setup(info, recipe.options, artifacts or {}, side)
+    return Setup(info, options_of(recipe), artifacts or {}, side)
 
 
 def fields_of(

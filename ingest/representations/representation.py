@@ -88,6 +88,8 @@ class Representation(ABC):
         name: unique; it is the first column, and `<name>_reason` is the last.
         version: rises when the numbers change.
         defaults: option -> default value (bool, int, float or str).
+        implied: option of how values are stored -> the value that recipes leave out, as those that
+            are older than the option mean it.
         similarity: the vector column by which pool and target are compared (cosine), or None.
         query_defaults: option of the comparison -> default value; it changes no stored number.
         unrecorded: option of the comparison -> what a coreset means that was recorded before there
@@ -104,6 +106,7 @@ class Representation(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    implied: ClassVar[Mapping[str, Any]] = {}
     similarity: ClassVar[str | None] = None
     query_defaults: ClassVar[Mapping[str, Any]] = {}
     unrecorded: ClassVar[Mapping[str, Any]] = {}

@@ -23,6 +23,7 @@ import pyarrow as pa
 from duckdb.func import PythonUDFType
 
 from ...schemas.recipe import FINGERPRINT_KEY
+from ...schemas.stored_vectors import is_coded
 from ...schemas.tables import literal
 from .lance_relation import FeatureRelation
 from .names import quoted
@@ -57,7 +58,7 @@ def create_nearest(
 class LargestProduct:
     """The largest product of each vector with a target's examples, for DuckDB to call.
 
-    Products are summed in float64, where those of stored vectors (float16, unit length) are exact
+    Products are summed in float64, where those of float16 vectors of unit length are exact
     in any order: in float32 equal rows may get different last bits by their place in the block
     (measured with OpenBLAS on an AMD EPYC), and would not tie.
     """
@@ -116,16 +117,19 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
 def unit_vector_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold one unit vector a row, so that a product of two is their cosine.
 
-    These are the float16 arrays without a `_norms` column (those of NAIT hold a vector
-    for every layer).
+    These are arrays of codes, and float16 arrays without a `_norms` column (those of NAIT hold a
+    vector for every layer).
     """
     names = set(schema.names)
     return [
         field.name
         for field in schema
-        if pa.types.is_fixed_size_list(field.type)
-        and pa.types.is_float16(field.type.value_type)
-        and _norms_of(field.name) not in names
+        if is_coded(field.type)
+        or (
+            pa.types.is_fixed_size_list(field.type)
+            and pa.types.is_float16(field.type.value_type)
+            and _norms_of(field.name) not in names
+        )
     ]
 
 

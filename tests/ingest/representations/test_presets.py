@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import coresetdb
+from coresetdb.ingest.create import resolve_features
 from coresetdb.ingest.representations import registry as presets
 from coresetdb.ingest.representations.registry import (
     PRESETS,
@@ -94,3 +95,14 @@ def test_a_model_folder_is_kept_absolute_and_can_be_written(name, tmp_path, monk
     (tmp_path / "a,b" / "small").mkdir()
     with pytest.raises(UsageError, match="cannot hold a comma"):
         parse_specs(f"{name}:model=small")
+
+
+def test_a_preset_is_content_with_what_is_stored_otherwise(monkeypatch, tmp_path, tiny_llama):
+    monkeypatch.setitem(presets.PRESETS, "small", ("rds:stored=int8", "losses:alone=false"))
+    database = coresetdb.create(
+        str(tmp_path / "pool"), backbone=str(tiny_llama), dtype="float32", features="rds"
+    )
+    present, late = resolve_features(database.store, "small")
+    assert present.options == {} and str(late) == "losses:alone=False"
+    (asked,) = resolve_features(database.store, "rds:stored=int8")
+    assert str(asked) == "rds:stored=int8"
