@@ -5,11 +5,11 @@ Rows outside the filter are hardly read (see `rows.py`) and rows without the fea
 first; the rest are packed in table order into blocks of one fixed shape. Which rows share a block,
 and the shape of every product, depend neither on timing nor on how the table is cut into fragments.
 
-A block is cast from float16 or int8 to float32 while it is gathered, and multiplied as a whole (the
-last one of a scan is filled up). The rows are on the left and queries are padded to whole tiles of the
-BLAS's kernels: measured with MKL, no bit of a similarity then depends on how many threads work on
-a block or on the row's place in it. Another BLAS or processor may round the last bit differently,
-which can only swap rows whose scores agree to about 1e-7.
+A block is cast from float16 or int8 to float32 while it is gathered, and multiplied as a whole
+(the last one of a scan is filled up). The rows are on the left and queries are padded to whole
+tiles of the BLAS's kernels: measured with MKL, no bit of a similarity then depends on how many
+threads work on a block or on the row's place in it. Another BLAS or processor may round the last
+bit differently, which can only swap rows whose scores agree to about 1e-7.
 
 One thread a block is faster than all threads on one, which wait for each other and keep those that
 read and reduce from the cores (a pass over a million rows of 1,024 on two cores, 64 lists of

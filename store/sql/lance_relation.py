@@ -4,7 +4,8 @@ DuckDB asks a registered dataset for the columns and the filter it needs, and La
 those. Two things stand in the way. DuckDB refuses a dataset whose schema holds a float16 column,
 even one that no query names: `Relation` leaves vectors out, `FeatureRelation` shows them as
 float32, which float16 and codes become batch by batch while the scan runs. And Lance cannot take
-every filter that DuckDB pushes down: whether a vector is null is then tested here, on what Lance reads.
+every filter that DuckDB pushes down: whether a vector is null is then tested here, on what Lance
+reads.
 """
 
 from __future__ import annotations
