@@ -133,7 +133,8 @@ def _target_artifact(store: Store, target: str, feature: Feature, ids: Sequence[
 
 def _example_columns(table: lance.LanceDataset, target: str, feature: Feature) -> pa.Table:
     """What a representation reads of the examples that have the feature, in their order."""
-    own = {feature.columns[name]: name for name in feature.representation.example_columns}
+    names = feature.representation.example_columns
+    own = {feature.columns[name]: name for name in names if name in feature.columns}
     rows = table.to_table(columns=["position", *own], filter=f"target = {literal(target)}")
     rows = rows.sort_by("position").drop_columns(["position"])
     rows = rows.filter(rows[feature.first].is_valid())

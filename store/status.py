@@ -17,6 +17,7 @@ from .fill import count_unfilled
 from .indices import described, indices_of
 from .locks import run_state
 from .removal import summary
+from .sizes import bytes_per_row
 from .store import Store
 
 
@@ -27,7 +28,8 @@ class Status(PrintedResult):
     `waiting` says of each feature and annotation how many rows have neither a value nor a reason;
     `attached` maps those among them that were made elsewhere to the command that brings more rows.
     `pending` names features that are not fitted yet. `bases` and `ensembles` say how what was
-    learned suits the corpora, and `due` what to do about it (see ingest/drift.py). The status of
+    learned suits the corpora, and `due` what to do about it (see ingest/drift.py). `sizes` says
+    how many bytes of a row each feature and annotation takes in the files. The status of
     an `unfinished` run is "running", "killed", "not known" (see store/locks.py), "failed" or
     "interrupted".
     """
@@ -51,6 +53,7 @@ class Status(PrintedResult):
     removed: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
     attached: dict[str, str] = field(default_factory=dict)
+    sizes: list[dict[str, Any]] = field(default_factory=list)
 
     def headline(self) -> str:
         """One line."""
@@ -64,6 +67,7 @@ class Status(PrintedResult):
             ("Removed", self.removed),
             ("Features", self.features),
             ("Annotations", self.annotations),
+            ("On disk", self.sizes),
             ("Energy kept by the bases", self.bases),
             ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
             ("Indices", self.indices),
@@ -177,6 +181,7 @@ def status_of(store: Store) -> Status:
         waiting=waiting,
         indices=[described(index) for index in indices_of(pool).values()],
         removed=summary(store),
+        sizes=bytes_per_row(pool, features),
     )
 
 

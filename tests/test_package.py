@@ -30,7 +30,7 @@ ORDER = {
     "instruction conversations reasoning recipe stored_vectors",
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
     "maintenance scores removal evaluations excerpts kept_targets purge corpora sql "
-    "integrity status",
+    "integrity sizes status",
     "store/sql": "frames names lance_relation nearest relations child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "

@@ -94,7 +94,8 @@ class Representation(ABC):
         query_defaults: option of the comparison -> default value; it changes no stored number.
         unrecorded: option of the comparison -> what a coreset means that was recorded before there
             was such an option.
-        example_columns: own columns of a target's examples that `with_examples` reads.
+        example_columns: own columns of a target's examples that `with_examples` reads, as far as
+            the options keep them.
         query_choices: option of the comparison -> its valid values, where only some words are.
         selector: the selector used when a method names the representation alone.
         listed_options: options of the comparison that lists of methods show beside the default.
