@@ -31,6 +31,7 @@ from ..schemas.canonical import canonical_json
 from ..schemas.instruction import Instruction, Record
 from ..schemas.progress import Silence
 from ..schemas.recipe import Recipe
+from ..schemas.stored_vectors import width_of
 from ..schemas.tables import POOL, TARGETS
 from ..store.catalog import Artifact
 from ..store.store import Store
@@ -207,7 +208,7 @@ def _check_recipe(spec: FeatureSpec, backbone: Backbone, fits: Fitted) -> Recipe
     for field in fields[:-1]:
         if pa.types.is_fixed_size_list(field.type):
             kind = field.type.value_type
-            known = (pa.float16(), pa.float32(), pa.int8())
+            known = (pa.float16(), pa.float32(), pa.int8(), pa.uint8())
             assert kind in known, f"{field.name}: vectors of {kind}"
     for attribute in ("similarity", "sets"):
         column = getattr(representation, attribute)
@@ -267,7 +268,8 @@ def _check_shapes(recipe: Recipe, backbone: Backbone, fits: Fitted, features: Fe
         missing |= null
         kind = fields[name].type
         if pa.types.is_fixed_size_list(kind):
-            assert features.columns[name].shape == (len(reasons), kind.list_size), f"{name}: shape"
+            shape = (len(reasons), width_of(kind))
+            assert features.columns[name].shape == shape, f"{name}: shape"
     for index, reason in enumerate(reasons):
         assert reason is None or (reason.strip() and missing[index]), (
             f"{recipe.representation}: row {index} has a reason ({reason!r}) and every value"

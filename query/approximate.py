@@ -169,8 +169,8 @@ class Search:
             )
         if feature.is_coded:
             raise UsageError(
-                f"{feature.name} is stored as int8, which Lance has no index for: leave "
-                "--approximate out, or make the feature in float16: coresetdb featurize "
+                f"{feature.name} is stored as {feature.recipe.stored_dtype}, which Lance has no "
+                "index for: leave --approximate out, or make it in float16: coresetdb featurize "
                 f"{snapshot.store.typed} {feature.representation.name}:stored=float16"
             )
         if method.is_centred:

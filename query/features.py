@@ -12,6 +12,7 @@ from ..ingest.representations import registry
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError
 from ..schemas.recipe import FINGERPRINT_KEY, VECTORS, Recipe, difference
+from ..schemas.stored_vectors import width_of
 from ..store import catalog
 from ..store.catalog import as_recipe, recipe_of, recipes_in
 
@@ -53,8 +54,8 @@ class Feature:
 
     @property
     def is_coded(self) -> bool:
-        """Whether the vectors are int8 codes, for which there is no index."""
-        return self.column is not None and self.recipe.stored_dtype == "int8"
+        """Whether the vectors are stored as codes, for which there is no index."""
+        return self.column is not None and self.recipe.stored_dtype in ("int8", "int2")
 
     @property
     def reason(self) -> str:
@@ -111,7 +112,7 @@ def _feature(recipe: Recipe, schema: pa.Schema) -> Feature:
         recipe=recipe,
         columns=columns,
         representation=representation,
-        width=schema.field(columns[similarity]).type.list_size if similarity else 0,
+        width=width_of(schema.field(columns[similarity]).type) if similarity else 0,
     )
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from ..schemas.plain_text import PrintedResult, count_of, text_table
 from ..schemas.recipe import ANNOTATION
+from ..schemas.stored_vectors import width_of
 from ..schemas.tables import MESSAGES
 from .features import annotations_of, completion, features_of
 from .fill import count_unfilled
@@ -265,7 +266,8 @@ def _open(run: Mapping[str, Any]) -> bool:
 def type_words(kind: pa.DataType) -> str:
     """A column's type as people write it."""
     if pa.types.is_fixed_size_list(kind):
-        return f"{kind.list_size} x {kind.value_type}"
+        packed = pa.types.is_uint8(kind.value_type)
+        return f"{width_of(kind)} x {'int2' if packed else kind.value_type}"
     if pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type):
         return f"list of {type_words(kind.value_type)}"
     if not pa.types.is_list(kind):

@@ -225,7 +225,7 @@ def _check(options: Mapping[str, Any]) -> None:
         )
     if not 0 <= options["overlap"] < 1:
         raise UsageError(f"nait: overlap={options['overlap']}: give a share from 0 to below 1")
-    check_stored("nait", options)
+    check_stored("nait", options, ("float16", "int8"))
 
 
 def kinds_of(options: Mapping[str, Any]) -> tuple[str, ...]:

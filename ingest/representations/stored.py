@@ -1,7 +1,7 @@
 """The option `stored` of representations by cosine: in which numbers a unit vector is kept.
 
-`float16` takes 2 bytes a number. `int8` takes 1, rounds cosines a little more, and has no index for
-approximate selections, as Lance has none (see schemas/stored_vectors.py).
+`float16` takes 2 bytes a number, `int8` 1, `int2` a quarter. Codes round cosines more, and have no
+index for approximate selections, as Lance has none (see schemas/stored_vectors.py).
 """
 
 from __future__ import annotations
@@ -12,23 +12,38 @@ from typing import Any
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
+from ...schemas.stored_vectors import PER_BYTE
 
 STORED: Mapping[str, Any] = {"stored": "float16"}
 """The option and its default, which a recipe leaves out, as those did that are older than it."""
 
-_TYPES = {"float16": pa.float16(), "int8": pa.int8()}
+VECTORS = ("float16", "int8", "int2")
+"""What unit vectors can be stored as."""
 
 
-def check_stored(name: str, options: Mapping[str, Any]) -> None:
+def check_stored(name: str, options: Mapping[str, Any], known: tuple[str, ...] = VECTORS) -> None:
     """Refuse another type than those known.
 
     Raises:
         UsageError: names the representation and the types.
     """
-    if options["stored"] not in _TYPES:
-        raise UsageError(f"{name}: stored={options['stored']}: choose from {', '.join(_TYPES)}")
+    if options["stored"] not in known:
+        raise UsageError(f"{name}: stored={options['stored']}: choose from {', '.join(known)}")
 
 
 def vector_type(options: Mapping[str, Any], width: int) -> pa.DataType:
-    """Return the type of a column of unit vectors of `width` numbers."""
-    return pa.list_(_TYPES[options["stored"]], width)
+    """Return the type of a column of unit vectors of `width` numbers.
+
+    Raises:
+        UsageError: so many numbers do not fit into whole bytes.
+    """
+    if options["stored"] == "float16":
+        return pa.list_(pa.float16(), width)
+    if options["stored"] == "int8":
+        return pa.list_(pa.int8(), width)
+    if width % PER_BYTE:
+        raise UsageError(
+            f"stored=int2 keeps {PER_BYTE} numbers a byte, and a vector has {width:,}: give "
+            f"another stored=, or a multiple of {PER_BYTE} numbers"
+        )
+    return pa.list_(pa.uint8(), width // PER_BYTE)

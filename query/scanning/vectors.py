@@ -5,7 +5,7 @@ Rows outside the filter are hardly read (see `rows.py`) and rows without the fea
 first; the rest are packed in table order into blocks of one fixed shape. Which rows share a block,
 and the shape of every product, depend neither on timing nor on how the table is cut into fragments.
 
-A block is cast from float16 or int8 to float32 while it is gathered, and multiplied as a whole
+A block is cast from its stored type to float32 while it is gathered, and multiplied as a whole
 (the last one of a scan is filled up). The rows are on the left and queries are padded to whole
 tiles of the BLAS's kernels: measured with MKL, no bit of a similarity then depends on how many
 threads work on a block or on the row's place in it. Another BLAS or processor may round the last
@@ -16,11 +16,12 @@ read and reduce from the cores (a pass over a million rows of 1,024 on two cores
 10,000: 1.55 instead of 2.26 s).
 
 Where there is a GPU it casts and multiplies; similarities come back, and the reductions run on the
-processor as they do without one. Codes in int8 are multiplied as they are, and the products divided
-by the lengths of the codes (measured: 0 to 7 % more than for float16, less than reading saves).
-A first cut in bfloat16 does not pay: casting float16 to it takes
+processor as they do without one. A first cut in bfloat16 does not pay: casting float16 to it takes
 longer than the float32 product (measured: 28 against 16 ms for 16,384 rows of 1,024 on one core),
 and where 64 queries ask for 1 % of the rows each, up to half of all rows would be multiplied again.
+
+Codes are multiplied as they are, and the products divided by the lengths of the codes (measured for
+int8: 0 to 7 % more than for float16, and half as much to read).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.ids import IdSet, keys_of
-from ...schemas.stored_vectors import bytes_of_vector, is_coded
+from ...schemas.stored_vectors import PER_BYTE, bytes_of_vector
 from ...selectors.reductions import MAX_BLOCK_ROWS
 from .reducers import Block, BlockConsumer
 from .rows import BLOCK_BYTES, MOST_WORKERS, Scanned, eligible_batches, mapped_ahead, read_ahead
@@ -52,7 +53,8 @@ computed alone, by all threads."""
 _LEAST_LENGTH = 1e-12  # so that a row equal to the centre compares as 0
 
 Part = tuple[np.ndarray, "torch.Tensor"]
-"""Keys (n, 2) and vectors (n, d) of some rows, as they are stored: float16, or int8 codes."""
+"""Keys (n, 2) and vectors of some rows as they are stored: (n, d) float16 or int8, or (n, d / 4)
+uint8 (schemas/stored_vectors.py)."""
 
 
 def device() -> str:
@@ -68,7 +70,7 @@ def similarity_blocks(
     rows: int,
     squared: bool = False,
     centre: torch.Tensor | None = None,
-    coded: bool = False,
+    stored: str = "float16",
 ) -> Iterator[Block]:
     """Blocks of `rows` rows (the last may have fewer) with their similarities, in order.
 
@@ -78,9 +80,9 @@ def similarity_blocks(
         rows: of a block.
         squared: whether similarities are the squares of the products.
         centre: (d,) float32, subtracted from the rows, which are then divided by their lengths.
-        coded: whether the vectors are int8 codes.
+        stored: numpy's name of the type of what is stored.
     """
-    products = _Products(queries, rows, squared, centre, coded)
+    products = _Products(queries, rows, squared, centre, stored)
     blocks = _cut(parts, rows)
     # Of each worker the product, and its transposed copy while it is made and while it waits.
     most = min(MOST_WORKERS, WORK_BYTES // products.bytes) if products.device == "cpu" else 1
@@ -114,11 +116,12 @@ class _Products:
         rows: int,
         squared: bool,
         centre: torch.Tensor | None,
-        coded: bool,
+        stored: str,
     ) -> None:
         import torch
 
-        self.device, self._squared, self._coded = device(), squared, coded
+        self.device, self._squared = device(), squared
+        self._stored, self._coded = getattr(torch, stored), stored != "float16"
         self._centre = None if centre is None else centre.to(self.device)
         self._count, width = queries.shape
         padded = torch.zeros(-(-self._count // QUERY_TILE) * QUERY_TILE, width)
@@ -129,12 +132,7 @@ class _Products:
         self.bytes = 4 * rows * (width + 3 * len(padded))
 
     def __call__(self, parts: Sequence[Part]) -> Block:
-        room = self._room()
-        filled = 0
-        for _, vectors in parts:
-            room[filled : filled + len(vectors)].copy_(vectors)
-            filled += len(vectors)
-        there = room.to(self._queries.device).float()
+        there, filled = self._gathered(parts)
         if self._centre is not None:
             # Not by products with the mean: of close vectors, little but rounding would be left.
             if self._coded:
@@ -148,15 +146,41 @@ class _Products:
             similarity.square_()
         return Block(np.concatenate([keys for keys, _ in parts]), similarity[:, :filled])
 
-    def _room(self) -> torch.Tensor:
-        """A processor casts while it gathers; to a GPU go the stored bytes, from pinned memory."""
+    def _gathered(self, parts: Sequence[Part]) -> tuple[torch.Tensor, int]:
+        """Return the parts' rows as float32, before zeros that fill them up, and their number.
+
+        A processor casts while it gathers; to a GPU go the stored bytes, from pinned memory.
+        """
         import torch
 
+        packed, far = self._stored == torch.uint8, self.device != "cpu"
         if not hasattr(self._own, "room"):
-            far = self.device != "cpu"
-            kind = (torch.int8 if self._coded else torch.float16) if far else torch.float32
-            self._own.room = torch.zeros(self._shape, dtype=kind, pin_memory=far)
-        return self._own.room
+            rows, width = self._shape
+            shape = (rows, width // PER_BYTE if packed and far else width)
+            kind = self._stored if far else torch.float32
+            self._own.room = torch.zeros(shape, dtype=kind, pin_memory=far)
+        room, filled = self._own.room, 0
+        for _, vectors in parts:
+            place = room[filled : filled + len(vectors)]
+            if packed and not far:
+                _unpack(vectors, place)
+            else:
+                place.copy_(vectors)
+            filled += len(vectors)
+        there = room.to(self._queries.device)
+        if packed and far:
+            wide = torch.empty(self._shape, device=there.device)
+            _unpack(there, wide)
+            return wide, filled
+        return there.float(), filled
+
+
+def _unpack(packed: torch.Tensor, out: torch.Tensor) -> None:
+    """Write codes of 2 bits (n, B) uint8 into `out`, (n, 4 B) float32, as -3, -1, 1 and 3."""
+    count = packed.shape[1]
+    for place in range(PER_BYTE):
+        out[:, place * count : (place + 1) * count].copy_(packed >> 2 * place & 3)
+    out.mul_(2).sub_(3)
 
 
 def _lengths(rows: torch.Tensor) -> torch.Tensor:
@@ -206,8 +230,8 @@ def scan_vectors(
     """Feed the similarities of every (eligible) row that has the feature to the reducers.
 
     Args:
-        dataset: with an `id` column and `column`, unit vectors of d numbers (float16, or int8
-            codes), both at the version to read.
+        dataset: with an `id` column and `column`, unit vectors of d numbers in any of their
+            types, both at the version to read.
         queries: (M, d) float32 unit vectors; similarity is the product with a row's vector.
         eligible: rows that may be chosen; None for all.
         squared: whether similarity is the square of that product, in [0, 1].
@@ -225,7 +249,7 @@ def scan_vectors(
         batch_rows=rows,
         row_bytes=bytes_of_vector(kind),
     )
-    present = (_present(keys, batch.column(column), width) for keys, batch in batches)
+    present = (_present(keys, batch.column(column)) for keys, batch in batches)
 
     def parts() -> Generator[Part, None, None]:
         for keys, vectors, missing in read_ahead(present):
@@ -234,7 +258,8 @@ def scan_vectors(
             yield keys, vectors
 
     with closing(parts()) as read:
-        _feed(read, queries, rows, reducers, squared, centre, is_coded(kind))
+        stored = kind.value_type.to_pandas_dtype().__name__
+        _feed(read, queries, rows, reducers, squared, centre, stored)
     return seen
 
 
@@ -262,21 +287,21 @@ def _feed(
     reducers: Sequence[BlockConsumer],
     squared: bool = False,
     centre: torch.Tensor | None = None,
-    coded: bool = False,
+    stored: str = "float16",
 ) -> None:
-    for block in similarity_blocks(parts, queries, rows, squared, centre, coded):
+    for block in similarity_blocks(parts, queries, rows, squared, centre, stored):
         for reducer in reducers:
             reducer.feed(block)
 
 
 def _present(
-    keys: np.ndarray, feature: pa.FixedSizeListArray, width: int
+    keys: np.ndarray, feature: pa.FixedSizeListArray
 ) -> tuple[np.ndarray, torch.Tensor, int]:
-    """Keys (n, 2) and vectors (n, width) of the rows that have one, and how many have none."""
+    """Keys (n, 2) and vectors as stored of the rows that have one, and how many have none."""
     import torch
 
     # `flatten` leaves out the space of null rows; the exchange by DLPack copies nothing.
-    vectors = torch.from_dlpack(feature.flatten()).view(-1, width)
+    vectors = torch.from_dlpack(feature.flatten()).view(-1, feature.type.list_size)
     if feature.null_count:
         keys = keys[np.asarray(feature.is_valid())]
     return keys, vectors, feature.null_count

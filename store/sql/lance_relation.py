@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 
 from ...schemas.conversations import CONVERSATION
 from ...schemas.errors import DamagedStoreError, QueryError, suggest
-from ...schemas.stored_vectors import decoded_column, is_coded
+from ...schemas.stored_vectors import decoded_column, is_coded, width_of
 from ..place import Place
 
 IO_BUFFER_BYTES = 64 << 20  # Lance's default of 2 GiB is most of a query's memory limit
@@ -113,7 +113,7 @@ def widened(schema: pa.Schema) -> pa.Schema:
 
 
 def _shown(type_: pa.DataType) -> pa.DataType:
-    return pa.list_(pa.float32(), type_.list_size) if is_coded(type_) else _wide(type_)
+    return pa.list_(pa.float32(), width_of(type_)) if is_coded(type_) else _wide(type_)
 
 
 def _wide(type_: pa.DataType) -> pa.DataType:

@@ -23,7 +23,7 @@ import pyarrow as pa
 from duckdb.func import PythonUDFType
 
 from ...schemas.recipe import FINGERPRINT_KEY
-from ...schemas.stored_vectors import is_coded
+from ...schemas.stored_vectors import is_coded, width_of
 from ...schemas.tables import literal
 from .lance_relation import FeatureRelation
 from .names import quoted
@@ -44,7 +44,7 @@ def create_nearest(
     pool, targets = features.stored_schema, examples.stored_schema
     for name in unit_vector_columns(pool):
         if _made_alike(pool, targets, name):
-            width = pool.field(name).type.list_size
+            width = width_of(pool.field(name).type)
             connection.create_function(
                 _LARGEST + name,
                 LargestProduct(examples, name, width),
@@ -104,7 +104,7 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
     branches = [_unknown(vectors)]
     for name in vectors:
         if _made_alike(pool, targets, name):
-            branches += _branches(name, pool.field(name).type.list_size)
+            branches += _branches(name, width_of(pool.field(name).type))
         else:
             branches.append(
                 _refusal(f"feature = {literal(name)}", literal(_differently_made(name)))

@@ -15,10 +15,13 @@ from coresetdb.schemas.stored_vectors import (
     encoded,
     encoded_column,
     is_coded,
+    packed,
     vectors_of,
+    width_of,
 )
 
 CODES, HALF = pa.list_(pa.int8(), 3), pa.list_(pa.float16(), 3)
+PACKED = pa.list_(pa.uint8(), 2)
 
 
 def naive_codes(vector: list[float]) -> list[int]:
@@ -73,3 +76,39 @@ def test_what_has_no_codes():
     assert is_coded(CODES) and not is_coded(HALF) and not is_coded(pa.list_(pa.int8()))
     assert not is_coded(pa.list_(CODES)) and not is_coded(pa.int8())
     assert (bytes_of_vector(CODES), bytes_of_vector(HALF)) == (3, 6)
+
+
+def test_two_bits_are_sign_and_whether_it_is_large():
+    draw = np.random.default_rng(1)
+    vectors = draw.standard_normal((40, 8)).astype(np.float32) * draw.uniform(0.1, 3, (40, 1))
+    codes = packed(vectors)
+    assert codes.dtype == np.uint8 and codes.shape == (40, 2)
+    back = decoded(codes)
+    for vector, bytes_, unit in zip(vectors.astype(float), codes.tolist(), back, strict=True):
+        usual = np.sqrt(sum(number**2 for number in vector) / 8)
+        expected = [np.sign(number) * (3 if abs(number) >= usual else 1) for number in vector]
+        assert unit.tolist() == pytest.approx((expected / np.linalg.norm(expected)).tolist())
+        for number, level in enumerate(expected):
+            assert bytes_[number % 2] >> 2 * (number // 2) & 3 == (level + 3) / 2
+
+
+def test_a_column_of_two_bits_keeps_its_gaps():
+    vectors = np.array([[0.1, 0.1, -0.1, 0.9, 0.1, -0.9, 0.1, 0.1], [np.nan] * 8], np.float32)
+    column = encoded_column(vectors, PACKED, np.array([False, True]))
+    expected = np.array([1, 1, -1, 3, 1, -3, 1, 1]) / np.sqrt(24)
+    np.testing.assert_allclose(vectors_of(column), [expected], rtol=1e-6)
+    assert decoded_column(column).type == pa.list_(pa.float32(), 8)
+    assert decoded_column(column)[1].as_py() is None
+    assert is_coded(PACKED) and (width_of(PACKED), bytes_of_vector(PACKED)) == (8, 2)
+    assert (width_of(CODES), width_of(HALF)) == (3, 3)
+
+
+def test_similarities_survive_two_bits():
+    """The cosine of codes with exact vectors, over 8,192 numbers as a sketch has."""
+    draw = np.random.default_rng(2)
+    base = draw.standard_normal(8192)
+    mixed = base + draw.standard_normal((200, 8192)) * draw.uniform(0.5, 4, (200, 1))
+    units = mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+    query = base / np.linalg.norm(base)
+    exact, coded = units @ query, decoded(packed(units)) @ query
+    assert np.corrcoef(exact, coded)[0, 1] > 0.998

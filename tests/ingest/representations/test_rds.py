@@ -99,5 +99,5 @@ def test_stored_as_codes_of_the_same_vectors():
 
 
 def test_another_type_is_refused():
-    with pytest.raises(UsageError, match="rds: stored=int4: choose from float16, int8"):
+    with pytest.raises(UsageError, match="rds: stored=int4: choose from float16, int8, int2"):
         parse_features("rds:stored=int4", tiny_backbone().info)

@@ -276,13 +276,23 @@ def test_blocks_that_are_too_large_to_share_are_made_one_by_one(pool, monkeypatc
     assert (alone.keys == shared.keys).all() and (alone.scores == shared.scores).all()
 
 
-@pytest.fixture(scope="module")
-def coded(pool, tmp_path_factory):
-    """The same rows as int8 codes, in one fragment, and what these stand for."""
+@pytest.fixture(scope="module", params=["int8", "int2"])
+def coded(request, pool, tmp_path_factory):
+    """The same rows as codes, in one fragment, and what these stand for."""
     _, ids, vectors, missing = pool
-    codes = np.rint(vectors * 127 / np.abs(vectors).max(axis=1, keepdims=True)).astype(np.int8)
+    if request.param == "int8":
+        codes = np.rint(vectors * 127 / np.abs(vectors).max(axis=1, keepdims=True))
+        stored = codes.astype(np.int8)
+    else:
+        codes = np.sign(vectors) * np.where(np.abs(vectors) < WIDTH**-0.5, 1, 3)
+        codes[vectors == 0] = 1
+        quarter = WIDTH // 4
+        stored = np.zeros((len(codes), quarter), np.uint8)
+        for number, column in enumerate(codes.T):  # the first quarter in the lowest bits
+            bits = ((column + 3) / 2).astype(np.uint8) << np.uint8(2 * (number // quarter))
+            stored[:, number % quarter] |= bits
     column = pa.FixedSizeListArray.from_arrays(
-        pa.array(codes.ravel()), WIDTH, mask=pa.array(missing)
+        pa.array(stored.ravel()), stored.shape[1], mask=pa.array(missing)
     )
     table = pa.table({"id": ids, "rds": column})
     place = str(tmp_path_factory.mktemp("coded") / "pool.lance")

@@ -1,4 +1,4 @@
-"""A pool whose vectors are int8 codes: everything that compares them, against the same in NumPy."""
+"""A pool whose vectors are codes: everything that compares them, against the same in NumPy."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from coresetdb.store import catalog
 from coresetdb.store.store import Store
 
 torch.set_num_threads(1)
-KIND = pa.list_(pa.int8(), WIDTH)
-CODED = replace(RECIPE, stored_dtype="int8")
+KINDS = {"int8": pa.list_(pa.int8(), WIDTH), "int2": pa.list_(pa.uint8(), WIDTH // 4)}
 OFF = Rules(leakage="off")
 
 
-@pytest.fixture
-def coded(store, tmp_path) -> Store:
+@pytest.fixture(params=KINDS)
+def coded(request, store, tmp_path) -> Store:
     """The rows and targets of `store`, their vectors as codes."""
-    fields = [rds_fields(CODED)[0].with_type(KIND), *rds_fields(CODED)[1:]]
+    kind, recipe = KINDS[request.param], replace(RECIPE, stored_dtype=request.param)
+    fields = [rds_fields(recipe)[0].with_type(kind), *rds_fields(recipe)[1:]]
     copy = Store.create(str(tmp_path / "coded"), {"backbone": {"name": "toy"}}, fields, fields)
-    catalog.put_recipe(copy, CODED)
+    catalog.put_recipe(copy, recipe)
     for table in ("pool", "targets"):
         rows = store.dataset(table).to_table()
         for field in fields[1:]:
             rows = rows.set_column(rows.schema.get_field_index(field.name), field, rows[field.name])
         missing = rows["rds"].is_null().to_numpy()
         vectors = [each or [0.0] * WIDTH for each in rows["rds"].to_pylist()]
-        column = encoded_column(np.array(vectors), KIND, missing)
+        column = encoded_column(np.array(vectors), kind, missing)
         copy.insert(table, rows.set_column(rows.schema.get_field_index("rds"), fields[0], column))
     return copy
 
@@ -55,7 +55,12 @@ def rows_of(store: Store, table: str, filter: str | None = None) -> tuple[list[s
     rows = store.dataset(table).to_table(filter=filter).filter(pc.field("rds").is_valid())
     if table == "targets":
         rows = rows.sort_by("position")
-    return rows["id"].to_pylist(), decoded(np.array(rows["rds"].to_pylist(), np.int8))
+    dtype = rows.schema.field("rds").type.value_type.to_pandas_dtype()
+    return rows["id"].to_pylist(), decoded(np.array(rows["rds"].to_pylist(), dtype))
+
+
+def is_int8(store: Store) -> bool:
+    return store.dataset("pool").schema.field("rds").type == KINDS["int8"]
 
 
 PYTHON = "target = 'python'"
@@ -67,7 +72,8 @@ def test_a_store_gives_what_the_selector_gives(coded, selector):
     _, asked = rows_of(coded, "targets", PYTHON)
     alone = drive(selector, Pool(ids, asked @ vectors.T, vectors.astype(np.float16)), 70)
     coreset = select(coded, ["python"], method=f"rds:{selector}", budget="70", rules=OFF)
-    assert coreset.ids == alone.ids
+    if is_int8(coded):  # with codes of 2 bits, many of 16 numbers' cosines are equal
+        assert coreset.ids == alone.ids
     np.testing.assert_allclose(coreset.table()["score"], alone.scores, rtol=1e-5, atol=1e-6)
 
 
@@ -94,10 +100,11 @@ def test_every_method_chooses_about_what_it_does_in_float16(coded, store):
         method += "(score=response_tokens)" if method == "rds:deita_filter" else ""
         coreset = select(coded, ["arithmetic"], method=method, budget="60", seed=3)
         half = select(store, ["arithmetic"], method=method, budget="60", seed=3)
-        assert len(set(coreset.ids) & set(half.ids)) >= 0.8 * len(half), method
+        least = 0.8 if "rds" not in method or is_int8(coded) else 0.4
+        assert len(set(coreset.ids) & set(half.ids)) >= least * len(half), method
         assert replay(coded, coreset.name).same, method
         assert coreset.distance is None or coreset.distance == pytest.approx(
-            half.distance, abs=0.01
+            half.distance, abs=0.01 if is_int8(coded) else 0.1
         )
 
 
@@ -124,11 +131,11 @@ def test_rows_that_are_too_close(coded):
 
 def test_near_duplicates_of_the_pool(coded):
     ids, vectors = rows_of(coded, "pool")
-    close = vectors @ vectors.T >= 0.9
+    close = vectors @ vectors.T >= 0.8765
     for _ in range(8):  # whatever is reached by a chain of close rows
         close = close @ close
     clusters = len(np.unique(close, axis=0))
-    found = Database(coded).dedup(near=0.9, feature="rds")
+    found = Database(coded).dedup(near=0.8765, feature="rds")
     assert 1 < clusters < len(ids) and found.not_kept == len(ids) - clusters
 
 
@@ -146,7 +153,8 @@ def test_sql_shows_unit_vectors(coded):
         found = database.sql(f"FROM nearest('python', 'rds', 9, by := '{by}')").to_arrow()
         order = sorted(zip(-scores, ids, strict=True))[:9]
         np.testing.assert_allclose(found["score"], [-score for score, _ in order], atol=1e-6)
-        assert found["id"].to_pylist() == [row for _, row in order]
+        if is_int8(coded):
+            assert found["id"].to_pylist() == [row for _, row in order]
 
 
 def test_an_export_has_unit_vectors(coded, tmp_path):
@@ -161,15 +169,19 @@ def test_an_export_has_unit_vectors(coded, tmp_path):
 
 
 def test_there_is_no_index(coded):
-    with pytest.raises(UsageError, match=r"int8.*rds:stored=float16"):
+    with pytest.raises(UsageError, match=r"stored as int\d.*rds:stored=float16"):
         index_feature(coded, "rds")
-    with pytest.raises(UsageError, match=r"int8.*leave --approximate out.*rds:stored=float16"):
+    with pytest.raises(UsageError, match=r"int\d.*leave --approximate out.*rds:stored"):
         select(coded, ["python"], budget="5", approximate=True)
 
 
 def test_codes_of_nothing_are_refused(coded):
+    if not is_int8(coded):
+        pytest.skip("codes of 2 bits have no zero")
     rows = coded.dataset("pool").to_table(filter="rds IS NOT NULL").slice(0, 3)
     rows = rows.set_column(0, rows.schema.field(0), pa.array([digest(str(n)) for n in range(3)]))
-    zeros = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(3 * WIDTH, np.int8)), type=KIND)
+    zeros = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.zeros(3 * WIDTH, np.int8)), type=KINDS["int8"]
+    )
     with pytest.raises(StoreError, match="column 'rds': the vector"):
         coded.insert("pool", rows.set_column(rows.schema.get_field_index("rds"), "rds", zeros))
