@@ -85,6 +85,7 @@ class Plan(LinesResult):
     Attributes:
         records: in the files; counted if `exact`, else extrapolated from the first `read`.
         presets: preset -> bytes per row of its features, without the texts.
+        unsized: preset -> why that could not be measured.
         rows: records that the pool lacks: those that are featurized and stored.
         tokens_per_row, trial_rows: of the trial.
         notes: what the figures leave out.
@@ -102,6 +103,7 @@ class Plan(LinesResult):
     fits: list[PlannedFit]
     notes: list[str] = field(default_factory=list)
     presets: dict[str, float] = field(default_factory=dict)
+    unsized: dict[str, str] = field(default_factory=dict)
 
     @property
     def bytes_of_features(self) -> dict[str, float]:
@@ -184,6 +186,10 @@ class Plan(LinesResult):
             f"{duration(self.seconds)} on this machine "
             f"(measured on {count_of(self.trial_rows, 'row')})",
             *([f"Features of the preset {'; of '.join(choices)}"] if choices else []),
+            *(
+                f"What the preset {name} takes is not known: {w}"
+                for name, w in self.unsized.items()
+            ),
         ]
 
 
@@ -313,7 +319,10 @@ def plan(
     )
     rows = _rows_within(TRIAL_SECONDS, FORWARDS_OF_FEATURES * per_row, counted.drawn)
     trial = _try_features([*present, *recipes], loaded, artifacts, rows, counted.new)
-    presets = _try_presets(trial, [*present, *recipes], info, loaded, rows, cache, artifacts)
+    sample = _fit_sample(per_row, counted)
+    presets, unsized = _try_presets(
+        trial, [*present, *recipes], info, loaded, rows, sample, cache, artifacts
+    )
     return Plan(
         features=[*(recipe.feature for recipe in present), *map(str, specs)],
         records=counted.records,
@@ -327,6 +336,7 @@ def plan(
         fits=fits,
         notes=notes,
         presets=presets,
+        unsized=unsized,
     )
 
 
@@ -351,6 +361,12 @@ def _rows_within(seconds: float, per_row: float, drawn: Sequence[Record]) -> Seq
     return drawn[: max(LEAST_ROWS, int(seconds / per_row))]
 
 
+def _fit_sample(per_row: float, counted: RecordCounts) -> Sample:
+    rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
+    instructions = [row.instruction for row in rows]
+    return Sample([own.id for own in instructions], instructions, len(instructions))
+
+
 def _try_fits(
     store: Store,
     specs: Sequence[FeatureSpec],
@@ -367,9 +383,7 @@ def _try_fits(
 
     Adds to `cache`, `artifacts` and `notes`.
     """
-    rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
-    instructions = [row.instruction for row in rows]
-    sample = Sample([own.id for own in instructions], instructions, len(instructions))
+    sample = _fit_sample(per_row, counted)
     tried: list[tuple[Job, float]] = []
     recipes: list[Recipe] = []
     jobs: dict[str, Job] = {}
@@ -488,22 +502,21 @@ def _try_presets(
     info: BackboneInfo,
     backbone: Backbone,
     drawn: Sequence[Record],
+    sample: Sample,
     cache: MemoryCache,
     artifacts: dict[str, Artifact],
-) -> dict[str, float]:
-    """Return preset -> bytes per row of its features; a preset that cannot be made is left out.
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return preset -> bytes per row of its features, and why where one cannot be made.
 
     Features that were in the trial are not tried again; the others are, on rows of average length.
     """
     from .featurizer import Featurizer
 
-    of_trial: dict[str, float] = {}
-    for column in trial.columns:
-        of_trial[column.column] = column.bytes_per_row
+    of_trial = {column.column: column.bytes_per_row for column in trial.columns}
     typical = sorted(range(len(drawn)), key=lambda at: abs(trial.tokens[at] - trial.tokens_per_row))
     instructions = [drawn[at].instruction for at in typical[:PRESET_ROWS]]
-    sample = Sample([own.id for own in instructions], instructions, len(instructions))
     sizes: dict[str, float] = {}
+    unsized: dict[str, str] = {}
     for preset in SIZED_PRESETS:
         total, others = 0.0, []
         known = dict(artifacts)
@@ -522,13 +535,14 @@ def _try_presets(
                 known |= {fits.digests[name]: fits.artifacts[name] for name in fits.digests}
                 others.append(recipe_for(spec, info, fits.artifacts, fits.digests, others))
             table = Featurizer(backbone, others, artifacts=known).featurize(instructions)
-        except CoresetDBError:
+        except CoresetDBError as error:
+            unsized[preset] = str(error)
             continue
         for recipe in others:
             columns = (_column(table[name], name, "", len(instructions)) for name in recipe.columns)
             total += sum(column.bytes_per_row for column in columns)
         sizes[preset] = total
-    return sizes
+    return sizes, unsized
 
 
 def _words(featurizer: Featurizer, key: tuple[str, str]) -> str:
