@@ -187,10 +187,10 @@ def whole(method: str, options: argparse.Namespace) -> dict[str, float]:
     spent = {"pass": 0.0, "choose": 0.0}
 
     def timed(part: str, function: Callable) -> Callable:
-        def run(*given):
+        def run(*given, **named):
             start = time.perf_counter()
             try:
-                return function(*given)
+                return function(*given, **named)
             finally:
                 spent[part] += time.perf_counter() - start
 
