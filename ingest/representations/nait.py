@@ -41,6 +41,7 @@ from .nait_scores import (
 from .nait_width import overlaps
 from .representation import Representation, Scorer, Setup, why_no_token
 from .stored import STORED, check_stored
+from .trim_basis import narrowest
 
 if TYPE_CHECKING:
     import torch
@@ -465,7 +466,7 @@ class Bases(_SummaryFit):
             stored, seed = self._options["stored"], self._options["seed"]
             found = overlaps(sample["mean"], widest, stored, seed)
             facts["overlap"] = {str(tried): round(share, 4) for tried, share in found.items()}
-            width = min((w for w, share in found.items() if share >= enough), default=max(found))
+            width = narrowest(found, enough)
         for kind, summaries in sample.items():
             layers = [_leading(of_layer, width) for of_layer in summaries.swapaxes(0, 1)]
             arrays[kind] = np.stack([basis for basis, _ in layers])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -267,8 +267,7 @@ class TrimBasis(PassFit[SampleStates]):
                 ),
                 self.bits,
             )
-        enough = [rank for rank, overlap in overlap_of.items() if overlap >= ENOUGH]
-        rank = self.rank or min(enough, default=len(directions))
+        rank = self.rank or narrowest(overlap_of, ENOUGH)
         facts = {
             "rank": rank,
             "overlap": {str(tried): round(overlap, 4) for tried, overlap in overlap_of.items()},
@@ -379,6 +378,19 @@ def scores_by_rank(
                 scores[part, target, place] = row_terms(token_scores, content, lengths).scores
         report(part.stop / len(sample.rows))
     return scores
+
+
+def narrowest(overlap_of: Mapping[int, float], enough: float) -> int:
+    """Return the least rank or width that is enough; where none is, the least of the best.
+
+    The widest need not be the best: codes of 4 bits add noise with every direction.
+
+    Args:
+        overlap_of: rank -> overlap.
+        enough: an overlap.
+    """
+    needed = min(enough, max(overlap_of.values()))
+    return min(rank for rank, overlap in overlap_of.items() if overlap >= needed)
 
 
 def ranks_tried(width: int, ranks: Sequence[int] = RANKS) -> tuple[int, ...]:

@@ -609,7 +609,8 @@ def test_the_width_is_what_the_overlap_asks_for():
     layers, width, numbers = bases.arrays["mean"].shape
     assert (layers, numbers) == (backbone.info.layers, backbone.info.hidden_size)
     tried = {int(each): share for each, share in bases.facts["overlap"].items()}
-    assert width == min([w for w, share in tried.items() if share >= 0.95], default=max(tried))
+    needed = min(0.95, max(tried.values()))
+    assert width == min(w for w, share in tried.items() if share >= needed)
     for wrong in ("overlap=1.5", "keep=drift", "stored=int4"):
         with pytest.raises(UsageError, match=f"nait: {wrong.split('=')[0]}"):
             NAIT.fits(backbone.info, parse_specs(f"nait:{wrong}")[0].options)

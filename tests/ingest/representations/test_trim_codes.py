@@ -8,7 +8,12 @@ import torch
 from helpers.tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.passes.forward import pass_over
-from coresetdb.ingest.representations.trim_basis import SampleStates, TrimBasis, ranks_tried
+from coresetdb.ingest.representations.trim_basis import (
+    SampleStates,
+    TrimBasis,
+    narrowest,
+    ranks_tried,
+)
 from coresetdb.ingest.representations.trim_codes import Steps, bytes_of
 from coresetdb.ingest.representations.trim_scores import ClassTable, products, score_tokens
 
@@ -95,3 +100,9 @@ def test_the_fit_of_8_bits_stays_what_it_was():
     assert "bits" not in TrimBasis(**sizes).spec()
     assert TrimBasis(**sizes, bits=4).spec() == {**TrimBasis(**sizes).spec(), "bits": 4}
     assert ranks_tried(64, (16, 24, 32, 64)) == (16, 24, 32, 64)
+
+
+def test_the_narrowest_that_is_enough_or_else_the_best():
+    assert narrowest({16: 0.9, 24: 0.96, 32: 0.94, 64: 0.99}, 0.95) == 24
+    assert narrowest({16: 0.8, 24: 0.9, 32: 0.9, 64: 0.85}, 0.95) == 24
+    assert narrowest({16: 0.8, 24: 0.9}, 0.5) == 16
