@@ -74,7 +74,8 @@ def init_command(
         coresetdb init pool --features less:warmup=lora:epochs=2,paper,-embed
 
     The preset fast is rds, losses with a sketched gradient norm, nait, mads, trim and less, all by
-    the model as it is; lean is the same in a third of the bytes; paper is what each paper describes, with warm-up, ensemble and encoder.
+    the model as it is; lean is the same in fewer bytes; paper is what each paper describes, with
+    warm-up, ensemble and encoder.
     `coresetdb plan` estimates what they cost.
     """
     from .. import create

@@ -26,7 +26,8 @@ def bytes_of_columns(table: lance.LanceDataset) -> dict[str, int]:
         owners[field.id()] = column
         fields += [(child, column) for child in field.children()]
     sizes: Counter[str] = Counter()
-    for statistics in table.stats.data_stats().fields:
+    of_fields: Any = table.stats.data_stats().fields  # annotated as one, and a list of them
+    for statistics in of_fields:
         sizes[owners[statistics.id]] += statistics.bytes_on_disk
     return dict(sizes)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from .nait_scores import in_steps, unit
-from .trim_basis import top_overlap
+from .trim_basis import LEAST_BEST, top_overlap
 
 WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Those below the basis' width are tried, and then that."""
@@ -54,7 +54,9 @@ def overlaps(summaries: Numbers, bases: Numbers, stored: str, seed: int) -> dict
     for place, members in enumerate(targets):
         others = np.setdiff1d(np.arange(rows), members)
         for width, scores in by_width.items():
-            shares[width][place] = top_overlap(exact[place, others], scores[place, others])
+            shares[width][place] = top_overlap(
+                exact[place, others], scores[place, others], LEAST_BEST
+            )
     return {width: float(each.mean()) for width, each in shares.items()}
 
 

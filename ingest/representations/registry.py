@@ -41,7 +41,7 @@ PRESETS = {
     "lean": (
         "rds:stored=int8",
         "losses:grad_norm=sketch",
-        "nait:keep=mean:overlap=0.9:stored=int8",
+        "nait:keep=mean:overlap=0.85:stored=int8",
         "mads",
         "trim:bits=4:rank=32",
         "less:dims=8192:stored=int2",

@@ -51,6 +51,10 @@ FINER_RANKS = tuple(sorted({*RANKS, 16, 24, 40, 48, 56, 80, 112, 160, 224, 320, 
 BEST = 0.05
 """Share of the rows that count as the best."""
 
+LEAST_BEST = 10
+"""Of a small sample at least so many (a third of the rows at most) where the fit is newer than
+codes of 8 bits: a share of one or two rows asks for far more directions than are needed."""
+
 DRAWS, EXAMPLES = 8, 8
 """Pseudo-targets, and rows of each (at most a quarter of the sample)."""
 
@@ -319,7 +323,8 @@ def overlaps(
     for target, members in enumerate(drawn):
         others = np.delete(scores[:, target], members, axis=0)
         others = others[np.isfinite(others).all(1)]
-        shares[target] = [top_overlap(others[:, 0], stored) for stored in others.T[1:]]
+        least = 1 if bits == 8 else LEAST_BEST
+        shares[target] = [top_overlap(others[:, 0], stored, least) for stored in others.T[1:]]
     return dict(zip(ranks, shares.mean(0).tolist(), strict=True))
 
 
@@ -398,13 +403,14 @@ def ranks_tried(width: int, ranks: Sequence[int] = RANKS) -> tuple[int, ...]:
     return (*(rank for rank in ranks if rank < width), width)
 
 
-def top_overlap(exact: np.ndarray, other: np.ndarray) -> float:
+def top_overlap(exact: np.ndarray, other: np.ndarray, least: int = 1) -> float:
     """Return the share of the best rows by `exact` that are among the best by `other`.
 
     Args:
         exact, other: (N,) scores; of equal ones the first is better.
+        least: rows that count as the best, a third of all at most.
     """
-    count = max(1, round(BEST * len(exact)))
+    count = max(1, round(BEST * len(exact)), min(least, len(exact) // 3))
     best = [set(np.argsort(-scores, kind="stable")[:count].tolist()) for scores in (exact, other)]
     return len(best[0] & best[1]) / count
 
