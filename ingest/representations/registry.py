@@ -239,6 +239,11 @@ def parse_specs(text: str) -> list[FeatureSpec]:
     return specs
 
 
+def preset_of(specs: Sequence[FeatureSpec]) -> str | None:
+    """Return the preset that stands for exactly these features, or None."""
+    return next((name for name in PRESETS if parse_specs(name) == list(specs)), None)
+
+
 def recipe_for(
     spec: FeatureSpec,
     info: BackboneInfo,
