@@ -174,17 +174,8 @@ class Database:
         from .ingest.planning import plan
         from .ingest.sources import open_sources
 
-        options = _reading(
-            format=format,
-            mapping=mapping,
-            choices=choices,
-            first_choice=first_choice,
-            roles=roles,
-            strip_end=strip_end,
-            encoding=encoding,
-            explanation=explanation,
-            unescape=unescape,
-        )
+        options = _reading(format, mapping, choices, first_choice, roles, strip_end,
+                           encoding, explanation, unescape)  # fmt: skip
         opened = open_sources(sources, options, progress=progress)
         return plan(self.store, opened, lambda: self._backbone, features, progress)
 
@@ -220,17 +211,8 @@ class Database:
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
 
-        options = _reading(
-            format=format,
-            mapping=mapping,
-            choices=choices,
-            first_choice=first_choice,
-            roles=roles,
-            strip_end=strip_end,
-            encoding=encoding,
-            explanation=explanation,
-            unescape=unescape,
-        )
+        options = _reading(format, mapping, choices, first_choice, roles, strip_end,
+                           encoding, explanation, unescape)  # fmt: skip
         with rereadable_sources(self.store, sources, options, progress) as opened:
             return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
 
@@ -293,18 +275,8 @@ class Database:
         from .ingest.jobs.ingestion import ingest
         from .ingest.readers.folders import passed_over_sentences
 
-        options = _reading(
-            format=format,
-            mapping=mapping,
-            choices=choices,
-            first_choice=first_choice,
-            roles=roles,
-            strip_end=strip_end,
-            encoding=encoding,
-            explanation=explanation,
-            unescape=unescape,
-            corpus=corpus,
-        )
+        options = _reading(format, mapping, choices, first_choice, roles, strip_end,
+                           encoding, explanation, unescape, corpus=corpus)  # fmt: skip
         with rereadable_sources(self.store, sources, options, progress) as opened:
             fit_from(self.store, opened, lambda: self._backbone, limit, progress)
             return ingest(
@@ -483,18 +455,8 @@ class Database:
         """
         from .ingest.attachments.annotate import annotate
 
-        options = _reading(
-            format=format,
-            mapping=mapping,
-            choices=choices,
-            first_choice=first_choice,
-            roles=roles,
-            strip_end=strip_end,
-            encoding=encoding,
-            explanation=explanation,
-            unescape=unescape,
-            corpus=corpus,
-        )
+        options = _reading(format, mapping, choices, first_choice, roles, strip_end,
+                           encoding, explanation, unescape, corpus=corpus)  # fmt: skip
         return annotate(
             self.store,
             sources,
@@ -555,18 +517,8 @@ class Database:
         """
         from .ingest.attachments.vectors import add_vectors
 
-        options = _reading(
-            format=format,
-            mapping=mapping,
-            choices=choices,
-            first_choice=first_choice,
-            roles=roles,
-            strip_end=strip_end,
-            encoding=encoding,
-            explanation=explanation,
-            unescape=unescape,
-            corpus=corpus,
-        )
+        options = _reading(format, mapping, choices, first_choice, roles, strip_end,
+                           encoding, explanation, unescape, corpus=corpus)  # fmt: skip
         return add_vectors(
             self.store,
             name,
@@ -697,17 +649,8 @@ class Database:
         """
         from .query.leaks import leaks
 
-        options = _reading(
-            format=format,
-            mapping=mapping,
-            choices=choices,
-            first_choice=first_choice,
-            roles=roles,
-            strip_end=strip_end,
-            encoding=encoding,
-            explanation=explanation,
-            unescape=unescape,
-        )
+        options = _reading(format, mapping, choices, first_choice, roles, strip_end,
+                           encoding, explanation, unescape)  # fmt: skip
         return leaks(self.store, benchmarks, options, where=where, progress=progress)
 
     def list_annotations(self) -> list[dict[str, Any]]:
@@ -770,18 +713,8 @@ class Database:
         """
         from .query.targets import add_target
 
-        options = _reading(
-            format=format,
-            mapping=mapping,
-            choices=choices,
-            first_choice=first_choice,
-            roles=roles,
-            strip_end=strip_end,
-            encoding=encoding,
-            explanation=explanation,
-            unescape=unescape,
-            allow_empty_answer=True,
-        )
+        options = _reading(format, mapping, choices, first_choice, roles, strip_end,
+                           encoding, explanation, unescape, allow_empty_answer=True)  # fmt: skip
         added = add_target(self.store, name, sources, options, self._current_featurizer, vectors)
         waiting = tuple(
             f"{feature} is not fitted yet; after the first ingestion run: "
@@ -829,7 +762,10 @@ class Database:
     # -- coresets ----------------------------------------------------------------------------
 
     def list_methods(self) -> MethodList:
-        """List every method, what it needs, and whether this store can answer it now."""
+        """List every method: which rows it takes, what was found of it, whether it is ready now.
+
+        The list prints a line for each method; its `details()` are tables of all that is known.
+        """
         from .query.method_list import list_methods
 
         return list_methods(self.store)
@@ -912,19 +848,14 @@ class Database:
         from .query.rules.rules import rules_for
         from .query.selection import select
 
+        reading = _reading(
+            eval_format, mapping, choices, first_choice, roles, strip_end, allow_empty_answer=True
+        )
         rules = rules_for(
             self.store,
             leakage=leakage,
             evaluation=_paths(evaluation),
-            reading=_reading(
-                format=eval_format,
-                mapping=mapping,
-                choices=choices,
-                first_choice=first_choice,
-                roles=roles,
-                strip_end=strip_end,
-                allow_empty_answer=True,
-            ),
+            reading=reading,
             exclude=exclude,
             quota=quota,
             cap=cap,
@@ -1412,14 +1343,35 @@ create = Database.create
 
 
 def _reading(
-    *,
+    format: str,
     mapping: Mapping[str, str | Sequence[str]] | None,
+    choices: str | None,
+    first_choice: int | None,
     roles: Mapping[str, str] | None,
-    **options: Any,
+    strip_end: str | None,
+    encoding: str | None = None,
+    explanation: bool = False,
+    unescape: bool = False,
+    *,
+    corpus: str | None = None,
+    allow_empty_answer: bool = False,
 ) -> ReadOptions:
+    """How files are read, from the keywords of a method, in the order they have everywhere."""
     from .ingest.readers.options import ReadOptions
 
-    return ReadOptions(mapping=ReadOptions.joined(mapping), roles=dict(roles or {}), **options)
+    return ReadOptions(
+        format=format,
+        mapping=ReadOptions.joined(mapping),
+        choices=choices,
+        first_choice=first_choice,
+        roles=dict(roles or {}),
+        strip_end=strip_end,
+        encoding=encoding,
+        explanation=explanation,
+        unescape=unescape,
+        corpus=corpus,
+        allow_empty_answer=allow_empty_answer,
+    )
 
 
 def _comma_separated(names: str | Sequence[str]) -> list[str]:

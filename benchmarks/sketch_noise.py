@@ -74,6 +74,9 @@ class Products(Reducer):
                     part = count_sketch(vectors, gradient.name, spec)
                 self.sketches[kind, spec] = self.sketches.get((kind, spec), 0.0) + part
 
+    def columns(self) -> dict[str, np.ndarray]:
+        return {}
+
     def cosines(self, one: str, other: str, spec: SketchSpec | None) -> np.ndarray:
         """Of all pairs of different rows, `one` of the first and `other` of the second."""
         if spec is None:

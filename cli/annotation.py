@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from shlex import quote
 from typing import Any
 
@@ -11,24 +10,30 @@ import click
 from ..schemas.plain_text import text_table
 from .options import (
     ShownProgress,
+    all_of,
+    force_option,
     json_option,
     open_database,
     print_json,
+    print_result,
     reading_options,
     store_argument,
     talk,
 )
 
-key_option = click.option(
-    "--key",
-    type=click.Choice(["id", "source_id", "messages"]),
-    default="id",
-    show_default=True,
-    help="Join by row id, by the source's own id, or by content.",
+key_options = all_of(
+    click.option(
+        "--key",
+        type=click.Choice(["id", "source_id", "messages"]),
+        default="id",
+        show_default=True,
+        help="Join by row id, by the source's own id, or by content.",
+    ),
+    click.option(
+        "--key-column", metavar="COLUMN", help="Column of the key, if it has another name."
+    ),
 )
-key_column_option = click.option(
-    "--key-column", metavar="COLUMN", help="Column of the key, if it has another name."
-)
+corpus_option = click.option("--corpus", help="Corpus whose own ids --key source_id means.")
 
 
 def names_in(text: str | None) -> list[str] | None:
@@ -39,13 +44,12 @@ def names_in(text: str | None) -> list[str] | None:
 @click.command()
 @store_argument
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@key_option
-@key_column_option
+@key_options
 @click.option("--columns", metavar="A,B,...", help="Columns to take; else all but key and text.")
 @click.option("--prefix", default="", help="Of the columns' names in the pool, such as judge_.")
 @click.option("--name", help="Name of the annotation; by default the prefix or file name.")
 @click.option("--text", "texts", metavar="A,B,...", help="Columns to take as text.")
-@click.option("--corpus", help="Corpus whose own ids --key source_id means.")
+@corpus_option
 @reading_options
 @json_option
 def annotate_command(
@@ -85,11 +89,8 @@ def annotate_command(
             **reading,
             progress=progress,
         )
-    if as_json:
-        print_json(account.as_dict())
-        return
-    click.echo(str(account))
-    if account.filled:
+    print_result(account, as_json)
+    if account.filled and not as_json:
         shown = ", ".join(["id", *account.columns])
         talk(f'Next: coresetdb sql {quote(store)} "SELECT {shown} FROM pool LIMIT 10"')
 
@@ -103,15 +104,14 @@ def vectors_command() -> None:
 @store_argument
 @click.argument("name")
 @click.argument("file")
-@key_option
-@key_column_option
+@key_options
 @click.option("--column", help="Column of the vectors; by default the only one of lists.")
 @click.option(
     "--rows", metavar="FILE", help="File with the keys, in order, for vectors that have none."
 )
 @click.option("--model", default="", help="Model that made the vectors; the same for later files.")
 @click.option("--target", help="Give them to this target's examples, in their order.")
-@click.option("--corpus", help="Corpus whose own ids --key source_id means.")
+@corpus_option
 @reading_options
 @json_option
 def add_vectors(
@@ -142,11 +142,7 @@ def add_vectors(
     """
     database = open_database(store)
     if target is not None:
-        added = database.add_target_vectors(target, name, file)
-        if as_json:
-            print_json(asdict(added))
-        else:
-            click.echo(str(added))
+        print_result(database.add_target_vectors(target, name, file), as_json)
         return
     with ShownProgress() as progress:
         account = database.add_vectors(
@@ -161,11 +157,8 @@ def add_vectors(
             **reading,
             progress=progress,
         )
-    if as_json:
-        print_json(account.as_dict())
-        return
-    click.echo(str(account))
-    if account.filled:
+    print_result(account, as_json)
+    if account.filled and not as_json:
         talk(f"Next: coresetdb target add {quote(store)} TARGET FILE --vectors {name}=FILE")
 
 
@@ -195,7 +188,7 @@ def list_(store: str, as_json: bool) -> None:
 @annotation_command.command("remove", short_help="Remove an annotation.")
 @store_argument
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Remove it even if coresets were made with it.")
+@force_option
 def remove(store: str, name: str, force: bool) -> None:
     """Remove annotation NAME: its columns in the pool, and its recipe.
 

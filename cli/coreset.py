@@ -14,6 +14,7 @@ from ..schemas.errors import UsageError
 from ..schemas.plain_text import text_table
 from .coreset_output import coreset_json, coreset_lines, first_rows, origin_lines
 from .options import (
+    all_of,
     evaluation_options,
     json_option,
     memory_option,
@@ -54,41 +55,42 @@ FORMATS = ("messages", "prompt-completion", "alpaca", "sharegpt")
 REASONING = ("stored", "reasoning_content", "thinking", "inline", "drop")
 
 
-def carried_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of what a file holds beside the texts of the rows."""
-    for option in (
-        click.option("--with-metadata", is_flag=True, help="Write source_id and all metadata too."),
-        click.option(
-            "--with",
-            "with_fields",
-            multiple=True,
-            metavar="FIELD,...",
-            help="Write these metadata fields or columns of the pool too; NAME=FIELD renames one.",
-        ),
-        click.option(
-            "--reasoning",
-            default="stored",
-            show_default=True,
-            type=click.Choice(REASONING),
-            help="Where the reasoning of answers goes.",
-        ),
-    ):
-        command = option(command)
-    return command
+carried_options = all_of(
+    click.option(
+        "--reasoning",
+        default="stored",
+        show_default=True,
+        type=click.Choice(REASONING),
+        help="Where the reasoning of answers goes.",
+    ),
+    click.option(
+        "--with",
+        "with_fields",
+        multiple=True,
+        metavar="FIELD,...",
+        help="Write these metadata fields or columns of the pool too; NAME=FIELD renames one.",
+    ),
+    click.option("--with-metadata", is_flag=True, help="Write source_id and all metadata too."),
+)
+"""The options of what a file holds beside the texts of the rows."""
 
 
 @click.command()
 @click.argument("store", metavar="[STORE]", required=False, envvar=STORE_VARIABLE)
+@click.option(
+    "--verbose", is_flag=True, help="Print tables: needs, papers, all pairs, what was measured."
+)
 @json_option
-def methods_command(store: str | None, as_json: bool) -> None:
-    """List every method, what it needs and its paper; with STORE also whether it is ready now.
+def methods_command(store: str | None, verbose: bool, as_json: bool) -> None:
+    """Say of every method which rows it takes; with STORE also whether it is ready now.
 
-    Methods with a name of their own come first, then pairs of a representation and a selector.
-    Where something is missing, the last column has the command that adds it.
+    A line with an exclamation mark warns of a method that was found to find little, with features
+    as STORE has them (without STORE: as the built-in proxy makes them).
 
     \b
         coresetdb methods
         coresetdb methods pool
+        coresetdb methods pool --verbose
     """
     from ..query.method_list import list_methods
 
@@ -96,8 +98,8 @@ def methods_command(store: str | None, as_json: bool) -> None:
     if as_json:
         print_json([method.as_dict() for method in methods])
         return
-    click.echo(str(methods))
-    talk("Options go in parentheses, as in rds:top(by=max); docs/selectors.md lists them.")
+    click.echo(methods.details() if verbose else str(methods))
+    talk("Options: as in rds:top(by=max). Which method when: docs/choosing.md")
 
 
 @click.command()

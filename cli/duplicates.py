@@ -12,7 +12,7 @@ from .options import (
     json_option,
     memory_option,
     open_database,
-    print_json,
+    print_result,
     reading_options,
     store_argument,
     talk,
@@ -96,11 +96,8 @@ def dedup_command(
             memory_limit=memory,
             progress=progress,
         )
-    if as_json:
-        print_json(result.as_dict())
-        return
-    click.echo(str(result))
-    if result.not_kept:
+    print_result(result, as_json)
+    if result.not_kept and not as_json:
         kept = result.columns[-1]
         talk(f"Next: coresetdb select {quote(store)} TARGET --where {kept}")
         talk(f'To remove the others: coresetdb remove {quote(store)} --where "NOT {kept}"')
@@ -142,10 +139,7 @@ def leaks_command(
         result = open_database(store).leaks(*files, where=where, **reading, progress=progress)
     if out is not None:
         result.write(out, overwrite=True)
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        click.echo(str(result))
+    print_result(result, as_json)
     if out is not None:
         talk(f"wrote {out}")
     if result.found:

@@ -8,7 +8,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from ..schemas.plain_text import text_table
-from .options import json_option, open_database, print_json, store_argument, talk
+from .options import json_option, open_database, print_json, print_result, store_argument, talk
 
 
 @click.command()
@@ -48,10 +48,7 @@ def verify_command(store: str, full: bool, repair: bool, as_json: bool) -> int:
     from .. import database
 
     report = database.repair(store, say=talk) if repair else database.verify(store, full=full)
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        click.echo(report)
+    print_result(report, as_json)
     return 0 if report.ok else 1
 
 

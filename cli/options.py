@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,22 @@ where_option = click.option(
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a file even if coresetdb did not write it."
 )
+
+
+force_option = click.option(
+    "--force", is_flag=True, help="Remove it even if coresets were made with it."
+)
+
+
+def all_of(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that adds several options, listed by `--help` in this order."""
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
 
 
 def memory_option(what: str) -> Callable[..., Any]:
@@ -127,10 +144,7 @@ def _with_reading(
         reading["roles"] = ReadOptions.parse_roles(reading["roles"])
         return command(**values, reading=reading)
 
-    decorated: Callable[..., Any] = with_reading
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
+    return all_of(*options)(with_reading)
 
 
 def open_database(uri: str) -> Database:
@@ -150,6 +164,14 @@ def talk(text: str) -> None:
 def print_json(value: Any) -> None:
     """Print a result for a program, on stdout."""
     click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def print_result(result: Any, as_json: bool) -> None:
+    """Print a result on stdout: its `as_dict` (or its fields) as JSON, or its text."""
+    if as_json:
+        print_json(result.as_dict() if hasattr(result, "as_dict") else asdict(result))
+    else:
+        click.echo(str(result))
 
 
 LINE_SECONDS = 10.0

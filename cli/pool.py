@@ -11,10 +11,12 @@ import click
 from ..schemas.plain_text import text_table
 from .options import (
     ShownProgress,
+    force_option,
     json_option,
     limit_option,
     open_database,
     print_json,
+    print_result,
     reading_options,
     store_argument,
     talk,
@@ -129,11 +131,8 @@ def plan_command(
         plan = open_database(store).plan(
             list(sources), features=features, **reading, progress=progress
         )
-    if as_json:
-        print_json(plan.as_dict())
-        return
-    click.echo(plan)
-    for note in plan.notes:
+    print_result(plan, as_json)
+    for note in () if as_json else plan.notes:
         talk(note)
 
 
@@ -216,10 +215,7 @@ def ingest_command(
         account = open_database(store).ingest(
             list(sources), corpus=corpus, **reading, limit=limit, progress=progress
         )
-    if as_json:
-        print_json(account.as_dict())
-    else:
-        click.echo(account)
+    print_result(account, as_json)
     if account.total("rejected"):
         talk(f'Rejected records: coresetdb sql {quote(store)} "SELECT * FROM rejects"')
     return 1 if account.faults else 0
@@ -243,10 +239,7 @@ def featurize_command(store: str, features: str, as_json: bool) -> None:
     """
     with ShownProgress() as progress:
         account = open_database(store).featurize(features, progress=progress)
-    if as_json:
-        print_json(account.as_dict())
-    else:
-        click.echo(account)
+    print_result(account, as_json)
 
 
 @click.group()
@@ -276,7 +269,7 @@ def list_features(store: str, as_json: bool) -> None:
 @feature_command.command("remove", short_help="Remove a feature.")
 @store_argument
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Remove it even if coresets were made with it.")
+@force_option
 def remove_feature(store: str, name: str, force: bool) -> None:
     """Remove feature NAME: its columns in pool and targets, and its recipe.
 

@@ -12,6 +12,7 @@ import click
 from ..schemas.plain_text import count_of, text_table
 from .options import (
     ShownProgress,
+    all_of,
     json_option,
     open_database,
     print_json,
@@ -19,21 +20,17 @@ from .options import (
     talk,
 )
 
-_where = click.option("--where", metavar="SQL", help="The rows that meet this SQL condition.")
-_corpus = click.option("--corpus", metavar="NAME", help="The rows of this corpus.")
-_ids = click.option(
-    "--ids",
-    metavar="FILE",
-    help="The rows with these ids: one a line, or a column id of JSON Lines, CSV or Parquet.",
+_rows_options = all_of(
+    click.option("--where", metavar="SQL", help="The rows that meet this SQL condition."),
+    click.option("--corpus", metavar="NAME", help="The rows of this corpus."),
+    click.option(
+        "--ids",
+        metavar="FILE",
+        help="The rows with these ids: one a line, or a column id of JSON Lines, CSV or Parquet.",
+    ),
 )
 _dry_run = click.option("--dry-run", is_flag=True, help="Change nothing; say what would be done.")
 _yes = click.option("--yes", "-y", is_flag=True, help="Do not ask before rows are purged.")
-
-
-def _rows_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (_ids, _corpus, _where):
-        command = option(command)
-    return command
 
 
 @click.command()

@@ -13,6 +13,7 @@ from .options import (
     json_option,
     open_database,
     print_json,
+    print_result,
     reading_options,
     store_argument,
     talk,
@@ -59,11 +60,9 @@ def add(
             raise click.UsageError(f"--vectors {text}: write NAME=FILE, each NAME once")
         given[of] = vector_file
     added = open_database(store).add_target(name, file, **reading, vectors=given or None)
-    if as_json:
-        print_json(asdict(added))
-        return
-    click.echo(str(added))
-    talk(f"Next: coresetdb select {quote(store)} {name} --budget 1000")
+    print_result(added, as_json)
+    if not as_json:
+        talk(f"Next: coresetdb select {quote(store)} {name} --budget 1000")
 
 
 @target_command.command("list", short_help="List the targets.")
@@ -110,11 +109,9 @@ def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool)
         coresetdb target copy pool gsm8k other-pool --as sums
     """
     copied = open_database(store).copy_target(name, open_database(other), new_name)
-    if as_json:
-        print_json(asdict(copied))
-        return
-    click.echo(str(copied))
-    talk(f"Next: coresetdb select {quote(other)} {copied.target.name} --budget 1000")
+    print_result(copied, as_json)
+    if not as_json:
+        talk(f"Next: coresetdb select {quote(other)} {copied.target.name} --budget 1000")
 
 
 @target_command.command("remove", short_help="Remove a target.")

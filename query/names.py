@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LONGEST = 64
 _FORM = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST}}}")
+_BETWEEN = re.compile(r"[,;+\s]+")  # what people write between names, and no name has
 
 
 def check_name(kind: str, name: str) -> str:
@@ -44,7 +45,17 @@ def name_lock(store: Store) -> Iterator[None]:
 
 
 def unknown_target(store: Store, name: str, targets: Sequence[str]) -> str:
-    """The error message for an unknown target: the known ones, or how to add it."""
-    named = suggest(name, targets, f"coresetdb target list {store.typed}")
+    """The error message for an unknown target: the known ones, or how to name or add it."""
+    several = [part for part in _BETWEEN.split(name) if part]
+    listed = f"coresetdb target list {store.typed}"
+    if several and several != [name]:
+        words, texts = " ".join(several), ", ".join(map(repr, several))
+        unknown = sorted(set(several) - set(targets))
+        but = f"; targets: {suggest(unknown[0], targets, listed)}" if unknown else ""
+        return (
+            f"no target {name!r} in {store.uri}: name targets one by one, with spaces between "
+            f"where a command takes several: {words} (in Python: {texts}){but}"
+        )
+    named = suggest(name, targets, listed)
     add = "" if targets else f". Add it: coresetdb target add {store.typed} {name} FILE"
     return f"no target {name!r} in {store.uri}; targets: {named}{add}"

@@ -81,6 +81,10 @@ class Removal(PrintedResult):
             that completes it.
         coresets: name -> rows of it among them.
         targets: name -> examples of it with the same content, which a purge forgets as well.
+        held_examples: coreset -> examples with the same content that it was chosen for and no
+            target has any more, which a purge forgets as well.
+        evaluations: evaluation file -> examples of it with the same content, which a purge forgets
+            as well.
         reindexed: features whose index a purge made anew.
         purged: what the purge did; None where nothing was purged.
         planned: whether this only says what would be done.
@@ -95,6 +99,8 @@ class Removal(PrintedResult):
     waiting: dict[str, tuple[int, str]] = field(default_factory=dict)
     coresets: dict[str, int] = field(default_factory=dict)
     targets: dict[str, int] = field(default_factory=dict)
+    held_examples: dict[str, int] = field(default_factory=dict)
+    evaluations: dict[str, int] = field(default_factory=dict)
     reindexed: tuple[str, ...] = ()
     purged: Purged | None = None
     planned: bool = False
@@ -154,11 +160,21 @@ class Removal(PrintedResult):
                 "purged": "it loses them, and a replay names them",
             }[self.done]
             yield f"  coreset {name} has {count:,} of the rows: {lost}"
+        forgotten = f"{'which would be' if self.planned else 'which were'} forgotten as well"
         for name, count in self.targets.items():
             yield (
                 f"  target {name} has {count_of(count, 'example')} of the same content, "
-                f"{'which would be' if self.planned else 'which were'} forgotten as well. "
-                f"Afterwards: coresetdb featurize {self.store}"
+                f"{forgotten}. Afterwards: coresetdb featurize {self.store}"
+            )
+        for name, count in self.held_examples.items():
+            yield (
+                f"  coreset {name} was chosen for {count_of(count, 'example')} of the same "
+                f"content, {forgotten}: a replay does without, and says so"
+            )
+        for name, count in self.evaluations.items():
+            yield (
+                f"  evaluation file {name}: {count_of(count, 'example')} of the same content, "
+                f"{forgotten}"
             )
         for name, (count, command) in self.waiting.items():
             yield f"  {count_of(count, 'row')} without {name} for now; to complete it: {command}"
@@ -536,6 +552,8 @@ def _removal(store: Store, chosen: _Found, purge: bool, planned: bool = False) -
         already=chosen.already,
         coresets=purging.coresets_losing(store, ids),
         targets=purging.targets_losing(store, ids) if purge else {},
+        held_examples=purging.held_examples_losing(store, ids) if purge else {},
+        evaluations=purging.evaluations_losing(store, ids) if purge else {},
         planned=planned,
     )
 

@@ -143,4 +143,5 @@ SELECTOR = Selector(
     feature="lexical",
     later=_later,
     paper="Robertson and Zaragoza 2009",
+    meaning="rows that share rare words with your examples",
 )

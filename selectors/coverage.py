@@ -154,4 +154,5 @@ SELECTOR = Selector(
         "cap": Option(10, least=1),
         "weights": Option("one", ("one", "idf", "target")),
     },
+    meaning="rows that together cover the most {sees}",
 )

@@ -138,4 +138,5 @@ SELECTOR = Selector(
     {"score": Option("ifd"), "threshold": Option(0.9, least=-1.0)},
     later=_later,
     paper="Liu et al. 2024 (DEITA)",
+    meaning="rows of the highest IFD or score, none too like another",
 )

@@ -106,4 +106,5 @@ SELECTOR = Selector(
     feature="lexical",
     later=_later,
     paper="Xie et al. 2023",
+    meaning="rows with words likelier in your examples than the pool",
 )

@@ -112,4 +112,5 @@ SELECTOR = Selector(
     _own_memory,
     {"represent": Option(20_000, least=1)},
     paper="Nemhauser et al. 1978",
+    meaning="typical rows, which lie close to many others",
 )

@@ -81,4 +81,12 @@ def _own_memory(task: Task) -> int:
     return task.rows * 64 + task.k * 8 * task.width + _WORK_BYTES
 
 
-SELECTOR = Selector("k_center", 1, ("vectors",), _passes, _own_memory, paper="Gonzalez 1985")
+SELECTOR = Selector(
+    "k_center",
+    1,
+    ("vectors",),
+    _passes,
+    _own_memory,
+    paper="Gonzalez 1985",
+    meaning="rows as unlike one another as can be",
+)

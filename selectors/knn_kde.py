@@ -252,4 +252,5 @@ SELECTOR = Selector(
     },
     later=_later,
     paper="Liu et al. 2024 (TSDS)",
+    meaning="rows among the nearest of many examples, few of a crowd",
 )

@@ -62,4 +62,5 @@ SELECTOR = Selector(
     _own_memory,
     OPTIONS,
     paper="Liu et al. 2024 (TSDS)",
+    meaning="rows among the nearest of many examples",
 )

@@ -101,4 +101,5 @@ SELECTOR = Selector(
     _passes,
     _own_memory,
     {"like": Option(""), "bins": Option(10, least=1)},
+    meaning="a random sample with answers as long as your examples'",
 )

@@ -40,4 +40,4 @@ def _passes(task: Task) -> Passes:
     return Ranking(drawn.keys[0])
 
 
-SELECTOR = Selector("random", 1, ("ids",), _passes)
+SELECTOR = Selector("random", 1, ("ids",), _passes, meaning="a random sample")

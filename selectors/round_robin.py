@@ -124,5 +124,11 @@ def _passes(task: Task) -> Passes:
 
 
 SELECTOR = Selector(
-    "round_robin", 1, ("query_similarity",), _passes, turns_bytes, paper="Ivison et al. 2025"
+    "round_robin",
+    1,
+    ("query_similarity",),
+    _passes,
+    turns_bytes,
+    paper="Ivison et al. 2025",
+    meaning="rows with {sees} closest to each of your examples",
 )

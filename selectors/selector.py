@@ -109,6 +109,8 @@ class Selector:
         paper: its source, as a short citation; empty where it is ours.
         alone: how it chooses where its name stands without a representation, under the same name
             and by other inputs; None where it chooses alike, or not at all.
+        meaning: which rows it takes, in the user's words; `{sees}` stands for what the
+            representation sees.
         later: the reductions of its passes after the first (of the costliest, where they are
             several), with stand-ins of the right size for what is not known yet.
     """
@@ -123,3 +125,4 @@ class Selector:
     paper: str = ""
     alone: Selector | None = None
     later: Callable[[Task], tuple[Reduction, ...]] = lambda task: ()
+    meaning: str = ""

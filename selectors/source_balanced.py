@@ -37,4 +37,11 @@ def _own_memory(task: Task) -> int:
     return task.rows * 80
 
 
-SELECTOR = Selector("source_balanced", 1, ("columns",), _passes, _own_memory)
+SELECTOR = Selector(
+    "source_balanced",
+    1,
+    ("columns",),
+    _passes,
+    _own_memory,
+    meaning="a random sample with as many rows of each corpus",
+)

@@ -59,4 +59,5 @@ SELECTOR = Selector(
     options={"by": Option("mean", ("mean", "max"))},
     paper="arXiv 2602.14696",
     alone=_BY_COLUMN,
+    meaning="rows closest to your examples on average",
 )

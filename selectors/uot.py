@@ -45,4 +45,5 @@ SELECTOR = Selector(
     options={"reg": Option(0.01, least=1e-4)},
     later=_later,
     paper="arXiv 2602.14696",
+    meaning="rows near your examples, shared out by optimal transport",
 )

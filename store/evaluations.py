@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.canonical import canonical_json, digest_of
@@ -68,18 +69,41 @@ def keep_without(store: Store, gone: IdSet) -> dict[str, tuple[str, int]]:
     Returns:
         Digest of the examples -> digest of those that are left, and how many are not.
     """
+    return {digest: (keep(store, left), lost) for digest, left, lost in _losing(store, gone)}
+
+
+def losing(store: Store, gone: IdSet, every: Sequence[dict[str, Any]]) -> dict[str, int]:
+    """Count the examples of each evaluation file that have content of these rows.
+
+    Args:
+        every: parameters of all coresets, which know the files' names.
+
+    Returns:
+        Name of the file (the digest of its examples where no coreset has it) -> examples.
+    """
+    names = {
+        evaluation["artifact"]: evaluation["name"]
+        for parameters in every
+        for evaluation in parameters.get("rules", {}).get("asked", {}).get("evaluations", ())
+    }
+    counts: Counter[str] = Counter()
+    for digest, _, lost in _losing(store, gone):
+        counts[names.get(digest, digest)] += lost
+    return dict(sorted(counts.items()))
+
+
+def _losing(store: Store, gone: IdSet) -> Iterator[tuple[str, list[Instruction], int]]:
+    """Digests of examples that have content of these rows, those without, and how many have it."""
     rows = store.dataset("artifacts").to_table(
         columns=["fingerprint"], filter=f"name = {literal(_NAME)}"
     )
-    changed = {}
     for digest in sorted(rows["fingerprint"].to_pylist()):
         instructions = kept(store, digest) or ()
         ids = [instruction.id for instruction in instructions]
         doomed = gone.contains(keys_of(ids)) if ids else []
         left = [each for each, purged in zip(instructions, doomed, strict=True) if not purged]
         if len(left) < len(instructions):
-            changed[digest] = (keep(store, left), len(instructions) - len(left))
-    return changed
+            yield digest, left, len(instructions) - len(left)
 
 
 def drop(store: Store, digest: str) -> None:

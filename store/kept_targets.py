@@ -77,6 +77,24 @@ def keep(
         parameters[PURGED_EXAMPLES] = noted
 
 
+def held(
+    store: Store, parameters: dict[str, Any], targets: Sequence[str], version: int | None
+) -> list[tuple[str, str]]:
+    """The examples of a coreset's targets as it was chosen for them: target and id.
+
+    Args:
+        parameters: of the coreset.
+        targets: names of its targets.
+        version: of the table `targets` that it was made from; None where that is gone.
+    """
+    rows = _rows_kept(store, parameters)
+    if rows is None:
+        if version is None:
+            return []
+        rows = _rows_of(store, targets, version, ["target", "id", "position"])
+    return list(zip(rows["target"].to_pylist(), rows["id"].to_pylist(), strict=True))
+
+
 def tables(store: Store, all_parameters: Sequence[dict[str, Any]]) -> list[pa.Table]:
     """All examples that coresets with these parameters keep, a table each."""
     found = (_rows_kept(store, parameters) for parameters in all_parameters)
@@ -106,11 +124,17 @@ def _rows_kept(store: Store, parameters: dict[str, Any]) -> pa.Table | None:
     return pa.ipc.open_stream(data).read_all()
 
 
-def _rows_of(store: Store, targets: Sequence[str], version: int | None = None) -> pa.Table:
+def _rows_of(
+    store: Store,
+    targets: Sequence[str],
+    version: int | None = None,
+    columns: list[str] | None = None,
+) -> pa.Table:
     dataset = store.dataset("targets", version)
     named = ", ".join(map(literal, targets))
-    rows = dataset.to_table(filter=f"target IN ({named})")
-    return rows.cast(dataset.schema).sort_by([("target", "ascending"), ("position", "ascending")])
+    rows = dataset.to_table(columns=columns, filter=f"target IN ({named})")
+    rows = rows if columns else rows.cast(dataset.schema)
+    return rows.sort_by([("target", "ascending"), ("position", "ascending")])
 
 
 def _alike(some: pa.Table, others: pa.Table) -> bool:

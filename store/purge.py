@@ -224,6 +224,33 @@ def targets_losing(store: Store, ids: Sequence[str] | pa.Array) -> dict[str, int
     return dict(sorted(counts.items()))
 
 
+def held_examples_losing(store: Store, ids: Sequence[str] | pa.Array) -> dict[str, int]:
+    """Name -> how many examples with the content of these rows a coreset holds, and no target does.
+
+    A coreset keeps the examples that it was chosen for, whatever becomes of its targets.
+    """
+    wanted = set(ids if isinstance(ids, list) else pa.array(ids).to_pylist())
+    rows = store.dataset("targets").to_table(columns=["target", "id"])
+    current = set(zip(rows["target"].to_pylist(), rows["id"].to_pylist(), strict=True))
+    tagged = store.tags("targets")
+    losing = {}
+    for row in _coresets(store):
+        version = tagged.get(f"coreset-{row['name']}-targets")
+        targets = row["targets"] or ()
+        if not targets:
+            continue
+        held = kept_targets.held(store, json.loads(row["parameters"]), targets, version)
+        if count := sum(each[1] in wanted and each not in current for each in held):
+            losing[row["name"]] = count
+    return dict(sorted(losing.items()))
+
+
+def evaluations_losing(store: Store, ids: Sequence[str] | pa.Array) -> dict[str, int]:
+    """Name -> how many examples of each evaluation file have the content of these rows."""
+    every = [json.loads(row["parameters"]) for row in _coresets(store)]
+    return evaluations.losing(store, IdSet(keys_of(ids)), every)
+
+
 # -- versions that held the rows ----------------------------------------------------------------
 
 

@@ -10,6 +10,8 @@ from helpers.files import write_jsonl
 
 import coresetdb
 from coresetdb import Database, UsageError
+from coresetdb.cli.options import MAPPED
+from coresetdb.ingest.readers import options
 
 OLD = "targets coresets coreset coreset_list score_sets scores index indices drop_index methods"
 
@@ -48,6 +50,55 @@ def test_every_keyword_is_written_out():
     for name, signature in signatures.items():
         kinds = [parameter.kind for parameter in signature.parameters.values()]
         assert inspect.Parameter.VAR_KEYWORD not in kinds, name
+
+
+class Seen(Exception):
+    """The options that a method would read files by."""
+
+
+READING = {
+    "format": "map",
+    "mapping": {"user": ["a", "b"]},
+    "choices": "text",
+    "first_choice": 1,
+    "roles": {"bot": "assistant"},
+    "strip_end": "</s>",
+    "encoding": "latin-1",
+    "explanation": True,
+    "unescape": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "further"),
+    [
+        ("plan", ("f.jsonl",), {}),
+        ("fit", ("f.jsonl",), {}),
+        ("ingest", ("f.jsonl",), {"corpus": "c"}),
+        ("annotate", ("f.jsonl",), {"corpus": "c"}),
+        ("add_vectors", ("name", "f.jsonl"), {"corpus": "c"}),
+        ("leaks", ("f.jsonl",), {}),
+        ("add_target", ("name", "f.jsonl"), {"allow_empty_answer": True}),
+        ("select", ("sums",), {"allow_empty_answer": True}),
+    ],
+)
+def test_every_keyword_of_reading_arrives(database, monkeypatch, method, words, further):
+    class Watched(options.ReadOptions):
+        def __post_init__(self):
+            raise Seen(self)
+
+    monkeypatch.setattr(options, "ReadOptions", Watched)
+    given = {**READING, **{name: value for name, value in further.items() if name == "corpus"}}
+    if method == "select":
+        given = {name: value for name, value in given.items() if name in MAPPED}
+        given["eval_format"] = "map"
+    with pytest.raises(Seen) as seen:
+        getattr(database, method)(*words, **given)
+    (found,) = seen.value.args
+    wanted = {**READING, "mapping": {"user": "a+b"}, **further}
+    for name, value in wanted.items():
+        left_out = method == "select" and name in ("encoding", "explanation", "unescape")
+        assert getattr(found, name) == (getattr(options.ReadOptions, name) if left_out else value)
 
 
 def test_a_wrong_keyword_is_a_type_error(database, tmp_path):

@@ -31,14 +31,14 @@ ORDER = {
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
     "maintenance scores removal evaluations excerpts kept_targets purge corpora sql "
     "integrity sizes status",
-    "store/sql": "frames names lance_relation nearest relations child table session",
+    "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot background methods weights queries groups scanning centring "
     "comparison ranking formats token_budget result_rows origins coresets distances indexing "
-    "removal rules dedup request approximate selection replay scores score targets method_list "
-    "compare explaining extra_columns export leaks",
+    "removal rules dedup request approximate selection replay scores score targets measured "
+    "readiness method_list compare explaining extra_columns export leaks",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 

@@ -77,7 +77,7 @@ class Neurons:
     tokens: torch.Tensor | None = None
 
 
-class Reducer:
+class Reducer(ABC):
     """Receives what one pass over one batch gives, and keeps only what becomes columns.
 
     The pass calls the methods named by its `PassInputs`, in no stated order, and `columns` last.
@@ -112,12 +112,12 @@ class Reducer:
         """Receive activations of one feed-forward network or one of its experts, layer by layer."""
         raise NotImplementedError
 
+    @abstractmethod
     def columns(self) -> dict[str, np.ndarray]:
         """Return column -> (B,) or (B, d) float32 with NaN where a row has no such value.
 
         Values of unequal length are an object array (B,) of 1-d arrays, None for no value.
         """
-        raise NotImplementedError
 
 
 class Collector(ABC):

@@ -6,6 +6,7 @@ so: fixed-size lists of floats, and lists of floats that all have the same lengt
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ VECTOR_WIDTH = 16
 """Lists of floats of the same length are vectors from this length on."""
 
 
-class Table:
+class Table(ABC):
     """A source of record batches: its kind in words, its schema, and how many rows it has.
 
     Attributes:
@@ -48,9 +49,9 @@ class Table:
         self.columns = [field.name for field in schema if field.name not in self.left_out]
         self._lists = [field.name for field in schema if _is_list_of_floats(field.type)]
 
+    @abstractmethod
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Batches of at most 1,024 rows of `columns`."""
-        raise NotImplementedError
 
     def read_only(self, names: Collection[str]) -> None:
         """Let `batches` have these columns alone, vectors or not; before the first batch."""

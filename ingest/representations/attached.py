@@ -23,6 +23,7 @@ class Vectors(Representation):
     name = VECTORS
     version = 1
     similarity = VECTORS
+    sees = "{name} vectors"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return vector_fields(setup.options["width"])

@@ -66,6 +66,7 @@ class Embed(Representation):
     name = "embed"
     version = 1
     paper = "arXiv 2602.14696"
+    sees = "text vectors"
     similarity = "embed"
     query_defaults: ClassVar[Mapping[str, Any]] = {"centre": "none"}
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"centre": ("none", "pool")}

@@ -162,6 +162,8 @@ class GradFiltering(Representation):
     name = "gradfiltering"
     version = 2
     paper = "arXiv 2601.13697"
+    sees = "gradient norms"
+    meaning = "rows that small models learn fast and agree on"
     selector = "top"
     defaults: ClassVar[Mapping[str, Any]] = {
         "model": "builtin",

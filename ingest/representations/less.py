@@ -44,6 +44,8 @@ class Less(Representation):
     name = "less"
     version = 1
     paper = "Xia et al. 2024"
+    sees = "gradients"
+    meaning = "rows that would teach the model what your examples do"
     similarity = "less"
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",

@@ -52,6 +52,7 @@ class Lexical(Representation):
     version = 1
     selector = "bm25"
     terms = "lexical"
+    sees = "words"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [

@@ -54,9 +54,15 @@ class Losses(Representation):
     version = 2
     defaults: ClassVar[Mapping[str, Any]] = {"alone": True, "grad_norm": "none"}
     query_defaults: ClassVar[Mapping[str, Any]] = {"score": "ifd", "order": "descending"}
-    listed_options = ("score=nll", "score=el2n", "score=grad_norm")
+    listed_options: ClassVar[Mapping[str, str]] = {
+        "score=nll": "rows with the answers that the model expects least",
+        "score=el2n": "rows with the answers that the model gets most wrong",
+        "score=grad_norm": "rows that would change the model most",
+    }
     selector = "top"
     paper = "Li et al. 2024 (IFD), Paul et al. 2021 (EL2N)"
+    sees = "losses"
+    meaning = "rows whose question helps least with the answer (IFD)"
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [

@@ -51,6 +51,8 @@ class Mads(Representation):
     name = "mads"
     version = 1
     paper = "arXiv 2605.30857"
+    sees = "active neurons"
+    meaning = "rows that together activate the most neurons"
     defaults: ClassVar[Mapping[str, Any]] = {"share": 0.01, "tokens": "response"}
     selector = "coverage"
     sets = "mads"

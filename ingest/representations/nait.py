@@ -92,6 +92,8 @@ class Nait(Representation):
     name = "nait"
     version = 1
     paper = "Chen et al. 2026, arXiv 2603.13201"
+    sees = "activations"
+    meaning = "rows that stand out of the pool as your examples do"
     defaults: ClassVar[Mapping[str, Any]] = {
         "neuron": "layer",
         "tokens": "content",
@@ -109,7 +111,9 @@ class Nait(Representation):
     unrecorded: ClassVar[Mapping[str, Any]] = {"direction": "pca"}
     example_columns: ClassVar[tuple[str, ...]] = COLUMNS
     selector = "top"
-    listed_options = ("direction=pca,score=dot",)
+    listed_options: ClassVar[Mapping[str, str]] = {
+        "direction=pca,score=dot": "the paper's: along what your examples differ in most"
+    }
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         layers, width = _shape(setup)

@@ -34,6 +34,7 @@ class Rds(Representation):
     name = "rds"
     version = 1
     paper = "Ivison et al. 2025"
+    sees = "hidden states"
     similarity = "rds"
     defaults: ClassVar[Mapping[str, Any]] = STORED
     implied: ClassVar[Mapping[str, Any]] = STORED

@@ -98,10 +98,15 @@ class Representation(ABC):
             the options keep them.
         query_choices: option of the comparison -> its valid values, where only some words are.
         selector: the selector used when a method names the representation alone.
-        listed_options: options of the comparison that lists of methods show beside the default.
+        listed_options: options of the comparison that lists of methods show beside the default,
+            and which rows each takes.
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
         terms: the column of lists of int32 that are a row's words in order, or None.
         paper: a short citation; empty where the representation is ours.
+        sees: what rows are compared by, in the user's words, such as "hidden states"; `{name}`
+            stands for the feature's own name.
+        meaning: which rows its name alone takes, in the user's words; where it is empty, those of
+            the selector.
     """
 
     name: ClassVar[str]
@@ -114,10 +119,12 @@ class Representation(ABC):
     example_columns: ClassVar[tuple[str, ...]] = ()
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     selector: ClassVar[str] = "round_robin"
-    listed_options: ClassVar[tuple[str, ...]] = ()
+    listed_options: ClassVar[Mapping[str, str]] = {}
     sets: ClassVar[str | None] = None
     terms: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
+    sees: ClassVar[str] = ""
+    meaning: ClassVar[str] = ""
 
     @abstractmethod
     def fields(self, setup: Setup) -> list[pa.Field]:

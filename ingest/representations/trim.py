@@ -54,6 +54,8 @@ class Trim(Representation):
     name = "trim"
     version = 1
     paper = "arXiv 2510.07118"
+    sees = "tokens"
+    meaning = "rows with words used as in your examples"
     selector = "top"
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",

@@ -29,6 +29,7 @@ from ..place import place_at
 from .frames import BATCH, DONE, ERROR, READY, SCHEMA, batch_to_bytes, receive, send, send_json
 from .names import quoted
 from .relations import register
+from .unknown_names import mended
 
 READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 """The nodes of a syntax tree that read; INSERT_QUERY_NODE, COPY_QUERY_NODE and so on do not."""
@@ -263,7 +264,11 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
         read_config(place)  # is it a store, and of a layout that this version reads?
         register(connection, place, settings["at"])
         connection.execute("SET lock_configuration = true")
-        reader = _bound(connection, query).to_arrow_reader(ROWS_PER_BATCH)
+        try:
+            bound = _bound(connection, query)
+        except (duckdb.BinderException, duckdb.CatalogException) as error:
+            raise QueryError(mended(connection, place, str(error))) from error
+        reader = bound.to_arrow_reader(ROWS_PER_BATCH)
         schema = pa.schema(
             [
                 field.with_name(name)

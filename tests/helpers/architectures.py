@@ -25,11 +25,12 @@ from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.passes.forward import run_pass
-from coresetdb.ingest.passes.reducer import PassInputs, Reducer
+from coresetdb.ingest.passes.reducer import PassInputs
 from coresetdb.ingest.representations.registry import parse_features, parse_specs
 from coresetdb.schemas.errors import BackboneError
 from helpers.naive_gradients import loss_of
 from helpers.tiny_models import save_tiny_model, tiny_conversations
+from helpers.watcher import Watcher
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "architectures.md"
 
@@ -235,7 +236,7 @@ def said_by_init(kind: str, folder: Path) -> tuple[str, list[str], str]:
     return name, [str(spec) for spec in features], said.replace(f"{folder}: ", "")
 
 
-class _Whole(Reducer):
+class _Whole(Watcher):
     """Keeps the gradient of every weight."""
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from coresetdb.query import coresets, targets
 from coresetdb.query.coresets import load_coreset, remove_coreset
+from coresetdb.query.names import unknown_target
 from coresetdb.query.rules.quotas import shares
 from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
@@ -42,6 +43,17 @@ def test_a_target_that_is_not_there(store, monkeypatch):
     monkeypatch.setattr(targets, "_names", lambda store: HUNDREDS)
     with pytest.raises(UsageError, match=r"targets: chance, .*coresetdb target list "):
         remove_target(store, "chanc")
+
+
+@pytest.mark.parametrize("between", [",", ", ", ";", " ", "+", ",,"])
+def test_targets_in_one_word(store, monkeypatch, between):
+    known = ["mbpp", "svamp"]
+    said = unknown_target(store, f"svamp{between}mbpp", known)
+    assert "one by one" in said and "several: svamp mbpp (in Python: 'svamp', 'mbpp')" in said
+    assert "targets:" not in said, "all are known"
+    assert "several: svamp (in" in unknown_target(store, f"svamp{between}", known)
+    assert "targets: mbpp, svamp" in unknown_target(store, f"svamp{between}gsm8k", known)
+    assert "Add it" in unknown_target(store, "svamp", [])
 
 
 def test_a_corpus_that_is_not_there(store, toys):

@@ -403,13 +403,41 @@ def test_a_purge_takes_its_content_out_of_the_evaluation_files_that_coresets_kee
     made = select(store, ["arithmetic"], method="random", budget="5", rules=rules)
     said = [row["messages"][0]["content"] for row in bench]
     assert all(text in kept_evaluations(store)[0] for text in said)
-    done = remove(store, Rows(ids=[row["id"] for row in bench[:share]]), purge=True)
+    gone = Rows(ids=[row["id"] for row in bench[:share]])
+    plan = remove(store, gone, purge=True, dry_run=True)
+    assert plan.evaluations == {"bench.jsonl": share}
+    assert f"bench.jsonl: {share} examples of the same content, which would be" in str(plan)
+    assert not remove(store, gone, dry_run=True).evaluations, "only a purge forgets them"
+    assert all(text in kept_evaluations(store)[0] for text in said)
+    done = remove(store, gone, purge=True)
+    assert done.evaluations == plan.evaluations
     (left,) = kept_evaluations(store)
     assert [text in left for text in said] == [number >= share for number in range(3)]
     assert done.purged.evaluations == share
     assert f"{share} examples of evaluation files forgotten" in str(done)
     assert f"{share} examples of bench.jsonl had the content" in str(replay(store, made.name))
     assert verify(store.uri, full=True).ok
+
+
+def test_a_dry_run_of_a_purge_names_the_examples_that_only_coresets_hold(store, toys):
+    first, second = toys.question("poems", 0), toys.question("poems", 4)
+    toys.add_target(store, "copied", [first, second])
+    toys.add_target(store, "alone", [first])
+    for target in ("copied", "alone"):
+        select(store, [target], budget="20", name=f"for-{target}")
+    gone = Rows(ids=[first.id])
+    plan = remove(store, gone, purge=True, dry_run=True)
+    assert plan.targets == {"alone": 1, "copied": 1} and not plan.held_examples
+    remove_target(store, "alone")
+    plan = remove(store, gone, purge=True, dry_run=True)
+    assert plan.targets == {"copied": 1} and plan.held_examples == {"for-alone": 1}
+    assert "coreset for-alone was chosen for 1 example of the same content, which would" in str(
+        plan
+    )
+    done = remove(store, gone, purge=True)
+    assert done.held_examples == {"for-alone": 1} and "which were forgotten as well" in str(done)
+    plan = remove(store, Rows(ids=[second.id]), purge=True, dry_run=True)
+    assert plan.targets == {"copied": 1} and not plan.held_examples
 
 
 @pytest.mark.parametrize("anew", [False, True])

@@ -11,6 +11,7 @@ import torch
 from helpers.naive_gradients import backbone_of, loss_of, naive, rows_of
 from helpers.tiny_adapters import in_peft, random_adapter
 from helpers.tiny_models import ARCHITECTURES, tiny_backbone
+from helpers.watcher import Watcher
 
 from coresetdb.ingest.models.anatomy import decoder_layers
 from coresetdb.ingest.models.backbone import Backbone
@@ -24,14 +25,14 @@ from coresetdb.ingest.passes.gradients import (
     linear_layers,
     routers,
 )
-from coresetdb.ingest.passes.reducer import PassInputs, Reducer
+from coresetdb.ingest.passes.reducer import PassInputs
 from coresetdb.ingest.passes.weight_gradient import SketchSpec
 from coresetdb.schemas.instruction import Instruction
 
 MODELS = ("builtin", *ARCHITECTURES)
 
 
-class Everything(Reducer):
+class Everything(Watcher):
     """Keeps whole gradients, squared norms and the states."""
 
     def __init__(self) -> None:
@@ -229,7 +230,7 @@ def test_between_forward_and_backward_only_folded_inputs_are_held(name):
     batch = make_batch(rows_of(backbone), backbone.padding_token, backbone.device)
     held = []
 
-    class Sketching(Reducer):
+    class Sketching(Watcher):
         sketch = SketchSpec(dims=2)  # inputs folded to 2 numbers per token
         modules = 0
 

@@ -7,18 +7,19 @@ import pytest
 import torch
 from helpers.naive_neurons import naive_neurons
 from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.watcher import Watcher
 from torch import nn
 
 from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.passes.feed_forward import feed_forwards, neuron_hooks
 from coresetdb.ingest.passes.forward import run_pass
-from coresetdb.ingest.passes.reducer import PassInputs, Reducer
+from coresetdb.ingest.passes.reducer import PassInputs
 from coresetdb.schemas.errors import BackboneError
 
 EXPERTS = ("mixtral", "qwen3_moe")
 
 
-class Kept(Reducer):
+class Kept(Watcher):
     """All activations of a batch as (B, T, units of all layers), NaN where there is none."""
 
     def __init__(self, batch):

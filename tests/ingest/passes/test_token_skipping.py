@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.tiny_adapters import random_adapter
 from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
+from helpers.watcher import Watcher
 
 from coresetdb.ingest.fits import lora
 from coresetdb.ingest.fits.lora import LoraTraining
@@ -16,7 +17,7 @@ from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.passes import forward, token_skipping
 from coresetdb.ingest.passes.forward import run_pass
 from coresetdb.ingest.passes.gradient_reducers import GradientNorm
-from coresetdb.ingest.passes.reducer import PassInputs, Reducer
+from coresetdb.ingest.passes.reducer import PassInputs
 from coresetdb.ingest.passes.token_skipping import final_states_only_at, last_feed_forward
 
 EXPERTS = ("mixtral", "qwen3_moe")
@@ -50,7 +51,7 @@ def run_all_tokens(monkeypatch):
         monkeypatch.setattr(module, "final_states_only_at", lambda *args: nullcontext())
 
 
-class Kept(Reducer):
+class Kept(Watcher):
     """The final states, or what the logits are."""
 
     def hidden(self, states):
