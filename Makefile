@@ -1,12 +1,13 @@
 # make demo   set up, then ingest a sample pool and select coresets from it
 # make test   set up, then lint, type-check and run the tests
+# make evidence CORPORA=FOLDER OUT=FOLDER MODEL=FOLDER  the study of docs/evidence.md (hours)
 # make clean  remove what make made
 
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench evidence clean
 
 demo: $(VENV)/.installed
 	$(BIN)/coresetdb demo
@@ -25,6 +26,9 @@ BENCHMARKS = approximate coverage one_pass selection spread sql
 bench: $(VENV)/.installed
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
+evidence: $(VENV)/.installed-evaluate
+	$(BIN)/python benchmarks/evidence.py $(CORPORA) $(OUT) --model $(MODEL) $(OPTIONS)
+
 # torch comes first and by its pinned version, so that no other package's looser demand picks one.
 $(VENV)/.torch: constraints.txt
 	python3 -m venv $(VENV)
@@ -37,6 +41,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-evaluate: $(VENV)/.installed
+	$(PIP) -e '.[evaluate]'
 	touch $@
 
 clean:

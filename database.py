@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import numpy as np
     import polars as pl
 
+    from .evaluation.results import StudyResult
+    from .evaluation.running import Forecast
+    from .evaluation.training import TrainingRecipe
     from .ingest.attachments.attaching import Attached
     from .ingest.conversations.tokenization import ReasoningMode
     from .ingest.create import Relocated
@@ -1103,6 +1106,271 @@ class Database:
         from .query.explaining.internals import layer_contributions
 
         return layer_contributions(self.store, target, row, method)
+
+    # -- studies -----------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        target: str,
+        evaluation: SourceData,
+        *,
+        methods: str | Sequence[str] = "rds",
+        budgets: str | int | Sequence[int] = 1000,
+        match: Literal["rows", "tokens"] = "rows",
+        controls: str | Sequence[str] = (),
+        seeds: int = 3,
+        metrics: str | Sequence[str] = (),
+        where: str | None = None,
+        relevant: str | None = None,
+        limit: int | None = None,
+        tasks: str | Sequence[str] = (),
+        task_folder: PathLike | None = None,
+        model: PathLike | None = None,
+        lora: int = 16,
+        epochs: int = 2,
+        learning_rate: float | None = None,
+        batch: int = 8,
+        max_length: int = 512,
+        dtype: str = "auto",
+        device: str = "auto",
+        eval_format: str = "auto",
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
+        name: str | None = None,
+        forecast_only: bool = False,
+        memory_limit: str | int = "4GiB",
+        progress: Progress | None = None,
+    ) -> StudyResult | Forecast:
+        """Train a model on rows by methods and by controls, and measure each on held-out examples.
+
+        Every arm is kept as soon as it was measured; the same call goes on where a killed one
+        stopped. Needs the extra `coresetdb[evaluate]`.
+
+        Args:
+            target: that rows are chosen for; its own examples are not measured on.
+            evaluation: files or records with answers. The leakage guard keeps them out of every
+                arm.
+            methods: to be compared, as `select` takes them.
+            budgets: rows of an arm, one number or several.
+            match: `rows`, or `tokens`: as many as so many average rows of the pool have.
+            controls: of zero-shot, random, length_matched (to each method), source_balanced, full,
+                oracle, worst; by default the first three, and the last two where `relevant` is
+                given.
+            seeds: trainings of each arm; random rows are drawn anew for each.
+            metrics: of loss, exact_match, choice and choice_likelihood; by default what the
+                examples allow.
+            where: an SQL expression over the pool: rows that may be chosen.
+            relevant: an SQL expression: rows known to be relevant, for the arm oracle.
+            limit: measure on the first so many examples.
+            tasks: of lm-evaluation-harness, measured as well.
+            task_folder: of definitions of such tasks.
+            model: that is trained; the store's own by default.
+            lora: rank of the adapters on all linear layers; 0 trains every weight.
+            epochs, learning_rate, batch, max_length: of the training; the learning rate is 2e-4
+                for adapters and 2e-5 for every weight by default.
+            dtype, device: as for `create`.
+            eval_format, mapping, choices, first_choice, roles, strip_end: how the examples are
+                read, as for `ingest`.
+            name: of the study; by default the target and a digest of the settings.
+            forecast_only: say what it would take and could find, and stop.
+            memory_limit: what a selection may plan for.
+            progress: receives news while it runs.
+
+        Raises:
+            UsageError: unknown names, nothing to measure on, a library that is not installed.
+            InputError: an evaluation file cannot be read.
+            BackboneError: the model cannot be loaded, or training fails.
+            MissingFeatureError, FingerprintError, QueryError: as for `select`.
+        """
+        from .evaluation.running import evaluate
+        from .evaluation.study import split_budgets
+        from .query.score import split_methods
+
+        recipe = self._recipe(
+            model=model,
+            lora=lora,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch=batch,
+            max_length=max_length,
+            dtype=dtype,
+            device=device,
+        )
+        reading = _reading(
+            format=eval_format,
+            mapping=mapping,
+            choices=choices,
+            first_choice=first_choice,
+            roles=roles,
+            strip_end=strip_end,
+        )
+        return evaluate(
+            self.store,
+            target,
+            evaluation,
+            reading,
+            methods=split_methods(methods) if isinstance(methods, str) else list(methods),
+            budgets=split_budgets(budgets),
+            match=match,
+            controls=_comma_separated(controls),
+            seeds=seeds,
+            metrics=_comma_separated(metrics),
+            where=where,
+            relevant=relevant,
+            limit=limit,
+            tasks=_comma_separated(tasks),
+            task_folder=None if task_folder is None else os.fspath(task_folder),
+            recipe=recipe,
+            name=name,
+            memory_limit=memory_bytes(memory_limit),
+            forecast_only=forecast_only,
+            progress=progress,
+        )
+
+    def quantiles(
+        self,
+        target: str,
+        evaluation: SourceData,
+        *,
+        method: str = "less",
+        bins: int = 10,
+        budget: int = 250,
+        match: Literal["rows", "tokens"] = "rows",
+        seeds: int = 1,
+        metrics: str | Sequence[str] = (),
+        where: str | None = None,
+        limit: int | None = None,
+        model: PathLike | None = None,
+        lora: int = 16,
+        epochs: int = 2,
+        learning_rate: float | None = None,
+        batch: int = 8,
+        max_length: int = 512,
+        dtype: str = "auto",
+        device: str = "auto",
+        eval_format: str = "auto",
+        mapping: Mapping[str, str | Sequence[str]] | None = None,
+        choices: Literal["letters", "text"] | None = None,
+        first_choice: int | None = None,
+        roles: Mapping[str, str] | None = None,
+        strip_end: str | None = None,
+        name: str | None = None,
+        forecast_only: bool = False,
+        memory_limit: str | int = "4GiB",
+        progress: Progress | None = None,
+    ) -> StudyResult | Forecast:
+        """Train a model on rows of each bin of a ranking: does nearness mean anything for training?
+
+        The pool is ordered by the method, nearest rows first, and cut into bins of equal size; an
+        arm is trained on rows drawn from each. `StudyResult.bins` gives Spearman's correlation of
+        bin and metric (arXiv 2602.14696, its quantile experiment).
+
+        Args:
+            method: that orders the pool, such as `less` or `rds:top`.
+            bins: how many.
+            budget: rows drawn from a bin.
+            The others are those of `evaluate`.
+
+        Raises:
+            UsageError: bins that hold fewer rows than the budget, and as `evaluate`.
+            InputError, BackboneError, MissingFeatureError, FingerprintError, QueryError: as
+                `evaluate`.
+        """
+        from .evaluation.running import evaluate
+
+        return evaluate(
+            self.store,
+            target,
+            evaluation,
+            _reading(
+                format=eval_format,
+                mapping=mapping,
+                choices=choices,
+                first_choice=first_choice,
+                roles=roles,
+                strip_end=strip_end,
+            ),
+            methods=[method],
+            budgets=[budget],
+            match=match,
+            seeds=seeds,
+            metrics=_comma_separated(metrics),
+            where=where,
+            limit=limit,
+            bins=bins,
+            recipe=self._recipe(
+                model=model,
+                lora=lora,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                batch=batch,
+                max_length=max_length,
+                dtype=dtype,
+                device=device,
+            ),
+            name=name,
+            memory_limit=memory_bytes(memory_limit),
+            forecast_only=forecast_only,
+            progress=progress,
+        )
+
+    def _recipe(
+        self,
+        *,
+        model: PathLike | None,
+        lora: int,
+        epochs: int,
+        learning_rate: float | None,
+        batch: int,
+        max_length: int,
+        dtype: str,
+        device: str,
+    ) -> TrainingRecipe:
+        """How the arms of a study are trained; by default the store's own model is."""
+        from .evaluation.running import store_model
+        from .evaluation.training import DEFAULT_RATES, TrainingRecipe
+
+        return TrainingRecipe(
+            model=os.fspath(model) if model is not None else store_model(self.store),
+            dtype=dtype,
+            device=device,
+            lora=lora,
+            epochs=epochs,
+            learning_rate=DEFAULT_RATES[bool(lora)] if learning_rate is None else learning_rate,
+            batch=batch,
+            max_length=max_length,
+        )
+
+    def list_studies(self) -> list[dict[str, Any]]:
+        """List the studies, the newest last: name, target, model, arms measured so far."""
+        from .evaluation.results import list_studies
+
+        return list_studies(self.store)
+
+    def open_study(self, name: str) -> StudyResult:
+        """Open a study as far as it was measured.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        from .evaluation.results import study_result
+
+        return study_result(self.store, name)
+
+    def remove_study(self, name: str) -> int:
+        """Remove the measurements of a study; return how many there were. Its coresets stay.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        from .evaluation.results import require_study
+        from .store.evaluation_results import remove_study
+
+        require_study(self.store, name)
+        return remove_study(self.store, name)
 
     # -- SQL and tables ----------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`coresetdb score`: score every row for a target; list and remove scores."""
+"""`coresetdb score` scores every row for a target; `coresetdb transfer` targets' examples."""
 
 from __future__ import annotations
 
@@ -126,3 +126,32 @@ def remove(store: str, target: str, methods: tuple[str, ...]) -> None:
     """
     rows = open_database(store).remove_scores(target, methods or None)
     talk(f"{target}: removed {count_of(rows, 'score')}.")
+
+
+@click.command()
+@store_argument
+@click.argument("targets", nargs=-1, required=True, metavar="TARGET TARGET...")
+@click.option("--method", default="nait", show_default=True, help="That scores for a target.")
+@click.option("--out", metavar="FILE.html", help="Write the matrix as a picture as well.")
+@json_option
+def transfer_command(
+    store: str, targets: tuple[str, ...], method: str, out: str | None, as_json: bool
+) -> None:
+    """Score the examples of each TARGET for every other one, and average; no model runs.
+
+    A row for each target whose examples are scored, a column for each that scores.
+
+    \b
+        coresetdb transfer pool gsm8k svamp mbpp
+        coresetdb transfer pool gsm8k mbpp --method "nait(score=cosine)" --out transfer.html
+    """
+    matrix = open_database(store).transfer(*targets, method=method)
+    if out is not None:
+        from ..evaluation.matrix import write_matrix
+
+        write_matrix(matrix, f"{method}: mean score of a target's examples for another", out)
+        talk(f"{out}: written.")
+    if as_json:
+        print_json(matrix.to_dicts())
+    else:
+        click.echo(text_table(matrix.to_dicts()))

@@ -19,6 +19,7 @@ from .models.describe import BackboneConfig, BackboneInfo, describe
 from .models.model_folder import settled_name
 from .representations.registry import (
     FeatureSpec,
+    configured_specs,
     expanded,
     fields_of,
     get,
@@ -68,8 +69,9 @@ def create_store(
     fields = [field for recipe in recipes for field in fields_of(recipe, info)]
     # The device is chosen anew wherever the store is opened; everything else is fixed.
     settled = replace(resolved, device=backbone.device)
-    # Written out: a later version may mean something else by a preset.
-    config = {"backbone": settled.as_dict(), "features": ",".join(map(str, specs))}
+    # Written out: a later version may mean something else by a preset, or have other defaults.
+    written_out = ",".join(spec.configured for spec in specs)
+    config = {"backbone": settled.as_dict(), "features": written_out}
     notices = list(info.notices)
     if try_backbone is not None:
         Store.require_free(uri, storage_options)
@@ -101,8 +103,8 @@ def _is_older(spec: FeatureSpec, recipe: Recipe) -> bool:
 
 def _configured(store: Store) -> list[FeatureSpec]:
     """Return the features the store was configured with; none once its last one was dropped."""
-    text = read_config(store.place)["features"]  # another process may have dropped one since
-    return parse_specs(text) if text else []
+    # Another process may have dropped one since.
+    return configured_specs(read_config(store.place)["features"])
 
 
 def list_features(store: Store) -> list[dict[str, Any]]:
@@ -146,7 +148,7 @@ def drop_feature(store: Store, name: str, force: bool = False) -> Recipe | None:
     else:
         recipe = drop(store, name, force)
         dropped = [spec for spec in _configured(store) if spec.matches(recipe)]
-    kept = ",".join(str(spec) for spec in _configured(store) if spec not in dropped)
+    kept = ",".join(spec.configured for spec in _configured(store) if spec not in dropped)
     store.configure(features=kept)
     return recipe
 
@@ -173,7 +175,8 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     check_backbone(store.uri, backbone_config(store), list(present.values()))
     resolved: dict[str, Recipe | FeatureSpec] = {}
     if not features.strip(" ,"):
-        resolved |= present | {str(spec): spec for spec in pending(store)}
+        resolved |= {recipe.fingerprint: recipe for recipe in present.values()}
+        resolved |= {str(spec): spec for spec in pending(store)}
     written_out = {entry.strip() for entry in features.split(",")}
     for entry in expanded(features):
         if entry in every and entry not in present:
@@ -182,7 +185,7 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
                 f"that lack it get it from a file: {completion(store, every[entry])}"
             )
         if entry in present:
-            resolved[present[entry].feature] = present[entry]
+            resolved[present[entry].fingerprint] = present[entry]
             continue
         for spec in parse_specs(entry):
             made = present.values()
@@ -190,7 +193,7 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
             if not recipes and entry not in written_out:
                 recipes = [recipe for recipe in made if spec.matches(recipe, in_any_form=True)]
             if recipes:
-                resolved[recipes[-1].feature] = recipes[-1]
+                resolved[recipes[-1].fingerprint] = recipes[-1]
             else:
                 resolved[str(spec)] = spec
     if not resolved:

@@ -2,24 +2,29 @@
 
 Of every row a column `..._kept` has the share of energy that a basis keeps. The loss on a corpus is
 compared with the loss on the sample that the basis was fitted on. An ensemble's gradient norms are
-compared between rows it was trained on and others.
+compared between rows it was trained on and others, and between halves of its members.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..schemas.errors import UsageError
 from ..schemas.recipe import Recipe
-from ..store.catalog import facts_of
+from ..store.catalog import Artifact, facts_of
 from ..store.status import Status, status_of
 from ..store.store import Store
 from .create import pending, recipes_of
-from .representations.gradfiltering import seen_gap
-from .representations.registry import FeatureSpec, columns_of
+from .fits.ensemble import HELD_OUT, WARNING, noise_prior
+from .representations.gradfiltering_scores import NORMS, SEEN, reliability, seen_gap
+from .representations.registry import FeatureSpec, columns_of, get
+
+if TYPE_CHECKING:
+    import lance
 
 KEPT = "_kept"
 
@@ -34,15 +39,13 @@ its sample asked for; at twice the loss the error is 1.4 times what was accepted
 
 def status(store: Store) -> Status:
     """Return the status of a store: what it holds, what is pending, whether its fits suit it."""
-    bases = basis_drift(store)
-    due = advice(store, bases)
+    bases, ensembles = basis_drift(store), ensemble_gap(store)
+    due = advice(store, bases, ensembles)
     try:
         waiting = [str(spec) for spec in pending(store)]
     except UsageError as error:  # a feature of a package that is not installed here
         waiting, due = [], [*due, str(error)]
-    return replace(
-        status_of(store), pending=waiting, bases=bases, ensembles=ensemble_gap(store), due=due
-    )
+    return replace(status_of(store), pending=waiting, bases=bases, ensembles=ensembles, due=due)
 
 
 def basis_drift(store: Store) -> list[dict[str, Any]]:
@@ -82,22 +85,59 @@ def is_due(kept: float, usual: float) -> bool:
 
 
 def ensemble_gap(store: Store) -> list[dict[str, Any]]:
-    """Return for every ensemble how rows it was trained on differ from others (`seen_gap`)."""
+    """Return for every ensemble what it learned, and how far its scores can be trusted.
+
+    Keys: ensemble (the feature); rows in fit, rows outside, seen over unseen, outside over unseen
+    (`seen_gap`); early loss, late loss, of rows that members were not trained on (None where the
+    fit kept none); negative drops, halves agree, halves agree on drops (`reliability`, of at most
+    `RELIABILITY_ROWS` rows).
+    """
     pool = store.dataset("pool")
     gaps: list[dict[str, Any]] = []
     for recipe in recipes_of(store):
         columns = columns_of(recipe)
-        own = ("gradfiltering_norms", "gradfiltering_seen")
+        own = (NORMS, SEEN)
         if columns.keys() >= set(own) and pool.count_rows():  # version 1 had other columns
             names = [columns[name] for name in own]
             gap = seen_gap(pool.to_table(columns=names).rename_columns(list(own)))
-            row = {k.replace("_", " "): None if np.isnan(v) else v for k, v in gap.items()}
-            gaps.append({"ensemble": recipe.feature, **row})
+            held_out = _held_out(store, recipe)
+            losses = held_out.facts["loss"] if held_out else {}
+            sample = _spread_rows(pool, columns[NORMS]).rename_columns([NORMS])
+            options = {**get(recipe.representation).former_defaults, **recipe.options}
+            artifacts = {HELD_OUT: held_out} if held_out else {}
+            prior = noise_prior(artifacts, options["gradient"])
+            row = {
+                **gap,
+                "early_loss": losses.get("early", np.nan),
+                "late_loss": losses.get("late", np.nan),
+                **reliability(sample, options["noise"], prior),
+            }
+            told = {k.replace("_", " "): None if np.isnan(v) else v for k, v in row.items()}
+            gaps.append({"ensemble": recipe.feature, **told})
     return gaps
 
 
-def advice(store: Store, bases: list[dict[str, Any]]) -> list[str]:
-    """Return sentences that say what to run for bases that no longer suit a corpus."""
+def _held_out(store: Store, recipe: Recipe) -> Artifact | None:
+    """Return the facts that an ensemble kept of rows it was not trained on, or None."""
+    if HELD_OUT not in recipe.artifacts:
+        return None
+    facts = facts_of(store, recipe.artifacts[HELD_OUT], HELD_OUT)
+    return Artifact({}, facts) if facts else None
+
+
+RELIABILITY_ROWS = 8192
+
+
+def _spread_rows(pool: lance.LanceDataset, column: str) -> pa.Table:
+    """Return a column of rows at equal distances over the whole pool."""
+    rows = pool.count_rows()
+    places = np.linspace(0, rows - 1, min(rows, RELIABILITY_ROWS)).round().astype(np.int64)
+    return pool.take(places.tolist(), columns=[column])
+
+
+def advice(store: Store, bases: list[dict[str, Any]], ensembles: list[dict[str, Any]]) -> list[str]:
+    """Return sentences that say what to run for bases that no longer suit a corpus, and for
+    ensembles whose members did not learn."""
     recipes = {column: recipe for recipe in recipes_of(store) for column in recipe.columns}
     due: dict[str, list[dict[str, Any]]] = {}
     for basis in bases:
@@ -112,6 +152,17 @@ def advice(store: Store, bases: list[dict[str, Any]]) -> list[str]:
             "fitted on. A refit, in columns of its own, learns from the pool as it is now: "
             f"coresetdb featurize {store.typed} {_with_another_sample(recipe)}"
         )
+    recipes_by_feature = {recipe.feature: recipe for recipe in recipes.values()}
+    for ensemble in ensembles:
+        early, late = ensemble["early loss"], ensemble["late loss"]
+        if early is not None and late >= early:
+            options = recipes_by_feature[ensemble["ensemble"]].options
+            longer = FeatureSpec("gradfiltering", {**options, "epochs": 2 * options["epochs"]})
+            sentences.append(
+                f"{ensemble['ensemble']}: {WARNING} ({early:.4f}, then {late:.4f}). A longer "
+                "training, in columns of its own: coresetdb featurize "
+                f"{store.typed} {longer}"
+            )
     return sentences
 
 

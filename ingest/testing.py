@@ -348,9 +348,9 @@ def _check_comparison(recipe: Recipe, backbone: Backbone, fits: Fitted) -> None:
     artifacts = dict(fits.artifacts)
     if reads := representation.background_columns(representation.query_defaults):
         artifacts[BACKGROUND] = representation.background([_with_feature(recipe, table, reads)])
-    if target_artifact is not None and representation.example_columns:
+    if representation.example_columns:
         examples = _with_feature(recipe, featurizer.table(target), representation.example_columns)
-        target_artifact = representation.with_examples(target_artifact, examples)
+        target_artifact = representation.with_examples(target_artifact or Artifact({}), examples)
     scorer = representation.scorer(
         recipe.options, artifacts, target_artifact, dict(representation.query_defaults)
     )

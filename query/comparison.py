@@ -15,11 +15,12 @@ from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet
 from ..selectors.reductions import Fetched, RowColumns, RowVectors
 from ..store.catalog import Artifact, LazyArtifacts
-from .background import background_of
-from .centring import CENTRE, centred_fetch, centred_queries
 from .features import Feature
 from .groups import queries_compared
 from .methods import Method, parse_method
+from .pool_statistics.background import background_of
+from .pool_statistics.centring import centre_of, centred_fetch, centred_queries
+from .pool_statistics.statistic import CENTRE
 from .queries import Queries, matrix_of
 from .scanning.columns import scan_scores, scan_sets, scan_words, size_of_sets
 from .scanning.fetch import fetcher
@@ -103,7 +104,6 @@ def comparison(
     feature: Feature | None,
     queries: Sequence[Queries],
     lengths: Mapping[str | None, np.ndarray],
-    centre: Artifact | None = None,
 ) -> Comparison:
     """Return how a method compares rows, and with what.
 
@@ -113,12 +113,13 @@ def comparison(
         feature: that it uses, None for none.
         queries: of the targets.
         lengths: to be matched, as `lengths_to_match` returns them.
-        centre: that the method subtracts, as `centre_of` returns it.
 
     Raises:
         UsageError: the options asked for do not fit what is stored.
+        MissingFeatureError: no row has the feature, and a statistic of the pool is needed.
     """
     dataset = snapshot.pool
+    centre = centre_of(snapshot, method, feature)
     fetch = fetcher(dataset, feature)
     if centre:
         fetch, queries = centred_fetch(fetch, centre), centred_queries(queries, centre)
@@ -240,7 +241,7 @@ def scorer_of(
     recipe, representation = feature.recipe, feature.representation
     others = {}
     if representation.background_columns(method.asked):
-        others[BACKGROUND] = background_of(snapshot, feature).artifact
+        others[BACKGROUND] = background_of(snapshot, feature)
     scorer = representation.scorer(
         options_of(recipe),
         LazyArtifacts(snapshot.store, recipe.artifacts, others),

@@ -69,13 +69,15 @@ Comparison = Literal["cosine", "scorer", "target_scorer"]
 def comparison_of(representation: Representation) -> Comparison | None:
     """How rows are compared: by cosine, by a scorer, by a scorer of the target, or not (None).
 
-    A target has a scorer of its own where the representation makes an artifact of its examples.
+    A target has a scorer of its own where the representation makes an artifact of its examples, or
+    reads their columns.
     """
     if representation.similarity is not None:
         return "cosine"
     if type(representation).scorer is Representation.scorer:
         return None
-    return "target_scorer" if registry.makes_target_artifact(representation) else "scorer"
+    by_target = registry.makes_target_artifact(representation) or representation.example_columns
+    return "target_scorer" if by_target else "scorer"
 
 
 def features_in(store: Store, schema: pa.Schema) -> dict[str, Feature]:

@@ -93,6 +93,26 @@ TABLES = (
         {"nait(direction=contrast,score=centred)": (100, 100, 100, 99)},
     ),
     Table(
+        "Options of the comparison",
+        MODELS[PROXY],
+        {"less": {"warmup": "none", "dims": 8192}},
+        ("gsm8k", "quarel", "svamp", "mbpp"),
+        {
+            "less": (100, 84, 78, 100),
+            "less(sign=any)": (100, 100, 78, 100),
+            "less:top": (100, 53, 86, 100),
+            "less:top(by=max)": (100, 100, 95, 100),
+            "rds:knn_kde": (100, 100, 100, 99),
+        },
+    ),
+    Table(
+        "MADS with a target",
+        MODELS[PROXY],
+        {},
+        ("gsm8k", "quarel", "svamp", "mbpp"),
+        {"mads:top(idf=true)": (100, 94, 98, 99), "mads:top(idf=false)": (100, 91, 99, 98)},
+    ),
+    Table(
         "What every method finds",
         "a static encoder of WordLlama's vectors",
         {},

@@ -286,7 +286,10 @@ def _methods(
 def _listed(
     name: str, method: Method, meaning: str, maker: Maker, same_rows: str | None = None
 ) -> ListedMethod:
-    own = method.made_by.paper if method.made_by else ""
+    made_by = method.made_by
+    own = made_by.paper if made_by else ""
+    if made_by and method.compares_queries:
+        own = made_by.comparison_paper or own
     # A representation's own name stands for the way of choosing that its paper has.
     papers = [own] if own and ":" not in name else [own, method.selector.paper]
     other = {real: alias for alias, real in ALIASES.items()}

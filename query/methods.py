@@ -258,8 +258,10 @@ def _options(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Options of the selector and of the comparison, every one spelled out."""
     options = {name: option.default for name, option in selector.options.items()}
-    asked = dict(representation.query_defaults) if representation else {}
-    choices = representation.query_choices if representation else {}
+    # What is covered is not compared, so that options of the comparison would change nothing.
+    compared = representation if "neuron_sets" not in selector.inputs else None
+    asked = dict(compared.query_defaults) if compared else {}
+    choices = compared.query_choices if compared else {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if equals and name in options:
@@ -269,7 +271,7 @@ def _options(
         else:
             raise UsageError(
                 f"method {method!r}: no option {name!r}; {_has(selector.name, options)}"
-                + (f", {_has(representation.name, asked)}" if representation else "")
+                + (f", {_has(compared.name, asked)}" if compared else "")
             )
     return options, asked
 

@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from ..ingest.jobs.target_artifacts import artifact_name, find_target_artifact
+from ..ingest.representations import registry
 from ..ingest.representations.representation import REFUSED
 from ..schemas.canonical import digest_of
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.recipe import difference
 from ..schemas.stored_vectors import vectors_of
 from ..schemas.tables import literal
-from ..store.catalog import recipe_of
+from ..store.catalog import Artifact, recipe_of
 from ..store.features import completion
 from .features import Feature, check_fingerprint, comparison_of
 from .names import unknown_target
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import lance
     import torch
 
-    from ..store.catalog import Artifact
     from ..store.store import Store
     from .snapshot import Snapshot
 
@@ -88,15 +88,19 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
         return Queries(target, present_ids, vectors_of(column), missing=missing)
     if feature.representation.sets:
         units = np.unique(column.flatten().to_numpy()).astype(np.int64)
-        return Queries(target, present_ids, units=units, missing=missing)
+        artifact = None
+        if feature.representation.example_columns:
+            artifact = _with_examples(table, target, feature, Artifact({}))
+        return Queries(target, present_ids, units=units, artifact=artifact, missing=missing)
     if feature.representation.terms:
         words = tuple(np.array(example, np.int32) for example in column.drop_null().to_pylist())
         return Queries(target, present_ids, words=words, missing=missing)
     if comparison_of(feature.representation) == "target_scorer":
-        artifact = _target_artifact(store, target, feature, ids)
+        artifact = Artifact({})
+        if registry.makes_target_artifact(feature.representation):
+            artifact = _target_artifact(store, target, feature, ids)
         if feature.representation.example_columns:
-            examples = _example_columns(table, target, feature)
-            artifact = feature.representation.with_examples(artifact, examples)
+            artifact = _with_examples(table, target, feature, artifact)
         return Queries(target, present_ids, artifact=artifact, missing=missing)
     return Queries(target, present_ids, missing=missing)
 
@@ -131,14 +135,17 @@ def _target_artifact(store: Store, target: str, feature: Feature, ids: Sequence[
     return artifact
 
 
-def _example_columns(table: lance.LanceDataset, target: str, feature: Feature) -> pa.Table:
-    """What a representation reads of the examples that have the feature, in their order."""
+def _with_examples(
+    table: lance.LanceDataset, target: str, feature: Feature, artifact: Artifact
+) -> Artifact:
+    """The artifact with what a representation reads of the examples that have the feature."""
     names = feature.representation.example_columns
     own = {feature.columns[name]: name for name in names if name in feature.columns}
     rows = table.to_table(columns=["position", *own], filter=f"target = {literal(target)}")
     rows = rows.sort_by("position").drop_columns(["position"])
     rows = rows.filter(rows[feature.first].is_valid())
-    return rows.rename_columns([own[column] for column in rows.column_names])
+    examples = rows.rename_columns([own[column] for column in rows.column_names])
+    return feature.representation.with_examples(artifact, examples)
 
 
 def _refuse_other_artifact(store: Store, target: str, feature: Feature, ids: Sequence[str]) -> None:

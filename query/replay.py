@@ -12,6 +12,7 @@ from ..store import kept_targets
 from ..store.purge import universe_of
 from .approximate import index_is_present
 from .coresets import Coreset, load_coreset, removal_notes
+from .pool_statistics.statistic import statistics_in
 from .ranking import MEMORY_LIMIT
 from .request import Request, resolve_request
 from .rules.constrained import guarded_by
@@ -113,8 +114,7 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
     Raises:
         UsageError: a target was removed since, and the version that held it was cleaned away.
     """
-    background = coreset.parameters.get("background")
-    newest = Snapshot(store, coreset.pool_version, background=background)
+    newest = Snapshot(store, coreset.pool_version, recorded=statistics_in(coreset.parameters))
     request = Request(
         targets=coreset.targets,
         method=coreset.method,
@@ -127,7 +127,6 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
         weights=parse_weights(coreset.parameters.get("weights"), coreset.targets),
         group=coreset.parameters.get("group"),
         fitted=coreset.parameters.get("fitted", {}),
-        centre=coreset.parameters.get("centre", {}).get("artifact"),
         among=universe_of(store, coreset.parameters),
     )
     if _same_examples(newest, request, coreset):

@@ -42,7 +42,6 @@ class Request:
         weights: of the targets in their order; None where they take turns row by row.
         group: field of the examples' metadata by which they are compared in groups.
         fitted: values of options that an earlier selection fitted, and that stand for them now.
-        centre: digest of the mean that an earlier selection subtracted.
         among: the rows of the pool that there are for it; None for all. For what was chosen before
             a purge moved it to a later version of the pool.
     """
@@ -58,7 +57,6 @@ class Request:
     weights: Weights | None = None
     group: str | None = None
     fitted: Mapping[str, Any] = field(default_factory=dict)
-    centre: str | None = None
     among: IdSet | None = None
 
 

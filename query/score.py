@@ -27,11 +27,10 @@ from ..selectors.registry import selectors
 from ..store.features import completion
 from ..store.fill import count_unfilled
 from ..store.scores import ROWS_PER_COMMIT, SetKey, put_scores
-from .background import keep_backgrounds
-from .centring import centre_of
 from .comparison import Comparison, QueryGroup, columns_for, comparison, resolve_method, scorer_of
 from .features import Feature, comparison_of
 from .methods import Method
+from .pool_statistics.statistic import keep_statistics
 from .queries import Queries, load_queries
 from .ranking import MEMORY_LIMIT, rankings
 from .scanning.columns import scan_overlap
@@ -92,7 +91,7 @@ def score(
     prepared, notes = _prepare_all(snapshot, target, methods)
     eligible = None if where is None else _eligible(store, where, version)
     rows = snapshot.pool.count_rows() if eligible is None else len(eligible)
-    keep_backgrounds(snapshot)
+    keep_statistics(snapshot)
     keys = []
     for method in prepared:
         keys.append(SetKey(target, method.name, method.fingerprint, version))
@@ -159,23 +158,25 @@ def _prepare(snapshot: Snapshot, target: str, text: str) -> _Prepared:
             f"its own{instead}"
         )
     queries = load_queries(snapshot, target, feature if method.needs_target else None)
-    centre = centre_of(snapshot, method, feature)
-    compared = comparison(snapshot, method, feature, [queries], {}, centre)
+    compared = comparison(snapshot, method, feature, [queries], {})
     return _Prepared(_name(method), _by_mean(method), feature, compared)
 
 
 def _name(method: Method) -> str:
-    """Return the shortest name: `rds` and `rds(by=max)`, `bm25`, `rds:uot`."""
+    """Return the shortest name: `rds` and `rds(by=max)`, `bm25`, `rds:uot`, `mads:top`."""
     prefix = f"{method.representation}:"
     if method.selector.feature == method.representation:
         return str(method).removeprefix(prefix)
+    if method.made_by and method.made_by.sets:  # `mads` is its own: how much of a set is covered
+        return str(method)
     return str(method).replace(":top", "", 1)
 
 
 def _in_full(snapshot: Snapshot, text: str) -> str:
     """Return a representation alone as the method whose order scores rows: `rds` as `rds:top`.
 
-    Where rows are not compared, it is the representation's own: `mads:coverage`, `lexical:bm25`.
+    Where its sets are covered, or rows are not compared, it is the representation's own:
+    `mads:coverage`, `lexical:bm25`.
     """
     match = _BARE.fullmatch(text.strip())
     if not match:
@@ -185,7 +186,8 @@ def _in_full(snapshot: Snapshot, text: str) -> str:
     if name not in features and name not in registry.names():
         return text
     made_by = features[name].representation if name in features else registry.get(name)
-    selector = "top" if comparison_of(made_by) else made_by.selector
+    by_top = comparison_of(made_by) and not made_by.sets
+    selector = "top" if by_top else made_by.selector
     return f"{name}:{selector}{match['options'] or ''}"
 
 

@@ -22,26 +22,25 @@ from ..schemas.version import VERSION
 from ..store.features import annotations_used, completion
 from ..store.fill import count_unfilled
 from .approximate import Search
-from .background import keep_backgrounds
-from .centring import centre_of, keep_centre, record_of
 from .comparison import comparison
 from .coresets import Coreset, check_free, free_name, mix_of, record, rule_notes
 from .distances import Distances, distances_and_corpora
 from .features import Feature
 from .methods import Method
 from .names import check_name
+from .pool_statistics.statistic import as_parameters, keep_statistics
 from .ranking import MEMORY_LIMIT, Picks, Shares, merged_picks
 from .request import Lengths, Request, ResolvedRequest, length_counts, resolve_request
 from .rules.constrained import ConstrainedRanking
 from .rules.rules import Rules, keep
 from .scanning.rows import BLOCK_BYTES, Scanned
 from .scanning.vectors import block_rows, device
+from .sketch_noise import selection_notes
 from .snapshot import Snapshot
 from .token_budget import counted_rows, tokens_of, within_tokens
 from .weights import WeightsLike, parse_weights, recorded_weights, whole_weights
 
 if TYPE_CHECKING:
-    from ..store.catalog import Artifact
     from ..store.store import Store
 
 
@@ -65,7 +64,6 @@ class ChosenRows:
         like: lengths of the coreset that the method names, None where it names none.
         approximate: which index found the rows and how well, as JSON values; None for no index.
         target_tokens: of the picks of each target, where a budget in tokens is shared by weight.
-        centre: that was subtracted from the vectors; None for none.
     """
 
     picks: Picks
@@ -83,7 +81,6 @@ class ChosenRows:
     like: Lengths | None = None
     approximate: dict[str, Any] | None = None
     target_tokens: dict[str, int] | None = None
-    centre: Artifact | None = None
 
 
 def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMIT) -> ChosenRows:
@@ -97,8 +94,7 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
     """
     resolved = resolve_request(snapshot, request)
     method, feature, queries = resolved.method, resolved.feature, resolved.queries
-    centre = centre_of(snapshot, method, feature, request.centre)
-    compared = comparison(snapshot, method, feature, queries, resolved.lengths, centre)
+    compared = comparison(snapshot, method, feature, queries, resolved.lengths)
     search = None
     if request.approximate:
         search = Search(snapshot, method, feature, queries)
@@ -179,7 +175,6 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
         like=length_counts(resolved.lengths[None]) if None in resolved.lengths else None,
         approximate=search.facts if search else None,
         target_tokens=_target_tokens(snapshot, counting, picks) if shares and counting else None,
-        centre=centre,
     )
 
 
@@ -317,6 +312,8 @@ def select(
     snapshot = Snapshot(store)
     result = answer(snapshot, request, memory_limit)
     _require_rows(snapshot, request, result)
+    drowned = selection_notes(snapshot, result.method, result.feature, targets)
+    result = replace(result, notes=(*result.notes, *drowned))
     coreset = _coreset(
         name or free_name(store, request.targets, str(result.method)), snapshot, request, result
     )
@@ -324,9 +321,7 @@ def select(
         return _unsaved(coreset, "nothing was saved, because this is a dry run")
     try:
         keep(store, request.rules)
-        keep_backgrounds(snapshot)
-        if result.centre:
-            keep_centre(store, result.centre)
+        keep_statistics(snapshot)
         while not record(snapshot, coreset):  # somebody else was quicker with the name
             if name is not None:
                 check_free(store, name)
@@ -419,14 +414,12 @@ def _parameters(snapshot: Snapshot, request: Request, result: ChosenRows) -> dic
             else {"block_bytes": BLOCK_BYTES}
         )
         parameters |= {**block, "torch": str(torch.__version__)}
-    if feature and (background := snapshot.backgrounds.get(feature.recipe.fingerprint)):
-        parameters["background"] = background.digest
+    if feature:
+        parameters |= as_parameters(snapshot, feature)
     if request.weights:
         parameters["weights"] = recorded_weights(request.weights)
     if request.group is not None:
         parameters["group"] = request.group
-    if result.centre:
-        parameters["centre"] = record_of(result.centre)
     if result.picks.fitted:
         parameters["fitted"] = dict(result.picks.fitted)
     if result.target_tokens is not None:

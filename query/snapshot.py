@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,19 +24,19 @@ _ROWS_PER_PART = 1000
 
 
 @dataclass(frozen=True)
-class Background:
-    """What a sample of the pool amounts to, which a feature's rows are seen against.
+class PoolStatistic:
+    """What a sample of the pool amounts to, which comparisons by a feature make use of.
 
     Attributes:
-        artifact: what the representation made of the sample.
+        artifact: what was made of the sample.
         digest: of its content.
-        full: whether the sample has all its rows, so that it can be frozen.
+        freeze: whether it is to be that of the feature from now on.
         kept: whether the store has it.
     """
 
     artifact: Artifact
     digest: str
-    full: bool
+    freeze: bool
     kept: bool
 
 
@@ -49,10 +49,10 @@ class Snapshot:
         store: an open store.
         pool_version: the newest by default, as found when the pool is first read.
         targets_version: alike.
-        background: digest of the pool's background that a coreset recorded.
+        recorded: kind -> digest of the pool's statistics that a coreset recorded.
 
     Attributes:
-        backgrounds: those in use, by the fingerprint of their feature.
+        statistics: those in use, by the fingerprint of their feature and their kind.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Snapshot:
         store: Store,
         pool_version: int | None = None,
         targets_version: int | None = None,
-        background: str | None = None,
+        recorded: Mapping[str, str] | None = None,
     ) -> None:
         self.store = store
         self._pool_version, self._targets_version = pool_version, targets_version
-        self.recorded_background = background
-        self.backgrounds: dict[str, Background] = {}
+        self.recorded = recorded or {}
+        self.statistics: dict[tuple[str, str], PoolStatistic] = {}
 
     @cached_property
     def pool(self) -> lance.LanceDataset:

@@ -32,6 +32,7 @@ from ..store.rows import key_of
 from ..store.scores import drop_scores
 from .features import comparison_of, fingerprint_in
 from .names import check_name, name_lock, unknown_target
+from .sketch_noise import target_notes
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def add_target(
         if recipe.representation == VECTORS and other not in attached
     )
     repeated = examples.read - len(records) - len(rejected)
-    notes = (*examples.remarks, *notes)
+    notes = (*examples.remarks, *notes, *target_notes(Snapshot(store), name))
     return AddedTarget(target, examples.read, repeated, rejected, decisions, notes)
 
 

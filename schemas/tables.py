@@ -233,6 +233,30 @@ REMOVED = pa.schema(
     ]
 )
 
+# `key` is the digest of (study, arm, budget, seed, metric, item). An arm is a model trained on one
+# choice of rows with one seed; `coreset` names these rows, and is null where the model was not
+# trained or the rows are no coreset. `recipe` is canonical JSON: the study with all its settings.
+EVALUATIONS = pa.schema(
+    [
+        _key("key"),
+        pa.field("study", pa.string()),
+        pa.field("target", pa.string()),
+        pa.field("arm", pa.string()),
+        pa.field("budget", pa.string()),
+        pa.field("seed", pa.int64()),
+        pa.field("model", pa.string()),
+        pa.field("metric", pa.string()),
+        pa.field("item", pa.string()),
+        pa.field("value", pa.float64()),
+        pa.field("coreset", pa.string()),
+        pa.field("training_rows", pa.int64()),
+        pa.field("training_tokens", pa.int64()),
+        pa.field("seconds", pa.float64()),
+        pa.field("recipe", pa.string()),
+        pa.field("created_at", TIME),
+    ]
+)
+
 TABLES: dict[str, pa.Schema] = {
     "pool": POOL,
     "sources": SOURCES,
@@ -247,9 +271,10 @@ TABLES: dict[str, pa.Schema] = {
     "files": FILES,
     "removed": REMOVED,
     "removed_rows": POOL,  # what the pool had of rows that can be restored, features and all
+    "evaluations": EVALUATIONS,
 }
 
-NEWER_TABLES = ("removed", "removed_rows")
+NEWER_TABLES = ("removed", "removed_rows", "evaluations")
 """Tables that stores of version 0.1 lack until something is put there."""
 
 

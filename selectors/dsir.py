@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .random_order import shuffle_words
+from .draws import gumbel
 from .reductions import Reduction, RowWords, TopRows, WordSimilarity, WordTotals
 from .selector import Option, Passes, Ranking, Selector, Task
 
@@ -56,12 +56,6 @@ def log_weights(rows: RowWords, ratio: np.ndarray) -> np.ndarray:
     words, pairs = buckets_of(rows, len(ratio))
     values = ratio[words] + np.append(ratio, 0.0)[pairs]  # -1 is the last one: nothing
     return np.add.reduceat(values, rows.starts[:-1])
-
-
-def gumbel(keys: np.ndarray, seed: int) -> np.ndarray:
-    """A standard Gumbel variable for each row, (n,) float64."""
-    uniform = 1.0 - ((shuffle_words(keys, seed) >> np.uint64(11)) + 0.5) / (1 << 53)
-    return -np.log(-np.log(uniform))
 
 
 def _passes(task: Task) -> Passes:

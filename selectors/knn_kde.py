@@ -11,10 +11,11 @@ A query whose rows are all full has mass left when nothing stops the growth, whi
 settings is usual. As published its last row gets that, and so ranks high though it is the farthest
 one. `rest=spread` [ours] is for all who do not want those rows first: each row gets its share.
 
-`sigma=auto` [ours] fits the kernel's width to the representation: of the pairs of `SAMPLE` rows of
-the pool, drawn by their ids, a share of `NEAR_PAIRS` lies within its reach, 1 - cos < sigma^2 / 2.
-The published width is for near-duplicates among gradients; where vectors lie close together it
-reaches whole topics, and rows are held back for being typical. A note says so.
+`sigma=auto`, the default [ours], fits the kernel's width to the representation: of the pairs of
+`SAMPLE` rows of the pool, drawn by their ids, a share of `NEAR_PAIRS` lies within its reach,
+1 - cos < sigma^2 / 2. The published width, `sigma=0.75`, is for near-duplicates among gradients;
+where vectors lie close together it reaches whole topics, and rows are held back for being typical.
+A note says so where the median density does.
 
 `ties=mean` [ours]: rows of equal mass go by mean similarity before the id; the density of a row
 without near-duplicates is then 1 exactly, whatever its float16 length.
@@ -30,7 +31,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..schemas.ids import codes_of
-from .neighbours import OPTIONS, by_mass, distances, growth_note
+from .neighbours import OPTIONS, by_mass, distances, draws_memory, growth_note
 from .reductions import Lists, Reduction, SampledVectors, TopPerQuery, TopRows, Vectors
 from .selector import Option, Passes, Ranking, Selector, Task
 
@@ -184,7 +185,7 @@ def _passes(task: Task) -> Passes:
         np.maximum(density, 1.0, out=density)
     distance = distances(nearest.scores, options["distance"])
     mass, stopped = shares(distance, density[codes], alpha, c, options["rest"])
-    ranking: Ranking = by_mass(nearest, mass, others, task.k)
+    ranking: Ranking = by_mass(nearest, mass, others, task)
     reach = codes.shape[1]
     notes = [f"knn_kde estimated densities among {distinct:,} rows"]
     if reach < brought.keys.shape[1]:
@@ -224,7 +225,8 @@ def _own_memory(task: Task) -> int:
     kernels = 12 * _ROWS_AT_ONCE * union + 8 * _ROWS_AT_ONCE * _COLUMNS_AT_ONCE
     means = 16 * brought if task.options["ties"] == "mean" else 0
     fit = SAMPLE * (8 * task.width + 24 * SAMPLE) if _sample(task) else 0
-    return lists + means + 240 * brought + 6 * union * task.width + kernels + fit
+    drawn = draws_memory(task)
+    return lists + means + 240 * brought + 6 * union * task.width + kernels + fit + drawn
 
 
 def _later(task: Task) -> tuple[Reduction, ...]:
@@ -244,7 +246,7 @@ SELECTOR = Selector(
     _own_memory,
     {
         **OPTIONS,
-        "sigma": Option(0.75, least=0.0, words=("auto",)),
+        "sigma": Option("auto", least=0.0, words=("auto",)),
         "kde_k": Option(1000, least=1),
         "union": Option(20_000, least=1),
         "rest": Option("last", ("last", "spread")),

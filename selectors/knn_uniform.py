@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .neighbours import OPTIONS, by_mass, distances, growth_note
+from .neighbours import OPTIONS, by_mass, distances, draws_memory, growth_note
 from .reductions import TopPerQuery, TopRows
 from .selector import Passes, Ranking, Selector, Task
 
@@ -42,7 +42,7 @@ def _passes(task: Task) -> Passes:
     near, stopped = neighbourhood(distance, alpha, c)
     mass = np.zeros(distance.shape)
     mass[:, :near] = 1 / max(near * task.queries, 1)
-    ranking: Ranking = by_mass(nearest, mass, others, task.k)
+    ranking: Ranking = by_mass(nearest, mass, others, task)
     if stopped:
         return ranking
     note = growth_note("knn_uniform", alpha, c, near)
@@ -51,7 +51,7 @@ def _passes(task: Task) -> Passes:
 
 def _own_memory(task: Task) -> int:
     # Distances, masses, codes and their orders, all of 8 bytes.
-    return task.queries * min(task.options["Lmax"], task.rows) * 160
+    return task.queries * min(task.options["Lmax"], task.rows) * 160 + draws_memory(task)
 
 
 SELECTOR = Selector(

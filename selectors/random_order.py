@@ -23,13 +23,26 @@ def shuffle_words(keys: np.ndarray, seed: int) -> np.ndarray:
     return _mix(high ^ _mix(low ^ _mix(np.full(1, seed % (1 << 64), np.uint64))))
 
 
+def stream_words(words: np.ndarray, first: int, count: int) -> np.ndarray:
+    """Numbers `first` to `first + count` of the SplitMix64 generators that words (n,) seed.
+
+    Returns:
+        (n, count) uint64.
+    """
+    steps = np.arange(first, first + count, dtype=np.uint64) * _STEP  # wraps on purpose
+    return _mix(words[:, None] + steps)
+
+
 def shuffled(keys: np.ndarray, seed: int) -> np.ndarray:
     """The numbers of the rows `keys`, (n, 2) int64, in the seeded random order, (n,) int64."""
     return np.lexsort((keys[:, 1], keys[:, 0], shuffle_words(keys, seed)))
 
 
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
 def _mix(words: np.ndarray) -> np.ndarray:
-    words = words + np.uint64(0x9E3779B97F4A7C15)  # wraps on purpose
+    words = words + _STEP  # wraps on purpose
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

@@ -24,9 +24,8 @@ from ..schemas.errors import StoreBusyError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress, Silence
-from ..schemas.tables import NEWER_TABLES, POOL, REMOVED, literal
+from ..schemas.tables import POOL, REMOVED, literal
 from . import layout
-from .checksums import version_files
 from .features import without_removed_columns
 from .maintenance import bytes_on_disk
 from .rows import key_column
@@ -132,7 +131,7 @@ def remove(
         state: "purging" to keep nothing of them; the pool is then left to `purge`.
         progress: receives news of rows that are kept.
     """
-    _make_tables(store)
+    store.make_missing("removed", "removed_rows")
     ids = list(corpora)
     if state == "leaving":
         _keep(store, ids, progress or Silence())
@@ -344,14 +343,6 @@ def _align(store: Store, pool: pa.Schema) -> None:
             lambda dataset: dataset.drop_columns(stale),
         )
     store.add_columns("removed_rows", [field for field in pool if field.name not in POOL.names])
-
-
-def _make_tables(store: Store) -> None:
-    """Make the tables that an older coresetdb did not make."""
-    for table in NEWER_TABLES:
-        if not layout.has_table(store.place, table):
-            layout.make_newer(store.place, table)
-            store.checksums.note(table, version_files(table, store.dataset(table)))
 
 
 def _part_rows(dataset: object) -> int:

@@ -21,6 +21,16 @@ from .removal import summary
 from .sizes import bytes_per_row
 from .store import Store
 
+_GAP = ("ensemble", "rows in fit", "rows outside", "seen over unseen", "outside over unseen")
+_LEARNED = (
+    "ensemble",
+    "early loss",
+    "late loss",
+    "negative drops",
+    "halves agree",
+    "halves agree on drops",
+)
+
 
 @dataclass(frozen=True, repr=False)
 class Status(PrintedResult):
@@ -70,7 +80,14 @@ class Status(PrintedResult):
             ("Annotations", self.annotations),
             ("On disk", self.sizes),
             ("Energy kept by the bases", self.bases),
-            ("Gradients of rows that ensembles were trained on, and of others", self.ensembles),
+            (
+                "Gradients of rows that ensembles were trained on, and of others",
+                [{name: row[name] for name in _GAP} for row in self.ensembles],
+            ),
+            (
+                "What ensembles learned, and how far two halves of their members agree on rows",
+                [{name: row[name] for name in _LEARNED} for row in self.ensembles],
+            ),
             ("Indices", self.indices),
             ("Targets", self.targets),
             ("Coresets", self.coresets),

@@ -285,6 +285,13 @@ class Store:
             self._ready(table)
             self.change(table, f"adding columns to {table}", add_missing)
 
+    def make_missing(self, *tables: str) -> None:
+        """Make tables (of `NEWER_TABLES`) that an older coresetdb did not make; held alone."""
+        for table in tables:
+            if not layout.has_table(self.place, table):
+                layout.make_newer(self.place, table)
+                self.checksums.note(table, version_files(table, self.dataset(table)))
+
     def change(
         self, table: str, what: str, action: Callable[[lance.LanceDataset], Result]
     ) -> Result:

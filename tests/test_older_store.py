@@ -99,12 +99,15 @@ def test_every_method_chooses_the_same_rows(older, answers):
 
 
 def test_what_were_defaults_then_chooses_the_same_rows_spelled_out(older, answers):
-    """NAIT's default was what its paper says; another one finds more."""
+    """NAIT's default and the sigma of KNN-KDE were the published ones; others find more."""
     for method, ids in answers["with the defaults of 0.1"].items():
         words = ("sums", "programs", "--method", method, "--budget", "8", "--json")
         assert json.loads(ok("select", "pool", *words))["ids"] == ids
-    shown = json.loads(ok("coreset", "show", "pool", "sums-nait", "--json"))
-    assert shown["method"] == "nait:top(direction=pca,score=dot)"
+    for name, method in (
+        ("sums-nait", "nait:top(direction=pca,score=dot)"),
+        ("sums-kde", "rds:knn_kde(sigma=0.75)"),
+    ):
+        assert json.loads(ok("coreset", "show", "pool", name, "--json"))["method"] == method
 
 
 def test_it_takes_rows_and_the_killed_feature_is_completed(older, answers):

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "ingest": {"schemas", "store"},
     "selectors": {"schemas"},
     "query": {"schemas", "store", "ingest", "selectors"},
+    "evaluation": {"schemas", "store", "ingest", "query"},
 }
 
 
@@ -29,16 +30,19 @@ ORDER = {
     "schemas": "version plain_text canonical errors environment amounts progress ids tables "
     "instruction conversations reasoning recipe stored_vectors",
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
-    "maintenance scores removal evaluations excerpts kept_targets purge corpora sql "
-    "integrity sizes status",
+    "maintenance scores evaluation_results removal evaluations excerpts kept_targets purge corpora "
+    "sql integrity sizes status",
     "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
     "store/integrity": "isolated report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
-    "query": "names features snapshot background methods weights queries groups scanning centring "
-    "comparison ranking formats token_budget result_rows origins coresets distances indexing "
-    "removal rules dedup request approximate selection replay scores score targets measured "
-    "readiness method_list compare explaining extra_columns export leaks",
+    "query": "names features snapshot methods weights queries groups scanning pool_statistics "
+    "sketch_noise comparison ranking formats token_budget result_rows origins coresets distances "
+    "indexing removal rules dedup request approximate selection replay scores score targets "
+    "measured readiness method_list compare explaining extra_columns export leaks",
+    "query/pool_statistics": "statistic background centring",
+    "evaluation": "statistics answers items metrics training study arm_rows harness results "
+    "running report matrix",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 
@@ -79,7 +83,7 @@ def imports(path: Path, root: Path, level: str = "all") -> Iterator[tuple[str, .
 
 def test_every_package_that_is_imported_is_declared(repository):
     declared = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = (declared["optional-dependencies"][name] for name in ("embed", "datasets"))
+    extras = (declared["optional-dependencies"][name] for name in ("embed", "datasets", "evaluate"))
     names = {
         re.split(r"[^\w-]", requirement)[0].replace("-", "_")
         for requirement in chain(declared["dependencies"], *extras)

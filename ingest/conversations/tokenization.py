@@ -145,6 +145,10 @@ class Encoder:
             encoded.append(tokenised if len(tokenised) else RowRefusedError(NOTHING))
         return encoded
 
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
+        return self._template_tokens.decode(list(ids), skip_special_tokens=True)
+
     def _render(self, instruction: Instruction) -> tuple[Layout, list[str]]:
         """The layout of a conversation, and the text in each of its slots."""
         if self.reasoning == "drop":

@@ -48,6 +48,7 @@ class Fitting:
         keep: stores an output; call it as soon as the output is computed. It returns the artifact
             to continue with (another process may have stored one first).
         report: receives the progress: a share from 0 to 1 and one sentence, such as the loss.
+        say: receives what is worth a line of its own.
     """
 
     backbone: Backbone
@@ -55,6 +56,7 @@ class Fitting:
     artifacts: Mapping[str, Artifact]
     keep: Callable[[str, Artifact], Artifact]
     report: Callable[[float, str], None]
+    say: Callable[[str], None] = lambda sentence: None
 
 
 @dataclass(frozen=True)

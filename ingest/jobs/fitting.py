@@ -297,7 +297,7 @@ def _fitting(
 
     artifacts = {name: cache.load(content, name) for name, content in outputs.items()}
     rows = job.fit.sample_rows(sample.total)
-    return Fitting(backbone, sample.first(rows), artifacts, keep, report)
+    return Fitting(backbone, sample.first(rows), artifacts, keep, report, progress.say)
 
 
 def fitted(jobs: Sequence[Job], cache: ArtifactCache) -> Fitted:

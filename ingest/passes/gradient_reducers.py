@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -21,15 +21,23 @@ BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
 
 
 class SketchSum(Reducer):
-    """The factored sketch of all weights together: column `sketch` (B, dims)."""
+    """The factored sketch of all weights together: column `sketch` (B, dims).
 
-    def __init__(self, spec: SketchSpec) -> None:
+    Args:
+        unit_parts: whether each weight's sketch is brought to unit length before the sum; one of
+            length 0 stays 0.
+    """
+
+    def __init__(self, spec: SketchSpec, unit_parts: bool = False) -> None:
         self.sketch = spec
-        self._spec = spec
+        self._spec, self._unit_parts = spec, unit_parts
         self._sum: torch.Tensor | None = None
 
     def gradient(self, gradient: WeightGradient) -> None:
         part = gradient.sketch(self._spec)
+        if self._unit_parts:
+            lengths = part.norm(dim=1, keepdim=True)
+            part = part / lengths.where(lengths != 0, torch.ones_like(lengths))
         self._sum = part.clone() if self._sum is None else self._sum.add_(part)
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -67,10 +75,12 @@ class GradientNorm(Reducer):
     Args:
         spec: of the sketch that the norm is estimated from, by its weights' blocks; None for the
             exact norm.
+        scales: weight -> what its gradient's squared norm is divided by; 1 for others.
     """
 
-    def __init__(self, spec: SketchSpec | None) -> None:
+    def __init__(self, spec: SketchSpec | None, scales: Mapping[str, float] | None = None) -> None:
         self.sketch = spec
+        self._scales = scales or {}
         self._squared: torch.Tensor | None = None
 
     def gradient(self, gradient: WeightGradient) -> None:
@@ -78,6 +88,8 @@ class GradientNorm(Reducer):
             part = gradient.squared_norm()
         else:
             part = gradient.block(self.sketch).square().sum((1, 2))
+        if gradient.name in self._scales:
+            part = part / self._scales[gradient.name]
         self._squared = part.clone() if self._squared is None else self._squared + part
 
     def columns(self) -> dict[str, np.ndarray]:

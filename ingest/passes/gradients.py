@@ -124,7 +124,10 @@ class _Capture:
         self._reducers = reducers
         self._mask = batch.mask
         self._padding = None if bool(batch.mask.all()) else ~batch.mask[:, :, None]
-        self._sketches = {reducer.sketch for reducer in reducers if reducer.sketch}
+        sketches = {reducer.sketch for reducer in reducers if reducer.sketch}
+        self._sketches = {
+            spec for spec in sketches if not any(other.refines(spec) for other in sketches)
+        }
         self._whole = any(reducer.sketch is None for reducer in reducers)
         self._runs: Counter[tuple[str, bool]] = Counter()
         self._waiting: dict[str, list[WeightGradient]] = {}
@@ -184,11 +187,11 @@ class _Capture:
         folded = {
             spec: self._clean(folded_inputs(inputs, name, spec), padded) for spec in self._sketches
         }
-        whole = inputs if self._whole else None
+        whole, width = inputs if self._whole else None, inputs.shape[2]
 
         def combine(deltas: torch.Tensor) -> None:
             clean = None if whole is None else self._clean(whole, padded)
-            self._pass_on(WeightGradient(name, deltas, clean, dict(folded)))
+            self._pass_on(WeightGradient(name, deltas, clean, dict(folded), width))
 
         return combine
 

@@ -41,6 +41,11 @@ class SketchSpec:
         inner = max(1, round(math.sqrt(2 * self.dims)))
         return 2 * inner, inner
 
+    def refines(self, other: SketchSpec) -> bool:
+        """Whether what is folded by this one needs only sums to be folded by the other."""
+        times, left = divmod(self.sides[1], other.sides[1])
+        return self.seed == other.seed and times > 1 and not left
+
 
 @dataclass
 class WeightGradient:
@@ -52,13 +57,15 @@ class WeightGradient:
         name: of the weight's module; `<module>.A` and `<module>.B` for the two of an adapter.
         deltas: (B, T, o), gradient of the row's loss by the module's output, 0 at padding.
         inputs: (B, T, i), 0 at padding; None where every reducer needs only a sketch.
-        folded: the inputs folded for each sketch that a reducer needs.
+        folded: the inputs folded for sketches that reducers need, but for those that others refine.
+        width: i, where the inputs are None.
     """
 
     name: str
     deltas: torch.Tensor
     inputs: torch.Tensor | None
     folded: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
+    width: int = 0
     _blocks: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
     _sketches: dict[SketchSpec, torch.Tensor] = field(default_factory=dict)
     _squared_norm: torch.Tensor | None = None
@@ -92,11 +99,26 @@ class WeightGradient:
     def block(self, spec: SketchSpec) -> torch.Tensor:
         """Return (B, k_o, k_i) float32, both sides folded; its norm estimates the gradient's."""
         if spec not in self._blocks:
-            deltas = fold(self.deltas, spec.sides[0], f"deltas of {self.name}", spec.seed)
-            if spec not in self.folded:
-                self.folded[spec] = folded_inputs(self._whole_inputs(), self.name, spec)
-            self._blocks[spec] = deltas.transpose(1, 2) @ self.folded[spec]
+            finer = next((other for other in self.folded if other.refines(spec)), None)
+            self._blocks[spec] = (
+                self._product(spec) if finer is None else self._refolded(finer, spec)
+            )
         return self._blocks[spec]
+
+    def _product(self, spec: SketchSpec) -> torch.Tensor:
+        deltas = fold(self.deltas, spec.sides[0], f"deltas of {self.name}", spec.seed)
+        if spec not in self.folded:
+            self.folded[spec] = folded_inputs(self._whole_inputs(), self.name, spec)
+        return deltas.transpose(1, 2) @ self.folded[spec]
+
+    def _refolded(self, finer: SketchSpec, spec: SketchSpec) -> torch.Tensor:
+        """Return the block of a sketch from that of a finer one, instead of from every token."""
+        (outer, inner), name = spec.sides, self.name
+        width = self.width or self.input_size
+        block = refold(self.block(finer), width, inner, f"inputs of {name}", spec.seed)
+        block = block.transpose(1, 2)
+        size = self.deltas.shape[2]
+        return refold(block, size, outer, f"deltas of {name}", spec.seed).transpose(1, 2)
 
     def sketch(self, spec: SketchSpec) -> torch.Tensor:
         """Return (B, dims) float32, this weight's part of the sketch, a sum over weights."""
@@ -119,6 +141,7 @@ def joined(parts: Sequence[WeightGradient]) -> WeightGradient:
         torch.cat([part.deltas for part in parts], 1),
         torch.cat(inputs, 1) if inputs else None,
         {spec: torch.cat([part.folded[spec] for part in parts], 1) for spec in parts[0].folded},
+        parts[0].width,
     )
 
 
@@ -149,6 +172,17 @@ def fold(values: torch.Tensor, width: int, key: str, seed: int) -> torch.Tensor:
     if whole < size:
         folded[..., : size - whole] += values[..., whole:] * signs[whole:]
     return folded
+
+
+def refold(values: torch.Tensor, size: int, width: int, key: str, seed: int) -> torch.Tensor:
+    """Fold on what `fold` has made of `size` numbers with a multiple of `width`.
+
+    Args:
+        values: (..., n), as they came out of it; n = size where they were narrow enough to stay.
+    """
+    if values.shape[-1] == size:
+        return fold(values, width, key, seed)
+    return values.unflatten(-1, (-1, width)).sum(-2)  # a position modulo a multiple, modulo width
 
 
 def count_sketch(values: torch.Tensor, key: str, spec: SketchSpec) -> torch.Tensor:

@@ -1,34 +1,45 @@
 """GradFiltering: how much a row's gradient falls while a small ensemble learns.
 
-Source: arXiv 2601.13697. The ensemble's members are LoRA adapters of one small frozen model. Member
-m is trained on half m % 2 of a sample, so every row has members that never saw it; each leaves an
-early snapshot, after its first epoch, and a late one, after its last. Kept per row and member is
-the norm of the gradient of the mean response loss with respect to the adapter at both snapshots.
-The score G-SNR is the relative drop of the mean squared norm, over the noise of the late norms
-between members, and counts only members that were not trained on the row.
+Source: arXiv 2601.13697. The ensemble's members are LoRA adapters of one small frozen model, each
+trained on one half of a sample (fits/ensemble.py), so every row has members that never saw it. Kept
+per row and member is the norm of the gradient of the mean response loss with respect to the adapter
+at an early and a late snapshot. The score G-SNR is the relative drop of the mean squared norm, over
+the noise of the late norms between members, and counts only members that were not trained on the
+row (gradfiltering_scores.py).
 
-Query side: none; the stored score ranks the pool.
+Query side: the stored score ranks the pool, or another one from the stored norms; no target.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from ..columns import ragged
-from ..fits.fit import Fitting, Work
-from ..fits.lora import AdapterFit, require_trainable, train, training_rows
-from ..models.describe import BackboneConfig, BackboneInfo, describe
+from ..fits.ensemble import (
+    GRADIENTS,
+    HALVES,
+    SNAPSHOTS,
+    Ensemble,
+    halves_of,
+    judges,
+    load_model,
+    model_config,
+    noise_prior,
+    norm_reducer,
+    snapshot_name,
+)
+from ..fits.lora import require_trainable
+from ..models.describe import BackboneInfo, describe
 from ..models.model_folder import settled_name
 from ..passes.reducer import Pass, PassInputs, Reducer
+from .gradfiltering_scores import NOISES, SCORES, NormScore, StoredScore, snr
 from .losses import why_no_loss
 from .representation import Representation, Scorer, Setup
 
@@ -37,127 +48,20 @@ if TYPE_CHECKING:
     from ..models.backbone import Backbone
     from ..models.batches import Batch
 
-VERSION = 1
-"""Rises when the same rows would give other members."""
-
-HALVES = 2
-SNAPSHOTS = ("early", "late")
-NOISE_FLOOR = 1e-3
-NOISES = ("normalised", "raw")
 JUDGES = ("half", "all")
+_OF_SCORES = ("gradient", "noise", "judges")
+"""Options on which the members do not depend."""
 
-
-@dataclass(frozen=True)
-class Ensemble(AdapterFit):
-    """The ensemble; leaves `ensemble/<m>/early` and `ensemble/<m>/late`, adapters as `train`'s.
-
-    The fact `sample` of each holds the ids of the rows it was trained on.
-
-    Attributes:
-        model: its own model; "" for the store's backbone.
-        members: an even number; `epochs` is at least 2.
-    """
-
-    name: ClassVar[str] = "ensemble"
-
-    epochs: int = 2
-    rank: int = 8
-    alpha: int = 16
-    learning_rate: float = 2e-4
-    batch: int = 32
-    share: float = 0.2
-    at_least: int = 2000
-    model: str = ""
-    members: int = 4
-
-    def spec(self) -> dict[str, Any]:
-        identity = describe(model_config(self.model)).identity if self.model else None
-        return {**asdict(self), "version": VERSION, "identity": identity}
-
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(
-            snapshot_name(member, which) for member in range(self.members) for which in SNAPSHOTS
-        )
-
-    def work(self, rows: int) -> Work:
-        return Work(steps=self.members * self.epochs * rows / HALVES)
-
-    def run(self, fitting: Fitting) -> None:
-        backbone = fitting.backbone
-        if self.model:
-            backbone = load_model(self.model, str(backbone.device))
-        untrained = [
-            m for m in range(self.members) if snapshot_name(m, "late") not in fitting.artifacts
-        ]
-        if not untrained:
-            return
-        rows = training_rows(backbone, fitting.sample, self.sample_rows(fitting.sample.total))
-        if len(rows) < HALVES:
-            raise UsageError(
-                "an ensemble needs at least two rows with an answer, and the sample has "
-                f"{len(rows)}. Fit on a larger corpus, or leave out gradfiltering"
-            )
-        for member in untrained:
-            self._train(member, rows[member % HALVES :: HALVES], backbone, fitting)
-
-    def _train(
-        self, member: int, rows: list[Encoded], backbone: Backbone, fitting: Fitting
-    ) -> None:
-        def keep(epoch: int, artifact: Artifact) -> Artifact:
-            if epoch == 1:
-                return fitting.keep(snapshot_name(member, "early"), artifact)
-            if epoch == self.epochs:  # training ends here, so the moments are not needed
-                arrays = {k: v for k, v in artifact.arrays.items() if k.endswith((".A", ".B"))}
-                fitting.keep(snapshot_name(member, "late"), Artifact(arrays, artifact.facts))
-            return artifact
-
-        def report(fraction: float, sentence: str) -> None:
-            done = (member + fraction) / self.members
-            fitting.report(done, f"member {member + 1} of {self.members}, {sentence}")
-
-        training = self.training(self.members * self.seed + member)
-        start = fitting.artifacts.get(snapshot_name(member, "early"))
-        train(backbone, rows, training, start, keep, report)
-
-
-def snapshot_name(member: int, which: str) -> str:
-    """The name of a member's artifact."""
-    return f"ensemble/{member}/{which}"
-
-
-@cache
-def load_model(model: str, device: str) -> Backbone:
-    """Load the ensemble's own model in float32, once a process."""
-    from ..models.backbone import Backbone
-
-    return Backbone.load(model_config(model, device))
-
-
-def model_config(model: str, device: str = "cpu") -> BackboneConfig:
-    return BackboneConfig(model, device, "float32")
-
-
-def halves_of(artifacts: Mapping[str, Artifact]) -> dict[str, int]:
-    """Return row id -> the half of the sample it was in."""
-    return {
-        row: half
-        for half in range(HALVES)
-        for row in artifacts[snapshot_name(half, "late")].facts["sample"]
-    }
-
-
-def judges(halves: np.ndarray, members: int) -> np.ndarray:
-    """Return (N, M) bool: whether a member was trained on the other half than that of the row.
-
-    Args:
-        halves: (N,) half of the sample of each row; member m was trained on half m % 2.
-    """
-    return np.arange(members)[None, :] % HALVES != halves[:, None]
+STORED = "stored"
 
 
 class GradFiltering(Representation):
     """Columns: the score, `gradfiltering_norms` of the members that judge a row (early, then
-    late), `_seen` (late norms at members trained on it), `_in_fit`, `_reason`."""
+    late), `_seen` (late norms at members trained on it), `_in_fit`, `_reason`.
+
+    Query options: `score`, G-SNR (`snr`) or the drop alone (`drop`), and the `noise` of G-SNR, that
+    of the stored score or another, computed from the norms.
+    """
 
     name = "gradfiltering"
     version = 2
@@ -165,9 +69,17 @@ class GradFiltering(Representation):
     sees = "gradient norms"
     meaning = "rows that small models learn fast and agree on"
     selector = "top"
+    query_defaults: ClassVar[Mapping[str, Any]] = {"score": "snr", "noise": STORED}
+    query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "score": SCORES,
+        "noise": (STORED, *NOISES),
+    }
+    listed_options: ClassVar[Mapping[str, str]] = {
+        "score=drop": "rows whose gradients fall most while small models learn"
+    }
     defaults: ClassVar[Mapping[str, Any]] = {
         "model": "builtin",
-        "members": 4,
+        "members": 8,
         "epochs": 2,
         "rank": 8,
         "alpha": 16,
@@ -175,9 +87,15 @@ class GradFiltering(Representation):
         "share": 0.2,
         "at_least": 2000,
         "at_most": 10_000,
-        "noise": "normalised",
+        "gradient": "relative",
+        "noise": "shrunk",
         "judges": "half",
         "seed": 0,
+    }
+    former_defaults: ClassVar[Mapping[str, Any]] = {
+        "members": 4,
+        "gradient": "adapter",
+        "noise": "normalised",
     }
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -198,7 +116,7 @@ class GradFiltering(Representation):
     def fits(self, info: BackboneInfo, options: Mapping[str, Any]) -> tuple[Ensemble]:
         _check(options)
         model = "" if _is_store_backbone(info, options["model"]) else options["model"]
-        settings = {name: options[name] for name in options if name not in ("noise", "judges")}
+        settings = {name: options[name] for name in options if name not in _OF_SCORES}
         return (Ensemble(**{**settings, "model": model}),)
 
     def identity(self, info: BackboneInfo, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,9 +142,7 @@ class GradFiltering(Representation):
         return judging | ~np.isnan(in_fit) if late else judging
 
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
-        from ..passes.gradient_reducers import GradientNorm
-
-        return GradientNorm(None)
+        return norm_reducer(setup.artifacts[model_pass.adapter], _gradient(setup.options))
 
     def own_backbone(self, setup: Setup) -> Backbone | None:
         model = setup.options["model"]
@@ -243,7 +159,11 @@ class GradFiltering(Representation):
         in_fit = _in_fit(rows, setup)
         judging = _judges(rows, in_fit, members, setup.options["judges"])
         scores = snr(
-            early.astype(np.float64), late.astype(np.float64), judging, setup.options["noise"]
+            early.astype(np.float64),
+            late.astype(np.float64),
+            judging,
+            setup.options["noise"],
+            noise_prior(setup.artifacts, _gradient(setup.options)),
         )
         reason = np.full(len(rows), None, dtype=object)
         judged: list[np.ndarray | None] = [None] * len(rows)
@@ -271,16 +191,23 @@ class GradFiltering(Representation):
         target_artifact: Artifact | None,
         query_options: Mapping[str, Any],
     ) -> Scorer:
-        return StoredScore()
-
-
-class StoredScore(Scorer):
-    """The stored score, which does not depend on a target."""
-
-    columns = ("gradfiltering",)
-
-    def scores(self, rows: pa.RecordBatch) -> np.ndarray:
-        return rows.column("gradfiltering").to_numpy(zero_copy_only=False).astype(np.float32)
+        score, noise = query_options["score"], query_options["noise"]
+        if score == "drop":
+            if noise != STORED:
+                raise UsageError(
+                    f"gradfiltering: noise={noise} has no effect on score=drop: leave one out"
+                )
+            return NormScore(None)
+        if noise in (STORED, options["noise"]):
+            return StoredScore()
+        prior = noise_prior(artifacts, _gradient(options))
+        if noise == "shrunk" and prior is None:
+            raise UsageError(
+                "gradfiltering: noise=shrunk: this ensemble was fitted before coresetdb kept what "
+                "noise is usual. Make the feature again: coresetdb featurize STORE "
+                f"gradfiltering:seed={options['seed'] + 1}"
+            )
+        return NormScore(noise, prior)
 
 
 def _passes(members: int) -> list[Pass]:
@@ -325,9 +252,17 @@ def _check(options: Mapping[str, Any]) -> None:
             f"gradfiltering: epochs={epochs}: give at least 2, so that the early and the late "
             "snapshot differ"
         )
-    for name, known in (("noise", NOISES), ("judges", JUDGES)):
+    choices = {"gradient": GRADIENTS, "noise": NOISES, "judges": JUDGES}
+    for name, known in choices.items():
         if options[name] not in known:
-            raise UsageError(f"gradfiltering: {name}={options[name]}: {' or '.join(known)}")
+            raise UsageError(
+                f"gradfiltering: {name}={options[name]}: choose from {', '.join(known)}"
+            )
+
+
+def _gradient(options: Mapping[str, Any]) -> str:
+    """Return which norm is kept; a feature that is older than the choice does not say."""
+    return options.get("gradient", GradFiltering.former_defaults["gradient"])
 
 
 def _is_store_backbone(info: BackboneInfo, model: str) -> bool:
@@ -344,85 +279,6 @@ def _info_of(model: str) -> BackboneInfo:
 def _reason(row: Encoded, norms: np.ndarray) -> str:
     wrong = "zero" if np.isfinite(norms).all() else "not finite"
     return why_no_loss(row) or f"the gradient is {wrong}"
-
-
-def snr(early: np.ndarray, late: np.ndarray, judges: np.ndarray, noise: str) -> np.ndarray:
-    """Return the G-SNR of every row: relative drop of the gradient over noise between members.
-
-    Args:
-        early, late: gradient norms (N, M) at the two snapshots.
-        judges: (N, M) bool, the members that count; at least two a row.
-        noise: `normalised` (variance of the late norms over their squared mean) or `raw`.
-
-    Returns:
-        (N,) float64; NaN where a norm is not finite or the early gradient is zero.
-    """
-    count = judges.sum(1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return np.where(judges, values, 0.0).sum(1) / count
-
-    with np.errstate(all="ignore"):  # the reason says what is not finite
-        before, after = mean(early**2), mean(late**2)
-        drop = (before - after) / before
-        centre = mean(late)
-        variance = mean((late - centre[:, None]) ** 2) * count / (count - 1)
-        if noise == "normalised":
-            # All late gradients zero: they agree.
-            variance = np.where(centre > 0, variance / centre**2, variance)
-        spread = variance + NOISE_FLOOR
-        # Dividing a negative drop would reward noise.
-        return np.where(drop > 0, drop / spread, drop * spread)
-
-
-def seen_gap(table: pa.Table) -> dict[str, float]:
-    """Return how rows the ensemble was trained on differ from others, from the stored columns.
-
-    Args:
-        table: with `gradfiltering_norms` and `gradfiltering_seen`.
-
-    Returns:
-        `rows_in_fit` and `rows_outside` (with norms); `seen_over_unseen`: the late gradient norm
-        of a row at members trained on it over that at the others, geometric mean over rows, 1
-        where nothing was memorised; `outside_over_unseen`: late norms of rows outside over those
-        of rows in the fit at members that did not see them, 1 where the ensemble suits both.
-        NaN where there are no such rows.
-    """
-    present = table.filter(table["gradfiltering_norms"].is_valid())
-    by_judges = _mean_logs(present["gradfiltering_norms"], late=True)
-    inside = _lengths(present["gradfiltering_seen"]) > 0
-    by_its_own = _mean_logs(present["gradfiltering_seen"].filter(inside), late=False)
-
-    def ratio(above: np.ndarray, below: np.ndarray) -> float:
-        if not len(above) or not len(below):
-            return float("nan")
-        return float(np.exp(above.mean() - below.mean()))
-
-    return {
-        "rows_in_fit": int(inside.sum()),
-        "rows_outside": int((~inside).sum()),
-        "seen_over_unseen": ratio(by_its_own, by_judges[inside]),
-        "outside_over_unseen": ratio(by_judges[~inside], by_judges[inside]),
-    }
-
-
-def _mean_logs(lists: pa.ChunkedArray, late: bool) -> np.ndarray:
-    """Return (n,) mean logarithm of each list, or of its second half."""
-    means = [np.empty(0)]
-    for chunk in lists.chunks:
-        lengths = _lengths(chunk)
-        row = np.repeat(np.arange(len(chunk)), lengths)
-        place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        used = place >= lengths[row] / len(SNAPSHOTS) * late
-        with np.errstate(divide="ignore"):
-            logs = np.log(chunk.flatten().to_numpy().astype(np.float64))
-        counts = np.bincount(row[used], minlength=len(chunk))
-        means.append(np.bincount(row[used], logs[used], len(chunk)) / counts)
-    return np.concatenate(means)
-
-
-def _lengths(lists: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    return pc.list_value_length(lists).to_numpy()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 representation = GradFiltering()

@@ -9,6 +9,9 @@ respect to the linear layers of the model as it is, on both sides, in one pass.
 Query side: the same vector of each target example, without Adam's step. The pool's vectors and the
 target's have the square roots of the epochs' weights in them, so the cosine is the influence.
 `sign=any` (ours) compares by its square: a row whose gradient is opposite counts as much.
+
+`norms=module` (ours, an experiment, without a warm-up) brings the sketch of every weight's gradient
+to unit length before they are summed, so that no layer with large gradients is most of the cosine.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from ..passes.reducer import Reducer
 
 WARMUPS = ("none", "lora")
+NORMS = ("row", "module")
 DIMS = (32, 1 << 16)
 
 
@@ -47,15 +51,18 @@ class Less(Representation):
     sees = "gradients"
     meaning = "rows that would teach the model what your examples do"
     similarity = "less"
+    sketch_dims = DIMS
     defaults: ClassVar[Mapping[str, Any]] = {
         "warmup": "none",
-        "dims": 2048,
+        "dims": 8192,
         "seed": 0,
+        "norms": "row",
         "rank": WarmUp.rank,
         **OPTIONS,
         **STORED,
     }
     implied: ClassVar[Mapping[str, Any]] = STORED
+    former_defaults: ClassVar[Mapping[str, Any]] = {"dims": 2048}
 
     query_defaults: ClassVar[Mapping[str, Any]] = {"sign": "same"}
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"sign": ("same", "any")}
@@ -73,7 +80,9 @@ class Less(Representation):
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         refuse_unused_options(self.name, options)
         check_stored(self.name, options)
-        return options
+        _check_norms(options)
+        # Recipes that are older than the option are those without it.
+        return {k: v for k, v in options.items() if k != "norms" or v != "row"}
 
     def trial_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"epochs": 1, "rank": 2} if _has_warmup(options) else {}
@@ -90,7 +99,7 @@ class Less(Representation):
 
         spec = SketchSpec(setup.options["dims"], setup.options["seed"])
         if not model_pass.adapter:
-            return SketchSum(spec)
+            return SketchSum(spec, unit_parts=setup.options.get("norms") == "module")
         moments = setup.artifacts[model_pass.adapter] if setup.side == "pool" else None
         return LowRankSketch(batch, spec, moments)
 
@@ -138,6 +147,16 @@ def _has_warmup(options: Mapping[str, Any]) -> bool:
     if not DIMS[0] <= options["dims"] <= DIMS[1]:
         raise UsageError(f"less: dims {options['dims']}: give {DIMS[0]} to {DIMS[1]}")
     return options["warmup"] == "lora"
+
+
+def _check_norms(options: Mapping[str, Any]) -> None:
+    if options["norms"] not in NORMS:
+        raise UsageError(f"less: norms {options['norms']!r}: give {' or '.join(NORMS)}")
+    if options["norms"] == "module" and _has_warmup(options):
+        raise UsageError(
+            "less: norms=module is for warmup=none: with a warm-up, Adam's step scales each number "
+            "of the gradient already. Leave one of the two out"
+        )
 
 
 def _passes(options: Mapping[str, Any]) -> tuple[Pass, ...]:

@@ -228,7 +228,7 @@ class ResponseErrors(ResponseLoss):
 
 
 class ErrorsAndGradient(ResponseErrors):
-    """The same with the norm of the gradient, exact or by the sketch that `less` has too."""
+    """The same with the norm of the gradient, exact or estimated from a sketch."""
 
     def __init__(self, batch: Batch, exact: bool) -> None:
         from ..passes.gradient_reducers import GradientNorm

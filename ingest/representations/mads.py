@@ -4,23 +4,26 @@ Source: "MADS" (arXiv 2605.30857): rows are described by the neural activation s
 model during inference. What exactly is kept is ours: of every feed-forward unit the maximum over
 the response tokens, and of each layer the units with the largest maxima.
 
-Query side: none; the selector `coverage` reads the sets alone.
+Query side: the selector `coverage` reads the sets alone; with a target `mads:top` ranks rows by the
+overlap of their sets with the examples' (mads_profile.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from ...schemas.errors import UsageError
+from ...store.catalog import Artifact
 from ..columns import ragged
 from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs, Reducer
-from .representation import Representation, Setup, why_no_token
+from .mads_profile import COLUMN, ProfileScorer, rows_with_units, sets_of
+from .representation import BACKGROUND, Representation, Scorer, Setup, why_no_token
 
 if TYPE_CHECKING:
     import torch
@@ -46,16 +49,22 @@ class Mads(Representation):
     Options:
         share: of a layer's units that are active, at least one unit.
         tokens: over which the maximum is taken: `response`, `content` or `all`.
+
+    Query options:
+        idf: whether units count the more, the fewer rows of the pool they are active in.
     """
 
     name = "mads"
     version = 1
     paper = "arXiv 2605.30857"
+    comparison_paper = "arXiv 2604.15706"
     sees = "active neurons"
     meaning = "rows that together activate the most neurons"
     defaults: ClassVar[Mapping[str, Any]] = {"share": 0.01, "tokens": "response"}
+    query_defaults: ClassVar[Mapping[str, Any]] = {"idf": True}
+    example_columns: ClassVar[tuple[str, ...]] = (COLUMN,)
     selector = "coverage"
-    sets = "mads"
+    sets = COLUMN
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [
@@ -90,6 +99,28 @@ class Mads(Representation):
             else:
                 values[index] = values[index].clip(-HALF_LARGEST, HALF_LARGEST)
         return {"mads": ids, "mads_values": values, "mads_reason": reason}
+
+    def with_examples(self, artifact: Artifact, examples: pa.Table) -> Artifact:
+        return sets_of(examples)
+
+    def background_columns(self, query_options: Mapping[str, Any]) -> tuple[str, ...]:
+        return (COLUMN,) if query_options["idf"] else ()
+
+    def background(self, parts: Iterable[pa.Table]) -> Artifact:
+        return rows_with_units(parts)
+
+    def scorer(
+        self,
+        options: Mapping[str, Any],
+        artifacts: Mapping[str, Artifact],
+        target_artifact: Artifact | None,
+        query_options: Mapping[str, Any],
+    ) -> Scorer:
+        if target_artifact is None:
+            raise UsageError("mads:top compares rows with a target's examples: name a target")
+        return ProfileScorer(
+            target_artifact, artifacts[BACKGROUND] if query_options["idf"] else None
+        )
 
 
 class TopUnits(Reducer):

@@ -16,7 +16,7 @@ and a row's score is the sum over layers of
 * `zscore`: <A, v>, standardised over a sample of the pool.
 * `centred`: the cosine of v with A less the pool's mean A, divided by the number of layers.
 
-The pool's mean is the feature's background (query/background.py).
+The pool's mean is the feature's background (query/pool_statistics/background.py).
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def expanded(features: str) -> list[str]:
     """Return the entries of a list of features, with presets written out.
 
     An entry beside a preset replaces the preset's own of that representation:
-    `fast,less:dims=8192` has one `less`. An entry with a minus removes it: `paper,-embed`.
+    `fast,less:dims=2048` has one `less`. An entry with a minus removes it: `paper,-embed`.
 
     Raises:
         UsageError: no preset in the list has what is to be removed.
@@ -125,24 +125,38 @@ class FeatureSpec:
 
     def __str__(self) -> str:
         """Return the text that `parse_specs` reads, with options that differ from defaults."""
-        defaults = get(self.representation).defaults
+        return self._beside(get(self.representation).defaults)
+
+    @property
+    def configured(self) -> str:
+        """The text that `configured_specs` reads, for the configuration of a store."""
+        representation = get(self.representation)
+        return self._beside({**representation.defaults, **representation.former_defaults})
+
+    def _beside(self, defaults: Mapping[str, Any]) -> str:
         settings = [f"{name}={v}" for name, v in self.options.items() if v != defaults[name]]
         return ":".join([self.representation, *settings])
 
     def matches(self, recipe: Recipe, in_any_form: bool = False) -> bool:
         """Return whether a recipe is of this feature, whatever was fitted for it.
 
-        Options newer than the recipe do not count, nor does the version: a newer package must not
-        take an old feature for one that is still to be made.
+        Options newer than the recipe have their former default in it; without one they do not count
+        at their defaults. Nor does the version: a newer package must not take an old feature for
+        one that is still to be made.
 
         Args:
             in_any_form: whether options that only say how values are stored do not count either.
         """
         if recipe.representation != self.representation:
             return False
-        made = options_of(recipe)
-        forms = get(self.representation).implied if in_any_form else {}
-        wanted = {name: value for name, value in self.options.items() if name in made}
+        representation = get(self.representation)
+        made = {**representation.former_defaults, **options_of(recipe)}
+        wanted = {
+            name: value
+            for name, value in self.options.items()
+            if name in made or value != representation.defaults[name]
+        }
+        forms = representation.implied if in_any_form else {}
         return {**made, **forms} == {**wanted, **forms}
 
 
@@ -224,19 +238,41 @@ def parse_specs(text: str) -> list[FeatureSpec]:
     Raises:
         UsageError: an unknown name (the known ones are listed) or option, or an empty list.
     """
-    specs: list[FeatureSpec] = []
-    for entry in expanded(text):
-        name, *settings = entry.split(":")
-        options = dict(_setting(entry, setting) for setting in settings)
-        spec = feature_spec(name.strip(), _typed(get(name.strip()), options))
-        if spec not in specs:
-            specs.append(spec)
+    specs = [feature_spec(name, options) for name, options in _entries(text)]
     if not specs:
         raise UsageError(
             f"no features named: choose from {', '.join(names())}, or the presets "
             f"{' and '.join(PRESETS)}"
         )
-    return specs
+    return _unique(specs)
+
+
+def configured_specs(text: str) -> list[FeatureSpec]:
+    """Parse the features of a store's configuration, by the defaults of the day it was written.
+
+    Args:
+        text: `FeatureSpec.configured` of each, with commas between; empty for none.
+    """
+    return _unique(
+        feature_spec(name, {**get(name).former_defaults, **options})
+        for name, options in _entries(text)
+    )
+
+
+def _entries(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name and the options of each entry, with presets written out."""
+    for entry in expanded(text):
+        name, *settings = entry.split(":")
+        options = dict(_setting(entry, setting) for setting in settings)
+        yield name.strip(), _typed(get(name.strip()), options)
+
+
+def _unique(specs: Iterable[FeatureSpec]) -> list[FeatureSpec]:
+    unique: list[FeatureSpec] = []
+    for spec in specs:
+        if spec not in unique:
+            unique.append(spec)
+    return unique
 
 
 def preset_of(specs: Sequence[FeatureSpec]) -> str | None:

@@ -90,7 +90,12 @@ class Representation(ABC):
         defaults: option -> default value (bool, int, float or str).
         implied: option of how values are stored -> the value that recipes leave out, as those that
             are older than the option mean it.
+        former_defaults: option whose default has changed -> its first default, which the
+            configuration of a store means where it leaves the option out; of an option that is
+            newer than features of today's version, what these are.
         similarity: the vector column by which pool and target are compared (cosine), or None.
+        sketch_dims: least and most of the option `dims` where vectors are random sketches of that
+            many numbers, so that their cosines have noise; None where they are exact.
         query_defaults: option of the comparison -> default value; it changes no stored number.
         unrecorded: option of the comparison -> what a coreset means that was recorded before there
             was such an option.
@@ -103,6 +108,7 @@ class Representation(ABC):
         sets: the column of lists of non-negative int32 that a selection can cover, or None.
         terms: the column of lists of int32 that are a row's words in order, or None.
         paper: a short citation; empty where the representation is ours.
+        comparison_paper: that of comparing rows by it, where it is another one.
         sees: what rows are compared by, in the user's words, such as "hidden states"; `{name}`
             stands for the feature's own name.
         meaning: which rows its name alone takes, in the user's words; where it is empty, those of
@@ -113,7 +119,9 @@ class Representation(ABC):
     version: ClassVar[int]
     defaults: ClassVar[Mapping[str, Any]] = {}
     implied: ClassVar[Mapping[str, Any]] = {}
+    former_defaults: ClassVar[Mapping[str, Any]] = {}
     similarity: ClassVar[str | None] = None
+    sketch_dims: ClassVar[tuple[int, int] | None] = None
     query_defaults: ClassVar[Mapping[str, Any]] = {}
     unrecorded: ClassVar[Mapping[str, Any]] = {}
     example_columns: ClassVar[tuple[str, ...]] = ()
@@ -123,6 +131,7 @@ class Representation(ABC):
     sets: ClassVar[str | None] = None
     terms: ClassVar[str | None] = None
     paper: ClassVar[str] = ""
+    comparison_paper: ClassVar[str] = ""
     sees: ClassVar[str] = ""
     meaning: ClassVar[str] = ""
 
@@ -207,7 +216,7 @@ class Representation(ABC):
         """Return a target's artifact with what its examples' stored columns say beside it.
 
         Args:
-            artifact: what `target_artifact` returned.
+            artifact: what `target_artifact` returned; an empty one where there is no such method.
             examples: that have the feature, with `example_columns`.
         """
         return artifact

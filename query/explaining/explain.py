@@ -31,7 +31,14 @@ from ..result_rows import conversations
 from ..selection import answer
 from ..snapshot import Snapshot
 from .explanation import ComparedExample, Explanation, Neighbour, Without
-from .internals import layer_frame, neuron_gains, scorer_and_row, shared_words, token_frame
+from .internals import (
+    layer_frame,
+    neuron_gains,
+    profile_frame,
+    scorer_and_row,
+    shared_words,
+    token_frame,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -336,7 +343,7 @@ def _with_parts(selection: _Selection, explanation: Explanation) -> Explanation:
     if method.uses_words:
         return _with_words(selection, explanation, feature)
     if comparison_of(feature.representation) == "target_scorer" and explanation.target:
-        return _with_tokens_or_layers(snapshot, explanation)
+        return _piece_by_piece(snapshot, explanation)
     return explanation
 
 
@@ -352,8 +359,9 @@ def _numbers(snapshot: Snapshot, feature: Feature, row: str) -> dict[str, float 
     return snapshot.take([row], plain).to_pylist()[0] if plain else {}
 
 
-def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Explanation:
-    """Add tokens or layers, whichever the scorer of the row's target looks at."""
+def _piece_by_piece(snapshot: Snapshot, explanation: Explanation) -> Explanation:
+    """Add tokens, layers or neurons, whichever the scorer of the row's target looks at."""
+    from ...ingest.representations.mads_profile import ProfileScorer
     from ...ingest.representations.nait_scores import DirectionScorer
     from ...ingest.representations.trim_scores import TokenScorer
 
@@ -370,6 +378,8 @@ def _with_tokens_or_layers(snapshot: Snapshot, explanation: Explanation) -> Expl
         return replace(explanation, tokens=token_frame(snapshot.store, scorer, rows))
     if isinstance(scorer, DirectionScorer):
         return replace(explanation, layers=layer_frame(scorer, rows))
+    if isinstance(scorer, ProfileScorer):
+        return replace(explanation, neurons=profile_frame(snapshot, scorer, rows))
     return explanation
 
 
@@ -447,6 +457,10 @@ def _score_phrase(method: Method) -> str | None:
         return f"given by {method.representation}{by}, which needs no target"
     if name == "deita_filter" or (name == "top" and made_by is None):
         return f"its {options['score']}"
+    if options.get("draw") == "with":
+        return f"how often it was drawn, of {options['draws']:,} times"
+    if options.get("draw") == "without":
+        return f"{_SCORE_PHRASES[name]}, over a random wait: rows are drawn by their shares"
     if name == "top":
         by = {"mean": "mean", "max": "highest"}[options["by"]]
         return f"its {by} {'squared ' if method.ignores_sign else ''}similarity over the examples"

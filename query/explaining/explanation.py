@@ -92,7 +92,8 @@ class Explanation:
         values: the numbers that the method's feature keeps of the row.
         tokens: what each token scores (`token_scores`), where the method looks at tokens.
         layers: what each layer adds (`layer_contributions`), where it looks at layers.
-        neurons: what each neuron added (`neuron_gains`), where it covers neurons.
+        neurons: what each neuron added, where it covers neurons (`neuron_gains`) or compares them
+            with the target's (`profile_frame`).
         words: shared with the examples (`shared_words`), where it counts words.
         cannot: sentences on what cannot be explained, and why.
         group: of examples that pulled it, where they are compared in groups by `group_field`.

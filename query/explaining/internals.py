@@ -32,6 +32,7 @@ from ..snapshot import Snapshot
 if TYPE_CHECKING:
     import polars as pl
 
+    from ...ingest.representations.mads_profile import ProfileScorer
     from ...ingest.representations.nait_scores import DirectionScorer
     from ...ingest.representations.trim_scores import TokenScorer
     from ...store.store import Store
@@ -128,7 +129,7 @@ def scorer_and_row(
     store = snapshot.store
     parsed, feature = resolve_method(snapshot, method)
     if feature is None or comparison_of(feature.representation) != "target_scorer":
-        raise UsageError(f"{parsed} does not score rows piece by piece; trim and nait do")
+        raise UsageError(f"{parsed} does not score rows piece by piece; trim, nait and mads:top do")
     queries = load_queries(snapshot, target, feature)
     scorer = scorer_of(snapshot, feature, parsed, queries)
     found = snapshot.pool.to_table(
@@ -157,6 +158,35 @@ def _texts(store: Store, tokens: np.ndarray) -> list[str | None]:
 
     tokenizer = Tokenizer.from_file(str(file))
     return [tokenizer.decode([int(token)], skip_special_tokens=False) for token in tokens]
+
+
+def profile_frame(snapshot: Snapshot, scorer: ProfileScorer, rows: pa.RecordBatch) -> pl.DataFrame:
+    """Return what every neuron of a row adds to its overlap with a target, the greatest first.
+
+    Args:
+        rows: what the scorer reads of one row.
+
+    Returns:
+        `neuron`, `layer` and `unit` in it (null where the model's folder does not say them),
+        `examples` (of the target, that hold it), `idf`, `overlap`; overlaps add up to the score.
+    """
+    import polars as pl
+
+    units = rows.column(0).flatten()
+    places = scorer.places(units)
+    neurons = units.to_numpy(zero_copy_only=False)
+    layer, unit = _places(snapshot.store, neurons)
+    frame = pl.DataFrame(
+        {
+            "neuron": neurons,
+            "layer": layer,
+            "unit": unit,
+            "examples": scorer.examples[places],
+            "idf": scorer.idf[places],
+            "overlap": scorer.weights[places],
+        }
+    )
+    return frame.sort(["overlap", "neuron"], descending=[True, False])
 
 
 VALUES = "mads_values"

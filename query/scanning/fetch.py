@@ -176,8 +176,8 @@ def _vectors_of(
 def _places(dataset: lance.LanceDataset, keys: np.ndarray) -> np.ndarray:
     """Where each row of `keys` stands in the order of the table, (n,) int64."""
     wanted = IdSet(keys)
-    found: list[np.ndarray] = []
-    places: list[np.ndarray] = []
+    found: list[np.ndarray] = [np.empty((0, 2), np.int64)]
+    places: list[np.ndarray] = [np.empty(0, np.int64)]
     at = 0
     for batch in dataset.scanner(columns=["id"], scan_in_order=True).to_batches():
         own = keys_of(batch.column("id"))

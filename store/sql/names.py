@@ -1,4 +1,4 @@
-"""What SQL sees of a store: relations and macros by name, and the macros `cosine` and `members`.
+"""What SQL sees of a store: relations and macros by name, and the macros but for `nearest`.
 
 A macro is a SELECT like any other: it can do nothing that the query itself may not. An unknown name
 as argument is an error that lists the known ones. `nearest` has a file of its own.
@@ -18,6 +18,7 @@ RELATIONS = {
     "recipes": "a definition of a feature",
     "runs": "an ingestion",
     "rejects": "a record that could not be used",
+    "evaluations": "a measurement of a trained model on one example",
     "removed": "an instruction that was taken out of the pool, with what a restore brings back",
 }
 """Without `files` and `artifacts`, which hold the store's own records."""
@@ -41,6 +42,8 @@ SCORES_OF = "scores_"
 
 MACROS = {
     "cosine(a, b)": "the cosine of two vectors or lists of numbers",
+    "gradient_drop(norms)": "of gradfiltering_norms, the relative fall of the mean squared "
+    "gradient norm from the early snapshots to the late ones",
     "members(coreset)": "the rows of a coreset, best first: rank, score, target, query, columns "
     "of pool",
     "nearest(target, feature, k)": "id and score of the k rows nearest to a target's examples, by "
@@ -57,6 +60,14 @@ def quoted(name: str) -> str:
 COSINE = """
     CREATE MACRO cosine(a, b) AS CASE WHEN a IS NOT NULL AND b IS NOT NULL
     THEN list_cosine_similarity(a::FLOAT[], b::FLOAT[]) END"""
+
+GRADIENT_DROP = """
+    CREATE MACRO gradient_drop(norms) AS
+    1 - list_dot_product(
+        (norms[len(norms) // 2 + 1:])::DOUBLE[], (norms[len(norms) // 2 + 1:])::DOUBLE[]
+    ) / list_dot_product((norms[:len(norms) // 2])::DOUBLE[], (norms[:len(norms) // 2])::DOUBLE[])
+    """
+"""The early norms come first, as many late ones follow."""
 
 _MEMBER = ("rank", "id", "score", "target", "query")
 

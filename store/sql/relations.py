@@ -19,6 +19,7 @@ from .lance_relation import FeatureRelation, Relation, open_relation
 from .names import (
     COSINE,
     FEATURES_OF,
+    GRADIENT_DROP,
     POOL_TABLE,
     RELATIONS,
     REMOVED_TABLES,
@@ -128,6 +129,7 @@ def register(
     for name, query in score_view_queries(scorings(relations["scores"])).items():
         connection.execute(f"CREATE VIEW {quoted(name)} AS {query}")
     connection.execute(COSINE)
+    connection.execute(GRADIENT_DROP)
     connection.execute(members_macro([*stored, *metadata_columns(keys, stored).values()]))
     create_nearest(connection, features["features"], features["target_features"])
 

@@ -50,7 +50,14 @@ class KilledError(Exception):
     pass
 
 
-def run(fit, backbone, rows, kept: Mapping[str, Artifact] | None = None, stop_after=None):
+def run(
+    fit,
+    backbone,
+    rows,
+    kept: Mapping[str, Artifact] | None = None,
+    stop_after=None,
+    say=lambda sentence: None,
+):
     """Run a fit; return every artifact it kept and the progress it reported."""
     artifacts, progress = dict(kept or {}), []
 
@@ -66,7 +73,7 @@ def run(fit, backbone, rows, kept: Mapping[str, Artifact] | None = None, stop_af
 
     sample = Sample([row.id for row in rows], rows, len(rows))
     try:
-        fit.run(Fitting(backbone, sample, dict(kept or {}), keep, report))
+        fit.run(Fitting(backbone, sample, dict(kept or {}), keep, report, say))
     except KilledError:
         assert stop_after in artifacts
     return artifacts, progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +13,17 @@ from helpers.toy_fits import Count
 
 import coresetdb
 from coresetdb.ingest.drift import is_due, status
+from coresetdb.ingest.fits.ensemble import HELD_OUT
 from coresetdb.ingest.fits.fit import Fit
+from coresetdb.ingest.fits.member_noise import Prior
 from coresetdb.ingest.passes.reducer import Pass, PassInputs
 from coresetdb.ingest.representations import registry
+from coresetdb.ingest.representations.gradfiltering_scores import NORMS, SEEN, reliability
 from coresetdb.ingest.representations.representation import Representation
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import catalog
-from coresetdb.store.catalog import Artifact
+from coresetdb.store.catalog import Artifact, content_of
 from coresetdb.store.store import Store
 
 
@@ -170,6 +174,45 @@ def test_the_gap_of_an_ensemble_is_told(tmp_path):
     assert (gap["ensemble"], gap["rows in fit"], gap["rows outside"]) == ("gradfiltering", 2, 1)
     assert gap["seen over unseen"] == pytest.approx(0.5)
     assert gap["outside over unseen"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("late", [2.0, 2.5])
+def test_whether_an_ensemble_learned_and_how_far_its_scores_agree(tmp_path, late):
+    columns = ("gradfiltering", NORMS, SEEN, "gradfiltering_in_fit", "gradfiltering_reason")
+    types = (pa.float32(), pa.list_(pa.float32()), pa.list_(pa.float32()), pa.int8(), pa.string())
+    fields = [pa.field(name, type_) for name, type_ in zip(columns, types, strict=True)]
+    store = Store.create(str(tmp_path / "s"), {"backbone": {"name": "toy"}, "features": ""}, fields)
+    noise = {"relative": {"scale": 0.2, "freedom": 3.0}}
+    held_out = Artifact({}, {"rows": 2, "loss": {"early": 2.25, "late": late}, "noise": noise})
+    content = content_of(held_out.pack())
+    catalog.put_artifact(store, content, HELD_OUT, held_out.pack())
+    options = {**registry.get("gradfiltering").defaults, "members": 8, "noise": "shrunk"}
+    made = {HELD_OUT: content}
+    catalog.put_recipe(store, Recipe("gradfiltering", 2, options, {}, columns, artifacts=made))
+    draw = np.random.default_rng(0)
+    norms = [draw.lognormal(size=8).tolist() for _ in range(50)]
+    rows = pa.table(
+        {
+            "id": pa.array([digest(str(n)) for n in range(50)]),
+            "corpus": ["toy"] * 50,
+            "gradfiltering": pa.array([1.0] * 50, pa.float32()),
+            NORMS: pa.array(norms, types[1]),
+            SEEN: pa.array([[]] * 50, types[2]),
+        }
+    )
+    store.insert("pool", rows)
+    told = status(store)
+    (row,) = told.ensembles
+    expected = reliability(rows, "shrunk", Prior(0.2, 3.0))
+    assert (row["early loss"], row["late loss"]) == (2.25, late)
+    for name, value in expected.items():
+        assert row[name.replace("_", " ")] == pytest.approx(value)
+    due = [sentence for sentence in told.advice() if "did not fall" in sentence]
+    assert bool(due) == (late == 2.5)
+    if due:
+        (command,) = re.findall("coresetdb featurize .*", due[0])
+        asked = registry.parse_specs(command.split()[-1])[0].options
+        assert asked == {**options, "epochs": 2 * options["epochs"]}
 
 
 def test_an_ensemble_of_the_first_version_tells_no_gap(tmp_path):

@@ -104,9 +104,9 @@ def test_either_sign_is_refused_where_it_means_nothing(gradients):
 
 def test_a_fitted_sigma_is_recorded_and_comes_out_again(store):
     database = Database(store)
-    method = "rds:knn_kde(sigma=auto,ties=mean)"
-    coreset = database.select("arithmetic", method=method, budget=40)
-    assert coreset.method == method
+    method = "rds:knn_kde(ties=mean)"
+    coreset = database.select("arithmetic", method="rds:knn_kde(sigma=auto,ties=mean)", budget=40)
+    assert coreset.method == method  # fitting is the default
     sigma = coreset.parameters["fitted"]["sigma"]
     assert any(f"sigma={sigma:g}, fitted to 240 rows" in note for note in coreset.notes)
     # The sample is of the whole pool: a filter and quotas change nothing of it.
@@ -171,7 +171,7 @@ def test_a_selector_of_vectors_sees_them_without_the_mean(centred):
 
 
 def test_the_mean_is_frozen(store, toys, monkeypatch):
-    monkeypatch.setattr("coresetdb.query.centring.CENTRE_ROWS", 50)
+    monkeypatch.setattr("coresetdb.query.pool_statistics.centring.CENTRE_ROWS", 50)
     database, method = Database(store), "rds(centre=pool)"
     coreset = database.select("arithmetic", method=method, budget=30)
     recorded = coreset.parameters["centre"]
@@ -181,7 +181,7 @@ def test_the_mean_is_frozen(store, toys, monkeypatch):
     later = database.select("arithmetic", method=method, budget=30, where="corpus <> 'late'")
     assert later.parameters["centre"]["artifact"] != recorded["artifact"]
     # A replay reads the artifact, not the rows: with another sample it would use another mean.
-    monkeypatch.setattr("coresetdb.query.centring.CENTRE_ROWS", 5)
+    monkeypatch.setattr("coresetdb.query.pool_statistics.centring.CENTRE_ROWS", 5)
     assert database.replay(coreset.name).same and database.replay(later.name).same
     dry = database.select("arithmetic", method=method, budget=30, dry_run=True)
     kept = store.dataset("artifacts").to_table(columns=["name"], filter="name = 'centre'")

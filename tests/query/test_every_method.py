@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.selector_driver import Pool, drive
 
+from coresetdb.query.explaining.explain import explain
 from coresetdb.query.methods import method_names
 from coresetdb.query.replay import replay
 from coresetdb.query.selection import select
@@ -19,6 +20,9 @@ torch.set_num_threads(1)
 OPTIONS = {"rds:deita_filter": "(score=response_tokens)"}
 """What a method cannot do without on this store."""
 
+DRAWN = ["rds:knn_kde(alpha=0.5,draw=with,draws=40)", "rds:knn_uniform(draw=without)"]
+"""TSDS's own way to take rows, and DataFlex's."""
+
 PASSES_OVER = {"rds:deita_filter"}
 """May choose fewer rows than the budget."""
 
@@ -29,7 +33,7 @@ def methods_of(store):
 
 
 def test_budgets_and_replay(store, toys):
-    names = methods_of(store)
+    names = [*methods_of(store), *DRAWN]
     assert {"random", "rds:uot", "rds:knn_uniform", "rds:knn_kde", "rds:k_center"} <= set(names)
     made = []
     for name in names:
@@ -63,13 +67,29 @@ def test_a_store_gives_what_the_selector_gives(store, selector, where):
     vectors = np.array([row["rds"] for row in pool], np.float16)
     asked = np.array([row["rds"] for row in examples], np.float32)
     bare = Pool([row["id"] for row in pool], asked @ vectors.T.astype(np.float32), vectors)
-    alone = drive(selector, bare, 70)
-    coreset = select(store, ["python"], method=f"rds:{selector}", budget="70", where=where)
+    # By default it is fitted to the whole pool, whatever the filter.
+    options = {"sigma": 0.5} if selector == "knn_kde" else {}
+    alone = drive(selector, bare, 70, options=options)
+    method = f"rds:{selector}" + ("(sigma=0.5)" if options else "")
+    coreset = select(store, ["python"], method=method, budget="70", where=where)
     table = coreset.table()
     assert coreset.ids == alone.ids
     np.testing.assert_allclose(table["score"], alone.scores, rtol=1e-5, atol=1e-9)
     assert table["query"].to_pylist() == [examples[int(query)]["id"] for query in alone.queries]
     assert set(alone.notes) <= set(coreset.notes)
+
+
+def test_drawn_rows_depend_on_the_seed_and_say_what_they_score(store):
+    phrases = (
+        "how often it was drawn, of 40 times",
+        "over a random wait: rows are drawn by their shares",
+    )
+    for method, phrase in zip(DRAWN, phrases, strict=True):
+        made = [select(store, ["python"], method=method, budget="30", seed=seed) for seed in (0, 1)]
+        assert made[0].method == method and made[0].ids != made[1].ids
+        assert phrase in str(explain(store, made[0].name, 1))
+    often = select(store, ["python"], method=DRAWN[0], budget="30")
+    assert any("40 draws with replacement took" in note for note in often.notes)
 
 
 def test_what_is_said_about_the_bounds(store):

@@ -86,6 +86,16 @@ def test_all_names_can_be_read():
             {"selector": "round_robin", "asked": {"direction": "contrast", "score": "centred"}},
             "nait__0123abcd:round_robin",
         ),
+        (
+            "rds:knn_kde(rest=spread)",
+            {"selector": "knn_kde", "options": {"sigma": 0.75, "rest": "spread"}},
+            "rds:knn_kde(rest=spread,sigma=0.75)",
+        ),
+        (
+            "rds:knn_kde(sigma=0.4)",
+            {"selector": "knn_kde", "options": {"sigma": 0.4}},
+            "rds:knn_kde(sigma=0.4)",
+        ),
         ("rds:top(by=max)", {"selector": "top", "options": {"by": "max"}}, "rds:top(by=max)"),
         ("random", {"selector": "random", "representation": None}, "random"),
     ],

@@ -106,6 +106,82 @@ def test_coverage_of_what_targets_use(neuron_store):
         database.select(method=method, budget=5)
 
 
+def naive_overlaps(database, target, sample=None):
+    """id -> how much of the examples' sets it has, by idf over the pool; best first."""
+    pool = {key: set(row["mads"]) for key, row in stored(database, "pool", ["mads"]).items()}
+    sampled = [pool[key] for key in sample or pool]
+    examples = stored(database, "targets", ["mads"], f"target = '{target}'").values()
+
+    def idf(units):
+        return sum(
+            np.log((len(sampled) + 1) / (sum(unit in each for each in sampled) + 1))
+            for unit in units
+        )
+
+    scores = {
+        key: np.mean([idf(own & set(row["mads"])) / idf(row["mads"]) for row in examples])
+        for key, own in pool.items()
+    }
+    return sorted(scores, key=lambda key: (-scores[key], key)), scores
+
+
+def test_overlap_with_what_a_target_uses(neuron_store):
+    database, _ = neuron_store
+    order, scores = naive_overlaps(database, "six")
+    coreset = database.select("six", method="mads:top", budget=80)
+    assert coreset.method == "mads:top"
+    got = coreset.table()["score"].to_pylist()
+    assert np.allclose(got, [scores[key] for key in coreset.ids], rtol=1e-6)
+    assert np.allclose(got, [scores[key] for key in order], rtol=1e-6)
+    assert database.replay(coreset.name).same and coreset.parameters["background"]
+    kept = database.score("six", ["mads:top"]).to_polars()
+    assert kept.sort("mads:top_rank")["id"].to_list() == coreset.ids
+    assert np.array_equal(kept.sort("mads:top_rank")["mads:top"], got)
+    b = database.select("six", method="mads:top", budget=10, where="corpus = 'b'")
+    assert (
+        b.ids
+        == [key for key in coreset.ids if key in stored(database, "pool", [], "corpus = 'b'")][:10]
+    )
+    both = database.select("six", "two", method="mads:top", budget=10)
+    assert set(both.table()["target"].to_pylist()) == {"six", "two"}
+    plain = database.select("six", method="mads:top(idf=false)", budget=80)
+    assert plain.ids != coreset.ids and "background" not in plain.parameters
+    with pytest.raises(UsageError, match="name one or more"):
+        database.select(method="mads:top", budget=5)
+    with pytest.raises(UsageError, match="no option 'idf'; coverage has g, cap, weights"):
+        database.select(method="mads(idf=false)", budget=5)
+
+
+def test_the_neurons_that_made_a_row_overlap(neuron_store):
+    database, _ = neuron_store
+    coreset = database.select("six", method="mads:top", budget=20)
+    explanation = database.explain(coreset, coreset.ids[3])
+    frame = explanation.neurons
+    assert frame.columns == ["neuron", "layer", "unit", "examples", "idf", "overlap"]
+    assert frame["overlap"].sum() == pytest.approx(explanation.score, rel=1e-6)
+    assert frame["overlap"].is_sorted(descending=True)
+    sets = stored(database, "targets", ["mads"], "target = 'six'").values()
+    for row in frame.iter_rows(named=True):
+        assert row["examples"] == sum(row["neuron"] in each["mads"] for each in sets)
+    assert "Neurons; overlap sums to" in str(explanation)
+
+
+def test_counts_of_a_full_sample_are_frozen(own_copy, monkeypatch):
+    monkeypatch.setattr("coresetdb.query.background.SAMPLE_ROWS", 30)
+    database, more = own_copy
+    _, scores = naive_overlaps(database, "six", sorted(stored(database, "pool", []))[:30])
+    before = database.select("six", method="mads:top", budget=20)
+    got = before.table()["score"].to_pylist()
+    assert np.allclose(got, [scores[key] for key in before.ids], rtol=1e-6)
+    database.ingest(more)
+    after = database.select("six", method="mads:top", budget=20)
+    assert after.parameters["background"] == before.parameters["background"]
+    kept = dict(zip(before.ids, got, strict=True))
+    for row in after.table().to_pylist():
+        assert row["score"] == kept.get(row["id"], row["score"])
+    assert database.replay(before.name).same
+
+
 def test_a_target_that_changes_nothing_is_said(neuron_store):
     database, _ = neuron_store
     coreset = database.select("six", method="mads", budget=5)
@@ -223,7 +299,7 @@ def test_the_mean_of_a_small_pool_grows_with_it_and_replays_keep_theirs(own_copy
 
 
 def test_the_mean_of_a_full_sample_is_frozen(own_copy, monkeypatch):
-    monkeypatch.setattr("coresetdb.query.background.SAMPLE_ROWS", 30)
+    monkeypatch.setattr("coresetdb.query.pool_statistics.background.SAMPLE_ROWS", 30)
     database, more = own_copy
     lowest = sorted(row for row in stored(database, "pool", ["nait"]).items() if row[1]["nait"])
     _, scores = naive_contrast(database, [key for key, _ in lowest[:30]])

@@ -156,13 +156,13 @@ def test_only_what_can_be_compared_is_a_method(database):
         for first in (*features, "")
     }
     assert pairs["length"] == pairs["losses"] == pairs["words"] == needing["query_similarity"]
-    assert pairs["mads"] == needing["neuron_sets"]
+    assert pairs["mads"] == needing["neuron_sets"] | needing["query_similarity"]
     assert pairs["rds"] == set(selectors()) - needing["neuron_sets"] - needing["terms"]
     assert {"random", "source_balanced", "length_matched"} <= set(names)
     for method in names:
         assert len(database.select("few", method=method, budget=4)) == 4
-    with pytest.raises(UsageError, match="mads gives no way to compare rows; methods: "):
-        database.select("few", method="mads:top")
+    with pytest.raises(UsageError, match="flags gives no way to compare rows; methods: "):
+        database.select("few", method="flags:top")
     with pytest.raises(UsageError, match="name one or more"):
         database.select(method="words")
 

@@ -281,7 +281,7 @@ def test_unknown_things_are_named(store):
     with pytest.raises(MissingFeatureError, match=r"this store: rds.*featurize .* losses"):
         select(store, ["python"], method="losses:random")
     with pytest.raises(UsageError, match=r"no way to compare rows; methods: .*random.* rds:"):
-        select(store, ["python"], method="mads:top")
+        select(store, ["python"], method="flags:top")
     with pytest.raises(UsageError, match="no coreset 'x'"):
         load_coreset(store, "x")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers.selector_driver import Pool, cosine_pool, drive, random_ids
 
-from coresetdb.selectors.knn_kde import densities, fitted_sigma
+from coresetdb.selectors.knn_kde import CROWDED, densities, fitted_sigma
 from coresetdb.selectors.random_order import shuffle_words
 
 torch.set_num_threads(1)
@@ -245,6 +245,25 @@ def test_a_sigma_that_covers_a_crowd_is_said():
     assert "Try sigma=0.7, or sigma=auto" in said[0][0]
 
 
+def test_a_few_rows_in_a_crowd_are_not_the_median():
+    """A third of the rows are copies: their density raises the mean above the bound alone."""
+    single, copies = np.eye(64, dtype=np.float16)[:40], np.repeat(np.eye(64)[40:41], 20, axis=0)
+    vectors = np.concatenate([single, copies.astype(np.float16)])
+    density = densities(vectors, 0.75, 60)
+    assert density.mean() > CROWDED > np.median(density)
+    generator = np.random.default_rng(7)
+    asked = generator.random((1, 64)).astype(np.float32)
+    asked[0, 40] = 2  # the copies are nearest
+    far = np.repeat(-np.eye(64, dtype=np.float16)[50:51], 600, axis=0)
+    every = np.concatenate([vectors, far])
+    pool = Pool(random_ids(generator, 660), asked @ every.T.astype(np.float32), every)
+    said = []
+    for near in (60, 20):
+        notes = drive("knn_kde", pool, 9, options={"sigma": 0.75, "Lmax": near}).notes
+        said.append(any("covers a crowd" in note for note in notes))
+    assert said == [False, True]
+
+
 @pytest.mark.parametrize("name", ["knn_uniform", "knn_kde"])
 def test_pools_of_one_and_of_none(name):
     one = Pool(["a" * 32], np.array([[0.5], [0.2]], np.float32), np.ones((1, 1), np.float16))
@@ -288,8 +307,8 @@ def test_what_the_last_row_gets():
     pool = cosine_pool(np.random.default_rng(4), 4, 300, width=16)
     last = {order[-1] for order in orders_of(pool.similarity, pool.ids, 30)}
     ids = {pool.ids[j] for j in last}
-    published = drive("knn_kde", pool, 30)
-    spread = drive("knn_kde", pool, 30, options={"rest": "spread"})
+    published = drive("knn_kde", pool, 30, options={"sigma": 0.75})
+    spread = drive("knn_kde", pool, 30, options={"sigma": 0.75, "rest": "spread"})
     assert published.ids[0] in ids and spread.ids[0] not in ids
     assert published.scores[0] > 2 * spread.scores[0]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.selector_driver import Pool, cosine_pool, drive
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from coresetdb.query.scanning.reducers import planned_memory
@@ -33,12 +33,13 @@ PASSES_OVER = {"deita_filter"}
 """Leave rows out by design, so that fewer than the budget may come."""
 
 BY_CHANCE = {"random", "source_balanced", "length_matched", "dsir"}
-"""Order rows that nothing else tells apart by chance and not by their ids."""
+"""Order rows that nothing else tells apart by chance and not by their ids, as `draw` does."""
 
 VALUES = {
     "alpha": (0.01, 0.5, 0.9),
     "bins": (1, 3, 10),
     "cap": (1, 10),
+    "draws": (1, 9, 1000),
     "kde_k": (2, 1000),
     "Lmax": (1, 4, 5000),
     "reg": (0.01, 0.2),
@@ -153,6 +154,7 @@ def test_neither_blocks_nor_the_order_of_the_table_matter(question, data):
 def test_of_rows_that_nothing_tells_apart_the_lower_id_goes_first(question):
     """Unless the higher one scores more: knn_kde may end a neighbourhood between the two."""
     name, number, k, how = question
+    assume(how["options"].get("draw", "none") == "none")
     pool = pool_of(number)
     picks = drive(name, pool, k, **how)
     place = {text: at for at, text in enumerate(picks.ids)}

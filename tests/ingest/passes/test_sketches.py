@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from coresetdb.ingest.passes import weight_gradient as module
-from coresetdb.ingest.passes.weight_gradient import SketchSpec, WeightGradient, count_sketch, fold
+from coresetdb.ingest.passes.weight_gradient import (
+    SketchSpec,
+    WeightGradient,
+    count_sketch,
+    fold,
+    folded_inputs,
+)
 
 B, T, OUT, IN = 5, 7, 60, 37
 
@@ -58,6 +64,27 @@ def test_sides_are_about_four_dims_together():
         outer, inner = SketchSpec(dims).sides
         assert outer == 2 * inner and outer * inner == pytest.approx(4 * dims, rel=0.1)
     assert SketchSpec(2048).sides == (128, 64) and SketchSpec(8192).sides == (256, 128)
+
+
+@pytest.mark.parametrize("sizes", [(300, 500), (300, 20), (16, 500), (16, 8), (12, 30), (5, 3)])
+def test_what_is_folded_finely_needs_only_sums_to_be_folded_coarsely(sizes):
+    """For sides that are folded by both sketches, by one, exactly as wide, and by none."""
+    fine, coarse, other = SketchSpec(32, 3), SketchSpec(8, 3), SketchSpec(8, 4)
+    assert (fine.sides, coarse.sides) == ((16, 8), (8, 4))
+    assert fine.refines(coarse) and not coarse.refines(fine) and not fine.refines(fine)
+    assert not fine.refines(other) and not SketchSpec(2049).refines(SketchSpec(2048))
+    assert SketchSpec(8192).refines(SketchSpec(2048))
+    draw = torch.Generator().manual_seed(1)
+    deltas, inputs = (torch.randn(2, 5, size, generator=draw) for size in sizes)
+    direct = WeightGradient("layers.0.q", deltas, inputs).block(coarse)
+    folded = {fine: folded_inputs(inputs, "layers.0.q", fine)}
+    for whole in (inputs, None):
+        each = WeightGradient("layers.0.q", deltas, whole, dict(folded), sizes[1])
+        assert (each.block(coarse) - direct).norm() / direct.norm() < 1e-5
+        assert (
+            each.block(fine) - WeightGradient("layers.0.q", deltas, inputs).block(fine)
+        ).norm() == 0
+        assert set(each.folded) == {fine}
 
 
 def test_a_sketch_is_linear():

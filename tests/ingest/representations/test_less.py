@@ -16,7 +16,12 @@ from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.passes import weight_gradient as sketching
 from coresetdb.ingest.passes.gradient_reducers import adam_direction
 from coresetdb.ingest.passes.weight_gradient import SketchSpec
-from coresetdb.ingest.representations.registry import feature_spec, parse_features, recipe_for
+from coresetdb.ingest.representations.registry import (
+    feature_spec,
+    parse_features,
+    parse_specs,
+    recipe_for,
+)
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 from coresetdb.schemas.stored_vectors import packed, vectors_of
@@ -47,9 +52,9 @@ def warmed(backbone, epochs: int = 3) -> dict[str, Artifact]:
     return found
 
 
-def less_of(backbone, rows, artifacts, of="pool", **settings):
+def less_of(backbone, rows, artifacts, of="pool", norms="row", **settings):
     warm = {"warmup": "lora", "epochs": len(artifacts)} if artifacts else {}
-    asked = feature_spec("less", {"dims": DIMS, "seed": 5, **warm})
+    asked = feature_spec("less", {"dims": DIMS, "seed": 5, "norms": norms, **warm})
     digests = {name: f"digest of {name}" for name in artifacts}
     recipe = recipe_for(asked, backbone.info, artifacts, digests)
     given = {digests[name]: artifact for name, artifact in artifacts.items()}
@@ -74,7 +79,7 @@ def naive_fold(size: int, width: int, key: str) -> torch.Tensor:
     return matrix
 
 
-def naive_plain(name: str, row: int) -> np.ndarray:
+def naive_plain(name: str, row: int, norms: str = "row") -> np.ndarray:
     """The factored sketch of the whole model's gradient, weight by weight, from .grad."""
     backbone = backbone_of(name)
     outer, inner = SketchSpec(DIMS, 5).sides
@@ -98,7 +103,10 @@ def naive_plain(name: str, row: int) -> np.ndarray:
         for weight, each in weights.items():
             left = naive_fold(each.shape[0], outer, f"deltas of {weight}")
             right = naive_fold(each.shape[1], inner, f"inputs of {weight}")
-            found += naive_count_sketch((left.T @ each @ right).flatten(), weight)
+            part = naive_count_sketch((left.T @ each @ right).flatten(), weight)
+            if norms == "module" and part.any():
+                part /= np.linalg.norm(part)
+            found += part
     return found
 
 
@@ -116,6 +124,37 @@ def test_without_a_warm_up_it_is_the_sketch_of_the_gradient(name):
         assert columns["less_norm"][row] == pytest.approx(norm, rel=1e-3)
         assert columns["less_reason"][row] is None
     assert "less_in_fit" not in columns
+
+
+@pytest.mark.parametrize("name", ("llama", "gpt2", "mixtral"))
+def test_every_module_counts_alike_with_norms_by_module(name):
+    """In a mixture each expert's weights are modules; of those no token came to, nothing counts."""
+    backbone = backbone_of(name)
+    rows = tiny_conversations()
+    columns = less_of(backbone, rows, {}, norms="module")
+    by_row = less_of(backbone, rows, {})
+    for row in range(len(rows)):
+        expected = naive_plain(name, row, "module")
+        norm = np.linalg.norm(expected)
+        assert error(columns["less"][row], expected / norm) < 1e-3
+        assert columns["less_norm"][row] == pytest.approx(norm, rel=1e-3)
+        assert error(by_row["less"][row], expected / norm) > 0.05
+    alone = less_of(backbone, rows, {}, norms="module", tokens_per_batch=1)
+    assert error(alone["less"], columns["less"]) < 1e-3
+
+
+def test_norms_by_module_are_a_recipe_of_their_own():
+    info = tiny_backbone().info
+    plain, module = parse_features("less,less:norms=module", info)
+    assert "norms" not in plain.options and module.options["norms"] == "module"
+    assert parse_features("less:norms=row", info) == [plain]
+    assert plain.fingerprint != module.fingerprint
+    assert parse_specs("less:norms=module")[0].configured == "less:dims=8192:norms=module"
+    assert not parse_specs("less:norms=module")[0].matches(plain)
+    with pytest.raises(UsageError, match="norms=module is for warmup=none"):
+        parse_features("less:norms=module:warmup=lora", info)
+    with pytest.raises(UsageError, match="norms 'layer': give row or module"):
+        parse_features("less:norms=layer", info)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -235,7 +274,7 @@ def test_stored_columns():
 def test_what_can_be_asked_for():
     info = tiny_backbone().info
     (plain,) = parse_features("less", info)
-    assert plain.options["warmup"] == "none" and plain.options["dims"] == 2048
+    assert plain.options["warmup"] == "none" and plain.options["dims"] == 8192
     for text in ("less:warmup=full", "less:dims=3"):
         with pytest.raises(UsageError):
             parse_features(text, info)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,16 @@ from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.passes.reducer import Neurons
 from coresetdb.ingest.representations.mads import TopUnits, active_units
-from coresetdb.ingest.representations.registry import parse_features
+from coresetdb.ingest.representations.mads_profile import (
+    ProfileScorer,
+    rows_with_units,
+    sets_of,
+)
+from coresetdb.ingest.representations.registry import get, parse_features
+from coresetdb.ingest.representations.representation import BACKGROUND
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.store.catalog import Artifact
 
 
 def naive_mads(model, row, share, tokens="response"):
@@ -190,6 +198,93 @@ def test_a_value_beyond_half_precision_is_kept_at_its_end():
     finally:
         weight.copy_(kept)
     assert max(table["mads_values"][0].as_py()) == 65504.0
+
+
+def naive_overlap(row, examples, pool, idf):
+    """The mean over examples of the share of their neurons, weighted, that the row has too."""
+
+    def weight(unit):
+        return math.log((len(pool) + 1) / (sum(unit in other for other in pool) + 1)) if idf else 1
+
+    shares = []
+    for example in examples:
+        total = sum(weight(unit) for unit in example)
+        shares.append(sum(weight(unit) for unit in example if unit in row) / total if total else 0)
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "qwen3_moe"])
+@pytest.mark.parametrize("idf", [True, False])
+def test_overlap_with_a_target(architecture, idf):
+    backbone = tiny_backbone(architecture)
+    rows = [*tiny_conversations(), Instruction.from_turns(("user", "no answer"))]
+    encoded = [backbone.encode(row) for row in rows]
+    sets = [set(naive_mads(backbone.model, row, 0.1)[0]) for row in encoded[:-1]]
+    table = Featurizer(backbone, parse_features("mads:share=0.1", backbone.info)).featurize(rows)
+    present = table.filter(table["mads"].is_valid())
+    mads = get("mads")
+    examples = mads.with_examples(Artifact({}), present.slice(0, 3))
+    parts = [present.slice(start, 2) for start in range(0, present.num_rows, 2)]
+    background = {BACKGROUND: mads.background(parts)} if idf else {}
+    assert bool(mads.background_columns({"idf": idf})) == idf
+    scorer = mads.scorer({}, background, examples, {"idf": idf})
+    (batch,) = table.select(["mads"]).combine_chunks().to_batches()
+    found = scorer.scores(batch)
+    assert found.dtype == np.float32 and np.isnan(found[-1])
+    expected = [naive_overlap(row, sets[:3], sets, idf) for row in sets]
+    np.testing.assert_allclose(found[:-1], expected, rtol=1e-6)
+    assert len({round(score, 6) for score in expected}) > 3
+    alone = [scorer.scores(batch.slice(place, 1))[0] for place in range(len(rows))]
+    assert np.array_equal(alone, found, equal_nan=True)
+
+
+def test_overlap_without_layers_is_the_ranking_of_its_source():
+    """NAG: in every layer each neuron's share of all activations, averaged over the layers."""
+    draw = np.random.default_rng(0)
+    layers, units, active = 3, 20, 4
+
+    def drawn(count):
+        return [
+            [
+                sorted(layer * units + draw.choice(units, active, replace=False))
+                for layer in range(layers)
+            ]
+            for _ in range(count)
+        ]
+
+    examples, rows = drawn(5), drawn(30)
+    profile = [
+        Counter(unit for example in examples for unit in example[layer]) for layer in range(3)
+    ]
+    expected = [
+        sum(
+            sum(of_layer[unit] for unit in row[layer]) / of_layer.total()
+            for layer, of_layer in enumerate(profile)
+        )
+        / layers
+        for row in rows
+    ]
+
+    def table(some):
+        flat = [np.concatenate(row).tolist() for row in some]
+        return pa.table({"mads": pa.array(flat, pa.list_(pa.int32()))})
+
+    scorer = ProfileScorer(sets_of(table(examples)), None)
+    (batch,) = table(rows).to_batches()
+    np.testing.assert_allclose(scorer.scores(batch), expected, rtol=1e-6)
+
+
+def test_units_that_every_row_has_count_nothing():
+    sets = pa.table({"mads": pa.array([[0, 1], [0, 2], [0, 9]], pa.list_(pa.int32()))})
+    scorer = ProfileScorer(sets_of(sets.slice(0, 1)), rows_with_units([sets]))
+    (batch,) = sets.to_batches()
+    assert scorer.scores(batch).tolist() == [1.0, 0.0, 0.0]
+    only_common = ProfileScorer(
+        sets_of(pa.table({"mads": pa.array([[0]], pa.list_(pa.int32()))})), rows_with_units([sets])
+    )
+    assert only_common.scores(batch).tolist() == [0.0, 0.0, 0.0]
+    empty = pa.record_batch({"mads": pa.array([[], None, [1]], pa.list_(pa.int32()))})
+    assert np.array_equal(scorer.scores(empty), [0.0, np.nan, 1.0], equal_nan=True)
 
 
 @pytest.mark.parametrize("wanted", ["mads:share=0.0", "mads:share=1.5", "mads:tokens=answers"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 import coresetdb
@@ -9,12 +11,17 @@ from coresetdb.ingest.create import resolve_features
 from coresetdb.ingest.representations import registry as presets
 from coresetdb.ingest.representations.registry import (
     PRESETS,
+    configured_specs,
     expanded,
+    feature_spec,
     get,
     parse_specs,
 )
 from coresetdb.schemas.errors import UsageError
+from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import catalog
+from coresetdb.store.features import features_of
+from coresetdb.store.store import Store
 
 
 def test_a_preset_is_its_features():
@@ -45,6 +52,61 @@ def test_a_store_keeps_what_a_preset_meant(small, tmp_path, tiny_llama):
     assert database.store.config["features"] == "rds,losses:alone=False"
     assert database.pending() == []
     assert "nll_alone" not in database.store.dataset("pool").schema.names
+
+
+def test_a_configuration_keeps_the_defaults_of_its_day(tmp_path, tiny_llama):
+    """Version 0.1 wrote `less` for sketches of 2,048 numbers, and its stores go on with them."""
+    written = {"less": "less:dims=8192", "less:dims=2048": "less", "less:dims=64": "less:dims=64"}
+    for text, configured in written.items():
+        (spec,) = parse_specs(text)
+        assert spec.configured == configured and configured_specs(configured) == [spec]
+    assert configured_specs("") == []
+    database = coresetdb.create(
+        str(tmp_path / "pool"),
+        backbone=str(tiny_llama),
+        dtype="float32",
+        features="less:dims=2048,trim,less:warmup=lora:dims=2048",
+    )
+    store = database.store
+    assert store.config["features"] == "less,trim,less:warmup=lora"
+    assert database.pending() == ["trim", "less:warmup=lora:dims=2048"]
+    # By its name a store's feature is meant, in whatever size; others are new ones.
+    recipe = features_of(store)["less"]
+    assert resolve_features(store, "less") == resolve_features(store, "less:dims=2048") == [recipe]
+    both = resolve_features(store, "less,less:dims=8192")
+    assert both == [recipe, *parse_specs("less:dims=8192")]
+    database.remove_feature("trim")
+    assert Store.open(store.uri).config["features"] == "less,less:warmup=lora"
+
+
+def test_a_feature_with_a_new_option_is_not_one_without():
+    class Grown(type(get("rds"))):
+        name = "grown"
+        defaults: ClassVar = {"old": 1, "new": "plain"}
+
+    older = Recipe("grown", 1, {"old": 1})
+    with presets.added(Grown()):
+        assert feature_spec("grown").matches(older)
+        assert not feature_spec("grown", {"new": "fancy"}).matches(older)
+        assert not feature_spec("grown", {"old": 2}).matches(older)
+
+
+def test_an_ensemble_of_version_0_1_is_no_feature_to_be_made():
+    """It had fewer options, and other defaults."""
+    older = ("members=4", "gradient=adapter", "noise=normalised")
+    (meant,) = configured_specs("gradfiltering:rank=1")
+    (spelled,) = parse_specs(f"gradfiltering:rank=1:{':'.join(older)}")
+    assert meant == spelled and spelled.configured == "gradfiltering:rank=1"
+    options = {name: value for name, value in meant.options.items() if name != "gradient"}
+    recipe = Recipe("gradfiltering", 2, options)
+    assert meant.matches(recipe)
+    for other in older:
+        rest = [each for each in older if each != other]
+        (spec,) = parse_specs(f"gradfiltering:rank=1:{':'.join(rest)}")
+        assert not spec.matches(recipe)
+    (today,) = parse_specs("gradfiltering")
+    assert configured_specs(today.configured) == [today]
+    assert not today.matches(recipe)
 
 
 def test_what_is_written_is_read_again(small):

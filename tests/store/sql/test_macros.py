@@ -225,6 +225,20 @@ def test_cosine(connection, a: str, b: str, wanted: float | None) -> None:
     assert found == (wanted if wanted is None else pytest.approx(wanted))
 
 
+@pytest.mark.parametrize(
+    ("norms", "wanted"),
+    [
+        ("[2, 2, 1, 1]::FLOAT[]", 1 - 2 / 8),
+        ("[1, 3, 2, 4]::FLOAT[]", 1 - 20 / 10),
+        ("[1.5, 1.5]::FLOAT[]", 0.0),
+        ("NULL::FLOAT[]", None),
+    ],
+)
+def test_gradient_drop(connection, norms: str, wanted: float | None) -> None:
+    [(found,)] = connection.sql(f"SELECT gradient_drop({norms})").fetchall()
+    assert found == (wanted if wanted is None else pytest.approx(wanted))
+
+
 def test_cosine_of_all_rows_with_all(connection, store: Store) -> None:
     _, pool = vectors(store, "pool")
     pairs = "FROM features a, features b WHERE a.id < b.id"

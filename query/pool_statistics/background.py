@@ -1,12 +1,12 @@
-"""The background of a feature: what a sample of the pool amounts to, which rows are seen against.
+"""The background of a feature: what a representation makes of a sample of the pool.
 
 NAIT's is the pool's mean activation in every layer. The sample are the rows with the lowest ids
 that have the feature; ids are digests of the content, so they are drawn at random, whatever the
-order of ingestion. Nothing is fitted at ingestion, so stores that were made before have one too.
+order of ingestion.
 
 It is made when a method first needs it, and frozen with the first coreset or scores that are kept
 when the sample is full. As long as the pool is smaller than that, the background is made of all its
-rows at every version. A coreset records the digest of its background, and is replayed with it.
+rows at every version.
 """
 
 from __future__ import annotations
@@ -16,66 +16,32 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..schemas.errors import MissingFeatureError
-from ..store.catalog import (
-    Artifact,
-    content_of,
-    find_artifact,
-    keep_artifact,
-    load_artifact,
-    put_artifact,
-)
-from ..store.features import completion
-from .features import Feature
-from .snapshot import Background, Snapshot
+from ...schemas.errors import MissingFeatureError
+from ...store.catalog import Artifact
+from ...store.features import completion
+from ..features import Feature
+from ..snapshot import Snapshot
+from .statistic import BACKGROUND, statistic_of
 
 SAMPLE_ROWS = 1024
 _ROWS_PER_PART = 128
-_KEPT_AS = "background"
 
 
-def background_of(snapshot: Snapshot, feature: Feature) -> Background:
-    """Return the background of a feature: the recorded one, the frozen one, or else a new one.
+def background_of(snapshot: Snapshot, feature: Feature) -> Artifact:
+    """Return the background of a feature.
 
     Raises:
         MissingFeatureError: no row of the pool has the feature.
         DamagedStoreError: the store lost the one that was recorded or frozen.
     """
-    fingerprint = feature.recipe.fingerprint
-    if fingerprint not in snapshot.backgrounds:
-        digest = snapshot.recorded_background or find_artifact(
-            snapshot.store, fingerprint, _KEPT_AS
-        )
-        if digest is None:
-            snapshot.backgrounds[fingerprint] = _made(snapshot, feature)
-        else:
-            artifact = load_artifact(snapshot.store, digest, _KEPT_AS)
-            snapshot.backgrounds[fingerprint] = Background(artifact, digest, full=True, kept=True)
-    return snapshot.backgrounds[fingerprint]
 
+    def make() -> tuple[Artifact, bool]:
+        sample = _Sample(snapshot, feature)
+        made = feature.representation.background(sample)
+        artifact = Artifact(made.arrays, {**made.facts, "pool_version": snapshot.pool_version})
+        return artifact, sample.rows == SAMPLE_ROWS
 
-def keep_backgrounds(snapshot: Snapshot) -> None:
-    """Keep what a snapshot's backgrounds are, and freeze those of a full sample.
-
-    Raises:
-        ReadOnlyStoreError: there is one to keep, and the store cannot be written to.
-    """
-    for fingerprint, background in snapshot.backgrounds.items():
-        if background.kept:
-            continue
-        if background.full:
-            keep_artifact(snapshot.store, fingerprint, _KEPT_AS, background.artifact)
-        else:
-            data = background.artifact.pack()
-            put_artifact(snapshot.store, background.digest, _KEPT_AS, data)
-
-
-def _made(snapshot: Snapshot, feature: Feature) -> Background:
-    sample = _Sample(snapshot, feature)
-    made = feature.representation.background(sample)
-    artifact = Artifact(made.arrays, {**made.facts, "pool_version": snapshot.pool_version})
-    full = sample.rows == SAMPLE_ROWS
-    return Background(artifact, content_of(artifact.pack()), full=full, kept=False)
+    return statistic_of(snapshot, feature, BACKGROUND, make).artifact
 
 
 class _Sample:
