@@ -352,7 +352,7 @@ def _check_comparison(recipe: Recipe, backbone: Backbone, fits: Fitted) -> None:
         examples = _with_feature(recipe, featurizer.table(target), representation.example_columns)
         target_artifact = representation.with_examples(target_artifact or Artifact({}), examples)
     scorer = representation.scorer(
-        recipe.options, artifacts, target_artifact, dict(representation.query_defaults)
+        registry.options_of(recipe), artifacts, target_artifact, dict(representation.query_defaults)
     )
     if scorer is None:
         return

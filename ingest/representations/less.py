@@ -61,7 +61,7 @@ class Less(Representation):
         **OPTIONS,
         **STORED,
     }
-    implied: ClassVar[Mapping[str, Any]] = STORED
+    implied: ClassVar[Mapping[str, Any]] = {**STORED, "norms": "row"}
     former_defaults: ClassVar[Mapping[str, Any]] = {"dims": 2048}
 
     query_defaults: ClassVar[Mapping[str, Any]] = {"sign": "same"}
@@ -81,8 +81,7 @@ class Less(Representation):
         refuse_unused_options(self.name, options)
         check_stored(self.name, options)
         _check_norms(options)
-        # Recipes that are older than the option are those without it.
-        return {k: v for k, v in options.items() if k != "norms" or v != "row"}
+        return options
 
     def trial_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"epochs": 1, "rank": 2} if _has_warmup(options) else {}

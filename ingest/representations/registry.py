@@ -340,7 +340,10 @@ def columns_of(recipe: Recipe) -> dict[str, str]:
 
 def options_of(recipe: Recipe) -> dict[str, Any]:
     """Return a recipe's options, with those that it leaves out."""
-    implied = {} if recipe.attached else get(recipe.representation).implied
+    if recipe.attached:
+        return recipe.options
+    known = get(recipe.representation)
+    implied = {name: value for name, value in known.implied.items() if name in known.defaults}
     return {**implied, **recipe.options}
 
 

@@ -88,8 +88,8 @@ class Representation(ABC):
         name: unique; it is the first column, and `<name>_reason` is the last.
         version: rises when the numbers change.
         defaults: option -> default value (bool, int, float or str).
-        implied: option of how values are stored -> the value that recipes leave out, as those that
-            are older than the option mean it.
+        implied: option, such as of how values are stored, -> the value that recipes leave out, as
+            those that are older than the option mean it.
         former_defaults: option whose default has changed -> its first default, which the
             configuration of a store means where it leaves the option out; of an option that is
             newer than features of today's version, what these are.

@@ -27,8 +27,9 @@ def check_stored(name: str, options: Mapping[str, Any], known: tuple[str, ...] =
     Raises:
         UsageError: names the representation and the types.
     """
-    if options["stored"] not in known:
-        raise UsageError(f"{name}: stored={options['stored']}: choose from {', '.join(known)}")
+    stored = _stored(options)
+    if stored not in known:
+        raise UsageError(f"{name}: stored={stored}: choose from {', '.join(known)}")
 
 
 def vector_type(options: Mapping[str, Any], width: int) -> pa.DataType:
@@ -37,9 +38,10 @@ def vector_type(options: Mapping[str, Any], width: int) -> pa.DataType:
     Raises:
         UsageError: so many numbers do not fit into whole bytes.
     """
-    if options["stored"] == "float16":
+    stored = _stored(options)
+    if stored == "float16":
         return pa.list_(pa.float16(), width)
-    if options["stored"] == "int8":
+    if stored == "int8":
         return pa.list_(pa.int8(), width)
     if width % PER_BYTE:
         raise UsageError(
@@ -47,3 +49,8 @@ def vector_type(options: Mapping[str, Any], width: int) -> pa.DataType:
             f"another stored=, or a multiple of {PER_BYTE} numbers"
         )
     return pa.list_(pa.uint8(), width // PER_BYTE)
+
+
+def _stored(options: Mapping[str, Any]) -> str:
+    """Return the option; a representation derived from one of ours may have left it out."""
+    return options.get("stored", STORED["stored"])
