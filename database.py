@@ -101,7 +101,7 @@ class Database:
             uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
             backbone: `builtin`, a Hugging Face name, or the folder of a causal language model.
             features: comma-separated representations, such as `rds,losses`, or the presets
-                `fast` and `paper`.
+                `fast`, `lean` and `paper`.
             device: auto, cpu, cuda or mps.
             dtype: auto, float32 or bfloat16; of the computation, not of what is stored.
             max_length: tokens of a row, at most the model's positions.

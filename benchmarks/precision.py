@@ -89,7 +89,7 @@ def scored(
         with_feature = featurizer.table(examples)
         with_feature = with_feature.filter(with_feature[recipe.reason].is_null())
         facts = representation.with_examples(facts, with_feature)
-    scorer = representation.scorer(recipe.options, artifacts, facts, asked)
+    scorer = representation.scorer(registry.options_of(recipe), artifacts, facts, asked)
     assert scorer is not None
     (batch,) = table.combine_chunks().to_batches()
     return scorer.scores(batch)

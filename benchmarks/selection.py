@@ -3,13 +3,14 @@
     python benchmarks/selection.py                     100,000 x 256, two minutes
     python benchmarks/selection.py --rows 1000000 --width 1024 --budget 10000 --folder /big/disk
     ... --methods rds:round_robin --leakage ranked     with the guard that users have by default
+    ... --stored int8                                  vectors as int8 codes
 
 Makes a store of synthetic unit vectors with a power-law spectrum (real embeddings are like that;
 with `--folder` it stays there and is used again), then measures the floors and every method, each
 in a process of its own, warm, best of `--repeat`:
 
     scan        read ids and vectors in table order, nothing else
-    multiply    cast blocks from float16 and multiply with the queries, vectors in memory
+    multiply    cast blocks to float32 and multiply with the queries, vectors in memory
     top-k       `torch.topk` of all similarities, 64k rows at a time, similarities in memory
     METHOD      the whole: queries read, pool scanned, rows chosen, distance, coreset recorded;
                 of it `pass` reading and scoring, and `choose` the selector's own work
@@ -48,7 +49,7 @@ METHODS = (
 )
 FLOORS = ("scan", "multiply", "top-k")
 TOP_ROWS = 1 << 16
-ASKED = ("rows", "width", "queries", "budget", "where", "leakage")
+ASKED = ("rows", "width", "queries", "budget", "where", "leakage", "stored")
 WORDS = np.array([f"w{number:x}" for number in range(20_000)], object)
 
 
@@ -78,19 +79,21 @@ def columns(schema: pa.Schema, count: int, filled: dict[str, pa.Array]) -> pa.Ta
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def make_store(place: str, rows: int, width: int, queries: int) -> None:
+def make_store(place: str, rows: int, width: int, queries: int, stored: str) -> None:
     """A store of `rows` random rows and a target "t" of `queries` examples."""
     import lance
 
     from coresetdb.schemas.recipe import Recipe
+    from coresetdb.schemas.stored_vectors import encoded_column
     from coresetdb.schemas.tables import POOL, TARGETS
     from coresetdb.store import catalog
     from coresetdb.store.rows import key_of
     from coresetdb.store.store import Store
 
-    recipe = Recipe("rds", 1, {}, {"name": "synthetic"}, ("rds", "rds_reason"))
+    recipe = Recipe("rds", 1, {}, {"name": "synthetic"}, ("rds", "rds_reason"), stored)
     metadata = {b"coresetdb:fingerprint": recipe.fingerprint.encode()}
-    field = pa.field("rds", pa.list_(pa.float16(), width), metadata=metadata)
+    kind = pa.list_(pa.type_for_alias("halffloat" if stored == "float16" else stored), width)
+    field = pa.field("rds", kind, metadata=metadata)
     fields = [field, pa.field("rds_reason", pa.string(), metadata=metadata)]
     store = Store.create(place, {}, fields, fields)
     catalog.put_recipe(store, recipe)
@@ -98,8 +101,8 @@ def make_store(place: str, rows: int, width: int, queries: int) -> None:
     step = 8_000_000 // (2 * width)
 
     def part(schema: pa.Schema, count: int, extra: dict[str, pa.Array]) -> pa.Table:
-        vectors = pa.array(unit_vectors(generator, count, width).ravel())
-        filled = {"rds": pa.FixedSizeListArray.from_arrays(vectors, type=field.type)}
+        vectors = unit_vectors(generator, count, width)
+        filled = {"rds": encoded_column(vectors, kind, np.zeros(count, bool))}
         return columns(pa.schema([*schema, *fields]), count, filled | extra)
 
     def batches():
@@ -138,6 +141,7 @@ def floor(name: str, options: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from coresetdb.query.scanning.vectors import block_rows
+    from coresetdb.schemas.stored_vectors import encoded
 
     size, generator = block_rows(options.width), np.random.default_rng(1)
 
@@ -147,7 +151,8 @@ def floor(name: str, options: argparse.Namespace) -> dict[str, float]:
         for _ in scanner.to_batches():
             pass
 
-    block = torch.from_numpy(unit_vectors(generator, size, options.width))
+    vectors = unit_vectors(generator, size, options.width)
+    block = torch.from_numpy(encoded(vectors) if options.stored == "int8" else vectors)
     queries = torch.from_numpy(unit_vectors(generator, options.queries, options.width)).float()
     gathered = torch.empty(size, options.width)
 
@@ -182,10 +187,10 @@ def whole(method: str, options: argparse.Namespace) -> dict[str, float]:
     spent = {"pass": 0.0, "choose": 0.0}
 
     def timed(part: str, function: Callable) -> Callable:
-        def run(*given):
+        def run(*given, **named):
             start = time.perf_counter()
             try:
-                return function(*given)
+                return function(*given, **named)
             finally:
                 spent[part] += time.perf_counter() - start
 
@@ -226,7 +231,7 @@ def peak_mib() -> float:
 def alone(name: str, options: argparse.Namespace) -> dict[str, float]:
     """One measurement in a fresh process, which prints JSON."""
     command = [sys.executable, __file__, "--one", name, "--store", options.store]
-    for key in ("rows", "width", "queries", "budget", "repeat", "leakage"):
+    for key in ("rows", "width", "queries", "budget", "repeat", "leakage", "stored"):
         command += [f"--{key}", str(getattr(options, key))]
     if options.where:
         command += ["--where", options.where]
@@ -244,6 +249,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--methods", nargs="*", default=METHODS)
     parser.add_argument("--leakage", default="off", help="off, ranked or full: the leakage guard")
+    parser.add_argument("--stored", default="float16", choices=["float16", "int8"])
     parser.add_argument("--where", help="a filter, such as \"corpus = 'corpus-1'\"")
     parser.add_argument("--folder", help="where the store stays (default: a temporary folder)")
     parser.add_argument("--json", default="selection.json", help="where to write the results")
@@ -255,17 +261,17 @@ def main() -> None:
         print(json.dumps(measure(options.one, options)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        name = f"store-{options.rows}x{options.width}x{options.queries}"
+        name = f"store-{options.rows}x{options.width}x{options.queries}-{options.stored}"
         options.store = os.path.join(options.folder or folder, name)
         if not os.path.exists(options.store):
-            make_store(options.store, options.rows, options.width, options.queries)
+            make_store(options.store, options.rows, options.width, options.queries, options.stored)
         report(options)
 
 
 def report(options: argparse.Namespace) -> None:
     """The floors, then every method beside them."""
     print(
-        f"{options.rows:,} rows x {options.width}, {options.queries} queries, "
+        f"{options.rows:,} rows x {options.width} {options.stored}, {options.queries} queries, "
         f"budget {options.budget:,}" + (f", where {options.where}" if options.where else "")
     )
     floors = {name: alone(name, options)["seconds"] for name in FLOORS}

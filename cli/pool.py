@@ -43,7 +43,7 @@ sources_argument = click.argument("sources", nargs=-1, required=True, metavar="S
     default="rds,losses",
     show_default=True,
     metavar="NAME,...",
-    help="What to keep per row: features with their options, or the presets fast and paper.",
+    help="What to keep per row: features with their options, or the presets fast, lean and paper.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
@@ -76,7 +76,8 @@ def init_command(
         coresetdb init pool --features less:warmup=lora:epochs=2,paper,-embed
 
     The preset fast is rds, losses with a sketched gradient norm, nait, mads, trim and less, all by
-    the model as it is; paper is what each paper describes, with warm-up, ensemble and encoder.
+    the model as it is; lean is the same in fewer bytes; paper is what each paper describes, with
+    warm-up, ensemble and encoder.
     `coresetdb plan` estimates what they cost.
     """
     from .. import create

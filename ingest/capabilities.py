@@ -159,13 +159,17 @@ def _cause(error: Exception, backbone: Backbone) -> str:
 
 
 def _refusal(backbone: Backbone, specs: Sequence[FeatureSpec], problems: dict[str, str]) -> str:
+    names = {feature: feature for feature in problems}
+    left = [str(spec) for spec in specs if str(spec) not in problems]
+    if left and (preset := registry.preset_of(specs)):
+        names = {str(spec): spec.representation for spec in specs if str(spec) in problems}
+        left = [preset, *(f"-{name}" for name in names.values())]
     of_reason: dict[str, list[str]] = {}
     for feature, reason in problems.items():
-        of_reason.setdefault(reason, []).append(feature)
-    reasons = "; ".join(f"{' and '.join(names)}: {why}" for why, names in of_reason.items())
-    left = [str(spec) for spec in specs if str(spec) not in problems]
+        of_reason.setdefault(reason, []).append(names[feature])
+    reasons = "; ".join(f"{' and '.join(own)}: {why}" for why, own in of_reason.items())
     what = (
-        f"leave {' and '.join(problems)} out: --features {','.join(left)}"
+        f"leave {' and '.join(names.values())} out: --features {','.join(left)}"
         if left
         else "choose other features, or another backbone"
     )

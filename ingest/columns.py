@@ -13,12 +13,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..schemas.stored_vectors import encoded_column, width_of
+
 LIST_VALUES = (1 << 31) - 1
 """Values that one Arrow array of lists can hold: its offsets have 32 bits."""
 
 
 def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """A column for storage: NaN (in a vector: any) becomes null, vectors fixed-size lists."""
+    """A column for storage: NaN (in a vector: any) becomes null.
+
+    Vectors become fixed-size lists, those of codes if these are what the type holds.
+    """
     if pa.types.is_list(kind):
         return _lists(values, kind)
     if values.dtype == object:
@@ -26,10 +31,7 @@ def to_arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArra
     missing: Any = np.isnan(values)
     if not pa.types.is_fixed_size_list(kind):
         return pa.array(values, kind, mask=missing)
-    missing = missing.any(axis=1)
-    stored = np.where(missing[:, np.newaxis], 0, values).astype(kind.value_type.to_pandas_dtype())
-    flat = pa.array(stored.ravel(), kind.value_type)
-    return pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(missing))
+    return encoded_column(values, kind, missing.any(axis=1))
 
 
 def _lists(rows: np.ndarray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
@@ -66,7 +68,7 @@ def no_rows(kind: pa.DataType) -> np.ndarray:
     """The column of no row at all."""
     if pa.types.is_string(kind) or pa.types.is_boolean(kind) or pa.types.is_list(kind):
         return np.empty(0, dtype=object)
-    width = (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
+    width = (width_of(kind),) if pa.types.is_fixed_size_list(kind) else ()
     return np.empty((0, *width), dtype=np.float32)
 
 

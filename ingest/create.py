@@ -24,6 +24,7 @@ from .representations.registry import (
     fields_of,
     get,
     names,
+    options_of,
     parse_specs,
     recipe_for,
 )
@@ -162,8 +163,8 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     """Resolve a list of names to recipes that the store has, and features that it lacks.
 
     A name is that of a feature of the store (`losses__1a2b3c4d`), a representation with options as
-    `init` takes them, or a preset. Without any name, return every feature of the store, and those
-    that are not fitted yet.
+    `init` takes them, or a preset, which is content with features that are stored otherwise.
+    Without any name, return every feature of the store, and those that are not fitted yet.
 
     Raises:
         UsageError: an unknown feature or option, or no name and no feature.
@@ -176,6 +177,7 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
     if not features.strip(" ,"):
         resolved |= {recipe.fingerprint: recipe for recipe in present.values()}
         resolved |= {str(spec): spec for spec in pending(store)}
+    written_out = {entry.strip() for entry in features.split(",")}
     for entry in expanded(features):
         if entry in every and entry not in present:
             raise UsageError(
@@ -186,7 +188,10 @@ def resolve_features(store: Store, features: str) -> list[Recipe | FeatureSpec]:
             resolved[present[entry].fingerprint] = present[entry]
             continue
         for spec in parse_specs(entry):
-            recipes = [recipe for recipe in present.values() if spec.matches(recipe)]
+            made = present.values()
+            recipes = [recipe for recipe in made if spec.matches(recipe)]
+            if not recipes and entry not in written_out:
+                recipes = [recipe for recipe in made if spec.matches(recipe, in_any_form=True)]
             if recipes:
                 resolved[recipes[-1].fingerprint] = recipes[-1]
             else:
@@ -299,7 +304,7 @@ def _check_recipes(uri: str, info: BackboneInfo, recipes: Sequence[Recipe]) -> N
     for recipe in recipes:
         if recipe.attached:
             continue
-        identity = get(recipe.representation).identity(info, recipe.options)
+        identity = get(recipe.representation).identity(info, options_of(recipe))
         if recipe.backbone != identity:
             raise FingerprintError(
                 f"{info.name} is not the backbone that made the features of {uri}: "

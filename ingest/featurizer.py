@@ -360,7 +360,7 @@ def _require_version(task: _Task) -> None:
 
 def _require_backbone(task: _Task, backbone: Backbone) -> None:
     recipe = task.recipe
-    identity = task.representation.identity(backbone.info, recipe.options)
+    identity = task.representation.identity(backbone.info, task.setup.options)
     if recipe.backbone != identity:
         current = Recipe("", 0, {}, identity)
         raise FingerprintError(

@@ -5,6 +5,9 @@ measured on a few dozen rows of the source. A missing fit is tried in memory on 
 because widths may depend on its result; its time is not extrapolated from the trial, but computed
 as the forwards it needs on its whole sample times the measured time of a forward (for training
 steps: times the time of a step in the trial). Fits that share a pass pay for it once.
+
+What the presets that need no training would take beside it is measured on a few rows of average
+length, so that a plan tells the choice.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..schemas.conversations import TURN_MARKS, as_columns
-from ..schemas.errors import UsageError
+from ..schemas.errors import CoresetDBError, UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.instruction import Record
 from ..schemas.plain_text import LinesResult, count_of, text_table
@@ -81,6 +84,8 @@ class Plan(LinesResult):
 
     Attributes:
         records: in the files; counted if `exact`, else extrapolated from the first `read`.
+        presets: preset -> bytes per row of its features, without the texts.
+        unsized: preset -> why that could not be measured.
         rows: records that the pool lacks: those that are featurized and stored.
         tokens_per_row, trial_rows: of the trial.
         notes: what the figures leave out.
@@ -97,6 +102,17 @@ class Plan(LinesResult):
     passes: list[PlannedPass]
     fits: list[PlannedFit]
     notes: list[str] = field(default_factory=list)
+    presets: dict[str, float] = field(default_factory=dict)
+    unsized: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def bytes_of_features(self) -> dict[str, float]:
+        """Feature -> bytes of a row, all its columns together, as in memory."""
+        totals: dict[str, float] = {}
+        for column in self.columns:
+            if column.feature:
+                totals[column.feature] = totals.get(column.feature, 0) + column.bytes_per_row
+        return totals
 
     @property
     def bytes_per_row(self) -> float:
@@ -115,11 +131,11 @@ class Plan(LinesResult):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        totals = ("bytes_per_row", "gigabytes", "seconds")
+        totals = ("bytes_per_row", "bytes_of_features", "gigabytes", "seconds")
         return {**asdict(self), **{name: getattr(self, name) for name in totals}}
 
     def lines(self) -> list[str]:
-        """Return rows, columns, fits, passes and totals as text."""
+        """Return rows, columns, features, fits, passes, totals and the choice as text."""
         counted = "counted" if self.exact else f"extrapolated from the first {self.read:,}"
         columns = [
             {
@@ -130,6 +146,19 @@ class Plan(LinesResult):
                 "known from": "trial" if column.measured else "type",
             }
             for column in self.columns
+        ]
+        of_features = self.bytes_of_features
+        features = [
+            {
+                "feature": feature,
+                "bytes per row": round(size),
+                "GB per million rows": size / 1e3,
+            }
+            for feature, size in {**of_features, "all features": sum(of_features.values())}.items()
+        ]
+        choices = [
+            f"{name} would take {size:,.0f} bytes ({size / 1e3:,.1f} GB per million rows)"
+            for name, size in self.presets.items()
         ]
         fits = [
             {
@@ -152,10 +181,15 @@ class Plan(LinesResult):
         return [
             f"{count_of(self.records, 'record')} ({counted}), {self.rows:,} new to the pool, "
             f"{self.tokens_per_row:,.0f} tokens per row on average",
-            *(f"\n{text_table(rows)}" for rows in (columns, fits, passes) if rows),
+            *(f"\n{text_table(rows)}" for rows in (columns, features, fits, passes) if rows),
             f"\n{self.bytes_per_row:,.0f} bytes per row, {self.gigabytes:,.2f} GB; about "
             f"{duration(self.seconds)} on this machine "
             f"(measured on {count_of(self.trial_rows, 'row')})",
+            *([f"Features of the preset {'; of '.join(choices)}"] if choices else []),
+            *(
+                f"What the preset {name} takes is not known: {w}"
+                for name, w in self.unsized.items()
+            ),
         ]
 
 
@@ -232,6 +266,10 @@ TRIAL_ROWS = 64
 TRIAL_SECONDS = 10.0
 FIT_SECONDS = 10.0
 LEAST_ROWS = 16
+PRESET_ROWS = 4
+SIZED_PRESETS = ("lean", "fast")
+"""Those whose fits need a pass or two, no training."""
+
 FORWARDS_OF_FEATURES = 4
 FORWARDS_OF_FITS = 16
 """Expected cost in bare forwards; only decides how many rows a trial takes."""
@@ -275,11 +313,16 @@ def plan(
         for recipe in present
         for name, artifact in artifacts_of(store, recipe).items()
     }
+    cache = MemoryCache(StoreCache(store))
     fits, recipes = _try_fits(
-        store, specs, info, counted, loaded, per_row, progress, artifacts, notes
+        store, specs, info, counted, loaded, per_row, progress, cache, artifacts, notes
     )
     rows = _rows_within(TRIAL_SECONDS, FORWARDS_OF_FEATURES * per_row, counted.drawn)
     trial = _try_features([*present, *recipes], loaded, artifacts, rows, counted.new)
+    sample = _fit_sample(per_row, counted)
+    presets, unsized = _try_presets(
+        trial, [*present, *recipes], info, loaded, rows, sample, cache, artifacts
+    )
     return Plan(
         features=[*(recipe.feature for recipe in present), *map(str, specs)],
         records=counted.records,
@@ -292,6 +335,8 @@ def plan(
         passes=trial.passes,
         fits=fits,
         notes=notes,
+        presets=presets,
+        unsized=unsized,
     )
 
 
@@ -316,6 +361,12 @@ def _rows_within(seconds: float, per_row: float, drawn: Sequence[Record]) -> Seq
     return drawn[: max(LEAST_ROWS, int(seconds / per_row))]
 
 
+def _fit_sample(per_row: float, counted: RecordCounts) -> Sample:
+    rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
+    instructions = [row.instruction for row in rows]
+    return Sample([own.id for own in instructions], instructions, len(instructions))
+
+
 def _try_fits(
     store: Store,
     specs: Sequence[FeatureSpec],
@@ -324,17 +375,15 @@ def _try_fits(
     backbone: Backbone,
     per_row: float,
     progress: Progress,
+    cache: MemoryCache,
     artifacts: dict[str, Artifact],
     notes: list[str],
 ) -> tuple[list[PlannedFit], list[Recipe]]:
     """Run missing fits in memory; return their plans and the recipes they lead to.
 
-    Adds to `artifacts` and `notes`.
+    Adds to `cache`, `artifacts` and `notes`.
     """
-    cache = MemoryCache(StoreCache(store))
-    rows = _rows_within(FIT_SECONDS, FORWARDS_OF_FITS * per_row, counted.drawn)
-    instructions = [row.instruction for row in rows]
-    sample = Sample([own.id for own in instructions], instructions, len(instructions))
+    sample = _fit_sample(per_row, counted)
     tried: list[tuple[Job, float]] = []
     recipes: list[Recipe] = []
     jobs: dict[str, Job] = {}
@@ -400,6 +449,7 @@ class _Trial:
     tokens_per_row: float
     columns: list[PlannedColumn]
     passes: list[PlannedPass]
+    tokens: list[int]
 
 
 def _try_features(
@@ -438,12 +488,61 @@ def _try_features(
     spent = sum(model_pass.seconds for model_pass in passes) * rows / total
     passes.append(planned("everything else: tokens, columns", [], max(seconds - spent, 0.0)))
     columns = [
-        _column(table[name], name, recipe.representation, rows)
+        _column(table[name], name, recipe.feature, rows)
         for recipe in recipes
         for name in recipe.columns
     ]
-    tokens = sum(count or 0 for count in table["tokens"].to_pylist())
-    return _Trial(tokens / rows, columns, passes)
+    tokens = [count or 0 for count in table["tokens"].to_pylist()]
+    return _Trial(sum(tokens) / rows, columns, passes, tokens)
+
+
+def _try_presets(
+    trial: _Trial,
+    planned: Sequence[Recipe],
+    info: BackboneInfo,
+    backbone: Backbone,
+    drawn: Sequence[Record],
+    sample: Sample,
+    cache: MemoryCache,
+    artifacts: dict[str, Artifact],
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return preset -> bytes per row of its features, and why where one cannot be made.
+
+    Features that were in the trial are not tried again; the others are, on rows of average length.
+    """
+    from .featurizer import Featurizer
+
+    of_trial = {column.column: column.bytes_per_row for column in trial.columns}
+    typical = sorted(range(len(drawn)), key=lambda at: abs(trial.tokens[at] - trial.tokens_per_row))
+    instructions = [drawn[at].instruction for at in typical[:PRESET_ROWS]]
+    sizes: dict[str, float] = {}
+    unsized: dict[str, str] = {}
+    for preset in SIZED_PRESETS:
+        total, others = 0.0, []
+        known = dict(artifacts)
+        try:
+            for spec in parse_specs(preset):
+                there = [recipe for recipe in planned if spec.matches(recipe)]
+                if there:
+                    total += sum(of_trial[column] for column in there[0].columns)
+                    continue
+                jobs = jobs_for(info, spec)
+                for job in jobs:
+                    if not job.done(cache):
+                        by_digest = {each.digest: each for each in jobs}
+                        run([job], by_digest, sample, backbone, cache, Silence())
+                fits = fitted(jobs, cache)
+                known |= {fits.digests[name]: fits.artifacts[name] for name in fits.digests}
+                others.append(recipe_for(spec, info, fits.artifacts, fits.digests, others))
+            table = Featurizer(backbone, others, artifacts=known).featurize(instructions)
+        except CoresetDBError as error:
+            unsized[preset] = str(error)
+            continue
+        for recipe in others:
+            columns = (_column(table[name], name, "", len(instructions)) for name in recipe.columns)
+            total += sum(column.bytes_per_row for column in columns)
+        sizes[preset] = total
+    return sizes, unsized
 
 
 def _words(featurizer: Featurizer, key: tuple[str, str]) -> str:

@@ -31,6 +31,7 @@ from ..schemas.canonical import canonical_json
 from ..schemas.instruction import Instruction, Record
 from ..schemas.progress import Silence
 from ..schemas.recipe import Recipe
+from ..schemas.stored_vectors import width_of
 from ..schemas.tables import POOL, TARGETS
 from ..store.catalog import Artifact
 from ..store.store import Store
@@ -189,7 +190,8 @@ def _check_recipe(spec: FeatureSpec, backbone: Backbone, fits: Fitted) -> Recipe
     name = spec.representation
     representation = registry.get(name)
     recipe = recipe_for(spec, backbone.info, fits.artifacts, fits.digests)
-    assert set(recipe.options) == set(representation.defaults), f"{name}: options are not all kept"
+    kept = set(registry.options_of(recipe))
+    assert kept == set(representation.defaults), f"{name}: options are not all kept"
     canonical_json(recipe.backbone)
     setup = registry.setup_of(recipe, backbone.info, fits.artifacts)
     fields = representation.fields(setup)
@@ -206,7 +208,8 @@ def _check_recipe(spec: FeatureSpec, backbone: Backbone, fits: Fitted) -> Recipe
     for field in fields[:-1]:
         if pa.types.is_fixed_size_list(field.type):
             kind = field.type.value_type
-            assert kind in (pa.float16(), pa.float32()), f"{field.name}: vectors of {kind}"
+            known = (pa.float16(), pa.float32(), pa.int8(), pa.uint8())
+            assert kind in known, f"{field.name}: vectors of {kind}"
     for attribute in ("similarity", "sets"):
         column = getattr(representation, attribute)
         assert column is None or column in names, f"{name}: {attribute} names no column"
@@ -265,7 +268,8 @@ def _check_shapes(recipe: Recipe, backbone: Backbone, fits: Fitted, features: Fe
         missing |= null
         kind = fields[name].type
         if pa.types.is_fixed_size_list(kind):
-            assert features.columns[name].shape == (len(reasons), kind.list_size), f"{name}: shape"
+            shape = (len(reasons), width_of(kind))
+            assert features.columns[name].shape == shape, f"{name}: shape"
     for index, reason in enumerate(reasons):
         assert reason is None or (reason.strip() and missing[index]), (
             f"{recipe.representation}: row {index} has a reason ({reason!r}) and every value"
@@ -348,7 +352,7 @@ def _check_comparison(recipe: Recipe, backbone: Backbone, fits: Fitted) -> None:
         examples = _with_feature(recipe, featurizer.table(target), representation.example_columns)
         target_artifact = representation.with_examples(target_artifact or Artifact({}), examples)
     scorer = representation.scorer(
-        recipe.options, artifacts, target_artifact, dict(representation.query_defaults)
+        registry.options_of(recipe), artifacts, target_artifact, dict(representation.query_defaults)
     )
     if scorer is None:
         return

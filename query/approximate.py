@@ -167,6 +167,12 @@ class Search:
                 f"{method} does not look for the nearest vectors, so there is nothing that an "
                 "index could answer: leave --approximate out"
             )
+        if feature.is_coded:
+            raise UsageError(
+                f"{feature.name} is stored as {feature.recipe.stored_dtype}, which Lance has no "
+                "index for: leave --approximate out, or make it in float16: coresetdb featurize "
+                f"{snapshot.store.typed} {feature.representation.name}:stored=float16"
+            )
         if method.is_centred:
             raise UsageError(
                 f"{method} compares vectors without the pool's mean, and the index has them with "

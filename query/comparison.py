@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..ingest.representations.registry import names
+from ..ingest.representations.registry import names, options_of
 from ..ingest.representations.representation import BACKGROUND, Scorer
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet
@@ -243,7 +243,7 @@ def scorer_of(
     if representation.background_columns(method.asked):
         others[BACKGROUND] = background_of(snapshot, feature)
     scorer = representation.scorer(
-        recipe.options,
+        options_of(recipe),
         LazyArtifacts(snapshot.store, recipe.artifacts, others),
         queries.artifact if queries else None,
         method.asked,

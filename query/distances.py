@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from ..schemas.stored_vectors import vectors_of
 from ..store.rows import offsets_of
 from .features import Feature
 from .queries import Queries, matrix_of
@@ -128,13 +129,11 @@ class _Meter:
         self._count = 0
 
     def add(self, vectors: pa.FixedSizeListArray) -> None:
-        """Take in (n, d) float16; rows that are null do not count."""
+        """Take in (n, d) unit vectors; rows that are null do not count."""
         import torch
 
-        # `flatten` leaves out the space of null rows; the exchange by DLPack copies nothing.
-        stored = torch.from_dlpack(vectors.flatten()).view(-1, self._queries.shape[1])
-        if len(stored):
-            rows = stored.float()
+        rows = torch.from_numpy(vectors_of(vectors).astype(np.float32))
+        if len(rows):
             self._highest = self._highest.maximum((self._queries @ rows.T).amax(dim=1))
             self._total += rows.sum(dim=0)
             self._count += len(rows)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from ..schemas.canonical import canonical_json
 from ..schemas.conversations import CONVERSATION
 from ..schemas.errors import UsageError, suggest
+from ..schemas.stored_vectors import decoded_column, is_coded
 
 METADATA, SOURCE_ID = "metadata", "source_id"
 _LARGEST = 1 << 53
@@ -144,7 +145,7 @@ class ExtraColumns:
             yield {name: _as(value, types[name]) for name, value in values.items()}
 
     def _values(self, rows: pa.Table) -> Iterator[tuple[dict[str, Any], Mapping[str, Any]]]:
-        for row in rows.select(self.read).to_pylist() if self.read else [{}] * len(rows):
+        for row in _readable(rows.select(self.read)) if self.read else [{}] * len(rows):
             metadata = json.loads(row.get(METADATA) or "{}")
             yield (
                 {
@@ -155,6 +156,14 @@ class ExtraColumns:
                 },
                 metadata,
             )
+
+
+def _readable(rows: pa.Table) -> list[dict[str, Any]]:
+    for place, field in enumerate(rows.schema):
+        if is_coded(field.type):
+            vectors = decoded_column(rows[field.name].combine_chunks())
+            rows = rows.set_column(place, field.name, vectors)
+    return rows.to_pylist()
 
 
 def _reached(metadata: Mapping[str, Any], field: str) -> Any:
@@ -194,11 +203,13 @@ def _type_of(kinds: set[str]) -> pa.DataType:
 
 
 def _written(kind: pa.DataType) -> pa.DataType:
-    """The type in a file of a column of the pool: times are ISO 8601 text, float16 is float32."""
+    """The type in a file of a column of the pool: times are ISO 8601 text, vectors float32."""
     if pa.types.is_temporal(kind):
         return pa.string()
     if pa.types.is_float16(kind):
         return pa.float32()
+    if is_coded(kind):
+        return pa.list_(pa.float32())
     if pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind):
         return pa.list_(_written(kind.value_type))
     return kind

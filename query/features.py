@@ -12,6 +12,7 @@ from ..ingest.representations import registry
 from ..ingest.representations.representation import Representation
 from ..schemas.errors import FingerprintError
 from ..schemas.recipe import FINGERPRINT_KEY, VECTORS, Recipe, difference
+from ..schemas.stored_vectors import width_of
 from ..store import catalog
 from ..store.catalog import as_recipe, recipe_of, recipes_in
 
@@ -50,6 +51,11 @@ class Feature:
     def first(self) -> str:
         """The pool's column that is null exactly where a row lacks the feature."""
         return self.column or self.recipe.columns[0]
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the vectors are stored as codes, for which there is no index."""
+        return self.column is not None and self.recipe.stored_dtype in ("int8", "int2")
 
     @property
     def reason(self) -> str:
@@ -108,7 +114,7 @@ def _feature(recipe: Recipe, schema: pa.Schema) -> Feature:
         recipe=recipe,
         columns=columns,
         representation=representation,
-        width=schema.field(columns[similarity]).type.list_size if similarity else 0,
+        width=width_of(schema.field(columns[similarity]).type) if similarity else 0,
     )
 
 

@@ -160,6 +160,13 @@ def _now(store: Store, column: str, done: Literal["built", "extended"]) -> Index
 
 
 def _column(store: Store, feature: Feature) -> str:
+    if feature.is_coded:
+        raise UsageError(
+            f"{feature.name} is stored as {feature.recipe.stored_dtype}, which Lance has no index "
+            "for: selections compare every row. To have one, make it in float16: coresetdb "
+            "featurize "
+            f"{store.typed} {feature.representation.name}:stored=float16"
+        )
     if feature.column is None:
         fitting = [name for name, each in Snapshot(store).features.items() if each.column]
         raise UsageError(

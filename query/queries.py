@@ -15,6 +15,7 @@ from ..ingest.representations.representation import REFUSED
 from ..schemas.canonical import digest_of
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
 from ..schemas.recipe import difference
+from ..schemas.stored_vectors import vectors_of
 from ..schemas.tables import literal
 from ..store.catalog import Artifact, recipe_of
 from ..store.features import completion
@@ -36,7 +37,7 @@ class Queries:
     Attributes:
         target: its name.
         ids: of the examples that have the feature, (M,).
-        vectors: (M, d) float16 where rows are compared by cosine, None otherwise.
+        vectors: (M, d) where rows are compared by cosine, float16 or float32; None otherwise.
         artifact: of the target as a whole, where a scorer needs one.
         units: of all examples together, (n,) int64, where sets are covered.
         words: of each example, (n,) int32, where words are counted.
@@ -84,8 +85,7 @@ def load_queries(snapshot: Snapshot, target: str, feature: Feature | None) -> Qu
     present_ids = tuple(id for id, has_it in zip(ids, present, strict=True) if has_it)
     missing = int((~present).sum())
     if feature.column:
-        vectors = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, feature.width)
-        return Queries(target, present_ids, vectors, missing=missing)
+        return Queries(target, present_ids, vectors_of(column), missing=missing)
     if feature.representation.sets:
         units = np.unique(column.flatten().to_numpy()).astype(np.int64)
         artifact = None
@@ -139,7 +139,8 @@ def _with_examples(
     table: lance.LanceDataset, target: str, feature: Feature, artifact: Artifact
 ) -> Artifact:
     """The artifact with what a representation reads of the examples that have the feature."""
-    own = {feature.columns[name]: name for name in feature.representation.example_columns}
+    names = feature.representation.example_columns
+    own = {feature.columns[name]: name for name in names if name in feature.columns}
     rows = table.to_table(columns=["position", *own], filter=f"target = {literal(target)}")
     rows = rows.sort_by("position").drop_columns(["position"])
     rows = rows.filter(rows[feature.first].is_valid())

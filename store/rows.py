@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from ..schemas.canonical import DIGEST_BYTES, canonical_json, digest_of
 from ..schemas.errors import StoreError
 from ..schemas.ids import GrowingIdSet
+from ..schemas.stored_vectors import is_coded
 
 
 def key_of(*parts: Any) -> str:
@@ -204,7 +205,9 @@ def check_vectors(table: str, rows: pa.Table, key: str) -> None:
     """
     for field in rows.schema:
         kind = field.type
-        if not (pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)):
+        if not pa.types.is_fixed_size_list(kind):
+            continue
+        if not is_coded(kind) and not pa.types.is_floating(kind.value_type):
             continue
         if kind.value_type.bit_width == 64:
             raise StoreError(
@@ -212,9 +215,14 @@ def check_vectors(table: str, rows: pa.Table, key: str) -> None:
             )
         present = rows[field.name].is_valid().to_numpy()
         values = rows[field.name].drop_null().combine_chunks().flatten()
-        whole, exponent, magnitude = _BITS[kind.value_type.bit_width // 8]
-        bits = values.to_numpy(zero_copy_only=False).view(whole).reshape(-1, kind.list_size)
-        sound = ((bits & exponent) != exponent).all(axis=1) & ((bits & magnitude) != 0).any(axis=1)
+        numbers = values.to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
+        if is_coded(kind):  # codes of 2 bits have no zero
+            sound = numbers.any(axis=1) | pa.types.is_uint8(kind.value_type)
+        else:
+            whole, exponent, magnitude = _BITS[kind.value_type.bit_width // 8]
+            bits = numbers.view(whole)
+            finite = ((bits & exponent) != exponent).all(axis=1)
+            sound = finite & ((bits & magnitude) != 0).any(axis=1)
         if not sound.all():
             row = int(np.flatnonzero(present)[np.argmin(sound)])
             raise StoreError(

@@ -11,12 +11,14 @@ import pyarrow as pa
 
 from ..schemas.plain_text import PrintedResult, count_of, text_table
 from ..schemas.recipe import ANNOTATION
+from ..schemas.stored_vectors import width_of
 from ..schemas.tables import MESSAGES
 from .features import annotations_of, completion, features_of
 from .fill import count_unfilled
 from .indices import described, indices_of
 from .locks import run_state
 from .removal import summary
+from .sizes import bytes_per_row
 from .store import Store
 
 _GAP = ("ensemble", "rows in fit", "rows outside", "seen over unseen", "outside over unseen")
@@ -37,7 +39,8 @@ class Status(PrintedResult):
     `waiting` says of each feature and annotation how many rows have neither a value nor a reason;
     `attached` maps those among them that were made elsewhere to the command that brings more rows.
     `pending` names features that are not fitted yet. `bases` and `ensembles` say how what was
-    learned suits the corpora, and `due` what to do about it (see ingest/drift.py). The status of
+    learned suits the corpora, and `due` what to do about it (see ingest/drift.py). `sizes` says
+    how many bytes of a row each feature and annotation takes in the files. The status of
     an `unfinished` run is "running", "killed", "not known" (see store/locks.py), "failed" or
     "interrupted".
     """
@@ -61,6 +64,7 @@ class Status(PrintedResult):
     removed: list[dict[str, Any]] = field(default_factory=list)
     annotations: list[dict[str, Any]] = field(default_factory=list)
     attached: dict[str, str] = field(default_factory=dict)
+    sizes: list[dict[str, Any]] = field(default_factory=list)
 
     def headline(self) -> str:
         """One line."""
@@ -74,6 +78,7 @@ class Status(PrintedResult):
             ("Removed", self.removed),
             ("Features", self.features),
             ("Annotations", self.annotations),
+            ("On disk", self.sizes),
             ("Energy kept by the bases", self.bases),
             (
                 "Gradients of rows that ensembles were trained on, and of others",
@@ -194,6 +199,7 @@ def status_of(store: Store) -> Status:
         waiting=waiting,
         indices=[described(index) for index in indices_of(pool).values()],
         removed=summary(store),
+        sizes=bytes_per_row(pool, features),
     )
 
 
@@ -277,7 +283,8 @@ def _open(run: Mapping[str, Any]) -> bool:
 def type_words(kind: pa.DataType) -> str:
     """A column's type as people write it."""
     if pa.types.is_fixed_size_list(kind):
-        return f"{kind.list_size} x {kind.value_type}"
+        packed = pa.types.is_uint8(kind.value_type)
+        return f"{width_of(kind)} x {'int2' if packed else kind.value_type}"
     if pa.types.is_list(kind) and not pa.types.is_struct(kind.value_type):
         return f"list of {type_words(kind.value_type)}"
     if not pa.types.is_list(kind):

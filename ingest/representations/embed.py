@@ -33,6 +33,7 @@ from ..models.model_folder import (
     settled_name,
 )
 from .representation import Representation, Setup
+from .stored import STORED, check_stored, vector_type
 
 if TYPE_CHECKING:
     from ...schemas.instruction import Instruction, Message
@@ -60,7 +61,7 @@ _POOLING_MODES = "pooling_mode_"
 
 
 class Embed(Representation):
-    """Columns: `embed` unit vector (float16 on disk), `embed_reason`."""
+    """Columns: `embed` unit vector (type: `stored`), `embed_reason`."""
 
     name = "embed"
     version = 1
@@ -69,15 +70,17 @@ class Embed(Representation):
     similarity = "embed"
     query_defaults: ClassVar[Mapping[str, Any]] = {"centre": "none"}
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"centre": ("none", "pool")}
-    defaults: ClassVar[Mapping[str, Any]] = {"model": DEFAULT_MODEL}
+    defaults: ClassVar[Mapping[str, Any]] = {"model": DEFAULT_MODEL, **STORED}
+    implied: ClassVar[Mapping[str, Any]] = STORED
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        check_stored(self.name, options)
         return {**options, "model": settled_name(options["model"])}
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         width = encoder_width(encoder_folder(setup.options["model"]))
         return [
-            pa.field("embed", pa.list_(pa.float16(), width)),
+            pa.field("embed", vector_type(setup.options, width)),
             pa.field("embed_reason", pa.string()),
         ]
 

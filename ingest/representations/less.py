@@ -28,6 +28,7 @@ from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs
 from .losses import why_no_loss
 from .representation import Representation, Setup
+from .stored import STORED, check_stored, vector_type
 
 if TYPE_CHECKING:
     from ..conversations.tokenization import Encoded
@@ -41,7 +42,7 @@ DIMS = (32, 1 << 16)
 
 
 class Less(Representation):
-    """Columns: `less` unit vector (float16 on disk), `less_norm`, with a warm-up `less_in_fit`
+    """Columns: `less` unit vector (type: `stored`), `less_norm`, with a warm-up `less_in_fit`
     (was the row in its sample), `less_reason`."""
 
     name = "less"
@@ -58,7 +59,9 @@ class Less(Representation):
         "norms": "row",
         "rank": WarmUp.rank,
         **OPTIONS,
+        **STORED,
     }
+    implied: ClassVar[Mapping[str, Any]] = {**STORED, "norms": "row"}
     former_defaults: ClassVar[Mapping[str, Any]] = {"dims": 2048}
 
     query_defaults: ClassVar[Mapping[str, Any]] = {"sign": "same"}
@@ -68,7 +71,7 @@ class Less(Representation):
         vectors = len(_passes(setup.options))
         in_fit = [pa.field("less_in_fit", pa.bool_())] if _has_warmup(setup.options) else []
         return [
-            pa.field("less", pa.list_(pa.float16(), setup.options["dims"] * vectors)),
+            pa.field("less", vector_type(setup.options, setup.options["dims"] * vectors)),
             pa.field("less_norm", pa.float32()),
             *in_fit,
             pa.field("less_reason", pa.string()),
@@ -76,9 +79,9 @@ class Less(Representation):
 
     def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         refuse_unused_options(self.name, options)
+        check_stored(self.name, options)
         _check_norms(options)
-        # Recipes that are older than the option are those without it.
-        return {k: v for k, v in options.items() if k != "norms" or v != "row"}
+        return options
 
     def trial_options(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"epochs": 1, "rank": 2} if _has_warmup(options) else {}

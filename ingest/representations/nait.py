@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from ...schemas.errors import BackboneError, UsageError
 from ...store.catalog import Artifact
-from ..columns import joined
+from ..columns import joined, ragged
 from ..conversations.tokenization import Encoded
 from ..fits.fit import Fit, Fitting, PassFit
 from ..models.describe import BackboneInfo
@@ -34,10 +34,14 @@ from .nait_scores import (
     COLUMNS,
     DirectionScorer,
     directions_of,
+    in_steps,
     mean_summaries,
     needs_background,
 )
+from .nait_width import overlaps
 from .representation import Representation, Scorer, Setup, why_no_token
+from .stored import STORED, check_stored
+from .trim_basis import narrowest
 
 if TYPE_CHECKING:
     import torch
@@ -55,14 +59,28 @@ SAMPLE_ROWS = 1024
 FULL_NUMBERS = 4096
 """A summary of at most this many numbers (layers times width) is kept whole, without a basis."""
 
-CHOICES = {"neuron": ("layer", "mlp"), "tokens": ("content", "response", "all")}
+CHOICES = {
+    "neuron": ("layer", "mlp"),
+    "tokens": ("content", "response", "all"),
+    "keep": ("both", "mean"),
+}
 NO_DRIFT = "one content token: nothing drifts"
+
+
+KEPT: Mapping[str, Any] = {"keep": "both", "overlap": 0.0, **STORED}
 
 
 class Nait(Representation):
     """Columns: blocks and norms of mean and drift, `nait_kept` where there are bases, the reason.
 
+    A block in int8 is a list of one vector a layer, in steps of 1/127.
+
     Options:
+        keep: `both`, or `mean` alone, which is what the default comparison looks at; without
+            drifts there is no activation=drift and no direction=mean.
+        overlap: 0, or the share of the best rows by whole means that those by stored ones must
+            have: bases then are as narrow as that allows, and `width` at most.
+        stored: `float16`, or `int8` in half the bytes.
         neuron: `layer`, the output of a decoder layer, or `mlp`, the units of its feed-forward
             network (always in a basis; not for mixtures of experts).
         tokens: of which the mean is taken: `content`, `response` or `all`.
@@ -82,7 +100,9 @@ class Nait(Representation):
         "width": 128,
         "zscore": False,
         "seed": 0,
+        **KEPT,
     }
+    implied: ClassVar[Mapping[str, Any]] = KEPT
     query_defaults: ClassVar[Mapping[str, Any]] = {
         "activation": "mean",
         "direction": "contrast",
@@ -97,13 +117,14 @@ class Nait(Representation):
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         layers, width = _shape(setup)
+        block = pa.list_(pa.float16(), layers * width)
+        if setup.options["stored"] == "int8":
+            block = pa.list_(pa.list_(pa.int8(), width))
         columns = [
             field
-            for blocks, norms in ACTIVATIONS.values()
-            for field in (
-                pa.field(blocks, pa.list_(pa.float16(), layers * width)),
-                pa.field(norms, pa.list_(pa.float32(), layers)),
-            )
+            for kind in kinds_of(setup.options)
+            for blocks, norms in [ACTIVATIONS[kind]]
+            for field in (pa.field(blocks, block), pa.field(norms, pa.list_(pa.float32(), layers)))
         ]
         if "nait-bases" in setup.artifacts:
             columns.append(pa.field("nait_kept", pa.float32()))
@@ -119,24 +140,24 @@ class Nait(Representation):
         return {WHOLE: needs_of(setup.options)}
 
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
-        return Summaries(batch, setup.options["tokens"], bases_of(setup.artifacts))
+        kinds = kinds_of(setup.options)
+        return Summaries(batch, setup.options["tokens"], bases_of(setup.artifacts), kinds)
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
     ) -> dict[str, np.ndarray]:
-        summaries = passed[WHOLE]
+        summaries, kinds = passed[WHOLE], kinds_of(setup.options)
         columns = {
             name: summaries[kind + ending]
-            for kind, names in ACTIVATIONS.items()
-            for name, ending in zip(names, ("", "_norms"), strict=True)
+            for kind in kinds
+            for name, ending in zip(ACTIVATIONS[kind], ("", "_norms"), strict=True)
         }
         if "nait-bases" in setup.artifacts:
-            columns["nait_kept"] = _kept_energy(summaries)
-        norms = np.concatenate([summaries["mean_norms"], summaries["drift_norms"]], axis=1)
-        finite = np.asarray(np.isfinite(norms).all(axis=1))
+            columns["nait_kept"] = _kept_energy(summaries, kinds)
+        norms = [summaries[f"{kind}_norms"] for kind in kinds]
+        finite = np.asarray(np.isfinite(np.concatenate(norms, axis=1)).all(axis=1))
         # A vector of zeros is not stored: searches would silently drop it.
-        moving = summaries["mean_norms"].any(axis=1) & summaries["drift_norms"].any(axis=1)
-        usable = finite & moving
+        usable = finite & np.all([norm.any(axis=1) for norm in norms], axis=0)
         reason = np.full(len(rows), None, dtype=object)
         for index in np.flatnonzero(~usable).tolist():
             reason[index] = (
@@ -144,6 +165,10 @@ class Nait(Representation):
             )
         for column in columns.values():
             column[~usable] = np.nan
+        if setup.options["stored"] == "int8":
+            for kind in kinds:
+                blocks, layers = ACTIVATIONS[kind][0], norms[0].shape[1]
+                columns[blocks] = codes_of(columns[blocks], layers, usable)
         return {**columns, "nait_reason": reason}
 
     def target_artifact(
@@ -155,14 +180,14 @@ class Nait(Representation):
     ) -> Artifact | None:
         """Return directions from drifts in full precision; bases require a pass over the rows."""
         usable = [index for index, why in enumerate(columns["nait_reason"]) if why is None]
-        if bases_of(setup.artifacts) is None:
+        if bases_of(setup.artifacts) is None and setup.options == {**setup.options, **KEPT}:
             drifts = whole(columns["nait_drift"], columns["nait_drift_norms"])[usable]
         elif usable:
             chosen = [rows[index] for index in usable]
             drifts = summaries_of(backbone, chosen, setup.options)["drift"]
         else:
             drifts = np.empty((0, *_shape(setup)), dtype=np.float32)
-        return directions_of(drifts)
+        return directions_of(drifts[drifts.any(axis=(1, 2))])
 
     def with_examples(self, artifact: Artifact, examples: pa.Table) -> Artifact:
         """Return the directions with the examples' mean summaries."""
@@ -184,6 +209,13 @@ class Nait(Representation):
     ) -> Scorer | None:
         if target_artifact is None:
             raise UsageError("nait scores rows along a target's direction: name a target")
+        if options["keep"] == "mean":
+            for option, value in (("activation", "drift"), ("direction", "mean")):
+                if query_options[option] == value:
+                    raise UsageError(
+                        f"nait: {option}={value} needs drifts, and this store keeps means alone. "
+                        "Make the feature as nait:keep=both, or leave that option out"
+                    )
         return DirectionScorer(target_artifact, artifacts, query_options)
 
 
@@ -196,10 +228,18 @@ def _check(options: Mapping[str, Any]) -> None:
         raise UsageError(
             f"nait: width={options['width']}: give at least {least} with neuron={options['neuron']}"
         )
+    if not 0 <= options["overlap"] < 1:
+        raise UsageError(f"nait: overlap={options['overlap']}: give a share from 0 to below 1")
+    check_stored("nait", options, ("float16", "int8"))
+
+
+def kinds_of(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which summaries are kept of a row."""
+    return KINDS if options["keep"] == "both" else KINDS[:1]
 
 
 def _needs_bases(info: BackboneInfo, options: Mapping[str, Any]) -> bool:
-    if options["neuron"] == "mlp":
+    if options["neuron"] == "mlp" or options["overlap"]:
         return True
     return bool(options["width"]) and info.layers * info.layer_width > FULL_NUMBERS
 
@@ -211,10 +251,10 @@ def _shape(setup: Setup) -> tuple[int, int]:
     return setup.info.layers, setup.info.layer_width
 
 
-def _kept_energy(summaries: Mapping[str, np.ndarray]) -> np.ndarray:
+def _kept_energy(summaries: Mapping[str, np.ndarray], kinds: Sequence[str]) -> np.ndarray:
     """Return the share of energy that the bases keep, the mean over layers and kinds."""
     shares = []
-    for kind in ACTIVATIONS:
+    for kind in kinds:
         norms = summaries[f"{kind}_norms"]
         blocks = summaries[kind].reshape(*norms.shape, -1)
         shares.append(np.where(norms == 0, 1.0, (blocks**2).sum(axis=2)))
@@ -236,8 +276,8 @@ def needs_of(options: Mapping[str, Any]) -> PassInputs:
 class Summaries(Reducer):
     """Blocks of one batch, layer by layer, computed in float32.
 
-    Columns, for each kind: `<kind>` (B, L * d') blocks and `<kind>_norms` (B, L) float32. A row
-    without the tokens of a kind holds NaN.
+    Columns, for each of `kinds`: `<kind>` (B, L * d') blocks and `<kind>_norms` (B, L) float32. A
+    row without the tokens of a kind holds NaN.
 
     Args:
         tokens: of which the mean is taken: "content", "response" or "all".
@@ -245,7 +285,11 @@ class Summaries(Reducer):
     """
 
     def __init__(
-        self, batch: Batch, tokens: str, bases: Mapping[str, np.ndarray] | None = None
+        self,
+        batch: Batch,
+        tokens: str,
+        bases: Mapping[str, np.ndarray] | None = None,
+        kinds: Sequence[str] = KINDS,
     ) -> None:
         import torch
 
@@ -259,8 +303,8 @@ class Summaries(Reducer):
         self._last = content.shape[1] - 1 - content.flip(1).int().argmax(1)
         self._contentless = ~content.any(1)
         self._bases = bases
-        self._blocks: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
-        self._norms: dict[str, list[torch.Tensor]] = {kind: [] for kind in KINDS}
+        self._blocks: dict[str, list[torch.Tensor]] = {kind: [] for kind in kinds}
+        self._norms: dict[str, list[torch.Tensor]] = {kind: [] for kind in kinds}
 
     def layer(self, index: int, states: torch.Tensor) -> None:
         import torch
@@ -268,10 +312,12 @@ class Summaries(Reducer):
         clean = states.float()
         if self._padded:  # padding's states may be NaN, and 0 * NaN is NaN
             clean = clean.masked_fill(~self._mask[:, :, None], 0.0)
-        mean = (self._weights @ clean)[:, 0]
-        drift = states[self._rows, self._last].float() - states[self._rows, self._first].float()
-        drift[self._contentless] = torch.nan
-        for kind, vectors in (("mean", mean), ("drift", drift)):
+        of_kind = {"mean": (self._weights @ clean)[:, 0]}
+        if "drift" in self._blocks:
+            drift = states[self._rows, self._last].float() - states[self._rows, self._first].float()
+            drift[self._contentless] = torch.nan
+            of_kind["drift"] = drift
+        for kind, vectors in of_kind.items():
             norms = vectors.norm(dim=1)
             unit = torch.where(norms[:, None] == 0, vectors, vectors / norms[:, None])
             if self._bases is not None:
@@ -297,8 +343,11 @@ class Summaries(Reducer):
         import torch
 
         return {
-            **{kind: torch.cat(self._blocks[kind], 1).cpu().numpy() for kind in KINDS},
-            **{f"{k}_norms": torch.stack(self._norms[k], 1).cpu().numpy() for k in KINDS},
+            **{kind: torch.cat(blocks, 1).cpu().numpy() for kind, blocks in self._blocks.items()},
+            **{
+                f"{kind}_norms": torch.stack(norms, 1).cpu().numpy()
+                for kind, norms in self._norms.items()
+            },
         }
 
 
@@ -316,14 +365,15 @@ class SampleSummaries(Collector):
         places: Sequence[int],
         options: Mapping[str, Any],
         bases: Mapping[str, np.ndarray] | None = None,
+        kinds: Sequence[str] = KINDS,
     ) -> None:
         self.inputs, self.places = needs_of(options), np.asarray(places, dtype=np.int64)
-        self._tokens, self._bases = options["tokens"], bases
+        self._tokens, self._bases, self._kinds = options["tokens"], bases, kinds
         self._parts: list[Mapping[str, np.ndarray]] = []
         self._order: list[np.ndarray] = []
 
     def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
-        return Summaries(batch, self._tokens, self._bases)
+        return Summaries(batch, self._tokens, self._bases, self._kinds)
 
     def add(self, places: Sequence[int], columns: Mapping[str, np.ndarray]) -> None:
         used = np.isin(places, self.places)
@@ -333,7 +383,7 @@ class SampleSummaries(Collector):
     def summaries(self) -> dict[str, np.ndarray]:
         """Return kind -> (n, L, d') float32, in the order of `places`; NaN without tokens."""
         columns = joined(self._parts, np.concatenate(self._order), len(self.places))
-        return {kind: whole(columns[kind], columns[f"{kind}_norms"]) for kind in KINDS}
+        return {kind: whole(columns[kind], columns[f"{kind}_norms"]) for kind in self._kinds}
 
 
 def summaries_of(
@@ -352,14 +402,22 @@ def whole(blocks: np.ndarray, norms: np.ndarray) -> np.ndarray:
     return blocks.reshape(*norms.shape, -1) * norms[:, :, None]
 
 
+def codes_of(blocks: np.ndarray, layers: int, usable: np.ndarray) -> np.ndarray:
+    """Return an object array (N,) of blocks as int8 (L, d'), None where a row is not usable."""
+    rows = blocks.reshape(len(blocks), layers, -1)
+    return ragged([in_steps(row) if kept else None for row, kept in zip(rows, usable, strict=True)])
+
+
 class _SummaryFit(PassFit[SampleSummaries]):
     """A fit from the summaries of the sample's usable rows."""
 
     def __init__(self, options: Mapping[str, Any], names: Sequence[str]) -> None:
         self._options = {name: options[name] for name in names}
+        self._kinds = kinds_of(options)
 
     def spec(self) -> dict[str, Any]:
-        return {**self._options, "version": 1, "rows": SAMPLE_ROWS}
+        kinds = {} if self._kinds == KINDS else {"kinds": list(self._kinds)}
+        return {**self._options, **kinds, "version": 1, "rows": SAMPLE_ROWS}
 
     def outputs(self) -> tuple[str, ...]:
         return (self.name,)
@@ -381,7 +439,7 @@ class _SummaryFit(PassFit[SampleSummaries]):
                 f"{self.name}: {len(usable)} of the sample's {len(rows):,} rows have "
                 f"{tokens} tokens. Ingest a corpus with at least two such rows"
             )
-        return SampleSummaries(usable, self._options, self._bases_of(fitting))
+        return SampleSummaries(usable, self._options, self._bases_of(fitting), self._kinds)
 
     def _bases_of(self, fitting: Fitting) -> Mapping[str, np.ndarray] | None:
         return None
@@ -390,28 +448,38 @@ class _SummaryFit(PassFit[SampleSummaries]):
 class Bases(_SummaryFit):
     """Artifact `nait-bases`: `mean` and `drift` (L, d', d) float32 with orthonormal rows.
 
-    d' is `width`, or what sample and layer have at most. Facts: rows, and the share of the
-    sample's energy kept per kind and layer.
+    d' is `width`, or what sample and layer have at most, or with the option `overlap` what the
+    ranking needs. Facts: rows, the share of the sample's energy kept per kind and layer, and the
+    overlap at each width tried.
     """
 
     name = "nait-bases"
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        super().__init__(options, ("neuron", "tokens", "width", "seed"))
+        names = ("neuron", "tokens", "width", "seed")
+        ranked = ("overlap", "stored") if options["overlap"] else ()
+        super().__init__(options, (*names, *ranked))
 
     def finish(self, fitting: Fitting, collected: SampleSummaries) -> None:
         arrays: dict[str, np.ndarray] = {}
         energy: dict[str, list[float]] = {}
-        for kind, summaries in collected.summaries().items():
-            layers = [
-                _leading(of_layer, self._options["width"]) for of_layer in summaries.swapaxes(0, 1)
-            ]
+        facts: dict[str, Any] = {"rows": len(collected.places)}
+        width, sample = self._options["width"], collected.summaries()
+        if enough := self._options.get("overlap"):
+            widest = np.stack([_leading(each, width)[0] for each in sample["mean"].swapaxes(0, 1)])
+            stored, seed = self._options["stored"], self._options["seed"]
+            found = overlaps(sample["mean"], widest, stored, seed)
+            facts["overlap"] = {str(tried): round(share, 4) for tried, share in found.items()}
+            width = narrowest(found, enough)
+        for kind, summaries in sample.items():
+            layers = [_leading(of_layer, width) for of_layer in summaries.swapaxes(0, 1)]
             arrays[kind] = np.stack([basis for basis, _ in layers])
             energy[kind] = [share for _, share in layers]
-        rows = len(collected.places)
-        fitting.keep(self.name, Artifact(arrays, {"rows": rows, "kept": energy}))
+        fitting.keep(self.name, Artifact(arrays, {**facts, "kept": energy}))
         fitting.report(
-            1.0, f"keeps {np.mean([*energy['mean'], *energy['drift']]):.1%} of the energy"
+            1.0,
+            f"{arrays['mean'].shape[1]} directions a layer keep "
+            f"{np.mean(list(energy.values())):.1%} of the energy",
         )
 
 
@@ -450,11 +518,13 @@ class Statistics(_SummaryFit):
 def _leading(vectors: np.ndarray, width: int) -> tuple[np.ndarray, float]:
     """Return the first `width` right singular vectors of (n, d), and their share of the energy.
 
+    All of them for a width of 0.
     Their signs are such that the entry of largest magnitude is positive.
     """
     import torch
 
     _, values, right = torch.linalg.svd(torch.from_numpy(vectors), full_matrices=False)
+    width = width or len(right)
     basis = right[:width].numpy()
     largest = np.abs(basis).argmax(axis=1)
     basis = basis * np.sign(basis[np.arange(len(basis)), largest])[:, None]

@@ -37,6 +37,10 @@ ADVISED_EXAMPLES = 16
 
 ACTIVATIONS = {"mean": ("nait", "nait_norms"), "drift": ("nait_drift", "nait_drift_norms")}
 COLUMNS = tuple(column for columns in ACTIVATIONS.values() for column in columns)
+STEPS = 127
+"""The number 1 in a block of int8: a unit vector's numbers are in steps of 1/127, without a scale
+(measured: a scale for every layer keeps no more of the ranking)."""
+
 DIRECTIONS = ("pca", "mean", "contrast")
 SCORES = ("dot", "cosine", "zscore", "centred")
 
@@ -46,6 +50,11 @@ def needs_background(query_options: Mapping[str, Any]) -> bool:
     return query_options["direction"] == "contrast" or query_options["score"] == "centred"
 
 
+def in_steps(block: np.ndarray) -> np.ndarray:
+    """Return numbers in [-1, 1] as int8 steps of 1/127."""
+    return np.rint(block * np.float32(STEPS)).astype(np.int8)
+
+
 def mean_summaries(parts: Iterable[pa.Table]) -> Artifact:
     """Return the mean of the stored summaries of some rows, block times norm.
 
@@ -53,16 +62,16 @@ def mean_summaries(parts: Iterable[pa.Table]) -> Artifact:
         parts: of rows that have the feature, with COLUMNS.
 
     Returns:
-        `mean` and `drift`, (L, d') float32. Fact: `rows`.
+        `mean`, and `drift` where it is kept, (L, d') float32. Fact: `rows`.
     """
-    sums: dict[str, Any] = dict.fromkeys(ACTIVATIONS, 0.0)
+    sums: dict[str, Any] = {}
     rows = 0
     for part in parts:
         rows += part.num_rows
-        for kind, (blocks, norms) in ACTIVATIONS.items():
-            lengths = _matrix(part, norms)
-            summaries = _matrix(part, blocks).reshape(*lengths.shape, -1) * lengths[:, :, None]
-            sums[kind] = sums[kind] + summaries.sum(axis=0, dtype=np.float64)
+        for kind, (blocks, _) in ACTIVATIONS.items():
+            if blocks in part.column_names:
+                summaries = _blocks(part, kind) * _norms(part, kind)[:, :, None]
+                sums[kind] = sums.get(kind, 0.0) + summaries.sum(axis=0, dtype=np.float64)
     return Artifact(
         {kind: (total / rows).astype(np.float32) for kind, total in sums.items()}, {"rows": rows}
     )
@@ -152,6 +161,7 @@ class DirectionScorer(Scorer):
         if REFUSED in target_artifact.facts:
             raise UsageError(f"nait: {target_artifact.facts[REFUSED]}")
         activation, self._score = query_options["activation"], query_options["score"]
+        self._activation = activation
         _check("activation", activation, ACTIVATIONS)
         _check("direction", query_options["direction"], DIRECTIONS)
         _check("score", self._score, SCORES)
@@ -163,17 +173,18 @@ class DirectionScorer(Scorer):
             self._centre, self._scale = _spread(artifacts, activation, directions)
         if self._score == "centred":
             self._pool_mean = artifacts[BACKGROUND].arrays[activation]
-            directions = _unit(directions) / np.float32(len(directions))
+            directions = unit(directions) / np.float32(len(directions))
         self._directions = directions
 
     def contributions(self, rows: pa.RecordBatch | pa.Table) -> np.ndarray:
         """Return (n, L) float32, each layer's term of the score; NaN without the feature."""
-        blocks = _matrix(rows, self.columns[0]).reshape(rows.num_rows, *self._directions.shape)
+        blocks = _blocks(rows, self._activation)
         if self._score == "centred":
-            blocks = _unit(blocks * _matrix(rows, self.columns[1])[:, :, None] - self._pool_mean)
+            norms = _norms(rows, self._activation)
+            blocks = unit(blocks * norms[:, :, None] - self._pool_mean)
         terms = (blocks * self._directions).sum(axis=2)
         if self._score in ("dot", "zscore"):
-            terms *= _matrix(rows, self.columns[1])
+            terms *= _norms(rows, self._activation)
         if self._score == "zscore":
             terms = (terms - self._centre) * self._scale
         return terms
@@ -190,12 +201,12 @@ def _directions(
 ) -> np.ndarray:
     """Return the directions in the space in which the summaries are stored, (L, d') float32."""
     if direction == "contrast":
-        return _unit(of_target[activation] - artifacts[BACKGROUND].arrays[activation])
+        return unit(of_target[activation] - artifacts[BACKGROUND].arrays[activation])
     bases = artifacts.get("nait-bases")
     if direction == "pca":
         directions = np.asarray(of_target["directions"], dtype=np.float32)
     else:
-        directions = _unit(of_target["drift"])
+        directions = unit(of_target["drift"])
         if bases is None or activation == "drift":
             return directions
         directions = np.einsum("lkd,lk->ld", bases.arrays["drift"], directions)
@@ -204,7 +215,7 @@ def _directions(
     return directions
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def unit(vectors: np.ndarray) -> np.ndarray:
     """Return vectors (..., d) divided by their lengths; a zero stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.where(lengths == 0, np.float32(1), lengths)
@@ -233,13 +244,33 @@ def _spread(
     return centre, scale.astype(np.float32)
 
 
-def _matrix(rows: pa.RecordBatch | pa.Table, name: str) -> np.ndarray:
-    """Return a fixed-size list column as (n, d) float32, NaN where it is null."""
+def _norms(rows: pa.RecordBatch | pa.Table, kind: str) -> np.ndarray:
+    """Return the norms of a kind of summary, (n, L) float32, NaN where a row has none."""
+    column = _array(rows, ACTIVATIONS[kind][1])
+    return _spread_out(column, column.flatten(), column.type.list_size)
+
+
+def _blocks(rows: pa.RecordBatch | pa.Table, kind: str) -> np.ndarray:
+    """Return the blocks of a kind of summary, (n, L, d') float32, NaN where a row has none."""
+    blocks, norms = ACTIVATIONS[kind]
+    layers = rows.schema.field(norms).type.list_size
+    column = _array(rows, blocks)
+    if pa.types.is_list(column.type):  # int8: a list of one vector a layer
+        width = layers * column.type.value_type.list_size
+        matrix = _spread_out(column, column.flatten().flatten(), width) / np.float32(STEPS)
+    else:
+        matrix = _spread_out(column, column.flatten(), column.type.list_size)
+    return matrix.reshape(len(column), layers, -1)
+
+
+def _array(rows: pa.RecordBatch | pa.Table, name: str) -> Any:
     column = rows.column(name)
-    if isinstance(column, pa.ChunkedArray):
-        column = column.combine_chunks()
-    matrix = np.full((len(column), column.type.list_size), np.nan, dtype=np.float32)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _spread_out(column: pa.Array, numbers: pa.Array, width: int) -> np.ndarray:
+    """Return the numbers of the rows that are not null, row after row, as (n, width) float32."""
+    matrix = np.full((len(column), width), np.nan, dtype=np.float32)
     present = np.asarray(column.is_valid())
-    flat = column.flatten().to_numpy(zero_copy_only=False)  # leaves out the space of null rows
-    matrix[present] = flat.reshape(-1, column.type.list_size)
+    matrix[present] = numbers.to_numpy(zero_copy_only=False).reshape(-1, width)
     return matrix

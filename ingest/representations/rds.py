@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import Representation, Setup
+from .stored import STORED, check_stored, vector_type
 
 if TYPE_CHECKING:
     import torch
@@ -28,19 +29,25 @@ WHOLE = Pass()
 
 
 class Rds(Representation):
-    """Columns: `rds` unit vector (float16 on disk), `rds_norm` of the mean before, `rds_reason`."""
+    """Columns: `rds` unit vector (type: `stored`), `rds_norm` of the mean before, `rds_reason`."""
 
     name = "rds"
     version = 1
     paper = "Ivison et al. 2025"
     sees = "hidden states"
     similarity = "rds"
+    defaults: ClassVar[Mapping[str, Any]] = STORED
+    implied: ClassVar[Mapping[str, Any]] = STORED
     query_defaults: ClassVar[Mapping[str, Any]] = {"centre": "none"}
     query_choices: ClassVar[Mapping[str, tuple[str, ...]]] = {"centre": ("none", "pool")}
 
+    def settled(self, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        check_stored(self.name, options)
+        return options
+
     def fields(self, setup: Setup) -> list[pa.Field]:
         return [
-            pa.field("rds", pa.list_(pa.float16(), setup.info.hidden_size)),
+            pa.field("rds", vector_type(setup.options, setup.info.hidden_size)),
             pa.field("rds_norm", pa.float32()),
             pa.field("rds_reason", pa.string()),
         ]

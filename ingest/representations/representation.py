@@ -88,6 +88,8 @@ class Representation(ABC):
         name: unique; it is the first column, and `<name>_reason` is the last.
         version: rises when the numbers change.
         defaults: option -> default value (bool, int, float or str).
+        implied: option, such as of how values are stored, -> the value that recipes leave out, as
+            those that are older than the option mean it.
         former_defaults: option whose default has changed -> its first default, which the
             configuration of a store means where it leaves the option out; of an option that is
             newer than features of today's version, what these are.
@@ -97,7 +99,8 @@ class Representation(ABC):
         query_defaults: option of the comparison -> default value; it changes no stored number.
         unrecorded: option of the comparison -> what a coreset means that was recorded before there
             was such an option.
-        example_columns: own columns of a target's examples that `with_examples` reads.
+        example_columns: own columns of a target's examples that `with_examples` reads, as far as
+            the options keep them.
         query_choices: option of the comparison -> its valid values, where only some words are.
         selector: the selector used when a method names the representation alone.
         listed_options: options of the comparison that lists of methods show beside the default,
@@ -115,6 +118,7 @@ class Representation(ABC):
     name: ClassVar[str]
     version: ClassVar[int]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    implied: ClassVar[Mapping[str, Any]] = {}
     former_defaults: ClassVar[Mapping[str, Any]] = {}
     similarity: ClassVar[str | None] = None
     sketch_dims: ClassVar[tuple[int, int] | None] = None

@@ -4,9 +4,9 @@ Source: TRIM, arXiv 2510.07118. The examples of a target give a fingerprint for 
 (vocabulary id): the mean direction of its final states, weighted by attention, which is read on
 these examples alone. A row of the pool scores by the cosines of its tokens with their classes.
 
-Pool side: per token its id, its unit final state in a fitted basis as int8 codes with one scale,
-and flags. Query side: the fingerprints in that basis, and for every vocabulary id the nearest
-class that the target has.
+Pool side: per token its id, its unit final state in a fitted basis, as int8 codes with one scale or
+as codes of 4 bits (trim_codes.py), and flags. Query side: the fingerprints in that basis, and for
+every vocabulary id the nearest class that the target has.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ..models.describe import BackboneInfo
 from ..passes.reducer import Pass, PassInputs, Reducer
 from .representation import REFUSED, Representation, Setup
 from .trim_basis import LEAST_ROWS, OUTPUT, TrimBasis
+from .trim_codes import Steps, bytes_of
 from .trim_scores import CONTENT, PENALTY, RESPONSE, RESTS, SCOPES, ClassTable, TokenScorer
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from ..models.batches import Batch
 
 WARMUPS = ("none", "lora")
+BITS: Mapping[str, Any] = {"bits": 8}
+"""The option and its default, the only form there was before it."""
 
 NO_CONTENT = "no token of content"
 BAD_STATE = "a state is zero or not finite"
@@ -41,6 +44,8 @@ BAD_STATE = "a state is zero or not finite"
 
 class Trim(Representation):
     """Columns: `trim` token ids, `trim_codes` T vectors of r, `trim_scales`, `trim_scope` flags.
+
+    With `bits=4` a byte has two codes, and there are no scales.
 
     `trim_kept` is the mean share of the content tokens' energy that the basis keeps. All tokens but
     padding are stored, in the order of the row.
@@ -60,7 +65,9 @@ class Trim(Representation):
         "seed": 0,
         "lora_rank": WarmUp.rank,
         **OPTIONS,
+        **BITS,
     }
+    implied: ClassVar[Mapping[str, Any]] = BITS
     query_defaults: ClassVar[Mapping[str, Any]] = {
         "scope": SCOPES[0],
         "penalty": PENALTY,
@@ -69,11 +76,13 @@ class Trim(Representation):
 
     def fields(self, setup: Setup) -> list[pa.Field]:
         rank = setup.artifacts[OUTPUT].arrays["basis"].shape[1]
+        scaled = setup.options["bits"] == 8
+        width = rank if scaled else bytes_of(rank)
         return [
             pa.field("trim", pa.list_(pa.int32())),
             # As vectors of fixed width Lance reads the codes in a quarter of the time.
-            pa.field("trim_codes", pa.list_(pa.list_(pa.int8(), rank))),
-            pa.field("trim_scales", pa.list_(pa.float32())),
+            pa.field("trim_codes", pa.list_(pa.list_(pa.int8(), width))),
+            *([pa.field("trim_scales", pa.list_(pa.float32()))] if scaled else []),
             pa.field("trim_scope", pa.list_(pa.int8())),
             pa.field("trim_kept", pa.float32()),
             *([pa.field("trim_in_fit", pa.bool_())] if _adapter(setup.options) else []),
@@ -92,7 +101,7 @@ class Trim(Representation):
         _check(info, options)
         sizes = (options["rank"], options["sample"], options["layers"], options["seed"])
         warmup = _warmup(options)
-        basis = TrimBasis(*sizes, warmup)
+        basis = TrimBasis(*sizes, warmup, options["bits"])
         return (basis,) if warmup is None else (warmup, basis)
 
     def passes(self, setup: Setup) -> dict[Pass, PassInputs]:
@@ -101,7 +110,8 @@ class Trim(Representation):
     def reducer(self, model_pass: Pass, batch: Batch, setup: Setup) -> Reducer:
         from .trim_basis import Codes
 
-        return Codes(batch, setup.artifacts[OUTPUT].arrays["basis"])
+        arrays = setup.artifacts[OUTPUT].arrays
+        return Codes(batch, arrays["basis"], Steps.of_arrays(arrays))
 
     def finish(
         self, rows: Sequence[Encoded], passed: Mapping[Pass, Mapping[str, np.ndarray]], setup: Setup
@@ -113,7 +123,7 @@ class Trim(Representation):
         lists = {
             "trim": [row.ids for row in rows],
             "trim_codes": codes["codes"],
-            "trim_scales": codes["scales"],
+            **({"trim_scales": codes["scales"]} if "scales" in codes else {}),
             "trim_scope": [flags_of(row) for row in rows],
         }
         energies = [
@@ -170,6 +180,7 @@ class Trim(Representation):
             query_options["scope"],
             query_options["penalty"],
             query_options["rest"],
+            Steps.of_arrays(artifacts[OUTPUT].arrays) if options["bits"] == 4 else None,
         )
 
 
@@ -193,6 +204,8 @@ def _check(info: BackboneInfo, options: Mapping[str, Any]) -> None:
     for name, bound in least.items():
         if options[name] < bound:
             raise UsageError(f"trim: {name} {options[name]}: give at least {bound}")
+    if options["bits"] not in (4, 8):
+        raise UsageError(f"trim: bits {options['bits']}: give 4 or 8")
     if options["rank"] > info.hidden_size:
         raise UsageError(
             f"trim: rank {options['rank']}: the states of {info.name} have {info.hidden_size} "

@@ -2,7 +2,7 @@
 
 The directions are the eigenvectors of the uncentred second moments of the unit states of a sample's
 content tokens, strongest first. Pseudo-targets made of a few rows of the sample then score all
-others, once from exact states and once from the int8 codes of each rank; a rank is enough when both
+others, once from exact states and once from the codes of each rank; a rank is enough when both
 find nearly the same best rows. One pass over the sample gives the moments and keeps the states.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +23,7 @@ from ..columns import ragged
 from ..conversations.tokenization import Encoded
 from ..fits.fit import PASS_SHARE, Fit, Fitting, PassFit, Work
 from ..passes.reducer import Collector, PassInputs, Reducer
+from .trim_codes import Steps
 from .trim_scores import ClassTable, row_terms, score_tokens
 
 if TYPE_CHECKING:
@@ -44,8 +45,15 @@ RANKS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Those below the full width are tried, and then that. Bytes grow with the rank, so steps are of a
 third or a half."""
 
+FINER_RANKS = tuple(sorted({*RANKS, 16, 24, 40, 48, 56, 80, 112, 160, 224, 320, 448, 640, 896}))
+"""Those tried for codes of 4 bits, in steps of a sixth or more."""
+
 BEST = 0.05
 """Share of the rows that count as the best."""
+
+LEAST_BEST = 10
+"""Of a small sample at least so many (a third of the rows at most) where the fit is newer than
+codes of 8 bits: a share of one or two rows asks for far more directions than are needed."""
 
 DRAWS, EXAMPLES = 8, 8
 """Pseudo-targets, and rows of each (at most a quarter of the sample)."""
@@ -80,7 +88,7 @@ class SampleStates(Collector):
         lengths = [len(row) for row in self.rows]
         self._ends = np.cumsum(lengths, dtype=np.int64)
         self._starts = dict(zip(used, (self._ends - lengths).tolist(), strict=True))
-        self._moments = np.zeros((width, width))
+        self._moments, self._total = np.zeros((width, width)), np.zeros(width)
         self._states: torch.Tensor | None = None
 
     def reducer(self, batch: Batch, places: Sequence[int]) -> Reducer:
@@ -99,6 +107,7 @@ class SampleStates(Collector):
         units = (floats / lengths).cpu().numpy()[content & used]
         units = units[np.isfinite(units).all(1)]
         np.add(self._moments, units.T @ units, out=self._moments)
+        self._total += units.sum(axis=0, dtype=np.float64)
         if not self._keep:
             return
         if self._states is None:
@@ -120,6 +129,18 @@ class SampleStates(Collector):
         values, vectors = np.linalg.eigh(self._moments)
         shares = np.maximum(values[::-1], 0) / values.sum()
         return vectors[:, ::-1].astype(np.float32), shares.astype(np.float32)
+
+    def steps(self, directions: np.ndarray) -> Steps:
+        """Return the steps of codes of 4 bits, by how those states spread along directions (d, r).
+
+        The moments' trace is the number of states, as each is of length 1.
+        """
+        count = np.trace(self._moments)
+        wide = directions.astype(np.float64)
+        mean = self._total @ wide / count
+        squares = np.einsum("dr,de,er->r", wide, self._moments, wide, optimize=True) / count
+        deviation = np.sqrt(np.maximum(squares - mean**2, 0))
+        return Steps.of_spread(mean.astype(np.float32), deviation.astype(np.float32))
 
     def parts(self, tokens: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield parts of the rows and their states (n, d): at most `tokens` tokens, or one row."""
@@ -174,8 +195,8 @@ class TrimBasis(PassFit[SampleStates]):
     """The fit of the basis; leaves one artifact.
 
     It holds `basis` (d, r) float32 and `spectrum` (d,) float32 (shares of the energy, descending).
-    Facts: `rank`, `overlap` at each rank tried, `kept` (share of the energy), and the number of
-    `rows` it was made from.
+    With 4 bits also `mean` and `step` (r,) float32. Facts: `rank`, `overlap` at each rank tried,
+    `kept` (share of the energy), and the number of `rows` it was made from.
 
     Attributes:
         rank: directions to keep; 0 for the fewest that suffice.
@@ -183,6 +204,7 @@ class TrimBasis(PassFit[SampleStates]):
         layers: attention layers of a fingerprint.
         seed: draws sample and pseudo-targets.
         warmup: the fit whose last output is the model's adapter; None for none.
+        bits: of a code, 8 or 4.
     """
 
     name: ClassVar[str] = OUTPUT
@@ -192,15 +214,17 @@ class TrimBasis(PassFit[SampleStates]):
     layers: int
     seed: int
     warmup: Fit | None = None
+    bits: int = 8
 
     def spec(self) -> dict[str, Any]:
-        return {
+        spec = {
             "version": VERSION,
             "rank": self.rank,
             "rows": self.rows,
             "layers": self.layers,
             "seed": self.seed,
         }
+        return spec if self.bits == 8 else {**spec, "bits": self.bits}
 
     def outputs(self) -> tuple[str, ...]:
         return (OUTPUT,)
@@ -245,9 +269,9 @@ class TrimBasis(PassFit[SampleStates]):
                 lambda done: fitting.report(
                     PASS_SHARE + (1 - PASS_SHARE) * done, "how many directions are enough"
                 ),
+                self.bits,
             )
-        enough = [rank for rank, overlap in overlap_of.items() if overlap >= ENOUGH]
-        rank = self.rank or min(enough, default=len(directions))
+        rank = self.rank or narrowest(overlap_of, ENOUGH)
         facts = {
             "rank": rank,
             "overlap": {str(tried): round(overlap, 4) for tried, overlap in overlap_of.items()},
@@ -255,7 +279,8 @@ class TrimBasis(PassFit[SampleStates]):
             "rows": len(collected.rows),
         }
         basis = np.ascontiguousarray(directions[:, :rank])
-        fitting.keep(OUTPUT, Artifact({"basis": basis, "spectrum": spectrum}, facts))
+        steps = collected.steps(basis).arrays() if self.bits == 4 else {}
+        fitting.keep(OUTPUT, Artifact({"basis": basis, "spectrum": spectrum, **steps}, facts))
         fitting.report(1.0, f"{rank} directions keep {facts['kept']:.1%} of the energy")
 
 
@@ -267,6 +292,7 @@ def overlaps(
     layers: int,
     seed: int,
     report: Callable[[float], None] = lambda done: None,
+    bits: int = 8,
 ) -> dict[int, float]:
     """Return rank -> mean overlap of the best rows by the stored score with those by the exact one.
 
@@ -277,6 +303,7 @@ def overlaps(
         directions: (d, d) float32 orthonormal columns, strongest first.
         layers: attention layers of a fingerprint.
         seed: draws the pseudo-targets.
+        bits: of a code.
     """
     from .trim_fingerprints import fingerprints, nearest_classes
 
@@ -289,13 +316,15 @@ def overlaps(
         seen = fingerprints(backbone, [rows[i] for i in members], layers, adapter)
         nearest = nearest_classes(backbone.model, seen.classes)
         tables.append(ClassTable(seen.classes, seen.vectors @ directions, nearest))
-    ranks = ranks_tried(len(directions))
-    scores = scores_by_rank(sample, directions, tables, ranks, backbone.device, report)
+    ranks = ranks_tried(len(directions), RANKS if bits == 8 else FINER_RANKS)
+    steps = None if bits == 8 else sample.steps(directions)
+    scores = scores_by_rank(sample, directions, tables, ranks, backbone.device, report, steps)
     shares = np.zeros((DRAWS, len(ranks)))
     for target, members in enumerate(drawn):
         others = np.delete(scores[:, target], members, axis=0)
         others = others[np.isfinite(others).all(1)]
-        shares[target] = [top_overlap(others[:, 0], stored) for stored in others.T[1:]]
+        least = 1 if bits == 8 else LEAST_BEST
+        shares[target] = [top_overlap(others[:, 0], stored, least) for stored in others.T[1:]]
     return dict(zip(ranks, shares.mean(0).tolist(), strict=True))
 
 
@@ -306,6 +335,7 @@ def scores_by_rank(
     ranks: Sequence[int],
     device: torch.device | str = "cpu",
     report: Callable[[float], None] = lambda done: None,
+    steps: Steps | None = None,
 ) -> np.ndarray:
     """Score the sample's rows for some targets, exactly and from the codes of each rank.
 
@@ -313,6 +343,7 @@ def scores_by_rank(
         tables: each target's fingerprints along all `directions`.
         ranks: of the codes.
         device: where states are projected.
+        steps: along all directions, of codes of 4 bits; None for codes with a scale.
 
     Returns:
         (N, targets, 1 + ranks) float32, the exact score first.
@@ -331,34 +362,55 @@ def scores_by_rank(
     for part, states in sample.parts(tokens_per_batch(torch.device(device))):
         floats = states.to(device).float()
         rotated = floats @ rotation / floats.norm(dim=1, keepdim=True)
-        stored: list[tuple[np.ndarray, np.ndarray | None]] = [(rotated.cpu().numpy(), None)]
+        stored: list[tuple[np.ndarray, np.ndarray | None, Steps | None]] = [
+            (rotated.cpu().numpy(), None, None)
+        ]
         for rank in ranks:
+            if steps is not None:
+                own = steps.first(rank)
+                stored.append((own.packed(rotated[:, :rank]).cpu().numpy(), None, own))
+                continue
             codes, scales = quantise(rotated[:, :rank])
-            stored.append((codes.cpu().numpy(), scales.cpu().numpy()))
+            stored.append((codes.cpu().numpy(), scales.cpu().numpy(), None))
         rows = sample.rows[part]
         tokens = np.concatenate([row.ids for row in rows])
         content = np.concatenate([row.content for row in rows])
         lengths = np.array([len(row) for row in rows])
         for target, tables_of_target in enumerate(cut):
             for place, (table, coded) in enumerate(zip(tables_of_target, stored, strict=True)):
-                token_scores = score_tokens(tokens, *coded, table).scores
+                codes, scales, own = coded
+                token_scores = score_tokens(tokens, codes, scales, table, steps=own).scores
                 scores[part, target, place] = row_terms(token_scores, content, lengths).scores
         report(part.stop / len(sample.rows))
     return scores
 
 
-def ranks_tried(width: int) -> tuple[int, ...]:
+def narrowest(overlap_of: Mapping[int, float], enough: float) -> int:
+    """Return the least rank or width that is enough; where none is, the least of the best.
+
+    The widest need not be the best: codes of 4 bits add noise with every direction.
+
+    Args:
+        overlap_of: rank -> overlap.
+        enough: an overlap.
+    """
+    needed = min(enough, max(overlap_of.values()))
+    return min(rank for rank, overlap in overlap_of.items() if overlap >= needed)
+
+
+def ranks_tried(width: int, ranks: Sequence[int] = RANKS) -> tuple[int, ...]:
     """Return the ranks among which one is chosen, for states of `width` numbers."""
-    return (*(rank for rank in RANKS if rank < width), width)
+    return (*(rank for rank in ranks if rank < width), width)
 
 
-def top_overlap(exact: np.ndarray, other: np.ndarray) -> float:
+def top_overlap(exact: np.ndarray, other: np.ndarray, least: int = 1) -> float:
     """Return the share of the best rows by `exact` that are among the best by `other`.
 
     Args:
         exact, other: (N,) scores; of equal ones the first is better.
+        least: rows that count as the best, a third of all at most.
     """
-    count = max(1, round(BEST * len(exact)))
+    count = max(1, round(BEST * len(exact)), min(least, len(exact) // 3))
     best = [set(np.argsort(-scores, kind="stable")[:count].tolist()) for scores in (exact, other)]
     return len(best[0] & best[1]) / count
 
@@ -368,10 +420,11 @@ class Codes(Reducer):
 
     Args:
         basis: (d, r) float32 with orthonormal columns.
+        steps: of codes of 4 bits, which have no scales; None for int8.
     """
 
-    def __init__(self, batch: Batch, basis: np.ndarray) -> None:
-        self._batch, self._basis = batch, basis
+    def __init__(self, batch: Batch, basis: np.ndarray, steps: Steps | None = None) -> None:
+        self._batch, self._basis, self._steps = batch, basis, steps
         self._columns: dict[str, np.ndarray] = {}
 
     def hidden(self, states: torch.Tensor) -> None:
@@ -384,19 +437,21 @@ class Codes(Reducer):
         template = ~self._batch.tokens("content")[self._batch.mask]
         projected = projected.masked_fill((template & (lengths[:, 0] == 0))[:, None], 0.0)
         energy = projected.square().sum(1)
-        codes, scales = quantise(projected)
+        if self._steps is None:
+            codes, scales = quantise(projected)
+            coded = {"codes": codes, "scales": scales}
+        else:
+            coded = {"codes": self._steps.packed(projected)}
         usable = torch.isfinite(lengths[:, 0]) & ((lengths[:, 0] > 0) | template)
         ends = np.cumsum([len(row) for row in self._batch.rows])[:-1]
-        for name, values in {
-            "codes": codes,
-            "scales": scales,
-            "energy": energy,
-            "usable": usable,
-        }.items():
+        for name, values in {**coded, "energy": energy, "usable": usable}.items():
             self._columns[name] = ragged(np.split(values.cpu().numpy(), ends))
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Object arrays (B,): codes (T, r) int8, scales, energy (T,) float32, usable (T,)."""
+        """Object arrays (B,): codes (T, r) int8, scales, energy (T,) float32, usable (T,).
+
+        Codes of 4 bits are (T, ceil(r / 2)), without scales.
+        """
         return self._columns
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from ...schemas.errors import UsageError
 from ...store.catalog import Artifact
 from .representation import Scorer
+from .trim_codes import Steps, bytes_of
 
 CONTENT, RESPONSE = 1, 2
 """Bits of a token's scope flags: neither special nor template; part of an answer."""
@@ -105,20 +106,23 @@ def score_tokens(
     table: ClassTable,
     penalty: float = PENALTY,
     rest: str = RESTS[0],
+    steps: Steps | None = None,
 ) -> TokenScores:
     """Score n tokens.
 
     Args:
         tokens: (n,) vocabulary ids.
-        codes: (n, r) int8 with `scales` (n,), or float32 without: unit states in the basis.
+        codes: (n, r) int8 with `scales` (n,), or packed by `steps`, or float32: unit states in
+            the basis.
         table: fingerprints in the same basis.
         penalty: lambda in [0, 1]: c - (1 - lambda) |c| for tokens of unseen classes.
         rest: one of RESTS.
+        steps: of codes of 4 bits.
     """
     places = table.nearest[tokens]
     classes = table.classes[places]
     seen = classes == tokens
-    scores, lengths = products(codes, table.vectors, places)
+    scores, lengths = products(codes, table.vectors, places, steps)
     if scales is not None:
         scores *= scales
         lengths *= np.square(scales)
@@ -128,11 +132,14 @@ def score_tokens(
     return TokenScores(tokens, classes, seen, np.where(seen, scores, penalised))
 
 
-def products(codes: NDArray[Any], vectors: Floats, places: NDArray[Any]) -> tuple[Floats, Floats]:
+def products(
+    codes: NDArray[Any], vectors: Floats, places: NDArray[Any], steps: Steps | None = None
+) -> tuple[Floats, Floats]:
     """Return <codes_i, vectors_places[i]> and |codes_i|^2, both (n,) float32.
 
     Args:
-        codes: (n, r) int8 or float32.
+        codes: (n, r) int8 or float32, or (n, ceil(r / 2)) int8 packed by `steps`, which then stand
+            for numbers.
         vectors: (C, r) float32.
         places: (n,) the row of `vectors` that each is multiplied with.
     """
@@ -143,12 +150,17 @@ def products(codes: NDArray[Any], vectors: Floats, places: NDArray[Any]) -> tupl
 
     def multiply(part: range) -> None:
         states, fingerprints = (np.empty((rows, vectors.shape[1]), np.float32) for _ in range(2))
-        wider = np.empty(states.shape, np.int16 if codes.dtype == np.int8 else codes.dtype)
+        wider = np.empty(
+            (rows, codes.shape[1]), np.int16 if codes.dtype == np.int8 else codes.dtype
+        )
         for start in range(part.start, part.stop, rows):
             block = slice(start, min(start + rows, part.stop))
             block_states, wide = states[: block.stop - start], wider[: block.stop - start]
-            np.copyto(wide, codes[block])  # two steps take half the time of one
-            np.copyto(block_states, wide)
+            if steps is not None:
+                steps.unpack(codes[block], block_states)
+            else:
+                np.copyto(wide, codes[block])  # two steps take half the time of one
+                np.copyto(block_states, wide)
             # Places are in bounds; "clip" avoids the copy that "raise" makes for its check.
             classes = np.take(
                 vectors, places[block], 0, fingerprints[: len(block_states)], mode="clip"
@@ -234,14 +246,23 @@ class TokenScorer(Scorer):
 
     columns = ("trim", "trim_codes", "trim_scales", "trim_scope")
 
-    def __init__(self, table: ClassTable, scope: str, penalty: float, rest: str) -> None:
+    def __init__(
+        self,
+        table: ClassTable,
+        scope: str,
+        penalty: float,
+        rest: str,
+        steps: Steps | None = None,
+    ) -> None:
         for name, value, known in (("scope", scope, SCOPES), ("rest", rest, RESTS)):
             if value not in known:
                 raise UsageError(f"trim: {name} {value!r}: choose from {', '.join(known)}")
         if not 0 <= penalty <= 1:
             raise UsageError(f"trim: penalty {penalty}: give a number from 0 to 1")
         self._table, self._scope = table, scope
-        self._penalty, self._rest = penalty, rest
+        self._penalty, self._rest, self._steps = penalty, rest, steps
+        if steps is not None:
+            self.columns = ("trim", "trim_codes", "trim_scope")
 
     def scores(self, rows: pa.RecordBatch) -> np.ndarray:
         return self.terms(rows).scores
@@ -254,10 +275,11 @@ class TokenScorer(Scorer):
 
     def tokens(self, rows: pa.RecordBatch) -> TokenScores:
         """Return the scores of all stored tokens of these rows, whatever the scope."""
-        codes = _values(rows, "trim_codes").reshape(-1, self._table.vectors.shape[1])
-        scales = _values(rows, "trim_scales")
+        rank, steps = self._table.vectors.shape[1], self._steps
+        codes = _values(rows, "trim_codes").reshape(-1, bytes_of(rank) if steps else rank)
+        scales = None if steps else _values(rows, "trim_scales")
         return score_tokens(
-            _values(rows, "trim"), codes, scales, self._table, self._penalty, self._rest
+            _values(rows, "trim"), codes, scales, self._table, self._penalty, self._rest, steps
         )
 
     def counted(self, rows: pa.RecordBatch) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...schemas.progress import Progress
+from ...schemas.stored_vectors import vectors_of
 from ..scanning.rows import read_ahead
 from ..scanning.vectors import device
 from .linkage import Linkage
@@ -37,7 +38,7 @@ class VectorRows:
 
     Attributes:
         dataset: at the version to read.
-        column: of float16 vectors.
+        column: of unit vectors.
         offsets: of the rows, all with a vector, in the order in which they are preferred.
         width: numbers in a vector.
     """
@@ -57,7 +58,7 @@ class VectorRows:
             order = np.argsort(offsets)
             column = self.dataset.take(offsets[order].tolist(), columns=[self.column])[self.column]
             vectors = np.empty((len(offsets), self.width), np.float16)
-            vectors[order] = column.combine_chunks().flatten().to_numpy().reshape(-1, self.width)
+            vectors[order] = vectors_of(column)
             yield first, vectors
 
 

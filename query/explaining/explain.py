@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from ...schemas.amounts import parse_budget
 from ...schemas.conversations import conversation_columns, conversations_in
 from ...schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ...schemas.stored_vectors import vectors_of
 from ...schemas.tables import literal
 from ..coresets import Coreset, load_coreset
 from ..features import Feature, comparison_of
@@ -326,7 +327,7 @@ def _vectors(snapshot: Snapshot, feature: Feature, ids: Sequence[str]) -> np.nda
 def _matrix(vectors: pa.Array, width: int) -> np.ndarray:
     matrix = np.full((len(vectors), width), np.nan, np.float32)
     present = np.asarray(vectors.is_valid())
-    matrix[present] = vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    matrix[present] = vectors_of(vectors)
     return matrix
 
 

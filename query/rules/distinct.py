@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ...schemas.ids import keys_of
+from ...schemas.stored_vectors import vectors_of
 from ..features import Feature
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ class Distinct:
             part = ids[start : start + _ROWS_PER_TAKE]
             vectors = self._snapshot.take(part, [column])[column].combine_chunks()
             present = np.asarray(vectors.is_valid())
-            rows = iter(np.array(vectors.flatten()).reshape(-1, width))
+            rows = iter(vectors_of(vectors).astype(np.float16))
             self._vectors |= {
                 id: next(rows) if has_vector else None
                 for id, has_vector in zip(part, present, strict=True)

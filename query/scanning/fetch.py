@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from ...schemas.errors import UsageError
 from ...schemas.ids import IdSet, id_order, ids_of, keys_of
+from ...schemas.stored_vectors import vectors_of
 from ...selectors.reductions import (
     Columns,
     Fetched,
@@ -127,7 +128,7 @@ def _all_vectors(
         feature = batch.column(column)
         there = slice(filled, filled + len(own) - feature.null_count)
         keys[there] = own[np.asarray(feature.is_valid())]
-        vectors[there] = feature.flatten().to_numpy().reshape(-1, width)
+        vectors[there] = vectors_of(feature)
         filled = there.stop
         missing += feature.null_count
     order = id_order(keys[:filled])
@@ -166,7 +167,7 @@ def _vectors_of(
         taken = dataset.take(part[order].tolist(), columns=[column])[column].combine_chunks()
         here = np.asarray(taken.is_valid())
         present[start + order[~here]] = False
-        matrix[start + order[here]] = np.array(taken.flatten()).reshape(-1, width)
+        matrix[start + order[here]] = vectors_of(taken)
     if present.all():
         return RowVectors(keys, matrix)
     return RowVectors(keys[present], matrix[present], int((~present).sum()))

@@ -2,9 +2,10 @@
 
 DuckDB asks a registered dataset for the columns and the filter it needs, and Lance reads just
 those. Two things stand in the way. DuckDB refuses a dataset whose schema holds a float16 column,
-even one that no query names: `Relation` leaves such columns out, `FeatureRelation` shows them as
-float32 and casts batch by batch while the scan runs. And Lance cannot take every filter that
-DuckDB pushes down: whether a vector is null is then tested here, on what Lance reads.
+even one that no query names: `Relation` leaves vectors out, `FeatureRelation` shows them as
+float32, which float16 and codes become batch by batch while the scan runs. And Lance cannot take
+every filter that DuckDB pushes down: whether a vector is null is then tested here, on what Lance
+reads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pyarrow.dataset as ds
 
 from ...schemas.conversations import CONVERSATION
 from ...schemas.errors import DamagedStoreError, QueryError, suggest
+from ...schemas.stored_vectors import decoded_column, is_coded, width_of
 from ..place import Place
 
 IO_BUFFER_BYTES = 64 << 20  # Lance's default of 2 GiB is most of a query's memory limit
@@ -28,14 +30,14 @@ ROW_COLUMNS = ("target", "id", "position")
 
 
 class Relation(lance.LanceDataset):
-    """A table without its float16 columns, for DuckDB: columns and filters are still pushed down.
+    """A table without its vectors, for DuckDB: columns and filters are still pushed down.
 
     `io_stats_incremental()` tells the bytes that really were read.
     """
 
     def shows(self, field: pa.Field) -> bool:
         """Whether a stored column is one of the relation's."""
-        return not holds_float16(field.type)
+        return not (holds_float16(field.type) or is_coded(field.type))
 
     @property
     def stored_schema(self) -> pa.Schema:
@@ -65,9 +67,9 @@ class Relation(lance.LanceDataset):
 
 
 class FeatureRelation(Relation):
-    """The vectors and lists of a table's features, float16 as float32; a row is known by its id.
+    """The vectors and lists of a table's features as float32; a row is known by its id.
 
-    Nothing is materialised: a batch is cast when DuckDB asks for it.
+    Nothing is materialised: a batch is cast or decoded when DuckDB asks for it.
     """
 
     def shows(self, field: pa.Field) -> bool:
@@ -77,11 +79,11 @@ class FeatureRelation(Relation):
 
     @property
     def schema(self) -> pa.Schema:
-        """The columns shown, float16 as float32 at any depth of a list."""
+        """The columns shown, as `widened` has them."""
         return widened(super().schema)
 
     def scanner(self, *args: Any, **options: Any) -> WideningScanner:
-        """The scanner of the stored columns, its batches cast as they come."""
+        """The scanner of the stored columns, its batches widened as they come."""
         return WideningScanner(super().scanner(*args, **options))
 
 
@@ -93,17 +95,25 @@ class WideningScanner:
         self.projected_schema = widened(stored.projected_schema)
 
     def to_reader(self) -> pa.RecordBatchReader:
-        """The rows, cast one batch at a time."""
+        """The rows, widened one batch at a time."""
         return pa.RecordBatchReader.from_batches(self.projected_schema, self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for batch in self._stored.to_reader():
-            yield batch.cast(self.projected_schema)
+            columns = [
+                decoded_column(column) if is_coded(column.type) else column.cast(field.type)
+                for column, field in zip(batch.columns, self.projected_schema, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=self.projected_schema)
 
 
 def widened(schema: pa.Schema) -> pa.Schema:
-    """The schema with float32 in place of float16, alone or in lists of any depth."""
-    return pa.schema([pa.field(field.name, _wide(field.type)) for field in schema])
+    """The schema with float32 for float16 in lists of any depth, and for vectors of codes."""
+    return pa.schema([pa.field(field.name, _shown(field.type)) for field in schema])
+
+
+def _shown(type_: pa.DataType) -> pa.DataType:
+    return pa.list_(pa.float32(), width_of(type_)) if is_coded(type_) else _wide(type_)
 
 
 def _wide(type_: pa.DataType) -> pa.DataType:

@@ -33,7 +33,7 @@ FEATURES = {
     "features": "the vectors and lists of an instruction",
     "target_features": "the vectors and lists of an example of a target",
 }
-"""The relations of vectors and lists, which the others leave out; float16 as float32."""
+"""The relations of vectors and lists, which the others leave out; all as float32."""
 
 FEATURES_OF = {"features": "pool", "target_features": "targets"}
 

@@ -23,6 +23,7 @@ import pyarrow as pa
 from duckdb.func import PythonUDFType
 
 from ...schemas.recipe import FINGERPRINT_KEY
+from ...schemas.stored_vectors import is_coded, width_of
 from ...schemas.tables import literal
 from .lance_relation import FeatureRelation
 from .names import quoted
@@ -43,7 +44,7 @@ def create_nearest(
     pool, targets = features.stored_schema, examples.stored_schema
     for name in unit_vector_columns(pool):
         if _made_alike(pool, targets, name):
-            width = pool.field(name).type.list_size
+            width = width_of(pool.field(name).type)
             connection.create_function(
                 _LARGEST + name,
                 LargestProduct(examples, name, width),
@@ -57,7 +58,7 @@ def create_nearest(
 class LargestProduct:
     """The largest product of each vector with a target's examples, for DuckDB to call.
 
-    Products are summed in float64, where those of stored vectors (float16, unit length) are exact
+    Products are summed in float64, where those of float16 vectors of unit length are exact
     in any order: in float32 equal rows may get different last bits by their place in the block
     (measured with OpenBLAS on an AMD EPYC), and would not tie.
     """
@@ -103,7 +104,7 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
     branches = [_unknown(vectors)]
     for name in vectors:
         if _made_alike(pool, targets, name):
-            branches += _branches(name, pool.field(name).type.list_size)
+            branches += _branches(name, width_of(pool.field(name).type))
         else:
             branches.append(
                 _refusal(f"feature = {literal(name)}", literal(_differently_made(name)))
@@ -116,16 +117,19 @@ def _macro(pool: pa.Schema, targets: pa.Schema) -> str:
 def unit_vector_columns(schema: pa.Schema) -> list[str]:
     """The columns that hold one unit vector a row, so that a product of two is their cosine.
 
-    These are the float16 arrays without a `_norms` column (those of NAIT hold a vector
-    for every layer).
+    These are arrays of codes, and float16 arrays without a `_norms` column (those of NAIT hold a
+    vector for every layer).
     """
     names = set(schema.names)
     return [
         field.name
         for field in schema
-        if pa.types.is_fixed_size_list(field.type)
-        and pa.types.is_float16(field.type.value_type)
-        and _norms_of(field.name) not in names
+        if is_coded(field.type)
+        or (
+            pa.types.is_fixed_size_list(field.type)
+            and pa.types.is_float16(field.type.value_type)
+            and _norms_of(field.name) not in names
+        )
     ]
 
 

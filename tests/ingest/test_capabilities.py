@@ -36,8 +36,10 @@ def test_the_features_to_leave_out_are_named(mamba, tmp_path):
     assert str(error.value) == (
         f"{mamba}: MambaForCausalLM cannot give every feature (mads: no feed-forward network is "
         "found; trim: 2 of the last 2 layers give no attention map). Give another backbone, or "
-        "leave mads and trim out: --features rds,losses:grad_norm=sketch,nait,less"
+        "leave mads and trim out: --features fast,-mads,-trim"
     )
+    with pytest.raises(BackboneError, match=r"leave mads out: --features rds,nait$"):
+        coresetdb.create(tmp_path / "pool", backbone=mamba, features="rds,mads,nait", device="cpu")
     assert not (tmp_path / "pool").exists()
 
 

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from coresetdb.ingest import columns
-from coresetdb.ingest.columns import ragged, to_arrow
+from coresetdb.ingest.columns import no_rows, ragged, to_arrow
+from coresetdb.schemas.stored_vectors import encoded, packed
 
 
 @pytest.mark.parametrize("bound", [1 << 31, 7, 1])
@@ -47,3 +48,19 @@ def test_lists_of_vectors(monkeypatch, bound):
 def test_values_of_another_shape_are_refused(shape, kind):
     with pytest.raises(ValueError, match=r"a value of shape .* does not fit list<"):
         to_arrow(ragged([np.ones(shape, np.int8)]), kind)
+
+
+def test_vectors_of_each_type_with_gaps():
+    vectors = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    vectors[2, 5] = np.nan
+    kept = [0, 1, 3]
+    stored = {
+        pa.list_(pa.float16(), 8): vectors[kept].astype(np.float16),
+        pa.list_(pa.int8(), 8): encoded(vectors[kept]),
+        pa.list_(pa.uint8(), 2): packed(vectors[kept]),
+    }
+    for kind, expected in stored.items():
+        column = to_arrow(vectors, kind)
+        assert column.type == kind and column[2].as_py() is None
+        assert [column[row].as_py() for row in kept] == expected.tolist()
+        assert no_rows(kind).shape == (0, 8)

@@ -152,7 +152,9 @@ def test_feature_lists():
     for text, complaint in (
         ("rds,nonsense", "unknown feature 'nonsense': known are .*losses, .*rds"),
         ("losses:speed=1", "losses has no option 'speed': it has alone"),
-        ("rds:x=1", "rds has no option 'x': it has none"),
+        ("rds:x=1", "rds has no option 'x': it has stored"),
+        ("lexical:x=1", "lexical has no option 'x': it has"),
+        ("flags:x=1", "flags has no option 'x': it has none"),
         ("losses:alone=perhaps", "option alone is of type bool"),
         ("losses:alone", "write options as losses:option=value"),
         (" , ", "no features named"),

@@ -154,3 +154,41 @@ def test_the_bytes_are_those_that_are_stored(create, tmp_path):
             continue
         real = table[column.column].nbytes / 300
         assert column.bytes_per_row == pytest.approx(real, rel=0.15, abs=0.5), column.column
+
+
+def test_a_plan_tells_the_bytes_of_features_and_of_presets(create, tmp_path):
+    database = create("rds,losses")
+    file = write_jsonl(tmp_path / "a.jsonl", records(60))
+    plan = database.plan(file)
+    sizes = plan.bytes_of_features
+    assert list(sizes) == ["rds", "losses"] and 68 <= sizes["rds"] < 73
+    of_columns = (column.bytes_per_row for column in plan.columns if column.feature == "losses")
+    assert sizes["losses"] == pytest.approx(sum(of_columns))
+    assert list(plan.presets) == ["lean", "fast"] and plan.notes == []
+    assert 2048 < plan.presets["lean"] < 8192 < plan.presets["fast"]
+    text = str(plan)
+    assert "all features" in text and "GB per million rows" in text
+    assert f"Features of the preset lean would take {plan.presets['lean']:,.0f} bytes" in text
+    assert json.loads(json.dumps(plan.as_dict()))["bytes_of_features"] == sizes
+    planned = database.plan(file, features="lean")
+    assert planned.presets["lean"] == pytest.approx(sum(planned.bytes_of_features.values()))
+    made = coresetdb.create(
+        str(tmp_path / "lean"),
+        backbone=database.store.config["backbone"]["name"],
+        dtype="float32",
+        features="lean",
+    )
+    made.ingest(file)
+    names = [row["feature"] for row in made.status().features]
+    table = made.store.dataset("pool").to_table(columns=names)
+    assert table.nbytes / 60 == pytest.approx(planned.presets["lean"], rel=0.15)
+    (less,) = (row for row in made.status().sizes if row["of"] == "less")
+    assert 2048 <= less["bytes per row"] < 2200
+
+
+def test_a_preset_that_cannot_be_made_is_told(create, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.PRESETS, "lean", ("rds:stored=int8", "less:dims=6"))
+    plan = create("rds").plan(write_jsonl(tmp_path / "a.jsonl", records(20)))
+    assert list(plan.presets) == ["fast"]
+    assert "dims 6" in plan.unsized["lean"]
+    assert "What the preset lean takes is not known: less: dims 6" in str(plan)

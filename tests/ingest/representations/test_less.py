@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from helpers.naive_gradients import backbone_of, loss_of, naive, rows_of
@@ -23,6 +24,7 @@ from coresetdb.ingest.representations.registry import (
 )
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
+from coresetdb.schemas.stored_vectors import packed, vectors_of
 from coresetdb.store.catalog import Artifact
 
 DIMS = 64
@@ -276,3 +278,20 @@ def test_what_can_be_asked_for():
     for text in ("less:warmup=full", "less:dims=3"):
         with pytest.raises(UsageError):
             parse_features(text, info)
+
+
+def test_sketches_in_2_bits_keep_the_cosines_of_the_sketches():
+    backbone = tiny_backbone()
+    (recipe,) = parse_features("less:dims=4096:stored=int2", backbone.info)
+    assert recipe.stored_dtype == "int2"
+    featurizer = Featurizer(backbone, [recipe])
+    features = featurizer.compute(tiny_conversations())
+    column = featurizer.table(features)["less"].combine_chunks()
+    exact = features.columns["less"]
+    present = ~np.isnan(exact).any(axis=1)
+    assert column.type == pa.list_(pa.uint8(), 1024)
+    assert column.drop_null().to_pylist() == packed(exact[present]).tolist()
+    cosines, units = vectors_of(column) @ exact[present].T, exact[present] @ exact[present].T
+    assert np.corrcoef(cosines.ravel(), units.ravel())[0, 1] > 0.98
+    with pytest.raises(UsageError, match="4 numbers a byte, and a vector has 33"):
+        parse_features("less:dims=33:stored=int2", backbone.info)

@@ -20,7 +20,14 @@ from coresetdb.ingest.fits.fit import Fitting, Sample, in_order
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.representations.nait_scores import directions_of
-from coresetdb.ingest.representations.registry import get, parse_features, parse_specs, recipe_for
+from coresetdb.ingest.representations.nait_width import overlaps
+from coresetdb.ingest.representations.registry import (
+    get,
+    options_of,
+    parse_features,
+    parse_specs,
+    recipe_for,
+)
 from coresetdb.ingest.representations.representation import BACKGROUND
 from coresetdb.schemas.errors import BackboneError, UsageError
 from coresetdb.schemas.instruction import Instruction
@@ -124,7 +131,7 @@ def scored(featurizer, recipe, rows, target, **asked):
     facts = NAIT.with_examples(facts, featurizer.featurize(target))
     table = featurizer.featurize(rows)
     artifacts = {**setup.artifacts, BACKGROUND: NAIT.background([table.slice(0, 3), table[3:]])}
-    scorer = NAIT.scorer(recipe.options, artifacts, facts, {**PAPER, **asked})
+    scorer = NAIT.scorer(options_of(recipe), artifacts, facts, {**PAPER, **asked})
     (batch,) = table.select(list(scorer.columns)).combine_chunks().to_batches()
     return scorer.scores(batch), facts, scorer, batch
 
@@ -439,7 +446,7 @@ def test_without_a_target_it_says_so():
     backbone = tiny_backbone()
     (recipe,) = parse_features("nait", backbone.info)
     with pytest.raises(UsageError, match="name a target"):
-        NAIT.scorer(recipe.options, {}, None, NAIT.query_defaults)
+        NAIT.scorer(options_of(recipe), {}, None, NAIT.query_defaults)
 
 
 @pytest.mark.parametrize(
@@ -498,3 +505,112 @@ def test_bf16_ranks_as_float32_on_the_proxy(repository):
     for activation in ("mean", "drift"):
         one, other = (scores[dtype, activation] for dtype in ("float32", "bfloat16"))
         assert spearman(one, other) > 0.99
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"direction": "contrast", "score": "centred"},
+        {"direction": "contrast", "score": "cosine"},
+        {"direction": "pca", "score": "dot"},
+    ],
+    ids=lambda asked: "-".join(asked.values()),
+)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "builtin"])
+def test_means_alone_in_int8_score_as_the_naive_reference(architecture, asked):
+    backbone = builtin() if architecture == "builtin" else tiny_backbone(architecture)
+    rows = tiny_conversations()
+    pool, target = rows[4:], rows[:6]
+    found, featurizer, recipe = made(backbone, rows, "nait:keep=mean:stored=int8")
+    assert recipe.columns == ("nait", "nait_norms", "nait_reason")
+    got, _, _, batch = scored(featurizer, recipe, pool, target, **asked)
+    layers, width = backbone.info.layers, backbone.info.hidden_size
+    assert batch.schema.field("nait").type == pa.list_(pa.list_(pa.int8(), width))
+    of_target = [naive_summaries(backbone.model, row) for row in backbone.encode_all(target)]
+    of_pool = [naive_summaries(backbone.model, row)[0] for row in backbone.encode_all(pool)]
+    for codes, summary in zip(found.columns["nait"][4:], of_pool, strict=True):
+        assert codes.shape == (layers, width)
+        for block, state in zip(codes, summary, strict=True):
+            assert np.abs(block - 127 * state / np.linalg.norm(state)).max() <= 0.51
+    directions = (
+        naive_directions(np.array([drifts for _, drifts in of_target]))
+        if asked["direction"] == "pca"
+        else naive_contrasts([means for means, _ in of_target], of_pool)
+    )
+    expected = naive_scores(of_pool, directions, asked["score"], pool=of_pool)
+    assert error(got, expected) < 3e-2
+
+
+def test_means_alone_need_no_second_token_and_have_no_drift():
+    backbone = tiny_backbone()
+    rows = [*tiny_conversations(), Instruction.from_turns(("user", "x"))]
+    both, *_ = made(backbone, rows)
+    mean, featurizer, recipe = made(backbone, rows, "nait:keep=mean")
+    assert both.columns["nait_reason"][-1] == "one content token: nothing drifts"
+    assert mean.columns["nait_reason"][-1] is None
+    for asked in ({"activation": "drift"}, {"direction": "mean"}):
+        with pytest.raises(UsageError, match=r"needs drifts.*nait:keep=both"):
+            scored(featurizer, recipe, rows[4:], rows[:6], **asked)
+    blank = Instruction.from_turns(("user", ""))
+    table = featurizer.featurize([rows[0], blank])
+    assert table["nait"].null_count == 1 and table["nait_reason"][1].as_py()
+
+
+def naive_overlap(summaries, bases, width, stored, targets):
+    """Share of the best ten of the other rows by whole means that stored ones find."""
+    rows, layers = summaries.shape[:2]
+    kept = np.empty((rows, layers, width))
+    for row in range(rows):
+        for layer in range(layers):
+            state = summaries[row, layer]
+            block = bases[layer][:width] @ (state / np.linalg.norm(state))
+            block = np.round(127 * block) / 127 if stored == "int8" else np.float16(block)
+            kept[row, layer] = block * np.linalg.norm(state)
+    shares = []
+    for members in targets:
+        best = []
+        for each in (summaries.astype(float), kept):
+            directions = naive_contrasts(each[members], each)
+            scores = naive_scores(each, directions, "centred", pool=each)
+            others = [row for row in range(rows) if row not in members]
+            others.sort(key=lambda row, scores=scores: -scores[row])
+            best.append(set(others[:10]))
+        shares.append(len(best[0] & best[1]) / len(best[0]))
+    return np.mean(shares)
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_overlaps_of_widths_equal_the_naive_reference(stored):
+    generator = np.random.default_rng(5)
+    topics = generator.standard_normal((4, 3, 24))
+    summaries = topics[generator.integers(0, 4, 60)] + generator.standard_normal((60, 3, 24)) + 2
+    summaries = summaries.astype(np.float32)
+    bases = np.stack([np.linalg.svd(summaries[:, layer])[2] for layer in range(3)])
+    found = overlaps(summaries, bases.astype(np.float32), stored, seed=0)
+    assert list(found) == [8, 12, 16, 24]
+    drawn = np.random.default_rng(0).choice(60, 16, replace=False)
+    centred = summaries - summaries.mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=2, keepdims=True)
+    alike = np.einsum("tld,nld->tn", centred[drawn], centred)
+    targets = [np.argsort(-row)[:15].tolist() for row in alike]
+    for width, share in found.items():
+        expected = naive_overlap(summaries, bases, width, stored, targets)
+        assert share == pytest.approx(expected, abs=0.03), width  # a tie at the edge may turn
+    assert found[8] < found[24]
+
+
+def test_the_width_is_what_the_overlap_asks_for():
+    backbone = tiny_backbone()
+    rows = tiny_conversations() * 3
+    asked = "nait:keep=mean:stored=int8:overlap={}"
+    (spec,) = parse_specs(asked.format(0.95))
+    bases = fitted(backbone, spec.options, rows)["nait-bases"]
+    assert list(bases.arrays) == ["mean"]
+    layers, width, numbers = bases.arrays["mean"].shape
+    assert (layers, numbers) == (backbone.info.layers, backbone.info.hidden_size)
+    tried = {int(each): share for each, share in bases.facts["overlap"].items()}
+    needed = min(0.95, max(tried.values()))
+    assert width == min(w for w, share in tried.items() if share >= needed)
+    for wrong in ("overlap=1.5", "keep=drift", "stored=int4"):
+        with pytest.raises(UsageError, match=f"nait: {wrong.split('=')[0]}"):
+            NAIT.fits(backbone.info, parse_specs(f"nait:{wrong}")[0].options)

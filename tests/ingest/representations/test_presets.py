@@ -25,19 +25,19 @@ from coresetdb.store.store import Store
 
 
 def test_a_preset_is_its_features():
-    assert expanded("fast") == [
-        *("rds", "losses:grad_norm=sketch", "nait", "mads", "trim", "less"),
-    ]
+    made = [get(entry.partition(":")[0]).name for entry in expanded("fast")]
+    assert made == ["rds", "losses", "nait", "mads", "trim", "less"]
+    assert [spec.representation for spec in parse_specs("lean")] == made
     assert set(PRESETS["paper"]) > {"gradfiltering", "embed", "less:warmup=lora"}
     assert expanded(" fast , embed") == [*PRESETS["fast"], "embed"]
     assert expanded("rds,losses") == ["rds", "losses"]
 
 
 def test_what_stands_beside_a_preset_takes_its_place():
-    assert expanded("fast,less:dims=2048")[-1] == "less:dims=2048"
-    assert len(expanded("fast,less:dims=2048")) == len(PRESETS["fast"])
-    both = expanded("fast,less,less:dims=2048")
-    assert both[-2:] == ["less", "less:dims=2048"]
+    assert expanded("fast,less:dims=512")[-1] == "less:dims=512"
+    assert len(expanded("fast,less:dims=512")) == len(PRESETS["fast"])
+    both = expanded("fast,less,less:dims=512")
+    assert both[-2:] == ["less", "less:dims=512"]
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_what_is_written_is_read_again(small):
 
 
 def test_an_unknown_name_is_told_of_the_presets():
-    with pytest.raises(UsageError, match="the presets fast, paper"):
+    with pytest.raises(UsageError, match="the presets fast, lean, paper"):
         parse_specs("fats")
 
 
@@ -157,3 +157,14 @@ def test_a_model_folder_is_kept_absolute_and_can_be_written(name, tmp_path, monk
     (tmp_path / "a,b" / "small").mkdir()
     with pytest.raises(UsageError, match="cannot hold a comma"):
         parse_specs(f"{name}:model=small")
+
+
+def test_a_preset_is_content_with_what_is_stored_otherwise(monkeypatch, tmp_path, tiny_llama):
+    monkeypatch.setitem(presets.PRESETS, "small", ("rds:stored=int8", "losses:alone=false"))
+    database = coresetdb.create(
+        str(tmp_path / "pool"), backbone=str(tiny_llama), dtype="float32", features="rds"
+    )
+    present, late = resolve_features(database.store, "small")
+    assert present.options == {} and str(late) == "losses:alone=False"
+    (asked,) = resolve_features(database.store, "rds:stored=int8")
+    assert str(asked) == "rds:stored=int8"

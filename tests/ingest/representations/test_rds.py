@@ -10,6 +10,7 @@ from helpers.tiny_models import ARCHITECTURES, tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.representations.registry import fields_of, parse_features
+from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.instruction import Instruction
 
 
@@ -79,3 +80,24 @@ def test_a_vector_that_is_not_finite_is_null_with_a_reason():
     assert table["rds_norm"].to_pylist() == [None]
     assert table["rds_reason"].to_pylist() == ["the vector is not finite"]
     assert zero["rds_reason"].to_pylist() == ["the vector is zero"]
+
+
+def test_stored_as_codes_of_the_same_vectors():
+    backbone = tiny_backbone()
+    (half,) = parse_features("rds", backbone.info)
+    (recipe,) = parse_features("rds:stored=int8", backbone.info)
+    assert (recipe.stored_dtype, recipe.options) == ("int8", {"stored": "int8"})
+    assert (half.stored_dtype, half.options) == ("float16", {})
+    assert recipe.fingerprint != half.fingerprint
+    featurizer = Featurizer(backbone, [recipe])
+    features = featurizer.compute(tiny_conversations())
+    column = featurizer.table(features)["rds"].combine_chunks()
+    assert column.type == pa.list_(pa.int8(), backbone.info.hidden_size)
+    codes = np.array(column.to_pylist())
+    for vector, row in zip(features.columns["rds"], codes, strict=True):
+        assert row.tolist() == np.rint(vector * (127 / np.abs(vector).max())).tolist()
+
+
+def test_another_type_is_refused():
+    with pytest.raises(UsageError, match="rds: stored=int4: choose from float16, int8, int2"):
+        parse_features("rds:stored=int4", tiny_backbone().info)

@@ -21,6 +21,7 @@ from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.passes.forward import pass_over
 from coresetdb.ingest.representations import registry
 from coresetdb.ingest.representations.trim_basis import OUTPUT, SampleStates
+from coresetdb.ingest.representations.trim_codes import Steps
 from coresetdb.ingest.representations.trim_fingerprints import fingerprints
 from coresetdb.ingest.representations.trim_scores import (
     ClassTable,
@@ -88,15 +89,17 @@ def fitted(backbone: Backbone, rows, **options) -> Artifact:
 
 
 @cache
-def made(name: str, rank: int = 0) -> tuple[Featurizer, Artifact]:
+def made(name: str, rank: int = 0, bits: int = 8) -> tuple[Featurizer, Artifact]:
     """A featurizer of trim whose basis was fitted on the pool."""
     backbone = backbone_of(name)
-    basis = fitted(backbone, pool(), rank=rank)
-    return featurizer_of(backbone, basis, rank), basis
+    basis = fitted(backbone, pool(), rank=rank, bits=bits)
+    return featurizer_of(backbone, basis, rank, bits), basis
 
 
-def featurizer_of(backbone: Backbone, basis: Artifact, rank: int, **settings) -> Featurizer:
-    asked = registry.feature_spec("trim", {"rank": rank})
+def featurizer_of(
+    backbone: Backbone, basis: Artifact, rank: int, bits: int = 8, **settings
+) -> Featurizer:
+    asked = registry.feature_spec("trim", {"rank": rank, "bits": bits})
     recipe = registry.recipe_for(asked, backbone.info, {OUTPUT: basis}, {OUTPUT: "digest"})
     return Featurizer(backbone, [recipe], artifacts={"digest": basis}, **settings)
 
@@ -114,7 +117,9 @@ def facts_of(featurizer: Featurizer, rows: list[Instruction]) -> Artifact:
 def scorer_of(featurizer: Featurizer, facts: Artifact, **asked):
     (recipe,) = featurizer.recipes
     artifacts = featurizer.setup(recipe).artifacts
-    return registry.get("trim").scorer(recipe.options, artifacts, facts, {**ASKED, **asked})
+    return registry.get("trim").scorer(
+        registry.options_of(recipe), artifacts, facts, {**ASKED, **asked}
+    )
 
 
 def batch_of(featurizer: Featurizer, rows: list[Instruction]) -> pa.RecordBatch:
@@ -202,6 +207,43 @@ def test_stored_scores_come_near_the_exact_ones(name, scope):
     assert np.array_equal(np.isnan(got), np.isnan(expected))
     assert np.isnan(got[-1]) == (scope == "response")
     assert np.nanmax(np.abs(got - expected)) < 0.01  # int8
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_from_4_bits_come_near_the_exact_ones(name):
+    backbone = backbone_of(name)
+    width = backbone.info.hidden_size
+    featurizer, basis = made(name, width, 4)
+    facts = facts_of(featurizer, examples())
+    batch = batch_of(featurizer, pool())
+    assert "trim_scales" not in batch.schema.names
+    assert batch.schema.field("trim_codes").type.value_type.list_size == width // 2
+    got = scorer_of(featurizer, facts).scores(batch)
+    classes = reference.fingerprints(
+        eager(name), [backbone.encode(example) for example in examples()]
+    )
+    expected = [reference.score(eager(name), backbone.encode(row), classes) for row in pool()]
+    assert np.abs(got - expected).max() < 0.15
+    assert np.corrcoef(got, expected)[0, 1] > 0.95
+    stored = scorer_of(featurizer, facts).tokens(batch)
+    steps = Steps.of_arrays(basis.arrays)
+    numbers = np.empty((len(stored.tokens), width), np.float32)
+    codes = batch.column("trim_codes").flatten().flatten().to_numpy().reshape(-1, width // 2)
+    steps.unpack(codes, numbers)
+    table = ClassTable.of(facts)
+    own = numbers.astype(np.float64)
+    vectors = table.vectors[table.nearest[stored.tokens]].astype(np.float64)
+    cosines = (own * vectors).sum(1)
+    inside = (own**2).sum(1) * (vectors**2).sum(1)
+    outside = np.clip(1 - (own**2).sum(1), 0, 1) * np.clip(1 - (vectors**2).sum(1), 0, 1)
+    cosines *= 1 + np.sqrt(outside / inside)
+    cosines = np.where(stored.seen, cosines, cosines - 0.5 * np.abs(cosines))
+    assert error(stored.scores, cosines) < 1e-4
+
+
+def test_another_number_of_bits_is_refused():
+    with pytest.raises(UsageError, match="trim: bits 2: give 4 or 8"):
+        fitted(backbone_of("builtin"), pool(), bits=2)
 
 
 def same_order(got: np.ndarray, expected: np.ndarray, tie: float = 1e-5) -> bool:

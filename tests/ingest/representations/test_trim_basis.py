@@ -92,6 +92,8 @@ def test_overlap_counts_the_best_twentieth():
     assert top_overlap(exact, exact) == 1
     assert top_overlap(exact, other) == pytest.approx(3 / 5)
     assert top_overlap(exact[:3], -exact[:3]) == 0  # at least one row is the best
+    assert top_overlap(exact, other, least=10) == pytest.approx(8 / 10)
+    assert top_overlap(exact[:12], -exact[:12], least=10) == 0  # a third: four rows
 
 
 def test_ranks_end_with_the_width():

@@ -274,3 +274,76 @@ def test_blocks_that_are_too_large_to_share_are_made_one_by_one(pool, monkeypatc
     monkeypatch.setattr(products, "mapped_ahead", None)
     _, alone = scanned(dataset, queries, 100)
     assert (alone.keys == shared.keys).all() and (alone.scores == shared.scores).all()
+
+
+@pytest.fixture(scope="module", params=["int8", "int2"])
+def coded(request, pool, tmp_path_factory):
+    """The same rows as codes, in one fragment, and what these stand for."""
+    _, ids, vectors, missing = pool
+    if request.param == "int8":
+        codes = np.rint(vectors * 127 / np.abs(vectors).max(axis=1, keepdims=True))
+        stored = codes.astype(np.int8)
+    else:
+        codes = np.sign(vectors) * np.where(np.abs(vectors) < WIDTH**-0.5, 1, 3)
+        codes[vectors == 0] = 1
+        quarter = WIDTH // 4
+        stored = np.zeros((len(codes), quarter), np.uint8)
+        for number, column in enumerate(codes.T):  # the first quarter in the lowest bits
+            bits = ((column + 3) / 2).astype(np.uint8) << np.uint8(2 * (number // quarter))
+            stored[:, number % quarter] |= bits
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array(stored.ravel()), stored.shape[1], mask=pa.array(missing)
+    )
+    table = pa.table({"id": ids, "rds": column})
+    place = str(tmp_path_factory.mktemp("coded") / "pool.lance")
+    units = codes / np.linalg.norm(codes.astype(np.float64), axis=1, keepdims=True)
+    return lance.write_dataset(table, place), ids, units, missing
+
+
+def scores_by_id(found, query):
+    return dict(zip(ids_of(found.keys[query]), found.scores[query].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("every", [1, 4])
+def test_codes_compare_as_the_unit_vectors_they_stand_for(coded, squared, centred, every):
+    dataset, ids, units, missing = coded
+    queries = unit(np.random.default_rng(6), 3).astype(np.float32)
+    centre = units.mean(axis=0) + 0.2 if centred else np.zeros(WIDTH)
+    rows = units - centre
+    expected = queries @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T
+    allowed = ~missing & (np.arange(900) % every == 0)
+    reducer = reducer_for(TopPerQuery(900), slice(0, 3))
+    mean = torch.from_numpy(centre.astype(np.float32)) if centred else None
+    eligible = IdSet(keys_of(pa.array(ids[::every]))) if every > 1 else None
+    seen = scan_vectors(
+        dataset,
+        "rds",
+        torch.from_numpy(queries),
+        [reducer],
+        eligible,
+        squared=squared,
+        centre=mean,
+    )
+    assert seen.scored == allowed.sum()
+    for query, row in enumerate(np.square(expected) if squared else expected):
+        found = scores_by_id(reducer.result(), query)
+        wanted = {ids[j]: row[j] for j in np.flatnonzero(allowed)}
+        assert found == pytest.approx(wanted, abs=2e-6)
+
+
+def test_scores_of_codes_do_not_depend_on_threads_or_neighbours(coded):
+    dataset, ids, *_ = coded
+    queries = unit(np.random.default_rng(7), 5)
+    _, alone = scanned(dataset, queries, 900)
+    torch.set_num_threads(3)
+    try:
+        _, shared = scanned(dataset, queries, 900)
+    finally:
+        torch.set_num_threads(1)
+    assert (alone.keys == shared.keys).all() and (alone.scores == shared.scores).all()
+    _, few = scanned(dataset, queries, 900, IdSet(keys_of(pa.array(ids[::3]))))
+    for query in range(5):
+        everything = scores_by_id(alone, query)
+        assert all(everything[row] == score for row, score in scores_by_id(few, query).items())
