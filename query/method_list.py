@@ -45,8 +45,9 @@ class ListedMethod:
         feature: that rows must have; None for none.
         target: whether it needs a target's examples.
         paper: its source; empty where it is ours.
-        found: target -> per cent of relevant rows among its first 100 picks, as measured with such
-            a feature; None where it was not.
+        found: target -> per cent of relevant rows among its first picks, as measured with such a
+            feature; None where it was not.
+        first: how many picks these are.
         section: of docs/results.md, which says how.
         warning: what it was found to find little of, or None.
         not_measured: what its feature has that no measured one had, as in "with GPT-2"; None where
@@ -65,6 +66,7 @@ class ListedMethod:
     target: bool
     paper: str
     found: dict[str, float] | None = None
+    first: int = 100
     section: str | None = None
     warning: str | None = None
     not_measured: str | None = None
@@ -114,7 +116,8 @@ class MethodList(PrintedResult, list[ListedMethod]):
                 for each in self
                 if each.section == section and each.found
             ]
-            heading = f"Per cent right of the first 100 rows (docs/results.md, {section}):"
+            [first, *_] = [each.first for each in self if each.section == section]
+            heading = f"Per cent right of the first {first} rows (docs/results.md, {section}):"
             tables.append(f"{heading}\n\n{text_table(rows)}")
         return "\n\n".join(tables)
 
@@ -307,7 +310,13 @@ def _listed(
     )
     if row is None or row.differs:
         return replace(listed, not_measured=row.differs if row else None)
-    return replace(listed, found=dict(row.found), section=row.section, warning=row.warning)
+    return replace(
+        listed,
+        found=dict(row.found),
+        first=row.first,
+        section=row.section,
+        warning=row.warning,
+    )
 
 
 def _maker(method: Method, features: Mapping[str, Feature], backbone: Maker) -> Maker:

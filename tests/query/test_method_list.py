@@ -89,7 +89,7 @@ def test_targets_with_short_answers_are_named(tmp_path, toys):
     toys.add_target(store, "sentences", long)
     listed = {each.method: each for each in list_methods(store)}
     warning = listed["less"].warning or ""
-    assert warning.startswith("finds little where answers are a word or a number; right of 100")
+    assert warning.startswith("finds little where answers are a word or a number; per cent right")
     assert warning.endswith("; such targets here: numbers") and listed["rds"].warning is None
     assert listed["rds"].found and listed["rds"].section == "What every method finds"
 
