@@ -144,8 +144,10 @@ def run(store: str, target: str, **options: Any) -> None:
     intervals. Before the first training stands what difference could be found, and how long it
     takes.
 
+    The word run may be left out.
+
     \b
-        coresetdb evaluate pool gsm8k --eval test.jsonl --methods rds,less --budgets 250
+        coresetdb evaluate run pool gsm8k --eval test.jsonl --methods rds,less --budgets 250
         coresetdb evaluate pool gsm8k --eval test.jsonl --methods rds --plan
         coresetdb evaluate pool mbpp --eval test.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct
     """

@@ -261,7 +261,8 @@ def _row(table: Table, name: str, method: Method, maker: Maker) -> Measured:
     warning = None
     if little and own and method.needs_target:
         shares = ", ".join(f"{target} {found[target]:g}" for target in little)
-        beside = " to ".join(f"{share:g}" for share in sorted({best[each] for each in little}))
+        ends = sorted({min(best[each] for each in little), max(best[each] for each in little)})
+        beside = " to ".join(f"{share:g}" for share in ends)
         cause = CAUSES.get(name) or CAUSES.get(own)
         warning = (
             f"finds little{f' {cause}' if cause else ''}; per cent right of the first "

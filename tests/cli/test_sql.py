@@ -370,7 +370,7 @@ def test_the_prompt_goes_on_after_everything(session: SqlSession, capsys) -> Non
     assert ".schema RELATION" in out
     assert "Error: only SELECT is allowed here, and this is DROP\n" in err
     assert "interrupted" in err
-    assert "nowhere: no such relation; there are coreset_rows, coresets, f" in err
+    assert "nowhere: no such relation; there are coreset_rows, coresets, e" in err
     assert ".what: no such command" in err
     assert typed.asked[:4] == ["sql> ", "sql> ", "...> ", "sql> "]
 

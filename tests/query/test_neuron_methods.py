@@ -167,7 +167,7 @@ def test_the_neurons_that_made_a_row_overlap(neuron_store):
 
 
 def test_counts_of_a_full_sample_are_frozen(own_copy, monkeypatch):
-    monkeypatch.setattr("coresetdb.query.background.SAMPLE_ROWS", 30)
+    monkeypatch.setattr("coresetdb.query.pool_statistics.background.SAMPLE_ROWS", 30)
     database, more = own_copy
     _, scores = naive_overlaps(database, "six", sorted(stored(database, "pool", []))[:30])
     before = database.select("six", method="mads:top", budget=20)

@@ -140,7 +140,8 @@ def test_the_recipe_depends_on_the_encoder_alone():
 def test_a_folder_is_kept_by_its_whole_path(monkeypatch):
     monkeypatch.chdir(tiny_encoder().parent)
     assert feature_spec("embed", {"model": "model"}).options == {
-        "model": str(tiny_encoder().resolve())
+        "model": str(tiny_encoder().resolve()),
+        "stored": "float16",
     }
 
 
