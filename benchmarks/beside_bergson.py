@@ -7,7 +7,7 @@ Bergson needs an environment of its own (`pip install bergson==2.5.1`, then `pip
 torchvision torchaudio` where torch is the CPU build). Each run is a process by itself, with the
 same number of threads, and takes turns with the others, so that a busy machine meets them all. Of
 ours the time is that of featurizing, fits and the loading of the model apart; of bergson that of
-collecting gradients, as it logs it, or of the whole command where it logs none. Prints a table;
+collecting gradients, as its progress bar says, or of the whole command where it shows none. Prints a table;
 writes JSON with versions and hardware.
 """
 
@@ -81,12 +81,19 @@ def bergson(rows: Path, folder: Path, options: argparse.Namespace) -> Run:
     """Build bergson's index of projected gradients."""
     command = [options.bergson, "build", str(folder / "index"), "--overwrite", "true"]
     command += ["--model", options.model, "--dataset", str(rows)]
-    command += ["--prompt_column", "prompt", "--completion_column", "response"]
+    command += ["--conversation_column", "messages"]  # so that both render the chat template
     command += ["--precision", {"bfloat16": "bf16", "float32": "fp32"}[options.dtype]]
     command += ["--projection_dim", "16", "--truncation", "true", "--nproc_per_node", "1"]
     said, wall, cpu = timed(command, options.threads)
-    found = re.findall(r"[Cc]ollect\w*.*?([\d.]+)\s*s(?:ec|\b)", said)
-    return Run("bergson build", float(found[-1]) if found else wall, wall, cpu)
+    bars = re.findall(r"(\d+)/\1 \[(?:(\d+):)?(\d+):(\d+)<[^\]]*it", said)  # the whole of a bar
+    seconds = max(
+        (
+            3600 * int(hours or 0) + 60 * int(minutes) + int(rest)
+            for _, hours, minutes, rest in bars
+        ),
+        default=wall,
+    )
+    return Run("bergson build", seconds, wall, cpu)
 
 
 def main() -> None:
@@ -108,7 +115,7 @@ def main() -> None:
         with TemporaryDirectory() as place:
             folder = Path(place)
             chosen = [
-                {"prompt": row.messages[0].content, "response": row.messages[1].content}
+                {"messages": [turn.as_dict() for turn in row.messages]}
                 for row in alpaca_rows(options.data, options.rows, round)
             ]
             rows, fit = folder / "rows.jsonl", folder / "fit.jsonl"
