@@ -7,8 +7,8 @@ Bergson needs an environment of its own (`pip install bergson==2.5.1`, then `pip
 torchvision torchaudio` where torch is the CPU build). Each run is a process by itself, with the
 same number of threads, and takes turns with the others, so that a busy machine meets them all. Of
 ours the time is that of featurizing, fits and the loading of the model apart; of bergson that of
-collecting gradients, as its progress bar says, or of the whole command where it shows none. Prints a table;
-writes JSON with versions and hardware.
+collecting gradients, as its progress bar says, or of the whole command where it shows none. Prints
+a table; writes JSON with versions and hardware.
 """
 
 from __future__ import annotations
