@@ -10,6 +10,8 @@ from coresetdb.evaluation.report import report
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.progress import Silence
 
+pytest.importorskip("trl", reason="TRL is not installed")
+
 WORDS = "mast lamp crow salt pine drum fern gate husk iron jade kite loom moss nest oar".split()
 UNSEEN = "quilt rope silk tuna urn vane wasp yarn".split()
 
