@@ -121,11 +121,10 @@ def trained(
     model = backbone.model
     before = None if recipe.lora else _copied_weights(model)
     torch.manual_seed(seed)  # adapters start from random numbers
-    adapted = _with_adapters(model, recipe) if recipe.lora else model.requires_grad_(True)
+    with _without_deprecations():
+        adapted = _with_adapters(model, recipe) if recipe.lora else model.requires_grad_(True)
     try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            # The libraries call each other's deprecated names.
-            warnings.simplefilter("ignore", FutureWarning)
+        with torch.enable_grad(), _without_deprecations():
             seen = _train(adapted, backbone, rows, recipe, seed, report, steps)
         model.eval()
         yield seen
@@ -135,6 +134,14 @@ def trained(
         else:
             model.load_state_dict(before)
         model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _without_deprecations() -> Iterator[None]:
+    """Hide that the libraries call each other's deprecated names inside the block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _copied_weights(model: Any) -> dict[str, Any]:
