@@ -64,8 +64,9 @@ def put_arm(
     Raises:
         StoreError: the disk is full, or other writers were quicker every time.
     """
-    with store.lock():
-        store.make_missing("evaluations")
+    if "evaluations" not in store.tables():  # nobody else has to wait once it is there
+        with store.lock():
+            store.make_missing("evaluations")
     key = result.key
     known = [study, key.arm, key.budget, key.seed]
     tables = []
