@@ -43,6 +43,7 @@ COMMANDS = {
     "coreset": ("coreset", "List, show, replay and remove coresets."),
     "explain": ("explain", "Explain why a row is in a coreset."),
     "compare": ("explain", "Compare two coresets."),
+    "report": ("report", "Write a report on a coreset or a pool as HTML."),
     "export": ("coreset", "Write a coreset to a file for a trainer."),
     "score": ("score", "Score every row for a target."),
     "evaluate": ("evaluate", "Train on coresets, and compare what models learn."),
