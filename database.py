@@ -899,6 +899,38 @@ class Database:
 
         return load_coreset(self.store, name)
 
+    def import_coreset(
+        self,
+        name: str,
+        ids: PathLike | Sequence[str],
+        *,
+        column: str = "id",
+        targets: str | Sequence[str] = (),
+    ) -> Coreset:
+        """Record rows that another tool chose as a coreset, with their origin.
+
+        Args:
+            name: of the coreset.
+            ids: of rows, best first; or a file of them: Parquet, JSON, JSON Lines, CSV, TSV or
+                plain text. Columns `rank` and `score` are kept where it has them.
+            column: of the file that has the ids.
+            targets: that the rows were chosen for, if any; reports compare the rows with them.
+
+        Raises:
+            UsageError: the name is taken or malformed, an id is no row of the pool, or there is no
+                such target.
+            InputError: the file cannot be read, or has no ids.
+        """
+        from .query.imported import import_coreset
+
+        return import_coreset(
+            self.store,
+            name,
+            os.fspath(ids) if isinstance(ids, str | os.PathLike) else list(ids),
+            column=column,
+            targets=_in_one_list([targets]),
+        )
+
     def export(
         self,
         coreset: str | Coreset,

@@ -40,7 +40,7 @@ COMMANDS = {
     "target": ("target", "Add, list, copy and remove targets."),
     "methods": ("coreset", "List the methods, and what each needs."),
     "select": ("coreset", "Choose rows for targets."),
-    "coreset": ("coreset", "List, show, replay and remove coresets."),
+    "coreset": ("coreset", "List, show, replay, import and remove coresets."),
     "explain": ("explain", "Explain why a row is in a coreset."),
     "compare": ("explain", "Compare two coresets."),
     "report": ("report", "Write a report on a coreset or a pool as HTML."),

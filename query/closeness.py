@@ -16,7 +16,7 @@ import numpy as np
 from ..schemas.amounts import parse_budget
 from ..schemas.ids import IdSet, ids_of
 from .comparison import comparison
-from .coresets import Coreset
+from .coresets import IMPORTED, Coreset
 from .distances import Distances, NearestPicks, nearest_picks
 from .distributions import Distribution, distribution
 from .explaining.explain import compared_vectors
@@ -106,7 +106,7 @@ def closeness(store: Store, coreset: Coreset, memory_limit: int = MEMORY_LIMIT) 
         UsageError, MissingFeatureError, FingerprintError: what it was chosen by is gone.
         QueryError: its filter fails.
     """
-    snapshot, request = request_of(store, coreset)
+    snapshot, request = _asked(store, coreset)
     resolved = resolve_request(snapshot, request)
     feature, queries = compared_vectors(snapshot, request, resolved)
     ids = coreset.readable["id"].to_pylist()
@@ -134,6 +134,15 @@ def closeness(store: Store, coreset: Coreset, memory_limit: int = MEMORY_LIMIT) 
         scores=None if own else _own_scores(snapshot, coreset, resolved, eligible),
         eligible=snapshot.pool.count_rows() if eligible is None else len(eligible),
     )
+
+
+def _asked(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
+    """Return what a coreset answered; of an imported one its targets, by no method of ours."""
+    if coreset.method != IMPORTED:
+        return request_of(store, coreset)
+    budget = parse_budget(str(len(coreset)))
+    request = Request(coreset.targets, method="random", budget=budget, where=None, seed=0)
+    return Snapshot(store, coreset.pool_version), request
 
 
 def prefix_sizes(rows: int) -> list[int]:

@@ -13,7 +13,7 @@ from ..query.compare import Overlap
 from ..query.distributions import Distribution
 from ..query.origins import Origin
 from ..schemas.errors import UsageError
-from .page import cut, number
+from .page import TEMPLATES, cut, number
 
 if TYPE_CHECKING:
     import altair
@@ -49,8 +49,8 @@ class Chart:
 
 
 @cache
-def chart_library() -> str:
-    """The scripts of Vega, Vega-Lite and Vega-Embed, 0.9 MB.
+def chart_scripts() -> tuple[str, str]:
+    """The scripts that draw charts: Vega, Vega-Lite and Vega-Embed, 0.9 MB, and what calls them.
 
     Raises:
         UsageError: the extra `report` is not installed.
@@ -58,7 +58,8 @@ def chart_library() -> str:
     _altair()
     import vl_convert
 
-    return vl_convert.javascript_bundle()
+    library = vl_convert.javascript_bundle()
+    return library, (TEMPLATES / "charts.js").read_text(encoding="utf-8")
 
 
 def _altair() -> Any:

@@ -12,7 +12,7 @@ from ..evaluation.results import study_result
 from ..query.closeness import Closeness, CoveredExample, closeness, prefix_sizes
 from ..query.compare import LENGTHS, SideBySide, overlap
 from ..query.coreset_facts import facts_of, selection_command
-from ..query.coresets import Coreset, pulled_shares
+from ..query.coresets import IMPORTED, Coreset, pulled_shares
 from ..query.distributions import categorical_metadata, column_distributions, numeric_columns
 from ..query.explaining.explain import Explainer
 from ..query.explaining.near_misses import with_near_misses
@@ -190,14 +190,16 @@ def coreset_view(
 def _commands(coreset: Coreset) -> list[tuple[str, str]]:
     store = coreset.store.typed
     commands = []
-    if coreset.saved:
+    imported = coreset.method == IMPORTED
+    if coreset.saved and not imported:
         commands += [
             (
                 "Choose the same rows again, from the same version of the pool",
                 f"coresetdb coreset replay {store} {coreset.name}",
             )
         ]
-    commands.append(("Select like this from the pool as it is now", selection_command(coreset)))
+    if not imported:
+        commands.append(("Select like this from the pool as it is now", selection_command(coreset)))
     if coreset.saved:
         commands += [
             (
@@ -372,6 +374,8 @@ def _left_out(store: Store, coreset: Coreset) -> LeftOut:
     rules = coreset.parameters.get("rules", {})
     leakage = rules.get("leakage")
     if leakage is None:
+        if coreset.method == IMPORTED:
+            return LeftOut("The leakage guard looked at nothing: the rows were chosen elsewhere.")
         off = (rules.get("asked") or {}).get("leakage") == "off"
         why = "it was turned off" if off else "there was neither a target nor an evaluation"
         return LeftOut(f"The leakage guard looked at nothing: {why}.")

@@ -23,8 +23,6 @@ from ..schemas.version import VERSION
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-    from .charts import Chart
-
 TEMPLATES = Path(__file__).parent / "templates"
 
 GENERATOR = '<meta name="generator" content="coresetdb'
@@ -87,24 +85,16 @@ def environment() -> Environment:
     return templates
 
 
-def render(template: str, charts: Sequence[Chart] = (), **values: Any) -> str:
+def render(template: str, scripts: Sequence[str] = (), **values: Any) -> str:
     """Return a page as text.
 
     Args:
         template: its file under templates/, without `.html.jinja`.
-        charts: all that it shows; without any, the page has no script.
+        scripts: that the page runs.
         values: what the template names.
-
-    Raises:
-        UsageError: there are charts, and the extra `report` is not installed.
     """
     from markupsafe import Markup
 
-    scripts: list[str] = []
-    if charts:
-        from .charts import chart_library
-
-        scripts = [chart_library(), (TEMPLATES / "charts.js").read_text(encoding="utf-8")]
     policy = "; ".join(
         [
             "default-src 'none'",

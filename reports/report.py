@@ -12,7 +12,7 @@ from ..query.coresets import Coreset, load_coreset
 from ..query.ranking import MEMORY_LIMIT
 from ..schemas.errors import UsageError
 from ..schemas.plain_text import LinesResult
-from .charts import require_charts
+from .charts import chart_scripts, require_charts
 from .coreset import coreset_view, pair_view
 from .page import check_out, render, write_page
 from .pool import pool_view
@@ -82,7 +82,7 @@ def write_report(
     if not chosen:
         view = pool_view(store, say)
         charts = view.charts
-        text = render("pool", charts, view=view)
+        text = render("pool", chart_scripts(), view=view)
     else:
         views = [
             coreset_view(store, each, f"c{at}", memory_limit, say)
@@ -94,7 +94,7 @@ def write_report(
             pair = pair_view(chosen[0], chosen[1], compare(store, chosen[0].name, chosen[1].name))
         charts = [chart for view in views for chart in view.charts]
         charts += pair.charts if pair else []
-        text = render("coreset", charts, views=views, pair=pair)
+        text = render("coreset", chart_scripts(), views=views, pair=pair)
     write_page(out, text)
     names = tuple(each.name for each in chosen)
     return WrittenReport(out, names, len(charts), Path(out).stat().st_size)

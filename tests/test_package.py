@@ -41,7 +41,7 @@ ORDER = {
     "sketch_noise comparison ranking formats token_budget result_rows origins coresets "
     "coreset_facts distances indexing removal rules dedup request approximate selection replay "
     "scores score targets measured readiness method_list compare explaining distributions "
-    "closeness extra_columns export leaks",
+    "closeness imported extra_columns export leaks",
     "query/pool_statistics": "statistic background centring",
     "evaluation": "statistics answers items metrics training study arm_rows harness results "
     "running matrix",
