@@ -419,6 +419,7 @@ def main() -> None:
         found = run(
             part.target,
             evaluation_of(options.corpora, options.out / "pools", pair),
+            eval_format="prompt_response",  # prompts list their choices already
             name=part.name,
             dtype=options.dtype,
             forecast_only=options.plan,
