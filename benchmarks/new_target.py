@@ -32,7 +32,10 @@ from report import write_report
 
 import coresetdb
 
-METHODS = "bm25;dsir;rds;rds:top;rds:knn_uniform;rds:knn_kde;rds:uot;less;less:top;trim;nait;mads;mads:top"
+METHODS = (
+    "bm25;dsir;rds;rds:top;rds:knn_uniform;rds:knn_kde;rds:uot;"
+    "less;less:top;trim;nait;mads;mads:top"
+)
 TARGET = "new-target"
 
 
