@@ -42,7 +42,9 @@ TARGET = "new-target"
 def seconds_of(*command: str) -> float:
     """Run a command of coresetdb; return how long it took."""
     start = time.perf_counter()
-    done = subprocess.run(["coresetdb", *command], capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("coresetdb"), *command], capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"coresetdb {' '.join(command)}: {done.stderr}")
     return time.perf_counter() - start
