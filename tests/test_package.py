@@ -43,8 +43,8 @@ ORDER = {
     "scores score targets measured readiness method_list compare explaining distributions "
     "closeness imported extra_columns export leaks",
     "query/pool_statistics": "statistic background centring",
-    "evaluation": "statistics answers items metrics training study arm_rows harness results "
-    "running matrix",
+    "evaluation": "statistics answers items metrics learned_loss training study arm_rows harness "
+    "results running matrix",
     "reports": "page charts rows study coreset pool report",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
