@@ -168,8 +168,8 @@ class Database:
         """Estimate what ingesting files would cost: bytes, passes, fits, time; change nothing.
 
         Args:
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape.
             features: plan for these instead of the store's own, as `create` takes them.
             progress: receives news of the trial.
 
@@ -208,9 +208,8 @@ class Database:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
         Args:
-            sources, limit, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
-            workers, gpus, engine, address: as for `ingest`.
+            sources: as for `ingest`, as are limit, format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation, unescape, workers, gpus, engine and address.
             progress: receives news of the fits.
 
         Returns:
@@ -460,8 +459,8 @@ class Database:
         """Make columns of files, such as a judge's scores, typed columns of the pool.
 
         Args:
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape.
             key: how rows are joined: by row `id`, by the `source_id` that their source gave them,
                 or by content, each record being read as a conversation (`messages`).
             key_column: that holds the key; by default `id`, or the usual names of an own id.
@@ -527,8 +526,8 @@ class Database:
             name: of the feature.
             vectors: a table with a column of lists of numbers, a NumPy file or array, or the
                 folder of an index of bergson.
-            key, key_column, corpus, format, mapping, choices, first_choice, roles, strip_end,
-                encoding, explanation, unescape: how rows are joined, as for `annotate`.
+            key: how rows are joined, as for `annotate`, as are key_column, corpus, format, mapping,
+                choices, first_choice, roles, strip_end, encoding, explanation and unescape.
             column: that has the vectors; the only one of lists of numbers by default.
             rows: a file (or ids) with the keys of the same rows in the same order, for vectors
                 that come without.
@@ -662,8 +661,8 @@ class Database:
             benchmarks: files of examples, or data in memory, as for `ingest`; answers may be
                 missing.
             where: an SQL expression over the pool's columns; only those rows are looked at.
-            format, mapping, choices, first_choice, roles, strip_end, encoding, explanation,
-                unescape: as for `ingest`.
+            format: as for `ingest`, as are mapping, choices, first_choice, roles, strip_end,
+                encoding, explanation and unescape.
             progress: receives news of it.
 
         Returns:
@@ -730,8 +729,8 @@ class Database:
 
         Args:
             name: of the target.
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`; answers may be missing.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape; answers may be missing.
             vectors: name of vectors made elsewhere (see `add_vectors`) -> those of the records, in
                 their order: a file, or an array.
 
@@ -1291,13 +1290,13 @@ class Database:
 
         The pool is ordered by the method, nearest rows first, and cut into bins of equal size; an
         arm is trained on rows drawn from each. `StudyResult.bins` gives Spearman's correlation of
-        bin and metric (arXiv 2602.14696, its quantile experiment).
+        bin and metric (arXiv 2602.14696, its quantile experiment). Arguments that are not named
+        here are those of `evaluate`.
 
         Args:
             method: that orders the pool, such as `less` or `rds:top`.
             bins: how many.
             budget: rows drawn from a bin.
-            The others are those of `evaluate`.
 
         Raises:
             UsageError: bins that hold fewer rows than the budget, and as `evaluate`.
@@ -1468,7 +1467,7 @@ class Database:
 
         Args:
             features: as for `create`, or names of the store's own; all of these when empty.
-            workers, gpus, engine, address: as for `ingest`.
+            workers: as for `ingest`, as are gpus, engine and address.
             progress: receives news of the rows.
 
         Raises:
@@ -1654,7 +1653,7 @@ def repair(
     Args:
         uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         say: receives a sentence on every source that is read again, or is gone.
-        workers, gpus, engine, address: as for `Database.ingest`.
+        workers: as for `Database.ingest`, as are gpus, engine and address.
         storage_options: of an object store, as Lance takes them.
 
     Raises:

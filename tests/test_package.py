@@ -43,8 +43,8 @@ ORDER = {
     "indexing removal rules dedup request approximate selection replay scores score targets "
     "measured readiness method_list compare explaining extra_columns export leaks",
     "query/pool_statistics": "statistic background centring",
-    "evaluation": "statistics answers items metrics training study arm_rows harness results "
-    "running report matrix",
+    "evaluation": "statistics answers items metrics learned_loss training study arm_rows harness "
+    "results running report matrix",
 }
 """Folder -> its files and folders, each of which may import only those before it."""
 
