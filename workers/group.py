@@ -193,6 +193,9 @@ class WorkerGroup:
             except WorkerDiedError as error:
                 death = error
                 worker.end()
+                with self._changed:
+                    if not self._closed:
+                        self._news.append(f"a worker died while it loaded ({death})")
         with self._changed:
             if self._closed:
                 return None
@@ -204,7 +207,7 @@ class WorkerGroup:
                 )
             else:
                 self._news.append(
-                    f"a worker could not be started {STARTS} times ({death}); the others go on"
+                    f"a worker died {STARTS} times while it loaded; the others go on without it"
                 )
             self._changed.notify_all()
         return None
