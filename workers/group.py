@@ -183,16 +183,18 @@ class WorkerGroup:
         """A worker that is ready; None where the group is closed, or none can be started here."""
         death: WorkerDiedError | None = None
         for _ in range(STARTS):
-            with self._changed:
-                if self._closed or self._failure:
-                    return None
-                worker = place.worker = self._start(place.number)
             try:
+                with self._changed:
+                    if self._closed or self._failure:
+                        return None
+                    place.worker = None
+                    worker = place.worker = self._start(place.number)
                 worker.ready()
                 return worker
             except WorkerDiedError as error:
                 death = error
-                worker.end()
+                if place.worker is not None:
+                    place.worker.end()
                 with self._changed:
                     if not self._closed:
                         self._news.append(f"a worker died while it loaded ({death})")

@@ -41,19 +41,25 @@ class ProcessWorker:
         role: dotted name of a class.
         settings: that it is made from (JSON values).
         environment: added to that of this process.
+
+    Raises:
+        WorkerDiedError: it cannot be started.
     """
 
     def __init__(self, role: str, settings: dict[str, Any], environment: Mapping[str, str]) -> None:
         self._ended = False
         self._ending = threading.Lock()
-        self._process = subprocess.Popen(
-            interpreter_of(f"{__package__}.child"),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                interpreter_of(f"{__package__}.child"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, **environment},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise WorkerDiedError(f"no process can be made: {error}") from error
         self.pid = self._process.pid
         self._requests = cast(BinaryIO, self._process.stdin)
         self._answers = cast(BinaryIO, self._process.stdout)

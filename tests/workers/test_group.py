@@ -123,6 +123,17 @@ def test_a_role_that_cannot_be_made():
         done(group, [task(0), task(1)])
 
 
+def test_no_process_can_be_made(monkeypatch):
+    def popen(*words, **options):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    said: list[str] = []
+    with group_of(2, said=said) as group, pytest.raises(WorkerError, match="Resource temporarily"):
+        done(group, [task(0)])
+    assert len(said) == 3
+
+
 def test_a_closed_group_starts_anew(tmp_path):
     with group_of(1) as group:
         left = task(0, sleep=60)
