@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from ..schemas.errors import WorkerError
 from ..schemas.plain_text import count_of
@@ -33,11 +33,9 @@ WATCH_SECONDS = 0.25
 """Between two looks at what was done, while the owner waits."""
 
 
-class Report(Protocol):
-    """Receives the rows and tokens done since it was last called; fewer than none where a worker
-    died and its rows are made again."""
-
-    def __call__(self, rows: int, tokens: int) -> None: ...
+Report: TypeAlias = Callable[[int, int], None]
+"""Receives the rows and tokens done since it was last called; fewer than none where a worker died
+and its rows are made again."""
 
 
 @dataclass

@@ -43,11 +43,11 @@ def open_group(
     # A worker sees its own GPU alone.
     settings["device"] = "cuda" if placed.gpus else placed.device
 
-    def start(number: int) -> ProcessWorker:
+    def start_process(number: int) -> ProcessWorker:
         return ProcessWorker(role, settings, placed.environment(number))
 
     say(described(placed))
-    with WorkerGroup(start, placed.workers, say) as group:
+    with WorkerGroup(start_process, placed.workers, say) as group:
         yield group
 
 
