@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target, TargetVectors
+    from .reports.report import WrittenReport
     from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
@@ -922,6 +923,38 @@ class Database:
 
         return load_coreset(self.store, name)
 
+    def import_coreset(
+        self,
+        name: str,
+        ids: PathLike | Sequence[str],
+        *,
+        column: str = "id",
+        targets: str | Sequence[str] = (),
+    ) -> Coreset:
+        """Record rows that another tool chose as a coreset, with their origin.
+
+        Args:
+            name: of the coreset.
+            ids: of rows, best first; or a file of them: Parquet, JSON, JSON Lines, CSV, TSV or
+                plain text. Columns `rank` and `score` are kept where it has them.
+            column: of the file that has the ids.
+            targets: that the rows were chosen for, if any; reports compare the rows with them.
+
+        Raises:
+            UsageError: the name is taken or malformed, an id is no row of the pool, or there is no
+                such target.
+            InputError: the file cannot be read, or has no ids.
+        """
+        from .query.imported import import_coreset
+
+        return import_coreset(
+            self.store,
+            name,
+            os.fspath(ids) if isinstance(ids, str | os.PathLike) else list(ids),
+            column=column,
+            targets=_in_one_list([targets]),
+        )
+
     def export(
         self,
         coreset: str | Coreset,
@@ -1027,6 +1060,43 @@ class Database:
         from .query.compare import compare
 
         return compare(self.store, _coreset_name(first), _coreset_name(second))
+
+    def report(
+        self,
+        *coresets: str | Coreset,
+        out: PathLike,
+        memory_limit: str | int = "4GiB",
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> WrittenReport:
+        """Write a report on a coreset, on two side by side, or on the pool alone, as one HTML file.
+
+        The page is complete in itself and requests nothing. Needs the extra `coresetdb[report]`.
+
+        Args:
+            coresets: one or two, or their names; none for the pool.
+            out: a file named .html.
+            memory_limit: what the selections that it repeats (random rows, near misses) may plan
+                for.
+            overwrite: replace a file even if coresetdb did not write it.
+            progress: receives news of each step.
+
+        Raises:
+            UsageError: an unknown coreset, more than two, a file that coresetdb did not write, or
+                a package that is not installed.
+            QueryError: DuckDB meets a limit.
+            OutputError: the file cannot be written.
+        """
+        from .reports.report import write_report
+
+        return write_report(
+            self.store,
+            coresets,
+            os.fspath(out),
+            memory_limit=memory_bytes(memory_limit),
+            overwrite=overwrite,
+            **({} if progress is None else {"say": progress.say}),
+        )
 
     # -- scores ------------------------------------------------------------------------------
 
