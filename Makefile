@@ -1,6 +1,7 @@
 # make demo   set up, then ingest a sample pool and select coresets from it
 # make test   set up, then lint, type-check and run the tests
 # make docs   set up, then build the documentation as a site in build/site
+# make pictures  take the documentation's pictures again, from the demo's pool, in Chromium
 # make evidence CORPORA=FOLDER OUT=FOLDER MODEL=FOLDER  the study of docs/evidence.md (hours)
 # make clean  remove what make made
 
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench docs evidence clean
+.PHONY: demo test check bench docs pictures evidence clean
 
 demo: $(VENV)/.installed
 	$(BIN)/coresetdb demo
@@ -29,6 +30,10 @@ bench: $(VENV)/.installed
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/build_site.py
+
+pictures: $(VENV)/.installed-dev demo
+	$(BIN)/coresetdb select coresetdb-demo/pool grade_school_math --budget 150 --name math
+	$(BIN)/python docs/take_pictures.py coresetdb-demo/pool math
 
 evidence: $(VENV)/.installed-evaluate
 	$(BIN)/python benchmarks/evidence.py $(CORPORA) $(OUT) --model $(MODEL) $(OPTIONS)
