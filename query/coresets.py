@@ -16,6 +16,7 @@ import pyarrow as pa
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError, suggest
 from ..schemas.ids import IdSet, keys_of
+from ..schemas.notebook import html_bars
 from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.purge import PURGED, universe_of
@@ -24,7 +25,7 @@ from ..store.rows import keys_under
 from .methods import as_recorded
 from .names import LONGEST, name_lock
 from .origins import Origin, origins
-from .result_rows import ResultRows
+from .result_rows import ResultRows, beginnings
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ IMPORTED = "imported"
 
 _LONGEST_STEM = LONGEST - 8
 _RANKS_NAMED = 10
+
+CORPORA_DRAWN = 8
+"""Corpora that a notebook draws."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,30 @@ class Coreset(ResultRows):
 
     def __len__(self) -> int:
         return self.members.num_rows
+
+    def _beside(self, first: pa.Table) -> dict[str, list[str]]:
+        """The beginning of the example that pulled each row, where examples pull rows."""
+        pulling = list(zip(first["target"].to_pylist(), first["query"].to_pylist(), strict=True))
+        ids = ", ".join(literal(query) for query in dict.fromkeys(q for _, q in pulling if q))
+        if not ids:
+            return {}
+        rows = self.store.dataset("targets").to_table(
+            columns=["target", "id", "messages"], filter=f"id IN ({ids})"
+        )
+        asked = {
+            (row["target"], row["id"]): beginnings(row["messages"])[0] for row in rows.to_pylist()
+        }
+        return {"pulled by": [asked.get(pair, "") for pair in pulling]}
+
+    def _chart(self) -> str:
+        """Where the rows come from, against the pool."""
+        total = max(sum(share.pool for share in self.mix), 1)
+        shown = [share for share in self.mix if share.picked][:CORPORA_DRAWN]
+        rows = [
+            (share.corpus, (share.picked / max(len(self), 1), share.pool / total))
+            for share in shown
+        ]
+        return html_bars("Where the rows come from", ("of the picks", "of the pool"), rows)
 
     def table(self) -> pa.Table:
         """Return rank, id, score, target, query (the example it was chosen for) and corpus.
