@@ -213,11 +213,11 @@ class _Vectors:
 
     def nearest(self, start: int, stop: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows nearest to those from start to stop: places and 1 - cosine, (n, count) each."""
-        rows = self.matrix[start:stop].astype(np.float32)
+        rows = _unit(self.matrix[start:stop])
         best = np.full((stop - start, 0), 0.0, np.float32)
         where = np.zeros((stop - start, 0), np.int64)
         for at in range(0, len(self.matrix), 4 * _BLOCK):
-            others = self.matrix[at : at + 4 * _BLOCK].astype(np.float32)
+            others = _unit(self.matrix[at : at + 4 * _BLOCK])
             cosines = np.concatenate([best, rows @ others.T], axis=1)
             numbers = np.arange(at, at + len(others))
             known = np.concatenate([where, np.broadcast_to(numbers, (len(rows), len(numbers)))], 1)
@@ -227,6 +227,12 @@ class _Vectors:
         order = np.lexsort((where, -best), axis=1)
         best, where = np.take_along_axis(best, order, 1), np.take_along_axis(where, order, 1)
         return where, np.maximum(0.0, 1.0 - best)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (n, d) as float32 of length 1, which float16 misses a little."""
+    wide = vectors.astype(np.float32)
+    return wide / np.linalg.norm(wide, axis=1, keepdims=True)
 
 
 def map_columns(feature: str) -> tuple[str, str]:

@@ -29,6 +29,7 @@ def test_rows_neighbours_scores_and_the_way_back(database, tmp_path, toys):
     assert table["id"].to_pylist() == pool["id"].to_pylist()
     assert (exported.rows, exported.placed) == (246, 240) and "6 rows without rds" in str(exported)
     vectors = np.array(pool["rds"].to_pylist(), np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = vectors @ vectors.T
     for row, near in enumerate(table["neighbors"].to_pylist()):
         naive = np.argsort(-cosines[row], kind="stable")[:4]
