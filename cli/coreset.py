@@ -357,6 +357,8 @@ def show(store: str, name: str, shown: int, by: str | None, as_json: bool) -> No
         coresetdb coreset show pool gsm8k-rds-round_robin-1
         coresetdb coreset show pool gsm8k-rds-round_robin-1 --by lang --show 5
     """
+    from ..query.coresets import IMPORTED
+
     coreset = open_database(store).open_coreset(name)
     if as_json:
         print_json(coreset_json(coreset, by))
@@ -364,10 +366,10 @@ def show(store: str, name: str, shown: int, by: str | None, as_json: bool) -> No
         click.echo("\n".join(coreset_lines(coreset, by)))
         if shown and len(coreset):
             click.echo("\n" + first_rows(coreset, shown))
-        talk(
-            f"Next: coresetdb explain {quote(store)} {name} 1, or "
-            f"coresetdb coreset replay {quote(store)} {name}"
-        )
+        again = f"coresetdb coreset replay {quote(store)} {name}"
+        if coreset.method == IMPORTED:
+            again = f"coresetdb report {quote(store)} {name} --out {name}.html"
+        talk(f"Next: coresetdb explain {quote(store)} {name} 1, or {again}")
 
 
 @coreset_command.command("replay", short_help="Select again and compare the ids.")

@@ -108,6 +108,13 @@ class Coreset(ResultRows):
         return self.parameters.get("mmd")
 
     @property
+    def how(self) -> str:
+        """How its rows were chosen, in words: "by rds:top", or "imported from a.csv"."""
+        if self.method == IMPORTED:
+            return f"imported from {self.parameters[IMPORTED]['file']}"
+        return f"by {self.method}"
+
+    @property
     def ids(self) -> list[str]:
         """Ids of the rows, best first, those removed since included."""
         return self.members["id"].to_pylist()
@@ -192,7 +199,7 @@ class Coreset(ResultRows):
         distances += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
         total = max(1, sum(share.pool for share in self.mix))
         lines = [
-            f"Coreset {self.name}: {count_of(len(self), 'row')} by {self.method}{targets} "
+            f"Coreset {self.name}: {count_of(len(self), 'row')} {self.how}{targets} "
             f"(pool version {self.pool_version}{distances})"
         ]
         lines += [
