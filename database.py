@@ -1375,8 +1375,8 @@ class Database:
 
         The pool is ordered by the method, nearest rows first, and cut into bins of equal size; an
         arm is trained on rows drawn from each. `StudyResult.bins` gives Spearman's correlation of
-        bin and metric (arXiv 2602.14696, its quantile experiment). Arguments that are not named here
-        are those of `evaluate`.
+        bin and metric (arXiv 2602.14696, its quantile experiment). Arguments that are not named
+        here are those of `evaluate`.
 
         Args:
             method: that orders the pool, such as `less` or `rds:top`.
