@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,6 +60,8 @@ if TYPE_CHECKING:
     from .store.scores import ScoreSet
     from .store.sql.session import QueryResult
     from .store.status import Status
+    from .workers.group import WorkerGroup
+    from .workers.options import Engine
 
     PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -198,13 +201,17 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
         progress: Progress | None = None,
     ) -> list[Recipe]:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
         Args:
             sources: as for `ingest`, as are limit, format, mapping, choices, first_choice, roles,
-                strip_end, encoding, explanation and unescape.
+                strip_end, encoding, explanation, unescape, workers, gpus, engine and address.
             progress: receives news of the fits.
 
         Returns:
@@ -218,8 +225,11 @@ class Database:
 
         options = _reading(format, mapping, choices, first_choice, roles, strip_end,
                            encoding, explanation, unescape)  # fmt: skip
-        with rereadable_sources(self.store, sources, options, progress) as opened:
-            return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
+        with (
+            self._workers(workers, gpus, engine, address, progress) as group,
+            rereadable_sources(self.store, sources, options, progress) as opened,
+        ):
+            return fit_from(self.store, opened, lambda: self._backbone, limit, progress, group)
 
     def pending(self) -> list[str]:
         """List the features that `ingest` or `fit` must fit first, as `create` takes them."""
@@ -242,6 +252,10 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
         progress: Progress | None = None,
     ) -> Account:
         """Read instructions into the pool; skip those that it already has.
@@ -266,6 +280,11 @@ class Database:
             encoding: of the text, where it is not UTF-8.
             explanation: put a record's explanation before its answer.
             unescape: read a literal backslash-n in CSV and TSV as a line break.
+            workers: processes that make the features in place of this one: how many, or `auto`, as
+                many as suit the model and this machine.
+            gpus: numbers of the GPUs that workers use, one each; all by default.
+            engine: `processes` of this machine, or actors of `ray`.
+            address: of a Ray cluster; by default one is started here.
             progress: receives news of the ingestion.
 
         Returns:
@@ -275,6 +294,7 @@ class Database:
             InputError: nothing is found, or a file's shape is unknown or ambiguous.
             UsageError: a feature cannot be fitted to these sources; nothing was ingested.
             FingerprintError: the backbone is no longer the one that made the store's features.
+            WorkerError: workers died over the same rows; what was featurized before is committed.
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
@@ -282,8 +302,11 @@ class Database:
 
         options = _reading(format, mapping, choices, first_choice, roles, strip_end,
                            encoding, explanation, unescape, corpus=corpus)  # fmt: skip
-        with rereadable_sources(self.store, sources, options, progress) as opened:
-            fit_from(self.store, opened, lambda: self._backbone, limit, progress)
+        with (
+            self._workers(workers, gpus, engine, address, progress) as group,
+            rereadable_sources(self.store, sources, options, progress) as opened,
+        ):
+            fit_from(self.store, opened, lambda: self._backbone, limit, progress, group)
             return ingest(
                 self.store,
                 opened.sources(),
@@ -294,6 +317,7 @@ class Database:
                 passed_over=passed_over_sentences(opened.passed_over),
                 progress=progress,
                 command=self.command or "connect().ingest",
+                workers=group,
             )
 
     def remove(
@@ -1536,24 +1560,41 @@ class Database:
 
     # -- features ----------------------------------------------------------------------------
 
-    def featurize(self, features: str = "", *, progress: Progress | None = None) -> LateAccount:
+    def featurize(
+        self,
+        features: str = "",
+        *,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
+        progress: Progress | None = None,
+    ) -> LateAccount:
         """Add features to the rows and target examples that lack them, or resume adding them.
 
         Readers and ingestions can go on meanwhile.
 
         Args:
             features: as for `create`, or names of the store's own; all of these when empty.
+            workers: as for `ingest`, as are gpus, engine and address.
             progress: receives news of the rows.
 
         Raises:
             UsageError: an unknown feature or option.
             StoreBusyError: another process is featurizing or maintaining this store.
             FingerprintError: the backbone is no longer the one that made the store's features.
+            WorkerError: workers died over the same rows; what is featurized is kept.
         """
         from .ingest.jobs.late_features import featurize
 
-        command = self.command or "connect().featurize"
-        return featurize(self.store, features, progress=progress, command=command)
+        with self._workers(workers, gpus, engine, address, progress) as group:
+            return featurize(
+                self.store,
+                features,
+                progress=progress,
+                command=self.command or "connect().featurize",
+                workers=group,
+            )
 
     def list_features(self) -> list[dict[str, Any]]:
         """List the features: columns, rows with and without a value, and whether one is due."""
@@ -1647,6 +1688,21 @@ class Database:
         self.__dict__.pop("_featurizer", None)
         return relocated
 
+    def _workers(
+        self,
+        workers: int | Literal["auto"] | None,
+        gpus: Sequence[int] | None,
+        engine: Engine,
+        address: str | None,
+        progress: Progress | None,
+    ) -> AbstractContextManager[WorkerGroup | None]:
+        from .ingest.jobs.model_worker import open_workers
+        from .schemas.progress import Silence
+        from .workers.options import WorkerOptions
+
+        options = WorkerOptions.of(workers, gpus, engine, address)
+        return open_workers(self.store, options, (progress or Silence()).say)
+
     @cached_property
     def _backbone(self) -> Backbone:
         from .ingest.create import load_backbone
@@ -1695,6 +1751,10 @@ def repair(
     uri: PathLike | None = None,
     *,
     say: Callable[[str], None] = lambda sentence: None,
+    workers: int | Literal["auto"] | None = None,
+    gpus: Sequence[int] | None = None,
+    engine: Engine = "processes",
+    address: str | None = None,
     storage_options: dict[str, str] | None = None,
 ) -> Repair:
     """Bring a damaged store back, then verify it in full.
@@ -1702,6 +1762,7 @@ def repair(
     Args:
         uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         say: receives a sentence on every source that is read again, or is gone.
+        workers: as for `Database.ingest`, as are gpus, engine and address.
         storage_options: of an object store, as Lance takes them.
 
     Raises:
@@ -1711,8 +1772,10 @@ def repair(
             made them is gone or another; nothing was changed.
     """
     from .ingest.jobs.reingest import repair_and_reingest
+    from .workers.options import WorkerOptions
 
-    return repair_and_reingest(store_or_default(uri), say, storage_options)
+    options = WorkerOptions.of(workers, gpus, engine, address)
+    return repair_and_reingest(store_or_default(uri), say, storage_options, options)
 
 
 connect = Database.open

@@ -18,18 +18,20 @@ import pytest
 
 MAY_IMPORT = {
     "schemas": set(),
+    "workers": {"schemas"},
     "store": {"schemas"},
-    "ingest": {"schemas", "store"},
+    "ingest": {"schemas", "workers", "store"},
     "selectors": {"schemas"},
-    "query": {"schemas", "store", "ingest", "selectors"},
+    "query": {"schemas", "workers", "store", "ingest", "selectors"},
     "evaluation": {"schemas", "store", "ingest", "query"},
     "reports": {"schemas", "store", "ingest", "query", "evaluation"},
 }
 
 
 ORDER = {
-    "schemas": "version plain_text notebook canonical errors environment amounts progress ids "
-    "tables instruction conversations reasoning recipe stored_vectors",
+    "schemas": "version plain_text notebook canonical errors child_process environment amounts "
+    "progress ids tables instruction conversations reasoning recipe stored_vectors",
+    "workers": "machine task child processes options group ray_actors opening",
     "store": "place commits locks rows checksums layout store catalog shards fill features indices "
     "maintenance scores evaluation_results removal evaluations excerpts kept_targets purge corpora "
     "sql integrity sizes status",
@@ -86,7 +88,7 @@ def imports(path: Path, root: Path, level: str = "all") -> Iterator[tuple[str, .
 
 def test_every_package_that_is_imported_is_declared(repository):
     declared = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional = ("embed", "datasets", "evaluate", "report", "atlas")
+    optional = ("embed", "datasets", "evaluate", "ray", "report", "atlas")
     extras = (declared["optional-dependencies"][name] for name in optional)
     names = {
         re.split(r"[^\w-]", requirement)[0].replace("-", "_")
