@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
     from .ingest.sources import SourceData
+    from .query.atlas import AtlasExport
     from .query.compare import SideBySide
     from .query.coresets import Coreset
     from .query.dedup.duplicates import Duplicates
@@ -1005,6 +1006,44 @@ class Database:
             with_fields=_comma_separated(with_fields),
             with_metadata=with_metadata,
             overwrite=overwrite,
+        )
+
+    def export_atlas(
+        self,
+        out: PathLike,
+        *,
+        feature: str | None = None,
+        neighbours: int | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> AtlasExport:
+        """Write the pool as Parquet for embedding-atlas: rows, places on a map, neighbours, scores.
+
+        The map is made once for a feature and kept as an annotation. Needs the extra
+        `coresetdb[atlas]`.
+
+        Args:
+            out: a file named .parquet.
+            feature: by whose vectors the map is drawn; `rds` or the first with vectors by default.
+            neighbours: of each row; 15 by default, and none in pools above 100,000 rows.
+            overwrite: replace a file even if coresetdb did not write it.
+            progress: receives news of each step.
+
+        Raises:
+            UsageError: another suffix, a file that coresetdb did not write, or scikit-learn is not
+                installed.
+            MissingFeatureError: the pool has no such feature, or no vectors at all.
+            OutputError: the file cannot be written.
+        """
+        from .query.atlas import export_atlas
+
+        return export_atlas(
+            self.store,
+            os.fspath(out),
+            feature=feature,
+            neighbours=neighbours,
+            overwrite=overwrite,
+            **({} if progress is None else {"say": progress.say}),
         )
 
     def replay(self, name: str | Coreset, *, memory_limit: str | int = "4GiB") -> Replay:

@@ -31,7 +31,7 @@ def coreset_lines(coreset: Coreset, by: str | None = None) -> list[str]:
 
     purpose = f" for {', '.join(coreset.targets)}" if coreset.targets else ""
     shown = [
-        f"Coreset {coreset.name}: {count_of(len(coreset), 'row')} by {coreset.method}{purpose}",
+        f"Coreset {coreset.name}: {count_of(len(coreset), 'row')} {coreset.how}{purpose}",
         "",
     ]
     facts = list(facts_of(coreset))

@@ -16,6 +16,7 @@ import pyarrow as pa
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError, suggest
 from ..schemas.ids import IdSet, keys_of
+from ..schemas.notebook import html_bars
 from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.purge import PURGED, universe_of
@@ -24,7 +25,7 @@ from ..store.rows import keys_under
 from .methods import as_recorded
 from .names import LONGEST, name_lock
 from .origins import Origin, origins
-from .result_rows import ResultRows
+from .result_rows import ResultRows, beginnings
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ IMPORTED = "imported"
 
 _LONGEST_STEM = LONGEST - 8
 _RANKS_NAMED = 10
+
+CORPORA_DRAWN = 8
+"""Corpora that a notebook draws."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,13 @@ class Coreset(ResultRows):
         return self.parameters.get("mmd")
 
     @property
+    def how(self) -> str:
+        """How its rows were chosen, in words: "by rds:top", or "imported from a.csv"."""
+        if self.method == IMPORTED:
+            return f"imported from {self.parameters[IMPORTED]['file']}"
+        return f"by {self.method}"
+
+    @property
     def ids(self) -> list[str]:
         """Ids of the rows, best first, those removed since included."""
         return self.members["id"].to_pylist()
@@ -151,6 +162,30 @@ class Coreset(ResultRows):
     def __len__(self) -> int:
         return self.members.num_rows
 
+    def _beside(self, first: pa.Table) -> dict[str, list[str]]:
+        """The beginning of the example that pulled each row, where examples pull rows."""
+        pulling = list(zip(first["target"].to_pylist(), first["query"].to_pylist(), strict=True))
+        ids = ", ".join(literal(query) for query in dict.fromkeys(q for _, q in pulling if q))
+        if not ids:
+            return {}
+        rows = self.store.dataset("targets").to_table(
+            columns=["target", "id", "messages"], filter=f"id IN ({ids})"
+        )
+        asked = {
+            (row["target"], row["id"]): beginnings(row["messages"])[0] for row in rows.to_pylist()
+        }
+        return {"pulled by": [asked.get(pair, "") for pair in pulling]}
+
+    def _chart(self) -> str:
+        """Where the rows come from, against the pool."""
+        total = max(sum(share.pool for share in self.mix), 1)
+        shown = [share for share in self.mix if share.picked][:CORPORA_DRAWN]
+        rows = [
+            (share.corpus, (share.picked / max(len(self), 1), share.pool / total))
+            for share in shown
+        ]
+        return html_bars("Where the rows come from", ("of the picks", "of the pool"), rows)
+
     def table(self) -> pa.Table:
         """Return rank, id, score, target, query (the example it was chosen for) and corpus.
 
@@ -164,7 +199,7 @@ class Coreset(ResultRows):
         distances += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
         total = max(1, sum(share.pool for share in self.mix))
         lines = [
-            f"Coreset {self.name}: {count_of(len(self), 'row')} by {self.method}{targets} "
+            f"Coreset {self.name}: {count_of(len(self), 'row')} {self.how}{targets} "
             f"(pool version {self.pool_version}{distances})"
         ]
         lines += [

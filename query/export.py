@@ -264,13 +264,7 @@ def check_export(
             "stand in the answers (--reasoning inline)"
         )
     check_suffix(out)
-    folder = os.path.dirname(os.path.abspath(out))
-    if not os.path.isdir(folder):
-        raise UsageError(f"{out}: there is no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"{out}: no permission to write in {folder}; choose another folder")
-    if os.path.isdir(out):
-        raise UsageError(f"{out}: a folder is in the way; choose another name")
+    check_folder(out)
     if overwrite or _is_export(out):
         return
     for name in (out, *_beside(out)):
@@ -279,6 +273,21 @@ def check_export(
                 f"{name}: this file exists and no export wrote it. Choose another name, or "
                 "replace it with --overwrite (in Python overwrite=True)"
             )
+
+
+def check_folder(out: str) -> None:
+    """Refuse a file that cannot be written where it is to be.
+
+    Raises:
+        UsageError: there is no such folder, no permission to write there, or a folder of that name.
+    """
+    folder = os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(folder):
+        raise UsageError(f"{out}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{out}: no permission to write in {folder}; choose another folder")
+    if os.path.isdir(out):
+        raise UsageError(f"{out}: a folder is in the way; choose another name")
 
 
 def _beside(out: str) -> tuple[str, str, str]:

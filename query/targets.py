@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Target:
+class Target(PrintedResult):
     """A target as the store holds it.
 
     Attributes:

@@ -21,7 +21,7 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
         number = isinstance(value, int | float)
         grid.add_column(name, justify="right" if number else "left", no_wrap=True)
     for row in rows:
-        grid.add_row(*(_cell(value) for value in row.values()))
+        grid.add_row(*(cell_text(value) for value in row.values()))
     file = StringIO()
     console = Console(
         file=file,
@@ -74,7 +74,8 @@ class LinesResult(PrintedResult, ABC):
         return "\n".join(self.lines())
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A value as tables show it."""
     if value is None:
         return ""
     if isinstance(value, bool):

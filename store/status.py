@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..schemas.notebook import html_table, html_text
 from ..schemas.plain_text import PrintedResult, count_of, text_table
 from ..schemas.recipe import ANNOTATION
 from ..schemas.stored_vectors import width_of
@@ -148,6 +149,12 @@ class Status(PrintedResult):
     def __repr__(self) -> str:
         advice = self.advice()
         return "\n".join([self.summary(), *([""] if advice else []), *advice])
+
+    def _repr_html_(self) -> str:
+        tables = (html_table(rows, title) for title, rows in self.sections())
+        advice = self.advice()
+        said = html_text("\n".join(advice)) if advice else ""
+        return html_text(self.headline()) + "".join(tables) + said
 
     def as_dict(self) -> dict[str, Any]:
         """The status as JSON values."""
