@@ -12,11 +12,13 @@ from shlex import quote
 import click
 
 from ..schemas.plain_text import text_table
+from .coreset_output import first_rows
 from .options import ShownProgress, open_database, talk
 
 DATA = Path(__file__).parent.parent / "demo"
 TARGETS = ("grade_school_math", "python_functions")
 BUDGET = 150
+ROWS_SHOWN = 3
 
 SOURCES_OF_PICKS = """
     SELECT p.source AS source, count(*) AS "in the pool", count(c.id) AS "picked"
@@ -75,6 +77,7 @@ def demo_command(folder: str) -> None:
         click.echo(f"{len(coreset)} rows in {seconds:.1f} s, no model run. Where they come from:\n")
         picks = database.sql(SOURCES_OF_PICKS.format(coreset=coreset.name))
         click.echo(text_table(picks.read_all().to_pylist()))
+        click.echo("\n" + first_rows(coreset, ROWS_SHOWN))
     talk(_next_steps(store, folder, time.monotonic() - started))
 
 

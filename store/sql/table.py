@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from ...schemas.errors import QueryError
+from ...schemas.fitted_table import shortened
 
 NARROWEST = 6  # columns of the terminal for a value; a table without that room becomes records
 GAP = "  "
@@ -35,7 +36,7 @@ def fitted_lines(
     widths = fitted(_natural(names, rows), columns - len(GAP) * (len(names) - 1))
     if widths is None:
         return _records(names, rows, columns)
-    cut = [[_shortened(text, size) for text, size in zip(row, widths, strict=True)] for row in rows]
+    cut = [[shortened(text, size) for text, size in zip(row, widths, strict=True)] for row in rows]
     return list(_lines(schema, widths, cut)), cut != list(rows)
 
 
@@ -65,7 +66,7 @@ def _natural(names: list[str], rows: Sequence[list[str]]) -> list[int]:
 
 def _lines(schema: pa.Schema, widths: list[int], rows: Iterable[list[str]]) -> Iterator[str]:
     flush = [_is_number(type_) for type_ in schema.types]
-    names = [_shortened(name, size) for name, size in zip(schema.names, widths, strict=True)]
+    names = [shortened(name, size) for name, size in zip(schema.names, widths, strict=True)]
     for row in chain([names, ["-" * size for size in widths]], rows):
         line = GAP.join(
             _padded(text, size, right) for text, size, right in zip(row, widths, flush, strict=True)
@@ -80,7 +81,7 @@ def _records(names: list[str], rows: Sequence[list[str]], columns: int) -> tuple
     for number, row in enumerate(rows, 1):
         lines.append(f"-- row {number}")
         for name, text in zip(names, row, strict=True):
-            shown = _shortened(text, max(columns - label - len(GAP), NARROWEST))
+            shown = shortened(text, max(columns - label - len(GAP), NARROWEST))
             shortened = shortened or shown != text
             lines.append(f"{_padded(name, label)}{GAP}{shown}")
     return lines, shortened
@@ -88,11 +89,6 @@ def _records(names: list[str], rows: Sequence[list[str]], columns: int) -> tuple
 
 def _is_number(type_: pa.DataType) -> bool:
     return pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
-
-
-def _shortened(text: str, columns: int) -> str:
-    """The text cut to some columns of a terminal, with an ellipsis where something is missing."""
-    return text if cell_len(text) <= columns else f"{set_cell_size(text, columns - 1).rstrip()}…"
 
 
 def _padded(text: str, columns: int, right: bool = False) -> str:
