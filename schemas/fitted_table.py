@@ -49,7 +49,7 @@ def fitted_table(
         ]
         if sum(least) <= room:
             natural = [max(map(cell_len, column)) for column in zip(names, *rows, strict=True)]
-            widths = _shared(natural, least, room)
+            widths = shared_widths(natural, least, room)
             head = list(_lines(names, widths, right, of_name))
             rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
             body = (line for row in rows for line in _lines(row, widths, right, of_cell))
@@ -62,7 +62,7 @@ def shortened(text: str, columns: int) -> str:
     return text if cell_len(text) <= columns else f"{set_cell_size(text, columns - 1).rstrip()}…"
 
 
-def _shared(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
+def shared_widths(natural: Sequence[int], least: Sequence[int], room: int) -> list[int]:
     """Widths that share `room`, none below its least: the widest give way first."""
     limit = max(natural)
     while True:
@@ -96,11 +96,11 @@ def _block(names: Sequence[str], row: Sequence[str], columns: int) -> Iterator[s
     for fact in facts[1:]:
         longer = f"{line} · {fact}" if line else f"  {fact}"
         if line and cell_len(longer) > columns - 2:  # room for the mark that more follows
-            yield f"{line} ·"
+            yield f"{line} ·" if cell_len(line) <= columns - 2 else line
             longer = f"  {fact}"
         line = longer
         if cell_len(line) > columns - 2:
-            *full, last = _wrapped(line.strip(), columns - 6, _PARTS)
+            *full, last = _wrapped(line.strip(), columns - 4, _PARTS)
             for number, part in enumerate(full):
                 yield f"{'    ' if number else '  '}{part}"
             line = f"    {last}"
