@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target, TargetVectors
+    from .reports.report import WrittenReport
     from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
     from .store.scores import ScoreSet
     from .store.sql.session import QueryResult
     from .store.status import Status
+    from .workers.group import WorkerGroup
+    from .workers.options import Engine
 
     PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -165,8 +169,8 @@ class Database:
         """Estimate what ingesting files would cost: bytes, passes, fits, time; change nothing.
 
         Args:
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape.
             features: plan for these instead of the store's own, as `create` takes them.
             progress: receives news of the trial.
 
@@ -196,13 +200,17 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
         progress: Progress | None = None,
     ) -> list[Recipe]:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
         Args:
-            sources, limit, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
+            sources: as for `ingest`, as are limit, format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation, unescape, workers, gpus, engine and address.
             progress: receives news of the fits.
 
         Returns:
@@ -216,8 +224,11 @@ class Database:
 
         options = _reading(format, mapping, choices, first_choice, roles, strip_end,
                            encoding, explanation, unescape)  # fmt: skip
-        with rereadable_sources(self.store, sources, options, progress) as opened:
-            return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
+        with (
+            self._workers(workers, gpus, engine, address, progress) as group,
+            rereadable_sources(self.store, sources, options, progress) as opened,
+        ):
+            return fit_from(self.store, opened, lambda: self._backbone, limit, progress, group)
 
     def pending(self) -> list[str]:
         """List the features that `ingest` or `fit` must fit first, as `create` takes them."""
@@ -240,6 +251,10 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
         progress: Progress | None = None,
     ) -> Account:
         """Read instructions into the pool; skip those that it already has.
@@ -264,6 +279,11 @@ class Database:
             encoding: of the text, where it is not UTF-8.
             explanation: put a record's explanation before its answer.
             unescape: read a literal backslash-n in CSV and TSV as a line break.
+            workers: processes that make the features in place of this one: how many, or `auto`, as
+                many as suit the model and this machine.
+            gpus: numbers of the GPUs that workers use, one each; all by default.
+            engine: `processes` of this machine, or actors of `ray`.
+            address: of a Ray cluster; by default one is started here.
             progress: receives news of the ingestion.
 
         Returns:
@@ -273,6 +293,7 @@ class Database:
             InputError: nothing is found, or a file's shape is unknown or ambiguous.
             UsageError: a feature cannot be fitted to these sources; nothing was ingested.
             FingerprintError: the backbone is no longer the one that made the store's features.
+            WorkerError: workers died over the same rows; what was featurized before is committed.
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
@@ -280,8 +301,11 @@ class Database:
 
         options = _reading(format, mapping, choices, first_choice, roles, strip_end,
                            encoding, explanation, unescape, corpus=corpus)  # fmt: skip
-        with rereadable_sources(self.store, sources, options, progress) as opened:
-            fit_from(self.store, opened, lambda: self._backbone, limit, progress)
+        with (
+            self._workers(workers, gpus, engine, address, progress) as group,
+            rereadable_sources(self.store, sources, options, progress) as opened,
+        ):
+            fit_from(self.store, opened, lambda: self._backbone, limit, progress, group)
             return ingest(
                 self.store,
                 opened.sources(),
@@ -292,6 +316,7 @@ class Database:
                 passed_over=passed_over_sentences(opened.passed_over),
                 progress=progress,
                 command=self.command or "connect().ingest",
+                workers=group,
             )
 
     def remove(
@@ -435,8 +460,8 @@ class Database:
         """Make columns of files, such as a judge's scores, typed columns of the pool.
 
         Args:
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape.
             key: how rows are joined: by row `id`, by the `source_id` that their source gave them,
                 or by content, each record being read as a conversation (`messages`).
             key_column: that holds the key; by default `id`, or the usual names of an own id.
@@ -502,8 +527,8 @@ class Database:
             name: of the feature.
             vectors: a table with a column of lists of numbers, a NumPy file or array, or the
                 folder of an index of bergson.
-            key, key_column, corpus, format, mapping, choices, first_choice, roles, strip_end,
-                encoding, explanation, unescape: how rows are joined, as for `annotate`.
+            key: how rows are joined, as for `annotate`, as are key_column, corpus, format, mapping,
+                choices, first_choice, roles, strip_end, encoding, explanation and unescape.
             column: that has the vectors; the only one of lists of numbers by default.
             rows: a file (or ids) with the keys of the same rows in the same order, for vectors
                 that come without.
@@ -637,8 +662,8 @@ class Database:
             benchmarks: files of examples, or data in memory, as for `ingest`; answers may be
                 missing.
             where: an SQL expression over the pool's columns; only those rows are looked at.
-            format, mapping, choices, first_choice, roles, strip_end, encoding, explanation,
-                unescape: as for `ingest`.
+            format: as for `ingest`, as are mapping, choices, first_choice, roles, strip_end,
+                encoding, explanation and unescape.
             progress: receives news of it.
 
         Returns:
@@ -705,8 +730,8 @@ class Database:
 
         Args:
             name: of the target.
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`; answers may be missing.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape; answers may be missing.
             vectors: name of vectors made elsewhere (see `add_vectors`) -> those of the records, in
                 their order: a file, or an array.
 
@@ -898,6 +923,38 @@ class Database:
 
         return load_coreset(self.store, name)
 
+    def import_coreset(
+        self,
+        name: str,
+        ids: PathLike | Sequence[str],
+        *,
+        column: str = "id",
+        targets: str | Sequence[str] = (),
+    ) -> Coreset:
+        """Record rows that another tool chose as a coreset, with their origin.
+
+        Args:
+            name: of the coreset.
+            ids: of rows, best first; or a file of them: Parquet, JSON, JSON Lines, CSV, TSV or
+                plain text. Columns `rank` and `score` are kept where it has them.
+            column: of the file that has the ids.
+            targets: that the rows were chosen for, if any; reports compare the rows with them.
+
+        Raises:
+            UsageError: the name is taken or malformed, an id is no row of the pool, or there is no
+                such target.
+            InputError: the file cannot be read, or has no ids.
+        """
+        from .query.imported import import_coreset
+
+        return import_coreset(
+            self.store,
+            name,
+            os.fspath(ids) if isinstance(ids, str | os.PathLike) else list(ids),
+            column=column,
+            targets=_in_one_list([targets]),
+        )
+
     def export(
         self,
         coreset: str | Coreset,
@@ -1003,6 +1060,43 @@ class Database:
         from .query.compare import compare
 
         return compare(self.store, _coreset_name(first), _coreset_name(second))
+
+    def report(
+        self,
+        *coresets: str | Coreset,
+        out: PathLike,
+        memory_limit: str | int = "4GiB",
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> WrittenReport:
+        """Write a report on a coreset, on two side by side, or on the pool alone, as one HTML file.
+
+        The page is complete in itself and requests nothing. Needs the extra `coresetdb[report]`.
+
+        Args:
+            coresets: one or two, or their names; none for the pool.
+            out: a file named .html.
+            memory_limit: what the selections that it repeats (random rows, near misses) may plan
+                for.
+            overwrite: replace a file even if coresetdb did not write it.
+            progress: receives news of each step.
+
+        Raises:
+            UsageError: an unknown coreset, more than two, a file that coresetdb did not write, or
+                a package that is not installed.
+            QueryError: DuckDB meets a limit.
+            OutputError: the file cannot be written.
+        """
+        from .reports.report import write_report
+
+        return write_report(
+            self.store,
+            coresets,
+            os.fspath(out),
+            memory_limit=memory_bytes(memory_limit),
+            overwrite=overwrite,
+            **({} if progress is None else {"say": progress.say}),
+        )
 
     # -- scores ------------------------------------------------------------------------------
 
@@ -1266,13 +1360,13 @@ class Database:
 
         The pool is ordered by the method, nearest rows first, and cut into bins of equal size; an
         arm is trained on rows drawn from each. `StudyResult.bins` gives Spearman's correlation of
-        bin and metric (arXiv 2602.14696, its quantile experiment).
+        bin and metric (arXiv 2602.14696, its quantile experiment). Arguments that are not named
+        here are those of `evaluate`.
 
         Args:
             method: that orders the pool, such as `less` or `rds:top`.
             bins: how many.
             budget: rows drawn from a bin.
-            The others are those of `evaluate`.
 
         Raises:
             UsageError: bins that hold fewer rows than the budget, and as `evaluate`.
@@ -1427,24 +1521,41 @@ class Database:
 
     # -- features ----------------------------------------------------------------------------
 
-    def featurize(self, features: str = "", *, progress: Progress | None = None) -> LateAccount:
+    def featurize(
+        self,
+        features: str = "",
+        *,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
+        progress: Progress | None = None,
+    ) -> LateAccount:
         """Add features to the rows and target examples that lack them, or resume adding them.
 
         Readers and ingestions can go on meanwhile.
 
         Args:
             features: as for `create`, or names of the store's own; all of these when empty.
+            workers: as for `ingest`, as are gpus, engine and address.
             progress: receives news of the rows.
 
         Raises:
             UsageError: an unknown feature or option.
             StoreBusyError: another process is featurizing or maintaining this store.
             FingerprintError: the backbone is no longer the one that made the store's features.
+            WorkerError: workers died over the same rows; what is featurized is kept.
         """
         from .ingest.jobs.late_features import featurize
 
-        command = self.command or "connect().featurize"
-        return featurize(self.store, features, progress=progress, command=command)
+        with self._workers(workers, gpus, engine, address, progress) as group:
+            return featurize(
+                self.store,
+                features,
+                progress=progress,
+                command=self.command or "connect().featurize",
+                workers=group,
+            )
 
     def list_features(self) -> list[dict[str, Any]]:
         """List the features: columns, rows with and without a value, and whether one is due."""
@@ -1538,6 +1649,21 @@ class Database:
         self.__dict__.pop("_featurizer", None)
         return relocated
 
+    def _workers(
+        self,
+        workers: int | Literal["auto"] | None,
+        gpus: Sequence[int] | None,
+        engine: Engine,
+        address: str | None,
+        progress: Progress | None,
+    ) -> AbstractContextManager[WorkerGroup | None]:
+        from .ingest.jobs.model_worker import open_workers
+        from .schemas.progress import Silence
+        from .workers.options import WorkerOptions
+
+        options = WorkerOptions.of(workers, gpus, engine, address)
+        return open_workers(self.store, options, (progress or Silence()).say)
+
     @cached_property
     def _backbone(self) -> Backbone:
         from .ingest.create import load_backbone
@@ -1586,6 +1712,10 @@ def repair(
     uri: PathLike | None = None,
     *,
     say: Callable[[str], None] = lambda sentence: None,
+    workers: int | Literal["auto"] | None = None,
+    gpus: Sequence[int] | None = None,
+    engine: Engine = "processes",
+    address: str | None = None,
     storage_options: dict[str, str] | None = None,
 ) -> Repair:
     """Bring a damaged store back, then verify it in full.
@@ -1593,6 +1723,7 @@ def repair(
     Args:
         uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         say: receives a sentence on every source that is read again, or is gone.
+        workers: as for `Database.ingest`, as are gpus, engine and address.
         storage_options: of an object store, as Lance takes them.
 
     Raises:
@@ -1602,8 +1733,10 @@ def repair(
             made them is gone or another; nothing was changed.
     """
     from .ingest.jobs.reingest import repair_and_reingest
+    from .workers.options import WorkerOptions
 
-    return repair_and_reingest(store_or_default(uri), say, storage_options)
+    options = WorkerOptions.of(workers, gpus, engine, address)
+    return repair_and_reingest(store_or_default(uri), say, storage_options, options)
 
 
 connect = Database.open

@@ -61,6 +61,45 @@ def memory_option(what: str) -> Callable[..., Any]:
     )
 
 
+def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say who makes features (docs/planning.md).
+
+    The command receives them as one dictionary `workers`, the keywords of the Python face.
+    """
+    options = [
+        click.option(
+            "--workers",
+            metavar="N|auto",
+            help="Make features in so many processes; auto suits them to model and machine.",
+        ),
+        click.option(
+            "--gpus", metavar="N,...", help="GPUs that workers use, one each; by default all."
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["processes", "ray"]),
+            default="processes",
+            show_default=True,
+            help="Workers are processes of this machine, or actors of Ray.",
+        ),
+        click.option("--address", metavar="HOST:PORT", help="Ray cluster; by default one here."),
+    ]
+
+    @functools.wraps(command)
+    def with_workers(**values: Any) -> Any:
+        keywords = {name: values.pop(name) for name in ("workers", "gpus", "engine", "address")}
+        return command(**values, workers=keywords)
+
+    return all_of(*options)(with_workers)
+
+
+def given(workers: dict[str, Any]) -> bool:
+    """Whether any of the options of `worker_options` was given."""
+    from ..workers.options import WorkerOptions
+
+    return WorkerOptions.of(**workers).given
+
+
 MAP_HELP = (
     "Which columns hold what, such as user=question,assistant=answer; a plus puts columns together."
 )

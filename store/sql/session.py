@@ -19,7 +19,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -34,9 +33,10 @@ import pyarrow as pa
 
 from ...schemas import errors
 from ...schemas.amounts import memory_bytes
+from ...schemas.child_process import interpreter_of, receive, send_json
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
 from ...schemas.plain_text import count_of
-from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
+from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -46,10 +46,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120.0  # to import DuckDB and Lance, on however slow a disk
 LAST_WORDS = 5  # lines of stderr kept for the message when the process dies
-
-# A program handed to a fresh interpreter rather than a fork (Lance is not fork-safe) or a spawn of
-# multiprocessing, which would import the caller's main module again.
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main()"
 
 _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # glibc otherwise maps 64 MB a thread, which the memory bound counts
@@ -87,13 +83,7 @@ class QueryProcess:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._memory_limit = settings["memory_limit"]
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                _PROGRAM.format(f"{__package__}.child"),
-                json.dumps(sys.path),
-            ],
+            interpreter_of(f"{__package__}.child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

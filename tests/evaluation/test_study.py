@@ -6,7 +6,7 @@ import random
 import pytest
 
 import coresetdb
-from coresetdb.evaluation.report import report
+from coresetdb.reports.study import study_page
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.progress import Silence
 
@@ -83,7 +83,7 @@ def test_the_result_is_a_table_rows_of_sql_and_a_page(db, result):
     assert len(rows) == 1 + 5 * 2 and set(rows["n"]) == {len(ITEMS)}
     named = rows.filter(rows["coreset"].is_not_null())["coreset"].to_list()
     assert all(db.replay(name).same for name in named[:2])
-    page = report(result)
+    page = study_page(result)
     assert page.startswith("<!doctype html>") and "http" not in page.replace("http-equiv", "")
     assert page.count("<circle") >= 4 and "rds:round_robin" in page
     [study] = [each for each in db.list_studies() if each["study"] == "planted"]
