@@ -7,12 +7,27 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SHELL := /bin/bash -o pipefail
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# On a terminal pip shows its bars; elsewhere a line for each large package is enough.
+SHOWN := $(if $(MAKE_TERMOUT),,| sed -u -n -E \
+	-e 's/^ *(Downloading|Using cached) (.*\/)?([^ ]+) \(([0-9.]+ [MG]B)\).*/    \1 \3, \4/p' \
+	-e 's/^Installing collected packages: .*/    unpacking and installing, a minute or more/p')
+
+# $(call installed,what is installed,pip's arguments): say it, do it, say how long it took.
+define installed
+@echo "Installing $(1) into $(VENV)"
+@began=$$SECONDS; $(PIP) $(2) $(SHOWN) && echo "    done in $$((SECONDS - began)) s"
+@touch $@
+endef
+
+TORCH := $(shell grep '^torch==' constraints.txt)
+COMMA := ,
 
 .PHONY: demo test check bench docs pictures evidence clean
 
 demo: $(VENV)/.installed
-	$(BIN)/coresetdb demo
+	@$(BIN)/coresetdb demo
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadscope tests
@@ -40,25 +55,20 @@ evidence: $(VENV)/.installed-evaluate
 
 # torch comes first and by its pinned version, so that no other package's looser demand picks one.
 $(VENV)/.torch: constraints.txt
-	python3 -m venv $(VENV)
-	$(PIP) $(shell grep '^torch==' constraints.txt)
-	touch $@
+	@python3 -m venv $(VENV)
+	$(call installed,$(TORCH)$(COMMA) the largest part (step 1 of 2),$(TORCH))
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(PIP) -e .
-	touch $@
+	$(call installed,coresetdb and the packages it needs (step 2 of 2),-e .)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
-	touch $@
+	$(call installed,what the tests need,-e '.[dev]')
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(PIP) -e '.[docs]'
-	touch $@
+	$(call installed,what the documentation needs,-e '.[docs]')
 
 $(VENV)/.installed-evaluate: $(VENV)/.installed
-	$(PIP) -e '.[evaluate]'
-	touch $@
+	$(call installed,what evaluations need,-e '.[evaluate]')
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info coresetdb-demo

@@ -49,7 +49,7 @@ def show_option(default: int) -> Callable[..., Any]:
         default=default,
         show_default=True,
         metavar="N",
-        help="List the first N rows: rank, score, corpus, prompt, answer.",
+        help="List the first N rows: rank, score, corpus, prompt, and the answer where it fits.",
     )
 
 
@@ -316,8 +316,11 @@ def select_command(
         )
         for line in exported.lines():
             talk(line)
-    elif len(coreset) and coreset.saved:
-        talk(f"Next: coresetdb export {quote(store)} {coreset.name} --out {coreset.name}.jsonl")
+    if len(coreset) and coreset.saved:
+        if not out:
+            name = coreset.name
+            talk(f"Next: coresetdb export {quote(store)} {name} --out {name}.jsonl")
+        talk(f"Why a row is in it: coresetdb explain {quote(store)} {coreset.name} 1")
 
 
 @click.group()
@@ -366,10 +369,11 @@ def show(store: str, name: str, shown: int, by: str | None, as_json: bool) -> No
         click.echo("\n".join(coreset_lines(coreset, by)))
         if shown and len(coreset):
             click.echo("\n" + first_rows(coreset, shown))
-        again = f"coresetdb coreset replay {quote(store)} {name}"
+        talk(f"Why a row is in it: coresetdb explain {quote(store)} {name} 1")
         if coreset.method == IMPORTED:
-            again = f"coresetdb report {quote(store)} {name} --out {name}.html"
-        talk(f"Next: coresetdb explain {quote(store)} {name} 1, or {again}")
+            talk(f"To look at it: coresetdb report {quote(store)} {name} --out {name}.html")
+        else:
+            talk(f"To select again: coresetdb coreset replay {quote(store)} {name}")
 
 
 @coreset_command.command("replay", short_help="Select again and compare the ids.")

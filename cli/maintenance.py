@@ -23,18 +23,22 @@ from .options import (
 
 @click.command()
 @store_argument
+@click.option(
+    "--verbose", is_flag=True, help="Show types, fingerprints, fits, and every coreset as well."
+)
 @json_option
-def status_command(store: str, as_json: bool) -> None:
-    """Describe what STORE holds: rows per corpus, features, targets, coresets, unfinished runs.
+def status_command(store: str, verbose: bool, as_json: bool) -> None:
+    """Describe what STORE holds: rows per corpus, targets, coresets, features, unfinished runs.
 
     \b
         coresetdb status pool
+        coresetdb status pool --verbose
     """
     status = open_database(store).status()
     if as_json:
         print_json(status.as_dict())
         return
-    click.echo(status.summary())
+    click.echo(status.summary(verbose))
     for sentence in status.advice():
         talk(sentence)
 

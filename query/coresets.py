@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import UsageError, suggest
+from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, keys_of
 from ..schemas.notebook import html_bars
 from ..schemas.plain_text import count_of
@@ -23,7 +23,7 @@ from ..store.purge import PURGED, universe_of
 from ..store.removal import Tombstone, among, tombstones
 from ..store.rows import keys_under
 from .methods import as_recorded
-from .names import LONGEST, name_lock
+from .names import LONGEST, name_lock, unknown_coreset
 from .origins import Origin, origins
 from .result_rows import ResultRows, beginnings
 from .snapshot import Snapshot
@@ -346,7 +346,7 @@ def remove_coreset(store: Store, name: str) -> None:
     """
     with name_lock(store):
         if name not in coreset_names(store):
-            raise UsageError(_no_coreset(store, name))
+            raise UsageError(unknown_coreset(store, name, coreset_names(store)))
         store.delete("coresets", f"name = {literal(name)}")
         store.delete("coreset_rows", f"coreset = {literal(name)}")
         for table in ("pool", "targets"):
@@ -362,7 +362,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
     """
     rows = store.dataset("coresets").to_table(filter=f"name = {literal(name)}").to_pylist()
     if not rows:
-        raise UsageError(_no_coreset(store, name))
+        raise UsageError(unknown_coreset(store, name, coreset_names(store)))
     (row,) = rows
     snapshot = Snapshot(store, row["pool_version"])
     members = _members(store, name)
@@ -442,7 +442,7 @@ def coreset_members(store: Store, name: str) -> pa.Table:
         UsageError: as `load_coreset`.
     """
     if name not in coreset_names(store):
-        raise UsageError(_no_coreset(store, name))
+        raise UsageError(unknown_coreset(store, name, coreset_names(store)))
     return _members(store, name)
 
 
@@ -451,11 +451,6 @@ def _members(store: Store, name: str) -> pa.Table:
         columns=["rank", "id", "score", "target", "query"], filter=f"coreset = {literal(name)}"
     )
     return rows.sort_by("rank")
-
-
-def _no_coreset(store: Store, name: str) -> str:
-    names = suggest(name, coreset_names(store), f"coresetdb coreset list {store.typed}")
-    return f"no coreset {name!r} in {store.uri}; coresets: {names}"
 
 
 def mix_of(
