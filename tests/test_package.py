@@ -30,7 +30,8 @@ MAY_IMPORT = {
 
 ORDER = {
     "schemas": "version fitted_table plain_text notebook canonical errors child_process "
-    "environment amounts progress ids tables instruction conversations reasoning recipe stored_vectors",
+    "environment amounts progress ids tables instruction conversations reasoning recipe "
+    "stored_vectors",
     "workers": "machine task child processes options group ray_actors opening",
     "store": "nearby place commits locks rows checksums layout store catalog shards fill features "
     "indices maintenance scores evaluation_results removal evaluations excerpts kept_targets purge "
