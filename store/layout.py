@@ -8,6 +8,7 @@ finishes it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from shlex import quote
 from typing import Any
@@ -190,6 +191,8 @@ def require_pool(place: Place) -> None:
             "run `coresetdb init` for it again"
         )
     hint = store_hint(place.uri)
+    if "://" not in place.uri and os.path.isfile(place.uri):
+        raise StoreNotFoundError(f"{place.uri}: this is a file, and a store is a folder{hint}")
     make = f"make one with `coresetdb init {place.typed}`"
     raise StoreNotFoundError(
         f"{place.uri}: there is no store here; {make}"
