@@ -1602,8 +1602,9 @@ def repair(
             made them is gone or another; nothing was changed.
     """
     from .ingest.jobs.reingest import repair_and_reingest
+    from .query.replay import restore_members
 
-    return repair_and_reingest(store_or_default(uri), say, storage_options)
+    return repair_and_reingest(store_or_default(uri), say, storage_options, restore_members)
 
 
 connect = Database.open

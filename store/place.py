@@ -41,6 +41,8 @@ _ENVIRONMENT = {
 # Characters that object_store, which Lance finds files with, leaves as they are in a path.
 _PLAIN = re.compile(r"[A-Za-z0-9 !$&'()+,./:;=@_-]*")
 
+_OPENED = "/proc/self/fd"
+
 # What a system or a server says to somebody who may not do a thing.
 _REFUSED = (
     "permission denied",
@@ -51,6 +53,9 @@ _REFUSED = (
     "access_denied",
     "forbidden",
 )
+
+# What a system says where there is no more room.
+_FULL = ("no space left", "disk quota exceeded", "file too large")
 
 # What Lance says when a table could not be looked at, whatever its bytes are.
 _OUT_OF_REACH = (
@@ -97,16 +102,23 @@ class Place:
         """The root as Lance takes it, by a path whose characters Lance does not encode.
 
         Making a tag, Lance makes the folder of a second, percent-encoded path as well, which for
-        `пул` is a folder `%D0%BF%D1%83%D0%BB` beside the store (and may not be allowed there). A
-        symbolic link of plain characters stands for such a root meanwhile.
+        `пул` is a folder `%D0%BF%D1%83%D0%BB` beside the store (and may not be allowed there). The
+        kernel's name for the opened folder stands for such a root meanwhile, which needs no place
+        of its own; where there is none (no Linux), a symbolic link does.
         """
         if not self.local or _PLAIN.fullmatch(self.uri):
             yield self.uri
-            return
-        with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
-            link = f"{folder}/store"
-            os.symlink(self.root, link)
-            yield link
+        elif os.path.isdir(_OPENED):
+            folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                yield f"{_OPENED}/{folder}"
+            finally:
+                os.close(folder)
+        else:
+            with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
+                link = f"{folder}/store"
+                os.symlink(self.root, link)
+                yield link
 
     def absolute(self, path: str) -> str:
         """The path of a file of the store, as the file system under it takes it."""
@@ -194,6 +206,11 @@ class Place:
             raise
         except OSError as error:
             kind = StoreError
+            if done == "written" and disk_full(str(error)):
+                raise StoreError(
+                    f"{self.uri}: the disk is full ({first_line(error)}). Make room and run it "
+                    "again; what was committed is kept"
+                ) from error
             if done == "written" and writing_refused(str(error)):
                 kind = ReadOnlyStoreError
             raise kind(
@@ -278,6 +295,25 @@ def _s3(uri: str, given: dict[str, str]) -> Place:
     return Place(uri, options, files, uri.removeprefix("s3://"), local=False)
 
 
+def put_tag(place: Place, table: str, name: str, version: int) -> None:
+    """Let a name stand for a version of a table, whether it was given before or not.
+
+    Raises:
+        ValueError: there is no such version.
+        StoreError: the disk is full, or the place cannot be written.
+    """
+    import lance
+
+    with place.reached("written"), place.plain_uri() as root:
+        tags = lance.dataset(
+            f"{root}/{table}.lance", version=version, storage_options=place.options
+        ).tags
+        if name in tags.list():
+            tags.update(name, version)
+        else:
+            tags.create(name, version)
+
+
 def unopened(place: Place, table: str, error: Exception) -> StoreError:
     """What it means that Lance could not open a table: it is out of reach, or damaged."""
     reason = first_line(error)
@@ -300,6 +336,11 @@ def out_of_reach(said: str) -> bool:
 def writing_refused(said: str) -> bool:
     """Whether what was said on writing means that one may not write there at all."""
     return any(words in said.lower() for words in _REFUSED)
+
+
+def disk_full(said: str) -> bool:
+    """Whether what was said on writing means that there is no more room."""
+    return any(words in said.lower() for words in _FULL)
 
 
 def _fsync(path: str) -> None:

@@ -24,7 +24,7 @@ from . import rows as incoming
 from .checksums import Checksums, version_files
 from .commits import committed
 from .locks import StoreLock
-from .place import Place, place_at, unopened
+from .place import Place, place_at, put_tag, unopened
 from .rows import HeldKeys, key_column, offsets_of
 
 if TYPE_CHECKING:
@@ -364,6 +364,7 @@ class Store:
 
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
+            StoreError: the disk is full, or the store cannot be written.
         """
         import lance
 
@@ -372,7 +373,7 @@ class Store:
             known = dataset.tags.list().get(name)
             if known is None:
                 try:
-                    with self.place.plain_uri() as root:
+                    with self.place.reached("written"), self.place.plain_uri() as root:
                         if root != self.uri:
                             dataset = lance.dataset(f"{root}/{table}.lance", version=version)
                         dataset.tags.create(name, version)
@@ -387,19 +388,16 @@ class Store:
     def move_tag(self, name: str, version: int, table: str = "pool") -> None:
         """Let a name stand for another version of a table, whether it was given before or not."""
         with self.lock(shared=True):
-            tags = self.dataset(table).tags
-            if name in tags.list():
-                tags.update(name, version)
-            else:
-                tags.create(name, version)
+            put_tag(self.place, table, name, version)
             self.checksums.unsynced.add(f"{table}.lance/_refs/tags/{name}.json")
 
     def untag(self, name: str, table: str = "pool") -> None:
         """Let go of a name given by `tag`; one that is not there is no error."""
         with self.lock(shared=True):
             dataset = self.dataset(table)
-            if name in dataset.tags.list():
-                dataset.tags.delete(name)
+            with self.place.reached("written"):
+                if name in dataset.tags.list():
+                    dataset.tags.delete(name)
 
     def tags(self, table: str = "pool") -> dict[str, int]:
         """Tagged versions of a table, by name."""

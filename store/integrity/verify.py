@@ -25,6 +25,7 @@ from ..locks import StoreLock
 from ..place import Place, place_at
 from ..removal import UNSETTLED
 from ..rows import key_column
+from .facts import compare_tables
 from .isolated import Reader
 from .report import PATH as LOST_PATH
 from .report import Damage, LostRow, LostRows, Report, read_lost
@@ -149,10 +150,10 @@ def _check(
         problem: tuple[str, str] | None
         if need.path not in sizes:
             problem = ("missing", "the file is gone")
-        elif note is not None:
-            problem = _compare(place, state, note, sizes[need.path], full)
         elif need.size is not None and need.size != sizes[need.path]:
             problem = ("size", f"{sizes[need.path]:,} bytes instead of {need.size:,}")
+        elif note is not None:
+            problem = _compare(place, state, note, sizes[need.path], full)
         else:
             problem = None
         if problem:
@@ -189,6 +190,13 @@ def _check_older(
         for d in state.damages
     ]
     for version, names in sorted(tags.items()):
+        if version not in manifests and not _has_version(place, state.table, version):
+            detail = f"it stands for version {version}, which is gone"
+            state.damages += [
+                Damage(state.table, tag_path(state.table, name), "bytes", "tag", detail)
+                for name in names
+                if version not in bad
+            ]
         if version in bad or version not in manifests:
             continue
         older = _needs(state.table, _open(place, state.table, version))
@@ -229,6 +237,16 @@ def _tags(place: Place, state: State, sizes: Mapping[str, int]) -> dict[int, lis
             name = path.rsplit("/", 1)[1].removesuffix(".json")
             tags.setdefault(version, []).append(name)
     return tags
+
+
+def tag_path(table: str, name: str) -> str:
+    """Where Lance keeps what a tag of a table stands for."""
+    return f"{table}.lance/_refs/tags/{name}.json"
+
+
+def _has_version(place: Place, table: str, version: int) -> bool:
+    """Whether a version is there now: it may be newer than the list of files."""
+    return version in manifest_versions(table, place.sizes(f"{table}.lance/_versions"))
 
 
 def _compare(
@@ -274,6 +292,58 @@ def read_sound(place: Place, state: State, columns: list[str]) -> pa.Table:
     if not parts:
         return dataset.schema.empty_table().select(columns)
     return dataset.scanner(columns=columns, fragments=parts).to_table()
+
+
+class SoundTables:
+    """The tables in whose newest version nothing is damaged, as `facts.Tables`."""
+
+    def __init__(self, place: Place, states: Mapping[str, State]) -> None:
+        self._place, self._states = place, states
+        self.uri = place.typed
+
+    def has(self, table: str) -> bool:
+        """Whether it is there and sound."""
+        state = self._states.get(table)
+        if state is None or state.version is None:
+            return False
+        return not any(damage.newest and damage.what != "tag" for damage in state.damages)
+
+    def read(self, table: str, columns: list[str]) -> pa.Table:
+        """Columns of the version that was checked."""
+        return read_sound(self._place, self._states[table], columns)
+
+    def reread(self, table: str, columns: list[str]) -> pa.Table:
+        """Columns of the version that is the newest now."""
+        return self._open(table).to_table(columns=columns)
+
+    def tags(self, table: str) -> dict[str, int]:
+        """Name -> version; damaged ones are left out."""
+        named = _tags(self._place, State(table), self._place.sizes(f"{table}.lance/_refs"))
+        return {name: version for version, names in named.items() for name in names}
+
+    def versions(self, table: str) -> set[int]:
+        """Those with a manifest."""
+        return set(manifest_versions(table, self._place.sizes(f"{table}.lance/_versions")))
+
+    def _open(self, table: str) -> Any:
+        import lance
+
+        return lance.dataset(self._place.table_uri(table), storage_options=self._place.options)
+
+
+class NewestTables(SoundTables):
+    """The newest versions of a store that was just mended, as `facts.Tables`."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place, {})
+
+    def has(self, table: str) -> bool:
+        """Whether it is there."""
+        return layout.has_table(self._place, table)
+
+    def read(self, table: str, columns: list[str]) -> pa.Table:
+        """Columns of the newest version."""
+        return self.reread(table, columns)
 
 
 WAIT_SECONDS = 600.0
@@ -325,7 +395,7 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
     recorded = read_lost(place)
     if not full and (recorded or any(damage.newest for damage in _damages(states))):
         states, torn = _examine_all(place, reader, full=True)  # naming lost rows takes reading
-    report = Report(place.uri, full)
+    report = Report(place.uri, full, interrupted=list(recorded.damages))
     report.late = _note_missing(place, reader, states)
     for path in torn:
         what = "this checksum record is damaged; the files it lists count as having no checksum"
@@ -343,6 +413,9 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
     _add_lost(place, states, report, recorded)
     if full:  # otherwise the bytes were not compared
         report.notes += _on_their_way(place, states)
+        facts = compare_tables(SoundTables(place, states))
+        report.contradictions = facts.contradictions
+        report.notes += facts.remarks
     return report, states
 
 
@@ -432,6 +505,7 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
     """Which rows of the pool are gone, and where each can be read again."""
     pool, sources = states["pool"], states["sources"]
     hurt = {damage.table for damage in report.damages if damage.newest}
+    before = {damage.table for damage in report.interrupted}
     if pool.version is None:
         report.lost = list(recorded.rows)
         return
@@ -439,7 +513,7 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
         return
     rows = read_sound(place, pool, ["id"])["id"]
     taken_out = _removed_ids(place, states, "removed")
-    if "removed" in hurt:  # repair writes the tombstones again
+    if "removed" in hurt | before:  # repair writes the tombstones again
         taken_out += _removed_ids(place, states, "removed_rows")
     held = pa.chunked_array([*rows.chunks, *taken_out], pa.string())
     places = (
@@ -454,7 +528,9 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
     report.lost += _absent_rows([row for row in recorded.rows if row.id not in known], held)
     ids = report.lost_ids
     old = len(recorded_ids.intersection(ids))
-    broken = sum(pool.rows[number] for number in pool.broken_fragments)
+    # A repair that was stopped has counted some rows already, whether it took them out or not.
+    counted = {pool.fragment_of.get(path, -1) for path in recorded.counted}
+    broken = sum(pool.rows[number] for number in pool.broken_fragments if number not in counted)
     report.unnamed_rows = max(0, broken - (len(ids) - old))
     report.unnamed_rows += recorded.still_unnamed(len(rows) + broken, old)
     report.deleted = _deleted(place, states, report.pending)
