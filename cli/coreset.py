@@ -21,6 +21,7 @@ from .options import (
     open_database,
     overwrite_option,
     print_json,
+    print_text,
     store_argument,
     talk,
     where_option,
@@ -98,7 +99,7 @@ def methods_command(store: str | None, verbose: bool, as_json: bool) -> None:
     if as_json:
         print_json([method.as_dict() for method in methods])
         return
-    click.echo(methods.details() if verbose else str(methods))
+    print_text(methods.details() if verbose else str(methods))
     talk("Options: as in rds:top(by=max). Which method when: docs/choosing.md")
 
 
@@ -297,11 +298,11 @@ def select_command(
     if as_json:
         print_json(coreset_json(coreset, by))
     else:
-        click.echo(repr(coreset))
+        print_text(repr(coreset))
         if by is not None:
-            click.echo("\n" + "\n".join(origin_lines(coreset, by)))
+            print_text("\n" + "\n".join(origin_lines(coreset, by)))
         if shown and len(coreset):
-            click.echo("\n" + first_rows(coreset, shown))
+            print_text("\n" + first_rows(coreset, shown))
     if out:
         exported = database.export(
             coreset,
@@ -337,7 +338,7 @@ def list_(store: str, as_json: bool) -> None:
         print_json(coresets)
     elif coresets:
         shown = ({**row, "targets": ", ".join(row["targets"])} for row in coresets)
-        click.echo(text_table([{**row, "created": row["created"][:16]} for row in shown]))
+        print_text(text_table([{**row, "created": row["created"][:16]} for row in shown]))
     else:
         talk(f"No coresets yet. Next: coresetdb select {quote(store)} TARGET")
 
@@ -359,9 +360,9 @@ def show(store: str, name: str, shown: int, by: str | None, as_json: bool) -> No
     if as_json:
         print_json(coreset_json(coreset, by))
     else:
-        click.echo("\n".join(coreset_lines(coreset, by)))
+        print_text("\n".join(coreset_lines(coreset, by)))
         if shown and len(coreset):
-            click.echo("\n" + first_rows(coreset, shown))
+            print_text("\n" + first_rows(coreset, shown))
         talk(
             f"Next: coresetdb explain {quote(store)} {name} 1, or "
             f"coresetdb coreset replay {quote(store)} {name}"
@@ -381,7 +382,7 @@ def replay(store: str, name: str, memory: str) -> int:
     replayed = open_database(store).replay(name, memory_limit=memory)
     for note in replayed.notes:
         talk(note)
-    click.echo(replayed.outcome)
+    print_text(replayed.outcome)
     return 0 if replayed.same else 1
 
 
@@ -453,4 +454,4 @@ def export_command(
     if as_json:
         print_json(asdict(exported))
     else:
-        click.echo("\n".join(exported.lines()))
+        print_text("\n".join(exported.lines()))

@@ -6,14 +6,20 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the work failed, 2 t
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import shlex
 import sys
+import traceback
+import warnings
 from typing import Any
 
 import click
 
 from ..schemas.errors import AmbiguousFormatError, CoresetDBError
+from ..schemas.plain_text import safe
 from ..schemas.version import VERSION
+from .options import talk
 from .store_argument import HELP, StoreArgument
 
 COMMANDS = {
@@ -105,21 +111,40 @@ def commands() -> None:
     """
 
 
+def _show_control_characters() -> None:
+    """Let warnings, and errors that nobody expected, reach a terminal as other output does."""
+
+    class Safe(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return safe(super().format(record))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Safe())
+    warnings.showwarning = lambda message, category, filename, lineno, *_: talk(
+        warnings.formatwarning(message, category, filename, lineno).rstrip("\n")
+    )
+    sys.excepthook = lambda *error: talk("".join(traceback.format_exception(*error)).rstrip("\n"))
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in a sentence, not in a traceback."""
+    if arguments is None:  # the process is ours
+        _show_control_characters()
     try:
         code = commands.main(arguments, prog_name="coresetdb", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        sentence = io.StringIO()
+        error.show(sentence)
+        talk(sentence.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
+        talk("Interrupted.")
         sys.exit(INTERRUPTED)
     except CoresetDBError as error:
-        click.echo(f"Error: {error}", err=True)
+        talk(f"Error: {error}")
         if isinstance(error, AmbiguousFormatError) and error.options:
             typed = sys.argv[1:] if arguments is None else arguments
-            click.echo(f"Type: {shlex.join(['coresetdb', *typed])} {error.options}", err=True)
+            talk(f"Type: {shlex.join(['coresetdb', *typed])} {error.options}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe has gone; stdout must not be flushed into it again at exit.

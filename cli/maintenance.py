@@ -8,7 +8,16 @@ import click
 from click.shell_completion import get_completion_class
 
 from ..schemas.plain_text import text_table
-from .options import json_option, open_database, print_json, print_result, store_argument, talk
+from .options import (
+    json_option,
+    open_database,
+    print_data,
+    print_json,
+    print_result,
+    print_text,
+    store_argument,
+    talk,
+)
 
 
 @click.command()
@@ -24,7 +33,7 @@ def status_command(store: str, as_json: bool) -> None:
     if as_json:
         print_json(status.as_dict())
         return
-    click.echo(status.summary())
+    print_text(status.summary())
     for sentence in status.advice():
         talk(sentence)
 
@@ -103,7 +112,7 @@ def create_index(store: str, feature: str, as_json: bool) -> None:
         "extended": "added new rows to its index",
         "unchanged": "its index has all rows already",
     }
-    click.echo(text_table(rows))
+    print_text(text_table(rows))
     talk(f"{feature}: {done[indexed.done]}.")
     again = f"{quote(store)} TARGET --method {feature} --approximate --budget 100"
     talk(f"Next: coresetdb select {again}")
@@ -124,7 +133,7 @@ def list_indices(store: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        click.echo(text_table(rows))
+        print_text(text_table(rows))
     else:
         talk(f"No indices yet. Next: coresetdb index create {quote(store)} FEATURE")
 
@@ -155,4 +164,4 @@ def completion_command(shell: str) -> None:
 
     script = get_completion_class(shell)
     assert script is not None, shell
-    click.echo(script(commands, {}, "coresetdb", "_CORESETDB_COMPLETE").source())
+    print_data(script(commands, {}, "coresetdb", "_CORESETDB_COMPLETE").source())

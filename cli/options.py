@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..schemas.plain_text import safe
 from .store_argument import StoreArgument
 
 if TYPE_CHECKING:
@@ -156,14 +157,28 @@ def open_database(uri: str) -> Database:
     return database
 
 
-def talk(text: str) -> None:
+# Everything that the commands print goes through the next three functions. Names and texts of files
+# are somebody else's: a terminal shows their control characters, and does not obey them.
+
+
+def talk(text: str = "") -> None:
     """Print a line for the person at the terminal, on stderr."""
-    click.echo(text, err=True)
+    click.echo(safe(text), err=True)
+
+
+def print_text(text: str) -> None:
+    """Print a result for a person, on stdout."""
+    click.echo(safe(text))
+
+
+def print_data(text: str) -> None:
+    """Print a result for a program on stdout, as it is; on a terminal a person reads it."""
+    click.echo(safe(text) if sys.stdout.isatty() else text)
 
 
 def print_json(value: Any) -> None:
     """Print a result for a program, on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    print_data(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
 def print_result(result: Any, as_json: bool) -> None:
@@ -171,7 +186,7 @@ def print_result(result: Any, as_json: bool) -> None:
     if as_json:
         print_json(result.as_dict() if hasattr(result, "as_dict") else asdict(result))
     else:
-        click.echo(str(result))
+        print_text(str(result))
 
 
 LINE_SECONDS = 10.0
@@ -191,7 +206,7 @@ class ShownProgress:
         self.started = self.last_line = time.monotonic()
         self.terminal = sys.stderr.isatty()
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
@@ -215,7 +230,7 @@ class ShownProgress:
     def say(self, sentence: str) -> None:
         """Print a line of its own, above the bar."""
         if self.terminal:
-            self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            self.bar.console.print(safe(sentence), markup=False, highlight=False, soft_wrap=True)
         else:
             talk(sentence)
 
@@ -243,7 +258,7 @@ class ShownProgress:
 
     def _show(self, description: str, done: float, total: float | None, line: str) -> None:
         """Move the bar, or print the line when some time has passed."""
-        self.bar.update(self.task, description=description, completed=done, total=total)
+        self.bar.update(self.task, description=safe(description), completed=done, total=total)
         now = time.monotonic()
         if not self.terminal and now - self.last_line >= LINE_SECONDS:
             self.last_line = now

@@ -15,7 +15,7 @@ import click
 
 from ..schemas.errors import CoresetDBError
 from ..store.sql.names import FEATURES, MACROS, POOL_TABLE, RELATIONS, quoted
-from .options import overwrite_option, store_argument
+from .options import overwrite_option, print_text, store_argument, talk
 
 if TYPE_CHECKING:
     from ..store.sql.session import SqlSession
@@ -110,7 +110,7 @@ def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str
     """
     from .sql_output import show
 
-    click.echo(f"{store}: type a SELECT and a semicolon, or .help", err=True)
+    talk(f"{store}: type a SELECT and a semicolon, or .help")
     with _line_editing(session):
         while True:
             try:
@@ -122,12 +122,12 @@ def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str
                 if text:
                     show(session.run(text), form)
             except EOFError:
-                click.echo(err=True)
+                talk()
                 return
             except KeyboardInterrupt:
-                click.echo("\ninterrupted", err=True)
+                talk("\ninterrupted")
             except CoresetDBError as error:
-                click.echo(f"Error: {error}", err=True)
+                talk(f"Error: {error}")
 
 
 def _statement(read: Callable[[str], str]) -> str | None:
@@ -149,15 +149,15 @@ def _dot(line: str, session: SqlSession) -> str:
     if command == ".tables":
         _write_relations(list(relations_of(session)))
     elif command == ".help":
-        click.echo(HELP)
+        print_text(HELP)
     elif command != ".schema":
-        click.echo(f"{command}: no such command; .help lists them", err=True)
+        talk(f"{command}: no such command; .help lists them")
     else:
         relation = words[0].strip(' ;"') if words else "pool"
         relations = relations_of(session)
         if relation in relations:
             return f"SELECT column_name, column_type FROM (DESCRIBE {quoted(relation)})"
-        click.echo(f"{relation}: no such relation; there are {', '.join(relations)}", err=True)
+        talk(f"{relation}: no such relation; there are {', '.join(relations)}")
     return ""
 
 
@@ -166,9 +166,9 @@ def _write_relations(relations: list[str]) -> None:
     kinds |= {name: "an instruction, scored" for name in relations if name not in kinds}
     size = max(map(len, kinds))
     for name, row in kinds.items():
-        click.echo(f"{name:<{size}}  a row is {row}")
+        print_text(f"{name:<{size}}  a row is {row}")
     for macro, what in MACROS.items():
-        click.echo(f"{macro}: {what}")
+        print_text(f"{macro}: {what}")
 
 
 @contextlib.contextmanager

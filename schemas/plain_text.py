@@ -9,7 +9,7 @@ from typing import Any
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Align rows in columns, numbers to the right; nothing is shortened."""
+    """Align rows in columns, numbers to the right; nothing is shortened, nothing obeyed."""
     from io import StringIO
 
     from rich import box
@@ -19,7 +19,7 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for name, value in (rows[0] if rows else {}).items():
         number = isinstance(value, int | float)
-        grid.add_column(name, justify="right" if number else "left", no_wrap=True)
+        grid.add_column(safe(name), justify="right" if number else "left", no_wrap=True)
     for row in rows:
         grid.add_row(*(_cell(value) for value in row.values()))
     file = StringIO()
@@ -71,7 +71,7 @@ class LinesResult(PrintedResult, ABC):
         """Return the result as text, one fact a line."""
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return safe("\n".join(self.lines()))
 
 
 def _cell(value: Any) -> str:
@@ -81,4 +81,4 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else safe(str(value))

@@ -30,6 +30,19 @@ RECIPE_PREFIX = "coresetdb:recipe:"
 _MADE_BEFORE_POOL = (LOCK_FILE, LEASE_FOLDER, CHECKSUM_FOLDER)
 
 
+def require_writable_name(place: Place) -> None:
+    """Refuse an address that could not be written on a line.
+
+    Raises:
+        UsageError: it has a control character in it, such as a line break.
+    """
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in place.uri):
+        raise UsageError(
+            f"{place.uri!r}: there is a control character in this address, which could not be "
+            "written on a line. Choose another name"
+        )
+
+
 def require_free(place: Place) -> None:
     """Make sure that a store may be made at `place`: nothing is there, or an unfinished creation.
 

@@ -76,6 +76,7 @@ class Store:
             StoreError: the place cannot be reached or written.
         """
         place = place_at(uri, storage_options)
+        layout.require_writable_name(place)
         if place.local:
             _make_folder(place)
         layout.require_free(place)
@@ -93,6 +94,7 @@ class Store:
     def require_free(uri: str, storage_options: dict[str, str] | None = None) -> None:
         """Make sure that nothing stands at `uri` that `create` would refuse; make nothing."""
         place = place_at(uri, storage_options)
+        layout.require_writable_name(place)
         if place.local:
             root = Path(place.root)
             nearest = next(path for path in (root, *root.parents) if path.exists())
