@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from ..schemas.errors import AmbiguousFormatError, CoresetDBError
-from ..schemas.plain_text import safe
+from ..schemas.plain_text import first_line, safe
 from ..schemas.version import VERSION
 from .options import talk
 from .store_argument import HELP, StoreArgument
@@ -150,4 +150,12 @@ def main(arguments: list[str] | None = None) -> Any:
         # The reader of a pipe has gone; stdout must not be flushed into it again at exit.
         sys.stdout = None
         sys.exit(0)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        talk(  # Lance gave up on something that this package reads without a guard
+            f"Error: Lance failed: {first_line(error)}. If it fails again, check the store: "
+            "coresetdb verify STORE --full"
+        )
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

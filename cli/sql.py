@@ -73,13 +73,17 @@ def sql_command(
     """
     if as_csv + as_json + (parquet is not None) > 1:
         raise click.UsageError("choose one of --csv, --json and --parquet")
+    from ..store.layout import require_outside
     from ..store.sql.session import SqlSession
     from .sql_output import check_parquet, show
 
-    if parquet is not None and not overwrite:
-        check_parquet(parquet)
+    if parquet is not None:
+        require_outside(parquet)
+        if not overwrite:
+            check_parquet(parquet)
 
-    version = int(at) if at is not None and at.isdecimal() else at
+    number = at is not None and at.isdecimal() and len(at) <= _LONGEST_VERSION
+    version = int(at) if at is not None and number else at
     with SqlSession(store, at=version, memory_limit=memory, time_limit=timeout) as session:
         form = "csv" if as_csv else "json" if as_json else "table"
         if query is None and sys.stdin.isatty() and parquet is None:
@@ -88,6 +92,8 @@ def sql_command(
         text = query if query is not None else sys.stdin.read()
         show(session.run(text), form, parquet)
 
+
+_LONGEST_VERSION = 30  # digits; more are no version of anything
 
 FIRST, MORE = "sql> ", "...> "
 HISTORY_LINES = 1000

@@ -21,6 +21,7 @@ import pyarrow as pa
 from ..schemas.errors import OutputError, QueryError, UsageError
 from ..schemas.plain_text import count_of, safe
 from ..schemas.version import VERSION
+from ..store.layout import require_outside
 from ..store.sql.session import QueryResult
 from ..store.sql.table import (
     cells_of,
@@ -177,6 +178,7 @@ def write_parquet(result: QueryResult, path: str) -> int:
     """
     import pyarrow.parquet as pq
 
+    require_outside(path)
     partial = f"{path}.partial-{os.getpid()}"
     rows = 0
     try:

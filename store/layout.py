@@ -8,6 +8,7 @@ finishes it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from shlex import quote
 from typing import Any
@@ -28,6 +29,25 @@ TABLE_KEY = "coresetdb:table"
 RECIPE_PREFIX = "coresetdb:recipe:"
 
 _MADE_BEFORE_POOL = (LOCK_FILE, LEASE_FOLDER, CHECKSUM_FOLDER)
+
+
+def require_outside(path: str) -> None:
+    """Refuse a file that would lie in the folder of a store.
+
+    Raises:
+        UsageError: it would.
+    """
+    folder = os.path.dirname(os.path.realpath(path))
+    while True:
+        if all(os.path.isdir(f"{folder}/{name}") for name in ("pool.lance", CHECKSUM_FOLDER)):
+            raise UsageError(
+                f"{path}: {folder} is a store, in which only coresetdb's own files may lie. Choose "
+                "another folder"
+            )
+        above = os.path.dirname(folder)
+        if above == folder:
+            return
+        folder = above
 
 
 def require_writable_name(place: Place) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -248,8 +249,14 @@ def place_at(
     variables (keys, region, AWS_ENDPOINT_URL; an `http://` endpoint allows plain HTTP).
 
     Raises:
-        StoreError: the address has a scheme the store cannot live on, or S3 cannot be set up.
+        StoreError: the address has a scheme the store cannot live on, or S3 cannot be set up, or
+            the machine's clock stands before 1970.
     """
+    if time.time() < 0:  # Lance and the tables count from there
+        raise StoreError(
+            "the clock of this machine stands before 1970, which no store can record. Set it, and "
+            "run this again"
+        )
     uri = os.fspath(uri)
     address = urlparse(uri)
     if address.scheme == "s3":
@@ -314,8 +321,10 @@ def put_tag(place: Place, table: str, name: str, version: int) -> None:
             tags.create(name, version)
 
 
-def unopened(place: Place, table: str, error: Exception) -> StoreError:
-    """What it means that Lance could not open a table: it is out of reach, or damaged."""
+def unopened(
+    place: Place, table: str, error: BaseException, failed: str = "does not open"
+) -> StoreError:
+    """What it means that Lance could not open or read a table: it is out of reach, or damaged."""
     reason = first_line(error)
     if out_of_reach(str(error)):
         return StoreError(
@@ -323,7 +332,7 @@ def unopened(place: Place, table: str, error: Exception) -> StoreError:
             "Check that it can be reached and that you may use it"
         )
     return DamagedStoreError(
-        f"{place.uri}: the table {table} does not open ({reason}). "
+        f"{place.uri}: the table {table} {failed} ({reason}). "
         f"Run `coresetdb verify {place.typed} --repair`"
     )
 

@@ -18,13 +18,14 @@ import pyarrow as pa
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import first_line
-from ..schemas.tables import NEWER_TABLES, TABLES
+from ..schemas.tables import NEWER_TABLES, NEWEST_POSSIBLE, TABLES
 from . import layout
 from . import rows as incoming
 from .checksums import Checksums, version_files
 from .commits import committed
 from .locks import StoreLock
 from .place import Place, place_at, put_tag, unopened
+from .reads import guarded
 from .rows import HeldKeys, key_column, offsets_of
 
 if TYPE_CHECKING:
@@ -143,12 +144,15 @@ class Store:
 
         if table not in TABLES:
             raise UsageError(f"there is no table {table!r}; a store has {', '.join(TABLES)}")
+        if isinstance(version, int) and not 0 < version <= NEWEST_POSSIBLE:
+            raise UsageError(f"{self.uri}: table {table} has no version {version}")
         try:
-            return lance.dataset(
+            dataset = lance.dataset(
                 self.place.table_uri(table),
                 version=version,
                 storage_options=self.place.options,
             )
+            return guarded(dataset, self.place, table)
         except (OSError, ValueError) as error:
             if table in NEWER_TABLES and not layout.has_table(self.place, table):
                 raise UsageError(

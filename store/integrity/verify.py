@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from ...schemas.plain_text import count_of
 from ...schemas.tables import NEWER_TABLES, TABLES
 from .. import layout
+from ..checksums import FOLDER as CHECKSUM_FOLDER
 from ..checksums import Checksums, FileNote, by_path, manifest_versions, read_journal
 from ..locks import StoreLock
 from ..place import Place, place_at
@@ -398,7 +399,10 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
     report = Report(place.uri, full, interrupted=list(recorded.damages))
     report.late = _note_missing(place, reader, states)
     for path in torn:
-        what = "this checksum record is damaged; the files it lists count as having no checksum"
+        what = (
+            "this checksum record is damaged, or another store's; the files it lists count as "
+            "having no checksum"
+        )
         report.damages.append(Damage("files", path, "bytes", "checksums", what))
     if recorded.torn:
         what = "every row that was seen and is not in the pool counts as lost"
@@ -444,17 +448,44 @@ def _examine_all(place: Place, reader: Reader, full: bool) -> tuple[dict[str, St
 def _notes(place: Place, reader: Reader) -> tuple[dict[str, FileNote], list[str], dict[str, State]]:
     """Every note there is, after the table `files` itself was checked byte by byte."""
     journal, torn = read_journal(place)
-    seals: dict[str, FileNote] = {}
-    others: dict[str, FileNote] = {}
-    for name, notes in journal.items():
-        into = seals if name.startswith("files-") else others
-        into |= {note.path: note for note in notes}
+    sealing = {name: notes for name, notes in journal.items() if name.startswith("files-")}
+    fitting = sealing
+    if len(sealing) > 1:  # one was being replaced by the next, or is another store's
+        fitting = {name: notes for name, notes in sealing.items() if _fits(place, notes)}
+    if fitting and len(fitting) < len(sealing):
+        torn += [f"{CHECKSUM_FOLDER}/{name}" for name in sealing if name not in fitting]
+        sealing = fitting
+    seals = {note.path: note for notes in sealing.values() for note in notes}
     state = examine(place, reader, "files", seals, full=True)
     _try_unnoted(reader, state)
     rows = []
     if state.version is not None and not state.broken_fragments:
         rows = read_sound(place, state, [*TABLES["files"].names]).to_pylist()
-    return by_path(rows) | others, torn, {"files": state}
+    known = by_path(rows)
+    others: dict[str, FileNote] = {}
+    for name, notes in journal.items():
+        if name.startswith("files-"):
+            continue
+        disputed = [note for note in notes if _otherwise(known.get(note.path), note)]
+        if any(_fits(place, [known[note.path]]) for note in disputed):
+            torn.append(f"{CHECKSUM_FOLDER}/{name}")  # the table is right, so the note is not
+        else:
+            others |= {note.path: note for note in notes}
+    return known | others, torn, {"files": state}
+
+
+def _fits(place: Place, notes: list[FileNote]) -> bool:
+    """Whether those files that are there are what the notes say."""
+    sizes = place.sizes("files.lance") if any(n.table == "files" for n in notes) else None
+    for note in notes:
+        there = note.path in sizes if sizes is not None else place.exists(note.path)
+        if there and place.checksum(note.path) != (note.size, note.xxh3):
+            return False
+    return True
+
+
+def _otherwise(known: FileNote | None, note: FileNote) -> bool:
+    return known is not None and (known.size, known.xxh3) != (note.size, note.xxh3)
 
 
 def _try_unnoted(reader: Reader, state: State) -> None:

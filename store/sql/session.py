@@ -36,6 +36,7 @@ from ...schemas import errors
 from ...schemas.amounts import memory_bytes
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
 from ...schemas.plain_text import count_of
+from ...schemas.tables import NEWEST_POSSIBLE
 from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
 
 if TYPE_CHECKING:
@@ -400,6 +401,8 @@ class SqlSession:
     ) -> None:
         if not time_limit > 0:
             raise UsageError(f"time limit {time_limit:g}: it must be above zero seconds")
+        if isinstance(at, int) and not 0 < at <= NEWEST_POSSIBLE:
+            raise UsageError(f"{store_uri}: table pool has no version {at}")
         self._settings: dict[str, Any] = {
             "store_uri": store_uri,
             "at": at,

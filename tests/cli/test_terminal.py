@@ -33,7 +33,7 @@ def coresetdb(capsys, monkeypatch):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Store:
     store = toy_stores.toy_store(tmp_path_factory.mktemp("terminal") / "pool")
-    store.configure(backbone={"name": HOSTILE}, features=[])
+    store.configure(backbone={"name": HOSTILE}, features="")
     rows = [toy_stores.question(f"sums {HOSTILE}", number) for number in range(20)]
     metadata = [{HOSTILE: HOSTILE}] * 20
     store.insert("pool", toy_stores.pool_rows(rows, [HOSTILE] * 20, metadata))
