@@ -1,5 +1,6 @@
 # make demo   set up, then ingest a sample pool and select coresets from it
 # make test   set up, then lint, type-check and run the tests
+# make docs   set up, then build the documentation as a site in build/site
 # make evidence CORPORA=FOLDER OUT=FOLDER MODEL=FOLDER  the study of docs/evidence.md (hours)
 # make clean  remove what make made
 
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench evidence clean
+.PHONY: demo test check bench docs evidence clean
 
 demo: $(VENV)/.installed
 	$(BIN)/coresetdb demo
@@ -26,6 +27,9 @@ BENCHMARKS = approximate coverage one_pass selection spread sql
 bench: $(VENV)/.installed
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python docs/build_site.py
+
 evidence: $(VENV)/.installed-evaluate
 	$(BIN)/python benchmarks/evidence.py $(CORPORA) $(OUT) --model $(MODEL) $(OPTIONS)
 
@@ -41,6 +45,10 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
 	touch $@
 
 $(VENV)/.installed-evaluate: $(VENV)/.installed

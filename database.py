@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .query.replay import Replay
     from .query.scores import Scores
     from .query.targets import AddedTarget, CopiedTarget, Target, TargetVectors
+    from .reports.report import WrittenReport
     from .schemas.progress import Progress
     from .schemas.recipe import Recipe
     from .store.indices import VectorIndex
@@ -165,8 +166,8 @@ class Database:
         """Estimate what ingesting files would cost: bytes, passes, fits, time; change nothing.
 
         Args:
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape.
             features: plan for these instead of the store's own, as `create` takes them.
             progress: receives news of the trial.
 
@@ -201,8 +202,8 @@ class Database:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
         Args:
-            sources, limit, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
+            sources: as for `ingest`, as are limit, format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape.
             progress: receives news of the fits.
 
         Returns:
@@ -435,8 +436,8 @@ class Database:
         """Make columns of files, such as a judge's scores, typed columns of the pool.
 
         Args:
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape.
             key: how rows are joined: by row `id`, by the `source_id` that their source gave them,
                 or by content, each record being read as a conversation (`messages`).
             key_column: that holds the key; by default `id`, or the usual names of an own id.
@@ -502,8 +503,8 @@ class Database:
             name: of the feature.
             vectors: a table with a column of lists of numbers, a NumPy file or array, or the
                 folder of an index of bergson.
-            key, key_column, corpus, format, mapping, choices, first_choice, roles, strip_end,
-                encoding, explanation, unescape: how rows are joined, as for `annotate`.
+            key: how rows are joined, as for `annotate`, as are key_column, corpus, format, mapping,
+                choices, first_choice, roles, strip_end, encoding, explanation and unescape.
             column: that has the vectors; the only one of lists of numbers by default.
             rows: a file (or ids) with the keys of the same rows in the same order, for vectors
                 that come without.
@@ -637,8 +638,8 @@ class Database:
             benchmarks: files of examples, or data in memory, as for `ingest`; answers may be
                 missing.
             where: an SQL expression over the pool's columns; only those rows are looked at.
-            format, mapping, choices, first_choice, roles, strip_end, encoding, explanation,
-                unescape: as for `ingest`.
+            format: as for `ingest`, as are mapping, choices, first_choice, roles, strip_end,
+                encoding, explanation and unescape.
             progress: receives news of it.
 
         Returns:
@@ -705,8 +706,8 @@ class Database:
 
         Args:
             name: of the target.
-            sources, format, mapping, choices, first_choice, roles, strip_end, encoding,
-                explanation, unescape: as for `ingest`; answers may be missing.
+            sources: as for `ingest`, as are format, mapping, choices, first_choice, roles,
+                strip_end, encoding, explanation and unescape; answers may be missing.
             vectors: name of vectors made elsewhere (see `add_vectors`) -> those of the records, in
                 their order: a file, or an array.
 
@@ -898,6 +899,38 @@ class Database:
 
         return load_coreset(self.store, name)
 
+    def import_coreset(
+        self,
+        name: str,
+        ids: PathLike | Sequence[str],
+        *,
+        column: str = "id",
+        targets: str | Sequence[str] = (),
+    ) -> Coreset:
+        """Record rows that another tool chose as a coreset, with their origin.
+
+        Args:
+            name: of the coreset.
+            ids: of rows, best first; or a file of them: Parquet, JSON, JSON Lines, CSV, TSV or
+                plain text. Columns `rank` and `score` are kept where it has them.
+            column: of the file that has the ids.
+            targets: that the rows were chosen for, if any; reports compare the rows with them.
+
+        Raises:
+            UsageError: the name is taken or malformed, an id is no row of the pool, or there is no
+                such target.
+            InputError: the file cannot be read, or has no ids.
+        """
+        from .query.imported import import_coreset
+
+        return import_coreset(
+            self.store,
+            name,
+            os.fspath(ids) if isinstance(ids, str | os.PathLike) else list(ids),
+            column=column,
+            targets=_in_one_list([targets]),
+        )
+
     def export(
         self,
         coreset: str | Coreset,
@@ -1003,6 +1036,43 @@ class Database:
         from .query.compare import compare
 
         return compare(self.store, _coreset_name(first), _coreset_name(second))
+
+    def report(
+        self,
+        *coresets: str | Coreset,
+        out: PathLike,
+        memory_limit: str | int = "4GiB",
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> WrittenReport:
+        """Write a report on a coreset, on two side by side, or on the pool alone, as one HTML file.
+
+        The page is complete in itself and requests nothing. Needs the extra `coresetdb[report]`.
+
+        Args:
+            coresets: one or two, or their names; none for the pool.
+            out: a file named .html.
+            memory_limit: what the selections that it repeats (random rows, near misses) may plan
+                for.
+            overwrite: replace a file even if coresetdb did not write it.
+            progress: receives news of each step.
+
+        Raises:
+            UsageError: an unknown coreset, more than two, a file that coresetdb did not write, or
+                a package that is not installed.
+            QueryError: DuckDB meets a limit.
+            OutputError: the file cannot be written.
+        """
+        from .reports.report import write_report
+
+        return write_report(
+            self.store,
+            coresets,
+            os.fspath(out),
+            memory_limit=memory_bytes(memory_limit),
+            overwrite=overwrite,
+            **({} if progress is None else {"say": progress.say}),
+        )
 
     # -- scores ------------------------------------------------------------------------------
 
@@ -1266,13 +1336,13 @@ class Database:
 
         The pool is ordered by the method, nearest rows first, and cut into bins of equal size; an
         arm is trained on rows drawn from each. `StudyResult.bins` gives Spearman's correlation of
-        bin and metric (arXiv 2602.14696, its quantile experiment).
+        bin and metric (arXiv 2602.14696, its quantile experiment). Arguments that are not named
+        here are those of `evaluate`.
 
         Args:
             method: that orders the pool, such as `less` or `rds:top`.
             bins: how many.
             budget: rows drawn from a bin.
-            The others are those of `evaluate`.
 
         Raises:
             UsageError: bins that hold fewer rows than the budget, and as `evaluate`.

@@ -386,6 +386,42 @@ def replay(store: str, name: str, memory: str) -> int:
     return 0 if replayed.same else 1
 
 
+@coreset_command.command("import", short_help="Record rows that another tool chose.")
+@store_argument
+@click.argument("name")
+@click.argument("file")
+@click.option(
+    "--column", default="id", show_default=True, help="Column of FILE that has the ids of rows."
+)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="TARGET",
+    help="Target that the rows were chosen for; may be repeated.",
+)
+@json_option
+def import_(
+    store: str, name: str, file: str, column: str, targets: tuple[str, ...], as_json: bool
+) -> None:
+    """Record the rows whose ids are in FILE as coreset NAME.
+
+    FILE is Parquet, JSON, JSON Lines, CSV, TSV or plain text with an id a line; - is standard
+    input. Rows rank by a column `rank`, else in their order; a column `score` is kept. Ids that are
+    in no row of the pool are an error.
+
+    \b
+        coresetdb coreset import pool hand-picked ids.txt
+        coresetdb coreset import pool from-atlas selection.csv --target gsm8k
+    """
+    coreset = open_database(store).import_coreset(name, file, column=column, targets=targets)
+    if as_json:
+        print_json(coreset_json(coreset))
+        return
+    print_text(repr(coreset))
+    talk(f"Next: coresetdb export {quote(store)} {name} --out {name}.jsonl")
+
+
 @coreset_command.command("remove", short_help="Remove a coreset.")
 @store_argument
 @click.argument("name")

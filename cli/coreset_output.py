@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ def coreset_lines(coreset: Coreset, by: str | None = None) -> list[str]:
     Args:
         by: the field whose values are counted as origins; the corpus by default.
     """
+    from ..query.coreset_facts import facts_of
     from ..query.coresets import pulled_shares
 
     purpose = f" for {', '.join(coreset.targets)}" if coreset.targets else ""
@@ -33,7 +34,7 @@ def coreset_lines(coreset: Coreset, by: str | None = None) -> list[str]:
         f"Coreset {coreset.name}: {count_of(len(coreset), 'row')} by {coreset.method}{purpose}",
         "",
     ]
-    facts = list(_facts(coreset))
+    facts = list(facts_of(coreset))
     width = max(len(name) for name, _ in facts)
     shown += [f"  {name.ljust(width)}  {value}" for name, value in facts]
     if shares := pulled_shares(coreset):
@@ -106,64 +107,6 @@ def one_line(text: str, most: int) -> str:
     """The beginning of a text: white space as single spaces, control characters as escapes."""
     plain = safe(" ".join(text.split()))
     return plain if len(plain) <= most else plain[: most - 1] + "…"
-
-
-def _facts(coreset: Coreset) -> Iterator[tuple[str, str]]:
-    """Request, pool and outcome, as a name and a text each."""
-    parameters = coreset.parameters
-    yield "created", f"{coreset.created_at:%Y-%m-%d %H:%M} UTC, by {parameters['code_version']}"
-    yield "pool", f"version {coreset.pool_version}, {coreset.eligible:,} rows eligible"
-    if coreset.filter:
-        yield "filter", coreset.filter
-    yield from _rules(parameters.get("rules", {}).get("asked", {}))
-    yield "budget", _budget(coreset)
-    options = parameters["options"] | parameters["asked"]
-    if options:
-        yield "options", ", ".join(f"{name}={value}" for name, value in options.items())
-    if group := parameters.get("group"):
-        yield "groups", f"of examples, by {group}"
-    if search := parameters.get("approximate"):
-        yield "found by", f"index {search['index']}, with a recall of {search['recall']:.1%}"
-    yield "seed", str(coreset.seed)
-    if coreset.fingerprint:
-        yield "feature", f"{parameters['representation']}, recipe {coreset.fingerprint}"
-    if annotations := parameters.get("annotations"):
-        named = ", ".join(f"{name}, recipe {recipe}" for name, recipe in annotations.items())
-        yield "annotations", named
-    if parameters["missing"]:
-        yield "left out", f"{count_of(parameters['missing'], 'eligible row')} without the feature"
-    if coreset.distance is not None:
-        yield "distance", f"{coreset.distance:.4f}, mean over the examples of 1 - nearest cosine"
-    if coreset.mmd is not None:
-        yield "MMD", f"{coreset.mmd:.4f}, between the examples and the rows, by the cosine"
-
-
-def _rules(rules: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The rules of the request that are set."""
-    for name, value in rules.items():
-        values = value if isinstance(value, list) else [value]
-        if value not in (None, []):
-            yield name.replace("_", " "), ", ".join(map(_rule_value, values))
-
-
-def _rule_value(value: Any) -> str:
-    """A value as it was given; an evaluation or a coreset by its name, with its size."""
-    if not isinstance(value, dict):
-        return str(value)
-    name = value.get("name") or value.get("coreset")
-    sizes = [
-        count_of(value[f"{noun}s"], noun) for noun in ("example", "row") if f"{noun}s" in value
-    ]
-    return f"{name} ({', '.join(sizes)})" if sizes else str(name)
-
-
-def _budget(coreset: Coreset) -> str:
-    used = coreset.parameters["tokens"]
-    budget = coreset.budget if used is None else f"{coreset.budget} ({used:,} used)"
-    if not coreset.short_by:
-        return budget
-    missing = count_of(coreset.short_by, "row" if used is None else "token")
-    return f"{budget}; short by {missing}, because the eligible rows ran out"
 
 
 def coreset_json(coreset: Coreset, by: str | None = None) -> dict[str, Any]:

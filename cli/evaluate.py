@@ -245,9 +245,9 @@ def show(store: str, study: str, out: str | None, as_json: bool) -> None:
     """
     result = open_database(store).open_study(study)
     if out is not None:
-        from ..evaluation.report import write_report
+        from ..reports.study import write_study
 
-        write_report(result, out)
+        write_study(result, out)
         talk(f"{out}: written.")
     if as_json or out is None:
         print_result(result, as_json)

@@ -16,6 +16,7 @@ import pyarrow as pa
 from ..query.coresets import load_coreset
 from ..query.rules.rules import Rules
 from ..query.selection import select
+from ..schemas.canonical import digest
 from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, keys_of
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 _TOKENS = ["id", "tokens"]
+ARM_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,7 @@ class ArmChooser:
         self, arm: Arm, method: str, where: str | None, seed: int, shared: bool = False
     ) -> ArmRows:
         """Choose by a method, or open the coreset of an earlier run."""
-        place = list(dict.fromkeys(each.key.arm for each in self._study.arms())).index(arm.key.arm)
-        parts = [self._name, f"arm{place}", str(arm.rows)]
+        parts = [self._name, f"arm-{digest(arm.key.arm)[:ARM_DIGITS]}", str(arm.rows)]
         name = ".".join(parts if shared else [*parts, f"seed{seed}"])
         if name in self._known:
             coreset = load_coreset(self._store, name)

@@ -98,18 +98,14 @@ def measure(
     """
     rows = [backbone.encode(item.instruction) for item in items]
     values: dict[str, np.ndarray] = {}
-    parts = ("loss" in metrics) + ("exact_match" in metrics) + any(map(_of_choices, metrics))
-    done = 0
-    if "loss" in metrics:
-        values["loss"] = response_losses(backbone, rows, report)
-        done += 1
-        report(done / parts)
-    if any(map(_of_choices, metrics)):
-        values |= _choices(backbone, items)
-        done += 1
-        report(done / parts)
+    by_likelihood = any(name != "exact_match" for name in metrics)
+    parts = by_likelihood + ("exact_match" in metrics)
+    if by_likelihood:
+        values |= _by_likelihood(
+            backbone, items, rows, metrics, lambda share: report(share / parts)
+        )
     if "exact_match" in metrics:
-        written = answers(backbone, rows, lambda share: report((done + share) / parts))
+        written = answers(backbone, rows, lambda share: report((by_likelihood + share) / parts))
         right = [is_right(text, item.accepted) for text, item in zip(written, items, strict=True)]
         values["exact_match"] = np.array(right, dtype=np.float64)
     return {
@@ -147,15 +143,41 @@ def response_losses(
     return collector.losses
 
 
-def _choices(backbone: Backbone, items: Sequence[Item]) -> dict[str, np.ndarray]:
-    rows, starts = [], [0]
-    for item in items:
-        rows += [backbone.encode(with_answer(item.instruction, each)) for each in item.choices]
-        starts.append(len(rows))
-    likelihoods = -response_losses(backbone, rows)
-    right, share = np.zeros(len(items)), np.zeros(len(items))
+def _by_likelihood(
+    backbone: Backbone,
+    items: Sequence[Item],
+    rows: Sequence[Encoded],
+    metrics: Sequence[str],
+    report: Report,
+) -> dict[str, np.ndarray]:
+    """Return losses and choices in one pass, which sees an answer that is also a choice once."""
+    of_choices = any(map(_of_choices, metrics))
+    own_rows = rows if "loss" in metrics or not of_choices else ()
+    choice_rows = [
+        backbone.encode(with_answer(item.instruction, each))
+        for item in (items if of_choices else ())
+        for each in item.choices
+    ]
+    once: dict[bytes, int] = {}
+    distinct: list[Encoded] = []
+    places = []
+    for row in (*own_rows, *choice_rows):
+        key = row.ids.tobytes() + row.response.tobytes()
+        if key not in once:
+            once[key] = len(distinct)
+            distinct.append(row)
+        places.append(once[key])
+    losses = response_losses(backbone, distinct, report)[places]
+    values = {"loss": losses[: len(own_rows)]}
+    return values | _choices(items, -losses[len(own_rows) :]) if of_choices else values
+
+
+def _choices(items: Sequence[Item], likelihoods: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what the likelihoods of all choices say, one item's after the other's."""
+    right, share, start = np.zeros(len(items)), np.zeros(len(items)), 0
     for place, item in enumerate(items):
-        own = likelihoods[starts[place] : starts[place + 1]]
+        own = likelihoods[start : start + len(item.choices)]
+        start += len(own)
         right[place] = own.argmax() == item.right
         weights = np.exp(own - own.max())
         share[place] = weights[item.right] / weights.sum()

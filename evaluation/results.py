@@ -16,7 +16,7 @@ from ..schemas.plain_text import LinesResult, count_of, text_table
 from ..store.evaluation_results import measurements
 from .metrics import is_lower_better, sorted_by_verdict
 from .statistics import Difference, holm, paired_bootstrap, spearman
-from .study import CONTROLS, LENGTH_MATCHED, ORACLE, RANDOM, WORST, ZERO_SHOT
+from .study import CONTROLS, LENGTH_MATCHED, ORACLE, RANDOM, WORST, ZERO_SHOT, merged
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -213,8 +213,8 @@ def study_result(store: Store, name: str, notes: Sequence[str] = ()) -> StudyRes
     """
     require_study(store, name)
     rows = measurements(store, name)
-    [recipe, *_] = rows["recipe"].slice(0, 1).to_pylist()
-    settings = json.loads(recipe)
+    texts = rows.sort_by("created_at")["recipe"].unique().to_pylist()
+    settings = merged([json.loads(text) for text in texts])
     arms: list[ArmSummary] = []
     metrics = sorted_by_verdict(rows["metric"].unique().to_pylist())
     order = {name: place for place, name in enumerate(_order(settings))}

@@ -6,6 +6,7 @@ Every arm is kept as soon as it was measured. The same call goes on where a kill
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -232,18 +233,18 @@ def _own_examples(snapshot: Snapshot, target: str) -> set[str]:
 
 
 def _require_same(store: Store, name: str, study: Study) -> None:
-    """Refuse to go on with a study of the same name that has other settings.
+    """Refuse to go on with a study of the same name whose arms are others.
 
     Raises:
-        UsageError: it has.
+        UsageError: it has other settings than methods, budgets, controls and seeds.
     """
-    recipes = measurements(store, name, ["recipe"])["recipe"].unique().to_pylist()
-    if recipes and recipes != [study.text]:
-        raise UsageError(
-            f"study {name!r} was made with other settings (`coresetdb evaluate show "
-            f"{store.typed} {name}` shows them). Give another name, or remove it: coresetdb "
-            f"evaluate remove {store.typed} {name}"
-        )
+    for text in measurements(store, name, ["recipe"])["recipe"].unique().to_pylist():
+        if changes := study.changes_since(json.loads(text)):
+            raise UsageError(
+                f"study {name!r} was made with other settings: {'; '.join(changes)}. Only methods, "
+                "budgets, controls and seeds may be added to a study. Give another name, or remove "
+                f"it: coresetdb evaluate remove {store.typed} {name}"
+            )
 
 
 class _Run:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +24,10 @@ as long as a method's; the same from every corpus; the whole pool; at random of 
 known to be relevant; the last rows of the first method's ranking."""
 
 DEFAULT_CONTROLS = (ZERO_SHOT, RANDOM, LENGTH_MATCHED)
+
+GROWING = ("methods", "budgets", "controls", "seeds")
+"""Settings that say which arms there are, not what an arm is: a study may be given more of them."""
+
 DIGEST_DIGITS = 8
 
 
@@ -97,6 +102,27 @@ class Study:
         digest = digest_of(self.as_dict())[:DIGEST_DIGITS]
         return f"{self.target[: LONGEST - 30]}-{digest}"
 
+    def changes_since(self, before: Mapping[str, Any]) -> list[str]:
+        """Return what of earlier settings differs so that arms cannot be compared, in words.
+
+        Args:
+            before: JSON values, as `as_dict`.
+        """
+        now = json.loads(self.text)
+        fixed = [name for name in now if name not in (*GROWING, "recipe")]
+        pairs = [(name, before[name], now[name]) for name in fixed]
+        pairs += [(name, before["recipe"][name], now["recipe"][name]) for name in now["recipe"]]
+        if self.bins:
+            pairs.append(("method", before["methods"], now["methods"]))
+        elif WORST in before["controls"] and WORST in self.controls:
+            name = "the first method, whose last rows are the worst"
+            pairs.append((name, before["methods"][:1], now["methods"][:1]))
+        return [
+            f"{name} {_said(then)}, now {_said(value)}"
+            for name, then, value in pairs
+            if then != value
+        ]
+
     def arms(self) -> Iterator[Arm]:
         """Yield the arms, controls first, in the order in which they are trained: seed by seed, so
         that a study that is stopped early has something to compare."""
@@ -144,6 +170,22 @@ class Arm:
         if self.key.seed is not None:
             parts.append(f"seed {self.key.seed}")
         return ", ".join(parts)
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def merged(settings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of a study that was given more arms: every method, budget and control in
+    the order in which they came, and the most seeds."""
+    whole = dict(settings[-1])
+    for name in ("methods", "budgets", "controls"):
+        whole[name] = list(dict.fromkeys(each for one in settings for each in one[name]))
+    whole["seeds"] = max(one["seeds"] for one in settings)
+    return whole
 
 
 def bin_name(place: int, bins: int) -> str:

@@ -177,6 +177,7 @@ def _train(
     from trl import SFTConfig, SFTTrainer
 
     from ..ingest.models.backbone import without_progress_bars
+    from .learned_loss import frozen_head_loss
 
     per_epoch = math.ceil(len(rows) / recipe.batch)
     total = recipe.epochs * per_epoch
@@ -192,6 +193,27 @@ def _train(
                     state.global_step / total,
                     f"step {state.global_step} of {total}: loss {losses[-1]:.3f}",
                 )
+
+    class LearnedTokensTrainer(SFTTrainer):
+        """Computes logits where a token is learned, and nowhere else, if the head is frozen."""
+
+        def compute_loss(
+            self,
+            model: Any,
+            inputs: dict[str, Any],
+            return_outputs: bool = False,
+            num_items_in_batch: Any = None,
+        ) -> Any:
+            head = backbone.model.get_output_embeddings()
+            if return_outputs or not backbone.plain_head or head.weight.requires_grad:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            states = backbone.states(inputs["input_ids"], inputs["attention_mask"].bool())
+            following = inputs["labels"][:, 1:]
+            learned = following != IGNORED
+            targets = following[learned]
+            parts = backbone.logit_slices(len(targets))
+            loss = frozen_head_loss(states.hidden[:, :-1][learned], head, targets, parts)
+            return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
 
     datasets_logging.disable_progress_bar()
     data = Dataset.from_dict(
@@ -238,7 +260,7 @@ def _train(
         )
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(backbone.padding_token)
-        trainer = SFTTrainer(
+        trainer = LearnedTokensTrainer(
             model=model,
             args=settings,
             train_dataset=data,

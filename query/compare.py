@@ -166,7 +166,7 @@ def compare(store: Store, first: str, second: str) -> SideBySide:
         if not len(coreset):
             raise UsageError(f"{coreset.name} has no rows to compare")
     ids = pair[0].ids, pair[1].ids
-    whole = _overlap(ids, max(map(len, pair)))
+    whole = overlap(ids, max(map(len, pair)))
     pool = sum(share.pool for share in max(pair, key=lambda coreset: coreset.pool_version).mix)
     measured, notes = _measured(store, pair)
     if pair[0].pool_version != pair[1].pool_version:
@@ -183,7 +183,7 @@ def compare(store: Store, first: str, second: str) -> SideBySide:
         of_second=whole.common / len(ids[1]),
         by_chance=len(ids[0]) * len(ids[1]) / pool,
         spearman=spearman(*ids),
-        prefixes=tuple(_overlap(ids, k) for k in PREFIXES if k < max(map(len, pair))),
+        prefixes=tuple(overlap(ids, k) for k in PREFIXES if k < max(map(len, pair))),
         corpora=_corpora(*pair),
         lengths=_lengths(store, pair),
         measured=tuple(measured),
@@ -221,7 +221,7 @@ def _side(coreset: Coreset) -> Side:
     )
 
 
-def _overlap(ids: tuple[Sequence[str], Sequence[str]], ranks: int) -> Overlap:
+def overlap(ids: tuple[Sequence[str], Sequence[str]], ranks: int) -> Overlap:
     first, second = (set(each[:ranks]) for each in ids)
     common = len(first & second)
     return Overlap(ranks, common, common / len(first | second))

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 
+IMPORTED = "imported"
+"""The method of coresets whose rows another tool chose."""
+
 _LONGEST_STEM = LONGEST - 8
 _RANKS_NAMED = 10
 

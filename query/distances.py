@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -67,9 +68,68 @@ def distances(
     meter = _meter(feature, queries)
     if meter is None or not ids:
         return Distances()
-    for _ in _read(snapshot, ids, meter, []):
-        pass
+    for _, part in _read(snapshot, ids, meter, []):
+        meter.add(part[meter.column].combine_chunks())
     return meter.distances
+
+
+@dataclass(frozen=True)
+class NearestPicks:
+    """How near rows come to the queries, in order of their ranks.
+
+    Attributes:
+        highest: cosine of the nearest row of each query, (M,) float32.
+        places: of these rows among all, (M,) int64; -1 where no row has the feature.
+        best: each row's highest cosine to a query, (k,) float32; NaN without the feature.
+        distances: of the first so many rows, for each of the `counts`.
+    """
+
+    highest: np.ndarray
+    places: np.ndarray
+    best: np.ndarray
+    distances: tuple[Distances, ...]
+
+
+def nearest_picks(
+    snapshot: Snapshot,
+    feature: Feature,
+    queries: Sequence[Queries],
+    ids: Sequence[str],
+    counts: Sequence[int],
+) -> NearestPicks:
+    """Return how near some rows of the pool come to the examples of targets, over their ranks.
+
+    Args:
+        ids: of the rows, best first.
+        counts: numbers of rows, ascending; distances are those of the first so many.
+
+    Raises:
+        StoreError: a row is not in that version of the pool.
+    """
+    import torch
+
+    meter = _meter(feature, queries)
+    assert meter is not None, "a feature with vectors, and a target"
+    matrix = matrix_of(queries)
+    highest = np.full(len(matrix), -np.inf, np.float32)
+    places = np.full(len(matrix), -1, np.int64)
+    best = np.full(len(ids), np.nan, np.float32)
+    found = []
+    for start, end in pairwise([0, *counts]):
+        for part, table in _read(snapshot, ids[start:end], meter, []):
+            column = table[meter.column].combine_chunks()
+            meter.add(column)
+            present = part[np.asarray(column.is_valid())] + start
+            if not len(present):
+                continue
+            rows = torch.from_numpy(vectors_of(column).astype(np.float32))
+            cosines = matrix @ rows.T
+            best[present] = cosines.amax(dim=0).numpy()
+            values, at = (each.numpy() for each in cosines.max(dim=1))
+            better = values > highest
+            highest[better], places[better] = values[better], present[at[better]]
+        found.append(meter.distances)
+    return NearestPicks(highest, places, best, tuple(found))
 
 
 def distances_and_corpora(
@@ -81,6 +141,8 @@ def distances_and_corpora(
     """As `distances`, and the corpus of each row in the order of `ids`, from the same reading."""
     meter, parts, places = _meter(feature, queries), [], [np.empty(0, np.int64)]
     for place, part in _read(snapshot, ids, meter, ["corpus"]):
+        if meter:
+            meter.add(part[meter.column].combine_chunks())
         places.append(place)
         parts += part["corpus"].chunks
     read = pa.chunked_array(parts, pa.string()).combine_chunks()
@@ -91,7 +153,7 @@ def distances_and_corpora(
 def _read(
     snapshot: Snapshot, ids: Sequence[str], meter: _Meter | None, columns: list[str]
 ) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Yield parts of the rows and which of `ids` they are; the meter takes in their vectors."""
+    """Yield parts of the rows, with the vectors of the meter, and which of `ids` they are."""
     dataset = snapshot.pool
     offsets = np.array(offsets_of(dataset, snapshot.store.uri, "pool", ids), np.int64)
     order = np.argsort(offsets)  # Lance takes in the order of the table fastest
@@ -100,8 +162,6 @@ def _read(
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
         table = dataset.take(offsets[part].tolist(), columns=[*wide, *columns])
-        if meter:
-            meter.add(table[meter.column].combine_chunks())
         yield part, table
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = "-"
 _ID = re.compile(r"[0-9a-f]{32}")
-_LONGEST_CELL = 1 << 30  # of a CSV file, in characters: texts stand beside the ids
+LONGEST_CELL = 1 << 30  # of a CSV file, in characters: texts stand beside the ids
 _LONGEST_SHOWN = 80
 
 
@@ -397,7 +397,7 @@ def _ids_in_objects(lines: Iterable[tuple[int, str]]) -> Iterator[Any]:
 
 def _ids_in_cells(lines: Iterable[str], delimiter: str, first: int) -> Iterator[str]:
     """The column id; the lines begin with the header, which is line `first` of the file."""
-    csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
     rows = csv.reader(lines, delimiter=delimiter)
     at = next(rows).index("id")
     while True:

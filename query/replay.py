@@ -14,7 +14,7 @@ from ..schemas.plain_text import PrintedResult, count_of
 from ..store import kept_targets
 from ..store.purge import universe_of
 from .approximate import index_is_present
-from .coresets import Coreset, load_coreset, recorded_rows, removal_notes, restore
+from .coresets import IMPORTED, Coreset, load_coreset, recorded_rows, removal_notes, restore
 from .pool_statistics.statistic import statistics_in
 from .ranking import MEMORY_LIMIT
 from .request import Request, resolve_request
@@ -167,8 +167,14 @@ def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:
     """Return what a coreset answered, and its pool beside targets that hold the same examples.
 
     Raises:
-        UsageError: a target was removed since, and the version that held it was cleaned away.
+        UsageError: it was imported; or a target was removed since, and the version that held it
+            was cleaned away.
     """
+    if coreset.method == IMPORTED:
+        raise UsageError(
+            f"{coreset.name} was imported from {coreset.parameters[IMPORTED]['file']}: how its "
+            "rows were chosen is not known here, so they cannot be selected again"
+        )
     newest = Snapshot(store, coreset.pool_version, recorded=statistics_in(coreset.parameters))
     request = Request(
         targets=coreset.targets,

@@ -99,7 +99,7 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
     if request.approximate:
         search = Search(snapshot, method, feature, queries)
         compared = replace(compared, scan=search.scan)
-    eligible, counted_tokens = _eligible(snapshot, request), None
+    eligible, counted_tokens = eligible_rows(snapshot, request), None
     counting = request.budget.token_column
     if counting:
         counted_tokens = counted_rows(snapshot.pool, eligible, counting)
@@ -187,7 +187,7 @@ def _target_tokens(snapshot: Snapshot, column: str, picks: Picks) -> dict[str, i
     return dict(spent)
 
 
-def _eligible(snapshot: Snapshot, request: Request) -> IdSet | None:
+def eligible_rows(snapshot: Snapshot, request: Request) -> IdSet | None:
     """Return the rows that pass the filter and are in no excluded coreset; None for all."""
     eligible = None
     if request.where is not None:

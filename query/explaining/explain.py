@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +53,9 @@ MOST_SIMILAR = 3
 LEAST_BEGINNING = 6
 """Least characters of an id that name a row, if no other id of the coreset begins with them."""
 
+MOST_VECTOR_BYTES = 256 << 20
+"""What the vectors of a coreset may take where many of its rows are explained."""
+
 _CLOSE = 1e-5
 """Largest relative difference between the sum of a gain's parts and the recorded score."""
 
@@ -78,29 +82,63 @@ def explain(
         UsageError: there is no such coreset, or no such row in it; or the limit is too low.
     """
     chosen = load_coreset(store, coreset)
-    explanation = _recorded(store, chosen, _member_of(chosen, row))
-    try:
-        snapshot, request = request_of(store, chosen)
-        resolved = resolve_request(snapshot, request)
-    except (UsageError, MissingFeatureError, FingerprintError) as error:
-        # What it was chosen by is gone; the row itself is not.
-        return replace(explanation, cannot=(f"Its target and scores: {error}",))
-    selection = _Selection(snapshot, chosen, request, resolved)
-    phrase = _score_phrase(resolved.method)
-    if request.group is not None:
-        phrase = _GROUP_PHRASES[resolved.method.selector.name]
-        explanation = replace(
-            explanation, group=selection.query_of(explanation), group_field=request.group
-        )
-    explanation = replace(explanation, score_is=phrase)
-    explanation = _with_similarities(selection, explanation)
-    explanation = _with_parts(selection, explanation)
-    if not without:
+    explainer = Explainer(store, chosen)
+    explanation = explainer.explain(_member_of(chosen, row))
+    selection = explainer.selection
+    if not without or selection is None:
         return explanation
-    if chosen.parameters.get("approximate") and not request.approximate:
+    if chosen.parameters.get("approximate") and not selection.request.approximate:
         why = "What would come in instead: the index that found the rows is gone"
         return replace(explanation, cannot=(*explanation.cannot, why))
     return replace(explanation, without=_without(selection, explanation, memory_limit))
+
+
+class Explainer:
+    """Explains rows of one coreset, one after another; what they have in common is read once.
+
+    Args:
+        store: an open store.
+        coreset: with the rows to be explained among its members.
+        many: keep the vectors of its members in memory, as far as `MOST_VECTOR_BYTES` allows.
+
+    Attributes:
+        selection: that chose the rows; None where it cannot be made again.
+    """
+
+    def __init__(self, store: Store, coreset: Coreset, *, many: bool = False) -> None:
+        self._store, self._coreset = store, coreset
+        self.selection: _Selection | None = None
+        self._why_none = ""
+        try:
+            snapshot, request = request_of(store, coreset)
+            resolved = resolve_request(snapshot, request)
+        except (UsageError, MissingFeatureError, FingerprintError) as error:
+            # What they were chosen by is gone; the rows themselves are not.
+            self._why_none = f"Its target and scores: {error}"
+        else:
+            self.selection = _Selection(snapshot, coreset, request, resolved, many)
+
+    def explain(self, member: dict[str, Any]) -> Explanation:
+        """Explain one of the members, a row of the coreset's table.
+
+        Raises:
+            UsageError: the row was purged.
+        """
+        explanation = _recorded(self._store, self._coreset, member)
+        selection = self.selection
+        if selection is None:
+            return replace(explanation, cannot=(self._why_none,))
+        phrase = _score_phrase(selection.resolved.method)
+        if selection.request.group is not None:
+            phrase = _GROUP_PHRASES[selection.resolved.method.selector.name]
+            explanation = replace(
+                explanation,
+                group=selection.query_of(explanation),
+                group_field=selection.request.group,
+            )
+        explanation = replace(explanation, score_is=phrase)
+        explanation = _with_similarities(selection, explanation)
+        return _with_parts(selection, explanation)
 
 
 def _member_of(coreset: Coreset, row: str | int) -> dict[str, Any]:
@@ -166,6 +204,20 @@ class _Selection:
     coreset: Coreset
     request: Request
     resolved: ResolvedRequest
+    many: bool = False
+
+    @cached_property
+    def compared(self) -> tuple[Feature | None, list[Queries]]:
+        """A feature with vectors that the pool and every target has, and the examples' vectors."""
+        return compared_vectors(self.snapshot, self.request, self.resolved)
+
+    @cached_property
+    def member_vectors(self) -> np.ndarray | None:
+        """Of the members that can be read, (n, d) float32; None where they would not fit."""
+        feature, ids = self.compared[0], self.coreset.readable["id"].to_pylist()
+        if not self.many or feature is None or len(ids) * feature.width * 4 > MOST_VECTOR_BYTES:
+            return None
+        return _vectors(self.snapshot, feature, ids)
 
     def query_of(self, explanation: Explanation) -> str | None:
         """Return the example that the row was chosen for, None where the method names none."""
@@ -183,7 +235,7 @@ def _with_similarities(selection: _Selection, explanation: Explanation) -> Expla
     cannot = list(explanation.cannot)
     if request.targets and recorded is None and explanation.group is None:
         cannot.append(f"Which example pulled it: {_why_no_example(resolved, explanation.target)}")
-    feature, queries = _compared_vectors(snapshot, request, resolved)
+    feature, queries = selection.compared
     own = None
     if feature is None:
         cannot.append(
@@ -203,15 +255,18 @@ def _with_similarities(selection: _Selection, explanation: Explanation) -> Expla
         explanation,
         compared_by=feature.name,
         asked=len(similar),
-        nearest=_nearest(snapshot, selection.coreset, feature, own, explanation.rank),
+        nearest=_nearest(selection, feature, own, explanation.rank),
         next=_with_similarity(snapshot, feature, own, explanation.next),
     )
 
 
-def _compared_vectors(
+def compared_vectors(
     snapshot: Snapshot, request: Request, resolved: ResolvedRequest
 ) -> tuple[Feature | None, list[Queries]]:
-    """A feature with vectors that the pool and every target has, and the examples' vectors."""
+    """Return a feature with vectors that pool and targets share, and the examples' vectors.
+
+    The method's own where it has vectors; (None, []) where no feature is shared.
+    """
     if resolved.feature and resolved.feature.column:
         return resolved.feature, resolved.queries
     for feature in snapshot.features.values():
@@ -285,13 +340,16 @@ def _texts(
 
 
 def _nearest(
-    snapshot: Snapshot, coreset: Coreset, feature: Feature, own: np.ndarray, rank: int
+    selection: _Selection, feature: Feature, own: np.ndarray, rank: int
 ) -> Neighbour | None:
     """Of the rows ranked before, the most similar one; the lower rank of equals."""
-    before = _ranked_before(coreset, rank)
+    before = _ranked_before(selection.coreset, rank)
     if not before.num_rows:
         return None
-    cosines = _vectors(snapshot, feature, before["id"].to_pylist()) @ own
+    if (kept := selection.member_vectors) is not None:
+        cosines = kept[: before.num_rows] @ own  # members are in order of rank
+    else:
+        cosines = _vectors(selection.snapshot, feature, before["id"].to_pylist()) @ own
     if np.isnan(cosines).all():
         return None
     (row,) = before.slice(int(np.nanargmax(cosines)), 1).to_pylist()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 
 def run_demo(folder: Path) -> str:
@@ -15,7 +19,7 @@ def run_demo(folder: Path) -> str:
     return ran.stdout
 
 
-def test_the_demo_selects_what_each_target_is_about(tmp_path):
+def test_the_demo_selects_what_each_target_is_about(tmp_path, repository, monkeypatch, capsys):
     said = run_demo(tmp_path)
     assert "sample: read 3,000: 3,000 new, 0 duplicate, 0 rejected" in said
     for target, source, share in (
@@ -35,6 +39,24 @@ def test_the_demo_selects_what_each_target_is_about(tmp_path):
         assert picked.count(source) / len(picked) >= share
     again = run_demo(tmp_path)
     assert "sample: read 3,000: 0 new, 3,000 duplicate, 0 rejected" in again
+
+    monkeypatch.chdir(tmp_path)
+    follow_the_readme(repository, capsys)
+    assert (tmp_path / "math.jsonl").exists() and (tmp_path / "report.html").exists()
+
+
+def follow_the_readme(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Paste every command of the README that is about the demo's pool."""
+    from coresetdb.cli.main import main
+
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    pasted = re.findall(r"^    coresetdb (.*coresetdb-demo/pool.*)$", text, re.MULTILINE)
+    assert len(pasted) > 5
+    for command in pasted:
+        with pytest.raises(SystemExit) as left:
+            main(shlex.split(command))
+        said = capsys.readouterr()
+        assert not left.value.code, (command, said.err)
 
 
 def pool_of(folder: Path) -> list[dict[str, str]]:

@@ -16,11 +16,15 @@ RECORDED = {"docs/results.md": "runs of hours on real corpora, with their figure
 
 NOT_HERE = {
     "coresetdb init pool --backbone Qwen/": "a model from a hub",
+    "coresetdb init pool --backbone HuggingFaceTB/": "a model from a hub",
     "coresetdb init pool --features fast,embed": "an encoder from a hub",
     "coresetdb init pool --features paper": "an encoder from a hub",
     "coresetdb plan pool data/*.jsonl.gz --features paper": "an encoder from a hub",
     "$ coresetdb": "a recorded session, with what it printed",
 }
+IN_THE_DEMO = "coresetdb-demo/pool"
+"""The store of commands that tests/cli/test_demo.py runs after the demo."""
+
 """Beginnings of commands that are not run here, and why."""
 
 NAMES = {"STORE": "pool", "OTHER-STORE": "other", "CORESET": "math", "TARGET": "gsm8k",
@@ -39,6 +43,8 @@ def commands(document: str) -> list[str]:
 
 def skipped(command: str) -> str | None:
     """Why a command is not run here; None if it is."""
+    if IN_THE_DEMO in command:
+        return "run after the demo"
     return next((why for start, why in NOT_HERE.items() if command.startswith(start)), None)
 
 

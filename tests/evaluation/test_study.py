@@ -6,7 +6,7 @@ import random
 import pytest
 
 import coresetdb
-from coresetdb.evaluation.report import report
+from coresetdb.reports.study import study_page
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.progress import Silence
 
@@ -83,7 +83,7 @@ def test_the_result_is_a_table_rows_of_sql_and_a_page(db, result):
     assert len(rows) == 1 + 5 * 2 and set(rows["n"]) == {len(ITEMS)}
     named = rows.filter(rows["coreset"].is_not_null())["coreset"].to_list()
     assert all(db.replay(name).same for name in named[:2])
-    page = report(result)
+    page = study_page(result)
     assert page.startswith("<!doctype html>") and "http" not in page.replace("http-equiv", "")
     assert page.count("<circle") >= 4 and "rds:round_robin" in page
     [study] = [each for each in db.list_studies() if each["study"] == "planted"]
@@ -121,11 +121,25 @@ def test_a_study_goes_on_where_it_stopped(db):
     assert len(after) == 5 * 3 * len(ITEMS)
     assert {arm.seeds for arm in whole.of("loss") if arm.arm != "zero-shot"} == {2}
     assert set(before["key"]) <= set(after["key"])
-    with pytest.raises(UsageError, match="other settings"):
-        db.evaluate("game", ITEMS, **{**call, "seeds": 1}, **SMALL)
+    with pytest.raises(UsageError, match="other settings: epochs 6, now 5"):
+        db.evaluate("game", ITEMS, **call, **{**SMALL, "epochs": 5})
+    fewer = db.evaluate("game", ITEMS, **{**call, "seeds": 1}, **SMALL)
+    assert fewer.settings["seeds"] == 2 and fewer.arms == whole.arms
     assert db.remove_study("stopped") == len(after)
     with pytest.raises(UsageError, match="no study 'stopped'"):
         db.open_study("stopped")
+
+
+def test_a_study_is_given_more_arms(db, result):
+    call = {"relevant": "kind = 'game'", "seeds": 2, "name": "planted", **SMALL}
+    more = db.evaluate("game", ITEMS, methods="rds,rds:top", controls="random,worst", **call)
+    before = {(arm.arm, arm.metric): arm.mean for arm in result.arms}
+    after = {(arm.arm, arm.metric): arm.mean for arm in more.arms}
+    assert after.items() > before.items()
+    assert {arm for arm, _ in after.keys() - before.keys()} == {"rds:top"}
+    assert more.settings["methods"] == ["rds:round_robin", "rds:top"]
+    with pytest.raises(UsageError, match="the first method, whose last rows are the worst"):
+        db.evaluate("game", ITEMS, methods="rds:top", controls="worst", **call)
 
 
 def test_a_forecast_trains_nothing_and_says_what_can_be_found(db):

@@ -97,6 +97,8 @@ def _attachments(folder: Path, pool: Database) -> None:
     embedded = pl.DataFrame({"id": ids, "embedding": vectors.tolist()})
     embedded.write_parquet(folder / "embedded.parquet")
     np.save(folder / "embedded.npy", vectors[:25])
+    (folder / "ids.txt").write_text("\n".join(ids[:7]))
+    pl.DataFrame({"id": ids[3:9], "score": range(6)}).write_csv(folder / "selection.csv")
     np.save(folder / "gsm8k_examples.npy", vectors[:6])
 
 

@@ -1,0 +1,281 @@
+"""How numbers are distributed in a pool and among some of its rows, as histograms.
+
+The pool's side is counted by DuckDB, in a process with limits of its own: a histogram of a hundred
+million rows is forty numbers here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..schemas.tables import literal
+from ..store.sql.names import quoted
+from ..store.sql.session import FILTER_TIME_LIMIT, SqlSession
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+BINS = 40
+TAIL = 0.005
+"""Of the pool's values on either side that share the outermost bin with those next to them."""
+
+QUANTILES = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Values of some rows: how many there are, how many rows lack one, mean and QUANTILES."""
+
+    rows: int
+    missing: int
+    mean: float
+    quantiles: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A number in the pool and among picked rows.
+
+    Attributes:
+        what: its name, such as a column's.
+        edges: of the bins, (n + 1,); the first and the last bin also hold what is beyond them.
+        pool: values in each bin, (n,).
+        picked: likewise of the picks; None without picks.
+        of_pool, of_picked: summaries.
+    """
+
+    what: str
+    edges: tuple[float, ...]
+    pool: tuple[int, ...]
+    of_pool: Summary
+    picked: tuple[int, ...] | None = None
+    of_picked: Summary | None = None
+
+
+def distribution(what: str, pool: np.ndarray, picked: np.ndarray | None) -> Distribution:
+    """Return the distribution of values that are in memory, (n,) and (k,) floats; NaN is missing.
+
+    Raises:
+        ValueError: the pool has no value at all.
+    """
+    present = pool[np.isfinite(pool)]
+    if not len(present):
+        raise ValueError(f"{what} has no values")
+    low, high = np.quantile(present, [TAIL, 1 - TAIL])
+    edges = edges_between(float(low), float(high), whole=False)
+    return Distribution(
+        what,
+        edges,
+        counted(present, edges),
+        summary_of(pool),
+        None if picked is None else counted(picked[np.isfinite(picked)], edges),
+        None if picked is None else summary_of(picked),
+    )
+
+
+def edges_between(low: float, high: float, *, whole: bool) -> tuple[float, ...]:
+    """Return the edges of at most BINS bins of equal width; of whole width where values are."""
+    if not high > low:
+        return (low, low + 1.0) if whole else (low, low + max(abs(low), 1.0) * 1e-6)
+    if whole:
+        width = max(1, int(np.ceil((high - low + 1) / BINS)))
+        count = int(np.ceil((high - low + 1) / width))
+        return tuple(float(low + width * n) for n in range(count + 1))
+    return tuple(float(edge) for edge in np.linspace(low, high, BINS + 1))
+
+
+def counted(values: np.ndarray, edges: Sequence[float]) -> tuple[int, ...]:
+    """Count values by bin; those beyond the edges are in the outermost bins."""
+    places = np.searchsorted(np.asarray(edges[1:-1]), values, side="right")
+    return tuple(np.bincount(places, minlength=len(edges) - 1).tolist())
+
+
+def summary_of(values: np.ndarray) -> Summary:
+    """Summarize values (n,); NaN is missing."""
+    present = values[np.isfinite(values)]
+    missing = len(values) - len(present)
+    if not len(present):
+        return Summary(len(values), missing, float("nan"), (float("nan"),) * len(QUANTILES))
+    quantiles = tuple(float(each) for each in np.quantile(present, QUANTILES))
+    return Summary(len(values), missing, float(present.mean()), quantiles)
+
+
+def numeric_columns(schema: pa.Schema) -> list[str]:
+    """The columns of a pool that hold one number a row, those of annotations included."""
+    return [
+        field.name
+        for field in schema
+        if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+    ]
+
+
+def column_distributions(
+    store: Store, columns: Sequence[str], version: int, ids: Sequence[str] | None = None
+) -> Iterator[Distribution]:
+    """Yield the distribution of each numeric column that has any value, in their order.
+
+    Args:
+        store: an open store.
+        columns: of the pool.
+        version: of the pool.
+        ids: of the picks; None for the pool alone.
+
+    Raises:
+        QueryError: DuckDB fails, or meets a limit.
+    """
+    schema = store.dataset("pool", version).schema
+    picked = None if ids is None else store.take(ids, list(columns), version)
+    with SqlSession(
+        store.place.uri,
+        at=version,
+        time_limit=FILTER_TIME_LIMIT,
+        storage_options=store.place.options,
+    ) as session:
+        for column in columns:
+            whole = pa.types.is_integer(schema.field(column).type)
+            found = _of_relation(session, "pool", column, whole)
+            if found is None:
+                continue
+            edges, counts, summary = found
+            values = None
+            if picked is not None:
+                values = picked[column].cast(pa.float64()).to_numpy()
+            yield Distribution(
+                column,
+                edges,
+                counts,
+                summary,
+                None if values is None else counted(values[np.isfinite(values)], edges),
+                None if values is None else summary_of(values),
+            )
+
+
+def _of_relation(
+    session: SqlSession, relation: str, column: str, whole: bool, where: str = "true"
+) -> tuple[tuple[float, ...], tuple[int, ...], Summary] | None:
+    """Edges, counts and summary of a column of a relation; None without any value."""
+    name = f"{quoted(column)}::DOUBLE"
+    levels = ", ".join(str(level) for level in (TAIL, *QUANTILES, 1 - TAIL))
+    finite = f"{quoted(column)} IS NOT NULL AND isfinite({name})"
+    [row] = (
+        session.run(
+            f"SELECT count(*) AS every, count(*) FILTER ({finite}) AS present, "
+            f"avg({name}) FILTER ({finite}) AS mean, "
+            f"approx_quantile({name}, [{levels}]) FILTER ({finite}) AS quantiles "
+            f"FROM {relation} WHERE {where}"
+        )
+        .read_all()
+        .to_pylist()
+    )
+    if not row["present"]:
+        return None
+    low, *quantiles, high = (round(each) if whole else each for each in row["quantiles"])
+    edges = edges_between(low, high, whole=whole)
+    last, width = len(edges) - 2, edges[1] - edges[0]
+    place = f"greatest(0, least({last}, floor(({name} - {edges[0]!r}) / {width!r})))"
+    counts = [0] * (last + 1)
+    for each in (
+        session.run(
+            f"SELECT {place}::INTEGER AS bin, count(*) AS rows FROM {relation} "
+            f"WHERE {where} AND {finite} GROUP BY bin"
+        )
+        .read_all()
+        .to_pylist()
+    ):
+        counts[each["bin"]] = each["rows"]
+    summary = Summary(row["every"], row["every"] - row["present"], row["mean"], tuple(quantiles))
+    return edges, tuple(counts), summary
+
+
+MOST_VALUES = 60
+"""Of a metadata field that sorts rows into kinds."""
+
+
+def categorical_metadata(store: Store, version: int | None, most: int) -> list[str]:
+    """Return metadata fields that sort rows into kinds, those that most rows have first.
+
+    Such a field has 2 to MOST_VALUES values, ten rows or more to each on average, and a tenth of
+    all rows has it.
+    """
+    stored = set(store.dataset("pool", version).schema.names)
+    with SqlSession(
+        store.place.uri,
+        at=version,
+        time_limit=FILTER_TIME_LIMIT,
+        storage_options=store.place.options,
+    ) as session:
+        fields = [
+            name for name in session.run("FROM pool LIMIT 0").schema.names if name not in stored
+        ]
+        if not fields:
+            return []
+        counts = ", ".join(
+            f"approx_count_distinct({quoted(name)}) AS d{at}, count({quoted(name)}) AS n{at}"
+            for at, name in enumerate(fields)
+        )
+        [row] = session.run(f"SELECT count(*) AS rows, {counts} FROM pool").read_all().to_pylist()
+    found = [
+        (row[f"n{at}"], name)
+        for at, name in enumerate(fields)
+        if 2 <= row[f"d{at}"] <= min(MOST_VALUES, row[f"n{at}"] / 10)
+        and row[f"n{at}"] >= row["rows"] / 10
+    ]
+    return [name for _, name in sorted(found, key=lambda pair: -pair[0])[:most]]
+
+
+def value_counts(
+    store: Store, column: str, version: int | None, most: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Count the values of a column of the relation `pool`, most frequent first.
+
+    Returns:
+        `value` (text, or None) and `rows` of the `most` most frequent values; how many others.
+    """
+    name = quoted(column)
+    with SqlSession(
+        store.place.uri,
+        at=version,
+        time_limit=FILTER_TIME_LIMIT,
+        storage_options=store.place.options,
+    ) as session:
+        counts = f"(SELECT {name}::VARCHAR AS value, count(*) AS rows FROM pool GROUP BY value)"
+        rows = session.run(
+            f"SELECT * FROM {counts} ORDER BY rows DESC, value LIMIT {most}"
+        ).read_all()
+        [total] = session.run(f"SELECT count(*) AS n FROM {counts}").read_all().to_pylist()
+    return rows.to_pylist(), max(0, total["n"] - most)
+
+
+def score_distributions(session: SqlSession, most: int) -> tuple[list[Distribution], list[str]]:
+    """Return the distributions of the scores that a store keeps, one for each target and method.
+
+    Args:
+        session: over the store.
+        most: how many are counted.
+
+    Returns:
+        Those of the newest versions of the pool, and the names of further ones.
+    """
+    sets = session.run(
+        "SELECT target, method, max(pool_version) AS version FROM scores GROUP BY target, method "
+        "ORDER BY target, method"
+    ).read_all()
+    found, left = [], []
+    for each in sets.to_pylist():
+        name = f"{each['method']} for {each['target']}"
+        if len(found) == most:
+            left.append(name)
+            continue
+        where = (
+            f"target = {literal(each['target'])} AND method = {literal(each['method'])} "
+            f"AND pool_version = {each['version']}"
+        )
+        counted_set = _of_relation(session, "scores", "score", False, where)
+        if counted_set is not None:
+            found.append(Distribution(name, *counted_set))
+    return found, left
