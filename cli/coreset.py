@@ -264,6 +264,9 @@ def select_command(
     if dry_run and out:
         raise UsageError("--dry-run writes nothing: leave out --out, or --dry-run")
     format_ = format_ or "messages"
+    from ..query.coresets import coreset_names
+    from ..store import underway
+
     database = open_database(store)
     if out:
         from ..query.export import check_export
@@ -273,28 +276,34 @@ def select_command(
         from ..query.origins import check_field
 
         check_field(database.store, by)
-    coreset = database.select(
-        *targets,
-        method=method,
-        budget=budget,
-        where=where,
-        seed=seed,
-        name=name,
-        memory_limit=memory,
-        leakage="off" if allow_leakage else leakage,  # type: ignore[arg-type]
-        evaluation=evaluation,
-        **reading,
-        exclude=exclude,
-        quota=quota,
-        cap=cap,
-        quota_by=quota_by,
-        distinct=distinct,
-        distinct_by=distinct_by,
-        approximate=approximate,
-        weights=weights,
-        group=group,
-        dry_run=dry_run,
-    )
+    try:
+        coreset = database.select(
+            *targets,
+            method=method,
+            budget=budget,
+            where=where,
+            seed=seed,
+            name=name,
+            memory_limit=memory,
+            leakage="off" if allow_leakage else leakage,  # type: ignore[arg-type]
+            evaluation=evaluation,
+            **reading,
+            exclude=exclude,
+            quota=quota,
+            cap=cap,
+            quota_by=quota_by,
+            distinct=distinct,
+            distinct_by=distinct_by,
+            approximate=approximate,
+            weights=weights,
+            group=group,
+            dry_run=dry_run,
+        )
+    except UsageError as error:
+        if name is None or not underway.was_killed() or name not in coreset_names(database.store):
+            raise
+        talk(f"Done already: this command was killed after it had chosen the rows ({error})")
+        coreset = database.open_coreset(name)
     if as_json:
         print_json(coreset_json(coreset, by))
     else:

@@ -12,11 +12,13 @@ import shlex
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from ..schemas.errors import AmbiguousFormatError, CoresetDBError
+from ..schemas.errors import AmbiguousFormatError, CoresetDBError, UsageError
 from ..schemas.plain_text import first_line, safe
 from ..schemas.version import VERSION
 from .options import talk
@@ -127,12 +129,43 @@ def _show_control_characters() -> None:
     sys.excepthook = lambda *error: talk("".join(traceback.format_exception(*error)).rstrip("\n"))
 
 
+@contextmanager
+def _trace(words: list[str]) -> Iterator[None]:
+    """Let the command be known if it is killed after its commit."""
+    from ..store import underway
+
+    underway.set_command(words)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # as after a kill
+    except UsageError:
+        raise  # `_was_done` looks at the trace first
+    except BaseException:
+        underway.finish()
+        raise
+    else:
+        underway.finish()
+
+
+def _was_done(error: UsageError) -> bool:
+    """Whether the same command was killed after its commit, so that nothing is left to do."""
+    from ..store import underway
+
+    done = underway.was_killed()
+    underway.finish()
+    if done:
+        talk(f"Done already: this command was killed after its commit ({error})")
+    return done
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in a sentence, not in a traceback."""
     if arguments is None:  # the process is ours
         _show_control_characters()
     try:
-        code = commands.main(arguments, prog_name="coresetdb", standalone_mode=False)
+        with _trace(sys.argv[1:] if arguments is None else arguments):
+            code = commands.main(arguments, prog_name="coresetdb", standalone_mode=False)
     except click.ClickException as error:
         sentence = io.StringIO()
         error.show(sentence)
@@ -142,6 +175,8 @@ def main(arguments: list[str] | None = None) -> Any:
         talk("Interrupted.")
         sys.exit(INTERRUPTED)
     except CoresetDBError as error:
+        if isinstance(error, UsageError) and _was_done(error):
+            sys.exit(0)
         talk(f"Error: {error}")
         if isinstance(error, AmbiguousFormatError) and error.options:
             typed = sys.argv[1:] if arguments is None else arguments

@@ -21,6 +21,7 @@ from ..schemas.version import VERSION
 from .checksums import FOLDER as CHECKSUM_FOLDER
 from .locks import LEASE_FOLDER, LOCK_FILE
 from .place import Place, unopened
+from .underway import FOLDER as UNDERWAY_FOLDER
 
 LAYOUT_KEY = "coresetdb:layout"
 CONFIG_KEY = "coresetdb:config"
@@ -28,7 +29,7 @@ WRITER_KEY = "coresetdb:writer"
 TABLE_KEY = "coresetdb:table"
 RECIPE_PREFIX = "coresetdb:recipe:"
 
-_MADE_BEFORE_POOL = (LOCK_FILE, LEASE_FOLDER, CHECKSUM_FOLDER)
+_MADE_BEFORE_POOL = (LOCK_FILE, LEASE_FOLDER, CHECKSUM_FOLDER, UNDERWAY_FOLDER)
 
 
 def require_outside(path: str) -> None:

@@ -26,6 +26,7 @@ import xxhash
 
 from ..schemas.errors import DamagedStoreError, ReadOnlyStoreError, StoreError
 from ..schemas.plain_text import first_line
+from . import underway
 
 CHUNK_BYTES = 4 << 20
 
@@ -258,14 +259,20 @@ def place_at(
             "run this again"
         )
     uri = os.fspath(uri)
+    place = _place_at(uri, dict(storage_options or {}))
+    underway.look(place)
+    return place
+
+
+def _place_at(uri: str, options: dict[str, str]) -> Place:
     address = urlparse(uri)
     if address.scheme == "s3":
-        return _s3(uri.rstrip("/"), dict(storage_options or {}))
+        return _s3(uri.rstrip("/"), options)
     if address.scheme not in ("", "file") and len(address.scheme) > 1:
         raise StoreError(f"{uri}: a store lives in a local folder or under s3://")
     path = unquote(address.path) if address.scheme == "file" else os.path.expanduser(uri)
     root = os.path.abspath(path)
-    return Place(root, dict(storage_options or {}), pafs.LocalFileSystem(), root, local=True)
+    return Place(root, options, pafs.LocalFileSystem(), root, local=True)
 
 
 def _s3(uri: str, given: dict[str, str]) -> Place:

@@ -19,7 +19,7 @@ from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import first_line
 from ..schemas.tables import NEWER_TABLES, NEWEST_POSSIBLE, TABLES
-from . import layout
+from . import layout, underway
 from . import rows as incoming
 from .checksums import Checksums, version_files
 from .commits import committed
@@ -83,6 +83,7 @@ class Store:
         layout.require_free(place)
         store = cls(place, config)
         with store.lock():
+            underway.begin(place)
             for table in layout.make_tables(place, config, pool_features, target_features):
                 if table == "files":
                     store.checksums.seal()
@@ -324,6 +325,7 @@ class Store:
             return dataset, before, action(dataset)
 
         with self.lock(shared=True):
+            underway.begin(self.place)
             dataset, before, result = committed(what, attempt)
             if dataset.version == before:  # nothing was committed, or by another handle
                 dataset = self.dataset(table)

@@ -30,9 +30,9 @@ MAY_IMPORT = {
 ORDER = {
     "schemas": "version plain_text canonical errors environment amounts progress ids tables "
     "instruction conversations reasoning recipe stored_vectors",
-    "store": "place reads commits locks rows checksums layout store catalog shards fill features "
-    "indices maintenance scores evaluation_results removal evaluations excerpts kept_targets purge "
-    "corpora sql integrity sizes status",
+    "store": "underway place reads commits locks rows checksums layout store catalog shards fill "
+    "features indices maintenance scores evaluation_results removal evaluations excerpts "
+    "kept_targets purge corpora sql integrity sizes status",
     "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
     "store/integrity": "isolated facts report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
