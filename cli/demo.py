@@ -13,7 +13,7 @@ import click
 
 from ..schemas.plain_text import text_table
 from .coreset_output import first_rows
-from .options import ShownProgress, open_database, talk
+from .options import ShownProgress, open_database, print_text, talk
 
 DATA = Path(__file__).parent.parent / "demo"
 TARGETS = ("grade_school_math", "python_functions")
@@ -59,14 +59,14 @@ def demo_command(folder: str) -> None:
     _print_command(f"coresetdb ingest {quote(store)} {quote(sample)} --corpus sample")
     with ShownProgress() as progress:
         account = database.ingest(sample, corpus="sample", progress=progress)
-    click.echo(account)
+    print_text(account)
     present = {target.name for target in database.list_targets()}
     coresets = []
     for target in TARGETS:
         if target not in present:
             examples = os.path.relpath(DATA / f"{target}.jsonl")
             _print_command(f"coresetdb target add {quote(store)} {target} {quote(examples)}")
-            click.echo(str(database.add_target(target, examples)))
+            print_text(str(database.add_target(target, examples)))
         out = f"{folder}/{target}.jsonl"
         _print_command(
             f"coresetdb select {quote(store)} {target} --budget {BUDGET} --out {quote(out)}"
@@ -75,16 +75,16 @@ def demo_command(folder: str) -> None:
         coreset = database.select(target, budget=BUDGET)
         database.export(coreset, out)
         seconds = time.monotonic() - before
-        click.echo(f"{len(coreset)} rows in {seconds:.1f} s, no model run. Where they come from:\n")
+        print_text(f"{len(coreset)} rows in {seconds:.1f} s, no model run. Where they come from:\n")
         picks = database.sql(SOURCES_OF_PICKS.format(coreset=coreset.name))
-        click.echo(text_table(picks.read_all().to_pylist()))
-        click.echo("\n" + first_rows(coreset, ROWS_SHOWN))
+        print_text(text_table(picks.read_all().to_pylist()))
+        print_text("\n" + first_rows(coreset, ROWS_SHOWN))
         coresets.append(coreset.name)
     talk(_next_steps(store, folder, coresets[0], time.monotonic() - started))
 
 
 def _print_command(line: str) -> None:
-    click.echo(f"\n$ {line}")
+    print_text(f"\n$ {line}")
 
 
 def _next_steps(store: str, folder: str, coreset: str, seconds: float) -> str:

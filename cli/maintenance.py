@@ -13,8 +13,10 @@ from .options import (
     given,
     json_option,
     open_database,
+    print_data,
     print_json,
     print_result,
+    print_text,
     store_argument,
     talk,
     worker_options,
@@ -38,7 +40,7 @@ def status_command(store: str, verbose: bool, as_json: bool) -> None:
     if as_json:
         print_json(status.as_dict())
         return
-    click.echo(status.summary(verbose))
+    print_text(status.summary(verbose))
     for sentence in status.advice():
         talk(sentence)
 
@@ -125,7 +127,7 @@ def create_index(store: str, feature: str, as_json: bool) -> None:
         "extended": "added new rows to its index",
         "unchanged": "its index has all rows already",
     }
-    click.echo(text_table(rows))
+    print_text(text_table(rows))
     talk(f"{feature}: {done[indexed.done]}.")
     again = f"{quote(store)} TARGET --method {feature} --approximate --budget 100"
     talk(f"Next: coresetdb select {again}")
@@ -146,7 +148,7 @@ def list_indices(store: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        click.echo(text_table(rows))
+        print_text(text_table(rows))
     else:
         talk(f"No indices yet. Next: coresetdb index create {quote(store)} FEATURE")
 
@@ -177,4 +179,4 @@ def completion_command(shell: str) -> None:
 
     script = get_completion_class(shell)
     assert script is not None, shell
-    click.echo(script(commands, {}, "coresetdb", "_CORESETDB_COMPLETE").source())
+    print_data(script(commands, {}, "coresetdb", "_CORESETDB_COMPLETE").source())

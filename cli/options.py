@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..schemas.plain_text import safe
 from .store_argument import StoreArgument
 
 if TYPE_CHECKING:
@@ -197,14 +198,28 @@ def open_database(uri: str) -> Database:
     return database
 
 
-def talk(text: str) -> None:
+# Everything that the commands print goes through the next three functions. Names and texts of files
+# are somebody else's: a terminal shows their control characters, and does not obey them.
+
+
+def talk(text: str = "") -> None:
     """Print a line for the person at the terminal, on stderr."""
-    click.echo(text, err=True)
+    click.echo(safe(text), err=True)
+
+
+def print_text(text: str) -> None:
+    """Print a result for a person, on stdout."""
+    click.echo(safe(text))
+
+
+def print_data(text: str) -> None:
+    """Print a result for a program on stdout, as it is; on a terminal a person reads it."""
+    click.echo(safe(text) if sys.stdout.isatty() else text)
 
 
 def print_json(value: Any) -> None:
     """Print a result for a program, on stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    print_data(json.dumps(value, ensure_ascii=False, indent=2, default=str))
 
 
 def print_result(result: Any, as_json: bool) -> None:
@@ -212,7 +227,7 @@ def print_result(result: Any, as_json: bool) -> None:
     if as_json:
         print_json(result.as_dict() if hasattr(result, "as_dict") else asdict(result))
     else:
-        click.echo(str(result))
+        print_text(str(result))
 
 
 LINE_SECONDS = 10.0
@@ -268,7 +283,7 @@ class ShownProgress:
     def say(self, sentence: str) -> None:
         """Print a line of its own, above the bar."""
         if self.terminal:
-            self.bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            self.bar.console.print(safe(sentence), markup=False, highlight=False, soft_wrap=True)
         else:
             talk(sentence)
 
@@ -301,7 +316,7 @@ class ShownProgress:
         left = ", ".join(filter(None, facts))
         self.bar.update(
             self.task,
-            description=words,
+            description=safe(words),
             completed=min(self.stage.share, FULL),
             total=None if share is None else 1.0,
             left=left,

@@ -15,7 +15,7 @@ import click
 
 from ..schemas.errors import CoresetDBError
 from ..store.sql.names import FEATURES, MACROS, POOL_TABLE, RELATIONS, quoted
-from .options import overwrite_option, store_argument
+from .options import overwrite_option, print_text, store_argument, talk
 
 if TYPE_CHECKING:
     from ..store.sql.session import SqlSession
@@ -73,17 +73,20 @@ def sql_command(
     """
     if as_csv + as_json + (parquet is not None) > 1:
         raise click.UsageError("choose one of --csv, --json and --parquet")
-    from ..store.layout import require_pool
+    from ..store.layout import require_outside, require_pool
     from ..store.place import place_at
     from ..store.sql.session import SqlSession
     from .sql_output import check_parquet, show
 
-    if parquet is not None and not overwrite:
-        check_parquet(parquet)
+    if parquet is not None:
+        require_outside(parquet)
+        if not overwrite:
+            check_parquet(parquet)
 
     if query is None:  # a store that is not there is said before anything is typed
         require_pool(place_at(store))
-    version = int(at) if at is not None and at.isdecimal() else at
+    number = at is not None and at.isdecimal() and len(at) <= _LONGEST_VERSION
+    version = int(at) if at is not None and number else at
     with SqlSession(store, at=version, memory_limit=memory, time_limit=timeout) as session:
         form = "csv" if as_csv else "json" if as_json else "table"
         if query is None and sys.stdin.isatty() and parquet is None:
@@ -92,6 +95,8 @@ def sql_command(
         text = query if query is not None else sys.stdin.read()
         show(session.run(text), form, parquet)
 
+
+_LONGEST_VERSION = 30  # digits; more are no version of anything
 
 FIRST, MORE = "sql> ", "...> "
 HISTORY_LINES = 1000
@@ -117,7 +122,7 @@ def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str
     """
     from .sql_output import show
 
-    click.echo(f"{store}: type a SELECT and a semicolon, .help, or quit", err=True)
+    talk(f"{store}: type a SELECT and a semicolon, .help, or quit")
     with _line_editing(session):
         while True:
             try:
@@ -129,12 +134,12 @@ def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str
                 if text:
                     show(session.run(text), form)
             except EOFError:
-                click.echo(err=True)
+                talk()
                 return
             except KeyboardInterrupt:
-                click.echo("\ninterrupted", err=True)
+                talk("\ninterrupted")
             except CoresetDBError as error:
-                click.echo(f"Error: {error}", err=True)
+                talk(f"Error: {error}")
 
 
 def _statement(read: Callable[[str], str]) -> str | None:
@@ -176,15 +181,15 @@ def _dot(line: str, session: SqlSession) -> str:
     if command == ".tables":
         _write_relations(list(relations_of(session)))
     elif command == ".help":
-        click.echo(HELP)
+        print_text(HELP)
     elif command != ".schema":
-        click.echo(f"{command}: no such command; .help lists them", err=True)
+        talk(f"{command}: no such command; .help lists them")
     else:
         relation = words[0].strip(' ;"') if words else "pool"
         relations = relations_of(session)
         if relation in relations:
             return f"SELECT column_name, column_type FROM (DESCRIBE {quoted(relation)})"
-        click.echo(f"{relation}: no such relation; there are {', '.join(relations)}", err=True)
+        talk(f"{relation}: no such relation; there are {', '.join(relations)}")
     return ""
 
 
@@ -193,9 +198,9 @@ def _write_relations(relations: list[str]) -> None:
     kinds |= {name: "an instruction, scored" for name in relations if name not in kinds}
     size = max(map(len, kinds))
     for name, row in kinds.items():
-        click.echo(f"{name:<{size}}  a row is {row}")
+        print_text(f"{name:<{size}}  a row is {row}")
     for macro, what in MACROS.items():
-        click.echo(f"{macro}: {what}")
+        print_text(f"{macro}: {what}")
 
 
 @contextlib.contextmanager

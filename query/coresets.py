@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError
@@ -309,10 +310,32 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
             return False  # before anything of it is touched
         _tag(snapshot, coreset)
         store.delete("coreset_rows", f"coreset = {literal(coreset.name)}")
-        store.append("coreset_rows", _member_rows(coreset))
+        store.append("coreset_rows", _member_rows(coreset.name, coreset.members))
         store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS))
     store.sync()
     return True
+
+
+def recorded_rows(store: Store, name: str) -> int:
+    """Return how many members a coreset was recorded with, whether they are there or not."""
+    rows = store.dataset("coresets").to_table(["rows"], filter=f"name = {literal(name)}")
+    return rows["rows"][0].as_py()
+
+
+def restore(store: Store, name: str, members: pa.Table) -> None:
+    """Write the members of a coreset that damage took; those that are there stay.
+
+    Args:
+        members: all of them: rank, id, score, target, query; those there are among them.
+    """
+    rows = _member_rows(name, members)
+    with name_lock(store):
+        where = f"coreset = {literal(name)}"
+        there = store.dataset("coreset_rows").to_table(columns=["rank"], filter=where)["rank"]
+        if len(set(there.to_pylist())) < len(there) or (pc.max(there).as_py() or 0) > len(rows):  # pyright: ignore[reportAttributeAccessIssue]
+            store.delete("coreset_rows", where)  # some are there twice
+        store.insert("coreset_rows", rows)
+    store.sync()
 
 
 def _tag(snapshot: Snapshot, coreset: Coreset) -> None:
@@ -490,12 +513,11 @@ def _counts(columns: Iterable[pa.Array | pa.ChunkedArray]) -> dict[str, int]:
     return counts
 
 
-def _member_rows(coreset: Coreset) -> pa.Table:
-    members, count = coreset.members, len(coreset)
-    keys = keys_under([coreset.name], members["rank"].to_pylist())
+def _member_rows(coreset: str, members: pa.Table) -> pa.Table:
+    keys = keys_under([coreset], members["rank"].to_pylist())
     columns = {
         "key": pa.array(keys, pa.string()),
-        "coreset": pa.array([coreset.name] * count, pa.string()),
+        "coreset": pa.array([coreset] * members.num_rows, pa.string()),
         **{name: members[name] for name in ("rank", "id", "score", "target", "query")},
     }
     return pa.table([columns[field.name] for field in CORESET_ROWS], schema=CORESET_ROWS)

@@ -25,6 +25,7 @@ from ..schemas.ids import keys_of
 from ..schemas.plain_text import LinesResult, count_of
 from ..schemas.version import VERSION
 from ..selectors.random_order import shuffled
+from ..store.layout import require_outside
 from .coresets import Coreset, load_coreset
 from .extra_columns import ExtraColumns
 from .formats import (
@@ -81,8 +82,10 @@ def replacing(out: str) -> Iterator[str]:
     """Yield the name of a temporary file that replaces `out` when the block ends without an error.
 
     Raises:
+        UsageError: it would lie in a store.
         OutputError: the file cannot be written.
     """
+    require_outside(out)
     part = f"{out}.part-{os.getpid()}"
     try:
         yield part
@@ -274,6 +277,7 @@ def check_export(
         )
     check_suffix(out)
     check_folder(out)
+    require_outside(out)
     if overwrite or _is_export(out):
         return
     for name in (out, *_beside(out)):

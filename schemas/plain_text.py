@@ -23,7 +23,7 @@ def terminal_columns() -> int | None:
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Align rows in columns, numbers to the right; nothing is shortened.
+    """Align rows in columns, numbers to the right; nothing is shortened, nothing obeyed.
 
     On a terminal the table fits its width: long cells go on below (`fitted_table`).
     """
@@ -32,14 +32,15 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(rows[0]) if rows else []
     right = [any(_is_number(row.get(name)) for row in rows) for name in names]
     cells = [[cell_text(value) for value in row.values()] for row in rows]
-    table = _grid(names, cells, right)
+    names_shown = [safe(name) for name in names]
+    table = _grid(names_shown, cells, right)
     columns = terminal_columns()
     if columns is None or all(cell_len(line) <= columns for line in table.splitlines()):
         return table
     from .fitted_table import fitted_table
 
     one_line = [[" ".join(cell.split()) for cell in row] for row in cells]
-    return "\n".join(fitted_table(names, one_line, right, columns))
+    return "\n".join(fitted_table(names_shown, one_line, right, columns))
 
 
 def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
@@ -104,7 +105,7 @@ class LinesResult(PrintedResult, ABC):
         """Return the result as text, one fact a line."""
 
     def __str__(self) -> str:
-        return "\n".join(self.lines())
+        return safe("\n".join(self.lines()))
 
 
 def _is_number(value: Any) -> bool:
@@ -119,4 +120,4 @@ def cell_text(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else safe(str(value))
