@@ -75,8 +75,9 @@ class StoreArgument(click.Argument):
         given = list(_option_words(ctx, opts))
         more = " ..." if given else ""
         command = ctx.command_path.split()
+        stores = [_words(opts.get(param.name)) for param in others if "STORE" in str(param.metavar)]
         for at, word in enumerate(rest):
-            if is_local_store(word):
+            if is_local_store(word) and [word] not in stores:
                 order = [word, first, *rest[:at], *rest[at + 1 :]]
                 raise UsageError(
                     f"{first} is no store, and {word} is one. STORE comes first: "

@@ -55,15 +55,17 @@ def status(store: Store) -> Status:
 def _held(recipe: Recipe) -> str:
     """What a feature keeps of every row, in the user's words, with options that are not usual."""
     try:
-        words = of(recipe).sees.format(name=recipe.feature)
-        if recipe.attached:
-            return words
-        usual = {**get(recipe.representation).defaults, **options_of(recipe)}
-        spec = str(FeatureSpec(recipe.representation, usual))
+        made_by = of(recipe)
+        made = options_of(recipe)
     except UsageError:  # a feature of a package that is not installed here
         return ""
-    options = spec.partition(":")[2].replace(":", ", ")
-    return f"{words} ({options})" if options else words
+    words = made_by.sees.format(name=recipe.feature)
+    if recipe.attached:
+        return words
+    usual = made_by.defaults
+    names = [name for name in dict.fromkeys([*usual, *made]) if name in made]
+    unusual = [f"{name}={made[name]}" for name in names if made[name] != usual.get(name)]
+    return f"{words} ({', '.join(unusual)})" if unusual else words
 
 
 def basis_drift(store: Store) -> list[dict[str, Any]]:

@@ -163,6 +163,7 @@ def test_a_store_in_the_wrong_place(without_default, words, typed, capsys):
         ("status pool/pool.lance", "Did you mean pool?"),
         ("status .", "Did you mean pool?"),
         ("status nowhere", "Stores beside it: pool."),
+        ("target copy nowhere math pool", "there is no store here"),
         ("status dta/pool", "there is no store here"),
         ("select math", "Stores beside it: pool."),
         ("sql pol", "Did you mean pool?"),
