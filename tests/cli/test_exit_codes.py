@@ -43,6 +43,7 @@ NO_STORE = {
     "vectors": ["vectors", "add", "nowhere", "encoder", "a.jsonl"],
     "dedup": ["dedup", "nowhere"],
     "leaks": ["leaks", "nowhere", "examples.jsonl"],
+    "report": ["report", "nowhere", "chance", "--out", "report.html"],
 }
 MAKE_THEIR_OWN = ("init", "demo", "completion")
 
