@@ -1772,10 +1772,13 @@ def repair(
             made them is gone or another; nothing was changed.
     """
     from .ingest.jobs.reingest import repair_and_reingest
+    from .query.replay import restore_members
     from .workers.options import WorkerOptions
 
     options = WorkerOptions.of(workers, gpus, engine, address)
-    return repair_and_reingest(store_or_default(uri), say, storage_options, options)
+    return repair_and_reingest(
+        store_or_default(uri), say, storage_options, options, restore_members
+    )
 
 
 connect = Database.open

@@ -5,7 +5,8 @@
 
 Every way ingests the same rows into a store of its own, in a process of its own, without and with
 `--busy` processes that keep a processor each. Ways take turns. The speed leaves the first tenth of
-the reports of progress out, in which models are loaded; `seconds` has everything. Each store is
+the reports of progress out, in which models are loaded; `seconds` and `CPU s` have everything. On a
+machine that others use, CPU seconds are what can be compared. Each store is
 held against the first: the same ids in the same order, and the largest norm-wise difference of a
 row's feature. Prints a table; writes JSON with versions and hardware.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -75,6 +77,7 @@ def ingest(store: Path, options: argparse.Namespace, way: dict[str, Any]) -> dic
     """Ingest in a process of its own, with a number of threads and of workers."""
     coresetdb.create(store, backbone=options.backbone, features=options.features, dtype="float32")
     command = [sys.executable, "-c", INGEST, store, options.data, options.rows, way["workers"]]
+    before = cpu_seconds()
     ran = subprocess.run(
         list(map(str, command)),
         env={**os.environ, "OMP_NUM_THREADS": str(way["threads"])},
@@ -83,7 +86,13 @@ def ingest(store: Path, options: argparse.Namespace, way: dict[str, Any]) -> dic
     )
     if ran.returncode:
         raise SystemExit(ran.stderr)
-    return json.loads(ran.stdout.splitlines()[-1])
+    return {**json.loads(ran.stdout.splitlines()[-1]), "cpu": cpu_seconds() - before}
+
+
+def cpu_seconds() -> float:
+    """Of all child processes that ended, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def difference(store: Path, first: Path) -> float:
@@ -136,6 +145,7 @@ def main() -> None:
                             "workers": way["workers"] or "none",
                             "threads each": way["threads"],
                             "seconds": round(measured["seconds"], 1),
+                            "CPU s": round(measured["cpu"], 1),
                             "tokens/s": round(measured["tokens_per_second"]),
                             "rows/s": round(
                                 measured["tokens_per_second"] * options.rows / measured["tokens"], 1

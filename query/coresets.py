@@ -12,9 +12,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import UsageError, suggest
+from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, keys_of
 from ..schemas.notebook import html_bars
 from ..schemas.plain_text import count_of
@@ -23,7 +24,7 @@ from ..store.purge import PURGED, universe_of
 from ..store.removal import Tombstone, among, tombstones
 from ..store.rows import keys_under
 from .methods import as_recorded
-from .names import LONGEST, name_lock
+from .names import LONGEST, name_lock, unknown_coreset
 from .origins import Origin, origins
 from .result_rows import ResultRows, beginnings
 from .snapshot import Snapshot
@@ -309,10 +310,32 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
             return False  # before anything of it is touched
         _tag(snapshot, coreset)
         store.delete("coreset_rows", f"coreset = {literal(coreset.name)}")
-        store.append("coreset_rows", _member_rows(coreset))
+        store.append("coreset_rows", _member_rows(coreset.name, coreset.members))
         store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS))
     store.sync()
     return True
+
+
+def recorded_rows(store: Store, name: str) -> int:
+    """Return how many members a coreset was recorded with, whether they are there or not."""
+    rows = store.dataset("coresets").to_table(["rows"], filter=f"name = {literal(name)}")
+    return rows["rows"][0].as_py()
+
+
+def restore(store: Store, name: str, members: pa.Table) -> None:
+    """Write the members of a coreset that damage took; those that are there stay.
+
+    Args:
+        members: all of them: rank, id, score, target, query; those there are among them.
+    """
+    rows = _member_rows(name, members)
+    with name_lock(store):
+        where = f"coreset = {literal(name)}"
+        there = store.dataset("coreset_rows").to_table(columns=["rank"], filter=where)["rank"]
+        if len(set(there.to_pylist())) < len(there) or (pc.max(there).as_py() or 0) > len(rows):  # pyright: ignore[reportAttributeAccessIssue]
+            store.delete("coreset_rows", where)  # some are there twice
+        store.insert("coreset_rows", rows)
+    store.sync()
 
 
 def _tag(snapshot: Snapshot, coreset: Coreset) -> None:
@@ -346,7 +369,7 @@ def remove_coreset(store: Store, name: str) -> None:
     """
     with name_lock(store):
         if name not in coreset_names(store):
-            raise UsageError(_no_coreset(store, name))
+            raise UsageError(unknown_coreset(store, name, coreset_names(store)))
         store.delete("coresets", f"name = {literal(name)}")
         store.delete("coreset_rows", f"coreset = {literal(name)}")
         for table in ("pool", "targets"):
@@ -362,7 +385,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
     """
     rows = store.dataset("coresets").to_table(filter=f"name = {literal(name)}").to_pylist()
     if not rows:
-        raise UsageError(_no_coreset(store, name))
+        raise UsageError(unknown_coreset(store, name, coreset_names(store)))
     (row,) = rows
     snapshot = Snapshot(store, row["pool_version"])
     members = _members(store, name)
@@ -442,7 +465,7 @@ def coreset_members(store: Store, name: str) -> pa.Table:
         UsageError: as `load_coreset`.
     """
     if name not in coreset_names(store):
-        raise UsageError(_no_coreset(store, name))
+        raise UsageError(unknown_coreset(store, name, coreset_names(store)))
     return _members(store, name)
 
 
@@ -451,11 +474,6 @@ def _members(store: Store, name: str) -> pa.Table:
         columns=["rank", "id", "score", "target", "query"], filter=f"coreset = {literal(name)}"
     )
     return rows.sort_by("rank")
-
-
-def _no_coreset(store: Store, name: str) -> str:
-    names = suggest(name, coreset_names(store), f"coresetdb coreset list {store.typed}")
-    return f"no coreset {name!r} in {store.uri}; coresets: {names}"
 
 
 def mix_of(
@@ -495,12 +513,11 @@ def _counts(columns: Iterable[pa.Array | pa.ChunkedArray]) -> dict[str, int]:
     return counts
 
 
-def _member_rows(coreset: Coreset) -> pa.Table:
-    members, count = coreset.members, len(coreset)
-    keys = keys_under([coreset.name], members["rank"].to_pylist())
+def _member_rows(coreset: str, members: pa.Table) -> pa.Table:
+    keys = keys_under([coreset], members["rank"].to_pylist())
     columns = {
         "key": pa.array(keys, pa.string()),
-        "coreset": pa.array([coreset.name] * count, pa.string()),
+        "coreset": pa.array([coreset] * members.num_rows, pa.string()),
         **{name: members[name] for name in ("rank", "id", "score", "target", "query")},
     }
     return pa.table([columns[field.name] for field in CORESET_ROWS], schema=CORESET_ROWS)

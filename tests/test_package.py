@@ -29,14 +29,15 @@ MAY_IMPORT = {
 
 
 ORDER = {
-    "schemas": "version plain_text notebook canonical errors child_process environment amounts "
-    "progress ids tables instruction conversations reasoning recipe stored_vectors",
+    "schemas": "version fitted_table plain_text notebook canonical errors child_process "
+    "environment amounts progress ids tables instruction conversations reasoning recipe "
+    "stored_vectors",
     "workers": "machine task child processes options group ray_actors opening",
-    "store": "place commits locks rows checksums layout store catalog shards fill features indices "
-    "maintenance scores evaluation_results removal evaluations excerpts kept_targets purge corpora "
-    "sql integrity sizes status",
+    "store": "nearby underway place reads commits locks rows checksums layout store catalog shards "
+    "fill features indices maintenance scores evaluation_results removal evaluations excerpts "
+    "kept_targets purge corpora sql integrity sizes status",
     "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
-    "store/integrity": "isolated report verify repair",
+    "store/integrity": "isolated facts report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot methods weights queries groups scanning pool_statistics "

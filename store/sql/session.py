@@ -36,6 +36,7 @@ from ...schemas.child_process import interpreter_of, receive, send_json
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
 from ...schemas.notebook import html_cells, html_text
 from ...schemas.plain_text import count_of
+from ...schemas.tables import NEWEST_POSSIBLE
 from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes
 
 if TYPE_CHECKING:
@@ -409,6 +410,8 @@ class SqlSession:
     ) -> None:
         if not time_limit > 0:
             raise UsageError(f"time limit {time_limit:g}: it must be above zero seconds")
+        if isinstance(at, int) and not 0 < at <= NEWEST_POSSIBLE:
+            raise UsageError(f"{store_uri}: table pool has no version {at}")
         self._settings: dict[str, Any] = {
             "store_uri": store_uri,
             "at": at,

@@ -27,6 +27,7 @@ from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.ingest.sources import open_source, open_sources
 from coresetdb.schemas.errors import UsageError, WorkerError
 from coresetdb.schemas.progress import Silence
+from coresetdb.workers.child import role_of
 from coresetdb.workers.group import WorkerGroup
 from coresetdb.workers.options import WorkerOptions
 
@@ -277,7 +278,11 @@ def test_late_rows_that_kill_three_workers_are_named(group, database, tmp_path, 
     assert table_of(database)["mads_reason"].null_count == 100
 
 
-def test_repair_by_workers(database, tmp_path, tiny_llama):
+def test_repair_by_workers(database, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "coresetdb.workers.opening.ProcessWorker",
+        lambda role, settings, environment: ThreadWorker(role_of(role), settings),
+    )
     file = write_jsonl(tmp_path / "a.jsonl", rows(60))
     database.ingest(file)
     before = table_of(database).sort_by("id")
