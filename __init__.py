@@ -108,4 +108,14 @@ def _let_idle_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def _keep_quiet_about_retries() -> None:
+    """Have Lance say only what failed; a setting of the user's stays.
+
+    Otherwise it writes a line on stderr for every request to an object store that it tries again.
+    The variable is read once, when Lance is loaded.
+    """
+    os.environ.setdefault("LANCE_LOG", "error")
+
+
 _let_idle_threads_sleep()
+_keep_quiet_about_retries()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
     from .ingest.sources import SourceData
+    from .query.atlas import AtlasExport
     from .query.compare import SideBySide
     from .query.coresets import Coreset
     from .query.dedup.duplicates import Duplicates
@@ -1007,6 +1008,44 @@ class Database:
             overwrite=overwrite,
         )
 
+    def export_atlas(
+        self,
+        out: PathLike,
+        *,
+        feature: str | None = None,
+        neighbours: int | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> AtlasExport:
+        """Write the pool as Parquet for embedding-atlas: rows, places on a map, neighbours, scores.
+
+        The map is made once for a feature and kept as an annotation. Needs the extra
+        `coresetdb[atlas]`.
+
+        Args:
+            out: a file named .parquet.
+            feature: by whose vectors the map is drawn; `rds` or the first with vectors by default.
+            neighbours: of each row; 15 by default, and none in pools above 100,000 rows.
+            overwrite: replace a file even if coresetdb did not write it.
+            progress: receives news of each step.
+
+        Raises:
+            UsageError: another suffix, a file that coresetdb did not write, or scikit-learn is not
+                installed.
+            MissingFeatureError: the pool has no such feature, or no vectors at all.
+            OutputError: the file cannot be written.
+        """
+        from .query.atlas import export_atlas
+
+        return export_atlas(
+            self.store,
+            os.fspath(out),
+            feature=feature,
+            neighbours=neighbours,
+            overwrite=overwrite,
+            **({} if progress is None else {"say": progress.say}),
+        )
+
     def replay(self, name: str | Coreset, *, memory_limit: str | int = "4GiB") -> Replay:
         """Select again exactly as a coreset was selected, and compare the ids.
 
@@ -1733,10 +1772,13 @@ def repair(
             made them is gone or another; nothing was changed.
     """
     from .ingest.jobs.reingest import repair_and_reingest
+    from .query.replay import restore_members
     from .workers.options import WorkerOptions
 
     options = WorkerOptions.of(workers, gpus, engine, address)
-    return repair_and_reingest(store_or_default(uri), say, storage_options, options)
+    return repair_and_reingest(
+        store_or_default(uri), say, storage_options, options, restore_members
+    )
 
 
 connect = Database.open

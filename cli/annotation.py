@@ -16,6 +16,7 @@ from .options import (
     open_database,
     print_json,
     print_result,
+    print_text,
     reading_options,
     store_argument,
     talk,
@@ -180,7 +181,7 @@ def list_(store: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        click.echo(text_table([{**row, "columns": ", ".join(row["columns"])} for row in rows]))
+        print_text(text_table([{**row, "columns": ", ".join(row["columns"])} for row in rows]))
     else:
         talk(f"No annotations. Next: coresetdb annotate {quote(store)} FILE")
 

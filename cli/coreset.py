@@ -14,6 +14,7 @@ from ..schemas.errors import UsageError
 from ..schemas.plain_text import text_table
 from .coreset_output import coreset_json, coreset_lines, first_rows, origin_lines
 from .options import (
+    ShownProgress,
     all_of,
     evaluation_options,
     json_option,
@@ -21,6 +22,8 @@ from .options import (
     open_database,
     overwrite_option,
     print_json,
+    print_result,
+    print_text,
     store_argument,
     talk,
     where_option,
@@ -47,7 +50,7 @@ def show_option(default: int) -> Callable[..., Any]:
         default=default,
         show_default=True,
         metavar="N",
-        help="List the first N rows: rank, score, corpus, prompt, answer.",
+        help="List the first N rows: rank, score, corpus, prompt, and the answer where it fits.",
     )
 
 
@@ -98,7 +101,7 @@ def methods_command(store: str | None, verbose: bool, as_json: bool) -> None:
     if as_json:
         print_json([method.as_dict() for method in methods])
         return
-    click.echo(methods.details() if verbose else str(methods))
+    print_text(methods.details() if verbose else str(methods))
     talk("Options: as in rds:top(by=max). Which method when: docs/choosing.md")
 
 
@@ -263,6 +266,9 @@ def select_command(
     if dry_run and out:
         raise UsageError("--dry-run writes nothing: leave out --out, or --dry-run")
     format_ = format_ or "messages"
+    from ..query.coresets import coreset_names
+    from ..store import underway
+
     database = open_database(store)
     if out:
         from ..query.export import check_export
@@ -272,36 +278,42 @@ def select_command(
         from ..query.origins import check_field
 
         check_field(database.store, by)
-    coreset = database.select(
-        *targets,
-        method=method,
-        budget=budget,
-        where=where,
-        seed=seed,
-        name=name,
-        memory_limit=memory,
-        leakage="off" if allow_leakage else leakage,  # type: ignore[arg-type]
-        evaluation=evaluation,
-        **reading,
-        exclude=exclude,
-        quota=quota,
-        cap=cap,
-        quota_by=quota_by,
-        distinct=distinct,
-        distinct_by=distinct_by,
-        approximate=approximate,
-        weights=weights,
-        group=group,
-        dry_run=dry_run,
-    )
+    try:
+        coreset = database.select(
+            *targets,
+            method=method,
+            budget=budget,
+            where=where,
+            seed=seed,
+            name=name,
+            memory_limit=memory,
+            leakage="off" if allow_leakage else leakage,  # type: ignore[arg-type]
+            evaluation=evaluation,
+            **reading,
+            exclude=exclude,
+            quota=quota,
+            cap=cap,
+            quota_by=quota_by,
+            distinct=distinct,
+            distinct_by=distinct_by,
+            approximate=approximate,
+            weights=weights,
+            group=group,
+            dry_run=dry_run,
+        )
+    except UsageError as error:
+        if name is None or not underway.was_killed() or name not in coreset_names(database.store):
+            raise
+        talk(f"Done already: this command was killed after it had chosen the rows ({error})")
+        coreset = database.open_coreset(name)
     if as_json:
         print_json(coreset_json(coreset, by))
     else:
-        click.echo(repr(coreset))
+        print_text(repr(coreset))
         if by is not None:
-            click.echo("\n" + "\n".join(origin_lines(coreset, by)))
+            print_text("\n" + "\n".join(origin_lines(coreset, by)))
         if shown and len(coreset):
-            click.echo("\n" + first_rows(coreset, shown))
+            print_text("\n" + first_rows(coreset, shown))
     if out:
         exported = database.export(
             coreset,
@@ -314,8 +326,11 @@ def select_command(
         )
         for line in exported.lines():
             talk(line)
-    elif len(coreset) and coreset.saved:
-        talk(f"Next: coresetdb export {quote(store)} {coreset.name} --out {coreset.name}.jsonl")
+    if len(coreset) and coreset.saved:
+        if not out:
+            name = coreset.name
+            talk(f"Next: coresetdb export {quote(store)} {name} --out {name}.jsonl")
+        talk(f"Why a row is in it: coresetdb explain {quote(store)} {coreset.name} 1")
 
 
 @click.group()
@@ -337,7 +352,7 @@ def list_(store: str, as_json: bool) -> None:
         print_json(coresets)
     elif coresets:
         shown = ({**row, "targets": ", ".join(row["targets"])} for row in coresets)
-        click.echo(text_table([{**row, "created": row["created"][:16]} for row in shown]))
+        print_text(text_table([{**row, "created": row["created"][:16]} for row in shown]))
     else:
         talk(f"No coresets yet. Next: coresetdb select {quote(store)} TARGET")
 
@@ -355,17 +370,20 @@ def show(store: str, name: str, shown: int, by: str | None, as_json: bool) -> No
         coresetdb coreset show pool gsm8k-rds-round_robin-1
         coresetdb coreset show pool gsm8k-rds-round_robin-1 --by lang --show 5
     """
+    from ..query.coresets import IMPORTED
+
     coreset = open_database(store).open_coreset(name)
     if as_json:
         print_json(coreset_json(coreset, by))
     else:
-        click.echo("\n".join(coreset_lines(coreset, by)))
+        print_text("\n".join(coreset_lines(coreset, by)))
         if shown and len(coreset):
-            click.echo("\n" + first_rows(coreset, shown))
-        talk(
-            f"Next: coresetdb explain {quote(store)} {name} 1, or "
-            f"coresetdb coreset replay {quote(store)} {name}"
-        )
+            print_text("\n" + first_rows(coreset, shown))
+        talk(f"Why a row is in it: coresetdb explain {quote(store)} {name} 1")
+        if coreset.method == IMPORTED:
+            talk(f"To look at it: coresetdb report {quote(store)} {name} --out {name}.html")
+        else:
+            talk(f"To select again: coresetdb coreset replay {quote(store)} {name}")
 
 
 @coreset_command.command("replay", short_help="Select again and compare the ids.")
@@ -381,7 +399,7 @@ def replay(store: str, name: str, memory: str) -> int:
     replayed = open_database(store).replay(name, memory_limit=memory)
     for note in replayed.notes:
         talk(note)
-    click.echo(replayed.outcome)
+    print_text(replayed.outcome)
     return 0 if replayed.same else 1
 
 
@@ -417,7 +435,7 @@ def import_(
     if as_json:
         print_json(coreset_json(coreset))
         return
-    click.echo(repr(coreset))
+    print_text(repr(coreset))
     talk(f"Next: coresetdb export {quote(store)} {name} --out {name}.jsonl")
 
 
@@ -436,8 +454,20 @@ def remove(store: str, name: str) -> None:
 
 @click.command()
 @store_argument
-@click.argument("coreset")
-@click.option("--out", required=True, metavar="FILE", help="File to write (.jsonl or .parquet).")
+@click.argument("coreset", required=False)
+@click.option("--out", metavar="FILE", help="File to write (.jsonl or .parquet).")
+@click.option(
+    "--atlas",
+    metavar="FILE.parquet",
+    help="Write the whole pool for embedding-atlas instead: a map, neighbours, scores.",
+)
+@click.option("--feature", help="Feature that draws the map of --atlas; rds by default.")
+@click.option(
+    "--neighbours",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Neighbours of each row in --atlas; 15 by default, none above 100,000 rows.",
+)
 @click.option(
     "--format",
     "format_",
@@ -453,8 +483,11 @@ def remove(store: str, name: str) -> None:
 @json_option
 def export_command(
     store: str,
-    coreset: str,
-    out: str,
+    coreset: str | None,
+    out: str | None,
+    atlas: str | None,
+    feature: str | None,
+    neighbours: int | None,
     format_: str,
     no_shuffle: bool,
     seed: int | None,
@@ -467,13 +500,34 @@ def export_command(
 ) -> None:
     """Write CORESET to a file, with a manifest and trainer snippets beside it.
 
+    With --atlas the pool is written, as embedding-atlas reads it. The map is made once for a
+    feature and kept in STORE. Needs: pip install 'coresetdb[atlas]'
+
     An earlier export of that name is replaced; any other file only with --overwrite.
 
     \b
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with source,licence
+        coresetdb export pool --atlas pool.parquet
     """
+    if atlas is not None:
+        if coreset is not None or out is not None:
+            raise UsageError("--atlas writes the whole pool: leave out CORESET and --out")
+        with ShownProgress() as progress:
+            exported_pool = open_database(store).export_atlas(
+                atlas,
+                feature=feature,
+                neighbours=neighbours,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        print_result(exported_pool, as_json)
+        return
+    if coreset is None or out is None:
+        raise click.UsageError("name a CORESET, and a file with --out; or write --atlas FILE")
+    if feature is not None or neighbours is not None:
+        raise UsageError("--feature and --neighbours are for --atlas")
     exported = open_database(store).export(
         coreset,
         out,
@@ -489,4 +543,4 @@ def export_command(
     if as_json:
         print_json(asdict(exported))
     else:
-        click.echo("\n".join(exported.lines()))
+        print_text("\n".join(exported.lines()))

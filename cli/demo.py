@@ -12,11 +12,13 @@ from shlex import quote
 import click
 
 from ..schemas.plain_text import text_table
-from .options import ShownProgress, open_database, talk
+from .coreset_output import first_rows
+from .options import ShownProgress, open_database, print_text, talk
 
 DATA = Path(__file__).parent.parent / "demo"
 TARGETS = ("grade_school_math", "python_functions")
 BUDGET = 150
+ROWS_SHOWN = 3
 
 SOURCES_OF_PICKS = """
     SELECT p.source AS source, count(*) AS "in the pool", count(c.id) AS "picked"
@@ -57,13 +59,14 @@ def demo_command(folder: str) -> None:
     _print_command(f"coresetdb ingest {quote(store)} {quote(sample)} --corpus sample")
     with ShownProgress() as progress:
         account = database.ingest(sample, corpus="sample", progress=progress)
-    click.echo(account)
+    print_text(account)
     present = {target.name for target in database.list_targets()}
+    coresets = []
     for target in TARGETS:
         if target not in present:
             examples = os.path.relpath(DATA / f"{target}.jsonl")
             _print_command(f"coresetdb target add {quote(store)} {target} {quote(examples)}")
-            click.echo(str(database.add_target(target, examples)))
+            print_text(str(database.add_target(target, examples)))
         out = f"{folder}/{target}.jsonl"
         _print_command(
             f"coresetdb select {quote(store)} {target} --budget {BUDGET} --out {quote(out)}"
@@ -72,23 +75,26 @@ def demo_command(folder: str) -> None:
         coreset = database.select(target, budget=BUDGET)
         database.export(coreset, out)
         seconds = time.monotonic() - before
-        click.echo(f"{len(coreset)} rows in {seconds:.1f} s, no model run. Where they come from:\n")
+        print_text(f"{len(coreset)} rows in {seconds:.1f} s, no model run. Where they come from:\n")
         picks = database.sql(SOURCES_OF_PICKS.format(coreset=coreset.name))
-        click.echo(text_table(picks.read_all().to_pylist()))
-    talk(_next_steps(store, folder, time.monotonic() - started))
+        print_text(text_table(picks.read_all().to_pylist()))
+        print_text("\n" + first_rows(coreset, ROWS_SHOWN))
+        coresets.append(coreset.name)
+    talk(_next_steps(store, folder, coresets[0], time.monotonic() - started))
 
 
 def _print_command(line: str) -> None:
-    click.echo(f"\n$ {line}")
+    print_text(f"\n$ {line}")
 
 
-def _next_steps(store: str, folder: str, seconds: float) -> str:
+def _next_steps(store: str, folder: str, coreset: str, seconds: float) -> str:
     called = "coresetdb" if shutil.which("coresetdb") else os.path.relpath(sys.argv[0])
     return f"""
 Done in {seconds:.0f} s. {folder}/{TARGETS[0]}.jsonl is ready for a trainer, for instance
     SFTTrainer(model, train_dataset=load_dataset("json", data_files="{folder}/{TARGETS[0]}.jsonl"))
 
 Try next:
+    {called} explain {store} {coreset} 1
     {called} status {store}
     {called} sql {store} "SELECT source, avg(ifd) FROM pool GROUP BY ALL ORDER BY 2"
     {called} select {store} {TARGETS[0]} --budget 5% --where "source <> 'gsm8k'"

@@ -19,6 +19,7 @@ from .options import (
     open_database,
     print_json,
     print_result,
+    print_text,
     store_argument,
     talk,
     where_option,
@@ -225,7 +226,7 @@ def list_(store: str, as_json: bool) -> None:
     if as_json:
         print_json(studies)
     elif studies:
-        click.echo(text_table(studies))
+        print_text(text_table(studies))
     else:
         talk(f"No studies yet. Next: coresetdb evaluate {quote(store)} TARGET --eval FILE")
 

@@ -9,6 +9,7 @@ from .options import (
     memory_option,
     open_database,
     print_json,
+    print_text,
     store_argument,
     talk,
 )
@@ -45,7 +46,7 @@ def explain_command(
         return
     screen = console()
     for part in parts(explanation):
-        screen.print(part)
+        screen.print(part)  # control characters are shown already
 
 
 @click.command()
@@ -68,6 +69,6 @@ def compare_command(store: str, first: str, second: str, as_json: bool) -> None:
     if as_json:
         print_json(comparison.as_dict())
         return
-    click.echo("\n".join(comparison_lines(comparison)))
+    print_text("\n".join(comparison_lines(comparison)))
     for note in comparison.notes:
         talk(note)

@@ -6,14 +6,22 @@ Results go to stdout, talk to stderr. Exit codes: 0 done, 1 the work failed, 2 t
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import shlex
 import sys
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from ..schemas.errors import AmbiguousFormatError, CoresetDBError
+from ..schemas.errors import AmbiguousFormatError, CoresetDBError, UsageError
+from ..schemas.plain_text import first_line, safe
 from ..schemas.version import VERSION
+from .options import talk
 from .store_argument import HELP, StoreArgument
 
 COMMANDS = {
@@ -106,24 +114,84 @@ def commands() -> None:
     """
 
 
+def _show_control_characters() -> None:
+    """Let warnings, and errors that nobody expected, reach a terminal as other output does."""
+
+    class Safe(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return safe(super().format(record))
+
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(Safe())
+    warnings.showwarning = lambda message, category, filename, lineno, *_: talk(
+        warnings.formatwarning(message, category, filename, lineno).rstrip("\n")
+    )
+    sys.excepthook = lambda *error: talk("".join(traceback.format_exception(*error)).rstrip("\n"))
+
+
+@contextmanager
+def _trace(words: list[str]) -> Iterator[None]:
+    """Let the command be known if it is killed after its commit."""
+    from ..store import underway
+
+    underway.set_command(words)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise  # as after a kill
+    except UsageError:
+        raise  # `_was_done` looks at the trace first
+    except BaseException:
+        underway.finish()
+        raise
+    else:
+        underway.finish()
+
+
+def _was_done(error: UsageError) -> bool:
+    """Whether the same command was killed after its commit, so that nothing is left to do."""
+    from ..store import underway
+
+    done = underway.was_killed()
+    underway.finish()
+    if done:
+        talk(f"Done already: this command was killed after its commit ({error})")
+    return done
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in a sentence, not in a traceback."""
+    if arguments is None:  # the process is ours
+        _show_control_characters()
     try:
-        code = commands.main(arguments, prog_name="coresetdb", standalone_mode=False)
+        with _trace(sys.argv[1:] if arguments is None else arguments):
+            code = commands.main(arguments, prog_name="coresetdb", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        sentence = io.StringIO()
+        error.show(sentence)
+        talk(sentence.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Interrupted.", err=True)
+        talk("Interrupted.")
         sys.exit(INTERRUPTED)
     except CoresetDBError as error:
-        click.echo(f"Error: {error}", err=True)
+        if isinstance(error, UsageError) and _was_done(error):
+            sys.exit(0)
+        talk(f"Error: {error}")
         if isinstance(error, AmbiguousFormatError) and error.options:
             typed = sys.argv[1:] if arguments is None else arguments
-            click.echo(f"Type: {shlex.join(['coresetdb', *typed])} {error.options}", err=True)
+            talk(f"Type: {shlex.join(['coresetdb', *typed])} {error.options}")
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader of a pipe has gone; stdout must not be flushed into it again at exit.
         sys.stdout = None
         sys.exit(0)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        talk(  # Lance gave up on something that this package reads without a guard
+            f"Error: Lance failed: {first_line(error)}. If it fails again, check the store: "
+            "coresetdb verify STORE --full"
+        )
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)

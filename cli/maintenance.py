@@ -13,8 +13,10 @@ from .options import (
     given,
     json_option,
     open_database,
+    print_data,
     print_json,
     print_result,
+    print_text,
     store_argument,
     talk,
     worker_options,
@@ -23,18 +25,22 @@ from .options import (
 
 @click.command()
 @store_argument
+@click.option(
+    "--verbose", is_flag=True, help="Show types, fingerprints, fits, and every coreset as well."
+)
 @json_option
-def status_command(store: str, as_json: bool) -> None:
-    """Describe what STORE holds: rows per corpus, features, targets, coresets, unfinished runs.
+def status_command(store: str, verbose: bool, as_json: bool) -> None:
+    """Describe what STORE holds: rows per corpus, targets, coresets, features, unfinished runs.
 
     \b
         coresetdb status pool
+        coresetdb status pool --verbose
     """
     status = open_database(store).status()
     if as_json:
         print_json(status.as_dict())
         return
-    click.echo(status.summary())
+    print_text(status.summary(verbose))
     for sentence in status.advice():
         talk(sentence)
 
@@ -121,7 +127,7 @@ def create_index(store: str, feature: str, as_json: bool) -> None:
         "extended": "added new rows to its index",
         "unchanged": "its index has all rows already",
     }
-    click.echo(text_table(rows))
+    print_text(text_table(rows))
     talk(f"{feature}: {done[indexed.done]}.")
     again = f"{quote(store)} TARGET --method {feature} --approximate --budget 100"
     talk(f"Next: coresetdb select {again}")
@@ -142,7 +148,7 @@ def list_indices(store: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        click.echo(text_table(rows))
+        print_text(text_table(rows))
     else:
         talk(f"No indices yet. Next: coresetdb index create {quote(store)} FEATURE")
 
@@ -173,4 +179,4 @@ def completion_command(shell: str) -> None:
 
     script = get_completion_class(shell)
     assert script is not None, shell
-    click.echo(script(commands, {}, "coresetdb", "_CORESETDB_COMPLETE").source())
+    print_data(script(commands, {}, "coresetdb", "_CORESETDB_COMPLETE").source())

@@ -17,6 +17,7 @@ from .options import (
     open_database,
     print_json,
     print_result,
+    print_text,
     reading_options,
     store_argument,
     talk,
@@ -185,7 +186,7 @@ def fit_command(
             }
             for recipe in recipes
         ]
-        click.echo(text_table(rows))
+        print_text(text_table(rows))
         talk(f"Next: coresetdb ingest {quote(store)} FILE...")
     else:
         talk(f"{store}: there is nothing to fit.")
@@ -270,7 +271,7 @@ def list_features(store: str, as_json: bool) -> None:
         print_json(features)
     elif features:
         shown = ({**row, "columns": ", ".join(row["columns"])} for row in features)
-        click.echo(text_table([{**row, "fingerprint": row["fingerprint"] or ""} for row in shown]))
+        print_text(text_table([{**row, "fingerprint": row["fingerprint"] or ""} for row in shown]))
     else:
         talk(f"No features. Next: coresetdb featurize {quote(store)} FEATURES")
 
@@ -319,7 +320,7 @@ def backbone_command(store: str, folder: str | None, as_json: bool) -> None:
         same = ", ".join(relocated.features)
         why = f"the same model that made {same}" if same else "no feature was made by it yet"
         talk(f"{store}: looks for its backbone in {relocated.name} from now on ({why}).")
-    click.echo(
+    print_text(
         text_table(
             [
                 {

@@ -16,6 +16,7 @@ from .options import (
     json_option,
     open_database,
     print_json,
+    print_text,
     store_argument,
     talk,
 )
@@ -159,14 +160,14 @@ def _show(done: Any, as_json: bool) -> None:
     if as_json:
         print_json(done.as_dict())
     else:
-        click.echo("\n".join(done.lines()))
+        print_text("\n".join(done.lines()))
 
 
 def _show_removed(rows: list[dict[str, Any]], store: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        click.echo(text_table(rows))
+        print_text(text_table(rows))
     else:
         talk(f"Nothing was removed. To remove rows: coresetdb remove {quote(store)} --where SQL")
 
@@ -189,7 +190,7 @@ def list_corpora(store: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        click.echo(text_table(rows))
+        print_text(text_table(rows))
     else:
         talk(f"The pool is empty. Next: coresetdb ingest {quote(store)} FILE...")
 

@@ -15,6 +15,7 @@ from .options import (
     memory_option,
     open_database,
     print_json,
+    print_text,
     store_argument,
     talk,
     where_option,
@@ -85,7 +86,7 @@ def run(
     if as_json:
         print_json(rows)
         return
-    click.echo(text_table(rows))
+    print_text(text_table(rows))
     talk(f'Next: coresetdb sql {quote(store)} "SELECT * FROM scores WHERE rank <= 10"')
 
 
@@ -108,7 +109,7 @@ def list_(store: str, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif rows:
-        click.echo(text_table(rows))
+        print_text(text_table(rows))
     else:
         talk(f"No scores yet. Next: coresetdb score run {quote(store)} TARGET")
 
@@ -154,4 +155,4 @@ def transfer_command(
     if as_json:
         print_json(matrix.to_dicts())
     else:
-        click.echo(text_table(matrix.to_dicts()))
+        print_text(text_table(matrix.to_dicts()))

@@ -15,7 +15,7 @@ import click
 
 from ..schemas.errors import CoresetDBError
 from ..store.sql.names import FEATURES, MACROS, POOL_TABLE, RELATIONS, quoted
-from .options import overwrite_option, store_argument
+from .options import overwrite_option, print_text, store_argument, talk
 
 if TYPE_CHECKING:
     from ..store.sql.session import SqlSession
@@ -73,13 +73,20 @@ def sql_command(
     """
     if as_csv + as_json + (parquet is not None) > 1:
         raise click.UsageError("choose one of --csv, --json and --parquet")
+    from ..store.layout import require_outside, require_pool
+    from ..store.place import place_at
     from ..store.sql.session import SqlSession
     from .sql_output import check_parquet, show
 
-    if parquet is not None and not overwrite:
-        check_parquet(parquet)
+    if parquet is not None:
+        require_outside(parquet)
+        if not overwrite:
+            check_parquet(parquet)
 
-    version = int(at) if at is not None and at.isdecimal() else at
+    if query is None:  # a store that is not there is said before anything is typed
+        require_pool(place_at(store))
+    number = at is not None and at.isdecimal() and len(at) <= _LONGEST_VERSION
+    version = int(at) if at is not None and number else at
     with SqlSession(store, at=version, memory_limit=memory, time_limit=timeout) as session:
         form = "csv" if as_csv else "json" if as_json else "table"
         if query is None and sys.stdin.isatty() and parquet is None:
@@ -89,28 +96,33 @@ def sql_command(
         show(session.run(text), form, parquet)
 
 
+_LONGEST_VERSION = 30  # digits; more are no version of anything
+
 FIRST, MORE = "sql> ", "...> "
 HISTORY_LINES = 1000
+
+LEAVE = {"quit", "exit", "\\q", ".exit", ".quit", ".q", "quit()", "exit()"}
+"""What people type to leave a prompt."""
 
 HELP = """\
 Type one SELECT that ends in a semicolon, over the relations of .tables (docs/sql.md).
 .tables            list the relations and macros of the store
 .schema RELATION   list its columns and their types (of pool by default)
 .help              print this text
-.exit              leave, as Ctrl-D does
+.exit              leave, as quit, exit, \\q and Ctrl-D do
 Tab completes names and words of SQL.
 Ctrl-C discards what is typed, or stops the query that runs."""
 
 
 def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str] = input) -> None:
-    """Answer one query after another until `.exit` or the end of the input.
+    """Answer one query after another until `quit`, `exit`, `.exit` or the end of the input.
 
     A query that is refused, fails or is interrupted is reported on stderr; the prompt goes on.
     `form` is "table", "csv" or "json"; `read` takes the prompt's text and gives a line.
     """
     from .sql_output import show
 
-    click.echo(f"{store}: type a SELECT and a semicolon, or .help", err=True)
+    talk(f"{store}: type a SELECT and a semicolon, .help, or quit")
     with _line_editing(session):
         while True:
             try:
@@ -122,25 +134,45 @@ def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str
                 if text:
                     show(session.run(text), form)
             except EOFError:
-                click.echo(err=True)
+                talk()
                 return
             except KeyboardInterrupt:
-                click.echo("\ninterrupted", err=True)
+                talk("\ninterrupted")
             except CoresetDBError as error:
-                click.echo(f"Error: {error}", err=True)
+                talk(f"Error: {error}")
 
 
 def _statement(read: Callable[[str], str]) -> str | None:
-    """The next query or dot command; None for `.exit`."""
+    """The next query or dot command; None for one of `LEAVE`."""
     lines: list[str] = []
     while True:
         line = read(MORE if lines else FIRST).rstrip()
-        if not lines and line.startswith("."):
-            return None if line.split()[0] in (".exit", ".quit") else line
+        if line.strip(" \t;").casefold() in LEAVE and _begins_anew(lines, line):
+            return None
+        if not lines:
+            line = _as_dot_command(line)
+            if line.startswith("."):
+                return line
         if line or lines:
             lines.append(line)
         if line.endswith(";"):
             return "\n".join(lines)
+
+
+def _begins_anew(lines: Sequence[str], line: str) -> bool:
+    """Whether a line that may leave the prompt is not part of a query.
+
+    A column may be called exit; behind an unfinished query only what is no word of SQL leaves.
+    """
+    return not lines or line.lstrip().startswith((".", "\\"))
+
+
+def _as_dot_command(line: str) -> str:
+    """A command that other prompts know as the one that is meant here; any other line as it is."""
+    command, _, rest = line.strip(" \t;").partition(" ")
+    known = {"help": ".help", "\\?": ".help", "?": ".help", "\\h": ".help", "\\dt": ".tables"}
+    known |= {"\\d": ".schema" if rest else ".tables"}
+    return f"{known[command.casefold()]} {rest}".rstrip() if command.casefold() in known else line
 
 
 def _dot(line: str, session: SqlSession) -> str:
@@ -149,15 +181,15 @@ def _dot(line: str, session: SqlSession) -> str:
     if command == ".tables":
         _write_relations(list(relations_of(session)))
     elif command == ".help":
-        click.echo(HELP)
+        print_text(HELP)
     elif command != ".schema":
-        click.echo(f"{command}: no such command; .help lists them", err=True)
+        talk(f"{command}: no such command; .help lists them")
     else:
         relation = words[0].strip(' ;"') if words else "pool"
         relations = relations_of(session)
         if relation in relations:
             return f"SELECT column_name, column_type FROM (DESCRIBE {quoted(relation)})"
-        click.echo(f"{relation}: no such relation; there are {', '.join(relations)}", err=True)
+        talk(f"{relation}: no such relation; there are {', '.join(relations)}")
     return ""
 
 
@@ -166,9 +198,9 @@ def _write_relations(relations: list[str]) -> None:
     kinds |= {name: "an instruction, scored" for name in relations if name not in kinds}
     size = max(map(len, kinds))
     for name, row in kinds.items():
-        click.echo(f"{name:<{size}}  a row is {row}")
+        print_text(f"{name:<{size}}  a row is {row}")
     for macro, what in MACROS.items():
-        click.echo(f"{macro}: {what}")
+        print_text(f"{macro}: {what}")
 
 
 @contextlib.contextmanager

@@ -6,19 +6,22 @@ exact to read back.
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import os
 import shutil
 import sys
 from contextlib import suppress
 from itertools import chain, islice
+from typing import Any
 
-import click
 import pyarrow as pa
 
 from ..schemas.errors import OutputError, QueryError, UsageError
-from ..schemas.plain_text import count_of
+from ..schemas.plain_text import count_of, safe
 from ..schemas.version import VERSION
+from ..store.layout import require_outside
 from ..store.sql.session import QueryResult
 from ..store.sql.table import (
     cells_of,
@@ -28,6 +31,7 @@ from ..store.sql.table import (
     rows_of,
     table_lines,
 )
+from .options import print_data, print_text, talk
 
 ROWS_FOR_WIDTHS = 1000  # read before the first line is written
 ROWS_ON_TERMINAL = 500
@@ -45,7 +49,7 @@ def show(result: QueryResult, form: str, parquet: str | None = None) -> None:
     """
     if parquet is not None:
         rows = write_parquet(result, parquet)
-        click.echo(f"wrote {count_of(rows, 'row')} to {parquet}", err=True)
+        talk(f"wrote {count_of(rows, 'row')} to {parquet}")
     elif form == "csv":
         write_csv(result)
     elif form == "json":
@@ -64,7 +68,7 @@ def write_table(result: QueryResult) -> None:
     rows = (row for batch in result for row in cells_of(batch))
     head = list(islice(rows, ROWS_FOR_WIDTHS))
     for line in table_lines(result.schema, head, chain(head, rows)):
-        click.echo(line)
+        print_text(line)
 
 
 def write_to_terminal(result: QueryResult, columns: int) -> None:
@@ -76,11 +80,11 @@ def write_to_terminal(result: QueryResult, columns: int) -> None:
     rows = rows[:ROWS_ON_TERMINAL]
     lines, shortened = fitted_lines(result.schema, rows, columns)
     for line in lines:
-        click.echo(line)
+        print_text(line)
     count = f"the first {ROWS_ON_TERMINAL} rows" if more else count_of(len(rows), "row")
     note = "; wide text is shortened" if shortened else ""
     whole = " (--csv, --json, --parquet or a pipe give all of it)" if more or shortened else ""
-    click.echo(f"{count}{note}{whole}", err=True)
+    talk(f"{count}{note}{whole}")
 
 
 def write_csv(result: QueryResult) -> None:
@@ -88,13 +92,28 @@ def write_csv(result: QueryResult) -> None:
     import pyarrow.csv as csv
 
     schema = pa.schema([field.with_type(_csv_type(field.type)) for field in result.schema])
-    with csv.CSVWriter(sys.stdout.buffer, schema) as writer:
+    sink = _ForTerminal() if sys.stdout.isatty() else sys.stdout.buffer
+    with csv.CSVWriter(sink, schema) as writer:
         for batch in result:
             columns = [
                 column if column.type == type_ else _as_text(column)
                 for column, type_ in zip(batch.columns, schema.types, strict=True)
             ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+class _ForTerminal(io.RawIOBase):
+    """Bytes of text (UTF-8) that a person reads; a value is never cut within a character."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        sys.stdout.write(safe(self._decoder.decode(bytes(data))))
+        return len(data)
 
 
 def _csv_type(type_: pa.DataType) -> pa.DataType:
@@ -125,7 +144,7 @@ def write_json(result: QueryResult) -> None:
     names, types = result.schema.names, result.schema.types
     for row in (row for batch in result for row in rows_of(batch)):
         values = [json_value(value, type_) for value, type_ in zip(row, types, strict=True)]
-        click.echo(json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False))
+        print_data(json.dumps(dict(zip(names, values, strict=True)), ensure_ascii=False))
 
 
 def check_parquet(path: str) -> None:
@@ -159,6 +178,7 @@ def write_parquet(result: QueryResult, path: str) -> int:
     """
     import pyarrow.parquet as pq
 
+    require_outside(path)
     partial = f"{path}.partial-{os.getpid()}"
     rows = 0
     try:

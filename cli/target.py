@@ -14,6 +14,7 @@ from .options import (
     open_database,
     print_json,
     print_result,
+    print_text,
     reading_options,
     store_argument,
     talk,
@@ -88,7 +89,7 @@ def list_(store: str, as_json: bool) -> None:
     if as_json:
         print_json([asdict(target) for target in targets])
     elif rows:
-        click.echo(text_table(rows))
+        print_text(text_table(rows))
     else:
         talk(f"No targets yet. Next: coresetdb target add {quote(store)} NAME FILE")
 

@@ -2,8 +2,8 @@
 
     python docs/take_pictures.py STORE CORESET
 
-STORE and CORESET are those of the README's session. Writes docs/report.png (1280 pixels wide) and
-docs/report-narrow.png (400). Needs Chromium and the extra [dev].
+STORE and CORESET are those of the README's session. Writes docs/report.png and docs/report-rows.png
+(1280 pixels wide) and docs/report-narrow.png (400). Needs Chromium and the extra [dev].
 """
 
 from __future__ import annotations
@@ -19,16 +19,26 @@ from playwright.sync_api import Browser, sync_playwright
 import coresetdb
 
 FOLDER = Path(__file__).parent
-SIZES = {"report.png": (1280, 1500), "report-narrow.png": (400, 1500)}
-"""Picture -> width and height of the window."""
+SETTLES_MS = 2000
+PICTURES = {
+    "report.png": (1280, 1200, None),
+    "report-rows.png": (1280, 1000, "The 10 best rows"),
+    "report-narrow.png": (400, 900, "Nearness to the targets"),
+}
+"""Picture -> width and height of the window, and the link of the contents that is followed."""
 
 
-def take(browser: Browser, page_file: Path, picture: Path, width: int, height: int) -> None:
-    """Open a report and save what its window shows once every visible chart is drawn."""
+def take(
+    browser: Browser, page_file: Path, picture: Path, width: int, height: int, link: str | None
+) -> None:
+    """Open a report, follow a link of its contents, and save what the window shows."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(page_file.as_uri())
     page.wait_for_selector(".drawn svg")
-    page.wait_for_timeout(2000)
+    page.wait_for_timeout(SETTLES_MS)
+    if link is not None:
+        page.get_by_role("link", name=link).click()
+        page.wait_for_timeout(SETTLES_MS)
     page.screenshot(path=picture)
     page.close()
 
@@ -46,8 +56,8 @@ def main() -> None:
         page_file = Path(scratch) / "report.html"
         coresetdb.connect(options.store).report(options.coreset, out=page_file)
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for name, (width, height) in SIZES.items():
-            take(browser, page_file, FOLDER / name, width, height)
+        for name, (width, height, link) in PICTURES.items():
+            take(browser, page_file, FOLDER / name, width, height, link)
         browser.close()
 
 

@@ -19,6 +19,7 @@ from ..schemas.ids import IdSet, keys_of
 from ..schemas.instruction import Reject
 from ..schemas.plain_text import PrintedResult, count_of, safe, text_table
 from ..schemas.progress import Progress, Silence
+from ..store.layout import require_outside
 from .export import replacing
 from .rules.examples import GuardedExample, conversation_words, ngrams
 from .rules.guard import SHORT_NGRAM, Leak
@@ -202,6 +203,7 @@ def check_out(out: str, overwrite: bool) -> None:
     """
     if not out.endswith(SUFFIXES):
         raise UsageError(f"{out}: name the file with the suffix .csv, .jsonl or .parquet")
+    require_outside(out)
     if os.path.exists(out) and not overwrite:
         raise UsageError(f"{out} exists. Choose another name, or replace it with --overwrite")
 

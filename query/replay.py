@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isclose
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from ..schemas.amounts import parse_budget
-from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ..schemas.errors import CoresetDBError, FingerprintError, MissingFeatureError, UsageError
 from ..schemas.plain_text import PrintedResult, count_of
 from ..store import kept_targets
 from ..store.purge import universe_of
 from .approximate import index_is_present
-from .coresets import IMPORTED, Coreset, load_coreset, removal_notes
+from .coresets import IMPORTED, Coreset, load_coreset, recorded_rows, removal_notes, restore
 from .pool_statistics.statistic import statistics_in
 from .ranking import MEMORY_LIMIT
 from .request import Request, resolve_request
@@ -106,6 +109,58 @@ def replay(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> Replay:
         *removal_notes(coreset.members, coreset.removed),
     )
     return Replay(coreset, again.picks.ids, same_queries, notes)
+
+
+def restore_members(store: Store, name: str, memory_limit: int = MEMORY_LIMIT) -> str:
+    """Choose the rows of a coreset again, and write the members that damage took.
+
+    Nothing is written unless what comes out agrees with everything that is left of the coreset: how
+    many rows it had, the members that are there, its examples and its distance to them.
+
+    Returns:
+        Why they could not be restored; "" where they were.
+    """
+    try:
+        coreset = load_coreset(store, name)
+        snapshot, request = request_of(store, coreset)
+        again = answer(snapshot, request, memory_limit)
+    except CoresetDBError as error:
+        return f"it could not be chosen again: {error}"
+    if why := _difference(store, coreset, again):
+        return f"chosen again, {why}, so nothing was written"
+    picks = again.picks
+    members = pa.table(
+        {
+            "rank": pa.array(range(1, len(picks.ids) + 1), pa.int64()),
+            "id": pa.array(picks.ids, pa.string()),
+            "score": pa.array(picks.scores, pa.float32()),
+            "target": pa.array(picks.targets, pa.string()),
+            "query": pa.array(picks.queries, pa.string()),
+        }
+    )
+    restore(store, name, members)
+    return ""
+
+
+def _difference(store: Store, coreset: Coreset, again: ChosenRows) -> str:
+    """How rows that were chosen again differ from what is left of a coreset; "" for not at all."""
+    picks, rows = again.picks.ids, recorded_rows(store, coreset.name)
+    if len(picks) != rows:
+        return f"it has {count_of(len(picks), 'row')} and not {rows:,}"
+    ranks = coreset.members["rank"].to_pylist()
+    for rank, row_id in zip(ranks, coreset.ids, strict=True):
+        if rank <= rows and picks[rank - 1] != row_id:
+            return f"rank {rank:,} is another row than the one that is there"
+    if again.query_hash != coreset.query_hash:
+        return "its targets have other examples"
+    distance, recorded = again.distances.nearest, coreset.distance
+    if (
+        distance is not None
+        and recorded is not None
+        and not isclose(distance, recorded, abs_tol=1e-5)
+    ):
+        return f"its distance is {distance:.6f} and not {recorded:.6f}"
+    return ""
 
 
 def request_of(store: Store, coreset: Coreset) -> tuple[Snapshot, Request]:

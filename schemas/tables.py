@@ -11,6 +11,9 @@ import pyarrow as pa
 
 LAYOUT_VERSION = 1
 
+NEWEST_POSSIBLE = (1 << 63) - 1
+"""The highest number that a version of a table can have."""
+
 KEY = {b"lance-schema:unenforced-primary-key": b"true"}
 """Field metadata that tells Lance which column identifies a row."""
 

@@ -141,8 +141,10 @@ class Checksums:
         rows = note_table(note for notes in moving.values() for note in notes)
 
         def insert() -> None:
+            # A file has one note for ever, unless a repair removed it (a torn manifest) and was
+            # killed before it could say so, and a writer took its name meanwhile.
             merge = self._files().merge_insert("key").when_not_matched_insert_all()
-            merge.execute(rows)
+            merge.when_matched_update_all("source.xxh3 <> target.xxh3").execute(rows)
 
         committed("noting checksums", insert)
         self._merge_fragments()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..schemas.errors import ReadOnlyStoreError, StoreError
-from .place import writing_refused
+from .place import disk_full, writing_refused
 
 ATTEMPTS = 12
 _FIRST_PAUSE_SECONDS = 0.05
@@ -60,6 +60,6 @@ def lost_race(error: OSError) -> bool:
 
 def _sentence(what: str, error: OSError) -> str:
     text = str(error)
-    if "No space left" in text:
+    if disk_full(text):
         return f"{what}: the disk is full; nothing was committed. Make room and run it again"
     return f"{what}: {text}"

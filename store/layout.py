@@ -8,6 +8,7 @@ finishes it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from shlex import quote
 from typing import Any
@@ -19,7 +20,9 @@ from ..schemas.tables import LAYOUT_VERSION, NEWER_TABLES, TABLES
 from ..schemas.version import VERSION
 from .checksums import FOLDER as CHECKSUM_FOLDER
 from .locks import LEASE_FOLDER, LOCK_FILE
+from .nearby import store_hint
 from .place import Place, unopened
+from .underway import FOLDER as UNDERWAY_FOLDER
 
 LAYOUT_KEY = "coresetdb:layout"
 CONFIG_KEY = "coresetdb:config"
@@ -27,7 +30,39 @@ WRITER_KEY = "coresetdb:writer"
 TABLE_KEY = "coresetdb:table"
 RECIPE_PREFIX = "coresetdb:recipe:"
 
-_MADE_BEFORE_POOL = (LOCK_FILE, LEASE_FOLDER, CHECKSUM_FOLDER)
+_MADE_BEFORE_POOL = (LOCK_FILE, LEASE_FOLDER, CHECKSUM_FOLDER, UNDERWAY_FOLDER)
+
+
+def require_outside(path: str) -> None:
+    """Refuse a file that would lie in the folder of a store.
+
+    Raises:
+        UsageError: it would.
+    """
+    folder = os.path.dirname(os.path.realpath(path))
+    while True:
+        if all(os.path.isdir(f"{folder}/{name}") for name in ("pool.lance", CHECKSUM_FOLDER)):
+            raise UsageError(
+                f"{path}: {folder} is a store, in which only coresetdb's own files may lie. Choose "
+                "another folder"
+            )
+        above = os.path.dirname(folder)
+        if above == folder:
+            return
+        folder = above
+
+
+def require_writable_name(place: Place) -> None:
+    """Refuse an address that could not be written on a line.
+
+    Raises:
+        UsageError: it has a control character in it, such as a line break.
+    """
+    if any(character < " " or "\x7f" <= character <= "\x9f" for character in place.uri):
+        raise UsageError(
+            f"{place.uri!r}: there is a control character in this address, which could not be "
+            "written on a line. Choose another name"
+        )
 
 
 def require_free(place: Place) -> None:
@@ -188,8 +223,12 @@ def require_pool(place: Place) -> None:
             f"{place.uri}: the creation of this store was interrupted; "
             "run `coresetdb init` for it again"
         )
+    hint = store_hint(place.uri)
+    make = f"make one with `coresetdb init {place.typed}`"
     raise StoreNotFoundError(
-        f"{place.uri}: there is no store here; make one with `coresetdb init {place.typed}`"
+        f"{place.uri}: there is no store here; {make}"
+        if not hint
+        else f"{place.uri}: there is no store here{hint} To make one: coresetdb init {place.typed}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..schemas.errors import StoreError
 from ..schemas.plain_text import LinesResult, count_of
-from . import catalog, locks, shards
+from . import catalog, locks, shards, underway
 from .checksums import FOLDER
 from .rows import bytes_per_row
 
@@ -167,6 +167,8 @@ def clean(store: Store, older_than_seconds: float = 3600.0) -> Cleaned:
                 done.data_files_removed + done.deletion_files_removed + done.index_files_removed
             )
             size += done.bytes_removed
+        for trace in store.place.sizes(underway.FOLDER):  # of commands that were killed
+            store.place.delete(trace)
         present = {path for table in tables for path in store.place.sizes(f"{table}.lance")}
         known = store.checksums.known()
         store.checksums.forget(

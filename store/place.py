@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ import xxhash
 
 from ..schemas.errors import DamagedStoreError, ReadOnlyStoreError, StoreError
 from ..schemas.plain_text import first_line
+from . import underway
 
 CHUNK_BYTES = 4 << 20
 
@@ -41,6 +43,8 @@ _ENVIRONMENT = {
 # Characters that object_store, which Lance finds files with, leaves as they are in a path.
 _PLAIN = re.compile(r"[A-Za-z0-9 !$&'()+,./:;=@_-]*")
 
+_OPENED = "/proc/self/fd"
+
 # What a system or a server says to somebody who may not do a thing.
 _REFUSED = (
     "permission denied",
@@ -51,6 +55,9 @@ _REFUSED = (
     "access_denied",
     "forbidden",
 )
+
+# What a system says where there is no more room.
+_FULL = ("no space left", "disk quota exceeded", "file too large")
 
 # What Lance says when a table could not be looked at, whatever its bytes are.
 _OUT_OF_REACH = (
@@ -97,16 +104,23 @@ class Place:
         """The root as Lance takes it, by a path whose characters Lance does not encode.
 
         Making a tag, Lance makes the folder of a second, percent-encoded path as well, which for
-        `пул` is a folder `%D0%BF%D1%83%D0%BB` beside the store (and may not be allowed there). A
-        symbolic link of plain characters stands for such a root meanwhile.
+        `пул` is a folder `%D0%BF%D1%83%D0%BB` beside the store (and may not be allowed there). The
+        kernel's name for the opened folder stands for such a root meanwhile, which needs no place
+        of its own; where there is none (no Linux), a symbolic link does.
         """
         if not self.local or _PLAIN.fullmatch(self.uri):
             yield self.uri
-            return
-        with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
-            link = f"{folder}/store"
-            os.symlink(self.root, link)
-            yield link
+        elif os.path.isdir(_OPENED):
+            folder = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                yield f"{_OPENED}/{folder}"
+            finally:
+                os.close(folder)
+        else:
+            with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
+                link = f"{folder}/store"
+                os.symlink(self.root, link)
+                yield link
 
     def absolute(self, path: str) -> str:
         """The path of a file of the store, as the file system under it takes it."""
@@ -194,6 +208,11 @@ class Place:
             raise
         except OSError as error:
             kind = StoreError
+            if done == "written" and disk_full(str(error)):
+                raise StoreError(
+                    f"{self.uri}: the disk is full ({first_line(error)}). Make room and run it "
+                    "again; what was committed is kept"
+                ) from error
             if done == "written" and writing_refused(str(error)):
                 kind = ReadOnlyStoreError
             raise kind(
@@ -231,17 +250,29 @@ def place_at(
     variables (keys, region, AWS_ENDPOINT_URL; an `http://` endpoint allows plain HTTP).
 
     Raises:
-        StoreError: the address has a scheme the store cannot live on, or S3 cannot be set up.
+        StoreError: the address has a scheme the store cannot live on, or S3 cannot be set up, or
+            the machine's clock stands before 1970.
     """
+    if time.time() < 0:  # Lance and the tables count from there
+        raise StoreError(
+            "the clock of this machine stands before 1970, which no store can record. Set it, and "
+            "run this again"
+        )
     uri = os.fspath(uri)
+    place = _place_at(uri, dict(storage_options or {}))
+    underway.look(place)
+    return place
+
+
+def _place_at(uri: str, options: dict[str, str]) -> Place:
     address = urlparse(uri)
     if address.scheme == "s3":
-        return _s3(uri.rstrip("/"), dict(storage_options or {}))
+        return _s3(uri.rstrip("/"), options)
     if address.scheme not in ("", "file") and len(address.scheme) > 1:
         raise StoreError(f"{uri}: a store lives in a local folder or under s3://")
     path = unquote(address.path) if address.scheme == "file" else os.path.expanduser(uri)
     root = os.path.abspath(path)
-    return Place(root, dict(storage_options or {}), pafs.LocalFileSystem(), root, local=True)
+    return Place(root, options, pafs.LocalFileSystem(), root, local=True)
 
 
 def _s3(uri: str, given: dict[str, str]) -> Place:
@@ -278,8 +309,29 @@ def _s3(uri: str, given: dict[str, str]) -> Place:
     return Place(uri, options, files, uri.removeprefix("s3://"), local=False)
 
 
-def unopened(place: Place, table: str, error: Exception) -> StoreError:
-    """What it means that Lance could not open a table: it is out of reach, or damaged."""
+def put_tag(place: Place, table: str, name: str, version: int) -> None:
+    """Let a name stand for a version of a table, whether it was given before or not.
+
+    Raises:
+        ValueError: there is no such version.
+        StoreError: the disk is full, or the place cannot be written.
+    """
+    import lance
+
+    with place.reached("written"), place.plain_uri() as root:
+        tags = lance.dataset(
+            f"{root}/{table}.lance", version=version, storage_options=place.options
+        ).tags
+        if name in tags.list():
+            tags.update(name, version)
+        else:
+            tags.create(name, version)
+
+
+def unopened(
+    place: Place, table: str, error: BaseException, failed: str = "does not open"
+) -> StoreError:
+    """What it means that Lance could not open or read a table: it is out of reach, or damaged."""
     reason = first_line(error)
     if out_of_reach(str(error)):
         return StoreError(
@@ -287,7 +339,7 @@ def unopened(place: Place, table: str, error: Exception) -> StoreError:
             "Check that it can be reached and that you may use it"
         )
     return DamagedStoreError(
-        f"{place.uri}: the table {table} does not open ({reason}). "
+        f"{place.uri}: the table {table} {failed} ({reason}). "
         f"Run `coresetdb verify {place.typed} --repair`"
     )
 
@@ -300,6 +352,11 @@ def out_of_reach(said: str) -> bool:
 def writing_refused(said: str) -> bool:
     """Whether what was said on writing means that one may not write there at all."""
     return any(words in said.lower() for words in _REFUSED)
+
+
+def disk_full(said: str) -> bool:
+    """Whether what was said on writing means that there is no more room."""
+    return any(words in said.lower() for words in _FULL)
 
 
 def _fsync(path: str) -> None:

@@ -18,13 +18,14 @@ import pyarrow as pa
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import first_line
-from ..schemas.tables import NEWER_TABLES, TABLES
-from . import layout
+from ..schemas.tables import NEWER_TABLES, NEWEST_POSSIBLE, TABLES
+from . import layout, underway
 from . import rows as incoming
 from .checksums import Checksums, version_files
 from .commits import committed
 from .locks import StoreLock
-from .place import Place, place_at, unopened
+from .place import Place, place_at, put_tag, unopened
+from .reads import guarded
 from .rows import HeldKeys, key_column, offsets_of
 
 if TYPE_CHECKING:
@@ -76,11 +77,13 @@ class Store:
             StoreError: the place cannot be reached or written.
         """
         place = place_at(uri, storage_options)
+        layout.require_writable_name(place)
         if place.local:
             _make_folder(place)
         layout.require_free(place)
         store = cls(place, config)
         with store.lock():
+            underway.begin(place)
             for table in layout.make_tables(place, config, pool_features, target_features):
                 if table == "files":
                     store.checksums.seal()
@@ -93,6 +96,7 @@ class Store:
     def require_free(uri: str, storage_options: dict[str, str] | None = None) -> None:
         """Make sure that nothing stands at `uri` that `create` would refuse; make nothing."""
         place = place_at(uri, storage_options)
+        layout.require_writable_name(place)
         if place.local:
             root = Path(place.root)
             nearest = next(path for path in (root, *root.parents) if path.exists())
@@ -141,12 +145,15 @@ class Store:
 
         if table not in TABLES:
             raise UsageError(f"there is no table {table!r}; a store has {', '.join(TABLES)}")
+        if isinstance(version, int) and not 0 < version <= NEWEST_POSSIBLE:
+            raise UsageError(f"{self.uri}: table {table} has no version {version}")
         try:
-            return lance.dataset(
+            dataset = lance.dataset(
                 self.place.table_uri(table),
                 version=version,
                 storage_options=self.place.options,
             )
+            return guarded(dataset, self.place, table)
         except (OSError, ValueError) as error:
             if table in NEWER_TABLES and not layout.has_table(self.place, table):
                 raise UsageError(
@@ -318,6 +325,7 @@ class Store:
             return dataset, before, action(dataset)
 
         with self.lock(shared=True):
+            underway.begin(self.place)
             dataset, before, result = committed(what, attempt)
             if dataset.version == before:  # nothing was committed, or by another handle
                 dataset = self.dataset(table)
@@ -364,6 +372,7 @@ class Store:
 
         Raises:
             UsageError: the name stands for another version already, or there is no such version.
+            StoreError: the disk is full, or the store cannot be written.
         """
         import lance
 
@@ -372,7 +381,7 @@ class Store:
             known = dataset.tags.list().get(name)
             if known is None:
                 try:
-                    with self.place.plain_uri() as root:
+                    with self.place.reached("written"), self.place.plain_uri() as root:
                         if root != self.uri:
                             dataset = lance.dataset(f"{root}/{table}.lance", version=version)
                         dataset.tags.create(name, version)
@@ -387,19 +396,16 @@ class Store:
     def move_tag(self, name: str, version: int, table: str = "pool") -> None:
         """Let a name stand for another version of a table, whether it was given before or not."""
         with self.lock(shared=True):
-            tags = self.dataset(table).tags
-            if name in tags.list():
-                tags.update(name, version)
-            else:
-                tags.create(name, version)
+            put_tag(self.place, table, name, version)
             self.checksums.unsynced.add(f"{table}.lance/_refs/tags/{name}.json")
 
     def untag(self, name: str, table: str = "pool") -> None:
         """Let go of a name given by `tag`; one that is not there is no error."""
         with self.lock(shared=True):
             dataset = self.dataset(table)
-            if name in dataset.tags.list():
-                dataset.tags.delete(name)
+            with self.place.reached("written"):
+                if name in dataset.tags.list():
+                    dataset.tags.delete(name)
 
     def tags(self, table: str = "pool") -> dict[str, int]:
         """Tagged versions of a table, by name."""

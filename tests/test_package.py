@@ -29,21 +29,22 @@ MAY_IMPORT = {
 
 
 ORDER = {
-    "schemas": "version plain_text canonical errors child_process environment amounts "
-    "progress ids tables instruction conversations reasoning recipe stored_vectors",
+    "schemas": "version fitted_table plain_text notebook canonical errors child_process "
+    "environment amounts progress ids tables instruction conversations reasoning recipe "
+    "stored_vectors",
     "workers": "machine task child processes options group ray_actors opening",
-    "store": "place commits locks rows checksums layout store catalog shards fill features indices "
-    "maintenance scores evaluation_results removal evaluations excerpts kept_targets purge corpora "
-    "sql integrity sizes status",
+    "store": "nearby underway place reads commits locks rows checksums layout store catalog shards "
+    "fill features indices maintenance scores evaluation_results removal evaluations excerpts "
+    "kept_targets purge corpora sql integrity sizes status",
     "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
-    "store/integrity": "isolated report verify repair",
+    "store/integrity": "isolated facts report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot methods weights queries groups scanning pool_statistics "
     "sketch_noise comparison ranking formats token_budget result_rows origins coresets "
     "coreset_facts distances indexing removal rules dedup request approximate selection replay "
     "scores score targets measured readiness method_list compare explaining distributions "
-    "closeness imported extra_columns export leaks",
+    "closeness imported extra_columns export leaks atlas",
     "query/pool_statistics": "statistic background centring",
     "evaluation": "statistics answers items metrics learned_loss training study arm_rows harness "
     "results running matrix",
@@ -88,13 +89,18 @@ def imports(path: Path, root: Path, level: str = "all") -> Iterator[tuple[str, .
 
 def test_every_package_that_is_imported_is_declared(repository):
     declared = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional = ("embed", "datasets", "evaluate", "ray", "report")
+    optional = ("embed", "datasets", "evaluate", "ray", "report", "atlas")
     extras = (declared["optional-dependencies"][name] for name in optional)
     names = {
         re.split(r"[^\w-]", requirement)[0].replace("-", "_")
         for requirement in chain(declared["dependencies"], *extras)
     }
-    modules_of_them = {"lance", "markupsafe", "vl_convert"}  # of packages with other names
+    modules_of_them = {
+        "lance",
+        "markupsafe",
+        "sklearn",
+        "vl_convert",
+    }  # of packages with other names
     names = names | modules_of_them | {"coresetdb", *sys.stdlib_module_names}
     missing = {
         f"{path.relative_to(repository)}: {module}"

@@ -23,7 +23,7 @@ import pyarrow as pa
 from ...schemas.conversations import conversations_in
 from ...schemas.errors import StoreBusyError, UsageError
 from ...schemas.plain_text import count_of
-from ...schemas.progress import Progress, Silence
+from ...schemas.progress import JoinedProgress, Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact, content_of, find_artifact, keep_artifact, load_artifact
 from ...store.features import declare
@@ -188,15 +188,24 @@ def run_fits(
     jobs = {job.digest: job for jobs_of_spec in jobs_of_specs for job in jobs_of_spec}
     missing = [job for job in jobs.values() if not job.done(cache)]
     samples = _samples([job.fit for job in missing], draw)
+    joined = JoinedProgress(progress, len(missing), "fit")
     while missing:
         groups = _ready_groups(missing, jobs, cache)
         if workers is None:
-            group = groups[0]
-            run(group, jobs, samples[group[0].fit.sample_seed], backbone(), cache, progress)
+            groups = groups[:1]
+        joined.begin({_names(group): len(group) for group in groups})
+        if workers is None:
+            (group,) = groups
+            run(group, jobs, samples[group[0].fit.sample_seed], backbone(), cache, joined)
         else:
-            _run_by_workers(workers, specs, groups, jobs, samples, cache, progress)
+            _run_by_workers(workers, specs, groups, jobs, samples, cache, joined)
         missing = [job for job in missing if not job.done(cache)]
     return [fitted(jobs_of_spec, cache) for jobs_of_spec in jobs_of_specs]
+
+
+def _names(group: Sequence[Job]) -> str:
+    """The names of fits that share a pass."""
+    return " and ".join(job.fit.name for job in group)
 
 
 def _ready_groups(
@@ -288,7 +297,7 @@ def run(
     Raises:
         UsageError: the sample is too small.
     """
-    names = " and ".join(job.fit.name for job in group)
+    names = _names(group)
     fittings = [_fitting(job, jobs, sample, backbone, cache, progress) for job in group]
     rows = max(len(fitting.sample) for fitting in fittings)
     existing = [name for job in group for name in job.outputs(cache)]
@@ -334,7 +343,7 @@ def _run_by_workers(
         sample = samples[group[0].fit.sample_seed]
         rows = max(job.fit.sample_rows(sample.total) for job in group)
         sample = sample.first(rows)
-        names = " and ".join(job.fit.name for job in group)
+        names = _names(group)
         existing = {
             (digest, name): content
             for job in group

@@ -149,6 +149,8 @@ class _Ingestion:
         self.metadata_keys: set[str] = set()
         self.committed = time.monotonic()
         self.bytes_before = self.bytes_read = 0
+        self.records_read = 0  # of these bytes; those of a block are counted one by one
+        self.rows_made = 0  # whose features are made
         self.bytes_total: int | None = None
         self.unreadable: Sequence[InputError] = ()
         self.offered: set[tuple[str, str]] = set()
@@ -183,6 +185,7 @@ class _Ingestion:
                 counts.remarks.append(_offer_of_vectors(self.store.typed, file, column))
         for block in _blocks(islice(file, limit), READ_BLOCK):
             self.bytes_read = self.bytes_before + file.bytes_read
+            self.records_read += len(block)
             self._add(block, counts)
             self._on_batch(0, 0)
         file.finish()
@@ -279,12 +282,14 @@ class _Ingestion:
     def _on_batch(self, rows: int, tokens: int) -> None:
         """Count a batch with `tokens` as featurized, and show how far the job is."""
         self.run.add_tokens(tokens)
+        self.rows_made += rows
         if self.stopping:
             return
+        done = self.account.total("read") - max(0, self.account.total("new") - self.rows_made)
         self.progress.advance(
-            rows=self.account.total("read"),
+            rows=done,
             tokens=self.account.tokens,
-            bytes_read=self.bytes_read,
+            bytes_read=self.bytes_read * done // max(self.records_read, 1),
             bytes_total=self.bytes_total,
         )
 

@@ -44,6 +44,7 @@ def repair_and_reingest(
     say: Callable[[str], None],
     storage_options: dict[str, str] | None = None,
     workers: WorkerOptions | None = None,
+    remake: Callable[[Store, str], str] | None = None,
 ) -> Repair:
     """Repair a store; lost rows are read again from the places `sources` names.
 
@@ -52,6 +53,8 @@ def repair_and_reingest(
         say: receives sentences on what is read again, and which sources are gone.
         storage_options: of a store on s3.
         workers: that featurize rows again; none by default.
+        remake: writes the lost members of a coreset of a store again; gives back why it could not,
+            or "".
 
     Raises:
         StoreNotFoundError: there is no store.
@@ -63,8 +66,17 @@ def repair_and_reingest(
     def check(config: dict[str, Any], recipes: list[Recipe]) -> None:
         check_backbone(uri, BackboneConfig(**config["backbone"]), recipes)
 
+    def remade(name: str) -> str:
+        assert remake is not None
+        say(f"coreset {name}: choosing its rows again")
+        return remake(Store.open(uri, storage_options), name)
+
     done = repair(
-        uri, lambda lost: reingest(uri, lost, say, storage_options, workers), storage_options, check
+        uri,
+        lambda lost: reingest(uri, lost, say, storage_options, workers),
+        storage_options,
+        check,
+        remade if remake else None,
     )
     if done.ok:
         settle_if_killed(Store.open(uri, storage_options))

@@ -11,8 +11,9 @@ from typing import Any
 
 from ...schemas.canonical import digest, digest_of
 from ...schemas.errors import BackboneError, UsageError
-from ..conversations.chat_template import PLAIN_TEMPLATE, TEMPLATE_DATE, ChatTemplate
+from ..conversations.chat_template import PLAIN_TEMPLATE, ChatTemplate
 from ..conversations.limits import shows_all_reasoning, template_notices
+from ..conversations.template_environment import TEMPLATE_DATE
 from ..conversations.tokenization import REASONING_MODES, ReasoningMode
 from .custom_code import require_native
 from .model_folder import (

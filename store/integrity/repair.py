@@ -4,13 +4,16 @@ Nothing is dropped in silence: every step is an action in the result, and rows t
 brought back are named with the command that may. Old versions are left as they are; a damaged file
 stays on the disk as long as one of them names it. Rows that are taken out are recorded first
 (`LostRows`), and struck off only once they are back.
+
+A repair may be killed anywhere and run again. What is wrong is read from the files each time, and
+what a step takes out of sight (rows, a manifest) was recorded before it, with the damages in hand.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +25,29 @@ from ...schemas.tables import POOL, RECIPES, REMOVED, TABLES
 from .. import catalog, layout
 from ..checksums import Checksums, read_journal, version_files
 from ..commits import committed
-from ..place import Place
+from ..place import Place, put_tag
 from ..rows import key_column
+from .facts import compare_tables, coreset_tag
 from .report import PATH as LOST_PATH
-from .report import Damage, LostRow, LostRows, Repair, count_and_verb, lost_row_ids, write_lost
-from .verify import WAIT_SECONDS, State, inspect, place_and_lock, verify
+from .report import (
+    Damage,
+    LostRow,
+    LostRows,
+    Repair,
+    Report,
+    count_and_verb,
+    lost_row_ids,
+    write_lost,
+)
+from .verify import (
+    WAIT_SECONDS,
+    NewestTables,
+    State,
+    inspect,
+    place_and_lock,
+    tag_path,
+    verify,
+)
 
 if TYPE_CHECKING:
     from ..store import Store
@@ -39,6 +60,9 @@ Check = Callable[[dict[str, Any], list[Recipe]], None]
 """Told the store's configuration and recipes before rows are taken out; raises where they could
 not be made again."""
 
+Remake = Callable[[str], str]
+"""Makes the members of a coreset anew, by its name; gives back why it could not, or ""."""
+
 _TAGGED = ("pool", "targets")
 """Where coresets keep the versions they were made from."""
 
@@ -47,7 +71,6 @@ _ADVICE = {
     "for those that `coresetdb target list {uri}` shows short",
     "scores": "scores are lost; compute them again where you need them",
     "coresets": "coresets are lost; type `coresetdb select {uri} ...` again",
-    "coreset_rows": "members of coresets are lost; type `coresetdb select {uri} ...` again",
     "artifacts": "fitted artifacts are lost: features that depend on them can be compared, but "
     "not extended; type `coresetdb init` for a new store to fit them again",
     "removed": "which rows were purged, and why and when others were removed, is no longer known; "
@@ -62,6 +85,7 @@ def repair(
     reingest: Reingest | None = None,
     storage_options: dict[str, str] | None = None,
     check: Check | None = None,
+    remake: Remake | None = None,
 ) -> Repair:
     """Make the newest version of every table sound again.
 
@@ -69,7 +93,8 @@ def repair(
     taken out of the newest version. `reingest` is then handed the lost rows, and those that were
     seen but never reached the pool (after the lock is let go, so that it may write): it reads the
     text again from its source and makes the features anew. What is not back afterwards, whatever
-    the reason, is still lost to the next `verify`.
+    the reason, is still lost to the next `verify`. Where tables contradict each other afterwards,
+    what follows from the others is made again, members of coresets by `remake`.
 
     Raises:
         StoreNotFoundError: there is no store.
@@ -89,41 +114,69 @@ def repair(
         pool = states["pool"]
         if check is not None and (found.lost_ids or found.unnamed_rows or found.pending):
             check(*_made_by(place, pool))
-        held = sum(pool.rows[number] for number in pool.sound_fragments)
-        named = len(found.lost_ids)
-        recorded = LostRows(found.lost, found.unnamed_rows, held + named + found.unnamed_rows)
+        hurt = _hurt([*found.interrupted, *found.damages])
+        recorded = _record(found, pool, hurt)
+        write_lost(place, recorded)
         if found.damages:
-            write_lost(place, recorded)
             _mend(place, states, done)
-        _restore_tombstones(place, done)
+        if "recipes" in hurt:
+            _restore_recipes(place, done)
+        _restore_tombstones(place, done, hurt)
+        _mend_facts(place, done)
+    if remake is not None and layout.has_table(place, "coreset_rows"):
+        _remake_members(place, done, remake)
     if recorded or found.pending:
         _fetch(place, done, recorded, reingest)
         with lock.held(shared=True, wait=WAIT_SECONDS):
             _settle(place, done, recorded)
-    for table, hurt in _hurt(found.damages).items():
-        rows = sum(damage.rows for damage in hurt)
-        keys = [key for damage in hurt for key in damage.keys]
-        last = any((damage.version or 0) > 1 for damage in hurt)  # version 1 is the empty table
+    for table, damages in hurt.items():
+        rows = sum(damage.rows for damage in damages)
+        keys = [key for damage in damages for key in damage.keys]
+        last = any((damage.version or 0) > 1 for damage in damages)  # version 1: the empty table
         if table in _ADVICE and (rows or last):
             named = f" ({', '.join(keys[:20])})" if keys else ""
             count = f"{count_of(rows, 'row')}{named}" if rows else "what the last commits brought"
             advice = _ADVICE[table].format(uri=place.typed)
             done.unrepaired.append(f"{table}: {count}: {advice}")
     done.after = verify(store, full=True, storage_options=storage_options)
+    for contradiction in done.after.contradictions:
+        why = done.not_remade.get(contradiction.name, "")
+        parts = [str(contradiction), why, contradiction.advice]
+        done.unrepaired.append("; ".join(filter(None, parts)))
     return done
 
 
 def _hurt(damages: list[Damage]) -> dict[str, list[Damage]]:
-    tables: dict[str, list[Damage]] = {}
+    """Table -> what its newest version lost; of a file that is named twice, the first."""
+    losses: dict[str, Damage] = {}
     for damage in damages:
         if damage.newest and damage.what in ("manifest", "data", "deletions"):
-            tables.setdefault(damage.table, []).append(damage)
+            losses.setdefault(damage.path, damage)
+    tables: dict[str, list[Damage]] = {}
+    for damage in losses.values():
+        tables.setdefault(damage.table, []).append(damage)
     return tables
+
+
+def _record(found: Report, pool: State, hurt: dict[str, list[Damage]]) -> LostRows:
+    """What is to be known of the loss before anything is changed."""
+    held = sum(pool.rows[number] for number in pool.sound_fragments)
+    broken = pool.broken_fragments
+    return LostRows(
+        found.lost,
+        found.unnamed_rows,
+        held + len(found.lost_ids) + found.unnamed_rows,
+        tuple(path for path, number in pool.fragment_of.items() if number in broken),
+        tuple(damage for damages in hurt.values() for damage in damages),
+    )
 
 
 def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
     """Everything that takes the store for oneself."""
     gone = []
+    checksums = Checksums(place)
+    if not any(damage.table == "files" and damage.newest for damage in done.found.damages):
+        checksums.fold()  # of a version that is removed and committed again, the later note counts
     for damage in done.found.damages:
         if damage.what == "manifest":
             gone += _remove_manifest(place, damage, done)
@@ -135,7 +188,6 @@ def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
     for table in _TAGGED:
         _drop_tags(place, states[table], done)
     _mend_files_table(place, states["files"], done)
-    checksums = Checksums(place)
     checksums.forget(gone)
     for table, state in states.items():
         if table in ("files", "pool") or state.version is not None:
@@ -148,8 +200,6 @@ def _mend(place: Place, states: dict[str, State], done: Repair) -> None:
             rows = sum(state.rows[number] for number in state.broken_fragments)
             done.actions.append(f"{table}: took {count_of(rows, 'row')} in damaged files out")
     _drop_indices(place, done, checksums)
-    if any(damage.table == "recipes" for damage in done.found.damages):
-        _restore_recipes(place, done, checksums)
     checksums.fold()
     place.sync(checksums.unsynced)
 
@@ -187,10 +237,16 @@ def _mend_files_table(place: Place, files: State, done: Repair) -> None:
     """The table of checksums: what it still says is kept, or it is made anew and says so."""
     checksums = Checksums(place)
     if files.version is None or files.broken_fragments:
-        checksums.unseal()
-        _make_anew(place, "files", checksums)
+        if files.version is None:
+            checksums.unseal()
+            _make_anew(place, "files", checksums)
+        else:  # the seal goes last: without it, damaged checksums would count
+            _make_anew(place, "files", checksums)
+            checksums.unseal()
+            checksums.seal()
         journal, _ = read_journal(place)
         noted = {note.path for notes in journal.values() for note in notes}
+        noted |= {damage.path for damage in done.found.damages}  # known to be wrong as they are
         for table in TABLES:
             if table != "files" and _opens(place, table):
                 every = version_files(table, _open(place, table), since=0)
@@ -250,19 +306,30 @@ def _drop_indices(place: Place, done: Repair, checksums: Checksums) -> None:
                 done.actions.append(f"{damage.table}: dropped the damaged index {index['name']}")
 
 
-def _restore_recipes(place: Place, done: Repair, checksums: Checksums) -> None:
+def _restore_recipes(place: Place, done: Repair) -> None:
+    """Write recipes again that the pool has a copy of, and the columns of, and the table lacks."""
     pool = _open(place, "pool")
-    rows = catalog.recipes_in(pool.schema.metadata or {})
+    known = set(
+        _open(place, "recipes").to_table(columns=["fingerprint"])["fingerprint"].to_pylist()
+    )
+    rows = [
+        row
+        for row in catalog.recipes_in(pool.schema.metadata or {})
+        if row["fingerprint"] not in known and set(row["columns"]) <= set(pool.schema.names)
+    ]
     if not rows:
         return
+    checksums = Checksums(place)
     table = pa.Table.from_pylist(rows, schema=RECIPES)
     _insert_missing(place, checksums, "recipes", table, "restoring recipes")
+    checksums.fold()
+    place.sync(checksums.unsynced)
     done.actions.append(
         f"recipes: restored {count_of(len(rows), 'recipe')} from the copies in the pool"
     )
 
 
-def _restore_tombstones(place: Place, done: Repair) -> None:
+def _restore_tombstones(place: Place, done: Repair, hurt: Collection[str]) -> None:
     """Write the tombstones of removed rows again, from the copies that a restore needs of them.
 
     A copy of a row that the pool lacks was removed. Where the tombstones are sound, a lost row of
@@ -276,7 +343,7 @@ def _restore_tombstones(place: Place, done: Repair) -> None:
         return
     stones = _open(place, "removed").to_table(columns=["id"])["id"].to_pylist()
     others = _pool_ids(place).union(stones)
-    if not any(damage.newest and damage.table == "removed" for damage in done.found.damages):
+    if "removed" not in hurt:
         others.update(done.found.lost_ids)
     found = [row for row in copies.to_pylist() if row["id"] not in others]
     if not found:
@@ -293,6 +360,46 @@ def _restore_tombstones(place: Place, done: Repair) -> None:
         f"removed: wrote {count_of(len(found), 'tombstone')} again, from the copies of removed "
         "rows; why and when these were removed is not known"
     )
+
+
+def _mend_facts(place: Place, done: Repair) -> None:
+    """Take out rows that were removed and are back, and give coresets their tags again."""
+    for contradiction in compare_tables(NewestTables(place)).contradictions:
+        if contradiction.what == "removed":
+            _delete_again(place, contradiction.ids)
+            count = count_of(len(contradiction.ids), "row")
+            done.actions.append(f"pool: took out {count} that had been removed before")
+        elif contradiction.what == "tag":
+            table, version = contradiction.table, contradiction.version
+            assert version is not None
+            name = coreset_tag(contradiction.name, table)
+            put_tag(place, table, name, version)
+            place.sync([tag_path(table, name)])
+            done.actions.append(f"{table}: tagged version {version} as {name} again")
+
+
+def _delete_again(place: Place, ids: Sequence[str]) -> None:
+    checksums = Checksums(place)
+    for start in range(0, len(ids), 1000):
+        before = _open(place, "pool")
+        named = ", ".join(f"'{row_id}'" for row_id in ids[start : start + 1000])
+        before.delete(f"id IN ({named})")
+        newest = _open(place, "pool")
+        checksums.note("pool", version_files("pool", newest, since=newest.version - 1))
+    checksums.fold()
+    place.sync(checksums.unsynced)
+
+
+def _remake_members(place: Place, done: Repair, remake: Remake) -> None:
+    """Have the members of coresets that lost some chosen again."""
+    for contradiction in compare_tables(NewestTables(place)).contradictions:
+        if contradiction.what != "members":
+            continue
+        name = contradiction.name
+        if why := remake(name):
+            done.not_remade[name] = why
+        else:
+            done.actions.append(f"{contradiction}; chose them again as it was chosen")
 
 
 def _insert_missing(

@@ -2,8 +2,9 @@
 
 Repair takes damaged rows out of the newest version before they are made again. From then on no
 table shows the loss, whatever happens in between (a kill, a source that is gone): one small file in
-the store does, until the rows are back. It carries a digest of itself. Deleting it is how an owner
-accepts the loss.
+the store does, until the rows are back. It also keeps the damages that a repair has taken in hand,
+until it ends, so that one that was killed is known and the next one says what was lost. It carries
+a digest of itself. Deleting it is how an owner accepts the loss.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from ...schemas.canonical import digest_of
 from ...schemas.plain_text import LinesResult, count_of
 from ..place import Place
+from .facts import Contradiction
 
 _NAMED = 20  # ids written out in `lines`; the report itself holds all
 
@@ -92,6 +94,9 @@ class Report(LinesResult):
             now or was interrupted. No damage; looked for in full only.
         deleted: ids of those whose ingestion had ended: they were in the pool, and something other
             than coresetdb deleted them.
+        interrupted: damages that a repair had taken in hand when it was stopped; they need not
+            show in the files any more.
+        contradictions: between tables; looked for in full only, where no file is damaged.
     """
 
     uri: str
@@ -104,6 +109,8 @@ class Report(LinesResult):
     unnamed_rows: int = 0
     pending: list[LostRow] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    interrupted: list[Damage] = field(default_factory=list)
+    contradictions: list[Contradiction] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     orphans: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -111,11 +118,15 @@ class Report(LinesResult):
     @property
     def ok(self) -> bool:
         """Whether the newest versions are what was written, and nothing is lost from them."""
-        return not (self._damaged or self.lost or self.unnamed_rows)
+        return not (self._damaged or self._missing or self.interrupted)
 
     @property
     def _damaged(self) -> bool:
         return any(damage.newest for damage in self.damages)
+
+    @property
+    def _missing(self) -> bool:
+        return bool(self.lost or self.unnamed_rows or self.contradictions)
 
     @property
     def lost_ids(self) -> list[str]:
@@ -135,6 +146,12 @@ class Report(LinesResult):
         """The same as text, one fact a line."""
         depth = "contents" if self.full else "sizes and manifests"
         lines = [str(damage) for damage in self.damages]
+        if self.interrupted:
+            lines.append(
+                f"a repair was stopped before its end; `coresetdb verify {quote(self.uri)} "
+                "--repair` finishes it. It was at:"
+            )
+            lines += [f"  {damage}" for damage in self.interrupted]
         if ids := self.lost_ids:
             lines.append(f"pool: {count_and_verb(len(ids), 'row')} lost: {_some(ids)}")
             named = [row for row in self.lost if row.id]
@@ -180,8 +197,16 @@ class Report(LinesResult):
                 f"`coresetdb compact {quote(self.uri)}` removes "
                 f"{'it' if len(self.orphans) == 1 else 'them'}"
             )
+        lines += [
+            f"{contradiction}; `coresetdb verify {quote(self.uri)} --repair` mends it, or says "
+            "what to do"
+            for contradiction in self.contradictions
+        ]
         lines += self.notes
-        state = "sound" if self.ok else "DAMAGED" if self._damaged else "ROWS ARE MISSING"
+        state = "sound" if self.ok else "DAMAGED" if self._damaged else "A REPAIR IS NOT FINISHED"
+        if self._missing and not self._damaged:
+            lost = self.lost or self.unnamed_rows
+            state = "ROWS ARE MISSING" if lost else "TABLES CONTRADICT EACH OTHER"
         lines.append(
             f"{self.uri}: {state} ({depth} of {count_of(self.checked_files, 'file')} checked, "
             f"{self.checked_bytes:,} bytes)"
@@ -196,6 +221,7 @@ class Repair(LinesResult):
     Attributes:
         reread: whether the sources of lost rows were read again at all.
         unread: files that could not be read again, or not wholly, and why.
+        not_remade: coresets whose members could not be chosen again, and why.
     """
 
     found: Report
@@ -203,6 +229,7 @@ class Repair(LinesResult):
     restored: list[str] = field(default_factory=list)
     reread: bool = False
     unread: dict[str, str] = field(default_factory=dict)
+    not_remade: dict[str, str] = field(default_factory=dict)
     unrepaired: list[str] = field(default_factory=list)
     after: Report | None = None
 
@@ -262,16 +289,21 @@ class LostRows:
         rows: places they, or the lists of places, can be read again from.
         unnamed: how many rows of the pool are lost that no place names.
         expected: rows of the pool once all are back.
+        counted: files of the pool whose rows are among these, and which a repair may not have taken
+            out yet.
+        damages: that a repair has taken in hand and not seen to its end.
         torn: the file is there, but is not what was written.
     """
 
     rows: Sequence[LostRow] = ()
     unnamed: int = 0
     expected: int = 0
+    counted: Sequence[str] = ()
+    damages: Sequence[Damage] = ()
     torn: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.unnamed or self.torn)
+        return bool(self.rows or self.unnamed or self.damages or self.torn)
 
     def still_unnamed(self, rows: int, missing: int) -> int:
         """Unnamed rows still lost, of a pool that has `rows` and lacks `missing` named ones."""
@@ -286,7 +318,12 @@ def read_lost(place: Place) -> LostRows:
         if content["digest"] != digest_of(facts):
             raise ValueError("digest differs")
         rows = [LostRow(**row) for row in facts["rows"]]
-        return LostRows(rows, facts["unnamed"], facts["expected"])
+        damages = [
+            Damage(**{**damage, "keys": tuple(damage["keys"]), "tags": tuple(damage["tags"])})
+            for damage in facts.get("damages", ())
+        ]
+        counted = tuple(facts.get("counted", ()))
+        return LostRows(rows, facts["unnamed"], facts["expected"], counted, tuple(damages))
     except FileNotFoundError:
         return LostRows()
     except (ValueError, KeyError, TypeError):
@@ -302,6 +339,8 @@ def write_lost(place: Place, recorded: LostRows) -> None:
         "rows": [asdict(row) for row in recorded.rows],
         "unnamed": recorded.unnamed,
         "expected": recorded.expected,
+        "counted": list(recorded.counted),
+        "damages": [asdict(damage) for damage in recorded.damages],
     }
     text = json.dumps({"owed": facts, "digest": digest_of(facts)}, ensure_ascii=False)
     place.write(PATH, text.encode())

@@ -20,11 +20,13 @@ import pyarrow.compute as pc
 from ...schemas.plain_text import count_of
 from ...schemas.tables import NEWER_TABLES, TABLES
 from .. import layout
+from ..checksums import FOLDER as CHECKSUM_FOLDER
 from ..checksums import Checksums, FileNote, by_path, manifest_versions, read_journal
 from ..locks import StoreLock
 from ..place import Place, place_at
 from ..removal import UNSETTLED
 from ..rows import key_column
+from .facts import compare_tables
 from .isolated import Reader
 from .report import PATH as LOST_PATH
 from .report import Damage, LostRow, LostRows, Report, read_lost
@@ -149,10 +151,10 @@ def _check(
         problem: tuple[str, str] | None
         if need.path not in sizes:
             problem = ("missing", "the file is gone")
-        elif note is not None:
-            problem = _compare(place, state, note, sizes[need.path], full)
         elif need.size is not None and need.size != sizes[need.path]:
             problem = ("size", f"{sizes[need.path]:,} bytes instead of {need.size:,}")
+        elif note is not None:
+            problem = _compare(place, state, note, sizes[need.path], full)
         else:
             problem = None
         if problem:
@@ -189,6 +191,13 @@ def _check_older(
         for d in state.damages
     ]
     for version, names in sorted(tags.items()):
+        if version not in manifests and not _has_version(place, state.table, version):
+            detail = f"it stands for version {version}, which is gone"
+            state.damages += [
+                Damage(state.table, tag_path(state.table, name), "bytes", "tag", detail)
+                for name in names
+                if version not in bad
+            ]
         if version in bad or version not in manifests:
             continue
         older = _needs(state.table, _open(place, state.table, version))
@@ -229,6 +238,16 @@ def _tags(place: Place, state: State, sizes: Mapping[str, int]) -> dict[int, lis
             name = path.rsplit("/", 1)[1].removesuffix(".json")
             tags.setdefault(version, []).append(name)
     return tags
+
+
+def tag_path(table: str, name: str) -> str:
+    """Where Lance keeps what a tag of a table stands for."""
+    return f"{table}.lance/_refs/tags/{name}.json"
+
+
+def _has_version(place: Place, table: str, version: int) -> bool:
+    """Whether a version is there now: it may be newer than the list of files."""
+    return version in manifest_versions(table, place.sizes(f"{table}.lance/_versions"))
 
 
 def _compare(
@@ -274,6 +293,58 @@ def read_sound(place: Place, state: State, columns: list[str]) -> pa.Table:
     if not parts:
         return dataset.schema.empty_table().select(columns)
     return dataset.scanner(columns=columns, fragments=parts).to_table()
+
+
+class SoundTables:
+    """The tables in whose newest version nothing is damaged, as `facts.Tables`."""
+
+    def __init__(self, place: Place, states: Mapping[str, State]) -> None:
+        self._place, self._states = place, states
+        self.uri = place.typed
+
+    def has(self, table: str) -> bool:
+        """Whether it is there and sound."""
+        state = self._states.get(table)
+        if state is None or state.version is None:
+            return False
+        return not any(damage.newest and damage.what != "tag" for damage in state.damages)
+
+    def read(self, table: str, columns: list[str]) -> pa.Table:
+        """Columns of the version that was checked."""
+        return read_sound(self._place, self._states[table], columns)
+
+    def reread(self, table: str, columns: list[str]) -> pa.Table:
+        """Columns of the version that is the newest now."""
+        return self._open(table).to_table(columns=columns)
+
+    def tags(self, table: str) -> dict[str, int]:
+        """Name -> version; damaged ones are left out."""
+        named = _tags(self._place, State(table), self._place.sizes(f"{table}.lance/_refs"))
+        return {name: version for version, names in named.items() for name in names}
+
+    def versions(self, table: str) -> set[int]:
+        """Those with a manifest."""
+        return set(manifest_versions(table, self._place.sizes(f"{table}.lance/_versions")))
+
+    def _open(self, table: str) -> Any:
+        import lance
+
+        return lance.dataset(self._place.table_uri(table), storage_options=self._place.options)
+
+
+class NewestTables(SoundTables):
+    """The newest versions of a store that was just mended, as `facts.Tables`."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place, {})
+
+    def has(self, table: str) -> bool:
+        """Whether it is there."""
+        return layout.has_table(self._place, table)
+
+    def read(self, table: str, columns: list[str]) -> pa.Table:
+        """Columns of the newest version."""
+        return self.reread(table, columns)
 
 
 WAIT_SECONDS = 600.0
@@ -325,10 +396,13 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
     recorded = read_lost(place)
     if not full and (recorded or any(damage.newest for damage in _damages(states))):
         states, torn = _examine_all(place, reader, full=True)  # naming lost rows takes reading
-    report = Report(place.uri, full)
+    report = Report(place.uri, full, interrupted=list(recorded.damages))
     report.late = _note_missing(place, reader, states)
     for path in torn:
-        what = "this checksum record is damaged; the files it lists count as having no checksum"
+        what = (
+            "this checksum record is damaged, or another store's; the files it lists count as "
+            "having no checksum"
+        )
         report.damages.append(Damage("files", path, "bytes", "checksums", what))
     if recorded.torn:
         what = "every row that was seen and is not in the pool counts as lost"
@@ -343,6 +417,9 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
     _add_lost(place, states, report, recorded)
     if full:  # otherwise the bytes were not compared
         report.notes += _on_their_way(place, states)
+        facts = compare_tables(SoundTables(place, states))
+        report.contradictions = facts.contradictions
+        report.notes += facts.remarks
     return report, states
 
 
@@ -371,17 +448,44 @@ def _examine_all(place: Place, reader: Reader, full: bool) -> tuple[dict[str, St
 def _notes(place: Place, reader: Reader) -> tuple[dict[str, FileNote], list[str], dict[str, State]]:
     """Every note there is, after the table `files` itself was checked byte by byte."""
     journal, torn = read_journal(place)
-    seals: dict[str, FileNote] = {}
-    others: dict[str, FileNote] = {}
-    for name, notes in journal.items():
-        into = seals if name.startswith("files-") else others
-        into |= {note.path: note for note in notes}
+    sealing = {name: notes for name, notes in journal.items() if name.startswith("files-")}
+    fitting = sealing
+    if len(sealing) > 1:  # one was being replaced by the next, or is another store's
+        fitting = {name: notes for name, notes in sealing.items() if _fits(place, notes)}
+    if fitting and len(fitting) < len(sealing):
+        torn += [f"{CHECKSUM_FOLDER}/{name}" for name in sealing if name not in fitting]
+        sealing = fitting
+    seals = {note.path: note for notes in sealing.values() for note in notes}
     state = examine(place, reader, "files", seals, full=True)
     _try_unnoted(reader, state)
     rows = []
     if state.version is not None and not state.broken_fragments:
         rows = read_sound(place, state, [*TABLES["files"].names]).to_pylist()
-    return by_path(rows) | others, torn, {"files": state}
+    known = by_path(rows)
+    others: dict[str, FileNote] = {}
+    for name, notes in journal.items():
+        if name.startswith("files-"):
+            continue
+        disputed = [note for note in notes if _otherwise(known.get(note.path), note)]
+        if any(_fits(place, [known[note.path]]) for note in disputed):
+            torn.append(f"{CHECKSUM_FOLDER}/{name}")  # the table is right, so the note is not
+        else:
+            others |= {note.path: note for note in notes}
+    return known | others, torn, {"files": state}
+
+
+def _fits(place: Place, notes: list[FileNote]) -> bool:
+    """Whether those files that are there are what the notes say."""
+    sizes = place.sizes("files.lance") if any(n.table == "files" for n in notes) else None
+    for note in notes:
+        there = note.path in sizes if sizes is not None else place.exists(note.path)
+        if there and place.checksum(note.path) != (note.size, note.xxh3):
+            return False
+    return True
+
+
+def _otherwise(known: FileNote | None, note: FileNote) -> bool:
+    return known is not None and (known.size, known.xxh3) != (note.size, note.xxh3)
 
 
 def _try_unnoted(reader: Reader, state: State) -> None:
@@ -432,6 +536,7 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
     """Which rows of the pool are gone, and where each can be read again."""
     pool, sources = states["pool"], states["sources"]
     hurt = {damage.table for damage in report.damages if damage.newest}
+    before = {damage.table for damage in report.interrupted}
     if pool.version is None:
         report.lost = list(recorded.rows)
         return
@@ -439,7 +544,7 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
         return
     rows = read_sound(place, pool, ["id"])["id"]
     taken_out = _removed_ids(place, states, "removed")
-    if "removed" in hurt:  # repair writes the tombstones again
+    if "removed" in hurt | before:  # repair writes the tombstones again
         taken_out += _removed_ids(place, states, "removed_rows")
     held = pa.chunked_array([*rows.chunks, *taken_out], pa.string())
     places = (
@@ -454,7 +559,9 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
     report.lost += _absent_rows([row for row in recorded.rows if row.id not in known], held)
     ids = report.lost_ids
     old = len(recorded_ids.intersection(ids))
-    broken = sum(pool.rows[number] for number in pool.broken_fragments)
+    # A repair that was stopped has counted some rows already, whether it took them out or not.
+    counted = {pool.fragment_of.get(path, -1) for path in recorded.counted}
+    broken = sum(pool.rows[number] for number in pool.broken_fragments if number not in counted)
     report.unnamed_rows = max(0, broken - (len(ids) - old))
     report.unnamed_rows += recorded.still_unnamed(len(rows) + broken, old)
     report.deleted = _deleted(place, states, report.pending)

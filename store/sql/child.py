@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import sys
 import threading
 import traceback
@@ -24,9 +25,10 @@ import duckdb
 import pyarrow as pa
 
 from ...schemas.child_process import claim_standard_streams, receive, send, send_json
-from ...schemas.errors import CoresetDBError, QueryError
+from ...schemas.errors import CoresetDBError, DamagedStoreError, QueryError
+from ...schemas.plain_text import first_line
 from ..layout import read_config
-from ..place import place_at
+from ..place import place_at, unopened
 from .frames import BATCH, DONE, ERROR, READY, SCHEMA, batch_to_bytes
 from .names import quoted
 from .relations import register
@@ -217,6 +219,12 @@ def _mapped_bytes() -> int:
         return int(statm.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
+# What DuckDB says where Lance could not read the table that it was given under this name.
+_UNREAD = re.compile(
+    r"reading the stream registered as '(?P<name>[a-z_]+)' failed.*(External error|Lance)"
+)
+
+
 def _answer(
     channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
@@ -230,6 +238,12 @@ def _answer(
     except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
         # While rows stream, Arrow passes DuckDB's errors on as its own: only the text tells.
         hungry = isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error)
+        if not hungry and (table := _UNREAD.search(str(error))):
+            place = place_at(settings["store_uri"], settings["storage_options"])
+            name = table["name"].removesuffix("_table")
+            of = {"features": "pool", "target_features": "targets"}.get(name, name)
+            why = unopened(place, of, error, "cannot be read")
+            return _failed(type(why).__name__, str(why))
         limit = settings["memory_limit"]
         return _failed("QueryError", _out_of_memory(error, limit) if hungry else str(error))
     return DONE, {}
@@ -256,7 +270,15 @@ def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
             query = sole_select(connection, request["text"])
         place = place_at(settings["store_uri"], settings["storage_options"])
         read_config(place)  # is it a store, and of a layout that this version reads?
-        register(connection, place, settings["at"])
+        try:
+            register(connection, place, settings["at"])
+        except CoresetDBError:
+            raise
+        except (pa.ArrowException, OSError) as error:
+            raise DamagedStoreError(
+                f"{place.uri}: a table cannot be read ({first_line(error)}). Run `coresetdb "
+                f"verify {place.typed} --repair`"
+            ) from error
         connection.execute("SET lock_configuration = true")
         try:
             bound = _bound(connection, query)

@@ -25,7 +25,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
 
@@ -35,7 +34,9 @@ from ...schemas import errors
 from ...schemas.amounts import memory_bytes
 from ...schemas.child_process import interpreter_of, receive, send_json
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
+from ...schemas.notebook import html_cells, html_text
 from ...schemas.plain_text import count_of
+from ...schemas.tables import NEWEST_POSSIBLE
 from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes
 
 if TYPE_CHECKING:
@@ -230,7 +231,6 @@ def run_query(
         raise
 
 
-_NOTEBOOK_COLUMNS = 120
 ROWS_SHOWN = 20
 """Rows of a result that `print` and a notebook show."""
 
@@ -313,30 +313,50 @@ class QueryResult:
         return self._shown(shutil.get_terminal_size().columns)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self._shown(_NOTEBOOK_COLUMNS))}</pre>"
+        try:
+            cells, said = self._first_cells()
+        except CoresetDBError as error:
+            return html_text(f"the rows cannot be shown: {error}")
+        if cells is None:
+            return html_text(said)
+        # Names need not be different, so they are no keys here.
+        return html_cells(self.schema.names, cells) + html_text(said)
 
     def _shown(self, columns: int) -> str:
-        from .table import cells_of, fitted_lines
+        from .table import fitted_lines
 
         try:
-            while sum(batch.num_rows for batch in self._ahead) <= ROWS_SHOWN:
-                batch = self._receive()
-                if batch is None:
-                    break
-                self._ahead.append(batch)
-            left = sum(batch.num_rows for batch in self._ahead)
-            if self._stopped or (self._given and not left):
-                return self._gone()
-            cells = (row for batch in self._ahead for row in cells_of(batch))
-            lines, _ = fitted_lines(self.schema, list(islice(cells, ROWS_SHOWN)), columns)
+            cells, said = self._first_cells()
         except CoresetDBError as error:
             return f"the rows cannot be shown: {error}"
+        if cells is None:
+            return said
+        lines, _ = fitted_lines(self.schema, cells, columns)
+        return "\n".join([*lines, said])
+
+    def _first_cells(self) -> tuple[list[list[str]] | None, str]:
+        """The cells of the rows to be shown, None where they are gone, and a sentence on them.
+
+        Raises:
+            QueryError: the query failed or met a limit on the way.
+        """
+        from .table import cells_of
+
+        while sum(batch.num_rows for batch in self._ahead) <= ROWS_SHOWN:
+            batch = self._receive()
+            if batch is None:
+                break
+            self._ahead.append(batch)
+        left = sum(batch.num_rows for batch in self._ahead)
+        if self._stopped or (self._given and not left):
+            return None, self._gone()
+        cells = list(islice((row for batch in self._ahead for row in cells_of(batch)), ROWS_SHOWN))
         count = count_of(left, "row")
         if left > ROWS_SHOWN:
             of = f"of {left:,} " if self._ended else ""
             count = f"the {'next' if self._given else 'first'} {ROWS_SHOWN} {of}rows"
         after = f", after {self._given:,} that were read already" if self._given else ""
-        return "\n".join([*lines, f"{count}{after}"])
+        return cells, f"{count}{after}"
 
     def _gone(self) -> str:
         names = ", ".join(self.schema.names)
@@ -390,6 +410,8 @@ class SqlSession:
     ) -> None:
         if not time_limit > 0:
             raise UsageError(f"time limit {time_limit:g}: it must be above zero seconds")
+        if isinstance(at, int) and not 0 < at <= NEWEST_POSSIBLE:
+            raise UsageError(f"{store_uri}: table pool has no version {at}")
         self._settings: dict[str, Any] = {
             "store_uri": store_uri,
             "at": at,

@@ -11,7 +11,7 @@ from helpers import toy_stores
 
 import coresetdb
 from coresetdb.database import Database
-from coresetdb.schemas.errors import StoreError
+from coresetdb.schemas.errors import StoreError, UsageError
 from coresetdb.store import maintenance
 from coresetdb.store.integrity.repair import repair
 from coresetdb.store.integrity.verify import verify
@@ -31,6 +31,10 @@ def test_a_tag_makes_no_other_folder(tmp_path, name):
     store = toy_stores.toy_store(tmp_path / name / "inner")
     store.tag("kept", store.dataset("pool").version)
     assert list(store.tags()) == ["kept"]
+    store.move_tag("kept", store.dataset("pool").version)
+    store.move_tag("moved", store.dataset("pool").version)
+    assert sorted(store.tags()) == ["kept", "moved"]
+    store.untag("moved")
     store.untag("kept")
     assert folders(tmp_path) == [name] and folders(tmp_path / name) == ["inner"]
 
@@ -93,3 +97,19 @@ def test_no_link_is_made_for_plain_names(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "symlink", None)
     with place_at(tmp_path / "pool v1.2 (new)").plain_uri() as root:
         assert root == str(tmp_path / "pool v1.2 (new)")
+
+
+def test_a_tag_needs_no_folder_for_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    store = toy_stores.toy_store(tmp_path / "пул")
+    store.tag("kept", store.version())
+    assert list(store.tags()) == ["kept"] and folders(tmp_path) == ["пул"]
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\rb", "a\x7fb"])
+def test_control_characters_in_a_path_are_refused_and_shown(tmp_path, name):
+    with pytest.raises(UsageError, match="control character") as refused:
+        toy_stores.toy_store(tmp_path / name)
+    assert name not in str(refused.value) and not folders(tmp_path)
+    with pytest.raises(UsageError, match="control character"):
+        Store.require_free(str(tmp_path / name))
