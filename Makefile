@@ -1,17 +1,33 @@
 # make demo   set up, then ingest a sample pool and select coresets from it
 # make test   set up, then lint, type-check and run the tests
 # make docs   set up, then build the documentation as a site in build/site
+# make pictures  take the documentation's pictures again, from the demo's pool, in Chromium
 # make evidence CORPORA=FOLDER OUT=FOLDER MODEL=FOLDER  the study of docs/evidence.md (hours)
 # make clean  remove what make made
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+SHELL := /bin/bash -o pipefail
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# On a terminal pip shows its bars; elsewhere a line for each large package is enough.
+SHOWN := $(if $(MAKE_TERMOUT),,| sed -u -n -E \
+	-e 's/^ *(Downloading|Using cached) (.*\/)?([^ ]+) \(([0-9.]+ [MG]B)\).*/    \1 \3, \4/p' \
+	-e 's/^Installing collected packages: .*/    unpacking and installing, a minute or more/p')
 
-.PHONY: demo test check bench docs evidence clean
+# $(call installed,what is installed,pip's arguments): say it, do it, say how long it took.
+define installed
+@echo "Installing $(1) into $(VENV)"
+@began=$$SECONDS; $(PIP) $(2) $(SHOWN) && echo "    done in $$((SECONDS - began)) s"
+@touch $@
+endef
+
+TORCH := $(shell grep '^torch==' constraints.txt)
+COMMA := ,
+
+.PHONY: demo test check bench docs pictures evidence clean
 
 demo: $(VENV)/.installed
-	$(BIN)/coresetdb demo
+	@$(BIN)/coresetdb demo
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadscope tests
@@ -30,30 +46,29 @@ bench: $(VENV)/.installed
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/build_site.py
 
+pictures: $(VENV)/.installed-dev demo
+	$(BIN)/coresetdb select coresetdb-demo/pool grade_school_math --budget 150 --name math
+	$(BIN)/python docs/take_pictures.py coresetdb-demo/pool math
+
 evidence: $(VENV)/.installed-evaluate
 	$(BIN)/python benchmarks/evidence.py $(CORPORA) $(OUT) --model $(MODEL) $(OPTIONS)
 
 # torch comes first and by its pinned version, so that no other package's looser demand picks one.
 $(VENV)/.torch: constraints.txt
-	python3 -m venv $(VENV)
-	$(PIP) $(shell grep '^torch==' constraints.txt)
-	touch $@
+	@python3 -m venv $(VENV)
+	$(call installed,$(TORCH)$(COMMA) the largest part (step 1 of 2),$(TORCH))
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
-	$(PIP) -e .
-	touch $@
+	$(call installed,coresetdb and the packages it needs (step 2 of 2),-e .)
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev]'
-	touch $@
+	$(call installed,what the tests need,-e '.[dev]')
 
 $(VENV)/.installed-docs: $(VENV)/.installed
-	$(PIP) -e '.[docs]'
-	touch $@
+	$(call installed,what the documentation needs,-e '.[docs]')
 
 $(VENV)/.installed-evaluate: $(VENV)/.installed
-	$(PIP) -e '.[evaluate]'
-	touch $@
+	$(call installed,what evaluations need,-e '.[evaluate]')
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info coresetdb-demo

@@ -35,6 +35,7 @@ from .schemas.errors import (
     StoreError,
     StoreNotFoundError,
     UsageError,
+    WorkerError,
 )
 from .schemas.version import VERSION
 
@@ -64,6 +65,7 @@ __all__ = [
     "StoreError",
     "StoreNotFoundError",
     "UsageError",
+    "WorkerError",
     "__version__",
     "connect",
     "create",

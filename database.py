@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .ingest.planning import Plan
     from .ingest.readers.options import ReadOptions
     from .ingest.sources import SourceData
+    from .query.atlas import AtlasExport
     from .query.compare import SideBySide
     from .query.coresets import Coreset
     from .query.dedup.duplicates import Duplicates
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from .store.scores import ScoreSet
     from .store.sql.session import QueryResult
     from .store.status import Status
+    from .workers.group import WorkerGroup
+    from .workers.options import Engine
 
     PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -197,13 +201,17 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
         progress: Progress | None = None,
     ) -> list[Recipe]:
         """Fit what the store's features need to a sample of files; ingest nothing.
 
         Args:
             sources: as for `ingest`, as are limit, format, mapping, choices, first_choice, roles,
-                strip_end, encoding, explanation and unescape.
+                strip_end, encoding, explanation, unescape, workers, gpus, engine and address.
             progress: receives news of the fits.
 
         Returns:
@@ -217,8 +225,11 @@ class Database:
 
         options = _reading(format, mapping, choices, first_choice, roles, strip_end,
                            encoding, explanation, unescape)  # fmt: skip
-        with rereadable_sources(self.store, sources, options, progress) as opened:
-            return fit_from(self.store, opened, lambda: self._backbone, limit, progress)
+        with (
+            self._workers(workers, gpus, engine, address, progress) as group,
+            rereadable_sources(self.store, sources, options, progress) as opened,
+        ):
+            return fit_from(self.store, opened, lambda: self._backbone, limit, progress, group)
 
     def pending(self) -> list[str]:
         """List the features that `ingest` or `fit` must fit first, as `create` takes them."""
@@ -241,6 +252,10 @@ class Database:
         encoding: str | None = None,
         explanation: bool = False,
         unescape: bool = False,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
         progress: Progress | None = None,
     ) -> Account:
         """Read instructions into the pool; skip those that it already has.
@@ -265,6 +280,11 @@ class Database:
             encoding: of the text, where it is not UTF-8.
             explanation: put a record's explanation before its answer.
             unescape: read a literal backslash-n in CSV and TSV as a line break.
+            workers: processes that make the features in place of this one: how many, or `auto`, as
+                many as suit the model and this machine.
+            gpus: numbers of the GPUs that workers use, one each; all by default.
+            engine: `processes` of this machine, or actors of `ray`.
+            address: of a Ray cluster; by default one is started here.
             progress: receives news of the ingestion.
 
         Returns:
@@ -274,6 +294,7 @@ class Database:
             InputError: nothing is found, or a file's shape is unknown or ambiguous.
             UsageError: a feature cannot be fitted to these sources; nothing was ingested.
             FingerprintError: the backbone is no longer the one that made the store's features.
+            WorkerError: workers died over the same rows; what was featurized before is committed.
         """
         from .ingest.jobs.fitting import fit_from, rereadable_sources
         from .ingest.jobs.ingestion import ingest
@@ -281,8 +302,11 @@ class Database:
 
         options = _reading(format, mapping, choices, first_choice, roles, strip_end,
                            encoding, explanation, unescape, corpus=corpus)  # fmt: skip
-        with rereadable_sources(self.store, sources, options, progress) as opened:
-            fit_from(self.store, opened, lambda: self._backbone, limit, progress)
+        with (
+            self._workers(workers, gpus, engine, address, progress) as group,
+            rereadable_sources(self.store, sources, options, progress) as opened,
+        ):
+            fit_from(self.store, opened, lambda: self._backbone, limit, progress, group)
             return ingest(
                 self.store,
                 opened.sources(),
@@ -293,6 +317,7 @@ class Database:
                 passed_over=passed_over_sentences(opened.passed_over),
                 progress=progress,
                 command=self.command or "connect().ingest",
+                workers=group,
             )
 
     def remove(
@@ -983,6 +1008,44 @@ class Database:
             overwrite=overwrite,
         )
 
+    def export_atlas(
+        self,
+        out: PathLike,
+        *,
+        feature: str | None = None,
+        neighbours: int | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> AtlasExport:
+        """Write the pool as Parquet for embedding-atlas: rows, places on a map, neighbours, scores.
+
+        The map is made once for a feature and kept as an annotation. Needs the extra
+        `coresetdb[atlas]`.
+
+        Args:
+            out: a file named .parquet.
+            feature: by whose vectors the map is drawn; `rds` or the first with vectors by default.
+            neighbours: of each row; 15 by default, and none in pools above 100,000 rows.
+            overwrite: replace a file even if coresetdb did not write it.
+            progress: receives news of each step.
+
+        Raises:
+            UsageError: another suffix, a file that coresetdb did not write, or scikit-learn is not
+                installed.
+            MissingFeatureError: the pool has no such feature, or no vectors at all.
+            OutputError: the file cannot be written.
+        """
+        from .query.atlas import export_atlas
+
+        return export_atlas(
+            self.store,
+            os.fspath(out),
+            feature=feature,
+            neighbours=neighbours,
+            overwrite=overwrite,
+            **({} if progress is None else {"say": progress.say}),
+        )
+
     def replay(self, name: str | Coreset, *, memory_limit: str | int = "4GiB") -> Replay:
         """Select again exactly as a coreset was selected, and compare the ids.
 
@@ -1497,24 +1560,41 @@ class Database:
 
     # -- features ----------------------------------------------------------------------------
 
-    def featurize(self, features: str = "", *, progress: Progress | None = None) -> LateAccount:
+    def featurize(
+        self,
+        features: str = "",
+        *,
+        workers: int | Literal["auto"] | None = None,
+        gpus: Sequence[int] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
+        progress: Progress | None = None,
+    ) -> LateAccount:
         """Add features to the rows and target examples that lack them, or resume adding them.
 
         Readers and ingestions can go on meanwhile.
 
         Args:
             features: as for `create`, or names of the store's own; all of these when empty.
+            workers: as for `ingest`, as are gpus, engine and address.
             progress: receives news of the rows.
 
         Raises:
             UsageError: an unknown feature or option.
             StoreBusyError: another process is featurizing or maintaining this store.
             FingerprintError: the backbone is no longer the one that made the store's features.
+            WorkerError: workers died over the same rows; what is featurized is kept.
         """
         from .ingest.jobs.late_features import featurize
 
-        command = self.command or "connect().featurize"
-        return featurize(self.store, features, progress=progress, command=command)
+        with self._workers(workers, gpus, engine, address, progress) as group:
+            return featurize(
+                self.store,
+                features,
+                progress=progress,
+                command=self.command or "connect().featurize",
+                workers=group,
+            )
 
     def list_features(self) -> list[dict[str, Any]]:
         """List the features: columns, rows with and without a value, and whether one is due."""
@@ -1608,6 +1688,21 @@ class Database:
         self.__dict__.pop("_featurizer", None)
         return relocated
 
+    def _workers(
+        self,
+        workers: int | Literal["auto"] | None,
+        gpus: Sequence[int] | None,
+        engine: Engine,
+        address: str | None,
+        progress: Progress | None,
+    ) -> AbstractContextManager[WorkerGroup | None]:
+        from .ingest.jobs.model_worker import open_workers
+        from .schemas.progress import Silence
+        from .workers.options import WorkerOptions
+
+        options = WorkerOptions.of(workers, gpus, engine, address)
+        return open_workers(self.store, options, (progress or Silence()).say)
+
     @cached_property
     def _backbone(self) -> Backbone:
         from .ingest.create import load_backbone
@@ -1656,6 +1751,10 @@ def repair(
     uri: PathLike | None = None,
     *,
     say: Callable[[str], None] = lambda sentence: None,
+    workers: int | Literal["auto"] | None = None,
+    gpus: Sequence[int] | None = None,
+    engine: Engine = "processes",
+    address: str | None = None,
     storage_options: dict[str, str] | None = None,
 ) -> Repair:
     """Bring a damaged store back, then verify it in full.
@@ -1663,6 +1762,7 @@ def repair(
     Args:
         uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         say: receives a sentence on every source that is read again, or is gone.
+        workers: as for `Database.ingest`, as are gpus, engine and address.
         storage_options: of an object store, as Lance takes them.
 
     Raises:
@@ -1673,8 +1773,12 @@ def repair(
     """
     from .ingest.jobs.reingest import repair_and_reingest
     from .query.replay import restore_members
+    from .workers.options import WorkerOptions
 
-    return repair_and_reingest(store_or_default(uri), say, storage_options, restore_members)
+    options = WorkerOptions.of(workers, gpus, engine, address)
+    return repair_and_reingest(
+        store_or_default(uri), say, storage_options, options, restore_members
+    )
 
 
 connect = Database.open

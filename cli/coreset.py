@@ -14,6 +14,7 @@ from ..schemas.errors import UsageError
 from ..schemas.plain_text import text_table
 from .coreset_output import coreset_json, coreset_lines, first_rows, origin_lines
 from .options import (
+    ShownProgress,
     all_of,
     evaluation_options,
     json_option,
@@ -21,6 +22,7 @@ from .options import (
     open_database,
     overwrite_option,
     print_json,
+    print_result,
     print_text,
     store_argument,
     talk,
@@ -48,7 +50,7 @@ def show_option(default: int) -> Callable[..., Any]:
         default=default,
         show_default=True,
         metavar="N",
-        help="List the first N rows: rank, score, corpus, prompt, answer.",
+        help="List the first N rows: rank, score, corpus, prompt, and the answer where it fits.",
     )
 
 
@@ -324,8 +326,11 @@ def select_command(
         )
         for line in exported.lines():
             talk(line)
-    elif len(coreset) and coreset.saved:
-        talk(f"Next: coresetdb export {quote(store)} {coreset.name} --out {coreset.name}.jsonl")
+    if len(coreset) and coreset.saved:
+        if not out:
+            name = coreset.name
+            talk(f"Next: coresetdb export {quote(store)} {name} --out {name}.jsonl")
+        talk(f"Why a row is in it: coresetdb explain {quote(store)} {coreset.name} 1")
 
 
 @click.group()
@@ -365,6 +370,8 @@ def show(store: str, name: str, shown: int, by: str | None, as_json: bool) -> No
         coresetdb coreset show pool gsm8k-rds-round_robin-1
         coresetdb coreset show pool gsm8k-rds-round_robin-1 --by lang --show 5
     """
+    from ..query.coresets import IMPORTED
+
     coreset = open_database(store).open_coreset(name)
     if as_json:
         print_json(coreset_json(coreset, by))
@@ -372,10 +379,11 @@ def show(store: str, name: str, shown: int, by: str | None, as_json: bool) -> No
         print_text("\n".join(coreset_lines(coreset, by)))
         if shown and len(coreset):
             print_text("\n" + first_rows(coreset, shown))
-        talk(
-            f"Next: coresetdb explain {quote(store)} {name} 1, or "
-            f"coresetdb coreset replay {quote(store)} {name}"
-        )
+        talk(f"Why a row is in it: coresetdb explain {quote(store)} {name} 1")
+        if coreset.method == IMPORTED:
+            talk(f"To look at it: coresetdb report {quote(store)} {name} --out {name}.html")
+        else:
+            talk(f"To select again: coresetdb coreset replay {quote(store)} {name}")
 
 
 @coreset_command.command("replay", short_help="Select again and compare the ids.")
@@ -446,8 +454,20 @@ def remove(store: str, name: str) -> None:
 
 @click.command()
 @store_argument
-@click.argument("coreset")
-@click.option("--out", required=True, metavar="FILE", help="File to write (.jsonl or .parquet).")
+@click.argument("coreset", required=False)
+@click.option("--out", metavar="FILE", help="File to write (.jsonl or .parquet).")
+@click.option(
+    "--atlas",
+    metavar="FILE.parquet",
+    help="Write the whole pool for embedding-atlas instead: a map, neighbours, scores.",
+)
+@click.option("--feature", help="Feature that draws the map of --atlas; rds by default.")
+@click.option(
+    "--neighbours",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Neighbours of each row in --atlas; 15 by default, none above 100,000 rows.",
+)
 @click.option(
     "--format",
     "format_",
@@ -463,8 +483,11 @@ def remove(store: str, name: str) -> None:
 @json_option
 def export_command(
     store: str,
-    coreset: str,
-    out: str,
+    coreset: str | None,
+    out: str | None,
+    atlas: str | None,
+    feature: str | None,
+    neighbours: int | None,
     format_: str,
     no_shuffle: bool,
     seed: int | None,
@@ -477,13 +500,34 @@ def export_command(
 ) -> None:
     """Write CORESET to a file, with a manifest and trainer snippets beside it.
 
+    With --atlas the pool is written, as embedding-atlas reads it. The map is made once for a
+    feature and kept in STORE. Needs: pip install 'coresetdb[atlas]'
+
     An earlier export of that name is replaced; any other file only with --overwrite.
 
     \b
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.parquet --format alpaca
         coresetdb export pool gsm8k-rds-round_robin-1 --out gsm8k.jsonl --with source,licence
+        coresetdb export pool --atlas pool.parquet
     """
+    if atlas is not None:
+        if coreset is not None or out is not None:
+            raise UsageError("--atlas writes the whole pool: leave out CORESET and --out")
+        with ShownProgress() as progress:
+            exported_pool = open_database(store).export_atlas(
+                atlas,
+                feature=feature,
+                neighbours=neighbours,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        print_result(exported_pool, as_json)
+        return
+    if coreset is None or out is None:
+        raise click.UsageError("name a CORESET, and a file with --out; or write --atlas FILE")
+    if feature is not None or neighbours is not None:
+        raise UsageError("--feature and --neighbours are for --atlas")
     exported = open_database(store).export(
         coreset,
         out,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from ..schemas.plain_text import count_of, safe, text_table
+from ..schemas.plain_text import TABLE_GAP, count_of, safe, terminal_columns, text_table
 
 if TYPE_CHECKING:
     from ..query.coresets import Coreset
@@ -17,7 +17,12 @@ VALUES_SHOWN = 20
 """Values of a field that the table of origins lists."""
 
 _TEXT_SHOWN = 48
-"""Characters of a prompt or an answer among the first rows."""
+"""Characters of a prompt or an answer among the first rows, where there is no terminal."""
+
+_LEAST_SHOWN = 24
+_LEAST_OF_BOTH = 36
+"""Columns of a terminal that the beginning of a prompt takes at least, alone and beside the
+answer's."""
 
 
 def coreset_lines(coreset: Coreset, by: str | None = None) -> list[str]:
@@ -31,7 +36,7 @@ def coreset_lines(coreset: Coreset, by: str | None = None) -> list[str]:
 
     purpose = f" for {', '.join(coreset.targets)}" if coreset.targets else ""
     shown = [
-        f"Coreset {coreset.name}: {count_of(len(coreset), 'row')} by {coreset.method}{purpose}",
+        f"Coreset {coreset.name}: {count_of(len(coreset), 'row')} {coreset.how}{purpose}",
         "",
     ]
     facts = list(facts_of(coreset))
@@ -82,13 +87,15 @@ def _origin_table(field: str, origins: Sequence[Origin]) -> list[str]:
 
 
 def first_rows(coreset: Coreset, count: int) -> str:
-    """The first rows as a table: rank, score, corpus, and the beginnings of prompt and answer."""
+    """The first rows as a table: rank, score, corpus, and the beginnings of prompt and answer.
+
+    A row takes a line. Where a terminal has no room for both beginnings, the answer's is left out.
+    """
     from ..query.result_rows import beginnings
 
     several = len(coreset.targets) > 1
-    rows = []
+    rows, texts = [], []
     for row in islice(coreset.rows(), count):
-        prompt, answer = beginnings(row["messages"])
         score = row["score"]
         rows.append(
             {
@@ -96,11 +103,41 @@ def first_rows(coreset: Coreset, count: int) -> str:
                 "score": "" if score is None else f"{score:.4g}",
                 **({"target": row["target"]} if several else {}),
                 "corpus": row["corpus"],
-                "prompt": one_line(prompt, _TEXT_SHOWN),
-                "answer": one_line(answer, _TEXT_SHOWN),
             }
         )
-    return text_table(rows)
+        texts.append(beginnings(row["messages"]))
+    columns = terminal_columns()
+    if columns is None:
+        begin = [
+            {"prompt": one_line(prompt, _TEXT_SHOWN), "answer": one_line(answer, _TEXT_SHOWN)}
+            for prompt, answer in texts
+        ]
+    else:
+        begin = _fitted_texts(texts, columns - _width(rows))
+    return text_table([{**row, **shown} for row, shown in zip(rows, begin, strict=True)])
+
+
+def _width(rows: Sequence[Mapping[str, Any]]) -> int:
+    """Columns that a table of these rows takes, and the gap behind it."""
+    from rich.cells import cell_len
+
+    return max(map(cell_len, text_table(rows).splitlines())) + len(TABLE_GAP)
+
+
+def _fitted_texts(texts: Sequence[tuple[str, str]], room: int) -> list[dict[str, str]]:
+    """The beginnings of prompts and answers that share `room`; of one only where it is short."""
+    from ..schemas.fitted_table import shortened
+
+    def cut(text: str, columns: int) -> str:
+        return shortened(one_line(text, columns + 1), columns)
+
+    half = (room - len(TABLE_GAP)) // 2
+    if half >= _LEAST_OF_BOTH:
+        return [{"prompt": cut(asked, half), "answer": cut(said, half)} for asked, said in texts]
+    room = max(room, _LEAST_SHOWN)
+    return [
+        {"prompt": cut(asked if asked.strip() else f"(none) {said}", room)} for asked, said in texts
+    ]
 
 
 def one_line(text: str, most: int) -> str:

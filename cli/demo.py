@@ -12,11 +12,13 @@ from shlex import quote
 import click
 
 from ..schemas.plain_text import text_table
+from .coreset_output import first_rows
 from .options import ShownProgress, open_database, print_text, talk
 
 DATA = Path(__file__).parent.parent / "demo"
 TARGETS = ("grade_school_math", "python_functions")
 BUDGET = 150
+ROWS_SHOWN = 3
 
 SOURCES_OF_PICKS = """
     SELECT p.source AS source, count(*) AS "in the pool", count(c.id) AS "picked"
@@ -59,6 +61,7 @@ def demo_command(folder: str) -> None:
         account = database.ingest(sample, corpus="sample", progress=progress)
     print_text(account)
     present = {target.name for target in database.list_targets()}
+    coresets = []
     for target in TARGETS:
         if target not in present:
             examples = os.path.relpath(DATA / f"{target}.jsonl")
@@ -75,20 +78,23 @@ def demo_command(folder: str) -> None:
         print_text(f"{len(coreset)} rows in {seconds:.1f} s, no model run. Where they come from:\n")
         picks = database.sql(SOURCES_OF_PICKS.format(coreset=coreset.name))
         print_text(text_table(picks.read_all().to_pylist()))
-    talk(_next_steps(store, folder, time.monotonic() - started))
+        print_text("\n" + first_rows(coreset, ROWS_SHOWN))
+        coresets.append(coreset.name)
+    talk(_next_steps(store, folder, coresets[0], time.monotonic() - started))
 
 
 def _print_command(line: str) -> None:
     print_text(f"\n$ {line}")
 
 
-def _next_steps(store: str, folder: str, seconds: float) -> str:
+def _next_steps(store: str, folder: str, coreset: str, seconds: float) -> str:
     called = "coresetdb" if shutil.which("coresetdb") else os.path.relpath(sys.argv[0])
     return f"""
 Done in {seconds:.0f} s. {folder}/{TARGETS[0]}.jsonl is ready for a trainer, for instance
     SFTTrainer(model, train_dataset=load_dataset("json", data_files="{folder}/{TARGETS[0]}.jsonl"))
 
 Try next:
+    {called} explain {store} {coreset} 1
     {called} status {store}
     {called} sql {store} "SELECT source, avg(ifd) FROM pool GROUP BY ALL ORDER BY 2"
     {called} select {store} {TARGETS[0]} --budget 5% --where "source <> 'gsm8k'"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from shlex import quote
+from typing import Any
 
 import click
 from click.shell_completion import get_completion_class
 
 from ..schemas.plain_text import text_table
 from .options import (
+    given,
     json_option,
     open_database,
     print_data,
@@ -17,23 +19,28 @@ from .options import (
     print_text,
     store_argument,
     talk,
+    worker_options,
 )
 
 
 @click.command()
 @store_argument
+@click.option(
+    "--verbose", is_flag=True, help="Show types, fingerprints, fits, and every coreset as well."
+)
 @json_option
-def status_command(store: str, as_json: bool) -> None:
-    """Describe what STORE holds: rows per corpus, features, targets, coresets, unfinished runs.
+def status_command(store: str, verbose: bool, as_json: bool) -> None:
+    """Describe what STORE holds: rows per corpus, targets, coresets, features, unfinished runs.
 
     \b
         coresetdb status pool
+        coresetdb status pool --verbose
     """
     status = open_database(store).status()
     if as_json:
         print_json(status.as_dict())
         return
-    print_text(status.summary())
+    print_text(status.summary(verbose))
     for sentence in status.advice():
         talk(sentence)
 
@@ -42,13 +49,16 @@ def status_command(store: str, as_json: bool) -> None:
 @store_argument
 @click.option("--full", is_flag=True, help="Hash every file instead of comparing sizes.")
 @click.option("--repair", is_flag=True, help="Bring back what can be brought back.")
+@worker_options
 @json_option
-def verify_command(store: str, full: bool, repair: bool, as_json: bool) -> int:
+def verify_command(
+    store: str, full: bool, repair: bool, workers: dict[str, Any], as_json: bool
+) -> int:
     """Check that the files of STORE are what was written; exit 1 if any is not, or rows are lost.
 
     By default: sizes and manifests. --full: a hash of every file, and whether every row that was
     ingested is in the pool. --repair (implies --full): a torn manifest falls back one version,
-    damaged rows are read from their source and featurized again.
+    damaged rows are read from their source and featurized again, by workers if there are any.
 
     \b
         coresetdb verify pool --full
@@ -56,7 +66,12 @@ def verify_command(store: str, full: bool, repair: bool, as_json: bool) -> int:
     """
     from .. import database
 
-    report = database.repair(store, say=talk) if repair else database.verify(store, full=full)
+    if repair:
+        report = database.repair(store, say=talk, **workers)
+    elif given(workers):
+        raise click.UsageError("workers featurize rows again: add --repair, or leave them out")
+    else:
+        report = database.verify(store, full=full)
     print_result(report, as_json)
     return 0 if report.ok else 1
 

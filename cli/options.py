@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shlex
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
@@ -60,6 +62,45 @@ def memory_option(what: str) -> Callable[..., Any]:
         metavar="SIZE",
         help=f"Memory that {what} may use.",
     )
+
+
+def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say who makes features (docs/planning.md).
+
+    The command receives them as one dictionary `workers`, the keywords of the Python face.
+    """
+    options = [
+        click.option(
+            "--workers",
+            metavar="N|auto",
+            help="Make features in so many processes; auto suits them to model and machine.",
+        ),
+        click.option(
+            "--gpus", metavar="N,...", help="GPUs that workers use, one each; by default all."
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["processes", "ray"]),
+            default="processes",
+            show_default=True,
+            help="Workers are processes of this machine, or actors of Ray.",
+        ),
+        click.option("--address", metavar="HOST:PORT", help="Ray cluster; by default one here."),
+    ]
+
+    @functools.wraps(command)
+    def with_workers(**values: Any) -> Any:
+        keywords = {name: values.pop(name) for name in ("workers", "gpus", "engine", "address")}
+        return command(**values, workers=keywords)
+
+    return all_of(*options)(with_workers)
+
+
+def given(workers: dict[str, Any]) -> bool:
+    """Whether any of the options of `worker_options` was given."""
+    from ..workers.options import WorkerOptions
+
+    return WorkerOptions.of(**workers).given
 
 
 MAP_HELP = (
@@ -190,30 +231,42 @@ def print_result(result: Any, as_json: bool) -> None:
 
 
 LINE_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
+"""Between two lines of progress where there is no terminal, at first; later lines are rarer."""
+
+RATE_SECONDS = 60.0
+"""Rates and the time left are those of the last so many seconds."""
+
+FULL = 0.99
+"""The most a bar is filled while there is work: one that is full means done."""
 
 
 class ShownProgress:
     """Progress on stderr: a bar on a terminal, a line now and then elsewhere.
 
-    Implements `schemas.progress.Progress`; a context manager, so that the bar ends cleanly.
+    Implements `schemas.progress.Progress`; a context manager, so that the bar ends cleanly. Work
+    comes in stages (a sample is read, then fits, then an ingestion); each fills the bar once, and
+    its rates count from its own beginning.
     """
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
         self.started = self.last_line = time.monotonic()
         self.terminal = sys.stderr.isatty()
+        text = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         self.bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False, table_column=text),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
             disable=not self.terminal,
             transient=True,
+            expand=True,
         )
-        self.task = self.bar.add_task("reading", total=None)
+        self.task = self.bar.add_task("starting", total=None, left="")
+        self.stage = _Stage("")
 
     def __enter__(self) -> ShownProgress:
         self.bar.start()
@@ -235,31 +288,74 @@ class ShownProgress:
             talk(sentence)
 
     def advance(self, *, rows: int, tokens: int, bytes_read: int, bytes_total: int | None) -> None:
-        """Show how far an ingestion is."""
-        words = f"{rows:,} rows, {self._per_second(tokens):,.0f} tokens/s"
-        share = f", {bytes_read / bytes_total:.0%} of the bytes" if bytes_total else ""
-        self._show(words, bytes_read, bytes_total, words + share)
+        """Show how far an ingestion is over all its files."""
+        share = bytes_read / bytes_total if bytes_total else None
+        self._show("ingestion", f"{rows:,} rows", share, tokens)
 
     def learn(self, *, name: str, share: float, said: str) -> None:
-        """Show how far a fit is."""
-        self._show(f"{name}: {said}", share, 1.0, f"{name}: {share:.0%}, {said}")
+        """Show how far a fit is, or several together."""
+        self._show("fit", f"{name}: {said}", share)
 
     def fill(self, *, rows: int, rows_total: int, tokens: int) -> None:
         """Show how far the featurization of rows is."""
-        words = f"{rows:,} of {rows_total:,} rows, {self._per_second(tokens):,.0f} tokens/s"
-        left = ""
-        if rows:  # none yet while examples of targets are featurized
-            spent = time.monotonic() - self.started
-            left = f", {timedelta(seconds=round(spent / rows * max(0, rows_total - rows)))} left"
-        self._show(words, rows, rows_total, words + left)
+        share = rows / rows_total if rows_total else None
+        self._show("filling", f"{rows:,} of {rows_total:,} rows", share, tokens)
 
-    def _per_second(self, count: int) -> float:
-        return count / max(time.monotonic() - self.started, 1e-9)
-
-    def _show(self, description: str, done: float, total: float | None, line: str) -> None:
+    def _show(self, kind: str, words: str, share: float | None, tokens: int = 0) -> None:
         """Move the bar, or print the line when some time has passed."""
-        self.bar.update(self.task, description=safe(description), completed=done, total=total)
         now = time.monotonic()
-        if not self.terminal and now - self.last_line >= LINE_SECONDS:
+        if not self.stage.goes_on(kind, share):
+            self.stage = _Stage(kind)
+        self.stage.reached(now, share, tokens)
+        if rate := self.stage.tokens_per_second():
+            words += f", {rate:,.0f} tokens/s"
+        facts = []
+        if share is not None:
+            facts.append(f"{math.floor(100 * min(self.stage.share, FULL))} %")
+            facts.append(self.stage.left())
+        left = ", ".join(filter(None, facts))
+        self.bar.update(
+            self.task,
+            description=safe(words),
+            completed=min(self.stage.share, FULL),
+            total=None if share is None else 1.0,
+            left=left,
+        )
+        wait = LINE_SECONDS * max(1.0, (now - self.started) / (20 * LINE_SECONDS or 1.0))
+        if not self.terminal and now - self.last_line >= wait:
             self.last_line = now
-            talk(line)
+            talk(", ".join(filter(None, [words, left])))
+
+
+class _Stage:
+    """How far one stage of work is, and how fast it was lately."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind, self.share = kind, 0.0
+        self._seen: deque[tuple[float, float, int]] = deque()  # time, share, tokens
+
+    def goes_on(self, kind: str, share: float | None) -> bool:
+        """Whether news is of this stage: of the same kind, and not back near the beginning."""
+        return kind == self.kind and (share is None or share >= self.share / 2)
+
+    def reached(self, now: float, share: float | None, tokens: int) -> None:
+        """Take in news; estimates of the share may waver, and the bar never goes back."""
+        self.share = max(self.share, share or 0.0)
+        self._seen.append((now, self.share, tokens))
+        while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
+            self._seen.popleft()
+
+    def tokens_per_second(self) -> float:
+        """The rate; 0 while it is not known."""
+        (began, _, before), (now, _, tokens) = self._seen[0], self._seen[-1]
+        return max(0.0, (tokens - before) / (now - began)) if now > began else 0.0
+
+    def left(self) -> str:
+        """The time left in words; "" while it is not known."""
+        if self.share >= 1.0:
+            return "finishing"
+        (began, before, _), (now, share, _) = self._seen[0], self._seen[-1]
+        if share <= before:
+            return ""
+        seconds = (now - began) * (1.0 - share) / (share - before)
+        return f"{timedelta(seconds=round(seconds))} left"

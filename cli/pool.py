@@ -21,6 +21,7 @@ from .options import (
     reading_options,
     store_argument,
     talk,
+    worker_options,
 )
 
 if TYPE_CHECKING:
@@ -142,12 +143,14 @@ def plan_command(
 @sources_argument
 @reading_options
 @limit_option
+@worker_options
 @json_option
 def fit_command(
     store: str,
     sources: tuple[str, ...],
     reading: dict[str, Any],
     limit: int | None,
+    workers: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Fit the adapters, bases and ensembles that STORE's features need to a sample of SOURCE.
@@ -159,7 +162,9 @@ def fit_command(
         coresetdb fit pool data/*.jsonl.gz
     """
     with ShownProgress() as progress:
-        recipes = open_database(store).fit(list(sources), **reading, limit=limit, progress=progress)
+        recipes = open_database(store).fit(
+            list(sources), **reading, limit=limit, **workers, progress=progress
+        )
     if as_json:
         print_json(
             [
@@ -193,6 +198,7 @@ def fit_command(
 @click.option("--corpus", help="Name of the corpus; by default that of each data set.")
 @reading_options
 @limit_option
+@worker_options
 @json_option
 def ingest_command(
     store: str,
@@ -200,6 +206,7 @@ def ingest_command(
     corpus: str | None,
     reading: dict[str, Any],
     limit: int | None,
+    workers: dict[str, Any],
     as_json: bool,
 ) -> int:
     """Read SOURCE (files, folders, globs, hf:// or s3:// addresses, - for stdin) into the pool.
@@ -211,10 +218,11 @@ def ingest_command(
         coresetdb ingest pool data/*.jsonl.gz
         coresetdb ingest pool qa.csv --map user=question,assistant=answer
         zcat more.jsonl.gz | coresetdb ingest pool - --corpus more
+        coresetdb ingest pool data/*.jsonl.gz --workers auto
     """
     with ShownProgress() as progress:
         account = open_database(store).ingest(
-            list(sources), corpus=corpus, **reading, limit=limit, progress=progress
+            list(sources), corpus=corpus, **reading, limit=limit, **workers, progress=progress
         )
     print_result(account, as_json)
     if account.total("rejected"):
@@ -225,8 +233,9 @@ def ingest_command(
 @click.command()
 @store_argument
 @click.argument("features", default="", metavar="[FEATURES]")
+@worker_options
 @json_option
-def featurize_command(store: str, features: str, as_json: bool) -> None:
+def featurize_command(store: str, features: str, workers: dict[str, Any], as_json: bool) -> None:
     """Add FEATURES to every row and every target example of STORE that lacks them.
 
     FEATURES are comma-separated, with options as `init` takes them; without any, all features of
@@ -239,7 +248,7 @@ def featurize_command(store: str, features: str, as_json: bool) -> None:
         coresetdb featurize pool
     """
     with ShownProgress() as progress:
-        account = open_database(store).featurize(features, progress=progress)
+        account = open_database(store).featurize(features, **workers, progress=progress)
     print_result(account, as_json)
 
 

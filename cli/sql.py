@@ -73,7 +73,8 @@ def sql_command(
     """
     if as_csv + as_json + (parquet is not None) > 1:
         raise click.UsageError("choose one of --csv, --json and --parquet")
-    from ..store.layout import require_outside
+    from ..store.layout import require_outside, require_pool
+    from ..store.place import place_at
     from ..store.sql.session import SqlSession
     from .sql_output import check_parquet, show
 
@@ -82,6 +83,8 @@ def sql_command(
         if not overwrite:
             check_parquet(parquet)
 
+    if query is None:  # a store that is not there is said before anything is typed
+        require_pool(place_at(store))
     number = at is not None and at.isdecimal() and len(at) <= _LONGEST_VERSION
     version = int(at) if at is not None and number else at
     with SqlSession(store, at=version, memory_limit=memory, time_limit=timeout) as session:
@@ -98,25 +101,28 @@ _LONGEST_VERSION = 30  # digits; more are no version of anything
 FIRST, MORE = "sql> ", "...> "
 HISTORY_LINES = 1000
 
+LEAVE = {"quit", "exit", "\\q", ".exit", ".quit", ".q", "quit()", "exit()"}
+"""What people type to leave a prompt."""
+
 HELP = """\
 Type one SELECT that ends in a semicolon, over the relations of .tables (docs/sql.md).
 .tables            list the relations and macros of the store
 .schema RELATION   list its columns and their types (of pool by default)
 .help              print this text
-.exit              leave, as Ctrl-D does
+.exit              leave, as quit, exit, \\q and Ctrl-D do
 Tab completes names and words of SQL.
 Ctrl-C discards what is typed, or stops the query that runs."""
 
 
 def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str] = input) -> None:
-    """Answer one query after another until `.exit` or the end of the input.
+    """Answer one query after another until `quit`, `exit`, `.exit` or the end of the input.
 
     A query that is refused, fails or is interrupted is reported on stderr; the prompt goes on.
     `form` is "table", "csv" or "json"; `read` takes the prompt's text and gives a line.
     """
     from .sql_output import show
 
-    talk(f"{store}: type a SELECT and a semicolon, or .help")
+    talk(f"{store}: type a SELECT and a semicolon, .help, or quit")
     with _line_editing(session):
         while True:
             try:
@@ -137,16 +143,36 @@ def prompt(session: SqlSession, store: str, form: str, read: Callable[[str], str
 
 
 def _statement(read: Callable[[str], str]) -> str | None:
-    """The next query or dot command; None for `.exit`."""
+    """The next query or dot command; None for one of `LEAVE`."""
     lines: list[str] = []
     while True:
         line = read(MORE if lines else FIRST).rstrip()
-        if not lines and line.startswith("."):
-            return None if line.split()[0] in (".exit", ".quit") else line
+        if line.strip(" \t;").casefold() in LEAVE and _begins_anew(lines, line):
+            return None
+        if not lines:
+            line = _as_dot_command(line)
+            if line.startswith("."):
+                return line
         if line or lines:
             lines.append(line)
         if line.endswith(";"):
             return "\n".join(lines)
+
+
+def _begins_anew(lines: Sequence[str], line: str) -> bool:
+    """Whether a line that may leave the prompt is not part of a query.
+
+    A column may be called exit; behind an unfinished query only what is no word of SQL leaves.
+    """
+    return not lines or line.lstrip().startswith((".", "\\"))
+
+
+def _as_dot_command(line: str) -> str:
+    """A command that other prompts know as the one that is meant here; any other line as it is."""
+    command, _, rest = line.strip(" \t;").partition(" ")
+    known = {"help": ".help", "\\?": ".help", "?": ".help", "\\h": ".help", "\\dt": ".tables"}
+    known |= {"\\d": ".schema" if rest else ".tables"}
+    return f"{known[command.casefold()]} {rest}".rstrip() if command.casefold() in known else line
 
 
 def _dot(line: str, session: SqlSession) -> str:

@@ -8,13 +8,17 @@ is STORE if there is a store at that address, and an argument of the command if 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
 
 from ..schemas.environment import STORE_VARIABLE, default_store
+from ..schemas.errors import UsageError
+from ..store.nearby import is_local_store, stores_in
 
 HELP = f"STORE may be left out where the environment variable {STORE_VARIABLE} names one."
 
@@ -46,9 +50,77 @@ class StoreArgument(click.Argument):
                 assert isinstance(opts, dict)
                 _match(opts, (self, *others), [default, *words])
             elif not default and not words:
-                say = f"Name a store, or set {STORE_VARIABLE}."
+                say = f"Name a store, or set {STORE_VARIABLE}.{_stores_here()}"
                 raise click.MissingParameter(say, ctx=ctx, param=self)
+            elif words and ctx.command.name != "init" and not _is_store(words[0]):
+                self._explain(ctx, opts, words, others)
         return super().handle_parse_result(ctx, opts, args)
+
+    def _explain(
+        self,
+        ctx: click.Context,
+        opts: Mapping[str, Any],
+        words: Sequence[str],
+        others: Sequence[click.Argument],
+    ) -> None:
+        """Refuse a first word that is no store, where it is clear what went wrong.
+
+        Raises:
+            UsageError: another word or an option names a store, or the first word is a file.
+            MissingParameter: a word is missing, which STORE may be.
+        """
+        first, rest = words[0], list(words[1:])
+        if "://" in first or first == default_store():
+            return
+        given = list(_option_words(ctx, opts))
+        more = " ..." if given else ""
+        command = ctx.command_path.split()
+        for at, word in enumerate(rest):
+            if is_local_store(word):
+                order = [word, first, *rest[:at], *rest[at + 1 :]]
+                raise UsageError(
+                    f"{first} is no store, and {word} is one. STORE comes first: "
+                    f"{shlex.join([*command, *order])}{more}"
+                )
+        for option, value in given:
+            if is_local_store(value):
+                is_file = bool(Path(first).suffix)
+                order = [value, *rest] if is_file else [value, first, *rest]
+                raise UsageError(
+                    f"{first} is no store, and {value} is one, which was given for {option}. STORE "
+                    f"comes first: {shlex.join([*command, *order])} {option} "
+                    f"{quote(first) if is_file else 'FILE'}"
+                )
+        here, known = stores_in(Path()), _stores_here()
+        if Path(first).expanduser().is_file():
+            store = here[0] if len(here) == 1 else "STORE"
+            raise UsageError(
+                f"{first} is a file, no store.{known} STORE comes first: "
+                f"{shlex.join([*command, store, *words])}{more}"
+            )
+        required = [param for param in others if param.required]
+        if len(rest) < len(required):
+            missing = required[len(rest)]
+            raise click.MissingParameter(
+                f"Nothing is left for {missing.name}: {first} was taken for STORE, which comes "
+                f"first, and there is no such store.{known}",
+                ctx=ctx,
+                param=missing,
+            )
+
+
+def _option_words(ctx: click.Context, opts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The options that were given, each with a text that it was given."""
+    for param in ctx.command.params:
+        if isinstance(param, click.Option):
+            for word in _words(opts.get(param.name)):
+                yield param.opts[0], word
+
+
+def _stores_here() -> str:
+    """The stores in the working folder, as a sentence; "" where there is none."""
+    here = stores_in(Path())
+    return f" Stores here: {', '.join(here)}." if here else ""
 
 
 def _words(value: Any) -> list[str]:
@@ -69,7 +141,7 @@ def _left_out(words: Sequence[str], others: Sequence[click.Argument]) -> bool:
 
 def _is_store(address: str) -> bool:
     if "://" not in address:
-        return (Path(address).expanduser() / "pool.lance").is_dir()
+        return is_local_store(address)
     from ..store.place import place_at
 
     return place_at(address).exists("pool.lance")

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..schemas.errors import UsageError, suggest
+from ..schemas.notebook import html_table, html_text
 from ..schemas.plain_text import LinesResult, count_of, text_table
 from ..store.evaluation_results import measurements
 from .metrics import is_lower_better, sorted_by_verdict
@@ -131,6 +132,15 @@ class StudyResult(LinesResult):
             lines += text_table([_row(arm) for arm in self.of(metric)]).splitlines()
             lines += self._remarks(metric)
         return lines + [f"  {note}" for note in self.notes]
+
+    def _repr_html_(self) -> str:
+        shown = [html_text(self.lines()[0])]
+        for metric in self.metrics:
+            better = "lower" if is_lower_better(metric) else "higher"
+            rows = [_row(arm) for arm in self.of(metric)]
+            shown.append(html_table(rows, f"{metric} ({better} is better)", most=len(rows)))
+            shown += map(html_text, self._remarks(metric))
+        return "".join([*shown, *map(html_text, self.notes)])
 
     def _remarks(self, metric: str) -> Iterator[str]:
         if end := self.at_an_end(metric):

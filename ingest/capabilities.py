@@ -9,24 +9,23 @@ the wrong place would give numbers that mean nothing.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..schemas.errors import BackboneError, UsageError
 from ..schemas.instruction import Instruction
 from ..schemas.plain_text import count_of, first_line
 from ..schemas.progress import Progress, Silence
+from ..workers.machine import free_memory
 from .conversations.tokenization import Encoded
 from .fits.fit import Sample
 from .jobs.fitting import MemoryCache, run_fits
-from .models.describe import BackboneConfig, BackboneInfo, describe, weight_files
-from .models.model_folder import BUILTIN, read_settings
+from .models.describe import BackboneConfig, BackboneInfo, describe, weights_bytes
+from .models.model_folder import BUILTIN
 from .representations import registry
 from .representations.registry import FeatureSpec, columns_of, get, recipe_for
 from .representations.representation import Setup
@@ -78,7 +77,7 @@ def try_backbone(
         return ()
     progress = progress or Silence()
     info = describe(config)
-    weights, free = _bytes_of(info, config.dtype), _free_bytes(config.device)
+    weights, free = weights_bytes(info, config.dtype), _free_bytes(config.device)
     if free is not None and weights * ROOM > free:
         return (
             f"{config.name}: the weights take {weights / 1e9:,.1f} GB and {free / 1e9:,.1f} GB of "
@@ -325,22 +324,10 @@ def _holder(name: str) -> str:
     return name.rsplit(".", 2)[0]
 
 
-def _bytes_of(info: BackboneInfo, dtype: str) -> float:
-    """Return the bytes of a model's weights in a compute dtype, from the sizes of its files."""
-    settings = read_settings(info.folder / "config.json")
-    stored = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
-    size = sum(file.stat().st_size for file in weight_files(info.folder, info.name))
-    return size * (2 if dtype == "bfloat16" else 4) / (2 if stored.endswith("16") else 4)
-
-
 def _free_bytes(device: str) -> float | None:
     """Return the free memory of a device, None where it is not known."""
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                return 1024 * float(line.split()[1])
-    return None
+    return free_memory()

@@ -16,12 +16,13 @@ import pyarrow as pa
 from ..schemas.errors import UsageError
 from ..schemas.recipe import Recipe
 from ..store.catalog import Artifact, facts_of
+from ..store.features import features_of
 from ..store.status import Status, status_of
 from ..store.store import Store
 from .create import pending, recipes_of
 from .fits.ensemble import HELD_OUT, WARNING, noise_prior
 from .representations.gradfiltering_scores import NORMS, SEEN, reliability, seen_gap
-from .representations.registry import FeatureSpec, columns_of, get
+from .representations.registry import FeatureSpec, columns_of, get, of, options_of
 
 if TYPE_CHECKING:
     import lance
@@ -45,7 +46,24 @@ def status(store: Store) -> Status:
         waiting = [str(spec) for spec in pending(store)]
     except UsageError as error:  # a feature of a package that is not installed here
         waiting, due = [], [*due, str(error)]
-    return replace(status_of(store), pending=waiting, bases=bases, ensembles=ensembles, due=due)
+    holds = {name: _held(recipe) for name, recipe in features_of(store).items()}
+    return replace(
+        status_of(store), pending=waiting, bases=bases, ensembles=ensembles, due=due, holds=holds
+    )
+
+
+def _held(recipe: Recipe) -> str:
+    """What a feature keeps of every row, in the user's words, with options that are not usual."""
+    try:
+        words = of(recipe).sees.format(name=recipe.feature)
+        if recipe.attached:
+            return words
+        usual = {**get(recipe.representation).defaults, **options_of(recipe)}
+        spec = str(FeatureSpec(recipe.representation, usual))
+    except UsageError:  # a feature of a package that is not installed here
+        return ""
+    options = spec.partition(":")[2].replace(":", ", ")
+    return f"{words} ({options})" if options else words
 
 
 def basis_drift(store: Store) -> list[dict[str, Any]]:

@@ -32,10 +32,13 @@ from ..store.catalog import artifacts_of
 from ..store.removal import present_ids
 from ..store.status import type_words
 from ..store.store import Store
+from ..workers.opening import described
+from ..workers.options import WorkerOptions
 from .create import backbone_config, describe_backbone, pending, recipes_of
 from .fits.fit import PassFit, Sample
 from .fits.sampling import BLOCK_ROWS, Reservoir
 from .jobs.fitting import Job, MemoryCache, StoreCache, fitted, jobs_for, run
+from .jobs.model_worker import placement
 from .models.describe import BackboneInfo
 from .representations.registry import FeatureSpec, get, parse_specs, recipe_for
 from .sources import SourceList
@@ -88,6 +91,8 @@ class Plan(LinesResult):
         unsized: preset -> why that could not be measured.
         rows: records that the pool lacks: those that are featurized and stored.
         tokens_per_row, trial_rows: of the trial.
+        threads: of the CPU that the trial had.
+        workers: what `--workers auto` would choose, in words.
         notes: what the figures leave out.
     """
 
@@ -104,6 +109,8 @@ class Plan(LinesResult):
     notes: list[str] = field(default_factory=list)
     presets: dict[str, float] = field(default_factory=dict)
     unsized: dict[str, str] = field(default_factory=dict)
+    threads: int = 1
+    workers: str = ""
 
     @property
     def bytes_of_features(self) -> dict[str, float]:
@@ -184,7 +191,9 @@ class Plan(LinesResult):
             *(f"\n{text_table(rows)}" for rows in (columns, features, fits, passes) if rows),
             f"\n{self.bytes_per_row:,.0f} bytes per row, {self.gigabytes:,.2f} GB; about "
             f"{duration(self.seconds)} on this machine "
-            f"(measured on {count_of(self.trial_rows, 'row')})",
+            f"(measured on {count_of(self.trial_rows, 'row')}, by one process of "
+            f"{count_of(self.threads, 'thread')})",
+            f"--workers auto: {self.workers}",
             *([f"Features of the preset {'; of '.join(choices)}"] if choices else []),
             *(
                 f"What the preset {name} takes is not known: {w}"
@@ -293,6 +302,8 @@ def plan(
     Raises:
         UsageError: an unknown feature, or no record of the files can be used.
     """
+    import torch
+
     progress = progress or Silence()
     info = describe_backbone(store.uri, backbone_config(store))
     counted = count_records(source_list, present_ids(store), TRIAL_ROWS)
@@ -337,6 +348,8 @@ def plan(
         notes=notes,
         presets=presets,
         unsized=unsized,
+        threads=torch.get_num_threads(),
+        workers=described(placement(store, WorkerOptions("auto"))),
     )
 
 

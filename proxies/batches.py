@@ -1,6 +1,6 @@
 """From rows to what a step sees: token ids kept in a file, pieces of them, groups of pieces.
 
-Not a script; `train.py` and its two engines (`workers.py`, `accelerator.py`) use it.
+Not a script; `train.py` and its two engines (`gradient_processes.py`, `accelerator.py`) use it.
 
 On CPU a group holds rows of near-equal length and is padded; on a GPU it holds any rows, laid end
 to end (`packs`), so that every step sees a fair mix of the data and all sizes are one size.

@@ -23,9 +23,9 @@ import torch
 from accelerator import Accelerator
 from batches import Encoded, Piece, training_and_held_out
 from corpus import DATA
+from gradient_processes import Workers
 from model import Llama, Shape
 from tokenizer import VOCABULARY
-from workers import Workers
 
 # Of the held-out rows and of the training rows, those whose bits per byte the log follows.
 WATCHED_EVERY = {"held_out": 5, "training": 250}
@@ -81,7 +81,7 @@ class Trainer:
         )
         self.optimizers = [(muon, options.matrix_lr) for muon in muons]
         self.optimizers += [(adam, options.other_lr)]
-        # One thread per optimiser, for the reason that workers.py gives.
+        # One thread per optimiser, for the reason that gradient_processes.py gives.
         self.pool = ThreadPoolExecutor(
             options.threads, initializer=torch.set_num_threads, initargs=(1,)
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..schemas.errors import FingerprintError, MissingFeatureError, UsageError
+from ..schemas.notebook import html_table, html_text
 from ..schemas.plain_text import PrintedResult, count_of, text_table
 from .coresets import Coreset, load_coreset
 from .distances import Distances, distances
@@ -149,6 +150,13 @@ class SideBySide(PrintedResult):
 
     def __str__(self) -> str:
         return "\n".join([*comparison_lines(self), *([""] if self.notes else []), *self.notes])
+
+    def _repr_html_(self) -> str:
+        shown = (
+            html_text(part) if isinstance(part, str) else html_table(part[1], part[0])
+            for part in _parts(self)
+        )
+        return "".join([*shown, *map(html_text, self.notes)])
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison as JSON values."""
@@ -301,29 +309,33 @@ def _measured(store: Store, pair: Sequence[Coreset]) -> tuple[list[Measured], li
 
 def comparison_lines(side_by_side: SideBySide) -> list[str]:
     """A comparison as text: overlap, order, corpora, lengths, distances."""
+    lines: list[str] = []
+    for part in _parts(side_by_side):
+        if isinstance(part, str):
+            lines.append(part)
+        else:
+            title, rows = part
+            lines += ["", title, text_table(rows)] if title else [text_table(rows), ""]
+    return lines
+
+
+def _parts(side_by_side: SideBySide) -> Iterator[str | tuple[str, list[dict[str, Any]]]]:
+    """Yield what a comparison says: sentences, and tables with their titles."""
     first, second = side_by_side.first, side_by_side.second
     order = "none" if side_by_side.spearman is None else f"{side_by_side.spearman:.3f}"
-    lines = [
-        text_table([_side_row(first), _side_row(second)]),
-        "",
+    yield "", [_side_row(first), _side_row(second)]
+    yield (
         f"{count_of(side_by_side.common, 'row')} in both: "
         f"{side_by_side.of_first:.1%} of {first.name}, "
         f"{side_by_side.of_second:.1%} of {second.name}; Jaccard {side_by_side.jaccard:.3f} "
-        f"({side_by_side.by_chance:,.1f} expected by chance)",
-        f"Rank correlation of these rows (Spearman): {order}",
-    ]
+        f"({side_by_side.by_chance:,.1f} expected by chance)"
+    )
+    yield f"Rank correlation of these rows (Spearman): {order}"
     if side_by_side.prefixes:
-        lines.append(
-            "Rows in both among the first of each: "
-            + ", ".join(
-                f"{prefix.common:,} of {prefix.ranks:,}" for prefix in side_by_side.prefixes
-            )
+        yield "Rows in both among the first of each: " + ", ".join(
+            f"{prefix.common:,} of {prefix.ranks:,}" for prefix in side_by_side.prefixes
         )
-    lines += [
-        "",
-        "Corpora",
-        text_table([_mix_row(side_by_side, mix) for mix in side_by_side.corpora]),
-    ]
+    yield "Corpora", [_mix_row(side_by_side, mix) for mix in side_by_side.corpora]
     if side_by_side.pulled:
         rows = [
             {
@@ -334,9 +346,9 @@ def comparison_lines(side_by_side: SideBySide) -> list[str]:
             }
             for pulled in side_by_side.pulled
         ]
-        lines += ["", "Rows that each target pulled", text_table(rows)]
+        yield "Rows that each target pulled", rows
     lengths = [row for length in side_by_side.lengths for row in _length_rows(side_by_side, length)]
-    lines += ["", "Lengths in tokens", text_table(lengths)]
+    yield "Lengths in tokens", lengths
     if side_by_side.measured:
         rows = [
             {
@@ -349,8 +361,7 @@ def comparison_lines(side_by_side: SideBySide) -> list[str]:
             }
             for measured in side_by_side.measured
         ]
-        lines += ["", "Distances to the targets", text_table(rows)]
-    return lines
+        yield "Distances to the targets", rows
 
 
 def _side_row(side: Side) -> dict[str, Any]:

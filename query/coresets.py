@@ -15,17 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schemas.canonical import canonical_json
-from ..schemas.errors import UsageError, suggest
+from ..schemas.errors import UsageError
 from ..schemas.ids import IdSet, keys_of
+from ..schemas.notebook import html_bars
 from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.purge import PURGED, universe_of
 from ..store.removal import Tombstone, among, tombstones
 from ..store.rows import keys_under
 from .methods import as_recorded
-from .names import LONGEST, name_lock
+from .names import LONGEST, name_lock, unknown_coreset
 from .origins import Origin, origins
-from .result_rows import ResultRows
+from .result_rows import ResultRows, beginnings
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ IMPORTED = "imported"
 
 _LONGEST_STEM = LONGEST - 8
 _RANKS_NAMED = 10
+
+CORPORA_DRAWN = 8
+"""Corpora that a notebook draws."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,13 @@ class Coreset(ResultRows):
         return self.parameters.get("mmd")
 
     @property
+    def how(self) -> str:
+        """How its rows were chosen, in words: "by rds:top", or "imported from a.csv"."""
+        if self.method == IMPORTED:
+            return f"imported from {self.parameters[IMPORTED]['file']}"
+        return f"by {self.method}"
+
+    @property
     def ids(self) -> list[str]:
         """Ids of the rows, best first, those removed since included."""
         return self.members["id"].to_pylist()
@@ -152,6 +163,30 @@ class Coreset(ResultRows):
     def __len__(self) -> int:
         return self.members.num_rows
 
+    def _beside(self, first: pa.Table) -> dict[str, list[str]]:
+        """The beginning of the example that pulled each row, where examples pull rows."""
+        pulling = list(zip(first["target"].to_pylist(), first["query"].to_pylist(), strict=True))
+        ids = ", ".join(literal(query) for query in dict.fromkeys(q for _, q in pulling if q))
+        if not ids:
+            return {}
+        rows = self.store.dataset("targets").to_table(
+            columns=["target", "id", "messages"], filter=f"id IN ({ids})"
+        )
+        asked = {
+            (row["target"], row["id"]): beginnings(row["messages"])[0] for row in rows.to_pylist()
+        }
+        return {"pulled by": [asked.get(pair, "") for pair in pulling]}
+
+    def _chart(self) -> str:
+        """Where the rows come from, against the pool."""
+        total = max(sum(share.pool for share in self.mix), 1)
+        shown = [share for share in self.mix if share.picked][:CORPORA_DRAWN]
+        rows = [
+            (share.corpus, (share.picked / max(len(self), 1), share.pool / total))
+            for share in shown
+        ]
+        return html_bars("Where the rows come from", ("of the picks", "of the pool"), rows)
+
     def table(self) -> pa.Table:
         """Return rank, id, score, target, query (the example it was chosen for) and corpus.
 
@@ -165,7 +200,7 @@ class Coreset(ResultRows):
         distances += "" if self.mmd is None else f", MMD {self.mmd:.4f}"
         total = max(1, sum(share.pool for share in self.mix))
         lines = [
-            f"Coreset {self.name}: {count_of(len(self), 'row')} by {self.method}{targets} "
+            f"Coreset {self.name}: {count_of(len(self), 'row')} {self.how}{targets} "
             f"(pool version {self.pool_version}{distances})"
         ]
         lines += [
@@ -334,7 +369,7 @@ def remove_coreset(store: Store, name: str) -> None:
     """
     with name_lock(store):
         if name not in coreset_names(store):
-            raise UsageError(_no_coreset(store, name))
+            raise UsageError(unknown_coreset(store, name, coreset_names(store)))
         store.delete("coresets", f"name = {literal(name)}")
         store.delete("coreset_rows", f"coreset = {literal(name)}")
         for table in ("pool", "targets"):
@@ -350,7 +385,7 @@ def load_coreset(store: Store, name: str) -> Coreset:
     """
     rows = store.dataset("coresets").to_table(filter=f"name = {literal(name)}").to_pylist()
     if not rows:
-        raise UsageError(_no_coreset(store, name))
+        raise UsageError(unknown_coreset(store, name, coreset_names(store)))
     (row,) = rows
     snapshot = Snapshot(store, row["pool_version"])
     members = _members(store, name)
@@ -430,7 +465,7 @@ def coreset_members(store: Store, name: str) -> pa.Table:
         UsageError: as `load_coreset`.
     """
     if name not in coreset_names(store):
-        raise UsageError(_no_coreset(store, name))
+        raise UsageError(unknown_coreset(store, name, coreset_names(store)))
     return _members(store, name)
 
 
@@ -439,11 +474,6 @@ def _members(store: Store, name: str) -> pa.Table:
         columns=["rank", "id", "score", "target", "query"], filter=f"coreset = {literal(name)}"
     )
     return rows.sort_by("rank")
-
-
-def _no_coreset(store: Store, name: str) -> str:
-    names = suggest(name, coreset_names(store), f"coresetdb coreset list {store.typed}")
-    return f"no coreset {name!r} in {store.uri}; coresets: {names}"
 
 
 def mix_of(

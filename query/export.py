@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -207,6 +207,9 @@ EXTRAS = {
 
 SKIPPED = "LLaMA-Factory skips the row: user and assistant do not take turns"
 
+_TRAINERS = {"axolotl": "axolotl", "llama_factory": "LLaMA-Factory"}
+"""Trainers that an export writes a snippet for: name in the manifest -> name for people."""
+
 _ROWS_PER_PART = 5000
 
 
@@ -221,6 +224,7 @@ class Exported(LinesResult):
         remarks: what the format writes differently, or which trainer skips what -> rows.
         files: all files written, the file of rows first.
         removed: rows of the coreset that were removed from the pool since, and are left out.
+        no_snippet: trainer, as the manifest names it -> why no snippet was written for it.
     """
 
     out: str
@@ -229,6 +233,7 @@ class Exported(LinesResult):
     remarks: dict[str, int]
     files: tuple[str, ...]
     removed: int = 0
+    no_snippet: Mapping[str, str] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """Return what was written and what the format could not keep, a line each."""
@@ -242,6 +247,10 @@ class Exported(LinesResult):
             *(f"  left out, {why}: {rows:,}" for why, rows in self.left_out.items()),
             *(f"  {what}: {count_of(rows, 'row')}" for what, rows in self.remarks.items()),
             *(f"  beside it: {file}" for file in self.files[1:]),
+            *(
+                f"  no snippet for {_TRAINERS[trainer]}: {why}"
+                for trainer, why in self.no_snippet.items()
+            ),
         ]
 
 
@@ -267,13 +276,7 @@ def check_export(
             "stand in the answers (--reasoning inline)"
         )
     check_suffix(out)
-    folder = os.path.dirname(os.path.abspath(out))
-    if not os.path.isdir(folder):
-        raise UsageError(f"{out}: there is no folder {folder}; make it first")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"{out}: no permission to write in {folder}; choose another folder")
-    if os.path.isdir(out):
-        raise UsageError(f"{out}: a folder is in the way; choose another name")
+    check_folder(out)
     require_outside(out)
     if overwrite or _is_export(out):
         return
@@ -283,6 +286,21 @@ def check_export(
                 f"{name}: this file exists and no export wrote it. Choose another name, or "
                 "replace it with --overwrite (in Python overwrite=True)"
             )
+
+
+def check_folder(out: str) -> None:
+    """Refuse a file that cannot be written where it is to be.
+
+    Raises:
+        UsageError: there is no such folder, no permission to write there, or a folder of that name.
+    """
+    folder = os.path.dirname(os.path.abspath(out))
+    if not os.path.isdir(folder):
+        raise UsageError(f"{out}: there is no folder {folder}; make it first")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{out}: no permission to write in {folder}; choose another folder")
+    if os.path.isdir(out):
+        raise UsageError(f"{out}: a folder is in the way; choose another name")
 
 
 def _beside(out: str) -> tuple[str, str, str]:
@@ -359,6 +377,8 @@ def export(
         )
     axolotl, no_axolotl = axolotl_yaml(shape, survey.traits, out)
     info, no_info = dataset_info(shape, survey.traits, out, chosen.name)
+    why_none = zip(_TRAINERS, (no_axolotl, no_info), strict=True)
+    no_snippet = {trainer: why for trainer, why in why_none if why}
     remarks = dict(survey.remarks) | extra.remarks
     if survey.skipped and not no_info:
         remarks[SKIPPED] = survey.skipped
@@ -382,11 +402,7 @@ def export(
                 "left_out": dict(survey.left_out),
                 "remarks": remarks,
                 **({"removed": list(chosen.removed)} if chosen.removed else {}),
-                "no_snippet": {
-                    trainer: why
-                    for trainer, why in (("axolotl", no_axolotl), ("llama_factory", no_info))
-                    if why
-                },
+                "no_snippet": no_snippet,
             },
             "ids": ids,
         }
@@ -396,7 +412,9 @@ def export(
             write_text(name, text)
     written = tuple(name for name, text in beside.items() if text is not None)
     removed = len(chosen) - len(members)
-    return Exported(out, len(ids), dict(survey.left_out), remarks, (out, *written), removed)
+    return Exported(
+        out, len(ids), dict(survey.left_out), remarks, (out, *written), removed, no_snippet
+    )
 
 
 @dataclass

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal
 
 from ..schemas.errors import UsageError, suggest
 
@@ -58,4 +59,29 @@ def unknown_target(store: Store, name: str, targets: Sequence[str]) -> str:
         )
     named = suggest(name, targets, listed)
     add = "" if targets else f". Add it: coresetdb target add {store.typed} {name} FILE"
-    return f"no target {name!r} in {store.uri}; targets: {named}{add}"
+    if name in names_in(store, "coresets"):
+        add = f". {name} is a coreset: coresetdb coreset show {store.typed} {name}"
+    return f"no target {name!r} in {store.uri}; targets: {named}{add or meant(name, targets)}"
+
+
+def unknown_coreset(store: Store, name: str, coresets: Sequence[str]) -> str:
+    """The error message for an unknown coreset: the known ones."""
+    named = suggest(name, coresets, f"coresetdb coreset list {store.typed}")
+    target = ""
+    if name in names_in(store, "targets"):
+        target = f". {name} is a target: coresetdb select {store.typed} {name}"
+    also = target or meant(name, coresets)
+    return f"no coreset {name!r} in {store.uri}; coresets: {named}{also}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """A question to put behind an unknown name; "" where nothing is much like it."""
+    by_small = {each.casefold(): each for each in known}
+    close = get_close_matches(name.casefold(), by_small, 1)
+    return f". Did you mean {by_small[close[0]]}?" if close else ""
+
+
+def names_in(store: Store, table: Literal["coresets", "targets"]) -> set[str]:
+    """The names of all coresets or targets of a store."""
+    column = "name" if table == "coresets" else "target"
+    return set(store.dataset(table).to_table(columns=[column])[column].to_pylist())

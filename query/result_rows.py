@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import UsageError
+from ..schemas.notebook import html_cells, html_text
 from ..schemas.plain_text import count_of
 from .formats import MESSAGES, Converted, UnfitError
 
@@ -96,8 +96,6 @@ ROWS_SHOWN = 10
 
 TEXT_SHOWN = 200
 """Characters of a turn that a notebook shows."""
-
-_STYLE = "max-width: 40em; text-align: left; vertical-align: top; white-space: pre-wrap"
 
 
 class ResultRows(ABC):
@@ -193,18 +191,24 @@ class ResultRows(ABC):
         first = table.slice(0, ROWS_SHOWN)
         ids = first["id"].to_pylist()
         texts = conversations(self.store, ids, self.pool_version)
-        names = [*first.column_names, "question", "answer"]
-        body = [
-            [*fact.values(), *beginnings(text["messages"])]
-            for fact, text in zip(first.to_pylist(), texts, strict=True)
-        ]
-        lines = [
-            _line("th", names),
-            *(_line("td", [_shown(value) for value in row]) for row in body),
-        ]
-        more = table.num_rows - len(body)
+        further = self._beside(first)
+        names = [*first.column_names, *further, "question", "answer"]
+        rows = []
+        for place, (fact, text) in enumerate(zip(first.to_pylist(), texts, strict=True)):
+            found = (values[place] for values in further.values())
+            cells = [*map(_shown, fact.values()), *found, *beginnings(text["messages"])]
+            rows.append(cells)
+        more = table.num_rows - len(rows)
         rest = f"<p>... and {count_of(more, 'more row')}</p>" if more else ""
-        return f"<pre>{escape(repr(self))}</pre><table>{''.join(lines)}</table>{rest}"
+        return f"{html_text(repr(self))}{html_cells(names, rows)}{rest}{self._chart()}"
+
+    def _beside(self, first: pa.Table) -> dict[str, list[str]]:
+        """What a notebook shows beside these rows: a name, and a text for each of them."""
+        return {}
+
+    def _chart(self) -> str:
+        """A small chart as HTML, below the rows in a notebook."""
+        return ""
 
 
 def beginnings(messages: list[dict[str, Any]], most: int = TEXT_SHOWN) -> tuple[str, str]:
@@ -223,8 +227,3 @@ def _shown(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _line(tag: str, values: list[str]) -> str:
-    cells = "".join(f'<{tag} style="{_STYLE}">{escape(value)}</{tag}>' for value in values)
-    return f"<tr>{cells}</tr>"

@@ -12,6 +12,7 @@ from ..schemas.errors import UsageError, suggest
 from ..schemas.plain_text import count_of
 from ..store.removal import among, stones
 from ..store.scores import ScoreSet, SetKey, drop_scores, score_sets, scores_in
+from .names import meant
 from .result_rows import ResultRows
 
 if TYPE_CHECKING:
@@ -129,8 +130,9 @@ def _sets_of(store: Store, target: str) -> list[ScoreSet]:
     if not own:
         scored = {kept.key.target for kept in sets}
         targets = suggest(target, scored, f"coresetdb score list {store.typed}")
+        make = f". Make them: coresetdb score run {store.typed} {target}"
         raise UsageError(
-            f"no scores for target {target!r} in {store.uri}; targets with scores: {targets}. "
-            f"Make them: coresetdb score run {store.typed} {target}"
+            f"no scores for target {target!r} in {store.uri}; targets with scores: {targets}"
+            f"{meant(target, scored) or make}"
         )
     return own

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, repr=False)
-class Target:
+class Target(PrintedResult):
     """A target as the store holds it.
 
     Attributes:
@@ -359,6 +360,8 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
     shared = [recipe for recipe in theirs if recipe.fingerprint in own]
     left_out = [_left_out(other, recipe, ours) for recipe in theirs if recipe not in shared]
     if theirs and not shared:
+        if _by_other_models(ours, theirs):
+            raise FingerprintError(_other_models(store, name, other, new_name))
         raise FingerprintError(
             f"target {name!r} of {store.uri} cannot be used by {other.uri}: {'; '.join(left_out)}"
         )
@@ -378,6 +381,28 @@ def copy_target(store: Store, name: str, other: Store, new_name: str | None = No
         target,
         tuple(each.feature if each.attached else each.representation for each in shared),
         tuple(left_out),
+    )
+
+
+def _by_other_models(ours: Iterable[Recipe], theirs: Iterable[Recipe]) -> bool:
+    """Whether no model made features of both."""
+    our_models, their_models = (
+        {recipe.backbone["weights"] for recipe in recipes if recipe.backbone.get("weights")}
+        for recipes in (ours, theirs)
+    )
+    return bool(our_models and their_models) and not our_models & their_models
+
+
+def _other_models(store: Store, name: str, other: Store, new_name: str) -> str:
+    """Why a target cannot be copied to a store of another model, and what to do instead."""
+    ours, theirs = (each.config["backbone"]["name"] for each in (store, other))
+    models = f"{ours} and {theirs}" if ours != theirs else f"two models called {ours}"
+    (files,) = (target.files for target in list_targets(store) if target.name == name)
+    file = quote(files[0]) if len(files) == 1 else "FILE"
+    return (
+        f"target {name!r} cannot be copied from {store.uri} to {other.uri}, because their features "
+        f"are by different models, {models}; add it there from its examples: "
+        f"coresetdb target add {other.typed} {new_name} {file}"
     )
 
 

@@ -58,7 +58,7 @@ def chart_scripts() -> tuple[str, str]:
     _altair()
     import vl_convert
 
-    library = vl_convert.javascript_bundle()
+    library = vl_convert.javascript_bundle()  # pyright: ignore[reportCallIssue]
     return library, (TEMPLATES / "charts.js").read_text(encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..evaluation.results import study_result
 from ..query.closeness import Closeness, CoveredExample, closeness, prefix_sizes
@@ -332,7 +333,7 @@ def _texts(coreset: Coreset, ids: list[str]) -> dict[str, list[dict[str, Any]]]:
 
 def _groups(store: Store, coreset: Coreset, key: str, memory_limit: int) -> Iterator[RowGroup]:
     """The best rows, those at the edge and those that nearly came in, each with its reasons."""
-    members = coreset.readable.to_pylist()
+    members = coreset.readable
     extended, why_not = coreset, ""
     if coreset.short_by:
         why_not = "Every row that could be chosen was."
@@ -348,8 +349,9 @@ def _groups(store: Store, coreset: Coreset, key: str, memory_limit: int) -> Iter
             explained_row(explainer.explain(row), f"{key}-row-{row['rank']}", near) for row in some
         )
 
-    best = members[:ROWS_EXPLAINED]
-    edge = members[ROWS_EXPLAINED:][-ROWS_EXPLAINED:]
+    best = members.slice(0, ROWS_EXPLAINED).to_pylist()
+    from_edge = max(ROWS_EXPLAINED, members.num_rows - ROWS_EXPLAINED)
+    edge = members.slice(from_edge).to_pylist()
     missed = extended.members.slice(len(coreset)).to_pylist()
     yield RowGroup(
         "best",
@@ -528,16 +530,17 @@ def _length_cells(numbers: dict[str, float]) -> tuple[str, str, str]:
 
 def _only(own: Coreset, other: Coreset) -> tuple[str, list[tuple[str, ...]]]:
     """The best rows of one that the other has not: rank, corpus, prompt, answer."""
-    theirs = set(other.ids)
-    rows = [row for row in own.readable.to_pylist() if row["id"] not in theirs]
-    texts = _texts(own, [row["id"] for row in rows[:ROWS_EXPLAINED]])
+    theirs, members = set(other.ids), own.readable
+    places = [at for at, row_id in enumerate(members["id"].to_pylist()) if row_id not in theirs]
+    rows = members.take(pa.array(places[:ROWS_EXPLAINED], pa.int64())).to_pylist()
+    texts = _texts(own, [row["id"] for row in rows])
     shown = [
         (
             f"{row['rank']:,}",
             cut(row["corpus"], 40),
             *(cut(text, 160) for text in beginnings(texts[row["id"]])),
         )
-        for row in rows[:ROWS_EXPLAINED]
+        for row in rows
     ]
-    title = f"Only in {own.name}: {count_of(len(rows), 'row')}"
-    return title + (", the best of them" if len(rows) > len(shown) else ""), shown
+    title = f"Only in {own.name}: {count_of(len(places), 'row')}"
+    return title + (", the best of them" if len(places) > len(shown) else ""), shown

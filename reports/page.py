@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..query.export import write_text
+from ..query.export import check_folder, write_text
 from ..schemas.errors import UsageError
 from ..schemas.version import VERSION
 
@@ -124,16 +124,17 @@ def check_out(out: str, overwrite: bool) -> None:
     """Refuse a file that a page must not be written to, before anything is computed.
 
     Raises:
-        UsageError: the name does not end in .html, or there is a file that is no page of ours.
+        UsageError: the name does not end in .html, it cannot be written there, or there is a file
+            that is no page of ours.
     """
     if not out.endswith((".html", ".htm")):
         raise UsageError(f"{out}: name the file with the suffix .html")
+    check_folder(out)
     if overwrite or not os.path.exists(out):
         return
-    if os.path.isfile(out):
-        with open(out, encoding="utf-8", errors="replace") as file:
-            if GENERATOR in file.read(2000):
-                return
+    with open(out, encoding="utf-8", errors="replace") as file:
+        if GENERATOR in file.read(2000):
+            return
     raise UsageError(
         f"{out} is there already, and coresetdb did not write it: choose another name, or replace "
         "it with --overwrite"

@@ -147,6 +147,10 @@ class FingerprintError(CoresetDBError, ValueError):
     """Features made in different ways were about to be compared."""
 
 
+class WorkerError(CoresetDBError, RuntimeError):
+    """Workers died, one after the other, over the same rows, or none could be started."""
+
+
 class MissingFeatureError(CoresetDBError, LookupError):
     """The store lacks the feature a method needs."""
 

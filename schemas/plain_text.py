@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+TABLE_GAP = "   "
+"""Between the columns of a table that has all the room it needs."""
+
+
+def terminal_columns() -> int | None:
+    """Columns of the terminal that stdout is; None where it is a file, a pipe or a notebook."""
+    try:
+        on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    except ValueError:  # it was closed
+        return None
+    return shutil.get_terminal_size().columns if on_terminal else None
+
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Align rows in columns, numbers to the right; nothing is shortened, nothing obeyed."""
+    """Align rows in columns, numbers to the right; nothing is shortened, nothing obeyed.
+
+    On a terminal the table fits its width: long cells go on below (`fitted_table`).
+    """
+    from rich.cells import cell_len
+
+    names = list(rows[0]) if rows else []
+    right = [any(_is_number(row.get(name)) for row in rows) for name in names]
+    cells = [[cell_text(value) for value in row.values()] for row in rows]
+    names_shown = [safe(name) for name in names]
+    table = _grid(names_shown, cells, right)
+    columns = terminal_columns()
+    if columns is None or all(cell_len(line) <= columns for line in table.splitlines()):
+        return table
+    from .fitted_table import fitted_table
+
+    one_line = [[" ".join(cell.split()) for cell in row] for row in cells]
+    return "\n".join(fitted_table(names_shown, one_line, right, columns))
+
+
+def _grid(names: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """A table in which every cell has a line of its own."""
     from io import StringIO
 
     from rich import box
@@ -17,11 +52,10 @@ def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     from rich.table import Table
 
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for name, value in (rows[0] if rows else {}).items():
-        number = isinstance(value, int | float)
-        grid.add_column(safe(name), justify="right" if number else "left", no_wrap=True)
+    for name, flush in zip(names, right, strict=True):
+        grid.add_column(name, justify="right" if flush else "left", no_wrap=True)
     for row in rows:
-        grid.add_row(*(_cell(value) for value in row.values()))
+        grid.add_row(*row)
     file = StringIO()
     console = Console(
         file=file,
@@ -74,7 +108,12 @@ class LinesResult(PrintedResult, ABC):
         return safe("\n".join(self.lines()))
 
 
-def _cell(value: Any) -> str:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def cell_text(value: Any) -> str:
+    """A value as tables show it."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -20,6 +20,7 @@ from ..schemas.tables import LAYOUT_VERSION, NEWER_TABLES, TABLES
 from ..schemas.version import VERSION
 from .checksums import FOLDER as CHECKSUM_FOLDER
 from .locks import LEASE_FOLDER, LOCK_FILE
+from .nearby import store_hint
 from .place import Place, unopened
 from .underway import FOLDER as UNDERWAY_FOLDER
 
@@ -222,8 +223,12 @@ def require_pool(place: Place) -> None:
             f"{place.uri}: the creation of this store was interrupted; "
             "run `coresetdb init` for it again"
         )
+    hint = store_hint(place.uri)
+    make = f"make one with `coresetdb init {place.typed}`"
     raise StoreNotFoundError(
-        f"{place.uri}: there is no store here; make one with `coresetdb init {place.typed}`"
+        f"{place.uri}: there is no store here; {make}"
+        if not hint
+        else f"{place.uri}: there is no store here{hint} To make one: coresetdb init {place.typed}"
     )
 
 

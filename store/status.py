@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..schemas.notebook import html_table, html_text
 from ..schemas.plain_text import PrintedResult, count_of, text_table
 from ..schemas.recipe import ANNOTATION
 from ..schemas.stored_vectors import width_of
@@ -21,6 +22,12 @@ from .removal import summary
 from .sizes import bytes_per_row
 from .store import Store
 
+CORESETS_SHOWN = 10
+"""The most coresets that a status shows unless all are asked for."""
+
+NEWEST = "The newest coresets"
+
+_OF_RUNS = ("status", "started_at", "command", "because")
 _GAP = ("ensemble", "rows in fit", "rows outside", "seen over unseen", "outside over unseen")
 _LEARNED = (
     "ensemble",
@@ -40,9 +47,9 @@ class Status(PrintedResult):
     `attached` maps those among them that were made elsewhere to the command that brings more rows.
     `pending` names features that are not fitted yet. `bases` and `ensembles` say how what was
     learned suits the corpora, and `due` what to do about it (see ingest/drift.py). `sizes` says
-    how many bytes of a row each feature and annotation takes in the files. The status of
-    an `unfinished` run is "running", "killed", "not known" (see store/locks.py), "failed" or
-    "interrupted".
+    how many bytes of a row each feature and annotation takes in the files, `holds` in the user's
+    words what a feature keeps of a row. The status of an `unfinished` run is "running", "killed",
+    "not known" (see store/locks.py), "failed" or "interrupted".
     """
 
     uri: str
@@ -65,19 +72,38 @@ class Status(PrintedResult):
     annotations: list[dict[str, Any]] = field(default_factory=list)
     attached: dict[str, str] = field(default_factory=dict)
     sizes: list[dict[str, Any]] = field(default_factory=list)
+    holds: dict[str, str] = field(default_factory=dict)
 
     def headline(self) -> str:
         """One line."""
         rows = count_of(self.rows, "row")
         return f"{self.uri}: {rows}, version {self.version}, features by {self.backbone}"
 
-    def sections(self) -> list[tuple[str, list[dict[str, Any]]]]:
-        """Titles with their rows."""
-        return [
+    def sections(self, verbose: bool = False) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Titles with their rows, what people look for first.
+
+        Args:
+            verbose: all columns with their types and fingerprints, all coresets, and how well what
+                was fitted suits the corpora.
+        """
+        newest = self.coresets if verbose else self.coresets[-CORESETS_SHOWN:]
+        common = [
             ("Corpora", self.corpora),
+            ("Targets", self.targets),
+            (NEWEST if len(newest) < len(self.coresets) else "Coresets", newest),
+            ("Features", self._features_in_words()),
+            ("Annotations", self._annotations_in_words()),
             ("Removed", self.removed),
-            ("Features", self.features),
-            ("Annotations", self.annotations),
+            ("Indices", self.indices),
+        ]
+        if not verbose:
+            unfinished = [{key: run[key] for key in _OF_RUNS} for run in self.unfinished]
+            return [*common, ("Unfinished runs", unfinished)]
+        return [
+            *common,
+            ("Unfinished runs", self.unfinished),
+            ("Columns", self.features),
+            ("Fingerprints of annotations", self.annotations),
             ("On disk", self.sizes),
             ("Energy kept by the bases", self.bases),
             (
@@ -88,10 +114,26 @@ class Status(PrintedResult):
                 "What ensembles learned, and how far two halves of their members agree on rows",
                 [{name: row[name] for name in _LEARNED} for row in self.ensembles],
             ),
-            ("Indices", self.indices),
-            ("Targets", self.targets),
-            ("Coresets", self.coresets),
-            ("Unfinished runs", self.unfinished),
+        ]
+
+    def _features_in_words(self) -> list[dict[str, Any]]:
+        """A row for each feature: what it keeps, its bytes, the rows that lack it."""
+        sizes = {row["of"]: row["bytes per row"] for row in self.sizes}
+        return [
+            {
+                "feature": name,
+                "keeps": self.holds.get(name, ""),
+                "bytes per row": sizes.get(name),
+                "rows without": row["rows without"],
+                "not yet featurized": row["not yet featurized"],
+            }
+            for name, row in {row["of"]: row for row in self.features}.items()
+        ]
+
+    def _annotations_in_words(self) -> list[dict[str, Any]]:
+        return [
+            {key: value for key, value in row.items() if key != "fingerprint"}
+            for row in self.annotations
         ]
 
     def advice(self) -> list[str]:
@@ -140,14 +182,26 @@ class Status(PrintedResult):
         ]
         return [*sentences, *self.due]
 
-    def summary(self) -> str:
-        """The headline and the sections that have rows, as aligned text."""
-        tables = [f"\n{title}\n{text_table(rows)}" for title, rows in self.sections() if rows]
-        return "\n".join([self.headline(), *tables])
+    def summary(self, verbose: bool = False) -> str:
+        """The headline and the sections that have rows, as aligned text; see `sections`."""
+        lines = [self.headline()]
+        for title, rows in self.sections(verbose):
+            if rows:
+                lines += ["", title, text_table(rows)]
+            if title == NEWEST:
+                older = len(self.coresets) - len(rows)
+                lines.append(f"and {older:,} older: coresetdb coreset list {quote(self.uri)}")
+        return "\n".join(lines)
 
     def __repr__(self) -> str:
         advice = self.advice()
         return "\n".join([self.summary(), *([""] if advice else []), *advice])
+
+    def _repr_html_(self) -> str:
+        tables = (html_table(rows, title) for title, rows in self.sections())
+        advice = self.advice()
+        said = html_text("\n".join(advice)) if advice else ""
+        return html_text(self.headline()) + "".join(tables) + said
 
     def as_dict(self) -> dict[str, Any]:
         """The status as JSON values."""
@@ -178,6 +232,7 @@ def status_of(store: Store) -> Status:
                 "feature": column,
                 "type": type_words(pool.schema.field(column).type),
                 "representation": recipe.feature if recipe.attached else recipe.representation,
+                "of": name,
                 "fingerprint": recipe.fingerprint,
                 "rows without": rows.num_rows - rows[recipe.reason].null_count,
                 "not yet featurized": waiting[name],

@@ -13,7 +13,7 @@ norm of the other (`pair_scales`), so that snapshots can be compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -91,6 +91,33 @@ class Ensemble(AdapterFit):
     def run(self, fitting: Fitting) -> None:
         if all(name in fitting.artifacts for name in self.outputs()):
             return
+        backbone, halves = self._halves(fitting)
+        snapshots = {
+            name: artifact for name, artifact in fitting.artifacts.items() if name != HELD_OUT
+        }
+        for member in range(self.members):
+            if snapshot_name(member, "late") not in snapshots:
+                snapshots |= self._train(member, halves[member % HALVES], backbone, fitting)
+        if HELD_OUT not in fitting.artifacts:
+            fitting.keep(HELD_OUT, self._held_out(halves, snapshots, backbone, fitting))
+
+    def parts(self, existing: Collection[str]) -> list[list[str]]:
+        """The snapshots of each member."""
+        members = (
+            [snapshot_name(member, which) for which in SNAPSHOTS] for member in range(self.members)
+        )
+        return [names for names in members if not set(names) <= set(existing)]
+
+    def run_part(self, fitting: Fitting, outputs: Sequence[str]) -> None:
+        """Train the member of these snapshots."""
+        backbone, halves = self._halves(fitting)
+        (member,) = (
+            member for member in range(self.members) if snapshot_name(member, "late") in outputs
+        )
+        self._train(member, halves[member % HALVES], backbone, fitting)
+
+    def _halves(self, fitting: Fitting) -> tuple[Backbone, list[list[Encoded]]]:
+        """Return the model that learns, and the rows of each half of the sample."""
         backbone = fitting.backbone
         if self.model:
             backbone = load_model(self.model, str(backbone.device))
@@ -100,15 +127,7 @@ class Ensemble(AdapterFit):
                 "an ensemble needs at least two rows with an answer, and the sample has "
                 f"{len(rows)}. Fit on a larger corpus, or leave out gradfiltering"
             )
-        halves = [rows[half::HALVES] for half in range(HALVES)]
-        snapshots = {
-            name: artifact for name, artifact in fitting.artifacts.items() if name != HELD_OUT
-        }
-        for member in range(self.members):
-            if snapshot_name(member, "late") not in snapshots:
-                snapshots |= self._train(member, halves[member % HALVES], backbone, fitting)
-        if HELD_OUT not in fitting.artifacts:
-            fitting.keep(HELD_OUT, self._held_out(halves, snapshots, backbone, fitting))
+        return backbone, [rows[half::HALVES] for half in range(HALVES)]
 
     def _train(
         self, member: int, rows: list[Encoded], backbone: Backbone, fitting: Fitting

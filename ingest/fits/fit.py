@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -114,6 +114,17 @@ class Fit(ABC):
         Raises:
             UsageError: the sample is too small to learn from.
         """
+
+    def parts(self, existing: Collection[str]) -> list[list[str]]:
+        """Return groups of its outputs that can be made apart, without those that exist.
+
+        `run` makes the others from them. By default there are no such parts.
+        """
+        return []
+
+    def run_part(self, fitting: Fitting, outputs: Sequence[str]) -> None:
+        """Learn one of `parts` alone; as `run` otherwise."""
+        raise NotImplementedError
 
     def digest(self, identity: Mapping[str, Any]) -> str:
         """Return the digest of everything it depends on; `identity` is the backbone's."""

@@ -1,5 +1,8 @@
 """Run the fits that features need, on one sample of the pool, and keep their results.
 
+Workers, where there are any, run fits that do not need one another at the same time, and parts of a
+fit that can be made apart, such as the members of an ensemble.
+
 Every result is kept as soon as it is computed, so a killed run continues where it was, and fits of
 the same model share one pass over the sample. One process fits a store at a time: two samples must
 not mix in one feature, so a second process waits and uses the results of the first. Columns are
@@ -13,22 +16,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+import pyarrow as pa
+
+from ...schemas.conversations import conversations_in
 from ...schemas.errors import StoreBusyError, UsageError
-from ...schemas.progress import Progress, Silence
+from ...schemas.plain_text import count_of
+from ...schemas.progress import JoinedProgress, Progress, Silence
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact, content_of, find_artifact, keep_artifact, load_artifact
 from ...store.features import declare
 from ...store.removal import removed_ids
 from ...store.store import Store
+from ...workers.group import WorkerGroup
+from ...workers.task import Equipment, Given, Owner, Task
 from ..create import backbone_config, describe_backbone, pending, recipes_of
 from ..fits.fit import PASS_SHARE, READING, Fit, Fitting, PassFit, Sample, in_order, run_together
 from ..fits.sampling import Rows, sample_of_pool, sample_of_sources
 from ..models.describe import BackboneInfo
 from ..readers.options import ReadOptions
-from ..representations.registry import FeatureSpec, fields_of, get, recipe_for
+from ..representations.registry import (
+    FeatureSpec,
+    configured_specs,
+    fields_of,
+    get,
+    recipe_for,
+)
 from ..sources import SourceList, open_sources
+from .worker_tasks import FIT, conversations
 
 if TYPE_CHECKING:
     from ..models.backbone import Backbone
@@ -117,6 +133,7 @@ def fit_features(
     draw: Draw,
     backbone: Callable[[], Backbone],
     progress: Progress | None = None,
+    workers: WorkerGroup | None = None,
 ) -> list[Recipe]:
     """Run the fits of features, then add their columns and recipes to the store.
 
@@ -124,7 +141,9 @@ def fit_features(
         specs: the features; one that the store has already is left as it is.
         draw: `sample_of_sources` or `sample_of_pool`, bound to where the rows are; called only
             when an artifact is missing.
-        backbone: loads the store's backbone; called only when an artifact is missing.
+        backbone: loads the store's backbone; called only when an artifact is missing, and not
+            where there are workers.
+        workers: run the fits in place of this process.
 
     Returns:
         Their recipes in the store, in order.
@@ -136,7 +155,7 @@ def fit_features(
         return []
     info = describe_backbone(store.uri, backbone_config(store))
     with _fit_lock(store, progress or Silence()):
-        fits = run_fits(info, specs, draw, backbone, StoreCache(store), progress)
+        fits = run_fits(info, specs, draw, backbone, StoreCache(store), progress, workers)
         recipes = [_declare(store, spec, info, fit) for spec, fit in zip(specs, fits, strict=True)]
         store.sync()
     return recipes
@@ -161,6 +180,7 @@ def run_fits(
     backbone: Callable[[], Backbone],
     cache: ArtifactCache,
     progress: Progress | None = None,
+    workers: WorkerGroup | None = None,
 ) -> list[Fitted]:
     """Run the fits of features whose artifacts `cache` lacks; see `fit_features`."""
     progress = progress or Silence()
@@ -168,12 +188,39 @@ def run_fits(
     jobs = {job.digest: job for jobs_of_spec in jobs_of_specs for job in jobs_of_spec}
     missing = [job for job in jobs.values() if not job.done(cache)]
     samples = _samples([job.fit for job in missing], draw)
+    joined = JoinedProgress(progress, len(missing), "fit")
     while missing:
-        group = [job for job in missing if job is missing[0] or job.shares(missing[0])]
-        group = [job for job in group if all(jobs[need].done(cache) for need in job.needs)]
-        run(group, jobs, samples[group[0].fit.sample_seed], backbone(), cache, progress)
-        missing = [job for job in missing if job not in group]
+        groups = _ready_groups(missing, jobs, cache)
+        if workers is None:
+            groups = groups[:1]
+        joined.begin({_names(group): len(group) for group in groups})
+        if workers is None:
+            (group,) = groups
+            run(group, jobs, samples[group[0].fit.sample_seed], backbone(), cache, joined)
+        else:
+            _run_by_workers(workers, specs, groups, jobs, samples, cache, joined)
+        missing = [job for job in missing if not job.done(cache)]
     return [fitted(jobs_of_spec, cache) for jobs_of_spec in jobs_of_specs]
+
+
+def _names(group: Sequence[Job]) -> str:
+    """The names of fits that share a pass."""
+    return " and ".join(job.fit.name for job in group)
+
+
+def _ready_groups(
+    missing: Sequence[Job], jobs: Mapping[str, Job], cache: ArtifactCache
+) -> list[list[Job]]:
+    """Return missing jobs whose needs are done, together where they share a pass."""
+    groups: list[list[Job]] = []
+    for job in missing:
+        if all(jobs[need].done(cache) for need in job.needs):
+            sharing = next((group for group in groups if job.shares(group[0])), None)
+            if sharing is None:
+                groups.append([job])
+            else:
+                sharing.append(job)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -250,7 +297,7 @@ def run(
     Raises:
         UsageError: the sample is too small.
     """
-    names = " and ".join(job.fit.name for job in group)
+    names = _names(group)
     fittings = [_fitting(job, jobs, sample, backbone, cache, progress) for job in group]
     rows = max(len(fitting.sample) for fitting in fittings)
     existing = [name for job in group for name in job.outputs(cache)]
@@ -276,6 +323,146 @@ def run(
             outputs = ", ".join(job.fit.outputs())
             raise RuntimeError(f"the fit {job.fit.name} did not leave all of {outputs}")
     progress.say(f"{names}: fitted in {time.monotonic() - begun:,.1f} s")
+
+
+def _run_by_workers(
+    workers: WorkerGroup,
+    specs: Sequence[FeatureSpec],
+    groups: Sequence[Sequence[Job]],
+    jobs: Mapping[str, Job],
+    samples: Mapping[int, Sample],
+    cache: ArtifactCache,
+    progress: Progress,
+) -> None:
+    """Have groups of jobs that do not need one another run at once, and parts of a single one.
+
+    What belongs to all parts of a job is run in the next round.
+    """
+    waiting: list[tuple[Task, str]] = []
+    for group in groups:
+        sample = samples[group[0].fit.sample_seed]
+        rows = max(job.fit.sample_rows(sample.total) for job in group)
+        sample = sample.first(rows)
+        names = _names(group)
+        existing = {
+            (digest, name): content
+            for job in group
+            for digest in (*job.needs, job.digest)
+            for name, content in jobs[digest].outputs(cache).items()
+        }
+        artifacts = {content: name for (_, name), content in existing.items()}
+        equipped = Equipment(
+            {"recipes": [], "artifacts": list(artifacts)},
+            [cache.load(content, name).pack() for content, name in artifacts.items()],
+        )
+        outputs = group[0].outputs(cache)
+        parts = group[0].fit.parts(outputs) if len(group) == 1 else []
+        for part in parts if len(parts) > 1 else [None]:
+            facts = {
+                "kind": FIT,
+                "specs": [spec.configured for spec in specs],
+                "jobs": [job.digest for job in group],
+                "part": part,
+                "existing": [[*key, content] for key, content in existing.items()],
+                "total": sample.total,
+            }
+            body = conversations(sample.instructions, sample.ids)
+            what = f"the fit {names}" + (f" ({', '.join(part)})" if part else "")
+            task = Task(facts, body, lambda what=what: what, equipped)
+            workers.submit(task)
+            waiting.append((task, names))
+        if len(parts) > 1:
+            progress.say(
+                f"{names}: fitting {count_of(len(parts), 'part')} on {len(sample):,} of "
+                f"{sample.total:,} rows"
+            )
+    taken = dict.fromkeys((task for task, _ in waiting), 0)
+
+    def take() -> None:
+        """Keep what was given since the last time."""
+        for task, names in waiting:
+            given = list(task.given)
+            for facts, blob in given[taken[task] :]:
+                if blob:
+                    cache.keep(facts["job"], facts["name"], Artifact.unpack(blob))
+                elif "said" in facts:
+                    progress.say(facts["said"])
+                else:
+                    progress.learn(name=names, share=facts["share"], said=facts["learned"])
+            taken[task] = len(given)
+
+    try:
+        for task, _ in waiting:
+            workers.wait(task, lambda rows, tokens: None, take)
+    finally:
+        take()
+
+
+def fit_for_owner(
+    facts: dict[str, Any],
+    rows: pa.Table,
+    parts: Sequence[Given],
+    backbone: Backbone,
+    artifacts: Mapping[str, Artifact],
+    owner: Owner,
+) -> None:
+    """Run what `_run_by_workers` describes, giving every artifact as soon as it is there.
+
+    Args:
+        rows: of the sample.
+        parts: what a worker that died had given.
+        artifacts: those of the fits needed, by the digests of their content.
+    """
+    jobs = {
+        job.digest: job
+        for spec in configured_specs(",".join(facts["specs"]))
+        for job in jobs_for(backbone.info, spec)
+    }
+    group = [jobs[digest] for digest in facts["jobs"]]
+    cache = _GivingCache(owner)
+    for digest, name, content in facts["existing"]:
+        cache.keep_silently(digest, name, artifacts[content])
+    for given, blob in parts:
+        cache.keep_silently(given["job"], given["name"], Artifact.unpack(blob))
+    sample = Sample(rows["id"].to_pylist(), conversations_in(rows), facts["total"])
+    progress = _GivingProgress(owner)
+    if facts["part"] is None:
+        run(group, jobs, sample, backbone, cache, progress)
+    else:
+        fitting = _fitting(group[0], jobs, sample, backbone, cache, progress)
+        group[0].fit.run_part(fitting, facts["part"])
+
+
+class _GivingCache(MemoryCache):
+    """Gives what is kept to the owner of a worker."""
+
+    def __init__(self, owner: Owner) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def keep(self, request: str, name: str, artifact: Artifact) -> str:
+        """See ArtifactCache."""
+        self._owner.give({"job": request, "name": name}, artifact.pack())
+        return super().keep(request, name, artifact)
+
+    def keep_silently(self, request: str, name: str, artifact: Artifact) -> None:
+        """Keep what the owner has already."""
+        super().keep(request, name, artifact)
+
+
+class _GivingProgress(Silence):
+    """Gives news of a fit to the owner of a worker."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+
+    def say(self, sentence: str) -> None:
+        """See Progress."""
+        self._owner.give({"said": sentence})
+
+    def learn(self, *, name: str, share: float, said: str) -> None:
+        """See Progress."""
+        self._owner.give({"share": share, "learned": said})
 
 
 def _fitting(
@@ -342,6 +529,7 @@ def fit_from(
     backbone: Callable[[], Backbone],
     limit: int | None = None,
     progress: Progress | None = None,
+    workers: WorkerGroup | None = None,
 ) -> list[Recipe]:
     """Fit the features that are pending, on a sample of the pool or, if it is empty, of `sources`.
 
@@ -367,7 +555,7 @@ def fit_from(
         )
 
     try:
-        return fit_features(store, specs, draw, backbone, progress)
+        return fit_features(store, specs, draw, backbone, progress, workers)
     except UsageError as error:
         names = ", ".join(map(str, specs))
         raise UsageError(f"{error} (needed for {names}; nothing was ingested)") from error

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,14 +29,24 @@ from ...schemas.recipe import Recipe
 from ...store.fill import amend, count_unfilled, fill, fill_lock, unfilled
 from ...store.shards import Shards
 from ...store.store import Store
+from ...workers.group import WorkerGroup
 from ..create import featurizer_for, load_backbone, resolve_features
 from ..fits.fit import Sample
 from ..fits.sampling import Rows, sample_of_pool
 from ..representations.registry import FeatureSpec
 from .commit import count_reasons
 from .fitting import fit_features
-from .ingestion import COMMIT_ROWS, COMMIT_SECONDS, READ_BLOCK, SHARD_ROWS, next_shard
+from .ingestion import (
+    COMMIT_ROWS,
+    COMMIT_SECONDS,
+    READ_BLOCK,
+    SHARD_ROWS,
+    SHARD_SECONDS,
+    WORKER_SHARD_SECONDS,
+    next_shard,
+)
 from .run import Run
+from .shard_features import ByWorkers, OwnProcess, PendingShard, ShardFeaturizer
 from .target_artifacts import complete_target_artifacts
 
 if TYPE_CHECKING:
@@ -114,6 +124,7 @@ def featurize(
     command: str = "coresetdb featurize",
     shard_rows: tuple[int, int] = SHARD_ROWS,
     commit_rows: int = COMMIT_ROWS,
+    workers: WorkerGroup | None = None,
 ) -> LateAccount:
     """Make features for every row and every target example that lacks them.
 
@@ -124,6 +135,7 @@ def featurize(
         command: kept in the table `runs`.
         shard_rows: the least and the most rows of a shard.
         commit_rows: rows that are filled together, as far as fragments allow.
+        workers: make the features in place of this process.
 
     Returns:
         The account; what it counts is committed and on disk.
@@ -133,20 +145,27 @@ def featurize(
         StoreBusyError: another process is featurizing this store, or maintains it.
         BackboneError, FingerprintError: the backbone is gone, or no longer that of the store.
         KeyboardInterrupt: after complete fragments are committed; other rows wait in shards.
+        WorkerError: likewise, where workers died over the same rows again and again.
     """
     resolve_features(store, features)  # a wrong name is an error before any lock is waited for
     progress = progress or Silence()
     featurizer = StoreFeaturizer(store)
     with fill_lock(store):
-        recipes = _declared(store, features, featurizer, progress)
-        job = _LateFeatures(store, recipes, featurizer, progress, command, shard_rows, commit_rows)
+        recipes = _declared(store, features, featurizer, progress, workers)
+        job = _LateFeatures(
+            store, recipes, featurizer, progress, command, shard_rows, commit_rows, workers
+        )
         with job.run.running(job.stop, job.finish):
             job.fill_all()
     return job.account
 
 
 def _declared(
-    store: Store, features: str, featurizer: StoreFeaturizer, progress: Progress
+    store: Store,
+    features: str,
+    featurizer: StoreFeaturizer,
+    progress: Progress,
+    workers: WorkerGroup | None,
 ) -> list[Recipe]:
     """The recipes of features; new ones are fitted on the pool, and get their columns."""
     requested = resolve_features(store, features)
@@ -158,7 +177,7 @@ def _declared(
     new = [spec for spec in requested if isinstance(spec, FeatureSpec)]
     return [
         *(recipe for recipe in requested if isinstance(recipe, Recipe)),
-        *fit_features(store, new, draw, lambda: featurizer.backbone, progress),
+        *fit_features(store, new, draw, lambda: featurizer.backbone, progress, workers),
     ]
 
 
@@ -169,6 +188,15 @@ class _Waiting:
     fragment: int
     id: str
     instruction: Instruction
+
+
+@dataclass(frozen=True)
+class _InWork:
+    """Rows whose features are being made, and the shards that these go to."""
+
+    rows: list[_Waiting]
+    shards: list[Shards]
+    made: PendingShard
 
 
 class _LateFeatures:
@@ -183,10 +211,17 @@ class _LateFeatures:
         command: str,
         shard_rows: tuple[int, int],
         commit_rows: int,
+        workers: WorkerGroup | None,
     ) -> None:
         self.store, self.progress = store, progress
         self.recipes = list(recipes)
         self.featurizer = featurizer
+        self.maker: ShardFeaturizer = OwnProcess(featurizer.columns, self._on_batch)
+        self.wanted = SHARD_SECONDS
+        if workers is not None:
+            self.maker = ByWorkers(workers, store, self._on_batch, self.recipes)
+            self.wanted = WORKER_SHARD_SECONDS
+        self.in_work: deque[_InWork] = deque()
         self.account = LateAccount(uuid.uuid4().hex, [recipe.feature for recipe in recipes])
         self.run = Run(store, command, self.account, self._columns, progress)
         pool = store.dataset("pool").schema
@@ -204,6 +239,7 @@ class _LateFeatures:
         self.rows_shown = 0  # by the progress; some of them are not kept yet
         self.examples: set[str] = set()  # keys of those featurized
         self.committed = time.monotonic()
+        self.stopping = False
 
     def fill_all(self) -> None:
         """Go over targets and pool until nothing lacks anything."""
@@ -223,6 +259,10 @@ class _LateFeatures:
 
     def stop(self, status: str) -> None:
         """Fill complete fragments; other rows that are featurized wait in their shards."""
+        self.stopping = True
+        self.maker.stop()
+        for part in [part for part in self.in_work if part.made.ready()]:
+            self._keep(part)
         if status == "interrupted":
             self._fill_due()
         self.run.drop_tokens()
@@ -272,6 +312,7 @@ class _LateFeatures:
             lacking |= self._gather(dataset, fragment)
         for lacks in list(self.gathered):
             self._featurize(lacks)
+        self._take(leave=0)
         self._fill_due()
         self.first_round = False
         return lacking
@@ -304,26 +345,41 @@ class _LateFeatures:
         return True
 
     def _featurize(self, lacks: int) -> None:
-        """Featurize gathered rows that lack the same recipes, and keep them as a shard."""
+        """Have gathered rows that lack the same recipes featurized, and take what is done."""
         rows = self.gathered.pop(lacks)
         shards = [shard for bit, shard in enumerate(self.shards) if lacks >> bit & 1]
-        loaded = self.featurizer.loaded
-        began = time.monotonic()
-        self.rows_shown = self.account.rows
-        features = self.featurizer.columns(
-            [shard.recipe for shard in shards], [row.instruction for row in rows], self._on_batch
+        if not self.in_work:
+            self.rows_shown = self.account.rows
+        made = self.maker.submit(
+            [shard.recipe for shard in shards],
+            [row.instruction for row in rows],
+            lambda: _named(rows),
         )
-        seconds = time.monotonic() - began
-        self.account.rows += len(rows)
-        self.account.without_feature += count_reasons(features)
-        features = features.add_column(0, "id", pa.array([row.id for row in rows], pa.string()))
-        for shard in shards:
-            shard.put(features)
-        self.run.keep_tokens()
-        if loaded:  # otherwise the time includes the loading of the model
-            self.shard_rows = next_shard(features, seconds, self.shard_bounds)
-        self.open.subtract(row.fragment for row in rows)
-        self._close_fragments()
+        self.in_work.append(_InWork(rows, shards, made))
+        self._take(leave=self.maker.bound)
+
+    def _take(self, leave: int) -> None:
+        """Keep what is done; wait while more than `leave` are in work."""
+        while self.in_work and (len(self.in_work) > leave or self.in_work[0].made.ready()):
+            self._keep(self.in_work[0])
+            self._close_fragments()
+
+    def _keep(self, part: _InWork) -> None:
+        """Keep the features of rows as a shard."""
+        features = part.made.features()
+        recipes = [shard.recipe for shard in part.shards]
+        table = with_reasons(features.table, recipes)
+        self.account.rows += len(part.rows)
+        self.account.without_feature += count_reasons(table)
+        ids = pa.array([row.id for row in part.rows], pa.string())
+        table = table.add_column(0, "id", ids)
+        for shard in part.shards:
+            shard.put(table)
+        self.run.keep_tokens(features.tokens)
+        if features.loaded:  # otherwise the time includes the loading of the model
+            self.shard_rows = next_shard(table, features.seconds, self.shard_bounds, self.wanted)
+        self.open.subtract(row.fragment for row in part.rows)
+        self.in_work.remove(part)
 
     def _close_fragments(self) -> None:
         """Find complete fragments, and fill them once there are enough rows or time has passed."""
@@ -367,7 +423,7 @@ class _LateFeatures:
             self.account.examples = len(self.examples)
             self.account.without_feature += count_reasons(features)
             amend(self.store, "targets", features.add_column(0, "key", rows["key"]))
-            self.run.keep_tokens()
+            self.run.keep_all_tokens()
         if self.first_round:
             notes = complete_target_artifacts(
                 self.store, self.recipes, lambda: self.featurizer.featurizer(self.recipes)
@@ -380,6 +436,8 @@ class _LateFeatures:
         """Count a batch of `rows` with `tokens` as featurized, and show how far the job is."""
         self.rows_shown += rows
         self.run.add_tokens(tokens)
+        if self.stopping:
+            return
         self.progress.fill(
             rows=self.rows_shown, rows_total=self.rows_total, tokens=self.account.tokens
         )
@@ -407,20 +465,24 @@ def _rows_lacking(
             yield _Waiting(fragment.fragment_id, row_id, instruction), bits
 
 
+def _named(rows: Sequence[_Waiting]) -> str:
+    """Say which rows these are."""
+    few = ", ".join(row.id for row in rows[:NAMED_ROWS])
+    return f"{count_of(len(rows), 'row')} ({few}{', ...' if len(rows) > NAMED_ROWS else ''})"
+
+
+NAMED_ROWS = 20
+"""Ids that an error lists."""
+
 NEITHER = "the representation gave neither a value nor a reason"
 
 
 class StoreFeaturizer:
-    """Makes features of conversations with the backbone of a store.
-
-    Attributes:
-        loaded: whether rows have gone through the backbone.
-    """
+    """Makes features of conversations with the backbone of a store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._featurizers: dict[tuple[str, ...], Featurizer] = {}
-        self.loaded = False
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -443,10 +505,14 @@ class StoreFeaturizer:
     ) -> pa.Table:
         """The columns of the recipes, a row per instruction: a value or a reason in each."""
         table = self.featurizer(recipes).featurize(instructions, on_batch, of)
-        self.loaded = True
-        for recipe in recipes:
-            table = with_reason(table, recipe)
-        return table.select([column for recipe in recipes for column in recipe.columns])
+        return with_reasons(table, recipes)
+
+
+def with_reasons(table: pa.Table, recipes: Sequence[Recipe]) -> pa.Table:
+    """The columns of the recipes alone: a value or a reason in each row."""
+    for recipe in recipes:
+        table = with_reason(table, recipe)
+    return table.select([column for recipe in recipes for column in recipe.columns])
 
 
 def with_reason(table: pa.Table, recipe: Recipe) -> pa.Table:

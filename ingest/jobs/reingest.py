@@ -22,6 +22,7 @@ from ...store.integrity.repair import repair
 from ...store.integrity.report import LostRow, Repair
 from ...store.purge import settle_if_killed
 from ...store.store import Store
+from ...workers.options import WorkerOptions
 from ..create import check_backbone, load_featurizer
 from ..models.describe import BackboneConfig
 from ..readers.in_memory import is_in_memory
@@ -29,6 +30,7 @@ from ..readers.locations import STDIN
 from ..readers.options import ReadOptions
 from ..sources import SourceFile, open_source
 from .ingestion import ingest
+from .model_worker import open_workers
 
 if TYPE_CHECKING:
     from ..featurizer import Featurizer
@@ -41,6 +43,7 @@ def repair_and_reingest(
     uri: str,
     say: Callable[[str], None],
     storage_options: dict[str, str] | None = None,
+    workers: WorkerOptions | None = None,
     remake: Callable[[Store, str], str] | None = None,
 ) -> Repair:
     """Repair a store; lost rows are read again from the places `sources` names.
@@ -49,6 +52,7 @@ def repair_and_reingest(
         uri: of a store, which need not be in a state to be opened.
         say: receives sentences on what is read again, and which sources are gone.
         storage_options: of a store on s3.
+        workers: that featurize rows again; none by default.
         remake: writes the lost members of a coreset of a store again; gives back why it could not,
             or "".
 
@@ -69,7 +73,7 @@ def repair_and_reingest(
 
     done = repair(
         uri,
-        lambda lost: reingest(uri, lost, say, storage_options),
+        lambda lost: reingest(uri, lost, say, storage_options, workers),
         storage_options,
         check,
         remade if remake else None,
@@ -84,6 +88,7 @@ def reingest(
     lost: Sequence[LostRow],
     say: Callable[[str], None],
     storage_options: dict[str, str] | None = None,
+    workers: WorkerOptions | None = None,
 ) -> dict[str, str]:
     """Ingest the lost rows again, file by file; a source that cannot be read is skipped.
 
@@ -104,31 +109,35 @@ def reingest(
             loaded.append(load_featurizer(store))
         return loaded[0]
 
-    for task in _tasks(store, lost):
-        if task.file == STDIN or is_in_memory(task.file):
-            origin = "standard input" if task.file == STDIN else "memory"
-            unread[task.file] = f"it came from {origin}, which cannot be read again"
-        else:
-            say(f"{task.file}: {task.what}")
-            try:
-                source = open_source(task.file, task.options)
-                reread = _RereadSource(source, task, lost_ids if task.whole else task.ids, known)
-                ingest(store, [reread], featurizer, command=COMMAND)
-            except StoreError:
-                raise
-            except (InputError, UsageError, OSError) as error:
-                unread[task.file] = f"cannot be read again: {error}"
+    with open_workers(store, workers or WorkerOptions(), say) as group:
+        for task in _tasks(store, lost):
+            if task.file == STDIN or is_in_memory(task.file):
+                origin = "standard input" if task.file == STDIN else "memory"
+                unread[task.file] = f"it came from {origin}, which cannot be read again"
             else:
-                missing = len(task.ids - reread.recovered)
-                if reread.fault:
-                    unread[task.file] = str(reread.fault)
-                elif missing:
-                    unread[task.file] = (
-                        f"{missing:,} of {count_of(len(task.ids), 'lost row')} could not be found "
-                        "in it again: their lines now hold other content, which was not ingested"
+                say(f"{task.file}: {task.what}")
+                try:
+                    source = open_source(task.file, task.options)
+                    reread = _RereadSource(
+                        source, task, lost_ids if task.whole else task.ids, known
                     )
-        if task.file in unread:
-            say(f"{task.file}: {unread[task.file]}")
+                    ingest(store, [reread], featurizer, command=COMMAND, workers=group)
+                except StoreError:
+                    raise
+                except (InputError, UsageError, OSError) as error:
+                    unread[task.file] = f"cannot be read again: {error}"
+                else:
+                    missing = len(task.ids - reread.recovered)
+                    if reread.fault:
+                        unread[task.file] = str(reread.fault)
+                    elif missing:
+                        rows = count_of(len(task.ids), "lost row")
+                        unread[task.file] = (
+                            f"{missing:,} of {rows} could not be found in it again: their lines "
+                            "now hold other content, which was not ingested"
+                        )
+            if task.file in unread:
+                say(f"{task.file}: {unread[task.file]}")
     return unread
 
 

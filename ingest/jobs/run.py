@@ -75,11 +75,18 @@ class Run:
             finish("done")
 
     def add_tokens(self, tokens: int) -> None:
-        """Count tokens that went through the model, for rows that are not kept yet."""
+        """Count tokens that went through the model, for rows that are not kept yet.
+
+        Fewer than none where they are lost with a worker.
+        """
         self._account.tokens += tokens
         self._unkept_tokens += tokens
 
-    def keep_tokens(self) -> None:
+    def keep_tokens(self, tokens: int) -> None:
+        """The rows of so many of the tokens counted so far are kept."""
+        self._unkept_tokens -= tokens
+
+    def keep_all_tokens(self) -> None:
         """The rows of all tokens counted so far are kept."""
         self._unkept_tokens = 0
 

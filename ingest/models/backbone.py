@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ...schemas.errors import BackboneError, UsageError
 from ...schemas.instruction import Instruction
 from ...schemas.plain_text import count_of, first_line
+from ...workers.machine import threads_of_user, usable_processors
 from ..conversations.chat_template import ChatTemplate, RowRefusedError
 from ..conversations.tokenization import Encoded, Encoder
 from .describe import BackboneConfig, BackboneInfo, describe
@@ -107,6 +108,7 @@ class Backbone:
         config = resolve(config)
         encoder, padding_token = _load_encoder(info)
         bound_kernel_caches()
+        bound_threads()
         model = _load_model(info.folder, config, info.name)
         return cls(config, info, model, encoder, padding_token)
 
@@ -395,6 +397,19 @@ def bound_kernel_caches() -> None:
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, str(CACHED_KERNELS))
+
+
+def bound_threads() -> None:
+    """Have torch use no more threads than there are processors to use; a user's number stays.
+
+    torch counts those of the machine: in a container that may use 2 of 64, threads wait for one
+    another most of the time.
+    """
+    import torch
+
+    processors = usable_processors()
+    if threads_of_user() is None and torch.get_num_threads() > processors:
+        torch.set_num_threads(processors)
 
 
 def release_freed_memory() -> None:

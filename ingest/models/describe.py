@@ -204,6 +204,14 @@ def weight_files(folder: Path, name: str) -> list[Path]:
     return files
 
 
+def weights_bytes(info: BackboneInfo, dtype: str) -> float:
+    """Return the bytes of a model's weights in a compute dtype, from the sizes of its files."""
+    settings = read_settings(info.folder / "config.json")
+    stored = str(settings.get("dtype") or settings.get("torch_dtype") or "float32")
+    size = sum(file.stat().st_size for file in weight_files(info.folder, info.name))
+    return size * (2 if dtype == "bfloat16" else 4) / (2 if stored.endswith("16") else 4)
+
+
 def _tokenizer_hash(folder: Path, name: str) -> str:
     files = [folder / file for file in _TOKENIZER_FILES if (folder / file).is_file()]
     if not any(file.name in ("tokenizer.json", "tokenizer.model", "vocab.json") for file in files):

@@ -48,6 +48,7 @@ class Opened:
         streams: of the bytes of its files; none for data in memory.
         fault: why the rows ended early.
         remarks: what could not be read of the values.
+        text: how much of its text was read; None for a table, and when it is closed.
     """
 
     file: str
@@ -58,11 +59,17 @@ class Opened:
     table: tables.Table | None = None
     fault: InputError | None = field(default=None)
     remarks: Remarks = field(default_factory=Remarks)
+    text: TextPosition | None = None
 
     @property
     def bytes_read(self) -> int:
-        """Raw bytes read so far; for a table, which is not read in order, its share of them."""
+        """Raw bytes of the rows so far; for a table, which is not read in order, its share of them.
+
+        What was read ahead of the rows counts once they come.
+        """
         read = sum(stream.raw.bytes_read for stream in self.streams)
+        if self.text is not None:
+            return int(read * self.text.share)
         share = int(self.table.share * self.size) if self.table and self.size else 0
         return max(read, share)
 
@@ -85,6 +92,7 @@ class Opened:
 
         "" for data in memory.
         """
+        self.text = None
         digests = []
         for stream in self.streams:
             digests.append(stream.raw.drain())
@@ -97,6 +105,39 @@ class Opened:
         for stream in self.streams:
             if stream.file != STDIN:
                 stream.raw.close()
+
+
+PIECE_BYTES = 1 << 15
+PIECES_UP_TO = 1 << 24
+"""Text is handed over in pieces of 32 KB up to 16 MB, for the progress over small files."""
+
+
+class TextPosition:
+    """How much of a text its reader has, of what was unpacked so far."""
+
+    def __init__(self) -> None:
+        self._unpacked = self._handed_over = 0
+
+    @property
+    def share(self) -> float:
+        """Bytes handed over of those unpacked; 1 where there are none."""
+        return self._handed_over / self._unpacked if self._unpacked else 1.0
+
+    def unpacked(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same chunks, counted as they are unpacked."""
+        for chunk in chunks:
+            self._unpacked += len(chunk)
+            yield chunk
+
+    def handed_over(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """The same bytes, counted as they are taken."""
+        for chunk in chunks:
+            small = self._handed_over < PIECES_UP_TO
+            size = PIECE_BYTES if small else max(len(chunk), 1)
+            for start in range(0, len(chunk), size):
+                piece = chunk[start : start + size]
+                self._handed_over += len(piece)
+                yield piece
 
 
 def open_rows(file: str, hints: Hints) -> Opened:
@@ -120,7 +161,10 @@ def open_rows(file: str, hints: Hints) -> Opened:
         return _open_table(file, head, chunks, stream)
     opened = Opened(file, iter(()), [], [stream], stream.raw.size)
     encoding = detect(head, hints.encoding)
-    head, whole, chunks = look_ahead(to_utf8(chunks, encoding), WINDOW_BYTES)
+    opened.text = TextPosition()
+    unpacked = opened.text.unpacked(to_utf8(chunks, encoding))
+    head, whole, chunks = look_ahead(unpacked, WINDOW_BYTES)
+    chunks = opened.text.handed_over(chunks)
     if head.strip() or not whole:
         opened.rows, words = _text_rows(opened, head, whole, chunks, hints)
     elif stream.fault is not None:  # not a byte of the archive can be unpacked

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.ids import ids_of
+from ...schemas.notebook import html_table, html_text
 from ...schemas.plain_text import PrintedResult, count_of, safe, text_table
 
 if TYPE_CHECKING:
@@ -155,34 +156,38 @@ class Duplicates(PrintedResult):
         ]
         return [*lines, *self.notes]
 
+    def tables(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """Return the corpora and the largest clusters, each with a title."""
+        shares = [
+            {
+                "corpus": share.corpus,
+                "rows": share.rows,
+                "not kept": share.not_kept,
+                "kept in another corpus": share.elsewhere,
+            }
+            for share in self.corpora
+        ]
+        clusters = [
+            {
+                "rows": cluster.rows,
+                "corpora": ", ".join(f"{name} {rows:,}" for name, rows in cluster.corpora.items()),
+                "kept row": cluster.id[:8],
+                "begins": cluster.begins,
+            }
+            for cluster in self.largest
+        ]
+        title = "The largest clusters" if self.clusters > len(clusters) else "The clusters"
+        return [each for each in (("", shares), (title, clusters)) if each[1]]
+
     def __repr__(self) -> str:
         lines = self.lines()
-        if self.corpora:
-            shares = [
-                {
-                    "corpus": share.corpus,
-                    "rows": share.rows,
-                    "not kept": share.not_kept,
-                    "kept in another corpus": share.elsewhere,
-                }
-                for share in self.corpora
-            ]
-            lines += ["", text_table(shares)]
-        if self.largest:
-            shown = [
-                {
-                    "rows": cluster.rows,
-                    "corpora": ", ".join(
-                        f"{name} {rows:,}" for name, rows in cluster.corpora.items()
-                    ),
-                    "kept row": cluster.id[:8],
-                    "begins": cluster.begins,
-                }
-                for cluster in self.largest
-            ]
-            title = "The largest clusters" if self.clusters > len(shown) else "The clusters"
-            lines += ["", title, text_table(shown)]
+        for title, rows in self.tables():
+            lines += ["", *([title] if title else []), text_table(rows)]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        tables = (html_table(rows, title) for title, rows in self.tables())
+        return html_text("\n".join(self.lines())) + "".join(tables)
 
     def as_dict(self) -> dict[str, Any]:
         """The account as JSON values."""

@@ -24,11 +24,12 @@ from typing import Any, BinaryIO
 import duckdb
 import pyarrow as pa
 
+from ...schemas.child_process import claim_standard_streams, receive, send, send_json
 from ...schemas.errors import CoresetDBError, DamagedStoreError, QueryError
 from ...schemas.plain_text import first_line
 from ..layout import read_config
 from ..place import place_at, unopened
-from .frames import BATCH, DONE, ERROR, READY, SCHEMA, batch_to_bytes, receive, send, send_json
+from .frames import BATCH, DONE, ERROR, READY, SCHEMA, batch_to_bytes
 from .names import quoted
 from .relations import register
 from .unknown_names import mended
@@ -161,7 +162,7 @@ SLACK_BYTES_PER_CORE = 32 << 20
 
 def main() -> None:
     """Serve queries until the owner closes its end or something unforeseen; never returns."""
-    requests, channel = _claim_standard_streams()
+    requests, channel = claim_standard_streams()
     settings = _json(receive(requests))
     waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()
@@ -177,13 +178,6 @@ def main() -> None:
     except BaseException:  # the listening thread would keep the interpreter from ending by itself
         traceback.print_exc()
         os._exit(1)
-
-
-def _claim_standard_streams() -> tuple[BinaryIO, BinaryIO]:
-    # Whatever a library prints goes to stderr; only frames go to the owner.
-    channel = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    return sys.stdin.buffer, channel
 
 
 def _listen(requests: BinaryIO, waiting: queue.SimpleQueue[dict[str, Any]]) -> None:

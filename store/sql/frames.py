@@ -1,4 +1,4 @@
-"""What a query's process and its owner say to each other: frames of kind, length, bytes.
+"""What a query's process and its owner say to each other, as frames of `schemas.child_process`.
 
 The owner sends SETTINGS once and then one QUERY at a time; the process answers READY once, then for
 each query SCHEMA, any number of BATCH and DONE, or ERROR at any point. Rows travel as Arrow IPC,
@@ -7,41 +7,9 @@ the rest as JSON; DONE and ERROR say in `replace` whether the process wants to b
 
 from __future__ import annotations
 
-import json
-import struct
-from typing import Any, BinaryIO
-
 import pyarrow as pa
 
 SETTINGS, READY, QUERY, SCHEMA, BATCH, DONE, ERROR = b"O", b"R", b"Q", b"S", b"B", b"D", b"E"
-
-_HEADER = struct.Struct("<cQ")
-
-
-def send(channel: BinaryIO, kind: bytes, payload: bytes | pa.Buffer = b"") -> None:
-    """Write one frame.
-
-    Raises:
-        BrokenPipeError: the other side is gone.
-    """
-    channel.write(_HEADER.pack(kind, len(payload)))
-    channel.write(payload)
-    channel.flush()
-
-
-def receive(channel: BinaryIO) -> tuple[bytes, bytes] | None:
-    """Read one frame; None when the other side is gone."""
-    header = channel.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        return None
-    kind, length = _HEADER.unpack(header)
-    payload = channel.read(length)
-    return (kind, payload) if len(payload) == length else None
-
-
-def send_json(channel: BinaryIO, kind: bytes, value: dict[str, Any]) -> None:
-    """Write one frame that holds JSON."""
-    send(channel, kind, json.dumps(value).encode())
 
 
 def batch_to_bytes(batch: pa.RecordBatch) -> pa.Buffer:

@@ -19,14 +19,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from html import escape
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, cast
 
@@ -34,10 +32,12 @@ import pyarrow as pa
 
 from ...schemas import errors
 from ...schemas.amounts import memory_bytes
+from ...schemas.child_process import interpreter_of, receive, send_json
 from ...schemas.errors import CoresetDBError, QueryError, UsageError
+from ...schemas.notebook import html_cells, html_text
 from ...schemas.plain_text import count_of
 from ...schemas.tables import NEWEST_POSSIBLE
-from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes, receive, send_json
+from .frames import BATCH, DONE, ERROR, QUERY, READY, SETTINGS, batch_from_bytes
 
 if TYPE_CHECKING:
     import polars as pl
@@ -47,10 +47,6 @@ if TYPE_CHECKING:
 
 START_SECONDS = 120.0  # to import DuckDB and Lance, on however slow a disk
 LAST_WORDS = 5  # lines of stderr kept for the message when the process dies
-
-# A program handed to a fresh interpreter rather than a fork (Lance is not fork-safe) or a spawn of
-# multiprocessing, which would import the caller's main module again.
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main()"
 
 _ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # glibc otherwise maps 64 MB a thread, which the memory bound counts
@@ -88,13 +84,7 @@ class QueryProcess:
     def __init__(self, settings: dict[str, Any]) -> None:
         self._memory_limit = settings["memory_limit"]
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                _PROGRAM.format(f"{__package__}.child"),
-                json.dumps(sys.path),
-            ],
+            interpreter_of(f"{__package__}.child"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -241,7 +231,6 @@ def run_query(
         raise
 
 
-_NOTEBOOK_COLUMNS = 120
 ROWS_SHOWN = 20
 """Rows of a result that `print` and a notebook show."""
 
@@ -324,30 +313,50 @@ class QueryResult:
         return self._shown(shutil.get_terminal_size().columns)
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(self._shown(_NOTEBOOK_COLUMNS))}</pre>"
+        try:
+            cells, said = self._first_cells()
+        except CoresetDBError as error:
+            return html_text(f"the rows cannot be shown: {error}")
+        if cells is None:
+            return html_text(said)
+        # Names need not be different, so they are no keys here.
+        return html_cells(self.schema.names, cells) + html_text(said)
 
     def _shown(self, columns: int) -> str:
-        from .table import cells_of, fitted_lines
+        from .table import fitted_lines
 
         try:
-            while sum(batch.num_rows for batch in self._ahead) <= ROWS_SHOWN:
-                batch = self._receive()
-                if batch is None:
-                    break
-                self._ahead.append(batch)
-            left = sum(batch.num_rows for batch in self._ahead)
-            if self._stopped or (self._given and not left):
-                return self._gone()
-            cells = (row for batch in self._ahead for row in cells_of(batch))
-            lines, _ = fitted_lines(self.schema, list(islice(cells, ROWS_SHOWN)), columns)
+            cells, said = self._first_cells()
         except CoresetDBError as error:
             return f"the rows cannot be shown: {error}"
+        if cells is None:
+            return said
+        lines, _ = fitted_lines(self.schema, cells, columns)
+        return "\n".join([*lines, said])
+
+    def _first_cells(self) -> tuple[list[list[str]] | None, str]:
+        """The cells of the rows to be shown, None where they are gone, and a sentence on them.
+
+        Raises:
+            QueryError: the query failed or met a limit on the way.
+        """
+        from .table import cells_of
+
+        while sum(batch.num_rows for batch in self._ahead) <= ROWS_SHOWN:
+            batch = self._receive()
+            if batch is None:
+                break
+            self._ahead.append(batch)
+        left = sum(batch.num_rows for batch in self._ahead)
+        if self._stopped or (self._given and not left):
+            return None, self._gone()
+        cells = list(islice((row for batch in self._ahead for row in cells_of(batch)), ROWS_SHOWN))
         count = count_of(left, "row")
         if left > ROWS_SHOWN:
             of = f"of {left:,} " if self._ended else ""
             count = f"the {'next' if self._given else 'first'} {ROWS_SHOWN} {of}rows"
         after = f", after {self._given:,} that were read already" if self._given else ""
-        return "\n".join([*lines, f"{count}{after}"])
+        return cells, f"{count}{after}"
 
     def _gone(self) -> str:
         names = ", ".join(self.schema.names)

@@ -10,16 +10,19 @@ import datetime
 import decimal
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from ...schemas.errors import QueryError
+from ...schemas.fitted_table import shared_widths, shortened
 
+_ID = re.compile(r"[0-9a-f]{32}")
 NARROWEST = 6  # columns of the terminal for a value; a table without that room becomes records
 GAP = "  "
 
@@ -27,15 +30,20 @@ GAP = "  "
 def fitted_lines(
     schema: pa.Schema, rows: Sequence[list[str]], columns: int
 ) -> tuple[list[str], bool]:
-    """Rows of cells as lines that fit `columns`, and whether anything was shortened.
+    """Rows of cells as lines that fit `columns`, and whether anything was shortened; no id is.
 
     They are a table, or a block of lines per row where there is no room for a table.
     """
     names = schema.names
-    widths = fitted(_natural(names, rows), columns - len(GAP) * (len(names) - 1))
+    whole = [
+        at
+        for at in range(len(names))
+        if all(row[at] == "NULL" or _ID.fullmatch(row[at]) for row in rows)
+    ]
+    widths = fitted(_natural(names, rows), columns - len(GAP) * (len(names) - 1), whole)
     if widths is None:
         return _records(names, rows, columns)
-    cut = [[_shortened(text, size) for text, size in zip(row, widths, strict=True)] for row in rows]
+    cut = [[shortened(text, size) for text, size in zip(row, widths, strict=True)] for row in rows]
     return list(_lines(schema, widths, cut)), cut != list(rows)
 
 
@@ -46,17 +54,13 @@ def table_lines(
     return _lines(schema, _natural(schema.names, head), rows)
 
 
-def fitted(natural: list[int], room: int) -> list[int] | None:
+def fitted(natural: list[int], room: int, whole: Collection[int] = ()) -> list[int] | None:
     """Widths of columns that share `room`: the widest give way first; None if there is no room.
 
-    Every column keeps its natural width or at least NARROWEST.
+    Every column keeps its natural width or at least NARROWEST; those at `whole` their natural one.
     """
-    if sum(min(size, NARROWEST) for size in natural) > room:
-        return None
-    limit = max(natural)
-    while sum(min(size, limit) for size in natural) > room:
-        limit -= 1
-    return [min(size, limit) for size in natural]
+    least = [size if at in whole else min(size, NARROWEST) for at, size in enumerate(natural)]
+    return None if sum(least) > room else shared_widths(natural, least, room)
 
 
 def _natural(names: list[str], rows: Sequence[list[str]]) -> list[int]:
@@ -65,7 +69,7 @@ def _natural(names: list[str], rows: Sequence[list[str]]) -> list[int]:
 
 def _lines(schema: pa.Schema, widths: list[int], rows: Iterable[list[str]]) -> Iterator[str]:
     flush = [_is_number(type_) for type_ in schema.types]
-    names = [_shortened(name, size) for name, size in zip(schema.names, widths, strict=True)]
+    names = [shortened(name, size) for name, size in zip(schema.names, widths, strict=True)]
     for row in chain([names, ["-" * size for size in widths]], rows):
         line = GAP.join(
             _padded(text, size, right) for text, size, right in zip(row, widths, flush, strict=True)
@@ -76,23 +80,18 @@ def _lines(schema: pa.Schema, widths: list[int], rows: Iterable[list[str]]) -> I
 def _records(names: list[str], rows: Sequence[list[str]], columns: int) -> tuple[list[str], bool]:
     """A block per row, a line per column; and whether anything was shortened."""
     label = max(map(cell_len, names))
-    lines, shortened = [], False
+    lines, incomplete = [], False
     for number, row in enumerate(rows, 1):
         lines.append(f"-- row {number}")
         for name, text in zip(names, row, strict=True):
-            shown = _shortened(text, max(columns - label - len(GAP), NARROWEST))
-            shortened = shortened or shown != text
+            shown = shortened(text, max(columns - label - len(GAP), NARROWEST))
+            incomplete = incomplete or shown != text
             lines.append(f"{_padded(name, label)}{GAP}{shown}")
-    return lines, shortened
+    return lines, incomplete
 
 
 def _is_number(type_: pa.DataType) -> bool:
     return pa.types.is_integer(type_) or pa.types.is_floating(type_) or pa.types.is_decimal(type_)
-
-
-def _shortened(text: str, columns: int) -> str:
-    """The text cut to some columns of a terminal, with an ellipsis where something is missing."""
-    return text if cell_len(text) <= columns else f"{set_cell_size(text, columns - 1).rstrip()}…"
 
 
 def _padded(text: str, columns: int, right: bool = False) -> str:

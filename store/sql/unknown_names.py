@@ -11,6 +11,7 @@ import re
 import duckdb
 
 from ...schemas.errors import suggest
+from ...schemas.tables import literal
 from ..place import Place
 from .names import FEATURES, RELATIONS, SCORES_OF, quoted
 
@@ -18,6 +19,13 @@ _UNKNOWN = re.compile(
     r'Table with name "?(?P<absent>[^"\n]+?)"? does not exist!|'
     r'Referenced table "(?P<outside>[^"\n]+)" not found!'
 )
+_NO_COLUMN = re.compile(r'Referenced column "(?P<column>[^"\n]+)" not found in FROM clause!')
+_COMPARED = (
+    r'"?(?P<with>[A-Za-z_]\w*)"?\s*'
+    r'(?:=|==|<>|!=|(?:NOT\s+)?(?:I?LIKE\b|IN\s*\([^)]*?))\s*"?'
+)
+"""What stands before a text that a column is compared with."""
+
 _PROPOSED = re.compile(r"\n(Did you mean|Candidate tables?:)[^\n]*")
 
 
@@ -31,7 +39,7 @@ def mended(connection: duckdb.DuckDBPyConnection, place: Place, message: str) ->
     """
     match = _UNKNOWN.search(message)
     if match is None:
-        return message
+        return _with_quotes(connection, message)
     name = match["absent"] or match["outside"]
     views = _names(connection, "SELECT view_name FROM duckdb_views() WHERE NOT internal")
     scored = [view for view in views if view.startswith(SCORES_OF)]
@@ -48,6 +56,48 @@ def mended(connection: duckdb.DuckDBPyConnection, place: Place, message: str) ->
     else:
         return message
     return _PROPOSED.sub("", message).replace(match[0], f"{match[0]}\n{advice}", 1)
+
+
+def _with_quotes(connection: duckdb.DuckDBPyConnection, message: str) -> str:
+    """An error about a column that the store has not, which may be a text without quotes."""
+    match = _NO_COLUMN.search(message)
+    if match is None:
+        return message
+    name = match["column"]
+    line = message.partition("\nLINE ")[2].partition("\n")[0].partition(": ")[2]
+    compared = re.search(_COMPARED + re.escape(name), line, re.IGNORECASE)
+    value, what = _value_like(connection, name, line, compared["with"] if compared else None)
+    if value is None and compared is None:
+        return message
+    advice = f"A text stands between single quotes: {literal(value or name)}"
+    advice += f" ({what})" if value else ""
+    proposed = re.sub(r"\nCandidate bindings:[^\n]*", "", message)
+    return proposed.replace(match[0], f"{match[0]}\n{advice}", 1)
+
+
+def _value_like(
+    connection: duckdb.DuckDBPyConnection, name: str, line: str, column: str | None
+) -> tuple[str | None, str]:
+    """A value of the store that a name without quotes may be, or begin, and what it is."""
+    kinds = {
+        "corpus": "SELECT DISTINCT corpus FROM pool",
+        "target": "SELECT DISTINCT target FROM targets",
+        "coreset": "SELECT name FROM coresets",
+    }
+    named = [(value, kind) for kind, query in kinds.items() for value in _names(connection, query)]
+    for value, kind in sorted(named, key=lambda pair: len(pair[0]), reverse=True):
+        begins = value.casefold().startswith(name.casefold()) and value in line
+        if begins or value.casefold() == name.casefold():
+            return value, f"there is a {kind} of this name"
+    if column is None:
+        return None, ""
+    try:
+        found = connection.execute(
+            f"SELECT {quoted(column)} FROM pool WHERE {quoted(column)} = ? LIMIT 1", [name]
+        ).fetchone()
+    except duckdb.Error:  # no column of the pool, or none of texts
+        return None, ""
+    return (name, f"a value of {column}") if found else (None, "")
 
 
 def _about_scores(

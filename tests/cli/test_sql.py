@@ -314,6 +314,8 @@ def test_the_widest_column_gives_way_first() -> None:
     assert fitted([3, 50, 60], 43) == [3, 20, 20]
     assert fitted([3, 4, 5], 12) == [3, 4, 5]
     assert fitted([30, 30, 30], 12) is None
+    assert fitted([32, 50, 60], 60, whole=[0]) == [32, 14, 14]
+    assert fitted([32, 50], 36, whole=[0]) is None
 
 
 # -- the prompt ---------------------------------------------------------------------------------
@@ -435,6 +437,29 @@ def test_tab_with_no_store_behind_it_knows_sql(tmp_path: Path) -> None:
         readline = Readline("sel")
         Completer(session).install(readline)
         assert readline.complete("sel", 0) == "SELECT"
+
+
+@pytest.mark.parametrize("word", ["quit", "exit", "\\q", "QUIT;", ".exit", "exit()"])
+def test_words_that_leave_the_prompt(session: SqlSession, word: str, capsys) -> None:
+    typed = Typed(word, "SELECT 43 AS never;")
+    prompt(session, "pool", "csv", typed)
+    out, err = capsys.readouterr()
+    assert out == "" and "or quit" in err and len(typed.asked) == 1
+
+
+def test_commands_of_other_prompts(session: SqlSession, capsys) -> None:
+    prompt(session, "pool", "csv", Typed("help", "\\dt", "\\d coresets", "SELECT 1", "\\q"))
+    out, _ = capsys.readouterr()
+    assert "quit, exit, \\q and Ctrl-D" in out and "members(coreset): " in out
+    assert '"pool_version","BIGINT"' in out
+
+
+def test_ids_stay_whole_on_a_terminal(session: SqlSession, capsys) -> None:
+    wide = "SELECT md5('a') AS id, repeat('x', 90) AS a, repeat('y', 90) AS b, 'z' AS c"
+    write_to_terminal(session.run(wide), 60)
+    out, _ = capsys.readouterr()
+    assert "0cc175b9c0f1b6a831c399e269772661" in out and "…" in out
+    assert all(len(line) <= 60 for line in out.splitlines())
 
 
 def test_the_end_of_the_input_ends_the_prompt(session: SqlSession, capsys) -> None:

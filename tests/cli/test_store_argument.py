@@ -112,6 +112,71 @@ def test_missing_and_extra_words_are_still_errors(folder):
         parsed([], SOURCES)
 
 
+@pytest.fixture
+def without_default(folder, monkeypatch) -> Path:
+    monkeypatch.delenv("CORESETDB_STORE")
+    (folder / "data" / "a.jsonl").write_text("{}")
+    return folder
+
+
+def complaint(words: list[str], capsys) -> str:
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        ("ingest data/a.jsonl pool", "ingest pool data/a.jsonl"),
+        ("plan data/a.jsonl pool", "plan pool data/a.jsonl"),
+        ("fit data/a.jsonl pool", "fit pool data/a.jsonl"),
+        ("leaks data/a.jsonl pool", "leaks pool data/a.jsonl"),
+        ("target add math data/a.jsonl pool", "target add pool math data/a.jsonl"),
+        ("target add math pool data/a.jsonl", "target add pool math data/a.jsonl"),
+        ("select math pool --budget 5", "select pool math ..."),
+        ("select math --out pool", "select pool math --out FILE"),
+        ("export out.jsonl best --out pool", "export pool best --out out.jsonl"),
+        ("explain best 1 pool", ""),
+        ("explain best pool 1", "explain pool best 1"),
+        ("target copy math pool other", "target copy pool math other"),
+        ("vectors add minilm x.npy pool", "vectors add pool minilm x.npy"),
+    ],
+)
+def test_a_store_in_the_wrong_place(without_default, words, typed, capsys):
+    said = complaint(words.split(), capsys)
+    if typed:
+        assert f"STORE comes first: coresetdb {typed}" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("ingest data/a.jsonl", "data/a.jsonl is a file, no store."),
+        ("ingest data/a.jsonl", "STORE comes first: coresetdb ingest pool data/a.jsonl"),
+        ("target add math data/a.jsonl", "math was taken for STORE"),
+        ("explain best 1", "Stores here: pool."),
+        ("status", "Stores here: pool."),
+        ("status pol", "Did you mean pool?"),
+        ("status POOL", "Did you mean pool?"),
+        ("status pool/pool.lance", "Did you mean pool?"),
+        ("status .", "Did you mean pool?"),
+        ("status nowhere", "Stores beside it: pool."),
+        ("status dta/pool", "there is no store here"),
+        ("select math", "Stores beside it: pool."),
+        ("sql pol", "Did you mean pool?"),
+    ],
+)
+def test_a_store_that_is_missing_or_mistyped(without_default, words, said, capsys):
+    assert said in complaint(words.split(), capsys)
+
+
+def test_a_store_in_a_mistyped_folder(without_default, capsys):
+    (without_default / "demo-stores" / "math" / "pool.lance").mkdir(parents=True)
+    assert "Did you mean demo-stores/math?" in complaint(["status", "demo-store/math"], capsys)
+
+
 def test_every_command_of_a_store_takes_the_default():
     context = click.Context(commands)
     for name in COMMANDS:

@@ -20,6 +20,8 @@ NOT_HERE = {
     "coresetdb init pool --features fast,embed": "an encoder from a hub",
     "coresetdb init pool --features paper": "an encoder from a hub",
     "coresetdb plan pool data/*.jsonl.gz --features paper": "an encoder from a hub",
+    "coresetdb featurize pool trim,less --gpus": "GPUs",
+    "coresetdb ingest pool data/*.jsonl.gz --engine ray --address": "a cluster that runs",
     "$ coresetdb": "a recorded session, with what it printed",
 }
 IN_THE_DEMO = "coresetdb-demo/pool"

@@ -108,7 +108,9 @@ def test_two_coresets_side_by_side(store):
     assert f"{found.common} rows in both" in repr(found) and len(repr(found)) < 200
     assert found.notes == () and json.loads(json.dumps(found.as_dict()))["common"] == len(common)
     assert f"{found.common} rows in both: " in str(found) and "Lengths in tokens" in str(found)
-    assert found._repr_html_() == f"<pre>{escape(str(found))}</pre>"
+    html = found._repr_html_()
+    assert html.count("<table>") == 5 and "Lengths in tokens" in html
+    assert escape(f"{found.common} rows in both: ") in html
 
 
 def test_a_coreset_with_itself_and_with_a_stranger(store):

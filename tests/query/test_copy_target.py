@@ -90,11 +90,15 @@ def test_features_under_other_names_find_their_columns(home, tmp_path, monkeypat
 
 
 def test_refusals(home, tmp_path):
+    alike = create(tmp_path / "alike", "words:first=1")
+    with pytest.raises(FingerprintError, match=r"options.first: 0, not 1"):
+        home.copy_target("sums", alike)
     other = create(tmp_path / "other", "rds,words:first=1", backbone="gpt2")
-    with pytest.raises(FingerprintError, match=r"options.first: 0, not 1") as refusal:
+    with pytest.raises(FingerprintError, match="features are by different models") as refusal:
         home.copy_target("sums", other)
-    assert "backbone.weights" in str(refusal.value) and "rds" in str(refusal.value)
-    assert other.list_targets() == []
+    said = str(refusal.value)
+    assert "weights" not in said and f"coresetdb target add {other.store.typed} sums " in said
+    assert other.list_targets() == alike.list_targets() == []
     with pytest.raises(UsageError, match="targets: sums, tales"):
         home.copy_target("poems", other)
     with pytest.raises(UsageError, match="--as"):

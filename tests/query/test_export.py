@@ -193,6 +193,9 @@ def test_remarks_and_snippets_that_do_not_fit(tmp_path, toys):
     _, manifest, account = exported(other, toys, [PLAIN, TOOLS])
     assert set(manifest["export"]["no_snippet"]) == {"axolotl", "llama_factory"}
     assert len(account.files) == 2 and not account.remarks
+    said = account.lines()[-2:]
+    assert said[0].startswith("  no snippet for axolotl: axolotl wants `tools` as a list")
+    assert said[1].startswith("  no snippet for LLaMA-Factory: ") and "sharegpt" in said[1]
 
 
 def test_snippets_name_columns_that_exist(tmp_path, toys):

@@ -84,6 +84,7 @@ def test_another_column_and_ids_in_memory(database, ids, tmp_path):
 def test_it_is_a_coreset_like_any_other(database, ids, tmp_path):
     coreset = database.import_coreset("theirs", ids, targets="arithmetic")
     assert coreset.targets == ("arithmetic",) and len(list(coreset)) == len(ids)
+    assert f"{len(ids)} rows imported from memory for arithmetic" in repr(coreset)
     database.export("theirs", tmp_path / "rows.jsonl")
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(ids)
     other = database.select("arithmetic", budget=10, exclude="theirs", name="other")

@@ -6,7 +6,7 @@ import pytest
 
 from coresetdb.query import coresets, targets
 from coresetdb.query.coresets import load_coreset, remove_coreset
-from coresetdb.query.names import unknown_target
+from coresetdb.query.names import unknown_coreset, unknown_target
 from coresetdb.query.rules.quotas import shares
 from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
@@ -64,3 +64,9 @@ def test_a_corpus_that_is_not_there(store, toys):
         select(
             store, method="random", budget="3", rules=Rules(quotas=shares("quota", "tales-1x=2"))
         )
+
+
+def test_a_name_is_told_from_one_of_another_kind(store):
+    assert "Did you mean svamp?" in unknown_target(store, "swamp", ["mbpp", "svamp"])
+    assert "Did you mean" not in unknown_target(store, "other", ["mbpp", "svamp"])
+    assert "Did you mean Best-1?" in unknown_coreset(store, "best1", ["Best-1", "other"])

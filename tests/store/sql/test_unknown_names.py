@@ -60,3 +60,23 @@ def test_any_other_relation(store: Store) -> None:
     assert "Relations: pool, sources, targets, scores, " in said and "scores_gsm8k" in said
     assert "Did you mean" not in said and "LINE 1" in said
     assert "x.y" in refusal(store, "SELECT x.y FROM pool"), "DuckDB's own words stay"
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("corpus = gsm8k", "'gsm8k' (there is a corpus of this name)"),
+        ('corpus <> "gsm8k"', "'gsm8k' (there is a corpus of this name)"),
+        ("corpus IN (dolly, gsm8k)", "'dolly' (there is a corpus of this name)"),
+        ("corpus = nowhere", "'nowhere'"),
+        ("corpus LIKE nowhere", "'nowhere'"),
+    ],
+)
+def test_a_text_without_its_quotes(store: Store, condition: str, said: str) -> None:
+    told = refusal(store, f"SELECT id FROM pool WHERE {condition}")
+    assert f"A text stands between single quotes: {said}" in told and "Candidate" not in told
+
+
+def test_a_column_that_is_not_there(store: Store) -> None:
+    told = refusal(store, "SELECT id FROM pool WHERE nosuch = 'gsm8k'")
+    assert "quotes" not in told and "Candidate bindings" in told

@@ -1,0 +1,65 @@
+"""Take the pictures of the documentation from real pages, in a real browser: `make pictures`.
+
+    python docs/take_pictures.py STORE CORESET
+
+STORE and CORESET are those of the README's session. Writes docs/report.png and docs/report-rows.png
+(1280 pixels wide) and docs/report-narrow.png (400). Needs Chromium and the extra [dev].
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+import coresetdb
+
+FOLDER = Path(__file__).parent
+SETTLES_MS = 2000
+PICTURES = {
+    "report.png": (1280, 1200, None),
+    "report-rows.png": (1280, 1000, "The 10 best rows"),
+    "report-narrow.png": (400, 900, "Nearness to the targets"),
+}
+"""Picture -> width and height of the window, and the link of the contents that is followed."""
+
+
+def take(
+    browser: Browser, page_file: Path, picture: Path, width: int, height: int, link: str | None
+) -> None:
+    """Open a report, follow a link of its contents, and save what the window shows."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(page_file.as_uri())
+    page.wait_for_selector(".drawn svg")
+    page.wait_for_timeout(SETTLES_MS)
+    if link is not None:
+        page.get_by_role("link", name=link).click()
+        page.wait_for_timeout(SETTLES_MS)
+    page.screenshot(path=picture)
+    page.close()
+
+
+def main() -> None:
+    """Write the report, and take its pictures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("store")
+    parser.add_argument("coreset")
+    options = parser.parse_args()
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        sys.exit("there is no Chromium: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
+        page_file = Path(scratch) / "report.html"
+        coresetdb.connect(options.store).report(options.coreset, out=page_file)
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for name, (width, height, link) in PICTURES.items():
+            take(browser, page_file, FOLDER / name, width, height, link)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

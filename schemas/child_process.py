@@ -1,0 +1,60 @@
+"""A process of ours beside this one: a fresh interpreter, and the frames that both sides exchange.
+
+A frame is a kind (one byte), a length, and bytes. Requests go to the child's standard input, its
+answers come from its standard output; a child whose owner is gone reads the end of its input.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_HEADER = struct.Struct("<cQ")
+
+# A program handed to a fresh interpreter rather than a fork (Lance is not fork-safe) or a spawn of
+# multiprocessing, which would import the caller's main module again.
+_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main()"
+
+
+def interpreter_of(module: str) -> list[str]:
+    """The command line of an interpreter that calls `main` of a module, found as it is here."""
+    return [sys.executable, "-P", "-c", _PROGRAM.format(module), json.dumps(sys.path)]
+
+
+def claim_standard_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Return requests and channel of the child: whatever a library prints goes to stderr."""
+    channel = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return sys.stdin.buffer, channel
+
+
+def send(channel: BinaryIO, kind: bytes, payload: bytes | pa.Buffer = b"") -> None:
+    """Write one frame.
+
+    Raises:
+        BrokenPipeError: the other side is gone.
+    """
+    channel.write(_HEADER.pack(kind, len(payload)))
+    channel.write(payload)
+    channel.flush()
+
+
+def receive(channel: BinaryIO) -> tuple[bytes, bytes] | None:
+    """Read one frame; None when the other side is gone."""
+    header = channel.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    kind, length = _HEADER.unpack(header)
+    payload = channel.read(length)
+    return (kind, payload) if len(payload) == length else None
+
+
+def send_json(channel: BinaryIO, kind: bytes, value: dict[str, Any]) -> None:
+    """Write one frame that holds JSON."""
+    send(channel, kind, json.dumps(value).encode())

@@ -1,0 +1,116 @@
+"""Ray actors: the same roles, deaths and errors, on one cluster of this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pytest
+from helpers.files import write_jsonl
+from helpers.roles import ADDER
+
+import coresetdb
+from coresetdb.schemas.errors import BackboneError, UsageError, WorkerError
+from coresetdb.workers import ray_actors
+from coresetdb.workers.group import WorkerGroup
+from coresetdb.workers.opening import open_group
+from coresetdb.workers.options import Placement, WorkerOptions
+from coresetdb.workers.task import Equipment, Task
+
+ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'coresetdb[ray]')")
+
+OPTIONS = WorkerOptions(2, engine="ray")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    """One cluster for all tests; whoever finds a connection uses it, and leaves it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # of the helpers
+        with ray_actors.ray_workers(OPTIONS, Placement(2, 1), ADDER, {}, print):
+            yield
+
+
+@pytest.fixture
+def group() -> Iterator[WorkerGroup]:
+    with open_group(OPTIONS, Placement(2, 1), ADDER, {}, lambda sentence: None) as workers:
+        yield workers
+
+
+def task(number: int, equipment: Equipment | None = None, **facts) -> Task:
+    return Task({"number": number, **facts}, b"body", lambda: f"row {number}", equipment)
+
+
+def done(group: WorkerGroup, tasks: list[Task]) -> tuple[list[int], int]:
+    """The sums, and the tokens that were reported."""
+    counted: list[int] = []
+    for each in tasks:
+        group.submit(each)
+    for each in tasks:
+        group.wait(each, lambda rows, tokens: counted.append(tokens))
+    assert all(each.answer[1] == b"body" for each in tasks)
+    return [each.answer[0]["sum"] for each in tasks], sum(counted)
+
+
+def test_actors_do_what_processes_do(group, tmp_path):
+    three = Equipment({"added": 3}, [b"a"])
+    fatal = {"die": 1, "file": str(tmp_path / "deaths"), "give": True}
+    tasks = [task(0, three, **fatal), task(1, three), task(2, three)]
+    assert done(group, tasks) == ([4, 5, 6], 60)
+    assert tasks[0].parts()[-1] == ({"part": len(tasks[0].parts()) - 1}, b"part")
+
+
+def test_a_lack_of_memory_is_a_death(group, tmp_path):
+    fatal = {"die": 3, "file": str(tmp_path / "deaths"), "memory": True}
+    with pytest.raises(WorkerError, match=r"3 workers died.*row 0"):
+        done(group, [task(0, **fatal)])
+
+
+def test_an_error_of_the_role_is_the_owners(group):
+    with pytest.raises(BackboneError, match="of the role"):
+        done(group, [task(0, fail="BackboneError")])
+
+
+def test_closing_ends_what_works(group):
+    group.submit(task(0, sleep=60))
+    group.close()  # and this test ends
+
+
+def test_more_than_any_node_has(tmp_path):
+    with (
+        pytest.raises(UsageError, match="no node of the Ray cluster has 64 CPU"),
+        open_group(OPTIONS, Placement(1, 64), ADDER, {}, lambda sentence: None),
+    ):
+        pass
+
+
+def test_ingest_by_actors_is_that_of_one_process(tmp_path, tiny_llama):
+    records = [{"prompt": f"Name colour {i}.", "response": f"It is {i}."} for i in range(40)]
+    file = write_jsonl(tmp_path / "a.jsonl", records)
+    tables: list[pa.Table] = []
+    for name, options in (("alone", {}), ("shared", {"workers": 1, "engine": "ray"})):
+        database = coresetdb.create(tmp_path / name, backbone=tiny_llama, dtype="float32")
+        assert database.ingest(file, **options).total("new") == 40
+        tables.append(database.store.dataset("pool").to_table())
+    alone, shared = tables
+    assert shared["id"].equals(alone["id"])
+    for column in ("rds_norm", "nll", "ifd"):
+        assert shared[column].to_numpy() == pytest.approx(alone[column].to_numpy(), rel=1e-4)
+
+
+def test_a_cluster_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    options = WorkerOptions(1, engine="ray", address="127.0.0.1:1")
+
+    def init(**options):
+        raise ConnectionError("nobody listens")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(UsageError, match=r"127.0.0.1:1 cannot be reached.*ray start --head"),
+        ray_actors.ray_workers(options, Placement(1, 1), ADDER, {}, print),
+    ):
+        pass
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
