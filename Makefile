@@ -3,6 +3,7 @@
 # make docs   set up, then build the documentation as a site in build/site
 # make pictures  take the documentation's pictures again, from the demo's pool, in Chromium
 # make evidence CORPORA=FOLDER OUT=FOLDER MODEL=FOLDER  the study of docs/evidence.md (hours)
+# make torture                kill, damage, fill and crowd a store (docs/reliability.md; many minutes)
 # make clean  remove what make made
 
 VENV := .venv
@@ -24,7 +25,7 @@ endef
 TORCH := $(shell grep '^torch==' constraints.txt)
 COMMA := ,
 
-.PHONY: demo test check bench docs pictures evidence clean
+.PHONY: demo test check bench docs pictures evidence torture clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/coresetdb demo
@@ -49,6 +50,9 @@ docs: $(VENV)/.installed-docs
 pictures: $(VENV)/.installed-dev demo
 	$(BIN)/coresetdb select coresetdb-demo/pool grade_school_math --budget 150 --name math
 	$(BIN)/python docs/take_pictures.py coresetdb-demo/pool math
+
+torture: $(VENV)/.installed
+	$(BIN)/python benchmarks/torture.py build/torture $(OPTIONS)
 
 evidence: $(VENV)/.installed-evaluate
 	$(BIN)/python benchmarks/evidence.py $(CORPORA) $(OUT) --model $(MODEL) $(OPTIONS)
