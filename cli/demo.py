@@ -59,7 +59,7 @@ def demo_command(folder: str) -> None:
     _print_command(f"coresetdb ingest {quote(store)} {quote(sample)} --corpus sample")
     with ShownProgress() as progress:
         account = database.ingest(sample, corpus="sample", progress=progress)
-    print_text(account)
+    print_text(str(account))
     present = {target.name for target in database.list_targets()}
     coresets = []
     for target in TARGETS:

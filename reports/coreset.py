@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..evaluation.results import study_result
+from ..evaluation.results import list_studies
 from ..query.closeness import Closeness, CoveredExample, closeness, prefix_sizes
 from ..query.compare import LENGTHS, SideBySide, overlap
 from ..query.coreset_facts import facts_of, selection_command
@@ -34,7 +34,7 @@ from .charts import (
 )
 from .page import cut, number
 from .rows import EXAMPLE_SHOWN, ExplainedRow, Text, explained_row, text_of
-from .study import StudyView, study_view
+from .study import StudyView, newest_studies
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -104,7 +104,7 @@ class CoresetView:
         examples: of its targets, covered least first, and a sentence on those left out.
         groups: the explained rows.
         left_out: by the leakage guard.
-        studies: evaluations that used it or its targets.
+        studies, studies_say: evaluations that used it or its targets, and those left out.
     """
 
     coreset: Coreset
@@ -125,6 +125,7 @@ class CoresetView:
     groups: list[RowGroup]
     left_out: LeftOut
     studies: list[StudyView]
+    studies_say: str
 
     @property
     def charts(self) -> list[Chart]:
@@ -162,6 +163,7 @@ def coreset_view(
     examples, examples_say = _examples(store, coreset, near)
     say(f"{coreset.name}: why its rows were chosen")
     shares = pulled_shares(coreset)
+    studies, studies_say = _studies(store, coreset)
     return CoresetView(
         coreset=coreset,
         key=key,
@@ -184,7 +186,8 @@ def coreset_view(
         examples_say=examples_say,
         groups=list(_groups(store, coreset, key, memory_limit)),
         left_out=_left_out(store, coreset),
-        studies=_studies(store, coreset),
+        studies=studies,
+        studies_say=studies_say,
     )
 
 
@@ -412,16 +415,16 @@ def _left_out(store: Store, coreset: Coreset) -> LeftOut:
     )
 
 
-def _studies(store: Store, coreset: Coreset) -> list[StudyView]:
-    """Evaluations in which it trained a model, or of its targets."""
+def _studies(store: Store, coreset: Coreset) -> tuple[list[StudyView], str]:
+    """The newest evaluations in which it trained a model, or of its targets; those left out."""
     rows = measurements(store, columns=["study", "target", "coreset"])
     groups = rows.group_by(["study", "target", "coreset"]).aggregate([]).to_pylist()
-    names = dict.fromkeys(
+    about = {
         row["study"]
         for row in groups
         if row["coreset"] == coreset.name or row["target"] in coreset.targets
-    )
-    return [study_view(study_result(store, name)) for name in sorted(names)]
+    }
+    return newest_studies(store, [each["study"] for each in list_studies(store)], about)
 
 
 @dataclass(frozen=True)

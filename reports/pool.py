@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.results import list_studies, study_result
+from ..evaluation.results import list_studies
 from ..ingest.drift import status
 from ..query.compare import LENGTHS
 from ..query.distributions import (
@@ -26,7 +26,7 @@ from ..store.sql.session import FILTER_TIME_LIMIT, SqlSession
 from ..store.status import Status
 from .charts import Chart, counts_chart, distribution_chart, origins_chart
 from .page import cut, number
-from .study import StudyView, study_view
+from .study import StudyView, newest_studies
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -42,7 +42,6 @@ FIELDS_SHOWN = 4
 CORPORA_SHOWN = 40
 REASONS_SHOWN = 25
 CLUSTERS_SHOWN = 10
-STUDIES_SHOWN = 5
 
 Say = Callable[[str], None]
 Rows = list[tuple[str, ...]]
@@ -144,7 +143,8 @@ def pool_view(store: Store, say: Say) -> PoolView:
         by_corpus = _lengths_by_corpus(session, state)
         scores, left = score_distributions(session, SCORES_SHOWN)
         ingested = _ingested(session)
-    studies, studies_say = _studies(store)
+    names = [study["study"] for study in list_studies(store)]
+    studies, studies_say = newest_studies(store, names, set(names))
     return PoolView(
         status=state,
         facts=[*_facts(state), *ingested],
@@ -427,11 +427,3 @@ def _cell(value: Any) -> str:
     if isinstance(value, int | float):
         return number(value)
     return "" if value is None else cut(value)
-
-
-def _studies(store: Store) -> tuple[list[StudyView], str]:
-    names = [study["study"] for study in list_studies(store)]
-    shown = names[-STUDIES_SHOWN:][::-1]
-    rest = len(names) - len(shown)
-    says = f"The {rest:,} older ones are left out." if rest > 0 else ""
-    return [study_view(study_result(store, name)) for name in shown], says

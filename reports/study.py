@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..evaluation.metrics import is_lower_better
-from ..evaluation.results import ArmSummary, StudyResult
+from ..evaluation.results import ArmSummary, StudyResult, study_result
 from ..evaluation.study import LENGTH_MATCHED, RANDOM, ZERO_SHOT
+from ..schemas.plain_text import count_of
 from .page import check_out, render, write_page
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+STUDIES_SHOWN = 5
 
 PLOT_WIDTH, ROW_HEIGHT, LABEL_WIDTH = 860, 22, 330
 
@@ -83,6 +91,23 @@ def study_view(result: StudyResult) -> StudyView:
     return StudyView(
         result, [_metric(result, name) for name in result.metrics], [*settings, *recipe.items()]
     )
+
+
+def newest_studies(
+    store: Store, names: Sequence[str], about: Collection[str]
+) -> tuple[list[StudyView], str]:
+    """Return the newest of some studies, the newest first, and a sentence on those left out.
+
+    Args:
+        store: an open store.
+        names: of all its studies, the newest last.
+        about: names of those that are wanted.
+    """
+    wanted = [name for name in reversed(names) if name in about]
+    views = [study_view(study_result(store, name)) for name in wanted[:STUDIES_SHOWN]]
+    rest = len(wanted) - len(views)
+    says = f"{count_of(rest, 'older study is', 'older studies are')} left out." if rest > 0 else ""
+    return views, says
 
 
 def _metric(result: StudyResult, metric: str) -> MetricView:

@@ -224,6 +224,8 @@ def require_pool(place: Place) -> None:
             "run `coresetdb init` for it again"
         )
     hint = store_hint(place.uri)
+    if "://" not in place.uri and os.path.isfile(place.uri):
+        raise StoreNotFoundError(f"{place.uri}: this is a file, and a store is a folder{hint}")
     make = f"make one with `coresetdb init {place.typed}`"
     raise StoreNotFoundError(
         f"{place.uri}: there is no store here; {make}"

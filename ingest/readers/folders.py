@@ -66,6 +66,7 @@ DESCRIBES, CACHE, IS_UNFINISHED, HIDDEN = (
 )
 NO_ENDING = "no known ending (name a file to read it whatever its name)"
 LINK = "a link to a folder"
+STORE = "a store of coresetdb"
 SHOWN_NAMES = 5
 
 
@@ -81,6 +82,9 @@ def look_below(folder: str, found: Found) -> None:
     """Add the sources below a folder, by name, to what was found."""
     if folder.rstrip("/").endswith(".lance"):
         found.files[os.path.abspath(folder)] = None
+        return
+    if is_store_folder(folder):
+        found.passed_over[os.path.abspath(folder)] = STORE
         return
     own: set[str] = set()
     if is_datasets_folder(folder):
@@ -104,6 +108,13 @@ def look_below(folder: str, found: Found) -> None:
             found.files[path] = None
         else:
             found.passed_over[path] = reason
+
+
+def is_store_folder(folder: str) -> bool:
+    """Whether a folder is a store of ours: its targets, scores and runs are no data."""
+    return all(
+        os.path.isdir(os.path.join(folder, f"{table}.lance")) for table in ("pool", "recipes")
+    )
 
 
 def why_passed_over(name: str, path: str | None = None) -> str | None:

@@ -31,6 +31,7 @@ from .folders import (
     PACKED,
     Found,
     describes_others,
+    is_store_folder,
     is_table_folder,
     look_below,
     passed_over_sentences,
@@ -216,6 +217,13 @@ def _look_up(source: str, found: Found) -> None:
                 found.files[os.path.abspath(match)] = None
             elif "**" not in source:  # ** already lists what lies below
                 look_below(match, found)
+    elif is_store_folder(source):
+        raise NoSuchFileError(
+            source,
+            "this is a store, not data",
+            "Name the store that is meant first, and files behind it; the rows of this one are in "
+            f"{source.rstrip('/')}/pool.lance",
+        )
     elif os.path.isdir(source):
         look_below(source, found)
     elif os.path.exists(source):

@@ -24,10 +24,10 @@ NOT_HERE = {
     "coresetdb ingest pool data/*.jsonl.gz --engine ray --address": "a cluster that runs",
     "$ coresetdb": "a recorded session, with what it printed",
 }
+"""Beginnings of commands that are not run here, and why."""
+
 IN_THE_DEMO = "coresetdb-demo/pool"
 """The store of commands that tests/cli/test_demo.py runs after the demo."""
-
-"""Beginnings of commands that are not run here, and why."""
 
 NAMES = {"STORE": "pool", "OTHER-STORE": "other", "CORESET": "math", "TARGET": "gsm8k",
     "A": "math", "B": "chance"}  # fmt: skip

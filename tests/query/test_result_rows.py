@@ -142,6 +142,19 @@ def test_a_notebook_shows_no_markup_of_the_pool(tmp_path, toys):
     assert "&lt;script&gt;alert(&#x27;1&#x27;)" in shown and "x" * 300 not in shown
 
 
+def test_a_notebook_shows_the_example_that_pulled_each_row(store):
+    coreset = select(store, ["arithmetic"], method="rds", budget="12")
+    html = coreset._repr_html_()
+    assert ">pulled by<" in html
+    for query in coreset.members["query"].to_pylist()[:10]:
+        (row,) = store.dataset("targets").to_table(filter=f"id = '{query}'").to_pylist()
+        assert f">{row['messages'][0]['content']}<" in html
+    assert "Where the rows come from" in html
+    share = coreset.mix[0].picked / len(coreset)
+    assert f"{share:.1%} of the picks" in html
+    assert ">pulled by<" not in select(store, method="random", budget="3")._repr_html_()
+
+
 def test_a_call_that_has_no_name_is_named(tmp_path, toys):
     bad = Instruction((Message("user", "Hi"), Message("assistant", "", tool_calls='[{"x":1}]')))
     store = toys.toy_store(tmp_path / "bad")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from coresetdb.ingest.readers.locations import find_files
+from coresetdb.ingest.readers.locations import find_files, look_up
 from coresetdb.ingest.sources import open_source
-from coresetdb.schemas.errors import InputError
+from coresetdb.schemas.errors import InputError, NoSuchFileError
 
 ROW = json.dumps({"question": "q", "answer": "a"}) + "\n"
 
@@ -133,3 +133,18 @@ def test_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
             find_files([f"s3://bucket/none?{there}"])
     finally:
         server.stop()
+
+
+def test_a_store_is_no_data(tmp_path):
+    for table in ("pool", "recipes", "targets"):
+        (tmp_path / "stores" / "math" / f"{table}.lance").mkdir(parents=True)
+    file = tmp_path / "stores" / "rows.jsonl"
+    file.write_text(ROW)
+    for source in (tmp_path / "stores", tmp_path / "stores" / "*"):
+        found = look_up([str(source)])
+        assert list(found.files) == [str(file)]
+        assert list(found.passed_over.values()) == ["a store of coresetdb"]
+    with pytest.raises(NoSuchFileError, match="this is a store, not data"):
+        find_files([str(tmp_path / "stores" / "math")])
+    rows = str(tmp_path / "stores" / "math" / "pool.lance")
+    assert find_files([rows]) == [rows]
