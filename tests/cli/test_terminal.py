@@ -42,7 +42,6 @@ def store(tmp_path_factory) -> Store:
 
 
 COMMANDS = [
-    "status STORE",
     "select STORE arithmetic --budget 3 --name one --dry-run --allow-leakage",
     "select STORE arithmetic --budget 3 --name two",
     "coreset show STORE two",
@@ -82,7 +81,6 @@ def test_nothing_unsafe_is_printed(store, tmp_path, coresetdb, line):
 
 
 def test_data_for_programs_is_as_it_was(store, coresetdb):
-    assert json.loads(coresetdb("status", store.uri, "--json")[0])["backbone"] == HOSTILE
     query = "SELECT metadata FROM pool LIMIT 1"
     printed = coresetdb("sql", store.uri, query, "--json")[0]
     assert json.loads(json.loads(printed)["metadata"]) == {HOSTILE: HOSTILE}
