@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 from jinja2 import nodes
 
@@ -160,7 +161,7 @@ class _Analysis:
             elif isinstance(node, nodes.For):
                 self._loop(node, loops, into)
             elif isinstance(node, nodes.Assign):
-                self._set(node.target, node.node)
+                self._set(node.target, cast(nodes.Expr, node.node))
             elif isinstance(node, nodes.AssignBlock):
                 name = _name_of(node.target)
                 self._assign(name, _Assignment())
