@@ -103,8 +103,9 @@ def test_a_study_goes_on_where_it_stopped(db):
                 raise KeyboardInterrupt
 
     call = {"methods": "rds", "controls": "zero-shot,random", "seeds": 2, "name": "stopped"}
+    call |= {**SMALL, "epochs": 1}
     with pytest.raises(KeyboardInterrupt):
-        db.evaluate("game", ITEMS, progress=Stops(), **call, **SMALL)
+        db.evaluate("game", ITEMS, progress=Stops(), **call)
     before = db.sql("SELECT * FROM evaluations WHERE study = 'stopped'").to_polars()
     assert len(before) == 4 * 3 * len(ITEMS)  # what was measured is kept before it is said
 
@@ -115,15 +116,15 @@ def test_a_study_goes_on_where_it_stopped(db):
             self.arms += " of 5: " in sentence
 
     counts = Counts()
-    whole = db.evaluate("game", ITEMS, progress=counts, **call, **SMALL)
+    whole = db.evaluate("game", ITEMS, progress=counts, **call)
     assert counts.arms == 1
     after = db.sql("SELECT * FROM evaluations WHERE study = 'stopped'").to_polars()
     assert len(after) == 5 * 3 * len(ITEMS)
     assert {arm.seeds for arm in whole.of("loss") if arm.arm != "zero-shot"} == {2}
     assert set(before["key"]) <= set(after["key"])
-    with pytest.raises(UsageError, match="other settings: epochs 6, now 5"):
-        db.evaluate("game", ITEMS, **call, **{**SMALL, "epochs": 5})
-    fewer = db.evaluate("game", ITEMS, **{**call, "seeds": 1}, **SMALL)
+    with pytest.raises(UsageError, match="other settings: epochs 1, now 2"):
+        db.evaluate("game", ITEMS, **{**call, "epochs": 2})
+    fewer = db.evaluate("game", ITEMS, **{**call, "seeds": 1})
     assert fewer.settings["seeds"] == 2 and fewer.arms == whole.arms
     assert db.remove_study("stopped") == len(after)
     with pytest.raises(UsageError, match="no study 'stopped'"):

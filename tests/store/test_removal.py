@@ -342,12 +342,12 @@ def test_a_killed_restore_is_done_or_not_begun(filled, step):
 # -- forgotten ----------------------------------------------------------------------------------
 
 
-def coreset_row(name: str, version: int, parameters: dict) -> pa.Table:
+def coreset_row(name: str, version: int, parameters: dict, rows: int = 3) -> pa.Table:
     row = {
         "name": name,
         "targets": ["t"],
         "pool_version": version,
-        "rows": 3,
+        "rows": rows,
         "parameters": canonical_json(parameters),
     }
     return pa.Table.from_pylist([row], CORESETS)
@@ -496,7 +496,7 @@ def test_a_purge_moves_coresets_and_keeps_what_they_may_be_chosen_from(used, poo
 def test_a_version_that_never_had_the_rows_keeps_its_tag(store, pool_rows):
     store.insert("pool", pool_rows(0, 40))
     store.tag("coreset-old-pool", store.version())
-    store.insert("coresets", coreset_row("old", store.version(), {}))
+    store.insert("coresets", coreset_row("old", store.version(), {}, rows=0))
     version = store.version()
     store.insert("pool", pool_rows(40, 80))
     store.tag("mine", store.version())

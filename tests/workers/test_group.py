@@ -153,7 +153,15 @@ def test_closing_ends_workers_that_start_or_work():
         assert not any(alive(worker.pid) for worker in workers if worker)
 
 
-def test_an_interrupt_reaches_the_owner(monkeypatch):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, though a shell may have started the tests with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_reaches_the_owner(interruptible):
     with group_of(1) as group:
         waits = task(0, sleep=60)
         group.submit(waits)
