@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import chain
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from ..schemas.errors import InputError, NoSuchFileError, UsageError
+from ..schemas.errors import InputError, UsageError
 from ..schemas.ids import IdSet, ids_of, keys_of
 from ..schemas.plain_text import count_of
 from ..schemas.version import VERSION
 from ..store.removal import tombstones
 from .coresets import IMPORTED, Coreset, check_free, mix_of, record
+from .listed_rows import checked_id, read_listed_rows
 from .names import check_name
 from .queries import load_queries
-from .removal import LONGEST_CELL, STANDARD_INPUT
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -32,12 +27,6 @@ if TYPE_CHECKING:
 
 IDS_NAMED = 5
 """Unknown ids that an error names."""
-
-_ID = re.compile("[0-9a-f]{32}")
-_ADVICE = (
-    "Give ids of 32 hexadecimal digits: one a line, a JSON list, or a column of JSON Lines, CSV, "
-    "TSV or Parquet (id by default; --column names another)"
-)
 
 
 @dataclass(frozen=True)
@@ -170,49 +159,28 @@ def read_chosen(file: str, column: str = "id") -> list[ChosenId]:
     """Read ids with ranks and scores from a file of another tool.
 
     Args:
-        file: Parquet, JSON, JSON Lines, CSV, TSV or plain text; `-` for standard input.
-        column: that has the ids.
+        file, column: as for `read_listed_rows`, and it raises as that.
 
     Raises:
-        NoSuchFileError: there is none.
-        InputError: it has no ids, or one that is none; names the entry.
+        InputError: a rank or a score is no number; names the entry.
     """
-    try:
-        rows = list(_rows_of(file, column))
-    except FileNotFoundError as error:
-        raise NoSuchFileError(file, "there is no such file", "Check its name") from error
-    except (OSError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
-        raise InputError(file, f"no ids can be read from it ({error})", _ADVICE) from error
     found = []
-    for number, row in enumerate(rows, start=1):
-        if column not in row:
-            keys = ", ".join(map(str, row)) or "none"
-            raise InputError(file, f"entry {number} has no {column!r}, but: {keys}", _ADVICE)
+    for number, row in enumerate(read_listed_rows(file, column), start=1):
         try:
-            rank, score = _number(row.get("rank")), _number(row.get("score"))
+            rank, score = _number(row.facts.get("rank")), _number(row.facts.get("score"))
         except ValueError as error:
             advice = "The columns rank and score must hold numbers"
             raise InputError(file, f"entry {number}: {error}", advice) from error
         whole = None if rank is None or rank != int(rank) else int(rank)
-        found.append(ChosenId(_id(file, number, row[column]), whole, score))
-    if not found:
-        raise InputError(file, "it holds no ids", _ADVICE)
+        found.append(ChosenId(row.id, whole, score))
     return found
 
 
 def _checked(ids: Iterable[str]) -> list[ChosenId]:
-    found = [ChosenId(_id("memory", number, each)) for number, each in enumerate(ids, start=1)]
+    found = [ChosenId(checked_id("memory", number, each)) for number, each in enumerate(ids, 1)]
     if not found:
         raise UsageError("no ids were given")
     return found
-
-
-def _id(file: str, number: int, value: Any) -> str:
-    text = value.strip().lower() if isinstance(value, str) else ""
-    if not _ID.fullmatch(text):
-        shown = repr(value)[:60]
-        raise InputError(file, f"entry {number}: {shown} is no row id", _ADVICE)
-    return text
 
 
 def _number(value: Any) -> float | None:
@@ -222,66 +190,3 @@ def _number(value: Any) -> float | None:
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError(f"{value!r} is no finite number")
     return number
-
-
-def _rows_of(file: str, column: str) -> Iterator[Mapping[str, Any]]:
-    """Yield what a file says of each row, under the names of its columns."""
-    if file.endswith((".parquet", ".pq")):
-        import pyarrow.parquet as pq
-
-        parquet = pq.ParquetFile(file)
-        names = parquet.schema_arrow.names
-        if column not in names:
-            raise ValueError(f"it has no column {column!r}, but: {', '.join(names)}")
-        wanted = [name for name in (column, "rank", "score") if name in names]
-        for batch in parquet.iter_batches(columns=wanted):
-            yield from batch.to_pylist()
-    elif file == STANDARD_INPUT:
-        yield from _rows_of_text(sys.stdin, column)
-    else:
-        with open(file, encoding="utf-8-sig", newline="") as text:
-            yield from _rows_of_text(text, column)
-
-
-def _rows_of_text(text: Iterable[str], column: str) -> Iterator[Mapping[str, Any]]:
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
-    lines = iter(text)
-    first = next((line for line in lines if line.strip()), "")
-    start = first.lstrip()[:1]
-    if start == "[" or (start == "{" and not _is_json(first)):
-        whole = json.loads(first + "".join(lines))
-        yield from _rows_of_json(whole, column)
-    elif start == "{":
-        for number, line in enumerate(chain([first], lines), start=1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"line {number} is no object")
-                if number == 1 and column not in row and isinstance(row.get("ids"), list):
-                    yield from _rows_of_json(row["ids"], column)  # a manifest on one line
-                else:
-                    yield row
-    else:
-        tab = "\t" if "\t" in first else ","
-        if column in next(csv.reader([first], delimiter=tab), []):
-            yield from csv.DictReader(chain([first], lines), delimiter=tab)
-        else:
-            yield from ({column: line.strip()} for line in chain([first], lines) if line.strip())
-
-
-def _is_json(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _rows_of_json(value: Any, column: str) -> Iterator[Mapping[str, Any]]:
-    """Yield the entries of a JSON list of ids or objects, or of the list `ids` of an object."""
-    if isinstance(value, dict):
-        value = value.get("ids", value.get(column))
-    if not isinstance(value, list):
-        raise ValueError("it is neither a list nor an object with a list `ids`")
-    for each in value:
-        yield each if isinstance(each, dict) else {column: each}

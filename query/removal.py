@@ -7,21 +7,16 @@ out from then on.
 
 from __future__ import annotations
 
-import csv
-import json
-import re
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..schemas.errors import InputError, MissingFeatureError, NoSuchFileError, UsageError, suggest
+from ..schemas.errors import MissingFeatureError, UsageError, suggest
 from ..schemas.plain_text import PrintedResult, count_of
 from ..schemas.progress import Progress
 from ..schemas.tables import literal
@@ -29,16 +24,11 @@ from ..store import purge as purging
 from ..store import removal
 from ..store.features import completion, features_of
 from ..store.purge import Purged
+from .listed_rows import read_listed_rows
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ..store.store import Store
-
-
-STANDARD_INPUT = "-"
-_ID = re.compile(r"[0-9a-f]{32}")
-LONGEST_CELL = 1 << 30  # of a CSV file, in characters: texts stand beside the ids
-_LONGEST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -316,105 +306,8 @@ def purge(
 
 
 def read_ids(file: str) -> list[str]:
-    """Return the row ids of a file: one a line, or the column `id` of JSON Lines, CSV or Parquet.
-
-    Args:
-        file: its path, or `-` for standard input.
-
-    Raises:
-        NoSuchFileError: there is none.
-        InputError: it has no ids, or one that is none; names the line.
-    """
-    try:
-        if file.endswith((".parquet", ".pq")):
-            import pyarrow.parquet as pq
-
-            lines = pq.read_table(file, columns=["id"])["id"].to_pylist()
-        elif file == STANDARD_INPUT:
-            lines = list(_ids_in(sys.stdin))
-        else:
-            with open(file, encoding="utf-8-sig", newline="") as text:
-                lines = list(_ids_in(text))
-    except FileNotFoundError as error:
-        raise NoSuchFileError(file, "there is no such file", "Check its name") from error
-    except (OSError, ValueError, KeyError, csv.Error, pa.ArrowException) as error:
-        raise InputError(file, f"no ids can be read from it ({error})", _IDS) from error
-    ids = []
-    for number, line in enumerate(lines, start=1):
-        row_id = line.strip().lower() if isinstance(line, str) else ""
-        if not _ID.fullmatch(row_id):
-            raise InputError(file, f"entry {number}: {_shown(line)} is no row id", _IDS)
-        ids.append(row_id)
-    if not ids:
-        raise InputError(file, "it holds no ids", _IDS)
-    return list(dict.fromkeys(ids))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
-
-
-_IDS = (
-    "Give ids of 32 hexadecimal digits, one a line, or a file of JSON Lines, CSV, TSV or Parquet "
-    "with a column id"
-)
-
-
-def _ids_in(text: Iterable[str]) -> Iterator[Any]:
-    """The ids of a text.
-
-    Raises:
-        ValueError: a line has none; says which.
-    """
-    lines = enumerate((line.rstrip("\r\n") for line in text), start=1)
-    number, first = next(((at, line) for at, line in lines if line.strip()), (0, ""))
-    if not number:
-        return
-    rest = chain([(number, first)], lines)
-    if first.lstrip().startswith("{"):
-        yield from _ids_in_objects(rest)
-        return
-    tab = "\t" if "\t" in first else ","
-    if "id" in next(csv.reader([first], delimiter=tab)):
-        yield from _ids_in_cells((line for _, line in rest), tab, number)
-        return
-    yield from (line for _, line in rest if line.strip())
-
-
-def _ids_in_objects(lines: Iterable[tuple[int, str]]) -> Iterator[Any]:
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"line {number} is no JSON: {error}") from error
-        if not isinstance(row, dict) or "id" not in row:
-            raise ValueError(f"line {number} is no JSON object with a field id")
-        yield row["id"]
-
-
-def _ids_in_cells(lines: Iterable[str], delimiter: str, first: int) -> Iterator[str]:
-    """The column id; the lines begin with the header, which is line `first` of the file."""
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
-    rows = csv.reader(lines, delimiter=delimiter)
-    at = next(rows).index("id")
-    while True:
-        number = first + rows.line_num
-        try:
-            row = next(rows, None)
-        except csv.Error as error:
-            raise ValueError(f"line {number} is no CSV: {error}") from error
-        if row is None:
-            return
-        if not any(cell.strip() for cell in row):
-            continue
-        if at >= len(row):
-            raise ValueError(
-                f"line {number} has {count_of(len(row), 'cell')}, and id is column {at + 1}"
-            )
-        yield row[at]
+    """Return the ids of the rows that a file names, each once; raises as `read_listed_rows`."""
+    return list(dict.fromkeys(row.id for row in read_listed_rows(file)))
 
 
 # -- which rows ---------------------------------------------------------------------------------
