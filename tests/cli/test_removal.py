@@ -124,7 +124,7 @@ def test_removed_rows_outlive_damage_to_the_table_that_names_them(run, folder, t
     ("text", "said"),
     [
         ("n,id\n1\n", "line 2 has 1 cell, and id is column 2"),
-        ("[]\n", "is no row id"),
+        ("[]\n", "it holds no ids"),
         ('{"id": "0"}\n[1]\n', "line 2 is no JSON object with a field id"),
     ],
 )
