@@ -48,7 +48,6 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/build_site.py
 
 pictures: $(VENV)/.installed-dev demo
-	$(BIN)/coresetdb select coresetdb-demo/pool grade_school_math --budget 150 --name math
 	$(BIN)/python docs/take_pictures.py coresetdb-demo/pool math
 
 torture: $(VENV)/.installed

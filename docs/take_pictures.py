@@ -2,7 +2,8 @@
 
     python docs/take_pictures.py STORE CORESET
 
-STORE and CORESET are those of the README's session. Writes docs/report.png and docs/report-rows.png
+STORE and CORESET are those of the README's session, which chooses CORESET for TARGET; it is chosen
+here where it is not there yet. Writes docs/report.png and docs/report-rows.png
 (1280 pixels wide) and docs/report-narrow.png (400). Needs Chromium and the extra [dev].
 """
 
@@ -20,6 +21,7 @@ import coresetdb
 
 FOLDER = Path(__file__).parent
 SETTLES_MS = 2000
+TARGET, BUDGET = "grade_school_math", 150
 PICTURES = {
     "report.png": (1280, 1200, None),
     "report-rows.png": (1280, 1000, "The 10 best rows"),
@@ -54,7 +56,10 @@ def main() -> None:
         sys.exit("there is no Chromium: apt-get install chromium")
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
         page_file = Path(scratch) / "report.html"
-        coresetdb.connect(options.store).report(options.coreset, out=page_file)
+        db = coresetdb.connect(options.store)
+        if options.coreset not in {coreset.name for coreset in db.list_coresets()}:
+            db.select(TARGET, budget=BUDGET, name=options.coreset)
+        db.report(options.coreset, out=page_file)
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for name, (width, height, link) in PICTURES.items():
             take(browser, page_file, FOLDER / name, width, height, link)

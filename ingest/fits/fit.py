@@ -123,8 +123,8 @@ class Fit(ABC):
         return []
 
     def run_part(self, fitting: Fitting, outputs: Sequence[str]) -> None:
-        """Learn one of `parts` alone; as `run` otherwise."""
-        raise NotImplementedError
+        """Learn one of `parts` alone; as `run` otherwise. Fits that name parts have it."""
+        raise NotImplementedError(f"{self.name} names parts and does not make one alone")
 
     def digest(self, identity: Mapping[str, Any]) -> str:
         """Return the digest of everything it depends on; `identity` is the backbone's."""

@@ -80,7 +80,8 @@ class Neurons:
 class Reducer(ABC):
     """Receives what one pass over one batch gives, and keeps only what becomes columns.
 
-    The pass calls the methods named by its `PassInputs`, in no stated order, and `columns` last.
+    The pass calls the methods named by its `PassInputs`, in no stated order, and `columns` last; a
+    reducer has those that it asks for.
 
     Attributes:
         sketch: the only sketch it reads of a weight's gradient, so that the pass keeps no more;
@@ -89,28 +90,31 @@ class Reducer(ABC):
 
     sketch: SketchSpec | None = None
 
+    def _asked_for(self, what: str) -> str:
+        return f"{type(self).__name__}: its PassInputs ask for {what}, which it does not receive"
+
     def hidden(self, states: torch.Tensor) -> None:
         """Receive final states (B, T, D) in the compute dtype; padding as in the batch's mask."""
-        raise NotImplementedError
+        raise NotImplementedError(self._asked_for("hidden"))
 
     def logits(self, logits: torch.Tensor, targets: torch.Tensor, rows: torch.Tensor) -> None:
         """Receive some response tokens: logits (n, V) float32, token ids (n,) and rows (n,)."""
-        raise NotImplementedError
+        raise NotImplementedError(self._asked_for("logits"))
 
     def layer(self, index: int, states: torch.Tensor) -> None:
         """Receive the output (B, T, D) of decoder layer `index` (from 0), once per layer."""
-        raise NotImplementedError
+        raise NotImplementedError(self._asked_for("layers"))
 
     def gradient(self, gradient: WeightGradient) -> None:
         """Receive the gradient of each row's mean response loss by one weight, once per weight.
 
         It is zero for a row without a response token.
         """
-        raise NotImplementedError
+        raise NotImplementedError(self._asked_for("gradients"))
 
     def neurons(self, part: Neurons) -> None:
         """Receive activations of one feed-forward network or one of its experts, layer by layer."""
-        raise NotImplementedError
+        raise NotImplementedError(self._asked_for("neurons"))
 
     @abstractmethod
     def columns(self) -> dict[str, np.ndarray]:
