@@ -57,7 +57,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as driver:
         page_file = Path(scratch) / "report.html"
         db = coresetdb.connect(options.store)
-        if options.coreset not in {coreset["name"] for coreset in db.list_coresets()}:
+        if options.coreset not in {coreset["coreset"] for coreset in db.list_coresets()}:
             db.select(TARGET, budget=BUDGET, name=options.coreset)
         db.report(options.coreset, out=page_file)
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
