@@ -62,16 +62,35 @@ def offsets_of(dataset: Any, uri: str, table: str, keys: Sequence[str]) -> list[
         StoreError: some keys are not in that version; names the first of them.
     """
     wanted = pa.array(keys, pa.string())
-    there = dataset.to_table(columns=[key_column(dataset.schema)])[0]
-    offsets = np.flatnonzero(_positions(there, wanted).is_valid().to_numpy())
-    order = _positions(wanted, there.take(pa.array(offsets)).combine_chunks())
-    if order.null_count:
-        missing = wanted.filter(order.is_null()).to_pylist()
+    unique = wanted.unique()
+    places = np.full(len(unique), -1, np.int64)
+    at = 0
+    for stretch in _stretches(dataset):
+        found = _positions(stretch, unique)
+        here = np.flatnonzero(found.is_valid().to_numpy())
+        places[found.drop_null().to_numpy()] = at + here
+        at += len(stretch)
+    offsets = places[_positions(wanted, unique).to_numpy()]
+    if (offsets < 0).any():
+        missing = wanted.filter(pa.array(offsets < 0)).to_pylist()
         raise StoreError(
             f"{uri}: {len(missing)} of {len(keys)} rows are not in table {table} version "
             f"{dataset.version}; the first is {missing[0]}"
         )
-    return offsets[order.to_numpy()].tolist()
+    return offsets.tolist()
+
+
+def _stretches(dataset: Any) -> Iterator[pa.ChunkedArray]:
+    """The keys of a table in its order, `STRETCH_ROWS` or more at once."""
+    batches: list[pa.Array] = []
+    key = key_column(dataset.schema)
+    for batch in dataset.scanner(columns=[key], scan_in_order=True).to_batches():
+        batches.append(batch.column(0))
+        if sum(map(len, batches)) >= STRETCH_ROWS:
+            yield pa.chunked_array(batches)
+            batches = []
+    if batches:
+        yield pa.chunked_array(batches)
 
 
 class HeldKeys:
@@ -97,7 +116,8 @@ class HeldKeys:
         fresh = [part for number, part in fragments.items() if number not in self._fragments]
         if fresh:
             key = key_column(dataset.schema)
-            self._keys.add(dataset.scanner(columns=[key], fragments=fresh).to_table()[key])
+            batches = dataset.scanner(columns=[key], fragments=fresh).to_batches()
+            self._keys.add_all(batch[key] for batch in batches)
         self._fragments = now
         return self._keys
 
@@ -107,6 +127,8 @@ def _positions(values: Any, among: pa.Array) -> Any:
     return pc.index_in(values, value_set=among)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+STRETCH_ROWS = 1 << 18
+"""Keys of a table that are looked through at once: 9 MB as text."""
 PAGE_BYTES = 8 << 20
 RAGGED_PAGE_BYTES = 32 << 20  # of texts and lists
 COMMIT_ROWS = 10_000
