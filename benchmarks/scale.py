@@ -84,19 +84,32 @@ def write_short_rows(path: Path, count: int, seed: int) -> str:
 
 def actions(store: str, methods: str, scratch: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield what is measured: a name and a command each, in this order."""
-    new = write_short_rows(scratch / "new.jsonl", NEW_ROWS, seed=len(store))
+    tag = f"{time.time():.0f}"  # a store that was kept has coresets and rows of earlier runs
+    new = write_short_rows(scratch / "new.jsonl", NEW_ROWS, seed=int(tag))
     yield f"append {NEW_ROWS:,} rows", ("ingest", store, new)
     yield f"the same {NEW_ROWS:,} again", ("ingest", store, new)
     yield "status", ("status", store)
     for number, method in enumerate(methods.split(";")):
-        given = ("--method", method, "--budget", str(BUDGET), "--name", f"chosen-{number}")
+        given = ("--method", method, "--budget", str(BUDGET), "--name", f"chosen-{number}-{tag}")
         yield f"select `{method}`", ("select", store, TARGET, *given)
     yield (
         f"select {LARGE_BUDGET:,} at random",
-        ("select", store, "--method", "random", "--budget", str(LARGE_BUDGET), "--name", "large"),
+        (
+            "select",
+            store,
+            "--method",
+            "random",
+            "--budget",
+            str(LARGE_BUDGET),
+            "--name",
+            f"large-{tag}",
+        ),
     )
-    yield "export 1,000", ("export", store, "chosen-0", "--out", str(scratch / "few.jsonl"))
-    yield f"export {LARGE_BUDGET:,}", ("export", store, "large", "--out", str(scratch / "x.jsonl"))
+    yield "export 1,000", ("export", store, f"chosen-0-{tag}", "--out", str(scratch / "few.jsonl"))
+    yield (
+        f"export {LARGE_BUDGET:,}",
+        ("export", store, f"large-{tag}", "--out", str(scratch / "x.jsonl")),
+    )
     yield f"score `{SCORED}`", ("score", "run", store, TARGET, "--with", SCORED)
     for name, query in QUERIES.items():
         yield f"sql: {name}", ("sql", store, query)

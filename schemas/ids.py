@@ -138,6 +138,12 @@ class GrowingIdSet:
             keys = np.concatenate([self._parts.pop().keys(), keys])
         self._parts.append(IdSet(keys))
 
+    def copy(self) -> GrowingIdSet:
+        """A set of the same ids, which takes no memory of its own until either takes more in."""
+        other = GrowingIdSet()
+        other._parts = list(self._parts)
+        return other
+
     def add_all(self, parts: Iterable[pa.Array]) -> None:
         """Take in ids that come in parts, many parts at once."""
         waiting: list[pa.Array] = []
