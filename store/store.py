@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import first_line
-from ..schemas.tables import NEWER_TABLES, NEWEST_POSSIBLE, TABLES, literal
+from ..schemas.tables import NEWER_TABLES, NEWEST_POSSIBLE, TABLES
 from . import layout, underway
 from . import rows as incoming
 from .checksums import Checksums, version_files
@@ -371,26 +370,15 @@ class Store:
                 ours = self._append(table, part)
                 inserted += len(part)
                 if ours > last + 1:
-                    inserted -= self._drop_twins(table, part[key])
+                    keys = part[key].to_pylist()
+                    inserted -= self.change(
+                        table,
+                        f"writing to {table}",
+                        lambda dataset, keys=keys: incoming.delete_second_rows(dataset, keys),
+                    )
                     ours = self.version(table)
                 last = ours
         return inserted
-
-    def _drop_twins(self, table: str, keys: pa.ChunkedArray) -> int:
-        """Delete all but the first row of each key that stands there twice; how many those are."""
-        key = key_column(TABLES[table])
-        asked = f"{key} IN ({', '.join(map(literal, keys.to_pylist()))})"
-
-        def drop(dataset: lance.LanceDataset) -> int:
-            stored = dataset.scanner([key], asked, with_row_id=True).to_table()
-            first = incoming.distinct(stored, key, "first")["_rowid"]
-            is_first = pc.is_in(stored["_rowid"], value_set=first)
-            twins = stored["_rowid"].filter(pc.invert(is_first))
-            if len(twins):
-                dataset.delete(f"_rowid IN ({', '.join(map(str, twins.to_pylist()))})")
-            return len(twins)
-
-        return self.change(table, f"writing to {table}", drop)
 
     def _append(self, table: str, rows: pa.Table) -> int:
         """Add rows in one commit; return its version."""
