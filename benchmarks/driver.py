@@ -12,6 +12,7 @@ machine that others use the former are what can be compared; those of the worker
     rows/s      rows a CPU second of the driver, and a second by the clock
     commit      CPU seconds of a commit, and of its inserts into `pool` and `sources`
     start       seconds until the ids of the pool are in memory
+    files       that a commit leaves, each of which an object store counts as a request and more
     manifest    bytes of the newest manifest of the pool, and milliseconds to open it
     MiB         peak memory of the driver
 """
@@ -125,7 +126,6 @@ def measure(place: str, new: int, rate: float, workers: int) -> dict[str, Any]:
     before = store.dataset("pool").count_rows()
     ingestion.Commit.write = clock.timed(ingestion.Commit.write, lambda *_: "commit")
     Store.insert = clock.timed(Store.insert, lambda own, table, rows: f"insert {table}")
-    Store.change = clock.timed(Store.change, lambda own, table, *_: f"commits to {table}")
     known_ids = Store.known_ids
     waited = []
 
@@ -143,12 +143,14 @@ def measure(place: str, new: int, rate: float, workers: int) -> dict[str, Any]:
         sources = open_sources(file, ReadOptions())
         role = f"{Path(__file__).stem}.{Pretender.__name__}"
         options = WorkerOptions(workers=workers)
+        objects = len(files_of(store))
         start, cpu = time.perf_counter(), time.process_time()
         with open_group(options, placed, role, settings, lambda sentence: None) as group:
             account = ingestion.ingest(
                 store, sources.sources(), unused, workers=group, command="benchmarks/driver.py"
             )
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        objects = len(files_of(store)) - objects
     made = account.total("new")
     dataset = store.dataset("pool")
     start = time.perf_counter()
@@ -164,12 +166,17 @@ def measure(place: str, new: int, rate: float, workers: int) -> dict[str, Any]:
         "commit, CPU s": round(clock.seconds["commit"] / commits, 2),
         "into pool": round(clock.seconds["insert pool"] / commits, 2),
         "into sources": round(clock.seconds["insert sources"] / commits, 2),
-        "commits to pool": clock.calls["commits to pool"],
+        "files": round(objects / commits, 1),
         "start, s": round(sum(waited), 2),
         "manifest, kB": round(manifests[0].stat().st_size / 1000, 1),
         "open, ms": round(opening * 1000, 1),
         "MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
+
+
+def files_of(store: Store) -> list[Path]:
+    """All files of a local store."""
+    return [path for path in Path(store.uri).rglob("*") if path.is_file()]
 
 
 def unused() -> Any:
