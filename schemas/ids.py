@@ -16,7 +16,6 @@ import pyarrow as pa
 
 ID_DIGITS = 32
 _BIAS = np.uint64(1 << 63)
-_ADDED_AT_ONCE = 1 << 18
 
 
 Ids = list[str] | pa.Array | pa.ChunkedArray
@@ -133,7 +132,9 @@ class GrowingIdSet:
 
     def add(self, ids: Ids) -> None:
         """Take ids in."""
-        keys = keys_of(ids)
+        self._add(keys_of(ids))
+
+    def _add(self, keys: np.ndarray) -> None:
         while self._parts and len(self._parts[-1]) < 2 * len(keys):
             keys = np.concatenate([self._parts.pop().keys(), keys])
         self._parts.append(IdSet(keys))
@@ -145,15 +146,10 @@ class GrowingIdSet:
         return other
 
     def add_all(self, parts: Iterable[pa.Array]) -> None:
-        """Take in ids that come in parts, many parts at once."""
-        waiting: list[pa.Array] = []
-        for part in parts:
-            waiting.append(part)
-            if sum(map(len, waiting)) >= _ADDED_AT_ONCE:
-                self.add(pa.chunked_array(waiting))
-                waiting = []
-        if waiting:
-            self.add(pa.chunked_array(waiting))
+        """Take in ids that come in parts, such as the batches of a table: sorted once."""
+        keys = [keys_of(part) for part in parts]
+        if keys:
+            self._add(np.concatenate(keys))
 
     def contains(self, ids: Ids) -> np.ndarray:
         """Which ids are in the set: (len(ids),) bool."""
