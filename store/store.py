@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
@@ -359,7 +360,8 @@ class Store:
         """Append the rows that the table still lacks once all other inserts wait.
 
         A writer that does not (an older coresetdb, another kernel on a network disk without locks)
-        is noticed by its commit: of rows that then stand there twice, its own stay.
+        is noticed by the version that our commit gets: of rows that then stand there twice, the
+        first one stays.
 
         Args:
             version: that lacks them all.
@@ -380,17 +382,28 @@ class Store:
         return inserted
 
     def _drop_twins(self, table: str, keys: pa.ChunkedArray, version: int) -> int:
-        """Take back what we inserted of rows that a version before ours had; how many those are."""
+        """Delete all but the first row of each key that stands there twice; how many those are.
+
+        Args:
+            keys: that we inserted.
+            version: the last before ours.
+        """
         there = self._held[table].refresh(self.dataset(table, version)).contains(keys)
         if not there.any():  # others filled features, or deleted rows
             return 0
-        twins = keys.filter(pa.array(there)).to_pylist()
-        first = self.take(twins, self.dataset(table, version).schema.names, version, table)
-        key = key_column(first.schema)
-        named = ", ".join(map(literal, twins))
-        self.change(table, f"writing to {table}", lambda data: data.delete(f"{key} IN ({named})"))
-        self._merge(table, first, key, update=False)
-        return len(twins)
+        key, keys = key_column(TABLES[table]), keys.filter(pa.array(there))
+        asked = f"{key} IN ({', '.join(map(literal, keys.to_pylist()))})"
+
+        def drop(dataset: lance.LanceDataset) -> int:
+            stored = dataset.scanner([key], asked, with_row_id=True).to_table()
+            first = incoming.distinct(stored, key, "first")["_rowid"]
+            is_first = pc.is_in(stored["_rowid"], value_set=first)
+            twins = stored["_rowid"].filter(pc.invert(is_first))
+            if len(twins):
+                dataset.delete(f"_rowid IN ({', '.join(map(str, twins.to_pylist()))})")
+            return len(twins)
+
+        return self.change(table, f"writing to {table}", drop)
 
     def _append(self, table: str, rows: pa.Table) -> int:
         """Add rows in one commit; return its version."""
