@@ -60,8 +60,9 @@ def unsigned_halves(keys: np.ndarray) -> np.ndarray:
 def id_order(keys: np.ndarray) -> np.ndarray:
     """The order of the ids, (n,) int64, for keys (n, 2); equal keys in any order."""
     order = np.argsort(keys[:, 0])  # much faster than by two words, which are hardly ever needed
-    high, low = keys[order, 0], keys[order, 1]
-    if ((high[1:] == high[:-1]) & (low[1:] != low[:-1])).any():
+    high = keys[order, 0]
+    equal = np.flatnonzero(high[1:] == high[:-1])
+    if (keys[order[equal], 1] != keys[order[equal + 1], 1]).any():
         order = np.lexsort((keys[:, 1], keys[:, 0]))
     return order
 
@@ -147,9 +148,7 @@ class GrowingIdSet:
 
     def add_all(self, parts: Iterable[pa.Array]) -> None:
         """Take in ids that come in parts, such as the batches of a table: sorted once."""
-        keys = [keys_of(part) for part in parts]
-        if keys:
-            self._add(np.concatenate(keys))
+        self._add(np.concatenate([np.empty((0, 2), np.int64), *map(keys_of, parts)]))
 
     def contains(self, ids: Ids) -> np.ndarray:
         """Which ids are in the set: (len(ids),) bool."""
