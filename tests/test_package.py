@@ -33,9 +33,9 @@ ORDER = {
     "environment amounts progress ids tables instruction conversations reasoning recipe "
     "stored_vectors",
     "workers": "machine task child processes options group ray_actors opening",
-    "store": "nearby underway place reads commits locks rows checksums layout store catalog shards "
-    "fill features indices maintenance scores evaluation_results removal evaluations excerpts "
-    "kept_targets purge corpora sql integrity sizes status",
+    "store": "nearby underway place reads grouping commits locks rows checksums layout store "
+    "catalog shards fill features indices maintenance scores evaluation_results removal "
+    "evaluations excerpts kept_targets purge corpora sql integrity sizes status",
     "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
     "store/integrity": "isolated facts report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
