@@ -72,10 +72,10 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--kills", type=int, default=240)
+    parser.add_argument("--kills", type=int, default=120)
     parser.add_argument("--crowds", type=int, default=10)
     parser.add_argument("--full-disks", type=int, default=60)
-    parser.add_argument("--damages", type=int, default=400)
+    parser.add_argument("--damages", type=int, default=420)
     parser.add_argument("--s3", type=int, default=60)
     parser.add_argument("--only", default="", help="kinds of cases that begin with this")
     parser.add_argument("--table", action="store_true", help="print the table of all seeds, only")
@@ -102,38 +102,48 @@ def run_all(folder: Path, cases: Cases, asked: argparse.Namespace) -> None:
 
     world = World(folder)
     names = list(COMMANDS)
-
-    def run(kind: str, number: int, work: Callable[[random.Random], str]) -> None:
-        if kind.startswith(asked.only):
-            cases.run(kind, number, work)
-
-    for number in range(asked.kills):
-        name, step = names[number // 2 % len(names)], bool(number % 2)
-        run(f"kill {name}", number, partial(kill, world, name, step))
-    for number in range(asked.crowds):
-        run("writers at once", number, partial(crowd, world))
     writing = [name for name in names if not name.startswith("repair")]
+    remote = [name for name in writing if name not in PASSED_OVER]
+    damaged = sorted(files_of(world.base))
+    planned: list[tuple[float, str, int, Callable[[random.Random], str]]] = []
+
+    def plan(kind: str, number: int, count: int, work: Callable[[random.Random], str]) -> None:
+        if kind.startswith(asked.only):
+            planned.append(((number + 1) / count, kind, number, work))
+
+    for number, name in enumerate(_rounds(names, asked.kills)):
+        plan(f"kill {name}", number, asked.kills, partial(kill, world, name))
+    for number in range(asked.crowds):
+        plan("writers at once", number, asked.crowds, partial(crowd, world))
     for number in range(asked.full_disks):
         name = writing[number // 2 % len(writing)]
-        if number % 2:
-            run(f"files limited {name}", number, partial(limited_files, world, name))
-        else:
-            run(f"disk full {name}", number, partial(full_disk, world, name))
-    kinds = sorted(files_of(world.base))
+        how, work = ("files limited", limited_files) if number % 2 else ("disk full", full_disk)
+        plan(f"{how} {name}", number, asked.full_disks, partial(work, world, name))
     for number in range(asked.damages):
-        kind, how = kinds[number % len(kinds)], WAYS[number // len(kinds) % len(WAYS)]
-        run(f"damage {kind} ({how})", number, partial(damage, world, kind, how))
-    if asked.s3 and "S3".startswith(asked.only[:2]):
-        remote = [name for name in writing if name not in PASSED_OVER]
-        server = Server()
-        try:
-            for number in range(asked.s3):
-                kinds = TOGETHER if number % 4 == 3 else ALONE[number % len(ALONE)]
-                name = random.Random(f"{asked.seed} {number}").choice(remote)
-                what = kinds[0] if len(kinds) == 1 else "several at once"
-                run(f"S3 {what}", number, partial(mislead, world, server, name, kinds))
-        finally:
-            server.end()
+        kind = damaged[number % len(damaged)]
+        how = WAYS[(number + number // len(damaged)) % len(WAYS)]
+        plan(f"damage {kind}", number, asked.damages, partial(damage, world, kind, how))
+    server = Server()
+    for number in range(asked.s3):
+        kinds = TOGETHER if number % 4 == 3 else ALONE[number % len(ALONE)]
+        name = random.Random(f"{asked.seed} {number}").choice(remote)
+        what = kinds[0] if len(kinds) == 1 else "several at once"
+        plan(f"S3 {what}", number, asked.s3, partial(mislead, world, server, name, kinds))
+    try:
+        for _, kind, number, work in sorted(planned, key=lambda each: each[0]):
+            cases.run(kind, number, work)
+    finally:
+        server.end()
+
+
+def _rounds(names: list[str], count: int) -> list[str]:
+    """So many names in turn; those with workers, whose start costs most, every third time."""
+    chosen: list[str] = []
+    turn = 0
+    while len(chosen) < count:
+        chosen += [name for name in names if "workers" not in name or turn % 3 == 1]
+        turn += 1
+    return chosen[:count]
 
 
 def load_everything() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -12,66 +13,74 @@ from typing import Any
 
 from contents import contents, differences, leftovers
 from damage import files_of, hurt
-from processes import UNEXPECTED, Run, type_in
-from world import COMMANDS, World
+from helpers.killing import watched_changes
+from processes import Run, type_in
+from world import COMMANDS, Expected, World
 
-PURGING = ("remove --purge", "purge")
+TIMES = 3
+"""That a command is killed, at most, before it may end."""
 
 
-def kill(world: World, name: str, at_step: bool, draw: random.Random) -> str:
-    """Kill a command, look, type it again, look: how it ended; "ok" and "said" are well."""
+def kill(world: World, name: str, draw: random.Random) -> str:
+    """Kill a command, look, type it again and kill it again; at last let it end and compare.
+
+    Every second kill comes at a change of a file, the others at any moment.
+    """
+    repairing = name.startswith("repair")
+    expected = None if repairing else world.expected(name)
     store, out = world.fresh()
     words = world.words(COMMANDS[name], store, out)
     scratch = empty(world.folder / "tmp")
     log = world.folder / "case.log"
-    if name.startswith("repair"):
+    if repairing:
         kinds = [kind for kind in sorted(files_of(store)) if kind.startswith("data of")]
         hurt(store, draw.choice(files_of(store)[draw.choice(kinds)]), "flip", draw)
-        expected, files, moments, seconds = _undisturbed(world, store, words, log)
+        expected = _undisturbed(world, store, words, log)
+    assert expected is not None
+    killed: list[str] = []
+    at_step = draw.random() < 0.5
+    for _ in range(TIMES):
+        at_step = not at_step
+        step = draw.randrange(1, expected.moments + 1) if at_step else None
+        run = Run(lambda step=step: type_in(words, world.folder), log, step, scratch)
+        code = run.wait(None if at_step else draw.uniform(0.0, expected.seconds))
+        where = (
+            f"killed {[*killed, f'change {step} of {expected.moments}' if step else 'somewhere']}"
+        )
+        if orphans := run.orphans():
+            return f"{where}: processes were left behind: {orphans}"
+        if code != -signal.SIGKILL:
+            break
+        killed.append(f"change {step}" if step else "somewhere")
+        if why := look(world, store, None, damaged=repairing):
+            return f"{where}: {why}"
+        for path in out.iterdir():  # what is there under its own name is whole
+            theirs = expected.files.get(path.name)
+            if theirs is not None and not same_file(path.read_bytes(), theirs, store):
+                return f"{where}: {path.name} is half written"
     else:
-        known = world.expected(name)
-        expected, files = known.contents, known.files
-        moments, seconds = known.moments, known.seconds
-    step = draw.randrange(1, moments + 1) if at_step and moments else None
-    run = Run(lambda: type_in(words, world.folder), log, step, scratch)
-    first = run.wait(None if step else draw.uniform(0.0, seconds))
-    where = f"killed at change {step} of {moments}" if step else "killed"
-    if orphans := run.orphans():
-        return f"{where}: processes were left behind: {orphans}"
-    if first == UNEXPECTED:
-        return f"a traceback: {run.said[-900:]}"
-    if first == 0:
-        return "ok, done before the kill came"
-    if first != -signal.SIGKILL:
-        return f"it ended with {first} by itself: {run.said[-600:]}"
-    damaged = name.startswith("repair")
-    if why := look(world, store, None, damaged=damaged):
-        return f"{where}: {why}"
-    for path in out.iterdir():  # what is there under its own name is whole
-        if path.name in files and not same_file(path.read_bytes(), files[path.name], store):
-            return f"{where}: {path.name} is half written"
-    again = Run(lambda: type_in(words, world.folder), log, None, scratch)
-    code, printed = again.wait(), again.said
-    allowed = (0, 1) if damaged else (0, 2)  # 2: it was done, to the last trace
-    if code not in allowed or "Traceback" in printed:
-        return f"{where}; typed again, it ended with {code}: {printed[-900:]}"
-    if why := look(world, store, expected, compact=True, damaged=damaged and code == 1):
+        for path in scratch.iterdir():  # it is removed when nobody can be about to lock it
+            os.utime(path, (time.time() - 3600,) * 2)
+        run = Run(lambda: type_in(words, world.folder), log, None, scratch)
+        code = run.wait()
+    where = f"killed {killed}"
+    if not killed and code == 0:
+        return "ok, done before any kill came"
+    allowed = (0, 1) if repairing else (0, 2)  # 2: it was done, to the last trace
+    if code not in allowed or "Traceback" in run.said:
+        return f"{where}; typed again, it ended with {code}: {run.said[-900:]}"
+    damaged = repairing and code == 1
+    if why := look(world, store, expected.contents, compact=True, damaged=damaged):
         return f"{where}; typed again ({code}): {why}"
-    if code == 0 and (wrong := other_files(out, files, store)):
+    if code == 0 and (wrong := other_files(out, expected.files, store)):
         return f"{where}; typed again: {wrong}"
     if left := sorted(path.name for path in scratch.iterdir()):
         return f"{where}; left in the folder for temporary files: {left}"
-    return "ok, killed at a step" if step else "ok, killed at random"
+    return f"ok, killed {len(killed)} times"
 
 
-def _undisturbed(
-    world: World, store: Path, words: list[str], log: Path
-) -> tuple[dict[str, Any], dict[str, bytes], int, float]:
+def _undisturbed(world: World, store: Path, words: list[str], log: Path) -> Expected:
     """What a repair of this damaged store comes to."""
-    import pickle
-
-    from helpers.killing import watched_changes
-
     hurt_store = store.with_name("hurt")
     shutil.rmtree(hurt_store, ignore_errors=True)
     shutil.copytree(store, hurt_store)
@@ -86,7 +95,8 @@ def _undisturbed(
                 if end.code not in (0, 1):
                     raise
         seconds = time.process_time() - start
-        result.write_bytes(pickle.dumps((contents(str(store)), {}, len(moments), seconds)))
+        found = Expected(contents(str(store)), {}, seconds, len(moments))
+        result.write_bytes(pickle.dumps(found))
 
     run = Run(work, log)
     if code := run.wait():

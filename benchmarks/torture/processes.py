@@ -82,7 +82,7 @@ class Run:
                 return os.waitstatus_to_exitcode(status)
             if kill_after is not None and self._used() >= kill_after:
                 break
-            time.sleep(0.002)
+            time.sleep(0.02 if kill_after is None else 0.005)
         os.kill(self.number, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(self.number, 0)[1])
 
@@ -96,7 +96,7 @@ class Run:
         while found := self._living():
             if time.monotonic() > until:
                 return found
-            time.sleep(0.05)
+            time.sleep(0.2)
         return []
 
     def _living(self) -> list[str]:

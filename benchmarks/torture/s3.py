@@ -25,9 +25,16 @@ _SHARES = (0.02, 0.1, 0.3)
 
 
 class Server:
-    """A moto server and the proxy before it, in a process of their own."""
+    """A moto server and the proxy before it, in a process of their own, once it is needed."""
 
     def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self.direct = self.faulty = ""
+
+    def begin(self) -> None:
+        """Start both, unless they run."""
+        if self._process is not None:
+            return
         self._process = subprocess.Popen(
             [sys.executable, str(Path(faulty_s3.__file__))],
             stdin=subprocess.PIPE,
@@ -60,15 +67,17 @@ class Server:
             pass
 
     def end(self) -> None:
-        """End both."""
-        self._process.kill()
-        self._process.wait()
+        """End both, if they run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
 
 def mislead(
     world: World, server: Server, name: str, kinds: tuple[str, ...], draw: random.Random
 ) -> str:
     """Run a command behind such an S3; then again behind a good one."""
+    server.begin()
     _, out = world.fresh()
     uri = server.put(world.base)
     words = world.words(COMMANDS[name], uri, out)

@@ -75,6 +75,21 @@ def test_the_same_process_answers_after_all_of_them(session: SqlSession) -> None
     assert rows(session, "SELECT count(*) AS n FROM features") == [{"n": 60}]
 
 
+def test_a_file_with_the_name_of_the_database_is_a_file(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = [":memory:", ":memory:.wal", ":memory:.wal.recovery"]
+    with SqlSession(store.uri) as session:
+        for name in names:
+            (tmp_path / name).write_text("a,b\n1,2\n")
+            for path in (name, tmp_path / name):
+                for function in ("read_text", "read_csv", "read_blob"):
+                    with pytest.raises(QueryError):
+                        session.run(f"FROM {function}('{path}')").read_all()
+        assert rows(session, "SELECT current_setting('allowed_paths') AS open") == [{"open": []}]
+
+
 def test_what_a_session_says_of_itself_names_no_place(
     session: SqlSession, store: Store, folder: Path
 ) -> None:
