@@ -442,10 +442,10 @@ class _Rows:
         """Yield the members in parts, each with its rows of the pool."""
         schema = self.store.dataset("pool", self.coreset.pool_version).schema
         columns = list(dict.fromkeys([*conversation_columns(schema), *self.extra.read]))
-        for start in range(0, members.num_rows, _ROWS_PER_PART):
-            part = members.slice(start, _ROWS_PER_PART)
-            ids = part["id"].to_pylist()
-            yield part, self.store.take(ids, columns, self.coreset.pool_version)
+        ids = members["id"].to_pylist()
+        parts = self.store.stream(ids, columns, self.coreset.pool_version, rows=_ROWS_PER_PART)
+        for number, rows in enumerate(parts):
+            yield members.slice(number * _ROWS_PER_PART, _ROWS_PER_PART), rows
 
     def converted(self, rows: pa.Table) -> Iterator[Converted | str]:
         """Yield the rows in the format, or why it cannot hold one."""

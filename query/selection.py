@@ -21,6 +21,7 @@ from ..schemas.plain_text import count_of
 from ..schemas.version import VERSION
 from ..store.features import annotations_used, completion
 from ..store.fill import count_unfilled
+from ..store.rows import row_keys
 from .approximate import Search
 from .comparison import comparison
 from .coresets import Coreset, check_free, free_name, mix_of, record, rule_notes
@@ -197,11 +198,11 @@ def eligible_rows(snapshot: Snapshot, request: Request) -> IdSet | None:
         eligible = IdSet(keys_of(ids))
     if request.among is not None:
         if eligible is None:
-            eligible = IdSet(keys_of(snapshot.pool.to_table(columns=["id"])["id"]))
+            eligible = IdSet(row_keys(snapshot.pool))
         eligible = eligible.within(request.among)
     for coreset in request.rules.excluded:
         if eligible is None:
-            eligible = IdSet(keys_of(snapshot.pool.to_table(columns=["id"])["id"]))
+            eligible = IdSet(row_keys(snapshot.pool))
         eligible = eligible.without(IdSet(coreset.keys))
     return eligible
 

@@ -8,6 +8,7 @@ of ids takes 16 bytes each: `IdSet` is fixed, `GrowingIdSet` takes more in.
 from __future__ import annotations
 
 import binascii
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 ID_DIGITS = 32
 _BIAS = np.uint64(1 << 63)
+_ADDED_AT_ONCE = 1 << 18
 
 
 Ids = list[str] | pa.Array | pa.ChunkedArray
@@ -135,6 +137,23 @@ class GrowingIdSet:
         while self._parts and len(self._parts[-1]) < 2 * len(keys):
             keys = np.concatenate([self._parts.pop().keys(), keys])
         self._parts.append(IdSet(keys))
+
+    def copy(self) -> GrowingIdSet:
+        """A set of the same ids, which takes no memory of its own until either takes more in."""
+        other = GrowingIdSet()
+        other._parts = list(self._parts)
+        return other
+
+    def add_all(self, parts: Iterable[pa.Array]) -> None:
+        """Take in ids that come in parts, many parts at once."""
+        waiting: list[pa.Array] = []
+        for part in parts:
+            waiting.append(part)
+            if sum(map(len, waiting)) >= _ADDED_AT_ONCE:
+                self.add(pa.chunked_array(waiting))
+                waiting = []
+        if waiting:
+            self.add(pa.chunked_array(waiting))
 
     def contains(self, ids: Ids) -> np.ndarray:
         """Which ids are in the set: (len(ids),) bool."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ...schemas.ids import GrowingIdSet, IdSet, keys_of
 from ...schemas.plain_text import count_of
 from ..removal import UNSETTLED
 
@@ -72,6 +73,10 @@ class Tables(Protocol):
         """Columns of all its rows."""
         ...
 
+    def batches(self, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """What `read` reads, in batches: for columns that have a value for every row."""
+        ...
+
     def reread(self, table: str, columns: list[str]) -> pa.Table:
         """The same of the version that is the newest by now."""
         ...
@@ -111,12 +116,15 @@ def coreset_tag(name: str, table: str) -> str:
 
 def _removed_rows(tables: Tables, facts: Facts) -> None:
     """A row that was removed or purged is not in the pool."""
-    stones = tables.read("removed", ["id", "state"])
-    gone = stones.filter(pc.is_in(stones["state"], pa.array(["removed", "purged"])))  # pyright: ignore[reportAttributeAccessIssue]
+    removed = tables.read("removed", ["id", "state"])
+    gone = removed.filter(pc.is_in(removed["state"], pa.array(["removed", "purged"])))  # pyright: ignore[reportAttributeAccessIssue]
     if not gone.num_rows:
         return
-    pool = tables.read("pool", ["id"])["id"]
-    there = pool.filter(pc.is_in(pool, gone["id"].combine_chunks())).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+    stones = IdSet(keys_of(gone["id"]))
+    there: list[str] = []
+    for batch in tables.batches("pool", ["id"]):
+        among = stones.contains(keys_of(batch["id"]))
+        there += batch["id"].filter(pa.array(among)).to_pylist()
     if there:
         few = ", ".join(there[:_NAMED]) + (", ..." if len(there) > _NAMED else "")
         detail = f"{count_of(len(there), 'row')} that the table removed says were removed: {few}"
@@ -291,11 +299,13 @@ def _measurements(tables: Tables, facts: Facts) -> None:
 
 def _places(tables: Tables, facts: Facts) -> None:
     """Every row of the pool was read somewhere."""
-    pool = tables.read("pool", ["id"])["id"]
-    seen = tables.read("sources", ["id"])["id"].combine_chunks()
+    seen = GrowingIdSet()
+    seen.add_all(batch["id"] for batch in tables.batches("sources", ["id"]))
     if not len(seen):
         return  # rows that another tool put there
-    placeless = len(pool) - (pc.sum(pc.is_in(pool, seen)).as_py() or 0)  # pyright: ignore[reportAttributeAccessIssue]
+    placeless = sum(
+        int((~seen.contains(batch["id"])).sum()) for batch in tables.batches("pool", ["id"])
+    )
     if placeless:
         facts.remarks.append(
             f"sources: where {count_of(placeless, 'row')} of the pool "
