@@ -51,7 +51,7 @@ pictures: $(VENV)/.installed-dev demo
 	$(BIN)/python docs/take_pictures.py coresetdb-demo/pool math
 
 torture: $(VENV)/.installed
-	$(BIN)/python benchmarks/torture.py build/torture $(OPTIONS)
+	$(BIN)/python benchmarks/torture build/torture $(OPTIONS)
 
 evidence: $(VENV)/.installed-evaluate
 	$(BIN)/python benchmarks/evidence.py $(CORPORA) $(OUT) --model $(MODEL) $(OPTIONS)
