@@ -10,6 +10,7 @@ order of the table, so that ids and scores are those of one process to the bit.
 
 from __future__ import annotations
 
+import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..schemas.amounts import parse_budget
-from ..schemas.errors import UsageError
+from ..schemas.errors import StoreNotFoundError, UsageError
 from ..schemas.ids import IdSet
 from ..schemas.plain_text import count_of
 from ..schemas.progress import Progress
@@ -53,10 +54,19 @@ class ScanWorker:
 
     Args:
         settings: `uri` and `storage_options` of the store.
+
+    Raises:
+        StoreNotFoundError: this machine does not see the store.
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._store = Store.open(settings["uri"], settings["storage_options"])
+        try:
+            self._store = Store.open(settings["uri"], settings["storage_options"])
+        except StoreNotFoundError as error:
+            raise StoreNotFoundError(
+                f"a worker on {platform.node()}: {error}. Every node has to reach the store at the "
+                "same place: a shared folder, or s3"
+            ) from error
         self._request: dict[str, Any] | None = None
         self._method: Method | None = None
         self._comparison: Comparison | None = None
