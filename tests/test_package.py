@@ -42,9 +42,9 @@ ORDER = {
     "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot methods weights queries groups scanning pool_statistics "
     "sketch_noise comparison ranking formats token_budget result_rows origins coresets "
-    "coreset_facts distances indexing listed_rows removal rules dedup request approximate "
-    "selection replay scores score targets measured readiness method_list compare explaining "
-    "distributions closeness imported extra_columns export leaks atlas",
+    "coreset_facts distances indexing listed_rows removal rules dedup request shared_scan "
+    "approximate selection replay scores score targets measured readiness method_list compare "
+    "explaining distributions closeness imported extra_columns export leaks atlas",
     "query/pool_statistics": "statistic background centring",
     "evaluation": "statistics answers items metrics learned_loss training study arm_rows harness "
     "results running matrix",
