@@ -1154,6 +1154,47 @@ class Database:
 
     # -- scores ------------------------------------------------------------------------------
 
+    def explore(
+        self,
+        *,
+        feature: str | None = None,
+        port: int = 0,
+        browser: bool = True,
+        notebook: PathLike | None = None,
+        edit: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Show the pool as a page in the browser, until Ctrl-C: a map, filters, rows, SQL.
+
+        The page is served at an address of this machine alone, behind a token. It only reads, but
+        for the coresets that are made in it; the map itself is made once and kept as an
+        annotation. Needs the extra `coresetdb[explore]`.
+
+        Args:
+            feature: by whose vectors the map is drawn; `rds` or the first with vectors by default.
+            port: of the page's address; a free one by default.
+            browser: open the page; its address is printed in any case.
+            notebook: a copy of the page's notebook, which is shown in place of it; where there is
+                no such file it is written.
+            edit: edit that copy in marimo.
+            progress: receives news of the map, and the address; printed by default.
+
+        Raises:
+            UsageError: a package is not installed, the port is taken, or `edit` without a notebook.
+            MissingFeatureError: the pool has no such feature, or no vectors at all.
+        """
+        from .explorer.server import explore
+
+        explore(
+            self.store,
+            feature=feature,
+            port=port,
+            browser=browser,
+            notebook=None if notebook is None else os.fspath(notebook),
+            edit=edit,
+            say=print if progress is None else progress.say,
+        )
+
     def score(
         self,
         target: str,
