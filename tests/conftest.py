@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.warm_processes import WarmParent
 from hypothesis import settings
 
 # Nothing is timed in tests, not even by Hypothesis.
@@ -70,3 +71,10 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmParent]:
+    """Starts processes that have torch loaded."""
+    with WarmParent() as parent:
+        yield parent
