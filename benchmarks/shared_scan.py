@@ -1,6 +1,6 @@
 """An exact scan of one process and of workers: seconds, CPU seconds, and the same rows.
 
-    python benchmarks/shared_scan.py STORE TARGET [--methods rds,less,trim] [--workers 2] [--rounds 3]
+    python benchmarks/shared_scan.py STORE TARGET [--methods rds,less] [--workers 2] [--rounds 3]
 
 Every way selects in a process of its own and saves nothing; ways take turns. `seconds` are those of
 `Database.select`, so that the libraries of the process are loaded and those of its workers are not;
