@@ -20,6 +20,7 @@ import argparse
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,12 +48,13 @@ def forget_cached(folder: Path) -> None:
 
 def measured(store: Path, options: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
     """Yield the figures of every method."""
+    begun = f"{time.time():.0f}"  # a store that was kept has coresets of earlier runs
     for method in options.methods.split(";"):
         runs = []
         for run in range(2):
             if not run:
                 forget_cached(store)
-            name = f"{method}-{run}".translate({ord(each): "-" for each in ":(,)="})
+            name = f"{method}-{run}-{begun}".translate({ord(each): "-" for each in ":(,)="})
             out = ["--out", str(scratch / f"{name}.jsonl"), "--name", name]
             given = ["--method", method, "--budget", str(options.budget), *out]
             runs.append(taken("select", str(store), TARGET, *given))
