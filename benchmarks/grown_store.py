@@ -2,59 +2,102 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from coresetdb.schemas.canonical import digest
+from coresetdb.schemas.canonical import DIGEST_BYTES
+from coresetdb.store.rows import key_of
 from coresetdb.store.store import Store
 
 CORPUS = "copies"
-WORDS_OF_COPY = "copy {copy} "
+COMMIT_ROWS = 20_000
+"""The least rows of a fragment that an ingestion does not merge any more."""
 
 
-def grow(folder: str | Path, rows: int) -> None:
+def grow(folder: str | Path, rows: int, commit_rows: int = COMMIT_ROWS) -> None:
     """Append copies of a store's pool until it has so many rows.
 
     Every copy is a row of its own: it has another id, and its first turn begins with the number of
     the copy. Features are those of the original, so vectors repeat.
+
+    Args:
+        commit_rows: of every commit, each of which makes a fragment.
     """
     store = Store.open(str(folder))
     dataset = store.dataset("pool")
-    originals = dataset.to_table(filter=f"corpus != '{CORPUS}'")
-    have, copy = dataset.count_rows(), dataset.count_rows() // max(1, len(originals))
-    while have < rows:
-        part = _copied(originals.slice(0, rows - have), copy)
+    have = dataset.count_rows()
+    if have >= rows:
+        return
+    originals = dataset.to_table(filter=f"corpus != '{CORPUS}'").combine_chunks()
+    schema = store.dataset("sources").schema
+    for part, copies in _copies(originals, have, rows - have, commit_rows):
         store.append("pool", part)
-        store.append("sources", _sources(part, store.dataset("sources").schema, copy))
-        have, copy = have + len(part), copy + 1
+        store.append("sources", _sources(part["id"].to_pylist(), copies, schema))
+        have += len(part)
         print(f"\rgrown to {have:,} rows", end="", file=sys.stderr)
+    store.sync()
     print(file=sys.stderr)
 
 
-def _copied(originals: pa.Table, copy: int) -> pa.Table:
-    ids = [digest(f"{each}:{copy}") for each in originals["id"].to_pylist()]
-    messages = originals["messages"].to_pylist()
-    for turns in messages:
-        turns[0]["content"] = WORDS_OF_COPY.format(copy=copy) + (turns[0]["content"] or "")
-    changed = {"id": ids, "messages": messages, "corpus": [CORPUS] * len(ids)}
+def _copies(
+    originals: pa.Table, have: int, rows: int, commit_rows: int
+) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Yield so many new rows in commits, with the number of each row's copy."""
+    numbers = np.arange(have, have + rows)
+    for start in range(0, rows, commit_rows):
+        chosen = numbers[start : start + commit_rows]
+        copies = chosen // len(originals)
+        own = originals.take(pa.array(chosen % len(originals))).combine_chunks()
+        yield _changed(own, copies), copies
+
+
+def _changed(rows: pa.Table, copies: np.ndarray) -> pa.Table:
+    ids = [
+        hashlib.blake2b(f"{each}:{copy}".encode(), digest_size=DIGEST_BYTES).hexdigest()
+        for each, copy in zip(rows["id"].to_pylist(), copies.tolist(), strict=True)
+    ]
+    changed = {
+        "id": pa.array(ids),
+        "messages": _marked(rows["messages"].combine_chunks(), copies),
+        "corpus": pa.array([CORPUS] * len(ids)),
+    }
     for name, values in changed.items():
-        place = originals.schema.get_field_index(name)
-        field = originals.schema.field(name)
-        originals = originals.set_column(place, field, pa.array(values, field.type))
-    return originals
+        place = rows.schema.get_field_index(name)
+        rows = rows.set_column(place, rows.schema.field(name), values)
+    return rows
 
 
-def _sources(rows: pa.Table, schema: pa.Schema, copy: int) -> pa.Table:
-    from coresetdb.store.rows import key_of
+def _marked(messages: pa.ListArray, copies: np.ndarray) -> pa.ListArray:
+    """Conversations whose first turn says which copy they are."""
+    offsets = messages.offsets.to_numpy()
+    turns = messages.values
+    words = np.full(len(turns), None, object)
+    words[offsets[:-1]] = [f"copy {copy} " for copy in copies]
+    first = pa.array(words, pa.string())
+    fields = {field.name: turns.field(field.name) for field in messages.type.value_type}
+    own = fields["content"]
+    marked = pc.binary_join_element_wise(first, pc.fill_null(own, ""), "")
+    fields["content"] = pc.if_else(first.is_valid(), marked, own)
+    changed = pa.StructArray.from_arrays(
+        list(fields.values()), fields=list(messages.type.value_type)
+    )
+    return pa.ListArray.from_arrays(messages.offsets, changed, messages.type)
 
-    ids, file = rows["id"].to_pylist(), f"copy-{copy}.jsonl"
+
+def _sources(ids: list[str], copies: np.ndarray, schema: pa.Schema) -> pa.Table:
+    files = [f"copy-{copy}.jsonl" for copy in copies]
+    places = list(zip(ids, files, range(len(ids)), strict=True))
     filled = {
-        "key": [key_of(each, CORPUS, file, line) for line, each in enumerate(ids)],
+        "key": [key_of(each, CORPUS, file, line) for each, file, line in places],
         "id": ids,
         "corpus": [CORPUS] * len(ids),
-        "file": [file] * len(ids),
+        "file": files,
         "line": list(range(len(ids))),
     }
     return pa.Table.from_arrays(

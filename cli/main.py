@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from ..schemas.errors import AmbiguousFormatError, CoresetDBError, UsageError
-from ..schemas.plain_text import first_line, safe
+from ..schemas.plain_text import first_line, safe, said_by_lance
 from ..schemas.version import VERSION
 from .options import talk
 from .store_argument import HELP, StoreArgument
@@ -58,6 +58,7 @@ COMMANDS = {
     "quantiles": ("evaluate", "Train on each bin of a ranking."),
     "transfer": ("score", "Score targets' examples for one another."),
     "sql": ("sql", "Ask a store anything in SQL."),
+    "explore": ("explore", "Look at a pool in the browser."),
     "demo": ("demo", "Ingest a sample and select from it."),
     "completion": ("maintenance", "Print a shell's completion script."),
 }
@@ -187,7 +188,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.stdout = None
         sys.exit(0)
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not said_by_lance(error):
             raise
         talk(  # Lance gave up on something that this package reads without a guard
             f"Error: Lance failed: {first_line(error)}. If it fails again, check the store: "

@@ -17,6 +17,7 @@ from ..schemas.errors import UsageError
 from ..schemas.recipe import Recipe
 from ..store.catalog import Artifact, facts_of
 from ..store.features import features_of
+from ..store.grouping import grouped
 from ..store.status import Status, status_of
 from ..store.store import Store
 from .create import pending, recipes_of
@@ -80,17 +81,16 @@ def basis_drift(store: Store) -> list[dict[str, Any]]:
         for own, column in columns_of(recipe).items():
             if not own.endswith(KEPT) or column not in pool.schema.names:
                 continue
-            rows = pool.to_table(columns=["corpus", column])
+            groups = grouped(pool, ["corpus"], [(column, "count"), (column, "sum")])
             usual = _of_the_sample(store, recipe)
-            grouped = rows.group_by("corpus").aggregate([(column, "count"), (column, "mean")])
-            for group in sorted(grouped.to_pylist(), key=lambda group: group["corpus"]):
-                if group[f"{column}_count"]:
-                    kept = min(group[f"{column}_mean"], 1.0)  # rounding may exceed 1
+            for group in sorted(groups, key=lambda group: group["corpus"]):
+                if rows := group[f"{column}_count"]:
+                    kept = min(group[f"{column}_sum"] / rows, 1.0)  # rounding may exceed 1
                     drift.append(
                         {
                             "basis": column,
                             "corpus": group["corpus"],
-                            "rows": group[f"{column}_count"],
+                            "rows": rows,
                             "kept": kept,
                             "of the sample": usual,
                             "refit due": usual is not None and is_due(kept, usual),

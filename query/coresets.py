@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 
 from ..schemas.canonical import canonical_json
 from ..schemas.errors import UsageError
-from ..schemas.ids import IdSet, keys_of
+from ..schemas.ids import IdSet, ids_of, keys_of
 from ..schemas.notebook import html_bars
 from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
 from ..store.purge import PURGED, universe_of
-from ..store.removal import Tombstone, among, tombstones
-from ..store.rows import keys_under
+from ..store.removal import Tombstone, tombstones
+from ..store.rows import keys_under, row_keys
 from .methods import as_recorded
 from .names import LONGEST, name_lock, unknown_coreset
 from .origins import Origin, origins
@@ -421,9 +421,8 @@ def _removed_and_corpora(
     removed = {stone.id: stone for stone in tombstones(snapshot.store, ids)}
     if not removed and PURGED not in parameters:
         return {}, snapshot.take(ids, ["corpus"])["corpus"]
-    pool = snapshot.pool.to_table(columns=["id"])["id"].combine_chunks()
-    members = pa.array(ids, pa.string())
-    there = set(members.filter(among(members, pool)).to_pylist())
+    pool = row_keys(snapshot.pool)
+    there = set(ids_of(pool[IdSet(keys_of(list(ids))).contains(pool)]))
     if PURGED in parameters:  # some may have been purged, and their tombstones lifted since
         when = datetime.fromisoformat(parameters[PURGED]["at"])
         gone = [each for each in ids if each not in there and each not in removed]

@@ -23,6 +23,7 @@ from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import CoresetDBError, OutputError, UsageError
 from ..schemas.ids import keys_of
 from ..schemas.plain_text import LinesResult, count_of
+from ..schemas.scratch import beginning_of
 from ..schemas.version import VERSION
 from ..selectors.random_order import shuffled
 from ..store.layout import require_outside
@@ -86,7 +87,7 @@ def replacing(out: str) -> Iterator[str]:
         OutputError: the file cannot be written.
     """
     require_outside(out)
-    part = f"{out}.part-{os.getpid()}"
+    part = beginning_of(out)
     try:
         yield part
         os.replace(part, out)
@@ -441,10 +442,10 @@ class _Rows:
         """Yield the members in parts, each with its rows of the pool."""
         schema = self.store.dataset("pool", self.coreset.pool_version).schema
         columns = list(dict.fromkeys([*conversation_columns(schema), *self.extra.read]))
-        for start in range(0, members.num_rows, _ROWS_PER_PART):
-            part = members.slice(start, _ROWS_PER_PART)
-            ids = part["id"].to_pylist()
-            yield part, self.store.take(ids, columns, self.coreset.pool_version)
+        ids = members["id"].to_pylist()
+        parts = self.store.stream(ids, columns, self.coreset.pool_version, rows=_ROWS_PER_PART)
+        for number, rows in enumerate(parts):
+            yield members.slice(number * _ROWS_PER_PART, _ROWS_PER_PART), rows
 
     def converted(self, rows: pa.Table) -> Iterator[Converted | str]:
         """Yield the rows in the format, or why it cannot hold one."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..schemas.errors import MissingFeatureError, UsageError, suggest
+from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import PrintedResult, count_of
 from ..schemas.progress import Progress
 from ..schemas.tables import literal
@@ -348,8 +349,8 @@ def _in_pool(
     if rows.corpus is not None:
         there = _corpora(pool.filter(pc.equal(pool["corpus"], rows.corpus)))  # pyright: ignore[reportAttributeAccessIssue]
         seen = sources.to_table(columns=["id"], filter=f"corpus = {literal(rows.corpus)}")["id"]
-        in_pool = removal.among(seen, pool["id"].combine_chunks())
-        missing = seen.filter(pc.invert(in_pool)).to_pylist()  # pyright: ignore[reportAttributeAccessIssue]
+        in_pool = IdSet(keys_of(pool["id"])).contains(keys_of(seen))
+        missing = seen.filter(pa.array(~in_pool)).to_pylist()
         absent = {each for each in missing if each not in removed}
         if not there and not absent and not earlier:
             known = set(pool["corpus"].unique().to_pylist())

@@ -8,6 +8,7 @@ of ids takes 16 bytes each: `IdSet` is fixed, `GrowingIdSet` takes more in.
 from __future__ import annotations
 
 import binascii
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,9 @@ def unsigned_halves(keys: np.ndarray) -> np.ndarray:
 def id_order(keys: np.ndarray) -> np.ndarray:
     """The order of the ids, (n,) int64, for keys (n, 2); equal keys in any order."""
     order = np.argsort(keys[:, 0])  # much faster than by two words, which are hardly ever needed
-    high, low = keys[order, 0], keys[order, 1]
-    if ((high[1:] == high[:-1]) & (low[1:] != low[:-1])).any():
+    high = keys[order, 0]
+    equal = np.flatnonzero(high[1:] == high[:-1])
+    if (keys[order[equal], 1] != keys[order[equal + 1], 1]).any():
         order = np.lexsort((keys[:, 1], keys[:, 0]))
     return order
 
@@ -131,10 +133,22 @@ class GrowingIdSet:
 
     def add(self, ids: Ids) -> None:
         """Take ids in."""
-        keys = keys_of(ids)
+        self._add(keys_of(ids))
+
+    def _add(self, keys: np.ndarray) -> None:
         while self._parts and len(self._parts[-1]) < 2 * len(keys):
             keys = np.concatenate([self._parts.pop().keys(), keys])
         self._parts.append(IdSet(keys))
+
+    def copy(self) -> GrowingIdSet:
+        """A set of the same ids, which takes no memory of its own until either takes more in."""
+        other = GrowingIdSet()
+        other._parts = list(self._parts)
+        return other
+
+    def add_all(self, parts: Iterable[pa.Array]) -> None:
+        """Take in ids that come in parts, such as the batches of a table: sorted once."""
+        self._add(np.concatenate([np.empty((0, 2), np.int64), *map(keys_of, parts)]))
 
     def contains(self, ids: Ids) -> np.ndarray:
         """Which ids are in the set: (len(ids),) bool."""

@@ -17,6 +17,7 @@ import pyarrow as pa
 from ..schemas.errors import UsageError, suggest
 from ..schemas.tables import REJECTS, RUNS, SOURCES, literal
 from . import purge, removal
+from .grouping import grouped
 from .rows import key_of
 
 if TYPE_CHECKING:
@@ -29,11 +30,9 @@ _LONGEST = 200
 
 def list_corpora(store: Store) -> list[dict[str, Any]]:
     """The corpora by name: rows, tokens, files, rows removed, and records rejected."""
-    rows = store.dataset("pool").to_table(columns=["corpus", "tokens", "response_tokens"])
-    grouped = rows.group_by("corpus").aggregate(
-        [("corpus", "count"), ("tokens", "sum"), ("response_tokens", "sum")]
-    )
-    counted = {row["corpus"]: row for row in grouped.to_pylist()}
+    aggregations = [("corpus", "count"), ("tokens", "sum"), ("response_tokens", "sum")]
+    groups = grouped(store.dataset("pool"), ["corpus"], aggregations)
+    counted = {row["corpus"]: row for row in groups}
     files = _counted(store, "sources", ["corpus", "file"], distinct=True)
     rejected = _counted(store, "rejects", ["corpus"])
     removed = Counter(stone.corpus for stone in removal.tombstones(store))
@@ -137,11 +136,10 @@ def _was_interrupted(store: Store, old: str, new: str) -> bool:
 def _counted(
     store: Store, table: str, columns: Sequence[str], distinct: bool = False
 ) -> Counter[str]:
-    rows: pa.Table = store.dataset(table).to_table(columns=list(columns))
-    if distinct:
-        rows = rows.group_by(list(columns)).aggregate([])
-    counts = rows["corpus"].value_counts().to_pylist()
-    return Counter({row["values"]: row["counts"] for row in counts})
+    counts = Counter[str]()
+    for group in grouped(store.dataset(table), columns, [("corpus", "count")]):
+        counts[group["corpus"]] += 1 if distinct else group["corpus_count"]
+    return counts
 
 
 def _with_corpus(rows: pa.Table, corpus: str) -> pa.Table:

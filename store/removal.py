@@ -218,8 +218,8 @@ def settle(store: Store, returned: Returned | None = None) -> int:
     if layout.has_table(store.place, "removed_rows"):
         kept = store.dataset("removed_rows").to_table(columns=["id"])["id"]
         if unmarked := _without(kept, rows["id"]):
-            pool = store.dataset("pool").to_table(columns=["id"])["id"].combine_chunks()
-            copies = pool.filter(among(pool, unmarked))
+            pool = store.dataset("pool").to_table(columns=["id"])["id"]
+            copies = pool.filter(among(pool, unmarked)).combine_chunks()
             delete_rows(store, "removed_rows", copies)
     return leaving.num_rows + returning.num_rows
 
@@ -295,7 +295,7 @@ def _leave(store: Store, ids: Sequence[str]) -> None:
 
 def _return(store: Store, ids: Sequence[str], progress: Progress, returned: Returned | None) -> int:
     kept = store.dataset("removed_rows")
-    there = kept.to_table(columns=["id"])["id"].combine_chunks()
+    there = kept.to_table(columns=["id"])["id"]
     back = there.filter(among(there, ids)).to_pylist()
     schema = store.dataset("pool").schema
     columns, restored = [name for name in kept.schema.names if name in schema.names], 0
@@ -315,7 +315,7 @@ def _return(store: Store, ids: Sequence[str], progress: Progress, returned: Retu
 def _keep(store: Store, ids: Sequence[str], progress: Progress) -> None:
     """Write what the pool has of the rows to `removed_rows`."""
     pool = store.dataset("pool")
-    there = pool.to_table(columns=["id"])["id"].combine_chunks()
+    there = pool.to_table(columns=["id"])["id"]
     present = there.filter(among(there, ids)).to_pylist()
     _align(store, pool.schema)
     kept = 0

@@ -3,10 +3,10 @@
 The first column of a table is its key. `key_of` makes one from several values, `offsets_of` finds
 the places of keys in a table, `HeldKeys` the keys that a table holds.
 
-The part given to one commit becomes the pages on disk, because an insert-if-absent gathers it
-whole before it writes. 8 MB of the widest vector keeps later scans at full speed; pages of 50 MB
-make them 3 to 5 times slower, permanently. Lists of unequal length scan alike from pages of 8 and
-of 100 MB (measured), so their parts are limited by memory alone.
+The part that an insert-if-absent is given becomes the pages on disk, because Lance gathers it whole
+before it writes, and so does each batch of what is appended. 8 MB of the widest vector keeps later
+scans at full speed; pages of 50 MB make them 3 to 5 times slower, permanently. Lists of unequal
+length scan alike from pages of 8 and of 100 MB (measured): their parts are limited by memory alone.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import pyarrow.compute as pc
 
 from ..schemas.canonical import DIGEST_BYTES, canonical_json, digest_of
 from ..schemas.errors import StoreError
-from ..schemas.ids import GrowingIdSet
+from ..schemas.ids import GrowingIdSet, keys_of
 from ..schemas.stored_vectors import is_coded
+from ..schemas.tables import literal
 
 
 def key_of(*parts: Any) -> str:
@@ -62,16 +63,41 @@ def offsets_of(dataset: Any, uri: str, table: str, keys: Sequence[str]) -> list[
         StoreError: some keys are not in that version; names the first of them.
     """
     wanted = pa.array(keys, pa.string())
-    there = dataset.to_table(columns=[key_column(dataset.schema)])[0]
-    offsets = np.flatnonzero(_positions(there, wanted).is_valid().to_numpy())
-    order = _positions(wanted, there.take(pa.array(offsets)).combine_chunks())
-    if order.null_count:
-        missing = wanted.filter(order.is_null()).to_pylist()
+    unique = wanted.unique()
+    places = np.full(len(unique), -1, np.int64)
+    at = 0
+    for stretch in _stretches(dataset):
+        found = _positions(stretch, unique)
+        here = np.flatnonzero(found.is_valid().to_numpy())
+        places[found.drop_null().to_numpy()] = at + here
+        at += len(stretch)
+    offsets = places[_positions(wanted, unique).to_numpy()]
+    if (offsets < 0).any():
+        missing = wanted.filter(pa.array(offsets < 0)).to_pylist()
         raise StoreError(
             f"{uri}: {len(missing)} of {len(keys)} rows are not in table {table} version "
             f"{dataset.version}; the first is {missing[0]}"
         )
-    return offsets[order.to_numpy()].tolist()
+    return offsets.tolist()
+
+
+def row_keys(dataset: Any) -> np.ndarray:
+    """The row ids of a table (see `schemas/ids.py`), (n, 2) int64, in its order."""
+    parts = [keys_of(stretch) for stretch in _stretches(dataset)]
+    return np.concatenate(parts) if parts else np.empty((0, 2), np.int64)
+
+
+def _stretches(dataset: Any) -> Iterator[pa.ChunkedArray]:
+    """The keys of a table in its order, `STRETCH_ROWS` or more at once."""
+    batches: list[pa.Array] = []
+    key = key_column(dataset.schema)
+    for batch in dataset.scanner(columns=[key], scan_in_order=True).to_batches():
+        batches.append(batch.column(0))
+        if sum(map(len, batches)) >= STRETCH_ROWS:
+            yield pa.chunked_array(batches)
+            batches = []
+    if batches:
+        yield pa.chunked_array(batches)
 
 
 class HeldKeys:
@@ -97,7 +123,8 @@ class HeldKeys:
         fresh = [part for number, part in fragments.items() if number not in self._fragments]
         if fresh:
             key = key_column(dataset.schema)
-            self._keys.add(dataset.scanner(columns=[key], fragments=fresh).to_table()[key])
+            batches = dataset.scanner(columns=[key], fragments=fresh).to_batches()
+            self._keys.add_all(batch[key] for batch in batches)
         self._fragments = now
         return self._keys
 
@@ -107,6 +134,8 @@ def _positions(values: Any, among: pa.Array) -> Any:
     return pc.index_in(values, value_set=among)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+STRETCH_ROWS = 1 << 18
+"""Keys of a table that are looked through at once: 9 MB as text."""
 PAGE_BYTES = 8 << 20
 RAGGED_PAGE_BYTES = 32 << 20  # of texts and lists
 COMMIT_ROWS = 10_000
@@ -197,6 +226,18 @@ def distinct(rows: pa.Table, key: str, keep: Literal["first", "last"]) -> pa.Tab
     return rows.take(pa.array(sorted(place.values()), pa.int64()))
 
 
+def delete_second_rows(dataset: Any, keys: Iterable[str]) -> int:
+    """Delete all but the first row of each key, in one commit; return how many rows those are."""
+    key = key_column(dataset.schema)
+    asked = f"{key} IN ({', '.join(map(literal, keys))})"
+    stored = dataset.scanner([key], asked, with_row_id=True).to_table()
+    first = distinct(stored, key, "first")["_rowid"].to_pylist()
+    second = sorted(set(stored["_rowid"].to_pylist()).difference(first))
+    if second:
+        dataset.delete(f"_rowid IN ({', '.join(map(str, second))})")
+    return len(second)
+
+
 def check_vectors(table: str, rows: pa.Table, key: str) -> None:
     """Refuse vectors that are not finite or all zero: they would vanish from searches unseen.
 
@@ -241,11 +282,21 @@ def parts(rows: pa.Table) -> Iterator[pa.Table]:
         / (PAGE_BYTES if pa.types.is_fixed_size_list(column.type) else RAGGED_PAGE_BYTES)
         for column in rows.columns
     )
-    most = max(1, min(COMMIT_ROWS, int(rows.num_rows / max(pages, 1e-9))))
-    count = -(-rows.num_rows // most)
-    step = -(-rows.num_rows // count)
+    most = min(COMMIT_ROWS, int(rows.num_rows / max(pages, 1e-9)))
+    yield from (part.combine_chunks() for part in _even(rows, most))
+
+
+def commits(rows: pa.Table) -> Iterator[pa.Table]:
+    """`rows` in even parts of COMMIT_ROWS rows at most."""
+    yield from _even(rows, COMMIT_ROWS)
+
+
+def _even(rows: pa.Table, most: int) -> Iterator[pa.Table]:
+    """`rows` in parts of at most so many, none much smaller than another."""
+    count = max(1, -(-rows.num_rows // max(most, 1)))
+    step = max(1, -(-rows.num_rows // count))
     for start in range(0, rows.num_rows, step):
-        yield rows.slice(start, step).combine_chunks()
+        yield rows.slice(start, step)
 
 
 def bytes_per_row(schema: pa.Schema) -> int:

@@ -16,6 +16,7 @@ from ..schemas.stored_vectors import width_of
 from ..schemas.tables import MESSAGES
 from .features import annotations_of, completion, features_of
 from .fill import count_unfilled
+from .grouping import grouped
 from .indices import described, indices_of
 from .locks import run_state
 from .removal import summary
@@ -27,6 +28,7 @@ CORESETS_SHOWN = 10
 
 NEWEST = "The newest coresets"
 
+_SUMS = ("tokens", "response_tokens", "truncated")
 _OF_RUNS = ("status", "started_at", "command", "because")
 _GAP = ("ensemble", "rows in fit", "rows outside", "seen over unseen", "outside over unseen")
 _LEARNED = (
@@ -218,15 +220,20 @@ def status_of(store: Store) -> Status:
         if set(recipe.columns) <= set(pool.schema.names)
     }
     reasons = [recipe.reason for recipe in features.values()]
-    columns = ["corpus", "tokens", "response_tokens", "truncated", *reasons]
-    rows = pool.to_table(columns=columns)
+    corpora = grouped(
+        pool,
+        ["corpus"],
+        [("corpus", "count"), *((column, "sum") for column in _SUMS)]
+        + [(reason, "count") for reason in dict.fromkeys(reasons)],
+    )
+    without = {reason: sum(row[f"{reason}_count"] for row in corpora) for reason in reasons}
     waiting = {name: count_unfilled(pool, recipe) for name, recipe in features.items()}
     return Status(
         uri=store.uri,
         version=pool.version,
-        rows=rows.num_rows,
+        rows=pool.count_rows(),
         backbone=str(store.config["backbone"]["name"]),
-        corpora=_corpora(rows),
+        corpora=_in_words(corpora),
         features=[
             {
                 "feature": column,
@@ -234,7 +241,7 @@ def status_of(store: Store) -> Status:
                 "representation": recipe.feature if recipe.attached else recipe.representation,
                 "of": name,
                 "fingerprint": recipe.fingerprint,
-                "rows without": rows.num_rows - rows[recipe.reason].null_count,
+                "rows without": without[recipe.reason],
                 "not yet featurized": waiting[name],
             }
             for name, recipe in features.items()
@@ -258,10 +265,7 @@ def status_of(store: Store) -> Status:
     )
 
 
-def _corpora(rows: pa.Table) -> list[dict[str, Any]]:
-    grouped = rows.group_by("corpus").aggregate(
-        [("corpus", "count"), ("tokens", "sum"), ("response_tokens", "sum"), ("truncated", "sum")]
-    )
+def _in_words(corpora: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {
             "corpus": row["corpus"],
@@ -270,16 +274,15 @@ def _corpora(rows: pa.Table) -> list[dict[str, Any]]:
             "response tokens": row["response_tokens_sum"],
             "truncated": row["truncated_sum"],
         }
-        for row in sorted(grouped.to_pylist(), key=lambda row: row["corpus"])
+        for row in sorted(corpora, key=lambda row: row["corpus"])
     ]
 
 
 def _counted(store: Store, table: str, column: str, count: str) -> list[dict[str, Any]]:
-    values = store.dataset(table).to_table(columns=[column])
-    grouped = values.group_by(column).aggregate([(column, "count")]).to_pylist()
+    groups = grouped(store.dataset(table), [column], [(column, "count")])
     return [
         {column: row[column], count: row[f"{column}_count"]}
-        for row in sorted(grouped, key=lambda row: row[column])
+        for row in sorted(groups, key=lambda row: row[column])
     ]
 
 

@@ -22,9 +22,10 @@ from torch.utils.checkpoint import checkpoint
 from ...schemas.errors import BackboneError
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
-from ..models.anatomy import decoder_layers
+from ..models.anatomy import decoder_layers, forward_replaced
 from ..models.backbone import Backbone, States
 from ..models.batches import Batch, batches_of, tokens_per_batch
+from ..models.device_map import require_backward, require_one_device
 from .adapters import adapter_applied
 from .feed_forward import neuron_hooks
 from .gradients import gradient_hooks
@@ -50,8 +51,16 @@ def run_pass(
         adapter: applied to the model.
         checkpointing: run every layer a second time instead of keeping its activations; by default
             where these would not fit the device.
+
+    Raises:
+        BackboneError: the model is spread over devices, and cannot give gradients or take an
+            adapter so.
     """
     model = backbone.model
+    if adapter is not None:
+        require_one_device(model)
+    if any(needs.gradients for needs, _ in reducers):
+        require_backward(model)
     of_logits = [reducer for needs, reducer in reducers if needs.logits]
     of_gradients = [reducer for needs, reducer in reducers if needs.gradients]
     if checkpointing is None:
@@ -63,13 +72,9 @@ def run_pass(
         layer_hooks(
             model,
             [reducer for needs, reducer in reducers if needs.layers],
-            (batch.ids.shape[0], batch.ids.shape[1]),
+            batch.ids,
         ),
-        neuron_hooks(
-            model,
-            [reducer for needs, reducer in reducers if needs.neurons],
-            (batch.ids.shape[0], batch.ids.shape[1]),
-        ),
+        neuron_hooks(model, [reducer for needs, reducer in reducers if needs.neurons], batch.ids),
         checkpointed(model, checkpointing and bool(of_gradients)),
         gradient_hooks(model, batch, adapted, of_gradients),
     ):
@@ -114,15 +119,16 @@ def pass_over(
 
 
 @contextmanager
-def layer_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int]) -> Iterator[None]:
+def layer_hooks(model: Any, reducers: Sequence[Reducer], ids: torch.Tensor) -> Iterator[None]:
     """Pass every decoder layer's output to the reducers inside the block.
 
     Args:
-        shape: (B, T) of the batch that will be run.
+        ids: (B, T) of the batch that will be run; outputs are passed on its device.
 
     Raises:
         BackboneError: a layer gives no states of that shape.
     """
+    shape = ids.shape
 
     def hook_of(index: int) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple, output: Any) -> None:
@@ -135,7 +141,7 @@ def layer_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int])
                     "nait:neuron=layer), or another backbone"
                 )
             for reducer in reducers:
-                reducer.layer(index, states.detach())
+                reducer.layer(index, states.detach().to(ids.device))
 
         return hook
 
@@ -193,7 +199,11 @@ class LossDerivative:
         slope = logits.softmax(-1)
         slope[torch.arange(len(targets), device=targets.device), targets] -= 1
         slope = slope.to(self._derivative.dtype)
-        summed = slope @ self._head.weight if self._plain else slope
+        if self._plain:
+            weight = self._head.weight
+            summed = (slope.to(weight.device) @ weight).to(self._derivative.device)
+        else:
+            summed = slope
         mean = summed.float() / self._tokens[rows, None]  # counts are not exact in bfloat16
         self._derivative[rows, places] = mean.to(summed.dtype)
 
@@ -239,8 +249,7 @@ def checkpointed(model: Any, active: bool) -> Iterator[None]:
                 embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
             )
         for layer in decoder_layers(model) if active else ():
-            vars(layer)["forward"] = partial(_run_checkpointed, layer.forward)
-            stack.callback(vars(layer).pop, "forward")
+            stack.enter_context(forward_replaced(layer, partial(_run_checkpointed, layer.forward)))
         yield
 
 

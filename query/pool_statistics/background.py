@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ...schemas.errors import MissingFeatureError
+from ...schemas.ids import id_order, ids_of
 from ...store.catalog import Artifact
 from ...store.features import completion
+from ...store.rows import row_keys
 from ..features import Feature
 from ..snapshot import Snapshot
 from .statistic import BACKGROUND, statistic_of
@@ -56,11 +57,11 @@ class _Sample:
         self.rows = 0
 
     def __iter__(self) -> Iterator[pa.Table]:
-        ids = self._snapshot.pool.to_table(columns=["id"])["id"].combine_chunks()
-        ids = ids.take(pc.array_sort_indices(ids))  # pyright: ignore[reportAttributeAccessIssue]
+        keys = row_keys(self._snapshot.pool)
+        keys = keys[id_order(keys)]
         self.rows, start, reading = 0, 0, SAMPLE_ROWS
-        while start < len(ids):
-            for part in self._read(ids.slice(start, reading).to_pylist()):
+        while start < len(keys):
+            for part in self._read(ids_of(keys[start : start + reading])):
                 yield part.slice(0, SAMPLE_ROWS - self.rows)
                 self.rows = min(self.rows + part.num_rows, SAMPLE_ROWS)
                 if self.rows == SAMPLE_ROWS:
@@ -69,7 +70,7 @@ class _Sample:
         if not self.rows:
             store, feature = self._snapshot.store, self._feature
             run = f"coresetdb ingest {store.typed} FILE..."
-            if len(ids):
+            if len(keys):
                 run = completion(store, feature.recipe)
             raise MissingFeatureError(
                 f"no row of {store.uri} has {feature.name} yet, so there is no pool to compare "

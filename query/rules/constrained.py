@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ...schemas.errors import UsageError
-from ...schemas.ids import IdSet, keys_of
+from ...schemas.ids import IdSet
+from ...store.rows import row_keys
 from ..features import Feature
 from ..ranking import Picks
 from .distinct import Distinct
@@ -146,7 +147,7 @@ class ConstrainedRanking:
         self._strata = _strata(pool, eligible, rank, self._quotas, by)
 
         def everyone() -> np.ndarray:
-            return keys_of(pool.to_table(columns=["id"])["id"])
+            return row_keys(pool)
 
         self._loop = RuleLoop(list(self._strata.values()), everyone, list(self._applied.values()))
         if guard and rules.leakage == "full":
@@ -209,7 +210,7 @@ def _strata(
     own = {corpus: IdSet(keys_in(dataset, [corpus], by)) for corpus in quotas}
     everyone = eligible
     if everyone is None:
-        everyone = IdSet(keys_of(dataset.to_table(columns=["id"])["id"]))
+        everyone = IdSet(row_keys(dataset))
     others = everyone.without(IdSet(np.concatenate([keys.keys() for keys in own.values()])))
     strata: dict[str | None, Stratum] = {
         corpus: Stratum(rank, both, len(both), partial(_exactly, quotas[corpus]))

@@ -23,6 +23,7 @@ from ...schemas.errors import UsageError, suggest
 from ...schemas.ids import IdSet, keys_of
 from ...schemas.plain_text import count_of
 from ...schemas.tables import literal
+from ...store.grouping import grouped
 from ..ranking import Picks
 from ..scanning.rows import Scanned
 
@@ -102,12 +103,8 @@ CORPUS = "corpus"
 
 def corpora_of(dataset: lance.LanceDataset, by: str = CORPUS) -> dict[str, int]:
     """Return the corpora of a pool, or the values of a column, and how many rows each has."""
-    counts = dataset.to_table(columns=[by])[by].value_counts().to_pylist()
-    return {
-        in_words(count["values"]): count["counts"]
-        for count in counts
-        if count["values"] is not None
-    }
+    groups = grouped(dataset, [by], [(by, "count")])
+    return {in_words(row[by]): row[f"{by}_count"] for row in groups if row[by] is not None}
 
 
 def in_words(value: str | int | bool) -> str:

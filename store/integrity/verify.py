@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from ...schemas.ids import GrowingIdSet
 from ...schemas.plain_text import count_of
 from ...schemas.tables import NEWER_TABLES, TABLES
 from .. import layout
@@ -287,12 +287,21 @@ def _open(place: Place, table: str, version: int) -> Any:
 
 def read_sound(place: Place, state: State, columns: list[str]) -> pa.Table:
     """Columns of the rows in sound fragments of the newest version that opens."""
+    batches = list(sound_batches(place, state, columns))
+    if not batches:
+        assert state.version is not None
+        return _open(place, state.table, state.version).schema.empty_table().select(columns)
+    return pa.Table.from_batches(batches)
+
+
+def sound_batches(place: Place, state: State, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """What `read_sound` reads, in batches."""
     assert state.version is not None
     dataset = _open(place, state.table, state.version)
-    parts = [part for part in dataset.get_fragments() if part.fragment_id in state.sound_fragments]
-    if not parts:
-        return dataset.schema.empty_table().select(columns)
-    return dataset.scanner(columns=columns, fragments=parts).to_table()
+    sound = set(state.sound_fragments)
+    parts = [part for part in dataset.get_fragments() if part.fragment_id in sound]
+    if parts:
+        yield from dataset.scanner(columns=columns, fragments=parts).to_batches()
 
 
 class SoundTables:
@@ -312,6 +321,10 @@ class SoundTables:
     def read(self, table: str, columns: list[str]) -> pa.Table:
         """Columns of the version that was checked."""
         return read_sound(self._place, self._states[table], columns)
+
+    def batches(self, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The same in batches."""
+        return sound_batches(self._place, self._states[table], columns)
 
     def reread(self, table: str, columns: list[str]) -> pa.Table:
         """Columns of the version that is the newest now."""
@@ -345,6 +358,10 @@ class NewestTables(SoundTables):
     def read(self, table: str, columns: list[str]) -> pa.Table:
         """Columns of the newest version."""
         return self.reread(table, columns)
+
+    def batches(self, table: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """The same in batches."""
+        return self._open(table).scanner(columns=columns).to_batches()
 
 
 WAIT_SECONDS = 600.0
@@ -542,14 +559,16 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
         return
     if not (report.full or recorded or hurt & {"pool", "sources", "rejects"}):
         return
-    rows = read_sound(place, pool, ["id"])["id"]
-    taken_out = _removed_ids(place, states, "removed")
+    held = GrowingIdSet()
+    held.add_all(batch["id"] for batch in sound_batches(place, pool, ["id"]))
+    in_pool = len(held)
+    held.add_all(_removed_ids(place, states, "removed"))
     if "removed" in hurt | before:  # repair writes the tombstones again
-        taken_out += _removed_ids(place, states, "removed_rows")
-    held = pa.chunked_array([*rows.chunks, *taken_out], pa.string())
-    places = (
-        _absent(read_sound(place, sources, _PLACES), held) if sources.version is not None else []
-    )
+        held.add_all(_removed_ids(place, states, "removed_rows"))
+    places = []
+    if sources.version is not None:
+        for batch in sound_batches(place, sources, _PLACES):
+            places += _absent(batch, held)
     # Which absent rows the pool never had cannot be told once it is damaged: all count as lost.
     recorded_ids = {row.id for row in recorded.rows if row.id}
     taken = "pool" in hurt
@@ -563,7 +582,7 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
     counted = {pool.fragment_of.get(path, -1) for path in recorded.counted}
     broken = sum(pool.rows[number] for number in pool.broken_fragments if number not in counted)
     report.unnamed_rows = max(0, broken - (len(ids) - old))
-    report.unnamed_rows += recorded.still_unnamed(len(rows) + broken, old)
+    report.unnamed_rows += recorded.still_unnamed(in_pool + broken, old)
     report.deleted = _deleted(place, states, report.pending)
     whole = {(row.corpus, row.file): row for row in recorded.rows if not row.id}
     if hurt & {"sources", "rejects"}:
@@ -588,12 +607,12 @@ def _on_their_way(place: Place, states: dict[str, State]) -> list[str]:
     ]
 
 
-def _removed_ids(place: Place, states: dict[str, State], table: str) -> list[pa.Array]:
+def _removed_ids(place: Place, states: dict[str, State], table: str) -> Iterator[pa.Array]:
     """Ids of rows that were taken out of the pool on purpose, as a table has them, in parts."""
     removed = states.get(table)
-    if removed is None or removed.version is None:
-        return []
-    return read_sound(place, removed, ["id"])["id"].chunks
+    if removed is not None and removed.version is not None:
+        for batch in sound_batches(place, removed, ["id"]):
+            yield batch["id"]
 
 
 def _deleted(place: Place, states: dict[str, State], pending: list[LostRow]) -> list[str]:
@@ -609,16 +628,16 @@ def _deleted(place: Place, states: dict[str, State], pending: list[LostRow]) -> 
     return list(dict.fromkeys(row.id for row in pending if row.run in ended))
 
 
-def _absent(places: pa.Table, held: pa.ChunkedArray) -> list[LostRow]:
+def _absent(places: pa.RecordBatch, held: GrowingIdSet) -> list[LostRow]:
     """The places whose rows are not among the ids held."""
-    there = pc.is_in(places["id"], value_set=held.combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
-    gone = places.filter(pc.invert(there))  # pyright: ignore[reportAttributeAccessIssue]
+    gone = places.filter(pa.array(~held.contains(places["id"])))
     return [LostRow(**row) for row in gone.to_pylist()]
 
 
-def _absent_rows(rows: list[LostRow], held: pa.ChunkedArray) -> list[LostRow]:
-    there = set(held.to_pylist()) if rows else set()
-    return [row for row in rows if row.id and row.id not in there]
+def _absent_rows(rows: list[LostRow], held: GrowingIdSet) -> list[LostRow]:
+    named = [row for row in rows if row.id]
+    there = held.contains([row.id for row in named]).tolist()
+    return [row for row, is_there in zip(named, there, strict=True) if not is_there]
 
 
 def _whole_files(place: Place, states: dict[str, State]) -> list[LostRow]:

@@ -307,18 +307,22 @@ def _bound(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPy
 
 
 def _connect(memory_bytes: int) -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(
+    connection = duckdb.connect(
         ":memory:",
         config={
-            "enable_external_access": "false",
             "autoload_known_extensions": "false",
             "autoinstall_known_extensions": "false",
             "allow_community_extensions": "false",
             "python_enable_replacements": "false",
             "memory_limit": f"{memory_bytes >> 10}KiB",
             "temp_directory": "",
+            "home_directory": "/",  # where things lie on this machine is nobody's business
+            "secret_directory": "/",
         },
     )
+    # Given with the others above, it would leave files named `:memory:` open to queries.
+    connection.execute("SET enable_external_access = false")
+    return connection
 
 
 def unique_names(names: list[str]) -> list[str]:

@@ -17,6 +17,7 @@ from coresetdb.query.formats import UnfitError
 from coresetdb.query.selection import select
 from coresetdb.schemas.errors import OutputError, UsageError
 from coresetdb.schemas.instruction import Instruction, Message
+from coresetdb.store import store as store_module
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -238,20 +239,34 @@ def test_a_coreset_without_rows_is_refused_and_has_every_face(store, tmp_path):
     assert "0 rows" in empty._repr_html_()
 
 
+def test_ids_are_looked_for_once_for_each_pass_however_many_parts(store, tmp_path, monkeypatch):
+    coreset = select(store, method="random", budget="20")
+    looked = []
+    monkeypatch.setattr("coresetdb.query.export._ROWS_PER_PART", 3)
+    find = store_module.offsets_of
+    monkeypatch.setattr(
+        store_module, "offsets_of", lambda *given: looked.append(given[-1]) or find(*given)
+    )
+    out = tmp_path / "parts.jsonl"
+    assert export(store, coreset, str(out)).rows == 20
+    assert len(looked) == 2, "the survey and the writing"
+    assert len({json.loads(line)["id"] for line in out.read_text().splitlines()}) == 20
+
+
 def test_an_interrupted_export_leaves_the_old_file(store, tmp_path, monkeypatch):
     coreset = select(store, method="random", budget="20")
     out = tmp_path / "x.jsonl"
     export(store, coreset, str(out))
     before, calls = out.read_text(), []
-    take = store.take
+    stream = store.stream
 
-    def failing(*arguments):
+    def failing(*arguments, **keywords):
         calls.append(1)
         if len(calls) > 1:
             raise KeyboardInterrupt
-        return take(*arguments)
+        return stream(*arguments, **keywords)
 
-    monkeypatch.setattr(store, "take", failing)
+    monkeypatch.setattr(store, "stream", failing)
     with pytest.raises(KeyboardInterrupt):
         export(store, coreset, str(out), shuffle=False)
     assert out.read_text() == before

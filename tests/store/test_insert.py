@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import uuid
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from coresetdb.schemas.errors import StoreError, UsageError
 from coresetdb.store import rows as incoming
 from coresetdb.store.commits import committed
 from coresetdb.store.integrity.verify import verify
+from coresetdb.store.rows import HeldKeys
 from coresetdb.store.store import Store
 
 INSERTER = """
@@ -157,6 +159,48 @@ def test_two_processes_leave_every_id_once(store, pool_rows, tmp_path):
     assert report.ok and not report.late
 
 
+def test_keys_are_not_read_again_at_every_commit(store, pool_rows, monkeypatch):
+    monkeypatch.setattr(incoming, "COMMIT_ROWS", 10)
+    read = []
+    whole = HeldKeys.refresh
+
+    def refresh(held, dataset):
+        before = set(held._fragments)
+        known = whole(held, dataset)
+        read.append(len(set(held._fragments) - before))
+        return known
+
+    monkeypatch.setattr(HeldKeys, "refresh", refresh)
+    monkeypatch.setattr(Store, "_merge", None)  # joins with all keys of the table
+    for start in range(0, 200, 20):
+        assert store.insert("pool", pool_rows(start, start + 20)) == 20
+    assert len(store.dataset("pool").get_fragments()) == 20
+    assert max(read) == 2, "the fragments of the insert before, once"
+
+
+def test_a_writer_that_takes_no_turn_leaves_every_id_once(store, pool_rows, monkeypatch):
+    ours, theirs = Store.open(store.uri), Store.open(store.uri)
+    ours.insert("pool", pool_rows(0, 10))
+    append = ours._append
+
+    def after_them(table, rows):
+        monkeypatch.setattr(ours, "_append", append)
+        monkeypatch.setattr(theirs, "named_lock", lambda name: nullcontext())
+        named = pool_rows(20, 60)
+        named = named.set_column(1, "corpus", pa.array(["theirs"] * 40))
+        assert theirs.insert("pool", named) == 40
+        return append(table, rows)
+
+    monkeypatch.setattr(ours, "_append", after_them)
+    assert ours.insert("pool", pool_rows(0, 40)) == 10
+    rows = store.dataset("pool").to_table(columns=["id", "corpus"])
+    assert sorted(rows["id"].to_pylist()) == sorted(digest(str(n)) for n in range(60))
+    assert rows["corpus"].to_pylist().count("theirs") == 40, "who came first stays"
+    assert ours.insert("pool", pool_rows(0, 60)) == 0
+    ours.sync()
+    assert verify(store.uri, full=True).ok
+
+
 def test_stale_handles_stay_exact(store, pool_rows):
     ours, theirs = Store.open(store.uri), Store.open(store.uri)
     assert ours.insert("pool", pool_rows(0, 40)) == 40
@@ -226,6 +270,7 @@ def test_wide_rows_are_committed_in_pages_of_a_good_size(tmp_path):
         column = LanceFileReader(store.place.absolute(path)).metadata().columns[-1]
         sizes = [sum(buffer.size for buffer in page.buffers) for page in column.pages]
         assert 2 << 20 <= max(sizes) <= incoming.PAGE_BYTES
+    assert store.version() == 2, "one commit, however wide the rows are"
 
 
 def test_upsert_replaces_and_the_last_counts(store):
