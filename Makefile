@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/coresetdb demo
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadscope tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -19,7 +19,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("LANCE_LOG", "error")
 
+LONG = (
+    "evaluation/test_study.py",
+    "cli/test_demo.py",
+    "docs/test_commands.py",
+    "test_older_store.py",
+)
+"""Files that run for longest, and first: at the end one process would wait for the other's."""
+
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first; the others stay in their order."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
 
 
 @pytest.fixture(scope="session")

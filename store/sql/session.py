@@ -518,6 +518,10 @@ class SqlSession:
         """
         return self._ask({"where": where, "relation": relation}, last)
 
+    def schema(self, relation: str = "pool") -> pa.Schema:
+        """The names and types of a relation's columns; errors as `run`."""
+        return self.run(f"FROM {relation} LIMIT 0").read_all().schema
+
     def close(self) -> None:
         """Leave the process, and end it where it is amid a query; the second time does nothing."""
         if not self._closed:
@@ -592,6 +596,6 @@ def eligible_ids(
         except QueryError as error:
             if "Referenced column" not in str(error):
                 raise
-            columns = ", ".join(session.run(f"FROM {relation} LIMIT 0").schema.names)
+            columns = ", ".join(session.schema(relation).names)
             raise QueryError(f"{error}\nThe columns of {relation} are: {columns}") from error
     return pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.string())

@@ -7,11 +7,15 @@
 They are forks of a process that loaded what all programs load, and did nothing else: it runs no
 thread of Python's, opened no file, and never imports Lance (which is not fork-safe) or anything of
 this package. Each is a process of its own, with its own streams, environment, folder and exit code,
-and ends as an interpreter does, or by a signal. A test of what is imported needs a fresh one.
+and ends as an interpreter does (but for taking its modules apart, which would copy the memory that
+it shares), or by a signal. A test of what is imported needs a fresh one.
 """
 
 from __future__ import annotations
 
+import atexit
+import gc
+import importlib
 import json
 import os
 import select
@@ -21,7 +25,9 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -50,7 +56,7 @@ class WarmParent:
         self._process.wait()
 
     def start(
-        self, program: str, *arguments: str, cwd: str | Path | None = None, typed: str = ""
+        self, program: str, *arguments: str | Path, cwd: Path | None = None, typed: str = ""
     ) -> WarmProcess:
         """Run a program, as `python -c` would, with this process's environment as it is now.
 
@@ -62,7 +68,7 @@ class WarmParent:
         """
         request = {
             "program": program,
-            "arguments": ["-c", *arguments],
+            "arguments": ["-c", *map(str, arguments)],
             "folder": str(cwd or os.getcwd()),
             "environment": dict(os.environ),
             "path": [str(cwd or ""), *sys.path],
@@ -191,16 +197,34 @@ def _tell(forks: dict[int, int]) -> None:
         os.close(ending)
 
 
-if __name__ == "__main__":
-    import importlib
+def _run(request: dict[str, Any]) -> int:
+    """Run the program of a request; its exit code."""
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.path[:] = request["path"]
+    sys.argv = request["arguments"]
+    try:
+        exec(compile(request["program"], "<string>", "exec"), {"__name__": "__main__"})
+    except SystemExit as left:
+        if left.code is None or isinstance(left.code, int):
+            return left.code or 0
+        print(left.code, file=sys.stderr)
+        return 1
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
+
+if __name__ == "__main__":
     sys.path.pop(0)  # the helpers' own folder
     for _name in LOADED.split():
         importlib.import_module(_name)
-    _request = _serve(socket.socket(fileno=int(sys.argv[1])))
-    os.chdir(_request["folder"])
-    os.environ.clear()
-    os.environ.update(_request["environment"])
-    sys.path[:] = _request["path"]
-    sys.argv = _request["arguments"]
-    exec(compile(_request["program"], "<string>", "exec"), {"__name__": "__main__"})
+    gc.freeze()
+    _code = _run(_serve(socket.socket(fileno=int(sys.argv[1]))))
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(_code)
