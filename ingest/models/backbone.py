@@ -60,6 +60,10 @@ CAUSAL_TOLERANCE, BFLOAT16_TOLERANCE = 1e-4, 2e-2
 in float32 and 4e-3 in bfloat16, where different batches may meet different kernels. The change is
 about 1e-1 in a trained encoder; 5e-3 in a BERT of two layers with untrained weights."""
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES = 1 << 30
+"""Freed bytes at the end of the heap, and of one block, from which glibc returns memory."""
+
 CACHED_KERNELS = 512
 """Enough for about 30 shapes of batches of the built-in proxy; at most 0.8 MB each."""
 
@@ -111,6 +115,8 @@ class Backbone:
         encoder, padding_token = _load_encoder(info)
         bound_kernel_caches()
         bound_threads()
+        if config.device == "cpu":
+            keep_freed_memory()
         model = _load_model(info.folder, config, info.name)
         return cls(config, info, model, encoder, padding_token)
 
@@ -132,6 +138,8 @@ class Backbone:
         """
         import torch
 
+        from .attention import AttentionInBlocks
+
         if bool(mask[:, 0].all()):
             # No token sees padding at the end, so nothing has to be masked, and attention without a
             # mask skips the half above the diagonal.
@@ -140,7 +148,8 @@ class Backbone:
         if self._takes_positions:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
         if not logits or self.plain_head:
-            hidden = self._text_model(**inputs, use_cache=False).last_hidden_state
+            with AttentionInBlocks():
+                hidden = self._text_model(**inputs, use_cache=False).last_hidden_state
             return States(hidden.to(self.device))  # a spread model ends on its last device
         return self._full_forward(inputs)
 
@@ -427,6 +436,22 @@ def bound_threads() -> None:
     processors = usable_processors()
     if threads_of_user() is None and torch.get_num_threads() > processors:
         torch.set_num_threads(processors)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next tensors, until `release_freed_memory`.
+
+    By itself it returns a large tensor's memory at once, and the next one meets new pages, which
+    are zeroed one by one: a tenth of the time of a pass. Limits set by the user are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, variable in (
+            (M_MMAP_THRESHOLD, "MALLOC_MMAP_THRESHOLD_"),
+            (M_TRIM_THRESHOLD, "MALLOC_TRIM_THRESHOLD_"),
+        ):
+            if variable not in os.environ:
+                mallopt(option, KEPT_BYTES)
 
 
 def release_freed_memory() -> None:
