@@ -30,7 +30,7 @@ MAY_IMPORT = {
 
 ORDER = {
     "schemas": "version fitted_table plain_text notebook canonical errors child_process "
-    "environment amounts progress ids tables instruction conversations reasoning recipe "
+    "environment amounts scratch progress ids tables instruction conversations reasoning recipe "
     "stored_vectors",
     "workers": "machine task child processes options group ray_actors opening",
     "store": "nearby underway place reads commits locks rows checksums layout store catalog shards "
