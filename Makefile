@@ -2,6 +2,7 @@
 # make test   set up, then lint, type-check and run the tests
 # make docs   set up, then build the documentation as a site in build/site
 # make pictures  take the documentation's pictures again, from the demo's pool, in Chromium
+# make notebook  run the documentation's notebook again in the demo's pool, and keep what it shows
 # make evidence CORPORA=FOLDER OUT=FOLDER MODEL=FOLDER  the study of docs/evidence.md (hours)
 # make torture                kill, damage, fill and crowd a store (docs/reliability.md; many minutes)
 # make clean  remove what make made
@@ -25,13 +26,13 @@ endef
 TORCH := $(shell grep '^torch==' constraints.txt)
 COMMA := ,
 
-.PHONY: demo test check bench docs pictures evidence torture clean
+.PHONY: demo test check bench docs pictures notebook evidence torture clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/coresetdb demo
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadscope tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -49,6 +50,9 @@ docs: $(VENV)/.installed-docs
 
 pictures: $(VENV)/.installed-dev demo
 	$(BIN)/python docs/take_pictures.py coresetdb-demo/pool math
+
+notebook: $(VENV)/.installed-dev demo
+	$(BIN)/python docs/run_notebook.py
 
 torture: $(VENV)/.installed
 	$(BIN)/python benchmarks/torture build/torture $(OPTIONS)

@@ -58,6 +58,7 @@ COMMANDS = {
     "quantiles": ("evaluate", "Train on each bin of a ranking."),
     "transfer": ("score", "Score targets' examples for one another."),
     "sql": ("sql", "Ask a store anything in SQL."),
+    "explore": ("explore", "Look at a pool in the browser."),
     "demo": ("demo", "Ingest a sample and select from it."),
     "completion": ("maintenance", "Print a shell's completion script."),
 }

@@ -8,12 +8,15 @@ fails the build.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+from run_notebook import as_page
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "build" / "docs"
@@ -84,6 +87,9 @@ def assemble() -> None:
         name = OTHERS.get(str(page.relative_to(ROOT)), page.name)
         text = links_in_site(page.read_text(encoding="utf-8"), page)
         (PAGES / name).write_text(text, encoding="utf-8")
+    notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
+    page = links_in_site(as_page(notebook), ROOT / "docs" / "notebook.md")
+    (PAGES / "notebook.md").write_text(page, encoding="utf-8")
     for picture in (ROOT / "docs").glob("*.png"):
         shutil.copy(picture, PAGES)
     (PAGES / "commands.md").write_text(COMMANDS, encoding="utf-8")

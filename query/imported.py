@@ -45,6 +45,9 @@ def import_coreset(
     *,
     column: str = "id",
     targets: Sequence[str] = (),
+    where: str | None = None,
+    made_by: str | None = None,
+    ordered_by: str | None = None,
 ) -> Coreset:
     """Record rows that another tool chose as a coreset.
 
@@ -57,6 +60,9 @@ def import_coreset(
         source: a file, `-` for standard input, or the ids.
         column: that has the ids.
         targets: that the rows were chosen for, if any; reports compare the rows with them.
+        where: the condition that they were found by, if any.
+        made_by: the tool that gave the ids, where they come from no file.
+        ordered_by: the column whose highest values come first, if any.
 
     Raises:
         UsageError: the name is taken or malformed, an id is no row of the pool, or there is no
@@ -68,31 +74,31 @@ def import_coreset(
     targets = tuple(dict.fromkeys(targets))
     for target in targets:
         load_queries(snapshot, target, None)
-    where = source if isinstance(source, str) else "memory"
+    origin = source if isinstance(source, str) else made_by or "memory"
     listed = read_chosen(source, column) if isinstance(source, str) else _checked(source)
     chosen = list({each.id: each for each in reversed(listed)}.values())[::-1]
     if chosen and all(each.rank is not None for each in chosen):
         chosen.sort(key=lambda each: each.rank or 0)
     ids = [each.id for each in chosen]
-    _require_known(snapshot, ids, where)
+    _require_known(snapshot, ids, origin)
     corpora = snapshot.take(ids, ["corpus"])["corpus"]
     scored = all(each.score is not None for each in chosen)
     count = len(ids)
     notes = ()
     if again := len(listed) - count:
         comes = "comes" if again == 1 else "come"
-        notes = (f"{count_of(again, 'id')} {comes} again in {where}, and count once",)
+        notes = (f"{count_of(again, 'id')} {comes} again in {origin}, and count once",)
     coreset = Coreset(
         store=store,
         name=name,
         targets=targets,
         method=IMPORTED,
-        parameters=_parameters(snapshot, where, ids, again),
+        parameters=_parameters(snapshot, origin, ids, again, ordered_by),
         fingerprint=None,
         seed=0,
         budget=str(count),
         pool_version=snapshot.pool_version,
-        filter=None,
+        filter=where,
         eligible=snapshot.pool.count_rows(),
         short_by=0,
         distance=None,
@@ -118,7 +124,10 @@ def import_coreset(
     return coreset
 
 
-def _parameters(snapshot: Snapshot, where: str, ids: Sequence[str], again: int) -> dict[str, Any]:
+def _parameters(
+    snapshot: Snapshot, origin: str, ids: Sequence[str], again: int, ordered_by: str | None
+) -> dict[str, Any]:
+    order = {} if ordered_by is None else {"ordered_by": ordered_by}
     digest = hashlib.blake2b("\n".join(ids).encode("ascii"), digest_size=16).hexdigest()
     return {
         "representation": None,
@@ -132,7 +141,7 @@ def _parameters(snapshot: Snapshot, where: str, ids: Sequence[str], again: int) 
         "tokens": None,
         "mmd": None,
         "code_version": VERSION,
-        IMPORTED: {"file": PurePath(where).name, "ids": digest, "repeated": again},
+        IMPORTED: {"file": PurePath(origin).name, "ids": digest, "repeated": again, **order},
     }
 
 

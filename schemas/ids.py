@@ -16,7 +16,6 @@ import pyarrow as pa
 
 ID_DIGITS = 32
 _BIAS = np.uint64(1 << 63)
-_ADDED_AT_ONCE = 1 << 18
 
 
 Ids = list[str] | pa.Array | pa.ChunkedArray
@@ -61,8 +60,9 @@ def unsigned_halves(keys: np.ndarray) -> np.ndarray:
 def id_order(keys: np.ndarray) -> np.ndarray:
     """The order of the ids, (n,) int64, for keys (n, 2); equal keys in any order."""
     order = np.argsort(keys[:, 0])  # much faster than by two words, which are hardly ever needed
-    high, low = keys[order, 0], keys[order, 1]
-    if ((high[1:] == high[:-1]) & (low[1:] != low[:-1])).any():
+    high = keys[order, 0]
+    equal = np.flatnonzero(high[1:] == high[:-1])
+    if (keys[order[equal], 1] != keys[order[equal + 1], 1]).any():
         order = np.lexsort((keys[:, 1], keys[:, 0]))
     return order
 
@@ -133,7 +133,9 @@ class GrowingIdSet:
 
     def add(self, ids: Ids) -> None:
         """Take ids in."""
-        keys = keys_of(ids)
+        self._add(keys_of(ids))
+
+    def _add(self, keys: np.ndarray) -> None:
         while self._parts and len(self._parts[-1]) < 2 * len(keys):
             keys = np.concatenate([self._parts.pop().keys(), keys])
         self._parts.append(IdSet(keys))
@@ -145,15 +147,8 @@ class GrowingIdSet:
         return other
 
     def add_all(self, parts: Iterable[pa.Array]) -> None:
-        """Take in ids that come in parts, many parts at once."""
-        waiting: list[pa.Array] = []
-        for part in parts:
-            waiting.append(part)
-            if sum(map(len, waiting)) >= _ADDED_AT_ONCE:
-                self.add(pa.chunked_array(waiting))
-                waiting = []
-        if waiting:
-            self.add(pa.chunked_array(waiting))
+        """Take in ids that come in parts, such as the batches of a table: sorted once."""
+        self._add(np.concatenate([np.empty((0, 2), np.int64), *map(keys_of, parts)]))
 
     def contains(self, ids: Ids) -> np.ndarray:
         """Which ids are in the set: (len(ids),) bool."""

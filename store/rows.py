@@ -23,6 +23,7 @@ from ..schemas.canonical import DIGEST_BYTES, canonical_json, digest_of
 from ..schemas.errors import StoreError
 from ..schemas.ids import GrowingIdSet, keys_of
 from ..schemas.stored_vectors import is_coded
+from ..schemas.tables import literal
 
 
 def key_of(*parts: Any) -> str:
@@ -223,6 +224,18 @@ def distinct(rows: pa.Table, key: str, keep: Literal["first", "last"]) -> pa.Tab
     if len(place) == rows.num_rows:
         return rows
     return rows.take(pa.array(sorted(place.values()), pa.int64()))
+
+
+def delete_second_rows(dataset: Any, keys: Iterable[str]) -> int:
+    """Delete all but the first row of each key, in one commit; return how many rows those are."""
+    key = key_column(dataset.schema)
+    asked = f"{key} IN ({', '.join(map(literal, keys))})"
+    stored = dataset.scanner([key], asked, with_row_id=True).to_table()
+    first = distinct(stored, key, "first")["_rowid"].to_pylist()
+    second = sorted(set(stored["_rowid"].to_pylist()).difference(first))
+    if second:
+        dataset.delete(f"_rowid IN ({', '.join(map(str, second))})")
+    return len(second)
 
 
 def check_vectors(table: str, rows: pa.Table, key: str) -> None:

@@ -44,6 +44,8 @@ MACROS = {
     "cosine(a, b)": "the cosine of two vectors or lists of numbers",
     "gradient_drop(norms)": "of gradfiltering_norms, the relative fall of the mean squared "
     "gradient norm from the early snapshots to the late ones",
+    "inside(x, y, polygon)": "whether a point lies within a polygon, a list of [x, y] (of "
+    "`explore`'s lasso)",
     "members(coreset)": "the rows of a coreset, best first: rank, score, target, query, columns "
     "of pool",
     "nearest(target, feature, k)": "id and score of the k rows nearest to a target's examples, by "
@@ -68,6 +70,16 @@ GRADIENT_DROP = """
     ) / list_dot_product((norms[:len(norms) // 2])::DOUBLE[], (norms[:len(norms) // 2])::DOUBLE[])
     """
 """The early norms come first, as many late ones follow."""
+
+INSIDE = """
+    CREATE MACRO inside(x, y, polygon) AS
+    len(list_filter(
+        list_zip(polygon::DOUBLE[][], (polygon[2:] || polygon[:1])::DOUBLE[][]),
+        lambda edge: (edge[1][2] > y) <> (edge[2][2] > y)
+        AND x < edge[1][1]
+        + (y - edge[1][2]) * (edge[2][1] - edge[1][1]) / (edge[2][2] - edge[1][2])
+    )) % 2 = 1"""
+"""A ray to the right of the point crosses an odd number of the polygon's edges."""
 
 _MEMBER = ("rank", "id", "score", "target", "query")
 

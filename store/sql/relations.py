@@ -20,6 +20,7 @@ from .names import (
     COSINE,
     FEATURES_OF,
     GRADIENT_DROP,
+    INSIDE,
     POOL_TABLE,
     RELATIONS,
     REMOVED_TABLES,
@@ -130,6 +131,7 @@ def register(
         connection.execute(f"CREATE VIEW {quoted(name)} AS {query}")
     connection.execute(COSINE)
     connection.execute(GRADIENT_DROP)
+    connection.execute(INSIDE)
     connection.execute(members_macro([*stored, *metadata_columns(keys, stored).values()]))
     create_nearest(connection, features["features"], features["target_features"])
 

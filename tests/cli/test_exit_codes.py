@@ -44,6 +44,7 @@ NO_STORE = {
     "dedup": ["dedup", "nowhere"],
     "leaks": ["leaks", "nowhere", "examples.jsonl"],
     "report": ["report", "nowhere", "chance", "--out", "report.html"],
+    "explore": ["explore", "nowhere"],
 }
 MAKE_THEIR_OWN = ("init", "demo", "completion")
 
@@ -66,6 +67,9 @@ MISTAKES = {
     "featurize pool nosuch": "nosuch",
     "feature remove pool nosuch": "nosuch",
     "index create pool nosuch": "nosuch",
+    "explore pool --feature nosuch": "nosuch",
+    "explore pool --edit": "--notebook FILE.py",
+    "explore pool --notebook mine.ipynb": "name it .py",
     "index remove pool rds": "rds",
     "select pool nosuch": "nosuch",
     "select pool sums --method nosuch": "nosuch",

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from coresetdb.database import Database
-from coresetdb.query import atlas
+from coresetdb.query import atlas, maps
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
 
 pytest.importorskip("sklearn", reason="the extra `atlas` is not installed")
@@ -67,7 +67,7 @@ def test_the_map_is_made_once_and_new_rows_join_it(database, tmp_path, toys, mon
     first = pq.read_table(tmp_path / "a.parquet")
     assert "neighbors" not in first.column_names and "map_rds_x" not in first.column_names
     assert "map_rds" in [row["annotation"] for row in database.list_annotations()]
-    monkeypatch.setattr(atlas, "project", None)  # not called again
+    monkeypatch.setattr(maps, "project", None)  # not called again
     rows = [toys.question("sums", 5000), toys.question("code", 5001)]
     database.store.insert("pool", toys.pool_rows(rows, ["late", "late"]))
     database.export_atlas(tmp_path / "a.parquet")  # one of ours is replaced
@@ -82,15 +82,15 @@ def test_the_map_is_made_once_and_new_rows_join_it(database, tmp_path, toys, mon
 
 
 def test_a_large_pool_is_drawn_by_a_sample(monkeypatch):
-    monkeypatch.setattr(atlas, "SAMPLE", 60)
+    monkeypatch.setattr(maps, "SAMPLE", 60)
     random = np.random.default_rng(1)
     centres = np.repeat(np.eye(3, 16), 100, axis=0)
     vectors = centres + 0.05 * random.standard_normal((300, 16))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
-    places = atlas.project(vectors)
+    places = maps.project(vectors)
     assert places.shape == (300, 2) and np.isfinite(places).all()
     _rows_of_a_topic_lie_together(places, np.repeat(["a", "b", "c"], 100))
-    np.testing.assert_array_equal(places, atlas.project(vectors))
+    np.testing.assert_array_equal(places, maps.project(vectors))
 
 
 def test_a_wrong_call_is_refused(database, tmp_path):

@@ -1,0 +1,192 @@
+"""The explorer's server: the page at an address of this machine alone, behind a token.
+
+marimo shows the notebook as an app; uvicorn serves it. Whatever the page shows, a policy lets the
+browser load nothing and send nothing but to this server.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import webbrowser
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..query.export import check_folder, write_text
+from ..query.maps import open_map
+from ..schemas.environment import STORE_VARIABLE
+from ..schemas.errors import UsageError
+
+if TYPE_CHECKING:
+    from ..store.store import Store
+
+HOST = "127.0.0.1"
+NOTEBOOK = Path(__file__).with_name("notebook.py")
+
+MAP_VARIABLE = "CORESETDB_MAP"
+"""Names the feature of the map for the notebook."""
+
+NEEDED = {"marimo": "marimo", "jscatter": "jupyter-scatter", "sklearn": "scikit-learn"}
+"""Modules, and the packages that have them."""
+
+_PARTS = {
+    "default-src": "'self'",
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval' blob: data:",
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "font-src": "'self' data:",
+    "connect-src": "'self' data: blob:",
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+    "frame-ancestors": "'none'",
+}
+POLICY = "; ".join(f"{what} {whence}" for what, whence in _PARTS.items())
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+def require_packages() -> None:
+    """Make sure that the extra `explore` is installed.
+
+    Raises:
+        UsageError: a package of it is missing.
+    """
+    missing = [name for module, name in NEEDED.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UsageError(
+            f"the explorer needs {', '.join(missing)}: pip install 'coresetdb[explore]'"
+        )
+
+
+def explore(
+    store: Store,
+    *,
+    feature: str | None = None,
+    port: int = 0,
+    browser: bool = True,
+    notebook: str | None = None,
+    edit: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Show the page of a store until Ctrl-C; the map is made first where there is none.
+
+    Args:
+        store: an open store.
+        feature: by whose vectors the map is drawn; `rds` or the first with vectors by default.
+        port: of the page's address; a free one by default.
+        browser: open the page in a browser.
+        notebook: a copy of the page's notebook to show; where there is no such file it is written.
+        edit: edit that copy in marimo.
+        say: receives a sentence on each step, and the address.
+
+    Raises:
+        UsageError: a package is not installed, the port is taken, or `edit` without a notebook.
+        MissingFeatureError: the pool has no such feature, or no vectors at all.
+        OutputError: the notebook cannot be written.
+    """
+    require_packages()
+    if edit and notebook is None:
+        raise UsageError("--edit changes a copy of the page: name its file with --notebook FILE.py")
+    if notebook is not None:
+        _copy_notebook(notebook, say)
+    made = open_map(store, feature, say)
+    with _environment(store.uri, made.feature):
+        if edit:
+            _edit(str(notebook), port, browser)
+        else:
+            _serve(notebook or str(NOTEBOOK), port, browser, say)
+
+
+def _copy_notebook(file: str, say: Callable[[str], None]) -> None:
+    """Write the page's notebook to a file that is not there yet."""
+    if not file.endswith(".py"):
+        raise UsageError(f"{file}: a notebook of marimo is a Python file; name it .py")
+    check_folder(file)
+    if not os.path.exists(file):
+        write_text(file, NOTEBOOK.read_text(encoding="utf-8"))
+        say(f"{file}: a copy of the explorer's notebook")
+
+
+def _serve(notebook: str, port: int, browser: bool, say: Callable[[str], None]) -> None:
+    import uvicorn
+    from marimo import create_asgi_app
+
+    listening = _listen(port)
+    token = secrets.token_urlsafe(24)
+    address = f"http://{HOST}:{listening.getsockname()[1]}/?access_token={token}"
+    page = create_asgi_app(quiet=True, token=token).with_app(path="/", root=notebook).build()
+    config = uvicorn.Config(_confined(page), log_level="error", timeout_graceful_shutdown=1)
+    say(f"Explorer: {address}")
+    say("Ctrl-C ends it")
+    if browser:
+        opener = threading.Timer(1.0, webbrowser.open, [address])
+        opener.daemon = True
+        opener.start()
+    with listening, suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _edit(notebook: str, port: int, browser: bool) -> None:
+    """Edit a notebook in marimo; it has its own address and token, and prints them."""
+    command = [sys.executable, "-m", "marimo", "-y", "edit", notebook, "--host", HOST, "--token"]
+    command += ["--skip-update-check"]
+    command += ["--port", str(port)] if port else []
+    command += [] if browser else ["--headless"]
+    with suppress(KeyboardInterrupt):
+        subprocess.run(command)
+
+
+def _listen(port: int) -> socket.socket:
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((HOST, port))
+    except OSError as error:
+        listening.close()
+        raise UsageError(
+            f"port {port} of {HOST} cannot be used ({error.strerror}): choose another --port"
+        ) from error
+    return listening
+
+
+@contextmanager
+def _environment(store: str, feature: str) -> Iterator[None]:
+    """Name store and feature to the notebook, as a user who edits it does."""
+    named = {STORE_VARIABLE: store, MAP_VARIABLE: feature}
+    before = {name: os.environ.get(name) for name in named}
+    os.environ.update(named)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _confined(app: App) -> App:
+    """An app whose pages may load from, and talk to, nothing but itself."""
+
+    async def confined(scope: Any, receive: Any, send: Any) -> None:
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                own = [
+                    (b"content-security-policy", POLICY.encode()),
+                    (b"referrer-policy", b"no-referrer"),
+                ]
+                message = {**message, "headers": [*message.get("headers", ()), *own]}
+            await send(message)
+
+        await app(scope, receive, sent)
+
+    return confined

@@ -1,0 +1,25 @@
+"""A store of hostile texts, to be explored."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.hostile_store import empty_store, fill
+
+from coresetdb.database import Database
+from coresetdb.query.rules.rules import Rules
+from coresetdb.query.selection import select
+
+pytest.importorskip("marimo", reason="the extra `explore` is not installed")
+pytest.importorskip("jscatter", reason="the extra `explore` is not installed")
+pytest.importorskip("sklearn", reason="the extra `explore` is not installed")
+
+
+@pytest.fixture(scope="session")
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Database:
+    """132 rows, 128 of them with vectors, a coreset `near`, and scores for a target."""
+    store = empty_store(tmp_path_factory.mktemp("explorer") / "pool")
+    fill(store)
+    select(store, ["arithmetic"], method="rds", budget="30", name="near", rules=Rules())
+    database = Database(store)
+    database.score("arithmetic", "rds")
+    return database
