@@ -16,6 +16,7 @@ import pyarrow as pa
 
 ID_DIGITS = 32
 _BIAS = np.uint64(1 << 63)
+_FIRST_ROOM = 1 << 16
 
 
 Ids = list[str] | pa.Array | pa.ChunkedArray
@@ -89,8 +90,9 @@ class IdSet:
         order = id_order(keys)
         self._high, self._low = keys[order, 0], keys[order, 1]
         # Ids whose upper halves agree stand side by side; in practice every run has length one.
-        starts = np.flatnonzero(self._high[1:] != self._high[:-1]) + 1
-        self._longest_run = int(np.diff(starts, prepend=0, append=len(keys)).max())
+        equal = np.flatnonzero(self._high[1:] == self._high[:-1])
+        ends = np.flatnonzero(np.diff(equal, append=-1) != 1)
+        self._longest_run = min(len(keys), 1) + int(np.diff(ends, prepend=-1).max(initial=0))
 
     def __len__(self) -> int:
         return len(self._high)
@@ -148,7 +150,16 @@ class GrowingIdSet:
 
     def add_all(self, parts: Iterable[pa.Array]) -> None:
         """Take in ids that come in parts, such as the batches of a table: sorted once."""
-        self._add(np.concatenate([np.empty((0, 2), np.int64), *map(keys_of, parts)]))
+        keys, filled = np.empty((_FIRST_ROOM, 2), np.int64), 0  # what is not filled takes no memory
+        for part in parts:
+            own = keys_of(part)
+            end = filled + len(own)
+            if end > len(keys):
+                more = np.empty((2 * end, 2), np.int64)
+                more[:filled], keys = keys[:filled], more
+            keys[filled:end] = own
+            filled = end
+        self._add(keys[:filled])
 
     def contains(self, ids: Ids) -> np.ndarray:
         """Which ids are in the set: (len(ids),) bool."""
