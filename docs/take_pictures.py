@@ -73,8 +73,8 @@ def take_explorer(browser: Browser, address: str, coreset: str, picture: Path) -
     page.set_default_timeout(STARTS_MS)
     page.goto(address)
     page.get_by_role("button", name="Make this a coreset").wait_for()
-    page.get_by_label("Colour by").last.select_option("source")
-    page.get_by_label("Coreset lit").last.select_option(coreset)
+    page.get_by_label("Colour by").filter(visible=True).select_option("source")
+    page.get_by_label("Coreset lit").filter(visible=True).select_option(coreset)
     page.wait_for_timeout(2 * SETTLES_MS)
     box = page.locator("canvas").first.bounding_box()
     assert box is not None

@@ -123,8 +123,15 @@ def _serve(notebook: str, port: int, browser: bool, say: Callable[[str], None]) 
     listening = _listen(port)
     token = secrets.token_urlsafe(24)
     address = f"http://{HOST}:{listening.getsockname()[1]}/?access_token={token}"
-    page = create_asgi_app(quiet=True, token=token).with_app(path="/", root=notebook).build()
-    config = uvicorn.Config(_confined(page), log_level="error", timeout_graceful_shutdown=1)
+    pages: list[Any] = []
+
+    def noted(app: Any) -> Any:
+        pages.append(app)
+        return app
+
+    apps = create_asgi_app(quiet=True, token=token)
+    app = apps.with_app(path="/", root=notebook, middleware=[noted]).build()
+    config = uvicorn.Config(_confined(app), log_level="error", timeout_graceful_shutdown=1)
     say(f"Explorer: {address}")
     say("Ctrl-C ends it")
     if browser:
@@ -133,6 +140,8 @@ def _serve(notebook: str, port: int, browser: bool, say: Callable[[str], None]) 
         opener.start()
     with listening, suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
+    for page in pages:  # else the threads of open pages keep the interpreter from ending
+        page.state.session_manager.shutdown()
 
 
 def _edit(notebook: str, port: int, browser: bool) -> None:
@@ -175,7 +184,10 @@ def _environment(store: str, feature: str) -> Iterator[None]:
 
 
 def _confined(app: App) -> App:
-    """An app whose pages may load from, and talk to, nothing but itself."""
+    """An app whose pages may load from, and talk to, nothing but itself, and nobody else to it.
+
+    A page of another origin, and a name of somebody's that leads to this machine, get 403.
+    """
 
     async def confined(scope: Any, receive: Any, send: Any) -> None:
         async def sent(message: Any) -> None:
@@ -187,6 +199,20 @@ def _confined(app: App) -> App:
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
             await send(message)
 
-        await app(scope, receive, sent)
+        if scope["type"] not in ("http", "websocket") or _from_here(dict(scope["headers"])):
+            await app(scope, receive, sent)
+        elif scope["type"] == "http":
+            await sent({"type": "http.response.start", "status": 403, "headers": []})
+            await sent({"type": "http.response.body", "body": b"from another origin"})
+        else:
+            await send({"type": "websocket.close", "code": 1008})
 
     return confined
+
+
+def _from_here(headers: dict[bytes, bytes]) -> bool:
+    """Whether a request names this machine, and comes from a page of ours or from no page."""
+    host = headers.get(b"host", b"").decode("latin-1")
+    origin = headers.get(b"origin", b"").decode("latin-1")
+    own = host.partition(":")[0] in (HOST, "localhost")
+    return own and origin in ("", f"http://{host}")

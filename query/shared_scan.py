@@ -71,8 +71,7 @@ class ScanWorker:
         self._method: Method | None = None
         self._comparison: Comparison | None = None
         self._eligible: IdSet | None = None
-        self._numbers: dict[str, int] = {}
-        self._earlier: list[Answers] = []
+        self._passes: SelectorPasses | None = None
 
     def equip(self, facts: dict[str, Any], blobs: Sequence[bytes]) -> None:
         """Take the request, the pool's statistics, the eligible rows and the answers so far."""
@@ -82,8 +81,10 @@ class ScanWorker:
             self._resolve(facts["request"], statistics)
             self._request = facts["request"]
         self._eligible = IdSet(waiting.popleft().arrays["keys"]) if facts["filtered"] else None
-        self._numbers = facts["numbers"]
-        self._earlier = [unpacked(answers) for answers in waiting]
+        assert self._method is not None and self._comparison is not None, "resolved by now"
+        self._passes = SelectorPasses(self._method, self._comparison, **facts["numbers"])
+        for answers in waiting:
+            self._passes.send(unpacked(answers))
 
     def _resolve(self, facts: dict[str, Any], statistics: Sequence[Artifact]) -> None:
         snapshot = Snapshot(self._store, facts["pool_version"], facts["targets_version"])
@@ -111,11 +112,8 @@ class ScanWorker:
         self, facts: dict[str, Any], body: bytes, parts: Sequence[Given], owner: Owner
     ) -> Answer:
         """Scan a part of the pool; returns what was counted, and what each reducer found."""
-        assert self._method is not None and self._comparison is not None, "equipped before"
-        passes = SelectorPasses(self._method, self._comparison, **self._numbers)
-        for answers in self._earlier:
-            passes.send(answers)
-        reducers = list(passes.reducers(in_part=True).values())
+        assert self._passes is not None and self._comparison is not None, "equipped before"
+        reducers = list(self._passes.reducers(in_part=True).values())
         span = range(facts["start"], facts["stop"])
         seen = self._comparison.scan([*reducers, _Seen(owner)], self._eligible, span)
         arrays = {
@@ -167,7 +165,8 @@ class SharedScans:
         """
         equipment = self._equipment(numbers, earlier, eligible)
         waiting = deque(self._tasks(equipment))
-        total, done = self._snapshot.pool.count_rows(), 0
+        total = self._snapshot.pool.count_rows() if eligible is None else len(eligible)
+        done = 0
 
         def report(rows: int, tokens: int) -> None:
             nonlocal done

@@ -63,7 +63,8 @@ class Server:
         return f"s3://{bucket}/pool"
 
     def _put(self, path: str, data: bytes) -> None:
-        with urlopen(Request(self.direct + path, data, method="PUT")):
+        headers = {"Content-Type": "application/octet-stream"}  # else moto reads it as a form
+        with urlopen(Request(self.direct + path, data, headers, method="PUT"), timeout=60):
             pass
 
     def end(self) -> None:

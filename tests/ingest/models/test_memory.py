@@ -135,6 +135,38 @@ def test_holes_between_what_lives_longer_go_back_to_the_system():
     assert int(ran.stdout) > 80
 
 
+KEPT_SCRIPT = """
+import resource
+import torch
+from coresetdb.ingest.models.backbone import keep_freed_memory
+
+def faults_of_large_tensors():
+    torch.ones(16 << 20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.ones(16 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+by_itself = faults_of_large_tensors()
+keep_freed_memory()
+print(by_itself, faults_of_large_tensors())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's allocator")
+def test_the_next_tensor_meets_pages_that_the_last_one_had():
+    environment = {key: value for key, value in os.environ.items() if "MALLOC" not in key}
+    ran = subprocess.run(
+        [sys.executable, "-c", KEPT_SCRIPT],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    by_itself, kept = map(int, ran.stdout.split())
+    assert kept < by_itself / 4
+
+
 def test_a_featurizer_gives_back_when_it_is_time(monkeypatch):
     given = []
     monkeypatch.setattr(featurizer, "release_freed_memory", lambda: given.append(1))
