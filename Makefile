@@ -32,7 +32,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/coresetdb demo
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadscope tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -55,7 +55,7 @@ notebook: $(VENV)/.installed-dev demo
 	$(BIN)/python docs/run_notebook.py
 
 torture: $(VENV)/.installed
-	$(BIN)/python benchmarks/torture.py build/torture $(OPTIONS)
+	$(BIN)/python benchmarks/torture build/torture $(OPTIONS)
 
 evidence: $(VENV)/.installed-evaluate
 	$(BIN)/python benchmarks/evidence.py $(CORPORA) $(OUT) --model $(MODEL) $(OPTIONS)

@@ -827,6 +827,10 @@ class Database:
         name: str | None = None,
         dry_run: bool = False,
         memory_limit: str | int = "4GiB",
+        workers: int | Literal["auto"] | None = None,
+        engine: Engine = "processes",
+        address: str | None = None,
+        progress: Progress | None = None,
     ) -> Coreset:
         """Choose rows for the targets, which share the budget in turns, and keep the choice.
 
@@ -863,19 +867,28 @@ class Database:
             seed: of methods that draw at random.
             name: of the coreset; made from targets and method by default.
             dry_run: choose, and save nothing.
-            memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes.
+            memory_limit: what the selection may plan for, such as `"8GiB"` or a number of bytes;
+                each worker holds as much again at most.
+            workers: processes that compare the rows, each a part of the pool: how many, or `auto`,
+                one for each processor. The rows chosen are the same.
+            engine: `"processes"` of this machine, or actors of `"ray"`.
+            address: of a Ray cluster, whose nodes reach the store at the same place; by default one
+                of this machine is started.
+            progress: receives what workers are started, how far they are, and which died.
 
         Raises:
             UsageError: an unknown target or method, a malformed budget, a name that is taken, a
                 filter that no row passes, weights that do not fit the targets, rules that
-                contradict each other, too much memory planned.
+                contradict each other, too much memory planned, nothing that workers could share.
             InputError: an evaluation file cannot be read.
             MissingFeatureError: the store lacks what the method compares.
             FingerprintError: target and pool were featurized differently.
             QueryError: DuckDB does not accept `where`.
+            WorkerError: workers died over the same rows, or none can be started.
         """
         from .query.rules.rules import rules_for
         from .query.selection import select
+        from .workers.options import WorkerOptions
 
         reading = _reading(
             eval_format, mapping, choices, first_choice, roles, strip_end, allow_empty_answer=True
@@ -906,6 +919,8 @@ class Database:
             weights=weights,
             group=group,
             dry_run=dry_run,
+            workers=WorkerOptions.of(workers, None, engine, address),
+            progress=progress,
         )
 
     def list_coresets(self) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
     python benchmarks/beside_bergson.py --bergson BIN/bergson --model FOLDER --data alpaca.json.gz
     python benchmarks/beside_bergson.py ... --dtype float32 --threads 1 --rounds 2
+    python benchmarks/beside_bergson.py ... --workers 2        ours by workers too, sharing threads
 
 Bergson needs an environment of its own (`pip install bergson==2.5.1`, then `pip uninstall
 torchvision torchaudio` where torch is the CPU build). Each run is a process by itself, with the
@@ -64,15 +65,21 @@ def timed(command: list[str], threads: int) -> tuple[str, float, float]:
     return ran.stdout, wall, cpu - before.children_user - before.children_system
 
 
-def ours(label: str, rows: Path, folder: Path, options: argparse.Namespace) -> Run:
+def ours(
+    label: str, rows: Path, folder: Path, options: argparse.Namespace, workers: int = 1
+) -> Run:
     """Ingest into a new store whose fits were made from the first rows."""
-    store = folder / f"store-{label}"
+    store = folder / f"store-{label}-{workers}"
     program = [str(Path(sys.executable).with_name("coresetdb"))]
     init = [*program, "init", str(store), "--backbone", options.model, "--features", OURS[label]]
     timed([*init, "--dtype", options.dtype], options.threads)
     if label != "less":
         timed([*program, "fit", str(store), str(folder / "fit.jsonl")], options.threads)
-    said, wall, cpu = timed([*program, "ingest", str(store), str(rows)], options.threads)
+    ingest = [*program, "ingest", str(store), str(rows)]
+    if workers > 1:
+        ingest += ["--workers", str(workers)]
+        label = f"{label}, {workers} workers"
+    said, wall, cpu = timed(ingest, max(1, options.threads // workers))
     [seconds] = re.findall(r"tokens in ([\d.,]+) s", said)
     return Run(label, float(seconds.replace(",", "")), wall, cpu)
 
@@ -107,6 +114,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--workers", type=int, default=1, help="ours once more by so many")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", default="beside_bergson.json")
     options = parser.parse_args()
@@ -123,9 +131,10 @@ def main() -> None:
             fit.write_text("".join(json.dumps(row) + "\n" for row in chosen[:48]), encoding="utf-8")
             runs.append(bergson(rows, folder, options))
             print(runs[-1], file=sys.stderr, flush=True)
-            for label in OURS:
-                runs.append(ours(label, rows, folder, options))
-                print(runs[-1], file=sys.stderr, flush=True)
+            for workers in sorted({1, options.workers}):
+                for label in OURS:
+                    runs.append(ours(label, rows, folder, options, workers))
+                    print(runs[-1], file=sys.stderr, flush=True)
     print(f"\n{options.rows} rows, {options.dtype}, {options.threads} threads, best of rounds\n")
     print("| what | work, s | whole process, s | CPU, s |\n|---|---|---|---|")
     for label in dict.fromkeys(run.label for run in runs):

@@ -10,8 +10,9 @@ large shards are. So what is measured is the driver: its own CPU seconds, and th
 machine that others use the former are what can be compared; those of the workers are not in them.
 
     rows/s      rows a CPU second of the driver, and a second by the clock
-    commit      CPU seconds of a commit, and of its inserts into `pool` and `sources`
-    start       seconds until the ids of the pool are in memory
+    commit      CPU seconds of a commit, and of its inserts into `pool` and `sources` (medians)
+    start       CPU seconds until the ids of the pool are in memory
+    files       that a commit leaves, each of which an object store counts as a request and more
     manifest    bytes of the newest manifest of the pool, and milliseconds to open it
     MiB         peak memory of the driver
 """
@@ -21,10 +22,11 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -99,11 +101,10 @@ def random_values(kind: pa.DataType, rows: int, generator: np.random.Generator) 
 
 
 class Clock:
-    """CPU seconds of this process, and calls, by what was called."""
+    """CPU seconds of this process for every call, by what was called."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
-        self.calls: Counter[str] = Counter()
+        self.seconds: defaultdict[str, list[float]] = defaultdict(list)
 
     def timed(self, action: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
         """Return the action, timed under what `name` makes of its arguments."""
@@ -113,10 +114,13 @@ class Clock:
             try:
                 return action(*arguments, **keywords)
             finally:
-                self.seconds[own] += time.process_time() - start
-                self.calls[own] += 1
+                self.seconds[own].append(time.process_time() - start)
 
         return run
+
+    def median(self, name: str) -> float:
+        """Of a call."""
+        return round(statistics.median(self.seconds[name]), 2)
 
 
 def measure(place: str, new: int, rate: float, workers: int) -> dict[str, Any]:
@@ -125,17 +129,7 @@ def measure(place: str, new: int, rate: float, workers: int) -> dict[str, Any]:
     before = store.dataset("pool").count_rows()
     ingestion.Commit.write = clock.timed(ingestion.Commit.write, lambda *_: "commit")
     Store.insert = clock.timed(Store.insert, lambda own, table, rows: f"insert {table}")
-    Store.change = clock.timed(Store.change, lambda own, table, *_: f"commits to {table}")
-    known_ids = Store.known_ids
-    waited = []
-
-    def timed_ids(own: Store, table: str = "pool") -> Any:
-        start = time.perf_counter()
-        ids = known_ids(own, table)
-        waited.append(time.perf_counter() - start)
-        return ids
-
-    Store.known_ids = timed_ids
+    Store.known_ids = clock.timed(Store.known_ids, lambda *_: "start")
     placed = Placement(workers, 1, why="they only pretend")
     settings = {"store": place, "rate": rate}
     with TemporaryDirectory() as folder:
@@ -143,33 +137,40 @@ def measure(place: str, new: int, rate: float, workers: int) -> dict[str, Any]:
         sources = open_sources(file, ReadOptions())
         role = f"{Path(__file__).stem}.{Pretender.__name__}"
         options = WorkerOptions(workers=workers)
+        objects = len(files_of(store))
         start, cpu = time.perf_counter(), time.process_time()
         with open_group(options, placed, role, settings, lambda sentence: None) as group:
             account = ingestion.ingest(
                 store, sources.sources(), unused, workers=group, command="benchmarks/driver.py"
             )
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+        objects = len(files_of(store)) - objects
     made = account.total("new")
     dataset = store.dataset("pool")
     start = time.perf_counter()
     store.dataset("pool")
     opening = time.perf_counter() - start
     manifests = sorted(Path(dataset.uri, "_versions").glob("*.manifest"))
-    commits = clock.calls["commit"]
+    commits = len(clock.seconds["commit"])
     return {
         "rows in the store": f"{before:,}",
         "fragments": len(dataset.get_fragments()),
         "rows/CPU s": round(made / cpu),
         "rows/s": round(made / seconds),
-        "commit, CPU s": round(clock.seconds["commit"] / commits, 2),
-        "into pool": round(clock.seconds["insert pool"] / commits, 2),
-        "into sources": round(clock.seconds["insert sources"] / commits, 2),
-        "commits to pool": clock.calls["commits to pool"],
-        "start, s": round(sum(waited), 2),
+        "commit, CPU s": clock.median("commit"),
+        "into pool": clock.median("insert pool"),
+        "into sources": clock.median("insert sources"),
+        "files": round(objects / commits, 1),
+        "start, CPU s": clock.median("start"),
         "manifest, kB": round(manifests[0].stat().st_size / 1000, 1),
         "open, ms": round(opening * 1000, 1),
         "MiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
+
+
+def files_of(store: Store) -> list[Path]:
+    """All files of a local store."""
+    return [path for path in Path(store.uri).rglob("*") if path.is_file()]
 
 
 def unused() -> Any:

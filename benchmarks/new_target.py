@@ -11,7 +11,7 @@ its own:
     select      `coresetdb select --out`: starts, scans, guards against leakage, writes the file
 
 The first selection reads the pool from the disk, the second has it in the system's cache; both are
-printed. Bytes are those of the columns that a method reads.
+printed, and the CPU seconds of the second, which others on the machine do not change.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from commands import taken
 from grown_store import grow
 from report import write_report
 
@@ -39,17 +38,6 @@ METHODS = (
 TARGET = "new-target"
 
 
-def seconds_of(*command: str) -> float:
-    """Run a command of coresetdb; return how long it took."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [Path(sys.executable).with_name("coresetdb"), *command], capture_output=True, text=True
-    )
-    if done.returncode:
-        sys.exit(f"coresetdb {' '.join(command)}: {done.stderr}")
-    return time.perf_counter() - start
-
-
 def forget_cached(folder: Path) -> None:
     """Ask the system to drop a store's files from its cache."""
     for file in folder.rglob("*"):
@@ -60,16 +48,23 @@ def forget_cached(folder: Path) -> None:
 
 def measured(store: Path, options: argparse.Namespace, scratch: Path) -> Iterator[dict[str, Any]]:
     """Yield the figures of every method."""
+    begun = f"{time.time():.0f}"  # a store that was kept has coresets of earlier runs
     for method in options.methods.split(";"):
         runs = []
         for run in range(2):
             if not run:
                 forget_cached(store)
-            name = f"{method}-{run}".translate({ord(each): "-" for each in ":(,)="})
+            name = f"{method}-{run}-{begun}".translate({ord(each): "-" for each in ":(,)="})
             out = ["--out", str(scratch / f"{name}.jsonl"), "--name", name]
             given = ["--method", method, "--budget", str(options.budget), *out]
-            runs.append(seconds_of("select", str(store), TARGET, *given))
-        yield {"method": method, "from_disk": runs[0], "again": runs[1]}
+            runs.append(taken("select", str(store), TARGET, *given))
+        yield {
+            "method": method,
+            "from_disk": runs[0].seconds,
+            "again": runs[1].seconds,
+            "cpu": runs[1].cpu,
+            "mebibytes": max(run.mebibytes for run in runs),
+        }
 
 
 def main() -> None:
@@ -89,22 +84,23 @@ def main() -> None:
             shutil.copytree(options.store, store)
         grow(store, options.rows)
         if TARGET in {each.name for each in coresetdb.connect(store).list_targets()}:
-            seconds_of("target", "remove", str(store), TARGET)
-        target = seconds_of("target", "add", str(store), TARGET, str(options.examples))
-        print(f"target add: {target:.1f} s; {options.rows:,} rows, budget {options.budget:,}\n")
-        print("| method | select, from disk, s | again, s | examples to file, s |")
-        print("|---|---|---|---|")
+            taken("target", "remove", str(store), TARGET)
+        target = taken("target", "add", str(store), TARGET, str(options.examples))
+        print(f"target add: {target.seconds:.1f} s, {target.cpu:.1f} CPU s; ", end="")
+        print(f"{options.rows:,} rows, budget {options.budget:,}\n")
+        print("| method | select, from disk, s | again, s | CPU s | MiB | examples to file, s |")
+        print("|---|---|---|---|---|---|")
         rows = []
         for row in measured(store, options, Path(scratch)):
             rows.append(row)
-            whole = target + row["from_disk"]
+            whole = target.seconds + row["from_disk"]
             print(
                 f"| `{row['method']}` | {row['from_disk']:.1f} | {row['again']:.1f} | "
-                f"{whole:.1f} |",
+                f"{row['cpu']:.1f} | {row['mebibytes']:.0f} | {whole:.1f} |",
                 flush=True,
             )
     if options.out:
-        facts = {"rows": options.rows, "budget": options.budget, "target_seconds": target}
+        facts = {"rows": options.rows, "budget": options.budget, "target_seconds": target.seconds}
         write_report(options.out, "new_target", {**facts, "methods": rows})
 
 

@@ -21,15 +21,15 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from commands import Taken, taken
 from grown_store import grow
 from report import write_report
 
@@ -51,25 +51,6 @@ QUERIES = {
     "texts of the top": "SELECT p.id, s.score, p.messages FROM pool p JOIN scores s ON p.id = s.id "
     "WHERE s.rank <= 20 ORDER BY s.rank",
 }
-
-
-def measured(*command: str) -> dict[str, float]:
-    """Run a command of coresetdb; return its seconds, CPU seconds and peak memory in MiB."""
-    start = time.perf_counter()
-    program = Path(sys.executable).with_name("coresetdb")
-    with open(os.devnull, "w") as nowhere, TemporaryDirectory() as scratch:
-        complaints = Path(scratch) / "stderr"
-        with open(complaints, "w") as stderr:
-            child = subprocess.Popen([program, *command], stdout=nowhere, stderr=stderr)
-            _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
-            sys.exit(f"coresetdb {' '.join(command)}: {complaints.read_text()}")
-    return {
-        "seconds": round(time.perf_counter() - start, 2),
-        "CPU": round(used.ru_utime + used.ru_stime, 2),
-        "MiB": round(used.ru_maxrss / 1024),
-    }
 
 
 def write_short_rows(path: Path, count: int, seed: int) -> str:
@@ -117,31 +98,32 @@ def actions(store: str, methods: str, scratch: Path) -> Iterator[tuple[str, tupl
     yield "verify --full", ("verify", store, "--full")
 
 
-def measure(store: Path, rows: int, options: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(store: Path, rows: int, options: argparse.Namespace) -> dict[str, Taken]:
     """Grow a store, and return seconds and MiB of every action."""
-    figures: dict[str, dict[str, float]] = {}
+    figures: dict[str, Taken] = {}
 
-    def note(name: str, figure: dict[str, float]) -> None:
+    def note(name: str, figure: Taken) -> None:
         figures[name] = figure
-        told = ", ".join(f"{value:,.2f} {unit}" for unit, value in figure.items())
+        told = f"{figure.seconds:.2f} s, {figure.cpu:.2f} CPU s, {figure.mebibytes:,.0f} MiB"
         print(f"  {rows:>11,}  {name:<28} {told}", flush=True)
 
     if not store.exists():
         shutil.copytree(options.store, store)
-        measured("target", "add", str(store), TARGET, str(options.examples))
+        taken("target", "add", str(store), TARGET, str(options.examples))
     start, cpu = time.perf_counter(), time.process_time()
     grow(store, rows)
-    took = {"seconds": time.perf_counter() - start, "CPU": time.process_time() - cpu}
-    note("growing", {**took, "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    note("growing", Taken(seconds, cpu, memory))
     with TemporaryDirectory(dir=store.parent) as scratch:
         for name, command in actions(str(store), options.methods, Path(scratch)):
             if options.only and not any(each in name for each in options.only.split(";")):
                 continue
-            note(name, measured(*command))
+            note(name, taken(*command))
     if not options.only or "compact" in options.only:
         more = SMALL_COMMITS * SMALL_COMMIT_ROWS
         grow(store, Store.open(str(store)).dataset("pool").count_rows() + more, SMALL_COMMIT_ROWS)
-        note(f"compact, {SMALL_COMMITS} new fragments", measured("compact", str(store)))
+        note(f"compact, {SMALL_COMMITS} new fragments", taken("compact", str(store)))
     return figures
 
 
@@ -158,7 +140,7 @@ def main() -> None:
     parser.add_argument("--out", help="JSON")
     options = parser.parse_args()
     sizes = [int(size) for size in options.rows.split(",")]
-    of_size: dict[int, dict[str, dict[str, float]]] = {}
+    of_size: dict[int, dict[str, Taken]] = {}
     for rows in sizes:
         store = options.folder / f"scale-{rows}"
         of_size[rows] = measure(store, rows, options)
@@ -166,19 +148,25 @@ def main() -> None:
             shutil.rmtree(store)
     print_table(of_size)
     if options.out:
-        facts: dict[str, Any] = {"load": os.getloadavg(), "sizes": of_size}
+        sizes_taken = {
+            rows: {name: asdict(figure) for name, figure in own.items()}
+            for rows, own in of_size.items()
+        }
+        facts: dict[str, Any] = {"load": os.getloadavg(), "sizes": sizes_taken}
         write_report(options.out, "scale", facts)
 
 
-def print_table(of_size: dict[int, dict[str, dict[str, float]]]) -> None:
+def print_table(of_size: dict[int, dict[str, Taken]]) -> None:
     """Print the figures of every size, the ratio of CPU seconds of the last to the first."""
-    units = {"s": "seconds", "CPU s": "CPU", "MiB": "MiB"}
+    units = {"s": "seconds", "CPU s": "cpu", "MiB": "mebibytes"}
     titles = [f"{rows:,}, {unit}" for unit in units for rows in of_size] + ["ratio"]
     print(f"\n| | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}")
     first, *_, last = of_size.values() if len(of_size) > 1 else [*of_size.values()] * 2
     for name in last:
-        cells = [f"{own[name][key]:,.1f}" for key in units.values() for own in of_size.values()]
-        ratio = f"{last[name]['CPU'] / max(first[name]['CPU'], 0.01):.1f}"
+        cells = [
+            f"{getattr(own[name], key):,.1f}" for key in units.values() for own in of_size.values()
+        ]
+        ratio = f"{last[name].cpu / max(first[name].cpu, 0.01):.1f}"
         print(f"| {name} | {' | '.join([*cells, ratio])} |")
 
 

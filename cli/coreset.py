@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from shlex import quote
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from .options import (
     ShownProgress,
     all_of,
     evaluation_options,
+    given,
     json_option,
     memory_option,
     open_database,
@@ -24,6 +26,7 @@ from .options import (
     print_json,
     print_result,
     print_text,
+    scan_worker_options,
     store_argument,
     talk,
     where_option,
@@ -195,6 +198,7 @@ def methods_command(store: str | None, verbose: bool, as_json: bool) -> None:
 )
 @click.option("--name", help="Name of the coreset; from targets and method by default.")
 @memory_option("the selection")
+@scan_worker_options
 @show_option(ROWS_SHOWN)
 @by_option
 @click.option("--dry-run", is_flag=True, help="Choose and show, and save nothing.")
@@ -232,6 +236,7 @@ def select_command(
     seed: int,
     name: str | None,
     memory: str,
+    workers: dict[str, Any],
     shown: int,
     by: str | None,
     dry_run: bool,
@@ -260,8 +265,8 @@ def select_command(
         coresetdb select pool --method random --budget 1000 --seed 1
     """
     of_out = {"--format": format_, "--reasoning": reasoning != "stored", "--with": with_fields}
-    for option, given in (of_out | {"--with-metadata": with_metadata}).items():
-        if given and not out:
+    for option, has_value in (of_out | {"--with-metadata": with_metadata}).items():
+        if has_value and not out:
             raise UsageError(f"{option} is for the file of --out: name one with --out FILE")
     if dry_run and out:
         raise UsageError("--dry-run writes nothing: leave out --out, or --dry-run")
@@ -279,28 +284,31 @@ def select_command(
 
         check_field(database.store, by)
     try:
-        coreset = database.select(
-            *targets,
-            method=method,
-            budget=budget,
-            where=where,
-            seed=seed,
-            name=name,
-            memory_limit=memory,
-            leakage="off" if allow_leakage else leakage,  # type: ignore[arg-type]
-            evaluation=evaluation,
-            **reading,
-            exclude=exclude,
-            quota=quota,
-            cap=cap,
-            quota_by=quota_by,
-            distinct=distinct,
-            distinct_by=distinct_by,
-            approximate=approximate,
-            weights=weights,
-            group=group,
-            dry_run=dry_run,
-        )
+        with ShownProgress() if given(workers) else nullcontext() as progress:
+            coreset = database.select(
+                *targets,
+                method=method,
+                budget=budget,
+                where=where,
+                seed=seed,
+                name=name,
+                memory_limit=memory,
+                leakage="off" if allow_leakage else leakage,  # type: ignore[arg-type]
+                evaluation=evaluation,
+                **reading,
+                exclude=exclude,
+                quota=quota,
+                cap=cap,
+                quota_by=quota_by,
+                distinct=distinct,
+                distinct_by=distinct_by,
+                approximate=approximate,
+                weights=weights,
+                group=group,
+                dry_run=dry_run,
+                **workers,
+                progress=progress,
+            )
     except UsageError as error:
         if name is None or not underway.was_killed() or name not in coreset_names(database.store):
             raise

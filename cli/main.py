@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from ..schemas.errors import AmbiguousFormatError, CoresetDBError, UsageError
-from ..schemas.plain_text import first_line, safe
+from ..schemas.plain_text import first_line, safe, said_by_lance
 from ..schemas.version import VERSION
 from .options import talk
 from .store_argument import HELP, StoreArgument
@@ -188,7 +188,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.stdout = None
         sys.exit(0)
     except BaseException as error:
-        if type(error).__name__ != "PanicException":
+        if not said_by_lance(error):
             raise
         talk(  # Lance gave up on something that this package reads without a guard
             f"Error: Lance failed: {first_line(error)}. If it fails again, check the store: "

@@ -64,6 +64,18 @@ def memory_option(what: str) -> Callable[..., Any]:
     )
 
 
+ENGINE_OPTION = click.option(
+    "--engine",
+    type=click.Choice(["processes", "ray"]),
+    default="processes",
+    show_default=True,
+    help="Workers are processes of this machine, or actors of Ray.",
+)
+ADDRESS_OPTION = click.option(
+    "--address", metavar="HOST:PORT", help="Ray cluster; by default one here."
+)
+
+
 def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options that say who makes features (docs/planning.md).
 
@@ -78,19 +90,33 @@ def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--gpus", metavar="N,...", help="GPUs that workers use, one each; by default all."
         ),
-        click.option(
-            "--engine",
-            type=click.Choice(["processes", "ray"]),
-            default="processes",
-            show_default=True,
-            help="Workers are processes of this machine, or actors of Ray.",
-        ),
-        click.option("--address", metavar="HOST:PORT", help="Ray cluster; by default one here."),
+        ENGINE_OPTION,
+        ADDRESS_OPTION,
     ]
 
     @functools.wraps(command)
     def with_workers(**values: Any) -> Any:
         keywords = {name: values.pop(name) for name in ("workers", "gpus", "engine", "address")}
+        return command(**values, workers=keywords)
+
+    return all_of(*options)(with_workers)
+
+
+def scan_worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say who scans the pool, passed on as those of `worker_options`."""
+    options = [
+        click.option(
+            "--workers",
+            metavar="N|auto",
+            help="Compare the rows in so many processes; auto is one for each processor.",
+        ),
+        ENGINE_OPTION,
+        ADDRESS_OPTION,
+    ]
+
+    @functools.wraps(command)
+    def with_workers(**values: Any) -> Any:
+        keywords = {name: values.pop(name) for name in ("workers", "engine", "address")}
         return command(**values, workers=keywords)
 
     return all_of(*options)(with_workers)

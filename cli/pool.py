@@ -47,7 +47,12 @@ sources_argument = click.argument("sources", nargs=-1, required=True, metavar="S
     metavar="NAME,...",
     help="What to keep per row: features with their options, or the presets fast, lean and paper.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or mps.")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto, cpu, cuda, mps, or auto-map: spread over all devices.",
+)
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32 or bfloat16.")
 @click.option("--max-length", type=int, help="Tokens per row; by default as many as the model can.")
 @click.option(

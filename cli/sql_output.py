@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from ..schemas.errors import OutputError, QueryError, UsageError
 from ..schemas.plain_text import count_of, safe
+from ..schemas.scratch import beginning_of
 from ..schemas.version import VERSION
 from ..store.layout import require_outside
 from ..store.sql.session import QueryResult
@@ -179,7 +180,7 @@ def write_parquet(result: QueryResult, path: str) -> int:
     import pyarrow.parquet as pq
 
     require_outside(path)
-    partial = f"{path}.partial-{os.getpid()}"
+    partial = beginning_of(path)
     rows = 0
     try:
         with pq.ParquetWriter(partial, result.schema, compression="zstd") as writer:

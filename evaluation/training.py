@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..ingest.conversations.tokenization import Encoded
 from ..schemas.errors import BackboneError, UsageError
 from ..schemas.plain_text import count_of
+from ..schemas.scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from ..ingest.models.backbone import Backbone
@@ -229,7 +229,7 @@ def _train(
         }
     )
     on_cpu = backbone.device.type == "cpu"
-    with tempfile.TemporaryDirectory() as folder, without_progress_bars():
+    with ScratchFolder() as folder, without_progress_bars():
         settings = SFTConfig(
             output_dir=folder,
             num_train_epochs=recipe.epochs,

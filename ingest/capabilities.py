@@ -25,6 +25,7 @@ from .conversations.tokenization import Encoded
 from .fits.fit import Sample
 from .jobs.fitting import MemoryCache, run_fits
 from .models.describe import BackboneConfig, BackboneInfo, describe, weights_bytes
+from .models.device_map import AUTO_MAP
 from .models.model_folder import BUILTIN
 from .representations import registry
 from .representations.registry import FeatureSpec, columns_of, get, recipe_for
@@ -328,6 +329,8 @@ def _free_bytes(device: str) -> float | None:
     """Return the free memory of a device, None where it is not known."""
     import torch
 
+    if device == AUTO_MAP:
+        return None  # disk is part of it
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     return free_memory()

@@ -193,13 +193,16 @@ class Search:
         self._table.checkout(dataset.version)
         self.facts: dict[str, Any] = {}
 
-    def scan(self, reducers: Sequence[BlockConsumer], eligible: IdSet | None) -> Scanned:
+    def scan(
+        self, reducers: Sequence[BlockConsumer], eligible: IdSet | None, span: range | None = None
+    ) -> Scanned:
         """Feed the rows that the index finds; as `Comparison.scan`, with a note on the recall.
 
         Raises:
             UsageError: a reducer needs more than the nearest rows, or too many of them, or so few
                 rows may be chosen that the exact scan is quicker.
         """
+        assert span is None, "an index names rows of the whole table"
         counts = [nearest_wanted(reducer) for reducer in reducers]
         most = max((count for count in counts if count is not None), default=0)
         if None in counts:
@@ -219,7 +222,7 @@ class Search:
         if k := min(most, seen.scored):
             found, probes, recall = self._found(k, eligible, seen.scored)
             feed_vectors(found.keys, found.vectors, self._matrix, reducers)
-            seen.notes = (self._note(k, probes, recall),)
+            seen.remarks = (self._note(k, probes, recall),)
         return seen
 
     def _found(self, k: int, eligible: IdSet | None, rows: int) -> tuple[RowVectors, int, float]:

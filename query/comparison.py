@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -75,7 +75,16 @@ class QueryGroup:
     words: tuple[np.ndarray, ...] = ()
 
 
-Scan = Callable[[Sequence[BlockConsumer], IdSet | None], Scanned]
+class Scan(Protocol):
+    """A pass over the pool, or a part of it."""
+
+    def __call__(
+        self, reducers: Sequence[BlockConsumer], eligible: IdSet | None, span: range | None = None
+    ) -> Scanned:
+        """Feed reducers with the (eligible) rows at the places of a span; None for all."""
+        ...
+
+
 Fetch = Callable[[Fetched, IdSet | None], RowVectors | RowColumns]
 
 
@@ -131,7 +140,7 @@ def comparison(
         own = tuple(QueryGroup(target, 0, lengths=each) for target, each in lengths.items())
         return Comparison(
             own or (QueryGroup(None, 0),),
-            lambda reducers, eligible: scan_ids(dataset, reducers, eligible),
+            lambda reducers, eligible, span=None: scan_ids(dataset, reducers, eligible, span),
             fetch,
             width=feature.width if feature else 0,
         )
@@ -157,8 +166,8 @@ def _by_cosine(
     matrix = matrix_of(queries)
     return Comparison(
         tuple(QueryGroup(query.target, len(query.ids), query.ids) for query in queries),
-        lambda reducers, eligible: scan_vectors(
-            dataset, column, matrix, reducers, eligible, squared=squared, centre=mean
+        lambda reducers, eligible, span=None: scan_vectors(
+            dataset, column, matrix, reducers, eligible, span, squared=squared, centre=mean
         ),
         fetch,
         width=feature.width,
@@ -180,7 +189,7 @@ def _by_sets(
         query_groups = tuple(QueryGroup(query.target, 0, units=query.units) for query in queries)
     return Comparison(
         query_groups,
-        lambda reducers, eligible: scan_sets(dataset, column, reducers, eligible),
+        lambda reducers, eligible, span=None: scan_sets(dataset, column, reducers, eligible, span),
         fetch,
         size_of_sets(dataset, column),
     )
@@ -197,7 +206,7 @@ def _by_words(
             QueryGroup(query.target, len(query.ids), query.ids, words=query.words or ())
             for query in queries
         ),
-        lambda reducers, eligible: scan_words(dataset, column, reducers, eligible),
+        lambda reducers, eligible, span=None: scan_words(dataset, column, reducers, eligible, span),
         fetch,
     )
 
@@ -219,7 +228,9 @@ def _by_scores(
     columns = {own: feature.columns[own] for scorer in scorers for own in scorer.columns}
     return Comparison(
         query_groups,
-        lambda reducers, eligible: scan_scores(dataset, columns, scorers, reducers, eligible),
+        lambda reducers, eligible, span=None: scan_scores(
+            dataset, columns, scorers, reducers, eligible, span
+        ),
         fetch,
     )
 

@@ -209,9 +209,7 @@ def categorical_metadata(store: Store, version: int | None, most: int) -> list[s
         time_limit=FILTER_TIME_LIMIT,
         storage_options=store.place.options,
     ) as session:
-        fields = [
-            name for name in session.run("FROM pool LIMIT 0").schema.names if name not in stored
-        ]
+        fields = [name for name in session.schema().names if name not in stored]
         if not fields:
             return []
         counts = ", ".join(

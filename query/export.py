@@ -23,6 +23,7 @@ from ..schemas.conversations import conversation_columns, conversations_in
 from ..schemas.errors import CoresetDBError, OutputError, UsageError
 from ..schemas.ids import keys_of
 from ..schemas.plain_text import LinesResult, count_of
+from ..schemas.scratch import beginning_of
 from ..schemas.version import VERSION
 from ..selectors.random_order import shuffled
 from ..store.layout import require_outside
@@ -86,7 +87,7 @@ def replacing(out: str) -> Iterator[str]:
         OutputError: the file cannot be written.
     """
     require_outside(out)
-    part = f"{out}.part-{os.getpid()}"
+    part = beginning_of(out)
     try:
         yield part
         os.replace(part, out)

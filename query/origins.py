@@ -79,7 +79,7 @@ def _session(store: Store, version: int | None = None) -> SqlSession:
 
 def _column(store: Store, session: SqlSession, field: str) -> str:
     """Return the column of the relation `pool` that a field names, in whatever case."""
-    schema = session.run("FROM pool LIMIT 0").schema
+    schema = session.schema()
     known = {name.casefold(): name for name in schema.names}
     name = known.get(field.casefold())
     if name is None:

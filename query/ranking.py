@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -15,12 +15,12 @@ from ..selectors.reductions import (
     Fetched,
     Reduction,
     RowColumns,
+    RowReduction,
     RowVectors,
-    WordSimilarity,
-    WordTotals,
+    WordReduction,
 )
 from ..selectors.round_robin import take_turns, take_weighted_turns
-from ..selectors.selector import Passes, Ranking, Task
+from ..selectors.selector import Ranking, Task
 from .comparison import Comparison, QueryGroup
 from .methods import Method
 from .scanning.reducers import Reducer, planned_memory, reducer_for, word_reducer
@@ -82,6 +82,7 @@ def merged_picks(
     memory_limit: int = MEMORY_LIMIT,
     spare: int = 0,
     shares: Shares | None = None,
+    shared: SharedScan | None = None,
 ) -> tuple[Picks, Scanned]:
     """Return the best `k` rows; several targets take turns, each with its own ranking.
 
@@ -107,6 +108,7 @@ def merged_picks(
         memory_limit=memory_limit,
         pick_bytes=_PICK_BYTES,
         spare=spare,
+        shared=shared,
     )
     picks = _merge(ranked, comparison.query_groups, k, shares)
     return replace(picks, notes=(*picks.notes, *seen.notes)), seen
@@ -123,65 +125,127 @@ def rankings(
     memory_limit: int = MEMORY_LIMIT,
     pick_bytes: int = 0,
     spare: int = 0,
+    shared: SharedScan | None = None,
 ) -> tuple[list[Ranking], Scanned]:
     """Return the best `k` rows of every query group, and what the scan counted.
 
     Args:
         pick_bytes: that the caller will hold for every row, beside the selector's own memory.
         spare: how many of the `k` rows are spare ones.
+        shared: scans in place of this process; None for none.
 
     Raises:
         UsageError: the selection plans more memory than the limit.
     """
-    query_groups = comparison.query_groups
-    sizes = [query_group.queries for query_group in query_groups]
     tasks = _tasks(method, comparison, rows, k, seed, spare)
     _check_memory(method, tasks, memory_limit, pick_bytes)
-    ends = np.cumsum(sizes).tolist()
-    spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-    passes = [method.selector.passes(task) for task in tasks]
-    needs = {number: next(own) for number, own in enumerate(passes)}
-    ranked: dict[int, Ranking] = {}
+    passes = SelectorPasses(method, comparison, k=k, rows=rows, seed=seed, spare=spare)
+    earlier: list[Answers] = []
     seen, fetched = Scanned(), Scanned()
-    while needs:
-        sources = {
-            number: [_source(comparison, need, spans[number], eligible) for need in own]
-            for number, own in needs.items()
+    while passes.needs:
+        reducers = passes.reducers()
+        if reducers and shared:
+            seen = shared(passes.numbers, earlier, list(reducers.values()), eligible)
+        elif reducers:
+            seen = comparison.scan(list(reducers.values()), eligible)
+        answers = {}
+        for number, needs in passes.needs.items():
+            answers[number] = tuple(
+                reducers[number, place].result()
+                if (number, place) in reducers
+                else _fetched(comparison, need, eligible, fetched)
+                for place, need in enumerate(needs)
+            )
+        if shared:
+            earlier.append(answers)
+        passes.send(answers)
+    return passes.rankings, seen if seen.rows else fetched
+
+
+def _fetched(
+    comparison: Comparison, need: Reduction, eligible: IdSet | None, fetched: Scanned
+) -> RowVectors | RowColumns:
+    """Return what is fetched for a need; rows that have vectors, and have none, are counted."""
+    assert isinstance(need, Fetched)
+    answer = comparison.fetch(need, eligible)
+    if isinstance(answer, RowVectors):
+        fetched.scored += len(answer)
+        fetched.missing += answer.missing
+    return answer
+
+
+class SelectorPasses:
+    """The selectors of all query groups side by side, from one pass over the pool to the next.
+
+    Args:
+        method: whose selector it is.
+        comparison: of the rows with the queries.
+        k, rows, seed, spare: as for `rankings`.
+
+    Attributes:
+        numbers: k, rows, seed and spare.
+        needs: what the pass at hand is to find, by the numbers of the query groups; none once all
+            of them are ranked.
+    """
+
+    def __init__(
+        self, method: Method, comparison: Comparison, *, k: int, rows: int, seed: int, spare: int
+    ) -> None:
+        self.numbers = {"k": k, "rows": rows, "seed": seed, "spare": spare}
+        tasks = _tasks(method, comparison, rows, k, seed, spare)
+        ends = np.cumsum([task.queries for task in tasks]).tolist()
+        self._spans = [
+            slice(end - task.queries, end) for end, task in zip(ends, tasks, strict=True)
+        ]
+        self._passes = [method.selector.passes(task) for task in tasks]
+        self._ranked: dict[int, Ranking] = {}
+        self.needs = {number: next(own) for number, own in enumerate(self._passes)}
+
+    @property
+    def rankings(self) -> list[Ranking]:
+        """Those of the query groups, in their order."""
+        return [self._ranked[number] for number in range(len(self._passes))]
+
+    def reducers(self, in_part: bool = False) -> dict[tuple[int, int], Reducer]:
+        """Return what the scan of the pass at hand feeds, by the group and the place of its need.
+
+        Args:
+            in_part: whether it feeds a part of the pool alone.
+        """
+        return {
+            (number, place): _reducer(need, self._spans[number], in_part)
+            for number, own in self.needs.items()
+            for place, need in enumerate(own)
+            if not isinstance(need, Fetched)
         }
-        reducers = [source for own in sources.values() for source in own if not callable(source)]
-        if reducers:
-            seen = comparison.scan(reducers, eligible)
-        needs = {}
-        for number, own in sources.items():
-            answers = tuple(source() if callable(source) else source.result() for source in own)
-            for answer in answers:
-                if isinstance(answer, RowVectors):
-                    fetched.scored += len(answer)
-                    fetched.missing += answer.missing
-            step = _send(passes[number], answers)
-            if isinstance(step, Ranking):
-                ranked[number] = step
-            else:
-                needs[number] = step
-    return [ranked[number] for number in range(len(tasks))], seen if seen.rows else fetched
+
+    def send(self, answers: Answers) -> None:
+        """Give each group what its needs came to; the next pass is at hand then."""
+        self.needs = {}
+        for number, own in answers.items():
+            try:
+                self.needs[number] = self._passes[number].send(own)
+            except StopIteration as end:
+                self._ranked[number] = end.value
 
 
-def _source(
-    comparison: Comparison, need: Reduction, queries: slice, eligible: IdSet | None
-) -> Reducer | Callable[[], RowVectors | RowColumns]:
-    """Return where the answer to a need comes from: a reducer to feed, or a function to call."""
-    if isinstance(need, Fetched):
-        return lambda: comparison.fetch(need, eligible)
-    if isinstance(need, (WordTotals, WordSimilarity)):
+Answers: TypeAlias = Mapping[int, tuple[Any, ...]]
+"""What the needs of a pass came to, by the numbers of the query groups."""
+
+SharedScan: TypeAlias = Callable[
+    [Mapping[str, int], Sequence[Answers], Sequence[Reducer], IdSet | None], Scanned
+]
+"""Feeds the reducers of a pass with what others found in parts of the pool.
+
+It is given the numbers of a `SelectorPasses`, the answers of the passes before this one, the
+reducers, and the rows that may be chosen.
+"""
+
+
+def _reducer(need: RowReduction | WordReduction, queries: slice, in_part: bool) -> Reducer:
+    if isinstance(need, WordReduction):
         return word_reducer(need, queries.stop - queries.start)
-    return reducer_for(need, queries)
-
-
-def _send(passes: Passes, answers: tuple) -> Ranking | tuple[Reduction, ...]:
-    try:
-        return passes.send(answers)
-    except StopIteration as end:
-        return end.value
+    return reducer_for(need, queries, in_part)
 
 
 def _tasks(

@@ -223,7 +223,9 @@ def _overlap(snapshot: Snapshot, feature: Feature, queries: Queries) -> Comparis
 
     return Comparison(
         (QueryGroup(queries.target, 1),),
-        lambda reducers, eligible: scan_overlap(dataset, column, units, reducers, eligible),
+        lambda reducers, eligible, span=None: scan_overlap(
+            dataset, column, units, reducers, eligible, span
+        ),
         fetch,  # pyright: ignore[reportArgumentType]
     )
 
@@ -265,8 +267,8 @@ def _with_progress(prepared: _Prepared, rows: int, progress: Progress) -> Compar
     scan = prepared.comparison.scan
     return replace(
         prepared.comparison,
-        scan=lambda reducers, eligible: scan(
-            [*reducers, _RowCounter(prepared.name, rows, progress)], eligible
+        scan=lambda reducers, eligible, span=None: scan(
+            [*reducers, _RowCounter(prepared.name, rows, progress)], eligible, span
         ),
     )
 

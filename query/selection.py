@@ -18,10 +18,12 @@ from ..schemas.amounts import parse_budget
 from ..schemas.errors import MissingFeatureError, ReadOnlyStoreError, UsageError
 from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import count_of
+from ..schemas.progress import Progress, Silence
 from ..schemas.version import VERSION
 from ..store.features import annotations_used, completion
 from ..store.fill import count_unfilled
 from ..store.rows import row_keys
+from ..workers.options import WorkerOptions
 from .approximate import Search
 from .comparison import comparison
 from .coresets import Coreset, check_free, free_name, mix_of, record, rule_notes
@@ -36,6 +38,7 @@ from .rules.constrained import ConstrainedRanking
 from .rules.rules import Rules, keep
 from .scanning.rows import BLOCK_BYTES, Scanned
 from .scanning.vectors import block_rows, device
+from .shared_scan import SharedScans, open_scan_workers, require_scan
 from .sketch_noise import selection_notes
 from .snapshot import Snapshot
 from .token_budget import counted_rows, tokens_of, within_tokens
@@ -84,8 +87,16 @@ class ChosenRows:
     target_tokens: dict[str, int] | None = None
 
 
-def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMIT) -> ChosenRows:
+def answer(
+    snapshot: Snapshot,
+    request: Request,
+    memory_limit: int = MEMORY_LIMIT,
+    shared: SharedScans | None = None,
+) -> ChosenRows:
     """Choose rows of a snapshot's pool.
+
+    Args:
+        shared: scans of this request that workers share; None for none.
 
     Raises:
         UsageError: an unknown method or target, a budget below one row, too much memory planned.
@@ -96,6 +107,8 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
     resolved = resolve_request(snapshot, request)
     method, feature, queries = resolved.method, resolved.feature, resolved.queries
     compared = comparison(snapshot, method, feature, queries, resolved.lengths)
+    if shared:
+        require_scan(method, compared, request.approximate)
     search = None
     if request.approximate:
         search = Search(snapshot, method, feature, queries)
@@ -129,6 +142,7 @@ def answer(snapshot: Snapshot, request: Request, memory_limit: int = MEMORY_LIMI
             memory_limit=memory_limit,
             spare=spare,
             shares=shares,
+            shared=shared,
         )
 
     ranking = ConstrainedRanking(
@@ -274,6 +288,8 @@ def select(
     weights: WeightsLike | None = None,
     group: str | None = None,
     dry_run: bool = False,
+    workers: WorkerOptions | None = None,
+    progress: Progress | None = None,
 ) -> Coreset:
     """Choose rows of the newest pool for one or more targets, and record them as a coreset.
 
@@ -283,15 +299,17 @@ def select(
     Args:
         rules: what shapes the selection beside its method; by default the leakage guard alone.
         memory_limit: bytes that the selection may plan for.
+        workers: that share the scans; none by default.
         The others are those of `Database.select`.
 
     Raises:
         UsageError: unknown target or method, bad budget, taken name, a filter that no row passes,
             rules that cannot be kept, too much memory planned, or nothing that an index could
-            answer.
+            answer or workers could share.
         MissingFeatureError: pool or target lack the feature.
         FingerprintError: pool and target were featurized differently.
         QueryError: the filter was refused.
+        WorkerError: workers died over the same rows, or none can be started.
     """
     amount = parse_budget(budget)
     if not -_MOST_SEED <= seed <= _MOST_SEED:
@@ -311,7 +329,10 @@ def select(
         group=group,
     )
     snapshot = Snapshot(store)
-    result = answer(snapshot, request, memory_limit)
+    progress = progress or Silence()
+    with open_scan_workers(store, workers or WorkerOptions(), progress.say) as scanning:
+        shared = SharedScans(scanning, snapshot, request, progress) if scanning else None
+        result = answer(snapshot, request, memory_limit, shared)
     _require_rows(snapshot, request, result)
     drowned = selection_notes(snapshot, result.method, result.feature, targets)
     result = replace(result, notes=(*result.notes, *drowned))

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 ID_DIGITS = 32
 _BIAS = np.uint64(1 << 63)
-_ADDED_AT_ONCE = 1 << 18
+_FIRST_ROOM = 1 << 16
 
 
 Ids = list[str] | pa.Array | pa.ChunkedArray
@@ -61,8 +61,9 @@ def unsigned_halves(keys: np.ndarray) -> np.ndarray:
 def id_order(keys: np.ndarray) -> np.ndarray:
     """The order of the ids, (n,) int64, for keys (n, 2); equal keys in any order."""
     order = np.argsort(keys[:, 0])  # much faster than by two words, which are hardly ever needed
-    high, low = keys[order, 0], keys[order, 1]
-    if ((high[1:] == high[:-1]) & (low[1:] != low[:-1])).any():
+    high = keys[order, 0]
+    equal = np.flatnonzero(high[1:] == high[:-1])
+    if (keys[order[equal], 1] != keys[order[equal + 1], 1]).any():
         order = np.lexsort((keys[:, 1], keys[:, 0]))
     return order
 
@@ -89,8 +90,9 @@ class IdSet:
         order = id_order(keys)
         self._high, self._low = keys[order, 0], keys[order, 1]
         # Ids whose upper halves agree stand side by side; in practice every run has length one.
-        starts = np.flatnonzero(self._high[1:] != self._high[:-1]) + 1
-        self._longest_run = int(np.diff(starts, prepend=0, append=len(keys)).max())
+        equal = np.flatnonzero(self._high[1:] == self._high[:-1])
+        ends = np.flatnonzero(np.diff(equal, append=-1) != 1)
+        self._longest_run = min(len(keys), 1) + int(np.diff(ends, prepend=-1).max(initial=0))
 
     def __len__(self) -> int:
         return len(self._high)
@@ -133,7 +135,9 @@ class GrowingIdSet:
 
     def add(self, ids: Ids) -> None:
         """Take ids in."""
-        keys = keys_of(ids)
+        self._add(keys_of(ids))
+
+    def _add(self, keys: np.ndarray) -> None:
         while self._parts and len(self._parts[-1]) < 2 * len(keys):
             keys = np.concatenate([self._parts.pop().keys(), keys])
         self._parts.append(IdSet(keys))
@@ -145,15 +149,17 @@ class GrowingIdSet:
         return other
 
     def add_all(self, parts: Iterable[pa.Array]) -> None:
-        """Take in ids that come in parts, many parts at once."""
-        waiting: list[pa.Array] = []
+        """Take in ids that come in parts, such as the batches of a table: sorted once."""
+        keys, filled = np.empty((_FIRST_ROOM, 2), np.int64), 0  # what is not filled takes no memory
         for part in parts:
-            waiting.append(part)
-            if sum(map(len, waiting)) >= _ADDED_AT_ONCE:
-                self.add(pa.chunked_array(waiting))
-                waiting = []
-        if waiting:
-            self.add(pa.chunked_array(waiting))
+            own = keys_of(part)
+            end = filled + len(own)
+            if end > len(keys):
+                more = np.empty((2 * end, 2), np.int64)
+                more[:filled], keys = keys[:filled], more
+            keys[filled:end] = own
+            filled = end
+        self._add(keys[:filled])
 
     def contains(self, ids: Ids) -> np.ndarray:
         """Which ids are in the set: (len(ids),) bool."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -78,6 +79,18 @@ def count_of(number: int, noun: str, plural: str | None = None) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first 300 characters of an error's first line; its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+_PLACE_IN_LANCE = re.compile(r"\.rs:\d+:\d+")
+
+
+def said_by_lance(error: BaseException) -> bool:
+    """Whether an error comes out of Lance, which names a line of its source in most of them."""
+    if type(error).__name__ == "PanicException":
+        return True
+    return isinstance(error, OSError | ValueError | RuntimeError) and bool(
+        _PLACE_IN_LANCE.search(str(error))
+    )
 
 
 def safe(text: str) -> str:

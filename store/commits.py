@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..schemas.errors import ReadOnlyStoreError, StoreError
+from ..schemas.errors import CoresetDBError, ReadOnlyStoreError, StoreError
+from ..schemas.plain_text import first_line, said_by_lance
 from .place import disk_full, writing_refused
 
 ATTEMPTS = 12
@@ -46,6 +47,10 @@ def committed(what: str, action: Callable[[], Result], attempts: int = ATTEMPTS)
                 kind = ReadOnlyStoreError if writing_refused(str(error)) else StoreError
                 raise kind(_sentence(what, error)) from error
             last = error
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, CoresetDBError) or not said_by_lance(error):
+                raise
+            raise StoreError(_sentence(what, error)) from error
         pause = min(_FIRST_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)
         time.sleep(pause * random.uniform(0.5, 1.0))
     raise StoreError(
@@ -58,8 +63,7 @@ def lost_race(error: OSError) -> bool:
     return any(words in str(error) for words in _RETRYABLE)
 
 
-def _sentence(what: str, error: OSError) -> str:
-    text = str(error)
-    if disk_full(text):
+def _sentence(what: str, error: Exception) -> str:
+    if disk_full(str(error)):
         return f"{what}: the disk is full; nothing was committed. Make room and run it again"
-    return f"{what}: {text}"
+    return f"{what}: {first_line(error)}"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ..schemas.errors import StoreError
 from ..schemas.plain_text import LinesResult, count_of
 from . import catalog, locks, shards, underway
-from .checksums import FOLDER
 from .rows import bytes_per_row
 
 if TYPE_CHECKING:
@@ -169,12 +168,14 @@ def clean(store: Store, older_than_seconds: float = 3600.0) -> Cleaned:
             size += done.bytes_removed
         for trace in store.place.sizes(underway.FOLDER):  # of commands that were killed
             store.place.delete(trace)
-        present = {path for table in tables for path in store.place.sizes(f"{table}.lance")}
+        every = store.place.sizes("")
+        folders = {f"{table}.lance" for table in tables}
+        present = {path for path in every if path.split("/")[0] in folders}
         known = store.checksums.known()
         store.checksums.forget(
             path for path, note in known.items() if note.table != "files" and path not in present
         )
-        for path in store.place.sizes(FOLDER):
+        for path in every.keys() - present:
             if path.endswith(".part"):
                 store.place.delete(path)
         shards.remove_foreign_shards(

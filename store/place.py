@@ -161,7 +161,11 @@ class Place:
             os.makedirs(os.path.dirname(target), exist_ok=True)
             part = f"{target}.{uuid.uuid4().hex}.part"
             Path(part).write_bytes(data)
-            os.replace(part, target)
+            try:
+                os.replace(part, target)
+            except FileNotFoundError:  # a cleaning took it for one that a killed process left
+                Path(part).write_bytes(data)
+                os.replace(part, target)
 
     def make_folder(self, path: str) -> None:
         """Make a folder if there is none; an object store needs none."""

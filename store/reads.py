@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from ..schemas.errors import CoresetDBError
+from ..schemas.plain_text import said_by_lance
 from .place import Place, unopened
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def guarded(dataset: lance.LanceDataset, place: Place, table: str) -> lance.Lanc
         except (OSError, pa.ArrowException) as error:
             raise unopened(place, table, error, "cannot be read") from error
         except BaseException as error:
-            if type(error).__name__ == "PanicException":  # a panic inside Lance is no Exception
+            if said_by_lance(error):  # a panic inside Lance is no Exception
                 raise unopened(place, table, error, "cannot be read") from error
             raise
 

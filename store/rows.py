@@ -23,6 +23,7 @@ from ..schemas.canonical import DIGEST_BYTES, canonical_json, digest_of
 from ..schemas.errors import StoreError
 from ..schemas.ids import GrowingIdSet, keys_of
 from ..schemas.stored_vectors import is_coded
+from ..schemas.tables import literal
 
 
 def key_of(*parts: Any) -> str:
@@ -90,7 +91,9 @@ def _stretches(dataset: Any) -> Iterator[pa.ChunkedArray]:
     """The keys of a table in its order, `STRETCH_ROWS` or more at once."""
     batches: list[pa.Array] = []
     key = key_column(dataset.schema)
-    for batch in dataset.scanner(columns=[key], scan_in_order=True).to_batches():
+    for batch in dataset.scanner(
+        columns=[key], scan_in_order=True, io_buffer_size=IO_BYTES
+    ).to_batches():
         batches.append(batch.column(0))
         if sum(map(len, batches)) >= STRETCH_ROWS:
             yield pa.chunked_array(batches)
@@ -122,7 +125,9 @@ class HeldKeys:
         fresh = [part for number, part in fragments.items() if number not in self._fragments]
         if fresh:
             key = key_column(dataset.schema)
-            batches = dataset.scanner(columns=[key], fragments=fresh).to_batches()
+            batches = dataset.scanner(
+                columns=[key], fragments=fresh, io_buffer_size=IO_BYTES
+            ).to_batches()
             self._keys.add_all(batch[key] for batch in batches)
         self._fragments = now
         return self._keys
@@ -133,6 +138,8 @@ def _positions(values: Any, among: pa.Array) -> Any:
     return pc.index_in(values, value_set=among)  # pyright: ignore[reportAttributeAccessIssue]
 
 
+IO_BYTES = 32 << 20
+"""Of a table that Lance reads ahead where keys are looked through."""
 STRETCH_ROWS = 1 << 18
 """Keys of a table that are looked through at once: 9 MB as text."""
 PAGE_BYTES = 8 << 20
@@ -223,6 +230,18 @@ def distinct(rows: pa.Table, key: str, keep: Literal["first", "last"]) -> pa.Tab
     if len(place) == rows.num_rows:
         return rows
     return rows.take(pa.array(sorted(place.values()), pa.int64()))
+
+
+def delete_second_rows(dataset: Any, keys: Iterable[str]) -> int:
+    """Delete all but the first row of each key, in one commit; return how many rows those are."""
+    key = key_column(dataset.schema)
+    asked = f"{key} IN ({', '.join(map(literal, keys))})"
+    stored = dataset.scanner([key], asked, with_row_id=True).to_table()
+    first = distinct(stored, key, "first")["_rowid"].to_pylist()
+    second = sorted(set(stored["_rowid"].to_pylist()).difference(first))
+    if second:
+        dataset.delete(f"_rowid IN ({', '.join(map(str, second))})")
+    return len(second)
 
 
 def check_vectors(table: str, rows: pa.Table, key: str) -> None:

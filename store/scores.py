@@ -1,8 +1,9 @@
 """The table `scores`: sets of scores, each of all its rows by one method for one target.
 
 A set is known by target, method, fingerprint and version of the pool. It is written in the order
-of its ranks, by inserts of many rows that never put a key in twice, so a set of two writers at once
-is whole; one that a kill cut short has fewer rows than its last rank and is written anew next time.
+of its ranks, many rows at once. Writers take turns, so that the last of two at once leaves a whole
+set, and no key has to be looked up; one that a kill cut short has fewer rows than its last rank and
+is written anew next time.
 """
 
 from __future__ import annotations
@@ -59,12 +60,13 @@ def put_scores(
 
     Raises:
         StoreError: the disk is full, or other writers were quicker every time.
+        StoreBusyError: another one wrote scores for ten minutes.
     """
-    with store.lock(shared=True):
+    with store.named_lock("scores"), store.lock(shared=True):
         store.delete("scores", _where(of))
         at = 0
         for part in ids:
-            _insert(store, _rows(of, part, scores[at : at + len(part)], at))
+            store.append("scores", _rows(of, part, scores[at : at + len(part)], at))
             at += len(part)
         if not keep:
             same = _all_of(target=of.target, method=of.method)
@@ -100,14 +102,6 @@ def scores_in(store: Store, of: SetKey) -> pa.Table:
 def drop_scores(store: Store, target: str, method: str | None = None) -> int:
     """Remove all sets of a target, or of one method for it; returns how many rows there were."""
     return store.delete("scores", _all_of(target=target, **({"method": method} if method else {})))
-
-
-def _insert(store: Store, rows: pa.Table) -> None:
-    store.change(
-        "scores",
-        "writing scores",
-        lambda dataset: dataset.merge_insert("key").when_not_matched_insert_all().execute(rows),
-    )
 
 
 def _rows(of: SetKey, ids: Sequence[str], scores: np.ndarray, before: int) -> pa.Table:

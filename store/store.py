@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ..schemas.errors import DamagedStoreError, StoreError, UsageError
 from ..schemas.ids import GrowingIdSet
 from ..schemas.plain_text import first_line
-from ..schemas.tables import NEWER_TABLES, NEWEST_POSSIBLE, TABLES, literal
+from ..schemas.tables import NEWER_TABLES, NEWEST_POSSIBLE, TABLES
 from . import layout, underway
 from . import rows as incoming
 from .checksums import Checksums, version_files
@@ -231,7 +230,7 @@ class Store:
             fresh = self._absent(table, newest, incoming.distinct(fitting, key, "first"), key)
             incoming.check_vectors(table, fresh, key)
             if key in _DIGEST_KEYS and self.place.local and len(fresh):
-                return self._insert_in_turn(table, fresh, key)
+                return self._insert_in_turn(table, fresh, key, newest.version)
             return sum(
                 self._merge(table, part, key, update=False) for part in incoming.parts(fresh)
             )
@@ -356,41 +355,47 @@ class Store:
         known = self._held.setdefault(table, HeldKeys()).refresh(newest)
         return rows.filter(pa.array(~known.contains(rows[key])))
 
-    def _insert_in_turn(self, table: str, rows: pa.Table, key: str) -> int:
+    def _insert_in_turn(self, table: str, rows: pa.Table, key: str, version: int) -> int:
         """Append the rows that the table still lacks once all other inserts wait.
 
         A writer that does not (an older coresetdb, another kernel on a network disk without locks)
         is noticed by the version that our commit gets: of rows that then stand there twice, the
         first one stays.
+
+        Args:
+            version: that lacks them all.
         """
         inserted = 0
         with self.named_lock("insert"):
             newest = self.dataset(table)
+            if newest.version != version:
+                rows = self._absent(table, newest, rows, key)
             last = newest.version
-            for part in incoming.commits(self._absent(table, newest, rows, key)):
+            for part in incoming.commits(rows):
                 ours = self._append(table, part)
                 inserted += len(part)
                 if ours > last + 1:
-                    inserted -= self._drop_twins(table, part[key])
+                    inserted -= self._drop_twins(table, part[key], ours - 1)
                     ours = self.version(table)
                 last = ours
         return inserted
 
-    def _drop_twins(self, table: str, keys: pa.ChunkedArray) -> int:
-        """Delete all but the first row of each key that stands there twice; how many those are."""
-        key = key_column(TABLES[table])
-        asked = f"{key} IN ({', '.join(map(literal, keys.to_pylist()))})"
+    def _drop_twins(self, table: str, keys: pa.ChunkedArray, version: int) -> int:
+        """Delete all but the first row of each key that stands there twice; how many those are.
 
-        def drop(dataset: lance.LanceDataset) -> int:
-            stored = dataset.scanner([key], asked, with_row_id=True).to_table()
-            first = incoming.distinct(stored, key, "first")["_rowid"]
-            is_first = pc.is_in(stored["_rowid"], value_set=first)
-            twins = stored["_rowid"].filter(pc.invert(is_first))
-            if len(twins):
-                dataset.delete(f"_rowid IN ({', '.join(map(str, twins.to_pylist()))})")
-            return len(twins)
-
-        return self.change(table, f"writing to {table}", drop)
+        Args:
+            keys: that we inserted.
+            version: the last before ours.
+        """
+        there = self._held[table].refresh(self.dataset(table, version)).contains(keys)
+        if not there.any():  # others filled features, or deleted rows
+            return 0
+        twins = keys.filter(pa.array(there)).to_pylist()
+        return self.change(
+            table,
+            f"writing to {table}",
+            lambda dataset: incoming.delete_second_rows(dataset, twins),
+        )
 
     def _append(self, table: str, rows: pa.Table) -> int:
         """Add rows in one commit; return its version."""

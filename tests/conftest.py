@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.warm_processes import WarmParent
 from hypothesis import settings
 
 # Nothing is timed in tests, not even by Hypothesis.
@@ -18,7 +19,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("LANCE_LOG", "error")
 
+LONG = (
+    "evaluation/test_study.py",
+    "cli/test_demo.py",
+    "docs/test_commands.py",
+    "test_older_store.py",
+)
+"""Files that run for longest, and first: at the end one process would wait for the other's."""
+
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first; the others stay in their order."""
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
 
 
 @pytest.fixture(scope="session")
@@ -70,3 +84,10 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmParent]:
+    """Starts processes that have torch loaded."""
+    with WarmParent() as parent:
+        yield parent

@@ -31,21 +31,21 @@ MAY_IMPORT = {
 
 ORDER = {
     "schemas": "version fitted_table plain_text notebook canonical errors child_process "
-    "environment amounts progress ids tables instruction conversations reasoning recipe "
+    "environment scratch amounts progress ids tables instruction conversations reasoning recipe "
     "stored_vectors",
     "workers": "machine task child processes options group ray_actors opening",
-    "store": "nearby underway place reads commits locks rows checksums layout store catalog shards "
-    "fill features indices maintenance scores evaluation_results removal evaluations excerpts "
-    "kept_targets purge corpora sql integrity sizes status",
+    "store": "nearby underway place reads grouping commits locks rows checksums layout store "
+    "catalog shards fill features indices maintenance scores evaluation_results removal "
+    "evaluations excerpts kept_targets purge corpora sql integrity sizes status",
     "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
     "store/integrity": "isolated facts report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot methods weights queries groups scanning pool_statistics "
     "sketch_noise comparison ranking formats token_budget result_rows origins coresets "
-    "coreset_facts distances indexing listed_rows removal rules dedup request approximate "
-    "selection replay scores score targets measured readiness method_list compare explaining "
-    "distributions closeness imported extra_columns export leaks maps atlas",
+    "coreset_facts distances indexing listed_rows removal rules dedup request shared_scan "
+    "approximate selection replay scores score targets measured readiness method_list compare "
+    "explaining distributions closeness imported extra_columns export leaks maps atlas",
     "query/pool_statistics": "statistic background centring",
     "evaluation": "statistics answers items metrics learned_loss training study arm_rows harness "
     "results running matrix",

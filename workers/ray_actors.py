@@ -118,7 +118,7 @@ class RayWorker:
         def tell() -> None:
             nonlocal rows, tokens, given
             now_rows, now_tokens, more = self._get(self._actor.so_far.remote(given))
-            if now_tokens != tokens:
+            if (now_rows, now_tokens) != (rows, tokens):
                 owner.seen(now_rows - rows, now_tokens - tokens)
                 rows, tokens = now_rows, now_tokens
             for facts, blob in more:

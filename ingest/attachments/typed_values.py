@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ import pyarrow as pa
 from ...schemas.canonical import canonical_json
 from ...schemas.errors import UsageError
 from ...schemas.plain_text import count_of
+from ...schemas.scratch import ScratchFolder
 from ..representations.attached import TYPES
 
 PART_ROWS = 16_384
@@ -88,7 +88,7 @@ class TypedValues:
 
     def __init__(self, texts: Collection[str] = ()) -> None:
         self._texts = set(texts)
-        self._folder = TemporaryDirectory(prefix="coresetdb-")
+        self._folder = ScratchFolder()
         self._parts: list[Path] = []
         self._starts = [0]
         self._rows: list[tuple[str, Mapping[str, Any]]] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -20,6 +19,7 @@ from ...schemas.errors import UsageError
 from ...schemas.plain_text import count_of
 from ...schemas.progress import Progress, Silence
 from ...schemas.recipe import FINGERPRINT_KEY, VECTORS, Recipe
+from ...schemas.scratch import ScratchFolder
 from ...store.features import TABLES, features_of
 from ...store.fill import fill_lock
 from ...store.store import Store
@@ -121,7 +121,7 @@ class UnitVectors:
     """
 
     def __init__(self) -> None:
-        self._folder = TemporaryDirectory(prefix="coresetdb-")
+        self._folder = ScratchFolder()
         self._path = Path(self._folder.name) / "vectors"
         self._written: BinaryIO = self._path.open("wb")
         self._starts, self._files = [0], []

@@ -421,7 +421,9 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
     from transformers.pytorch_utils import Conv1D
 
     from ..models.anatomy import attention_projections
+    from ..models.device_map import require_one_device
 
+    require_one_device(model)
     names = attention_projections(model)
     config = LoraConfig(
         r=training.rank,

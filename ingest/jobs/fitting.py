@@ -11,7 +11,6 @@ added before recipes: a kill between the two leaves null columns that the next r
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +24,7 @@ from ...schemas.errors import StoreBusyError, UsageError
 from ...schemas.plain_text import count_of
 from ...schemas.progress import JoinedProgress, Progress, Silence
 from ...schemas.recipe import Recipe
+from ...schemas.scratch import ScratchFolder
 from ...store.catalog import Artifact, content_of, find_artifact, keep_artifact, load_artifact
 from ...store.features import declare
 from ...store.removal import removed_ids
@@ -519,7 +519,7 @@ def rereadable_sources(
     if not pending(store):
         yield open_sources(data, options, progress=progress)
         return
-    with tempfile.TemporaryDirectory(prefix="coresetdb-") as folder:
+    with ScratchFolder() as folder:
         yield open_sources(data, options, folder, progress)
 
 

@@ -12,15 +12,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...schemas.conversations import conversations_in
+from ...schemas.errors import UsageError
 from ...schemas.recipe import Recipe
 from ...store.catalog import Artifact
 from ...store.store import Store
 from ...workers.group import WorkerGroup
+from ...workers.machine import threads_of_user, usable_processors
 from ...workers.opening import open_group
 from ...workers.options import Placement, WorkerOptions, place
 from ...workers.task import Answer, Given, Owner, to_bytes, to_table
 from ..create import backbone_config, check_backbone, describe_backbone, recipes_of
 from ..models.describe import BackboneConfig, weights_bytes
+from ..models.device_map import AUTO_MAP
 from .fitting import fit_for_owner
 from .worker_tasks import FIT, recipe_of
 
@@ -93,12 +96,17 @@ def open_workers(
 
     Raises:
         BackboneError, FingerprintError: as `create.load_backbone`; nothing was started.
-        UsageError: a GPU or a cluster is not there.
+        UsageError: a GPU or a cluster is not there, or one model is spread over all devices.
     """
     if not options.given:
         yield None
         return
     config = backbone_config(store)
+    if config.device == AUTO_MAP:
+        raise UsageError(
+            f"{store.uri}: --device {AUTO_MAP} spreads one model over all devices, and every "
+            "worker needs a model of its own: leave --workers, --gpus and --engine out"
+        )
     check_backbone(store.uri, config, recipes_of(store))
     settings = {"backbone": config.as_dict()}
     with open_group(options, placement(store, options), ROLE, settings, say) as group:
@@ -108,5 +116,8 @@ def open_workers(
 def placement(store: Store, options: WorkerOptions) -> Placement:
     """Where workers with a store's backbone run."""
     config = backbone_config(store)
+    if config.device == AUTO_MAP:
+        why = "a model that is spread over all devices has room for no other"
+        return Placement(1, threads_of_user() or usable_processors(), (), why, config.device)
     info = describe_backbone(store.uri, config)
     return place(options, config.device, weights_bytes(info, config.dtype))

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from ...workers.machine import threads_of_user, usable_processors
 from ..conversations.chat_template import ChatTemplate, RowRefusedError
 from ..conversations.tokenization import Encoded, Encoder
 from .describe import BackboneConfig, BackboneInfo, describe
+from .device_map import AUTO_MAP, main_device, offload_folder, spreading
 from .model_folder import read_templates, settled_name
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ CAUSAL_TOLERANCE, BFLOAT16_TOLERANCE = 1e-4, 2e-2
 in float32 and 4e-3 in bfloat16, where different batches may meet different kernels. The change is
 about 1e-1 in a trained encoder; 5e-3 in a BERT of two layers with untrained weights."""
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES = 1 << 30
+"""Freed bytes at the end of the heap, and of one block, from which glibc returns memory."""
+
 CACHED_KERNELS = 512
 """Enough for about 30 shapes of batches of the built-in proxy; at most 0.8 MB each."""
 
@@ -89,7 +95,7 @@ class Backbone:
 
         self.config, self.info, self.model, self.encoder = config, info, model, encoder
         self.padding_token = padding_token
-        self.device: torch.device = model.device
+        self.device: torch.device = main_device(model)
         self._text_model = text_model(model)
         self.width_multiple = self._width_multiple()
         self._takes_positions, self.plain_head = self._probe()
@@ -109,6 +115,8 @@ class Backbone:
         encoder, padding_token = _load_encoder(info)
         bound_kernel_caches()
         bound_threads()
+        if config.device == "cpu":
+            keep_freed_memory()
         model = _load_model(info.folder, config, info.name)
         return cls(config, info, model, encoder, padding_token)
 
@@ -130,6 +138,8 @@ class Backbone:
         """
         import torch
 
+        from .attention import AttentionInBlocks
+
         if bool(mask[:, 0].all()):
             # No token sees padding at the end, so nothing has to be masked, and attention without a
             # mask skips the half above the diagonal.
@@ -137,15 +147,18 @@ class Backbone:
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
         if self._takes_positions:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
-        if not logits or self.plain_head:
-            return States(self._text_model(**inputs, use_cache=False).last_hidden_state)
-        return self._full_forward(inputs)
+        with AttentionInBlocks():
+            if logits and not self.plain_head:
+                return self._full_forward(inputs)
+            hidden = self._text_model(**inputs, use_cache=False).last_hidden_state
+        return States(hidden.to(self.device))  # a spread model ends on its last device
 
     def head(self, states: States, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Return logits (n, V) float32 at n positions, given by their rows and columns."""
         if states.logits is not None:
             return states.logits[rows, columns].float()
-        return self.model.get_output_embeddings()(states.hidden[rows, columns]).float()
+        logits = self.model.get_output_embeddings()(states.hidden[rows, columns])
+        return logits.float().to(self.device)
 
     def logit_slices(self, positions: int) -> Iterator[slice]:
         """Yield slices of `positions` whose logits fit in memory at once."""
@@ -172,13 +185,13 @@ class Backbone:
         """Return states and all logits from the model's own forward, for any head."""
         hidden: list[torch.Tensor] = []
         hook = self._text_model.register_forward_hook(
-            lambda module, args, output: hidden.append(output.last_hidden_state)
+            lambda module, args, output: hidden.append(output.last_hidden_state.to(self.device))
         )
         try:
             logits = self.model(**inputs, use_cache=False).logits
         finally:
             hook.remove()
-        return States(hidden[0], logits)
+        return States(hidden[0], logits.to(self.device))
 
     def _probe(self) -> tuple[bool, bool]:
         """Run a few tokens; return whether positions are given, and whether the head is plain.
@@ -221,7 +234,9 @@ class Backbone:
 
     def _is_plain(self, hidden: torch.Tensor, logits: torch.Tensor) -> bool:
         head = self.model.get_output_embeddings()
-        return head is not None and _close(head(hidden).float(), logits.float())
+        if head is None:
+            return False
+        return _close(head(hidden).float().to(self.device), logits.float())
 
     def _counts_positions(self, inputs: dict[str, Any], hidden: torch.Tensor) -> bool:
         """Return whether the model takes positions, and counts them from 0 by itself."""
@@ -232,7 +247,7 @@ class Backbone:
         ids = inputs["input_ids"]
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         given = self._text_model(**inputs, position_ids=positions, use_cache=False)
-        return _close(given.last_hidden_state.float(), hidden.float())
+        return _close(given.last_hidden_state.float().to(self.device), hidden.float())
 
     def _require_causal(self, first_states: torch.Tensor) -> None:
         """Refuse a model whose states before the first token that differs are not the same.
@@ -298,7 +313,8 @@ def resolve(config: BackboneConfig) -> BackboneConfig:
         raise UsageError(f"device {device!r} is not available here: use cpu or auto")
     dtype = config.dtype
     if dtype == "auto":
-        fast = kind == "cuda" and torch.cuda.is_bf16_supported()
+        on_cuda = kind == "cuda" or (device == AUTO_MAP and torch.cuda.is_available())
+        fast = on_cuda and torch.cuda.is_bf16_supported()
         dtype = "bfloat16" if fast else "float32"
     return replace(config, name=settled_name(config.name), device=device, dtype=dtype)
 
@@ -341,6 +357,7 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    on_disk = offload_folder() if config.device == AUTO_MAP else None
     try:
         with without_progress_bars():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -350,6 +367,7 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
                 # Left out, transformers asks on the terminal, and a "y" runs the folder's code.
                 trust_remote_code=False,
                 output_loading_info=True,
+                **(spreading(Path(on_disk.name)) if on_disk else {}),
             )
     except Exception as error:  # a damaged checkpoint raises whatever its reader raises
         raise BackboneError(
@@ -364,11 +382,15 @@ def _load_model(folder: Path, config: BackboneConfig, name: str) -> Any:
             f"{name}: the checkpoint lacks {count_of(len(missing), 'weight')} (such as "
             f"{missing[0]}), which would be random. Give a complete causal LM checkpoint"
         )
-    if config.device.split(":")[0] == "cuda":
+    if main_device(model).type == "cuda" or config.device.split(":")[0] == "cuda":
         # cuDNN plans its attention anew for every batch shape, and ingestion rarely repeats one:
         # on an H200 a shard took three times as long. The other kernels need no plan.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    return model.to(config.device).eval().requires_grad_(False)
+    if on_disk:
+        model.coresetdb_weights = on_disk  # as long as there is the model
+    else:
+        model = model.to(config.device)
+    return model.eval().requires_grad_(False)
 
 
 @contextlib.contextmanager
@@ -376,12 +398,16 @@ def without_progress_bars() -> Iterator[None]:
     """Hide transformers' progress bars and remarks inside the block."""
     from transformers.utils import logging
 
+    spreading_log = getLogger("accelerate.big_modeling")
     enabled, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    before = spreading_log.level
+    spreading_log.setLevel("ERROR")
     try:
         yield
     finally:
+        spreading_log.setLevel(before)
         logging.set_verbosity(verbosity)
         if enabled:
             logging.enable_progress_bar()
@@ -410,6 +436,22 @@ def bound_threads() -> None:
     processors = usable_processors()
     if threads_of_user() is None and torch.get_num_threads() > processors:
         torch.set_num_threads(processors)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory for the next tensors, until `release_freed_memory`.
+
+    By itself it returns a large tensor's memory at once, and the next one meets new pages, which
+    are zeroed one by one: a tenth of the time of a pass. Limits set by the user are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, variable in (
+            (M_MMAP_THRESHOLD, "MALLOC_MMAP_THRESHOLD_"),
+            (M_TRIM_THRESHOLD, "MALLOC_TRIM_THRESHOLD_"),
+        ):
+            if variable not in os.environ:
+                mallopt(option, KEPT_BYTES)
 
 
 def release_freed_memory() -> None:

@@ -32,7 +32,7 @@ DEFAULT_MAX_LENGTH = 2048
 ENCODING_VERSION = 1
 """Rises when the same text would become other tokens or masks."""
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
+DEVICES = ("auto", "auto-map", "cpu", "cuda", "mps")
 DTYPES = ("auto", "float32", "bfloat16")
 
 _TOKENIZER_FILES = (

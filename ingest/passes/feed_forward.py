@@ -30,18 +30,18 @@ _ATTENTION = ("attn", "attention")
 
 
 @contextmanager
-def neuron_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int]) -> Iterator[None]:
+def neuron_hooks(model: Any, reducers: Sequence[Reducer], ids: torch.Tensor) -> Iterator[None]:
     """Pass every feed-forward network's activations to the reducers inside the block.
 
     Each is passed once, even if gradient checkpointing runs a layer again; layers come in their
     order, the parts of a layer one after the other.
 
     Args:
-        shape: (B, T) of the batch that will be run.
+        ids: (B, T) of the batch that will be run; activations are passed on its device.
     """
     with ExitStack() as stack:
         for part in feed_forwards(model) if reducers else ():
-            hooks = _NeuronHooks(part, reducers, shape)
+            hooks = _NeuronHooks(part, reducers, ids)
             if part.experts:
                 stack.callback(hook_experts(part.module, hooks.expert))
             else:
@@ -52,8 +52,8 @@ def neuron_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int]
 class _NeuronHooks:
     """Hooks that pass one part's activations to the reducers, the first time it is run."""
 
-    def __init__(self, part: FeedForward, reducers: Sequence[Reducer], shape: tuple[int, int]):
-        self._part, self._reducers, self._shape = part, reducers, shape
+    def __init__(self, part: FeedForward, reducers: Sequence[Reducer], ids: torch.Tensor):
+        self._part, self._reducers, self._ids = part, reducers, ids
         self._done: set[int] = set()
 
     def dense(self, module: nn.Module, args: tuple) -> None:
@@ -67,9 +67,11 @@ class _NeuronHooks:
         if number in self._done:
             return
         self._done.add(number)
-        part, values = self._part, values.detach()
+        part, values = self._part, values.detach().to(self._ids.device)
         if tokens is None:
-            values = values.reshape(*self._shape, -1)
+            values = values.reshape(*self._ids.shape, -1)
+        else:
+            tokens = tokens.to(self._ids.device)
         offset = part.offset + number * part.width
         for reducer in self._reducers:
             reducer.neurons(Neurons(part.layer, part.start, part.units, offset, values, tokens))
@@ -181,25 +183,33 @@ def expert_weights(module: Any) -> tuple[str, str]:
 def hook_experts(module: nn.Module, hook: ExpertHook) -> Callable[[], None]:
     """Call `hook` after every matrix of an expert is applied; return a function that removes it."""
     attributes = vars(module)
-    forward = attributes.get("forward")
+    # Where accelerate brings weights in, its own forward does so around this one.
+    name = "_old_forward" if "_old_forward" in attributes else "forward"
+    forward = attributes.get(name)
     if not isinstance(forward, _ExpertForward):
-        forward = attributes["forward"] = _ExpertForward(module)
+        forward = attributes[name] = _ExpertForward(module, before=forward)
     forward.hooks.append(hook)
 
     def remove() -> None:
         forward.hooks.remove(hook)
         if not forward.hooks:
-            del attributes["forward"]
+            del attributes[name]
+            if forward.before is not None:
+                attributes[name] = forward.before
 
     return remove
 
 
 @dataclass
 class _ExpertForward:
-    """The forward of an expert module that calls hooks with every matrix product."""
+    """The forward of an expert module that calls hooks with every matrix product.
+
+    `before` is what it stands in place of, None for the forward of the class.
+    """
 
     experts: Any
     hooks: list[ExpertHook] = field(default_factory=list)
+    before: Callable[..., Any] | None = None
 
     def __call__(
         self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor

@@ -22,9 +22,11 @@ from torch.utils.checkpoint import checkpoint
 from ...schemas.errors import BackboneError
 from ...store.catalog import Artifact
 from ..conversations.tokenization import Encoded
-from ..models.anatomy import decoder_layers
+from ..models.anatomy import decoder_layers, forward_replaced
+from ..models.attention import AttentionInBlocks, in_blocks
 from ..models.backbone import Backbone, States
 from ..models.batches import Batch, batches_of, tokens_per_batch
+from ..models.device_map import require_backward, require_one_device
 from .adapters import adapter_applied
 from .feed_forward import neuron_hooks
 from .gradients import gradient_hooks
@@ -50,12 +52,20 @@ def run_pass(
         adapter: applied to the model.
         checkpointing: run every layer a second time instead of keeping its activations; by default
             where these would not fit the device.
+
+    Raises:
+        BackboneError: the model is spread over devices, and cannot give gradients or take an
+            adapter so.
     """
     model = backbone.model
+    if adapter is not None:
+        require_one_device(model)
+    if any(needs.gradients for needs, _ in reducers):
+        require_backward(model)
     of_logits = [reducer for needs, reducer in reducers if needs.logits]
     of_gradients = [reducer for needs, reducer in reducers if needs.gradients]
     if checkpointing is None:
-        checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.numel())
+        checkpointing = bool(of_gradients) and worth_checkpointing(model, batch.ids.shape)
     with (
         torch.enable_grad() if of_gradients else torch.inference_mode(),
         _only_predicting_tokens(backbone, batch, reducers, adapter),
@@ -63,13 +73,9 @@ def run_pass(
         layer_hooks(
             model,
             [reducer for needs, reducer in reducers if needs.layers],
-            (batch.ids.shape[0], batch.ids.shape[1]),
+            batch.ids,
         ),
-        neuron_hooks(
-            model,
-            [reducer for needs, reducer in reducers if needs.neurons],
-            (batch.ids.shape[0], batch.ids.shape[1]),
-        ),
+        neuron_hooks(model, [reducer for needs, reducer in reducers if needs.neurons], batch.ids),
         checkpointed(model, checkpointing and bool(of_gradients)),
         gradient_hooks(model, batch, adapted, of_gradients),
     ):
@@ -114,15 +120,16 @@ def pass_over(
 
 
 @contextmanager
-def layer_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int]) -> Iterator[None]:
+def layer_hooks(model: Any, reducers: Sequence[Reducer], ids: torch.Tensor) -> Iterator[None]:
     """Pass every decoder layer's output to the reducers inside the block.
 
     Args:
-        shape: (B, T) of the batch that will be run.
+        ids: (B, T) of the batch that will be run; outputs are passed on its device.
 
     Raises:
         BackboneError: a layer gives no states of that shape.
     """
+    shape = ids.shape
 
     def hook_of(index: int) -> Callable[..., None]:
         def hook(module: torch.nn.Module, args: tuple, output: Any) -> None:
@@ -135,7 +142,7 @@ def layer_hooks(model: Any, reducers: Sequence[Reducer], shape: tuple[int, int])
                     "nait:neuron=layer), or another backbone"
                 )
             for reducer in reducers:
-                reducer.layer(index, states.detach())
+                reducer.layer(index, states.detach().to(ids.device))
 
         return hook
 
@@ -193,7 +200,11 @@ class LossDerivative:
         slope = logits.softmax(-1)
         slope[torch.arange(len(targets), device=targets.device), targets] -= 1
         slope = slope.to(self._derivative.dtype)
-        summed = slope @ self._head.weight if self._plain else slope
+        if self._plain:
+            weight = self._head.weight
+            summed = (slope.to(weight.device) @ weight).to(self._derivative.device)
+        else:
+            summed = slope
         mean = summed.float() / self._tokens[rows, None]  # counts are not exact in bfloat16
         self._derivative[rows, places] = mean.to(summed.dtype)
 
@@ -202,20 +213,28 @@ class LossDerivative:
         torch.autograd.backward([self._from], [self._derivative])
 
 
-def worth_checkpointing(model: Any, tokens: int) -> bool:
-    """Return whether the activations that autograd keeps of `tokens` would not fit the device.
+def worth_checkpointing(model: Any, shape: torch.Size) -> bool:
+    """Return whether the activations that autograd keeps of (B, T) tokens would not fit the device.
 
     Per token and layer they are about twelve times the width (norms, attention) and six times that
-    of the feed-forward network: measured with the proxy 160 kB a token, by this estimate 146.
+    of the feed-forward network: measured with the proxy 160 kB a token, by this estimate 146. Where
+    attention is computed in blocks, its weights come on top, about half of every head's (T, T).
     """
     config = model.config.get_text_config()
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    inner = max(inner) if isinstance(inner, list | tuple) else inner  # Gemma 3n: one per layer
-    per_token = config.num_hidden_layers * (12 * config.hidden_size + 6 * inner)
+    inner = _largest(config, "intermediate_size") or 4 * config.hidden_size
+    per_token = 12 * config.hidden_size + 6 * inner
+    if in_blocks(model.device, model.dtype):
+        per_token += _largest(config, "num_attention_heads") * shape[1] // 2
     room = ACTIVATION_BYTES
     if model.device.type == "cuda":
         room = _free_bytes(model.device) // 2
-    return tokens * per_token * model.dtype.itemsize > room
+    return shape.numel() * config.num_hidden_layers * per_token * model.dtype.itemsize > room
+
+
+def _largest(config: Any, name: str) -> int:
+    """Return a size of a model, the largest where every layer has its own (Gemma 3n); 0 if none."""
+    size = getattr(config, name, None) or 0
+    return max(size) if isinstance(size, list | tuple) else size
 
 
 def _free_bytes(device: torch.device) -> int:
@@ -239,8 +258,7 @@ def checkpointed(model: Any, active: bool) -> Iterator[None]:
                 embeddings.register_forward_hook(lambda module, args, out: out.requires_grad_())
             )
         for layer in decoder_layers(model) if active else ():
-            vars(layer)["forward"] = partial(_run_checkpointed, layer.forward)
-            stack.callback(vars(layer).pop, "forward")
+            stack.enter_context(forward_replaced(layer, partial(_run_checkpointed, layer.forward)))
         yield
 
 
@@ -248,6 +266,8 @@ def _run_checkpointed(forward: Any, *args: Any, **kwargs: Any) -> Any:
     # In the reentrant form the second run is complete before the backward enters the layer, so the
     # inputs are known when the gradients of outputs arrive. A model in evaluation mode draws no
     # random numbers, so no generator has to be restored.
-    return checkpoint(
-        partial(forward, **kwargs), *args, use_reentrant=True, preserve_rng_state=False
-    )
+    def run(*args: Any) -> Any:
+        with AttentionInBlocks():  # the backward is not inside that of `Backbone.states`
+            return forward(*args, **kwargs)
+
+    return checkpoint(run, *args, use_reentrant=True, preserve_rng_state=False)

@@ -168,14 +168,15 @@ class _Capture:
         def hook(expert_linear: ExpertLinear) -> None:
             if not self._has_graph(f"{name}.{expert_linear.weight}.{expert_linear.expert}"):
                 return
-            places = _positions_by_row(expert_linear.tokens, self._mask)
-            inputs = _spread(expert_linear.inputs.detach(), places, len(self._mask))
+            device = self._mask.device
+            places = _positions_by_row(expert_linear.tokens.to(device), self._mask)
+            inputs = _spread(expert_linear.inputs.detach().to(device), places, len(self._mask))
             combine = self._keep_inputs(
                 f"{name}.{expert_linear.weight}.{expert_linear.expert}", inputs, padded=False
             )
             _on_gradient(
                 expert_linear.outputs,
-                lambda deltas: combine(_spread(deltas, places, len(self._mask))),
+                lambda deltas: combine(_spread(deltas.to(device), places, len(self._mask))),
             )
 
         return hook
@@ -235,6 +236,7 @@ class _Capture:
 
     def _by_row(self, name: str, values: torch.Tensor) -> torch.Tensor:
         rows, tokens = self._mask.shape
+        values = values.to(self._mask.device)  # of a spread model, layers are on others as well
         if values.shape[:2] == (rows, tokens) and values.ndim == 3:
             return values
         if values.ndim == 2 and len(values) == rows * tokens:

@@ -125,8 +125,8 @@ def _running_at(
             return whole(states)
         ran.append(True)
         flat = states.flatten(0, 1)
-        output = whole(flat.index_select(0, chosen)[None])[0, : len(at)]
-        return flat.new_zeros(flat.shape).index_copy(0, at, output).view_as(states)
+        output = whole(flat.index_select(0, chosen.to(flat.device))[None])[0, : len(at)]
+        return flat.new_zeros(flat.shape).index_copy(0, at.to(flat.device), output).view_as(states)
 
     with forward_replaced(module, forward):
         yield ran

@@ -137,8 +137,8 @@ def nearest_classes(model: Any, classes: NDArray[np.int32]) -> NDArray[np.int32]
 
     Nearest by the cosine of input embeddings, the first of equals; a seen class is its own.
     """
-    embeddings = model.get_input_embeddings().weight
     with torch.inference_mode():
+        embeddings = _embeddings(model)
         ids = torch.from_numpy(classes.astype(np.int64)).to(embeddings.device)
         seen = torch.nn.functional.normalize(embeddings[ids].float(), dim=1)
         step = max(1, BLOCK_ELEMENTS // max(seen.shape))
@@ -147,6 +147,16 @@ def nearest_classes(model: Any, classes: NDArray[np.int32]) -> NDArray[np.int32]
         nearest = torch.cat(places).int().cpu().numpy()
     nearest[classes] = np.arange(len(classes), dtype=np.int32)
     return nearest
+
+
+def _embeddings(model: Any) -> torch.Tensor:
+    """Return the input embeddings (V, D); those of a spread model may be anywhere."""
+    module = model.get_input_embeddings()
+    if not module.weight.is_meta:
+        return module.weight
+    count, width = module.weight.shape
+    ids = torch.arange(count).split(max(1, BLOCK_ELEMENTS // width))
+    return torch.cat([module(some).cpu() for some in ids])
 
 
 MapHook = Callable[[torch.Tensor, int | None], None]

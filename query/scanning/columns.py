@@ -19,7 +19,7 @@ import pyarrow as pa
 from ...ingest.representations.representation import Scorer
 from ...schemas.ids import IdSet, keys_of
 from ...selectors.reductions import MAX_BLOCK_ROWS, RowWords
-from .reducers import Block, BlockConsumer
+from .reducers import Block, BlockConsumer, adds_blocks_up
 from .rows import (
     BLOCK_BYTES,
     Scanned,
@@ -28,6 +28,7 @@ from .rows import (
     mapped_ahead,
     packed,
     read_ahead,
+    sections_of,
 )
 
 if TYPE_CHECKING:
@@ -42,15 +43,17 @@ def scan_sets(
     column: str,
     reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
+    span: range | None = None,
 ) -> Scanned:
     """Feed the set of every (eligible) row that has one to the reducers; no torch is imported.
 
     Args:
         dataset: with an `id` column and `column`, lists of int32, at the version to read.
         eligible: rows that may be chosen; None for all.
+        span: places of the rows to read, in table order; None for all.
     """
     seen = Scanned()
-    for keys, batch in read_ahead(batches_having(dataset, column, eligible, seen)):
+    for keys, batch in read_ahead(batches_having(dataset, column, eligible, seen, span)):
         seen.scored += len(keys)
         block = Block(keys, sets=batch.column(column))
         for reducer in reducers:
@@ -73,6 +76,7 @@ def scan_overlap(
     units: np.ndarray,
     reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
+    span: range | None = None,
 ) -> Scanned:
     """Feed the overlap of every (eligible) row that has a set to the reducers.
 
@@ -82,8 +86,9 @@ def scan_overlap(
         units: of the target's examples, (n,) int64, distinct.
         reducers: they get similarities (1, n) float32, whole numbers.
         eligible: rows that may be chosen; None for all.
+        span: places of the rows to read, in table order; None for all.
     """
-    return scan_sets(dataset, column, [_Overlap(units, reducers)], eligible)
+    return scan_sets(dataset, column, [_Overlap(units, reducers)], eligible, span)
 
 
 class _Overlap:
@@ -113,6 +118,7 @@ def scan_scores(
     scorers: Sequence[Scorer],
     reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
+    span: range | None = None,
 ) -> Scanned:
     """Feed the scores of every (eligible) row that has the feature to the reducers.
 
@@ -121,8 +127,9 @@ def scan_scores(
         columns: the scorers' name of each column they read -> the table's.
         scorers: one for each target; together they give similarities (targets, n) float32. A row
             that one of them has no score for counts as missing; one that any of them gives minus
-            infinity is left out and told in `notes`.
+            infinity is left out and counted as refused.
         eligible: rows that may be chosen; None for all.
+        span: places of the rows to read, in table order; None for all.
     """
     import torch
 
@@ -130,29 +137,34 @@ def scan_scores(
         keys, rows = block
         return keys, np.stack([scorer.scores(rows) for scorer in scorers]).astype(np.float32)
 
-    seen, refused = Scanned(), 0
-    with closing(read_ahead(_blocks(dataset, columns, eligible, seen))) as blocks:
+    seen = Scanned()
+    cut = any(map(adds_blocks_up, reducers))
+    spans = sections_of(dataset.count_rows(), span) if cut else [span]
+    found = (block for own in spans for block in _blocks(dataset, columns, eligible, seen, own))
+    with closing(read_ahead(found)) as blocks:
         for keys, scores in mapped_ahead(scored, blocks):
             present = ~np.isnan(scores).any(axis=0)
             seen.missing += int((~present).sum())
             allowed = present & ~np.isneginf(scores).any(axis=0)
-            refused += int(present.sum() - allowed.sum())
+            seen.refused += int(present.sum() - allowed.sum())
             seen.scored += int(allowed.sum())
             block = Block(keys[allowed], torch.from_numpy(scores[:, allowed]))
             for reducer in reducers:
                 reducer.feed(block)
-    if refused:
-        reasons = "; ".join(dict.fromkeys(scorer.refuses for scorer in scorers))
-        seen.notes = (f"{refused:,} eligible rows were left out: {reasons}",)
+    seen.refusal = "; ".join(dict.fromkeys(scorer.refuses for scorer in scorers))
     return seen
 
 
 def _blocks(
-    dataset: lance.LanceDataset, columns: Mapping[str, str], eligible: IdSet | None, seen: Scanned
+    dataset: lance.LanceDataset,
+    columns: Mapping[str, str],
+    eligible: IdSet | None,
+    seen: Scanned,
+    span: range | None,
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and columns of the rows to score; rows read and left out are counted."""
     read = list(dict.fromkeys(["id", *columns.values()]))
-    batches = batches_by_bytes(dataset, read, eligible, seen)
+    batches = batches_by_bytes(dataset, read, eligible, seen, span)
     for block in packed((batch for _, batch in batches), MAX_BLOCK_ROWS, BLOCK_BYTES):
         renamed = {own: block.column(stored) for own, stored in columns.items()}
         yield keys_of(block.column("id")), pa.RecordBatch.from_pydict(renamed)
@@ -163,15 +175,17 @@ def scan_words(
     column: str,
     reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
+    span: range | None = None,
 ) -> Scanned:
     """Feed the words of every (eligible) row that has some to the reducers.
 
     Args:
         dataset: with an `id` column and `column`, lists of int32, at the version to read.
         eligible: rows that may be chosen; None for all.
+        span: places of the rows to read, in table order; None for all.
     """
     seen = Scanned()
-    batches = batches_having(dataset, column, eligible, seen)
+    batches = batches_having(dataset, column, eligible, seen, span)
     blocks = packed((batch for _, batch in batches), MAX_BLOCK_ROWS, BLOCK_BYTES)
     for block in read_ahead(blocks):
         lists, keys = block.column(column), keys_of(block.column("id"))

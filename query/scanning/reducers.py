@@ -1,12 +1,15 @@
 """Reductions of the streaming scan: what selectors ask for, computed block by block.
 
-A reducer is fed every block of the pool once and holds no more than `planned_bytes` says.
+A reducer is fed every block of the pool once and holds no more than `planned_bytes` says. Or some
+are fed parts of it, and another takes in what they found: lists are in a total order, and blocks
+are added up in the order of the table, so that the answer is the same to the bit.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -64,6 +67,10 @@ class BlockConsumer(Protocol):
         ...
 
 
+Partial: TypeAlias = Mapping[str, np.ndarray]
+"""What a part of the pool came to: arrays by name."""
+
+
 class Reducer(BlockConsumer, Protocol):
     """Takes in blocks, answers once at the end."""
 
@@ -71,8 +78,31 @@ class Reducer(BlockConsumer, Protocol):
         """What the whole stream came to."""
         ...
 
+    def partial(self) -> Partial:
+        """What the blocks came to, for another reducer of the same need."""
+        ...
 
-class _TopPerQuery:
+    def absorb(self, partial: Partial) -> None:
+        """Take in what the next part of the table came to, in place of its blocks."""
+        ...
+
+
+class _Best:
+    """The best rows of some lists, from one part of the pool or several."""
+
+    _top: RunningTop
+
+    def partial(self) -> Partial:
+        found = self._top.lists_found()
+        assert found.scores is not None
+        arrays = {"keys": found.keys, "scores": found.scores}
+        return arrays if found.queries is None else {**arrays, "carried": found.queries}
+
+    def absorb(self, partial: Partial) -> None:
+        self._top.absorb(Lists(partial["keys"], partial["scores"], partial.get("carried")))
+
+
+class _TopPerQuery(_Best):
     def __init__(self, need: TopPerQuery, queries: slice) -> None:
         self._queries, self._means = queries, need.means
         self.nearest = None if need.means else need.k
@@ -96,7 +126,7 @@ class _TopPerQuery:
         return Lists(found.keys, found.scores, means=found.queries.astype(np.int32).view("f4"))
 
 
-class _TopRows:
+class _TopRows(_Best):
     def __init__(self, need: TopRows, queries: slice) -> None:
         self._queries, self._by = queries, need.by
         self.nearest = need.k if need.by == "max" else None
@@ -114,20 +144,38 @@ class _TopRows:
 
 
 class _LogSumExp:
-    def __init__(self, need: LogSumExp, queries: slice) -> None:
+    """Its blocks are added up one after the other; those of a part are kept until then."""
+
+    def __init__(self, need: LogSumExp, queries: slice, in_part: bool) -> None:
         self._queries, self._temperature = queries, need.temperature
         self._logs = np.full(queries.stop - queries.start, -np.inf)
+        self._blocks: list[np.ndarray] | None = [] if in_part else None
 
     def feed(self, block: Block) -> None:
         assert block.similarity is not None
         scaled = block.similarity[self._queries].double().div_(self._temperature)
-        self._logs = np.logaddexp(self._logs, scaled.logsumexp(dim=1).numpy())
+        logs = scaled.logsumexp(dim=1).numpy()
+        if self._blocks is None:
+            self._add(logs)
+        else:
+            self._blocks.append(logs)
+
+    def _add(self, logs: np.ndarray) -> None:
+        self._logs = np.logaddexp(self._logs, logs)
 
     def result(self) -> np.ndarray:
         return self._logs
 
+    def partial(self) -> Partial:
+        assert self._blocks is not None, "the sum of a part is not added to others: its blocks are"
+        return {"blocks": np.array(self._blocks).reshape(-1, len(self._logs))}
 
-class _Votes:
+    def absorb(self, partial: Partial) -> None:
+        for logs in partial["blocks"]:
+            self._add(logs)
+
+
+class _Votes(_Best):
     """In float64, then rounded: sums in another order differ less than a float32 can tell."""
 
     def __init__(self, need: Votes, queries: slice) -> None:
@@ -178,6 +226,13 @@ class _Shuffled:
         self._keep_first()
         return Lists(self._keys[0][None])
 
+    def partial(self) -> Partial:
+        self._keep_first()
+        return {"keys": self._keys[0]}
+
+    def absorb(self, partial: Partial) -> None:
+        self.feed(Block(partial["keys"]))
+
 
 class _Sets:
     def __init__(self) -> None:
@@ -195,16 +250,29 @@ class _Sets:
         starts = np.cumsum(np.concatenate(self._sizes))
         return RowSets(np.concatenate(self._keys), starts, np.concatenate(self._units))
 
+    def partial(self) -> Partial:
+        sets = self.result()
+        return {"keys": sets.keys, "sizes": np.diff(sets.starts), "units": sets.units}
 
-def reducer_for(need: RowReduction, queries: slice) -> Reducer:
-    """The reducer that answers a need, for the queries of one target (a slice of all queries)."""
+    def absorb(self, partial: Partial) -> None:
+        self._keys.append(partial["keys"])
+        self._sizes.append(partial["sizes"])
+        self._units.append(partial["units"])
+
+
+def reducer_for(need: RowReduction, queries: slice, in_part: bool = False) -> Reducer:
+    """The reducer that answers a need, for the queries of one target (a slice of all queries).
+
+    Args:
+        in_part: whether it is asked for a part of the answer, not for all of it.
+    """
     match need:
         case TopPerQuery():
             return _TopPerQuery(need, queries)
         case TopRows():
             return _TopRows(need, queries)
         case LogSumExp():
-            return _LogSumExp(need, queries)
+            return _LogSumExp(need, queries, in_part)
         case Votes():
             return _Votes(need, queries)
         case Shuffled():
@@ -216,6 +284,11 @@ def reducer_for(need: RowReduction, queries: slice) -> Reducer:
 def nearest_wanted(reducer: BlockConsumer) -> int | None:
     """How many of every query's nearest rows settle what a reducer finds; None where none do."""
     return reducer.nearest if isinstance(reducer, _TopPerQuery | _TopRows) else None
+
+
+def adds_blocks_up(reducer: BlockConsumer) -> bool:
+    """Whether the last bits of what a reducer finds depend on where blocks end."""
+    return isinstance(reducer, _LogSumExp)
 
 
 class _Totals:
@@ -230,6 +303,12 @@ class _Totals:
 
     def result(self) -> np.ndarray:
         return self._total
+
+    def partial(self) -> Partial:
+        return {"total": self._total}
+
+    def absorb(self, partial: Partial) -> None:
+        self._total = self._total + partial["total"]
 
 
 class _Similarity:
@@ -246,6 +325,12 @@ class _Similarity:
 
     def result(self) -> Lists | RowSets | np.ndarray:
         return self._then.result()
+
+    def partial(self) -> Partial:
+        return self._then.partial()
+
+    def absorb(self, partial: Partial) -> None:
+        self._then.absorb(partial)
 
 
 def word_reducer(need: WordReduction, queries: int) -> Reducer:

@@ -110,6 +110,21 @@ class _TorchThreads:
 _TORCH_THREADS = _TorchThreads()
 
 
+MOST_SECTIONS = 128
+"""Parts of equal size that a table is cut into: sums are made of each, and workers share them."""
+
+
+def sections_of(rows: int, span: range | None = None) -> list[range]:
+    """Return the parts of a table that begin within a span (all by default), in table order.
+
+    They hold a multiple of `MAX_BLOCK_ROWS` rows each, the last what is left. How they are cut
+    depends on the number of rows in the table and on nothing else.
+    """
+    size = MAX_BLOCK_ROWS * max(1, -(-rows // (MOST_SECTIONS * MAX_BLOCK_ROWS)))
+    sections = [range(start, min(start + size, rows)) for start in range(0, rows, size)]
+    return [each for each in sections if span is None or each.start in span]
+
+
 STRETCH_ROWS = 1 << 16
 SEEK_BYTES = 8 << 10
 """What it costs to read one more run of rows, in bytes that could be scanned instead (measured on
@@ -123,14 +138,34 @@ _IO_BUFFER_BYTES = 64 << 20
 class Scanned:
     """What a scan saw: rows read, rows the filter left out, rows without the feature.
 
-    `notes` are sentences on rows that have the feature and must not be chosen.
+    `refused` rows have the feature and must not be chosen, for the reason `refusal`; `remarks` are
+    sentences for the user.
     """
 
     rows: int = 0
     filtered: int = 0
     missing: int = 0
     scored: int = 0
-    notes: tuple[str, ...] = ()
+    refused: int = 0
+    refusal: str = ""
+    remarks: tuple[str, ...] = ()
+
+    def add(self, other: Scanned) -> None:
+        """Count the rows of another part of the table as well."""
+        self.rows += other.rows
+        self.filtered += other.filtered
+        self.missing += other.missing
+        self.scored += other.scored
+        self.refused += other.refused
+        self.refusal = self.refusal or other.refusal
+        self.remarks = tuple(dict.fromkeys((*self.remarks, *other.remarks)))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user."""
+        if not self.refused:
+            return self.remarks
+        return (*self.remarks, f"{self.refused:,} eligible rows were left out: {self.refusal}")
 
 
 def eligible_batches(
@@ -141,6 +176,7 @@ def eligible_batches(
     *,
     batch_rows: int,
     row_bytes: int,
+    span: range | None = None,
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and columns of the eligible rows, at most `batch_rows` at once, in table order.
 
@@ -151,14 +187,16 @@ def eligible_batches(
         seen: where rows and rows left out are counted.
         batch_rows: rows that make about a block.
         row_bytes: about what a row of these columns holds.
+        span: places of the rows to read, in table order; None for all.
     """
+    within = {} if span is None else {"offset": span.start, "limit": len(span)}
     if eligible is None:
-        for batch in _scan(dataset, columns, batch_rows):
+        for batch in _scan(dataset, columns, batch_rows, **within):
             seen.rows += batch.num_rows
             yield keys_of(batch.column("id")), batch
         return
-    start = 0
-    for batch in _scan(dataset, ["id"], STRETCH_ROWS):
+    start = 0 if span is None else span.start
+    for batch in _scan(dataset, ["id"], STRETCH_ROWS, **within):
         allowed = eligible.contains(keys_of(batch.column("id")))
         seen.rows += len(allowed)
         seen.filtered += int((~allowed).sum())
@@ -211,25 +249,33 @@ _ROWS_WEIGHED = 64
 
 
 def batches_having(
-    dataset: lance.LanceDataset, column: str, eligible: IdSet | None, seen: Scanned
+    dataset: lance.LanceDataset,
+    column: str,
+    eligible: IdSet | None,
+    seen: Scanned,
+    span: range | None = None,
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and `id` and `column` of the eligible rows that have a value there.
 
     Rows read, left out and missing are counted.
     """
-    for keys, batch in batches_by_bytes(dataset, ["id", column], eligible, seen):
+    for keys, batch in batches_by_bytes(dataset, ["id", column], eligible, seen, span):
         present = np.asarray(batch.column(column).is_valid())
         seen.missing += int((~present).sum())
         yield keys[present], batch.filter(pa.array(present))
 
 
 def batches_by_bytes(
-    dataset: lance.LanceDataset, columns: list[str], eligible: IdSet | None, seen: Scanned
+    dataset: lance.LanceDataset,
+    columns: list[str],
+    eligible: IdSet | None,
+    seen: Scanned,
+    span: range | None = None,
 ) -> Iterator[tuple[np.ndarray, pa.RecordBatch]]:
     """Keys (n, 2) and columns of the eligible rows, in batches of about `BLOCK_BYTES`."""
     rows = rows_per_batch(dataset, columns)
     return eligible_batches(
-        dataset, columns, eligible, seen, batch_rows=rows, row_bytes=BLOCK_BYTES // rows
+        dataset, columns, eligible, seen, batch_rows=rows, row_bytes=BLOCK_BYTES // rows, span=span
     )
 
 

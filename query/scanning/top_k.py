@@ -61,6 +61,7 @@ class RunningTop:
         self._pending = _Pending(
             lists, pending_entries(lists, k), lists * rows_compared_at_once(lists)
         )
+        self._elsewhere: Lists | None = None
 
     def add(self, scores: torch.Tensor, keys: np.ndarray, extra: torch.Tensor | None = None):
         """Take in a block: scores (lists, n) float32, keys (n, 2) int64, extra (n,)."""
@@ -131,8 +132,17 @@ class RunningTop:
                 kept[number, rejected] = new[entering]
             self._set_threshold(number, threshold)
 
+    def absorb(self, found: Lists) -> None:
+        """Take in what `lists_found` returned for other rows."""
+        before = self._elsewhere
+        self._elsewhere = found if before is None else best_of(before, found, self.k)
+
     def lists_found(self) -> Lists:
         """What was found, sorted; all lists have the same length."""
+        own = self._own()
+        return own if self._elsewhere is None else best_of(self._elsewhere, own, self.k)
+
+    def _own(self) -> Lists:
         self._sort_in()
         if not self._filled:
             return Lists(
@@ -199,6 +209,23 @@ class _Pending:
         for number in np.flatnonzero(counts).tolist():
             own = order[ends[number] - counts[number] : ends[number]]
             yield number, self._scores[own], [held[own] for held in self._rows]
+
+
+def best_of(one: Lists, other: Lists, k: int) -> Lists:
+    """The `k` best of every list, of two results for different rows."""
+    if not one.keys.shape[1] or not other.keys.shape[1]:
+        return one if one.keys.shape[1] else other
+    keys = np.concatenate([one.keys, other.keys], axis=1)
+    assert one.scores is not None and other.scores is not None, "lists of scored rows"
+    scores = np.concatenate([one.scores, other.scores], axis=1)
+    order = _best_first(scores, keys[..., 0], keys[..., 1])[:, :k]
+    carried = None
+    if one.queries is not None and other.queries is not None:
+        both = np.concatenate([one.queries, other.queries], axis=1)
+        carried = np.take_along_axis(both, order, 1)
+    return Lists(
+        np.take_along_axis(keys, order[..., None], 1), np.take_along_axis(scores, order, 1), carried
+    )
 
 
 def _best_first(scores: np.ndarray, high: np.ndarray, low: np.ndarray) -> np.ndarray:

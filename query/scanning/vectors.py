@@ -4,6 +4,8 @@ A thread reads ahead, others cast and multiply blocks, and the caller's reduces 
 Rows outside the filter are hardly read (see `rows.py`) and rows without the feature are dropped
 first; the rest are packed in table order into blocks of one fixed shape. Which rows share a block,
 and the shape of every product, depend neither on timing nor on how the table is cut into fragments.
+Where a reducer adds blocks up, they end with the sections of the table (`rows.py`), so that those
+who share the sections add up the same numbers.
 
 A block is cast from its stored type to float32 while it is gathered, and multiplied as a whole
 (the last one of a scan is filled up). The rows are on the left and queries are padded to whole
@@ -37,8 +39,16 @@ import pyarrow as pa
 from ...schemas.ids import IdSet, keys_of
 from ...schemas.stored_vectors import PER_BYTE, bytes_of_vector
 from ...selectors.reductions import MAX_BLOCK_ROWS
-from .reducers import Block, BlockConsumer
-from .rows import BLOCK_BYTES, MOST_WORKERS, Scanned, eligible_batches, mapped_ahead, read_ahead
+from .reducers import Block, BlockConsumer, adds_blocks_up
+from .rows import (
+    BLOCK_BYTES,
+    MOST_WORKERS,
+    Scanned,
+    eligible_batches,
+    mapped_ahead,
+    read_ahead,
+    sections_of,
+)
 
 if TYPE_CHECKING:
     import lance
@@ -55,6 +65,9 @@ _LEAST_LENGTH = 1e-12  # so that a row equal to the centre compares as 0
 Part = tuple[np.ndarray, "torch.Tensor"]
 """Keys (n, 2) and vectors of some rows as they are stored: (n, d) float16 or int8, or (n, d / 4)
 uint8 (schemas/stored_vectors.py)."""
+
+_BLOCK_ENDS = (np.empty((0, 2), np.int64), None)
+"""Stands between the rows of two blocks."""
 
 
 def device() -> str:
@@ -93,7 +106,13 @@ def _cut(parts: Iterable[Part], rows: int) -> Iterator[list[Part]]:
     """The same rows, `rows` of them at a time."""
     held: list[Part] = []
     room = rows
-    for keys, vectors in parts:
+    for part in parts:
+        if part is _BLOCK_ENDS:
+            if held:
+                yield held
+            held, room = [], rows
+            continue
+        keys, vectors = part
         at = 0
         while at < len(keys):
             there = slice(at, at + room)
@@ -199,11 +218,21 @@ def block_rows(width: int) -> int:
 
 
 def scan_ids(
-    dataset: lance.LanceDataset, reducers: Sequence[BlockConsumer], eligible: IdSet | None = None
+    dataset: lance.LanceDataset,
+    reducers: Sequence[BlockConsumer],
+    eligible: IdSet | None = None,
+    span: range | None = None,
 ) -> Scanned:
-    """Feed every (eligible) row id to the reducers; no vector is read and no torch imported."""
+    """Feed every (eligible) row id to the reducers; no vector is read and no torch imported.
+
+    Args:
+        span: places of the rows to read, in table order; None for all.
+    """
     seen = Scanned()
-    scanner = dataset.scanner(columns=["id"], batch_size=_IDS_PER_BATCH, scan_in_order=True)
+    within = {} if span is None else {"offset": span.start, "limit": len(span)}
+    scanner = dataset.scanner(
+        columns=["id"], batch_size=_IDS_PER_BATCH, scan_in_order=True, **within
+    )
     for batch in read_ahead(iter(scanner.to_batches())):
         keys = keys_of(batch.column("id"))
         seen.rows += len(keys)
@@ -223,6 +252,7 @@ def scan_vectors(
     queries: torch.Tensor,
     reducers: Sequence[BlockConsumer],
     eligible: IdSet | None = None,
+    span: range | None = None,
     *,
     squared: bool = False,
     centre: torch.Tensor | None = None,
@@ -234,6 +264,7 @@ def scan_vectors(
             types, both at the version to read.
         queries: (M, d) float32 unit vectors; similarity is the product with a row's vector.
         eligible: rows that may be chosen; None for all.
+        span: places of the rows to read, in table order; None for all.
         squared: whether similarity is the square of that product, in [0, 1].
         centre: (d,) float32, subtracted from the rows, which are then divided by their lengths.
     """
@@ -241,18 +272,29 @@ def scan_vectors(
     width = queries.shape[1]
     rows = block_rows(width)
     kind = dataset.schema.field(column).type
-    batches = eligible_batches(
-        dataset,
-        ["id", column],
-        eligible,
-        seen,
-        batch_rows=rows,
-        row_bytes=bytes_of_vector(kind),
-    )
-    present = (_present(keys, batch.column(column)) for keys, batch in batches)
+    cut = any(map(adds_blocks_up, reducers))
+    spans = sections_of(dataset.count_rows(), span) if cut else [span]
+
+    def present() -> Iterator[tuple[np.ndarray, torch.Tensor, int] | tuple[()]]:
+        for own in spans:
+            for keys, batch in eligible_batches(
+                dataset,
+                ["id", column],
+                eligible,
+                seen,
+                batch_rows=rows,
+                row_bytes=bytes_of_vector(kind),
+                span=own,
+            ):
+                yield _present(keys, batch.column(column))
+            yield ()
 
     def parts() -> Generator[Part, None, None]:
-        for keys, vectors, missing in read_ahead(present):
+        for part in read_ahead(present()):
+            if not part:
+                yield _BLOCK_ENDS
+                continue
+            keys, vectors, missing = part
             seen.missing += missing
             seen.scored += len(keys)
             yield keys, vectors

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,12 +31,12 @@ class Contradiction:
 
     Attributes:
         table: in which something is missing, or too much.
-        what: "members" of a coreset, its "tag", rows that were "removed", an "artifact", or
-            "examples" of a target.
-        name: of the coreset, the artifact or the target; "" for removed rows.
+        what: "members" of a coreset, its "tag", rows that were "removed", rows that are there
+            "twice", an "artifact", or "examples" of a target.
+        name: of the coreset, the artifact or the target; "" for rows of the pool.
         detail: what each of the two tables says.
         advice: what to do where repair cannot mend it.
-        ids: of the rows concerned, of removed rows.
+        ids: of the rows concerned, of rows of the pool.
         version: that a tag has to stand for.
     """
 
@@ -94,6 +95,7 @@ def compare_tables(tables: Tables) -> Facts:
     """Hold every table against the others that say something about it."""
     facts = Facts()
     checks: list[tuple[Callable[[Tables, Facts], None], tuple[str, ...]]] = [
+        (_twins, ("pool",)),
         (_removed_rows, ("pool", "removed")),
         (_members, ("coresets", "coreset_rows")),
         (_tags, ("coresets", "pool", "targets")),
@@ -114,20 +116,42 @@ def coreset_tag(name: str, table: str) -> str:
     return f"coreset-{name}-{table}"
 
 
+def _twins(tables: Tables, facts: Facts) -> None:
+    """No row is in the pool twice."""
+    keys = [keys_of(batch["id"]) for batch in tables.batches("pool", ["id"])]
+    if not keys:
+        return
+    ordered = IdSet(np.concatenate(keys)).keys()
+    again = ordered[1:][(ordered[1:] == ordered[:-1]).all(axis=1)]
+    if not len(again):
+        return
+    there = sorted(set(_among(tables, IdSet(again))))
+    detail = f"{count_of(len(there), 'id')} with more than one row: {_few(there)}"
+    facts.contradictions.append(Contradiction("pool", "twice", "", detail, ids=tuple(there)))
+
+
+def _among(tables: Tables, ids: IdSet) -> list[str]:
+    """The ids of the pool that are in a set, a row each."""
+    there: list[str] = []
+    for batch in tables.batches("pool", ["id"]):
+        there += batch["id"].filter(pa.array(ids.contains(keys_of(batch["id"])))).to_pylist()
+    return there
+
+
+def _few(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_NAMED]) + (", ..." if len(ids) > _NAMED else "")
+
+
 def _removed_rows(tables: Tables, facts: Facts) -> None:
     """A row that was removed or purged is not in the pool."""
     removed = tables.read("removed", ["id", "state"])
     gone = removed.filter(pc.is_in(removed["state"], pa.array(["removed", "purged"])))  # pyright: ignore[reportAttributeAccessIssue]
     if not gone.num_rows:
         return
-    stones = IdSet(keys_of(gone["id"]))
-    there: list[str] = []
-    for batch in tables.batches("pool", ["id"]):
-        among = stones.contains(keys_of(batch["id"]))
-        there += batch["id"].filter(pa.array(among)).to_pylist()
+    there = _among(tables, IdSet(keys_of(gone["id"])))
     if there:
-        few = ", ".join(there[:_NAMED]) + (", ..." if len(there) > _NAMED else "")
-        detail = f"{count_of(len(there), 'row')} that the table removed says were removed: {few}"
+        rows = count_of(len(there), "row")
+        detail = f"{rows} that the table removed says were removed: {_few(there)}"
         facts.contradictions.append(Contradiction("pool", "removed", "", detail, ids=tuple(there)))
 
 

@@ -26,7 +26,7 @@ from .. import catalog, layout
 from ..checksums import Checksums, read_journal, version_files
 from ..commits import committed
 from ..place import Place, put_tag
-from ..rows import key_column
+from ..rows import delete_second_rows, key_column
 from .facts import compare_tables, coreset_tag
 from .report import PATH as LOST_PATH
 from .report import (
@@ -363,12 +363,15 @@ def _restore_tombstones(place: Place, done: Repair, hurt: Collection[str]) -> No
 
 
 def _mend_facts(place: Place, done: Repair) -> None:
-    """Take out rows that were removed and are back, and give coresets their tags again."""
+    """Take out rows that were removed or are there twice, and give coresets their tags again."""
     for contradiction in compare_tables(NewestTables(place)).contradictions:
         if contradiction.what == "removed":
             _delete_again(place, contradiction.ids)
             count = count_of(len(contradiction.ids), "row")
             done.actions.append(f"pool: took out {count} that had been removed before")
+        elif contradiction.what == "twice":
+            again = _delete_second(place, contradiction.ids)
+            done.actions.append(f"pool: took out {count_of(again, 'row')} that came a second time")
         elif contradiction.what == "tag":
             table, version = contradiction.table, contradiction.version
             assert version is not None
@@ -388,6 +391,17 @@ def _delete_again(place: Place, ids: Sequence[str]) -> None:
         checksums.note("pool", version_files("pool", newest, since=newest.version - 1))
     checksums.fold()
     place.sync(checksums.unsynced)
+
+
+def _delete_second(place: Place, ids: Sequence[str]) -> int:
+    before = _open(place, "pool")
+    again = delete_second_rows(before, ids)
+    checksums = Checksums(place)
+    newest = _open(place, "pool")
+    checksums.note("pool", version_files("pool", newest, since=newest.version - 1))
+    checksums.fold()
+    place.sync(checksums.unsynced)
+    return again
 
 
 def _remake_members(place: Place, done: Repair, remake: Remake) -> None:

@@ -171,7 +171,7 @@ def main() -> None:
     room = _mapped_bytes() + SLACK_BYTES
     try:
         while True:
-            kind, answer = _answer(channel, settings, waiting.get())
+            kind, answer = _answer(channel, settings | waiting.get())
             # What allocators keep mapped counts against the bound: then the next query is better
             # served by a fresh process.
             send_json(channel, kind, {**answer, "replace": _mapped_bytes() > room})
@@ -225,12 +225,10 @@ _UNREAD = re.compile(
 )
 
 
-def _answer(
-    channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]
-) -> tuple[bytes, dict[str, Any]]:
+def _answer(channel: BinaryIO, request: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """Send a query's rows; how it ended, as the last frame says it."""
     try:
-        _stream(channel, settings, request)
+        _stream(channel, request)
     except CoresetDBError as error:
         return _failed(type(error).__name__, str(error))
     except RecursionError:
@@ -239,12 +237,12 @@ def _answer(
         # While rows stream, Arrow passes DuckDB's errors on as its own: only the text tells.
         hungry = isinstance(error, MemoryError) or OUT_OF_MEMORY in str(error)
         if not hungry and (table := _UNREAD.search(str(error))):
-            place = place_at(settings["store_uri"], settings["storage_options"])
+            place = place_at(request["store_uri"], request["storage_options"])
             name = table["name"].removesuffix("_table")
             of = {"features": "pool", "target_features": "targets"}.get(name, name)
             why = unopened(place, of, error, "cannot be read")
             return _failed(type(why).__name__, str(why))
-        limit = settings["memory_limit"]
+        limit = request["memory_limit"]
         return _failed("QueryError", _out_of_memory(error, limit) if hungry else str(error))
     return DONE, {}
 
@@ -261,17 +259,17 @@ def _out_of_memory(error: BaseException, limit: str) -> str:
     )
 
 
-def _stream(channel: BinaryIO, settings: dict[str, Any], request: dict[str, Any]) -> None:
-    connection = _connect(settings["memory_bytes"])
+def _stream(channel: BinaryIO, request: dict[str, Any]) -> None:
+    connection = _connect(request["memory_bytes"])
     try:
         if "where" in request:
             query = filter_select(connection, request["where"], request["relation"])
         else:
             query = sole_select(connection, request["text"])
-        place = place_at(settings["store_uri"], settings["storage_options"])
+        place = place_at(request["store_uri"], request["storage_options"])
         read_config(place)  # is it a store, and of a layout that this version reads?
         try:
-            register(connection, place, settings["at"])
+            register(connection, place, request["at"])
         except CoresetDBError:
             raise
         except (pa.ArrowException, OSError) as error:
@@ -309,18 +307,22 @@ def _bound(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPy
 
 
 def _connect(memory_bytes: int) -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(
+    connection = duckdb.connect(
         ":memory:",
         config={
-            "enable_external_access": "false",
             "autoload_known_extensions": "false",
             "autoinstall_known_extensions": "false",
             "allow_community_extensions": "false",
             "python_enable_replacements": "false",
             "memory_limit": f"{memory_bytes >> 10}KiB",
             "temp_directory": "",
+            "home_directory": "/",  # where things lie on this machine is nobody's business
+            "secret_directory": "/",
         },
     )
+    # Given with the others above, it would leave files named `:memory:` open to queries.
+    connection.execute("SET enable_external_access = false")
+    return connection
 
 
 def unique_names(names: list[str]) -> list[str]:

@@ -4,9 +4,9 @@
         for batch in session.run("SELECT corpus, count(*) FROM pool GROUP BY corpus"):
             ...
 
-The process is warm: it is started once, serves one query after another, and is replaced when a
-query had to be stopped. This side imports neither DuckDB nor Lance. `eligible_ids` asks the same
-process which rows of the pool a filter lets through.
+The process is warm: it is started once, serves one query after another, also of other sessions and
+stores, and is replaced when a query had to be stopped. This side imports neither DuckDB nor Lance.
+`eligible_ids` asks such a process which rows of the pool a filter lets through.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 
 START_SECONDS = 120.0  # to import DuckDB and Lance, on however slow a disk
+KEPT_SECONDS = 60.0  # for which an idle process waits for the next query of this one
 LAST_WORDS = 5  # lines of stderr kept for the message when the process dies
 
 _ENVIRONMENT = {
@@ -79,10 +81,16 @@ class Clock:
 
 
 class QueryProcess:
-    """A running process of `child.py`; `settings` are what every query of it shares."""
+    """A running process of `child.py`.
 
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._memory_limit = settings["memory_limit"]
+    Args:
+        memory_limit: for each of its queries.
+        origin: see `_origin_of`.
+    """
+
+    def __init__(self, memory_limit: str, origin: tuple[Any, ...] | None) -> None:
+        self._memory_limit = memory_limit
+        self.origin = origin
         self._process = subprocess.Popen(
             interpreter_of(f"{__package__}.child"),
             stdin=subprocess.PIPE,
@@ -99,10 +107,11 @@ class QueryProcess:
         self.pid = self._process.pid
         self._expired = False
         self._ready = False
+        self._answering = False
         self.gone = False
         _running.add(self)
-        # Settings may hold an object store's keys: they go through the pipe, never the arguments.
-        self._send(SETTINGS, settings)
+        memory = {"memory_limit": memory_limit, "memory_bytes": _memory_bytes(memory_limit)}
+        self._send(SETTINGS, memory)
 
     def ask(self, request: dict[str, Any], clock: Clock) -> bytes:
         """Send a query; the payload of its first frame.
@@ -114,6 +123,8 @@ class QueryProcess:
         if not self._ready:
             kind, _ = self._receive(Clock.of(START_SECONDS), "it did not start")
             self._ready = kind == READY
+        self._answering = True
+        # A request may hold an object store's keys: it goes through the pipe, never the arguments.
         self._send(QUERY, request)
         return self.answer(clock)[1]
 
@@ -127,11 +138,17 @@ class QueryProcess:
         kind, payload = self._receive(clock, "the query was stopped at its time limit: it ran")
         if kind in (DONE, ERROR):
             end = json.loads(payload)
+            self._answering = False
             if end["replace"]:
                 self.end()
             if kind == ERROR:
                 raise getattr(errors, end["kind"])(end["message"])
         return kind, payload
+
+    @property
+    def idle(self) -> bool:
+        """Whether it lives and has answered whatever it was asked."""
+        return not self.gone and not self._answering and self._process.poll() is None
 
     def end(self) -> None:
         """Kill the process and wait for it; nothing happens the second time."""
@@ -190,6 +207,61 @@ class QueryProcess:
         return f"the query's process ended with status {status}: {words}"
 
 
+def _origin_of(store_uri: str, memory_limit: str) -> tuple[Any, ...] | None:
+    """What a process has from this one; two of the same origin serve a query alike.
+
+    None of a process that must not serve another query: the environment, which may change, can hold
+    the keys to an object store.
+    """
+    if "://" in store_uri:
+        return None
+    try:
+        folder = os.getcwd()  # which the path may be relative to
+    except FileNotFoundError:
+        return None
+    return memory_limit, folder, os.getpid(), tuple(sys.path)
+
+
+_idle: QueryProcess | None = None
+_idle_lock = threading.Lock()
+
+
+def _process_for(store_uri: str, memory_limit: str) -> QueryProcess:
+    """The process that an earlier query left, or a new one where that would not serve alike."""
+    global _idle
+    origin = _origin_of(store_uri, memory_limit)
+    with _idle_lock:
+        if origin and _idle and _idle.origin == origin and _idle.idle:
+            process, _idle = _idle, None
+            return process
+    return QueryProcess(memory_limit, origin)
+
+
+def _leave(process: QueryProcess) -> None:
+    """Keep a process for the next query for a while, in place of an earlier one, or end it."""
+    global _idle
+    if process.origin is None or not process.idle:
+        process.end()
+        return
+    with _idle_lock:
+        earlier, _idle = _idle, process
+    if earlier is not None and earlier is not process:
+        earlier.end()
+    timer = threading.Timer(KEPT_SECONDS, _end_idle, [process])
+    timer.daemon = True
+    timer.start()
+
+
+def _end_idle(process: QueryProcess) -> None:
+    """End a process if no query has taken it."""
+    global _idle
+    with _idle_lock:
+        if _idle is not process:
+            return
+        _idle = None
+    process.end()
+
+
 MEMORY_LIMIT = "2GB"
 TIME_LIMIT = 60.0  # seconds
 SMALLEST_MEMORY = 64_000_000  # bytes; DuckDB needs some for every thread before it does anything
@@ -204,7 +276,9 @@ def run_query(
     time_limit: float = TIME_LIMIT,
     storage_options: dict[str, str] | None = None,
 ) -> QueryResult:
-    """Run exactly one SELECT over a store's relations, in a process that ends with the result.
+    """Run exactly one SELECT over a store's relations, in a process of its own.
+
+    The process waits a minute for the next query once the result was read to its end.
 
     Args:
         store_uri: folder or object-store URI of the store.
@@ -388,14 +462,15 @@ class QueryResult:
     def _end(self) -> None:
         self._ended = True
         if self._last:
-            self._process.end()
+            _leave(self._process)
 
 
 class SqlSession:
     """A warm process for one query after another over one store.
 
-    The process starts with the session, so that it is warm by the time a person has typed. Every
-    query sees the newest state of the store (of the pool: of the version `at`, where given).
+    The process starts with the session, so that it is warm by the time a person has typed, and
+    waits a minute for another session once this one is closed. Every query sees the newest state of
+    the store (of the pool: of the version `at`, where given).
     Arguments as for `run_query`; the limits hold for each query.
     """
 
@@ -412,21 +487,21 @@ class SqlSession:
             raise UsageError(f"time limit {time_limit:g}: it must be above zero seconds")
         if isinstance(at, int) and not 0 < at <= NEWEST_POSSIBLE:
             raise UsageError(f"{store_uri}: table pool has no version {at}")
-        self._settings: dict[str, Any] = {
+        _memory_bytes(memory_limit)
+        self._store: dict[str, Any] = {
             "store_uri": store_uri,
             "at": at,
-            "memory_limit": memory_limit,
-            "memory_bytes": _memory_bytes(memory_limit),
             "storage_options": storage_options,
         }
-        self._time_limit = time_limit
-        self._process = QueryProcess(self._settings)
+        self._memory_limit, self._time_limit = memory_limit, time_limit
+        self._process = _process_for(store_uri, memory_limit)
+        self._closed = False
         self._result: QueryResult | None = None
 
     def run(self, text: str, *, last: bool = False) -> QueryResult:
         """Run one SELECT; an earlier result that is still being read is stopped.
 
-        With `last`, the process ends with the result.
+        With `last`, the session is closed with the result.
 
         Raises:
             QueryError: the text was refused or failed, or a limit was met.
@@ -443,9 +518,15 @@ class SqlSession:
         """
         return self._ask({"where": where, "relation": relation}, last)
 
+    def schema(self, relation: str = "pool") -> pa.Schema:
+        """The names and types of a relation's columns; errors as `run`."""
+        return self.run(f"FROM {relation} LIMIT 0").read_all().schema
+
     def close(self) -> None:
-        """End the process, amid a query if there is one."""
-        self._process.end()
+        """Leave the process, and end it where it is amid a query; the second time does nothing."""
+        if not self._closed:
+            self._closed = True
+            _leave(self._process)
 
     def __enter__(self) -> Self:
         return self
@@ -456,11 +537,13 @@ class SqlSession:
     def _ask(self, request: dict[str, Any], last: bool) -> QueryResult:
         if self._result is not None:
             self._result.close()
-        if self._process.gone:
-            self._process = QueryProcess(self._settings)
+        if self._process.gone or self._closed:
+            self._process = _process_for(self._store["store_uri"], self._memory_limit)
+            self._closed = False
         clock = Clock.of(self._time_limit)
-        schema = pa.ipc.read_schema(pa.py_buffer(self._process.ask(request, clock)))
+        schema = pa.ipc.read_schema(pa.py_buffer(self._process.ask(self._store | request, clock)))
         self._result = QueryResult(schema, self._process, clock, last=last)
+        self._closed = last
         return self._result
 
 
@@ -513,6 +596,6 @@ def eligible_ids(
         except QueryError as error:
             if "Referenced column" not in str(error):
                 raise
-            columns = ", ".join(session.run(f"FROM {relation} LIMIT 0").schema.names)
+            columns = ", ".join(session.schema(relation).names)
             raise QueryError(f"{error}\nThe columns of {relation} are: {columns}") from error
     return pa.concat_arrays(ids.chunks) if ids.num_chunks else pa.array([], pa.string())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 from helpers import toy_stores
+from helpers.warm_processes import WarmParent
 
 from coresetdb.database import Database
 from coresetdb.store.store import Store
@@ -26,9 +26,16 @@ main()
 WHOLE = "from coresetdb.cli.main import main; main()"
 
 
-def run(program: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", program, *words]
-    return subprocess.run(command, capture_output=True, text=True)
+@pytest.fixture
+def run(warm: WarmParent) -> Callable[..., tuple[int, str]]:
+    """Runs a command as a process; gives its exit code and what it wrote to stderr."""
+
+    def run(program: str, *words: str) -> tuple[int, str]:
+        process = warm.start(program, *words)
+        _, errors = process.communicate(300)
+        return process.wait(), errors
+
+    return run
 
 
 @pytest.fixture
@@ -51,41 +58,41 @@ def store(tmp_path) -> Store:
         "corpus rename STORE sums numbers",
     ],
 )
-def test_the_same_command_says_that_it_was_done(store, line):
+def test_the_same_command_says_that_it_was_done(store, line, run):
     words = [store.uri if word == "STORE" else word for word in line.split()]
-    killed = run(KILLED, *words)
-    assert killed.returncode == 137, killed.stderr
+    killed, errors = run(KILLED, *words)
+    assert killed == 137, errors
     assert store.place.sizes("_underway")
-    again = run(WHOLE, *words)
-    assert again.returncode == 0, again.stderr
+    again, errors = run(WHOLE, *words)
+    assert again == 0, errors
     assert not store.place.sizes("_underway")
-    third = run(WHOLE, *words)
-    assert third.returncode == 2 and "Error" in third.stderr
+    third, errors = run(WHOLE, *words)
+    assert third == 2 and "Error" in errors
     assert not store.place.sizes("_underway")
 
 
-def test_a_selection_that_was_made_is_exported(store, tmp_path):
+def test_a_selection_that_was_made_is_exported(store, tmp_path, run):
     out = tmp_path / "two.jsonl"
     words = ["select", store.uri, "arithmetic", "--budget", "3", "--name", "two", "--out", str(out)]
-    assert run(KILLED, *words).returncode == 137 and not out.exists()
-    again = run(WHOLE, *words)
-    assert again.returncode == 0 and "Done already" in again.stderr
+    assert run(KILLED, *words)[0] == 137 and not out.exists()
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and "Done already" in errors
     assert len(out.read_text().splitlines()) == 3
 
 
-def test_a_store_that_was_made_is_made(tmp_path):
+def test_a_store_that_was_made_is_made(tmp_path, run):
     words = ["init", str(tmp_path / "pool"), "--features", "lexical"]
-    assert run(KILLED, *words).returncode == 137
-    again = run(WHOLE, *words)
-    assert again.returncode == 0 and "Done already" in again.stderr, again.stderr
-    assert run(WHOLE, *words).returncode == 2
+    assert run(KILLED, *words)[0] == 137
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and "Done already" in errors, errors
+    assert run(WHOLE, *words)[0] == 2
 
 
-def test_another_command_is_not_taken_for_it(store):
+def test_another_command_is_not_taken_for_it(store, run):
     words = ["select", store.uri, "arithmetic", "--budget", "3", "--name", "two"]
-    assert run(KILLED, *words).returncode == 137
-    other = run(WHOLE, *words, "--seed", "1")
-    assert other.returncode == 2 and "already" in other.stderr
+    assert run(KILLED, *words)[0] == 137
+    other, errors = run(WHOLE, *words, "--seed", "1")
+    assert other == 2 and "already" in errors
     os.chdir("/")
     Database(store).compact(0)
     assert not store.place.sizes("_underway")

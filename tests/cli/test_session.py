@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from helpers.files import write_jsonl
+from helpers.warm_processes import WarmParent
 
 COLOURS = ("red", "green", "blue", "white")
 
@@ -16,21 +15,20 @@ COLOURS = ("red", "green", "blue", "white")
 class Shell:
     """Runs `coresetdb` in a folder, as a person would."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, warm: WarmParent) -> None:
+        self.folder, self.warm = folder, warm
 
-    def __call__(self, *words: str, code: int = 0, typed: str | None = None) -> tuple[str, str]:
-        command = [sys.executable, "-c", "from coresetdb.cli.main import main; main()", *words]
-        ran = subprocess.run(
-            command, cwd=self.folder, capture_output=True, text=True, input=typed, timeout=300
-        )
-        assert ran.returncode == code, (words, ran.stdout, ran.stderr)
-        assert "Traceback" not in ran.stderr, ran.stderr
-        return ran.stdout, ran.stderr
+    def __call__(self, *words: str, code: int = 0, typed: str = "") -> tuple[str, str]:
+        program = "from coresetdb.cli.main import main; main()"
+        ran = self.warm.start(program, *words, cwd=self.folder, typed=typed)
+        out, err = ran.communicate(timeout=300)
+        assert ran.returncode == code, (words, out, err)
+        assert "Traceback" not in err, err
+        return out, err
 
 
 @pytest.fixture(scope="module")
-def shell(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Shell:
+def shell(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path, warm: WarmParent) -> Shell:
     """A shell in a folder with a store `pool` of 60 rows and a target `sums` of 4 examples."""
     folder = tmp_path_factory.mktemp("session")
     colours = [
@@ -41,7 +39,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Shell:
     write_jsonl(folder / "colours.jsonl", [*colours, {"instruction": "Say nothing.", "output": ""}])
     write_jsonl(folder / "sums.jsonl", sums[:20])
     write_jsonl(folder / "examples.jsonl", sums[20:])
-    run = Shell(folder)
+    run = Shell(folder, warm)
     run("init", "pool", "--backbone", str(tiny_llama), "--dtype", "float32")
     run("ingest", "pool", "colours.jsonl", "sums.jsonl")
     run("target", "add", "pool", "sums", "examples.jsonl")

@@ -22,6 +22,7 @@ NOT_HERE = {
     "coresetdb plan pool data/*.jsonl.gz --features paper": "an encoder from a hub",
     "coresetdb featurize pool trim,less --gpus": "GPUs",
     "coresetdb ingest pool data/*.jsonl.gz --engine ray --address": "a cluster that runs",
+    "coresetdb select pool gsm8k --method less --budget 1000 --engine ray": "a cluster that runs",
     "coresetdb explore ": "a page that stays open: tests/explorer",
     "$ coresetdb": "a recorded session, with what it printed",
 }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,6 +171,25 @@ def pool_rows(
 
 def toy_store(place: Path, recipe: Recipe = RECIPE) -> Store:
     """An empty store with the vector's columns, those of the targets made by `recipe`."""
+    if recipe is RECIPE:
+        return Store.open(str(shutil.copytree(_empty(), place)))
+    return _made(place, recipe)
+
+
+@cache
+def _empty() -> Path:
+    """The folder of a store that was made once, and is copied."""
+    _FOLDERS.append(TemporaryDirectory(prefix="toy-store-"))
+    place = Path(_FOLDERS[-1].name) / "store"
+    _made(place, RECIPE)
+    return place
+
+
+_FOLDERS: list[TemporaryDirectory[str]] = []
+"""Removed when the process ends."""
+
+
+def _made(place: Path, recipe: Recipe) -> Store:
     store = Store.create(str(place), {}, rds_fields(RECIPE), rds_fields(recipe))
     catalog.put_recipe(store, RECIPE)
     return store

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -10,10 +12,11 @@ from helpers import toy_stores
 from coresetdb.store.store import Store
 
 
-@pytest.fixture
-def store(tmp_path) -> Store:
-    """240 rows of four corpora in three fragments, six of them without the feature; two targets."""
-    store = toy_stores.toy_store(tmp_path / "store")
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `store`, of which each test has a copy."""
+    folder = tmp_path_factory.mktemp("prepared") / "store"
+    store = toy_stores.toy_store(folder)
     for start in (0, 80, 160):
         rows = [
             toy_stores.question(topic, number)
@@ -27,7 +30,13 @@ def store(tmp_path) -> Store:
     for name, topic, first, count in (("arithmetic", "sums", 1000, 5), ("python", "code", 2000, 3)):
         examples = [toy_stores.question(topic, first + n) for n in range(count)]
         toy_stores.add_target(store, name, examples)
-    return store
+    return folder
+
+
+@pytest.fixture
+def store(prepared: Path, tmp_path: Path) -> Store:
+    """240 rows of four corpora in three fragments, six of them without the feature; two targets."""
+    return Store.open(str(shutil.copytree(prepared, tmp_path / "store")))
 
 
 @pytest.fixture(scope="session")

@@ -136,6 +136,20 @@ def test_removed_rows_that_a_torn_manifest_brings_back_are_taken_out(store):
     assert coresetdb.verify(store.uri, full=True).ok
 
 
+def test_rows_that_are_there_twice_are_found_and_the_first_stays(store):
+    pool = store.dataset("pool").to_table()
+    twins = pool.slice(5, 3).set_column(
+        pool.schema.get_field_index("corpus"), "corpus", [["again"] * 3]
+    )
+    store.append("pool", twins)
+    store.sync()
+    report = coresetdb.verify(store.uri, full=True)
+    assert not report.ok and "3 ids with more than one row" in str(report)
+    done = coresetdb.repair(store.uri)
+    assert done.ok and "pool: took out 3 rows that came a second time" in done.actions
+    assert Store.open(store.uri).dataset("pool").to_table() == pool
+
+
 def test_examples_that_damage_took_are_named(store):
     store.delete("targets", "target = 'arithmetic' AND position = 2")
     store.sync()

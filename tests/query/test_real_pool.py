@@ -8,15 +8,15 @@ import pytest
 
 import coresetdb
 
-BUDGET = 300
+BUDGET = 120
 
 
 @pytest.fixture(scope="module")
 def database(data: Path, tmp_path_factory: pytest.TempPathFactory) -> coresetdb.Database:
     """Parts of alpaca_52k and gsm8k_train, and the target gsm8k (32 examples)."""
     made = coresetdb.create(str(tmp_path_factory.mktemp("real") / "pool"), features="rds")
-    made.ingest(str(data / "pools/alpaca_52k.json.gz"), limit=1500)
-    made.ingest(str(data / "pools/gsm8k_train.jsonl.gz"), limit=500)
+    made.ingest(str(data / "pools/alpaca_52k.json.gz"), limit=600)
+    made.ingest(str(data / "pools/gsm8k_train.jsonl.gz"), limit=200)
     made.add_target("gsm8k", str(data / "targets/gsm8k.query.jsonl.gz"))
     return made
 
@@ -43,8 +43,8 @@ def test_the_picks_for_gsm8k_come_from_gsm8k(database):
 def test_later_corpora_cost_their_own_rows_and_change_nothing_else(database, data):
     before = files_and_ids(database)
     for name in ("gpteacher_codegen", "dolly_3k"):
-        account = database.ingest(str(data / f"pools/{name}.json.gz"), limit=300)
-        assert account.total("new") + account.total("duplicate") + account.total("rejected") == 300
+        account = database.ingest(str(data / f"pools/{name}.json.gz"), limit=120)
+        assert account.total("new") + account.total("duplicate") + account.total("rejected") == 120
     after = files_and_ids(database)
     assert {path: after[path] for path in before} == before
     assert share_of(database, "gsm8k_train") >= 0.8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from coresetdb.database import Database
 from coresetdb.query.score import score, split_methods
 from coresetdb.query.scores import load_scores, remove_scores
 from coresetdb.query.targets import remove_target
+from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.errors import MissingFeatureError, QueryError, UsageError
 from coresetdb.store import catalog
 from coresetdb.store.rows import key_of
-from coresetdb.store.scores import score_sets
+from coresetdb.store.scores import SetKey, put_scores, score_sets
+from coresetdb.store.store import Store
 
 torch.set_num_threads(1)
 
@@ -100,6 +103,23 @@ def test_a_set_cut_by_a_kill_is_told_and_made_anew(store, monkeypatch):
     assert [(score_set.rows, score_set.whole) for score_set in score_sets(store)] == [(140, False)]
     score(store, "python", ["rds"])
     assert [(each.rows, each.whole) for each in score_sets(store)] == [(240, True)]
+
+
+def test_two_writers_at_once_leave_a_whole_set(store):
+    ids = [digest(str(number)) for number in range(300)]
+    of = SetKey("python", "made", None, store.version())
+
+    def write() -> None:
+        parts = (ids[start : start + 30] for start in range(0, 300, 30))
+        put_scores(Store.open(store.uri), of, parts, np.linspace(1, 0, 300, dtype="f4"), False)
+
+    writers = [threading.Thread(target=write) for _ in range(2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [(each.rows, each.whole) for each in score_sets(store)] == [(300, True)]
+    assert [row["id"] for row in kept(store)] == ids
 
 
 def test_degenerate_pools(tmp_path, toys):

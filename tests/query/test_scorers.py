@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -33,24 +35,37 @@ def rows(generator, count, most=25):
     ]
 
 
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Where the first test makes the folder of which each has a copy."""
+    return tmp_path_factory.mktemp("scorers") / "prepared"
+
+
 @pytest.fixture
-def database(tmp_path):
+def database(prepared, tmp_path):
     """120 rows in two fragments, some too long for a feature, and three targets."""
+    if not prepared.exists():
+        make(prepared)
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return Database.open(str(tmp_path / "store"))
+
+
+def make(folder):
     generator = np.random.default_rng(0)
+    folder.mkdir()
     made = Database.create(
-        str(tmp_path / "store"),
+        str(folder / "store"),
         backbone=str(tiny_folder()),
         dtype="float32",
         features="rds,losses,mads,length,words",
     )
     pool = rows(generator, 120)
-    made.ingest(write_jsonl(tmp_path / "a.jsonl", pool[:70]))
-    made.ingest(write_jsonl(tmp_path / "b.jsonl", pool[70:]))
-    made.add_target("few", write_jsonl(tmp_path / "few.jsonl", rows(generator, 3, 5)))
-    made.add_target("more", write_jsonl(tmp_path / "more.jsonl", rows(generator, 6, 9)))
-    added = made.add_target("one", write_jsonl(tmp_path / "one.jsonl", rows(generator, 1, 4)))
+    made.ingest(write_jsonl(folder / "a.jsonl", pool[:70]))
+    made.ingest(write_jsonl(folder / "b.jsonl", pool[70:]))
+    made.add_target("few", write_jsonl(folder / "few.jsonl", rows(generator, 3, 5)))
+    made.add_target("more", write_jsonl(folder / "more.jsonl", rows(generator, 6, 9)))
+    added = made.add_target("one", write_jsonl(folder / "one.jsonl", rows(generator, 1, 4)))
     assert added.notes == ("words cannot use it: it takes 2 examples, this target has 1",)
-    return made
 
 
 def naive(database, target, power=1.0, odd=False, allowed=lambda row: True):

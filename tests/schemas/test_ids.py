@@ -82,3 +82,15 @@ def test_a_growing_set_of_many_ids():
         known.add(ids[start : min(start + 700, 10_000)])
     assert (known.contains(ids) == (np.arange(20_000) < 10_000)).all()
     assert len(known) == 10_000
+
+
+def test_a_copy_and_its_original_take_more_in_by_themselves():
+    ids = [digest(str(n)) for n in range(60)]
+    known = GrowingIdSet()
+    known.add_all(pa.array(ids[start : start + 7], pa.string()) for start in range(0, 42, 7))
+    known.add_all([])
+    other = known.copy()
+    known.add(ids[42:50])
+    other.add(ids[50:])
+    assert known.contains(ids).tolist() == [n < 50 for n in range(60)] and len(known) == 50
+    assert other.contains(ids).tolist() == [n < 42 or n >= 50 for n in range(60)]

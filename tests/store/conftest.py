@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -28,17 +30,28 @@ def source_rows() -> Callable[[int, int], pa.Table]:
     return numbered_sources
 
 
-@pytest.fixture
-def store(tmp_path) -> Store:
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the stores `empty` and `filled`, of which each test has a copy."""
+    folder = tmp_path_factory.mktemp("prepared")
     config = {"backbone": {"name": "toy"}}
-    return Store.create(str(tmp_path / "store"), config, rds_fields(), rds_fields())
-
-
-@pytest.fixture
-def filled(store) -> Store:
-    """Five batches of 40 rows, sources before rows, synced."""
+    Store.create(str(folder / "empty"), config, rds_fields(), rds_fields())
+    shutil.copytree(folder / "empty", folder / "filled")
+    store = Store.open(str(folder / "filled"))
     for start in range(0, 200, 40):
         store.insert("sources", numbered_sources(start, start + 40))
         store.insert("pool", numbered_rows(start, start + 40))
     store.sync()
-    return store
+    return folder
+
+
+@pytest.fixture
+def store(prepared: Path, tmp_path: Path) -> Store:
+    """A store without rows."""
+    return Store.open(str(shutil.copytree(prepared / "empty", tmp_path / "store")))
+
+
+@pytest.fixture
+def filled(prepared: Path, tmp_path: Path) -> Store:
+    """Five batches of 40 rows, sources before rows, synced."""
+    return Store.open(str(shutil.copytree(prepared / "filled", tmp_path / "store")))

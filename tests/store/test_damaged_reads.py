@@ -13,6 +13,7 @@ from helpers import toy_stores
 import coresetdb
 from coresetdb.database import Database
 from coresetdb.schemas.errors import DamagedStoreError, StoreError, UsageError
+from coresetdb.store.commits import committed
 from coresetdb.store.store import Store
 
 
@@ -109,3 +110,23 @@ def test_a_note_of_another_store_takes_nothing_out(store, tmp_path):
     done = coresetdb.repair(store.uri)
     assert done.ok, done.lines()
     assert store.dataset("pool").count_rows() == 30
+
+
+def test_what_lance_says_on_committing_is_a_sentence():
+    said = (
+        "Encountered corrupt file x.manifest: bad magic, rust/lance-table/manifest.rs:71:19\n"
+        "and more"
+    )
+
+    def commit() -> None:
+        raise ValueError(said)
+
+    with pytest.raises(StoreError, match=r"^adding rows: Encountered corrupt file") as error:
+        committed("adding rows", commit)
+    assert "and more" not in str(error.value)
+
+    def mistake() -> None:
+        raise ValueError("ours")
+
+    with pytest.raises(ValueError, match=r"^ours$"):
+        committed("adding rows", mistake)

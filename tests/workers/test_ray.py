@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import pytest
+from helpers import toy_stores
 from helpers.files import write_jsonl
 from helpers.roles import ADDER
 
@@ -98,6 +99,26 @@ def test_ingest_by_actors_is_that_of_one_process(tmp_path, tiny_llama):
     assert shared["id"].equals(alone["id"])
     for column in ("rds_norm", "nll", "ifd"):
         assert shared[column].to_numpy() == pytest.approx(alone[column].to_numpy(), rel=1e-4)
+
+
+def test_an_exact_scan_by_actors_is_that_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("coresetdb.query.scanning.rows.MAX_BLOCK_ROWS", 16)  # of many parts
+    store = toy_stores.toy_store(tmp_path / "store")
+    for start in (0, 40):
+        questions = [
+            toy_stores.question(topic, start + n) for n in range(20) for topic in ("sums", "code")
+        ]
+        store.insert("pool", toy_stores.pool_rows(questions, ["toy"] * len(questions)))
+    toy_stores.add_target(store, "sums", [toy_stores.question("sums", 900 + n) for n in range(3)])
+    database = coresetdb.connect(store.uri)
+    for method in ("rds:round_robin", "rds:uot"):
+        question = {"method": method, "budget": 30, "where": "response_tokens > 2"}
+        alone = database.select("sums", **question, dry_run=True)
+        shared = database.select("sums", **question, dry_run=True, workers=2, engine="ray")
+        assert shared.ids == alone.ids and len(shared) == 30
+        assert shared.members["score"].to_numpy() == pytest.approx(
+            alone.members["score"].to_numpy(), rel=1e-6
+        )
 
 
 def test_a_cluster_that_is_not_there(monkeypatch):

@@ -13,6 +13,14 @@ from coresetdb.store.rows import key_of
 from coresetdb.store.store import Store
 
 
+def place_of(
+    row: Instruction, corpus: str, file: str, line: int, own: str | None
+) -> dict[str, object]:
+    """A row of the table `sources`."""
+    place = {"id": row.id, "corpus": corpus, "file": file, "line": line, "source_id": own}
+    return place | {"key": key_of(row.id, corpus, file, line)}
+
+
 class World:
     """A store, and the rows that stand in it."""
 
@@ -24,14 +32,16 @@ class World:
         """Insert rows, seen in lines of a file of their own, with ids such as "a7"."""
         rows = [toy_stores.question("sums", number) for number in range(first, last)]
         self.store.insert("pool", toy_stores.pool_rows(rows, [corpus] * len(rows)))
-        for number, row in enumerate(rows, first):
-            self.saw(row, corpus, f"{corpus}.jsonl", number, f"a{number}" if ids else None)
+        places = [
+            place_of(row, corpus, f"{corpus}.jsonl", number, f"a{number}" if ids else None)
+            for number, row in enumerate(rows, first)
+        ]
+        self.store.insert("sources", pa.Table.from_pylist(places, SOURCES))
         self.rows += rows
 
     def saw(self, row: Instruction, corpus: str, file: str, line: int, own: str | None) -> None:
         """Note that a row was seen in a place under an id of its own."""
-        place = {"id": row.id, "corpus": corpus, "file": file, "line": line, "source_id": own}
-        place["key"] = key_of(row.id, corpus, file, line)
+        place = place_of(row, corpus, file, line, own)
         self.store.insert("sources", pa.Table.from_pylist([place], SOURCES))
 
     def column(self, *names: str) -> dict[str, tuple | object]:

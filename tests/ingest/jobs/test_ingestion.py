@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
-import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from helpers.files import write_jsonl
+from helpers.warm_processes import WarmParent, WarmProcess
 
 import coresetdb
 from coresetdb.ingest.jobs.ingestion import ingest, next_shard
@@ -232,12 +231,13 @@ INGEST = textwrap.dedent(
 )
 
 
-def start(store: str, *paths: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", INGEST, store, *paths]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start(warm: WarmParent) -> Callable[..., WarmProcess]:
+    """Starts an ingestion of files into a store, as a process."""
+    return lambda store, *paths: warm.start(INGEST, store, *paths)
 
 
-def test_two_ingesters_at_once_leave_every_id_once_and_none_out(database, tmp_path):
+def test_two_ingesters_at_once_leave_every_id_once_and_none_out(database, tmp_path, start):
     first = write_jsonl(tmp_path / "a.jsonl", rows(500))
     second = write_jsonl(tmp_path / "b.jsonl", rows(500, start=250))
     running = [start(database.store.uri, first, second), start(database.store.uri, second, first)]
@@ -251,7 +251,7 @@ def test_two_ingesters_at_once_leave_every_id_once_and_none_out(database, tmp_pa
     assert database.store.dataset("sources").count_rows() == 1000
 
 
-def test_killed_ten_times_it_ends_as_if_uninterrupted(database, tmp_path, tiny_llama):
+def test_killed_ten_times_it_ends_as_if_uninterrupted(database, tmp_path, tiny_llama, start):
     file = write_jsonl(tmp_path / "a.jsonl", rows(1500))
     whole = coresetdb.create(str(tmp_path / "whole"), backbone=str(tiny_llama), dtype="float32")
     whole.ingest(file)
@@ -285,8 +285,7 @@ def test_killed_ten_times_it_ends_as_if_uninterrupted(database, tmp_path, tiny_l
         ):
             time.sleep(0.01)
         time.sleep(chance.random() * 0.3)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
         kills += 1
     last = start(database.store.uri, file)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
+import shutil
 import textwrap
 import threading
 import time
@@ -85,13 +82,21 @@ def whole(tmp_path_factory, tiny_llama) -> coresetdb.Database:
     return database
 
 
-@pytest.fixture
-def database(tmp_path: Path, tiny_llama: Path) -> coresetdb.Database:
-    """The same rows, in several fragments, with losses alone."""
-    made = create(tmp_path / "pool", tiny_llama, "losses:alone=false")
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory, tiny_llama: Path) -> Path:
+    """The folder of `database`, of which each test has a copy."""
+    folder = tmp_path_factory.mktemp("prepared")
+    made = create(folder / "pool", tiny_llama, "losses:alone=false")
     for part in range(3):
-        made.ingest(write_jsonl(tmp_path / f"{part}.jsonl", rows(200, 200 * part)))
-    return made
+        made.ingest(write_jsonl(folder / f"{part}.jsonl", rows(200, 200 * part)))
+    return folder
+
+
+@pytest.fixture
+def database(prepared: Path, tmp_path: Path) -> coresetdb.Database:
+    """The same rows, in several fragments, with losses alone."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    return coresetdb.connect(str(tmp_path / "pool"))
 
 
 def test_a_late_feature_equals_one_that_was_there_from_the_start(database, whole, tmp_path):
@@ -403,7 +408,7 @@ FEATURIZE = textwrap.dedent(
 )
 
 
-def test_killed_again_and_again_it_loses_no_more_than_a_shard(database, tmp_path, whole):
+def test_killed_again_and_again_it_loses_no_more_than_a_shard(database, tmp_path, whole, warm):
     """Readers poll and an ingestion appends all the while; the log counts what is made twice."""
     log = tmp_path / "made"
     log.touch()
@@ -449,19 +454,18 @@ def test_killed_again_and_again_it_loses_no_more_than_a_shard(database, tmp_path
     chance = random.Random(3)
     kills = 0
     while kills < 4:
-        process = start(database.store.uri, log)
+        process = warm.start(FEATURIZE, database.store.uri, log)
         before = log.stat().st_size
         deadline = time.monotonic() + 60
         while process.poll() is None and log.stat().st_size == before and kills % 3:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(chance.random() * 0.15)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
         kills += 1
     threads[1].join()
-    last = start(database.store.uri, log)
+    last = warm.start(FEATURIZE, database.store.uri, log)
     _, said = last.communicate(timeout=120)
     done.set()
     threads[0].join()
@@ -481,11 +485,6 @@ def test_killed_again_and_again_it_loses_no_more_than_a_shard(database, tmp_path
     database.store.sync()
     assert_same({row_id: features_of(database)[row_id] for row_id in expected}, expected)
     assert_sound(database)
-
-
-def start(store: str, log: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", FEATURIZE, store, str(log)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_damaged_fill_is_repaired_and_the_rest_is_filled(database, monkeypatch, whole):

@@ -156,7 +156,7 @@ def test_a_torn_newest_manifest_falls_back_one_version(filled, toy, pool_rows, h
 
 
 def test_an_old_manifest_is_no_reason_to_lose_rows(filled, pool_rows):
-    flip(Path(filled.place.absolute(sorted(manifests(filled, "pool"))[2])), 5000)
+    flip(Path(filled.place.absolute(sorted(manifests(filled, "pool"))[2])), 1000)
     report = verify(filled.uri)
     assert report.ok and len(report.damages) == 1 and not report.lost
     assert "only old versions" in "\n".join(report.lines())

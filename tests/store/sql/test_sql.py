@@ -24,7 +24,7 @@ def rows(session: SqlSession, text: str) -> list[dict]:
     return session.run(text).read_all().to_pylist()
 
 
-def test_one_query_in_a_process_that_ends_with_it(store: Store) -> None:
+def test_one_query(store: Store) -> None:
     result = run_query(
         store.uri, "SELECT corpus, count(*) AS n FROM pool GROUP BY corpus ORDER BY 1"
     )
@@ -34,8 +34,43 @@ def test_one_query_in_a_process_that_ends_with_it(store: Store) -> None:
         {"corpus": "dolly", "n": 20},
         {"corpus": "gsm8k", "n": 20},
     ]
-    assert result._process.gone
     assert list(result) == []
+
+
+def test_the_next_query_finds_the_process_warm(store: Store, tmp_path: Path) -> None:
+    first = run_query(store.uri, "SELECT 1 AS one")
+    first.read_all()
+    with pytest.raises(QueryError, match="tokns"):
+        run_query(store.uri, "SELECT tokns FROM pool")
+    other = Store.create(str(tmp_path / "pool"), {})
+    with SqlSession(other.uri) as session:
+        assert session._process is first._process
+        assert rows(session, "SELECT count(*) AS n FROM pool") == [{"n": 0}]
+        aside = run_query(store.uri, "SELECT count(*) AS n FROM pool")  # while the other is in use
+        assert aside.read_all().to_pylist() == [{"n": 60}]
+        assert aside._process is not session._process
+    assert first._process.idle and aside._process.gone  # one at most waits
+    for memory, same in (("100MB", False), ("100MB", True), ("2GB", False)):
+        result = run_query(store.uri, "SELECT 1 AS one", memory_limit=memory)
+        assert (result._process is first._process) == same
+        first = result
+        assert result.read_all().num_rows == 1
+
+
+def test_what_may_not_serve_again_ends(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    amid = run_query(store.uri, "FROM range(1000000000000)")
+    next(amid)
+    amid.close()
+    assert amid._process.gone
+    killed = run_query(store.uri, "SELECT 1 AS one")
+    killed.read_all()
+    os.kill(killed._process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, killed._process.pid, os.WEXITED | os.WNOWAIT)
+    assert run_query(store.uri, "SELECT 1 AS one").read_all().num_rows == 1
+    monkeypatch.setattr("coresetdb.store.sql.session.KEPT_SECONDS", 0.0)
+    alone = run_query(store.uri, "SELECT 1 AS one")
+    alone.read_all()
+    os.waitid(os.P_PID, alone._process.pid, os.WEXITED | os.WNOWAIT)  # nothing took it
 
 
 def test_every_relation_answers(session: SqlSession) -> None:
