@@ -46,7 +46,7 @@ def heading(explorer: Explorer) -> mo.Html:
         said += f"; {lacking:,} have no {explorer.map.feature} and are not on the map"
     if placed > SAMPLE:
         said += f"; drawn by a sample of {SAMPLE:,}, the others between their nearest"
-    name = escape(visible(explorer.store.typed))
+    name = escape(visible("/".join(explorer.store.typed.rstrip("/").split("/")[-2:])))
     return mo.Html(
         f'<h1 style="font-size: 1.4rem; font-weight: 600">{name}</h1><p>{escape(said)}</p>'
     )
