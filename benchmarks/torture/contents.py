@@ -60,11 +60,11 @@ def _what_is_made(row: dict[str, Any]) -> dict[str, Any]:
 def _without_versions(parameters: str) -> Any:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            gone = ("version", "digest", "artifact", "fingerprint", "hash", "seconds")
+            gone = ("version", "digest", "artifact", "fingerprint", "hash", "seconds", "universe")
             return {
                 key: plain(each)
                 for key, each in value.items()
-                if not any(word in key for word in gone)
+                if key != "at" and not any(word in key for word in gone)
             }
         return [plain(each) for each in value] if isinstance(value, list) else value
 
