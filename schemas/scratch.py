@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import glob
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -16,7 +17,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-_PREFIX = "coresetdb-"
+_PREFIX = "coresetdb-scratch-"
+_NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")
+"""Of such a folder, as `tempfile` makes them; a person's folder beside them has another."""
+
 _SECONDS_TO_LOCK = 60.0
 """Within which a folder that was just made is locked by its owner."""
 
@@ -41,6 +45,8 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
 
 def _remove_abandoned(folder: Path) -> None:
     for path in folder.glob(f"{_PREFIX}*"):
+        if not _NAME.fullmatch(path.name):
+            continue
         try:
             if time.time() - path.stat().st_mtime < _SECONDS_TO_LOCK:
                 continue

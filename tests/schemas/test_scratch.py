@@ -63,11 +63,17 @@ def test_what_a_killed_process_left_is_removed(temporary):
 def test_what_a_living_process_or_another_machine_writes_stays(temporary):
     out = temporary / "out.jsonl"
     child, folder = begun(out, "wait")
+    kept = [temporary / name for name in ("coresetdb-demo", "coresetdb-scratch-of-mine")]
+    for path in kept:
+        path.mkdir()
+        (path / "rows").touch()
+        os.utime(path, (time.time() - 100, time.time() - 100))
     other = temporary / f"out.jsonl.part-not-{socket.gethostname()}-4000000000"
     other.touch()
     with ScratchFolder():
         assert (folder / "rows").exists()
     beginning_of(str(out))
     assert other.exists() and len(list(temporary.glob("out.jsonl.part-*"))) == 2
+    assert all((path / "rows").exists() for path in kept)
     child.communicate("")
     assert child.returncode == 0
