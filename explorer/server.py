@@ -131,7 +131,13 @@ def _serve(notebook: str, port: int, browser: bool, say: Callable[[str], None]) 
 
     apps = create_asgi_app(quiet=True, token=token)
     app = apps.with_app(path="/", root=notebook, middleware=[noted]).build()
-    config = uvicorn.Config(_confined(app), log_level="error", timeout_graceful_shutdown=1)
+
+    async def end_pages() -> None:  # else their threads keep the interpreter from ending
+        for each in pages:
+            await each.state.session_manager.shutdown()
+
+    served = _confined(app, end_pages)
+    config = uvicorn.Config(served, lifespan="on", log_level="error", timeout_graceful_shutdown=1)
     say(f"Explorer: {address}")
     say("Ctrl-C ends it")
     if browser:
@@ -140,8 +146,6 @@ def _serve(notebook: str, port: int, browser: bool, say: Callable[[str], None]) 
         opener.start()
     with listening, suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listening])
-    for page in pages:  # else the threads of open pages keep the interpreter from ending
-        page.state.session_manager.shutdown()
 
 
 def _edit(notebook: str, port: int, browser: bool) -> None:
@@ -183,7 +187,7 @@ def _environment(store: str, feature: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _confined(app: App) -> App:
+def _confined(app: App, before_end: Callable[[], Awaitable[None]]) -> App:
     """An app whose pages may load from, and talk to, nothing but itself, and nobody else to it.
 
     A page of another origin, and a name of somebody's that leads to this machine, get 403.
@@ -199,7 +203,15 @@ def _confined(app: App) -> App:
                 message = {**message, "headers": [*message.get("headers", ()), *own]}
             await send(message)
 
-        if scope["type"] not in ("http", "websocket") or _from_here(dict(scope["headers"])):
+        async def received() -> Any:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await before_end()
+            return message
+
+        if scope["type"] == "lifespan":
+            await app(scope, received, send)
+        elif _from_here(dict(scope["headers"])):
             await app(scope, receive, sent)
         elif scope["type"] == "http":
             await sent({"type": "http.response.start", "status": 403, "headers": []})

@@ -18,7 +18,8 @@ def facts_of(coreset: Coreset) -> Iterator[tuple[str, str]]:
     yield "created", f"{coreset.created_at:%Y-%m-%d %H:%M} UTC, by {parameters['code_version']}"
     if origin := parameters.get("imported"):
         again = f", {origin['repeated']:,} of them repeated" if origin["repeated"] else ""
-        yield "imported", f"from {origin['file']}{again} (digest of the ids {origin['ids']})"
+        order = f", highest {origin['ordered_by']} first" if "ordered_by" in origin else ""
+        yield "imported", f"from {origin['file']}{again}{order} (digest of the ids {origin['ids']})"
     yield "pool", f"version {coreset.pool_version}, {coreset.eligible:,} rows eligible"
     if coreset.filter:
         yield "filter", coreset.filter

@@ -11,11 +11,10 @@ A query whose rows are all full has mass left when nothing stops the growth, whi
 settings is usual. As published its last row gets that, and so ranks high though it is the farthest
 one. `rest=spread` [ours] is for all who do not want those rows first: each row gets its share.
 
-`sigma=auto`, the default [ours], fits the kernel's width to the representation: of the pairs of
-`SAMPLE` rows of the pool, drawn by their ids, a share of `NEAR_PAIRS` lies within its reach,
-1 - cos < sigma^2 / 2. The published width, `sigma=0.75`, is for near-duplicates among gradients;
-where vectors lie close together it reaches whole topics, and rows are held back for being typical.
-A note says so where the median density does.
+`sigma=0.75` is the published width, for near-duplicates among gradients. `sigma=auto` [ours] fits it
+to the representation: of the pairs of `SAMPLE` rows of the pool, drawn by their ids, a share of
+`NEAR_PAIRS` lies within its reach, 1 - cos < sigma^2 / 2. Neither finds more in all pools.
+Where the median density is high, rows are held back for being typical, and a note says so.
 
 `ties=mean` [ours]: rows of equal mass go by mean similarity before the id; the density of a row
 without near-duplicates is then 1 exactly, whatever its float16 length.
@@ -42,7 +41,7 @@ SAMPLE = 1000
 SIGMA_BOUNDS = (0.05, 0.75)
 """Of a fitted sigma: float16 vectors tell no smaller distances apart; the published one."""
 CROWDED = 5.0
-"""The median density above which sigma reaches more than near-duplicates."""
+"""The median density above which rows are held back for being typical."""
 
 _ROUNDING = 1e-9  # of a query's mass: so little is left over by sums that should be whole
 
@@ -198,7 +197,7 @@ def _passes(task: Task) -> Passes:
     if sampled:
         notes.append(f"knn_kde: sigma={sigma:g}, fitted to {len(sampled[0]):,} rows of the pool")
     if sigma and len(density) and (median := float(np.median(density))) > CROWDED:
-        notes.append(_crowd_note(sigma, median, bool(sampled)))
+        notes.append(_crowd_note(sigma, median))
     fitted = {"sigma": sigma} if sampled else {}
     return replace(ranking, notes=(*notes, *ranking.notes), fitted=fitted)
 
@@ -207,12 +206,11 @@ def _sample(task: Task) -> tuple[Reduction, ...]:
     return (SampledVectors(SAMPLE),) if task.options["sigma"] == "auto" else ()
 
 
-def _crowd_note(sigma: float, median: float, is_fitted: bool) -> str:
-    smaller = f"sigma={sigma / 2:.2g}" + ("" if is_fitted else ", or sigma=auto to have it fitted")
+def _crowd_note(sigma: float, median: float) -> str:
     return (
-        f"knn_kde: sigma={sigma:g} covers a crowd, not near-duplicates alone: half of the rows it "
-        f"weighed have a density above {median:.1f} (a row without near-duplicates has 1), so "
-        f"typical rows are held back. Try {smaller}"
+        f"knn_kde: half of the rows it weighed have a density above {median:.1f} within "
+        f"sigma={sigma:g} (a row without near-duplicates has 1), so typical rows are held back for "
+        "rare ones. round_robin and top do not hold any back"
     )
 
 
@@ -246,7 +244,7 @@ SELECTOR = Selector(
     _own_memory,
     {
         **OPTIONS,
-        "sigma": Option("auto", least=0.0, words=("auto",)),
+        "sigma": Option(0.75, least=0.0, words=("auto",)),
         "kde_k": Option(1000, least=1),
         "union": Option(20_000, least=1),
         "rest": Option("last", ("last", "spread")),

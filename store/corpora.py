@@ -17,7 +17,7 @@ import pyarrow as pa
 from ..schemas.errors import UsageError, suggest
 from ..schemas.tables import REJECTS, RUNS, SOURCES, literal
 from . import purge, removal
-from .grouping import grouped
+from .grouping import Aggregation, grouped
 from .rows import key_of
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ _LONGEST = 200
 
 def list_corpora(store: Store) -> list[dict[str, Any]]:
     """The corpora by name: rows, tokens, files, rows removed, and records rejected."""
-    aggregations = [("corpus", "count"), ("tokens", "sum"), ("response_tokens", "sum")]
-    groups = grouped(store.dataset("pool"), ["corpus"], aggregations)
+    sums: list[Aggregation] = [("tokens", "sum"), ("response_tokens", "sum")]
+    groups = grouped(store.dataset("pool"), ["corpus"], [("corpus", "count"), *sums])
     counted = {row["corpus"]: row for row in groups}
     files = _counted(store, "sources", ["corpus", "file"], distinct=True)
     rejected = _counted(store, "rejects", ["corpus"])

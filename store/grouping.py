@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import pyarrow as pa
 
 if TYPE_CHECKING:
     import lance
+
+Aggregation: TypeAlias = tuple[str, Literal["count", "sum"]]
+"""A column, and what is made of it: the "count" of the rows that have a value, or the "sum" of
+those."""
 
 _BATCH_ROWS = 1 << 16
 _MOST_GROUPS = 1 << 18
@@ -18,14 +22,13 @@ _MOST_GROUPS = 1 << 18
 def grouped(
     dataset: lance.LanceDataset,
     by: Sequence[str],
-    aggregations: Sequence[tuple[str, Literal["count", "sum"]]] = (),
+    aggregations: Sequence[Aggregation] = (),
 ) -> list[dict[str, Any]]:
     """The groups of a table's rows, as `pyarrow.TableGroupBy.aggregate` names what it gives.
 
     Args:
         by: columns whose values make a group.
-        aggregations: column and what is made of it: "count" of the rows that have a value, or the
-            "sum" of those.
+        aggregations: of each group.
 
     Returns:
         A row for each group: its values of `by`, and `<column>_count` or `<column>_sum`, None for

@@ -16,7 +16,7 @@ from ..schemas.stored_vectors import width_of
 from ..schemas.tables import MESSAGES
 from .features import annotations_of, completion, features_of
 from .fill import count_unfilled
-from .grouping import grouped
+from .grouping import Aggregation, grouped
 from .indices import described, indices_of
 from .locks import run_state
 from .removal import summary
@@ -220,12 +220,9 @@ def status_of(store: Store) -> Status:
         if set(recipe.columns) <= set(pool.schema.names)
     }
     reasons = [recipe.reason for recipe in features.values()]
-    corpora = grouped(
-        pool,
-        ["corpus"],
-        [("corpus", "count"), *((column, "sum") for column in _SUMS)]
-        + [(reason, "count") for reason in dict.fromkeys(reasons)],
-    )
+    sums: list[Aggregation] = [(column, "sum") for column in _SUMS]
+    counts: list[Aggregation] = [(column, "count") for column in ("corpus", *set(reasons))]
+    corpora = grouped(pool, ["corpus"], [*counts, *sums])
     without = {reason: sum(row[f"{reason}_count"] for row in corpora) for reason in reasons}
     waiting = {name: count_unfilled(pool, recipe) for name, recipe in features.items()}
     return Status(

@@ -147,11 +147,11 @@ class Backbone:
         inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
         if self._takes_positions:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)
-        if not logits or self.plain_head:
-            with AttentionInBlocks():
-                hidden = self._text_model(**inputs, use_cache=False).last_hidden_state
-            return States(hidden.to(self.device))  # a spread model ends on its last device
-        return self._full_forward(inputs)
+        with AttentionInBlocks():
+            if logits and not self.plain_head:
+                return self._full_forward(inputs)
+            hidden = self._text_model(**inputs, use_cache=False).last_hidden_state
+        return States(hidden.to(self.device))  # a spread model ends on its last device
 
     def head(self, states: States, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         """Return logits (n, V) float32 at n positions, given by their rows and columns."""

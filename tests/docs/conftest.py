@@ -1,7 +1,9 @@
-"""The folder in which the docs are followed, made once."""
+"""The folder in which the docs are followed, made once for all processes of a run."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,16 @@ from coresetdb import connect
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder as it was made; nobody changes it."""
-    folder = tmp_path_factory.mktemp("docs")
-    make_world(folder)
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of this run's processes
+    folder, made = base / "docs-world", base / "docs-world-is-made"
+    with open(base / "docs-world-lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            folder.mkdir()
+            make_world(folder)
+            made.touch()
     return folder
 
 

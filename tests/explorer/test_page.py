@@ -128,7 +128,7 @@ def test_map_filter_sql_row_and_coreset(opened, explored: Database):
         "SELECT 6 * 7 AS answer, messages[1].content AS said FROM pool WHERE corpus LIKE 'e%'"
     )
     run.click()
-    page.get_by_role("cell", name="42").first.wait_for()
+    page.get_by_role("cell", name="42", exact=True).first.wait_for()
     for text, refused in (
         ("FROM read_text('/etc/hostname')", "file system"),
         ("COPY pool TO '/tmp/x.csv'", "only SELECT is allowed"),

@@ -27,9 +27,9 @@ from coresetdb.ingest.jobs import ingestion
 
 ingestion.SHARD_ROWS = (64, 64)
 ingestion.ingest.__kwdefaults__["commit_rows"] = 128
-uri, backbone, file, warm = sys.argv[1:]
+uri, backbone, file, first = sys.argv[1:]
 database = create(uri, backbone=backbone, device="cpu", features="less:dims=16384")
-database.ingest(warm)
+database.ingest(first)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 account = database.ingest(file)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -48,17 +48,16 @@ def write(path: Path, rows: int, first: int) -> Path:
     return write_jsonl(path, records)
 
 
-def test_four_times_the_rows_take_no_more_memory(tmp_path):
+def test_four_times_the_rows_take_no_more_memory(tmp_path, warm):
     backbone = tiny_folder()
-    warm = write(tmp_path / "warm.jsonl", 300, 0)
+    first = write(tmp_path / "first.jsonl", 300, 0)
     grown = []
     for rows in (400, 1600):
         file = write(tmp_path / f"{rows}.jsonl", rows, 10_000)
-        arguments = [str(tmp_path / f"pool-{rows}"), str(backbone), str(file), str(warm)]
-        ran = subprocess.run(
-            [sys.executable, "-c", SCRIPT, *arguments], capture_output=True, text=True, check=True
-        )
-        new, before, after = map(int, ran.stdout.split())
+        process = warm.start(SCRIPT, tmp_path / f"pool-{rows}", backbone, file, first)
+        output, errors = process.communicate()
+        assert process.returncode == 0, errors
+        new, before, after = map(int, output.split())
         assert new == rows
         grown.append(after - before)
     assert max(grown) < ALLOWED_MB, grown
