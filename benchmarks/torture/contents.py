@@ -53,7 +53,11 @@ def contents(uri: str) -> dict[str, Any]:
 
 def _what_is_made(row: dict[str, Any]) -> dict[str, Any]:
     if "representation" in row:
-        return {"what": row["representation"], "columns": row["columns"], "options": row["options"]}
+        found = {"what": row["representation"], "columns": row["columns"]}
+        # The options of an annotation say when it was made, and by what.
+        return found | (
+            {} if row["representation"] == "annotation" else {"options": row["options"]}
+        )
     return {"what": row["name"]}
 
 
