@@ -11,8 +11,8 @@ A query whose rows are all full has mass left when nothing stops the growth, whi
 settings is usual. As published its last row gets that, and so ranks high though it is the farthest
 one. `rest=spread` [ours] is for all who do not want those rows first: each row gets its share.
 
-`sigma=0.75` is the published width, for near-duplicates among gradients. `sigma=auto` [ours] fits it
-to the representation: of the pairs of `SAMPLE` rows of the pool, drawn by their ids, a share of
+`sigma=0.75` is the published width, for near-duplicates among gradients. `sigma=auto` [ours] fits
+it to the representation: of the pairs of `SAMPLE` rows of the pool, drawn by their ids, a share of
 `NEAR_PAIRS` lies within its reach, 1 - cos < sigma^2 / 2. Neither finds more in all pools.
 Where the median density is high, rows are held back for being typical, and a note says so.
 
