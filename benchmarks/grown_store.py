@@ -23,8 +23,8 @@ COMMIT_ROWS = 20_000
 def grow(folder: str | Path, rows: int, commit_rows: int = COMMIT_ROWS) -> None:
     """Append copies of a store's pool until it has so many rows.
 
-    Every copy is a row of its own: it has another id, and its first turn begins with the number of
-    the copy. Features are those of the original, so vectors repeat.
+    Every copy is a row of its own: it has another id, and its first turn begins with its number in
+    the pool. Features are those of the original, so vectors repeat.
 
     Args:
         commit_rows: of every commit, each of which makes a fragment.
@@ -54,17 +54,18 @@ def _copies(
         chosen = numbers[start : start + commit_rows]
         copies = chosen // len(originals)
         own = originals.take(pa.array(chosen % len(originals))).combine_chunks()
-        yield _changed(own, copies), copies
+        yield _changed(own, chosen), copies
 
 
-def _changed(rows: pa.Table, copies: np.ndarray) -> pa.Table:
+def _changed(rows: pa.Table, numbers: np.ndarray) -> pa.Table:
+    """Rows that say which row of the pool they are, and so have ids of their own."""
     ids = [
-        hashlib.blake2b(f"{each}:{copy}".encode(), digest_size=DIGEST_BYTES).hexdigest()
-        for each, copy in zip(rows["id"].to_pylist(), copies.tolist(), strict=True)
+        hashlib.blake2b(f"{each}:{number}".encode(), digest_size=DIGEST_BYTES).hexdigest()
+        for each, number in zip(rows["id"].to_pylist(), numbers.tolist(), strict=True)
     ]
     changed = {
         "id": pa.array(ids),
-        "messages": _marked(rows["messages"].combine_chunks(), copies),
+        "messages": _marked(rows["messages"].combine_chunks(), numbers),
         "corpus": pa.array([CORPUS] * len(ids)),
     }
     for name, values in changed.items():
@@ -73,12 +74,12 @@ def _changed(rows: pa.Table, copies: np.ndarray) -> pa.Table:
     return rows
 
 
-def _marked(messages: pa.ListArray, copies: np.ndarray) -> pa.ListArray:
-    """Conversations whose first turn says which copy they are."""
+def _marked(messages: pa.ListArray, numbers: np.ndarray) -> pa.ListArray:
+    """Conversations whose first turn begins with their number."""
     offsets = messages.offsets.to_numpy()
     turns = messages.values
     words = np.full(len(turns), None, object)
-    words[offsets[:-1]] = [f"copy {copy} " for copy in copies]
+    words[offsets[:-1]] = [f"copy {number} " for number in numbers]
     first = pa.array(words, pa.string())
     fields = {field.name: turns.field(field.name) for field in messages.type.value_type}
     own = fields["content"]

@@ -11,10 +11,9 @@ A query whose rows are all full has mass left when nothing stops the growth, whi
 settings is usual. As published its last row gets that, and so ranks high though it is the farthest
 one. `rest=spread` [ours] is for all who do not want those rows first: each row gets its share.
 
-`sigma=1`, the default [ours], is wider than the published 0.75, which is meant for near-duplicates
-among gradients: among hidden states it found most in nearly all pools that were measured.
-`sigma=auto` [ours] fits the kernel's width to the representation: of the pairs of `SAMPLE` rows of
-the pool, drawn by their ids, a share of `NEAR_PAIRS` lies within its reach, 1 - cos < sigma^2 / 2.
+`sigma=0.75` is the published width, for near-duplicates among gradients. `sigma=auto` [ours] fits
+it to the representation: of the pairs of `SAMPLE` rows of the pool, drawn by their ids, a share of
+`NEAR_PAIRS` lies within its reach, 1 - cos < sigma^2 / 2. Neither finds more in all pools.
 Where the median density is high, rows are held back for being typical, and a note says so.
 
 `ties=mean` [ours]: rows of equal mass go by mean similarity before the id; the density of a row
@@ -245,7 +244,7 @@ SELECTOR = Selector(
     _own_memory,
     {
         **OPTIONS,
-        "sigma": Option(1.0, least=0.0, words=("auto",)),
+        "sigma": Option(0.75, least=0.0, words=("auto",)),
         "kde_k": Option(1000, least=1),
         "union": Option(20_000, least=1),
         "rest": Option("last", ("last", "spread")),

@@ -220,10 +220,9 @@ def status_of(store: Store) -> Status:
         if set(recipe.columns) <= set(pool.schema.names)
     }
     reasons = [recipe.reason for recipe in features.values()]
-    aggregations: list[Aggregation] = [("corpus", "count")]
-    aggregations += [(column, "sum") for column in _SUMS]
-    aggregations += [(reason, "count") for reason in dict.fromkeys(reasons)]
-    corpora = grouped(pool, ["corpus"], aggregations)
+    sums: list[Aggregation] = [(column, "sum") for column in _SUMS]
+    counts: list[Aggregation] = [(column, "count") for column in ("corpus", *set(reasons))]
+    corpora = grouped(pool, ["corpus"], [*counts, *sums])
     without = {reason: sum(row[f"{reason}_count"] for row in corpora) for reason in reasons}
     waiting = {name: count_unfilled(pool, recipe) for name, recipe in features.items()}
     return Status(

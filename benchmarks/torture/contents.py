@@ -53,18 +53,22 @@ def contents(uri: str) -> dict[str, Any]:
 
 def _what_is_made(row: dict[str, Any]) -> dict[str, Any]:
     if "representation" in row:
-        return {"what": row["representation"], "columns": row["columns"], "options": row["options"]}
+        found = {"what": row["representation"], "columns": row["columns"]}
+        # The options of an annotation say when it was made, and by what.
+        return found | (
+            {} if row["representation"] == "annotation" else {"options": row["options"]}
+        )
     return {"what": row["name"]}
 
 
 def _without_versions(parameters: str) -> Any:
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            gone = ("version", "digest", "artifact", "fingerprint", "hash", "seconds")
+            gone = ("version", "digest", "artifact", "fingerprint", "hash", "seconds", "universe")
             return {
                 key: plain(each)
                 for key, each in value.items()
-                if not any(word in key for word in gone)
+                if key != "at" and not any(word in key for word in gone)
             }
         return [plain(each) for each in value] if isinstance(value, list) else value
 

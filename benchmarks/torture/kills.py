@@ -62,9 +62,9 @@ def kill(world: World, name: str, draw: random.Random) -> str:
             theirs = expected.files.get(path.name)
             if theirs is not None and not same_file(path.read_bytes(), theirs, store):
                 return f"{where}: {path.name} is half written"
-    else:
         for path in scratch.iterdir():  # it is removed when nobody can be about to lock it
             os.utime(path, (time.time() - 3600,) * 2)
+    else:
         run = Run(lambda: type_in(words, world.folder), log, None, scratch)
         code = run.wait()
     where = f"killed {killed}"

@@ -43,11 +43,11 @@ COMMANDS = {
     "feature remove": "feature remove STORE rds --force",
     "score remove": "score remove STORE t",
     "annotate": "annotate STORE FILES/judged.jsonl --prefix judge_",
-    "annotation remove": "annotation remove STORE label_",
+    "annotation remove": "annotation remove STORE label",
     "vectors add": "vectors add STORE own FILES/vectors.jsonl --model other",
     "dedup": "dedup STORE",
     "index create": "index create STORE rds",
-    "corpus rename": "corpus rename STORE part0 renamed",
+    "corpus rename": "corpus rename STORE CORPUS renamed",
     "evaluate": "evaluate run STORE t --eval FILES/part3.jsonl --methods rds --budgets 3 "
     "--controls random --seeds 1 --epochs 1 --limit 2 --name study",
     "evaluate remove": "evaluate remove STORE kept",
@@ -117,6 +117,7 @@ class World:
     def words(self, line: str, store: Path | str, out: Path) -> list[str]:
         """A line of `COMMANDS` as the words that are typed."""
         where = {"STORE": str(store), "FILES": str(self.files), "OUT": str(out)}
+        where["CORPUS"] = self.folder.name  # as the reader names rows in its folder `files`
         words = line.split()
         for name, path in where.items():
             words = [

@@ -136,6 +136,7 @@ class _Ingestion:
         self.account = Account(run=uuid.uuid4().hex)
         self.run = Run(store, command, self.account, self._columns, progress)
         self.known, self.removed = store.known_ids(), removed_ids(store)
+        self.committed_since: set[str] = set()  # a block's ids were looked up
         self.shard: list[_Queued] = []
         self.in_work: deque[_Shard] = deque()  # in the order of their rows
         self.shard_rows = min(SHARD_ROWS[0], commit_rows)
@@ -200,6 +201,7 @@ class _Ingestion:
         ids = [item.instruction.id if isinstance(item, Record) else "" for item in block]
         present = [row_id for row_id in ids if row_id]
         known = iter(self.known.contains(present).tolist())
+        self.committed_since = set()
         removed = iter(self.removed.contains(present).tolist())
         for row_id, item in zip(ids, block, strict=True):
             counts.read += 1
@@ -214,7 +216,7 @@ class _Ingestion:
                 counts.removed += 1
                 continue
             self.commit.occurrences.append((row_id, item))
-            if next(known) or row_id in self.waiting:
+            if next(known) or row_id in self.waiting or row_id in self.committed_since:
                 counts.duplicate += 1
                 if row_id in self.waiting:
                     self.repeated[row_id].append(counts)
@@ -306,6 +308,7 @@ class _Ingestion:
             counts.duplicate += 1
         ids = [row_id for row_id, _ in self.commit.rows]
         self.known.add(ids)
+        self.committed_since.update(ids)
         for row_id in ids:
             del self.waiting[row_id]
             self.repeated.pop(row_id, None)

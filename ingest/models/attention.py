@@ -33,8 +33,9 @@ class AttentionInBlocks(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if func is scaled_dot_product_attention and _is_suitable(*args, **kwargs):
-            return causal_attention(*args[:3], kwargs.get("scale"))
+        if func is scaled_dot_product_attention and len(args) == 3:  # what else there is has a name
+            if _is_suitable(*args, **kwargs):
+                return causal_attention(*args, scale=kwargs.get("scale"))
         return func(*args, **kwargs)
 
 
@@ -46,8 +47,8 @@ def in_blocks(device: torch.device, dtype: torch.dtype) -> bool:
 def _is_suitable(
     query: torch.Tensor,
     key: torch.Tensor,
-    value: torch.Tensor | None = None,
-    *positional: Any,
+    value: torch.Tensor,
+    *,
     attn_mask: torch.Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
@@ -56,9 +57,7 @@ def _is_suitable(
 ) -> bool:
     """Return whether a call is plain causal attention of whole rows, and belongs here."""
     return (
-        value is not None
-        and not positional
-        and is_causal
+        is_causal
         and attn_mask is None
         and not dropout_p
         and in_blocks(query.device, query.dtype)
@@ -87,7 +86,7 @@ def causal_attention(
     groups, shared = rows * key.shape[1], heads // key.shape[1]
     queries = query.reshape(groups, shared, tokens, width)
     keys, values = key.reshape(groups, tokens, width), value.reshape(groups, tokens, -1)
-    scale = width**-0.5 if scale is None else scale
+    factor = float(width**-0.5 if scale is None else scale)
     step = -(-tokens // -(-tokens // QUERIES))
     blocks = []
     for start in range(0, tokens, step):
@@ -95,7 +94,7 @@ def causal_attention(
         # Queries that share keys are one matrix, so that no key is copied.
         block = queries[:, :, start:end].reshape(groups, -1, width)
         later = block.new_full((end - start, end), float("-inf")).triu_(start + 1)
-        scores = torch.baddbmm(later.repeat(shared, 1), block, keys[:, :end].mT, alpha=scale)
+        scores = torch.baddbmm(later.repeat(shared, 1), block, keys[:, :end].mT, alpha=factor)
         attended = torch.bmm(scores.softmax(-1), values[:, :end])
         blocks.append(attended.view(rows, heads, end - start, -1).transpose(1, 2))
     return torch.cat(blocks, 1).transpose(1, 2)

@@ -189,7 +189,7 @@ def eligible_batches(
         row_bytes: about what a row of these columns holds.
         span: places of the rows to read, in table order; None for all.
     """
-    within = {} if span is None else {"offset": span.start, "limit": len(span)}
+    within: dict[str, Any] = {} if span is None else {"offset": span.start, "limit": len(span)}
     if eligible is None:
         for batch in _scan(dataset, columns, batch_rows, **within):
             seen.rows += batch.num_rows

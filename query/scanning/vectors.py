@@ -31,7 +31,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +66,7 @@ Part = tuple[np.ndarray, "torch.Tensor"]
 """Keys (n, 2) and vectors of some rows as they are stored: (n, d) float16 or int8, or (n, d / 4)
 uint8 (schemas/stored_vectors.py)."""
 
-_BLOCK_ENDS = (np.empty((0, 2), np.int64), None)
+_BLOCK_ENDS: Any = (np.empty((0, 2), np.int64), None)
 """Stands between the rows of two blocks."""
 
 
@@ -229,7 +229,7 @@ def scan_ids(
         span: places of the rows to read, in table order; None for all.
     """
     seen = Scanned()
-    within = {} if span is None else {"offset": span.start, "limit": len(span)}
+    within: dict[str, Any] = {} if span is None else {"offset": span.start, "limit": len(span)}
     scanner = dataset.scanner(
         columns=["id"], batch_size=_IDS_PER_BATCH, scan_in_order=True, **within
     )

@@ -104,9 +104,9 @@ def test_either_sign_is_refused_where_it_means_nothing(gradients):
 
 def test_a_fitted_sigma_is_recorded_and_comes_out_again(store):
     database = Database(store)
-    method = "rds:knn_kde(ties=mean)"
-    coreset = database.select("arithmetic", method="rds:knn_kde(sigma=auto,ties=mean)", budget=40)
-    assert coreset.method == method  # fitting is the default
+    method = "rds:knn_kde(sigma=auto,ties=mean)"
+    coreset = database.select("arithmetic", method=method, budget=40)
+    assert coreset.method == method
     sigma = coreset.parameters["fitted"]["sigma"]
     assert any(f"sigma={sigma:g}, fitted to 240 rows" in note for note in coreset.notes)
     # The sample is of the whole pool: a filter and quotas change nothing of it.

@@ -13,7 +13,7 @@ from coresetdb.query.measured import CAUSES, PROXY, TABLES, Maker, Table, measur
 from coresetdb.query.methods import parse_method
 
 KNOWN = {name: get(name) for name in names()}
-NAIT, KDE = "nait(direction=pca,score=dot)", "rds:knn_kde(sigma=0.75)"
+NAIT, KDE = "nait(direction=pca,score=dot)", "rds:knn_kde"
 
 
 def method(text):

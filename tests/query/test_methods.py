@@ -89,7 +89,12 @@ def test_all_names_can_be_read():
         (
             "rds:knn_kde(rest=spread)",
             {"selector": "knn_kde", "options": {"sigma": 0.75, "rest": "spread"}},
-            "rds:knn_kde(rest=spread,sigma=0.75)",
+            "rds:knn_kde(rest=spread)",
+        ),
+        (
+            "rds:knn_kde(ties=mean)",
+            {"selector": "knn_kde", "options": {"sigma": "auto", "ties": "mean"}},
+            "rds:knn_kde(ties=mean,sigma=auto)",
         ),
         (
             "rds:knn_kde(sigma=0.4)",

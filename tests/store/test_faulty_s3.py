@@ -28,7 +28,7 @@ def test_a_commit_is_right_or_says_why(kinds, faulty, bucket, features, pool_row
     store = Store.create(f"s3://{bucket}/pool", {}, features)
     store.insert("pool", pool_rows(0, 10))
     store.sync()
-    faulty.set_faults(kinds, 0.1, seed=3)
+    faulty.set_faults(kinds, 0.05, seed=3)
     said = ""
     try:
         again = Store.open(store.uri)
@@ -59,7 +59,9 @@ def test_the_proxy_makes_the_faults_it_is_asked_for(faulty, bucket):
         "s3",
         endpoint_url=faulty.endpoint,
         region_name="us-east-1",
-        config=Config(retries={"total_max_attempts": 1}),
+        config=Config(
+            retries={"total_max_attempts": 1}, response_checksum_validation="when_required"
+        ),
     )
     client.put_object(Bucket=bucket, Key="a", Body=b"0123456789")
     assert client.get_object(Bucket=bucket, Key="a")["Body"].read() == b"0123456789"

@@ -396,6 +396,7 @@ def used(filled, source_rows) -> Store:
         "rules": {"leakage": {"rows": [leak]}},
     }
     early = store.tags()["coreset-early-pool"]
+    store.tag("coreset-early-targets", 1, "targets")
     store.insert("coresets", coreset_row("early", early, {"targets_version": 1}))
     store.insert("coresets", coreset_row("late", store.tags()["coreset-late-pool"], parameters))
     members = [

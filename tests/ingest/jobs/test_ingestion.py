@@ -215,6 +215,18 @@ def test_interrupting_keeps_what_is_committed(database, tmp_path):
     assert database.store.dataset("pool").count_rows() == 3000
 
 
+def test_a_row_repeated_after_its_commit_counts_once(database, tmp_path):
+    records = rows(200)
+    records += records[:10]  # of the same block of records, whose first rows are committed by then
+    file = write_jsonl(tmp_path / "a.jsonl", records)
+    files = [open_source(file, ReadOptions())]
+    account = ingest(database.store, files, lambda: database._featurizer, commit_rows=64)
+    counts = [account.total(name) for name in ("read", "new", "duplicate")]
+    assert counts == [210, 200, 10]
+    assert database.store.dataset("pool").count_rows() == 200
+    assert database.store.dataset("sources").count_rows() == 210
+
+
 INGEST = textwrap.dedent(
     """
     import sys

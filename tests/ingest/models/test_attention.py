@@ -50,7 +50,7 @@ def test_equals_its_definition(tokens, dtype, bound, heads, groups, width, monke
 def test_is_taken_for_plain_causal_attention_in_bfloat16_alone(monkeypatch):
     taken = []
     monkeypatch.setattr(
-        module, "causal_attention", lambda q, *others: taken.append(1) or torch.zeros_like(q)
+        module, "causal_attention", lambda q, *others, **options: taken.append(1) or q.clone()
     )
     query = torch.randn(2, 4, 6, 8, dtype=torch.bfloat16)
     few = query[:, :2]
@@ -62,6 +62,7 @@ def test_is_taken_for_plain_causal_attention_in_bfloat16_alone(monkeypatch):
         scaled_dot_product_attention(query, query, query)
         scaled_dot_product_attention(query, query, query, attn_mask=mask)
         scaled_dot_product_attention(query, query, query, None, 0.0, True)
+        scaled_dot_product_attention(query, key=query, value=query, is_causal=True)
         scaled_dot_product_attention(query, query, query, is_causal=True, dropout_p=0.5)
         scaled_dot_product_attention(query[:, :, :3], query, query, is_causal=True)
         scaled_dot_product_attention(*[query.float()] * 3, is_causal=True)
