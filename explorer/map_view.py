@@ -70,14 +70,14 @@ class MapView:
             scatter.color(by=shown, map="viridis", norm=(low, max(high, low + 1e-9)))
         else:
             names = explorer.categories(column)
-            scatter.color(by=pd.Categorical(names), map="auto")
+            scatter.color(by=pd.Categorical(names), map="auto")  # pyright: ignore[reportArgumentType]
         if lit is None:
             scatter.size(default=UNLIT, by=None)
         else:
             chosen = np.zeros(len(explorer.map.ids), bool)
             chosen[explorer.members(lit)] = True
             of = pd.Categorical(np.where(chosen, lit, _NOT_LIT), categories=[_NOT_LIT, lit])
-            scatter.size(by=of, map=[UNLIT, LIT])
+            scatter.size(by=of, map=[UNLIT, LIT])  # pyright: ignore[reportArgumentType]
 
     def show_only(self, points: np.ndarray | None) -> None:
         """Show some of the points, all for None."""
@@ -102,7 +102,9 @@ class MapView:
             return
         # Places that the store does not keep are in no condition; the rows themselves are.
         inside = polygon_holds(self._explorer.map.places, corners)
-        self._on_lasso(among([self._explorer.map.ids[at] for at in np.flatnonzero(inside)]))
+        self._on_lasso(
+            among([self._explorer.map.ids[at] for at in np.flatnonzero(inside).tolist()])
+        )
 
 
 def polygon_holds(places: np.ndarray, corners: np.ndarray) -> np.ndarray:
