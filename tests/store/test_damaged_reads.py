@@ -85,7 +85,7 @@ def test_no_file_is_written_into_a_store(store, tmp_path):
 
 
 def test_the_seal_of_another_store_is_found(store, tmp_path):
-    other = toy_stores.toy_store(tmp_path / "other")
+    other = toy_stores.toy_store(tmp_path / "other", copied=False)
     for number in range(40):
         other.insert("pool", toy_stores.pool_rows([toy_stores.question("code", number)], ["code"]))
         other.sync()
@@ -101,7 +101,7 @@ def test_the_seal_of_another_store_is_found(store, tmp_path):
 
 
 def test_a_note_of_another_store_takes_nothing_out(store, tmp_path):
-    other = toy_stores.toy_store(tmp_path / "other")
+    other = toy_stores.toy_store(tmp_path / "other", copied=False)
     other.checksums.note("pool", {"pool.lance/_versions/18446744073709551613.manifest": 2})
     theirs = next(path for path in other.place.sizes("_checksums") if "/pool-" in path)
     store.place.write(theirs, other.place.read(theirs))

@@ -198,7 +198,10 @@ def test_rows_longer_than_the_context_are_cut_to_it():
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
-    [({"device": "abacus"}, "choose one of auto, cpu"), ({"dtype": "float16"}, "choose one of")],
+    [
+        ({"device": "abacus"}, "choose one of auto, auto-map, cpu"),
+        ({"dtype": "float16"}, "choose one of"),
+    ],
 )
 def test_unknown_settings(settings, complaint):
     with pytest.raises(UsageError, match=complaint):

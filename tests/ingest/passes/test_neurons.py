@@ -73,7 +73,7 @@ def test_experts_of_our_own_give_what_the_models_give(architecture):
     ids = torch.tensor(row.ids.tolist())[None]
     with torch.no_grad():
         expected = backbone.model(ids).logits
-        with neuron_hooks(backbone.model, [Kept(make_batch([row], 0, ids.device))], ids.shape):
+        with neuron_hooks(backbone.model, [Kept(make_batch([row], 0, ids.device))], ids):
             got = backbone.model(ids).logits
         again = backbone.model(ids).logits
     assert (got - expected).norm() < 1e-4 * expected.norm()
@@ -133,7 +133,7 @@ def test_a_shared_expert_stands_beside_the_others():
     kept = Kept(type("Ids", (), {"ids": ids}))
     with torch.no_grad():
         expected = model(ids).logits
-        with neuron_hooks(model, [kept], ids.shape):
+        with neuron_hooks(model, [kept], ids):
             assert torch.allclose(model(ids).logits, expected, atol=1e-5)
     routed = (~kept.whole()[0].isnan()).sum(1)
     assert routed.tolist() == [12 + 2 * 8 + 24] * 6
@@ -156,7 +156,7 @@ def test_flat_inputs_and_other_names():
     model = AutoModelForCausalLM.from_config(config).eval()
     ids = torch.arange(12).reshape(2, 6) + 3
     kept = Kept(type("Ids", (), {"ids": ids}))
-    with torch.no_grad(), neuron_hooks(model, [kept], (2, 6)):
+    with torch.no_grad(), neuron_hooks(model, [kept], ids):
         model(ids)
     assert [tuple(part.values.shape) for part in kept.parts] == [(2, 6, 24)] * 2
     assert (kept.whole() >= 0).all()  # the output of relu

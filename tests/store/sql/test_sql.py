@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -70,7 +71,10 @@ def test_what_may_not_serve_again_ends(store: Store, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("coresetdb.store.sql.session.KEPT_SECONDS", 0.0)
     alone = run_query(store.uri, "SELECT 1 AS one")
     alone.read_all()
-    os.waitid(os.P_PID, alone._process.pid, os.WEXITED | os.WNOWAIT)  # nothing took it
+    deadline = time.monotonic() + 60
+    while not alone._process.gone and time.monotonic() < deadline:  # nothing took it
+        time.sleep(0.01)
+    assert alone._process.gone
 
 
 def test_every_relation_answers(session: SqlSession) -> None:
