@@ -153,6 +153,8 @@ class Store:
                 version=version,
                 storage_options=self.place.options,
             )
+            if key_column(TABLES[table]) not in dataset.schema.names:
+                raise ValueError("its manifest names no columns")
             return guarded(dataset, self.place, table)
         except (OSError, ValueError) as error:
             if table in NEWER_TABLES and not layout.has_table(self.place, table):

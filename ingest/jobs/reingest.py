@@ -178,6 +178,8 @@ class _PastOptions:
         for run in runs:
             for entry in run["files"] or ():
                 file, corpus, options = entry["file"], entry["corpus"], entry["options"]
+                if not corpus:
+                    continue  # its columns were attached; no row came from it
                 self.by_run[run["run"], file, corpus] = options
                 if run["command"] != COMMAND:  # a repair reads as far as it must, not further
                     counts = self.by_file[file, corpus]

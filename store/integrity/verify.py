@@ -646,7 +646,8 @@ def _whole_files(place: Place, states: dict[str, State]) -> list[LostRow]:
     runs, sources = states["runs"], states["sources"]
     if runs.version is not None:
         for row in read_sound(place, runs, ["files"])["files"].to_pylist():
-            files |= {(entry["corpus"], entry["file"]): None for entry in row or ()}
+            entries = [entry for entry in row or () if entry["corpus"]]  # else it was attached
+            files |= {(entry["corpus"], entry["file"]): None for entry in entries}
     if sources.version is not None:
         pairs: pa.Table = read_sound(place, sources, ["corpus", "file"])
         for row in pairs.group_by(["corpus", "file"]).aggregate([]).to_pylist():

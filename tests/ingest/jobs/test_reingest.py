@@ -214,6 +214,17 @@ def test_only_lost_rows_come_back_from_a_file_that_was_edited(database, colours)
     assert same_rows(rows_of(database), before)
 
 
+def test_a_file_whose_columns_were_attached_is_not_read_for_rows(database, tmp_path):
+    ids = database.store.dataset("pool").to_table(columns=["id"])["id"].to_pylist()
+    labels = [{"id": row_id, "label": "kept"} for row_id in ids]
+    database.annotate(str(write_jsonl(tmp_path / "labels.jsonl", labels)))
+    before, seen = rows_of(database), sightings(database)
+    wipe(data_files(database, "sources")[0])
+    done = repair(database.store.uri)
+    assert done.ok and not any("labels.jsonl" in line for line in done.lines()), done.lines()
+    assert same_rows(rows_of(database), before) and sightings(database) == seen
+
+
 def test_a_whole_file_is_read_no_further_than_it_was(empty, colours):
     for limit in (40, 80):
         empty.ingest(str(colours), corpus="colours", mapping=MAPPING, limit=limit)
