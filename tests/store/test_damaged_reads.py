@@ -39,6 +39,26 @@ def store(tmp_path) -> Store:
     return Store.open(store.uri)
 
 
+@pytest.mark.parametrize("table", ["coresets", "targets", "pool"])
+def test_a_manifest_of_zeros_is_named(store, table):
+    newest = min(store.place.sizes(f"{table}.lance/_versions"))
+    path = Path(store.place.absolute(newest))
+    content = path.read_bytes()
+    tail = content[-16:]  # where the rest is to be found
+    for harmed in (bytes(len(content)), bytes(len(content) - len(tail)) + tail):
+        path.write_bytes(harmed)
+        try:
+            database = Database(Store.open(store.uri))
+            database.list_coresets()
+            database.list_targets()
+            database.store.dataset(table).to_table()
+        except (DamagedStoreError, StoreError) as error:
+            assert table in str(error) or "manifest" in str(error), error
+    path.write_bytes(content)
+    names = [coreset["coreset"] for coreset in Database(Store.open(store.uri)).list_coresets()]
+    assert names == ["one"]
+
+
 @pytest.mark.parametrize("harm", ["cut", "gone", "flipped"])
 @pytest.mark.parametrize("table", ["recipes", "coresets", "coreset_rows", "targets", "pool"])
 def test_a_damaged_table_is_named_with_what_to_type(store, table, harm):
