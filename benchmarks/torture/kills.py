@@ -45,7 +45,7 @@ def kill(world: World, name: str, draw: random.Random) -> str:
     at_step = draw.random() < 0.5
     for _ in range(TIMES):
         at_step = not at_step
-        step = draw.randrange(1, expected.moments + 1) if at_step else None
+        step = draw.randrange(1, expected.moments + 1) if at_step and expected.moments else None
         run = Run(lambda step=step: type_in(words, world.folder), log, step, scratch)
         code = run.wait(None if at_step else draw.uniform(0.0, expected.seconds))
         where = (
