@@ -362,19 +362,23 @@ def remove_coreset(store: Store, name: str) -> None:
     """Remove a coreset; the pool keeps its rows, and its version may be cleaned away.
 
     The coreset goes first and its rows follow: a process killed in between leaves rows without a
-    coreset, as in `record`.
+    coreset, as in `record`. The next removal of that name takes them.
 
     Raises:
         UsageError: there is no such coreset.
     """
+    members = f"coreset = {literal(name)}"
     with name_lock(store):
-        if name not in coreset_names(store):
-            raise UsageError(unknown_coreset(store, name, coreset_names(store)))
-        store.delete("coresets", f"name = {literal(name)}")
-        store.delete("coreset_rows", f"coreset = {literal(name)}")
+        names = coreset_names(store)
+        if name in names:
+            store.delete("coresets", f"name = {literal(name)}")
+        if store.dataset("coreset_rows").count_rows(members):
+            store.delete("coreset_rows", members)
         for table in ("pool", "targets"):
             store.untag(tag_of(name, table), table)
     store.sync()
+    if name not in names:
+        raise UsageError(unknown_coreset(store, name, names))
 
 
 def load_coreset(store: Store, name: str) -> Coreset:

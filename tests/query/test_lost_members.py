@@ -10,6 +10,7 @@ import pytest
 
 import coresetdb
 from coresetdb.database import Database
+from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.tables import literal
 from coresetdb.store import removal
 from coresetdb.store.store import Store
@@ -106,6 +107,10 @@ def test_members_of_no_coreset_are_a_remark(database):
     store.sync()
     report = coresetdb.verify(store.uri, full=True)
     assert report.ok and "10 members of a coreset second" in "\n".join(report.lines())
+    with pytest.raises(UsageError, match="second"):  # as a removal that was killed, typed again
+        database.remove_coreset("second")
+    assert store.dataset("coreset_rows").count_rows("coreset = 'second'") == 0
+    assert not any("second" in tag for tag in store.tags())
 
 
 def test_a_tag_that_is_gone_is_made_again(database):
