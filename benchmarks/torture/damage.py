@@ -165,6 +165,7 @@ def _verified(store: Path, result: Path) -> None:
         *map(str, report.damages),
         *map(str, report.contradictions),
         *map(str, report.interrupted),
+        *(loss.sentence for loss in report.losses),
         *(row.id for row in report.lost),
         *(row.id for row in report.pending),
     ]
