@@ -125,7 +125,7 @@ def run_all(folder: Path, cases: Cases, asked: argparse.Namespace) -> None:
         plan(f"damage {kind}", number, asked.damages, partial(damage, world, kind, how))
     server = Server()
     for number in range(asked.s3):
-        kinds = TOGETHER if number % 4 == 3 else ALONE[number % len(ALONE)]
+        kinds = (*ALONE, TOGETHER)[number % (len(ALONE) + 1)]
         name = random.Random(f"{asked.seed} {number}").choice(remote)
         what = kinds[0] if len(kinds) == 1 else "several at once"
         plan(f"S3 {what}", number, asked.s3, partial(mislead, world, server, name, kinds))

@@ -51,7 +51,7 @@ UNWRITTEN = """
 from coresetdb.database import Database
 from coresetdb.schemas.errors import OutputError
 def export(*arguments, **keywords):
-    raise OutputError("no room")
+    raise OutputError("rows.jsonl", "no room")
 Database.export = export
 from coresetdb.cli.main import main
 main()
