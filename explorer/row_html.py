@@ -24,7 +24,9 @@ _OWN += "max-width: none; }"
 def style() -> str:
     """The reports' stylesheet in light colours, confined to elements of the class `coresetdb`."""
     sheet = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    sheet = re.sub(r"@media \(prefers-color-scheme: dark\) \{.*?\n\}\n", "", sheet, flags=re.DOTALL)
+    sheet = re.sub(
+        r"@media screen and \(prefers-color-scheme: dark\) \{.*?\n\}\n", "", sheet, flags=re.DOTALL
+    )
     sheet = re.sub(r":root\b|\bbody\b|\bhtml\b", ":scope", sheet)
     return f"<style>@scope (.coresetdb) {{ {sheet} {_OWN} }}</style>"
 

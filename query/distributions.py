@@ -6,9 +6,10 @@ million rows is forty numbers here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 
 BINS = 40
 TAIL = 0.005
-"""Of the pool's values on either side that share the outermost bin with those next to them."""
+"""Of the values on either side that share the outermost bin with those next to them."""
 
 QUANTILES = (0.1, 0.5, 0.9)
+_LEVELS = (TAIL, *QUANTILES, 1 - TAIL)
+
+MOST_DECADES = 4
+"""Powers of ten that bins of equal ratio span; what is less is in the first one."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,12 @@ class Distribution:
 
     Attributes:
         what: its name, such as a column's.
-        edges: of the bins, (n + 1,); the first and the last bin also hold what is beyond them.
+        edges: of the bins, (n + 1,); the first and the last bin also hold what is beyond them. They
+            reach from the lowest to the highest values of the pool and of the picks, TAIL apart.
         pool: values in each bin, (n,).
         picked: likewise of the picks; None without picks.
         of_pool, of_picked: summaries.
+        logarithmic: whether the bins are of equal ratio, not of equal width.
     """
 
     what: str
@@ -55,6 +62,7 @@ class Distribution:
     of_pool: Summary
     picked: tuple[int, ...] | None = None
     of_picked: Summary | None = None
+    logarithmic: bool = False
 
 
 def distribution(what: str, pool: np.ndarray, picked: np.ndarray | None) -> Distribution:
@@ -66,16 +74,46 @@ def distribution(what: str, pool: np.ndarray, picked: np.ndarray | None) -> Dist
     present = pool[np.isfinite(pool)]
     if not len(present):
         raise ValueError(f"{what} has no values")
-    low, high = np.quantile(present, [TAIL, 1 - TAIL])
-    edges = edges_between(float(low), float(high), whole=False)
+    bins = bins_of([_levels_of(present), _levels_of(picked)], whole=False)
     return Distribution(
         what,
-        edges,
-        counted(present, edges),
+        bins.edges,
+        counted(present, bins.edges),
         summary_of(pool),
-        None if picked is None else counted(picked[np.isfinite(picked)], edges),
+        None if picked is None else counted(picked, bins.edges),
         None if picked is None else summary_of(picked),
+        bins.logarithmic,
     )
+
+
+class Bins(NamedTuple):
+    """Edges of bins (n + 1,), and whether these are of equal ratio."""
+
+    edges: tuple[float, ...]
+    logarithmic: bool
+
+
+def bins_of(series: Sequence[Sequence[float]], *, whole: bool) -> Bins:
+    """Return at most BINS bins for all series.
+
+    They are of equal width; of equal ratio where no value is negative and more than half of a
+    series would be in the first of them.
+
+    Args:
+        series: the _LEVELS quantiles of the values of each; those without values have none.
+        whole: whether values are whole numbers, and edges are to be.
+    """
+    series = [each for each in series if len(each)]
+    low, high = min(each[0] for each in series), max(each[-1] for each in series)
+    medians = [each[len(each) // 2] for each in series]
+    crowded = min(medians) < low + (high - low) / BINS
+    if low >= 0 and crowded and not (whole and high - low < BINS):
+        least = max(low, high / 10**MOST_DECADES, 1.0 if whole else 0.0)
+        if high > least:
+            edges = np.geomspace(least, high + 1 if whole else high, BINS + 1)
+            edges = np.unique(np.round(edges)) if whole else edges
+            return Bins(tuple(edges.tolist()), True)
+    return Bins(edges_between(low, high, whole=whole), False)
 
 
 def edges_between(low: float, high: float, *, whole: bool) -> tuple[float, ...]:
@@ -90,9 +128,16 @@ def edges_between(low: float, high: float, *, whole: bool) -> tuple[float, ...]:
 
 
 def counted(values: np.ndarray, edges: Sequence[float]) -> tuple[int, ...]:
-    """Count values by bin; those beyond the edges are in the outermost bins."""
+    """Count the finite values by bin; those beyond the edges are in the outermost bins."""
+    values = values[np.isfinite(values)]
     places = np.searchsorted(np.asarray(edges[1:-1]), values, side="right")
     return tuple(np.bincount(places, minlength=len(edges) - 1).tolist())
+
+
+def _levels_of(values: np.ndarray | None) -> list[float]:
+    """The _LEVELS quantiles of the finite values, none without any."""
+    present = np.empty(0) if values is None else values[np.isfinite(values)]
+    return np.quantile(present, _LEVELS).tolist() if len(present) else []
 
 
 def summary_of(values: np.ndarray) -> Summary:
@@ -136,60 +181,85 @@ def column_distributions(
         time_limit=FILTER_TIME_LIMIT,
         storage_options=store.place.options,
     ) as session:
-        for column in columns:
-            whole = pa.types.is_integer(schema.field(column).type)
-            found = _of_relation(session, "pool", column, whole)
-            if found is None:
-                continue
-            edges, counts, summary = found
-            values = None
-            if picked is not None:
-                values = picked[column].cast(pa.float64()).to_numpy()
-            yield Distribution(
-                column,
-                edges,
-                counts,
-                summary,
-                None if values is None else counted(values[np.isfinite(values)], edges),
-                None if values is None else summary_of(values),
-            )
+        yield from _of_relation(
+            session,
+            "pool",
+            {column: pa.types.is_integer(schema.field(column).type) for column in columns},
+            picked=picked,
+        )
 
 
 def _of_relation(
-    session: SqlSession, relation: str, column: str, whole: bool, where: str = "true"
-) -> tuple[tuple[float, ...], tuple[int, ...], Summary] | None:
-    """Edges, counts and summary of a column of a relation; None without any value."""
-    name = f"{quoted(column)}::DOUBLE"
-    levels = ", ".join(str(level) for level in (TAIL, *QUANTILES, 1 - TAIL))
-    finite = f"{quoted(column)} IS NOT NULL AND isfinite({name})"
-    [row] = (
-        session.run(
-            f"SELECT count(*) AS every, count(*) FILTER ({finite}) AS present, "
-            f"avg({name}) FILTER ({finite}) AS mean, "
-            f"approx_quantile({name}, [{levels}]) FILTER ({finite}) AS quantiles "
-            f"FROM {relation} WHERE {where}"
+    session: SqlSession,
+    relation: str,
+    columns: Mapping[str, bool],
+    where: str = "true",
+    *,
+    picked: pa.Table | None = None,
+) -> Iterator[Distribution]:
+    """The distributions of columns of a relation that have any value, by two queries for all.
+
+    Args:
+        session: over the store.
+        relation: its name.
+        columns: name -> whether its values are whole numbers.
+        where: a condition on its rows.
+        picked: the columns for the picks.
+    """
+    if not columns:
+        return
+    levels = ", ".join(map(str, _LEVELS))
+    asked = ["count(*) AS every"]
+    for at, column in enumerate(columns):
+        number, finite = _number(column)
+        asked += [
+            f"count(*) FILTER ({finite}) AS present{at}",
+            f"avg({number}) FILTER ({finite}) AS mean{at}",
+            f"approx_quantile({number}, [{levels}]) FILTER ({finite}) AS levels{at}",
+        ]
+    row = _only_row(session, asked, relation, where)
+    found: list[tuple[str, Bins, np.ndarray | None, Summary]] = []
+    for at, (column, whole) in enumerate(columns.items()):
+        if not (present := row[f"present{at}"]):
+            continue
+        values = None if picked is None else picked[column].cast(pa.float64()).to_numpy()
+        of_all = [round(each) if whole else each for each in row[f"levels{at}"]]
+        bins = bins_of([of_all, _levels_of(values)], whole=whole)
+        missing = row["every"] - present
+        summary = Summary(row["every"], missing, row[f"mean{at}"], tuple(of_all[1:-1]))
+        found.append((column, bins, values, summary))
+    asked = []
+    for at, (column, bins, _, _) in enumerate(found):
+        number, finite = _number(column)
+        reached = [f"count(*) FILTER ({finite} AND {number} >= {e!r})" for e in bins.edges[1:-1]]
+        asked.append(f"[{', '.join(reached)}]::BIGINT[] AS reached{at}")
+    row = _only_row(session, asked, relation, where) if asked else {}
+    for at, (column, bins, values, summary) in enumerate(found):
+        counts = [summary.rows - summary.missing, *row[f"reached{at}"], 0]
+        yield Distribution(
+            column,
+            bins.edges,
+            tuple(most - rest for most, rest in pairwise(counts)),
+            summary,
+            None if values is None else counted(values, bins.edges),
+            None if values is None else summary_of(values),
+            bins.logarithmic,
         )
-        .read_all()
-        .to_pylist()
-    )
-    if not row["present"]:
-        return None
-    low, *quantiles, high = (round(each) if whole else each for each in row["quantiles"])
-    edges = edges_between(low, high, whole=whole)
-    last, width = len(edges) - 2, edges[1] - edges[0]
-    place = f"greatest(0, least({last}, floor(({name} - {edges[0]!r}) / {width!r})))"
-    counts = [0] * (last + 1)
-    for each in (
-        session.run(
-            f"SELECT {place}::INTEGER AS bin, count(*) AS rows FROM {relation} "
-            f"WHERE {where} AND {finite} GROUP BY bin"
-        )
-        .read_all()
-        .to_pylist()
-    ):
-        counts[each["bin"]] = each["rows"]
-    summary = Summary(row["every"], row["every"] - row["present"], row["mean"], tuple(quantiles))
-    return edges, tuple(counts), summary
+
+
+def _number(column: str) -> tuple[str, str]:
+    """SQL for a column's value as a float, and for whether it is finite."""
+    number = f"{quoted(column)}::DOUBLE"
+    return number, f"{quoted(column)} IS NOT NULL AND isfinite({number})"
+
+
+def _only_row(
+    session: SqlSession, expressions: Sequence[str], relation: str, where: str
+) -> dict[str, Any]:
+    """The row of aggregates over a relation."""
+    query = f"SELECT {', '.join(expressions)} FROM {relation} WHERE {where}"
+    [row] = session.run(query).read_all().to_pylist()
+    return row
 
 
 MOST_VALUES = 60
@@ -273,7 +343,6 @@ def score_distributions(session: SqlSession, most: int) -> tuple[list[Distributi
             f"target = {literal(each['target'])} AND method = {literal(each['method'])} "
             f"AND pool_version = {each['version']}"
         )
-        counted_set = _of_relation(session, "scores", "score", False, where)
-        if counted_set is not None:
-            found.append(Distribution(name, *counted_set))
+        scores = _of_relation(session, "scores", {"score": False}, where)
+        found += [replace(each, what=name) for each in scores]
     return found, left

@@ -129,10 +129,19 @@ def distribution_chart(of: Distribution, title: str = "", what: str = "", says: 
         values.append({"from": of.edges[-1], "to": of.edges[-1], "share": 0, "of": series})
     for place, (low, high) in enumerate(zip(of.edges[:-1], of.edges[1:], strict=True)):
         cells = [f"{count[place]:,}" for count in counts.values()]
-        rows.append((f"{number(low, 4)} to {number(high, 4)}", *cells))
+        steps = f"{number(low, 4)} to {number(high, 4)}"
+        if place == 0:
+            steps = f"up to {number(high, 4)}"
+        elif high == of.edges[-1]:
+            steps = f"from {number(low, 4)}"
+        rows.append((steps, *cells))
     alt = _altair()
+    scale = alt.Scale(zero=False, nice=False)
+    axis = alt.Undefined
+    if of.logarithmic:
+        scale, axis = alt.Scale(type="log", nice=False), alt.Axis(format=",~g", tickCount=6)
     base = alt.Chart(alt.Data(values=values)).encode(
-        x=alt.X("from:Q", title=what or of.what, scale=alt.Scale(zero=False, nice=False)),
+        x=alt.X("from:Q", title=what or of.what, scale=scale, axis=axis),
         y=alt.Y("share:Q", title="share of the rows", axis=alt.Axis(format="%"), stack=None),
         color=_colour(alt, list(counts)),
         tooltip=[
@@ -148,6 +157,8 @@ def distribution_chart(of: Distribution, title: str = "", what: str = "", says: 
         sentences[0] += f", {number(of.of_picked.quantiles[1])} among the picks"
     if of.of_pool.missing:
         sentences.append(f"{of.of_pool.missing:,} rows of the pool have no value")
+    if of.logarithmic:
+        sentences.append("The scale is logarithmic")
     text = ". ".join([*([says] if says else []), *sentences]) + "."
     title = title or of.what
     return _chart(chart.properties(height=170), title, text, (title, *counts), rows)

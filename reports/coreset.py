@@ -43,6 +43,9 @@ ROWS_EXPLAINED = 10
 """Best rows, rows at the edge, and near misses, of each so many."""
 
 EXAMPLES_SHOWN = 60
+EXAMPLES_OPEN = 5
+"""Examples, of those covered least, whose texts are unfolded."""
+
 LEAKS_SHOWN = 20
 FIELDS_SHOWN = 3
 """Metadata fields by which origins are counted."""
@@ -74,6 +77,16 @@ class ShownExample:
     text: Text
     pick: Text
 
+    @property
+    def picks(self) -> str:
+        """How many rows it pulled, in words."""
+        return count_of(self.covered.pulled or 0, "pick")
+
+    @property
+    def beginning(self) -> str:
+        """Of its text, on one line."""
+        return cut(self.text.turns[0].text, 160) if self.text.turns else ""
+
 
 @dataclass(frozen=True)
 class LeftOut:
@@ -88,7 +101,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class CoresetView:
-    """A coreset as templates/coreset_parts.html.jinja shows it.
+    """A coreset as templates/coreset.html.jinja shows it.
 
     Attributes:
         coreset: it.
@@ -101,7 +114,8 @@ class CoresetView:
         other_numbers: numeric columns that are not drawn.
         near: charts of how near it comes to its targets.
         near_says: sentences about that, or on why it is not known.
-        examples: of its targets, covered least first, and a sentence on those left out.
+        examples, examples_say, examples_open: of its targets, covered least first; a sentence on
+            those left out; how many are unfolded.
         groups: the explained rows.
         left_out: by the leakage guard.
         studies, studies_say: evaluations that used it or its targets, and those left out.
@@ -122,6 +136,7 @@ class CoresetView:
     near_says: list[str]
     examples: list[ShownExample]
     examples_say: str
+    examples_open: int
     groups: list[RowGroup]
     left_out: LeftOut
     studies: list[StudyView]
@@ -184,6 +199,7 @@ def coreset_view(
         near_says=near_says,
         examples=examples,
         examples_say=examples_say,
+        examples_open=EXAMPLES_OPEN,
         groups=list(_groups(store, coreset, key, memory_limit)),
         left_out=_left_out(store, coreset),
         studies=studies,

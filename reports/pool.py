@@ -135,7 +135,10 @@ def pool_view(store: Store, say: Say) -> PoolView:
     found = {each.what: each for each in column_distributions(store, [*lengths, *drawn], version)}
     languages, language_says = _languages(store, schema.names, version, state.rows)
     with SqlSession(
-        store.place.uri, time_limit=FILTER_TIME_LIMIT, storage_options=store.place.options
+        store.place.uri,
+        at=version,
+        time_limit=FILTER_TIME_LIMIT,
+        storage_options=store.place.options,
     ) as session:
         say("duplicates, rejects and scores")
         duplicates, duplicates_say = _duplicates(store, session, state)
@@ -220,10 +223,18 @@ def _make_up(store: Store, state: Status) -> list[Chart]:
     for name in categorical_metadata(store, state.version, FIELDS_SHOWN):
         counts, rest = value_counts(store, name, state.version, VALUES_SHOWN)
         named = [(each["value"] or "(none)", each["rows"]) for each in counts]
-        says = f"{cut(named[0][0])} is the most frequent."
+        says = _most_frequent(counts)
         says += f" {count_of(rest, 'rarer value is', 'rarer values are')} left out." if rest else ""
         charts.append(counts_chart(f"Rows by {name}", named, says, name))
     return charts
+
+
+def _most_frequent(counts: list[dict[str, Any]]) -> str:
+    """The value that most rows have, and how many rows have none."""
+    named = [each["value"] for each in counts if each["value"]]
+    says = f"{cut(named[0])} is the most frequent." if named else ""
+    none = sum(each["rows"] for each in counts if not each["value"])
+    return f"{says} {count_of(none, 'row has', 'rows have')} none.".strip() if none else says
 
 
 def _corpora(state: Status) -> Table:
@@ -253,7 +264,7 @@ def _languages(store: Store, names: list[str], version: int, rows: int) -> tuple
         )
     counts, rest = value_counts(store, "lang", version, VALUES_SHOWN)
     named = [(each["value"] or "(unclear)", each["rows"]) for each in counts]
-    says = f"{named[0][0]} is the most frequent."
+    says = _most_frequent(counts)
     if rest:
         says += f" {count_of(rest, 'rarer language is', 'rarer languages are')} left out."
     return [counts_chart("Rows by language", named, says, "language")], ""

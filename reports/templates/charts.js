@@ -1,8 +1,7 @@
 "use strict";
-// Draws every chart of the page in the colours of its stylesheet, light or dark.
+// Draws every chart of the page in the colours of its stylesheet, light, dark or printed.
 (() => {
-  const colour = (name) =>
-    getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const colour = (name) => `var(--${name})`;
   const config = () => {
     const text = colour("text"), quiet = colour("quiet"), line = colour("line");
     return {
@@ -10,25 +9,25 @@
       font: "system-ui, sans-serif",
       view: { stroke: line },
       axis: { labelColor: text, titleColor: text, gridColor: line, domainColor: quiet,
-              tickColor: quiet, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12 },
+              tickColor: quiet, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12,
+              labelSeparation: 6 },
       legend: { labelColor: text, titleColor: text, labelFontSize: 12 },
       range: { category: [colour("pick"), colour("pool"), colour("random")] },
       mark: { color: colour("pick") },
       rule: { color: quiet },
     };
   };
-  const options = () => ({
+  const options = {
     actions: false, ast: true, renderer: "svg", config: config(),
     loader: { load: () => Promise.reject(new Error("a report loads nothing")) },
-  });
-  const draw = () => {
-    for (const source of document.querySelectorAll("script.chart")) {
-      const place = source.previousElementSibling;
-      vegaEmbed(place, JSON.parse(source.textContent), options())
-        .then(() => place.classList.add("drawn"))
-        .catch((error) => console.error(`${place.id}: ${error}`));
-    }
   };
-  draw();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  for (const source of document.querySelectorAll("script.chart")) {
+    const place = source.previousElementSibling;
+    vegaEmbed(place, JSON.parse(source.textContent), options)
+      .then(() => place.classList.add("drawn"))
+      .catch((error) => console.error(`${place.id}: ${error}`));
+  }
+  addEventListener("beforeprint", () => { // what is folded would be missing on paper
+    for (const each of document.querySelectorAll("details.fold")) each.open = true;
+  });
 })();

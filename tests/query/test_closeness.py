@@ -7,6 +7,7 @@ import pytest
 
 from coresetdb.query.closeness import DRAWS, closeness, prefix_sizes
 from coresetdb.query.distributions import (
+    bins_of,
     categorical_metadata,
     column_distributions,
     distribution,
@@ -131,6 +132,27 @@ def test_distributions_of_values_in_memory():
     assert sum(same.pool) == 4 and same.picked is None
     with pytest.raises(ValueError, match="no values"):
         distribution("n", np.array([np.nan]), None)
+
+
+def test_bins_reach_to_the_picks_and_are_logarithmic_where_most_values_are_small():
+    rng = np.random.default_rng(0)
+    pool = rng.normal(0.4, 0.1, 10_000)
+    picks = np.linspace(0.85, 0.95, 50)  # beyond almost all of the pool
+    of = distribution("cosine", pool, picks)
+    assert of.picked is not None and max(of.picked) < 15 and not of.logarithmic
+    assert of.edges[-1] == pytest.approx(0.95, abs=0.002)
+    skewed = np.exp(rng.normal(0, 1.5, 10_000))
+    of = distribution("ppl", skewed, None)
+    ratios = np.array(of.edges[1:]) / np.array(of.edges[:-1])
+    assert of.logarithmic and np.allclose(ratios, ratios[0]) and max(of.pool) < 1000
+    assert sum(of.pool) == 10_000
+    levels = [0.0, 2.0, 5.0, 60.0, 500.0]
+    edges, logarithmic = bins_of([levels, []], whole=True)
+    assert logarithmic and edges[0] == 1 and edges[-1] == 501
+    assert all(edge == int(edge) for edge in edges) and len(set(edges)) == len(edges)
+    assert not bins_of([[-1.0, -0.99, -0.98, 50.0, 100.0]], whole=False).logarithmic
+    assert bins_of([[0.0, 0.0, 0.0, 1.0, 1.0]], whole=True) == ((0.0, 1.0, 2.0), False)
+    assert bins_of([[0.0] * 5], whole=False).edges == (0.0, 1e-6)
 
 
 def test_values_of_columns_and_metadata(store):

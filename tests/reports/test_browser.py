@@ -82,6 +82,20 @@ def test_charts_follow_the_theme(browser, reports):
     page.close()
 
 
+def test_on_paper_it_is_light_and_unfolded(browser, reports):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(reports["thousand"].as_uri())
+    page.wait_for_selector(".drawn svg")
+    folded = "document.querySelectorAll('details.fold:not([open])').length"
+    assert page.evaluate(folded) > 0
+    page.emulate_media(media="print", color_scheme="dark")
+    page.pdf()  # as printing does, it tells the page before
+    assert page.evaluate(folded) == 0
+    colour = "getComputedStyle(document.querySelector('.drawn svg text')).fill"
+    until(page, f"{colour} == 'rgb(31, 35, 40)'")
+    page.close()
+
+
 def _luminance(colour: str) -> float:
     channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]

@@ -162,7 +162,7 @@ def test_a_pools_page_has_every_part(hostile, pages):
         "Scores for targets",
         "Duplicates",
         "Rejects",
-        "How well what was fitted still suits",
+        "Do the fits still suit the pool?",
         "Targets and coresets",
     ):
         assert title in text, title
