@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ...schemas.errors import ReadOnlyStoreError
 from ...schemas.ids import GrowingIdSet
 from ...schemas.plain_text import count_of
 from ...schemas.tables import NEWER_TABLES, TABLES
@@ -29,6 +30,7 @@ from ..removal import UNSETTLED
 from ..rows import key_column
 from .facts import compare_tables
 from .isolated import Reader
+from .losses import Loss, read_losses, write_losses
 from .report import PATH as LOST_PATH
 from .report import Damage, LostRow, LostRows, Report, read_lost
 
@@ -433,6 +435,7 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
         if state.version is not None:
             report.versions[table] = state.version
     _add_lost(place, states, report, recorded)
+    report.losses = _losses(place, states, full)
     if full:  # otherwise the bytes were not compared
         report.notes += [*_on_their_way(place, states), *_indices_owed(place, states)]
         facts = compare_tables(SoundTables(place, states))
@@ -591,6 +594,28 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
             whole.setdefault((row.corpus, row.file), row)
     blind = taken and ("sources" in hurt or any(not row.id for row in recorded.rows))
     report.lost += [replace(row, unnamed=row.unnamed or blind) for row in whole.values()]
+
+
+def _losses(place: Place, states: dict[str, State], full: bool) -> list[Loss]:
+    """The losses that repairs noted; in full, those that were made good are struck off."""
+    noted = read_losses(place)
+    if not (noted and full):
+        return noted
+
+    def keys(table: str) -> set[str]:
+        state = states.get(table)
+        if state is None or state.version is None:
+            return set()
+        column = key_column(TABLES[table])
+        return set(read_sound(place, state, [column])[column].to_pylist())
+
+    left = [loss for loss in noted if not loss.is_back(keys)]
+    if len(left) < len(noted):
+        try:
+            write_losses(place, left)
+        except ReadOnlyStoreError:  # then each look finds again that they are back
+            return left
+    return left
 
 
 def _on_their_way(place: Place, states: dict[str, State]) -> list[str]:
