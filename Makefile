@@ -10,6 +10,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 SHELL := /bin/bash -o pipefail
+# Tests and the demo start many processes: each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # On a terminal pip shows its bars; elsewhere a line for each large package is enough.
 SHOWN := $(if $(MAKE_TERMOUT),,| sed -u -n -E \
@@ -26,12 +28,16 @@ endef
 TORCH := $(shell grep '^torch==' constraints.txt)
 COMMA := ,
 
-.PHONY: demo test check bench docs pictures notebook evidence torture clean
+.PHONY: demo test pytest check bench docs pictures notebook evidence torture clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/coresetdb demo
 
-test: check
+# The type-checker keeps one core busy for most of a minute: the tests begin beside it.
+test: $(VENV)/.installed-dev
+	@$(MAKE) --no-print-directory --jobs 2 --keep-going check pytest
+
+pytest: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
 
 check: $(VENV)/.installed-dev

@@ -143,10 +143,15 @@ class Database:
             StoreNotFoundError: there is no store at `uri`.
             LayoutError: a newer coresetdb wrote it.
         """
+        from .store.indices import owed
         from .store.purge import settle_if_killed
 
         store = Store.open(store_or_default(uri), storage_options)
         settle_if_killed(store)
+        if owed(store.dataset("pool")):
+            from .query.indexing import remake_indices_if_killed
+
+            remake_indices_if_killed(store)
         return cls(store)
 
     # -- the pool ----------------------------------------------------------------------------
@@ -1828,12 +1833,13 @@ def repair(
             made them is gone or another; nothing was changed.
     """
     from .ingest.jobs.reingest import repair_and_reingest
+    from .query.indexing import indices_made_again
     from .query.replay import restore_members
     from .workers.options import WorkerOptions
 
     options = WorkerOptions.of(workers, gpus, engine, address)
     return repair_and_reingest(
-        store_or_default(uri), say, storage_options, options, restore_members
+        store_or_default(uri), say, storage_options, options, restore_members, indices_made_again
     )
 
 

@@ -33,7 +33,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    pass
+    from ..database import Database
+    from ..query.coresets import Coreset
 
 ROWS_SHOWN = 3
 
@@ -271,9 +272,6 @@ def select_command(
     if dry_run and out:
         raise UsageError("--dry-run writes nothing: leave out --out, or --dry-run")
     format_ = format_ or "messages"
-    from ..query.coresets import coreset_names
-    from ..store import underway
-
     database = open_database(store)
     if out:
         from ..query.export import check_export
@@ -283,7 +281,8 @@ def select_command(
         from ..query.origins import check_field
 
         check_field(database.store, by)
-    try:
+    coreset = None if dry_run else _chosen_before(database, name)
+    if coreset is None:
         with ShownProgress() if given(workers) else nullcontext() as progress:
             coreset = database.select(
                 *targets,
@@ -309,11 +308,6 @@ def select_command(
                 **workers,
                 progress=progress,
             )
-    except UsageError as error:
-        if name is None or not underway.was_killed() or name not in coreset_names(database.store):
-            raise
-        talk(f"Done already: this command was killed after it had chosen the rows ({error})")
-        coreset = database.open_coreset(name)
     if as_json:
         print_json(coreset_json(coreset, by))
     else:
@@ -339,6 +333,28 @@ def select_command(
             name = coreset.name
             talk(f"Next: coresetdb export {quote(store)} {name} --out {name}.jsonl")
         talk(f"Why a row is in it: coresetdb explain {quote(store)} {coreset.name} 1")
+
+
+def _chosen_before(database: Database, name: str | None) -> Coreset | None:
+    """Return the coreset that the same command recorded when it was killed, and say so.
+
+    Without a name it would be chosen a second time. That is what is wanted where the pool or the
+    targets have changed since.
+    """
+    from ..query.coresets import recorded_when_killed
+
+    coreset = recorded_when_killed(database.store)
+    if coreset is None:
+        return None
+    killed = f"this command was killed after it had recorded coreset {coreset.name}"
+    versions = coreset.pool_version, coreset.parameters["targets_version"]
+    now = database.store.version("pool"), database.store.version("targets")
+    if name is None and versions != now:
+        talk(f"Choosing anew: {killed}, and pool or targets have changed since.")
+        return None
+    again = "" if name else " To choose once more, type it once more."
+    talk(f"Done already: {killed}.{again}")
+    return coreset
 
 
 @click.group()

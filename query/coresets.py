@@ -20,6 +20,7 @@ from ..schemas.ids import IdSet, ids_of, keys_of
 from ..schemas.notebook import html_bars
 from ..schemas.plain_text import count_of
 from ..schemas.tables import CORESET_ROWS, CORESETS, literal
+from ..store import underway
 from ..store.purge import PURGED, universe_of
 from ..store.removal import Tombstone, tombstones
 from ..store.rows import keys_under, row_keys
@@ -311,9 +312,23 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
         _tag(snapshot, coreset)
         store.delete("coreset_rows", f"coreset = {literal(coreset.name)}")
         store.append("coreset_rows", _member_rows(coreset.name, coreset.members))
+        created = coreset.created_at.isoformat()
+        underway.note(store.place, coreset=coreset.name, created=created)
         store.insert("coresets", pa.Table.from_pylist([coreset.row()], CORESETS))
     store.sync()
     return True
+
+
+def recorded_when_killed(store: Store) -> Coreset | None:
+    """Return the coreset that this command recorded before it was killed, if it is still there."""
+    made = underway.made_when_killed(store.place)
+    name = made.get("coreset")
+    if name is None or name not in coreset_names(store):
+        return None
+    coreset = load_coreset(store, name)
+    if coreset.created_at.isoformat() != made["created"]:
+        return None  # another process took the name in that moment
+    return coreset
 
 
 def recorded_rows(store: Store, name: str) -> int:

@@ -6,8 +6,8 @@ million rows is forty numbers here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -181,62 +181,85 @@ def column_distributions(
         time_limit=FILTER_TIME_LIMIT,
         storage_options=store.place.options,
     ) as session:
-        for column in columns:
-            whole = pa.types.is_integer(schema.field(column).type)
-            values = None
-            if picked is not None:
-                values = picked[column].cast(pa.float64()).to_numpy()
-            found = _of_relation(session, "pool", column, whole, picked=values)
-            if found is not None:
-                yield found
+        yield from _of_relation(
+            session,
+            "pool",
+            {column: pa.types.is_integer(schema.field(column).type) for column in columns},
+            picked=picked,
+        )
 
 
 def _of_relation(
     session: SqlSession,
     relation: str,
-    column: str,
-    whole: bool,
+    columns: Mapping[str, bool],
     where: str = "true",
     *,
-    picked: np.ndarray | None = None,
-    what: str = "",
-) -> Distribution | None:
-    """The distribution of a column of a relation; None without any value."""
-    name = f"{quoted(column)}::DOUBLE"
-    finite = f"{quoted(column)} IS NOT NULL AND isfinite({name})"
+    picked: pa.Table | None = None,
+) -> Iterator[Distribution]:
+    """The distributions of columns of a relation that have any value, by two queries for all.
+
+    Args:
+        session: over the store.
+        relation: its name.
+        columns: name -> whether its values are whole numbers.
+        where: a condition on its rows.
+        picked: the columns for the picks.
+    """
+    if not columns:
+        return
     levels = ", ".join(map(str, _LEVELS))
-    [row] = (
-        session.run(
-            f"SELECT count(*) AS every, count(*) FILTER ({finite}) AS present, "
-            f"avg({name}) FILTER ({finite}) AS mean, "
-            f"approx_quantile({name}, [{levels}]) FILTER ({finite}) AS levels "
-            f"FROM {relation} WHERE {where}"
+    asked = ["count(*) AS every"]
+    for at, column in enumerate(columns):
+        number, finite = _number(column)
+        asked += [
+            f"count(*) FILTER ({finite}) AS present{at}",
+            f"avg({number}) FILTER ({finite}) AS mean{at}",
+            f"approx_quantile({number}, [{levels}]) FILTER ({finite}) AS levels{at}",
+        ]
+    row = _only_row(session, asked, relation, where)
+    found: list[tuple[str, Bins, np.ndarray | None, Summary]] = []
+    for at, (column, whole) in enumerate(columns.items()):
+        if not (present := row[f"present{at}"]):
+            continue
+        values = None if picked is None else picked[column].cast(pa.float64()).to_numpy()
+        of_all = [round(each) if whole else each for each in row[f"levels{at}"]]
+        bins = bins_of([of_all, _levels_of(values)], whole=whole)
+        missing = row["every"] - present
+        summary = Summary(row["every"], missing, row[f"mean{at}"], tuple(of_all[1:-1]))
+        found.append((column, bins, values, summary))
+    asked = []
+    for at, (column, bins, _, _) in enumerate(found):
+        number, finite = _number(column)
+        reached = [f"count(*) FILTER ({finite} AND {number} >= {e!r})" for e in bins.edges[1:-1]]
+        asked.append(f"[{', '.join(reached)}]::BIGINT[] AS reached{at}")
+    row = _only_row(session, asked, relation, where) if asked else {}
+    for at, (column, bins, values, summary) in enumerate(found):
+        counts = [summary.rows - summary.missing, *row[f"reached{at}"], 0]
+        yield Distribution(
+            column,
+            bins.edges,
+            tuple(most - rest for most, rest in pairwise(counts)),
+            summary,
+            None if values is None else counted(values, bins.edges),
+            None if values is None else summary_of(values),
+            bins.logarithmic,
         )
-        .read_all()
-        .to_pylist()
-    )
-    if not row["present"]:
-        return None
-    of_all = [round(each) if whole else each for each in row["levels"]]
-    edges, logarithmic = bins_of([of_all, _levels_of(picked)], whole=whole)
-    reached = ", ".join(f"count(*) FILTER ({name} >= {edge!r})" for edge in edges[1:-1])
-    counts = [row["present"], 0]
-    if reached:
-        [found] = (
-            session.run(f"SELECT [{reached}] AS rows FROM {relation} WHERE {where} AND {finite}")
-            .read_all()
-            .to_pylist()
-        )
-        counts[1:1] = found["rows"]
-    return Distribution(
-        what or column,
-        edges,
-        tuple(most - rest for most, rest in pairwise(counts)),
-        Summary(row["every"], row["every"] - row["present"], row["mean"], tuple(of_all[1:-1])),
-        None if picked is None else counted(picked, edges),
-        None if picked is None else summary_of(picked),
-        logarithmic,
-    )
+
+
+def _number(column: str) -> tuple[str, str]:
+    """SQL for a column's value as a float, and for whether it is finite."""
+    number = f"{quoted(column)}::DOUBLE"
+    return number, f"{quoted(column)} IS NOT NULL AND isfinite({number})"
+
+
+def _only_row(
+    session: SqlSession, expressions: Sequence[str], relation: str, where: str
+) -> dict[str, Any]:
+    """The row of aggregates over a relation."""
+    query = f"SELECT {', '.join(expressions)} FROM {relation} WHERE {where}"
+    [row] = session.run(query).read_all().to_pylist()
+    return row
 
 
 MOST_VALUES = 60
@@ -320,7 +343,6 @@ def score_distributions(session: SqlSession, most: int) -> tuple[list[Distributi
             f"target = {literal(each['target'])} AND method = {literal(each['method'])} "
             f"AND pool_version = {each['version']}"
         )
-        scores = _of_relation(session, "scores", "score", False, where, what=name)
-        if scores is not None:
-            found.append(scores)
+        scores = _of_relation(session, "scores", {"score": False}, where)
+        found += [replace(each, what=name) for each in scores]
     return found, left

@@ -7,14 +7,15 @@ instead of 14 s).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from ..schemas.errors import MissingFeatureError, UsageError
-from ..store import indices
+from ..schemas.errors import CoresetDBError, MissingFeatureError, StoreBusyError, UsageError
+from ..store import indices, removal
 from ..store.features import completion
 from ..store.indices import VectorIndex, indices_of
 from .features import Feature
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from ..store.store import Store
 
+log = logging.getLogger(__name__)
 
 MOST_PARTITIONS = 4096
 ROWS_PER_PARTITION = 64
@@ -120,6 +122,7 @@ def index_feature(store: Store, name: str) -> Indexed:
     wanted = partitions_for(dataset.count_rows())
     there = indices_of(dataset).get(column)
     if there and wanted < _OUTGROWN * there.partitions and len(there.parts) < _MOST_PARTS:
+        indices.drop_others(store, there)
         if not there.outside:
             return Indexed(there, "unchanged")
         indices.extend(store, there)
@@ -152,6 +155,73 @@ def drop_index(store: Store, name: str) -> VectorIndex:
     indices.drop(store, there[column])
     store.sync()
     return there[column]
+
+
+_LOCK = "index"
+
+
+@dataclass(frozen=True)
+class Remade:
+    """What became of indices that were dropped to be made again.
+
+    Attributes:
+        columns: whose index is there again.
+        gone: columns, or names of others' indices, that get none, and why.
+    """
+
+    columns: tuple[str, ...] = ()
+    gone: dict[str, str] = field(default_factory=dict)
+
+
+def remake_indices(store: Store, wait: float = 600.0) -> Remade:
+    """Make the indices again that a purge or a repair dropped, whether it was killed or not.
+
+    While rows are on their way out nothing is done: the purge that is at them does it in the end.
+
+    Args:
+        store: an open store.
+        wait: seconds for another process that is at the same.
+
+    Raises:
+        StoreBusyError: another process is at it.
+        StoreError: as `index_feature`.
+    """
+    if not indices.owed(store.dataset("pool")) or removal.unsettled(store):
+        return Remade()
+    with store.named_lock(_LOCK, wait):
+        features = Snapshot(store).features.items()
+        names = {feature.column: name for name, feature in features if feature.column}
+        columns, gone = [], {}
+        for column in indices.owed(store.dataset("pool")):
+            if column in names:
+                try:
+                    index_feature(store, names[column])
+                except MissingFeatureError:
+                    gone[column] = "no row has the feature any more"
+                else:
+                    columns.append(column)
+            else:
+                gone[column] = "the feature is gone, or another tool made it; make it again there"
+            indices.strike_off(store, [column])
+    return Remade(tuple(columns), gone)
+
+
+def remake_indices_if_killed(store: Store) -> None:
+    """Make the indices again that a killed purge or repair left out, where nobody is at it."""
+    try:
+        for sentence in indices_made_again(store, wait=0.0):
+            log.warning("%s: a purge or a repair was interrupted; %s", store.uri, sentence)
+    except StoreBusyError:
+        log.info("%s: another process is making its indices", store.uri)
+    except CoresetDBError as error:
+        log.warning("%s: indices that were dropped cannot be made again: %s", store.uri, error)
+
+
+def indices_made_again(store: Store, wait: float = 600.0) -> list[str]:
+    """Do `remake_indices`, and say of each index what became of it, without a full stop."""
+    remade = remake_indices(store, wait)
+    made = [f"made the index of {column} again" for column in remade.columns]
+    return made + [f"the index {name} stays dropped: {why}" for name, why in remade.gone.items()]
 
 
 def _now(store: Store, column: str, done: Literal["built", "extended"]) -> Indexed:

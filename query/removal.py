@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..schemas.errors import MissingFeatureError, UsageError, suggest
+from ..schemas.errors import UsageError, suggest
 from ..schemas.ids import IdSet, keys_of
 from ..schemas.plain_text import PrintedResult, count_of
 from ..schemas.progress import Progress
@@ -26,7 +26,6 @@ from ..store import removal
 from ..store.features import completion, features_of
 from ..store.purge import Purged
 from .listed_rows import read_listed_rows
-from .snapshot import Snapshot
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -489,18 +488,10 @@ def _purged(store: Store, result: Removal, done: Purged | None) -> Removal:
     """The result with what the purge did; indices that it dropped are made anew."""
     if done is None:
         return result
-    from .indexing import index_feature
+    from .indexing import remake_indices
 
-    reindexed = []
-    columns = {feature.column: name for name, feature in Snapshot(store).features.items()}
-    for column in done.indices:
-        if column in columns:
-            try:
-                index_feature(store, columns[column])
-            except MissingFeatureError:  # no row with the feature is left
-                continue
-            reindexed.append(column)
-    facts = {**vars(result), "reindexed": tuple(reindexed), "purged": done}
+    reindexed = remake_indices(store).columns
+    facts = {**vars(result), "reindexed": reindexed, "purged": done}
     return Removal(**facts)
 
 

@@ -3,11 +3,17 @@
 An index belongs to one vector column and is known by its name, which says what it is:
 `rds__ivf_rq_256` is a Lance IVF_RQ index of 256 partitions. Rows that came after it was built are
 found all the same, since Lance compares those one by one, only slower; `extend` takes them in.
+
+Whoever drops an index that is to be made again notes its column in the pool's metadata first
+(`owe`), and strikes it off once it is there (`strike_off`), so a process that is killed in between
+leaves word of it. Note and index stand in the versions of one table: where damage takes its newest
+version, both are again as they were before.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +23,11 @@ if TYPE_CHECKING:
     import lance
 
     from .store import Store
+
+_OWED = "coresetdb:index-to-make:"
+"""Begins keys of the pool's metadata that name columns whose index was dropped..."""
+_NOTED = "dropped"
+"""... and their value."""
 
 _BITS = 4  # of every number; with 1 the index orders rows so roughly that too many must be read
 _NAME = re.compile(r"(?P<column>.+)__(?P<kind>ivf_[a-z]+)_(?P<partitions>\d+)")
@@ -56,11 +67,11 @@ def indices_of(dataset: lance.LanceDataset) -> dict[str, VectorIndex]:
         fragments, parts = covered.setdefault(list_index["name"], (set(), []))
         fragments |= set(list_index["fragment_ids"]) & rows.keys()
         parts.append(str(list_index["uuid"]))
-    found = {}
+    found: dict[str, VectorIndex] = {}
     for name, (fragments, parts) in covered.items():
         if match := _NAME.fullmatch(name):
             inside = sum(rows[number] for number in fragments)
-            found[match["column"]] = VectorIndex(
+            index = VectorIndex(
                 match["column"],
                 match["kind"].upper(),
                 int(match["partitions"]),
@@ -68,7 +79,17 @@ def indices_of(dataset: lance.LanceDataset) -> dict[str, VectorIndex]:
                 sum(rows.values()) - inside,
                 tuple(sorted(parts)),
             )
+            # Of two, the process that put one in place of the other was killed in between.
+            other = found.get(index.column)
+            if other is None or (other.rows, other.partitions) < (index.rows, index.partitions):
+                found[index.column] = index
     return found
+
+
+def column_of(name: str) -> str | None:
+    """The column of an index of ours; None where the name is not one of ours."""
+    match = _NAME.fullmatch(name)
+    return match["column"] if match else None
 
 
 def described(index: VectorIndex) -> dict[str, Any]:
@@ -94,7 +115,6 @@ def build(store: Store, column: str, kind: str, centroids: pa.FixedSizeListArray
     Raises:
         StoreError: other writers were quicker every time, or the disk is full.
     """
-    old = indices_of(store.dataset("pool")).get(column)
     new = VectorIndex(column, kind, len(centroids), 0, 0, ())
     options: dict[str, Any] = {"num_bits": _BITS} if kind == "IVF_RQ" else {}
 
@@ -111,8 +131,7 @@ def build(store: Store, column: str, kind: str, centroids: pa.FixedSizeListArray
         )
 
     store.change("pool", f"indexing {column}", create)
-    if old and old.name != new.name:
-        store.change("pool", f"indexing {column}", lambda dataset: dataset.drop_index(old.name))
+    drop_others(store, new)
 
 
 def extend(store: Store, index: VectorIndex) -> None:
@@ -135,8 +154,48 @@ def extend(store: Store, index: VectorIndex) -> None:
 
 def drop(store: Store, index: VectorIndex) -> None:
     """Remove an index; its files go when the versions that name them are cleaned away."""
+    drop_others(store, index)
+    _drop(store, index.column, index.name)
+
+
+def drop_others(store: Store, index: VectorIndex) -> None:
+    """Remove what is left of earlier indices of the same column."""
+    names = {each["name"] for each in store.dataset("pool").list_indices()} - {index.name}
+    for name in sorted(names):
+        if column_of(name) == index.column:
+            _drop(store, index.column, name)
+
+
+def _drop(store: Store, column: str, name: str) -> None:
     store.change(
-        "pool",
-        f"dropping the index of {index.column}",
-        lambda dataset: dataset.drop_index(index.name),
+        "pool", f"dropping the index of {column}", lambda dataset: dataset.drop_index(name)
     )
+
+
+def owed(pool: lance.LanceDataset) -> list[str]:
+    """Columns whose index was dropped and is to be made again; names of others' indices."""
+    keys = [key.decode() for key in pool.schema.metadata or {}]
+    return sorted(key.removeprefix(_OWED) for key in keys if key.startswith(_OWED))
+
+
+def owe(store: Store, names: Iterable[str]) -> None:
+    """Note, before they are dropped, indices that are to be made again: ours by their columns."""
+    new = sorted(set(names) - set(owed(store.dataset("pool"))))
+    _note(store, note_of(new), "noting indices to be made again")
+
+
+def note_of(names: Iterable[str]) -> dict[str, str | None]:
+    """What `owe` adds to the pool's metadata."""
+    return {_OWED + name: _NOTED for name in names}
+
+
+def strike_off(store: Store, names: Iterable[str]) -> None:
+    """Forget that indices were dropped: they are there again, or never will be."""
+    done = sorted(set(names) & set(owed(store.dataset("pool"))))
+    _note(store, {_OWED + name: None for name in done}, "striking off indices that were made again")
+
+
+def _note(store: Store, facts: dict[str, str | None], what: str) -> None:
+    if facts:
+        store.change("pool", what, lambda pool: pool.update_schema_metadata(facts))
+        store.sync()

@@ -67,7 +67,8 @@ class Purged:
         coresets: name -> rows that it lost.
         moved: coresets whose version held some of the rows; they stand at another version now.
         targets: name -> examples that had the same content, and were forgotten as well.
-        indices: of which columns were dropped.
+        indices: that were dropped and are to be made again, by their columns; those of others by
+            their names.
         tags: of the pool, that were no coreset's and stood for a version with the rows.
         evaluations: examples of evaluation files that had the same content, and were forgotten.
         excerpts: of rejected records that held their words.
@@ -404,19 +405,23 @@ def _is_id(value: Any) -> bool:
 
 
 def _drop_indices(store: Store, gone: IdSet) -> list[str]:
-    """Drop the indices of a pool that holds one of the rows; the columns, or names, of them."""
+    """Drop the indices of a pool that holds one of the rows, and leave word of them.
+
+    Returns:
+        What is to be made again, after earlier purges that were killed too: columns of our indices,
+        names of others'.
+    """
     pool = store.dataset("pool")
-    if not _holds(pool, gone, {}):
-        return []
-    ours = {index.name: column for column, index in indices.indices_of(pool).items()}
-    names = dict.fromkeys(index["name"] for index in pool.list_indices())
-    for name in names:
-        store.change(
-            "pool",
-            f"dropping the index {name}",
-            lambda dataset, name=name: dataset.drop_index(name),
-        )
-    return [ours.get(name, name) for name in names]
+    if _holds(pool, gone, {}):
+        names = [index["name"] for index in pool.list_indices()]
+        indices.owe(store, [indices.column_of(name) or name for name in names])
+        for name in dict.fromkeys(names):
+            store.change(
+                "pool",
+                f"dropping the index {name}",
+                lambda dataset, name=name: dataset.drop_index(name),
+            )
+    return indices.owed(store.dataset("pool"))
 
 
 def _forget_examples(store: Store, ids: pa.Array) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 A command that was killed after its commit fails when it is typed again: the name is taken, or what
 it removed is gone. Its trace, left in the store before its first change and taken away at its end,
-tells that from a mistake. Only the command line sets a command; from Python nothing is traced.
+tells that from a mistake. Where the command would do the same once more, and not fail, the trace
+says what it made (`note`). Only the command line sets a command; from Python nothing is traced.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import os
 import socket
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..schemas.errors import StoreError
 
 FOLDER = "_underway"
+_MADE = "made"
 
 
 class Place(Protocol):
@@ -67,21 +69,38 @@ def begin(place: Place) -> None:
     if not _command.name or place.uri in _command.left:
         return
     _command.left[place.uri] = place
-    _command.killed |= _left_by_the_dead(place)
-    facts = {"host": socket.gethostname(), "process": os.getpid()}
-    place.write(_command.name, json.dumps(facts).encode())
+    before = _left_by_the_dead(place)
+    _command.killed |= before is not None
+    _write(place, (before or {}).get(_MADE, {}))
+
+
+def note(place: Place, **made: Any) -> None:
+    """Say in the trace what the command is about to commit (JSON values)."""
+    if _command.name:
+        begin(place)
+        _write(place, made)
 
 
 def was_killed() -> bool:
     """Whether the same command was killed here after it had begun to change a store."""
-    return _command.killed or any(map(_left_by_the_dead, _command.places.values()))
+    return _command.killed or any(
+        _left_by_the_dead(place) is not None for place in _command.places.values()
+    )
+
+
+def made_when_killed(place: Place) -> dict[str, Any]:
+    """What the same command was about to commit at a place when it was killed, as noted."""
+    if not _command.name:
+        return {}
+    facts = _facts(place) if place.uri in _command.left else _left_by_the_dead(place)
+    return (facts or {}).get(_MADE, {})
 
 
 def finish() -> None:
     """Take the traces of this command away."""
     for place in {**_command.places, **_command.left}.values():
         try:
-            if place.uri in _command.left or _left_by_the_dead(place):
+            if place.uri in _command.left or _left_by_the_dead(place) is not None:
                 place.delete(_command.name)
         except StoreError:  # a disk that was taken away, or may not be written: a trace is no harm
             continue
@@ -89,14 +108,28 @@ def finish() -> None:
     _command.name = ""
 
 
-def _left_by_the_dead(place: Place) -> bool:
+def _write(place: Place, made: dict[str, Any]) -> None:
+    facts = {"host": socket.gethostname(), "process": os.getpid(), _MADE: made}
+    place.write(_command.name, json.dumps(facts).encode())
+
+
+def _facts(place: Place) -> dict[str, Any] | None:
+    """What the trace says; nothing where it was cut short, None where there is none."""
     try:
         facts = json.loads(place.read(_command.name))
-        host, process = facts["host"], facts["process"]
+        return {"host": facts["host"], "process": facts["process"], _MADE: facts.get(_MADE, {})}
     except (FileNotFoundError, StoreError):
-        return False
-    except (ValueError, KeyError, TypeError):  # cut short by the kill
-        return True
-    if process == os.getpid() and host == socket.gethostname():
-        return False
-    return host != socket.gethostname() or not os.path.exists(f"/proc/{process}")
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _left_by_the_dead(place: Place) -> dict[str, Any] | None:
+    """What the trace of a process says that is no more; None where there is none of such a one."""
+    facts = _facts(place)
+    if not facts:
+        return facts
+    host, process = facts["host"], facts["process"]
+    if host != socket.gethostname():
+        return facts
+    return None if process == os.getpid() or os.path.exists(f"/proc/{process}") else facts

@@ -45,6 +45,7 @@ def repair_and_reingest(
     storage_options: dict[str, str] | None = None,
     workers: WorkerOptions | None = None,
     remake: Callable[[Store, str], str] | None = None,
+    reindex: Callable[[Store], list[str]] | None = None,
 ) -> Repair:
     """Repair a store; lost rows are read again from the places `sources` names.
 
@@ -55,6 +56,7 @@ def repair_and_reingest(
         workers: that featurize rows again; none by default.
         remake: writes the lost members of a coreset of a store again; gives back why it could not,
             or "".
+        reindex: makes the indices of a store again that were dropped; gives back what it did.
 
     Raises:
         StoreNotFoundError: there is no store.
@@ -80,6 +82,8 @@ def repair_and_reingest(
     )
     if done.ok:
         settle_if_killed(Store.open(uri, storage_options))
+    if reindex and done.after is not None and "pool" in done.after.versions:
+        done.actions += reindex(Store.open(uri, storage_options))
     return done
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
 from ...schemas.tables import POOL, RECIPES, REMOVED, TABLES
-from .. import catalog, layout
+from .. import catalog, indices, layout
 from ..checksums import Checksums, read_journal, version_files
 from ..commits import committed
 from ..place import Place, put_tag
@@ -300,10 +300,13 @@ def _drop_indices(place: Place, done: Repair, checksums: Checksums) -> None:
         for index in dataset.list_indices():
             if str(index["uuid"]) in damage.path:
                 before = dataset.version
+                if column := indices.column_of(index["name"]):
+                    dataset.update_schema_metadata(indices.note_of([column]))
                 dataset.drop_index(index["name"])
                 newest = _open(place, damage.table)
                 checksums.note(damage.table, version_files(damage.table, newest, since=before))
                 done.actions.append(f"{damage.table}: dropped the damaged index {index['name']}")
+                break  # its other files are gone with it
 
 
 def _restore_recipes(place: Place, done: Repair) -> None:

@@ -22,6 +22,7 @@ from ...schemas.tables import NEWER_TABLES, TABLES
 from .. import layout
 from ..checksums import FOLDER as CHECKSUM_FOLDER
 from ..checksums import Checksums, FileNote, by_path, manifest_versions, read_journal
+from ..indices import owed
 from ..locks import StoreLock
 from ..place import Place, place_at
 from ..removal import UNSETTLED
@@ -433,7 +434,7 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
             report.versions[table] = state.version
     _add_lost(place, states, report, recorded)
     if full:  # otherwise the bytes were not compared
-        report.notes += _on_their_way(place, states)
+        report.notes += [*_on_their_way(place, states), *_indices_owed(place, states)]
         facts = compare_tables(SoundTables(place, states))
         report.contradictions = facts.contradictions
         report.notes += facts.remarks
@@ -604,6 +605,18 @@ def _on_their_way(place: Place, states: dict[str, State]) -> list[str]:
     return [
         f"the removal, restore or purge of {count_of(count, 'row')} is running or was interrupted; "
         "the next command that opens the store finishes it"
+    ]
+
+
+def _indices_owed(place: Place, states: dict[str, State]) -> list[str]:
+    """A sentence on indices that were dropped, and are not there again yet."""
+    pool = states["pool"]
+    names = [] if pool.version is None else owed(_open(place, "pool", pool.version))
+    if not names:
+        return []
+    return [
+        f"a purge or a repair that is running or was interrupted dropped the index of "
+        f"{', '.join(names)}; the next command that opens the store makes it again"
     ]
 
 

@@ -23,7 +23,7 @@ demo.DATA = Path(sys.argv.pop())
 from coresetdb.cli.main import main
 main()
 """
-EVERY = 4
+EVERY = 10
 """Of so many rows of the sample one is ingested: the others would take a minute more."""
 
 
@@ -59,10 +59,10 @@ def test_the_demo_selects_what_each_target_is_about(
     warm, sample, tmp_path, repository, monkeypatch, capsys
 ):
     said = run_demo(warm, tmp_path, sample)
-    assert "sample: read 750: 750 new, 0 duplicate, 0 rejected" in said
+    assert "sample: read 300: 300 new, 0 duplicate, 0 rejected" in said
     for target, source, found in (
-        ("grade_school_math", "gsm8k", 75),
-        ("python_functions", "mbpp_train", 50),
+        ("grade_school_math", "gsm8k", 30),
+        ("python_functions", "mbpp_train", 18),
     ):
         lines = (tmp_path / f"coresetdb-demo/{target}.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
@@ -76,7 +76,7 @@ def test_the_demo_selects_what_each_target_is_about(
         picked = [pool[row["id"]] for row in rows]
         assert list(pool.values()).count(source) >= picked.count(source) >= found
     again = run_demo(warm, tmp_path, sample)
-    assert "sample: read 750: 0 new, 750 duplicate, 0 rejected" in again
+    assert "sample: read 300: 0 new, 300 duplicate, 0 rejected" in again
 
     monkeypatch.chdir(tmp_path)
     follow_the_readme(repository, capsys)

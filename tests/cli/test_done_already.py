@@ -23,6 +23,30 @@ Store.sync = killed
 from coresetdb.cli.main import main
 main()
 """
+KILLED_BEFORE = """
+import os
+from coresetdb.store.store import Store
+insert = Store.insert
+def killed(self, table, rows):
+    if table == "coresets":
+        os._exit(137)
+    return insert(self, table, rows)
+Store.insert = killed
+from coresetdb.cli.main import main
+main()
+"""
+KILLED_AT_ONCE = """
+import os
+import coresetdb
+from coresetdb.store import underway
+connect = coresetdb.connect
+def killed(uri):
+    underway.begin(connect(uri).store.place)
+    os._exit(137)
+coresetdb.connect = killed
+from coresetdb.cli.main import main
+main()
+"""
 WHOLE = "from coresetdb.cli.main import main; main()"
 
 
@@ -78,6 +102,55 @@ def test_a_selection_that_was_made_is_exported(store, tmp_path, run):
     again, errors = run(WHOLE, *words)
     assert again == 0 and "Done already" in errors
     assert len(out.read_text().splitlines()) == 3
+
+
+def coresets(store: Store) -> list[str]:
+    return store.dataset("coresets").to_table(columns=["name"])["name"].to_pylist()
+
+
+def test_a_selection_without_a_name_is_not_made_twice_after_a_kill(store, tmp_path, run):
+    out = tmp_path / "rows.jsonl"
+    words = ["select", store.uri, "arithmetic", "--budget", "3", "--out", str(out)]
+    assert run(KILLED, *words)[0] == 137 and not out.exists()
+    (made,) = set(coresets(store)) - {"one"}
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and f"recorded coreset {made}" in errors, errors
+    assert len(out.read_text().splitlines()) == 3
+    assert set(coresets(store)) == {"one", made}
+    third, errors = run(WHOLE, *words)  # nothing was killed: it is meant
+    assert third == 0 and "already" not in errors, errors
+    assert len(coresets(store)) == 3
+
+
+def test_a_selection_killed_before_the_pool_changed_is_made_anew(store, run):
+    words = ["select", store.uri, "arithmetic", "--budget", "3"]
+    assert run(KILLED, *words)[0] == 137
+    rows = [toy_stores.question("sums", number) for number in range(40, 50)]
+    store.insert("pool", toy_stores.pool_rows(rows, ["sums"] * 10))
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and "Choosing anew" in errors, errors
+    assert len(coresets(store)) == 3
+
+
+def test_a_name_that_another_process_took_is_not_taken_for_ours(store, run):
+    """The process was killed between its note and its commit, and the name went to another."""
+    words = ["select", store.uri, "arithmetic", "--budget", "3"]
+    assert run(KILLED_BEFORE, *words)[0] == 137
+    assert coresets(store) == ["one"]
+    made = Database(store).select("arithmetic", budget=4)
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and "already" not in errors, errors
+    assert len(coresets(store)) == 3 and made.name in coresets(store)
+
+
+def test_what_was_made_is_known_though_the_next_one_is_killed_as_well(store, run):
+    words = ["select", store.uri, "arithmetic", "--budget", "3"]
+    assert run(KILLED, *words)[0] == 137
+    (made,) = set(coresets(store)) - {"one"}
+    assert run(KILLED_AT_ONCE, *words)[0] == 137
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and f"recorded coreset {made}" in errors, errors
+    assert len(coresets(store)) == 2
 
 
 def test_a_store_that_was_made_is_made(tmp_path, run):

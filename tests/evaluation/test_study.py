@@ -39,7 +39,7 @@ def db(tmp_path_factory, repository):
 
 
 ITEMS = [game(f"{word}{n}", n) for n in range(2) for word in UNSEEN[4:]]
-TRAINING = {"epochs": 6, "learning_rate": 1e-3, "max_length": 128}
+TRAINING = {"epochs": 3, "learning_rate": 3e-3, "max_length": 128}
 SMALL = {"budgets": 24, **TRAINING}
 
 

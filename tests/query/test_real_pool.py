@@ -8,15 +8,15 @@ import pytest
 
 import coresetdb
 
-BUDGET = 120
+BUDGET = 60
 
 
 @pytest.fixture(scope="module")
 def database(data: Path, tmp_path_factory: pytest.TempPathFactory) -> coresetdb.Database:
     """Parts of alpaca_52k and gsm8k_train, and the target gsm8k (32 examples)."""
     made = coresetdb.create(str(tmp_path_factory.mktemp("real") / "pool"), features="rds")
-    made.ingest(str(data / "pools/alpaca_52k.json.gz"), limit=600)
-    made.ingest(str(data / "pools/gsm8k_train.jsonl.gz"), limit=200)
+    made.ingest(str(data / "pools/alpaca_52k.json.gz"), limit=300)
+    made.ingest(str(data / "pools/gsm8k_train.jsonl.gz"), limit=100)
     made.add_target("gsm8k", str(data / "targets/gsm8k.query.jsonl.gz"))
     return made
 
