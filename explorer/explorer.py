@@ -302,7 +302,7 @@ class Explorer:
         return self.database.explain(coreset, row_id)
 
     def neighbours(self, row_id: str, count: int = NEIGHBOURS) -> list[dict[str, Any]]:
-        """The rows whose vectors are nearest to a row's: id, cosine, corpus, question."""
+        """The rows whose vectors are nearest to a row's: id, cosine, corpus, question, answer."""
         name = quoted(self.map.feature)
         column = quoted(self._vector_column)
         return self._rows(
@@ -310,7 +310,8 @@ class Explorer:
             f"WHERE id = {literal(row_id)})) AS {name} FROM features WHERE id <> {literal(row_id)} "
             f"AND {column} IS NOT NULL ORDER BY {name} DESC, id LIMIT {int(count)}) "
             f"SELECT near.id, near.{name} AS cosine, corpus, "
-            f"left(messages[1].content, {TEXT_SHOWN}) AS question "
+            f"left(messages[1].content, {TEXT_SHOWN}) AS question, "
+            f"left(messages[len(messages)].content, {TEXT_SHOWN}) AS answer "
             "FROM near JOIN pool USING (id) ORDER BY cosine DESC, near.id"
         )
 

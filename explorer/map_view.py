@@ -49,6 +49,7 @@ class MapView:
             legend=True,
             tooltip=False,
             mouse_mode="lasso",
+            background_color=(1.0, 1.0, 1.0, 0.0),
             transition_points=False,
             lasso_min_dist=6,
         )

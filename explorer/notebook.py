@@ -87,14 +87,11 @@ def _(explorer, mo):
         mo.md("### Filters"),
         corpora,
         contains,
+        expression,
         column,
         mo.hstack([least, most], widths="equal"),
-        expression,
     ]
-    mo.sidebar(
-        mo.vstack(controls),
-        width="20rem",
-    )
+    mo.sidebar(mo.vstack(controls), width="20rem")
     return colour, column, contains, corpora, expression, least, most
 
 

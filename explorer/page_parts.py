@@ -18,6 +18,11 @@ from .histogram import histogram_svg
 if TYPE_CHECKING:
     from .explorer import Explorer
 
+# In a narrow window the button that opens the sidebar lies over the first line.
+HEADING_STYLE = (
+    "<style>.heading h1 { font-size: 1.4rem; font-weight: 600; overflow-wrap: anywhere } "
+    "@media (max-width: 767px) { .heading h1 { padding: 0 3rem } }</style>"
+)
 HISTOGRAM_STYLE = (
     "<style>.histograms { display: flex; flex-wrap: wrap; gap: 1.5rem; font-size: 13px } "
     ".histograms text { font-size: 11px; fill: currentColor } .histograms .pool { fill: #b9c0c8 } "
@@ -48,7 +53,7 @@ def heading(explorer: Explorer) -> mo.Html:
         said += f"; drawn by a sample of {SAMPLE:,}, the others between their nearest"
     name = escape(visible("/".join(explorer.store.typed.rstrip("/").split("/")[-2:])))
     return mo.Html(
-        f'<h1 style="font-size: 1.4rem; font-weight: 600">{name}</h1><p>{escape(said)}</p>'
+        f'{HEADING_STYLE}<div class="heading"><h1>{name}</h1><p>{escape(said)}</p></div>'
     )
 
 

@@ -16,17 +16,25 @@ if TYPE_CHECKING:
 _SHOWN_ELSEWHERE = {"id", "messages", "tools", "metadata", "coresets", "corpus"}
 
 
-_OWN = ":scope { --ground: transparent; --card: transparent; --text: currentColor; padding: 0; "
-_OWN += "max-width: none; }"
+# Twice, to count for more than the dark colours.
+_OWN = (
+    ":scope:scope { --ground: transparent; --card: transparent; --text: currentColor; padding: 0; "
+)
+_OWN += "max-width: none; width: 100%; contain: inline-size; }"  # no wider than the page's column
+
+_DARK = re.compile(
+    r"@media screen and \(prefers-color-scheme: dark\) \{\n\s*:root (\{.*?\})\n\}\n", re.DOTALL
+)
 
 
 @cache
 def style() -> str:
-    """The reports' stylesheet in light colours, confined to elements of the class `coresetdb`."""
+    """The reports' stylesheet, confined to elements of the class `coresetdb`.
+
+    Its dark colours are those within an element of the class `dark`, as marimo marks the page.
+    """
     sheet = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    sheet = re.sub(
-        r"@media screen and \(prefers-color-scheme: dark\) \{.*?\n\}\n", "", sheet, flags=re.DOTALL
-    )
+    sheet = _DARK.sub(r".dark :root \1\n", sheet)
     sheet = re.sub(r":root\b|\bbody\b|\bhtml\b", ":scope", sheet)
     return f"<style>@scope (.coresetdb) {{ {sheet} {_OWN} }}</style>"
 
@@ -53,11 +61,17 @@ def row_html(
         pieces.append(parts.turns(text_of(row["messages"])))
     pieces.append(parts.facts(_facts(row)))
     near = [
-        (f"{each['cosine']:.4f}", cut(each["corpus"]), cut(each["question"] or ""), each["id"])
+        (
+            f"{each['cosine']:.4f}",
+            cut(each["corpus"]),
+            *(cut(each[text] or "") for text in ("question", "answer")),
+            each["id"],
+        )
         for each in neighbours
     ]
     title = f"Nearest by {feature}"
-    pieces.append(parts.table(("cosine", "corpus", "question", "id"), near, title, (2,)))
+    names = ("cosine", "corpus", "question", "answer", "id")
+    pieces.append(parts.table(names, near, title, (2, 3)))
     return f'{style()}<div class="coresetdb">{"".join(map(str, pieces))}</div>'
 
 

@@ -51,6 +51,9 @@ _PARTS = {
 }
 POLICY = "; ".join(f"{what} {whence}" for what, whence in _PARTS.items())
 
+FOLLOWS_READER: Any = {"display": {"theme": "system"}}
+"""Setting of marimo: the page is light or dark as its reader's browser is."""
+
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -127,6 +130,7 @@ def _serve(notebook: str, port: int, browser: bool, say: Callable[[str], None]) 
 
     def noted(app: Any) -> Any:
         pages.append(app)
+        app.state.config_manager = app.state.config_manager.with_overrides(FOLLOWS_READER)
         return app
 
     apps = create_asgi_app(quiet=True, token=token)

@@ -169,6 +169,30 @@ def test_map_filter_sql_row_and_coreset(opened, explored: Database):
     assert opened.failed == []
 
 
+def test_dark_and_narrow(opened):
+    page = opened.page
+    page.get_by_text("Nearest by rds").wait_for()
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.emulate_media(color_scheme="dark")
+    page.locator(".dark").first.wait_for()
+    ground, words = page.evaluate(
+        "[document.querySelector('#App'), document.querySelector('.coresetdb .quiet, .who')]"
+        ".map((each, at) => getComputedStyle(each)[at ? 'color' : 'backgroundColor'])"
+    )
+    assert max(_levels(ground)) < 60 and min(_levels(words)) > 140
+    wide = "[...document.querySelectorAll('.coresetdb, .heading, .histograms')]"
+    assert page.evaluate(f"{wide}.map(each => each.getBoundingClientRect().right <= 400)") == [
+        *[True] * page.locator(".coresetdb, .heading, .histograms").count()
+    ]
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    page.emulate_media(color_scheme="light")
+
+
+def _levels(colour: str) -> list[float]:
+    """Red, green and blue of a computed colour."""
+    return [float(level) for level in re.findall(r"[\d.]+", colour)[:3]]
+
+
 def test_without_the_token_nothing_is_shown(address):
     bare = address.partition("?")[0]
     for path in ("", "api/status", "@file/1-x.js", "?access_token=wrong"):

@@ -26,6 +26,12 @@ def browser() -> Iterator:
         started.close()
 
 
+def waits_long(page):
+    """A page that a machine under load has time to draw."""
+    page.set_default_timeout(180_000)
+    return page
+
+
 @pytest.fixture(scope="module")
 def reports(hostile, large, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("browser")
@@ -51,7 +57,7 @@ def test_it_opens_and_fits(browser, reports, name, width, scheme):
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
     )
-    page, said, requested = context.new_page(), [], []
+    page, said, requested = waits_long(context.new_page()), [], []
     page.on("console", lambda message: said.append((message.type, message.text)))
     page.on("pageerror", lambda error: said.append(("error", str(error))))
     page.on("request", lambda request: requested.append(request.url))
@@ -72,7 +78,7 @@ def test_it_opens_and_fits(browser, reports, name, width, scheme):
 
 
 def test_charts_follow_the_theme(browser, reports):
-    page = browser.new_page(color_scheme="light")
+    page = waits_long(browser.new_page(color_scheme="light"))
     page.goto(reports["pool"].as_uri())
     page.wait_for_selector(".drawn svg")
     colour = "getComputedStyle(document.querySelector('.drawn svg text')).fill"
@@ -83,7 +89,7 @@ def test_charts_follow_the_theme(browser, reports):
 
 
 def test_on_paper_it_is_light_and_unfolded(browser, reports):
-    page = browser.new_page(color_scheme="dark")
+    page = waits_long(browser.new_page(color_scheme="dark"))
     page.goto(reports["thousand"].as_uri())
     page.wait_for_selector(".drawn svg")
     folded = "document.querySelectorAll('details.fold:not([open])').length"
