@@ -142,8 +142,11 @@ def test_what_was_dropped_is_said_and_made_again(store, caplog):
 
 def test_a_repair_makes_a_damaged_index_again_and_says_so(store):
     hurt_index(store)
+    found = verify(store.uri, full=True)
+    assert not found.ok and not found.lost and not found.unnamed_rows
+    assert {damage.what for damage in found.damages} == {"index"}
     done = repair(store.uri)
-    assert done.ok
+    assert done.ok and done.found.lost_ids == []
     assert [line for line in done.lines() if "index" in line and "pool.lance" not in line] == [
         "pool: dropped the damaged index rds__ivf_rq_8",
         "made the index of rds again",
