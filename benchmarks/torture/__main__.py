@@ -104,6 +104,7 @@ def run_all(folder: Path, cases: Cases, asked: argparse.Namespace) -> None:
     names = list(COMMANDS)
     writing = [name for name in names if not name.startswith("repair")]
     remote = [name for name in [*writing, *REMOTE] if name not in PASSED_OVER]
+    random.Random(asked.seed).shuffle(remote)
     damaged = sorted(files_of(world.base))
     planned: list[tuple[float, str, int, Callable[[random.Random], str]]] = []
 
@@ -126,7 +127,7 @@ def run_all(folder: Path, cases: Cases, asked: argparse.Namespace) -> None:
     server = Server()
     for number in range(asked.s3):
         kinds = (*ALONE, TOGETHER)[number % (len(ALONE) + 1)]
-        name = random.Random(f"{asked.seed} {number}").choice(remote)
+        name = remote[number % len(remote)]
         what = kinds[0] if len(kinds) == 1 else "several at once"
         plan(f"S3 {what}", number, asked.s3, partial(mislead, world, server, name, kinds))
     try:

@@ -222,9 +222,18 @@ def _check_older(
         if path in sizes:
             problem = _compare(place, state, note, sizes[path], full=True)
         if problem:
+            what = _what(path)
+            newest = what == "index" and _in_an_index(place, state, path)
             state.damages.append(
-                Damage(state.table, path, problem[0], _what(path), problem[1], newest=False)
+                Damage(state.table, path, problem[0], what, problem[1], newest=newest)
             )
+
+
+def _in_an_index(place: Place, state: State, path: str) -> bool:
+    """Whether a file belongs to an index of the newest version."""
+    assert state.version is not None
+    there = _open(place, state.table, state.version).list_indices()
+    return path.split("/")[2] in {str(index["uuid"]) for index in there}
 
 
 def _tags(place: Place, state: State, sizes: Mapping[str, int]) -> dict[int, list[str]]:
@@ -319,7 +328,8 @@ class SoundTables:
         state = self._states.get(table)
         if state is None or state.version is None:
             return False
-        return not any(damage.newest and damage.what != "tag" for damage in state.damages)
+        beside = ("tag", "index")  # no row stands in them
+        return not any(damage.newest and damage.what not in beside for damage in state.damages)
 
     def read(self, table: str, columns: list[str]) -> pa.Table:
         """Columns of the version that was checked."""
@@ -556,7 +566,7 @@ def _with_keys(reader: Reader, state: State, damage: Damage) -> Damage:
 def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: LostRows) -> None:
     """Which rows of the pool are gone, and where each can be read again."""
     pool, sources = states["pool"], states["sources"]
-    hurt = {damage.table for damage in report.damages if damage.newest}
+    hurt = {d.table for d in report.damages if d.newest and d.what != "index"}
     before = {damage.table for damage in report.interrupted}
     if pool.version is None:
         report.lost = list(recorded.rows)
