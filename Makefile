@@ -1,7 +1,8 @@
 # make demo   set up, then ingest a sample pool and select coresets from it
 # make test   set up, then lint, type-check and run the tests
 # make docs   set up, then build the documentation as a site in build/site
-# make pictures  take the documentation's pictures again, from the demo's pool, in Chromium
+# make pictures [POOL=STORE]  take the documentation's pictures again, in Chromium: from the demo's
+#             pool, and with POOL one of that pool
 # make notebook  run the documentation's notebook again in the demo's pool, and keep what it shows
 # make evidence CORPORA=FOLDER OUT=FOLDER MODEL=FOLDER  the study of docs/evidence.md (hours)
 # make torture                kill, damage, fill and crowd a store (docs/reliability.md; many minutes)
@@ -55,7 +56,7 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/build_site.py
 
 pictures: $(VENV)/.installed-dev demo
-	$(BIN)/python docs/take_pictures.py coresetdb-demo/pool math
+	$(BIN)/python docs/take_pictures.py coresetdb-demo/pool math $(if $(POOL),--pool $(POOL))
 
 notebook: $(VENV)/.installed-dev demo
 	$(BIN)/python docs/run_notebook.py

@@ -548,8 +548,10 @@ def export_command(
             )
         print_result(exported_pool, as_json)
         return
-    if coreset is None or out is None:
+    if coreset is None:
         raise click.UsageError("name a CORESET, and a file with --out; or write --atlas FILE")
+    if out is None:
+        raise click.UsageError(f"name a file: --out {quote(coreset)}.jsonl")
     if feature is not None or neighbours is not None:
         raise UsageError("--feature and --neighbours are for --atlas")
     exported = open_database(store).export(

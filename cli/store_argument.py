@@ -54,6 +54,8 @@ class StoreArgument(click.Argument):
                 raise click.MissingParameter(say, ctx=ctx, param=self)
             elif words and ctx.command.name != "init" and not _is_store(words[0]):
                 self._explain(ctx, opts, words, others)
+            elif not default:
+                _refuse_too_few(ctx, words[1:], others)
         return super().handle_parse_result(ctx, opts, args)
 
     def _explain(
@@ -108,6 +110,26 @@ class StoreArgument(click.Argument):
                 ctx=ctx,
                 param=missing,
             )
+
+
+def _refuse_too_few(
+    ctx: click.Context, given: Sequence[str], others: Sequence[click.Argument]
+) -> None:
+    """Refuse too few words after STORE, and say what the last of them was taken for.
+
+    Raises:
+        MissingParameter: there are too few.
+    """
+    required = [param for param in others if param.required]
+    if not 0 < len(given) < len(required):
+        return
+    names = [str(param.name).upper() for param in required]
+    raise click.MissingParameter(
+        f"{given[-1]} was taken for {names[len(given) - 1]}, which comes before "
+        f"{names[len(given)]}.",
+        ctx=ctx,
+        param=required[len(given)],
+    )
 
 
 def _option_words(ctx: click.Context, opts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,10 +1,11 @@
 """Take the pictures of the documentation from real pages, in a real browser: `make pictures`.
 
-    python docs/take_pictures.py STORE CORESET
+    python docs/take_pictures.py STORE CORESET [--pool STORE]
 
 STORE and CORESET are those of the README's session, which chooses CORESET for TARGET; it is chosen
 here where it is not there yet. Writes docs/report.png, docs/report-rows.png and docs/explore.png
-(1280 pixels wide) and docs/report-narrow.png (400). Needs Chromium and the extra [dev].
+(1280 pixels wide) and docs/report-narrow.png (400). With --pool also docs/report-pool.png, the
+report of that pool alone: `make pictures POOL=STORE`. Needs Chromium and the extra [dev].
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ PICTURES = {
     "report-rows.png": (1280, 1000, "The 10 best rows"),
     "report-narrow.png": (400, 900, "Nearness to the targets"),
 }
+POOL_PICTURES = {"report-pool.png": (1280, 1000, "Lengths")}
 """Picture -> width and height of the window, and the link of the contents that is followed."""
 
 
@@ -96,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("store")
     parser.add_argument("coreset")
+    parser.add_argument("--pool", metavar="STORE", help="a large pool, for a report of it alone")
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -109,6 +112,10 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         for name, (width, height, link) in PICTURES.items():
             take(browser, page_file, FOLDER / name, width, height, link)
+        if options.pool:
+            coresetdb.connect(options.pool).report(out=page_file)
+            for name, (width, height, link) in POOL_PICTURES.items():
+                take(browser, page_file, FOLDER / name, width, height, link)
         with explored(options.store) as address:
             take_explorer(browser, address, options.coreset, FOLDER / "explore.png")
         browser.close()

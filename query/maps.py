@@ -76,19 +76,48 @@ class FeatureVectors:
     def nearest(self, start: int, stop: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows nearest to those from start to stop: places and 1 - cosine, (n, count) each."""
         rows = _unit(self.matrix[start:stop])
-        best = np.full((stop - start, 0), 0.0, np.float32)
-        where = np.zeros((stop - start, 0), np.int64)
-        for at in range(0, len(self.matrix), 4 * _BLOCK):
-            others = _unit(self.matrix[at : at + 4 * _BLOCK])
-            cosines = np.concatenate([best, rows @ others.T], axis=1)
-            numbers = np.arange(at, at + len(others))
-            known = np.concatenate([where, np.broadcast_to(numbers, (len(rows), len(numbers)))], 1)
-            most = min(count, cosines.shape[1])
-            top = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
-            best, where = np.take_along_axis(cosines, top, 1), np.take_along_axis(known, top, 1)
-        order = np.lexsort((where, -best), axis=1)
-        best, where = np.take_along_axis(best, order, 1), np.take_along_axis(where, order, 1)
+        step = 4 * _BLOCK
+        best, where = _highest(rows @ _unit(self.matrix[:step]).T, count)
+        for at in range(step, len(self.matrix), step):
+            cosines = rows @ _unit(self.matrix[at : at + step]).T
+            if best.shape[1] < count:  # all rows seen so far are among the nearest
+                numbers = np.arange(at, at + cosines.shape[1])[None].repeat(len(rows), axis=0)
+                best, where = np.hstack([best, cosines]), np.hstack([where, numbers])
+                best, columns = _highest(best, count)
+                where = np.take_along_axis(where, columns, 1)
+                continue
+            # Few rows of a block are nearer than the count nearest before it.
+            of, column = np.nonzero(cosines > best[:, -1:])
+            best, where = _merged(best, where, of, at + column, cosines[of, column])
         return where, np.maximum(0.0, 1.0 - best)
+
+
+def _highest(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` highest of each row (n, m), highest first, and their columns, (n, count) each."""
+    most = min(count, values.shape[1])
+    columns = np.argpartition(-values, most - 1, axis=1)[:, :most]
+    found = np.take_along_axis(values, columns, 1)
+    order = np.lexsort((columns, -found), axis=1)
+    return np.take_along_axis(found, order, 1), np.take_along_axis(columns, order, 1)
+
+
+def _merged(
+    best: np.ndarray, where: np.ndarray, of: np.ndarray, places: np.ndarray, cosines: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest (n, count) of each row among those known and further ones.
+
+    Args:
+        best, where: cosines and places of those known, (n, count), nearest first.
+        of, places, cosines: of the further ones (k,): of which row, where, how near.
+    """
+    rows, count = best.shape
+    every_row = np.concatenate([np.arange(rows).repeat(count), of])
+    every_cosine = np.concatenate([best.ravel(), cosines])
+    every_place = np.concatenate([where.ravel(), places])
+    order = np.lexsort((every_place, -every_cosine, every_row))
+    starts = np.searchsorted(every_row[order], np.arange(rows))
+    kept = order[starts[:, None] + np.arange(count)]
+    return every_cosine[kept], every_place[kept]
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
-from ..schemas.errors import UsageError, suggest
+from ..schemas.errors import UsageError, meant, suggest
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -72,13 +71,6 @@ def unknown_coreset(store: Store, name: str, coresets: Sequence[str]) -> str:
         target = f". {name} is a target: coresetdb select {store.typed} {name}"
     also = target or meant(name, coresets)
     return f"no coreset {name!r} in {store.uri}; coresets: {named}{also}"
-
-
-def meant(name: str, known: Iterable[str]) -> str:
-    """A question to put behind an unknown name; "" where nothing is much like it."""
-    by_small = {each.casefold(): each for each in known}
-    close = get_close_matches(name.casefold(), by_small, 1)
-    return f". Did you mean {by_small[close[0]]}?" if close else ""
 
 
 def names_in(store: Store, table: Literal["coresets", "targets"]) -> set[str]:

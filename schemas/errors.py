@@ -161,3 +161,10 @@ class QueryError(CoresetDBError, ValueError):
     """A SQL text or a filter was refused or failed."""
 
     exit_code = 2
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """A question to put behind an unknown name; "" where nothing is much like it."""
+    by_small = {each.casefold(): each for each in known}
+    close = get_close_matches(name.casefold(), by_small, 1)
+    return f". Did you mean {by_small[close[0]]}?" if close else ""

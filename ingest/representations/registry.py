@@ -21,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ...schemas.errors import UsageError
+from ...schemas.errors import UsageError, meant
 from ...schemas.recipe import FINGERPRINT_KEY, Recipe
 from ...store.catalog import Artifact
 from ..models.describe import BackboneInfo
@@ -195,7 +195,7 @@ def get(name: str) -> Representation:
         return _entry_points()[name].load()
     raise UsageError(
         f"unknown feature {name!r}: known are {', '.join(names())}, and the presets "
-        f"{', '.join(PRESETS)}"
+        f"{', '.join(PRESETS)}{meant(name, [*names(), *PRESETS])}"
     )
 
 

@@ -20,6 +20,14 @@ _UNKNOWN = re.compile(
     r'Referenced table "(?P<outside>[^"\n]+)" not found!'
 )
 _NO_COLUMN = re.compile(r'Referenced column "(?P<column>[^"\n]+)" not found in FROM clause!')
+_TEXTS = {
+    *("text", "content", "prompt", "question", "instruction", "input", "user"),
+    *("response", "answer", "output", "completion", "assistant", "conversation", "conversations"),
+}
+_OF_TEXTS = (
+    "The texts of a row are its messages: messages[1].content is the first turn, "
+    "messages[-1].content the last"
+)
 _COMPARED = (
     r'"?(?P<with>[A-Za-z_]\w*)"?\s*'
     r'(?:=|==|<>|!=|(?:NOT\s+)?(?:I?LIKE\b|IN\s*\([^)]*?))\s*"?'
@@ -64,6 +72,8 @@ def _with_quotes(connection: duckdb.DuckDBPyConnection, message: str) -> str:
     if match is None:
         return message
     name = match["column"]
+    if name.casefold() in _TEXTS:
+        return message.replace(match[0], f"{match[0]}\n{_OF_TEXTS}", 1)
     line = message.partition("\nLINE ")[2].partition("\n")[0].partition(": ")[2]
     compared = re.search(_COMPARED + re.escape(name), line, re.IGNORECASE)
     value, what = _value_like(connection, name, line, compared["with"] if compared else None)

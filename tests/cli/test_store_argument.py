@@ -167,6 +167,12 @@ def test_a_store_in_the_wrong_place(without_default, words, typed, capsys):
         ("status dta/pool", "there is no store here"),
         ("select math", "Stores beside it: pool."),
         ("sql pol", "Did you mean pool?"),
+        (
+            "target add pool data/a.jsonl",
+            "data/a.jsonl was taken for NAME, which comes before FILE",
+        ),
+        ("explain pool best", "best was taken for CORESET, which comes before ROW"),
+        ("export pool best", "name a file: --out best.jsonl"),
     ],
 )
 def test_a_store_that_is_missing_or_mistyped(without_default, words, said, capsys):

@@ -150,6 +150,7 @@ def test_feature_lists():
     own = ("nll", "ppl", "el2n", "losses_reason")
     assert second.columns == tuple(f"{column}{suffix}" for column in own)
     for text, complaint in (
+        ("rds,lexikal", r"unknown feature 'lexikal': .*\. Did you mean lexical\?"),
         ("rds,nonsense", "unknown feature 'nonsense': known are .*losses, .*rds"),
         ("losses:speed=1", "losses has no option 'speed': it has alone"),
         ("rds:x=1", "rds has no option 'x': it has stored"),

@@ -52,6 +52,25 @@ def test_rows_neighbours_scores_and_the_way_back(database, tmp_path, toys):
     assert set(back.ids) == set(chosen.ids)
 
 
+@pytest.mark.parametrize("count", [1, 5, 40, 90])
+def test_nearest_rows_are_found_block_by_block(count, monkeypatch):
+    monkeypatch.setattr(maps, "_BLOCK", 4)  # compared with 16 rows at a time
+    rng = np.random.default_rng(0)
+    vectors = maps.FeatureVectors.__new__(maps.FeatureVectors)
+    vectors.matrix = rng.normal(size=(90, 6)).astype(np.float16)
+    vectors.matrix[[30, 60]] = vectors.matrix[3]  # as near as each other
+    unit = vectors.matrix.astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    where, distances = vectors.nearest(0, 50, count)
+    assert where.shape == distances.shape == (50, count)
+    for row in range(50):
+        naive = np.argsort(-cosines[row], kind="stable")[:count]
+        assert len(set(where[row])) == count
+        np.testing.assert_allclose(cosines[row, where[row]], cosines[row, naive], atol=1e-6)
+        np.testing.assert_allclose(distances[row], 1 - cosines[row, naive], atol=1e-6)
+
+
 def _rows_of_a_topic_lie_together(places, corpora):
     corpora = np.array(corpora)
     for topic in set(corpora):

@@ -80,3 +80,9 @@ def test_a_text_without_its_quotes(store: Store, condition: str, said: str) -> N
 def test_a_column_that_is_not_there(store: Store) -> None:
     told = refusal(store, "SELECT id FROM pool WHERE nosuch = 'gsm8k'")
     assert "quotes" not in told and "Candidate bindings" in told
+
+
+@pytest.mark.parametrize("column", ["text", "Prompt", "answer"])
+def test_a_column_of_texts(store: Store, column: str) -> None:
+    told = refusal(store, f"SELECT id FROM pool WHERE {column} LIKE '%a%'")
+    assert "messages[1].content is the first turn, messages[-1].content the last" in told
