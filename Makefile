@@ -75,8 +75,9 @@ $(VENV)/.torch: constraints.txt
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(call installed,coresetdb and the packages it needs (step 2 of 2),-e .)
 
+# Most of it is never imported: what is gets compiled then.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(call installed,what the tests need,-e '.[dev]')
+	$(call installed,what the tests need,--no-compile -e '.[dev]')
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(call installed,what the documentation needs,-e '.[docs]')

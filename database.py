@@ -1790,6 +1790,7 @@ def verify(
     uri: PathLike | None = None,
     *,
     full: bool = False,
+    accept: bool = False,
     storage_options: dict[str, str] | None = None,
 ) -> Report:
     """Compare a store's files with what was written; the store need not open.
@@ -1797,15 +1798,24 @@ def verify(
     Args:
         uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         full: hash every file, and look for every row that was seen.
+        accept: first accept the losses that repairs could not make good, so that neither this nor
+            later reports name them; `Report.accepted` does.
         storage_options: of an object store, as Lance takes them.
 
     Raises:
         StoreNotFoundError: there is no store.
-        StoreBusyError: maintenance kept the store for ten minutes.
+        StoreBusyError: maintenance kept the store for ten minutes; with `accept`, another process
+            is writing.
+        UsageError: there is a repair to be finished before losses can be accepted.
     """
+    from .store.integrity.repair import accept as accept_losses
     from .store.integrity.verify import verify
 
-    return verify(store_or_default(uri), full, storage_options)
+    store = store_or_default(uri)
+    accepted = accept_losses(store, storage_options) if accept else []
+    report = verify(store, full, storage_options)
+    report.accepted = accepted
+    return report
 
 
 def repair(

@@ -336,7 +336,7 @@ def select_command(
 
 
 def _chosen_before(database: Database, name: str | None) -> Coreset | None:
-    """Return the coreset that the same command recorded when it was killed, and say so.
+    """Return the coreset that the same command recorded before it broke off, and say so.
 
     Without a name it would be chosen a second time. That is what is wanted where the pool or the
     targets have changed since.
@@ -346,7 +346,7 @@ def _chosen_before(database: Database, name: str | None) -> Coreset | None:
     coreset = recorded_when_killed(database.store)
     if coreset is None:
         return None
-    killed = f"this command was killed after it had recorded coreset {coreset.name}"
+    killed = f"this command broke off after it had recorded coreset {coreset.name}"
     versions = coreset.pool_version, coreset.parameters["targets_version"]
     now = database.store.version("pool"), database.store.version("targets")
     if name is None and versions != now:

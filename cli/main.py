@@ -143,7 +143,7 @@ def _trace(words: list[str]) -> Iterator[None]:
     except UsageError:
         raise  # `_was_done` looks at the trace first
     except BaseException:
-        underway.finish()
+        underway.finish(broken_off=True)
         raise
     else:
         underway.finish()

@@ -49,29 +49,34 @@ def status_command(store: str, verbose: bool, as_json: bool) -> None:
 @store_argument
 @click.option("--full", is_flag=True, help="Hash every file instead of comparing sizes.")
 @click.option("--repair", is_flag=True, help="Bring back what can be brought back.")
+@click.option("--accept", is_flag=True, help="Accept what could not be: it is named no more.")
 @worker_options
 @json_option
 def verify_command(
-    store: str, full: bool, repair: bool, workers: dict[str, Any], as_json: bool
+    store: str, full: bool, repair: bool, accept: bool, workers: dict[str, Any], as_json: bool
 ) -> int:
     """Check that the files of STORE are what was written; exit 1 if any is not, or rows are lost.
 
     By default: sizes and manifests. --full: a hash of every file, and whether every row that was
     ingested is in the pool. --repair (implies --full): a torn manifest falls back one version,
-    damaged rows are read from their source and featurized again, by workers if there are any.
+    damaged rows are read from their source and featurized again, by workers if there are any. What
+    a repair could not bring back is named by every later check until it is there or accepted.
 
     \b
         coresetdb verify pool --full
         coresetdb verify pool --repair
+        coresetdb verify pool --accept
     """
     from .. import database
 
+    if repair and accept:
+        raise click.UsageError("--accept is for what a repair left: give --repair first, alone")
     if repair:
         report = database.repair(store, say=talk, **workers)
     elif given(workers):
         raise click.UsageError("workers featurize rows again: add --repair, or leave them out")
     else:
-        report = database.verify(store, full=full)
+        report = database.verify(store, full=full, accept=accept)
     print_result(report, as_json)
     return 0 if report.ok else 1
 

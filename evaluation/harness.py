@@ -44,8 +44,8 @@ def measure_tasks(
     Raises:
         UsageError: an unknown task, or its data cannot be had offline.
     """
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
+    import lm_eval
+    from lm_eval.models import huggingface
     from lm_eval.tasks import TaskManager
     from transformers import AutoTokenizer
 
@@ -61,10 +61,12 @@ def measure_tasks(
                 f"task {task!r}: lm-evaluation-harness does not know it. Name one of its tasks, or "
                 "give the folder of its definition with --task-folder"
             )
+    harness: Any = lm_eval  # its decorators hide what its functions take
+    models: Any = huggingface
     with _offline():
         try:
-            found: Any = simple_evaluate(
-                model=HFLM(pretrained=backbone.model, tokenizer=tokenizer, batch_size=8),
+            found = harness.simple_evaluate(
+                model=models.HFLM(pretrained=backbone.model, tokenizer=tokenizer, batch_size=8),
                 tasks=list(tasks),
                 task_manager=manager,
                 limit=limit,

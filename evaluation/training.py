@@ -174,7 +174,8 @@ def _train(
     from datasets.utils import logging as datasets_logging
     from transformers import AutoTokenizer, TrainerCallback
     from transformers.trainer_callback import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     from ..ingest.models.backbone import without_progress_bars
     from .learned_loss import frozen_head_loss

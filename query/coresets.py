@@ -320,7 +320,7 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
 
 
 def recorded_when_killed(store: Store) -> Coreset | None:
-    """Return the coreset that this command recorded before it was killed, if it is still there."""
+    """Return the coreset that this command recorded before it broke off, if it is still there."""
     made = underway.made_when_killed(store.place)
     name = made.get("coreset")
     if name is None or name not in coreset_names(store):

@@ -24,6 +24,7 @@ from ..schemas.tables import literal
 from ..store import purge as purging
 from ..store import removal
 from ..store.features import completion, features_of
+from ..store.indices import owed
 from ..store.purge import Purged
 from .listed_rows import read_listed_rows
 
@@ -139,6 +140,8 @@ class Removal(PrintedResult):
         lines += self._meaning()
         if self.purged and not self.planned:
             lines += self._purge_lines(self.purged)
+        if self.reindexed:
+            lines.append(f"  indices made anew: {', '.join(self.reindexed)}")
         return lines
 
     def _meaning(self) -> Iterator[str]:
@@ -189,8 +192,6 @@ class Removal(PrintedResult):
             )
         if purged.tags:
             yield f"  tags dropped because they kept the rows: {', '.join(purged.tags)}"
-        if self.reindexed:
-            yield f"  indices made anew: {', '.join(self.reindexed)}"
         if rest := [name for name in purged.indices if name not in self.reindexed]:
             yield f"  indices dropped because they had the rows: {', '.join(rest)}"
 
@@ -297,12 +298,13 @@ def purge(
         result = _removal(store, chosen, purge=True)
         done = purging.purge(store, list(chosen.corpora), progress) if chosen.corpora else None
         store.sync()
-    if not chosen.corpora and not unfinished and rows is None:
+    result = _purged(store, result, done)
+    if not (chosen.corpora or unfinished or result.reindexed) and rows is None:
         raise UsageError(
             f"{store.uri}: there are no removed rows to purge; coresetdb remove {store.typed} "
             "--where SQL --purge removes and purges"
         )
-    return _purged(store, result, done)
+    return result
 
 
 def read_ids(file: str) -> list[str]:
@@ -485,14 +487,12 @@ def _waiting(store: Store, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
 
 
 def _purged(store: Store, result: Removal, done: Purged | None) -> Removal:
-    """The result with what the purge did; indices that it dropped are made anew."""
-    if done is None:
-        return result
-    from .indexing import remake_indices
+    """The result with what the purge did; indices that it or a killed one dropped are made anew."""
+    if owed(store.dataset("pool")):
+        from .indexing import remake_indices
 
-    reindexed = remake_indices(store).columns
-    facts = {**vars(result), "reindexed": reindexed, "purged": done}
-    return Removal(**facts)
+        result = replace(result, reindexed=remake_indices(store).columns)
+    return replace(result, purged=done)
 
 
 def _was(count: int) -> str:

@@ -154,6 +154,7 @@ def extend(store: Store, index: VectorIndex) -> None:
 
 def drop(store: Store, index: VectorIndex) -> None:
     """Remove an index; its files go when the versions that name them are cleaned away."""
+    strike_off(store, [index.column])
     drop_others(store, index)
     _drop(store, index.column, index.name)
 

@@ -96,10 +96,16 @@ def made_when_killed(place: Place) -> dict[str, Any]:
     return (facts or {}).get(_MADE, {})
 
 
-def finish() -> None:
-    """Take the traces of this command away."""
+def finish(broken_off: bool = False) -> None:
+    """Take the traces of this command away.
+
+    Args:
+        broken_off: it ended in an error; those that say what it made stay, as after a kill.
+    """
     for place in {**_command.places, **_command.left}.values():
         try:
+            if broken_off and made_when_killed(place):
+                continue
             if place.uri in _command.left or _left_by_the_dead(place) is not None:
                 place.delete(_command.name)
         except StoreError:  # a disk that was taken away, or may not be written: a trace is no harm

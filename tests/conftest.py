@@ -60,7 +60,7 @@ def repository() -> Path:
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     """The address of an S3 server on loopback."""
-    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    moto = pytest.importorskip("moto.server", reason="moto or flask is not installed")
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

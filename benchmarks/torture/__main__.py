@@ -98,12 +98,13 @@ def run_all(folder: Path, cases: Cases, asked: argparse.Namespace) -> None:
     from damage import WAYS, damage, files_of
     from kills import kill
     from s3 import ALONE, PASSED_OVER, TOGETHER, Server, mislead
-    from world import COMMANDS, World
+    from world import COMMANDS, REMOTE, World
 
     world = World(folder)
     names = list(COMMANDS)
     writing = [name for name in names if not name.startswith("repair")]
-    remote = [name for name in writing if name not in PASSED_OVER]
+    remote = [name for name in [*writing, *REMOTE] if name not in PASSED_OVER]
+    random.Random(asked.seed).shuffle(remote)
     damaged = sorted(files_of(world.base))
     planned: list[tuple[float, str, int, Callable[[random.Random], str]]] = []
 
@@ -125,8 +126,8 @@ def run_all(folder: Path, cases: Cases, asked: argparse.Namespace) -> None:
         plan(f"damage {kind}", number, asked.damages, partial(damage, world, kind, how))
     server = Server()
     for number in range(asked.s3):
-        kinds = TOGETHER if number % 4 == 3 else ALONE[number % len(ALONE)]
-        name = random.Random(f"{asked.seed} {number}").choice(remote)
+        kinds = (*ALONE, TOGETHER)[number % (len(ALONE) + 1)]
+        name = remote[number % len(remote)]
         what = kinds[0] if len(kinds) == 1 else "several at once"
         plan(f"S3 {what}", number, asked.s3, partial(mislead, world, server, name, kinds))
     try:

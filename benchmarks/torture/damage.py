@@ -165,6 +165,7 @@ def _verified(store: Path, result: Path) -> None:
         *map(str, report.damages),
         *map(str, report.contradictions),
         *map(str, report.interrupted),
+        *(loss.sentence for loss in report.losses),
         *(row.id for row in report.lost),
         *(row.id for row in report.pending),
     ]
@@ -174,14 +175,12 @@ def _verified(store: Path, result: Path) -> None:
 def _different(world: World, store: Path) -> str:
     """The tables that hold other things than the base, with blanks between; "!" and why not."""
     base = world.base_contents()
-
-    def compare() -> None:
-        different = differences(contents(str(store)), base)
-        print(" ".join(different), flush=True)
-        (world.folder / "different.txt").write_text(json.dumps(different))
-
-    run = Run(compare, world.folder / "look.log")
-    return run.said.strip() if not run.wait() else f"!{run.said[-600:]}"
+    found = world.folder / "different.txt"
+    run = Run(
+        lambda: found.write_text(" ".join(differences(contents(str(store)), base))),
+        world.folder / "look.log",
+    )
+    return found.read_text() if not run.wait() else f"!{run.said[-600:]}"
 
 
 def _sound(world: World, store: Path) -> str:

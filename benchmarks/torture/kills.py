@@ -117,6 +117,7 @@ def look(
     *,
     compact: bool = False,
     damaged: bool = False,
+    new: bool = False,
 ) -> str:
     """ "" where a store is whole and holds what is expected; else why not.
 
@@ -124,8 +125,9 @@ def look(
         expected: what it holds, or None: only that no row of the base is gone.
         compact: clean it as well, and look for files that stay.
         damaged: a repair was at it: `verify` may say what is wrong.
+        new: it was made just now, and not copied from the base.
     """
-    base = world.base_contents()
+    base = {"pool": {}, "removed": {}} if new else world.base_contents()
 
     def inspect() -> None:
         import coresetdb

@@ -15,7 +15,7 @@ from helpers import faulty_s3
 from helpers.faulty_s3 import CONTROL, KINDS
 from kills import look, other_files
 from processes import UNEXPECTED, Run, type_in
-from world import COMMANDS, World
+from world import COMMANDS, NEW_STORE, REMOTE, World
 
 PASSED_OVER = ("report", "evaluate", "target copy", "fit")
 """Commands whose work is elsewhere, or whose other store is."""
@@ -53,11 +53,11 @@ class Server:
         with urlopen(Request(f"{self.faulty}{CONTROL}", asked)):
             return made
 
-    def put(self, folder: Path) -> str:
-        """Copy a store there; its address."""
+    def put(self, folder: Path | None) -> str:
+        """Copy a store there, or none; its address."""
         bucket = f"bucket-{uuid.uuid4().hex[:12]}"
         self._put(f"/{bucket}", b"")
-        for path in folder.rglob("*"):
+        for path in folder.rglob("*") if folder else ():
             if path.is_file() and path.name != "_lock":
                 self._put(f"/{bucket}/pool/{path.relative_to(folder)}", path.read_bytes())
         return f"s3://{bucket}/pool"
@@ -80,8 +80,9 @@ def mislead(
     """Run a command behind such an S3; then again behind a good one."""
     server.begin()
     _, out = world.fresh()
-    uri = server.put(world.base)
-    words = world.words(COMMANDS[name], uri, out)
+    new = name in NEW_STORE
+    uri = server.put(None if new else world.base)
+    words = world.words((COMMANDS | REMOTE)[name], uri, out)
     log = world.folder / "case.log"
     share = draw.choice(_SHARES)
     server.set_faults(kinds, share, draw.randrange(1 << 30))
@@ -89,7 +90,7 @@ def mislead(
     first = run.wait()
     made = server.set_faults((), 0.0, 0)
     said = run.said
-    where = f"{uri}, {share:.0%}, {made}"
+    where = f"{name}, {share:.0%}, {made}"
     if first < 0:
         return f"{where}: it did not end: {said[-600:]}"
     if first == UNEXPECTED or "Traceback" in said:
@@ -97,7 +98,8 @@ def mislead(
     noise = [line for line in said.splitlines() if "WARN" in line or "object_store" in line]
     if any("Error:" not in line for line in noise):
         return f"{where}: it let retries out: {noise[:3]}"
-    if first and said.count("Error:") != 1:
+    found_damage = name == "verify" and "DAMAGED" in said  # what it was given is not what is there
+    if first and not found_damage and said.count("Error:") != 1:
         return f"{where}: it ended with {first}, and not in a sentence: {said[-600:]}"
     if first:
         again = Run(lambda: _type(words, server.direct, world.folder), log)
@@ -106,7 +108,7 @@ def mislead(
     expected = world.expected(name)
     for key, value in {**_KEYS, "AWS_ENDPOINT_URL": server.direct}.items():
         os.environ[key] = value
-    if why := look(world, uri, expected.contents, compact=True):
+    if why := look(world, uri, expected.contents, compact=True, new=new):
         return f"{where} ({first}): {said[-200:]}: {why}"
     if wrong := other_files(out, expected.files, Path(uri)):
         return f"{where} ({first}): {wrong}"

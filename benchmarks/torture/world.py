@@ -6,6 +6,7 @@ import importlib
 import json
 import pickle
 import random
+import shlex
 import shutil
 import sys
 import time
@@ -27,6 +28,7 @@ COMMANDS = {
     "featurize, 2 workers": "featurize STORE mads --workers 2",
     "featurize, with a fit": "featurize STORE less",
     "select": "select STORE t --budget 7 --name new --leakage off --out OUT/new.jsonl",
+    "select, no name": "select STORE t --budget 4 --leakage off --out OUT/rows.jsonl",
     "score": "score run STORE t --with bm25",
     "compact": "compact STORE --keep-hours 0",
     "repair": "verify STORE --repair",
@@ -55,6 +57,18 @@ COMMANDS = {
     "export": "export STORE kept --out OUT/kept.jsonl",
 }
 """What a user types, by the name it has in the table; STORE, FILES and OUT are filled in."""
+
+REMOTE = {
+    "init": "init STORE --backbone FILES/model --features lexical,rds",
+    "verify": "verify STORE --full",
+    "status": "status STORE --verbose",
+    "sql": "sql STORE 'SELECT id, corpus, messages FROM pool ORDER BY id' --parquet OUT/r.parquet",
+    "replay": "coreset replay STORE kept",
+}
+"""What is typed on S3 alone: it reads, or a kill of it has a test of its own."""
+
+NEW_STORE = ("init",)
+"""Commands that make the store."""
 
 _BASE = (
     "init STORE --backbone FILES/model --features lexical,rds",
@@ -118,7 +132,7 @@ class World:
         """A line of `COMMANDS` as the words that are typed."""
         where = {"STORE": str(store), "FILES": str(self.files), "OUT": str(out)}
         where["CORPUS"] = self.folder.name  # as the reader names rows in its folder `files`
-        words = line.split()
+        words = shlex.split(line)
         for name, path in where.items():
             words = [
                 path + word[len(name) :] if word == name or word.startswith(f"{name}/") else word
@@ -133,7 +147,9 @@ class World:
             return pickle.loads(kept.read_bytes())
         kept.parent.mkdir(exist_ok=True)
         store, out = self.fresh(self.folder / "undisturbed")
-        words = self.words(COMMANDS[name], store, out)
+        if name in NEW_STORE:
+            shutil.rmtree(store)
+        words = self.words((COMMANDS | REMOTE)[name], store, out)
         made = kept.with_suffix(".part")
 
         def undisturbed() -> None:

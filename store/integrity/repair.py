@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ...schemas.errors import UsageError
 from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
 from ...schemas.tables import POOL, RECIPES, REMOVED, TABLES
@@ -28,6 +29,7 @@ from ..commits import committed
 from ..place import Place, put_tag
 from ..rows import delete_second_rows, key_column
 from .facts import compare_tables, coreset_tag
+from .losses import Loss, new_loss, note_losses, read_losses, write_losses
 from .report import PATH as LOST_PATH
 from .report import (
     Damage,
@@ -35,8 +37,10 @@ from .report import (
     LostRows,
     Repair,
     Report,
+    accept_command,
     count_and_verb,
     lost_row_ids,
+    read_lost,
     write_lost,
 )
 from .verify import (
@@ -77,6 +81,8 @@ _ADVICE = {
     "type `coresetdb remove {uri} ...` again for those that come back",
     "removed_rows": "removed rows are lost; ingest them again instead of restoring them",
     "runs": "the history of some ingestions is lost; the rows they brought are not",
+    "evaluations": "measurements of studies are lost; `coresetdb evaluate run {uri} ...`, typed "
+    "again, makes those that are missing",
 }
 
 
@@ -116,6 +122,8 @@ def repair(
             check(*_made_by(place, pool))
         hurt = _hurt([*found.interrupted, *found.damages])
         recorded = _record(found, pool, hurt)
+        losses = _for_good(place, hurt)
+        note_losses(place, losses)
         write_lost(place, recorded)
         if found.damages:
             _mend(place, states, done)
@@ -129,21 +137,54 @@ def repair(
         _fetch(place, done, recorded, reingest)
         with lock.held(shared=True, wait=WAIT_SECONDS):
             _settle(place, done, recorded)
-    for table, damages in hurt.items():
-        rows = sum(damage.rows for damage in damages)
-        keys = [key for damage in damages for key in damage.keys]
-        last = any((damage.version or 0) > 1 for damage in damages)  # version 1: the empty table
-        if table in _ADVICE and (rows or last):
-            named = f" ({', '.join(keys[:20])})" if keys else ""
-            count = f"{count_of(rows, 'row')}{named}" if rows else "what the last commits brought"
-            advice = _ADVICE[table].format(uri=place.typed)
-            done.unrepaired.append(f"{table}: {count}: {advice}")
+    done.unrepaired += [loss.sentence for loss in losses]
+    if losses:
+        done.unrepaired.append(
+            f"later checks name what is lost for good as well, until it is accepted: "
+            f"{accept_command(place.uri)}"
+        )
     done.after = verify(store, full=True, storage_options=storage_options)
     for contradiction in done.after.contradictions:
         why = done.not_remade.get(contradiction.name, "")
         parts = [str(contradiction), why, contradiction.advice]
         done.unrepaired.append("; ".join(filter(None, parts)))
     return done
+
+
+def accept(store: str | Store, storage_options: dict[str, str] | None = None) -> list[str]:
+    """Accept what is lost: rows that are not back, and what no repair can bring back.
+
+    Returns:
+        A sentence on each loss that later checks will not name any more.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreBusyError: another process is writing.
+        UsageError: a repair was stopped before its end.
+    """
+    place, lock = place_and_lock(store, storage_options)
+    with lock.held(shared=False, wait=0.0):
+        rows = read_lost(place)
+        if rows.damages:
+            raise UsageError(
+                f"{place.uri}: a repair was stopped before its end, and what is lost is not known "
+                f"yet; finish it first: coresetdb verify {place.typed} --repair"
+            )
+        accepted = [loss.sentence for loss in read_losses(place)]
+        if ids := lost_row_ids(rows.rows):
+            accepted.append(f"pool: {count_of(len(ids), 'row')} ({', '.join(ids[:20])})")
+        if rows.unnamed:
+            accepted.append(f"pool: {count_of(rows.unnamed, 'row')} that no list names")
+        accepted += [
+            f"sources, rejects: the list of rows of {row.file} ({row.corpus})"
+            for row in rows.rows
+            if not row.id
+        ]
+        if rows.torn:
+            accepted.append("the list of lost rows, which is damaged")
+        write_losses(place, [])
+        write_lost(place, LostRows())
+    return accepted
 
 
 def _hurt(damages: list[Damage]) -> dict[str, list[Damage]]:
@@ -156,6 +197,21 @@ def _hurt(damages: list[Damage]) -> dict[str, list[Damage]]:
     for damage in losses.values():
         tables.setdefault(damage.table, []).append(damage)
     return tables
+
+
+def _for_good(place: Place, hurt: dict[str, list[Damage]]) -> list[Loss]:
+    """What is lost from tables that nothing else tells to make again."""
+    losses = []
+    for table, damages in hurt.items():
+        rows = sum(damage.rows for damage in damages)
+        last = any((damage.version or 0) > 1 for damage in damages)  # version 1: the empty table
+        if table in _ADVICE and (rows or last):
+            keys = [key for damage in damages for key in damage.keys]
+            files = [damage.path for damage in damages]
+            losses.append(
+                new_loss(table, rows, keys, files, _ADVICE[table].format(uri=place.typed))
+            )
+    return losses
 
 
 def _record(found: Report, pool: State, hurt: dict[str, list[Damage]]) -> LostRows:
@@ -507,7 +563,7 @@ def _settle(place: Place, done: Repair, recorded: LostRows) -> None:
     if rest:
         done.unrepaired.append(
             f"this loss stays recorded in {place.uri}/{LOST_PATH} until the rows are back; "
-            "to accept it, delete that file"
+            f"to accept it: {accept_command(place.uri)}"
         )
 
 

@@ -4,7 +4,7 @@ Repair takes damaged rows out of the newest version before they are made again. 
 table shows the loss, whatever happens in between (a kill, a source that is gone): one small file in
 the store does, until the rows are back. It also keeps the damages that a repair has taken in hand,
 until it ends, so that one that was killed is known and the next one says what was lost. It carries
-a digest of itself. Deleting it is how an owner accepts the loss.
+a digest of itself. Accepting the loss (`repair.accept`) deletes it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ...schemas.canonical import digest_of
 from ...schemas.plain_text import LinesResult, count_of
 from ..place import Place
 from .facts import Contradiction
+from .losses import Loss
 
 _NAMED = 20  # ids written out in `lines`; the report itself holds all
 
@@ -97,6 +98,9 @@ class Report(LinesResult):
         interrupted: damages that a repair had taken in hand when it was stopped; they need not
             show in the files any more.
         contradictions: between tables; looked for in full only, where no file is damaged.
+        losses: that repairs could not make good, and nobody has accepted yet; what is there is
+            sound, so `ok` does not speak of them.
+        accepted: losses that were accepted just before.
     """
 
     uri: str
@@ -111,6 +115,8 @@ class Report(LinesResult):
     deleted: list[str] = field(default_factory=list)
     interrupted: list[Damage] = field(default_factory=list)
     contradictions: list[Contradiction] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
+    accepted: list[str] = field(default_factory=list)
     late: list[str] = field(default_factory=list)
     orphans: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -203,7 +209,15 @@ class Report(LinesResult):
             for contradiction in self.contradictions
         ]
         lines += self.notes
-        state = "sound" if self.ok else "DAMAGED" if self._damaged else "A REPAIR IS NOT FINISHED"
+        lines += [f"accepted that this is lost: {sentence}" for sentence in self.accepted]
+        lines += [
+            f"lost for good, as a repair found on {loss.found_at}: {loss.sentence}"
+            for loss in self.losses
+        ]
+        if self.losses:
+            lines.append(f"to accept it: {accept_command(self.uri)}")
+        state = "sound, with losses" if self.losses else "sound"
+        state = state if self.ok else "DAMAGED" if self._damaged else "A REPAIR IS NOT FINISHED"
         if self._missing and not self._damaged:
             lost = self.lost or self.unnamed_rows
             state = "ROWS ARE MISSING" if lost else "TABLES CONTRADICT EACH OTHER"
@@ -261,6 +275,11 @@ class Repair(LinesResult):
         if self.after and (last := self.after.lines()[-1]) not in lines:
             lines.append(last)
         return lines
+
+
+def accept_command(uri: str) -> str:
+    """What to type so that a loss is named no more."""
+    return f"coresetdb verify {quote(uri)} --accept"
 
 
 def lost_row_ids(rows: Sequence[LostRow]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from ...schemas.errors import ReadOnlyStoreError
 from ...schemas.ids import GrowingIdSet
 from ...schemas.plain_text import count_of
 from ...schemas.tables import NEWER_TABLES, TABLES
@@ -29,6 +30,7 @@ from ..removal import UNSETTLED
 from ..rows import key_column
 from .facts import compare_tables
 from .isolated import Reader
+from .losses import Loss, read_losses, write_losses
 from .report import PATH as LOST_PATH
 from .report import Damage, LostRow, LostRows, Report, read_lost
 
@@ -220,9 +222,18 @@ def _check_older(
         if path in sizes:
             problem = _compare(place, state, note, sizes[path], full=True)
         if problem:
+            what = _what(path)
+            newest = what == "index" and _in_an_index(place, state, path)
             state.damages.append(
-                Damage(state.table, path, problem[0], _what(path), problem[1], newest=False)
+                Damage(state.table, path, problem[0], what, problem[1], newest=newest)
             )
+
+
+def _in_an_index(place: Place, state: State, path: str) -> bool:
+    """Whether a file belongs to an index of the newest version."""
+    assert state.version is not None
+    there = _open(place, state.table, state.version).list_indices()
+    return path.split("/")[2] in {str(index["uuid"]) for index in there}
 
 
 def _tags(place: Place, state: State, sizes: Mapping[str, int]) -> dict[int, list[str]]:
@@ -317,7 +328,8 @@ class SoundTables:
         state = self._states.get(table)
         if state is None or state.version is None:
             return False
-        return not any(damage.newest and damage.what != "tag" for damage in state.damages)
+        beside = ("tag", "index")  # no row stands in them
+        return not any(damage.newest and damage.what not in beside for damage in state.damages)
 
     def read(self, table: str, columns: list[str]) -> pa.Table:
         """Columns of the version that was checked."""
@@ -433,6 +445,7 @@ def _inspect(place: Place, reader: Reader, full: bool) -> tuple[Report, dict[str
         if state.version is not None:
             report.versions[table] = state.version
     _add_lost(place, states, report, recorded)
+    report.losses = _losses(place, states, full)
     if full:  # otherwise the bytes were not compared
         report.notes += [*_on_their_way(place, states), *_indices_owed(place, states)]
         facts = compare_tables(SoundTables(place, states))
@@ -553,7 +566,7 @@ def _with_keys(reader: Reader, state: State, damage: Damage) -> Damage:
 def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: LostRows) -> None:
     """Which rows of the pool are gone, and where each can be read again."""
     pool, sources = states["pool"], states["sources"]
-    hurt = {damage.table for damage in report.damages if damage.newest}
+    hurt = {d.table for d in report.damages if d.newest and d.what != "index"}
     before = {damage.table for damage in report.interrupted}
     if pool.version is None:
         report.lost = list(recorded.rows)
@@ -591,6 +604,28 @@ def _add_lost(place: Place, states: dict[str, State], report: Report, recorded: 
             whole.setdefault((row.corpus, row.file), row)
     blind = taken and ("sources" in hurt or any(not row.id for row in recorded.rows))
     report.lost += [replace(row, unnamed=row.unnamed or blind) for row in whole.values()]
+
+
+def _losses(place: Place, states: dict[str, State], full: bool) -> list[Loss]:
+    """The losses that repairs noted; in full, those that were made good are struck off."""
+    noted = read_losses(place)
+    if not (noted and full):
+        return noted
+
+    def keys(table: str) -> set[str]:
+        state = states.get(table)
+        if state is None or state.version is None:
+            return set()
+        column = key_column(TABLES[table])
+        return set(read_sound(place, state, [column])[column].to_pylist())
+
+    left = [loss for loss in noted if not loss.is_back(keys)]
+    if len(left) < len(noted):
+        try:
+            write_losses(place, left)
+        except ReadOnlyStoreError:  # then each look finds again that they are back
+            return left
+    return left
 
 
 def _on_their_way(place: Place, states: dict[str, State]) -> list[str]:

@@ -47,6 +47,15 @@ coresetdb.connect = killed
 from coresetdb.cli.main import main
 main()
 """
+UNWRITTEN = """
+from coresetdb.database import Database
+from coresetdb.schemas.errors import OutputError
+def export(*arguments, **keywords):
+    raise OutputError("rows.jsonl", "no room")
+Database.export = export
+from coresetdb.cli.main import main
+main()
+"""
 WHOLE = "from coresetdb.cli.main import main; main()"
 
 
@@ -141,6 +150,17 @@ def test_a_name_that_another_process_took_is_not_taken_for_ours(store, run):
     again, errors = run(WHOLE, *words)
     assert again == 0 and "already" not in errors, errors
     assert len(coresets(store)) == 3 and made.name in coresets(store)
+
+
+def test_a_selection_whose_export_failed_is_not_made_twice(store, tmp_path, run):
+    out = tmp_path / "rows.jsonl"
+    words = ["select", store.uri, "arithmetic", "--budget", "3", "--out", str(out)]
+    failed, errors = run(UNWRITTEN, *words)
+    assert failed == 1 and "no room" in errors, errors
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and "Done already" in errors, errors
+    assert len(coresets(store)) == 2 and len(out.read_text().splitlines()) == 3
+    assert not store.place.sizes("_underway")
 
 
 def test_what_was_made_is_known_though_the_next_one_is_killed_as_well(store, run):

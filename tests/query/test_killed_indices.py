@@ -27,8 +27,8 @@ OF_INDICES = ("create_index", "drop_index", "update_schema_metadata")
 def whole(tmp_path_factory) -> Store:
     """A store with an index, and three removed rows."""
     store = toy_stores.toy_store(tmp_path_factory.mktemp("indexed") / "pool")
-    rows = [toy_stores.question("sums", number) for number in range(120)]
-    store.insert("pool", toy_stores.pool_rows(rows, ["sums"] * 120))
+    rows = [toy_stores.question("sums", number) for number in range(40)]
+    store.insert("pool", toy_stores.pool_rows(rows, ["sums"] * 40))
     index_feature(store, "rds")
     Database(store).remove(ids=ids_of(store)[:3])
     store.sync()
@@ -60,11 +60,11 @@ def hurt_index(store: Store) -> None:
 
 
 def kills(names: list[str]) -> list[int]:
-    """Before and after every change of an index, and some others; all, where that is wanted."""
+    """Before and after each kind of change of an index; all moments, where that is wanted."""
     if os.environ.get("CORESETDB_KILL_EVERY"):
         return list(range(len(names)))
-    chosen = {n for n, name in enumerate(names) if name.split()[1] in OF_INDICES}
-    return sorted(chosen | set(range(0, len(names), max(1, len(names) // 3))))
+    chosen = [names.index(name) for name in dict.fromkeys(names) if name.split()[1] in OF_INDICES]
+    return chosen or [len(names) // 3]
 
 
 COMMANDS: dict[str, Callable[[Store], object]] = {
@@ -80,7 +80,7 @@ def prepared(store: Store, command: str, patch: pytest.MonkeyPatch) -> None:
     if command == "repair":
         hurt_index(store)
     elif command == "index create":  # puts another one in its place
-        patch.setattr(indexing, "partitions_for", lambda rows: 64)
+        patch.setattr(indexing, "partitions_for", lambda rows: 16)
     elif command == "compact":
         more = [toy_stores.question("code", number) for number in range(20)]
         store.insert("pool", toy_stores.pool_rows(more, ["code"] * 20))
@@ -140,10 +140,28 @@ def test_what_was_dropped_is_said_and_made_again(store, caplog):
     assert not owed(connect(store.uri).store) and not caplog.text
 
 
+def test_the_next_purge_makes_it_again_without_opening_the_store_anew(store):
+    kill_after_dropping(store)
+    done = Database(store).purge()
+    assert done.reindexed == ("rds",) and "  indices made anew: rds" in done.lines()
+    assert names_of(store) and not owed(store)
+    with pytest.raises(UsageError, match="no removed rows"):
+        Database(store).purge()
+
+
+def test_an_index_that_is_removed_is_not_made_again(store):
+    indices.owe(store, ["rds"])
+    drop_index(store, "rds")
+    assert not owed(store) and not names_of(store)
+
+
 def test_a_repair_makes_a_damaged_index_again_and_says_so(store):
     hurt_index(store)
+    found = verify(store.uri, full=True)
+    assert not found.ok and not found.lost and not found.unnamed_rows
+    assert {damage.what for damage in found.damages} == {"index"}
     done = repair(store.uri)
-    assert done.ok
+    assert done.ok and done.found.lost_ids == []
     assert [line for line in done.lines() if "index" in line and "pool.lance" not in line] == [
         "pool: dropped the damaged index rds__ivf_rq_8",
         "made the index of rds again",
@@ -177,9 +195,9 @@ def test_another_tools_index_is_named_however_the_purge_ends(store, caplog):
 
 
 def test_an_index_that_was_half_replaced_goes_with_the_other(store, monkeypatch):
-    monkeypatch.setattr(indexing, "partitions_for", lambda rows: 64)
+    monkeypatch.setattr(indexing, "partitions_for", lambda rows: 16)
     kill_before(store, "drop_index", lambda store: index_feature(store, "rds"))
-    assert names_of(store) == ["rds__ivf_rq_64", "rds__ivf_rq_8"]
-    assert indices.indices_of(store.dataset("pool"))["rds"].partitions == 64
-    assert drop_index(store, "rds").partitions == 64
+    assert names_of(store) == ["rds__ivf_rq_16", "rds__ivf_rq_8"]
+    assert indices.indices_of(store.dataset("pool"))["rds"].partitions == 16
+    assert drop_index(store, "rds").partitions == 16
     assert names_of(store) == []

@@ -98,7 +98,7 @@ def test_object_store(monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow.fs as pafs
     import pyarrow.parquet as pq
 
-    moto = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+    moto = pytest.importorskip("moto.server", reason="moto or flask is not installed")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)

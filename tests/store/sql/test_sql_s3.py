@@ -9,7 +9,7 @@ import pytest
 from coresetdb.store.sql.session import eligible_ids, run_query
 from coresetdb.store.store import Store
 
-server = pytest.importorskip("moto.server", reason="moto[server] is not installed")
+server = pytest.importorskip("moto.server", reason="moto or flask is not installed")
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_region": "us-east-1"}
 
