@@ -85,8 +85,10 @@ class ShownExample:
 
     @property
     def beginning(self) -> str:
-        """Of its text, on one line."""
-        return cut(self.text.turns[0].text, 160) if self.text.turns else ""
+        """Of what the user says first, on one line; of the first turn where there is no user."""
+        turns = self.text.turns
+        first = next((turn for turn in turns if turn.role == "user"), turns[0] if turns else None)
+        return cut(first.text, 160) if first else ""
 
 
 @dataclass(frozen=True)

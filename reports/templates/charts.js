@@ -28,7 +28,14 @@
       .then(() => place.classList.add("drawn"))
       .catch((error) => console.error(`${place.id}: ${error}`));
   }
+  const unfolded = [];
   addEventListener("beforeprint", () => { // what is folded would be missing on paper
-    for (const each of document.querySelectorAll("details.fold")) each.open = true;
+    for (const each of document.querySelectorAll("details:not([open])")) {
+      each.open = true;
+      unfolded.push(each);
+    }
+  });
+  addEventListener("afterprint", () => {
+    for (const each of unfolded.splice(0)) each.open = false;
   });
 })();
