@@ -562,7 +562,10 @@ def check_free(store: Store, name: str) -> None:
         UsageError: there is a coreset of that name.
     """
     if name in coreset_names(store):
-        raise UsageError(f"there is a coreset {name!r} already; choose another name with --name")
+        raise UsageError(
+            f"there is a coreset {name!r} already. Choose another name, or remove it first: "
+            f"coresetdb coreset remove {store.typed} {name}"
+        )
 
 
 def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:
