@@ -231,12 +231,12 @@ def _make_up(store: Store, state: Status) -> list[Chart]:
     return charts
 
 
-def _most_frequent(counts: list[dict[str, Any]]) -> str:
-    """The value that most rows have, and how many rows have none."""
+def _most_frequent(counts: list[dict[str, Any]], absent: str = "none") -> str:
+    """The value that most rows have, and how many rows have no value, which is called `absent`."""
     named = [each["value"] for each in counts if each["value"]]
     says = f"{cut(named[0])} is the most frequent." if named else ""
     none = sum(each["rows"] for each in counts if not each["value"])
-    return f"{says} {count_of(none, 'row has', 'rows have')} none.".strip() if none else says
+    return f"{says} {count_of(none, 'row has', 'rows have')} {absent}.".strip() if none else says
 
 
 def _corpora(state: Status) -> Table:
@@ -266,7 +266,7 @@ def _languages(store: Store, names: list[str], version: int, rows: int) -> tuple
         )
     counts, rest = value_counts(store, "lang", version, VALUES_SHOWN)
     named = [(each["value"] or "(unclear)", each["rows"]) for each in counts]
-    says = _most_frequent(counts)
+    says = _most_frequent(counts, "an unclear one")
     if rest:
         says += f" {count_of(rest, 'rarer language is', 'rarer languages are')} left out."
     return [counts_chart("Rows by language", named, says, "language")], ""
