@@ -143,15 +143,17 @@ class Database:
             StoreNotFoundError: there is no store at `uri`.
             LayoutError: a newer coresetdb wrote it.
         """
+        from .store import underway
         from .store.indices import owed
         from .store.purge import settle_if_killed
 
         store = Store.open(store_or_default(uri), storage_options)
-        settle_if_killed(store)
-        if owed(store.dataset("pool")):
-            from .query.indexing import remake_indices_if_killed
+        with underway.untraced():
+            settle_if_killed(store)
+            if owed(store.dataset("pool")):
+                from .query.indexing import remake_indices_if_killed
 
-            remake_indices_if_killed(store)
+                remake_indices_if_killed(store)
         return cls(store)
 
     # -- the pool ----------------------------------------------------------------------------
@@ -1799,14 +1801,15 @@ def verify(
         uri: a folder or an `s3://` address; what CORESETDB_STORE names by default.
         full: hash every file, and look for every row that was seen.
         accept: first accept the losses that repairs could not make good, so that neither this nor
-            later reports name them; `Report.accepted` does.
+            later reports name them; `Report.accepted` does. Rows of the pool among them count as
+            removed and purged from then on, until `Database.restore` lets them be ingested again.
         storage_options: of an object store, as Lance takes them.
 
     Raises:
         StoreNotFoundError: there is no store.
         StoreBusyError: maintenance kept the store for ten minutes; with `accept`, another process
             is writing.
-        UsageError: there is a repair to be finished before losses can be accepted.
+        UsageError: there is a repair to be run or finished before losses can be accepted.
     """
     from .store.integrity.repair import accept as accept_losses
     from .store.integrity.verify import verify

@@ -49,7 +49,11 @@ def status_command(store: str, verbose: bool, as_json: bool) -> None:
 @store_argument
 @click.option("--full", is_flag=True, help="Hash every file instead of comparing sizes.")
 @click.option("--repair", is_flag=True, help="Bring back what can be brought back.")
-@click.option("--accept", is_flag=True, help="Accept what could not be: it is named no more.")
+@click.option(
+    "--accept",
+    is_flag=True,
+    help="Accept losses that no repair can undo, so that checks stop naming them.",
+)
 @worker_options
 @json_option
 def verify_command(
@@ -60,7 +64,8 @@ def verify_command(
     By default: sizes and manifests. --full: a hash of every file, and whether every row that was
     ingested is in the pool. --repair (implies --full): a torn manifest falls back one version,
     damaged rows are read from their source and featurized again, by workers if there are any. What
-    a repair could not bring back is named by every later check until it is there or accepted.
+    a repair could not bring back is named by every later check until it is there or accepted. Rows
+    of the pool that are accepted as lost count as removed and purged: ingesting leaves them out.
 
     \b
         coresetdb verify pool --full
@@ -70,7 +75,7 @@ def verify_command(
     from .. import database
 
     if repair and accept:
-        raise click.UsageError("--accept is for what a repair left: give --repair first, alone")
+        raise click.UsageError("run --repair first, then --accept")
     if repair:
         report = database.repair(store, say=talk, **workers)
     elif given(workers):

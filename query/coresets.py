@@ -319,9 +319,13 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
     return True
 
 
-def recorded_when_killed(store: Store) -> Coreset | None:
-    """Return the coreset that this command recorded before it broke off, if it is still there."""
-    made = underway.made_when_killed(store.place)
+def recorded_when_killed(store: Store, from_here: bool = False) -> Coreset | None:
+    """Return the coreset that this command recorded before it broke off, if it is still there.
+
+    Args:
+        from_here: only one that was recorded by a process of this machine.
+    """
+    made = underway.made_when_killed(store.place, from_here)
     name = made.get("coreset")
     if name is None or name not in coreset_names(store):
         return None

@@ -7,7 +7,7 @@ others is put between the nearest of these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -184,6 +184,15 @@ def open_map(store: Store, feature: str | None = None, say: Say = lambda sentenc
 def map_columns(feature: str) -> tuple[str, str]:
     """The columns of the pool that hold a row's place on the map of a feature."""
     return f"map_{feature}_x", f"map_{feature}_y"
+
+
+def place_columns(names: Collection[str]) -> set[str]:
+    """Those of a pool's columns that hold places on maps, of any feature."""
+    return {
+        name
+        for name in names
+        if name.startswith("map_") and name[-2:] in ("_x", "_y") and f"{name[:-2]}_missing" in names
+    }
 
 
 def map_places(

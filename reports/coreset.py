@@ -17,6 +17,7 @@ from ..query.coresets import IMPORTED, Coreset, pulled_shares
 from ..query.distributions import categorical_metadata, column_distributions, numeric_columns
 from ..query.explaining.explain import Explainer
 from ..query.explaining.near_misses import with_near_misses
+from ..query.maps import place_columns
 from ..query.origins import Origin
 from ..query.result_rows import beginnings, conversations
 from ..query.snapshot import Snapshot
@@ -167,9 +168,10 @@ def coreset_view(
     """
     ids = coreset.readable["id"].to_pylist()
     say(f"{coreset.name}: lengths and numbers of {count_of(len(ids), 'row')} and of the pool")
-    columns = numeric_columns(store.dataset("pool", coreset.pool_version).schema)
+    schema = store.dataset("pool", coreset.pool_version).schema
+    columns = numeric_columns(schema)
     lengths = [name for name in LENGTHS if name in columns]
-    others = [name for name in columns if name not in POOL.names]
+    others = [name for name in columns if name not in {*POOL.names, *place_columns(schema.names)}]
     drawn = others[:NUMBERS_SHOWN]
     distributions = {
         each.what: each

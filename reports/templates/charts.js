@@ -11,6 +11,7 @@
       axis: { labelColor: text, titleColor: text, gridColor: line, domainColor: quiet,
               tickColor: quiet, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12,
               labelSeparation: 6 },
+      axisX: { labelBound: true },
       legend: { labelColor: text, titleColor: text, labelFontSize: 12 },
       range: { category: [colour("pick"), colour("pool"), colour("random")] },
       mark: { color: colour("pick") },

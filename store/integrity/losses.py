@@ -8,18 +8,38 @@ of what stood behind a torn manifest no key is known, and only `accept` ends it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from shlex import quote
 
-from ...schemas.canonical import digest_of
 from ...schemas.plain_text import count_of
 from ..place import Place
+from .sealed import read_sealed, write_sealed
 
 PATH = "_losses.json"
-_NAMED = 20
+NAMED = 20  # ids written out in a sentence; reports themselves hold all
 _LAST_COMMITS = "what the last commits brought"
+
+ADVICE = {
+    "targets": "examples of targets are lost; type `coresetdb target add {uri} NAME FILE` again "
+    "for those that `coresetdb target list {uri}` shows short",
+    "scores": "scores are lost; compute them again where you need them",
+    "coresets": "coresets are lost; type `coresetdb select {uri} ...` again",
+    "artifacts": "fitted artifacts are lost: features that depend on them can be compared, but "
+    "not extended; type `coresetdb init` for a new store to fit them again",
+    "removed": "which rows were purged, and why and when others were removed, is no longer known; "
+    "type `coresetdb remove {uri} ...` again for those that come back",
+    "removed_rows": "removed rows are lost; ingest them again instead of restoring them",
+    "runs": "the history of some ingestions is lost; the rows they brought are not",
+    "evaluations": "measurements of studies are lost; `coresetdb evaluate run {uri} ...`, typed "
+    "again, makes those that are missing",
+    PATH: "the list of earlier losses is damaged, and what stood in it is not known",
+}
+"""Table -> what to type, or what its loss means: tables that nothing else tells to make again."""
+
+_MADE_UP = ("removed",)
+"""Tables whose keys a repair writes again from elsewhere, without all that stood beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +51,6 @@ class Loss:
         rows: how many; 0 where that is not known.
         keys: of the rows, as far as their files could still be read.
         files: the damaged ones, relative to the store.
-        advice: what to type, or what it means.
         found_at: when (UTC, ISO 8601).
     """
 
@@ -39,42 +58,45 @@ class Loss:
     rows: int
     keys: tuple[str, ...]
     files: tuple[str, ...]
-    advice: str
     found_at: str
 
-    @property
-    def sentence(self) -> str:
+    def advice(self, uri: str) -> str:
+        """What to type, or what it means; `uri` is the store's."""
+        return ADVICE[self.table].format(uri=quote(uri))
+
+    def sentence(self, uri: str) -> str:
         """What is lost, and what to do."""
-        named = f" ({', '.join(self.keys[:_NAMED])})" if self.keys else ""
+        named = f" ({some_of(self.keys)})" if self.keys else ""
         count = f"{count_of(self.rows, 'row')}{named}" if self.rows else _LAST_COMMITS
-        return f"{self.table}: {count}: {self.advice}"
+        return f"{self.table}: {count}: {self.advice(uri)}"
 
     def is_back(self, keys: Callable[[str], set[str]]) -> bool:
         """Whether the table has every lost row again; `keys` gives those of a table."""
-        return bool(self.keys) and len(self.keys) >= self.rows and keys(self.table) >= {*self.keys}
+        all_known = bool(self.keys) and len(self.keys) >= self.rows
+        return all_known and self.table not in _MADE_UP and keys(self.table) >= {*self.keys}
 
 
-def new_loss(table: str, rows: int, keys: Iterable[str], files: Iterable[str], advice: str) -> Loss:
+def some_of(ids: Sequence[str]) -> str:
+    """The first ids of a list, and how many more there are."""
+    rest = len(ids) - NAMED
+    return ", ".join(ids[:NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def new_loss(table: str, rows: int, keys: Iterable[str], files: Iterable[str]) -> Loss:
     """A loss that was found just now."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Loss(table, rows, tuple(keys), tuple(files), advice, now)
+    return Loss(table, rows, tuple(keys), tuple(files), now)
 
 
 def read_losses(place: Place) -> list[Loss]:
     """The losses noted at `place`; of a damaged list, one that says so."""
     try:
-        content = json.loads(place.read(PATH))
-        if content["digest"] != digest_of(content["losses"]):
-            raise ValueError("digest differs")
         return [
             Loss(**{**loss, "keys": tuple(loss["keys"]), "files": tuple(loss["files"])})
-            for loss in content["losses"]
+            for loss in read_sealed(place, PATH) or ()
         ]
-    except FileNotFoundError:
-        return []
     except (ValueError, KeyError, TypeError):
-        advice = "the list of earlier losses is damaged, and what stood in it is not known"
-        return [new_loss(PATH, 0, (), (PATH,), advice)]
+        return [new_loss(PATH, 0, (), (PATH,))]
 
 
 def note_losses(place: Place, found: Sequence[Loss]) -> None:
@@ -87,10 +109,4 @@ def note_losses(place: Place, found: Sequence[Loss]) -> None:
 
 def write_losses(place: Place, losses: Sequence[Loss]) -> None:
     """Note these losses and no others; the file goes where there are none."""
-    if not losses:
-        place.delete(PATH)
-        return
-    facts = [asdict(loss) for loss in losses]
-    text = json.dumps({"losses": facts, "digest": digest_of(facts)}, ensure_ascii=False)
-    place.write(PATH, text.encode())
-    place.sync([PATH])
+    write_sealed(place, PATH, [asdict(loss) for loss in losses])

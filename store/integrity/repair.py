@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +23,21 @@ from ...schemas.errors import UsageError
 from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
 from ...schemas.tables import POOL, RECIPES, REMOVED, TABLES
-from .. import catalog, indices, layout
+from .. import catalog, indices, layout, removal
 from ..checksums import Checksums, read_journal, version_files
 from ..commits import committed
 from ..place import Place, put_tag
 from ..rows import delete_second_rows, key_column
 from .facts import compare_tables, coreset_tag
-from .losses import Loss, new_loss, note_losses, read_losses, write_losses
+from .losses import (
+    ADVICE,
+    Loss,
+    new_loss,
+    note_losses,
+    read_losses,
+    some_of,
+    write_losses,
+)
 from .report import PATH as LOST_PATH
 from .report import (
     Damage,
@@ -70,21 +78,6 @@ Remake = Callable[[str], str]
 _TAGGED = ("pool", "targets")
 """Where coresets keep the versions they were made from."""
 
-_ADVICE = {
-    "targets": "examples of targets are lost; type `coresetdb target add {uri} NAME FILE` again "
-    "for those that `coresetdb target list {uri}` shows short",
-    "scores": "scores are lost; compute them again where you need them",
-    "coresets": "coresets are lost; type `coresetdb select {uri} ...` again",
-    "artifacts": "fitted artifacts are lost: features that depend on them can be compared, but "
-    "not extended; type `coresetdb init` for a new store to fit them again",
-    "removed": "which rows were purged, and why and when others were removed, is no longer known; "
-    "type `coresetdb remove {uri} ...` again for those that come back",
-    "removed_rows": "removed rows are lost; ingest them again instead of restoring them",
-    "runs": "the history of some ingestions is lost; the rows they brought are not",
-    "evaluations": "measurements of studies are lost; `coresetdb evaluate run {uri} ...`, typed "
-    "again, makes those that are missing",
-}
-
 
 def repair(
     store: str | Store,
@@ -122,7 +115,7 @@ def repair(
             check(*_made_by(place, pool))
         hurt = _hurt([*found.interrupted, *found.damages])
         recorded = _record(found, pool, hurt)
-        losses = _for_good(place, hurt)
+        losses = _for_good(hurt)
         note_losses(place, losses)
         write_lost(place, recorded)
         if found.damages:
@@ -137,7 +130,7 @@ def repair(
         _fetch(place, done, recorded, reingest)
         with lock.held(shared=True, wait=WAIT_SECONDS):
             _settle(place, done, recorded)
-    done.unrepaired += [loss.sentence for loss in losses]
+    done.unrepaired += [loss.sentence(place.uri) for loss in losses]
     if losses:
         done.unrepaired.append(
             f"later checks name what is lost for good as well, until it is accepted: "
@@ -154,13 +147,16 @@ def repair(
 def accept(store: str | Store, storage_options: dict[str, str] | None = None) -> list[str]:
     """Accept what is lost: rows that are not back, and what no repair can bring back.
 
+    Rows of the pool count as removed and purged from then on: an ingestion leaves them out, until
+    they are restored.
+
     Returns:
         A sentence on each loss that later checks will not name any more.
 
     Raises:
         StoreNotFoundError: there is no store.
         StoreBusyError: another process is writing.
-        UsageError: a repair was stopped before its end.
+        UsageError: a repair was stopped before its end, or is to be run first.
     """
     place, lock = place_and_lock(store, storage_options)
     with lock.held(shared=False, wait=0.0):
@@ -170,9 +166,13 @@ def accept(store: str | Store, storage_options: dict[str, str] | None = None) ->
                 f"{place.uri}: a repair was stopped before its end, and what is lost is not known "
                 f"yet; finish it first: coresetdb verify {place.typed} --repair"
             )
-        accepted = [loss.sentence for loss in read_losses(place)]
-        if ids := lost_row_ids(rows.rows):
-            accepted.append(f"pool: {count_of(len(ids), 'row')} ({', '.join(ids[:20])})")
+        accepted = [loss.sentence(place.uri) for loss in read_losses(place)]
+        if ids := _bury(place) if rows else []:
+            accepted.append(
+                f"pool: {count_of(len(ids), 'row')} ({some_of(ids)}), which now "
+                f"{'counts' if len(ids) == 1 else 'count'} as removed and purged; `coresetdb "
+                f"restore {place.typed} --ids FILE`, and they can be ingested again"
+            )
         if rows.unnamed:
             accepted.append(f"pool: {count_of(rows.unnamed, 'row')} that no list names")
         accepted += [
@@ -180,11 +180,45 @@ def accept(store: str | Store, storage_options: dict[str, str] | None = None) ->
             for row in rows.rows
             if not row.id
         ]
-        if rows.torn:
-            accepted.append("the list of lost rows, which is damaged")
         write_losses(place, [])
         write_lost(place, LostRows())
     return accepted
+
+
+def _bury(place: Place) -> list[str]:
+    """Write tombstones of the lost rows of the pool, as of purged ones; the ids."""
+    found, _ = inspect(place, full=False)
+    hurt = [damage for damage in found.damages if damage.newest and damage.what != "index"]
+    if any(damage.table in ("pool", "removed") for damage in hurt):
+        raise UsageError(
+            f"{place.uri}: files are damaged that tell which rows are lost; repair them first: "
+            f"coresetdb verify {place.typed} --repair"
+        )
+    corpora = {row.id: row.corpus for row in found.lost if row.id}
+    if not corpora:
+        return []
+    checksums = Checksums(place)
+    for table in ("removed", "removed_rows"):
+        if not layout.has_table(place, table):  # an older coresetdb did not make it
+            _make_anew(place, table, checksums)
+    place.sync(checksums.unsynced)
+    _write_stones(place, corpora, _ACCEPTED, "purged", "accepting a loss")
+    return list(corpora)
+
+
+_ACCEPTED = "lost by damage, which was accepted"
+
+
+def _write_stones(
+    place: Place, corpora: Mapping[str, str], why: str | None, state: removal.State, what: str
+) -> None:
+    """Write tombstones of rows (id -> corpus) that have none; `what` is being done, for errors."""
+    facts = {"why": why, "removed_at": datetime.now(UTC), "state": state}
+    stones = [{"id": row_id, "corpus": corpus, **facts} for row_id, corpus in corpora.items()]
+    checksums = Checksums(place)
+    _insert_missing(place, checksums, "removed", pa.Table.from_pylist(stones, REMOVED), what)
+    checksums.fold()
+    place.sync(checksums.unsynced)
 
 
 def _hurt(damages: list[Damage]) -> dict[str, list[Damage]]:
@@ -199,18 +233,23 @@ def _hurt(damages: list[Damage]) -> dict[str, list[Damage]]:
     return tables
 
 
-def _for_good(place: Place, hurt: dict[str, list[Damage]]) -> list[Loss]:
-    """What is lost from tables that nothing else tells to make again."""
+def _for_good(hurt: dict[str, list[Damage]]) -> list[Loss]:
+    """What is lost from tables that nothing else tells to make again.
+
+    Of rows in damaged files the keys are known; of what stood behind a torn manifest nothing is, so
+    the one loss can be made good and the other cannot.
+    """
     losses = []
     for table, damages in hurt.items():
-        rows = sum(damage.rows for damage in damages)
-        last = any((damage.version or 0) > 1 for damage in damages)  # version 1: the empty table
-        if table in _ADVICE and (rows or last):
-            keys = [key for damage in damages for key in damage.keys]
-            files = [damage.path for damage in damages]
-            losses.append(
-                new_loss(table, rows, keys, files, _ADVICE[table].format(uri=place.typed))
-            )
+        if table not in ADVICE:
+            continue
+        torn = [damage for damage in damages if damage.what == "manifest"]
+        files = [damage for damage in damages if damage.what != "manifest"]
+        if rows := sum(damage.rows for damage in files):
+            keys = [key for damage in files for key in damage.keys]
+            losses.append(new_loss(table, rows, keys, [damage.path for damage in files]))
+        if any((damage.version or 0) > 1 for damage in torn):  # version 1: the empty table
+            losses.append(new_loss(table, 0, (), [damage.path for damage in torn]))
     return losses
 
 
@@ -356,12 +395,16 @@ def _drop_indices(place: Place, done: Repair, checksums: Checksums) -> None:
         for index in dataset.list_indices():
             if str(index["uuid"]) in damage.path:
                 before = dataset.version
-                if column := indices.column_of(index["name"]):
+                column = indices.column_of(index["name"])
+                if column:
                     dataset.update_schema_metadata(indices.note_of([column]))
                 dataset.drop_index(index["name"])
                 newest = _open(place, damage.table)
                 checksums.note(damage.table, version_files(damage.table, newest, since=before))
-                done.actions.append(f"{damage.table}: dropped the damaged index {index['name']}")
+                done.actions.append(
+                    f"{damage.table}: dropped the damaged index {index['name']}"
+                    + ("" if column else "; another tool made it: make it again there")
+                )
                 break  # its other files are gone with it
 
 
@@ -407,13 +450,8 @@ def _restore_tombstones(place: Place, done: Repair, hurt: Collection[str]) -> No
     found = [row for row in copies.to_pylist() if row["id"] not in others]
     if not found:
         return
-    facts = {"why": None, "removed_at": datetime.now(UTC), "state": "removed"}
-    rows = pa.Table.from_pylist([{**row, **facts} for row in found], schema=REMOVED)
-    checksums = Checksums(place)
-    _insert_missing(place, checksums, "removed", rows, "restoring tombstones")
-    checksums.fold()
-    place.sync(checksums.unsynced)
-    known = {row["id"] for row in found}
+    known = {row["id"]: row["corpus"] for row in found}
+    _write_stones(place, known, None, "removed", "restoring tombstones")
     done.found.pending = [row for row in done.found.pending if row.id not in known]
     done.actions.append(
         f"removed: wrote {count_of(len(found), 'tombstone')} again, from the copies of removed "
@@ -528,11 +566,10 @@ def _name_missing(place: Place, done: Repair, what: str, missing: list[str]) -> 
     gone = set(missing)
     files = {row.file: None for row in (*done.found.lost, *done.found.pending) if row.id in gone}
     why = "; ".join(f"{file}: {done.unread[file]}" for file in files if file in done.unread)
-    some = ", ".join(missing[:20])
     words = what.split("|")[len(missing) > 1]
     done.unrepaired.append(
-        f"pool: {count_of(len(missing), 'row')} {words} ({some}); {why + '; ' if why else ''}"
-        + _again(place, list(files))
+        f"pool: {count_of(len(missing), 'row')} {words} ({some_of(missing)}); "
+        f"{why + '; ' if why else ''}" + _again(place, list(files))
     )
 
 

@@ -9,19 +9,16 @@ a digest of itself. Accepting the loss (`repair.accept`) deletes it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from shlex import quote
 from typing import Any
 
-from ...schemas.canonical import digest_of
 from ...schemas.plain_text import LinesResult, count_of
 from ..place import Place
 from .facts import Contradiction
-from .losses import Loss
-
-_NAMED = 20  # ids written out in `lines`; the report itself holds all
+from .losses import NAMED, Loss, some_of
+from .sealed import read_sealed, write_sealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +143,8 @@ class Report(LinesResult):
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"ok": self.ok, **asdict(self)}
+        losses = [{**asdict(loss), "advice": loss.advice(self.uri)} for loss in self.losses]
+        return {"ok": self.ok, **asdict(self), "losses": losses}
 
     def lines(self) -> list[str]:
         """The same as text, one fact a line."""
@@ -159,10 +157,10 @@ class Report(LinesResult):
             )
             lines += [f"  {damage}" for damage in self.interrupted]
         if ids := self.lost_ids:
-            lines.append(f"pool: {count_and_verb(len(ids), 'row')} lost: {_some(ids)}")
+            lines.append(f"pool: {count_and_verb(len(ids), 'row')} lost: {some_of(ids)}")
             named = [row for row in self.lost if row.id]
             lines += [
-                f"  {row.id} from {row.corpus} {row.file}:{row.line}" for row in named[:_NAMED]
+                f"  {row.id} from {row.corpus} {row.file}:{row.line}" for row in named[:NAMED]
             ]
         if self.unnamed_rows:
             lines.append(
@@ -179,9 +177,9 @@ class Report(LinesResult):
             store = quote(self.uri)
             lines.append(
                 f"{count_and_verb(len(self.deleted), 'row')} no longer in the pool, and not by "
-                f"`coresetdb remove`: {_some(self.deleted)}. Ingesting again and `coresetdb verify "
-                f"{store} --repair` bring them back; to keep them out: `coresetdb remove {store} "
-                "--ids FILE`, or --corpus NAME"
+                f"`coresetdb remove`: {some_of(self.deleted)}. Ingesting again and `coresetdb "
+                f"verify {store} --repair` bring them back; to keep them out: `coresetdb remove "
+                f"{store} --ids FILE`, or --corpus NAME"
             )
         gone = set(self.deleted)
         if ids := [row for row in self.pending_ids if row not in gone]:
@@ -211,7 +209,7 @@ class Report(LinesResult):
         lines += self.notes
         lines += [f"accepted that this is lost: {sentence}" for sentence in self.accepted]
         lines += [
-            f"lost for good, as a repair found on {loss.found_at}: {loss.sentence}"
+            f"lost for good, as a repair found on {loss.found_at}: {loss.sentence(self.uri)}"
             for loss in self.losses
         ]
         if self.losses:
@@ -269,7 +267,7 @@ class Repair(LinesResult):
         lines = [*self.found.lines(), *self.actions]
         if self.restored:
             lines.append(
-                f"{count_and_verb(len(self.restored), 'row')} back: {_some(self.restored)}"
+                f"{count_and_verb(len(self.restored), 'row')} back: {some_of(self.restored)}"
             )
         lines += [f"NOT repaired: {line}" for line in self.unrepaired]
         if self.after and (last := self.after.lines()[-1]) not in lines:
@@ -290,11 +288,6 @@ def lost_row_ids(rows: Sequence[LostRow]) -> list[str]:
 def count_and_verb(number: int, noun: str) -> str:
     """A number, its noun and the verb: "1 row is", "2 rows are"."""
     return f"{count_of(number, noun)} {'is' if number == 1 else 'are'}"
-
-
-def _some(ids: Sequence[str]) -> str:
-    rest = len(ids) - _NAMED
-    return ", ".join(ids[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 PATH = "_lost.json"
@@ -332,10 +325,9 @@ class LostRows:
 def read_lost(place: Place) -> LostRows:
     """The lost rows recorded at `place`."""
     try:
-        content = json.loads(place.read(PATH))
-        facts = content["owed"]
-        if content["digest"] != digest_of(facts):
-            raise ValueError("digest differs")
+        facts = read_sealed(place, PATH)
+        if facts is None:
+            return LostRows()
         rows = [LostRow(**row) for row in facts["rows"]]
         damages = [
             Damage(**{**damage, "keys": tuple(damage["keys"]), "tags": tuple(damage["tags"])})
@@ -343,17 +335,12 @@ def read_lost(place: Place) -> LostRows:
         ]
         counted = tuple(facts.get("counted", ()))
         return LostRows(rows, facts["unnamed"], facts["expected"], counted, tuple(damages))
-    except FileNotFoundError:
-        return LostRows()
     except (ValueError, KeyError, TypeError):
         return LostRows(torn=True)
 
 
 def write_lost(place: Place, recorded: LostRows) -> None:
     """Record lost rows on disk; the file goes where there are none."""
-    if not recorded:
-        place.delete(PATH)
-        return
     facts = {
         "rows": [asdict(row) for row in recorded.rows],
         "unnamed": recorded.unnamed,
@@ -361,6 +348,4 @@ def write_lost(place: Place, recorded: LostRows) -> None:
         "counted": list(recorded.counted),
         "damages": [asdict(damage) for damage in recorded.damages],
     }
-    text = json.dumps({"owed": facts, "digest": digest_of(facts)}, ensure_ascii=False)
-    place.write(PATH, text.encode())
-    place.sync([PATH])
+    write_sealed(place, PATH, facts if recorded else None)

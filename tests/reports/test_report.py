@@ -241,6 +241,7 @@ def test_without_the_extra_it_says_what_to_install(hostile, tmp_path, monkeypatc
 
 def test_texts_and_numbers_as_they_are_shown():
     assert visible("a\nb\tc\u200dd\u3000e") == "a\nb\tc\u200dd\u3000e"
+    assert visible("a\r\nb\rc") == "a\nb\\rc"
     assert visible("\x00\u202e\u2066\ud800") == "\\x00\\u202e\\u2066\\ud800"
     assert [number(each) for each in (None, float("nan"), 3, 3.0, 12345.6, 0.012345)] == [
         *("", "", "3", "3", "12,346", "0.0123")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from coresetdb.schemas.tables import TABLES
 from coresetdb.store.integrity import losses
 from coresetdb.store.integrity.repair import accept, repair
 from coresetdb.store.integrity.verify import verify
+from coresetdb.store.removal import alone, remove, tombstones
 from coresetdb.store.rows import key_column
 from coresetdb.store.store import Store
 
@@ -101,8 +103,10 @@ def test_a_loss_whose_keys_are_not_all_known_is_never_taken_for_back():
         (2, "a", False),
         (0, "", False),
     ):
-        loss = losses.new_loss("scores", rows, keys, ("x",), "advice")
+        loss = losses.new_loss("scores", rows, keys, ("x",))
         assert loss.is_back(lambda table: back) is expected
+    removed = losses.new_loss("removed", 2, "ab", ("x",))
+    assert not removed.is_back(lambda table: back), "a repair writes the ids again, not the reasons"
 
 
 def test_losses_add_up_and_a_second_repair_adds_none(filled):
@@ -128,10 +132,85 @@ def test_lost_rows_of_the_pool_are_accepted_too(filled):
     part = filled.dataset("pool").get_fragments()[0]
     os.truncate(filled.place.absolute(f"pool.lance/data/{part.metadata.files[0].path}"), 100)
     assert not repair(filled.uri).ok and not verify(filled.uri).ok
+    lost = verify(filled.uri).lost_ids
     (accepted,) = accept(filled.uri)
-    assert accepted.startswith("pool: 40 rows")
+    assert accepted.startswith(f"pool: 40 rows ({lost[0]}, ") and " and 20 more)" in accepted
     report = verify(filled.uri, full=True)
-    assert report.ok and len(report.pending_ids) == 40
+    assert report.ok and not report.pending and not report.deleted and not report.contradictions
+    seen = []
+    assert repair(filled.uri, lambda rows: seen.append(rows) or {}).ok and not seen
+    stones = tombstones(Store.open(filled.uri))
+    assert sorted(stone.id for stone in stones) == sorted(lost)
+    assert all(stone.purged and stone.corpus and "accepted" in stone.why for stone in stones)
+    assert accept(filled.uri) == []
+
+
+def test_damage_that_was_not_repaired_comes_before_rows_are_accepted(filled):
+    parts = filled.dataset("pool").get_fragments()
+    paths = [Path(filled.uri) / "pool.lance/data" / p.metadata.files[0].path for p in parts[:2]]
+    os.truncate(paths[0], 100)
+    repair(filled.uri)
+    os.truncate(paths[1], 100)
+    with pytest.raises(UsageError, match="repair them first"):
+        accept(filled.uri)
+    repair(filled.uri)
+    (accepted,) = accept(filled.uri)
+    assert accepted.startswith("pool: 80 rows") and verify(filled.uri, full=True).ok
+
+
+def test_accepted_rows_of_a_store_without_the_table_removed(filled):
+    for table in ("removed", "removed_rows"):
+        shutil.rmtree(Path(filled.uri) / f"{table}.lance", ignore_errors=True)
+    part = filled.dataset("pool").get_fragments()[0]
+    os.truncate(filled.place.absolute(f"pool.lance/data/{part.metadata.files[0].path}"), 100)
+    repair(filled.uri)
+    assert len(accept(filled.uri)) == 1
+    report = verify(filled.uri, full=True)
+    assert report.ok and not report.pending and not report.late
+
+
+def test_rows_and_a_torn_manifest_of_one_table_are_two_losses(filled):
+    put(filled, "artifacts")
+    row = {**ROWS["artifacts"][0], "key": digest("a third")}
+    filled.insert("artifacts", pa.Table.from_pylist([row], TABLES["artifacts"]))
+    filled.sync()
+    flip(filled, "artifacts")
+    tear(filled, "artifacts")
+    repair(filled.uri)
+    noted = [(loss.rows, len(loss.keys)) for loss in losses.read_losses(filled.place)]
+    assert noted == [(1, 1), (0, 0)]
+    put(Store.open(filled.uri), "artifacts")
+    (left,) = told(filled)
+    assert "what the last commits brought" in left
+
+
+def test_a_loss_of_tombstones_outlives_the_repair_that_writes_them_again(filled):
+    row_id, corpus = (
+        filled.dataset("pool").to_table(columns=[name])[name][0].as_py()
+        for name in ("id", "corpus")
+    )
+    with alone(filled):
+        remove(filled, {row_id: corpus}, "why not")
+    folder = Path(filled.uri) / "removed.lance" / "data"
+    for path in folder.iterdir():
+        os.truncate(path, path.stat().st_size // 2)
+    repair(filled.uri)
+    assert [stone.id for stone in tombstones(Store.open(filled.uri))] == [row_id]
+    assert len(told(filled)) == 1 == len(told(filled))
+
+
+def test_the_advice_is_written_for_the_place_of_the_report(filled, tmp_path):
+    put(filled, "evaluations")
+    tear(filled, "evaluations")
+    repair(filled.uri)
+    moved = tmp_path / "with space" / "store"
+    moved.parent.mkdir()
+    shutil.move(filled.uri, moved)
+    report = verify(str(moved))
+    (line,) = (line for line in report.lines() if line.startswith("lost for good"))
+    assert f"coresetdb evaluate run '{moved}' ..." in line
+    (loss,) = report.as_dict()["losses"]
+    assert loss["advice"] in line
 
 
 def test_a_repair_that_was_stopped_comes_first(filled):
