@@ -143,15 +143,17 @@ class Database:
             StoreNotFoundError: there is no store at `uri`.
             LayoutError: a newer coresetdb wrote it.
         """
+        from .store import underway
         from .store.indices import owed
         from .store.purge import settle_if_killed
 
         store = Store.open(store_or_default(uri), storage_options)
-        settle_if_killed(store)
-        if owed(store.dataset("pool")):
-            from .query.indexing import remake_indices_if_killed
+        with underway.untraced():
+            settle_if_killed(store)
+            if owed(store.dataset("pool")):
+                from .query.indexing import remake_indices_if_killed
 
-            remake_indices_if_killed(store)
+                remake_indices_if_killed(store)
         return cls(store)
 
     # -- the pool ----------------------------------------------------------------------------

@@ -36,10 +36,10 @@ from small_pools import TYPING, general_rows
 
 import coresetdb
 from coresetdb import Database
-from coresetdb.evaluation.report import write_report
 from coresetdb.evaluation.results import ArmSummary, StudyResult, is_method
 from coresetdb.evaluation.running import Forecast
 from coresetdb.evaluation.statistics import Difference
+from coresetdb.reports.study import write_study
 from coresetdb.schemas.progress import Silence
 
 FEATURES = "fast,lexical"
@@ -381,7 +381,7 @@ def document(db: Database, results: Results, model: str) -> str:
 def write_down(db: Database, results: Results, model: str, out: Path) -> None:
     """Write tables, facts and a page for each study."""
     for part, result in results:
-        write_report(result, out / f"{part.name}.html")
+        write_study(result, out / f"{part.name}.html")
     (out / "evidence.md").write_text(document(db, results, model), encoding="utf-8")
     facts = {
         "parts": [{**asdict(part), "result": result.as_dict()} for part, result in results],

@@ -9,8 +9,8 @@ store, in a process of its own, without and with `--busy` processes that keep a 
 take turns. The speed leaves the first tenth of the reports of progress out, in which models are
 loaded; `seconds` and `CPU s` have everything. On a machine that others use, CPU seconds are what
 can be compared. Each store is held against the first: the same ids in the same order, and the
-largest norm-wise difference of a row's feature. Prints a table; writes JSON with versions and
-hardware.
+largest norm-wise difference of a row's feature, of those that are stored in floats. Prints a table;
+writes JSON with versions and hardware.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from report import write_report
 
 import coresetdb
@@ -106,18 +107,25 @@ def cpu_seconds() -> float:
 
 
 def difference(store: Path, first: Path) -> float:
-    """The largest norm-wise difference of a row's feature; the ids must be the same, in order."""
+    """The largest norm-wise difference of a row's features stored in floats; NaN without any.
+
+    The ids must be the same, in order.
+    """
     one, other = (
         coresetdb.connect(path).store.dataset("pool").to_table() for path in (store, first)
     )
     assert one["id"].equals(other["id"]), "other rows, or another order"
-    largest = 0.0
-    for name in ("rds", "nll"):
-        ours, theirs = (np.stack(each[name].to_numpy()).astype(float) for each in (one, other))
-        ours, theirs = (each.reshape(len(each), -1) for each in (ours, theirs))
-        distance = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
-        largest = max(largest, float(np.nanmax(distance)))
-    return largest
+    largest = [float("nan")]
+    for field in other.schema:
+        inner = getattr(field.type, "value_type", field.type)
+        if not pa.types.is_floating(inner) or other[field.name].null_count:
+            continue
+        ours, theirs = (np.stack(each[field.name].to_numpy()) for each in (one, other))
+        ours, theirs = (each.astype(float).reshape(len(each), -1) for each in (ours, theirs))
+        lengths = np.linalg.norm(theirs, axis=1)
+        distance = np.linalg.norm(ours - theirs, axis=1)[lengths > 0] / lengths[lengths > 0]
+        largest.append(float(np.nanmax(distance)))
+    return float(np.nanmax(largest))
 
 
 def main() -> None:

@@ -265,6 +265,9 @@ def select_command(
         coresetdb select pool gsm8k --quota dolly=10% --cap 30% --distinct 0.95
         coresetdb select pool --method random --budget 1000 --seed 1
     """
+    from ..store import underway
+
+    underway.answer_from_notes()
     of_out = {"--format": format_, "--reasoning": reasoning != "stored", "--with": with_fields}
     for option, has_value in (of_out | {"--with-metadata": with_metadata}).items():
         if has_value and not out:
@@ -308,26 +311,29 @@ def select_command(
                 **workers,
                 progress=progress,
             )
-    if as_json:
-        print_json(coreset_json(coreset, by))
-    else:
-        print_text(repr(coreset))
-        if by is not None:
-            print_text("\n" + "\n".join(origin_lines(coreset, by)))
-        if shown and len(coreset):
-            print_text("\n" + first_rows(coreset, shown))
-    if out:
-        exported = database.export(
-            coreset,
-            out,
-            format=format_,
-            reasoning=reasoning,
-            with_fields=",".join(with_fields),
-            with_metadata=with_metadata,
-            overwrite=overwrite,
-        )
-        for line in exported.lines():
-            talk(line)
+    exported = None
+    try:  # the file first: whoever reads what is printed may go at any moment
+        if out:
+            exported = database.export(
+                coreset,
+                out,
+                format=format_,
+                reasoning=reasoning,
+                with_fields=",".join(with_fields),
+                with_metadata=with_metadata,
+                overwrite=overwrite,
+            )
+    finally:
+        if as_json:
+            print_json(coreset_json(coreset, by))
+        else:
+            print_text(repr(coreset))
+            if by is not None:
+                print_text("\n" + "\n".join(origin_lines(coreset, by)))
+            if shown and len(coreset):
+                print_text("\n" + first_rows(coreset, shown))
+    for line in exported.lines() if exported else ():
+        talk(line)
     if len(coreset) and coreset.saved:
         if not out:
             name = coreset.name
@@ -339,20 +345,20 @@ def _chosen_before(database: Database, name: str | None) -> Coreset | None:
     """Return the coreset that the same command recorded before it broke off, and say so.
 
     Without a name it would be chosen a second time. That is what is wanted where the pool or the
-    targets have changed since.
+    targets were written to since, and of a process on another machine, which may still be at it.
     """
     from ..query.coresets import recorded_when_killed
 
-    coreset = recorded_when_killed(database.store)
+    coreset = recorded_when_killed(database.store, from_here=name is None)
     if coreset is None:
         return None
     killed = f"this command broke off after it had recorded coreset {coreset.name}"
     versions = coreset.pool_version, coreset.parameters["targets_version"]
     now = database.store.version("pool"), database.store.version("targets")
     if name is None and versions != now:
-        talk(f"Choosing anew: {killed}, and pool or targets have changed since.")
+        talk(f"Choosing anew: {killed}, and pool or targets were written to since.")
         return None
-    again = "" if name else " To choose once more, type it once more."
+    again = "" if name else " To make a second coreset, run it again."
     talk(f"Done already: {killed}.{again}")
     return coreset
 

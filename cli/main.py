@@ -92,6 +92,15 @@ class Commands(click.Group):
         except click.NoSuchCommand as error:  # click would suggest only commands that are loaded
             raise click.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # nobody reads on, as after `| head`: it is done (click exits here)
+            from ..store import underway
+
+            underway.finish()
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
@@ -154,7 +163,7 @@ def _was_done(error: UsageError) -> bool:
     from ..store import underway
 
     done = underway.was_killed()
-    underway.finish()
+    underway.finish(broken_off=True)
     if done:
         talk(f"Done already: this command was killed after its commit ({error})")
     return done

@@ -37,8 +37,9 @@ PICTURES = {
     "report-rows.png": (1280, 1000, "The 10 best rows"),
     "report-narrow.png": (400, 900, "Nearness to the targets"),
 }
-POOL_PICTURES = {"report-pool.png": (1280, 1000, "Lengths")}
 """Picture -> width and height of the window, and the link of the contents that is followed."""
+POOL_PICTURES = {"report-pool.png": (1280, 1000, "Lengths")}
+"""Likewise, of the report of a pool alone."""
 
 
 def take(

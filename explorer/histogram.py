@@ -12,7 +12,11 @@ WIDTH, HEIGHT = 340, 110
 
 
 def histogram_svg(distribution: Distribution) -> str:
-    """Return a histogram whose bars are shares of the pool's and of the selection's values."""
+    """Return a histogram whose bars are shares of the pool's and of the selection's values.
+
+    A label says where the outermost bar also holds what is beyond it, and the title whether the
+    bars are of equal ratio.
+    """
     pool = _shares(distribution.pool)
     picked = _shares(distribution.picked or ())
     top = max((*pool, *picked), default=0.0) or 1.0
@@ -23,7 +27,10 @@ def histogram_svg(distribution: Distribution) -> str:
         for place, share in enumerate(shares)
     )
     name = escape(cut(distribution.what))
-    low, high = escape(number(distribution.edges[0])), escape(number(distribution.edges[-1]))
+    name += " (logarithmic)" if distribution.logarithmic else ""
+    first, last = distribution.edges[0], distribution.edges[-1]
+    low = "≤ " * (distribution.lowest < first) + escape(number(first))
+    high = "≥ " * (distribution.highest > last) + escape(number(last))
     return (
         f'<figure class="histogram"><figcaption>{name}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 16}" width="{WIDTH}" role="img" aria-label="{name}, '

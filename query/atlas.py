@@ -17,7 +17,7 @@ from ..schemas.plain_text import LinesResult, count_of
 from .coresets import coreset_names
 from .distributions import numeric_columns
 from .export import check_folder, replacing
-from .maps import FeatureVectors, Say, map_columns, map_feature, map_places
+from .maps import FeatureVectors, Say, map_feature, map_places, place_columns
 from .snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -216,8 +216,8 @@ def _tables(
 ) -> Iterator[pa.Table]:
     """The rows in parts, in the order of the pool."""
     schema = snapshot.pool.schema
-    places_of = {column for name in snapshot.features for column in map_columns(name)}
-    numbers = [name for name in numeric_columns(schema) if name not in places_of]
+    of_maps = place_columns(schema.names)
+    numbers = [name for name in numeric_columns(schema) if name not in of_maps]
     plain = [*(["lang"] if "lang" in schema.names else []), *numbers]
     columns = list(dict.fromkeys(["id", "corpus", *conversation_columns(schema), *plain]))
     members = _memberships(snapshot.store)

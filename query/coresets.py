@@ -319,9 +319,13 @@ def record(snapshot: Snapshot, coreset: Coreset) -> bool:
     return True
 
 
-def recorded_when_killed(store: Store) -> Coreset | None:
-    """Return the coreset that this command recorded before it broke off, if it is still there."""
-    made = underway.made_when_killed(store.place)
+def recorded_when_killed(store: Store, from_here: bool = False) -> Coreset | None:
+    """Return the coreset that this command recorded before it broke off, if it is still there.
+
+    Args:
+        from_here: only one that was recorded by a process of this machine.
+    """
+    made = underway.made_when_killed(store.place, from_here)
     name = made.get("coreset")
     if name is None or name not in coreset_names(store):
         return None
@@ -558,7 +562,10 @@ def check_free(store: Store, name: str) -> None:
         UsageError: there is a coreset of that name.
     """
     if name in coreset_names(store):
-        raise UsageError(f"there is a coreset {name!r} already; choose another name with --name")
+        raise UsageError(
+            f"there is a coreset {name!r} already. Choose another name, or remove it first: "
+            f"coresetdb coreset remove {store.typed} {name}"
+        )
 
 
 def rule_notes(rules: Mapping[str, Any] | None) -> list[str]:

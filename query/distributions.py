@@ -34,12 +34,17 @@ MOST_DECADES = 4
 
 @dataclass(frozen=True)
 class Summary:
-    """Values of some rows: how many there are, how many rows lack one, mean and QUANTILES."""
+    """Values of some rows: how many rows, how many without one, mean, QUANTILES, extremes.
+
+    Mean, quantiles and extremes are NaN where no row has a value.
+    """
 
     rows: int
     missing: int
     mean: float
     quantiles: tuple[float, ...]
+    lowest: float
+    highest: float
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,18 @@ class Distribution:
     picked: tuple[int, ...] | None = None
     of_picked: Summary | None = None
     logarithmic: bool = False
+
+    @property
+    def lowest(self) -> float:
+        """Of the pool's and the picks' values."""
+        of_picked = self.of_picked or self.of_pool
+        return float(np.fmin(self.of_pool.lowest, of_picked.lowest))
+
+    @property
+    def highest(self) -> float:
+        """Of the pool's and the picks' values."""
+        of_picked = self.of_picked or self.of_pool
+        return float(np.fmax(self.of_pool.highest, of_picked.highest))
 
 
 def distribution(what: str, pool: np.ndarray, picked: np.ndarray | None) -> Distribution:
@@ -101,9 +118,10 @@ def bins_of(series: Sequence[Sequence[float]], *, whole: bool) -> Bins:
 
     Args:
         series: the _LEVELS quantiles of the values of each; those without values have none.
-        whole: whether values are whole numbers, and edges are to be.
+        whole: whether values are whole numbers, and edges are to be; the quantiles, which can lie
+            between two values, are rounded.
     """
-    series = [each for each in series if len(each)]
+    series = [[round(level) for level in each] if whole else each for each in series if len(each)]
     low, high = min(each[0] for each in series), max(each[-1] for each in series)
     medians = [each[len(each) // 2] for each in series]
     crowded = min(medians) < low + (high - low) / BINS
@@ -145,9 +163,11 @@ def summary_of(values: np.ndarray) -> Summary:
     present = values[np.isfinite(values)]
     missing = len(values) - len(present)
     if not len(present):
-        return Summary(len(values), missing, float("nan"), (float("nan"),) * len(QUANTILES))
+        nan = float("nan")
+        return Summary(len(values), missing, nan, (nan,) * len(QUANTILES), nan, nan)
     quantiles = tuple(float(each) for each in np.quantile(present, QUANTILES))
-    return Summary(len(values), missing, float(present.mean()), quantiles)
+    mean, lowest, highest = (float(each) for each in (present.mean(), present.min(), present.max()))
+    return Summary(len(values), missing, mean, quantiles, lowest, highest)
 
 
 def numeric_columns(schema: pa.Schema) -> list[str]:
@@ -216,6 +236,8 @@ def _of_relation(
             f"count(*) FILTER ({finite}) AS present{at}",
             f"avg({number}) FILTER ({finite}) AS mean{at}",
             f"approx_quantile({number}, [{levels}]) FILTER ({finite}) AS levels{at}",
+            f"min({number}) FILTER ({finite}) AS lowest{at}",
+            f"max({number}) FILTER ({finite}) AS highest{at}",
         ]
     row = _only_row(session, asked, relation, where)
     found: list[tuple[str, Bins, np.ndarray | None, Summary]] = []
@@ -223,10 +245,16 @@ def _of_relation(
         if not (present := row[f"present{at}"]):
             continue
         values = None if picked is None else picked[column].cast(pa.float64()).to_numpy()
-        of_all = [round(each) if whole else each for each in row[f"levels{at}"]]
+        of_all = row[f"levels{at}"]
         bins = bins_of([of_all, _levels_of(values)], whole=whole)
-        missing = row["every"] - present
-        summary = Summary(row["every"], missing, row[f"mean{at}"], tuple(of_all[1:-1]))
+        summary = Summary(
+            rows=row["every"],
+            missing=row["every"] - present,
+            mean=row[f"mean{at}"],
+            quantiles=tuple(round(each) if whole else each for each in of_all[1:-1]),
+            lowest=row[f"lowest{at}"],
+            highest=row[f"highest{at}"],
+        )
         found.append((column, bins, values, summary))
     asked = []
     for at, (column, bins, _, _) in enumerate(found):

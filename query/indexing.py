@@ -189,37 +189,61 @@ def remake_indices(store: Store, wait: float = 600.0) -> Remade:
     if not indices.owed(store.dataset("pool")) or removal.unsettled(store):
         return Remade()
     with store.named_lock(_LOCK, wait):
-        features = Snapshot(store).features.items()
-        names = {feature.column: name for name, feature in features if feature.column}
-        columns, gone = [], {}
-        for column in indices.owed(store.dataset("pool")):
-            if column in names:
-                try:
-                    index_feature(store, names[column])
-                except MissingFeatureError:
-                    gone[column] = "no row has the feature any more"
-                else:
-                    columns.append(column)
-            else:
-                gone[column] = "the feature is gone, or another tool made it; make it again there"
-            indices.strike_off(store, [column])
-    return Remade(tuple(columns), gone)
+        return _remake(store)
 
 
 def remake_indices_if_killed(store: Store) -> None:
-    """Make the indices again that a killed purge or repair left out, where nobody is at it."""
+    """Make the indices again that a purge or a repair dropped, where nobody is at it."""
     try:
-        for sentence in indices_made_again(store, wait=0.0):
-            log.warning("%s: a purge or a repair was interrupted; %s", store.uri, sentence)
+        # Whoever holds the store alone makes them in the end.
+        with store.lock(shared=True, wait=0.0), store.named_lock(_LOCK, wait=0.0):
+            pool = store.dataset("pool")
+            ours = sorted(set(indices.owed(pool)) - set(indices.owed_by_others(pool)))
+            if removal.unsettled(store):
+                return
+            if ours:
+                log.warning(
+                    "%s: a purge or a repair dropped the index of %s; making it again, which may "
+                    "take minutes",
+                    store.uri,
+                    ", ".join(ours),
+                )
+            for sentence in _sentences(_remake(store)):
+                log.warning("%s: %s", store.uri, sentence)
     except StoreBusyError:
-        log.info("%s: another process is making its indices", store.uri)
+        log.info("%s: another process maintains it, or is making its indices", store.uri)
     except CoresetDBError as error:
         log.warning("%s: indices that were dropped cannot be made again: %s", store.uri, error)
 
 
 def indices_made_again(store: Store, wait: float = 600.0) -> list[str]:
     """Do `remake_indices`, and say of each index what became of it, without a full stop."""
-    remade = remake_indices(store, wait)
+    return _sentences(remake_indices(store, wait))
+
+
+def _remake(store: Store) -> Remade:
+    """The work of `remake_indices`, whose lock the caller holds."""
+    features = Snapshot(store).features.items()
+    names = {feature.column: name for name, feature in features if feature.column}
+    others = indices.owed_by_others(store.dataset("pool"))
+    columns, gone = [], {}
+    for column in indices.owed(store.dataset("pool")):
+        if column in others:
+            gone[column] = "another tool made it; make it again there"
+        elif column not in names:
+            gone[column] = "the feature is gone"
+        else:
+            try:
+                index_feature(store, names[column])
+            except MissingFeatureError:
+                gone[column] = "no row has the feature any more"
+            else:
+                columns.append(column)
+        indices.strike_off(store, [column])
+    return Remade(tuple(columns), gone)
+
+
+def _sentences(remade: Remade) -> list[str]:
     made = [f"made the index of {column} again" for column in remade.columns]
     return made + [f"the index {name} stays dropped: {why}" for name, why in remade.gone.items()]
 

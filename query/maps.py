@@ -7,7 +7,7 @@ others is put between the nearest of these.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,9 @@ COMPONENTS = 50
 PLACED_BY = 5
 
 _BLOCK = 2048
+_FEW = 8
+"""Rows of a block that are merged one by one, for each neighbour that is kept."""
+
 _SEED = 0
 
 Say = Callable[[str], None]
@@ -77,18 +80,23 @@ class FeatureVectors:
         """Rows nearest to those from start to stop: places and 1 - cosine, (n, count) each."""
         rows = _unit(self.matrix[start:stop])
         step = 4 * _BLOCK
-        best, where = _highest(rows @ _unit(self.matrix[:step]).T, count)
-        for at in range(step, len(self.matrix), step):
+        # Neighbours often lie close by in the pool. Behind the rows' own block few are nearer.
+        own = start // step * step
+        blocks = [own, *(at for at in range(0, len(self.matrix), step) if at != own)]
+        best = np.empty((len(rows), 0), np.float32)
+        where = np.empty((len(rows), 0), np.int64)
+        for at in blocks:
             cosines = rows @ _unit(self.matrix[at : at + step]).T
-            if best.shape[1] < count:  # all rows seen so far are among the nearest
-                numbers = np.arange(at, at + cosines.shape[1])[None].repeat(len(rows), axis=0)
-                best, where = np.hstack([best, cosines]), np.hstack([where, numbers])
-                best, columns = _highest(best, count)
-                where = np.take_along_axis(where, columns, 1)
-                continue
-            # Few rows of a block are nearer than the count nearest before it.
-            of, column = np.nonzero(cosines > best[:, -1:])
-            best, where = _merged(best, where, of, at + column, cosines[of, column])
+            if best.shape[1] == count:
+                nearer = cosines > best[:, -1:]
+                if np.count_nonzero(nearer) <= _FEW * best.size:
+                    of, column = np.nonzero(nearer)
+                    best, where = _merged(best, where, of, at + column, cosines[of, column])
+                    continue
+            near, columns = _highest(cosines, count)
+            best, where = np.hstack([best, near]), np.hstack([where, at + columns])
+            best, columns = _highest(best, count)
+            where = np.take_along_axis(where, columns, 1)
         return where, np.maximum(0.0, 1.0 - best)
 
 
@@ -176,6 +184,15 @@ def open_map(store: Store, feature: str | None = None, say: Say = lambda sentenc
 def map_columns(feature: str) -> tuple[str, str]:
     """The columns of the pool that hold a row's place on the map of a feature."""
     return f"map_{feature}_x", f"map_{feature}_y"
+
+
+def place_columns(names: Collection[str]) -> set[str]:
+    """Those of a pool's columns that hold places on maps, of any feature."""
+    return {
+        name
+        for name in names
+        if name.startswith("map_") and name[-2:] in ("_x", "_y") and f"{name[:-2]}_missing" in names
+    }
 
 
 def map_places(

@@ -24,7 +24,7 @@ from ..schemas.tables import literal
 from ..store import purge as purging
 from ..store import removal
 from ..store.features import completion, features_of
-from ..store.indices import owed
+from ..store.indices import indices_of, owed
 from ..store.purge import Purged
 from .listed_rows import read_listed_rows
 
@@ -487,11 +487,17 @@ def _waiting(store: Store, ids: Sequence[str]) -> dict[str, tuple[int, str]]:
 
 
 def _purged(store: Store, result: Removal, done: Purged | None) -> Removal:
-    """The result with what the purge did; indices that it or a killed one dropped are made anew."""
-    if owed(store.dataset("pool")):
+    """The result with what the purge did; indices that it or a killed one dropped are made anew.
+
+    By this process, or by one that opened the store in between.
+    """
+    dropped = {*(done.indices if done else ()), *owed(store.dataset("pool"))}
+    if dropped:
         from .indexing import remake_indices
 
-        result = replace(result, reindexed=remake_indices(store).columns)
+        remake_indices(store)
+        there = indices_of(store.dataset("pool"))
+        result = replace(result, reindexed=tuple(sorted(dropped & there.keys())))
     return replace(result, purged=done)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from ..schemas.errors import FingerprintError, MissingFeatureError
+from ..ingest.representations.registry import ALIASES, names
+from ..schemas.errors import FingerprintError, MissingFeatureError, meant
 from ..store.catalog import Artifact
 from ..store.rows import offsets_of
 from .features import Feature, check_fingerprint, features_in
@@ -115,10 +116,11 @@ class Snapshot:
         """
         store = self.store
         if name not in self.features:
+            known = name in names() or name in ALIASES
+            add = f". Add it: coresetdb featurize {store.typed} {name}" if known else ""
             raise MissingFeatureError(
                 f"the pool of {store.uri} has no feature {name!r}. Features of this store: "
-                f"{', '.join(self.features) or 'none'}. Add it: coresetdb featurize {store.typed} "
-                f"{name}"
+                f"{', '.join(self.features) or 'none'}{add or meant(name, self.features)}"
             )
         feature = self.features[name]
         if feature.recipe.version != feature.representation.version:

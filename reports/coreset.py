@@ -17,6 +17,7 @@ from ..query.coresets import IMPORTED, Coreset, pulled_shares
 from ..query.distributions import categorical_metadata, column_distributions, numeric_columns
 from ..query.explaining.explain import Explainer
 from ..query.explaining.near_misses import with_near_misses
+from ..query.maps import place_columns
 from ..query.origins import Origin
 from ..query.result_rows import beginnings, conversations
 from ..query.snapshot import Snapshot
@@ -84,8 +85,10 @@ class ShownExample:
 
     @property
     def beginning(self) -> str:
-        """Of its text, on one line."""
-        return cut(self.text.turns[0].text, 160) if self.text.turns else ""
+        """Of what the user says first, on one line; of the first turn where there is no user."""
+        turns = self.text.turns
+        first = next((turn for turn in turns if turn.role == "user"), turns[0] if turns else None)
+        return cut(first.text, 160) if first else ""
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,10 @@ def coreset_view(
     """
     ids = coreset.readable["id"].to_pylist()
     say(f"{coreset.name}: lengths and numbers of {count_of(len(ids), 'row')} and of the pool")
-    columns = numeric_columns(store.dataset("pool", coreset.pool_version).schema)
+    schema = store.dataset("pool", coreset.pool_version).schema
+    columns = numeric_columns(schema)
     lengths = [name for name in LENGTHS if name in columns]
-    others = [name for name in columns if name not in POOL.names]
+    others = [name for name in columns if name not in {*POOL.names, *place_columns(schema.names)}]
     drawn = others[:NUMBERS_SHOWN]
     distributions = {
         each.what: each

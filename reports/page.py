@@ -33,8 +33,11 @@ _JOINERS = "\u200c\u200d\u00ad"
 
 
 def visible(value: object) -> str:
-    """A text whose control characters and marks of direction are written as escapes."""
-    text = str(value)
+    """A text whose control characters and marks of direction are written as escapes.
+
+    A line that ends as on Windows ends like any other.
+    """
+    text = str(value).replace("\r\n", "\n")
     if text.isprintable():
         return text
     return "".join(

@@ -16,6 +16,7 @@ from ..query.distributions import (
     score_distributions,
     value_counts,
 )
+from ..query.maps import place_columns
 from ..query.origins import Origin
 from ..schemas.plain_text import count_of
 from ..schemas.recipe import ANNOTATION
@@ -129,7 +130,7 @@ def pool_view(store: Store, say: Say) -> PoolView:
     schema = store.dataset("pool", version).schema
     columns = numeric_columns(schema) if state.rows else []
     lengths = [name for name in LENGTHS if name in columns]
-    others = [name for name in columns if name not in POOL.names]
+    others = [name for name in columns if name not in {*POOL.names, *place_columns(schema.names)}]
     say(f"lengths and numbers of {count_of(state.rows, 'row')}")
     drawn = others[:NUMBERS_SHOWN]
     found = {each.what: each for each in column_distributions(store, [*lengths, *drawn], version)}
@@ -197,8 +198,9 @@ def _ingested(session: SqlSession) -> list[tuple[str, str]]:
     """What came of all records that were read, over all ingestions."""
     [row] = (
         session.run(
-            "SELECT sum(read) AS read, sum(new) AS new, sum(duplicate) AS duplicate, "
-            "sum(rejected) AS rejected FROM runs WHERE read > 0"
+            "SELECT sum(f.read) AS read, sum(f.new) AS new, sum(f.duplicate) AS duplicate, "
+            "sum(f.rejected) AS rejected FROM (SELECT unnest(files) AS f FROM runs) "
+            "WHERE f.corpus <> ''"  # what is attached to rows has no corpus
         )
         .read_all()
         .to_pylist()

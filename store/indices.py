@@ -13,7 +13,7 @@ version, both are again as they were before.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _OWED = "coresetdb:index-to-make:"
 """Begins keys of the pool's metadata that name columns whose index was dropped..."""
 _NOTED = "dropped"
-"""... and their value."""
+_THEIRS = "dropped: another tool's"
+"""... and their values; of an index that another tool made the key names the index itself."""
 
 _BITS = 4  # of every number; with 1 the index orders rows so roughly that too many must be read
 _NAME = re.compile(r"(?P<column>.+)__(?P<kind>ivf_[a-z]+)_(?P<partitions>\d+)")
@@ -175,19 +176,35 @@ def _drop(store: Store, column: str, name: str) -> None:
 
 def owed(pool: lance.LanceDataset) -> list[str]:
     """Columns whose index was dropped and is to be made again; names of others' indices."""
-    keys = [key.decode() for key in pool.schema.metadata or {}]
-    return sorted(key.removeprefix(_OWED) for key in keys if key.startswith(_OWED))
+    return sorted(_notes(pool))
 
 
-def owe(store: Store, names: Iterable[str]) -> None:
-    """Note, before they are dropped, indices that are to be made again: ours by their columns."""
-    new = sorted(set(names) - set(owed(store.dataset("pool"))))
-    _note(store, note_of(new), "noting indices to be made again")
+def owed_by_others(pool: lance.LanceDataset) -> list[str]:
+    """Those names among `owed` that are of indices that another tool made."""
+    return sorted(name for name, noted in _notes(pool).items() if noted == _THEIRS)
 
 
-def note_of(names: Iterable[str]) -> dict[str, str | None]:
-    """What `owe` adds to the pool's metadata."""
-    return {_OWED + name: _NOTED for name in names}
+def owe(store: Store, columns: Iterable[str], others: Iterable[str] = ()) -> None:
+    """Note, before they are dropped, indices that are to be made again.
+
+    Args:
+        columns: of ours.
+        others: names of those that another tool made.
+    """
+    noted = _notes(store.dataset("pool"))
+    facts: dict[str, str | None] = {_OWED + name: _THEIRS for name in others if name not in noted}
+    facts |= note_of(column for column in columns if noted.get(column) != _NOTED)
+    _note(store, facts, "noting indices to be made again")
+
+
+def note_of(columns: Iterable[str]) -> dict[str, str | None]:
+    """What `owe` adds to the pool's metadata for indices of ours."""
+    return {_OWED + column: _NOTED for column in columns}
+
+
+def _notes(pool: lance.LanceDataset) -> dict[str, str]:
+    facts = {key.decode(): value.decode() for key, value in (pool.schema.metadata or {}).items()}
+    return {key.removeprefix(_OWED): facts[key] for key in facts if key.startswith(_OWED)}
 
 
 def strike_off(store: Store, names: Iterable[str]) -> None:
@@ -196,7 +213,7 @@ def strike_off(store: Store, names: Iterable[str]) -> None:
     _note(store, {_OWED + name: None for name in done}, "striking off indices that were made again")
 
 
-def _note(store: Store, facts: dict[str, str | None], what: str) -> None:
+def _note(store: Store, facts: Mapping[str, str | None], what: str) -> None:
     if facts:
-        store.change("pool", what, lambda pool: pool.update_schema_metadata(facts))
+        store.change("pool", what, lambda pool: pool.update_schema_metadata(dict(facts)))
         store.sync()

@@ -414,7 +414,9 @@ def _drop_indices(store: Store, gone: IdSet) -> list[str]:
     pool = store.dataset("pool")
     if _holds(pool, gone, {}):
         names = [index["name"] for index in pool.list_indices()]
-        indices.owe(store, [indices.column_of(name) or name for name in names])
+        columns = {name: indices.column_of(name) for name in names}
+        others = [name for name, column in columns.items() if column is None]
+        indices.owe(store, filter(None, columns.values()), others)
         for name in dict.fromkeys(names):
             store.change(
                 "pool",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
@@ -195,6 +197,22 @@ def test_the_wheel_runs_from_another_folder(repository, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert "0 rows" in ran.stdout
+
+
+def test_scripts_beside_the_package_import_what_is_there(repository):
+    """They are run by hand, and none of them by the tests."""
+    for path in chain.from_iterable(
+        (repository / each).rglob("*.py") for each in ("benchmarks", "docs", "proxies")
+    ):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "coresetdb"
+            ):
+                continue
+            module = importlib.import_module(node.module)
+            for name in (alias.name for alias in node.names):
+                found = hasattr(module, name) or find_spec(f"{node.module}.{name}")
+                assert found, f"{path.relative_to(repository)}: {node.module}.{name}"
 
 
 def test_every_public_name_resolves():

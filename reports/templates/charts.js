@@ -11,6 +11,7 @@
       axis: { labelColor: text, titleColor: text, gridColor: line, domainColor: quiet,
               tickColor: quiet, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12,
               labelSeparation: 6 },
+      axisX: { labelBound: true },
       legend: { labelColor: text, titleColor: text, labelFontSize: 12 },
       range: { category: [colour("pick"), colour("pool"), colour("random")] },
       mark: { color: colour("pick") },
@@ -27,7 +28,14 @@
       .then(() => place.classList.add("drawn"))
       .catch((error) => console.error(`${place.id}: ${error}`));
   }
+  const unfolded = [];
   addEventListener("beforeprint", () => { // what is folded would be missing on paper
-    for (const each of document.querySelectorAll("details.fold")) each.open = true;
+    for (const each of document.querySelectorAll("details:not([open])")) {
+      each.open = true;
+      unfolded.push(each);
+    }
+  });
+  addEventListener("afterprint", () => {
+    for (const each of unfolded.splice(0)) each.open = false;
   });
 })();

@@ -56,6 +56,42 @@ Database.export = export
 from coresetdb.cli.main import main
 main()
 """
+EVALUATE = """
+from coresetdb.cli.evaluate import evaluate_command as group
+from coresetdb.cli.options import open_database
+from coresetdb.schemas.errors import OutputError, UsageError
+def study(store, **keywords):
+    database = open_database(store)
+    if "first-arm" not in [row["coreset"] for row in database.list_coresets()]:
+        database.select("arithmetic", budget=3, name="first-arm")
+        raise OutputError("disk", "no room")
+    raise UsageError("the target is gone")
+group.commands["run"].callback, group.commands["run"].params[2:] = study, []
+from coresetdb.cli.main import main
+main()
+"""
+READER_GONE = """
+from coresetdb.cli import coreset
+def gone(text):
+    raise BrokenPipeError(32, "Broken pipe")
+coreset.print_text = gone
+from coresetdb.cli.main import main
+main()
+"""
+ELSEWHERE = """
+import socket
+socket.gethostname = lambda: "another-machine"
+"""
+OPENED = """
+import os
+from coresetdb.store import purge
+def settled(store):
+    store.configure(note="settled")
+    os._exit(137)
+purge.settle_if_killed = settled
+from coresetdb.cli.main import main
+main()
+"""
 WHOLE = "from coresetdb.cli.main import main; main()"
 
 
@@ -150,6 +186,57 @@ def test_a_name_that_another_process_took_is_not_taken_for_ours(store, run):
     again, errors = run(WHOLE, *words)
     assert again == 0 and "already" not in errors, errors
     assert len(coresets(store)) == 3 and made.name in coresets(store)
+
+
+def test_a_coreset_of_another_process_is_not_said_to_be_ours(store, tmp_path, run):
+    out = tmp_path / "two.jsonl"
+    words = ["select", store.uri, "arithmetic", "--budget", "3", "--name", "two", "--out", str(out)]
+    assert run(KILLED_BEFORE, *words)[0] == 137
+    Database(store).select("arithmetic", budget=4, name="two")
+    for _ in range(2):
+        again, errors = run(WHOLE, *words)
+        assert again == 2 and "Done already" not in errors and "two" in errors, errors
+    assert not out.exists()
+
+
+def test_a_selection_killed_on_another_machine_answers_to_its_name_only(store, run):
+    words = ["select", store.uri, "arithmetic", "--budget", "3"]
+    assert run(ELSEWHERE + KILLED, *words)[0] == 137
+    again, errors = run(WHOLE, *words)  # the other process may be alive
+    assert again == 0 and "already" not in errors, errors
+    assert len(coresets(store)) == 3
+    words += ["--name", "two"]
+    assert run(ELSEWHERE + KILLED, *words)[0] == 137
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and "recorded coreset two" in errors, errors
+
+
+def test_a_selection_that_nobody_reads_to_the_end_is_done(store, tmp_path, run):
+    out = tmp_path / "rows.jsonl"
+    words = ["select", store.uri, "arithmetic", "--budget", "3", "--out", str(out)]
+    run(READER_GONE, *words)
+    assert len(out.read_text().splitlines()) == 3
+    assert len(coresets(store)) == 2 and not store.place.sizes("_underway")
+    again, errors = run(WHOLE, *words)
+    assert again == 0 and "already" not in errors, errors
+    assert len(coresets(store)) == 3
+
+
+def test_a_study_that_failed_after_its_first_coreset_is_not_done(store, run):
+    words = ["evaluate", "run", store.uri, "arithmetic"]
+    failed, errors = run(EVALUATE, *words)
+    assert failed == 1 and "no room" in errors, errors
+    assert not store.place.sizes("_underway")
+    again, errors = run(EVALUATE, *words)
+    assert again == 2 and "Error: the target is gone" in errors, errors
+
+
+def test_what_is_done_while_a_store_is_opened_leaves_no_trace(store, run):
+    words = ["explain", store.uri, "nosuch", "1"]
+    assert run(OPENED, *words)[0] == 137
+    assert store.config != Store.open(store.uri).config and not store.place.sizes("_underway")
+    again, errors = run(WHOLE, *words)
+    assert again == 2 and "already" not in errors, errors
 
 
 def test_a_selection_whose_export_failed_is_not_made_twice(store, tmp_path, run):

@@ -11,6 +11,8 @@ from coresetdb.explorer.explorer import OF_SQL, OTHER, Explorer
 from coresetdb.explorer.histogram import histogram_svg
 from coresetdb.explorer.map_view import MapView, polygon_holds
 from coresetdb.explorer.row_html import row_html
+from coresetdb.query.distributions import distribution
+from coresetdb.reports.page import number
 from coresetdb.schemas.errors import QueryError, UsageError
 from coresetdb.store.sql.session import eligible_ids
 
@@ -130,6 +132,18 @@ def test_distributions(explorer):
     [tokens] = explorer.distributions(points, [explorer.column("tokens")])
     assert sum(tokens.pool) == 128 and sum(tokens.picked) == 40
     assert "median 9 of the selection" in histogram_svg(tokens)
+
+
+def test_a_histogram_says_what_its_bars_are():
+    skewed = distribution("ppl", np.array([0.0, *np.geomspace(1, 1e6, 999) ** 1.5]), None)
+    drawn = histogram_svg(skewed)
+    assert skewed.logarithmic and drawn.count("ppl (logarithmic)") == 2
+    assert f">≤ {number(skewed.edges[0])}</text>" in drawn
+    assert f">≥ {number(skewed.edges[-1])}</text>" in drawn
+    even = histogram_svg(distribution("n", np.linspace(2, 5, 4), np.array([0.0, 1.0, np.nan])))
+    assert "logarithmic" not in even and "≤ 0.005" in even and "≥" in even
+    same = histogram_svg(distribution("n", np.full(4, 2.5), None))
+    assert "≤" not in same and "≥" not in same
 
 
 def test_neighbours_are_the_nearest(explorer, explored):

@@ -55,6 +55,14 @@ def fill(store: Store) -> None:
                     "new": len(rows),
                     "duplicate": 1,
                     "rejected": 2,
+                    "files": [
+                        {
+                            "file": f"{SCRIPT}.jsonl",
+                            "corpus": "evil",
+                            **{"read": len(rows) + 3, "new": len(rows)},
+                            **{"duplicate": 1, "rejected": 2},
+                        }
+                    ],
                     "metadata_keys": ["kind"],
                 }
             ],

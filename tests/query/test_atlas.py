@@ -71,6 +71,26 @@ def test_nearest_rows_are_found_block_by_block(count, monkeypatch):
         np.testing.assert_allclose(distances[row], 1 - cosines[row, naive], atol=1e-6)
 
 
+@pytest.mark.parametrize("few", [0, 8, 1000])
+@pytest.mark.parametrize("count", [3, 20])
+def test_nearest_rows_of_corpora_in_order(count, few, monkeypatch):
+    monkeypatch.setattr(maps, "_BLOCK", 4)
+    monkeypatch.setattr(maps, "_FEW", few)
+    rng = np.random.default_rng(1)
+    corpora = rng.normal(size=(3, 1, 6)) * 4 + rng.normal(size=(3, 30, 6))
+    vectors = maps.FeatureVectors.__new__(maps.FeatureVectors)
+    vectors.matrix = corpora.reshape(90, 6).astype(np.float16)
+    unit = vectors.matrix.astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    for start, stop in [(0, 8), (36, 44), (60, 70), (84, 90)]:
+        where, distances = vectors.nearest(start, stop, count)
+        cosines = unit[start:stop] @ unit.T
+        naive = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+        np.testing.assert_array_equal(where, naive)
+        wanted = 1 - np.take_along_axis(cosines, naive, 1)
+        np.testing.assert_allclose(distances, wanted, atol=1e-6)
+
+
 def _rows_of_a_topic_lie_together(places, corpora):
     corpora = np.array(corpora)
     for topic in set(corpora):

@@ -150,6 +150,9 @@ def test_bins_reach_to_the_picks_and_are_logarithmic_where_most_values_are_small
     edges, logarithmic = bins_of([levels, []], whole=True)
     assert logarithmic and edges[0] == 1 and edges[-1] == 501
     assert all(edge == int(edge) for edge in edges) and len(set(edges)) == len(edges)
+    of_pool, of_picks = [14, 30, 200, 300, 401], [11.485, 29.5, 180.0, 300.0, 390.2]
+    edges, _ = bins_of([of_pool, of_picks], whole=True)
+    assert edges[0] == 11 and all(edge == int(edge) for edge in edges)
     assert not bins_of([[-1.0, -0.99, -0.98, 50.0, 100.0]], whole=False).logarithmic
     assert bins_of([[0.0, 0.0, 0.0, 1.0, 1.0]], whole=True) == ((0.0, 1.0, 2.0), False)
     assert bins_of([[0.0] * 5], whole=False).edges == (0.0, 1e-6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from coresetdb.database import repair
 from coresetdb.query import indexing
 from coresetdb.query.indexing import drop_index, index_feature
 from coresetdb.schemas.errors import UsageError
-from coresetdb.store import indices
+from coresetdb.store import indices, removal
 from coresetdb.store.features import drop
 from coresetdb.store.store import Store
 
@@ -134,7 +135,9 @@ def test_what_was_dropped_is_said_and_made_again(store, caplog):
     assert report.ok and any("dropped the index of rds" in line for line in report.lines())
     with caplog.at_level("WARNING"):
         database = connect(store.uri)
-    assert "interrupted; made the index of rds again" in caplog.text
+    said = [record.getMessage() for record in caplog.records]
+    assert "dropped the index of rds; making it again" in said[0]
+    assert said[1].endswith("made the index of rds again") and len(said) == 2
     assert [index.column for index in database.list_indices()] == ["rds"]
     caplog.clear()
     assert not owed(connect(store.uri).store) and not caplog.text
@@ -147,6 +150,33 @@ def test_the_next_purge_makes_it_again_without_opening_the_store_anew(store):
     assert names_of(store) and not owed(store)
     with pytest.raises(UsageError, match="no removed rows"):
         Database(store).purge()
+
+
+def test_an_index_that_another_process_made_after_the_purge_is_not_called_dropped(
+    store, monkeypatch, caplog
+):
+    alone, opened = removal.alone, []
+
+    @contextmanager
+    def then_opened(of: Store):
+        with alone(of):
+            yield
+        if not opened:
+            opened.append(connect(of.uri))
+
+    monkeypatch.setattr(removal, "alone", then_opened)
+    with caplog.at_level("WARNING"):
+        done = Database(store).purge()
+    assert opened and "interrupted" not in caplog.text
+    assert done.reindexed == ("rds",) and not any("dropped" in line for line in done.lines())
+    assert names_of(store) and not owed(store)
+
+
+def test_opening_a_store_that_is_repaired_does_not_wait_to_make_an_index(store):
+    indices.owe(store, ["rds"])
+    with store.lock():
+        assert owed(connect(store.uri).store) == ["rds"]
+    assert not owed(connect(store.uri).store)
 
 
 def test_an_index_that_is_removed_is_not_made_again(store):
@@ -175,7 +205,7 @@ def test_an_index_whose_feature_was_removed_meanwhile_stays_dropped(store, caplo
     drop(store, "rds")
     with caplog.at_level("WARNING"):
         connect(store.uri)
-    assert "the index rds stays dropped: the feature is gone" in caplog.text
+    assert caplog.text.endswith("the index rds stays dropped: the feature is gone\n")
     assert not owed(store) and not names_of(store)
 
 
@@ -190,7 +220,7 @@ def test_another_tools_index_is_named_however_the_purge_ends(store, caplog):
     with caplog.at_level("WARNING"):
         connect(store.uri)
     assert "made the index of rds again" in caplog.text
-    assert "the index theirs stays dropped" in caplog.text
+    assert "the index theirs stays dropped: another tool made it" in caplog.text
     assert not owed(store)
 
 

@@ -92,11 +92,13 @@ def test_on_paper_it_is_light_and_unfolded(browser, reports):
     page = waits_long(browser.new_page(color_scheme="dark"))
     page.goto(reports["thousand"].as_uri())
     page.wait_for_selector(".drawn svg")
-    folded = "document.querySelectorAll('details.fold:not([open])').length"
-    assert page.evaluate(folded) > 0
+    folded = "document.querySelectorAll('details:not([open])').length"
+    on_screen = page.evaluate(folded)
+    assert page.locator("details.fold:not([open])").count() > 0
+    page.evaluate(f"addEventListener('beforeprint', () => window.onPaper = {folded})")
     page.emulate_media(media="print", color_scheme="dark")
-    page.pdf()  # as printing does, it tells the page before
-    assert page.evaluate(folded) == 0
+    page.pdf()  # as printing does, it tells the page before and after
+    until(page, f"window.onPaper === 0 && {folded} === {on_screen}")
     colour = "getComputedStyle(document.querySelector('.drawn svg text')).fill"
     until(page, f"{colour} == 'rgb(31, 35, 40)'")
     page.close()

@@ -12,7 +12,10 @@ import pytest
 from helpers.hostile_texts import HUGE
 
 from coresetdb.database import Database
+from coresetdb.query.closeness import CoveredExample
+from coresetdb.reports.coreset import ShownExample
 from coresetdb.reports.page import GENERATOR, number, visible
+from coresetdb.reports.rows import text_of
 from coresetdb.schemas.errors import UsageError
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -238,7 +241,23 @@ def test_without_the_extra_it_says_what_to_install(hostile, tmp_path, monkeypatc
 
 def test_texts_and_numbers_as_they_are_shown():
     assert visible("a\nb\tc\u200dd\u3000e") == "a\nb\tc\u200dd\u3000e"
+    assert visible("a\r\nb\rc") == "a\nb\\rc"
     assert visible("\x00\u202e\u2066\ud800") == "\\x00\\u202e\\u2066\\ud800"
     assert [number(each) for each in (None, float("nan"), 3, 3.0, 12345.6, 0.012345)] == [
         *("", "", "3", "3", "12,346", "0.0123")
     ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "begins"),
+    [
+        ([("system", "Be brief."), ("user", "2 + 2?"), ("assistant", "4")], "2 + 2?"),
+        ([("system", "Be brief."), ("assistant", "4")], "Be brief."),
+        ([], ""),
+    ],
+)
+def test_a_folded_example_shows_what_the_user_says(messages, begins):
+    turns = [{"role": role, "content": content} for role, content in messages]
+    covered = CoveredExample("target", "id", 1, None, 0.5, 1, "pick", 0.6, "row", None)
+    example = ShownExample("example 1", covered, text_of(turns), text_of([]))
+    assert example.beginning == begins

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.files import write_jsonl
+from helpers.peak_memory import PEAK_BYTES
 from helpers.tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
@@ -21,7 +22,7 @@ from coresetdb.ingest.conversations.chat_template import RowRefusedError
 from coresetdb.ingest.models.backbone import CACHED_KERNELS, bound_kernel_caches
 
 SCRIPT = """
-import resource, sys
+import sys
 from coresetdb import create
 from coresetdb.ingest.jobs import ingestion
 
@@ -30,10 +31,10 @@ ingestion.ingest.__kwdefaults__["commit_rows"] = 128
 uri, backbone, file, first = sys.argv[1:]
 database = create(uri, backbone=backbone, device="cpu", features="less:dims=16384")
 database.ingest(first)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_bytes()
 account = database.ingest(file)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(account.total("new"), before // 1024, after // 1024)
+after = peak_bytes()
+print(account.total("new"), before >> 20, after >> 20)
 """
 
 ALLOWED_MB = 60
@@ -54,7 +55,7 @@ def test_four_times_the_rows_take_no_more_memory(tmp_path, warm):
     grown = []
     for rows in (400, 1600):
         file = write(tmp_path / f"{rows}.jsonl", rows, 10_000)
-        process = warm.start(SCRIPT, tmp_path / f"pool-{rows}", backbone, file, first)
+        process = warm.start(PEAK_BYTES + SCRIPT, tmp_path / f"pool-{rows}", backbone, file, first)
         output, errors = process.communicate()
         assert process.returncode == 0, errors
         new, before, after = map(int, output.split())
@@ -64,23 +65,23 @@ def test_four_times_the_rows_take_no_more_memory(tmp_path, warm):
 
 
 SHAPES_SCRIPT = """
-import os, resource
+import os
 import torch
 from coresetdb.ingest.testing import tiny_backbone
 
 backbone = tiny_backbone(dtype="bfloat16")
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_bytes()
 for length in range(16, 256):
     ids = torch.zeros(1, length, dtype=torch.int64)
     with torch.inference_mode():
         backbone.states(ids, ids == 0)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print((peak_bytes() - before) >> 20)
 """
 
 
 def grown_mb(**capacities: str) -> int:
     """What 240 shapes add to the peak memory of a process of its own, in MB."""
-    return int(printed(SHAPES_SCRIPT, "CAPACITY", **capacities))
+    return int(printed(PEAK_BYTES + SHAPES_SCRIPT, "CAPACITY", **capacities))
 
 
 def printed(script: str, without: str, **variables: str) -> str:

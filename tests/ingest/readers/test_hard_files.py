@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.peak_memory import PEAK_BYTES
 
 from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.ingest.sources import open_source
@@ -79,7 +80,7 @@ def test_refused_lines_of_the_broken_file() -> None:
 
 def test_memory_of_a_process_that_reads_them_all() -> None:
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "from coresetdb.ingest.sources import open_source\n"
         "from coresetdb.schemas.errors import InputError\n"
         "for name in sys.argv[1:]:\n"
@@ -88,11 +89,11 @@ def test_memory_of_a_process_that_reads_them_all() -> None:
         "            pass\n"
         "    except InputError:\n"
         "        pass\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "print(peak_bytes())\n"
     )
     files = [str(HARD / name) for name in TABLE]
     done = subprocess.run(
-        [sys.executable, "-c", code, *files],
+        [sys.executable, "-c", PEAK_BYTES + code, *files],
         capture_output=True,
         text=True,
         timeout=120,
