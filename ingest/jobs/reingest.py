@@ -11,13 +11,15 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from ...schemas.errors import InputError, StoreError, UsageError
+from ...schemas.errors import CoresetDBError, InputError, StoreError, UsageError
 from ...schemas.ids import GrowingIdSet
 from ...schemas.instruction import Record, Reject
 from ...schemas.plain_text import count_of
 from ...schemas.recipe import Recipe
+from ...store.indices import owed
 from ...store.integrity.repair import repair
 from ...store.integrity.report import LostRow, Repair
 from ...store.purge import settle_if_killed
@@ -83,8 +85,27 @@ def repair_and_reingest(
     if done.ok:
         settle_if_killed(Store.open(uri, storage_options))
     if reindex and done.after is not None and "pool" in done.after.versions:
-        done.actions += reindex(Store.open(uri, storage_options))
+        _reindex(uri, done, reindex, storage_options)
     return done
+
+
+def _reindex(
+    uri: str,
+    done: Repair,
+    reindex: Callable[[Store], list[str]],
+    storage_options: dict[str, str] | None,
+) -> None:
+    """Make dropped indices again; where that fails, the repair's account says so and is kept."""
+    dropped: list[str] = []
+    try:
+        store = Store.open(uri, storage_options)
+        dropped = owed(store.dataset("pool"))
+        done.actions += reindex(store)
+    except (CoresetDBError, OSError) as error:
+        what = f"the index of {', '.join(dropped)}" if dropped else "indices"
+        done.unrepaired.append(
+            f"{what}: {error}; type `coresetdb index create {quote(uri)} FEATURE`"
+        )
 
 
 def reingest(

@@ -645,14 +645,26 @@ def _on_their_way(place: Place, states: dict[str, State]) -> list[str]:
 
 def _indices_owed(place: Place, states: dict[str, State]) -> list[str]:
     """A sentence on indices that were dropped, and are not there again yet."""
-    pool = states["pool"]
-    names = [] if pool.version is None else owed(_open(place, "pool", pool.version))
-    if not names:
+    state = states["pool"]
+    if state.version is None:
         return []
-    return [
-        f"a purge or a repair that is running or was interrupted dropped the index of "
-        f"{', '.join(names)}; the next command that opens the store makes it again"
-    ]
+    pool = _open(place, "pool", state.version)
+    names = owed(pool)
+    ours = [name for name in names if name in pool.schema.names]
+    theirs = [name for name in names if name not in ours]
+    who = "a purge or a repair that is running or was interrupted dropped"
+    sentences = []
+    if ours:
+        sentences.append(
+            f"{who} the index of {', '.join(ours)}; the next command that opens the store makes it "
+            "again"
+        )
+    if theirs:
+        sentences.append(
+            f"{who} the index {', '.join(theirs)}, which another tool made or whose feature is "
+            "gone; make it again with that tool"
+        )
+    return sentences
 
 
 def _removed_ids(place: Place, states: dict[str, State], table: str) -> Iterator[pa.Array]:

@@ -12,8 +12,8 @@ from helpers.files import write_jsonl
 
 import coresetdb
 from coresetdb import repair, verify
-from coresetdb.ingest.jobs.reingest import reingest
-from coresetdb.schemas.errors import BackboneError, StoreError
+from coresetdb.ingest.jobs.reingest import reingest, repair_and_reingest
+from coresetdb.schemas.errors import BackboneError, StoreBusyError, StoreError
 from coresetdb.store.integrity.report import PATH as OWED_PATH
 from coresetdb.store.integrity.report import LostRow
 
@@ -267,3 +267,14 @@ def test_each_row_is_read_as_the_run_that_saw_it_did(empty, colours):
     assert len(verify(empty.store.uri, full=True).lost_ids) == len(before) == 30 + ROWS
     assert repair(empty.store.uri).ok
     assert same_rows(rows_of(empty), before)
+
+
+def test_a_repair_whose_indices_cannot_be_made_again_still_gives_its_account(empty):
+    def busy(store):
+        raise StoreBusyError(store.uri, "written")
+
+    done = repair_and_reingest(empty.store.uri, print, reindex=busy)
+    assert not done.ok and done.after is not None and done.after.ok
+    (said,) = done.unrepaired
+    assert "by another process" in said
+    assert f"coresetdb index create {empty.store.uri} FEATURE" in said

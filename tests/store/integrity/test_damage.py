@@ -12,6 +12,7 @@ from lance.file import LanceFileReader
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.recipe import Recipe
 from coresetdb.store import catalog
+from coresetdb.store.indices import owe
 from coresetdb.store.integrity.repair import repair
 from coresetdb.store.integrity.report import LostRow
 from coresetdb.store.integrity.verify import verify
@@ -314,3 +315,27 @@ def test_plain_verify_hashes_no_data(filled, monkeypatch):
     assert verify(filled.uri).ok
     tables = {path.split("/")[0] for path in seen if not path.endswith(".manifest")}
     assert tables <= {"files.lance"}
+
+
+def test_a_damaged_index_of_another_tool_is_dropped_and_its_maker_named(filled):
+    filled.change(
+        "pool",
+        "indexing corpora",
+        lambda pool: pool.create_scalar_index("corpus", "BTREE", name="theirs"),
+    )
+    filled.sync()
+    (index,) = filled.dataset("pool").list_indices()
+    folder = Path(filled.uri) / "pool.lance" / "_indices" / index["uuid"]
+    path = max(folder.iterdir(), key=lambda path: path.stat().st_size)
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    done = repair(filled.uri)
+    assert done.ok and not filled.dataset("pool").list_indices()
+    (said,) = (line for line in done.actions if "theirs" in line)
+    assert said.endswith("another tool made it: make it again there")
+
+
+def test_only_an_index_of_a_feature_is_said_to_be_made_again(filled):
+    owe(filled, ["corpus", "theirs"])
+    ours, theirs = (line for line in verify(filled.uri, full=True).notes if "dropped" in line)
+    assert "the index of corpus; the next command" in ours and "theirs" not in ours
+    assert "the index theirs," in theirs and theirs.endswith("make it again with that tool")
