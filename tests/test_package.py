@@ -40,7 +40,7 @@ ORDER = {
     "catalog shards fill features indices maintenance scores evaluation_results removal "
     "evaluations excerpts kept_targets purge corpora sql integrity sizes status",
     "store/sql": "frames names lance_relation nearest relations unknown_names child table session",
-    "store/integrity": "isolated facts losses report verify repair",
+    "store/integrity": "isolated facts sealed losses report verify repair",
     "ingest": "readers importers conversations sources models columns passes fits representations "
     "featurizer create jobs attachments capabilities planning drift testing",
     "query": "names features snapshot methods weights queries groups scanning pool_statistics "

@@ -170,8 +170,8 @@ def accept(store: str | Store, storage_options: dict[str, str] | None = None) ->
         if ids := _bury(place) if rows else []:
             accepted.append(
                 f"pool: {count_of(len(ids), 'row')} ({some_of(ids)}), which now "
-                f"{'counts' if len(ids) == 1 else 'count'} as removed and purged; `coresetdb "
-                f"restore {place.typed} --ids FILE`, and they can be ingested again"
+                f"{'counts' if len(ids) == 1 else 'count'} as removed and purged; after `coresetdb "
+                f"restore {place.typed} --ids FILE` they can be ingested again"
             )
         if rows.unnamed:
             accepted.append(f"pool: {count_of(rows.unnamed, 'row')} that no list names")
