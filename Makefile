@@ -39,7 +39,7 @@ test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going check pytest
 
 pytest: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
