@@ -440,9 +440,10 @@ def test_killed_again_and_again_it_loses_no_more_than_a_shard(database, tmp_path
                 last = filled
             polls.append(last)
 
+    stale = coresetdb.connect(database.store.uri)  # before the feature is the store's
+    featurizer = stale._featurizer
+
     def append() -> None:
-        stale = coresetdb.connect(database.store.uri)
-        featurizer = stale._featurizer
         for part in range(8):
             file = write_jsonl(tmp_path / f"late{part}.jsonl", rows(25, 7000 + 25 * part))
             ingest(stale.store, [open_source(file, ReadOptions())], lambda: featurizer)
