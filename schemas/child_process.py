@@ -13,18 +13,49 @@ import sys
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
     import pyarrow as pa
 
 _HEADER = struct.Struct("<cQ")
 
 # A program handed to a fresh interpreter rather than a fork (Lance is not fork-safe) or a spawn of
 # multiprocessing, which would import the caller's main module again.
-_PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from {} import main; main()"
+_PATH = "import json, sys; sys.path[:] = json.loads(sys.argv[1])"
 
 
-def interpreter_of(module: str) -> list[str]:
-    """The command line of an interpreter that calls `main` of a module, found as it is here."""
-    return [sys.executable, "-P", "-c", _PROGRAM.format(module), json.dumps(sys.path)]
+def interpreter_of(module: str, pandas: bool = True) -> list[str]:
+    """The command line of an interpreter that calls `main` of a module, found as it is here.
+
+    Args:
+        module: its full name.
+        pandas: whether the interpreter may import pandas; see `hide_pandas`.
+    """
+    hidden = [] if pandas else [f"from {__name__} import hide_pandas", "hide_pandas()"]
+    program = "; ".join([_PATH, *hidden, f"from {module} import main", "main()"])
+    return [sys.executable, "-P", "-c", program, json.dumps(sys.path)]
+
+
+def hide_pandas() -> None:
+    """Let nothing in this process find pandas, for one that makes no frame.
+
+    Arrow's datasets, and with them Lance, import it where it is installed, before they are asked
+    for a frame: as much time as all else that such a process imports.
+    """
+    sys.meta_path.insert(0, _HiddenPandas())
+
+
+class _HiddenPandas:
+    """The first to be asked for a module: there is no pandas; others may find the rest."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is hidden from this process", name=fullname)
+        return None
 
 
 def claim_standard_streams() -> tuple[BinaryIO, BinaryIO]:

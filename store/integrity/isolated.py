@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+from ...schemas.child_process import hide_pandas
 from ...schemas.errors import StoreError
 from ...schemas.plain_text import first_line
 from ..place import Place, out_of_reach
@@ -128,6 +129,7 @@ def _serve(request: dict[str, Any]) -> dict[str, Any]:
 def _main() -> None:
     import resource
 
+    hide_pandas()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin:

@@ -92,7 +92,7 @@ class QueryProcess:
         self._memory_limit = memory_limit
         self.origin = origin
         self._process = subprocess.Popen(
-            interpreter_of(f"{__package__}.child"),
+            interpreter_of(f"{__package__}.child", pandas=False),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -179,6 +179,12 @@ def test_the_next_query_stops_the_one_still_read(session: SqlSession) -> None:
     assert list(first) == []
 
 
+def test_the_process_does_without_pandas(session: SqlSession) -> None:
+    assert rows(session, "SELECT count(*) AS n FROM pool") == [{"n": 60}]
+    with open(f"/proc/{session._process.pid}/maps") as mapped:
+        assert not [line for line in mapped if "/pandas/" in line]
+
+
 def test_the_process_ends_with_its_owner(store: Store) -> None:
     program = (
         "import os, sys\n"
