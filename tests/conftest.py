@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 from helpers.warm_processes import WarmParent
 from hypothesis import settings
+
+# torch, transformers and thousands of tests stay: looking through them for garbage takes seconds.
+gc.set_threshold(50_000, 20, 20)
 
 # Nothing is timed in tests, not even by Hypothesis.
 settings.register_profile("untimed", deadline=None)

@@ -219,9 +219,11 @@ def _run(request: dict[str, Any]) -> int:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # the helpers' own folder
+    gc.disable()  # there is none yet
     for _name in LOADED.split():
         importlib.import_module(_name)
     gc.freeze()
+    gc.enable()
     _code = _run(_serve(socket.socket(fileno=int(sys.argv[1]))))
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
