@@ -13,7 +13,8 @@ BIN := $(VENV)/bin
 SHELL := /bin/bash -o pipefail
 # Tests and the demo start many processes: each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Most of what is installed is never imported: what is gets compiled then.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 # On a terminal pip shows its bars; elsewhere a line for each large package is enough.
 SHOWN := $(if $(MAKE_TERMOUT),,| sed -u -n -E \
 	-e 's/^ *(Downloading|Using cached) (.*\/)?([^ ]+) \(([0-9.]+ [MG]B)\).*/    \1 \3, \4/p' \
@@ -75,9 +76,8 @@ $(VENV)/.torch: constraints.txt
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	$(call installed,coresetdb and the packages it needs (step 2 of 2),-e .)
 
-# Most of it is never imported: what is gets compiled then.
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(call installed,what the tests need,--no-compile -e '.[dev]')
+	$(call installed,what the tests need,-e '.[dev]')
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(call installed,what the documentation needs,-e '.[docs]')
