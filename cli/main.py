@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 
+from ..schemas.child_process import search_less_for_garbage
 from ..schemas.errors import AmbiguousFormatError, CoresetDBError, UsageError
 from ..schemas.plain_text import first_line, safe, said_by_lance
 from ..schemas.version import VERSION
@@ -172,6 +173,7 @@ def _was_done(error: UsageError) -> bool:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in a sentence, not in a traceback."""
     if arguments is None:  # the process is ours
+        search_less_for_garbage()
         _show_control_characters()
     try:
         with _trace(sys.argv[1:] if arguments is None else arguments):

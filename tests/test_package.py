@@ -12,6 +12,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -67,14 +68,22 @@ def modules(repository: Path) -> Iterator[Path]:
             yield path
 
 
-def imports(path: Path, root: Path, level: str = "all") -> Iterator[tuple[str, ...]]:
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax tree of a file; nobody changes it."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path, root: Path, level: str = "all") -> tuple[tuple[str, ...], ...]:
     """The modules of the package that a file imports, as ("store", "sql", "names").
 
     With `level` "run", only those that are imported when the module is: not the imports within a
     function, nor those for type checkers.
     """
     parts = path.relative_to(root).with_suffix("").parts
-    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    nodes: list[ast.AST] = [tree_of(path)]
+    found: list[tuple[str, ...]] = []
     while nodes:
         node = nodes.pop()
         if level == "run" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -88,7 +97,8 @@ def imports(path: Path, root: Path, level: str = "all") -> Iterator[tuple[str, .
             module = tuple(part for step in base for part in step.split("."))
             for name in (alias.name for alias in node.names):
                 inner = root.joinpath(*module, name)
-                yield (*module, name) if inner.with_suffix(".py").exists() else module
+                found.append((*module, name) if inner.with_suffix(".py").exists() else module)
+    return tuple(found)
 
 
 def test_every_package_that_is_imported_is_declared(repository):
@@ -110,7 +120,7 @@ def test_every_package_that_is_imported_is_declared(repository):
     missing = {
         f"{path.relative_to(repository)}: {module}"
         for path in modules(repository)
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         for module in (
             [alias.name for alias in node.names]
             if isinstance(node, ast.Import)

@@ -17,7 +17,13 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from ..schemas.child_process import claim_standard_streams, receive, send, send_json
+from ..schemas.child_process import (
+    claim_standard_streams,
+    receive,
+    search_less_for_garbage,
+    send,
+    send_json,
+)
 from .task import Given, Role, described, is_lack_of_memory
 
 SETTINGS, READY, EQUIP, BLOB, TASK, SEEN, GIVEN, DONE, BODY, FAILED = (
@@ -30,6 +36,7 @@ OUT_OF_MEMORY = 9
 
 def main() -> None:
     """Serve the owner; never returns."""
+    search_less_for_garbage()
     requests, channel = claim_standard_streams()
     waiting: queue.SimpleQueue[tuple[bytes, bytes]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, waiting), daemon=True).start()

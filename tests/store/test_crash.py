@@ -36,7 +36,7 @@ from coresetdb.store.store import Store
 store, reads, last = Store.open(sys.argv[1]), 0, 0
 print("ready", flush=True)
 import select
-while not select.select([sys.stdin], [], [], 0)[0]:
+while not select.select([sys.stdin], [], [], 0.05)[0]:  # the writers need a processor, too
     rows = Store.open(sys.argv[1]).dataset("pool").to_table(columns=["id", "rds"])
     assert len(set(rows["id"].to_pylist())) == rows.num_rows >= last
     assert rows["rds"].null_count == 0
