@@ -39,6 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
 
 
+def pytest_collection_finish() -> None:
+    """Leave what is there out of the searches for garbage: every training asks for some."""
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the interpreter take everything apart."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real corpora and targets."""

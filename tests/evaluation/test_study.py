@@ -1,5 +1,6 @@
 """A planted skill: whether the harness sees what it must, and goes on after a kill."""
 
+import gc
 import json
 import random
 
@@ -26,6 +27,9 @@ def game(other, turn):
 def db(tmp_path_factory, repository):
     import gzip
 
+    from trl import SFTTrainer  # noqa: F401  (every training asks for searches for garbage)
+
+    gc.freeze()
     folder = tmp_path_factory.mktemp("study")
     planted = [{**game(f"{word}{n}", n), "kind": "game"} for n in range(3) for word in WORDS]
     with gzip.open(repository / "demo" / "pool.jsonl.gz", "rt", encoding="utf-8") as file:
