@@ -16,7 +16,7 @@ from coresetdb import Database
 from helpers.files import write_jsonl
 from helpers.tiny_models import save_tiny_model
 
-FEATURES = "fast,lexical,gradfiltering:at_least=24:at_most=24"
+FEATURES = "fast,lexical,gradfiltering:members=4:at_least=24:at_most=24"
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 TARGETS = ("gsm8k", "svamp", "mbpp")
