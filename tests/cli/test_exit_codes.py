@@ -198,3 +198,20 @@ def test_each_kind_is_listed_and_removed_alike(kind, folder, monkeypatch, capsys
     assert not exit_.value.code and isinstance(json.loads(capsys.readouterr().out), list)
     code, said = left([kind, "remove", "pool", "nosuch"], folder, monkeypatch, capsys)
     assert code == 2 and "nosuch" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "method", "said"),
+    [
+        (["ingest", "pool", "a.jsonl"], "ingest", " To go on, run the same command again."),
+        (["fit", "pool", "a.jsonl"], "fit", " To go on, run the same command again."),
+        (["status", "pool"], "status", ""),
+    ],
+)
+def test_ctrl_c_ends_a_command_with_a_sentence(command, method, said, folder, monkeypatch, capsys):
+    def pressed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(coresetdb.Database, method, pressed)
+    code, err = left(command, folder, monkeypatch, capsys)
+    assert code == 130 and err.strip() == f"Interrupted.{said}"

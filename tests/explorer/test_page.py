@@ -228,6 +228,18 @@ def test_a_copy_of_the_notebook_and_calls_that_are_refused(explored, tmp_path, m
         explore(explored.store)
 
 
+def test_the_editor_runs_the_cells_as_it_opens(explored, tmp_path, monkeypatch):
+    from marimo._config.manager import EnvConfigReader
+
+    def edited(command, env):
+        assert command[3:6] == ["-y", "edit", str(tmp_path / "mine.py")]
+        monkeypatch.setattr("os.environ", env)
+        assert EnvConfigReader().read()["runtime"]["auto_instantiate"] is True
+
+    monkeypatch.setattr("coresetdb.explorer.server.subprocess.run", edited)
+    explore(explored.store, notebook=str(tmp_path / "mine.py"), edit=True, browser=False)
+
+
 def test_a_port_that_is_taken_is_said(explored, address):
     port = int(re.findall(r":(\d+)/", address)[0])
     with pytest.raises(UsageError, match="choose another --port"):
