@@ -16,8 +16,8 @@ LIT, UNLIT = 8, 3
 
 _NOT_LIT = "others"
 
-_NO_HIGHER_THAN_WIDE = f'[style*="height: {HEIGHT}px"] {{ max-height: calc(100vw - 4.75rem); }}'
-"""Style for narrow windows: jupyter-scatter fits the map to the height, and cuts it at the sides."""
+_NO_HIGHER_THAN_WIDE = f'[style*="height: {HEIGHT}px"] {{max-height: calc(100vw - 4.75rem)}}'
+"""Style for narrow windows: jupyter-scatter fits a map to its height, and cuts it at the sides."""
 
 
 class MapView:

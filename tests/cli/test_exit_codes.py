@@ -61,6 +61,11 @@ MISTAKES = {
     "init a.jsonl": "a file is in the way",
     "demo a.jsonl": "a.jsonl: cannot be created",
     "init new --backbone ./nowhere": "nowhere",
+    # a home that nobody has
+    "status ~nobody-at-all/pool": "no store here",
+    "select ~nobody-at-all/pool sums": "no store here",
+    "ingest pool ~nobody-at-all/a.jsonl": "no such file",
+    "init new --backbone ~nobody-at-all/model": "nobody-at-all",
     # a name that nothing bears
     "init new --features nosuch": "nosuch",
     "plan pool b.jsonl --features nosuch": "nosuch",
