@@ -184,6 +184,8 @@ def test_dark_and_narrow(opened):
     assert page.evaluate(f"{wide}.map(each => each.getBoundingClientRect().right <= 400)") == [
         *[True] * page.locator(".coresetdb, .heading, .histograms").count()
     ]
+    drawn = page.locator("canvas").first.bounding_box()
+    assert drawn["width"] <= 400 and drawn["height"] <= drawn["width"] + 2  # else cut at the sides
     page.set_viewport_size({"width": 1280, "height": 1000})
     page.emulate_media(color_scheme="light")
 
