@@ -57,7 +57,7 @@ class MapView:
             lasso_min_dist=6,
         )
         self._scatter.options(regl_scatterplot_options={"height": "auto"})  # that of its box
-        self.widget = self._scatter.widget
+        self.widget: Any = self._scatter.widget
         self.widget._css = f"{self.widget._css}\n{_NO_HIGHER_THAN_WIDE}"
         self.widget.observe(self._points_chosen, names=["selection"])
         self.widget.observe(self._lasso_drawn, names=["lasso_selection_polygon"])
