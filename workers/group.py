@@ -177,6 +177,12 @@ class WorkerGroup:
         except Exception as error:  # what the role raised, or a bug: the owner raises it
             self._fail(error)
 
+    def _hear(self, sentence: str) -> None:
+        """Keep a sentence until the owner says it."""
+        with self._changed:
+            if not self._closed:
+                self._news.append(sentence)
+
     def _started(self, place: _Place) -> Worker | None:
         """A worker that is ready; None where the group is closed, or none can be started here."""
         death: WorkerDiedError | None = None
@@ -187,15 +193,13 @@ class WorkerGroup:
                         return None
                     place.worker = None
                     worker = place.worker = self._start(place.number)
-                worker.ready()
+                worker.ready(self._hear)
                 return worker
             except WorkerDiedError as error:
                 death = error
                 if place.worker is not None:
                     place.worker.end()
-                with self._changed:
-                    if not self._closed:
-                        self._news.append(f"a worker died while it loaded ({death})")
+                self._hear(f"a worker died while it loaded ({death})")
         with self._changed:
             if self._closed:
                 return None

@@ -7,11 +7,15 @@ An actor that dies with its node is started on another as soon as that has room.
 from __future__ import annotations
 
 import os
+import platform
+import socket
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from ..schemas.errors import UsageError
@@ -34,6 +38,14 @@ from .task import (
 POLL_SECONDS = 0.5
 """Between two looks at how far an actor is."""
 
+ROOM_SECONDS = 30.0
+"""Until an actor that has not begun is said to wait for room: Ray starts a process in less."""
+
+REACH_SECONDS = 10.0
+"""In which whoever listens at an address has to answer; Ray itself would try for a minute."""
+
+AUTH_VARIABLE = "RAY_AUTH_MODE"
+
 MISSING = "the engine ray is not installed: pip install 'coresetdb[ray]', or leave out --engine"
 
 
@@ -41,18 +53,21 @@ class ActorRole:
     """What runs in the actor: a role, and how far its task is. Errors are answers."""
 
     def __init__(self, role: str, settings: dict[str, Any]) -> None:
+        self._name, self._settings = role, settings
         self._role: Role | None = None
-        self._error: dict[str, str] | None = None
         self._rows = self._tokens = 0
         self._given: list[Given] = []
-        self._error = _error_of(lambda: self._make(role, settings))
 
-    def _make(self, role: str, settings: dict[str, Any]) -> None:
-        self._role = role_of(role)(settings)
+    def place(self) -> str:
+        """Return the name of the node's machine, at once."""
+        return platform.node()
 
-    def ready(self) -> dict[str, str] | None:
-        """Return what went wrong when it was made."""
-        return self._error
+    def make(self) -> dict[str, str] | None:
+        """Make the role."""
+        return _error_of(self._make)
+
+    def _make(self) -> None:
+        self._role = role_of(self._name)(self._settings)
 
     def equip(self, facts: dict[str, Any], blobs: Sequence[bytes]) -> dict[str, str] | None:
         """See Role."""
@@ -103,9 +118,25 @@ class RayWorker:
         self._ray, self._actor = ray, actor
         self._ended = threading.Event()
 
-    def ready(self) -> None:
-        """See Worker; a cluster without room lets it wait."""
-        self._raise(self._get(self._actor.ready.remote()))
+    def ready(self, news: Callable[[str], None]) -> None:
+        """See Worker; a cluster without room lets it wait, and `news` hears of that."""
+        began = time.monotonic()
+        told = False
+
+        def tell() -> None:
+            nonlocal told
+            if not told and time.monotonic() - began > ROOM_SECONDS:
+                told = True
+                free = self._ray.available_resources()
+                news(
+                    "a worker waits for room in the Ray cluster, which has "
+                    f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU free"
+                )
+
+        node = self._get(self._actor.place.remote(), tell)
+        error = self._get(self._actor.make.remote())
+        if error is not None:
+            raise rebuilt({**error, "message": f"a worker on {node}: {error['message']}"})
 
     def equip(self, equipment: Equipment) -> None:
         """See Worker."""
@@ -149,12 +180,24 @@ class RayWorker:
                     return self._ray.get(reference)
                 meanwhile()
         except errors.RayError as error:
-            raise WorkerDiedError(first_line(error)) from error
+            raise WorkerDiedError(obituary(error)) from error
         raise WorkerDiedError("it was ended")
 
     def _raise(self, error: dict[str, str] | None) -> None:
         if error is not None:
             raise rebuilt(error)
+
+
+def obituary(error: BaseException) -> str:
+    """How an actor ended, in a sentence, out of the many lines that Ray says about it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if getattr(error, "actor_init_failed", False):
+        return f"it could not be made: {lines[-1].strip()[:300]}"  # of a traceback
+    facts = dict(line.strip().partition(": ")[::2] for line in lines if line.startswith("\t"))
+    told = [line for line in lines[1:] if not line.startswith("\t")]
+    said = told[0].partition(". ")[0].strip() if told else first_line(error)
+    said = said.removeprefix("The actor is dead because ")
+    return f"{said[:300]}, on {facts['ip']}" if "ip" in facts else said[:300]
 
 
 @contextmanager
@@ -178,6 +221,7 @@ def ray_workers(
     os.environ.setdefault("RAY_worker_niceness", "0")
     # What Ray will do by itself in time: until this is set, it warns of the change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    _use_token_of(options.address)
     try:
         import ray
     except ImportError as error:
@@ -208,6 +252,10 @@ def ray_workers(
 
 def _connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
     own = {} if options.address else {"num_cpus": placed.workers * placed.threads}
+    where = options.address or "of this machine"
+    advice = "Start one with `ray start --head`, and name its address"
+    if options.address:
+        _require_listener(options.address, advice)
     try:
         with warnings.catch_warnings():
             # Ray forks and runs another program at once, so that Lance's locks do not matter.
@@ -219,11 +267,62 @@ def _connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
                 log_to_driver=False,
                 **own,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        said = " ".join(map(str, _causes(error)))
+        if "InvalidAuthToken" in said or "AuthenticationError" in said:
+            advice = (
+                f"It wants a token: set {AUTH_VARIABLE}=token, and RAY_AUTH_TOKEN to what "
+                "`ray get-auth-token` prints on its first node"
+            )
+            raise UsageError(f"the Ray cluster {where} cannot be reached. {advice}") from error
+        reasons = dict.fromkeys(_sentence(cause) for cause in _causes(error))
         raise UsageError(
-            f"the Ray cluster {options.address or 'of this machine'} cannot be reached: "
-            f"{first_line(error)}. Start one with `ray start --head`, and name its address"
+            f"the Ray cluster {where} cannot be reached: {': '.join(reasons)}. {advice}"
         ) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _sentence(error: BaseException) -> str:
+    """An error's lines as one, such as the versions that do not fit; no more than 300 letters."""
+    return " ".join(str(error).split()).rstrip(".:")[:300] or type(error).__name__
+
+
+def _require_listener(address: str, advice: str) -> None:
+    """Find out at once whether anybody listens: Ray would try for a minute, and print about it."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdecimal():
+        return  # Ray says what it makes of it
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"the Ray cluster {address} cannot be reached: {first_line(error)}. {advice}"
+        ) from error
+
+
+def _use_token_of(address: str | None) -> None:
+    """Show the token of this user to a cluster of this machine, where Ray has none of its own.
+
+    Ray makes a token for the first cluster that a program starts by itself, and from then on
+    `ray start` asks for it, but a program that names the address does not show it.
+    """
+    if address is None or AUTH_VARIABLE in os.environ or "RAY_AUTH_TOKEN" in os.environ:
+        return
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as own:
+            own.bind((host, 0))  # only on an address of this machine
+    except OSError:
+        return
+    if file.exists():
+        os.environ[AUTH_VARIABLE] = "token"
 
 
 def _room(ray: Any, needs: dict[str, int]) -> int:
