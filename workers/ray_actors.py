@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import platform
 import socket
+import sys
 import threading
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,9 @@ ROOM_SECONDS = 30.0
 
 REACH_SECONDS = 10.0
 """In which whoever listens at an address has to answer; Ray itself would try for a minute."""
+
+DEATHS = "A worker died or was killed|has been marked dead"
+"""What Ray prints of deaths, a paragraph each; the group says it in a sentence."""
 
 AUTH_VARIABLE = "RAY_AUTH_MODE"
 
@@ -127,10 +131,15 @@ class RayWorker:
             nonlocal told
             if not told and time.monotonic() - began > ROOM_SECONDS:
                 told = True
-                free = self._ray.available_resources()
+                has, free = self._ray.cluster_resources(), self._ray.available_resources()
+                room = ", ".join(
+                    f"{free.get(unit, 0):g} of {has[unit]:g} {unit}"
+                    for unit in ("CPU", "GPU")
+                    if has.get(unit)
+                )
                 news(
-                    "a worker waits for room in the Ray cluster, which has "
-                    f"{free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU free"
+                    "a worker has not begun yet: its node is busy, or the Ray cluster has no room "
+                    f"(free: {room or 'no CPU is left'})"
                 )
 
         node = self._get(self._actor.place.remote(), tell)
@@ -221,15 +230,19 @@ def ray_workers(
     os.environ.setdefault("RAY_worker_niceness", "0")
     # What Ray will do by itself in time: until this is set, it warns of the change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", DEATHS)
     _use_token_of(options.address)
     try:
         import ray
     except ImportError as error:
         raise UsageError(MISSING) from error
     connected = ray.is_initialized()
-    if not connected:
-        _connect(ray, options, placed)
-    try:
+    with ExitStack() as own:
+        if not connected:
+            # Ray prints what its nodes have to say on stdout, where results are for programs.
+            own.enter_context(redirect_stdout(sys.stderr))
+            _connect(ray, options, placed)
+            own.callback(ray.shutdown)
         gpus = 1 if placed.may_use_gpus and ray.cluster_resources().get("GPU", 0) > 0 else 0
         settings = {**settings, "device": "cuda" if gpus else placed.device}
         needs = {"GPU": gpus} if gpus else {"CPU": placed.threads}
@@ -245,9 +258,6 @@ def ray_workers(
             num_cpus=placed.threads, num_gpus=gpus, max_restarts=0, max_concurrency=2
         )
         yield lambda number: RayWorker(ray, actor.remote(role, settings)), count
-    finally:
-        if not connected:
-            ray.shutdown()
 
 
 def _connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
