@@ -49,9 +49,11 @@ from report import write_report
 import coresetdb
 from coresetdb.ingest.readers.options import ReadOptions
 from coresetdb.ingest.sources import open_sources
+from coresetdb.ingest.testing import save_tiny_model
 from coresetdb.schemas.instruction import Record
 from coresetdb.schemas.plain_text import text_table
 
+TINY = "tiny"
 EXAMPLES = 16
 SAMPLE = 200
 """Rows whose features one process makes again."""
@@ -339,14 +341,17 @@ def account(store: Path, corpus: Corpus, said: dict[str, Any]) -> dict[str, int]
     }
 
 
-def differences(store: Path, folder: Path, draw: random.Random) -> tuple[dict[str, float], int]:
+def differences(
+    store: Path, folder: Path, backbone: str, draw: random.Random
+) -> tuple[dict[str, float], int]:
     """How far features of some rows are from those of one process; and empty ones, of all rows."""
     pool = coresetdb.connect(store).store.dataset("pool").to_table()
     rows = pool.take(sorted(draw.sample(range(len(pool)), min(SAMPLE, len(pool)))))
     file = folder / "sample.jsonl"
     keys = [tuple(turn["content"] for turn in row) for row in rows["messages"].to_pylist()]
     file.write_text("\n".join(map(_line, keys)) + "\n")
-    alone = coresetdb.create(folder / "alone", features=f"rds,{LATE_FEATURE}")
+    features = f"rds,{LATE_FEATURE}"
+    alone = coresetdb.create(folder / "alone", features=features, backbone=backbone)
     alone.ingest(file)
     other = alone.store.dataset("pool").to_table()
     place = {each: number for number, each in enumerate(other["id"].to_pylist())}
@@ -359,7 +364,9 @@ def measure(cluster: Cluster, corpus: Corpus, folder: Path, options: argparse.Na
     """Run the commands, hold everything against one process, print and write; the exit status."""
     draw = random.Random(f"{options.seed} kills")
     store = folder / "store"
-    database = coresetdb.create(store, features="rds")
+    tiny = options.backbone == TINY
+    backbone = str(save_tiny_model(folder / "model")) if tiny else options.backbone
+    database = coresetdb.create(store, features="rds", backbone=backbone)
     database.add_target("some", corpus.examples)
     ray = ["--engine", "ray", "--address", cluster.address, "--json"]
     jobs: list[Job] = []
@@ -379,7 +386,7 @@ def measure(cluster: Cluster, corpus: Corpus, folder: Path, options: argparse.Na
     ingested = do("ingest", ["ingest", str(store), str(corpus.file)], long_plan())
     do("featurize", ["featurize", str(store), LATE_FEATURE], long_plan())
     checks = account(store, corpus, json.loads(ingested.said))
-    apart, checks["empty features"] = differences(store, folder, draw)
+    apart, checks["empty features"] = differences(store, folder, backbone, draw)
     alone = database.select("some", budget=options.rows // 20, leakage="off", dry_run=True).ids
     checks["scans with other ids"] = 0
     for number, what in enumerate((None, "worker", "node", "driver")):
@@ -403,7 +410,7 @@ def measure(cluster: Cluster, corpus: Corpus, folder: Path, options: argparse.Na
     print(f"{'driver killed: workers gone after':<34} {slowest:.1f} s")
     print(f"{'commands that gave up':<34} {len(stops)}")
     facts = {
-        **{name: getattr(options, name) for name in "rows characters seed every".split()},
+        **{name: getattr(options, name) for name in "rows characters backbone seed every".split()},
         "namespaces": options.namespaces,
         "jobs": [{**job.row(), "orphan_seconds": job.orphan_seconds} for job in jobs],
         "checks": checks,
@@ -423,6 +430,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+")
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--characters", type=int, default=200)
+    parser.add_argument("--backbone", default="builtin", help=f"{TINY}: a random one, quick")
     parser.add_argument("--namespaces", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--every", type=float, default=60.0, help="seconds")

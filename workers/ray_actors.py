@@ -206,6 +206,8 @@ def obituary(error: BaseException) -> str:
     told = [line for line in lines[1:] if not line.startswith("\t")]
     said = told[0].partition(". ")[0].strip() if told else first_line(error)
     said = said.removeprefix("The actor is dead because ")
+    if " is unavailable: " in said:  # for now, Ray says; it is ended, and its task done elsewhere
+        said = "it can no longer be reached"
     return f"{said[:300]}, on {facts['ip']}" if "ip" in facts else said[:300]
 
 
@@ -231,7 +233,7 @@ def ray_workers(
     # What Ray will do by itself in time: until this is set, it warns of the change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", DEATHS)
-    _use_token_of(options.address)
+    use_token_for(options.address)
     try:
         import ray
     except ImportError as error:
@@ -316,7 +318,7 @@ def _require_listener(address: str, advice: str) -> None:
         ) from error
 
 
-def _use_token_of(address: str | None) -> None:
+def use_token_for(address: str | None) -> None:
     """Show the token of this user to a cluster of this machine, where Ray has none of its own.
 
     Ray makes a token for the first cluster that a program starts by itself, and from then on
