@@ -12,7 +12,7 @@ command line works on them as a user types it:
     featurize STORE losses         without IFD
     select STORE target            an exact scan, four times
 
-During the first two a worker is killed every `--every` seconds by SIGKILL; at a third of the work
+During the first two a worker that has loaded is killed every `--every` seconds; at a third of the work
 all processes of the second node are, and it joins again half an interval later; at two thirds the
 driver is, and the same command is typed again at once. With `--namespaces` the cable is pulled as
 well, at half of the work, until Ray has given the second node up. Of the four scans one is left
@@ -68,6 +68,9 @@ WAVER = 0.05
 
 SCAN_SECONDS = 4.0
 """After a worker is there: in which a scan is hit, as it loads or as it works."""
+
+LOADING = (".__init__", ".make")
+"""How the title of a worker ends that has no model yet; three such deaths end its place."""
 
 PAUSE_SECONDS = 0.25
 """Between two looks at the processes."""
@@ -203,9 +206,10 @@ class Disturbed:
             return
         if self._first_seen is None:
             self._first_seen = now
-        if now >= self._next_kill and self.plan.every:
+        loaded = [each for each in own if not each.title.endswith(LOADING)]
+        if now >= self._next_kill and self.plan.every and loaded:
             self._next_kill = now + self.plan.every
-            self._hit("worker", own, driver)
+            self._hit("worker", loaded, driver)
         reached = now - self._first_seen if self.plan.in_seconds else self._share()
         for what in [what for what, moment in self._todo.items() if reached >= moment][:1]:
             del self._todo[what]

@@ -324,16 +324,16 @@ def use_token_for(address: str | None) -> None:
     Ray makes a token for the first cluster that a program starts by itself, and from then on
     `ray start` asks for it, but a program that names the address does not show it.
     """
-    if address is None or AUTH_VARIABLE in os.environ or "RAY_AUTH_TOKEN" in os.environ:
+    host = (address or "").rpartition(":")[0].strip("[]")
+    if not host or AUTH_VARIABLE in os.environ:
         return
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    host = address.rpartition(":")[0].strip("[]")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as own:
             own.bind((host, 0))  # only on an address of this machine
     except OSError:
         return
-    if file.exists():
+    if "RAY_AUTH_TOKEN" in os.environ or file.exists():
         os.environ[AUTH_VARIABLE] = "token"
 
 

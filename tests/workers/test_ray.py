@@ -189,7 +189,8 @@ def test_the_users_token_is_shown_to_clusters_of_this_machine_alone(
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+        monkeypatch.delenv(name)
     ray_actors.use_token_for(address)
     assert "RAY_AUTH_MODE" not in os.environ  # there is no token
     (tmp_path / ".ray").mkdir()
