@@ -12,10 +12,10 @@ command line works on them as a user types it:
     featurize STORE losses         without IFD
     select STORE target            an exact scan, four times
 
-During the first two a worker that has loaded is killed every `--every` seconds; at a third of the work
-all processes of the second node are, and it joins again half an interval later; at two thirds the
-driver is, and the same command is typed again at once. With `--namespaces` the cable is pulled as
-well, at half of the work, until Ray has given the second node up. Of the four scans one is left
+During the first two a worker that has loaded is killed every `--every` seconds; at a third of the
+work all processes of the second node are, and it joins again half an interval later; at two thirds
+the driver is, and the same command is typed again at once. With `--namespaces` the cable is pulled
+as well, at half of the work, until Ray has given the second node up. Of the four scans one is left
 alone, and in the others a worker, the node and the driver are killed. The seed draws victims and
 moments. The account is made without the package where that is possible: lines of the file against
 rows of the tables. Prints a table, writes JSON, and ends with 1 if anything is lost, there twice or
