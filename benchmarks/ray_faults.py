@@ -12,14 +12,14 @@ command line works on them as a user types it:
     featurize STORE losses         without IFD
     select STORE target            an exact scan, four times
 
-During the first two a worker that has loaded is killed every `--every` seconds; at a third of the
-work all processes of the second node are, and it joins again half an interval later; at two thirds
-the driver is, and the same command is typed again at once. With `--namespaces` the cable is pulled
-as well, at half of the work, until Ray has given the second node up. Of the four scans one is left
-alone, and in the others a worker, the node and the driver are killed. The seed draws victims and
-moments. The account is made without the package where that is possible: lines of the file against
-rows of the tables. Prints a table, writes JSON, and ends with 1 if anything is lost, there twice or
-different from a single process.
+During the first two a worker is killed every `--every` seconds, or later where one of them still
+loads its model then; at a third of the work all processes of the second node are, and it joins
+again half an interval later; at two thirds the driver is, and the same command is typed again at
+once. With `--namespaces` the cable is pulled as well, at half of the work, until Ray has given the
+second node up. Of the four scans one is left alone, and in the others a worker, the node and the
+driver are killed. The seed draws victims and moments. The account is made without the package where
+that is possible: lines of the file against rows of the tables. Prints a table, writes JSON, and
+ends with 1 if anything is lost, there twice or different from a single process.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ SCAN_SECONDS = 4.0
 """After a worker is there: in which a scan is hit, as it loads or as it works."""
 
 LOADING = (".__init__", ".make")
-"""How the title of a worker ends that has no model yet; three such deaths end its place."""
+"""How the title of a worker ends that has no model yet."""
 
 PAUSE_SECONDS = 0.25
 """Between two looks at the processes."""
@@ -206,10 +206,10 @@ class Disturbed:
             return
         if self._first_seen is None:
             self._first_seen = now
-        loaded = [each for each in own if not each.title.endswith(LOADING)]
-        if now >= self._next_kill and self.plan.every and loaded:
+        loading = any(each.title.endswith(LOADING) for each in own)
+        if now >= self._next_kill and self.plan.every and not loading:
             self._next_kill = now + self.plan.every
-            self._hit("worker", loaded, driver)
+            self._hit("worker", own, driver)
         reached = now - self._first_seen if self.plan.in_seconds else self._share()
         for what in [what for what, moment in self._todo.items() if reached >= moment][:1]:
             del self._todo[what]
