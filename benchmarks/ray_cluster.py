@@ -137,19 +137,20 @@ class Node:
     ) -> None:
         self.family = Family(uuid.uuid4().hex)
         self._folder, self._enter, self._words = folder, list(enter), list(words)
+        self._log = folder / "start.log"
         self._variables = variables
         self._agents_before: set[Path] = set()
 
     def start(self) -> None:
         """Start it; returns when it has joined. On a busy machine Ray takes several attempts."""
         for _ in range(STARTS):
-            self._type_start()
-            if self._has_joined():
+            if self._type_start() and self._has_joined():
                 return
             self.kill()
-        raise SystemExit(f"a node of Ray ended {STARTS} times as it started; see {self._folder}")
+        said = self._log.read_text(errors="replace")[-2000:]
+        raise SystemExit(f"a node of Ray did not start, {STARTS} times:\n{said}")
 
-    def _type_start(self) -> None:
+    def _type_start(self) -> bool:
         command = [*self._enter, sys.executable, "-m", "ray.scripts.scripts", "start"]
         common = {
             "--num-cpus": "1",
@@ -168,14 +169,12 @@ class Node:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_worker_niceness": "0",
         }
-        log = self._folder / "start.log"
         self._agents_before = self._agents()
-        with log.open("w") as file:
+        with self._log.open("w") as file:
             ran = subprocess.run(
                 command, env=variables, stdout=file, stderr=file, timeout=SECONDS_TO_START
             )
-        if ran.returncode:
-            raise SystemExit(f"`{' '.join(command)}` failed:\n{log.read_text()[-2000:]}")
+        return ran.returncode == 0
 
     def _has_joined(self) -> bool:
         """Whether its agent reports; where that takes Ray too long, the node ends by itself."""

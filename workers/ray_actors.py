@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 import sys
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Any
 
-from ..schemas.errors import UsageError
+from ..schemas.errors import UsageError, WorkerError
 from ..schemas.plain_text import count_of, first_line
 from .child import role_of
 from .options import Placement, WorkerOptions
+from .ray_cluster import Head, connect, leave, require_room, room, use_token_for
 from .task import (
     Answer,
     Equipment,
@@ -42,13 +40,8 @@ POLL_SECONDS = 0.5
 ROOM_SECONDS = 30.0
 """Until an actor that has not begun is said to wait for room: Ray starts a process in less."""
 
-REACH_SECONDS = 10.0
-"""In which whoever listens at an address has to answer; Ray itself would try for a minute."""
-
 DEATHS = "A worker died or was killed|has been marked dead"
 """What Ray prints of deaths, a paragraph each; the group says it in a sentence."""
-
-AUTH_VARIABLE = "RAY_AUTH_MODE"
 
 MISSING = "the engine ray is not installed: pip install 'coresetdb[ray]', or leave out --engine"
 
@@ -118,8 +111,8 @@ def _error_of(act: Callable[[], Any]) -> dict[str, str] | None:
 class RayWorker:
     """An actor, as its owner sees it (`workers.task.Worker`)."""
 
-    def __init__(self, ray: Any, actor: Any) -> None:
-        self._ray, self._actor = ray, actor
+    def __init__(self, ray: Any, actor: Any, head: Head) -> None:
+        self._ray, self._actor, self._head = ray, actor, head
         self._ended = threading.Event()
 
     def ready(self, news: Callable[[str], None]) -> None:
@@ -176,7 +169,7 @@ class RayWorker:
         """See Worker."""
         if not self._ended.is_set():
             self._ended.set()
-            if self._ray.is_initialized():
+            if self._ray.is_initialized() and not self._head.lost.is_set():
                 self._ray.kill(self._actor, no_restart=True)
 
     def _get(self, reference: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
@@ -184,6 +177,11 @@ class RayWorker:
         errors = self._ray.exceptions
         try:
             while not self._ended.is_set():
+                if self._head.lost.is_set():
+                    raise WorkerError(
+                        f"the head of the Ray cluster, {self._head.address}, cannot be reached any "
+                        "more. Start it again, and then type the same command: it goes on"
+                    )
                 done, _ = self._ray.wait([reference], timeout=POLL_SECONDS)
                 if done:
                     return self._ray.get(reference)
@@ -243,114 +241,23 @@ def ray_workers(
         if not connected:
             # Ray prints what its nodes have to say on stdout, where results are for programs.
             own.enter_context(redirect_stdout(sys.stderr))
-            _connect(ray, options, placed)
-            own.callback(ray.shutdown)
+            connect(ray, options, placed)
+        head = Head(ray.get_runtime_context().gcs_address)
+        if not connected:
+            own.callback(leave, ray, head)
+        own.enter_context(head)
         gpus = 1 if placed.may_use_gpus and ray.cluster_resources().get("GPU", 0) > 0 else 0
         settings = {**settings, "device": "cuda" if gpus else placed.device}
         needs = {"GPU": gpus} if gpus else {"CPU": placed.threads}
-        _require_room(ray, needs)
-        room = _room(ray, needs)
-        count = options.workers if isinstance(options.workers, int) else room
+        require_room(ray, needs)
+        places = room(ray, needs)
+        count = options.workers if isinstance(options.workers, int) else places
         unit = "GPU" if gpus else count_of(placed.threads, "CPU")
         say(
             f"{count_of(count, 'Ray actor')} of {unit} each"
-            + (f"; the cluster has room for {room} now" if room < count else "")
+            + (f"; the cluster has room for {places} now" if places < count else "")
         )
         actor = ray.remote(ActorRole).options(
             num_cpus=placed.threads, num_gpus=gpus, max_restarts=0, max_concurrency=2
         )
-        yield lambda number: RayWorker(ray, actor.remote(role, settings)), count
-
-
-def _connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
-    own = {} if options.address else {"num_cpus": placed.workers * placed.threads}
-    where = options.address or "of this machine"
-    advice = "Start one with `ray start --head`, and name its address"
-    if options.address:
-        _require_listener(options.address, advice)
-    try:
-        with warnings.catch_warnings():
-            # Ray forks and runs another program at once, so that Lance's locks do not matter.
-            warnings.filterwarnings("ignore", "lance is not fork-safe")
-            ray.init(
-                address=options.address or "local",
-                include_dashboard=None if options.address else False,
-                logging_level="ERROR",
-                log_to_driver=False,
-                **own,
-            )
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        said = " ".join(map(str, _causes(error)))
-        if "InvalidAuthToken" in said or "AuthenticationError" in said:
-            advice = (
-                f"It wants a token: set {AUTH_VARIABLE}=token, and RAY_AUTH_TOKEN to what "
-                "`ray get-auth-token` prints on its first node"
-            )
-            raise UsageError(f"the Ray cluster {where} cannot be reached. {advice}") from error
-        reasons = dict.fromkeys(_sentence(cause) for cause in _causes(error))
-        raise UsageError(
-            f"the Ray cluster {where} cannot be reached: {': '.join(reasons)}. {advice}"
-        ) from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _sentence(error: BaseException) -> str:
-    """An error's lines as one, such as the versions that do not fit; no more than 300 letters."""
-    return " ".join(str(error).split()).rstrip(".:")[:300] or type(error).__name__
-
-
-def _require_listener(address: str, advice: str) -> None:
-    """Find out at once whether anybody listens: Ray would try for a minute, and print about it."""
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal():
-        return  # Ray says what it makes of it
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"the Ray cluster {address} cannot be reached: {first_line(error)}. {advice}"
-        ) from error
-
-
-def use_token_for(address: str | None) -> None:
-    """Show the token of this user to a cluster of this machine, where Ray has none of its own.
-
-    Ray makes a token for the first cluster that a program starts by itself, and from then on
-    `ray start` asks for it, but a program that names the address does not show it.
-    """
-    host = (address or "").rpartition(":")[0].strip("[]")
-    if not host or AUTH_VARIABLE in os.environ:
-        return
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as own:
-            own.bind((host, 0))  # only on an address of this machine
-    except OSError:
-        return
-    if "RAY_AUTH_TOKEN" in os.environ or file.exists():
-        os.environ[AUTH_VARIABLE] = "token"
-
-
-def _room(ray: Any, needs: dict[str, int]) -> int:
-    """How many workers the cluster has room for, each on one node."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = (int(min(node.get(name, 0) / need for name, need in needs.items())) for node in nodes)
-    return max(1, sum(fits))
-
-
-def _require_room(ray: Any, needs: dict[str, int]) -> None:
-    """An actor that fits no node would be waited for without end."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, need in needs.items():
-        most = max((node.get(name, 0) for node in nodes), default=0)
-        if most < need:
-            raise UsageError(
-                f"no node of the Ray cluster has {need} {name}; the largest has {most:g}. "
-                "Give it more with `ray start --num-cpus`, or set OMP_NUM_THREADS lower"
-            )
+        yield lambda number: RayWorker(ray, actor.remote(role, settings), head), count

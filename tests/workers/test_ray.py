@@ -15,7 +15,7 @@ from helpers.roles import ADDER
 
 import coresetdb
 from coresetdb.schemas.errors import BackboneError, UsageError, WorkerError
-from coresetdb.workers import ray_actors
+from coresetdb.workers import ray_actors, ray_cluster
 from coresetdb.workers.group import WorkerGroup
 from coresetdb.workers.opening import open_group
 from coresetdb.workers.options import Placement, WorkerOptions
@@ -191,17 +191,17 @@ def test_the_users_token_is_shown_to_clusters_of_this_machine_alone(
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, "")  # so that it is as it was afterwards
         monkeypatch.delenv(name)
-    ray_actors.use_token_for(address)
+    ray_cluster.use_token_for(address)
     assert "RAY_AUTH_MODE" not in os.environ  # there is no token
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("secret")
-    ray_actors.use_token_for(address)
+    ray_cluster.use_token_for(address)
     assert (os.environ.get("RAY_AUTH_MODE") == "token") is shown
 
 
 def test_results_on_stdout_are_free_of_what_ray_prints(unconnected, monkeypatch, capsys):
     unconnected(None)
-    monkeypatch.setattr(ray_actors, "_require_room", lambda *needs: print("(raylet) news"))
+    monkeypatch.setattr(ray_actors, "require_room", lambda *needs: print("(raylet) news"))
     connect("auto")
     assert capsys.readouterr().out.count("raylet") == 0
 
