@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -204,6 +206,28 @@ def test_results_on_stdout_are_free_of_what_ray_prints(unconnected, monkeypatch,
     monkeypatch.setattr(ray_actors, "require_room", lambda *needs: print("(raylet) news"))
     connect("auto")
     assert capsys.readouterr().out.count("raylet") == 0
+
+
+def test_a_head_that_is_gone_ends_the_run_in_time(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with ray_cluster.Head(address) as head:
+            assert not head.lost.wait(0.5)
+            listener.close()
+            assert head.lost.wait(10)
+
+    def no_answer(*references, timeout):
+        return [], references
+
+    busy = SimpleNamespace(wait=no_answer, exceptions=ray.exceptions, is_initialized=lambda: True)
+    worker = ray_actors.RayWorker(busy, SimpleNamespace(equip=SimpleNamespace(remote=print)), head)
+    with pytest.raises(
+        WorkerError, match=f"head of the Ray cluster, {address}.*Start it"
+    ):
+        worker.equip(Equipment({}))
+    worker.end()  # without a head nobody kills an actor
 
 
 def test_how_an_actor_ended_is_a_sentence():
