@@ -231,6 +231,7 @@ class Cluster:
             enters, ips = self._namespaces(), ADDRESSES
         else:
             port = free_port()
+        self._enters = enters
         self.address, self.enter = f"{ips[0]}:{port}", enters[0]
         head = ["--head", "--port", str(port), "--include-dashboard", "false"]
         head += ["--node-ip-address", ips[0], "--temp-dir", str(self._folder)]
@@ -263,9 +264,13 @@ class Cluster:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def pull_cable(self, out: bool) -> None:
-        """Take the link between namespaces down, or up again."""
-        device = ["ip", "link", "set", "first", "down" if out else "up"]
-        subprocess.run([*self.enter, *device], check=True)
+        """Lose every packet between the namespaces, or none any more.
+
+        A device that is taken down would take the node's own address with it.
+        """
+        for enter, other in zip(self._enters, reversed(ADDRESSES), strict=True):
+            route = ["ip", "route", "add" if out else "del", "blackhole", f"{other}/32"]
+            subprocess.run([*enter, *route], check=True)
 
     def _namespaces(self) -> list[list[str]]:
         """Make two namespaces, held by a process each, and join them; returns how to enter each."""

@@ -223,9 +223,7 @@ def test_a_head_that_is_gone_ends_the_run_in_time(monkeypatch):
 
     busy = SimpleNamespace(wait=no_answer, exceptions=ray.exceptions, is_initialized=lambda: True)
     worker = ray_actors.RayWorker(busy, SimpleNamespace(equip=SimpleNamespace(remote=print)), head)
-    with pytest.raises(
-        WorkerError, match=f"head of the Ray cluster, {address}.*Start it"
-    ):
+    with pytest.raises(WorkerError, match=f"head of the Ray cluster, {address}.*Start it"):
         worker.equip(Equipment({}))
     worker.end()  # without a head nobody kills an actor
 
