@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from textwrap import shorten
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -28,6 +29,9 @@ STARTS = 3
 
 TASKS_PER_WORKER = 2
 """One that it does and one that waits for it: so long may the owner look away."""
+
+NEWS_LETTERS = 160
+"""Of what names rows that are done again; an error names them in full."""
 
 WATCH_SECONDS = 0.25
 """Between two looks at what was done, while the owner waits."""
@@ -257,7 +261,8 @@ class WorkerGroup:
             if task.deaths <= RETRIES:
                 self._waiting.appendleft(task)
                 again = "once more" if task.deaths == 1 else f"for the {task.deaths + 1}rd time"
-                self._news.append(f"a worker died ({death}); {task.label()} are done {again}")
+                rows = shorten(task.label(), NEWS_LETTERS, placeholder=" ...")
+                self._news.append(f"a worker died ({death}); {rows} are done {again}")
             else:
                 self._failure = WorkerError(
                     f"{count_of(task.deaths, 'worker')} died, one after the other, over "
