@@ -200,13 +200,13 @@ def obituary(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     if getattr(error, "actor_init_failed", False):
         return f"it could not be made: {lines[-1].strip()[:300]}"  # of a traceback
-    facts = dict(line.strip().partition(": ")[::2] for line in lines if line.startswith("\t"))
+    node = "".join(line.strip().removeprefix("ip: ") for line in lines if "\tip: " in line)
     told = [line for line in lines[1:] if not line.startswith("\t")]
     said = told[0].partition(". ")[0].strip() if told else first_line(error)
     said = said.removeprefix("The actor is dead because ")
     if " is unavailable: " in said:  # for now, Ray says; it is ended, and its task done elsewhere
         said = "it can no longer be reached"
-    return f"{said[:300]}, on {facts['ip']}" if "ip" in facts else said[:300]
+    return f"{said[:300]}, on {node}" if node else said[:300]
 
 
 @contextmanager
