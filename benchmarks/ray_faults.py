@@ -231,13 +231,15 @@ class Disturbed:
             driver.kill()
 
     def _mend(self, now: float) -> None:
-        """Start the node again, or plug the cable in, where it is time for that."""
-        due = [each for each in self._to_mend if each[0] <= now]
-        for each in due:
-            self._to_mend.remove(each)
-            if each[1] == "cable":
-                self.cluster.pull_cable(out=False)
-                self.cluster.second.kill()  # Ray has given it up, and it may not know yet
+        """Plug the cable in, or start the node again, where it is time for that."""
+        due = [what for moment, what in self._to_mend if moment <= now]
+        if "cable" in due:
+            self.cluster.pull_cable(out=False)
+            self.cluster.second.kill()  # Ray has given it up, and it may not know yet
+        elif any(what == "cable" for _, what in self._to_mend):
+            return  # without it no node joins
+        self._to_mend = [(moment, what) for moment, what in self._to_mend if what not in due]
+        if due:
             self.cluster.second.start()
 
     def _gave_up(self, code: int) -> None:
