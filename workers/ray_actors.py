@@ -231,7 +231,10 @@ def ray_workers(
     # What Ray will do by itself in time: until this is set, it warns of the change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", DEATHS)
-    use_token_for(options.address)
+    if options.address:
+        # Where no cluster but something else listens, Ray takes 45 seconds to try, 20 times.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+        use_token_for(options.address)
     try:
         import ray
     except ImportError as error:

@@ -75,7 +75,9 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _sentence(error: BaseException) -> str:
     """An error's lines as one, such as the versions that do not fit; no more than 300 letters."""
-    return " ".join(str(error).split()).rstrip(".:")[:300] or type(error).__name__
+    said, _, trace = str(error).partition("Traceback (most recent call last)")
+    said += "".join(trace.strip().splitlines()[-1:])  # of a traceback its last line
+    return " ".join(said.split()).rstrip(".:")[:300] or type(error).__name__
 
 
 def _require_listener(address: str, advice: str) -> None:
@@ -91,13 +93,13 @@ def _require_listener(address: str, advice: str) -> None:
         ) from error
 
 
-def use_token_for(address: str | None) -> None:
+def use_token_for(address: str) -> None:
     """Show the token of this user to a cluster of this machine, where Ray has none of its own.
 
     Ray makes a token for the first cluster that a program starts by itself, and from then on
     `ray start` asks for it, but a program that names the address does not show it.
     """
-    host = (address or "").rpartition(":")[0].strip("[]")
+    host = address.rpartition(":")[0].strip("[]")
     if not host or AUTH_VARIABLE in os.environ:
         return
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")

@@ -177,6 +177,10 @@ def test_what_ray_says_of_an_address_is_told_with_its_cause(unconnected):
     unconnected(error)
     with pytest.raises(UsageError, match=r"Failed.*Version mismatch.*Ray: 1.0 Python: 3.9.*head"):
         connect("auto")
+    trace = "No GCS: Traceback (most recent call last):\n  File x\nTimedOut: no answer\n"
+    error.__cause__ = RuntimeError(trace)
+    with pytest.raises(UsageError, match=r"Failed.*: No GCS: TimedOut: no answer. Start"):
+        connect("auto")
     error.__cause__ = ray.exceptions.AuthenticationError("RPC error: InvalidAuthToken")
     with pytest.raises(UsageError, match="wants a token: set RAY_AUTH_MODE=token"):
         connect("auto")
