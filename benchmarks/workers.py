@@ -28,8 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
+from feature_difference import differences_by_column
 from report import write_report
 
 import coresetdb
@@ -115,17 +114,7 @@ def differences(store: Path, first: Path) -> dict[str, float]:
         coresetdb.connect(path).store.dataset("pool").to_table() for path in (store, first)
     )
     assert one["id"].equals(other["id"]), "other rows, or another order"
-    largest = {}
-    for field in other.schema:
-        inner = getattr(field.type, "value_type", field.type)
-        if not pa.types.is_floating(inner) or other[field.name].null_count:
-            continue
-        ours, theirs = (np.stack(each[field.name].to_numpy()) for each in (one, other))
-        ours, theirs = (each.astype(float).reshape(len(each), -1) for each in (ours, theirs))
-        lengths = np.linalg.norm(theirs, axis=1)
-        distance = np.linalg.norm(ours - theirs, axis=1)[lengths > 0] / lengths[lengths > 0]
-        largest[field.name] = float(np.nanmax(distance))
-    return largest
+    return differences_by_column(one, other)
 
 
 def main() -> None:

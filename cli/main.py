@@ -67,6 +67,9 @@ COMMANDS = {
 
 INTERRUPTED = 130
 
+GO_ON = ("fit", "ingest", "featurize", "evaluate", "quantiles")
+"""Commands that take up what an interrupted run of theirs has kept."""
+
 
 class Commands(click.Group):
     """A group that loads a command's module when it is called; `--help` loads none."""
@@ -184,7 +187,9 @@ def main(arguments: list[str] | None = None) -> Any:
         talk(sentence.getvalue().rstrip("\n"))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        talk("Interrupted.")
+        words = sys.argv[1:] if arguments is None else arguments
+        resumes = bool(words) and words[0] in GO_ON
+        talk(f"Interrupted.{' To go on, run the same command again.' if resumes else ''}")
         sys.exit(INTERRUPTED)
     except CoresetDBError as error:
         if isinstance(error, UsageError) and _was_done(error):

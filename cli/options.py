@@ -282,11 +282,12 @@ class ShownProgress:
         self.started = self.last_line = time.monotonic()
         self.terminal = sys.stderr.isatty()
         text = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+        console = Console(stderr=True)
         self.bar = Progress(
             TextColumn("{task.description}", markup=False, table_column=text),
-            BarColumn(bar_width=16),
+            BarColumn(bar_width=16 if console.width >= 100 else 8),  # the words matter more
             TextColumn("{task.fields[left]}", table_column=Column(no_wrap=True)),
-            console=Console(stderr=True),
+            console=console,
             disable=not self.terminal,
             transient=True,
             expand=True,

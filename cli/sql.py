@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..schemas.environment import home_folder
 from ..schemas.errors import CoresetDBError
 from ..store.sql.names import FEATURES, MACROS, POOL_TABLE, RELATIONS, quoted
 from .options import overwrite_option, print_text, store_argument, talk
@@ -211,7 +212,7 @@ def _line_editing(session: SqlSession) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    state = Path(os.environ.get("XDG_STATE_HOME") or home_folder() / ".local" / "state")
     path = state / "coresetdb" / "sql_history"
     with contextlib.suppress(OSError):  # the first time, or a home that cannot be read
         readline.read_history_file(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from ..schemas.environment import STORE_VARIABLE, default_store
+from ..schemas.environment import STORE_VARIABLE, default_store, expanded
 from ..schemas.errors import UsageError
 from ..store.nearby import is_local_store, stores_in
 
@@ -95,7 +95,7 @@ class StoreArgument(click.Argument):
                     f"{quote(first) if is_file else 'FILE'}"
                 )
         here, known = stores_in(Path()), _stores_here()
-        if Path(first).expanduser().is_file():
+        if expanded(first).is_file():
             store = here[0] if len(here) == 1 else "STORE"
             raise UsageError(
                 f"{first} is a file, no store.{known} STORE comes first: "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from .options import (
     store_argument,
     talk,
 )
+
+if TYPE_CHECKING:
+    from ..database import Database
 
 
 @click.group()
@@ -60,10 +63,22 @@ def add(
         if not (of and equals and vector_file) or of in given:
             raise click.UsageError(f"--vectors {text}: write NAME=FILE, each NAME once")
         given[of] = vector_file
-    added = open_database(store).add_target(name, file, **reading, vectors=given or None)
+    database = open_database(store)
+    added = database.add_target(name, file, **reading, vectors=given or None)
     print_result(added, as_json)
     if not as_json:
-        talk(f"Next: coresetdb select {quote(store)} {name} --budget 1000")
+        talk(f"Next: coresetdb select {quote(store)} {name}{_method(database)} --budget 1000")
+
+
+def _method(database: Database) -> str:
+    """The option --method, if the store is not ready for the default one and is for another."""
+    from ..store.features import features_of
+
+    if "rds" in features_of(database.store):
+        return ""
+    named = (each for each in database.list_methods() if each.named and each.feature)
+    ready = (each.method for each in named if each.ready and each.target)
+    return next((f" --method {quote(method)}" for method in ready), "")
 
 
 @target_command.command("list", short_help="List the targets.")
@@ -109,10 +124,12 @@ def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool)
         coresetdb target copy pool gsm8k other-pool
         coresetdb target copy pool gsm8k other-pool --as sums
     """
-    copied = open_database(store).copy_target(name, open_database(other), new_name)
+    database = open_database(other)
+    copied = open_database(store).copy_target(name, database, new_name)
     print_result(copied, as_json)
     if not as_json:
-        talk(f"Next: coresetdb select {quote(other)} {copied.target.name} --budget 1000")
+        selected = f"{quote(other)} {copied.target.name}{_method(database)}"
+        talk(f"Next: coresetdb select {selected} --budget 1000")
 
 
 @target_command.command("remove", short_help="Remove a target.")

@@ -16,6 +16,9 @@ LIT, UNLIT = 8, 3
 
 _NOT_LIT = "others"
 
+_NO_HIGHER_THAN_WIDE = f'[style*="height: {HEIGHT}px"] {{max-height: calc(100vw - 4.75rem)}}'
+"""Style for narrow windows: jupyter-scatter fits a map to its height, and cuts it at the sides."""
+
 
 class MapView:
     """The map of an explorer, drawn by jupyter-scatter.
@@ -53,7 +56,9 @@ class MapView:
             transition_points=False,
             lasso_min_dist=6,
         )
-        self.widget = self._scatter.widget
+        self._scatter.options(regl_scatterplot_options={"height": "auto"})  # that of its box
+        self.widget: Any = self._scatter.widget
+        self.widget._css = f"{self.widget._css}\n{_NO_HIGHER_THAN_WIDE}"
         self.widget.observe(self._points_chosen, names=["selection"])
         self.widget.observe(self._lasso_drawn, names=["lasso_selection_polygon"])
 

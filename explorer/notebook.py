@@ -181,7 +181,7 @@ def _(explorer, mo):
     numbers = [str(each) for each in explorer.columns if each.number]
     order = mo.ui.dropdown(numbers, label="Best first by", allow_select_none=True)
     drawn = mo.ui.multiselect(numbers, value=explorer.usual_numbers, label="Distributions of")
-    mo.hstack([order, drawn], justify="start")
+    mo.hstack([order, drawn], justify="start", wrap=True)
     return drawn, order
 
 

@@ -33,6 +33,9 @@ NOTEBOOK = Path(__file__).with_name("notebook.py")
 MAP_VARIABLE = "CORESETDB_MAP"
 """Names the feature of the map for the notebook."""
 
+RUNS_CELLS = "_MARIMO_CONFIG_OVERLOAD_RUNTIME_AUTO_INSTANTIATE"
+"""Setting of marimo's editor: whether the cells of a notebook run when it is opened."""
+
 NEEDED = {"marimo": "marimo", "jscatter": "jupyter-scatter", "sklearn": "scikit-learn"}
 """Modules, and the packages that have them."""
 
@@ -153,13 +156,16 @@ def _serve(notebook: str, port: int, browser: bool, say: Callable[[str], None]) 
 
 
 def _edit(notebook: str, port: int, browser: bool) -> None:
-    """Edit a notebook in marimo; it has its own address and token, and prints them."""
+    """Edit a notebook in marimo; it has its own address and token, and prints them.
+
+    Its cells run as it opens: by default marimo's editor would show no output until they are run.
+    """
     command = [sys.executable, "-m", "marimo", "-y", "edit", notebook, "--host", HOST, "--token"]
     command += ["--skip-update-check"]
     command += ["--port", str(port)] if port else []
     command += [] if browser else ["--headless"]
     with suppress(KeyboardInterrupt):
-        subprocess.run(command)
+        subprocess.run(command, env={**os.environ, RUNS_CELLS: "true"})
 
 
 def _listen(port: int) -> socket.socket:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ingest.representations.registry import ALIASES, get, names
 from ..ingest.representations.representation import Representation
-from ..schemas.plain_text import PrintedResult, text_table
+from ..schemas.plain_text import PrintedResult, terminal_columns, text_table
 from .features import Feature, comparison_of
 from .measured import PROXY, SHORT, Maker, measured
 from .methods import Method, method_names, parse_method
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..store.store import Store
 
 
-LINE = 80
+LINE = 80  # at most; fewer on a narrow terminal
 NAMES = 22
 """Characters of a line, and of the names before the meanings."""
 
@@ -90,7 +90,11 @@ class MethodList(PrintedResult, list[ListedMethod]):
         lines: list[str] = []
         for heading, methods in self._groups():
             if methods:
-                lines += [heading, *chain.from_iterable(map(_lines, methods)), ""]
+                lines += [
+                    *wrap(heading, _columns()),
+                    *chain.from_iterable(map(_lines, methods)),
+                    "",
+                ]
         for heading, texts in (
             ("Not ready (-), and what it takes:", self._missing(ready=False)),
             ("Incomplete:", self._missing(ready=True)),
@@ -102,7 +106,7 @@ class MethodList(PrintedResult, list[ListedMethod]):
                 lines += [""]
         for differs, features in self._not_measured().items():
             text = f"Not measured {differs}, so no warning is known: {', '.join(features)}"
-            lines += wrap(text, LINE)
+            lines += wrap(text, _columns())
         return "\n".join(lines).rstrip()
 
     def details(self) -> str:
@@ -184,13 +188,17 @@ FIRST = "rds"
 """The feature that pairs of a feature and a selector are shown with."""
 
 
+def _columns() -> int:
+    return min(LINE, max(terminal_columns() or LINE, 2 * NAMES))
+
+
 def _lines(method: ListedMethod) -> list[str]:
-    """A method with its meaning and its warning, in lines of 80 characters."""
+    """A method with its meaning and its warning, in lines that fit."""
     start = f"{'- ' if method.ready is False else '  '}{method.names}"
     indent = " " * (NAMES + 2)
-    texts = wrap(method.meaning, LINE - len(indent))
+    texts = wrap(method.meaning, _columns() - len(indent))
     if method.warning:
-        warning = wrap(f"! {method.warning}", LINE - len(indent), subsequent_indent="  ")
+        warning = wrap(f"! {method.warning}", _columns() - len(indent), subsequent_indent="  ")
         texts += warning
     if len(start) < len(indent) and texts:
         return [start.ljust(len(indent)) + texts[0], *(indent + text for text in texts[1:])]
@@ -198,11 +206,17 @@ def _lines(method: ListedMethod) -> list[str]:
 
 
 def _indented(text: str, spaces: int) -> list[str]:
-    """A sentence in lines of 80 characters; a command stays in one, to be copied."""
+    """A sentence in lines that fit; a command stays in one, to be copied."""
     if text.startswith("coresetdb "):
         return [" " * spaces + text]
     indent = " " * spaces
-    return wrap(text, LINE, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+    return wrap(
+        text,
+        _columns(),
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+    )
 
 
 def _row(method: ListedMethod) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def score(
         FingerprintError: pool and target were featurized differently.
         QueryError: the filter was refused.
     """
+    store.place.require_writable()
     snapshot = Snapshot(store)
     version = snapshot.pool_version
     load_queries(snapshot, target, None)  # refuses an unknown target before any method is looked at

@@ -10,7 +10,6 @@ order of the table, so that ids and scores are those of one process to the bit.
 
 from __future__ import annotations
 
-import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -64,8 +63,8 @@ class ScanWorker:
             self._store = Store.open(settings["uri"], settings["storage_options"])
         except StoreNotFoundError as error:
             raise StoreNotFoundError(
-                f"a worker on {platform.node()}: {error}. Every node has to reach the store at the "
-                "same place: a shared folder, or s3"
+                f"{error}. Every node has to reach the store at the same place: a shared folder, "
+                "or s3"
             ) from error
         self._request: dict[str, Any] | None = None
         self._method: Method | None = None

@@ -136,6 +136,7 @@ def add_target(
 
     check_name("target", name)
     _check_free(store, name)
+    store.place.require_writable()
     # What an example without an answer lacks, its features say for themselves.
     examples = read_examples(data, options, "A target needs one")
     records = examples.records

@@ -1,8 +1,9 @@
-"""The store that the environment names, for commands and calls that name none."""
+"""What the environment says: the store for commands that name none, and the user's home."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from .errors import UsageError
 
@@ -24,3 +25,14 @@ def store_or_default(address: str | os.PathLike[str] | None) -> str:
     if not named:
         raise UsageError(f"name a store, or set the environment variable {STORE_VARIABLE}")
     return named
+
+
+def home_folder() -> Path:
+    """Return the user's home; for a user who has none, a path below which nothing can be kept."""
+    home = os.path.expanduser("~")
+    return Path(home if os.path.isabs(home) else os.devnull)
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with `~` and `~user` filled in; as it is where nobody has that name."""
+    return Path(os.path.expanduser(path))

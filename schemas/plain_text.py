@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -15,18 +16,23 @@ TABLE_GAP = "   "
 
 
 def terminal_columns() -> int | None:
-    """Columns of the terminal that stdout is; None where it is a file, a pipe or a notebook."""
+    """Columns that lines of stdout may have; None where nothing limits them.
+
+    Those of the terminal; in a file or a pipe those of the variable COLUMNS where it is set.
+    """
     try:
         on_terminal = sys.stdout is not None and sys.stdout.isatty()
     except ValueError:  # it was closed
         return None
-    return shutil.get_terminal_size().columns if on_terminal else None
+    if not on_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+        return None
+    return shutil.get_terminal_size().columns
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Align rows in columns, numbers to the right; nothing is shortened, nothing obeyed.
 
-    On a terminal the table fits its width: long cells go on below (`fitted_table`).
+    Where `terminal_columns` limits it, the table fits: long cells go on below (`fitted_table`).
     """
     from rich.cells import cell_len
 

@@ -77,7 +77,7 @@ class JoinedProgress(Progress):
             last = self._done + self._running.get(name, 1)
             which = f"{first}" if len(self._running) > 1 or first >= last else f"{first} and {last}"
             of = f"{self._noun} {which} of {self._total}"
-            said = f"{said} ({of})"
+            said = f"{of}, {said}"
         whole = min(1.0, (self._done + running) / max(self._total, 1))
         self._progress.learn(name=name, share=whole, said=said)
 

@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
+from ..schemas.environment import expanded
+
 LOOKED_AT = 1000
 """The most entries of a folder that are looked at."""
 
@@ -17,7 +19,7 @@ _NAMED = 5
 
 def is_local_store(path: str | os.PathLike[str]) -> bool:
     """Whether a folder of this machine holds a store, sound or not."""
-    return (Path(path).expanduser() / "pool.lance").is_dir()
+    return (expanded(path) / "pool.lance").is_dir()
 
 
 def stores_in(folder: Path) -> list[str]:
@@ -30,7 +32,7 @@ def stores_like(path: str) -> list[str]:
 
     Those around it (a table of one, or a folder of several), or with a name much like it.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     around = [parent for parent in place.parents if is_local_store(parent)]
     inside = [place / name for name in stores_in(place)]
     if around or inside:
@@ -51,7 +53,7 @@ def store_hint(path: str) -> str:
         return ""
     if like := stores_like(path):
         return f". Did you mean {' or '.join(like)}?"
-    parent = Path(path).expanduser().parent
+    parent = expanded(path).parent
     beside = stores_in(parent)
     if not beside:
         return ""

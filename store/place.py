@@ -7,6 +7,7 @@ Paths are relative to the store, with forward slashes.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -197,6 +198,17 @@ class Place:
                 hasher.update(chunk)
         return size, hasher.hexdigest()
 
+    def require_writable(self) -> None:
+        """Make sure, before long work, that a result can be kept; an object store is not asked.
+
+        Raises:
+            ReadOnlyStoreError: it may be read only.
+        """
+        if self.local and os.path.isdir(self.root):
+            with self.reached("written"):
+                if not os.access(self.root, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), self.root)
+
     @contextmanager
     def reached(self, done: str) -> Iterator[None]:
         """Turn what the system says of a disk or a server into a sentence.
@@ -219,8 +231,9 @@ class Place:
                 ) from error
             if done == "written" and writing_refused(str(error)):
                 kind = ReadOnlyStoreError
+            reason = f"{error.strerror}: {error.filename}" if error.filename else first_line(error)
             raise kind(
-                f"{self.uri}: cannot be {done}: {first_line(error)}. "
+                f"{self.uri}: cannot be {done}: {reason}. "
                 "Check that it can be reached and that you may use it"
             ) from error
 

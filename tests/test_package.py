@@ -36,7 +36,7 @@ ORDER = {
     "schemas": "version fitted_table plain_text notebook canonical errors child_process "
     "environment scratch amounts progress ids tables instruction conversations reasoning recipe "
     "stored_vectors",
-    "workers": "machine task child processes options group ray_actors opening",
+    "workers": "machine task child processes options group ray_cluster ray_actors opening",
     "store": "nearby underway place reads grouping commits locks rows checksums layout store "
     "catalog shards fill features indices maintenance scores evaluation_results removal "
     "evaluations excerpts kept_targets purge corpora sql integrity sizes status",

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from textwrap import shorten
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -28,6 +29,9 @@ STARTS = 3
 
 TASKS_PER_WORKER = 2
 """One that it does and one that waits for it: so long may the owner look away."""
+
+NEWS_LETTERS = 160
+"""Of what names rows that are done again; an error names them in full."""
 
 WATCH_SECONDS = 0.25
 """Between two looks at what was done, while the owner waits."""
@@ -177,6 +181,12 @@ class WorkerGroup:
         except Exception as error:  # what the role raised, or a bug: the owner raises it
             self._fail(error)
 
+    def _hear(self, sentence: str) -> None:
+        """Keep a sentence until the owner says it."""
+        with self._changed:
+            if not self._closed:
+                self._news.append(sentence)
+
     def _started(self, place: _Place) -> Worker | None:
         """A worker that is ready; None where the group is closed, or none can be started here."""
         death: WorkerDiedError | None = None
@@ -187,15 +197,13 @@ class WorkerGroup:
                         return None
                     place.worker = None
                     worker = place.worker = self._start(place.number)
-                worker.ready()
+                worker.ready(self._hear)
                 return worker
             except WorkerDiedError as error:
                 death = error
                 if place.worker is not None:
                     place.worker.end()
-                with self._changed:
-                    if not self._closed:
-                        self._news.append(f"a worker died while it loaded ({death})")
+                self._hear(f"a worker died while it loaded ({death})")
         with self._changed:
             if self._closed:
                 return None
@@ -253,7 +261,8 @@ class WorkerGroup:
             if task.deaths <= RETRIES:
                 self._waiting.appendleft(task)
                 again = "once more" if task.deaths == 1 else f"for the {task.deaths + 1}rd time"
-                self._news.append(f"a worker died ({death}); {task.label()} are done {again}")
+                rows = shorten(task.label(), NEWS_LETTERS, placeholder=" ...")
+                self._news.append(f"a worker died ({death}); {rows} are done {again}")
             else:
                 self._failure = WorkerError(
                     f"{count_of(task.deaths, 'worker')} died, one after the other, over "

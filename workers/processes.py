@@ -15,7 +15,7 @@ import subprocess
 import threading
 import weakref
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, cast
 
 from ..schemas.child_process import interpreter_of, receive, send, send_json
@@ -70,8 +70,8 @@ class ProcessWorker:
         with self._alive():
             send_json(self._requests, SETTINGS, {"role": role, "settings": settings})
 
-    def ready(self) -> None:
-        """See Worker."""
+    def ready(self, news: Callable[[str], None]) -> None:
+        """See Worker; nothing but its own loading keeps it waiting."""
         self._answer(READY)
 
     def equip(self, equipment: Equipment) -> None:

@@ -7,17 +7,20 @@ An actor that dies with its node is started on another as soon as that has room.
 from __future__ import annotations
 
 import os
+import platform
+import sys
 import threading
+import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
-from ..schemas.errors import UsageError
+from ..schemas.errors import UsageError, WorkerError
 from ..schemas.plain_text import count_of, first_line
 from .child import role_of
 from .options import Placement, WorkerOptions
+from .ray_cluster import Head, connect, leave, require_room, room, use_token_for
 from .task import (
     Answer,
     Equipment,
@@ -34,6 +37,12 @@ from .task import (
 POLL_SECONDS = 0.5
 """Between two looks at how far an actor is."""
 
+ROOM_SECONDS = 30.0
+"""Until an actor that has not begun is said to wait for room: Ray starts a process in less."""
+
+DEATHS = "A worker died or was killed|has been marked dead"
+"""What Ray prints of deaths, a paragraph each; the group says it in a sentence."""
+
 MISSING = "the engine ray is not installed: pip install 'coresetdb[ray]', or leave out --engine"
 
 
@@ -41,18 +50,21 @@ class ActorRole:
     """What runs in the actor: a role, and how far its task is. Errors are answers."""
 
     def __init__(self, role: str, settings: dict[str, Any]) -> None:
+        self._name, self._settings = role, settings
         self._role: Role | None = None
-        self._error: dict[str, str] | None = None
         self._rows = self._tokens = 0
         self._given: list[Given] = []
-        self._error = _error_of(lambda: self._make(role, settings))
 
-    def _make(self, role: str, settings: dict[str, Any]) -> None:
-        self._role = role_of(role)(settings)
+    def place(self) -> str:
+        """Return the name of the node's machine, at once."""
+        return platform.node()
 
-    def ready(self) -> dict[str, str] | None:
-        """Return what went wrong when it was made."""
-        return self._error
+    def make(self) -> dict[str, str] | None:
+        """Make the role."""
+        return _error_of(self._make)
+
+    def _make(self) -> None:
+        self._role = role_of(self._name)(self._settings)
 
     def equip(self, facts: dict[str, Any], blobs: Sequence[bytes]) -> dict[str, str] | None:
         """See Role."""
@@ -99,13 +111,34 @@ def _error_of(act: Callable[[], Any]) -> dict[str, str] | None:
 class RayWorker:
     """An actor, as its owner sees it (`workers.task.Worker`)."""
 
-    def __init__(self, ray: Any, actor: Any) -> None:
-        self._ray, self._actor = ray, actor
+    def __init__(self, ray: Any, actor: Any, head: Head) -> None:
+        self._ray, self._actor, self._head = ray, actor, head
         self._ended = threading.Event()
 
-    def ready(self) -> None:
-        """See Worker; a cluster without room lets it wait."""
-        self._raise(self._get(self._actor.ready.remote()))
+    def ready(self, news: Callable[[str], None]) -> None:
+        """See Worker; a cluster without room lets it wait, and `news` hears of that."""
+        began = time.monotonic()
+        told = False
+
+        def tell() -> None:
+            nonlocal told
+            if not told and time.monotonic() - began > ROOM_SECONDS:
+                told = True
+                has, free = self._ray.cluster_resources(), self._ray.available_resources()
+                room = ", ".join(
+                    f"{free.get(unit, 0):g} of {has[unit]:g} {unit}"
+                    for unit in ("CPU", "GPU")
+                    if has.get(unit)
+                )
+                news(
+                    "a worker has not begun yet: its node is busy, or the Ray cluster has no room "
+                    f"(free: {room or 'no CPU is left'})"
+                )
+
+        node = self._get(self._actor.place.remote(), tell)
+        error = self._get(self._actor.make.remote())
+        if error is not None:
+            raise rebuilt({**error, "message": f"a worker on {node}: {error['message']}"})
 
     def equip(self, equipment: Equipment) -> None:
         """See Worker."""
@@ -136,7 +169,7 @@ class RayWorker:
         """See Worker."""
         if not self._ended.is_set():
             self._ended.set()
-            if self._ray.is_initialized():
+            if self._ray.is_initialized() and not self._head.lost.is_set():
                 self._ray.kill(self._actor, no_restart=True)
 
     def _get(self, reference: Any, meanwhile: Callable[[], None] = lambda: None) -> Any:
@@ -144,17 +177,36 @@ class RayWorker:
         errors = self._ray.exceptions
         try:
             while not self._ended.is_set():
+                if self._head.lost.is_set():
+                    raise WorkerError(
+                        f"the head of the Ray cluster, {self._head.address}, cannot be reached any "
+                        "more. Start it again, and then type the same command: it goes on"
+                    )
                 done, _ = self._ray.wait([reference], timeout=POLL_SECONDS)
                 if done:
                     return self._ray.get(reference)
                 meanwhile()
         except errors.RayError as error:
-            raise WorkerDiedError(first_line(error)) from error
+            raise WorkerDiedError(obituary(error)) from error
         raise WorkerDiedError("it was ended")
 
     def _raise(self, error: dict[str, str] | None) -> None:
         if error is not None:
             raise rebuilt(error)
+
+
+def obituary(error: BaseException) -> str:
+    """How an actor ended, in a sentence, out of the many lines that Ray says about it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if getattr(error, "actor_init_failed", False):
+        return f"it could not be made: {lines[-1].strip()[:300]}"  # of a traceback
+    node = "".join(line.strip().removeprefix("ip: ") for line in lines if "\tip: " in line)
+    told = [line for line in lines[1:] if not line.startswith("\t")]
+    said = told[0].partition(". ")[0].strip() if told else first_line(error)
+    said = said.removeprefix("The actor is dead because ")
+    if " is unavailable: " in said:  # for now, Ray says; it is ended, and its task done elsewhere
+        said = "it can no longer be reached"
+    return f"{said[:300]}, on {node}" if node else said[:300]
 
 
 @contextmanager
@@ -178,68 +230,37 @@ def ray_workers(
     os.environ.setdefault("RAY_worker_niceness", "0")
     # What Ray will do by itself in time: until this is set, it warns of the change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", DEATHS)
+    if options.address:
+        # Where no cluster but something else listens, Ray takes 45 seconds to try, 20 times.
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+        use_token_for(options.address)
     try:
         import ray
     except ImportError as error:
         raise UsageError(MISSING) from error
     connected = ray.is_initialized()
-    if not connected:
-        _connect(ray, options, placed)
-    try:
+    with ExitStack() as own:
+        if not connected:
+            # Ray prints what its nodes have to say on stdout, where results are for programs.
+            own.enter_context(redirect_stdout(sys.stderr))
+            connect(ray, options, placed)
+        head = Head(ray.get_runtime_context().gcs_address)
+        if not connected:
+            own.callback(leave, ray, head)
+        own.enter_context(head)
         gpus = 1 if placed.may_use_gpus and ray.cluster_resources().get("GPU", 0) > 0 else 0
         settings = {**settings, "device": "cuda" if gpus else placed.device}
         needs = {"GPU": gpus} if gpus else {"CPU": placed.threads}
-        _require_room(ray, needs)
-        room = _room(ray, needs)
-        count = options.workers if isinstance(options.workers, int) else room
+        require_room(ray, needs)
+        places = room(ray, needs)
+        count = options.workers if isinstance(options.workers, int) else places
         unit = "GPU" if gpus else count_of(placed.threads, "CPU")
         say(
             f"{count_of(count, 'Ray actor')} of {unit} each"
-            + (f"; the cluster has room for {room} now" if room < count else "")
+            + (f"; the cluster has room for {places} now" if places < count else "")
         )
         actor = ray.remote(ActorRole).options(
             num_cpus=placed.threads, num_gpus=gpus, max_restarts=0, max_concurrency=2
         )
-        yield lambda number: RayWorker(ray, actor.remote(role, settings)), count
-    finally:
-        if not connected:
-            ray.shutdown()
-
-
-def _connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
-    own = {} if options.address else {"num_cpus": placed.workers * placed.threads}
-    try:
-        with warnings.catch_warnings():
-            # Ray forks and runs another program at once, so that Lance's locks do not matter.
-            warnings.filterwarnings("ignore", "lance is not fork-safe")
-            ray.init(
-                address=options.address or "local",
-                include_dashboard=None if options.address else False,
-                logging_level="ERROR",
-                log_to_driver=False,
-                **own,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(
-            f"the Ray cluster {options.address or 'of this machine'} cannot be reached: "
-            f"{first_line(error)}. Start one with `ray start --head`, and name its address"
-        ) from error
-
-
-def _room(ray: Any, needs: dict[str, int]) -> int:
-    """How many workers the cluster has room for, each on one node."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = (int(min(node.get(name, 0) / need for name, need in needs.items())) for node in nodes)
-    return max(1, sum(fits))
-
-
-def _require_room(ray: Any, needs: dict[str, int]) -> None:
-    """An actor that fits no node would be waited for without end."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, need in needs.items():
-        most = max((node.get(name, 0) for node in nodes), default=0)
-        if most < need:
-            raise UsageError(
-                f"no node of the Ray cluster has {need} {name}; the largest has {most:g}. "
-                "Give it more with `ray start --num-cpus`, or set OMP_NUM_THREADS lower"
-            )
+        yield lambda number: RayWorker(ray, actor.remote(role, settings), head), count

@@ -102,8 +102,8 @@ class Worker(Protocol):
     `end` may be called from another thread; a method that waits then raises WorkerDiedError.
     """
 
-    def ready(self) -> None:
-        """Wait until it has started."""
+    def ready(self, news: Callable[[str], None]) -> None:
+        """Wait until it has started; `news` hears what keeps it waiting."""
         ...
 
     def equip(self, equipment: Equipment) -> None:

@@ -204,10 +204,19 @@ def header_of(
     folded = {name.lower(): cell for name, cell in zip(names, cells, strict=False)}
     named = options.format not in ("auto", "map")
     shapes = [importer_named(options.format)] if named else list(importers().values())
-    if len(set(names)) == len(names) and any(shape.fits(folded) is not None for shape in shapes):
+    known = any(shape.fits(folded) is not None for shape in shapes)
+    twice = next((name for name in names if name and names.count(name) > 1), None)
+    if known and len(set(names)) == len(names):
         return names
     if named and any(len(own) == len(names) for own in shapes[0].positional):
         return None
+    if known and twice:
+        raise AmbiguousFormatError(
+            file,
+            f"its first row names the column {twice[:40]!r} twice",
+            f"Rename one of them, or count columns: --map user=1,assistant={len(names)} (the first "
+            "row is then read as a record)",
+        )
     shown = ", ".join(repr(name[:40]) for name in names[:SHOWN_NAMES])
     hints = f"{MAP_ADVICE} (or by number without a header: --map user=1,assistant={len(names)})"
     formats = [n for n, i in importers().items() if any(len(p) == len(names) for p in i.positional)]

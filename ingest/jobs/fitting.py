@@ -548,7 +548,7 @@ def fit_from(
         if store.dataset("pool").count_rows():
             progress.say("the sample is drawn from the pool")
             return sample_of_pool(store, seed, rows)
-        progress.say("the files are read once for the sample, and again to be ingested")
+        progress.say("the files are read once for the sample, and again when they are ingested")
         without = removed_ids(store)
         return sample_of_sources(
             sources.sources(), seed, rows, limit, sources.bytes, progress, without

@@ -17,6 +17,7 @@ from typing import Any
 
 import xxhash
 
+from ...schemas.environment import expanded, home_folder
 from ...schemas.errors import BackboneError, NoSuchModelError
 from ...schemas.plain_text import first_line
 from ..conversations.chat_template import DEFAULT
@@ -45,7 +46,7 @@ def model_folder(name: str) -> Path:
                 "another backbone"
             )
         return folder
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise NoSuchModelError(
@@ -63,7 +64,7 @@ def model_folder(name: str) -> Path:
 
 def settled_name(name: str) -> str:
     """Return a name that holds in any working directory: a folder's path made absolute."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     return str(folder.resolve()) if name != BUILTIN and folder.is_dir() else name
 
 
@@ -196,7 +197,7 @@ def hash_file(path: Path) -> str:
 
 def cache_file() -> Path:
     """Return the file of cached hashes, below $XDG_CACHE_HOME, or ~/.cache where that is unset."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    root = os.environ.get("XDG_CACHE_HOME") or str(home_folder() / ".cache")
     return Path(root) / "coresetdb" / "weight_hashes.json"
 
 

@@ -20,8 +20,8 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
+from ...schemas.environment import home_folder
 from .folders import NAMES, without_packing
 from .in_memory import is_in_memory
 from .locations import STDIN
@@ -139,7 +139,7 @@ def _data_set(folders: list[str], scheme: str) -> tuple[Place, str]:
             return (owner or "",), _joined(name, folders[depth + 1 :])
     stops: set[str] = set()
     if not scheme:
-        stops = {str(Path.home()), tempfile.gettempdir()}
+        stops = {str(home_folder()), tempfile.gettempdir()}
         for depth in range(len(folders), max(0, len(folders) - ROOT_LEVELS), -1):
             if _is_root("/" + "/".join(folders[:depth])) and not _is_nameless(folders[depth - 1]):
                 return tuple(folders[: depth - 1]), _joined(folders[depth - 1], folders[depth:])

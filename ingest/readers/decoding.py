@@ -73,6 +73,7 @@ FOREIGN = {
     b"\x89PNG": "a PNG image",
     b"\x7fELF": "a program",
 }
+WORKBOOKS = (".xlsx", ".xlsm", ".ods")
 
 
 class HashedFile:
@@ -120,6 +121,8 @@ class ByteStream:
         head = raw.peek(8)
         for magic, name in FOREIGN.items():
             if head.startswith(magic):
+                if file.lower().endswith(WORKBOOKS):
+                    raise InputError(file, "it is a workbook", "Save its sheet as CSV first")
                 raise InputError(file, f"it is {name}", "Unpack or convert it first")
         if head.startswith(GZIP_MAGIC):
             self.compression = "gzip"

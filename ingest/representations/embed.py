@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from ...schemas.canonical import digest_of
+from ...schemas.environment import expanded
 from ...schemas.errors import BackboneError
 from ...schemas.plain_text import first_line
 from ..models.custom_code import require_native
@@ -180,7 +181,7 @@ def encoder_folder(name: str) -> Path:
     Raises:
         BackboneError: there is none, or it is no sentence-transformers model.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.is_dir():
         try:
             folder = hub_snapshot(name, [*SMALL_FILES, "*.safetensors", "*/pytorch_model.bin"])

@@ -61,6 +61,11 @@ MISTAKES = {
     "init a.jsonl": "a file is in the way",
     "demo a.jsonl": "a.jsonl: cannot be created",
     "init new --backbone ./nowhere": "nowhere",
+    # a home that nobody has
+    "status ~nobody-at-all/pool": "no store here",
+    "select ~nobody-at-all/pool sums": "no store here",
+    "ingest pool ~nobody-at-all/a.jsonl": "no such file",
+    "init new --backbone ~nobody-at-all/model": "nobody-at-all",
     # a name that nothing bears
     "init new --features nosuch": "nosuch",
     "plan pool b.jsonl --features nosuch": "nosuch",
@@ -198,3 +203,20 @@ def test_each_kind_is_listed_and_removed_alike(kind, folder, monkeypatch, capsys
     assert not exit_.value.code and isinstance(json.loads(capsys.readouterr().out), list)
     code, said = left([kind, "remove", "pool", "nosuch"], folder, monkeypatch, capsys)
     assert code == 2 and "nosuch" in said
+
+
+@pytest.mark.parametrize(
+    ("command", "method", "said"),
+    [
+        (["ingest", "pool", "a.jsonl"], "ingest", " To go on, run the same command again."),
+        (["fit", "pool", "a.jsonl"], "fit", " To go on, run the same command again."),
+        (["status", "pool"], "status", ""),
+    ],
+)
+def test_ctrl_c_ends_a_command_with_a_sentence(command, method, said, folder, monkeypatch, capsys):
+    def pressed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(coresetdb.Database, method, pressed)
+    code, err = left(command, folder, monkeypatch, capsys)
+    assert code == 130 and err.strip() == f"Interrupted.{said}"

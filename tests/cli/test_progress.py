@@ -96,7 +96,7 @@ def test_the_share_of_several_fits_is_over_all_of_them():
     joined.begin({"d": 1})
     joined.learn(name="d", share=1.0, said="done")
     assert seen == [
-        ("a", 0.125, "reading (fit 1 of 4)"),
-        ("b and c", 0.5, "reading (fit 2 and 3 of 4)"),
-        ("d", 1.0, "done (fit 4 of 4)"),
+        ("a", 0.125, "fit 1 of 4, reading"),
+        ("b and c", 0.5, "fit 2 and 3 of 4, reading"),
+        ("d", 1.0, "fit 4 of 4, done"),
     ]

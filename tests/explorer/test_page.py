@@ -184,6 +184,8 @@ def test_dark_and_narrow(opened):
     assert page.evaluate(f"{wide}.map(each => each.getBoundingClientRect().right <= 400)") == [
         *[True] * page.locator(".coresetdb, .heading, .histograms").count()
     ]
+    drawn = page.locator("canvas").first.bounding_box()
+    assert drawn["width"] <= 400 and drawn["height"] <= drawn["width"] + 2  # else cut at the sides
     page.set_viewport_size({"width": 1280, "height": 1000})
     page.emulate_media(color_scheme="light")
 
@@ -226,6 +228,18 @@ def test_a_copy_of_the_notebook_and_calls_that_are_refused(explored, tmp_path, m
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'coresetdb\[explore\]'"):
         explore(explored.store)
+
+
+def test_the_editor_runs_the_cells_as_it_opens(explored, tmp_path, monkeypatch):
+    from marimo._config.manager import EnvConfigReader
+
+    def edited(command, env):
+        assert command[3:6] == ["-y", "edit", str(tmp_path / "mine.py")]
+        monkeypatch.setattr("os.environ", env)
+        assert EnvConfigReader().read()["runtime"]["auto_instantiate"] is True
+
+    monkeypatch.setattr("coresetdb.explorer.server.subprocess.run", edited)
+    explore(explored.store, notebook=str(tmp_path / "mine.py"), edit=True, browser=False)
 
 
 def test_a_port_that_is_taken_is_said(explored, address):

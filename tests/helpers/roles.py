@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ class ThreadWorker:
     def __init__(self, role: type, settings: dict[str, Any]) -> None:
         self._role, self._settings, self.dead = role, settings, False
 
-    def ready(self) -> None:
+    def ready(self, news: Callable[[str], None]) -> None:
         with LOADING:
             self.role = self._role(self._settings)
 

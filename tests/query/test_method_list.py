@@ -160,3 +160,10 @@ def test_a_store_answers_exactly_what_the_list_says(tmp_path):
     assert "Xie et al. 2023" in tables and f"coresetdb featurize {tmp_path}/store trim" in tables
     bare = CliRunner().invoke(commands, ["methods", "--verbose"]).stdout
     assert "lexical:dsir" in bare and "Xie et al. 2023" in bare and "featurize" not in bare
+
+
+def test_its_lines_fit_a_narrow_terminal(monkeypatch):
+    for columns in (60, 80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = str(list_methods()).splitlines()
+        assert max(map(len, lines)) <= min(columns, 80), columns

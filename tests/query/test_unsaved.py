@@ -80,3 +80,14 @@ def test_an_excluded_coreset_may_leave_nothing(store):
     database.select(method="random", where="corpus = 'poems'", budget="100%", name="poems")
     with pytest.raises(UsageError, match=r"not in an excluded coreset \(poems\)"):
         database.select(method="random", where="corpus = 'poems'", budget=5, exclude="poems")
+
+
+def test_long_work_on_a_store_that_may_only_be_read_ends_at_its_beginning(store, monkeypatch):
+    database = Database(store)
+    monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(store.uri))
+    monkeypatch.setattr("coresetdb.query.score._score_one", lambda *_: pytest.fail("it scores"))
+    with pytest.raises(ReadOnlyStoreError, match=r"cannot be written: Permission denied"):
+        database.score("arithmetic", "rds")
+    with pytest.raises(ReadOnlyStoreError, match=r"cannot be written: Permission denied"):
+        database.add_target("new", [{"question": "1 + 1?", "answer": "It is 2."}])
+    assert database.select("arithmetic", budget=3, dry_run=True).ids  # reading goes on

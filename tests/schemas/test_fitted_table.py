@@ -68,4 +68,6 @@ def test_a_table_knows_the_terminal(monkeypatch, columns, lines):
     monkeypatch.setenv("COLUMNS", str(columns))
     assert len(text_table(rows).splitlines()) == lines
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    assert len(text_table(rows).splitlines()) == lines  # COLUMNS is heeded in a pipe, too
+    monkeypatch.delenv("COLUMNS")
     assert len(text_table(rows).splitlines()) == 3

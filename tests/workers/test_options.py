@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from coresetdb.schemas.errors import UsageError
 from coresetdb.workers import options
 from coresetdb.workers.machine import THREADS_VARIABLE
-from coresetdb.workers.opening import described
+from coresetdb.workers.opening import described, open_group
 from coresetdb.workers.options import GPU_VARIABLE, Placement, WorkerOptions, choose, place
 
 MB, GB = 10**6, 10**9
@@ -103,3 +105,12 @@ def test_options_as_they_are_typed():
     assert WorkerOptions.of("auto", [1]) == WorkerOptions("auto", (1,))
     assert WorkerOptions.of(gpus="0, 1") == WorkerOptions(gpus=(0, 1))
     assert WorkerOptions.of(engine="ray", address="a:1").given
+
+
+def test_an_engine_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with (
+        pytest.raises(UsageError, match=r"ray is not installed: pip install 'coresetdb\[ray\]'"),
+        open_group(WorkerOptions(engine="ray"), Placement(1, 1), "none", {}, print),
+    ):
+        pass

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -14,7 +17,7 @@ from helpers.roles import ADDER
 
 import coresetdb
 from coresetdb.schemas.errors import BackboneError, UsageError, WorkerError
-from coresetdb.workers import ray_actors
+from coresetdb.workers import ray_actors, ray_cluster
 from coresetdb.workers.group import WorkerGroup
 from coresetdb.workers.opening import open_group
 from coresetdb.workers.options import Placement, WorkerOptions
@@ -74,6 +77,23 @@ def test_an_error_of_the_role_is_the_owners(group):
         done(group, [task(0, fail="BackboneError")])
 
 
+def test_an_error_of_making_the_role_names_the_node():
+    with (
+        pytest.raises(BackboneError, match=f"a worker on {platform.node()}: .*of the role"),
+        open_group(OPTIONS, Placement(2, 1), ADDER, {"fail": "BackboneError"}, print) as group,
+    ):
+        done(group, [task(0)])
+
+
+def test_a_worker_that_waits_for_room_is_told(monkeypatch):
+    monkeypatch.setattr(ray_actors, "ROOM_SECONDS", 0.1)
+    said: list[str] = []
+    options = WorkerOptions(3, engine="ray")
+    with open_group(options, Placement(3, 1), ADDER, {}, said.append) as group:
+        assert done(group, [task(number, sleep=0.3) for number in range(4)])[0] == [0, 1, 2, 3]
+    assert any("a worker has not begun yet" in sentence and "CPU" in sentence for sentence in said)
+
+
 def test_closing_ends_what_works(group):
     group.submit(task(0, sleep=60))
     group.close()  # and this test ends
@@ -121,17 +141,105 @@ def test_an_exact_scan_by_actors_is_that_of_one_process(tmp_path, monkeypatch):
         )
 
 
-def test_a_cluster_that_is_not_there(monkeypatch):
+@pytest.fixture
+def unconnected(monkeypatch) -> Callable[[BaseException | None], None]:
+    """As in a process without a connection; what `ray.init` raises is set by a call."""
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    options = WorkerOptions(1, engine="ray", address="127.0.0.1:1")
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
 
-    def init(**options):
-        raise ConnectionError("nobody listens")
+    def init_raises(error: BaseException | None) -> None:
+        def init(**options):
+            if error is not None:
+                raise error
 
-    monkeypatch.setattr(ray, "init", init)
-    with (
-        pytest.raises(UsageError, match=r"127.0.0.1:1 cannot be reached.*ray start --head"),
-        ray_actors.ray_workers(options, Placement(1, 1), ADDER, {}, print),
-    ):
+        monkeypatch.setattr(ray, "init", init)
+
+    init_raises(None)
+    return init_raises
+
+
+def connect(address: str) -> None:
+    options = WorkerOptions(1, engine="ray", address=address)
+    with ray_actors.ray_workers(options, Placement(1, 1), ADDER, {}, print):
         pass
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "nowhere.invalid:6379"])
+def test_an_address_where_nobody_listens_is_told_at_once(unconnected, address):
+    with pytest.raises(UsageError, match=f"{address} cannot be reached.*ray start --head"):
+        connect(address)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_what_ray_says_of_an_address_is_told_with_its_cause(unconnected):
+    error = ConnectionError("Failed to connect to Ray cluster")
+    error.__cause__ = RuntimeError("Version mismatch: the cluster has:\n  Ray: 1.0\n  Python: 3.9")
+    unconnected(error)
+    with pytest.raises(UsageError, match=r"Failed.*Version mismatch.*Ray: 1.0 Python: 3.9.*head"):
+        connect("auto")
+    trace = "No GCS: Traceback (most recent call last):\n  File x\nTimedOut: no answer\n"
+    error.__cause__ = RuntimeError(trace)
+    with pytest.raises(UsageError, match=r"Failed.*: No GCS: TimedOut: no answer. Start"):
+        connect("auto")
+    error.__cause__ = ray.exceptions.AuthenticationError("RPC error: InvalidAuthToken")
+    with pytest.raises(UsageError, match="wants a token: set RAY_AUTH_MODE=token"):
+        connect("auto")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"), [("127.0.0.1:6379", True), ("192.0.2.1:6379", False), ("auto", False)]
+)
+def test_the_users_token_is_shown_to_clusters_of_this_machine_alone(
+    tmp_path, monkeypatch, address, shown
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is as it was afterwards
+        monkeypatch.delenv(name)
+    ray_cluster.use_token_for(address)
+    assert "RAY_AUTH_MODE" not in os.environ  # there is no token
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("secret")
+    ray_cluster.use_token_for(address)
+    assert (os.environ.get("RAY_AUTH_MODE") == "token") is shown
+
+
+def test_results_on_stdout_are_free_of_what_ray_prints(unconnected, monkeypatch, capsys):
+    unconnected(None)
+    monkeypatch.setattr(ray_actors, "require_room", lambda *needs: print("(raylet) news"))
+    connect("auto")
+    assert capsys.readouterr().out.count("raylet") == 0
+
+
+def test_a_head_that_is_gone_ends_the_run_in_time(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        with ray_cluster.Head(address) as head:
+            assert not head.lost.wait(0.5)
+            listener.close()
+            assert head.lost.wait(10)
+
+    def no_answer(*references, timeout):
+        return [], references
+
+    busy = SimpleNamespace(wait=no_answer, exceptions=ray.exceptions, is_initialized=lambda: True)
+    worker = ray_actors.RayWorker(busy, SimpleNamespace(equip=SimpleNamespace(remote=print)), head)
+    with pytest.raises(WorkerError, match=f"head of the Ray cluster, {address}.*Start it"):
+        worker.equip(Equipment({}))
+    worker.end()  # without a head nobody kills an actor
+
+
+def test_how_an_actor_ended_is_a_sentence():
+    said = (
+        "The actor died unexpectedly before finishing this task.\n\tclass_name: ActorRole\n"
+        "\tpid: 7\n\tip: 10.0.0.2\nThe actor is dead because its node has died. Node Id: 5f"
+    )
+    error = ray.exceptions.RayActorError(error_msg=said)
+    assert ray_actors.obituary(error) == "its node has died, on 10.0.0.2"
+    away = ray.exceptions.ActorUnavailableError("RPC error: reset by peer", None)
+    assert ray_actors.obituary(away) == "it can no longer be reached"
+    said = "The actor died because of an error\nTraceback\nModuleNotFoundError: No module x\n"
+    error = ray.exceptions.RayActorError(error_msg=said, actor_init_failed=True)
+    assert ray_actors.obituary(error) == "it could not be made: ModuleNotFoundError: No module x"

@@ -84,7 +84,7 @@ def test_the_first_ingest_fits_and_featurizes(create, tmp_path):
     assert table["counted"].null_count == table["spreading"].null_count == 0
     assert len(Centre.ran) == 1 and len(Centre.ran[0]) == 8  # shared by both
     assert any("read once for the sample" in sentence for sentence in told.said)
-    assert ("centre", 0.25, "loss 1.0 (fit 1 of 2)") in told.learned  # half of the first
+    assert ("centre", 0.25, "fit 1 of 2, loss 1.0") in told.learned  # half of the first
     recipe = catalog.recipes(database.store)["spreading"]
     assert set(recipe.artifacts) == {"centre/1", "centre/2", "spread"}
     again = database.ingest(write_jsonl(tmp_path / "b.jsonl", records(10, start=35)))

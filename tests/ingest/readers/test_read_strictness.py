@@ -342,3 +342,17 @@ def test_damage_is_an_error_or_a_reject(
         return
     assert all(isinstance(item, Record | Reject) for item in items)
     assert source.xxh3
+
+
+def test_a_workbook_is_called_so(tmp_path: Path) -> None:
+    path = tmp_path / "answers.xlsx"
+    path.write_bytes(b"PK\x03\x04rest")
+    with pytest.raises(InputError, match=r"it is a workbook\. Save its sheet as CSV first"):
+        list(open_source(str(path)))
+
+
+def test_a_column_that_is_named_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer,answer\nWhy?,So.,Thus.\n")
+    with pytest.raises(InputError, match="names the column 'answer' twice"):
+        list(open_source(str(path)))
