@@ -145,24 +145,25 @@ import resource
 import torch
 from coresetdb.ingest.models.backbone import keep_freed_memory
 
-def faults_of_large_tensors():
-    torch.ones(16 << 20)
+def faults_of_a_large_tensor():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
-        torch.ones(16 << 20)
+    torch.ones(16 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-by_itself = faults_of_large_tensors()
+def fewest_faults():
+    return min(faults_of_a_large_tensor() for _ in range(12))
+
+by_itself = fewest_faults()
 keep_freed_memory()
-print(by_itself, faults_of_large_tensors())
+print(by_itself, fewest_faults())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc's allocator")
 def test_the_next_tensor_meets_pages_that_the_last_one_had():
     by_itself, kept = map(int, printed(KEPT_SCRIPT, "MALLOC").split())
-    # Usually none; where a small block takes the beginning of the freed pages, the heap grows.
-    assert kept <= by_itself / 2
+    # Where a small block takes the beginning of the freed pages, the heap grows first.
+    assert kept <= by_itself / 10
 
 
 def test_a_featurizer_gives_back_when_it_is_time(monkeypatch):
