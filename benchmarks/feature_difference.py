@@ -24,5 +24,5 @@ def differences_by_column(one: pa.Table, other: pa.Table) -> dict[str, float]:
         ours, theirs = (each.astype(float).reshape(len(each), -1) for each in (ours, theirs))
         lengths = np.linalg.norm(theirs, axis=1)
         distance = np.linalg.norm(ours - theirs, axis=1)[lengths > 0] / lengths[lengths > 0]
-        largest[field.name] = float(np.nanmax(distance))
+        largest[field.name] = float(np.max(distance, initial=0.0))
     return largest

@@ -228,7 +228,13 @@ class Cluster:
         ips: Sequence[str] = ("127.0.0.1", "127.0.0.1")
         port = PORT
         if namespaces:
-            enters, ips = self._namespaces(), ADDRESSES
+            try:
+                enters, ips = self._namespaces(), ADDRESSES
+            except BaseException:
+                for holder in self._holders:
+                    holder.kill()
+                shutil.rmtree(self._folder)
+                raise
         else:
             port = free_port()
         self._enters = enters

@@ -67,8 +67,11 @@ COMMANDS = {
 
 INTERRUPTED = 130
 
-GO_ON = ("fit", "ingest", "featurize", "evaluate", "quantiles")
+GO_ON = ("demo", "fit", "ingest", "featurize", "evaluate", "quantiles")
 """Commands that take up what an interrupted run of theirs has kept."""
+
+READING = ("list", "show")
+"""Words after them that make them commands that only read."""
 
 
 class Commands(click.Group):
@@ -176,7 +179,8 @@ def _was_done(error: UsageError) -> bool:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in a sentence, not in a traceback."""
     if arguments is None:  # the process is ours
-        search_less_for_garbage()
+        if sys.argv[1:2] != ["explore"]:  # which serves for hours
+            search_less_for_garbage()
         _show_control_characters()
     try:
         with _trace(sys.argv[1:] if arguments is None else arguments):
@@ -188,7 +192,7 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         words = sys.argv[1:] if arguments is None else arguments
-        resumes = bool(words) and words[0] in GO_ON
+        resumes = bool(words) and words[0] in GO_ON and not set(words[1:2]) & set(READING)
         talk(f"Interrupted.{' To go on, run the same command again.' if resumes else ''}")
         sys.exit(INTERRUPTED)
     except CoresetDBError as error:

@@ -58,7 +58,9 @@ class MapView:
         )
         self._scatter.options(regl_scatterplot_options={"height": "auto"})  # that of its box
         self.widget: Any = self._scatter.widget
-        self.widget._css = f"{self.widget._css}\n{_NO_HIGHER_THAN_WIDE}"
+        style = getattr(self.widget, "_css", None)  # private: without it the map may be cut
+        if isinstance(style, str):
+            self.widget._css = f"{style}\n{_NO_HIGHER_THAN_WIDE}"
         self.widget.observe(self._points_chosen, names=["selection"])
         self.widget.observe(self._lasso_drawn, names=["lasso_selection_polygon"])
 

@@ -165,7 +165,7 @@ def _edit(notebook: str, port: int, browser: bool) -> None:
     command += ["--port", str(port)] if port else []
     command += [] if browser else ["--headless"]
     with suppress(KeyboardInterrupt):
-        subprocess.run(command, env={**os.environ, RUNS_CELLS: "true"})
+        subprocess.run(command, env={RUNS_CELLS: "true", **os.environ})
 
 
 def _listen(port: int) -> socket.socket:

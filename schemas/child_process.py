@@ -60,12 +60,12 @@ class _HiddenPandas:
 
 
 def search_less_for_garbage() -> None:
-    """Let this process, which is ours alone, collect cyclic garbage a seventieth as often.
+    """Let this process, which is ours alone and not kept for hours, collect cyclic garbage rarely.
 
     What it imports makes hundreds of thousands of objects that stay: by Python's own threshold of
     700 an eighth of a selection, or of the start of a worker, went into looking through them.
     """
-    gc.set_threshold(50_000, 20, 20)
+    gc.set_threshold(50_000, 10, 10)
 
 
 def claim_standard_streams() -> tuple[BinaryIO, BinaryIO]:

@@ -24,7 +24,8 @@ def terminal_columns() -> int | None:
         on_terminal = sys.stdout is not None and sys.stdout.isatty()
     except ValueError:  # it was closed
         return None
-    if not on_terminal and not os.environ.get("COLUMNS", "").isdecimal():
+    columns = os.environ.get("COLUMNS", "")
+    if not on_terminal and not (columns.isdecimal() and int(columns)):
         return None
     return shutil.get_terminal_size().columns
 

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from textwrap import shorten
 from types import TracebackType
 from typing import Any, TypeAlias
 
@@ -35,6 +34,10 @@ NEWS_LETTERS = 160
 
 WATCH_SECONDS = 0.25
 """Between two looks at what was done, while the owner waits."""
+
+
+def _shortened(label: str) -> str:
+    return label if len(label) <= NEWS_LETTERS else f"{label[:NEWS_LETTERS].rstrip(' ,')} ..."
 
 
 Report: TypeAlias = Callable[[int, int], None]
@@ -261,7 +264,7 @@ class WorkerGroup:
             if task.deaths <= RETRIES:
                 self._waiting.appendleft(task)
                 again = "once more" if task.deaths == 1 else f"for the {task.deaths + 1}rd time"
-                rows = shorten(task.label(), NEWS_LETTERS, placeholder=" ...")
+                rows = _shortened(task.label())
                 self._news.append(f"a worker died ({death}); {rows} are done {again}")
             else:
                 self._failure = WorkerError(

@@ -111,28 +111,27 @@ def _error_of(act: Callable[[], Any]) -> dict[str, str] | None:
 class RayWorker:
     """An actor, as its owner sees it (`workers.task.Worker`)."""
 
-    def __init__(self, ray: Any, actor: Any, head: Head) -> None:
+    def __init__(self, ray: Any, actor: Any, head: Head, waits: threading.Event) -> None:
         self._ray, self._actor, self._head = ray, actor, head
+        self._waits = waits  # set by the first of all workers that says it waits for room
         self._ended = threading.Event()
 
     def ready(self, news: Callable[[str], None]) -> None:
         """See Worker; a cluster without room lets it wait, and `news` hears of that."""
         began = time.monotonic()
-        told = False
 
         def tell() -> None:
-            nonlocal told
-            if not told and time.monotonic() - began > ROOM_SECONDS:
-                told = True
+            if not self._waits.is_set() and time.monotonic() - began > ROOM_SECONDS:
+                self._waits.set()
                 has, free = self._ray.cluster_resources(), self._ray.available_resources()
-                room = ", ".join(
+                unused = ", ".join(
                     f"{free.get(unit, 0):g} of {has[unit]:g} {unit}"
                     for unit in ("CPU", "GPU")
                     if has.get(unit)
                 )
                 news(
                     "a worker has not begun yet: its node is busy, or the Ray cluster has no room "
-                    f"(free: {room or 'no CPU is left'})"
+                    f"(free: {unused or 'nothing, as no node is alive'})"
                 )
 
         node = self._get(self._actor.place.remote(), tell)
@@ -198,8 +197,12 @@ class RayWorker:
 def obituary(error: BaseException) -> str:
     """How an actor ended, in a sentence, out of the many lines that Ray says about it."""
     lines = [line for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
     if getattr(error, "actor_init_failed", False):
         return f"it could not be made: {lines[-1].strip()[:300]}"  # of a traceback
+    if any(line.lstrip().startswith('File "') for line in lines):
+        return lines[-1].strip()[:300]
     node = "".join(line.strip().removeprefix("ip: ") for line in lines if "\tip: " in line)
     told = [line for line in lines[1:] if not line.startswith("\t")]
     said = told[0].partition(". ")[0].strip() if told else first_line(error)
@@ -220,7 +223,8 @@ def ray_workers(
     """Hold a connection to Ray inside the block: what starts a worker, and how many there are.
 
     Without an address a cluster of this machine alone is started, and ended with the block. A
-    connection that the program has already is used, and stays.
+    connection that the program has already is used, and stays; without one, what is printed on
+    stdout meanwhile goes to stderr.
 
     Raises:
         UsageError: Ray is not installed, the cluster cannot be reached, or has no room for one.
@@ -233,7 +237,7 @@ def ray_workers(
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", DEATHS)
     if options.address:
         # Where no cluster but something else listens, Ray takes 45 seconds to try, 20 times.
-        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
         use_token_for(options.address)
     try:
         import ray
@@ -263,4 +267,5 @@ def ray_workers(
         actor = ray.remote(ActorRole).options(
             num_cpus=placed.threads, num_gpus=gpus, max_restarts=0, max_concurrency=2
         )
-        yield lambda number: RayWorker(ray, actor.remote(role, settings), head), count
+        waits = threading.Event()
+        yield lambda number: RayWorker(ray, actor.remote(role, settings), head, waits), count

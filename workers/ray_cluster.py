@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..schemas.environment import home_folder
 from ..schemas.errors import UsageError
 from ..schemas.plain_text import first_line
 from .options import Placement, WorkerOptions
@@ -40,6 +41,11 @@ def connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
     where = options.address or "of this machine"
     advice = "Start one with `ray start --head`, and name its address"
     if options.address:
+        if "://" in options.address:
+            raise UsageError(
+                f"{options.address} is no address of a cluster's node: write HOST:PORT, as "
+                "`ray start --head` prints it, and run this on a machine that reaches the nodes"
+            )
         _require_listener(options.address, advice)
     try:
         with warnings.catch_warnings():
@@ -83,11 +89,11 @@ def _sentence(error: BaseException) -> str:
 def _require_listener(address: str, advice: str) -> None:
     """Find out at once whether anybody listens: Ray would try for a minute, and print about it."""
     host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdecimal():
+    if not host or not port.isdecimal():
         return  # Ray says what it makes of it
     try:
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:  # no name of a machine is so written
         raise UsageError(
             f"the Ray cluster {address} cannot be reached: {first_line(error)}. {advice}"
         ) from error
@@ -102,7 +108,7 @@ def use_token_for(address: str) -> None:
     host = address.rpartition(":")[0].strip("[]")
     if not host or AUTH_VARIABLE in os.environ:
         return
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or home_folder() / ".ray" / "auth_token")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as own:
             own.bind((host, 0))  # only on an address of this machine

@@ -7,6 +7,7 @@ import platform
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from threading import Event
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -164,11 +165,16 @@ def connect(address: str) -> None:
         pass
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "nowhere.invalid:6379"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "a..b:1"])
 def test_an_address_where_nobody_listens_is_told_at_once(unconnected, address):
     with pytest.raises(UsageError, match=f"{address} cannot be reached.*ray start --head"):
         connect(address)
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_only_addresses_of_a_node_are_taken(unconnected):
+    with pytest.raises(UsageError, match=r"ray://127.0.0.1:10001 is no address.*HOST:PORT"):
+        connect("ray://127.0.0.1:10001")
 
 
 def test_what_ray_says_of_an_address_is_told_with_its_cause(unconnected):
@@ -225,7 +231,9 @@ def test_a_head_that_is_gone_ends_the_run_in_time(monkeypatch):
         return [], references
 
     busy = SimpleNamespace(wait=no_answer, exceptions=ray.exceptions, is_initialized=lambda: True)
-    worker = ray_actors.RayWorker(busy, SimpleNamespace(equip=SimpleNamespace(remote=print)), head)
+    worker = ray_actors.RayWorker(
+        busy, SimpleNamespace(equip=SimpleNamespace(remote=print)), head, Event()
+    )
     with pytest.raises(WorkerError, match=f"head of the Ray cluster, {address}.*Start it"):
         worker.equip(Equipment({}))
     worker.end()  # without a head nobody kills an actor
@@ -240,6 +248,14 @@ def test_how_an_actor_ended_is_a_sentence():
     assert ray_actors.obituary(error) == "its node has died, on 10.0.0.2"
     away = ray.exceptions.ActorUnavailableError("RPC error: reset by peer", None)
     assert ray_actors.obituary(away) == "it can no longer be reached"
+    raised = ray.exceptions.RayError(
+        'ray::do()\n  File "x.py", line 6, in do\nValueError: too long\n'
+    )
+    assert ray_actors.obituary(raised) == "ValueError: too long"
+    assert ray_actors.obituary(ray.exceptions.RayError("")) == "RayError"
+    raised = ray.exceptions.RayError('ray::do()\n  File "x.py", line 6, in do\nValueError: no\n')
+    assert ray_actors.obituary(raised) == "ValueError: no"
+    assert ray_actors.obituary(ray.exceptions.RayError("")) == "RayError"
     said = "The actor died because of an error\nTraceback\nModuleNotFoundError: No module x\n"
     error = ray.exceptions.RayActorError(error_msg=said, actor_init_failed=True)
     assert ray_actors.obituary(error) == "it could not be made: ModuleNotFoundError: No module x"
