@@ -101,8 +101,11 @@ class QueryProcess:
         )
         self._requests = cast(BinaryIO, self._process.stdin)
         self._answers = cast(BinaryIO, self._process.stdout)
+        # Without requests it ends: Python keeps a forgotten Popen, with its pipes, until it has.
+        weakref.finalize(self, self._requests.close).atexit = False
         self._last_words: deque[bytes] = deque(maxlen=LAST_WORDS)
-        self._listener = threading.Thread(target=self._listen, daemon=True)
+        heard = (self._process.stderr, self._last_words)  # not self, which would never be freed
+        self._listener = threading.Thread(target=_listen, args=heard, daemon=True)
         self._listener.start()
         self.pid = self._process.pid
         self._expired = False
@@ -188,10 +191,6 @@ class QueryProcess:
         self._expired = True
         self._process.kill()
 
-    def _listen(self) -> None:
-        for line in cast(BinaryIO, self._process.stderr):
-            self._last_words.append(line)
-
     def _obituary(self, clock: Clock, late: str) -> str:
         status = self._process.wait()
         self.end()
@@ -205,6 +204,11 @@ class QueryProcess:
                 + (f" ({words})" if words else "")
             )
         return f"the query's process ended with status {status}: {words}"
+
+
+def _listen(stream: BinaryIO, last_words: deque[bytes]) -> None:
+    for line in stream:
+        last_words.append(line)
 
 
 def _origin_of(store_uri: str, memory_limit: str) -> tuple[Any, ...] | None:

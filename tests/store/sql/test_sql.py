@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyarrow as pa
@@ -179,6 +181,7 @@ def test_the_next_query_stops_the_one_still_read(session: SqlSession) -> None:
     assert list(first) == []
 
 
+@pytest.mark.skipif(find_spec("pandas") is None, reason="pandas is not installed")
 def test_the_process_does_without_pandas(session: SqlSession) -> None:
     assert rows(session, "SELECT count(*) AS n FROM pool") == [{"n": 60}]
     with open(f"/proc/{session._process.pid}/maps") as mapped:
@@ -197,12 +200,17 @@ def test_the_process_ends_with_its_owner(store: Store) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    child = int(done.stdout)
-    for _ in range(1000):
-        if not _alive(child):
-            return
-        signal.sigtimedwait([], 0.02)
-    pytest.fail("the query's process outlived its owner")
+    assert _ends(int(done.stdout)), "the query's process outlived its owner"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_the_process_of_a_session_that_is_forgotten_ends(store: Store) -> None:
+    session = SqlSession(store.uri, memory_limit="401MB")  # no process waits for such
+    session.run("SELECT 1").read_all()
+    child = session._process.pid
+    del session
+    gc.collect()
+    assert _ends(child)
 
 
 def test_a_program_may_end_amid_a_result(store: Store) -> None:
@@ -213,6 +221,15 @@ def test_a_program_may_end_amid_a_result(store: Store) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2048\n", "")
+
+
+def _ends(pid: int) -> bool:
+    """Wait for its end, some 20 seconds."""
+    for _ in range(1000):
+        if not _alive(pid):
+            return True
+        signal.sigtimedwait([], 0.02)
+    return False
 
 
 def _alive(pid: int) -> bool:
