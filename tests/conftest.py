@@ -12,6 +12,9 @@ import pytest
 from helpers.warm_processes import WarmParent
 from hypothesis import settings
 
+# The width that readline finds and xdist's processes inherit; tables in a pipe would heed it.
+os.environ.pop("COLUMNS", None)
+
 # torch, transformers and thousands of tests stay: looking through them for garbage takes seconds.
 gc.set_threshold(50_000, 20, 20)
 

@@ -235,8 +235,9 @@ def test_the_editor_runs_the_cells_as_it_opens(explored, tmp_path, monkeypatch):
 
     def edited(command, env):
         assert command[3:6] == ["-y", "edit", str(tmp_path / "mine.py")]
-        monkeypatch.setattr("os.environ", env)
-        assert EnvConfigReader().read()["runtime"]["auto_instantiate"] is True
+        with monkeypatch.context() as its:
+            its.setattr("os.environ", env)
+            assert EnvConfigReader().read()["runtime"]["auto_instantiate"] is True
 
     monkeypatch.setattr("coresetdb.explorer.server.subprocess.run", edited)
     explore(explored.store, notebook=str(tmp_path / "mine.py"), edit=True, browser=False)
