@@ -20,7 +20,7 @@ from ..schemas.errors import UsageError, WorkerError
 from ..schemas.plain_text import count_of, first_line
 from .child import role_of
 from .options import Placement, WorkerOptions
-from .ray_cluster import Head, connect, leave, require_room, room, use_token_for
+from .ray_cluster import Head, connect, leave, require_room, room
 from .task import (
     Answer,
     Equipment,
@@ -238,7 +238,6 @@ def ray_workers(
     if options.address:
         # Where no cluster but something else listens, Ray takes 45 seconds to try, 20 times.
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")
-        use_token_for(options.address)
     try:
         import ray
     except ImportError as error:

@@ -37,7 +37,6 @@ def connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
     Raises:
         UsageError: it cannot be reached.
     """
-    own = {} if options.address else {"num_cpus": placed.workers * placed.threads}
     where = options.address or "of this machine"
     advice = "Start one with `ray start --head`, and name its address"
     if options.address:
@@ -47,20 +46,16 @@ def connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
                 "`ray start --head` prints it, and run this on a machine that reaches the nodes"
             )
         _require_listener(options.address, advice)
+    refusals = (OSError, ValueError, RuntimeError, ray.exceptions.RayError)
     try:
-        with warnings.catch_warnings():
-            # Ray forks and runs another program at once, so that Lance's locks do not matter.
-            warnings.filterwarnings("ignore", "lance is not fork-safe")
-            ray.init(
-                address=options.address or "local",
-                include_dashboard=None if options.address else False,
-                logging_level="ERROR",
-                log_to_driver=False,
-                **own,
-            )
-    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        said = " ".join(map(str, _causes(error)))
-        if "InvalidAuthToken" in said or "AuthenticationError" in said:
+        try:
+            _init(ray, options.address, placed)
+        except refusals as error:
+            if not (_wants_token(error) and options.address and shows_token_to(options.address)):
+                raise
+            _init(ray, options.address, placed)
+    except refusals as error:
+        if _wants_token(error):
             advice = (
                 f"It wants a token: set {AUTH_VARIABLE}=token, and RAY_AUTH_TOKEN to what "
                 "`ray get-auth-token` prints on its first node"
@@ -70,6 +65,25 @@ def connect(ray: Any, options: WorkerOptions, placed: Placement) -> None:
         raise UsageError(
             f"the Ray cluster {where} cannot be reached: {': '.join(reasons)}. {advice}"
         ) from error
+
+
+def _init(ray: Any, address: str | None, placed: Placement) -> None:
+    own = {} if address else {"num_cpus": placed.workers * placed.threads}
+    with warnings.catch_warnings():
+        # Ray forks and runs another program at once, so that Lance's locks do not matter.
+        warnings.filterwarnings("ignore", "lance is not fork-safe")
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            logging_level="ERROR",
+            log_to_driver=False,
+            **own,
+        )
+
+
+def _wants_token(error: BaseException) -> bool:
+    said = " ".join(map(str, _causes(error)))
+    return "InvalidAuthToken" in said or "AuthenticationError" in said
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -99,23 +113,29 @@ def _require_listener(address: str, advice: str) -> None:
         ) from error
 
 
-def use_token_for(address: str) -> None:
-    """Show the token of this user to a cluster of this machine, where Ray has none of its own.
+def shows_token_to(address: str) -> bool:
+    """Have Ray show this user's token, if the address is of this machine and there is a token.
 
-    Ray makes a token for the first cluster that a program starts by itself, and from then on
-    `ray start` asks for it, but a program that names the address does not show it.
+    Ray makes one for the first cluster that a program starts by itself, and from then on
+    `ray start` asks for it, but a program that names the address does not show it. To a cluster
+    that asks for none it must not be shown: its nodes could no longer talk to this process.
     """
     host = address.rpartition(":")[0].strip("[]")
     if not host or AUTH_VARIABLE in os.environ:
-        return
+        return False
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or home_folder() / ".ray" / "auth_token")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as own:
             own.bind((host, 0))  # only on an address of this machine
     except OSError:
-        return
-    if "RAY_AUTH_TOKEN" in os.environ or file.exists():
-        os.environ[AUTH_VARIABLE] = "token"
+        return False
+    if "RAY_AUTH_TOKEN" not in os.environ and not file.exists():
+        return False
+    os.environ[AUTH_VARIABLE] = "token"
+    from ray._raylet import Config
+
+    Config.initialize("")  # which reads the variable again
+    return True
 
 
 def room(ray: Any, needs: dict[str, int]) -> int:

@@ -202,11 +202,12 @@ def test_the_users_token_is_shown_to_clusters_of_this_machine_alone(
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.setenv(name, "")  # so that it is as it was afterwards
         monkeypatch.delenv(name)
-    ray_cluster.use_token_for(address)
-    assert "RAY_AUTH_MODE" not in os.environ  # there is no token
+    monkeypatch.setattr("ray._raylet.Config", SimpleNamespace(initialize=lambda text: None))
+    assert not ray_cluster.shows_token_to(address)  # there is no token
+    assert "RAY_AUTH_MODE" not in os.environ
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("secret")
-    ray_cluster.use_token_for(address)
+    assert ray_cluster.shows_token_to(address) is shown
     assert (os.environ.get("RAY_AUTH_MODE") == "token") is shown
 
 
