@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import threading
@@ -132,9 +133,8 @@ def shows_token_to(address: str) -> bool:
     if "RAY_AUTH_TOKEN" not in os.environ and not file.exists():
         return False
     os.environ[AUTH_VARIABLE] = "token"
-    from ray._raylet import Config
-
-    Config.initialize("")  # which reads the variable again
+    compiled: Any = importlib.import_module("ray._raylet")
+    compiled.Config.initialize("")  # which reads the variable again
     return True
 
 
