@@ -124,8 +124,8 @@ def copy(store: str, name: str, other: str, new_name: str | None, as_json: bool)
         coresetdb target copy pool gsm8k other-pool
         coresetdb target copy pool gsm8k other-pool --as sums
     """
-    database = open_database(other)
-    copied = open_database(store).copy_target(name, database, new_name)
+    source, database = open_database(store), open_database(other)
+    copied = source.copy_target(name, database, new_name)
     print_result(copied, as_json)
     if not as_json:
         selected = f"{quote(other)} {copied.target.name}{_method(database)}"
