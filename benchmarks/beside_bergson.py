@@ -3,6 +3,7 @@
     python benchmarks/beside_bergson.py --bergson BIN/bergson --model FOLDER --data alpaca.json.gz
     python benchmarks/beside_bergson.py ... --dtype float32 --threads 1 --rounds 2
     python benchmarks/beside_bergson.py ... --workers 2        ours by workers too, sharing threads
+    python benchmarks/beside_bergson.py ... --ours less        of ours that one alone
 
 Bergson needs an environment of its own (`pip install bergson==2.5.1`, then `pip uninstall
 torchvision torchaudio` where torch is the CPU build). Each run is a process by itself, with the
@@ -115,6 +116,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--workers", type=int, default=1, help="ours once more by so many")
+    parser.add_argument("--ours", nargs="+", choices=list(OURS), default=list(OURS))
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--json", default="beside_bergson.json")
     options = parser.parse_args()
@@ -132,7 +134,7 @@ def main() -> None:
             runs.append(bergson(rows, folder, options))
             print(runs[-1], file=sys.stderr, flush=True)
             for workers in sorted({1, options.workers}):
-                for label in OURS:
+                for label in options.ours:
                     runs.append(ours(label, rows, folder, options, workers))
                     print(runs[-1], file=sys.stderr, flush=True)
     print(f"\n{options.rows} rows, {options.dtype}, {options.threads} threads, best of rounds\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,11 @@ from hypothesis import settings
 
 # The width that readline finds and xdist's processes inherit; tables in a pipe would heed it.
 os.environ.pop("COLUMNS", None)
+
+# Stores are thousands of small files, and each is waited for: in memory, where there is room.
+IN_MEMORY, ROOM_BYTES = Path("/dev/shm"), 8 << 30
+if os.access(IN_MEMORY, os.W_OK) and shutil.disk_usage(IN_MEMORY).free >= ROOM_BYTES:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
 
 # torch, transformers and thousands of tests stay: looking through them for garbage takes seconds.
 gc.set_threshold(50_000, 20, 20)
