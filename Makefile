@@ -39,9 +39,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory --jobs 2 --keep-going check pytest
 
-# A process more than two cores: a fifth of the time they wait, for others and for servers.
 pytest: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 3 --dist loadscope --no-loadscope-reorder tests
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
