@@ -182,7 +182,8 @@ def hash_weights(paths: Sequence[Path]) -> dict[str, str]:
             hashes[path.name] = hash_file(path)
             fresh[real] = [stat.st_size, stat.st_mtime_ns, hashes[path.name]]
     if fresh:
-        _write_cache(_read_cache() | fresh)
+        there = {path: known for path, known in _read_cache().items() if os.path.exists(path)}
+        _write_cache(there | fresh)
     return hashes
 
 

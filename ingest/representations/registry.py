@@ -369,6 +369,13 @@ def fields_of(
     ]
 
 
+def forget_installed() -> None:
+    """Look for installed representations anew when one is asked for."""
+    get.cache_clear()
+    _entry_points.cache_clear()
+
+
+@cache  # every distribution's metadata is read for it
 def _entry_points() -> dict[str, EntryPoint]:
     return {entry_point.name: entry_point for entry_point in entry_points(group=ENTRY_POINTS)}
 

@@ -127,6 +127,6 @@ def register(monkeypatch) -> None:
             return REPRESENTATIONS[self.name]
 
     monkeypatch.setattr(registry, "entry_points", lambda group: map(Point, REPRESENTATIONS))
-    registry.get.cache_clear()
+    registry.forget_installed()
     monkeypatch.setattr(Centre, "ran", [])
     monkeypatch.setattr(Centre, "stop_after", None)

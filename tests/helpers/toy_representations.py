@@ -127,6 +127,6 @@ def toy_representations(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     points = [Point(representation) for representation in REPRESENTATIONS]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
-    registry.get.cache_clear()
+    registry.forget_installed()
     yield
-    registry.get.cache_clear()
+    registry.forget_installed()

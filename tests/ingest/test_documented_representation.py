@@ -32,9 +32,9 @@ def documented(monkeypatch):
             return names["representation"]
 
     monkeypatch.setattr(registry, "entry_points", lambda group: [Point()])
-    registry.get.cache_clear()
+    registry.forget_installed()
     yield
-    registry.get.cache_clear()
+    registry.forget_installed()
 
 
 def test_it_is_the_mean_over_the_answers(documented):

@@ -120,7 +120,7 @@ def test_the_refit_it_names_makes_a_column_of_its_own(database, tmp_path):
 
 def test_a_store_of_a_package_that_is_gone_still_has_a_status(database, monkeypatch):
     monkeypatch.setattr(registry, "_ADDED", {})
-    registry.get.cache_clear()
+    registry.forget_installed()
     status = database.status()
     assert any("unknown feature 'toy'" in each for each in status.advice())
 

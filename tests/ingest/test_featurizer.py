@@ -195,7 +195,7 @@ def test_a_third_party_representation_is_found(monkeypatch):
     entry = EntryPoint("length", f"{__name__}:LENGTH", registry.ENTRY_POINTS)
     monkeypatch.setattr(EntryPoint, "load", lambda self: LENGTH)
     monkeypatch.setattr(registry, "entry_points", lambda group: [entry])
-    registry.get.cache_clear()
+    registry.forget_installed()
     try:
         assert registry.names() == sorted([*registry.BUILTIN, "length"])
         backbone = tiny_backbone()
@@ -203,7 +203,7 @@ def test_a_third_party_representation_is_found(monkeypatch):
             tiny_conversations()
         )
     finally:
-        registry.get.cache_clear()
+        registry.forget_installed()
     assert table["length"].to_pylist() == table["tokens"].to_pylist()
 
 

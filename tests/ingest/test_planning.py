@@ -22,7 +22,7 @@ from coresetdb.schemas.errors import UsageError
 def toys(monkeypatch):
     toy_fits.register(monkeypatch)
     yield
-    registry.get.cache_clear()
+    registry.forget_installed()
 
 
 @pytest.fixture

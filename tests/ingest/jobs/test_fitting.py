@@ -32,7 +32,7 @@ from coresetdb.store import catalog, features
 def toys(monkeypatch):
     toy_fits.register(monkeypatch)
     yield
-    registry.get.cache_clear()
+    registry.forget_installed()
 
 
 @pytest.fixture

@@ -112,6 +112,18 @@ def test_weights_are_hashed_once(folder, monkeypatch):
     assert len(read) == 3
 
 
+def test_hashes_of_files_that_are_gone_are_forgotten(folder, tmp_path):
+    gone = shutil.copytree(folder, tmp_path / "gone")
+    for place in (gone, folder):
+        describe(BackboneConfig(str(place)))
+    assert len(json.loads(model_folder.cache_file().read_text())) == 2
+    shutil.rmtree(gone)
+    weights = folder / "model.safetensors"
+    weights.touch()
+    describe(BackboneConfig(str(folder)))
+    assert list(json.loads(model_folder.cache_file().read_text())) == [str(weights.resolve())]
+
+
 def test_a_cache_that_cannot_be_written_is_no_fault(folder, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
