@@ -1,13 +1,14 @@
-"""Batches hold every row once, keep to the budget, and waste little."""
+"""Batches hold every row once, keep to the budget, and cost as little as they can."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coresetdb.ingest.models.backbone import padded_width
-from coresetdb.ingest.models.batches import pad, plan_batches
+from coresetdb.ingest.models.batches import BATCH_SHARE, pad, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
@@ -30,12 +31,34 @@ def test_every_row_once_and_within_the_budget(lengths, budget, multiple):
 
 
 @given(LENGTHS, st.integers(1, 1000), MULTIPLES)
-def test_longest_first_and_no_batch_could_take_the_next_row(lengths, budget, multiple):
+def test_longest_first(lengths, budget, multiple):
     batches = plan_batches(lengths, budget, multiple)
     flat = [lengths[index] for batch in batches for index in batch]
     assert flat == sorted(lengths, reverse=True)
-    for batch in batches[:-1]:
-        assert (len(batch) + 1) * width(lengths, batch, multiple) > budget
+
+
+@given(st.lists(st.integers(1, 300), max_size=9), st.integers(1, 1000), MULTIPLES)
+def test_no_other_cuts_cost_less(lengths, budget, multiple):
+    def cost(sizes):
+        """Of batches of so many rows each; None where one is over the budget."""
+        total, start = 0.0, 0
+        for size in sizes:
+            tokens = size * padded_width(sorted(lengths, reverse=True)[start], multiple)
+            if size > 1 and tokens > budget:
+                return None
+            total += tokens + budget * BATCH_SHARE
+            start += size
+        return total
+
+    def all_sizes(count):
+        """Every way to write `count` as a sum, in order."""
+        yield from ([()] if not count else ())
+        for size in range(1, count + 1):
+            yield from ((size, *rest) for rest in all_sizes(count - size))
+
+    found = cost([len(batch) for batch in plan_batches(lengths, budget, multiple)])
+    costs = [each for sizes in all_sizes(len(lengths)) if (each := cost(sizes)) is not None]
+    assert found == pytest.approx(min(costs))
 
 
 def test_padding_on_either_side():
