@@ -34,7 +34,7 @@ from coresetdb.ingest.featurizer import Featurizer
 from coresetdb.ingest.fits.fit import Sample
 from coresetdb.ingest.jobs.fitting import ArtifactCache, MemoryCache, run_fits
 from coresetdb.ingest.models.backbone import Backbone
-from coresetdb.ingest.models.batches import Batch, make_batch, plan_batches
+from coresetdb.ingest.models.batches import Batch, batch_cost, make_batch, plan_batches
 from coresetdb.ingest.models.describe import BackboneConfig, describe
 from coresetdb.ingest.representations.registry import PRESETS, parse_specs, recipe_for
 from coresetdb.schemas.instruction import Instruction
@@ -186,9 +186,10 @@ def measure(backbone: Backbone, rows: Sequence[Instruction], options: argparse.N
         label: featurizer_of(backbone, features, rows[:FIT_ROWS], shelf)
         for label, features in feature_sets(options.rank, options.brief).items()
     }
+    budget = featurizers["fast"].tokens_per_batch
     batches = [
         make_batch([encoded[i] for i in members], backbone.padding_token, backbone.device)
-        for members in plan_batches(list(map(len, encoded)), featurizers["fast"].tokens_per_batch)
+        for members in plan_batches(list(map(len, encoded)), budget, batch_cost(backbone, budget))
     ]
     floors = {
         "floor: forward, all logits": partial(bare_forward, backbone, batches),

@@ -26,7 +26,7 @@ def text_model(model: Any) -> nn.Module:
         if part is not model:
             return part
     head = model.get_output_embeddings()
-    return max((part for part in model.children() if part is not head), key=_parameters)
+    return max((part for part in model.children() if part is not head), key=parameter_count)
 
 
 def decoder_layers(model: Any) -> list[nn.Module]:
@@ -49,7 +49,7 @@ def decoder_layers(model: Any) -> list[nn.Module]:
             f"{model.config.model_type}: the decoder layers of this architecture are not found. "
             "Use features that look at no layers, or another backbone"
         )
-    return list(max(lists, key=_parameters))
+    return list(max(lists, key=parameter_count))
 
 
 def layer_modules(model: Any) -> dict[str, nn.Module]:
@@ -58,7 +58,8 @@ def layer_modules(model: Any) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if id(module) in inside}
 
 
-def _parameters(module: nn.Module) -> int:
+def parameter_count(module: nn.Module) -> int:
+    """Return the number of a module's weights."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..conversations.tokenization import Encoded
+from .anatomy import parameter_count, text_model
 from .backbone import padded_width
 
 if TYPE_CHECKING:
@@ -29,9 +30,10 @@ TOKENS_PER_BATCH_ACCELERATOR = 16384
 quarter slower, half of it padding; on a Zen 5 core 2048 are 5 to 10 % slower for SmolLM2-135M, and
 as fast for the proxy."""
 
-BATCH_SHARE = 1 / 20
-"""What a batch costs beside its padded tokens, as a share of a full one. On a Zen 5 core with
-SmolLM2-135M in bfloat16: as much as 50 to 70 tokens with gradients, 35 without."""
+BATCH_TOKENS, CALL_TOKENS = 25, 100
+"""What a batch costs on a CPU beside its padded tokens, as so many tokens: 25 for reading the
+weights, and 100 over the millions of weights of a layer for the calls. For SmolLM2-135M that is 53;
+measured on a Zen 5 core in bfloat16, 50 to 70 with gradients and 35 without."""
 
 
 def tokens_per_batch(device: torch.device) -> int:
@@ -80,35 +82,51 @@ def batches_of(
 ) -> Iterator[tuple[list[int], Batch]]:
     """Yield batches of rows, longest first, each with the indices of its rows."""
     multiple = backbone.width_multiple
-    for members in plan_batches([len(row) for row in rows], tokens_per_batch, multiple):
+    lengths = [len(row) for row in rows]
+    cost = batch_cost(backbone, tokens_per_batch)
+    for members in plan_batches(lengths, tokens_per_batch, cost, multiple):
         chosen = [rows[i] for i in members]
         yield members, make_batch(chosen, backbone.padding_token, backbone.device, side, multiple)
 
 
+def batch_cost(backbone: Backbone, tokens_per_batch: int) -> float:
+    """Return how many padded tokens cost as much as one batch more.
+
+    On an accelerator as many as a batch may have: the fewest batches are the best.
+    """
+    if backbone.device.type != "cpu":
+        return tokens_per_batch
+    model = backbone.model
+    weights = parameter_count(text_model(model)) - parameter_count(model.get_input_embeddings())
+    millions = max(weights, 1) / 1e6
+    return BATCH_TOKENS + CALL_TOKENS * backbone.info.layers / millions
+
+
 def plan_batches(
-    lengths: Sequence[int], tokens_per_batch: int, multiple: int = 1
+    lengths: Sequence[int], tokens_per_batch: int, cost: float, multiple: int = 1
 ) -> list[list[int]]:
     """Return batches of at most `tokens_per_batch` padded tokens as indices of rows.
 
-    Of all ways to cut the rows, sorted by length, the one that costs least: its padded tokens, and
-    for each batch as much as a `BATCH_SHARE` of a full one. A row longer than the budget is a batch
-    by itself. The longest rows come first, so that a lack of memory shows at once.
+    Of all ways to cut the rows, sorted by length, the one that costs least in padded tokens and
+    number of batches. A row longer than the budget is a batch by itself. The longest rows come
+    first, so that a lack of memory shows at once.
 
     Args:
+        cost: of a batch beside its padded tokens, in tokens.
         multiple: of the widths the batches will be padded to (see `padded_width`).
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     widths = [padded_width(max(1, lengths[index]), multiple) for index in order]
     starts, ends = np.array(widths), np.arange(len(order) + 1)
-    cost = np.zeros(len(order) + 1)  # of the first so many rows
+    least = np.zeros(len(order) + 1)  # that the first so many rows cost
     begins = [0] * (len(order) + 1)  # where the last of their batches begins
     first = 0
     for end in range(1, len(order) + 1):
         while first < end - 1 and widths[first] * (end - first) > tokens_per_batch:
             first += 1
-        costs = cost[first:end] + starts[first:end] * (end - ends[first:end])
+        costs = least[first:end] + starts[first:end] * (end - ends[first:end])
         begins[end] = first + int(costs.argmin())
-        cost[end] = costs.min() + tokens_per_batch * BATCH_SHARE
+        least[end] = costs.min() + cost
     batches: list[list[int]] = []
     end = len(order)
     while end:

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coresetdb.ingest.models.backbone import padded_width
-from coresetdb.ingest.models.batches import BATCH_SHARE, pad, plan_batches
+from coresetdb.ingest.models.batches import pad, plan_batches
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=200)
 
 
 MULTIPLES = st.sampled_from([1, 8, 13])
+COSTS = st.sampled_from([0, 3, 50, 10_000])
 
 
 def width(lengths, batch, multiple):
@@ -22,31 +23,31 @@ def width(lengths, batch, multiple):
     return made[1]
 
 
-@given(LENGTHS, st.integers(1, 1000), MULTIPLES)
-def test_every_row_once_and_within_the_budget(lengths, budget, multiple):
-    batches = plan_batches(lengths, budget, multiple)
+@given(LENGTHS, st.integers(1, 1000), COSTS, MULTIPLES)
+def test_every_row_once_and_within_the_budget(lengths, budget, cost, multiple):
+    batches = plan_batches(lengths, budget, cost, multiple)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * width(lengths, batch, multiple) <= budget
 
 
-@given(LENGTHS, st.integers(1, 1000), MULTIPLES)
-def test_longest_first(lengths, budget, multiple):
-    batches = plan_batches(lengths, budget, multiple)
+@given(LENGTHS, st.integers(1, 1000), COSTS, MULTIPLES)
+def test_longest_first(lengths, budget, cost, multiple):
+    batches = plan_batches(lengths, budget, cost, multiple)
     flat = [lengths[index] for batch in batches for index in batch]
     assert flat == sorted(lengths, reverse=True)
 
 
-@given(st.lists(st.integers(1, 300), max_size=9), st.integers(1, 1000), MULTIPLES)
-def test_no_other_cuts_cost_less(lengths, budget, multiple):
-    def cost(sizes):
+@given(st.lists(st.integers(1, 300), max_size=9), st.integers(1, 1000), COSTS, MULTIPLES)
+def test_no_other_cuts_cost_less(lengths, budget, cost, multiple):
+    def cost_of(sizes):
         """Of batches of so many rows each; None where one is over the budget."""
         total, start = 0.0, 0
         for size in sizes:
             tokens = size * padded_width(sorted(lengths, reverse=True)[start], multiple)
             if size > 1 and tokens > budget:
                 return None
-            total += tokens + budget * BATCH_SHARE
+            total += tokens + cost
             start += size
         return total
 
@@ -56,8 +57,9 @@ def test_no_other_cuts_cost_less(lengths, budget, multiple):
         for size in range(1, count + 1):
             yield from ((size, *rest) for rest in all_sizes(count - size))
 
-    found = cost([len(batch) for batch in plan_batches(lengths, budget, multiple)])
-    costs = [each for sizes in all_sizes(len(lengths)) if (each := cost(sizes)) is not None]
+    batches = plan_batches(lengths, budget, cost, multiple)
+    found = cost_of([len(batch) for batch in batches])
+    costs = [each for sizes in all_sizes(len(lengths)) if (each := cost_of(sizes)) is not None]
     assert found == pytest.approx(min(costs))
 
 

@@ -266,7 +266,7 @@ def test_batch_order_and_padding_side_change_nothing(name):
         scores.append(scorer_of(featurizer, facts).scores(batch))
         assert table["trim"].to_pylist() == [each.backbone.encode(r).ids.tolist() for r in rows]
     lengths = [len(featurizer.backbone.encode(row)) for row in rows]
-    assert len(plan_batches(lengths, 1)) == len(rows)
+    assert len(plan_batches(lengths, 1, 0)) == len(rows)
     for other in scores[1:]:
         # A code on the edge between two numbers may fall either way.
         assert error(other, scores[0]) < 1e-3
