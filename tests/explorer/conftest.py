@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from helpers.hostile_store import empty_store, fill
 
@@ -9,9 +11,8 @@ from coresetdb.database import Database
 from coresetdb.query.rules.rules import Rules
 from coresetdb.query.selection import select
 
-pytest.importorskip("marimo", reason="the extra `explore` is not installed")
-pytest.importorskip("jscatter", reason="the extra `explore` is not installed")
-pytest.importorskip("sklearn", reason="the extra `explore` is not installed")
+if not all(map(find_spec, ("marimo", "jscatter", "sklearn"))):
+    pytest.skip("the extra `explore` is not installed", allow_module_level=True)
 
 
 @pytest.fixture(scope="session")

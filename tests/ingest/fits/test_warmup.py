@@ -6,7 +6,6 @@ import copy
 import math
 
 import numpy as np
-import peft
 import pytest
 import torch
 from helpers.tiny_adapters import run, same
@@ -29,6 +28,8 @@ def naive(fit: WarmUp, backbone, rows, start: Artifact) -> dict[str, Artifact]:
     """The same training row by row: peft's own model, torch's AdamW, autograd."""
     encoded = [row for row in backbone.encode_all(rows) if row.response[1:].any()]
     conv = backbone.info.model_type == "gpt2"
+    import peft
+
     config = peft.LoraConfig(
         r=fit.rank,
         lora_alpha=fit.alpha,
