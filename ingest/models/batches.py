@@ -92,7 +92,7 @@ def batches_of(
 def batch_cost(backbone: Backbone, tokens_per_batch: int) -> float:
     """Return how many padded tokens cost as much as one batch more.
 
-    On an accelerator as many as a batch may have: the fewest batches are the best.
+    On an accelerator as many as a batch may have: one more has to save as much padding.
     """
     if backbone.device.type != "cpu":
         return tokens_per_batch
