@@ -254,9 +254,6 @@ def test_how_an_actor_ended_is_a_sentence():
     )
     assert ray_actors.obituary(raised) == "ValueError: too long"
     assert ray_actors.obituary(ray.exceptions.RayError("")) == "RayError"
-    raised = ray.exceptions.RayError('ray::do()\n  File "x.py", line 6, in do\nValueError: no\n')
-    assert ray_actors.obituary(raised) == "ValueError: no"
-    assert ray_actors.obituary(ray.exceptions.RayError("")) == "RayError"
     said = "The actor died because of an error\nTraceback\nModuleNotFoundError: No module x\n"
     error = ray.exceptions.RayActorError(error_msg=said, actor_init_failed=True)
     assert ray_actors.obituary(error) == "it could not be made: ModuleNotFoundError: No module x"

@@ -26,10 +26,10 @@ SMALL = WarmUp(epochs=2, rank=4, alpha=8, dropout=0.0, learning_rate=1e-2, batch
 
 def naive(fit: WarmUp, backbone, rows, start: Artifact) -> dict[str, Artifact]:
     """The same training row by row: peft's own model, torch's AdamW, autograd."""
-    encoded = [row for row in backbone.encode_all(rows) if row.response[1:].any()]
-    conv = backbone.info.model_type == "gpt2"
     import peft
 
+    encoded = [row for row in backbone.encode_all(rows) if row.response[1:].any()]
+    conv = backbone.info.model_type == "gpt2"
     config = peft.LoraConfig(
         r=fit.rank,
         lora_alpha=fit.alpha,
