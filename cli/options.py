@@ -262,6 +262,9 @@ LINE_SECONDS = 10.0
 RATE_SECONDS = 60.0
 """Rates and the time left are those of the last so many seconds."""
 
+PAUSE = 10.0
+"""A wait so many times as long as any before it, and longer than `RATE_SECONDS`, was a pause."""
+
 FULL = 0.99
 """The most a bar is filled while there is work: one that is full means done."""
 
@@ -360,6 +363,7 @@ class _Stage:
     def __init__(self, kind: str) -> None:
         self.kind, self.share = kind, 0.0
         self._seen: deque[tuple[float, float, int]] = deque()  # time, share, tokens
+        self._longest_wait = 0.0
 
     def goes_on(self, kind: str, share: float | None) -> bool:
         """Whether news is of this stage: of the same kind, and not back near the beginning."""
@@ -368,6 +372,11 @@ class _Stage:
     def reached(self, now: float, share: float | None, tokens: int) -> None:
         """Take in news; estimates of the share may waver, and the bar never goes back."""
         self.share = max(self.share, share or 0.0)
+        wait = now - self._seen[-1][0] if self._seen else 0.0
+        if self._longest_wait and wait > max(RATE_SECONDS, PAUSE * self._longest_wait):
+            self._seen.clear()  # Ctrl-Z, or a machine that slept: it says nothing of the speed
+        else:
+            self._longest_wait = max(self._longest_wait, wait)
         self._seen.append((now, self.share, tokens))
         while len(self._seen) > 2 and now - self._seen[1][0] > RATE_SECONDS:
             self._seen.popleft()

@@ -71,6 +71,16 @@ def test_old_speed_is_forgotten(clock, capsys):
     assert last.endswith("2:45:00 left")
 
 
+def test_a_pause_is_no_speed(clock):
+    """After Ctrl-Z, or a night's sleep, the time left is again that of the work."""
+    shown, left = ShownProgress(), []
+    for n in range(1, 7):
+        clock.now += 10 if n != 4 else 36_000
+        shown.advance(rows=n, tokens=n * 100, bytes_read=n * 10, bytes_total=1000)
+        left.append(shown.bar.tasks[0].fields["left"])
+    assert left[3:] == ["4 %", "5 %, 0:15:50 left", "6 %, 0:15:40 left"]
+
+
 def test_lines_become_rare(clock, capsys):
     news = [ingested(n, n, n / 1000) for n in range(1000)]
     assert len(lines_of(clock, capsys, *news)) < 150

@@ -9,8 +9,9 @@ from types import ModuleType
 
 import pytest
 from helpers.docs_world import ROOT, copy_of
+from helpers.optional import needs
 
-pytest.importorskip("IPython", reason="the extra [dev] is not installed")
+pytestmark = needs("IPython", "pip install 'coresetdb[dev]'")
 
 
 @pytest.fixture(scope="module")

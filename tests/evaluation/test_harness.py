@@ -2,13 +2,14 @@
 
 import pytest
 from helpers.files import write_jsonl
+from helpers.optional import needs
 
 from coresetdb.evaluation.harness import measure_tasks
 from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.schemas.errors import UsageError
 
-pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+pytestmark = needs("lm_eval", "pip install 'coresetdb[evaluate]'")
 
 TASK = """
 task: toy_words

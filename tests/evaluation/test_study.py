@@ -5,13 +5,14 @@ import json
 import random
 
 import pytest
+from helpers.optional import needs
 
 import coresetdb
 from coresetdb.reports.study import study_page
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.progress import Silence
 
-pytest.importorskip("trl", reason="TRL is not installed")
+pytestmark = needs("trl", "pip install 'coresetdb[evaluate]'")
 
 WORDS = "mast lamp crow salt pine drum fern gate husk iron jade kite loom moss nest oar".split()
 UNSEEN = "quilt rope silk tuna urn vane wasp yarn".split()

@@ -16,12 +16,13 @@ from types import SimpleNamespace
 
 import pytest
 from helpers.hostile_texts import SCRIPT
+from helpers.optional import needs
 
 from coresetdb.database import Database
 from coresetdb.explorer.server import NOTEBOOK, explore
 from coresetdb.schemas.errors import UsageError
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = needs("playwright", "pip install 'coresetdb[dev]'")
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 COMMAND = [sys.executable, "-c", "from coresetdb.cli.main import main; main()", "explore"]
@@ -56,7 +57,9 @@ def opened(address) -> Iterator[SimpleNamespace]:
     """The page, what it requested, and what its console said."""
     if CHROMIUM is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         flags = ["--no-sandbox", "--enable-unsafe-swiftshader"]
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers.optional import needs
 
 from coresetdb.database import Database
 from coresetdb.query import atlas, maps
 from coresetdb.schemas.errors import MissingFeatureError, UsageError
 
-pytest.importorskip("sklearn", reason="the extra `atlas` is not installed")
+pytestmark = needs("sklearn", "pip install 'coresetdb[atlas]'")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from coresetdb.query.selection import select
 from coresetdb.schemas.canonical import digest
 from coresetdb.schemas.tables import POOL
 
-pytest.importorskip("altair", reason="the extra `report` is not installed")
-pytest.importorskip("vl_convert", reason="the extra `report` is not installed")
+if not all(map(find_spec, ("altair", "vl_convert"))):
+    pytest.skip("the extra `report` is not installed", allow_module_level=True)
 
 
 @pytest.fixture(scope="session")

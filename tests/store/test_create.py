@@ -9,7 +9,6 @@ import sys
 import time
 
 import lance
-import lancedb
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -208,6 +207,8 @@ def test_kill_during_create(tmp_path, delay):
 
 
 def test_lancedb_and_polars_open_it(filled):
+    import lancedb
+
     database = lancedb.connect(filled.uri)
     assert set(database.table_names(limit=100)) == set(TABLES)
     assert database.open_table("pool").count_rows() == 200

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 from helpers import toy_stores
 from helpers.files import write_jsonl
+from helpers.optional import needs
 from helpers.roles import ADDER
 
 import coresetdb
@@ -24,7 +25,7 @@ from coresetdb.workers.opening import open_group
 from coresetdb.workers.options import Placement, WorkerOptions
 from coresetdb.workers.task import Equipment, Task
 
-ray = pytest.importorskip("ray", reason="Ray is not installed (pip install 'coresetdb[ray]')")
+pytestmark = needs("ray", "pip install 'coresetdb[ray]'")
 
 OPTIONS = WorkerOptions(2, engine="ray")
 
@@ -145,6 +146,8 @@ def test_an_exact_scan_by_actors_is_that_of_one_process(tmp_path, monkeypatch):
 @pytest.fixture
 def unconnected(monkeypatch) -> Callable[[BaseException | None], None]:
     """As in a process without a connection; what `ray.init` raises is set by a call."""
+    import ray
+
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
 
@@ -178,6 +181,8 @@ def test_only_addresses_of_a_node_are_taken(unconnected):
 
 
 def test_what_ray_says_of_an_address_is_told_with_its_cause(unconnected):
+    import ray
+
     error = ConnectionError("Failed to connect to Ray cluster")
     error.__cause__ = RuntimeError("Version mismatch: the cluster has:\n  Ray: 1.0\n  Python: 3.9")
     unconnected(error)
@@ -219,6 +224,8 @@ def test_results_on_stdout_are_free_of_what_ray_prints(unconnected, monkeypatch,
 
 
 def test_a_head_that_is_gone_ends_the_run_in_time(monkeypatch):
+    import ray
+
     monkeypatch.setattr(ray_cluster, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(ray_cluster, "WATCH_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -241,6 +248,8 @@ def test_a_head_that_is_gone_ends_the_run_in_time(monkeypatch):
 
 
 def test_how_an_actor_ended_is_a_sentence():
+    import ray
+
     said = (
         "The actor died unexpectedly before finishing this task.\n\tclass_name: ActorRole\n"
         "\tpid: 7\n\tip: 10.0.0.2\nThe actor is dead because its node has died. Node Id: 5f"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-import pytest
+from helpers.optional import needs
 from helpers.roles import ADDER
 
 from coresetdb.workers.opening import open_group
 from coresetdb.workers.options import Placement, WorkerOptions
 from coresetdb.workers.task import Task
 
-pytest.importorskip("ray", reason="Ray is not installed (pip install 'coresetdb[ray]')")
+pytestmark = needs("ray", "pip install 'coresetdb[ray]'")
 
 
 def test_a_node_that_is_killed_loses_no_task(monkeypatch):

@@ -8,6 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers.optional import needs
+from helpers.tiny_encoders import tiny_encoder
 from helpers.tiny_models import tiny_backbone, tiny_conversations
 
 from coresetdb.ingest.featurizer import Featurizer
@@ -23,8 +25,7 @@ from coresetdb.ingest.representations.registry import feature_spec, parse_featur
 from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction, Message
 
-pytest.importorskip("sentence_transformers", reason="the extra [embed] is not installed")
-from helpers.tiny_encoders import tiny_encoder
+pytestmark = needs("sentence_transformers", "pip install 'coresetdb[embed]'")
 
 
 def features(folder, rows, of="pool", **settings):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.optional import needs
+from helpers.tiny_encoders import STATIC_WIDTH, tiny_encoder, tiny_static
 from helpers.tiny_models import VOCABULARY, tiny_backbone, tiny_conversations
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
@@ -24,8 +26,7 @@ from coresetdb.ingest.representations.registry import parse_features
 from coresetdb.schemas.errors import BackboneError
 from coresetdb.schemas.instruction import Instruction
 
-pytest.importorskip("sentence_transformers", reason="the extra [embed] is not installed")
-from helpers.tiny_encoders import STATIC_WIDTH, tiny_encoder, tiny_static
+pytestmark = needs("sentence_transformers", "pip install 'coresetdb[embed]'")
 
 SAY = Instruction.from_turns
 
