@@ -30,17 +30,28 @@ endef
 TORCH := $(shell grep '^torch==' constraints.txt)
 COMMA := ,
 
-.PHONY: demo test pytest check bench docs pictures notebook evidence torture clean
+# Tests of clusters and object stores: they wait for servers, so they run beside the others.
+WITH_SERVERS := $(addprefix tests/,cli/test_s3_session.py ingest/readers/test_object_store.py \
+	store/sql/test_sql_s3.py store/test_faulty_s3.py store/test_run_locks.py store/test_s3.py \
+	workers/test_ray.py workers/test_ray_nodes.py)
+
+.PHONY: demo test pytest pytest-servers check bench docs pictures notebook evidence torture clean
 
 demo: $(VENV)/.installed
 	@$(BIN)/coresetdb demo
 
 # The type-checker keeps one core busy for most of a minute: the tests begin beside it.
 test: $(VENV)/.installed-dev
-	@$(MAKE) --no-print-directory --jobs 2 --keep-going check pytest
+	@$(MAKE) --no-print-directory --jobs 3 --keep-going check pytest pytest-servers
 
+# Collected once beforehand: otherwise both processes would compile what they import.
 pytest: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests
+	-@$(BIN)/python -m pytest --collect-only -qq tests > /dev/null
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder \
+		$(WITH_SERVERS:%=--ignore=%) tests
+
+pytest-servers: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q $(WITH_SERVERS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

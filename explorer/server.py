@@ -173,6 +173,7 @@ def _listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # whoever opens the address before the page is served waits for it
     except OSError as error:
         listening.close()
         raise UsageError(

@@ -36,10 +36,6 @@ LONG = (
     "evaluation/test_study.py",
     "cli/test_demo.py",
     "docs/test_commands.py",
-    "workers/test_ray.py",
-    "workers/test_ray_nodes.py",
-    "store/test_s3.py",
-    "store/test_faulty_s3.py",
     "test_older_store.py",
 )
 """Files that run for longest, and first: at the end one process would wait for the other's."""
