@@ -5,8 +5,9 @@
 
 CORPORA holds `pools/` and `targets/` as for `small_pools.py`, whose three pools are used; MODEL
 chooses rows and is trained. Every part is kept in the store OUT/store as soon as it is done, and
-the same command goes on after a kill. `--plan` says what every part would take, and stops;
-`--write` writes down what was measured so far, and trains nothing.
+the same command goes on after a kill. With `--kept FOLDER` it goes on where another machine
+stopped: measurements are read from files there, and written to them. `--plan` says what every part
+would take, and stops; `--write` writes down what was measured so far, and trains nothing.
 
 Parts: pairs of pool and target, each with all methods and controls; the whole pool of each pair;
 bins of a ranking on three pairs for three representations; how many examples TRIM needs; the first,
@@ -31,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kept_studies import keep, take_up
 from report import circumstances
 from small_pools import TYPING, general_rows
 
@@ -39,6 +41,7 @@ from coresetdb import Database
 from coresetdb.evaluation.results import ArmSummary, StudyResult, is_method
 from coresetdb.evaluation.running import Forecast
 from coresetdb.evaluation.statistics import Difference
+from coresetdb.ingest.models.model_folder import settled_name
 from coresetdb.reports.study import write_study
 from coresetdb.schemas.progress import Silence
 
@@ -402,6 +405,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=int, help="only the first so many of each pool")
     parser.add_argument("--parts", default="", help="only those whose names begin so")
+    parser.add_argument("--kept", type=Path, help="folder of what was measured, a file a part")
     parser.add_argument("--plan", action="store_true")
     parser.add_argument("--write", action="store_true", help="what was measured; train nothing")
     options = parser.parse_args()
@@ -413,6 +417,10 @@ def main() -> None:
         for part in parts(options.budget, options.seeds, options.transfer_model)
         if part.name.startswith(options.parts)
     ]
+    for part in wanted if options.kept else []:
+        model = settled_name(part.call.get("model", options.model))
+        if taken := take_up(db.store, part.name, options.kept, model):
+            print(f"{part.name}: {taken} arms were measured before", file=sys.stderr)
     for part in [] if options.write else wanted:
         run = db.quantiles if "bins" in part.call else db.evaluate
         pair = pairs[part.target.partition("-")[0]]
@@ -428,9 +436,13 @@ def main() -> None:
         )
         if isinstance(found, Forecast):
             print("\n".join(found.lines()))
+        elif options.kept:
+            keep(db.store, part.name, options.kept)
     if not options.plan:
         known = {study["study"] for study in db.list_studies()}
         done = [(part, db.open_study(part.name)) for part in wanted if part.name in known]
+        for part, _ in done if options.kept else []:
+            keep(db.store, part.name, options.kept)
         write_down(db, done, options.model, options.out)
 
 
