@@ -27,12 +27,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kept_studies import keep, take_up
+from kept_studies import keep, public_name, take_up
 from report import circumstances
 from small_pools import TYPING, general_rows
 
@@ -381,11 +381,19 @@ def document(db: Database, results: Results, model: str) -> str:
     return "\n".join(lines)
 
 
+def without_folder(result: StudyResult) -> StudyResult:
+    """Return a study that says of its model's folder the name alone."""
+    name = public_name(result.model)
+    recipe = {**result.settings["recipe"], "model": name}
+    return replace(result, model=name, settings={**result.settings, "recipe": recipe})
+
+
 def write_down(db: Database, results: Results, model: str, out: Path) -> None:
     """Write tables, facts and a page for each study."""
+    results = [(part, without_folder(result)) for part, result in results]
     for part, result in results:
         write_study(result, out / f"{part.name}.html")
-    (out / "evidence.md").write_text(document(db, results, model), encoding="utf-8")
+    (out / "evidence.md").write_text(document(db, results, public_name(model)), encoding="utf-8")
     facts = {
         "parts": [{**asdict(part), "result": result.as_dict()} for part, result in results],
         **circumstances(),

@@ -25,8 +25,7 @@ ORDER = ("created_at", "metric", "item")
 def keep(store: Store, study: str, folder: Path) -> None:
     """Write what was measured of a study to its file, which may be there."""
     rows = measurements(store, study, COLUMNS).sort_by([(name, "ascending") for name in ORDER])
-    (model,) = rows["model"].unique().to_pylist()
-    name = Path(model).name if Path(model).is_dir() else model
+    name = public_name(rows["model"][0].as_py())
     recipes = [trained_from(name, text) for text in rows["recipe"].to_pylist()]
     for column, values in {"model": [name] * len(rows), "recipe": recipes}.items():
         rows = rows.set_column(rows.schema.names.index(column), column, pa.array(values))
@@ -58,6 +57,11 @@ def take_up(store: Store, study: str, folder: Path, model: str) -> int:
         put_arm(store, study, first["target"], model, recipe, ArmResult(key, None, *took, values))
         taken += 1
     return taken
+
+
+def public_name(model: str) -> str:
+    """Return a model's name, without where its folder lies on this machine."""
+    return Path(model).name if Path(model).is_dir() else model
 
 
 def trained_from(model: str, recipe: str) -> str:
