@@ -21,9 +21,13 @@ STUDIES_SHOWN = 5
 PLOT_WIDTH, ROW_HEIGHT, LABEL_WIDTH = 860, 22, 330
 
 
+COMPARED = {RANDOM: "random rows", ZERO_SHOT: "the untrained model"}
+"""Control -> its words, of a plot's differences; the first that a study has."""
+
+
 @dataclass(frozen=True)
 class Mark:
-    """An arm in a plot of differences from random rows: its place and its interval, in pixels."""
+    """An arm in a plot of differences: its place and its interval, in pixels."""
 
     label: str
     text: str
@@ -36,9 +40,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Plot:
-    """Differences from random rows at one budget."""
+    """Differences from a control at one budget."""
 
     title: str
+    control: str
     marks: list[Mark]
     zero: float
     height: float
@@ -130,16 +135,18 @@ def _metric(result: StudyResult, metric: str) -> MetricView:
 
 
 def plots_of(result: StudyResult, metric: str) -> list[Plot]:
-    """Return a plot of the differences from random rows for each budget."""
+    """Return a plot for each budget, of the differences from random rows; from the untrained model
+    where a study has no random rows, as with the bins of a ranking."""
+    control = next((name for name in COMPARED if any(name in arm.gains for arm in result.arms)), "")
     budgets: dict[str, list[ArmSummary]] = {}
     for arm in result.of(metric):
-        if RANDOM in arm.gains:
+        if control in arm.gains:
             budgets.setdefault(arm.budget or "no budget", []).append(arm)
-    return [_plot(budget, arms) for budget, arms in budgets.items()]
+    return [_plot(budget, control, arms) for budget, arms in budgets.items()]
 
 
-def _plot(budget: str, arms: list[ArmSummary]) -> Plot:
-    gains = [arm.gains[RANDOM] for arm in arms]
+def _plot(budget: str, control: str, arms: list[ArmSummary]) -> Plot:
+    gains = [arm.gains[control] for arm in arms]
     reach = max([1e-9, *(abs(end) for gain in gains for end in (gain.low, gain.high))])
     room = (PLOT_WIDTH - LABEL_WIDTH) / 2 - 20
     zero = LABEL_WIDTH + room
@@ -160,4 +167,5 @@ def _plot(budget: str, arms: list[ArmSummary]) -> Plot:
         for row, (arm, gain) in enumerate(zip(arms, gains, strict=True))
     ]
     ends = (f"{-reach:+.3f}", f"{reach:+.3f}")
-    return Plot(f"budget {budget}", marks, zero, ROW_HEIGHT * (len(marks) + 1), ends)
+    height = ROW_HEIGHT * (len(marks) + 1)
+    return Plot(f"budget {budget}", COMPARED[control], marks, zero, height, ends)

@@ -166,6 +166,8 @@ def test_bins_of_a_ranking(db):
     losses = means(result, "loss")
     assert losses["bin 1 of 3"] < losses["bin 3 of 3"]
     assert result.bins("loss")["20"] > 0
+    page = study_page(result)
+    assert "Better than the untrained model, budget 20" in page and page.count("<circle") >= 3
     with pytest.raises(UsageError, match="fewer than the budget"):
         db.quantiles("game", ITEMS, method="rds", bins=3, budget=100)
 
