@@ -44,9 +44,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	@$(MAKE) --no-print-directory --jobs 3 --keep-going check pytest pytest-servers
 
-# Collected once beforehand: otherwise both processes would compile what they import.
 pytest: $(VENV)/.installed-dev
-	-@$(BIN)/python -m pytest --collect-only -qq tests > /dev/null
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder \
 		$(WITH_SERVERS:%=--ignore=%) tests
 
