@@ -49,7 +49,7 @@ pytest: $(VENV)/.installed-dev
 		$(WITH_SERVERS:%=--ignore=%) tests
 
 pytest-servers: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q $(WITH_SERVERS)
+	$(BIN)/python -m pytest $(WITH_SERVERS)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
