@@ -92,6 +92,7 @@ def assemble() -> None:
     (PAGES / "notebook.md").write_text(page, encoding="utf-8")
     for picture in (ROOT / "docs").glob("*.png"):
         shutil.copy(picture, PAGES)
+    shutil.copytree(ROOT / "docs" / "evidence", PAGES / "evidence")
     (PAGES / "commands.md").write_text(COMMANDS, encoding="utf-8")
     (PAGES / "python.md").write_text(PYTHON, encoding="utf-8")
 

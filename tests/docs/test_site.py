@@ -1,6 +1,7 @@
 """The site of the documentation: it is built, and no link in it leads nowhere."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,9 @@ def test_the_site_has_every_page_command_and_method(repository, tmp_path):
     site = copy / "build" / "site"
     for page in (repository / "docs").glob("*.md"):
         assert (site / f"{page.stem}.html").exists()
+    for page in site.glob("*.html"):
+        for link in re.findall(r'<a [^>]*href="([^"#?:]+)["#?]', page.read_text(encoding="utf-8")):
+            assert (site / link.lstrip("/")).exists(), f"{page.name} links to {link}"
     commands = (site / "commands.html").read_text(encoding="utf-8")
     assert "Featurize the examples in FILE" in commands and "--bins" in commands
     python = (site / "python.html").read_text(encoding="utf-8")
