@@ -6,8 +6,9 @@
 CORPORA holds `pools/` and `targets/` as for `small_pools.py`, whose three pools are used; MODEL
 chooses rows and is trained. Every part is kept in the store OUT/store as soon as it is done, and
 the same command goes on after a kill. With `--kept FOLDER` it goes on where another machine
-stopped: measurements are read from files there, and written to them. `--plan` says what every part
-would take, and stops; `--write` writes down what was measured so far, and trains nothing.
+stopped: measurements are read from files there, and written to them when a part ends. `--plan` says
+what every part would take, and stops; `--write` writes down what was measured so far, parts that
+were killed among it, and trains nothing.
 
 Parts: pairs of pool and target, each with all methods and controls; the whole pool of each pair;
 bins of a ranking on three pairs for three representations; how many examples TRIM needs; the first,

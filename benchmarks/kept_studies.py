@@ -30,7 +30,9 @@ def keep(store: Store, study: str, folder: Path) -> None:
     for column, values in {"model": [name] * len(rows), "recipe": recipes}.items():
         rows = rows.set_column(rows.schema.names.index(column), column, pa.array(values))
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(rows, folder / f"{study}.parquet", compression="zstd")
+    unfinished = folder / f".{study}.parquet"
+    pq.write_table(rows, unfinished, compression="zstd")
+    unfinished.replace(folder / f"{study}.parquet")  # a kill leaves the one that was there
 
 
 def take_up(store: Store, study: str, folder: Path, model: str) -> int:
