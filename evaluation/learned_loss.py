@@ -7,6 +7,12 @@ from typing import Any
 
 import torch
 
+from ..ingest.models.backbone import Backbone, padded_width
+from ..ingest.models.batches import batch_cost, plan_batches, tokens_per_batch
+
+IGNORED = -100
+"""The label of a token that is not learned, as torch's cross entropy takes it."""
+
 
 class _FrozenHeadLoss(torch.autograd.Function):
     """Sum of -log p over tokens; see `frozen_head_loss`."""
@@ -55,3 +61,36 @@ def frozen_head_loss(
         () float32.
     """
     return _FrozenHeadLoss.apply(hidden, head, targets, parts)
+
+
+def loss_of_step(
+    backbone: Backbone, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, int]:
+    """Return the loss of a step's rows, summed over learned tokens, and the number of these.
+
+    Logits are made where a token is learned, and nowhere else. Rows that differ in length go
+    through the model in several batches where that costs less than their padding.
+
+    Args:
+        backbone: with a frozen output layer.
+        ids: (B, T) int64, padded on the right.
+        mask: (B, T) bool, true at tokens.
+        labels: (B, T) int64, the tokens that are learned, `IGNORED` elsewhere.
+
+    Returns:
+        () float32, differentiable in the weights that are trained, and a count.
+    """
+    head = backbone.model.get_output_embeddings()
+    multiple, tokens = backbone.width_multiple, tokens_per_batch(backbone.device)
+    lengths = mask.sum(1)
+    loss, count = torch.zeros((), device=ids.device), 0
+    for rows in plan_batches(lengths.tolist(), tokens, batch_cost(backbone, tokens), multiple):
+        width = padded_width(int(lengths[rows].max()), multiple)
+        states = backbone.states(ids[rows, :width], mask[rows, :width])
+        following = labels[rows, 1:width]
+        learned = following != IGNORED
+        targets = following[learned]
+        parts = backbone.logit_slices(len(targets))
+        loss = loss + frozen_head_loss(states.hidden[:, :-1][learned], head, targets, parts)
+        count += len(targets)
+    return loss, count

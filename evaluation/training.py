@@ -21,9 +21,6 @@ from ..schemas.scratch import ScratchFolder
 if TYPE_CHECKING:
     from ..ingest.models.backbone import Backbone
 
-IGNORED = -100
-"""The label of a token that is not learned, as torch's cross entropy takes it."""
-
 NEEDED = "trl"
 
 
@@ -118,16 +115,23 @@ def trained(
     """
     import torch
 
+    from ..ingest.passes.adapters import peft_in_model_dtype
+
     model = backbone.model
     before = None if recipe.lora else _copied_weights(model)
     torch.manual_seed(seed)  # adapters start from random numbers
     with _without_deprecations():
         adapted = _with_adapters(model, recipe) if recipe.lora else model.requires_grad_(True)
     try:
-        with torch.enable_grad(), _without_deprecations():
+        with (
+            torch.enable_grad(),
+            _without_deprecations(),
+            peft_in_model_dtype(model, trained=False),
+        ):
             seen = _train(adapted, backbone, rows, recipe, seed, report, steps)
         model.eval()
-        yield seen
+        with peft_in_model_dtype(model, trained=True):
+            yield seen
     finally:
         if recipe.lora:
             adapted.unload()
@@ -178,7 +182,7 @@ def _train(
     from trl.trainer.sft_trainer import SFTTrainer
 
     from ..ingest.models.backbone import without_progress_bars
-    from .learned_loss import frozen_head_loss
+    from .learned_loss import IGNORED, loss_of_step
 
     per_epoch = math.ceil(len(rows) / recipe.batch)
     total = recipe.epochs * per_epoch
@@ -196,7 +200,7 @@ def _train(
                 )
 
     class LearnedTokensTrainer(SFTTrainer):
-        """Computes logits where a token is learned, and nowhere else, if the head is frozen."""
+        """Takes the loss as `loss_of_step` does where the output layer is frozen."""
 
         def compute_loss(
             self,
@@ -208,13 +212,10 @@ def _train(
             head = backbone.model.get_output_embeddings()
             if return_outputs or not backbone.plain_head or head.weight.requires_grad:
                 return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            states = backbone.states(inputs["input_ids"], inputs["attention_mask"].bool())
-            following = inputs["labels"][:, 1:]
-            learned = following != IGNORED
-            targets = following[learned]
-            parts = backbone.logit_slices(len(targets))
-            loss = frozen_head_loss(states.hidden[:, :-1][learned], head, targets, parts)
-            return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+            loss, count = loss_of_step(
+                backbone, inputs["input_ids"], inputs["attention_mask"].bool(), inputs["labels"]
+            )
+            return loss / (count if num_items_in_batch is None else num_items_in_batch)
 
     datasets_logging.disable_progress_bar()
     data = Dataset.from_dict(
@@ -243,6 +244,7 @@ def _train(
             warmup_steps=math.ceil(WARM_UP * total),
             max_length=recipe.max_length,
             packing=False,
+            pad_to_multiple_of=backbone.width_multiple,
             seed=seed,
             data_seed=seed,
             bf16=False,  # the weights are in the dtype of the recipe already

@@ -1,16 +1,19 @@
-"""Apply a LoRA adapter to a model during a pass: y + scaling * B (A x).
+"""Apply a LoRA adapter to a model: y + scaling * B (A x), in the model's dtype.
 
-The model itself is not changed: hooks add the adapter's part, and are removed after the pass.
-An adapter is an artifact with the arrays `<module>.A` (r, in) and `<module>.B` (out, r) and the
-fact `scaling`; module names are those of the model without an adapter.
+During a pass the model itself is not changed: hooks add the adapter's part, and are removed after
+the pass. An adapter is an artifact with the arrays `<module>.A` (r, in) and `<module>.B` (out, r)
+and the fact `scaling`; module names are those of the model without an adapter.
+
+Where peft's layers stand in the model, they can compute in the same way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,6 +21,7 @@ from torch import nn
 
 from ...schemas.errors import BackboneError
 from ...store.catalog import Artifact
+from ..models.anatomy import forward_replaced
 
 _PLACED: WeakKeyDictionary[nn.Module, WeakKeyDictionary[Artifact, dict[str, LowRank]]] = (
     WeakKeyDictionary()
@@ -88,6 +92,47 @@ def adapter_applied(model: Any, adapter: Artifact | None) -> Iterator[dict[str, 
             module = model.get_submodule(name)
             hooks.enter_context(module.register_forward_hook(_adapter_hook(low_rank)))
         yield modules
+
+
+@contextmanager
+def peft_in_model_dtype(model: Any, trained: bool) -> Iterator[None]:
+    """Let peft's LoRA layers compute in the model's dtype inside the block.
+
+    peft multiplies by adapters in the dtype of their weights, float32, for which it also copies
+    every input: below float32 that takes most of a forward on a CPU. Weights and their gradients
+    stay as they are. Dropout is left out.
+
+    Args:
+        model: with layers of one adapter.
+        trained: the weights do not change inside the block.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    with ExitStack() as replaced:
+        for module in list(model.modules()):
+            if isinstance(module, LoraLayer):
+                forward = _lora_forward(module, trained)
+                replaced.enter_context(forward_replaced(cast(nn.Module, module), forward))
+        yield
+
+
+def _lora_forward(layer: Any, trained: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    (name,) = layer.active_adapters
+
+    def low_rank(dtype: torch.dtype) -> LowRank:
+        a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+        return LowRank(a.to(dtype), b.to(dtype), layer.scaling[name])
+
+    @cache
+    def fixed(dtype: torch.dtype) -> LowRank:
+        with torch.no_grad():
+            return low_rank(dtype)
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        part = (fixed if trained else low_rank)(inputs.dtype)
+        return part.added_to(layer.base_layer(inputs), inputs)
+
+    return forward
 
 
 def _adapter_hook(low_rank: LowRank) -> Any:
