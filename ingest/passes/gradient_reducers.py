@@ -13,8 +13,11 @@ from ..models.batches import Batch
 from .reducer import Reducer
 from .weight_gradient import SketchSpec, WeightGradient, count_sketch
 
-WHOLE_ENTRIES = 1 << 24
-"""Entries of whole gradients held at once: 64 MB in float32."""
+WHOLE_ENTRIES_CPU = 1 << 18
+
+WHOLE_ENTRIES_ACCELERATOR = 1 << 24
+"""Entries of whole gradients held at once. On a CPU they stay in the caches, 1 MB in float32:
+with Adam's step, sketches of a rank of 128 take a third less time than from 64 MB."""
 
 BETA_FIRST, BETA_SECOND, EPSILON = 0.9, 0.999, 1e-8
 """Of Adam's step in LESS."""
@@ -49,7 +52,7 @@ class LowRankSketch(Reducer):
     """The sketch of an adapter's exact gradients: column `sketch` (B, dims).
 
     Adam's step needs every entry, so whole gradients are computed: a weight at a time, and as many
-    rows at a time as `WHOLE_ENTRIES` allows.
+    rows at a time as suit the device.
 
     Args:
         moments: the checkpoint whose optimiser's step is taken; None for plain gradients.
@@ -134,7 +137,8 @@ def adam_direction(
 def in_parts(gradient: WeightGradient) -> Iterator[tuple[slice, torch.Tensor]]:
     """Yield whole gradients (b, o, i) float32 of a few rows at a time, with their rows."""
     entries = gradient.deltas.shape[2] * gradient.input_size
-    step = max(1, WHOLE_ENTRIES // entries)
+    cpu = gradient.deltas.device.type == "cpu"
+    step = max(1, (WHOLE_ENTRIES_CPU if cpu else WHOLE_ENTRIES_ACCELERATOR) // entries)
     for start in range(0, len(gradient.deltas), step):
         rows = slice(start, start + step)
         yield rows, gradient.values(rows)
