@@ -81,6 +81,8 @@ class Pair:
         relevant: SQL condition: rows known to be relevant; None where none are.
         evaluation: of the target's held-out examples; None where they are drawn from `dolly_3k`.
         metrics: what is measured.
+        of_bins: what is measured of bins, where that is less.
+        items: examples that are measured.
     """
 
     target: str
@@ -88,16 +90,18 @@ class Pair:
     relevant: str | None
     evaluation: str | None
     metrics: str
+    of_bins: str | None = None
+    items: int = EVAL_ITEMS
 
     @property
     def call(self) -> dict[str, Any]:
         """Keywords of every study of the pair."""
         where = f"corpus = '{self.pool}'"
-        return {"where": where, "metrics": self.metrics, "limit": EVAL_ITEMS}
+        return {"where": where, "metrics": self.metrics, "limit": self.items}
 
 
 GSM8K, SVAMP, MBPP, ARC_EASY, QUAREL, QUESTION_TYPING, DOLLY = PAIRS = (
-    Pair("gsm8k", "general", "task = 'gsm8k'", "gsm8k", "loss,exact_match"),
+    Pair("gsm8k", "general", "task = 'gsm8k'", "gsm8k", "loss,exact_match", "loss"),
     Pair("svamp", "general", "task = 'gsm8k'", "svamp", "loss,exact_match"),
     Pair("mbpp", "general", "task = 'mbpp'", "mbpp", "loss"),
     Pair("arc_easy", "general", None, "arc_easy", "loss,choice,choice_likelihood"),
@@ -114,6 +118,7 @@ GSM8K, SVAMP, MBPP, ARC_EASY, QUAREL, QUESTION_TYPING, DOLLY = PAIRS = (
         f"task = '{TYPING}'",
         "ni_minority_question_typing",
         "loss,exact_match",
+        items=50,  # each of 512 tokens
     ),
     Pair("dolly", "general", "task = 'dolly'", None, "loss"),
 )
@@ -143,7 +148,13 @@ def parts(budget: int, seeds: int, other_model: str | None) -> Iterator[Part]:
                 f"bins-{pair.target}-{method.partition(':')[0]}",
                 pair.target,
                 "nearness predicts what is learned (arXiv 2602.14696)",
-                {**pair.call, "method": method, "bins": 10, "budget": budget // 2},
+                {
+                    **pair.call,
+                    "metrics": pair.of_bins or pair.metrics,
+                    "method": method,
+                    "bins": 10,
+                    "budget": budget // 2,
+                },
             )
     for examples in TRIM_EXAMPLES:
         yield Part(
@@ -226,6 +237,9 @@ def target_examples(corpora: Path, pools: Path, pair: Pair) -> list[dict[str, An
     if drawn.exists():
         return read_lines(drawn)
     rows = read_lines(corpora / "targets" / f"{pair.evaluation}.query.jsonl.gz")
+    if pair is ARC_EASY:
+        answered = [example for row in rows if (example := answered_in_words(row))]
+        return [{"prompt": row["prompt"], "response": row["response"]} for row in answered]
     return [{"prompt": row["prompt"], "response": row["target"]} for row in rows]
 
 
@@ -233,9 +247,12 @@ def evaluation_of(corpora: Path, pools: Path, pair: Pair) -> list[dict[str, Any]
     """Return the held-out examples of a target."""
     if pair.evaluation is None:
         return unused_dolly(corpora, pools)[EXAMPLES : EXAMPLES + EVAL_ITEMS]
+    rows = read_lines(corpora / "targets" / f"{pair.evaluation}.eval.jsonl.gz")
+    if pair is ARC_EASY:
+        return [example for row in rows if (example := answered_in_words(row))]
     examples = [
         {"prompt": row["prompt"], "response": row["target"], "answer": row["answer"]}
-        for row in read_lines(corpora / "targets" / f"{pair.evaluation}.eval.jsonl.gz")
+        for row in rows
     ]
     if pair is QUAREL:  # its prompts end in: choose between "rabbit" and "snail"
         examples = [
@@ -244,6 +261,20 @@ def evaluation_of(corpora: Path, pools: Path, pair: Pair) -> list[dict[str, Any]
         ]
         examples = [row for row in examples if row["answer"] in row["choices"]]
     return examples
+
+
+def answered_in_words(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return a question of ARC with its choices as texts, None where two are the same.
+
+    Asked for the letter, models of this size are at chance, trained or not; the text of the right
+    answer they prefer to others more often than that.
+    """
+    asked = row["orig"]["question"]
+    texts = {choice["label"]: choice["text"] for choice in asked["choices"]}
+    if len(set(texts.values())) < len(texts):
+        return None
+    right = texts[row["orig"]["answerKey"]]
+    return {"prompt": asked["stem"], "response": right, "choices": list(texts.values())}
 
 
 def unused_dolly(corpora: Path, pools: Path) -> list[dict[str, Any]]:
