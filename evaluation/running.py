@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from ..schemas.plain_text import LinesResult, count_of
 from ..schemas.progress import Progress, Silence
 from ..schemas.tables import literal
 from ..store.evaluation_results import ArmResult, arms_in, measurements, put_arm
+from ..store.locks import RunLock, run_state
 from .arm_rows import ArmChooser, ArmRows, conversations_of
 from .harness import measure_tasks, require_harness
 from .items import Item, ids_of_items, read_items
@@ -156,7 +158,8 @@ def evaluate(
         The others are those of `Study` and of `Database.evaluate`.
 
     Raises:
-        UsageError: unknown names, nothing to measure on, a library that is not installed.
+        UsageError: unknown names, nothing to measure on, a library that is not installed, another
+            process that works on the study.
         InputError: an evaluation file cannot be read.
         BackboneError: the model cannot be loaded, or a loss is not finite.
         MissingFeatureError, FingerprintError, QueryError: as for `select`.
@@ -185,15 +188,35 @@ def evaluate(
     name = check_name("study", name or study.name)
     if len(name) > NAME_LONGEST:
         raise UsageError(f"study name {name!r}: at most {NAME_LONGEST} characters")
-    _require_same(store, name, study)
-    run = _Run(store, study, name, read.items, task_folder, memory_limit, progress)
-    forecast = run.forecast(read.notes)
-    if forecast_only:
-        return forecast
-    for line in forecast.lines():
-        progress.say(line)
-    run.finish()
+    with _alone(store, name):
+        _require_same(store, name, study)
+        run = _Run(store, study, name, read.items, task_folder, memory_limit, progress)
+        forecast = run.forecast(read.notes)
+        if forecast_only:
+            return forecast
+        for line in forecast.lines():
+            progress.say(line)
+        run.finish()
     return study_result(store, name, tuple(run.notes))
+
+
+@contextmanager
+def _alone(store: Store, name: str) -> Iterator[None]:
+    """Keep other processes out of a study inside the block: they would train the same arms.
+
+    Raises:
+        UsageError: another one works on it.
+    """
+    lock = f"study-{name}"
+    state = run_state(store.place, lock)
+    if state.state == "running":
+        raise UsageError(
+            f"study {name!r} is under way: {state.because}. Wait until it ends, or give another "
+            "name"
+        )
+    with RunLock(store.place, lock) as held:
+        held.end_is_recorded()  # what was measured is in the store already
+        yield
 
 
 def _default_controls(relevant: str | None, bins: int) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import coresetdb
 from coresetdb.reports.study import study_page
 from coresetdb.schemas.errors import UsageError
 from coresetdb.schemas.progress import Silence
+from coresetdb.store.locks import RunLock
 
 pytestmark = needs("trl", "pip install 'coresetdb[evaluate]'")
 
@@ -99,6 +100,17 @@ def test_the_result_is_a_table_rows_of_sql_and_a_page(db, result):
 def test_the_model_is_as_it_was_after_every_arm(db, result):
     again = db.evaluate("game", ITEMS, controls="zero-shot", methods=(), name="again", **SMALL)
     assert means(again, "loss")["zero-shot"] == means(result, "loss")["zero-shot"]
+
+
+def test_a_study_is_run_by_one_process_at_a_time(db):
+    call = {"methods": (), "controls": "zero-shot", "name": "alone", **SMALL}
+    with (
+        RunLock(db.store.place, "study-alone"),
+        pytest.raises(UsageError, match=r"'alone' is under way: process \d+ on .* Wait until"),
+    ):
+        db.evaluate("game", ITEMS, **call)
+    assert means(db.evaluate("game", ITEMS, **call), "loss").keys() == {"zero-shot"}
+    assert not [path for path in db.store.place.sizes("_runs") if "study-alone" in path]
 
 
 def test_a_study_goes_on_where_it_stopped(db):
