@@ -34,7 +34,7 @@ from coresetdb.ingest.models.backbone import Backbone
 from coresetdb.ingest.models.batches import make_batch
 from coresetdb.ingest.models.describe import BackboneConfig
 from coresetdb.ingest.passes.forward import run_pass
-from coresetdb.ingest.passes.gradient_reducers import adam_direction, moments_of
+from coresetdb.ingest.passes.gradient_reducers import AdamStep, moments_of
 from coresetdb.ingest.passes.reducer import PassInputs, Reducer
 from coresetdb.ingest.passes.weight_gradient import SketchSpec, WeightGradient, count_sketch
 from coresetdb.ingest.readers.options import ReadOptions
@@ -60,7 +60,7 @@ class Products(Reducer):
         values = gradient.values()
         kinds = {"plain": values.flatten(1)}
         if self.moments is not None:
-            moved = adam_direction(values, *moments_of(self.moments, gradient))
+            moved = AdamStep(*moments_of(self.moments, gradient))(values)
             kinds["Adam"] = moved.flatten(1)
         for one in kinds:
             for other in kinds:

@@ -11,7 +11,7 @@ import torch
 from ...store.catalog import Artifact
 from ..models.batches import Batch
 from .reducer import Reducer
-from .weight_gradient import SketchSpec, WeightGradient, count_sketch
+from .weight_gradient import CountSketch, SketchSpec, WeightGradient
 
 WHOLE_ENTRIES_CPU = 1 << 18
 
@@ -63,10 +63,11 @@ class LowRankSketch(Reducer):
         self._sum = torch.zeros(len(batch.rows), spec.dims, device=batch.ids.device)
 
     def gradient(self, gradient: WeightGradient) -> None:
+        size = gradient.deltas.shape[2] * gradient.input_size
+        sketch = CountSketch(gradient.name, self._spec, size, gradient.deltas.device)
+        step = self._moments and AdamStep(*moments_of(self._moments, gradient))
         for rows, values in in_parts(gradient):
-            if self._moments is not None:
-                values = adam_direction(values, *moments_of(self._moments, gradient))
-            self._sum[rows] += count_sketch(values.flatten(1), gradient.name, self._spec)
+            self._sum[rows] += sketch((step(values) if step else values).flatten(1))
 
     def columns(self) -> dict[str, np.ndarray]:
         return {"sketch": self._sum.cpu().numpy()}
@@ -121,17 +122,22 @@ class OneOfEachKind(Reducer):
         return {}
 
 
-def adam_direction(
-    gradient: torch.Tensor, first: torch.Tensor, second: torch.Tensor
-) -> torch.Tensor:
-    """Return Adam's next step for gradients (B, o, i) and moments (o, i): m' / sqrt(v' + 1e-8).
+class AdamStep:
+    """Adam's next step for gradients of one weight: m' / sqrt(v' + 1e-8).
 
     m' = 0.9 m + 0.1 g and v' = 0.999 v + 0.001 g^2, without bias correction and with epsilon
     inside the root, as LESS has it (docs/methods.md, "less").
     """
-    moved = gradient.mul(1 - BETA_FIRST).add_(first, alpha=BETA_FIRST)
-    scale = gradient.square().mul_(1 - BETA_SECOND).add_(second, alpha=BETA_SECOND)
-    return moved.mul_(scale.add_(EPSILON).rsqrt_())
+
+    def __init__(self, first: torch.Tensor, second: torch.Tensor) -> None:
+        """The moments m and v of the weight, (o, i) float32 each."""
+        self._first = first.mul(BETA_FIRST)
+        self._second = second.mul(BETA_SECOND).add_(EPSILON)
+
+    def __call__(self, gradients: torch.Tensor) -> torch.Tensor:
+        """Return the steps (B, o, i) for gradients (B, o, i), float32."""
+        second = self._second.addcmul(gradients, gradients, value=1 - BETA_SECOND)
+        return self._first.add(gradients, alpha=1 - BETA_FIRST).mul_(second.rsqrt_())
 
 
 def in_parts(gradient: WeightGradient) -> Iterator[tuple[slice, torch.Tensor]]:

@@ -186,21 +186,31 @@ def refold(values: torch.Tensor, size: int, width: int, key: str, seed: int) -> 
     return values.unflatten(-1, (-1, width)).sum(-2)  # a position modulo a multiple, modulo width
 
 
-def count_sketch(values: torch.Tensor, key: str, spec: SketchSpec) -> torch.Tensor:
-    """Add every number, with a random sign, to a random one of `dims` (Charikar et al. 2002).
+class CountSketch:
+    """Adds every number, with a random sign, to a random one of `dims` (Charikar et al. 2002).
 
-    Args:
-        values: (B, n) float32.
-        key: hashed together with the seed, such as a weight's name.
-
-    Returns:
-        (B, dims) float32; inner products are unbiased, with standard deviation about
-        |x| |y| / sqrt(dims).
+    Inner products are unbiased, with standard deviation about |x| |y| / sqrt(dims).
     """
-    places, signs = _hashes(key, spec, values.shape[1], values.device)
-    # Kept in 32 bits, used in 64: the CPU's kernel for 32 is ten times slower.
-    sketch = values.new_zeros(len(values), spec.dims)
-    return sketch.index_add_(1, places.long(), values * signs)
+
+    def __init__(self, key: str, spec: SketchSpec, size: int, device: torch.device) -> None:
+        """
+        Args:
+            key: hashed together with the seed, such as a weight's name.
+            size: how many numbers are sketched.
+        """
+        places, self._signs = _hashes(key, spec, size, device)
+        # Kept in 32 bits, used in 64: the CPU's kernel for 32 is ten times slower.
+        self._places, self._dims = places.long(), spec.dims
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        """Return (B, dims) float32 for values (B, size) float32."""
+        sketch = values.new_zeros(len(values), self._dims)
+        return sketch.index_add_(1, self._places, values * self._signs)
+
+
+def count_sketch(values: torch.Tensor, key: str, spec: SketchSpec) -> torch.Tensor:
+    """Return the `CountSketch` (B, dims) of values (B, n)."""
+    return CountSketch(key, spec, values.shape[1], values.device)(values)
 
 
 @lru_cache(HASHES_KEPT)
