@@ -16,7 +16,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,7 +46,7 @@ BETAS, EPSILON, LARGEST_NORM = (0.9, 0.999), 1e-8, 1.0
 """AdamW without weight decay; gradients are clipped to this norm, as LESS's trainer does."""
 
 VERSION = 1
-"""Rises when the same rows would give another adapter."""
+"""Rises when the same rows would give another adapter, by more than rounding."""
 
 
 @dataclass(frozen=True)
@@ -422,6 +422,7 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
 
     from ..models.anatomy import attention_projections
     from ..models.device_map import require_one_device
+    from ..passes.adapters import peft_in_model_dtype
 
     require_one_device(model)
     names = attention_projections(model)
@@ -446,7 +447,9 @@ def _trainable(model: Any, training: LoraTraining) -> Iterator[dict[str, _Pair]]
             pairs[name] = _Pair(a.weight, b.weight)
             layer.lora_dropout[adapter].train()
             _initialise(pairs[name], _seed(training.seed, name))
-        yield pairs
+        lower = model.dtype.itemsize < 4
+        with peft_in_model_dtype(model, trained=False) if lower else nullcontext():
+            yield pairs
     finally:
         tuner.unload()
 

@@ -100,7 +100,7 @@ def peft_in_model_dtype(model: Any, trained: bool) -> Iterator[None]:
 
     peft multiplies by adapters in the dtype of their weights, float32, for which it also copies
     every input: below float32 that takes most of a forward on a CPU. Weights and their gradients
-    stay as they are. Dropout is left out.
+    stay as they are.
 
     Args:
         model: with layers of one adapter.
@@ -118,6 +118,7 @@ def peft_in_model_dtype(model: Any, trained: bool) -> Iterator[None]:
 
 def _lora_forward(layer: Any, trained: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     (name,) = layer.active_adapters
+    dropout = layer.lora_dropout[name]
 
     def low_rank(dtype: torch.dtype) -> LowRank:
         a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
@@ -130,7 +131,7 @@ def _lora_forward(layer: Any, trained: bool) -> Callable[[torch.Tensor], torch.T
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
         part = (fixed if trained else low_rank)(inputs.dtype)
-        return part.added_to(layer.base_layer(inputs), inputs)
+        return part.added_to(layer.base_layer(inputs), dropout(inputs))
 
     return forward
 
