@@ -235,7 +235,9 @@ def _contiguous_states(model: Any) -> Iterator[None]:
     a copy of the weights for every row, which for SmolLM2-135M took a third of all writing.
     """
     head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda head, states: (states[0].contiguous(),))
+    hook = head.register_forward_pre_hook(
+        lambda head, states: tuple(each.contiguous() for each in states)
+    )
     try:
         yield
     finally:
