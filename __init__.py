@@ -12,7 +12,6 @@ coreset.to_polars()
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 from .schemas import errors
@@ -37,6 +36,7 @@ from .schemas.errors import (
     UsageError,
     WorkerError,
 )
+from .schemas.library_variables import set_library_variables
 from .schemas.version import VERSION
 
 if TYPE_CHECKING:
@@ -97,25 +97,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-def _let_idle_threads_sleep() -> None:
-    """Have OpenMP's threads sleep while they wait for work; a setting of the user's stays.
-
-    By default torch's OpenMP (GNU's, in the wheels for Linux) spins, and on a busy machine the
-    waiting threads keep the working ones off the processor. The variable is OpenMP's own, not
-    GNU's; a GOMP_SPINCOUNT of the user's wins over it. It is read once, when torch is loaded:
-    therefore here, which everything of coresetdb is imported through.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _keep_quiet_about_retries() -> None:
-    """Have Lance say only what failed; a setting of the user's stays.
-
-    Otherwise it writes a line on stderr for every request to an object store that it tries again.
-    The variable is read once, when Lance is loaded.
-    """
-    os.environ.setdefault("LANCE_LOG", "error")
-
-
-_let_idle_threads_sleep()
-_keep_quiet_about_retries()
+set_library_variables()

@@ -148,6 +148,24 @@ def _without_deprecations() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Keep accelerate from emptying the environment of the process for a moment.
+
+    It looks up the defaults of its settings so. Another thread, such as one that renews a lease on
+    an object store, would find no credentials meanwhile, or crash as it reads (see
+    `schemas.library_variables`).
+    """
+    from accelerate.utils import environment
+
+    emptied = environment.clear_environment
+    environment.clear_environment = contextlib.nullcontext
+    try:
+        yield
+    finally:
+        environment.clear_environment = emptied
+
+
 def _copied_weights(model: Any) -> dict[str, Any]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
 
@@ -231,7 +249,7 @@ def _train(
         }
     )
     on_cpu = backbone.device.type == "cpu"
-    with ScratchFolder() as folder, without_progress_bars():
+    with ScratchFolder() as folder, without_progress_bars(), _environment_kept():
         settings = SFTConfig(
             output_dir=folder,
             num_train_epochs=recipe.epochs,

@@ -34,8 +34,8 @@ MAY_IMPORT = {
 
 ORDER = {
     "schemas": "version fitted_table plain_text notebook canonical errors child_process "
-    "environment scratch amounts progress ids tables instruction conversations reasoning recipe "
-    "stored_vectors",
+    "environment library_variables scratch amounts progress ids tables instruction conversations "
+    "reasoning recipe stored_vectors",
     "workers": "machine task child processes options group ray_cluster ray_actors opening",
     "store": "nearby underway place reads grouping commits locks rows checksums layout store "
     "catalog shards fill features indices maintenance scores evaluation_results removal "

@@ -64,9 +64,6 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 KEPT_BYTES = 1 << 30
 """Freed bytes at the end of the heap, and of one block, from which glibc returns memory."""
 
-CACHED_KERNELS = 512
-"""Enough for about 30 shapes of batches of the built-in proxy; at most 0.8 MB each."""
-
 
 @dataclass(frozen=True)
 class States:
@@ -113,7 +110,6 @@ class Backbone:
         info = describe(config)
         config = resolve(config)
         encoder, padding_token = _load_encoder(info)
-        bound_kernel_caches()
         bound_threads()
         if config.device == "cpu":
             keep_freed_memory()
@@ -411,18 +407,6 @@ def without_progress_bars() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if enabled:
             logging.enable_progress_bar()
-
-
-def bound_kernel_caches() -> None:
-    """Bound the caches of kernels compiled per batch shape; call before a model first runs.
-
-    In bfloat16 oneDNN compiles a kernel for every new shape of a matrix product, and there are more
-    shapes of batches than are worth keeping. oneDNN and torch's layer above it each keep 1,024 of
-    them by default; both read their capacity from the environment when they are first used. A
-    value set by the user is left alone.
-    """
-    for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-        os.environ.setdefault(name, str(CACHED_KERNELS))
 
 
 def bound_threads() -> None:

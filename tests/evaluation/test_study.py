@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import random
 
 import pytest
@@ -111,6 +112,18 @@ def test_a_study_is_run_by_one_process_at_a_time(db):
         db.evaluate("game", ITEMS, **call)
     assert means(db.evaluate("game", ITEMS, **call), "loss").keys() == {"zero-shot"}
     assert not [path for path in db.store.place.sizes("_runs") if "study-alone" in path]
+
+
+def test_the_environment_is_whole_while_a_model_is_trained(db, monkeypatch):
+    """Other threads read it: see `schemas.library_variables`."""
+    changed = []
+    for call in ("putenv", "unsetenv"):
+        own = getattr(os, call)
+        monkeypatch.setattr(os, call, lambda *of, own=own: (changed.append(of[0]), own(*of)))
+    call = {"methods": (), "controls": "random", "seeds": 1, "name": "whole", **SMALL}
+    db.evaluate("game", ITEMS, **{**call, "epochs": 1})
+    # A name that accelerate adds, and takes away, where it asks for CUDA.
+    assert set(changed) <= {b"PYTORCH_NVML_BASED_CUDA_CHECK"}
 
 
 def test_a_study_goes_on_where_it_stopped(db):

@@ -19,7 +19,6 @@ from helpers.tiny_models import tiny_conversations, tiny_folder
 
 from coresetdb.ingest import featurizer
 from coresetdb.ingest.conversations.chat_template import RowRefusedError
-from coresetdb.ingest.models.backbone import CACHED_KERNELS, bound_kernel_caches
 
 SCRIPT = """
 import sys
@@ -101,14 +100,6 @@ def test_new_shapes_of_batches_take_less_memory_than_with_the_libraries_own_capa
     """267 and 657 MB on one processor, 440 and 643 on another; nothing where no kernel is kept."""
     own = grown_mb(LRU_CACHE_CAPACITY="1024", ONEDNN_PRIMITIVE_CACHE_CAPACITY="1024")
     assert grown_mb() < max(0.85 * own, 100)
-
-
-def test_a_capacity_that_the_user_set_stays(monkeypatch):
-    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
-    bound_kernel_caches()
-    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(CACHED_KERNELS)
 
 
 HOLES_SCRIPT = """
