@@ -1,8 +1,9 @@
 """Variables of the environment by which libraries are told how to work.
 
-All are set as coresetdb is imported, before a library has threads: a new variable moves the table
-that C's `getenv` reads, and a thread that reads it at that moment, as Lance's do, ends the process
-with a segmentation fault. A value that the user has set stays.
+They are set as coresetdb is imported, before a library has threads: a new variable may move the
+table that C's `getenv` reads, and a thread that reads it at that moment can end the process with a
+segmentation fault. A value that the user has set stays. What libraries add themselves later is not
+among them: polars a variable for its allocator, accelerate one where it asks for CUDA.
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ def peft_in_model_dtype(model: Any, trained: bool) -> Iterator[None]:
     """Let peft's LoRA layers compute in the model's dtype inside the block.
 
     peft multiplies by adapters in the dtype of their weights, float32, for which it also copies
-    every input: below float32 that takes most of a forward on a CPU. Weights and their gradients
-    stay as they are.
+    every input: of a forward of SmolLM2-135M in bfloat16 that was nearly half the time on a CPU.
+    Weights and their gradients stay as they are.
 
     Args:
         model: with layers of one adapter.

@@ -65,7 +65,7 @@ class LowRankSketch(Reducer):
     def gradient(self, gradient: WeightGradient) -> None:
         size = gradient.deltas.shape[2] * gradient.input_size
         sketch = CountSketch(gradient.name, self._spec, size, gradient.deltas.device)
-        step = self._moments and AdamStep(*moments_of(self._moments, gradient))
+        step = None if self._moments is None else AdamStep(*moments_of(self._moments, gradient))
         for rows, values in in_parts(gradient):
             self._sum[rows] += sketch((step(values) if step else values).flatten(1))
 
